@@ -1,0 +1,209 @@
+//! A completion: the one final answer to a job.
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::failure::Class;
+use crate::job::{Identity, Object};
+use crate::subjects::{Lane, hex};
+
+/// The one final answer to a job.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Completion")]
+pub struct Completion {
+    /// The job's id.
+    pub id: String,
+    /// The same id under OpenAI Batch's name.
+    pub custom_id: String,
+    /// The team that the job belongs to.
+    pub team: String,
+    /// The batch that the job belongs to, if any.
+    pub batch: Option<String>,
+    /// The pool that the job asked for.
+    pub pool: String,
+    /// The job's lane.
+    pub lane: Lane,
+    /// 1 for the first answer to this identity; each replay is the next.
+    pub generation: u32,
+    /// How the job ended.
+    pub status: Status,
+    /// The provider's last whole answer, an error answer included; null where there was none.
+    pub response: Option<Response>,
+    /// Why the job did not succeed; null when it did.
+    pub error: Option<CompletionError>,
+    /// Tokens that the successful attempt used, where the provider says.
+    pub usage: Option<Usage>,
+    /// What the job cost, where prices are known.
+    pub cost: Option<Cost>,
+    /// Every call that was made, in order.
+    pub attempts: Vec<Attempt>,
+    /// Time between the publish and the first attempt, in milliseconds.
+    pub queued_ms: u64,
+    /// The job's metadata.
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub metadata: Option<Object>,
+}
+
+/// How a job ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// The provider answered.
+    Succeeded,
+    /// Given up; `error` says why.
+    Failed,
+    /// The deadline passed first.
+    Expired,
+    /// Somebody cancelled it.
+    Cancelled,
+}
+
+impl Status {
+    /// The status's name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Succeeded => "succeeded",
+            Status::Failed => "failed",
+            Status::Expired => "expired",
+            Status::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A provider's answer, in OpenAI's shape.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Response {
+    /// The HTTP status.
+    pub status_code: u16,
+    /// The provider's name for the request, if it gave one.
+    pub request_id: Option<String>,
+    /// The body, kept as the bytes it came in.
+    #[schemars(with = "Value")]
+    pub body: Box<RawValue>,
+}
+
+/// Why a job did not succeed.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CompletionError {
+    /// A short name of the cause, the provider's own where it has one.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// The cause's class.
+    pub class: Class,
+}
+
+/// Tokens that a call used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Usage {
+    /// Prompt tokens, cached ones included.
+    pub input_tokens: u64,
+    /// Answer tokens, reasoning included.
+    pub output_tokens: u64,
+    /// Of `input_tokens`, those read from the provider's cache.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cached_input_tokens: u64,
+    /// Of `output_tokens`, those spent on reasoning.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reasoning_tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// An exact amount of money.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cost {
+    /// A decimal string, for example `"0.000175"`.
+    pub amount: String,
+    /// ISO 4217.
+    pub currency: String,
+}
+
+/// One HTTP call for a job.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Attempt {
+    /// The quota that was charged.
+    pub quota: String,
+    /// The name of the key that was used, never the key.
+    pub key: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The model that was asked for.
+    pub model: String,
+    /// When the call was sent (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub started_at: Timestamp,
+    /// How long the job had waited for this call since it was published or last tried, in
+    /// milliseconds.
+    pub waited_ms: u64,
+    /// From sending to the end of the answer, in milliseconds.
+    pub took_ms: u64,
+    /// What it turned out to be: `succeeded`, or the failure's class.
+    pub outcome: String,
+    /// The HTTP status, if an answer came.
+    pub status_code: Option<u16>,
+}
+
+/// A line of an OpenAI Batch output or error file.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OutputLine {
+    /// OpenAI's name for the request; made from the identity, so that it is the same in every run.
+    pub id: String,
+    /// The job's id.
+    pub custom_id: String,
+    /// The answer, an error answer included.
+    pub response: Option<Response>,
+    /// Set only where there was no HTTP answer at all.
+    pub error: Option<OutputError>,
+}
+
+/// The error of an OpenAI Batch error line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OutputError {
+    /// A short name of the cause.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+}
+
+impl Completion {
+    /// The identity that this answers.
+    pub fn identity(&self) -> Identity {
+        Identity { team: self.team.clone(), batch: self.batch.clone(), id: self.id.clone() }
+    }
+
+    /// This completion as a line of OpenAI's output file, or of its error file if it did not succeed.
+    /// An HTTP error stands in `response` with `error` null; anything else in `error` with `response`
+    /// null, as at OpenAI.
+    pub fn output_line(&self) -> OutputLine {
+        let error = match (&self.error, &self.response) {
+            (Some(error), None) => {
+                Some(OutputError { code: error.code.clone(), message: error.message.clone() })
+            }
+            _ => None,
+        };
+        OutputLine {
+            id: output_line_id(&self.identity()),
+            custom_id: self.custom_id.clone(),
+            response: self.response.clone(),
+            error,
+        }
+    }
+}
+
+/// The `id` of an output line: `batch_req_` and 24 hex digits of the identity's SHA-256.
+pub fn output_line_id(identity: &Identity) -> String {
+    let mut hash = Sha256::new();
+    for part in [identity.team.as_str(), identity.batch.as_deref().unwrap_or(""), &identity.id] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    format!("batch_req_{}", hex(&hash.finalize()[..12]))
+}

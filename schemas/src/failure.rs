@@ -1,0 +1,93 @@
+//! What can become of a call, as a closed list.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What an attempt turned out to be, or why a job was refused. Providers' own words are mapped onto
+/// this list by their adapters; what is done about each is decided in one place of `workers`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// A short limit: wait and the same key serves again.
+    RateLimited,
+    /// The rate grew faster than the provider allows.
+    RampLimited,
+    /// A day's or a month's allowance is spent.
+    QuotaExhausted,
+    /// The request alone is larger than the whole limit.
+    ExceedsKeyLimit,
+    /// The account cannot pay, or has reached its spending cap.
+    BillingStop,
+    /// The credential is not accepted.
+    BadKey,
+    /// The account may not use this model.
+    ModelNotAllowed,
+    /// The provider has no capacity for anybody.
+    Overloaded,
+    /// The provider failed.
+    ServerError,
+    /// The request did not leave: no connection.
+    NetBeforeSend,
+    /// The request left and no whole answer came: it may have been served, and billed.
+    NetAfterSend,
+    /// Prompt and answer do not fit the model.
+    ContextTooLong,
+    /// Refused for its content.
+    ContentFiltered,
+    /// The provider does not accept the request as it is.
+    BadRequest,
+    /// An answer that cannot be read.
+    MalformedResponse,
+    /// Forebay refused the job before any call: no such pool or model, not a job, an id that clashes.
+    Rejected,
+    /// The deadline passed before a call could be made.
+    DeadlinePassed,
+    /// Somebody cancelled the job.
+    Cancelled,
+}
+
+impl Class {
+    /// The class's name on the wire and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Class::RateLimited => "rate_limited",
+            Class::RampLimited => "ramp_limited",
+            Class::QuotaExhausted => "quota_exhausted",
+            Class::ExceedsKeyLimit => "exceeds_key_limit",
+            Class::BillingStop => "billing_stop",
+            Class::BadKey => "bad_key",
+            Class::ModelNotAllowed => "model_not_allowed",
+            Class::Overloaded => "overloaded",
+            Class::ServerError => "server_error",
+            Class::NetBeforeSend => "net_before_send",
+            Class::NetAfterSend => "net_after_send",
+            Class::ContextTooLong => "context_too_long",
+            Class::ContentFiltered => "content_filtered",
+            Class::BadRequest => "bad_request",
+            Class::MalformedResponse => "malformed_response",
+            Class::Rejected => "rejected",
+            Class::DeadlinePassed => "deadline_passed",
+            Class::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_code_is_the_name_on_the_wire() {
+        for class in
+            [Class::RateLimited, Class::NetAfterSend, Class::DeadlinePassed, Class::MalformedResponse]
+        {
+            assert_eq!(serde_json::to_value(class).expect("a string"), class.as_str());
+        }
+    }
+}

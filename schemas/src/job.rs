@@ -1,0 +1,262 @@
+//! A job: an OpenAI Batch line with a few optional fields more.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::subjects::{hex, is_name};
+
+/// A JSON object whose values are kept as the bytes they came in.
+pub type Object = BTreeMap<String, Box<RawValue>>;
+
+/// One AI call that somebody wants made. Every line of an OpenAI Batch input file is one.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(title = "Job")]
+pub struct Job {
+    /// The job's id within its team and batch. Without it: `custom_id`, else the `Nats-Msg-Id`
+    /// header, else one made from the stream's creation and the message's sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// OpenAI Batch's name for `id`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub custom_id: Option<String>,
+    /// Which call is meant, as OpenAI's path.
+    #[serde(default = "default_url")]
+    pub url: String,
+    /// Always `POST`; present because OpenAI Batch lines have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// The OpenAI request, the unified format. `model` may name a target's model or the pool; absent
+    /// means any target of the pool.
+    #[schemars(with = "serde_json::Map<String, Value>")]
+    pub body: Object,
+    /// Which set of jobs this one belongs to: 1 to 64 of `[A-Za-z0-9_-]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"))]
+    pub batch: Option<String>,
+    /// A subject for a copy of the completion; must begin with `_INBOX.`, `_INBOX_<team>.` or a
+    /// prefix configured for the team. The header `Nats-Reply-To` means the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// No call is made after this time (RFC 3339); the job then ends as `expired`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub deadline: Option<Timestamp>,
+    /// No call is made before this time (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("format" = "date-time"))]
+    pub not_before: Option<Timestamp>,
+    /// What to do with an attempt that was sent and whose fate is unknown.
+    #[serde(default)]
+    pub on_ambiguous: OnAmbiguous,
+    /// Anything; travels to the completion unchanged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<serde_json::Map<String, Value>>")]
+    pub metadata: Option<Object>,
+}
+
+/// What to do with an attempt that was sent and whose fate is unknown.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OnAmbiguous {
+    /// Call again: the call may then be made, and billed, twice.
+    #[default]
+    Retry,
+    /// Give the job up: the call is made at most once.
+    Fail,
+}
+
+fn default_url() -> String {
+    "/v1/chat/completions".to_owned()
+}
+
+/// Why bytes are not a job.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// Not JSON, or not of a job's shape; says the line and column.
+    #[error("not a job: {0}")]
+    Shape(serde_json::Error),
+    /// A field whose value cannot be meant.
+    #[error("field `{field}`: {problem}")]
+    Field {
+        /// The field's name.
+        field: String,
+        /// What is wrong with it and what is expected.
+        problem: String,
+    },
+}
+
+impl Job {
+    /// Reads a job from one JSON object.
+    ///
+    /// ```
+    /// let line = br#"{"custom_id":"r-1","method":"POST","url":"/v1/embeddings","body":{"input":"hi"}}"#;
+    /// let job = forebay_schemas::Job::parse(line).unwrap();
+    /// assert_eq!(job.own_id(), Some("r-1"));
+    /// ```
+    ///
+    /// # Errors
+    /// When `bytes` is not a JSON object of a job's shape, or a field cannot be meant.
+    pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
+        let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, error))?;
+        let wrong = |field: &str, problem| Err(ParseError::Field { field: field.to_owned(), problem });
+        if let Some(method) = job.method.as_deref().filter(|method| *method != "POST") {
+            return wrong("method", format!("`{method}` is not supported, use POST"));
+        }
+        if let Some(batch) = job.batch.as_deref().filter(|batch| !is_name(batch)) {
+            return wrong("batch", format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"));
+        }
+        if job.own_id() == Some("") {
+            return wrong("id", "is empty".to_owned());
+        }
+        if job.is_true("stream") {
+            return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
+        }
+        Ok(job)
+    }
+
+    /// The id that the job itself gives.
+    pub fn own_id(&self) -> Option<&str> {
+        self.id.as_deref().or(self.custom_id.as_deref())
+    }
+
+    /// `body.model`, if it is a string.
+    pub fn model(&self) -> Option<String> {
+        self.body.get("model").and_then(|raw| serde_json::from_str(raw.get()).ok())
+    }
+
+    fn is_true(&self, field: &str) -> bool {
+        self.body.get(field).is_some_and(|raw| raw.get() == "true")
+    }
+
+    /// What makes two jobs of one identity the same request: 32 hex digits over pool, url and body.
+    /// White space and the order of keys do not count.
+    pub fn fingerprint(&self, pool: &str) -> String {
+        let mut hash = Sha256::new();
+        for part in [pool, &self.url] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        for (key, raw) in &self.body {
+            feed(&mut hash, &Value::String(key.clone()));
+            match serde_json::from_str(raw.get()) {
+                Ok(value) => feed(&mut hash, &value),
+                // Raw values were checked when they were read; hash the text rather than give up.
+                Err(_) => hash.update(raw.get()),
+            }
+        }
+        hex(&hash.finalize()[..16])
+    }
+}
+
+/// Reads once more to learn which field is wrong; only mistakes pay for that.
+fn name_field(bytes: &[u8], error: serde_json::Error) -> ParseError {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    match serde_path_to_error::deserialize::<_, Job>(&mut json) {
+        Err(found) if found.path().iter().next().is_some() => {
+            ParseError::Field { field: found.path().to_string(), problem: found.into_inner().to_string() }
+        }
+        _ => ParseError::Shape(error),
+    }
+}
+
+/// Feeds a value to the hash with its type, so that no two different values read the same.
+fn feed(hash: &mut Sha256, value: &Value) {
+    match value {
+        Value::Array(items) => {
+            hash.update(b"[");
+            items.iter().for_each(|item| feed(hash, item));
+            hash.update(b"]");
+        }
+        Value::Object(map) => {
+            hash.update(b"{");
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            for (key, item) in sorted {
+                feed(hash, &Value::String(key.clone()));
+                feed(hash, item);
+            }
+            hash.update(b"}");
+        }
+        Value::String(text) => {
+            hash.update(b"\"");
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        }
+        scalar => {
+            hash.update(scalar.to_string());
+            hash.update(b",");
+        }
+    }
+}
+
+/// What makes two publishes the same job.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Identity {
+    /// The team, from the subject.
+    pub team: String,
+    /// The batch, if the job names one.
+    pub batch: Option<String>,
+    /// The job's id.
+    pub id: String,
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}/{}", self.team, self.batch.as_deref().unwrap_or("_"), self.id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Job, ParseError> {
+        Job::parse(text.as_bytes())
+    }
+
+    #[test]
+    fn a_body_is_all_that_a_job_needs() {
+        let job = parse(r#"{"body":{"messages":[]}}"#).expect("a job");
+        assert_eq!(job.url, "/v1/chat/completions");
+        assert_eq!(job.own_id(), None);
+        assert_eq!(job.on_ambiguous, OnAmbiguous::Retry);
+    }
+
+    #[test]
+    fn mistakes_name_the_field() {
+        for (text, expected) in [
+            ("{", "EOF"),
+            (r#"{"custom_id":"a"}"#, "body"),
+            (r#"{"body":{},"method":"GET"}"#, "method"),
+            (r#"{"body":{},"batch":"a.b"}"#, "batch"),
+            (r#"{"body":{},"id":""}"#, "id"),
+            (r#"{"body":{"stream":true}}"#, "stream"),
+            (r#"{"body":{},"deadline":"soon"}"#, "deadline"),
+        ] {
+            let error = parse(text).expect_err(text).to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn numbers_in_a_body_keep_their_bytes() {
+        let job = parse(r#"{"body":{"seed":12345678901234567890123,"temperature":0.10}}"#).expect("a job");
+        let text = serde_json::to_string(&job.body).expect("json");
+        assert_eq!(text, r#"{"seed":12345678901234567890123,"temperature":0.10}"#);
+    }
+
+    #[test]
+    fn the_fingerprint_sees_values_not_layout() {
+        let print = |text: &str, pool: &str| parse(text).expect("a job").fingerprint(pool);
+        let one = print(r#"{"body":{"a":[1,{"x":1,"y":"2"}],"b":null}}"#, "p");
+        assert_eq!(one, print(r#"{"id":"other", "body":{ "b": null, "a":[1, {"y":"2","x":1}] }}"#, "p"));
+        assert_ne!(one, print(r#"{"body":{"a":[1,{"x":1,"y":2}],"b":null}}"#, "p"));
+        assert_ne!(one, print(r#"{"body":{"a":[1,{"x":1,"y":"2"}],"b":null}}"#, "q"));
+        assert_ne!(print(r#"{"body":{"a":[[1],2]}}"#, "p"), print(r#"{"body":{"a":[[1,2]]}}"#, "p"));
+    }
+}

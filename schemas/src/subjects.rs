@@ -1,0 +1,356 @@
+//! Every subject, stream and consumer name, and the encoding of ids in subjects. No other file
+//! spells one out.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// The team of a job whose subject names none.
+pub const DEFAULT_TEAM: &str = "default";
+/// The token that stands for "no batch" in a completion's subject.
+pub const NO_BATCH: &str = "_";
+/// Header by which a publisher asks for a copy of the completion; many NATS programs use this name.
+pub const REPLY_TO_HEADER: &str = "Nats-Reply-To";
+/// Longest encoded id, in bytes, that is put into a subject as it is.
+const MAX_ENCODED_ID: usize = 128;
+/// Longest team, pool or batch name, in bytes.
+const MAX_NAME: usize = 64;
+
+/// How urgent a job is.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Somebody waits for the answer.
+    Interactive,
+    /// The default.
+    #[default]
+    Normal,
+    /// Whenever there is room; never starved.
+    Bulk,
+}
+
+impl Lane {
+    /// All lanes, most urgent first.
+    pub const ALL: [Lane; 3] = [Lane::Interactive, Lane::Normal, Lane::Bulk];
+
+    /// The lane's token in subjects and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Interactive => "interactive",
+            Lane::Normal => "normal",
+            Lane::Bulk => "bulk",
+        }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Lane {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Lane::ALL
+            .into_iter()
+            .find(|lane| lane.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no lane: expected interactive, normal or bulk"))
+    }
+}
+
+/// One (pool, team, lane): one durable pull consumer, and the unit of fairness.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// The pool that the jobs ask for.
+    pub pool: String,
+    /// The team that the jobs belong to.
+    pub team: String,
+    /// How urgent the jobs are.
+    pub lane: Lane,
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.pool, self.team, self.lane)
+    }
+}
+
+/// Whether `name` can be a team, a pool or a batch: 1 to 64 of `[A-Za-z0-9_-]`, and not `_` alone.
+pub fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name != NO_BATCH
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// The pool of a model: every character that a name cannot hold becomes `_`.
+pub fn pool_of_model(model: &str) -> String {
+    let name = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    model.chars().map(name).take(MAX_NAME).collect()
+}
+
+/// An id as one subject token: bytes outside `[A-Za-z0-9_-]` as `%XX`; when that is longer than
+/// 128 bytes, `%` and the SHA-256 of the id in hex instead. An encoded id never has a `%` that two
+/// upper-case hex digits do not follow, so the two forms cannot meet.
+pub fn encode_id(id: &str) -> String {
+    use fmt::Write as _;
+    let mut token = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            token.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(token, "%{byte:02X}");
+        }
+    }
+    if token.len() <= MAX_ENCODED_ID {
+        return token;
+    }
+    format!("%sha256-{}", hex(&Sha256::digest(id.as_bytes())))
+}
+
+/// Lower-case hex digits of `bytes`.
+pub fn hex(bytes: &[u8]) -> String {
+    use fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// All names under one prefix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    prefix: String,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self { prefix: "ai".to_owned() }
+    }
+}
+
+impl Names {
+    /// Names under `prefix`, a single subject token.
+    ///
+    /// # Errors
+    /// When `prefix` is not a name (see [`is_name`]).
+    pub fn new(prefix: &str) -> Result<Self, String> {
+        if is_name(prefix) {
+            Ok(Self { prefix: prefix.to_owned() })
+        } else {
+            Err(format!("`{prefix}` cannot be a prefix: use 1 to 64 of A-Z a-z 0-9 _ -"))
+        }
+    }
+
+    /// The prefix itself.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    fn stream(&self, what: &str) -> String {
+        format!("{}_{what}", self.prefix.to_uppercase().replace('-', "_"))
+    }
+
+    /// The work queue of jobs.
+    pub fn jobs_stream(&self) -> String {
+        self.stream("JOBS")
+    }
+
+    /// Jobs that wait for their own time.
+    pub fn later_stream(&self) -> String {
+        self.stream("LATER")
+    }
+
+    /// The final answers.
+    pub fn completions_stream(&self) -> String {
+        self.stream("COMPLETIONS")
+    }
+
+    /// Given-up jobs and messages that are none.
+    pub fn dead_stream(&self) -> String {
+        self.stream("DEAD")
+    }
+
+    /// Changes of keys, quotas and pools.
+    pub fn events_stream(&self) -> String {
+        self.stream("EVENTS")
+    }
+
+    /// The key-value bucket in which nodes coordinate.
+    pub fn nodes_bucket(&self) -> String {
+        self.stream("NODES")
+    }
+
+    /// Every job's subject.
+    pub fn all_jobs(&self) -> String {
+        format!("{}.jobs.>", self.prefix)
+    }
+
+    /// The full subject of a flow's jobs.
+    pub fn job(&self, flow: &Flow) -> String {
+        format!("{}.jobs.{flow}", self.prefix)
+    }
+
+    /// Every subject, short forms included, that means this flow.
+    pub fn job_filters(&self, flow: &Flow) -> Vec<String> {
+        let mut filters = vec![self.job(flow)];
+        if flow.lane == Lane::Normal {
+            filters.push(format!("{}.jobs.{}.{}", self.prefix, flow.pool, flow.team));
+            if flow.team == DEFAULT_TEAM {
+                filters.push(format!("{}.jobs.{}", self.prefix, flow.pool));
+            }
+        }
+        filters
+    }
+
+    /// The flow that a job's or an announcement's subject means; `None` if it means none.
+    pub fn flow_of(&self, subject: &str) -> Option<Flow> {
+        let rest = subject.strip_prefix(&self.prefix)?;
+        let rest = rest.strip_prefix(".jobs.").or_else(|| rest.strip_prefix(".seen."))?;
+        let mut tokens = rest.split('.');
+        let pool = tokens.next().filter(|token| is_name(token))?.to_owned();
+        let team = tokens.next().unwrap_or(DEFAULT_TEAM);
+        let lane = tokens.next().map_or(Ok(Lane::Normal), str::parse).ok()?;
+        let complete = tokens.next().is_none() && is_name(team);
+        complete.then(|| Flow { pool, team: team.to_owned(), lane })
+    }
+
+    /// Where the server announces the headers of new jobs.
+    pub fn all_seen(&self) -> String {
+        format!("{}.seen.>", self.prefix)
+    }
+
+    /// The durable consumer of a flow.
+    pub fn consumer(&self, flow: &Flow) -> String {
+        format!("flow-{}-{}-{}", flow.pool, flow.team, flow.lane)
+    }
+
+    /// Jobs that wait for their own time, and those whose time has come.
+    pub fn later_subjects(&self) -> Vec<String> {
+        vec![format!("{}.later.>", self.prefix), format!("{}.due.>", self.prefix)]
+    }
+
+    /// Where a job's completion is published.
+    pub fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        let batch = batch.unwrap_or(NO_BATCH);
+        format!("{}.completions.{team}.{batch}.{}", self.prefix, encode_id(id))
+    }
+
+    /// Every completion's subject.
+    pub fn all_completions(&self) -> String {
+        format!("{}.completions.>", self.prefix)
+    }
+
+    /// The completions of a team, or of one of its batches.
+    pub fn completions_of(&self, team: &str, batch: Option<&str>) -> String {
+        match batch {
+            Some(batch) => format!("{}.completions.{team}.{batch}.*", self.prefix),
+            None => format!("{}.completions.{team}.>", self.prefix),
+        }
+    }
+
+    /// Every dead letter's subject.
+    pub fn all_dead(&self) -> String {
+        format!("{}.dead.>", self.prefix)
+    }
+
+    /// Where a pool's and team's dead letters go.
+    pub fn dead(&self, pool: &str, team: &str) -> String {
+        format!("{}.dead.{pool}.{team}", self.prefix)
+    }
+
+    /// Every event's subject.
+    pub fn all_events(&self) -> String {
+        format!("{}.events.>", self.prefix)
+    }
+
+    /// Where a change of a quota is announced.
+    pub fn quota_event(&self, quota: &str) -> String {
+        format!("{}.events.quota.{quota}", self.prefix)
+    }
+
+    /// The request subject of those who wait for their completion; tokens are pool and team.
+    pub fn ask(&self) -> String {
+        format!("{}.ask.*.*", self.prefix)
+    }
+
+    /// Pool and team of a request on [`Names::ask`].
+    pub fn flow_of_ask(&self, subject: &str) -> Option<Flow> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".ask.")?;
+        let (pool, team) = rest.split_once('.')?;
+        (is_name(pool) && is_name(team)).then(|| Flow {
+            pool: pool.to_owned(),
+            team: team.to_owned(),
+            lane: Lane::Interactive,
+        })
+    }
+
+    /// The request subject of an operator's verb.
+    pub fn ctl(&self, verb: &str) -> String {
+        format!("{}.ctl.{verb}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(pool: &str, team: &str, lane: Lane) -> Flow {
+        Flow { pool: pool.to_owned(), team: team.to_owned(), lane }
+    }
+
+    #[test]
+    fn every_short_form_means_the_flow_that_filters_it() {
+        let names = Names::default();
+        for flow in [
+            flow("chat", "default", Lane::Normal),
+            flow("chat", "acme", Lane::Normal),
+            flow("chat", "default", Lane::Bulk),
+        ] {
+            for filter in names.job_filters(&flow) {
+                assert_eq!(names.flow_of(&filter), Some(flow.clone()), "{filter}");
+            }
+        }
+        assert_eq!(names.job_filters(&flow("chat", "default", Lane::Normal)).len(), 3);
+        assert_eq!(names.flow_of("ai.seen.chat.acme"), Some(flow("chat", "acme", Lane::Normal)));
+    }
+
+    #[test]
+    fn subjects_that_name_no_flow_are_none() {
+        let names = Names::default();
+        for subject in
+            ["ai.jobs", "ai.jobs.a.b.c", "ai.jobs.a.b.bulk.d", "ai.jobs.a._", "other.jobs.a", "ai.jobs.a b"]
+        {
+            assert_eq!(names.flow_of(subject), None, "{subject}");
+        }
+    }
+
+    #[test]
+    fn ids_are_one_token_whatever_they_hold() {
+        assert_eq!(encode_id("request-1"), "request-1");
+        assert_eq!(encode_id("a.b *>\u{e9}%"), "a%2Eb%20%2A%3E%C3%A9%25");
+        let long = "x".repeat(129);
+        assert_eq!(encode_id(&long).len(), "%sha256-".len() + 64);
+        assert_ne!(encode_id(&long), encode_id(&"y".repeat(129)));
+    }
+
+    #[test]
+    fn a_models_pool_is_a_name() {
+        assert_eq!(pool_of_model("meta-llama/Llama-3.3:free"), "meta-llama_Llama-3_3_free");
+        assert!(is_name(&pool_of_model("gpt-4.1")));
+        assert!(!is_name("_"));
+    }
+
+    #[test]
+    fn streams_are_named_after_the_prefix() {
+        let names = Names::new("team-a").expect("a name");
+        assert_eq!(names.jobs_stream(), "TEAM_A_JOBS");
+        assert!(Names::new("a.b").is_err());
+    }
+}
