@@ -1,0 +1,28 @@
+//! Wall-clock time as a dependency, so that a run can be played back under a paused clock.
+//!
+//! Durations and deadlines inside the process use tokio's clock, which tests pause. Wall-clock time,
+//! which crosses the wire, comes from a [`Clock`]; leaves take `now` as an argument.
+
+use jiff::Timestamp;
+
+/// Where wall-clock time comes from.
+pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
+    /// The time now.
+    fn now(&self) -> Timestamp;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// Milliseconds from `from` to `to`, zero if `to` is earlier.
+pub(crate) fn millis_between(from: Timestamp, to: Timestamp) -> u64 {
+    u64::try_from(to.as_millisecond().saturating_sub(from.as_millisecond())).unwrap_or(0)
+}

@@ -1,0 +1,102 @@
+use std::time::Duration;
+
+use super::*;
+
+fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Reply {
+    let headers = headers
+        .iter()
+        .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
+        .collect();
+    Reply { status, headers, body: body.to_owned().into() }
+}
+
+fn decode(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Decoded {
+    OpenAi.decode(&reply(status, headers, body), Timestamp::UNIX_EPOCH)
+}
+
+#[test]
+fn the_targets_model_replaces_the_bodys_and_the_rest_keeps_its_bytes() {
+    let line = br#"{"url":"/v1/embeddings","body":{"model":"pool","input":"x","dimensions":1e3}}"#;
+    let job = Job::parse(line).expect("a job");
+    let request = OpenAi.encode(&job, "text-embedding-3-small", "http://h/v1/").expect("can be expressed");
+    assert_eq!(request.url, "http://h/v1/embeddings");
+    let body = std::str::from_utf8(&request.body).expect("text");
+    assert_eq!(body, r#"{"dimensions":1e3,"input":"x","model":"text-embedding-3-small"}"#);
+}
+
+#[test]
+fn a_path_that_is_not_supported_is_refused_by_name() {
+    let job = Job::parse(br#"{"url":"/v1/videos","body":{}}"#).expect("a job");
+    let error = OpenAi.encode(&job, "m", "http://h/v1").err().expect("not supported");
+    assert!(error.contains("/v1/videos") && error.contains("/v1/embeddings"), "{error}");
+}
+
+#[test]
+fn the_credential_goes_into_one_header_and_prints_nowhere() {
+    let mut headers = HeaderMap::new();
+    OpenAi.authorise(&mut headers, &Secret::new("sk-1")).expect("a plain key");
+    assert_eq!(headers[AUTHORIZATION], "Bearer sk-1");
+    assert!(!format!("{headers:?}").contains("sk-1"));
+    let error = OpenAi.authorise(&mut headers, &Secret::new("sk\n1")).expect_err("a line break");
+    assert!(!error.contains("sk\n1"));
+}
+
+#[test]
+fn a_success_has_its_usage() {
+    let body = r#"{"id":"x","usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+    let decoded = decode(200, &[("x-request-id", "req_1")], body);
+    assert_eq!(decoded.class, None);
+    let response = decoded.response.expect("an answer");
+    assert_eq!((response.request_id.as_deref(), response.body.get()), (Some("req_1"), body));
+    let usage =
+        Usage { input_tokens: 9, output_tokens: 3, cached_input_tokens: 4, reasoning_tokens: 0 };
+    assert_eq!(decoded.usage, Some(usage));
+}
+
+#[test]
+fn keep_alive_lines_before_the_answer_are_no_mistake() {
+    assert_eq!(decode(200, &[], "\n\n {\"id\":\"x\"}").class, None);
+}
+
+#[test]
+fn every_documented_error_has_its_class() {
+    let error = |kind: &str, code: &str, message: &str| {
+        format!(r#"{{"error":{{"message":"{message}","type":"{kind}","param":null,"code":"{code}"}}}}"#)
+    };
+    for (status, body, class) in [
+        (429, error("requests", "rate_limit_exceeded", "Limit 3, Used 3, Requested 1."), Class::RateLimited),
+        (429, error("tokens", "rate_limit_exceeded", "Request too large for gpt-4o"), Class::ExceedsKeyLimit),
+        (429, error("requests", "rate_limit_exceeded", "on requests per day (RPD)"), Class::QuotaExhausted),
+        (429, error("requests", "slow_down", "slow down"), Class::RampLimited),
+        (429, error("insufficient_quota", "insufficient_quota", "check your plan"), Class::BillingStop),
+        (401, error("invalid_request_error", "invalid_api_key", "Incorrect API key"), Class::BadKey),
+        (403, error("x", "x", "unsupported country"), Class::ModelNotAllowed),
+        (404, error("invalid_request_error", "model_not_found", "no such model"), Class::ModelNotAllowed),
+        (400, error("invalid_request_error", "context_length_exceeded", "long"), Class::ContextTooLong),
+        (400, error("invalid_request_error", "content_policy_violation", "no"), Class::ContentFiltered),
+        (400, error("invalid_request_error", "", "messages is missing"), Class::BadRequest),
+        (422, error("invalid_request_error", "", "wrong"), Class::BadRequest),
+        (500, error("server_error", "", "oops"), Class::ServerError),
+        (503, error("server_error", "", "The engine is currently overloaded"), Class::Overloaded),
+        (400, r#"{"object":"error","message":"This model's maximum context length is 10","code":400}"#.into(), Class::ContextTooLong),
+        (401, r#"{"error":"Unauthorized"}"#.into(), Class::BadKey),
+        (502, "<html>Bad gateway</html>".into(), Class::ServerError),
+        (200, "<html>hello</html>".into(), Class::MalformedResponse),
+        (200, String::new(), Class::MalformedResponse),
+    ] {
+        assert_eq!(decode(status, &[], &body).class, Some(class), "{status} {body}");
+    }
+}
+
+#[test]
+fn an_error_that_is_not_json_is_kept_as_text() {
+    let decoded = decode(502, &[], "<html>Bad gateway</html>");
+    assert_eq!(decoded.response.expect("kept").body.get(), r#""<html>Bad gateway</html>""#);
+}
+
+#[test]
+fn the_wait_is_read_from_headers_and_then_from_words() {
+    let body = r#"{"error":{"message":"Please try again in 1m2.5s.","code":"rate_limit_exceeded"}}"#;
+    assert_eq!(decode(429, &[("retry-after", "7")], body).retry_after, Some(Duration::from_secs(7)));
+    assert_eq!(decode(429, &[], body).retry_after, Some(Duration::from_millis(62_500)));
+}

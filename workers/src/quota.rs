@@ -1,0 +1,332 @@
+//! A quota: an account at a provider, its limits, and the keys that share them.
+//!
+//! All meters of a quota are asked together and taken together, under one lock. Division of labour:
+//! this ledger counts what is taken and when it returns; governor ([`pace`]) spaces the starts and is
+//! asked last, so that nothing it granted has to be taken back.
+
+mod limit;
+mod meter;
+mod pace;
+mod permit;
+mod state;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forebay_schemas::Class;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+pub use limit::{Algorithm, Amount, Cost, Dimension, Limit};
+use meter::{Meter, Wait};
+pub use permit::Permit;
+use state::Gate;
+pub use state::State;
+
+use crate::provider::Adapter;
+use crate::secret::Secret;
+
+/// The least that calls are taken to vary in how long they need to the server.
+const SHORTEST_GUARD: Duration = Duration::from_millis(5);
+/// Calls at once where nothing else is known of an account.
+const CONCURRENT_WITHOUT_LIMITS: u64 = 256;
+
+/// One credential of a quota.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Its name, for people.
+    pub name: String,
+    /// The credential.
+    pub secret: Secret,
+}
+
+/// What a quota is made of.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Its name, for people.
+    pub name: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's address, without a final slash.
+    pub base_url: String,
+    /// How to speak to the provider.
+    pub adapter: &'static dyn Adapter,
+    /// Its credentials, at least one.
+    pub keys: Vec<Key>,
+    /// Its limits; none means up to 256 calls at once.
+    pub limits: Vec<Limit>,
+}
+
+/// An account at a provider.
+#[derive(Debug)]
+pub struct Quota {
+    config: Config,
+    ledger: Mutex<Ledger>,
+    /// Told whenever a call that had to wait might now start.
+    changed: Arc<Notify>,
+}
+
+/// Why no call may be made now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Denied {
+    /// It may at this time, if nothing else takes the room first.
+    Until(Instant),
+    /// Only after a call that is under way has been sent or has ended.
+    ForRelease,
+    /// Never: the call alone is larger than a limit.
+    TooLarge,
+    /// Not until an operator acts.
+    Shut(Class),
+}
+
+#[derive(Debug)]
+struct Ledger {
+    next_call: u64,
+    next_key: usize,
+    keys: Vec<State>,
+    models: HashMap<String, Model>,
+    meters: Vec<Meter>,
+    shared: Vec<Option<usize>>,
+    totals: Totals,
+}
+
+#[derive(Debug)]
+struct Model {
+    state: State,
+    meters: Vec<usize>,
+}
+
+/// What a quota has done since it was built.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Calls that were sent.
+    pub calls: u64,
+    /// Calls under way.
+    pub in_flight: u64,
+    /// Calls that a limit refused.
+    pub refusals: u64,
+}
+
+/// A quota as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// The quota's name.
+    pub name: String,
+    /// The provider's name.
+    pub provider: String,
+    /// Name and state of each key.
+    pub keys: Vec<(String, State)>,
+    /// Model and its state, for each model that was called.
+    pub models: Vec<(String, State)>,
+    /// Calls a second that its limits on calls allow to one model; `None` if they say nothing of calls.
+    pub requests_per_second: Option<f64>,
+    /// What it has done.
+    pub totals: Totals,
+}
+
+impl Quota {
+    /// Builds a quota; `changed` is told whenever a call that had to wait might now start.
+    pub fn new(mut config: Config, changed: Arc<Notify>) -> Arc<Self> {
+        if config.limits.is_empty() {
+            config.limits = vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
+        }
+        let ledger = Ledger {
+            next_call: 0,
+            next_key: 0,
+            keys: vec![State::Ready; config.keys.len()],
+            models: HashMap::new(),
+            meters: Vec::new(),
+            shared: vec![None; config.limits.len()],
+            totals: Totals::default(),
+        };
+        Arc::new(Self { config, ledger: Mutex::new(ledger), changed })
+    }
+
+    /// What it was built from.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // The ledger is consistent between any two statements that can panic.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `cost` from all meters that bear on `model`, or from none.
+    ///
+    /// # Errors
+    /// Says what the call has to wait for.
+    pub fn reserve(self: &Arc<Self>, model: &str, cost: Cost, now: Instant) -> Result<Permit, Denied> {
+        let mut ledger = self.ledger();
+        let ledger = &mut *ledger;
+        ledger.know(model, &self.config, now);
+        let Ledger { models, meters, .. } = ledger;
+        let Some(Model { state, meters: used }) = models.get_mut(model) else {
+            return Err(Denied::Shut(Class::ModelNotAllowed));
+        };
+        let model_gate = passable(state.gate(now))?;
+        let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
+        for meter in used.iter() {
+            meters[*meter].peek(&cost, now).map_err(|wait| match wait {
+                Wait::Until(at) => Denied::Until(at),
+                Wait::ForRelease => Denied::ForRelease,
+                Wait::TooLarge => Denied::TooLarge,
+            })?;
+        }
+        for meter in used.iter() {
+            meters[*meter].start(now).map_err(Denied::Until)?;
+        }
+        ledger.next_call += 1;
+        let call = ledger.next_call;
+        for meter in used.iter() {
+            meters[*meter].take(call, &cost);
+        }
+        if model_gate == Gate::Probe {
+            state.probe(call);
+        }
+        if key_gate == Gate::Probe {
+            ledger.keys[key].probe(call);
+        }
+        ledger.next_key = (key + 1) % ledger.keys.len();
+        ledger.totals.in_flight += 1;
+        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key))
+    }
+
+    /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
+    /// be made now.
+    pub fn headroom(&self, model: &str, now: Instant) -> f64 {
+        let mut ledger = self.ledger();
+        let ledger = &mut *ledger;
+        ledger.know(model, &self.config, now);
+        let Ledger { models, meters, .. } = ledger;
+        let Some(Model { state, meters: used }) = models.get(model) else { return -1.0 };
+        if state.gate(now) != Gate::Open {
+            return -1.0;
+        }
+        used.iter().map(|meter| meters[*meter].headroom(now)).fold(1.0, f64::min)
+    }
+
+    /// Cools calls to `model`.
+    pub fn cool_model(&self, model: &str, reason: Class, wait: Duration, now: Instant) {
+        let mut ledger = self.ledger();
+        ledger.know(model, &self.config, now);
+        if let Some(model) = ledger.models.get_mut(model) {
+            model.state.cool(reason, wait, now);
+        }
+    }
+
+    /// A limit refused a call that these meters had admitted: they are too trusting of the way to the
+    /// server, so their guard doubles, up to a twentieth of the period.
+    pub fn widen_guard(&self, model: &str) {
+        let mut ledger = self.ledger();
+        let Ledger { models, meters, .. } = &mut *ledger;
+        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
+            meters[*meter].widen_after_refusal();
+        }
+    }
+
+    /// Stops all calls to `model` until an operator acts.
+    pub fn disable_model(&self, model: &str, reason: Class) {
+        if let Some(model) = self.ledger().models.get_mut(model) {
+            model.state = State::Disabled { reason };
+        }
+        self.changed.notify_one();
+    }
+
+    /// Stops all calls with every key until an operator acts.
+    pub fn disable(&self, reason: Class) {
+        for key in &mut self.ledger().keys {
+            *key = State::Disabled { reason };
+        }
+        self.changed.notify_one();
+    }
+
+    /// What it is doing.
+    pub fn snapshot(&self) -> Snapshot {
+        let ledger = self.ledger();
+        let names = self.config.keys.iter().map(|key| key.name.clone());
+        let mut models: Vec<_> =
+            ledger.models.iter().map(|(name, model)| (name.clone(), model.state.clone())).collect();
+        models.sort_by(|(left, _), (right, _)| left.cmp(right));
+        Snapshot {
+            name: self.config.name.clone(),
+            provider: self.config.provider.clone(),
+            keys: names.zip(ledger.keys.iter().cloned()).collect(),
+            models,
+            requests_per_second: self.requests_per_second(),
+            totals: ledger.totals,
+        }
+    }
+
+    /// Calls a second that the tightest limit on calls allows to one model.
+    pub fn requests_per_second(&self) -> Option<f64> {
+        self.config.limits.iter().filter_map(Limit::requests_per_second).reduce(f64::min)
+    }
+}
+
+fn passable(gate: Gate) -> Result<Gate, Denied> {
+    match gate {
+        Gate::Open | Gate::Probe => Ok(gate),
+        Gate::Until(at) => Err(Denied::Until(at)),
+        Gate::ForRelease => Err(Denied::ForRelease),
+        Gate::Shut(reason) => Err(Denied::Shut(reason)),
+    }
+}
+
+/// The next key in turn that may be used, or what the soonest of them waits for.
+fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate), Denied> {
+    let mut soonest = None;
+    for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
+        match passable(keys[key].gate(now)) {
+            Ok(gate) => return Ok((key, gate)),
+            Err(denied) => {
+                soonest = Some(soonest.map_or(denied, |other| sooner(other, denied)));
+            }
+        }
+    }
+    Err(soonest.unwrap_or(Denied::Shut(Class::BadKey)))
+}
+
+/// Of two waits, the one that may end first.
+pub(crate) fn sooner(left: Denied, right: Denied) -> Denied {
+    match (left, right) {
+        (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
+        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
+        (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
+        (Denied::Shut(reason), _) | (_, Denied::Shut(reason)) => Denied::Shut(reason),
+        (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
+    }
+}
+
+impl Ledger {
+    /// Makes the meters that bear on `model` when it is first heard of.
+    fn know(&mut self, model: &str, config: &Config, now: Instant) {
+        if self.models.contains_key(model) {
+            return;
+        }
+        let mut used = Vec::new();
+        for (index, limit) in config.limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
+            let shared = limit.models.is_some();
+            if let Some(meter) = self.shared[index].filter(|_| shared) {
+                used.push(meter);
+                continue;
+            }
+            self.meters.push(Meter::new(limit.amount.clone(), SHORTEST_GUARD, now));
+            let meter = self.meters.len() - 1;
+            self.shared[index] = shared.then_some(meter);
+            used.push(meter);
+        }
+        self.models.insert(model.to_owned(), Model { state: State::Ready, meters: used });
+    }
+
+    fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {
+        let Ledger { models, meters, .. } = self;
+        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
+            act(&mut meters[*meter]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,95 @@
+//! What an account allows, as configured, and what a call takes of it.
+
+use std::time::Duration;
+
+/// The cost vector of one call: what it takes of each kind of limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Calls; one for a single call.
+    pub requests: u64,
+    /// Prompt tokens.
+    pub input_tokens: u64,
+    /// Answer tokens.
+    pub output_tokens: u64,
+}
+
+/// What a limit over a period counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dimension {
+    /// Calls.
+    Requests,
+    /// Prompt and answer tokens together.
+    Tokens,
+    /// Prompt tokens.
+    InputTokens,
+    /// Answer tokens.
+    OutputTokens,
+}
+
+impl Cost {
+    /// How much of `dimension` this is.
+    pub fn of(&self, dimension: Dimension) -> u64 {
+        match dimension {
+            Dimension::Requests => self.requests,
+            Dimension::Tokens => self.input_tokens.saturating_add(self.output_tokens),
+            Dimension::InputTokens => self.input_tokens,
+            Dimension::OutputTokens => self.output_tokens,
+        }
+    }
+}
+
+/// How the provider counts a period, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// Evenly spaced, which every algorithm permits. The default for periods up to a minute.
+    Smooth,
+    /// Counted over the trailing period and spent as calls come. The default for longer periods,
+    /// and safe under a fixed window as well.
+    Counted,
+}
+
+/// One limit of an account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// What is limited.
+    pub amount: Amount,
+    /// The models that share this limit; `None` means that each model has its own.
+    pub models: Option<Vec<String>>,
+}
+
+/// What is limited, and to how much.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Amount {
+    /// So much per period.
+    PerPeriod {
+        /// What is counted.
+        dimension: Dimension,
+        /// How many, at least one.
+        limit: u64,
+        /// Per how long.
+        per: Duration,
+        /// How the provider counts.
+        algorithm: Algorithm,
+    },
+    /// So many calls at once.
+    Concurrent(u64),
+}
+
+impl Limit {
+    /// Whether this limit bears on `model`.
+    pub fn covers(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
+    }
+
+    /// Calls a second that this limit allows in the long run; `None` if it does not speak of calls.
+    pub fn requests_per_second(&self) -> Option<f64> {
+        match self.amount {
+            Amount::PerPeriod { dimension: Dimension::Requests, limit, per, .. } => {
+                #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
+                let limit = limit as f64;
+                Some(limit / per.as_secs_f64())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Even spacing: governor decides when the next call may start, on the time that the ledger gives it.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use governor::clock::Clock;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use tokio::time::Instant;
+
+/// A governor clock that shows the time it was set to: the ledger asks all of its meters about one
+/// moment, and governor must answer for that moment too. Under a paused clock it stands still.
+#[derive(Debug, Clone, Default)]
+struct LedgerClock(Arc<AtomicU64>);
+
+impl Clock for LedgerClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::from(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// Spaces calls `interval` apart, burst one. A call that starts late by no more than `catch_up` does
+/// not push the next one back, so that timer ticks and queueing do not add up to lost calls; the guard
+/// within `interval` pays for it.
+#[derive(Debug)]
+pub(super) struct Pace {
+    limiter: RateLimiter<NotKeyed, InMemoryState, LedgerClock>,
+    clock: LedgerClock,
+    origin: Instant,
+    interval: Duration,
+    catch_up: Duration,
+    /// Nothing starts before this.
+    due: Instant,
+}
+
+impl Pace {
+    /// Spacing so that `limit` calls fit a period of `per` at the server, although each may reach it up
+    /// to `guard` later than another.
+    pub(super) fn new(limit: u64, per: Duration, guard: Duration, now: Instant) -> Self {
+        let limit = u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
+        let interval = ((per + guard) / limit).max(Duration::from_nanos(1));
+        let clock = LedgerClock::default();
+        let one_each = Quota::with_period(interval).unwrap_or(Quota::per_second(NonZeroU32::MIN));
+        Self {
+            limiter: RateLimiter::direct_with_clock(one_each, clock.clone()),
+            clock,
+            origin: now,
+            interval,
+            catch_up: guard / 2,
+            due: now,
+        }
+    }
+
+    /// When the next call may start.
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Starts a call at `now`.
+    ///
+    /// # Errors
+    /// With the time at which it may start, when governor does not admit it yet.
+    pub(super) fn start(&mut self, now: Instant) -> Result<(), Instant> {
+        let slot = self.due.max(now.checked_sub(self.catch_up).unwrap_or(now)).min(now);
+        let since_origin = slot.saturating_duration_since(self.origin);
+        self.clock.0.store(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        match self.limiter.check() {
+            Ok(()) => {
+                self.due = slot + self.interval;
+                Ok(())
+            }
+            Err(not_until) => {
+                self.due = self.origin + Duration::from(not_until.earliest_possible());
+                Err(self.due)
+            }
+        }
+    }
+
+    /// Takes the same calls at another spacing, nothing before what was already due.
+    pub(super) fn respaced(&self, limit: u64, per: Duration, guard: Duration) -> Self {
+        let mut pace = Self::new(limit, per, guard, self.due);
+        pace.due = self.due;
+        pace
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_an_interval_apart_and_small_delays_do_not_add_up() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start);
+        // (1000 + 20) / 10 ms apart; each call is noticed 5 ms late, less than the 10 ms of catching up.
+        for call in 0..50 {
+            let due = start + call * 102 * MILLI;
+            assert_eq!(pace.due(), due);
+            assert!(pace.start(due + 5 * MILLI).is_ok());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_does_not_save_up_calls() {
+        let start = Instant::now();
+        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start);
+        let late = start + Duration::from_secs(60);
+        assert!(pace.start(late).is_ok());
+        let second = pace.start(late + 50 * MILLI).expect_err("one call an interval");
+        assert_eq!(second, late + 92 * MILLI, "the interval less what may be caught up");
+    }
+}

@@ -1,0 +1,110 @@
+//! The right to make one named call now.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::Class;
+use tokio::time::Instant;
+
+use super::{Cost, Key, Quota};
+
+/// The right to make one call to one model with one key, taken from all meters at once. Dropping it
+/// gives back whatever the call has not used: everything, if the call was never sent.
+#[derive(Debug)]
+#[must_use = "a permit that is dropped gives its room back"]
+pub struct Permit {
+    quota: Arc<Quota>,
+    call: u64,
+    model: String,
+    key: usize,
+    sent: bool,
+    /// A call that was given up on may still run at the provider until then.
+    runs_until: Option<Instant>,
+}
+
+impl Permit {
+    pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize) -> Self {
+        Self { quota, call, model, key, sent: false, runs_until: None }
+    }
+
+    /// The quota that was charged.
+    pub fn quota(&self) -> &Arc<Quota> {
+        &self.quota
+    }
+
+    /// The model that may be called.
+    pub fn model(&self) -> &str {
+        &self.model
+    }
+
+    /// The key to use.
+    pub fn key(&self) -> &Key {
+        &self.quota.config.keys[self.key]
+    }
+
+    /// The call was handed to the network at `at`.
+    pub fn sent(&mut self, at: Instant) {
+        if self.sent {
+            return;
+        }
+        self.sent = true;
+        let mut ledger = self.quota.ledger();
+        ledger.totals.calls += 1;
+        ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at));
+        drop(ledger);
+        self.quota.changed.notify_one();
+    }
+
+    /// The call was answered: corrects the tokens that were reserved for it, and says whether calls are
+    /// accepted again where this one was a probe. Lowers only if the provider settles.
+    pub fn settle(&mut self, actual: Option<Cost>, provider_settles: bool) {
+        let mut ledger = self.quota.ledger();
+        if let Some(actual) = actual {
+            ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
+        }
+    }
+
+    /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model.
+    pub fn refused(&mut self, speaks_of_key: bool, reason: Class, wait: Duration, now: Instant) {
+        self.quota.ledger().totals.refusals += 1;
+        self.cool(speaks_of_key, reason, wait, now);
+        if reason == Class::RateLimited && !speaks_of_key {
+            self.quota.widen_guard(&self.model);
+        }
+    }
+
+    /// Cools the key or the model for `wait`.
+    pub fn cool(&mut self, key: bool, reason: Class, wait: Duration, now: Instant) {
+        if key {
+            self.quota.ledger().keys[self.key].cool(reason, wait, now);
+        } else {
+            self.quota.cool_model(&self.model, reason, wait, now);
+        }
+    }
+
+    /// The key is not accepted: no more calls with it until an operator acts.
+    pub fn disable_key(&mut self, reason: Class) {
+        self.quota.ledger().keys[self.key] = super::State::Disabled { reason };
+    }
+
+    /// The call was given up on at `now` but may run on at the provider for `rest`: it keeps its place
+    /// among the calls at once until then.
+    pub fn abandoned(&mut self, now: Instant, rest: Duration) {
+        self.runs_until = Some(now + rest);
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut ledger = self.quota.ledger();
+        ledger.totals.in_flight -= 1;
+        let (call, until) = (self.call, self.runs_until.filter(|_| self.sent));
+        ledger.each_meter_of(&self.model, |meter| meter.release(call, until));
+        if let Some(model) = ledger.models.get_mut(&self.model) {
+            model.state.probe_ended(call);
+        }
+        ledger.keys[self.key].probe_ended(call);
+        drop(ledger);
+        self.quota.changed.notify_one();
+    }
+}

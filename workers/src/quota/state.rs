@@ -1,0 +1,125 @@
+//! The states of a key, and of a quota × model.
+
+use std::time::Duration;
+
+use forebay_schemas::Class;
+use tokio::time::Instant;
+
+/// The longest a hint from a provider is believed: 32 days.
+const LONGEST_WAIT: Duration = Duration::from_secs(32 * 24 * 60 * 60);
+
+/// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum State {
+    /// Calls may be made.
+    #[default]
+    Ready,
+    /// No calls until then: a limit was met, or the provider failed.
+    Cooling {
+        /// When a probe may be made.
+        until: Instant,
+        /// What happened.
+        reason: Class,
+    },
+    /// A day's or a month's allowance is spent.
+    Exhausted {
+        /// When it returns.
+        until: Instant,
+    },
+    /// One call is under way to see whether calls are accepted again.
+    Probing {
+        /// The call.
+        call: u64,
+        /// What had happened.
+        reason: Class,
+    },
+    /// No calls until an operator acts.
+    Disabled {
+        /// What happened.
+        reason: Class,
+    },
+}
+
+/// What a state says about one more call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gate {
+    Open,
+    /// Open, for one call alone.
+    Probe,
+    Until(Instant),
+    ForRelease,
+    Shut(Class),
+}
+
+impl State {
+    pub(super) fn gate(&self, now: Instant) -> Gate {
+        match *self {
+            State::Ready => Gate::Open,
+            State::Cooling { until, .. } | State::Exhausted { until } if until > now => Gate::Until(until),
+            State::Cooling { .. } | State::Exhausted { .. } => Gate::Probe,
+            State::Probing { .. } => Gate::ForRelease,
+            State::Disabled { reason } => Gate::Shut(reason),
+        }
+    }
+
+    /// Cools for `wait` from `now`. A cooldown is extended, never shortened; what is disabled stays so.
+    pub(super) fn cool(&mut self, reason: Class, wait: Duration, now: Instant) {
+        let until = now + wait.min(LONGEST_WAIT);
+        let until = match *self {
+            State::Disabled { .. } => return,
+            State::Cooling { until: before, .. } | State::Exhausted { until: before } => until.max(before),
+            State::Ready | State::Probing { .. } => until,
+        };
+        *self = if reason == Class::QuotaExhausted {
+            State::Exhausted { until }
+        } else {
+            State::Cooling { until, reason }
+        };
+    }
+
+    pub(super) fn probe(&mut self, call: u64) {
+        let reason = match self {
+            State::Exhausted { .. } => Class::QuotaExhausted,
+            State::Cooling { reason, .. } => *reason,
+            _ => return,
+        };
+        *self = State::Probing { call, reason };
+    }
+
+    /// The call that was a probe ended; if nothing has cooled the state since, it is ready.
+    pub(super) fn probe_ended(&mut self, ended: u64) {
+        if matches!(*self, State::Probing { call, .. } if call == ended) {
+            *self = State::Ready;
+        }
+    }
+
+    /// The state's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::Ready => "ready",
+            State::Cooling { .. } => "cooling",
+            State::Exhausted { .. } => "exhausted",
+            State::Probing { .. } => "probing",
+            State::Disabled { .. } => "disabled",
+        }
+    }
+
+    /// What happened, if something did.
+    pub fn reason(&self) -> Option<Class> {
+        match *self {
+            State::Ready => None,
+            State::Exhausted { .. } => Some(Class::QuotaExhausted),
+            State::Cooling { reason, .. } | State::Probing { reason, .. } | State::Disabled { reason } => {
+                Some(reason)
+            }
+        }
+    }
+
+    /// When it ends by itself.
+    pub fn until(&self) -> Option<Instant> {
+        match *self {
+            State::Cooling { until, .. } | State::Exhausted { until } => Some(until),
+            _ => None,
+        }
+    }
+}

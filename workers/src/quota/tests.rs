@@ -1,0 +1,150 @@
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
+    let amount = Amount::PerPeriod { dimension: Dimension::Requests, limit, per: SECOND, algorithm };
+    Limit { amount, models: None }
+}
+
+fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
+    let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
+    let config = Config {
+        name: "q".to_owned(),
+        provider: "openai".to_owned(),
+        base_url: "http://127.0.0.1".to_owned(),
+        adapter: crate::provider::by_name("openai").expect("a known provider"),
+        keys: (0..keys).map(key).collect(),
+        limits,
+    };
+    Quota::new(config, Arc::new(Notify::new()))
+}
+
+const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10 };
+
+#[tokio::test(start_paused = true)]
+async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_granted() {
+    let quota = quota(vec![per_second(1, Algorithm::Counted)], 1);
+    let start = Instant::now();
+    let mut permit = quota.reserve("m", ONE, start).expect("room");
+    // The call waits for its connection for longer than a period.
+    let sent = start + 5 * SECOND;
+    assert_eq!(quota.reserve("m", ONE, sent).err(), Some(Denied::ForRelease));
+    permit.sent(sent);
+    let Err(Denied::Until(free)) = quota.reserve("m", ONE, sent) else { panic!("one a second") };
+    assert!(free > sent + SECOND, "a period and some slack");
+    drop(permit);
+    assert!(quota.reserve("m", ONE, free - Duration::from_millis(1)).is_err(), "a sent call stays counted");
+    assert!(quota.reserve("m", ONE, free).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_that_was_never_sent_gives_everything_back() {
+    let shared = Limit { amount: Amount::Concurrent(1), models: Some(vec!["m".to_owned(), "n".to_owned()]) };
+    let quota = quota(vec![per_second(2, Algorithm::Counted), shared], 1);
+    let now = Instant::now();
+    for _ in 0..100 {
+        let permit = quota.reserve("m", ONE, now).expect("room");
+        assert_eq!(quota.reserve("n", ONE, now).err(), Some(Denied::ForRelease), "m and n share one place");
+        drop(permit);
+    }
+    for meter in &mut quota.ledger().meters {
+        assert_eq!(meter.taken(now), 0);
+    }
+    assert_eq!(quota.snapshot().totals, Totals::default());
+}
+
+#[tokio::test(start_paused = true)]
+async fn meters_are_taken_together_or_not_at_all() {
+    let tokens = Amount::PerPeriod {
+        dimension: Dimension::Tokens,
+        limit: 30,
+        per: SECOND,
+        algorithm: Algorithm::Counted,
+    };
+    let quota = quota(vec![per_second(10, Algorithm::Counted), Limit { amount: tokens, models: None }], 1);
+    let now = Instant::now();
+    let mut first = quota.reserve("m", ONE, now).expect("20 of 30 tokens");
+    assert!(quota.reserve("m", ONE, now).is_err(), "20 more do not fit");
+    assert_eq!(quota.ledger().meters[0].taken(now), 1, "the refused call took no request");
+    first.sent(now);
+    first.settle(Some(Cost { requests: 1, input_tokens: 5, output_tokens: 5 }), true);
+    assert!(quota.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
+    let huge = Cost { requests: 1, input_tokens: 31, output_tokens: 0 };
+    assert_eq!(quota.reserve("m", huge, now).err(), Some(Denied::TooLarge));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
+    let quota = quota(vec![], 2);
+    let now = Instant::now();
+    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    let refused = permit.key().name.clone();
+    permit.refused(true, Class::RateLimited, 10 * SECOND, now);
+    drop(permit);
+    for _ in 0..4 {
+        let permit = quota.reserve("m", ONE, now).expect("the other key");
+        assert_ne!(permit.key().name, refused);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_cools_alone_and_returns_through_one_probe() {
+    let quota = quota(vec![], 1);
+    let now = Instant::now();
+    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    permit.refused(false, Class::RateLimited, 2 * SECOND, now);
+    quota.cool_model("m", Class::RateLimited, SECOND, now);
+    drop(permit);
+    assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
+    assert!(quota.reserve("n", ONE, now).is_ok(), "another model is not cooled");
+    let probe = quota.reserve("m", ONE, now + 2 * SECOND).expect("one probe");
+    assert_eq!(quota.reserve("m", ONE, now + 2 * SECOND).err(), Some(Denied::ForRelease));
+    drop(probe);
+    assert!(quota.reserve("m", ONE, now + 2 * SECOND).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
+    let quota = quota(vec![Limit { amount: Amount::Concurrent(1), models: None }], 1);
+    let now = Instant::now();
+    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    permit.sent(now);
+    permit.abandoned(now, 10 * SECOND);
+    drop(permit);
+    assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn smooth_calls_come_out_even_from_the_first_one() {
+    let quota = quota(vec![per_second(10, Algorithm::Smooth)], 1);
+    let start = Instant::now();
+    let mut times = Vec::new();
+    let mut now = start;
+    while times.len() < 31 {
+        match quota.reserve("m", ONE, now) {
+            Ok(mut permit) => {
+                permit.sent(now);
+                times.push(now);
+            }
+            Err(Denied::Until(at)) => now = at,
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    for window in times.windows(11) {
+        assert!(window[10] - window[0] > SECOND, "never eleven within a second");
+    }
+    assert!(times[30] - start < 3 * SECOND + Duration::from_millis(20), "and nearly thirty in three");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disabled_key_ends_calls_until_an_operator_acts() {
+    let quota = quota(vec![], 1);
+    let now = Instant::now();
+    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    permit.disable_key(Class::BadKey);
+    drop(permit);
+    quota.cool_model("m", Class::RateLimited, SECOND, now);
+    let later = now + 100 * 24 * 3600 * SECOND;
+    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Shut(Class::BadKey)));
+}

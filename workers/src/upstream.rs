@@ -1,0 +1,57 @@
+//! One HTTP attempt: what is sent, what comes back, and whether it left at all.
+
+pub mod http;
+
+use std::future::Future;
+use std::time::Duration;
+
+use ::http::HeaderMap;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+/// A request that is ready to leave, credential included; it is not `Debug` for that reason.
+#[derive(Clone)]
+pub struct Request {
+    /// The whole address.
+    pub url: String,
+    /// Headers, the credential among them.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no whole answer. None of the texts holds a header or a body.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request did not leave: the provider cannot have seen it.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The request left, and the answer did not come or broke off: the provider may have served it.
+    #[error("no whole answer: {0}")]
+    Unanswered(String),
+    /// No whole answer within the timeout.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// The answer is larger than is taken.
+    #[error("the answer is larger than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// Makes one attempt. It never retries and never follows a redirect.
+pub trait Upstream: Send + Sync + 'static {
+    /// Sends `request` and calls `sent` once, when the request is handed to the network.
+    fn send<S>(&self, request: Request, sent: S) -> impl Future<Output = Result<Reply, Error>> + Send
+    where
+        S: FnOnce(Instant) + Send + 'static;
+}

@@ -1,0 +1,144 @@
+//! [`Upstream`] over reqwest: connections are kept, redirects are not followed, nothing is retried.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::{Error, Reply, Request, Upstream};
+
+/// How calls are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// From sending to the end of the answer. Providers give up after 600 s; a shorter time makes
+    /// attempts whose fate is unknown.
+    pub timeout: Duration,
+    /// For the connection alone.
+    pub connect_timeout: Duration,
+    /// The largest answer that is taken, in bytes.
+    pub max_answer: usize,
+}
+
+/// Calls over HTTP.
+#[derive(Debug)]
+pub struct HttpUpstream {
+    client: reqwest::Client,
+    config: Config,
+}
+
+impl HttpUpstream {
+    /// Builds the client. The process's TLS crypto provider must be installed before.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up.
+    pub fn new(config: Config) -> Result<Self, reqwest::Error> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(config.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Self { client, config })
+    }
+
+    async fn attempt<S>(&self, request: Request, left: Arc<AtomicBool>, sent: S) -> Result<Reply, Error>
+    where
+        S: FnOnce(Instant) + Send + 'static,
+    {
+        let body = Stamped {
+            bytes: Some(request.body),
+            sent: Mutex::new(Some(Box::new(sent))),
+            left: Arc::clone(&left),
+        };
+        let failed = |error: reqwest::Error| {
+            // The address may hold an account's name; the cause alone is enough.
+            let error = describe(&error.without_url());
+            if left.load(Ordering::Acquire) { Error::Unanswered(error) } else { Error::NotSent(error) }
+        };
+        let mut response = self
+            .client
+            .post(request.url)
+            .headers(request.headers)
+            .body(reqwest::Body::wrap(body))
+            .send()
+            .await
+            .map_err(failed)?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > self.config.max_answer {
+                return Err(Error::TooLarge(self.config.max_answer));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply {
+            status: response.status().as_u16(),
+            headers: std::mem::take(response.headers_mut()),
+            body: body.freeze(),
+        })
+    }
+}
+
+/// The causes of an error in one line, outermost first.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Upstream for HttpUpstream {
+    async fn send<S>(&self, request: Request, sent: S) -> Result<Reply, Error>
+    where
+        S: FnOnce(Instant) + Send + 'static,
+    {
+        let left = Arc::new(AtomicBool::new(false));
+        let attempt = self.attempt(request, Arc::clone(&left), sent);
+        match tokio::time::timeout(self.config.timeout, attempt).await {
+            Ok(result) => result,
+            Err(_) if left.load(Ordering::Acquire) => Err(Error::TimedOut(self.config.timeout)),
+            Err(_) => Err(Error::NotSent(format!("no connection within {:?}", self.config.timeout))),
+        }
+    }
+}
+
+type OnSent = Box<dyn FnOnce(Instant) + Send>;
+
+/// A body of known length that notes when the connection takes it. That is after the connection was
+/// made, so the note tells a request that left from one that did not, and when it left.
+struct Stamped {
+    bytes: Option<Bytes>,
+    sent: Mutex<Option<OnSent>>,
+    left: Arc<AtomicBool>,
+}
+
+impl Body for Stamped {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Some(sent) = self.sent.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            self.left.store(true, Ordering::Release);
+            sent(Instant::now());
+        }
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.bytes.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+    }
+}
