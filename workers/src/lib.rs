@@ -1,1 +1,36 @@
-//! x
+//! Everything from fetch to ack. A job's way, and the file of each step:
+//!
+//! 1. *staged*: [`flow`](crate::Worker) reads a flow into a small stage, [`queue`] says from where;
+//!    `admit` reads the job, looks its identity up and matches it with the pool's targets;
+//! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness` to the
+//!    targets' [`quota`]s, which answer with a permit or with what has to be waited for;
+//! 3. *sent*: `work`, the spine, makes the call through a [`provider`]'s adapter and [`upstream`];
+//! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
+//! 5. *persisted, completed, acked*: `finish` stores the result in [`results`], publishes the
+//!    completion and only then acks.
+
+mod admit;
+pub mod clock;
+mod dispatch;
+mod engine;
+mod fairness;
+mod finish;
+mod flow;
+mod held;
+mod outcome;
+pub mod provider;
+pub mod queue;
+pub mod quota;
+pub mod results;
+pub mod retry;
+mod retry_after;
+mod running;
+mod secret;
+mod staged;
+pub mod upstream;
+mod work;
+mod worker;
+
+pub use engine::{Config, PoolConfig, TargetConfig, Team};
+pub use secret::Secret;
+pub use worker::{Snapshot, Worker};

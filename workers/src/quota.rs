@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 pub use limit::{Algorithm, Amount, Cost, Dimension, Limit};
 use meter::{Meter, Wait};
-pub use permit::Permit;
+pub use permit::{Permit, Stamp};
 use state::Gate;
 pub use state::State;
 
@@ -129,7 +129,8 @@ impl Quota {
     /// Builds a quota; `changed` is told whenever a call that had to wait might now start.
     pub fn new(mut config: Config, changed: Arc<Notify>) -> Arc<Self> {
         if config.limits.is_empty() {
-            config.limits = vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
+            config.limits =
+                vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
         }
         let ledger = Ledger {
             next_call: 0,
@@ -218,12 +219,8 @@ impl Quota {
 
     /// A limit refused a call that these meters had admitted: they are too trusting of the way to the
     /// server, so their guard doubles, up to a twentieth of the period.
-    pub fn widen_guard(&self, model: &str) {
-        let mut ledger = self.ledger();
-        let Ledger { models, meters, .. } = &mut *ledger;
-        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
-            meters[*meter].widen_after_refusal();
-        }
+    fn widen_guard(&self, model: &str) {
+        self.ledger().each_meter_of(model, Meter::widen_after_refusal);
     }
 
     /// Stops all calls to `model` until an operator acts.
@@ -289,7 +286,7 @@ fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate
 }
 
 /// Of two waits, the one that may end first.
-pub(crate) fn sooner(left: Denied, right: Denied) -> Denied {
+fn sooner(left: Denied, right: Denied) -> Denied {
     match (left, right) {
         (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
         (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,

@@ -27,7 +27,11 @@ pub(super) struct OpenAi;
 impl Adapter for OpenAi {
     fn encode(&self, job: &Job, model: &str, base_url: &str) -> Result<Request, String> {
         let Some(path) = PATHS.iter().find(|path| **path == job.url) else {
-            return Err(format!("field `url`: `{}` is not supported, use one of {}", job.url, PATHS.join(", ")));
+            return Err(format!(
+                "field `url`: `{}` is not supported, use one of {}",
+                job.url,
+                PATHS.join(", ")
+            ));
         };
         let mut body: Object = job.body.clone();
         let model = serde_json::value::to_raw_value(model).map_err(|error| error.to_string())?;

@@ -50,8 +50,12 @@ impl Meter {
             sent: HashMap::new(),
         };
         meter.guard = meter.at_least(guard);
-        if let Amount::PerPeriod { dimension: Dimension::Requests, limit, per, algorithm: Algorithm::Smooth } =
-            meter.amount
+        if let Amount::PerPeriod {
+            dimension: Dimension::Requests,
+            limit,
+            per,
+            algorithm: Algorithm::Smooth,
+        } = meter.amount
         {
             meter.pace = Some(Pace::new(limit, per, meter.guard, now));
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use governor::clock::Clock;
+use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
@@ -29,7 +30,7 @@ impl Clock for LedgerClock {
 /// within `interval` pays for it.
 #[derive(Debug)]
 pub(super) struct Pace {
-    limiter: RateLimiter<NotKeyed, InMemoryState, LedgerClock>,
+    limiter: RateLimiter<NotKeyed, InMemoryState, LedgerClock, NoOpMiddleware<Nanos>>,
     clock: LedgerClock,
     origin: Instant,
     interval: Duration,

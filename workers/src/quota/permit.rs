@@ -17,14 +17,13 @@ pub struct Permit {
     call: u64,
     model: String,
     key: usize,
-    sent: bool,
     /// A call that was given up on may still run at the provider until then.
     runs_until: Option<Instant>,
 }
 
 impl Permit {
     pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize) -> Self {
-        Self { quota, call, model, key, sent: false, runs_until: None }
+        Self { quota, call, model, key, runs_until: None }
     }
 
     /// The quota that was charged.
@@ -42,26 +41,16 @@ impl Permit {
         &self.quota.config.keys[self.key]
     }
 
-    /// The call was handed to the network at `at`.
-    pub fn sent(&mut self, at: Instant) {
-        if self.sent {
-            return;
-        }
-        self.sent = true;
-        let mut ledger = self.quota.ledger();
-        ledger.totals.calls += 1;
-        ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at));
-        drop(ledger);
-        self.quota.changed.notify_one();
+    /// The note of when the call leaves, to be written by whoever hands it to the network.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { quota: Arc::clone(&self.quota), call: self.call, model: self.model.clone() }
     }
 
-    /// The call was answered: corrects the tokens that were reserved for it, and says whether calls are
-    /// accepted again where this one was a probe. Lowers only if the provider settles.
-    pub fn settle(&mut self, actual: Option<Cost>, provider_settles: bool) {
+    /// Corrects the tokens that were reserved for the call: up always, down only if the provider
+    /// gives back what was not used.
+    pub fn settle(&mut self, actual: Cost, provider_settles: bool) {
         let mut ledger = self.quota.ledger();
-        if let Some(actual) = actual {
-            ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
-        }
+        ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
     }
 
     /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model.
@@ -87,10 +76,29 @@ impl Permit {
         self.quota.ledger().keys[self.key] = super::State::Disabled { reason };
     }
 
-    /// The call was given up on at `now` but may run on at the provider for `rest`: it keeps its place
+    /// The call left and was given up on at `now`, but may run on at the provider for `rest`: it keeps its place
     /// among the calls at once until then.
     pub fn abandoned(&mut self, now: Instant, rest: Duration) {
         self.runs_until = Some(now + rest);
+    }
+}
+
+/// Notes when a permitted call leaves: until then its slots of a period cannot begin to return.
+#[derive(Debug)]
+pub struct Stamp {
+    quota: Arc<Quota>,
+    call: u64,
+    model: String,
+}
+
+impl Stamp {
+    /// The call was handed to the network at `at`.
+    pub fn sent(self, at: Instant) {
+        let mut ledger = self.quota.ledger();
+        ledger.totals.calls += 1;
+        ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at));
+        drop(ledger);
+        self.quota.changed.notify_one();
     }
 }
 
@@ -98,7 +106,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut ledger = self.quota.ledger();
         ledger.totals.in_flight -= 1;
-        let (call, until) = (self.call, self.runs_until.filter(|_| self.sent));
+        let (call, until) = (self.call, self.runs_until);
         ledger.each_meter_of(&self.model, |meter| meter.release(call, until));
         if let Some(model) = ledger.models.get_mut(&self.model) {
             model.state.probe_ended(call);

@@ -26,11 +26,11 @@ const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10 };
 async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_granted() {
     let quota = quota(vec![per_second(1, Algorithm::Counted)], 1);
     let start = Instant::now();
-    let mut permit = quota.reserve("m", ONE, start).expect("room");
+    let permit = quota.reserve("m", ONE, start).expect("room");
     // The call waits for its connection for longer than a period.
     let sent = start + 5 * SECOND;
     assert_eq!(quota.reserve("m", ONE, sent).err(), Some(Denied::ForRelease));
-    permit.sent(sent);
+    permit.stamp().sent(sent);
     let Err(Denied::Until(free)) = quota.reserve("m", ONE, sent) else { panic!("one a second") };
     assert!(free > sent + SECOND, "a period and some slack");
     drop(permit);
@@ -67,8 +67,8 @@ async fn meters_are_taken_together_or_not_at_all() {
     let mut first = quota.reserve("m", ONE, now).expect("20 of 30 tokens");
     assert!(quota.reserve("m", ONE, now).is_err(), "20 more do not fit");
     assert_eq!(quota.ledger().meters[0].taken(now), 1, "the refused call took no request");
-    first.sent(now);
-    first.settle(Some(Cost { requests: 1, input_tokens: 5, output_tokens: 5 }), true);
+    first.stamp().sent(now);
+    first.settle(Cost { requests: 1, input_tokens: 5, output_tokens: 5 }, true);
     assert!(quota.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
     let huge = Cost { requests: 1, input_tokens: 31, output_tokens: 0 };
     assert_eq!(quota.reserve("m", huge, now).err(), Some(Denied::TooLarge));
@@ -109,7 +109,7 @@ async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
     let quota = quota(vec![Limit { amount: Amount::Concurrent(1), models: None }], 1);
     let now = Instant::now();
     let mut permit = quota.reserve("m", ONE, now).expect("room");
-    permit.sent(now);
+    permit.stamp().sent(now);
     permit.abandoned(now, 10 * SECOND);
     drop(permit);
     assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
@@ -123,8 +123,8 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
     let mut now = start;
     while times.len() < 31 {
         match quota.reserve("m", ONE, now) {
-            Ok(mut permit) => {
-                permit.sent(now);
+            Ok(permit) => {
+                permit.stamp().sent(now);
                 times.push(now);
             }
             Err(Denied::Until(at)) => now = at,

@@ -48,8 +48,7 @@ fn a_success_has_its_usage() {
     assert_eq!(decoded.class, None);
     let response = decoded.response.expect("an answer");
     assert_eq!((response.request_id.as_deref(), response.body.get()), (Some("req_1"), body));
-    let usage =
-        Usage { input_tokens: 9, output_tokens: 3, cached_input_tokens: 4, reasoning_tokens: 0 };
+    let usage = Usage { input_tokens: 9, output_tokens: 3, cached_input_tokens: 4, reasoning_tokens: 0 };
     assert_eq!(decoded.usage, Some(usage));
 }
 
@@ -78,7 +77,11 @@ fn every_documented_error_has_its_class() {
         (422, error("invalid_request_error", "", "wrong"), Class::BadRequest),
         (500, error("server_error", "", "oops"), Class::ServerError),
         (503, error("server_error", "", "The engine is currently overloaded"), Class::Overloaded),
-        (400, r#"{"object":"error","message":"This model's maximum context length is 10","code":400}"#.into(), Class::ContextTooLong),
+        (
+            400,
+            r#"{"object":"error","message":"This model's maximum context length is 10","code":400}"#.into(),
+            Class::ContextTooLong,
+        ),
         (401, r#"{"error":"Unauthorized"}"#.into(), Class::BadKey),
         (502, "<html>Bad gateway</html>".into(), Class::ServerError),
         (200, "<html>hello</html>".into(), Class::MalformedResponse),

@@ -1,0 +1,249 @@
+//! From a delivery to a staged job: read, looked up, matched with the pool's targets.
+
+use std::sync::Arc;
+
+use forebay_schemas::subjects::is_name;
+use forebay_schemas::{Class, Flow, Identity, Job};
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::engine::Engine;
+use crate::finish::{self, retry_until_done};
+use crate::queue::{Delivery, Queue};
+use crate::quota::Cost;
+use crate::results::Record;
+use crate::running::Arrival;
+use crate::staged::{Claim, End, Slot, Staged};
+use crate::upstream::Upstream;
+
+/// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
+pub(crate) async fn admit<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    flow: &Flow,
+    delivery: Delivery,
+    slot: Slot,
+) {
+    let parsed = Job::parse(&delivery.payload);
+    let error = parsed.as_ref().err().map(ToString::to_string);
+    let (identity, job) = match parsed {
+        Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), job),
+        Err(_) => (lenient_identity(flow, &delivery), nothing()),
+    };
+    let reply_to = job.reply_to.clone().or_else(|| delivery.reply_to.clone());
+    let allowed = reply_to
+        .as_deref()
+        .is_none_or(|subject| may_reply(subject, &flow.team, &engine.team(&flow.team).reply_prefixes));
+    let fingerprint = match &error {
+        Some(_) => format!("not a job: {}", delivery.unique_id),
+        None => job.fingerprint(&flow.pool),
+    };
+    let claim = Claim {
+        hold: engine.held.hold(delivery.receipt.clone()),
+        reply_to: reply_to.clone().filter(|_| allowed),
+        slot: Some(slot),
+    };
+    let claim = match engine.running.arrive(&identity, &fingerprint, claim) {
+        Arrival::First(claim) => claim,
+        Arrival::Joined => return,
+        Arrival::Conflict(claim) => {
+            let engine = Arc::clone(engine);
+            let staged = stage(&engine, flow, job, identity, fingerprint, delivery, claim);
+            tokio::spawn(async move { finish::conflict(&engine, staged).await });
+            return;
+        }
+    };
+    let mut staged = stage(engine, flow, job, identity, fingerprint, delivery, claim);
+    match answered(engine, &staged).await {
+        Some(record) if record.fingerprint == staged.fingerprint => {
+            let engine = Arc::clone(engine);
+            tokio::spawn(async move { finish::answer_again(&engine, staged, record).await });
+            return;
+        }
+        Some(_) => {
+            let engine = Arc::clone(engine);
+            tokio::spawn(async move {
+                engine.running.end(&staged.identity);
+                finish::conflict(&engine, staged).await;
+            });
+            return;
+        }
+        None => {}
+    }
+    let refusal = error
+        .map(|error| ("invalid_job", error))
+        .or_else(|| (!allowed).then(|| refused_reply(reply_to.as_deref().unwrap_or_default(), flow)))
+        .or_else(|| choose_targets(engine, &mut staged));
+    if let Some((code, message)) = refusal {
+        let engine = Arc::clone(engine);
+        let end = End::failed(code, message, Class::Rejected);
+        tokio::spawn(async move { finish::finish(&engine, staged, end).await });
+        return;
+    }
+    // Nobody receives any more only when the process ends; the delivery then comes again.
+    let _ = engine.stage.send(staged);
+}
+
+fn stage<Q, U>(
+    engine: &Arc<Engine<Q, U>>,
+    flow: &Flow,
+    job: Job,
+    identity: Identity,
+    fingerprint: String,
+    delivery: Delivery,
+    claim: Claim,
+) -> Staged {
+    let wait = job
+        .not_before
+        .and_then(|at| std::time::Duration::try_from(at.duration_since(engine.clock.now())).ok());
+    Staged {
+        waiting_since: delivery.published,
+        not_before: wait.map(|wait| Instant::now() + wait),
+        job,
+        identity,
+        flow: flow.clone(),
+        fingerprint,
+        delivery,
+        claim,
+        targets: Vec::new(),
+        cost: Cost::default(),
+        attempts: Vec::new(),
+        counted: 0,
+        last_error: None,
+    }
+}
+
+/// The record of an answer that this identity has: from the store, and for what may have been worked on
+/// elsewhere also from the stream of completions.
+async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Record> {
+    let now = engine.clock.now();
+    match engine.results.answered(&staged.identity, now) {
+        Ok(Some(record)) => return Some(record),
+        Ok(None) => {}
+        Err(error) => warn!(%error, "a result cannot be looked up"),
+    }
+    if !staged.delivery.redelivered {
+        return None;
+    }
+    let published =
+        retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
+    // The stream does not say which request it was; a redelivery is the same message.
+    Some(Record { fingerprint: staged.fingerprint.clone(), completion: published })
+}
+
+/// Sets the targets that may serve a job and its cost; or says why there is none.
+fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<(&'static str, String)> {
+    let pool = &staged.flow.pool;
+    let Some(targets) = engine.pools.get(pool) else {
+        let known: Vec<_> = engine.pools.keys().map(String::as_str).collect();
+        return Some((
+            "unknown_pool",
+            format!("there is no pool `{pool}`; known pools: {}", known.join(", ")),
+        ));
+    };
+    let model = staged.job.model().filter(|model| model != pool);
+    let serves = |(target, _): &&(usize, u32)| {
+        model.as_ref().is_none_or(|model| engine.targets[*target].model == *model)
+    };
+    staged.targets = targets.iter().filter(serves).copied().collect();
+    let Some((first, _)) = staged.targets.first() else {
+        let mut known: Vec<_> =
+            targets.iter().map(|(target, _)| engine.targets[*target].model.as_str()).collect();
+        known.dedup();
+        let message = format!(
+            "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
+            model.unwrap_or_default(),
+            known.join(", ")
+        );
+        return Some(("unknown_model", message));
+    };
+    staged.cost = engine.targets[*first].quota.config().adapter.admission_cost(&staged.job);
+    None
+}
+
+fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {
+    let id = own
+        .map(str::to_owned)
+        .or_else(|| delivery.message_id.clone().filter(|id| !id.is_empty()))
+        .unwrap_or_else(|| delivery.unique_id.clone());
+    Identity { team: flow.team.clone(), batch, id }
+}
+
+/// The identity of a message that is no job, as far as it can be read.
+fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
+    #[derive(Deserialize, Default)]
+    struct Named {
+        id: Option<String>,
+        custom_id: Option<String>,
+        batch: Option<String>,
+    }
+    let named: Named = serde_json::from_slice(&delivery.payload).unwrap_or_default();
+    let own = named.id.or(named.custom_id).filter(|id| !id.is_empty());
+    identity_of(flow, own.as_deref(), named.batch.filter(|batch| is_name(batch)), delivery)
+}
+
+/// What stands in for the job of a message that is none.
+fn nothing() -> Job {
+    Job {
+        id: None,
+        custom_id: None,
+        url: String::new(),
+        method: None,
+        body: Default::default(),
+        batch: None,
+        reply_to: None,
+        deadline: None::<Timestamp>,
+        not_before: None,
+        on_ambiguous: Default::default(),
+        metadata: None,
+    }
+}
+
+fn refused_reply(subject: &str, flow: &Flow) -> (&'static str, String) {
+    let message = format!(
+        "reply_to `{subject}` is not allowed: use a subject without wildcards that begins with _INBOX., \
+         _INBOX_{}. or a prefix configured for the team",
+        flow.team
+    );
+    ("invalid_reply_to", message)
+}
+
+/// Forebay publishes on a producer's word to inboxes and to the team's configured prefixes alone.
+fn may_reply(subject: &str, team: &str, prefixes: &[String]) -> bool {
+    let literal = !subject.is_empty()
+        && subject.len() <= 512
+        && subject.split('.').all(|token| !token.is_empty() && !token.contains(['*', '>']))
+        && !subject.contains(|c: char| c.is_whitespace() || c.is_control());
+    let own_inbox = format!("_INBOX_{team}.");
+    let allowed = ["_INBOX.", &own_inbox].into_iter().chain(prefixes.iter().map(String::as_str));
+    literal && allowed.into_iter().any(|prefix| subject.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_go_to_inboxes_and_configured_prefixes_alone() {
+        let prefixes = ["acme.answers.".to_owned()];
+        for subject in ["_INBOX.abc.1", "_INBOX_acme.abc", "acme.answers.7"] {
+            assert!(may_reply(subject, "acme", &prefixes), "{subject}");
+        }
+        for subject in [
+            "$JS.API.STREAM.DELETE.AI_JOBS",
+            "ai.jobs.chat",
+            "_INBOX_other.abc",
+            "_INBOX",
+            "_INBOX.",
+            "_INBOX.*",
+            "_INBOX.>",
+            "_INBOX..a",
+            "_INBOX.a b",
+            "_INBOX.a\r\nPUB x",
+            "",
+        ] {
+            assert!(!may_reply(subject, "acme", &prefixes), "{subject}");
+        }
+    }
+}

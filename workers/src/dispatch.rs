@@ -1,0 +1,259 @@
+//! The only loop: staged jobs meet quotas.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use forebay_schemas::{Class, Lane};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::fairness::{Fairness, Offer};
+use crate::finish;
+use crate::queue::Queue;
+use crate::quota::{Denied, Permit};
+use crate::staged::{End, Staged};
+use crate::upstream::Upstream;
+use crate::work::work;
+
+/// How often waiting jobs are looked through for passed deadlines.
+const DEADLINES: Duration = Duration::from_secs(1);
+
+/// Matches staged jobs of all pools with quotas.
+pub(crate) struct Dispatcher<Q, U> {
+    engine: Arc<Engine<Q, U>>,
+    arrivals: mpsc::UnboundedReceiver<Staged>,
+    waiting: Fairness<Staged>,
+    /// Jobs that wait for themselves, by when they may go.
+    resting: BTreeMap<(Instant, u64), Staged>,
+    rested: u64,
+    tasks: TaskTracker,
+}
+
+/// The choice of one round.
+struct Round {
+    now: Instant,
+    /// What each target said when it denied a call; it is not asked again in this round.
+    denied: Vec<Option<Denied>>,
+    open: usize,
+    chosen: Option<(usize, Permit)>,
+}
+
+impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
+    pub(crate) fn new(
+        engine: Arc<Engine<Q, U>>,
+        arrivals: mpsc::UnboundedReceiver<Staged>,
+        lane_weights: [(Lane, u64); 3],
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            engine,
+            arrivals,
+            waiting: Fairness::new(lane_weights),
+            resting: BTreeMap::new(),
+            rested: 0,
+            tasks,
+        }
+    }
+
+    /// Runs until `stop`, then gives back what has not begun.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut deadlines = tokio::time::interval(DEADLINES);
+        loop {
+            let wake = self.round();
+            let engine = Arc::clone(&self.engine);
+            tokio::select! {
+                () = stop.cancelled() => break,
+                staged = self.arrivals.recv() => match staged {
+                    Some(staged) => {
+                        self.accept(staged);
+                        while let Ok(staged) = self.arrivals.try_recv() {
+                            self.accept(staged);
+                        }
+                    }
+                    None => break,
+                },
+                () = engine.changed.notified() => {}
+                () = sleep_until(wake) => {}
+                _ = deadlines.tick() => self.expire(),
+            }
+        }
+        self.give_back().await;
+    }
+
+    fn accept(&mut self, staged: Staged) {
+        match staged.not_before.filter(|at| *at > Instant::now()) {
+            Some(at) => {
+                self.rested += 1;
+                self.resting.insert((at, self.rested), staged);
+            }
+            None => self.queue(staged),
+        }
+    }
+
+    fn queue(&mut self, staged: Staged) {
+        let tried = !staged.attempts.is_empty();
+        let weight = self.engine.team(&staged.flow.team).weight;
+        let (lane, team) = (staged.flow.lane, staged.flow.team.clone());
+        self.waiting.push(lane, &team, weight, staged, tried);
+    }
+
+    /// Starts every job that may start now; returns when the next may.
+    fn round(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        while let Some(entry) = self.resting.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            let staged = entry.remove();
+            self.queue(staged);
+        }
+        let targets = self.engine.targets.len();
+        let mut round = Round { now, denied: vec![None; targets], open: targets, chosen: None };
+        loop {
+            let engine = &self.engine;
+            let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
+            match round.chosen.take() {
+                Some((target, permit)) => self.start(staged, target, permit),
+                None => self.no_target_left(staged),
+            }
+        }
+        self.engine
+            .counters
+            .staged
+            .store((self.waiting.len() + self.resting.len()) as u64, Ordering::Relaxed);
+        let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
+        round.wake().into_iter().chain(resting).min()
+    }
+
+    fn start(&self, mut staged: Staged, target: usize, permit: Permit) {
+        // The place in the stage is free: the flow fetches the next one while this one is called.
+        drop(staged.claim.slot.take());
+        let engine = Arc::clone(&self.engine);
+        engine.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        self.tasks.spawn(async move {
+            work(Arc::clone(&engine), staged, target, permit).await;
+            engine.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
+    fn no_target_left(&self, mut staged: Staged) {
+        let end = match staged.last_error.take() {
+            Some(error) => End::failed(&error.code, error.message, error.class),
+            None => End::failed(
+                "no_target",
+                "no quota of the pool can ever serve this: it is larger than their limits, or the model \
+                 is not allowed"
+                    .to_owned(),
+                Class::ExceedsKeyLimit,
+            ),
+        };
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn(async move { finish::finish(&engine, staged, end).await });
+    }
+
+    fn expire(&mut self) {
+        let now = self.engine.clock.now();
+        let mut late = self.waiting.remove_where(|staged| staged.is_late(now));
+        let resting: Vec<_> =
+            self.resting.iter().filter(|(_, staged)| staged.is_late(now)).map(|(key, _)| *key).collect();
+        late.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
+        for staged in late {
+            let engine = Arc::clone(&self.engine);
+            self.tasks.spawn(async move { finish::finish(&engine, staged, End::expired()).await });
+        }
+    }
+
+    async fn give_back(&mut self) {
+        self.arrivals.close();
+        let mut rest = self.waiting.remove_where(|_| true);
+        rest.extend(std::mem::take(&mut self.resting).into_values());
+        while let Ok(staged) = self.arrivals.try_recv() {
+            rest.push(staged);
+        }
+        for staged in rest {
+            let mut claims = self.engine.running.end(&staged.identity);
+            claims.push(staged.claim);
+            for claim in claims {
+                self.engine.queue.give_back(claim.hold.receipt()).await;
+            }
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Round {
+    fn offer<Q, U>(&mut self, engine: &Engine<Q, U>, staged: &Staged) -> Offer {
+        if self.open == 0 {
+            return Offer::Stop;
+        }
+        if staged.is_late(engine.clock.now()) {
+            // The deadlines' tick ends it; it must not be called meanwhile.
+            return Offer::Skip;
+        }
+        let mut never = true;
+        for target in self.in_order(engine, staged) {
+            match self.ask(engine, target, staged) {
+                Ok(permit) => {
+                    self.chosen = Some((target, permit));
+                    return Offer::Take(staged.cost.input_tokens + staged.cost.output_tokens);
+                }
+                Err(Denied::TooLarge | Denied::Shut(Class::ModelNotAllowed)) => {}
+                Err(_) => never = false,
+            }
+        }
+        // Taken without a permit: no target can ever serve it.
+        if never { Offer::Take(0) } else { Offer::Skip }
+    }
+
+    fn ask<Q, U>(&mut self, engine: &Engine<Q, U>, index: usize, staged: &Staged) -> Result<Permit, Denied> {
+        if let Some(denied) = self.denied[index] {
+            return Err(denied);
+        }
+        let target = &engine.targets[index];
+        let answer = target.quota.reserve(&target.model, staged.cost, self.now);
+        if let Err(denied) = &answer
+            && *denied != Denied::TooLarge
+        {
+            // Whoever comes later in turn must not take what this one waits for.
+            self.denied[index] = Some(*denied);
+            self.open -= 1;
+        }
+        answer
+    }
+
+    /// The job's targets, lowest tier first, and within a tier the one with the most room first.
+    fn in_order<Q, U>(&self, engine: &Engine<Q, U>, staged: &Staged) -> Vec<usize> {
+        let mut order: Vec<_> = staged
+            .targets
+            .iter()
+            .map(|(index, tier)| {
+                let target = &engine.targets[*index];
+                let room = match staged.targets.len() {
+                    1 => 0.0,
+                    _ if self.denied[*index].is_some() => -1.0,
+                    _ => target.quota.headroom(&target.model, self.now),
+                };
+                (*tier, room, *index)
+            })
+            .collect();
+        order.sort_by(|left, right| left.0.cmp(&right.0).then(right.1.total_cmp(&left.1)));
+        order.into_iter().map(|(_, _, index)| index).collect()
+    }
+
+    /// When the first of the targets that denied a call may grant one; releases wake by themselves.
+    fn wake(&self) -> Option<Instant> {
+        let until = |denied: &Denied| if let Denied::Until(at) = denied { Some(*at) } else { None };
+        self.denied.iter().flatten().filter_map(until).min()
+    }
+}

@@ -1,0 +1,191 @@
+//! What the steps of a job share: pools, quotas, the queue, the provider's wire, the store.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use forebay_schemas::{Completion, Lane, Status};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{Notify, mpsc};
+
+use crate::clock::Clock;
+use crate::held::Held;
+use crate::quota::{self, Quota};
+use crate::results::Results;
+use crate::retry::Policy;
+use crate::running::Running;
+use crate::staged::Staged;
+
+/// Jobs of one flow that wait here at most; the rest waits in the queue.
+const LARGEST_STAGE: usize = 512;
+
+/// What a worker does, and for whom.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The accounts.
+    pub quotas: Vec<quota::Config>,
+    /// The pools.
+    pub pools: Vec<PoolConfig>,
+    /// What is known of teams; others have the defaults.
+    pub teams: HashMap<String, Team>,
+    /// How often a job is tried.
+    pub policy: Policy,
+    /// How lanes share.
+    pub lane_weights: [(Lane, u64); 3],
+}
+
+/// A named queue and what serves it.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// Its name.
+    pub name: String,
+    /// What serves it.
+    pub targets: Vec<TargetConfig>,
+}
+
+/// A quota and a model that can serve a pool.
+#[derive(Debug, Clone)]
+pub struct TargetConfig {
+    /// The quota, as an index into [`Config::quotas`].
+    pub quota: usize,
+    /// The model to ask for.
+    pub model: String,
+    /// Lower tiers first.
+    pub tier: u32,
+}
+
+/// What is known of a team.
+#[derive(Debug, Clone)]
+pub struct Team {
+    /// Its share of a lane.
+    pub weight: u64,
+    /// Prefixes of `reply_to` that are allowed beside its inboxes.
+    pub reply_prefixes: Vec<String>,
+}
+
+impl Default for Team {
+    fn default() -> Self {
+        Self { weight: 1, reply_prefixes: Vec::new() }
+    }
+}
+
+/// A quota × model, as the dispatcher sees it. Pools that name the same one share it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) model: String,
+}
+
+/// Target and tier, by target index.
+pub(crate) type Pool = Vec<(usize, u32)>;
+
+/// What the steps of a job share.
+#[derive(Debug)]
+pub(crate) struct Engine<Q, U> {
+    pub(crate) queue: Q,
+    pub(crate) upstream: U,
+    pub(crate) results: Results,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) quotas: Vec<Arc<Quota>>,
+    pub(crate) targets: Vec<Target>,
+    pub(crate) pools: BTreeMap<String, Pool>,
+    pub(crate) teams: HashMap<String, Team>,
+    pub(crate) policy: Policy,
+    pub(crate) rng: Mutex<SmallRng>,
+    pub(crate) held: Arc<Held>,
+    pub(crate) running: Running,
+    /// To the dispatcher.
+    pub(crate) stage: mpsc::UnboundedSender<Staged>,
+    /// Told whenever a call that had to wait might now start.
+    pub(crate) changed: Arc<Notify>,
+    pub(crate) counters: Counters,
+}
+
+/// What has become of jobs since the worker started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    ended: [AtomicU64; 4],
+    pub(crate) staged: AtomicU64,
+    pub(crate) in_flight: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn count(&self, completion: &Completion) {
+        self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn ended(&self, status: Status) -> u64 {
+        self.ended[status as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl<Q, U> Engine<Q, U> {
+    pub(crate) fn new(
+        config: Config,
+        queue: Q,
+        upstream: U,
+        results: Results,
+        clock: Arc<dyn Clock>,
+        stage: mpsc::UnboundedSender<Staged>,
+    ) -> Self {
+        let changed = Arc::new(Notify::new());
+        let quotas: Vec<_> =
+            config.quotas.into_iter().map(|quota| Quota::new(quota, Arc::clone(&changed))).collect();
+        let mut targets: Vec<Target> = Vec::new();
+        let mut pools = BTreeMap::new();
+        for pool in config.pools {
+            let entry: &mut Pool = pools.entry(pool.name).or_default();
+            for TargetConfig { quota, model, tier } in pool.targets {
+                let quota = Arc::clone(&quotas[quota]);
+                let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
+                let index = targets.iter().position(same).unwrap_or_else(|| {
+                    targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
+                    targets.len() - 1
+                });
+                entry.push((index, tier));
+            }
+        }
+        Self {
+            queue,
+            upstream,
+            results,
+            // Jitter only has to differ between processes that start together.
+            rng: Mutex::new(SmallRng::seed_from_u64(clock.now().as_nanosecond() as u64)),
+            clock,
+            quotas,
+            targets,
+            pools,
+            teams: config.teams,
+            policy: config.policy,
+            held: Arc::default(),
+            running: Running::default(),
+            stage,
+            changed,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn rng(&self) -> std::sync::MutexGuard<'_, SmallRng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn team(&self, name: &str) -> Team {
+        self.teams.get(name).cloned().unwrap_or_default()
+    }
+
+    /// How many jobs of a flow wait here: what its pool can send in the next quarter of a second, and
+    /// at least one.
+    pub(crate) fn stage_size(&self, pool: &str) -> usize {
+        let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
+        let rates = pool.iter().map(|(target, _)| self.targets[*target].quota.requests_per_second());
+        let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive rate; a cast saturates"
+        )]
+        let jobs = (rate * 0.25).ceil() as usize;
+        jobs.clamp(1, LARGEST_STAGE)
+    }
+}

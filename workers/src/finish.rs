@@ -1,0 +1,179 @@
+//! From an end to an acked job: persisted, completed, copied, acked; in that order and no other.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_schemas::{Class, Completion, Status};
+use tracing::{error, warn};
+
+use crate::engine::Engine;
+use crate::queue::{self, DeadLetter, Published, Queue};
+use crate::results::Record;
+use crate::staged::{Claim, End, Staged};
+use crate::upstream::Upstream;
+
+/// The first pause before the store or NATS is tried again; it doubles up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Ends a job.
+pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged, end: End) {
+    let completion = staged.completion(end);
+    let record = persist(engine, &staged, completion).await;
+    let record = complete(engine, &staged, record).await;
+    engine.counters.count(&record.completion);
+    if record.completion.status == Status::Failed {
+        bury(engine, &staged, &record.completion).await;
+    }
+    release(engine, staged, &record.completion).await;
+}
+
+/// Gives an identity that is answered its stored answer.
+pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: Staged,
+    record: Record,
+) {
+    // The process may have ended between the store and the publish.
+    let record = complete(engine, &staged, record).await;
+    release(engine, staged, &record.completion).await;
+}
+
+/// Sets aside a message whose identity is another request's. That one has or will have its completion;
+/// this one's publisher learns of it only where it asked for a copy.
+pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged) {
+    let message = format!(
+        "the identity {} is that of another request (other pool, url or body); use another id",
+        staged.identity
+    );
+    let completion = staged.completion(End::failed("id_conflict", message, Class::Rejected));
+    warn!(identity = %staged.identity, "a message with the identity of another request is set aside");
+    bury(engine, &staged, &completion).await;
+    let traceparent = staged.delivery.traceparent.clone();
+    copy_and_ack(engine, vec![staged.claim], &completion, traceparent.as_deref()).await;
+}
+
+async fn persist<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    completion: Completion,
+) -> Record {
+    let record = Record { fingerprint: staged.fingerprint.clone(), completion };
+    retry_until_done("storing a result", || {
+        engine.results.store(&staged.identity, &record, engine.clock.now())
+    })
+    .await;
+    record
+}
+
+/// Publishes the completion; if another was first, that one is the answer and is stored.
+async fn complete<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    record: Record,
+) -> Record {
+    let traceparent = staged.delivery.traceparent.as_deref();
+    let mut record = record;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match engine.queue.complete(&record.completion, traceparent).await {
+            Ok(Published::First) => return record,
+            Ok(Published::Already(standing)) => {
+                let same =
+                    serde_json::to_value(&*standing).ok() == serde_json::to_value(&record.completion).ok();
+                return if same { record } else { persist(engine, staged, *standing).await };
+            }
+            Err(queue::Error::TooLarge { size, max }) => {
+                let short = too_large(record.completion, size, max);
+                record = persist(engine, staged, short).await;
+            }
+            Err(queue::Error::Unavailable(problem)) => {
+                warn!(identity = %staged.identity, problem, "a completion cannot be published yet");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+/// The completion of a job whose answer no message can hold.
+fn too_large(completion: Completion, size: usize, max: usize) -> Completion {
+    let message = format!(
+        "the answer makes a message of {size} bytes, more than the NATS server's max_payload of {max}"
+    );
+    let end = End::failed("answer_too_large", message, Class::MalformedResponse);
+    Completion { status: end.status, response: None, error: end.error, metadata: None, ..completion }
+}
+
+async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
+    let reason = completion
+        .error
+        .as_ref()
+        .map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
+    let letter = DeadLetter {
+        pool: staged.flow.pool.clone(),
+        team: staged.flow.team.clone(),
+        reason,
+        attempts: completion.attempts.len(),
+        delivery: staged.delivery.clone(),
+    };
+    retry_until_done("keeping a dead letter", || engine.queue.bury(letter.clone())).await;
+}
+
+async fn release<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, completion: &Completion) {
+    let mut claims = engine.running.end(&staged.identity);
+    claims.push(staged.claim);
+    copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
+}
+
+/// Sends a copy to everyone who asked for one, then acks every delivery.
+async fn copy_and_ack<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: Vec<Claim>,
+    completion: &Completion,
+    traceparent: Option<&str>,
+) {
+    let subjects: BTreeSet<_> = claims.iter().filter_map(|claim| claim.reply_to.clone()).collect();
+    if !subjects.is_empty() {
+        let payload = match serde_json::to_vec(completion) {
+            Ok(payload) => Bytes::from(payload),
+            Err(error) => {
+                error!(%error, "a completion cannot be written as JSON");
+                return;
+            }
+        };
+        for subject in subjects {
+            if let Err(error) = engine.queue.copy(subject, payload.clone(), traceparent).await {
+                warn!(%error, "a copy of a completion cannot be sent");
+            }
+        }
+    }
+    for claim in claims {
+        // If this fails, the delivery comes again and is answered from the store.
+        if let Err(error) = engine.queue.ack(claim.hold.receipt()).await {
+            warn!(%error, "a job cannot be acknowledged; it will be delivered again");
+        }
+    }
+}
+
+/// Does something until it is done: what is held is not acked meanwhile, so nothing is lost.
+pub(crate) async fn retry_until_done<T, E, F>(what: &str, mut act: impl FnMut() -> F) -> T
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<T, E>>,
+{
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match act().await {
+            Ok(value) => return value,
+            Err(error) => {
+                warn!(%error, "{what} failed, trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

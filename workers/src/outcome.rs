@@ -1,0 +1,88 @@
+//! What an attempt turned out to be. What is done about it is decided in [`crate::retry`].
+
+use std::time::Duration;
+
+use forebay_schemas::{Class, Response, Usage};
+
+use crate::provider::Decoded;
+use crate::secret::Secret;
+use crate::upstream;
+
+/// What an attempt turned out to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// `None` when the call succeeded.
+    pub(crate) class: Option<Class>,
+    /// The provider's whole answer, an error answer included.
+    pub(crate) response: Option<Response>,
+    /// A short name of an error.
+    pub(crate) code: String,
+    /// What happened, for a person.
+    pub(crate) message: String,
+    /// Tokens used, where the provider says.
+    pub(crate) usage: Option<Usage>,
+    /// How long the provider asks to wait.
+    pub(crate) retry_after: Option<Duration>,
+    /// Whether an error speaks of the key alone.
+    pub(crate) speaks_of_key: bool,
+    /// The HTTP status, if an answer came.
+    pub(crate) status_code: Option<u16>,
+}
+
+impl Outcome {
+    /// A reply, as its adapter read it. An error body that repeats the key is cleaned of it.
+    pub(crate) fn of_reply(decoded: Decoded, status: u16, secret: &Secret) -> Self {
+        let class = decoded.class;
+        let redact = |text: String| if class.is_some() { secret.redact(&text) } else { text };
+        let response = decoded.response.map(|mut response| {
+            if class.is_some() {
+                let clean = secret.redact(response.body.get());
+                // Replacing one run of characters inside a JSON string by another leaves it JSON.
+                if let Ok(body) = serde_json::value::RawValue::from_string(clean) {
+                    response.body = body;
+                }
+            }
+            response
+        });
+        let default = class.map_or("succeeded", Class::as_str);
+        Self {
+            class,
+            response,
+            code: decoded.code.map_or_else(|| default.to_owned(), redact),
+            message: decoded.message.map_or_else(|| format!("the provider answered {status}"), redact),
+            usage: decoded.usage,
+            retry_after: decoded.retry_after,
+            speaks_of_key: decoded.speaks_of_key,
+            status_code: Some(status),
+        }
+    }
+
+    /// An attempt without a whole answer.
+    pub(crate) fn of_error(error: &upstream::Error) -> Self {
+        let class = match error {
+            upstream::Error::NotSent(_) => Class::NetBeforeSend,
+            upstream::Error::Unanswered(_) | upstream::Error::TimedOut(_) => Class::NetAfterSend,
+            upstream::Error::TooLarge(_) => Class::MalformedResponse,
+        };
+        Self::local(class, class.as_str(), error.to_string())
+    }
+
+    /// A call that was not made, because of what it would have sent.
+    pub(crate) fn local(class: Class, code: &str, message: String) -> Self {
+        Self {
+            class: Some(class),
+            response: None,
+            code: code.to_owned(),
+            message,
+            usage: None,
+            retry_after: None,
+            speaks_of_key: class == Class::BadKey,
+            status_code: None,
+        }
+    }
+
+    /// The outcome's name in an attempt.
+    pub(crate) fn name(&self) -> &'static str {
+        self.class.map_or("succeeded", Class::as_str)
+    }
+}

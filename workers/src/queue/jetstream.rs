@@ -1,0 +1,201 @@
+//! [`Queue`] on JetStream. The streams exist before this is built.
+
+mod discovery;
+mod source;
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use forebay_schemas::subjects::REPLY_TO_HEADER;
+use forebay_schemas::{Completion, Flow, Identity, Names};
+use futures::TryFutureExt;
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+
+use super::{DeadLetter, Delivery, Error, Published, Queue, Receipt, Source};
+
+/// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries of one flow that may be unacknowledged at once. Flow control is the stage's, not the
+/// server's, so this is only a bound.
+const MAX_ACK_PENDING: i64 = 20_000;
+/// The header that carries a trace through.
+const TRACEPARENT: &str = "traceparent";
+/// Room for a message's headers beside its payload.
+const HEADER_ROOM: usize = 4 * 1024;
+
+/// Jobs and completions on JetStream streams.
+#[derive(Debug, Clone)]
+pub struct JetStreamQueue {
+    client: async_nats::Client,
+    context: Context,
+    names: Names,
+    /// When the stream of jobs was created, in Unix seconds: sequences start again with it.
+    created: i64,
+}
+
+impl JetStreamQueue {
+    /// A queue over the streams named by `names`.
+    ///
+    /// # Errors
+    /// When the stream of jobs is not there or the server does not answer.
+    pub async fn new(client: async_nats::Client, names: Names) -> Result<Self, Error> {
+        let context = jetstream::new(client.clone());
+        let stream = context.get_stream(names.jobs_stream()).await.map_err(unavailable)?;
+        let created = stream.cached_info().created.unix_timestamp();
+        Ok(Self { client, context, names, created })
+    }
+
+    async fn stream(&self, name: String) -> Result<jetstream::stream::Stream<()>, Error> {
+        self.context.get_stream_no_info(name).await.map_err(unavailable)
+    }
+
+    /// The durable consumer `name` over `filters`, made if it is not there.
+    async fn consumer(&self, name: &str, filters: Vec<String>) -> Result<(), Error> {
+        let config = pull::Config {
+            durable_name: Some(name.to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending: MAX_ACK_PENDING,
+            filter_subjects: filters,
+            ..pull::Config::default()
+        };
+        let stream = self.stream(self.names.jobs_stream()).await?;
+        stream.create_consumer(config).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    fn delivery(&self, message: async_nats::Message) -> Option<Delivery> {
+        let message = jetstream::Message { message, context: self.context.clone() };
+        let (published, sequence, delivered) = {
+            let info = message.info().ok()?;
+            let nanos = info.published.unix_timestamp_nanos();
+            (Timestamp::from_nanosecond(nanos).ok()?, info.stream_sequence, info.delivered)
+        };
+        let async_nats::Message { subject, reply, payload, headers, .. } = message.message;
+        let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
+        Some(Delivery {
+            payload,
+            subject: subject.into_string(),
+            message_id: header("Nats-Msg-Id"),
+            reply_to: header(REPLY_TO_HEADER),
+            traceparent: header(TRACEPARENT),
+            unique_id: format!("s{}-{sequence}", self.created),
+            published,
+            redelivered: delivered > 1,
+            receipt: Receipt(reply?.into_string()),
+        })
+    }
+
+    /// What the server takes of one message's payload.
+    fn room(&self) -> usize {
+        self.client.max_payload().saturating_sub(HEADER_ROOM)
+    }
+
+    fn fits(&self, payload: &Bytes) -> Result<(), Error> {
+        if payload.len() <= self.room() {
+            return Ok(());
+        }
+        Err(Error::TooLarge { size: payload.len(), max: self.client.max_payload() })
+    }
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+fn traced(traceparent: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(traceparent) = traceparent {
+        headers.insert(TRACEPARENT, one_line(traceparent));
+    }
+    headers
+}
+
+/// Header values end at a line break.
+fn one_line(text: &str) -> String {
+    text.replace(['\r', '\n'], " ")
+}
+
+impl Queue for JetStreamQueue {
+    async fn flows(&self) -> Result<mpsc::UnboundedReceiver<Flow>, Error> {
+        discovery::start(self.clone()).await
+    }
+
+    async fn open(&self, flow: &Flow) -> Result<Source, Error> {
+        self.consumer(&self.names.consumer(flow), self.names.job_filters(flow)).await?;
+        source::start(self.clone(), flow.clone()).await
+    }
+
+    async fn keep(&self, receipts: Vec<Receipt>) {
+        for receipt in receipts {
+            // A progress ack that is lost is followed by the next one in time.
+            let _ = self.client.publish(receipt.0, "+WPI".into()).await;
+        }
+    }
+
+    async fn give_back(&self, receipt: Receipt) {
+        // One that is lost is delivered again after the ack wait.
+        let _ = self.client.publish(receipt.0, "-NAK".into()).await;
+    }
+
+    async fn complete(&self, completion: &Completion, traceparent: Option<&str>) -> Result<Published, Error> {
+        let subject = self.names.completion(&completion.team, completion.batch.as_deref(), &completion.id);
+        let payload = Bytes::from(serde_json::to_vec(completion).map_err(unavailable)?);
+        self.fits(&payload)?;
+        let mut headers = traced(traceparent);
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let ack = self.context.publish_with_headers(subject, headers, payload);
+        match ack.and_then(|ack| ack.into_future()).await {
+            Ok(_) => Ok(Published::First),
+            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+                match self.completion(&completion.identity()).await? {
+                    Some(standing) => Ok(Published::Already(Box::new(standing))),
+                    // It went between the two questions; ask again.
+                    None => Err(unavailable("the completion's subject changed meanwhile")),
+                }
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn completion(&self, identity: &Identity) -> Result<Option<Completion>, Error> {
+        let subject = self.names.completion(&identity.team, identity.batch.as_deref(), &identity.id);
+        let stream = self.stream(self.names.completions_stream()).await?;
+        match stream.direct_get_last_for_subject(subject).await {
+            // A message that is no completion cannot stand for one.
+            Ok(message) => Ok(serde_json::from_slice(&message.payload).ok()),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn copy(&self, subject: String, completion: Bytes, traceparent: Option<&str>) -> Result<(), Error> {
+        self.fits(&completion)?;
+        self.client.publish_with_headers(subject, traced(traceparent), completion).await.map_err(unavailable)
+    }
+
+    async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
+        let mut headers = traced(letter.delivery.traceparent.as_deref());
+        headers.insert("Forebay-Reason", one_line(&letter.reason));
+        headers.insert("Forebay-Subject", one_line(&letter.delivery.subject));
+        headers.insert("Forebay-Attempts", letter.attempts.to_string());
+        // Burying the same delivery again leaves one letter.
+        headers.insert(NATS_MESSAGE_ID, letter.delivery.unique_id);
+        let subject = self.names.dead(&letter.pool, &letter.team);
+        let ack = self.context.publish_with_headers(subject, headers, letter.delivery.payload);
+        ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    async fn ack(&self, receipt: Receipt) -> Result<(), Error> {
+        self.client.request(receipt.0, "+ACK".into()).await.map_err(unavailable)?;
+        Ok(())
+    }
+}

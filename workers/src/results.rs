@@ -1,0 +1,209 @@
+//! Results by identity: one sled database per day, one writer thread, group commit.
+//!
+//! sled's own flush is not safe against a power loss (it calls `sync_file_range`), so the writer calls
+//! `sync_data` on the database's file after it. `flush_async` can deadlock and is never called.
+//! Retention deletes a day's directory: sled never gives space back. sled is never the only copy of a
+//! job that is not acked.
+
+mod day;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use forebay_schemas::{Completion, Identity};
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use day::Day;
+use writer::{Write, Writer};
+
+/// Why a result cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+#[error("store of results in {}: {problem}", path.display())]
+pub struct Error {
+    path: PathBuf,
+    problem: String,
+}
+
+impl Error {
+    fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self { path: path.to_owned(), problem: problem.to_string() }
+    }
+}
+
+/// A stored result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// What made the job the request that it was.
+    pub fingerprint: String,
+    /// Its answer.
+    pub completion: Completion,
+}
+
+/// How long results matter.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Days for which a result is kept, today included.
+    pub keep_days: u16,
+    /// Days for which an identity that was answered is not called again, today included.
+    pub horizon_days: u16,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Results {
+    dir: PathBuf,
+    retention: Retention,
+    days: RwLock<BTreeMap<Date, Arc<Day>>>,
+    writer: Writer,
+}
+
+/// The day, in UTC, under which something that happens at `now` is stored.
+pub fn day_of(now: Timestamp) -> Date {
+    now.to_zoned_datetime(TimeZone::UTC).date()
+}
+
+impl Results {
+    /// Opens the days within the horizon in `dir`, which is made if it is not there. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
+        std::fs::create_dir_all(dir).map_err(|error| Error::new(dir, error))?;
+        let results = Self {
+            dir: dir.to_owned(),
+            retention,
+            days: RwLock::default(),
+            writer: Writer::start().map_err(|error| Error::new(dir, error))?,
+        };
+        results.forget_old(now)?;
+        let first = back(day_of(now), retention.horizon_days);
+        for date in results.stored_days()?.into_iter().filter(|date| *date >= first) {
+            results.day(date)?;
+        }
+        // The first result of the day should not wait for its database to be made.
+        results.day(day_of(now))?;
+        Ok(results)
+    }
+
+    /// Stores a record; when this returns, it survives a power loss.
+    ///
+    /// # Errors
+    /// When it could not be written; it may then be there or not.
+    pub async fn store(&self, identity: &Identity, record: &Record, now: Timestamp) -> Result<(), Error> {
+        let day = self.day(day_of(now))?;
+        let json = serde_json::to_vec(record).map_err(|error| Error::new(&self.dir, error))?;
+        let (done, written) = oneshot::channel();
+        self.writer.send(Write { day, key: key_of(identity), value: json, done });
+        match written.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),
+        }
+    }
+
+    /// The record of an identity that was answered within the horizon. A miss costs microseconds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn answered(&self, identity: &Identity, now: Timestamp) -> Result<Option<Record>, Error> {
+        self.newest(identity, back(day_of(now), self.retention.horizon_days))
+    }
+
+    /// The record of an identity, as long as it is kept. Opens older days as needed; blocks.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, identity: &Identity) -> Result<Option<Record>, Error> {
+        for date in self.stored_days()? {
+            self.day(date)?;
+        }
+        self.newest(identity, Date::MIN)
+    }
+
+    fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
+        let key = key_of(identity);
+        let days: Vec<_> = {
+            let days = self.days.read().unwrap_or_else(PoisonError::into_inner);
+            days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
+        };
+        for day in days {
+            if let Some(json) = day.get(&key)? {
+                let record = serde_json::from_slice(&json).map_err(|error| Error::new(day.path(), error))?;
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Deletes the days that are no longer kept.
+    ///
+    /// # Errors
+    /// When a directory cannot be deleted.
+    pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
+        let first = back(day_of(now), self.retention.keep_days);
+        for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
+            self.days.write().unwrap_or_else(PoisonError::into_inner).remove(&date);
+            let path = self.dir.join(date.to_string());
+            std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
+            info!(%date, "results of this day are no longer kept");
+        }
+        Ok(())
+    }
+
+    fn stored_days(&self) -> Result<Vec<Date>, Error> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|error| Error::new(&self.dir, error))?;
+        let mut dates: Vec<Date> =
+            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        dates.sort();
+        Ok(dates)
+    }
+
+    fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
+        if let Some(day) = self.days.read().unwrap_or_else(PoisonError::into_inner).get(&date) {
+            return Ok(Arc::clone(day));
+        }
+        let mut days = self.days.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(day) = days.get(&date) {
+            return Ok(Arc::clone(day));
+        }
+        let path = self.dir.join(date.to_string());
+        let day = match Day::open(&path) {
+            Ok(day) => day,
+            Err(error) => {
+                // Completions are in the stream as well; a day that cannot be read must not stop work.
+                let aside = self.dir.join(format!("{date}.unreadable-{}", std::process::id()));
+                warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
+                std::fs::rename(&path, &aside).map_err(|_| error)?;
+                Day::open(&path)?
+            }
+        };
+        let day = Arc::new(day);
+        days.insert(date, Arc::clone(&day));
+        Ok(day)
+    }
+}
+
+/// The first of the `days` days that end with `today`.
+fn back(today: Date, days: u16) -> Date {
+    today.checked_sub(i64::from(days.max(1) - 1).days()).unwrap_or(Date::MIN)
+}
+
+/// Team and batch are names of at most 64 bytes, so a length byte each keeps the parts apart.
+fn key_of(identity: &Identity) -> Vec<u8> {
+    let batch = identity.batch.as_deref().unwrap_or_default();
+    let mut key = Vec::with_capacity(3 + identity.team.len() + batch.len() + identity.id.len());
+    for part in [identity.team.as_str(), batch] {
+        key.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+        key.extend_from_slice(part.as_bytes());
+    }
+    key.extend_from_slice(identity.id.as_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,132 @@
+use forebay_schemas::{Lane, Response, Status};
+
+use super::*;
+
+fn identity(team: &str, batch: Option<&str>, id: &str) -> Identity {
+    Identity { team: team.to_owned(), batch: batch.map(str::to_owned), id: id.to_owned() }
+}
+
+fn record(identity: &Identity, text: &str) -> Record {
+    let body = serde_json::value::to_raw_value(text).expect("a string");
+    Record {
+        fingerprint: "f".to_owned(),
+        completion: Completion {
+            id: identity.id.clone(),
+            custom_id: identity.id.clone(),
+            team: identity.team.clone(),
+            batch: identity.batch.clone(),
+            pool: "p".to_owned(),
+            lane: Lane::Normal,
+            generation: 1,
+            status: Status::Succeeded,
+            response: Some(Response { status_code: 200, request_id: None, body }),
+            error: None,
+            usage: None,
+            cost: None,
+            attempts: Vec::new(),
+            queued_ms: 0,
+            metadata: None,
+        },
+    }
+}
+
+fn body(record: &Record) -> String {
+    let response = record.completion.response.as_ref().expect("an answer");
+    serde_json::from_str(response.body.get()).expect("a string")
+}
+
+const KEEP: Retention = Retention { keep_days: 7, horizon_days: 2 };
+
+fn at(text: &str) -> Timestamp {
+    text.parse().expect("a time")
+}
+
+#[tokio::test]
+async fn what_was_stored_is_there_after_opening_again_whatever_its_size() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    let sizes = [0, 1, CHUNKED - 300, CHUNKED, CHUNKED * 2 + 1, 3_000_000];
+    {
+        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        for size in sizes {
+            let who = identity("t", None, &format!("id-{size}"));
+            results.store(&who, &record(&who, &"x".repeat(size)), now).await.expect("stored");
+        }
+    }
+    let results = Results::open(dir.path(), KEEP, now).expect("opens again");
+    for size in sizes {
+        let who = identity("t", None, &format!("id-{size}"));
+        let found = results.answered(&who, now).expect("readable").expect("there");
+        assert_eq!(body(&found).len(), size);
+    }
+    let blobs = dir.path().join("2026-11-24").join("blobs");
+    let large = std::fs::read_dir(blobs).map_or(0, Iterator::count);
+    assert_eq!(large, 0, "nothing went to files that a flush does not cover");
+}
+
+const CHUNKED: usize = 64 * 1024;
+
+#[tokio::test]
+async fn parts_of_an_identity_do_not_run_together() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    let results = Results::open(dir.path(), KEEP, now).expect("opens");
+    let stored = identity("ab", Some("c"), "d\0e");
+    results.store(&stored, &record(&stored, "one"), now).await.expect("stored");
+    for other in
+        [identity("a", Some("bc"), "d\0e"), identity("ab", None, "cd\0e"), identity("ab", Some("c"), "d")]
+    {
+        assert!(results.answered(&other, now).expect("readable").is_none(), "{other}");
+    }
+    assert!(results.answered(&stored, now).expect("readable").is_some());
+}
+
+#[tokio::test]
+async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let first = at("2026-11-20T23:59:59Z");
+    let who = identity("t", Some("b"), "1");
+    let results = Results::open(dir.path(), KEEP, first).expect("opens");
+    results.store(&who, &record(&who, "old"), first).await.expect("stored");
+    assert!(results.answered(&who, at("2026-11-21T23:00:00Z")).expect("readable").is_some());
+    assert!(results.answered(&who, at("2026-11-22T00:00:00Z")).expect("readable").is_none());
+    assert!(results.get(&who).expect("readable").is_some(), "kept although it no longer counts");
+    results.forget_old(at("2026-11-27T00:00:00Z")).expect("deleted");
+    assert!(results.get(&who).expect("readable").is_none());
+    assert!(!dir.path().join("2026-11-20").exists());
+}
+
+#[tokio::test]
+async fn many_writers_share_groups_and_all_are_told() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    let results = Arc::new(Results::open(dir.path(), KEEP, now).expect("opens"));
+    let writes = (0..500).map(|index| {
+        let results = Arc::clone(&results);
+        tokio::spawn(async move {
+            let who = identity("t", None, &index.to_string());
+            results.store(&who, &record(&who, &index.to_string()), now).await
+        })
+    });
+    for write in futures::future::join_all(writes).await {
+        write.expect("no panic").expect("stored");
+    }
+    for index in 0..500 {
+        let who = identity("t", None, &index.to_string());
+        let found = results.answered(&who, now).expect("readable").expect("there");
+        assert_eq!(body(&found), index.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_day_that_cannot_be_opened_is_set_aside_and_work_goes_on() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    std::fs::create_dir_all(dir.path().join("2026-11-24")).expect("made");
+    std::fs::write(dir.path().join("2026-11-24/conf"), "not a configuration").expect("written");
+    let results = Results::open(dir.path(), KEEP, now).expect("opens all the same");
+    let who = identity("t", None, "1");
+    results.store(&who, &record(&who, "new"), now).await.expect("stored");
+    let aside = std::fs::read_dir(dir.path()).expect("readable").flatten();
+    assert!(aside.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("unreadable")));
+}

@@ -1,0 +1,80 @@
+//! The one thread that writes: whatever has gathered while it synced becomes the next group.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use super::Error;
+use super::day::Day;
+
+/// The most records of one group.
+const GROUP: usize = 512;
+
+pub(super) struct Write {
+    pub(super) day: Arc<Day>,
+    pub(super) key: Vec<u8>,
+    pub(super) value: Vec<u8>,
+    pub(super) done: oneshot::Sender<Result<(), Error>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    sender: Option<mpsc::Sender<Write>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(super) fn start() -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::Builder::new().name("results".to_owned()).spawn(move || run(&receiver))?;
+        Ok(Self { sender: Some(sender), thread: Some(thread) })
+    }
+
+    /// Hands a record over; if the thread is gone, `done` is dropped, which tells the sender.
+    pub(super) fn send(&self, write: Write) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(write);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(receiver: &mpsc::Receiver<Write>) {
+    while let Ok(first) = receiver.recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP {
+            let Ok(next) = receiver.try_recv() else { break };
+            group.push(next);
+        }
+        while !group.is_empty() {
+            let day = Arc::clone(&group[0].day);
+            let (of_day, rest): (Vec<_>, Vec<_>) =
+                group.into_iter().partition(|write| Arc::ptr_eq(&write.day, &day));
+            group = rest;
+            commit(&day, of_day);
+        }
+    }
+}
+
+fn commit(day: &Day, group: Vec<Write>) {
+    let mut batch = sled::Batch::default();
+    for write in &group {
+        Day::put(&mut batch, &write.key, &write.value);
+    }
+    let result = day.commit(batch);
+    for write in group {
+        let result = result.as_ref().map(|&()| ()).map_err(|error| Error::new(&error.path, &error.problem));
+        // A job whose task has ended does not wait for its write any more.
+        let _ = write.done.send(result);
+    }
+}

@@ -1,0 +1,200 @@
+//! What to do about an outcome: the whole policy, in one place.
+
+use std::time::Duration;
+
+use forebay_schemas::{Class, OnAmbiguous};
+use rand::Rng;
+
+use crate::outcome::Outcome;
+
+/// The first back-off's upper bound; each further one doubles it.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// No back-off of a job is longer.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+/// How long a limit cools when the provider does not say.
+const UNSAID_LIMIT: Duration = Duration::from_secs(1);
+/// How long a spent day's or month's allowance cools when the provider does not say.
+const UNSAID_EXHAUSTION: Duration = Duration::from_secs(60 * 60);
+/// Tries at an answer that cannot be read.
+const MALFORMED_TRIES: u32 = 2;
+
+/// What becomes of the job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It is answered, by success or failure.
+    Finish,
+    /// It waits for its next permit; `counted` says whether this was one of its attempts.
+    Again {
+        /// Whether an attempt is used up.
+        counted: bool,
+        /// How long the job itself waits first.
+        backoff: Duration,
+    },
+    /// It waits for a permit of another quota: this one can never serve it.
+    Elsewhere,
+}
+
+/// What becomes of the quota that was called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing.
+    None,
+    /// A limit refused: the key, if the refusal speaks of it, else quota × model cools.
+    Refused(Duration),
+    /// Quota × model cools.
+    CoolModel(Duration),
+    /// The key is not used again.
+    DisableKey,
+    /// The quota is not used again.
+    DisableQuota,
+    /// The model is not asked of this quota again.
+    DisableModel,
+}
+
+/// How often a job is tried.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Attempts that count: those that a provider may have served and failed. A limit, a spent
+    /// allowance, a bad key or a missing connection never counts.
+    pub max_attempts: u32,
+}
+
+impl Policy {
+    /// Decides about an outcome, given how many attempts counted before it.
+    pub(crate) fn decide(
+        &self,
+        outcome: &Outcome,
+        counted_before: u32,
+        on_ambiguous: OnAmbiguous,
+        rng: &mut impl Rng,
+    ) -> (Verdict, Effect) {
+        let Some(class) = outcome.class else { return (Verdict::Finish, Effect::None) };
+        let waits = Verdict::Again { counted: false, backoff: Duration::ZERO };
+        let tries = counted_before + 1;
+        let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
+        match class {
+            Class::RateLimited => (waits, Effect::Refused(outcome.retry_after.unwrap_or(UNSAID_LIMIT))),
+            Class::RampLimited => {
+                let wait = outcome.retry_after.unwrap_or(UNSAID_LIMIT).max(UNSAID_LIMIT) * 2;
+                (waits, Effect::Refused(wait))
+            }
+            Class::QuotaExhausted => {
+                // A day's allowance is not back in the seconds that some providers name.
+                let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION);
+                (waits, Effect::Refused(wait))
+            }
+            Class::ExceedsKeyLimit => (Verdict::Elsewhere, Effect::None),
+            Class::BillingStop => (waits, Effect::DisableQuota),
+            Class::BadKey => (waits, Effect::DisableKey),
+            Class::ModelNotAllowed => (Verdict::Elsewhere, Effect::DisableModel),
+            Class::Overloaded => {
+                let backoff = jittered(counted_before, rng);
+                let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
+                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::CoolModel(wait))
+            }
+            Class::ServerError => {
+                let backoff = jittered(counted_before, rng);
+                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
+            }
+            Class::NetBeforeSend => {
+                let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
+                (waits, Effect::CoolModel(wait))
+            }
+            Class::NetAfterSend if on_ambiguous == OnAmbiguous::Fail => (Verdict::Finish, Effect::None),
+            Class::NetAfterSend => {
+                let backoff = jittered(counted_before, rng);
+                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
+            }
+            Class::MalformedResponse => {
+                let most = MALFORMED_TRIES.min(self.max_attempts);
+                (self.again_or_finish(tries, most, jittered(counted_before, rng)), Effect::None)
+            }
+            Class::ContextTooLong
+            | Class::ContentFiltered
+            | Class::BadRequest
+            | Class::Rejected
+            | Class::DeadlinePassed
+            | Class::Cancelled => (Verdict::Finish, Effect::None),
+        }
+    }
+
+    fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> Verdict {
+        if tries < most { Verdict::Again { counted: true, backoff } } else { Verdict::Finish }
+    }
+}
+
+/// Full jitter: anything between nothing and a bound that doubles.
+fn backoff(exponent: u32, rng: &mut impl Rng) -> Duration {
+    let bound = FIRST_BACKOFF.saturating_mul(1 << exponent.min(10)).min(LONGEST_BACKOFF);
+    bound.mul_f64(rng.random::<f64>())
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::*;
+
+    fn decide(class: Class, counted: u32, on_ambiguous: OnAmbiguous) -> (Verdict, Effect) {
+        let outcome = Outcome {
+            class: Some(class),
+            response: None,
+            code: String::new(),
+            message: String::new(),
+            usage: None,
+            retry_after: Some(Duration::from_secs(9)),
+            speaks_of_key: false,
+            status_code: None,
+        };
+        let mut rng = SmallRng::seed_from_u64(1);
+        Policy { max_attempts: 3 }.decide(&outcome, counted, on_ambiguous, &mut rng)
+    }
+
+    #[test]
+    fn limits_quotas_and_keys_never_use_up_attempts() {
+        for class in [
+            Class::RateLimited,
+            Class::RampLimited,
+            Class::QuotaExhausted,
+            Class::BillingStop,
+            Class::BadKey,
+            Class::NetBeforeSend,
+        ] {
+            let (verdict, effect) = decide(class, 1_000, OnAmbiguous::Retry);
+            assert_eq!(verdict, Verdict::Again { counted: false, backoff: Duration::ZERO }, "{class}");
+            assert_ne!(effect, Effect::None, "{class}");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_server_are_tried_so_often_and_no_more() {
+        for class in [Class::ServerError, Class::Overloaded, Class::NetAfterSend] {
+            let again = decide(class, 1, OnAmbiguous::Retry).0;
+            assert!(matches!(again, Verdict::Again { counted: true, .. }), "{class}");
+            assert_eq!(decide(class, 2, OnAmbiguous::Retry).0, Verdict::Finish, "{class}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_fate_follows_the_job() {
+        assert_eq!(decide(Class::NetAfterSend, 0, OnAmbiguous::Fail).0, Verdict::Finish);
+    }
+
+    #[test]
+    fn what_the_request_itself_caused_ends_the_job() {
+        for class in [Class::BadRequest, Class::ContextTooLong, Class::ContentFiltered] {
+            assert_eq!(decide(class, 0, OnAmbiguous::Retry), (Verdict::Finish, Effect::None), "{class}");
+        }
+    }
+
+    #[test]
+    fn a_hint_is_a_floor() {
+        let (_, effect) = decide(Class::RateLimited, 0, OnAmbiguous::Retry);
+        assert_eq!(effect, Effect::Refused(Duration::from_secs(9)));
+        let Effect::CoolModel(wait) = decide(Class::Overloaded, 0, OnAmbiguous::Retry).1 else {
+            panic!("an overloaded provider is left alone")
+        };
+        assert!(wait >= Duration::from_secs(9));
+    }
+}

@@ -1,0 +1,110 @@
+//! A job on its way: what is known of it between delivery and completion.
+
+use forebay_schemas::completion::CompletionError;
+use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, Response, Status, Usage};
+use jiff::Timestamp;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::clock::millis_between;
+use crate::held::Hold;
+use crate::queue::Delivery;
+use crate::quota::Cost;
+
+/// A place in a flow's stage; giving it up lets the flow fetch one more.
+#[derive(Debug)]
+pub(crate) struct Slot(pub(crate) mpsc::UnboundedSender<usize>);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // A flow that has ended wants no more.
+        let _ = self.0.send(1);
+    }
+}
+
+/// A delivery, and who wants a copy of what comes of it.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) hold: Hold,
+    pub(crate) reply_to: Option<String>,
+    pub(crate) slot: Option<Slot>,
+}
+
+/// A job on its way.
+#[derive(Debug)]
+pub(crate) struct Staged {
+    pub(crate) job: Job,
+    pub(crate) identity: Identity,
+    pub(crate) flow: Flow,
+    pub(crate) fingerprint: String,
+    pub(crate) delivery: Delivery,
+    pub(crate) claim: Claim,
+    /// Targets that may serve it, and their tiers.
+    pub(crate) targets: Vec<(usize, u32)>,
+    pub(crate) cost: Cost,
+    pub(crate) attempts: Vec<Attempt>,
+    /// Attempts that counted.
+    pub(crate) counted: u32,
+    /// When it was published, or last tried.
+    pub(crate) waiting_since: Timestamp,
+    /// It waits for itself until then.
+    pub(crate) not_before: Option<Instant>,
+    /// Set when the call would go on although its target can never serve it.
+    pub(crate) last_error: Option<CompletionError>,
+}
+
+/// How a job ends.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) status: Status,
+    pub(crate) response: Option<Response>,
+    pub(crate) error: Option<CompletionError>,
+    pub(crate) usage: Option<Usage>,
+}
+
+impl End {
+    /// A failure without an answer.
+    pub(crate) fn failed(code: &str, message: String, class: Class) -> Self {
+        Self {
+            status: Status::Failed,
+            response: None,
+            error: Some(CompletionError { code: code.to_owned(), message, class }),
+            usage: None,
+        }
+    }
+
+    /// The deadline passed first.
+    pub(crate) fn expired() -> Self {
+        let message = "the deadline passed before a call could be made".to_owned();
+        Self { status: Status::Expired, ..Self::failed("expired", message, Class::DeadlinePassed) }
+    }
+}
+
+impl Staged {
+    /// The completion that `end` makes of this job.
+    pub(crate) fn completion(&mut self, end: End) -> Completion {
+        let first = self.attempts.first().map_or(self.waiting_since, |attempt| attempt.started_at);
+        Completion {
+            id: self.identity.id.clone(),
+            custom_id: self.identity.id.clone(),
+            team: self.identity.team.clone(),
+            batch: self.identity.batch.clone(),
+            pool: self.flow.pool.clone(),
+            lane: self.flow.lane,
+            generation: 1,
+            status: end.status,
+            response: end.response,
+            error: end.error,
+            usage: end.usage,
+            cost: None,
+            attempts: std::mem::take(&mut self.attempts),
+            queued_ms: millis_between(self.delivery.published, first),
+            metadata: self.job.metadata.take(),
+        }
+    }
+
+    /// Whether its deadline has passed.
+    pub(crate) fn is_late(&self, now: Timestamp) -> bool {
+        self.job.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}

@@ -1,0 +1,178 @@
+//! A running worker: its tasks, what it shows of itself, and how it stops.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use forebay_schemas::{Flow, Status};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::dispatch::Dispatcher;
+use crate::engine::{Config, Engine};
+use crate::flow;
+use crate::queue::jetstream::ACK_WAIT;
+use crate::queue::{self, Queue};
+use crate::quota;
+use crate::results::{Error, Record, Results};
+use crate::upstream::Upstream;
+
+/// How often results that are no longer kept are looked for.
+const RETENTION: Duration = Duration::from_secs(60 * 60);
+
+/// A running worker.
+#[derive(Debug)]
+pub struct Worker<Q, U> {
+    engine: Arc<Engine<Q, U>>,
+    /// Ends fetching and dispatching.
+    stop: CancellationToken,
+    /// Ends what keeps jobs held.
+    end: CancellationToken,
+    readers: TaskTracker,
+    jobs: TaskTracker,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Its quotas.
+    pub quotas: Vec<quota::Snapshot>,
+    /// Names of its pools, and the names of each one's quotas.
+    pub pools: Vec<(String, Vec<String>)>,
+    /// Jobs that are here and wait for a permit or for themselves.
+    pub staged: u64,
+    /// Jobs that are being called or finished.
+    pub in_flight: u64,
+    /// Jobs that ended since the start, by status.
+    pub ended: Vec<(Status, u64)>,
+}
+
+impl<Q: Queue, U: Upstream> Worker<Q, U> {
+    /// Starts to work.
+    ///
+    /// # Errors
+    /// When the queue's flows cannot be read.
+    pub async fn start(
+        config: Config,
+        queue: Q,
+        upstream: U,
+        results: Results,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, queue::Error> {
+        let lane_weights = config.lane_weights;
+        let (stage, arrivals) = mpsc::unbounded_channel();
+        let engine = Arc::new(Engine::new(config, queue, upstream, results, clock, stage));
+        let flows = engine.queue.flows().await?;
+        let worker = Self {
+            engine: Arc::clone(&engine),
+            stop: CancellationToken::new(),
+            end: CancellationToken::new(),
+            readers: TaskTracker::new(),
+            jobs: TaskTracker::new(),
+        };
+        let dispatcher = Dispatcher::new(Arc::clone(&engine), arrivals, lane_weights, worker.jobs.clone());
+        worker.readers.spawn(dispatcher.run(worker.stop.clone()));
+        worker.readers.spawn(read_flows(
+            Arc::clone(&engine),
+            flows,
+            worker.stop.clone(),
+            worker.readers.clone(),
+        ));
+        tokio::spawn(keep_held(Arc::clone(&engine), worker.end.clone()));
+        tokio::spawn(forget_old(engine, worker.end.clone()));
+        Ok(worker)
+    }
+
+    /// What it is doing.
+    pub fn snapshot(&self) -> Snapshot {
+        let engine = &self.engine;
+        let quota_names = |pool: &crate::engine::Pool| {
+            let mut names: Vec<_> =
+                pool.iter().map(|(target, _)| engine.targets[*target].quota.config().name.clone()).collect();
+            names.dedup();
+            names
+        };
+        let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
+        Snapshot {
+            quotas: engine.quotas.iter().map(|quota| quota.snapshot()).collect(),
+            pools: engine.pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
+            staged: engine.counters.staged.load(Ordering::Relaxed),
+            in_flight: engine.counters.in_flight.load(Ordering::Relaxed),
+            ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
+        }
+    }
+
+    /// The stored result of an identity. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn result(&self, identity: &forebay_schemas::Identity) -> Result<Option<Record>, Error> {
+        self.engine.results.get(identity)
+    }
+
+    /// Takes no more jobs, gives back those that have not begun, and finishes those in flight within
+    /// `grace`. Returns how many were left; they are delivered again after the ack wait.
+    pub async fn stop(self, grace: Duration) -> u64 {
+        self.stop.cancel();
+        self.readers.close();
+        self.jobs.close();
+        let finished = async {
+            self.readers.wait().await;
+            self.jobs.wait().await;
+        };
+        let in_time = tokio::time::timeout(grace, finished).await.is_ok();
+        self.end.cancel();
+        if in_time { 0 } else { self.engine.counters.in_flight.load(Ordering::Relaxed) }
+    }
+}
+
+async fn read_flows<Q: Queue, U: Upstream>(
+    engine: Arc<Engine<Q, U>>,
+    mut flows: mpsc::UnboundedReceiver<Flow>,
+    stop: CancellationToken,
+    readers: TaskTracker,
+) {
+    loop {
+        tokio::select! {
+            flow = flows.recv() => match flow {
+                Some(flow) => {
+                    readers.spawn(flow::run(Arc::clone(&engine), flow, stop.clone()));
+                }
+                None => break,
+            },
+            () = stop.cancelled() => break,
+        }
+    }
+}
+
+/// One ticker says for everything that is held that it is still worked on.
+async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
+    let mut tick = tokio::time::interval(ACK_WAIT / 3);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => engine.queue.keep(engine.held.receipts()).await,
+            () = end.cancelled() => break,
+        }
+    }
+}
+
+async fn forget_old<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
+    let mut tick = tokio::time::interval(RETENTION);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                let engine = Arc::clone(&engine);
+                let forgotten = tokio::task::spawn_blocking(move || {
+                    engine.results.forget_old(engine.clock.now())
+                });
+                if let Ok(Err(error)) = forgotten.await {
+                    warn!(%error, "old results cannot be deleted");
+                }
+            }
+            () = end.cancelled() => break,
+        }
+    }
+}
