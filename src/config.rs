@@ -1,0 +1,289 @@
+//! `forebay.toml`: read, checked as a whole, and turned into what workers need.
+//!
+//! All mistakes come at once, each with its path: types and unknown fields first ([`raw`]), then what
+//! values and relations must hold ([`check`]).
+
+mod check;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use forebay_schemas::{Lane, Names};
+use forebay_workers::quota::{self, Limit};
+use forebay_workers::{Secret, Team};
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "forebay.toml";
+
+/// A mistake in a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where, for example `quota.openai-main.limits[0].per`.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub problem: String,
+}
+
+/// All mistakes of a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistakes {
+    /// The file they are in, if it is one.
+    pub file: Option<PathBuf>,
+    /// Each of them.
+    pub all: Vec<Mistake>,
+}
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = match self.all.len() {
+            1 => "1 mistake".to_owned(),
+            count => format!("{count} mistakes"),
+        };
+        match &self.file {
+            Some(file) => write!(f, "{count} in {}:", file.display())?,
+            None => write!(f, "{count} in the configuration:")?,
+        }
+        for Mistake { path, problem } in &self.all {
+            let colon = if path.is_empty() { "" } else { ": " };
+            write!(f, "\n  {path}{colon}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Mistakes {}
+
+/// A checked configuration. Secrets are not read yet: see [`Config::workers`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file it came from, if it is one.
+    pub file: Option<PathBuf>,
+    /// How NATS is reached.
+    pub nats: Nats,
+    /// Where things are kept, and for how long.
+    pub data: Data,
+    /// Sizes and ages of streams.
+    pub streams: Streams,
+    /// How calls are made.
+    pub call: Call,
+    /// Lanes and their weights.
+    pub lanes: [(Lane, u64); 3],
+    /// The accounts, by name.
+    pub quotas: BTreeMap<String, Quota>,
+    /// The pools, by name.
+    pub pools: BTreeMap<String, Vec<Target>>,
+    /// Teams that differ from the defaults.
+    pub teams: BTreeMap<String, Team>,
+}
+
+/// How NATS is reached.
+#[derive(Debug, Clone)]
+pub struct Nats {
+    /// A server that others run; without it, Forebay minds its own.
+    pub url: Option<String>,
+    /// Where the minded server listens; port 0 is any free one.
+    pub listen: std::net::SocketAddr,
+    /// All names.
+    pub names: Names,
+    /// How often the minded server syncs its files.
+    pub sync_interval: Duration,
+}
+
+/// Where things are kept, and for how long.
+#[derive(Debug, Clone)]
+pub struct Data {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// Days for which results are kept.
+    pub keep_days: u16,
+    /// Days for which an answered identity is not called again.
+    pub dedupe_days: u16,
+}
+
+/// Sizes and ages of streams.
+#[derive(Debug, Clone, Copy)]
+pub struct Streams {
+    /// Bytes of waiting jobs beyond which publishers are refused.
+    pub jobs_max_bytes: u64,
+    /// How long completions are kept in the stream.
+    pub completions_max_age: Duration,
+    /// Bytes of completions beyond which the oldest go.
+    pub completions_max_bytes: u64,
+}
+
+/// How calls are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Call {
+    /// Attempts that count.
+    pub attempts: u32,
+    /// From sending to the end of the answer.
+    pub timeout: Duration,
+    /// For the connection alone.
+    pub connect_timeout: Duration,
+    /// The largest answer that is taken, in bytes.
+    pub max_answer: usize,
+}
+
+/// An account.
+#[derive(Debug, Clone)]
+pub struct Quota {
+    /// The provider's name.
+    pub provider: String,
+    /// The provider's address.
+    pub base_url: String,
+    /// Where its credentials are.
+    pub keys: Vec<Key>,
+    /// Its limits.
+    pub limits: Vec<Limit>,
+}
+
+/// Where a credential is.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// Its name, for people.
+    pub name: String,
+    /// Where it is read from.
+    pub source: KeySource,
+}
+
+/// Where a credential is read from.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// An environment variable.
+    Env(String),
+    /// A file.
+    File(PathBuf),
+}
+
+/// A quota and a model that serve a pool.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The quota's name.
+    pub quota: String,
+    /// The model to ask for.
+    pub model: String,
+    /// Lower tiers first.
+    pub tier: u32,
+}
+
+impl Config {
+    /// Reads `file`, or `forebay.toml` in the working directory if there is one, or the defaults.
+    ///
+    /// # Errors
+    /// With all mistakes.
+    pub fn load(file: Option<&Path>) -> Result<Self, Mistakes> {
+        let default = Path::new(DEFAULT_FILE);
+        let Some(file) = file.or_else(|| default.exists().then_some(default)) else {
+            return Self::parse("");
+        };
+        let in_file = |mistakes: Mistakes| Mistakes { file: Some(file.to_owned()), ..mistakes };
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let problem = format!("cannot be read: {error}");
+            in_file(Mistakes { file: None, all: vec![Mistake { path: String::new(), problem }] })
+        })?;
+        let config = Self::parse(&text).map_err(in_file)?;
+        Ok(Self { file: Some(file.to_owned()), ..config })
+    }
+
+    /// Reads a configuration from its text.
+    ///
+    /// # Errors
+    /// With all mistakes.
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+        let (raw, mut mistakes, unreadable) = raw::read(text);
+        let config = check::check(raw, &unreadable, &mut mistakes);
+        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes { file: None, all: mistakes }) }
+    }
+
+    /// What workers need, with the credentials read.
+    ///
+    /// # Errors
+    /// With every credential that is not there, and if there is nothing to serve.
+    pub fn workers(&self) -> Result<forebay_workers::Config, Mistakes> {
+        let mut mistakes = Vec::new();
+        if self.pools.is_empty() {
+            let problem = match &self.file {
+                Some(_) => "no pool is configured: add [quota.NAME] and [pool.NAME]".to_owned(),
+                None => {
+                    format!("there is no {DEFAULT_FILE} here: name one with --config, or try `forebay demo`")
+                }
+            };
+            mistakes.push(Mistake { path: String::new(), problem });
+        }
+        let quotas: Vec<_> =
+            self.quotas.iter().map(|(name, quota)| quota.build(name, &mut mistakes)).collect();
+        if !mistakes.is_empty() {
+            return Err(Mistakes { file: self.file.clone(), all: mistakes });
+        }
+        let index = |quota: &str| self.quotas.keys().position(|name| name == quota).unwrap_or_default();
+        let target = |target: &Target| forebay_workers::TargetConfig {
+            quota: index(&target.quota),
+            model: target.model.clone(),
+            tier: target.tier,
+        };
+        let pool = |(name, targets): (&String, &Vec<Target>)| forebay_workers::PoolConfig {
+            name: name.clone(),
+            targets: targets.iter().map(target).collect(),
+        };
+        Ok(forebay_workers::Config {
+            quotas,
+            pools: self.pools.iter().map(pool).collect(),
+            teams: self.teams.clone().into_iter().collect(),
+            policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
+            lane_weights: self.lanes,
+        })
+    }
+}
+
+impl Quota {
+    fn build(&self, name: &str, mistakes: &mut Vec<Mistake>) -> quota::Config {
+        let mut keys = Vec::new();
+        for (index, key) in self.keys.iter().enumerate() {
+            match key.read() {
+                Ok(secret) => keys.push(quota::Key { name: key.name.clone(), secret }),
+                Err((field, problem)) => {
+                    mistakes.push(Mistake { path: format!("quota.{name}.keys[{index}].{field}"), problem });
+                }
+            }
+        }
+        let provider = forebay_workers::provider::PROVIDERS
+            .iter()
+            .find(|provider| provider.name == self.provider)
+            .unwrap_or(&forebay_workers::provider::PROVIDERS[0]);
+        quota::Config {
+            name: name.to_owned(),
+            provider: self.provider.clone(),
+            base_url: self.base_url.clone(),
+            adapter: provider.adapter,
+            keys,
+            limits: self.limits.clone(),
+        }
+    }
+}
+
+impl Key {
+    fn read(&self) -> Result<Secret, (&'static str, String)> {
+        let (field, text) = match &self.source {
+            KeySource::Env(variable) => {
+                let text = std::env::var(variable)
+                    .map_err(|_| ("env", format!("the environment variable {variable} is not set")))?;
+                ("env", text)
+            }
+            KeySource::File(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| ("file", format!("{} cannot be read: {error}", path.display())))?;
+                ("file", text)
+            }
+        };
+        match text.trim() {
+            "" => Err((field, "the key is empty".to_owned())),
+            key => Ok(Secret::new(key)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

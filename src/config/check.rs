@@ -1,0 +1,331 @@
+//! What values and relations must hold.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use forebay_schemas::subjects::is_name;
+use forebay_schemas::{Lane, Names};
+use forebay_workers::Team;
+use forebay_workers::provider::PROVIDERS;
+use forebay_workers::quota::{Algorithm, Amount, Dimension, Limit};
+
+use super::raw::{self, Raw};
+use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, Streams, Target};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const GIB: u64 = 1 << 30;
+
+/// Checks everything; what is wrong is noted and stands with its default in the result.
+pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<Mistake>) -> Config {
+    let mut checker = Checker { unreadable, mistakes };
+    let data = Data {
+        dir: raw.data.dir.map_or_else(|| "./forebay-data".into(), PathBuf::from),
+        keep_days: raw.data.keep_days.unwrap_or(7),
+        dedupe_days: raw.data.dedupe_days.unwrap_or(2),
+    };
+    if data.dedupe_days == 0 {
+        checker.wrong("data.dedupe_days", "must be at least 1");
+    }
+    if data.keep_days < data.dedupe_days {
+        checker.wrong(
+            "data.keep_days",
+            "must be at least data.dedupe_days: results are what repeats are found in",
+        );
+    }
+    let streams = Streams {
+        jobs_max_bytes: raw.streams.jobs_max_bytes.map_or(10 * GIB, |size| size.0),
+        completions_max_age: checker.duration(
+            "streams.completions_max_age",
+            raw.streams.completions_max_age,
+            7 * DAY,
+        ),
+        completions_max_bytes: raw.streams.completions_max_bytes.map_or(10 * GIB, |size| size.0),
+    };
+    if streams.completions_max_age < DAY * u32::from(data.dedupe_days) {
+        checker.wrong(
+            "streams.completions_max_age",
+            "must be at least data.dedupe_days: a completion that is gone could be published again",
+        );
+    }
+    let quotas = raw.quota.into_iter().map(|(name, quota)| {
+        let quota = checker.quota(&name, quota);
+        (name, quota)
+    });
+    let quotas: std::collections::BTreeMap<_, _> = quotas.collect();
+    let pools = raw.pool.into_iter().map(|(name, pool)| {
+        let pool = checker.pool(&name, pool, &quotas);
+        (name, pool)
+    });
+    let pools = pools.collect();
+    let teams = raw.team.into_iter().map(|(name, team)| {
+        let team = checker.team(&name, team);
+        (name, team)
+    });
+    let teams = teams.collect();
+    Config {
+        file: None,
+        nats: checker.nats(raw.nats),
+        data,
+        streams,
+        call: checker.call(raw.call),
+        lanes: checker.lanes(&raw.lanes),
+        quotas,
+        pools,
+        teams,
+    }
+}
+
+struct Checker<'a> {
+    unreadable: &'a BTreeSet<String>,
+    mistakes: &'a mut Vec<Mistake>,
+}
+
+impl Checker<'_> {
+    fn wrong(&mut self, path: &str, problem: impl Into<String>) {
+        self.mistakes.push(Mistake { path: path.to_owned(), problem: problem.into() });
+    }
+
+    /// A value that must be there.
+    fn required<T>(&mut self, path: &str, value: Option<T>, what: &str) -> Option<T> {
+        if value.is_none() && !self.unreadable.contains(path) {
+            self.wrong(path, format!("is missing: {what}"));
+        }
+        value
+    }
+
+    fn duration(&mut self, path: &str, text: Option<String>, default: Duration) -> Duration {
+        let Some(text) = text else { return default };
+        match humantime::parse_duration(&text) {
+            Ok(duration) if !duration.is_zero() => duration,
+            _ => {
+                self.wrong(
+                    path,
+                    format!("`{text}` is no duration, write for example \"100ms\", \"1m\" or \"1d\""),
+                );
+                default
+            }
+        }
+    }
+
+    fn name(&mut self, path: &str, name: &str) {
+        if !is_name(name) {
+            self.wrong(path, format!("`{name}` is no name, use 1 to 64 of A-Z a-z 0-9 _ -"));
+        }
+    }
+
+    fn nats(&mut self, raw: raw::Nats) -> Nats {
+        let listen = raw.listen.unwrap_or_else(|| "127.0.0.1:4222".to_owned());
+        let listen = listen.parse::<SocketAddr>().unwrap_or_else(|_| {
+            self.wrong(
+                "nats.listen",
+                format!("`{listen}` is no address, write for example \"127.0.0.1:4222\""),
+            );
+            SocketAddr::from(([127, 0, 0, 1], 4222))
+        });
+        if !listen.ip().is_loopback() {
+            self.wrong(
+                "nats.listen",
+                "the minded server serves this machine alone; run your own and set nats.url",
+            );
+        }
+        let prefix = raw.prefix.unwrap_or_else(|| "ai".to_owned());
+        let names = Names::new(&prefix).unwrap_or_else(|problem| {
+            self.wrong("nats.prefix", problem);
+            Names::default()
+        });
+        let sync = Duration::from_millis(100);
+        Nats {
+            url: raw.url,
+            listen,
+            names,
+            sync_interval: self.duration("nats.sync_interval", raw.sync_interval, sync),
+        }
+    }
+
+    fn call(&mut self, raw: raw::Call) -> Call {
+        let attempts = raw.attempts.unwrap_or(5);
+        if attempts == 0 {
+            self.wrong("call.attempts", "must be at least 1");
+        }
+        let max_answer = raw.max_answer.map_or(64 << 20, |size| size.0);
+        Call {
+            attempts,
+            timeout: self.duration("call.timeout", raw.timeout, 10 * MINUTE),
+            connect_timeout: self.duration("call.connect_timeout", raw.connect_timeout, MINUTE / 6),
+            max_answer: usize::try_from(max_answer).unwrap_or(usize::MAX),
+        }
+    }
+
+    fn lanes(&mut self, raw: &raw::Lanes) -> [(Lane, u64); 3] {
+        let mut weight = |lane: Lane, given: Option<u64>, default| {
+            if given == Some(0) {
+                self.wrong(&format!("lanes.{lane}"), "must be at least 1: no lane starves");
+            }
+            (lane, given.unwrap_or(default))
+        };
+        [
+            weight(Lane::Interactive, raw.interactive, 16),
+            weight(Lane::Normal, raw.normal, 4),
+            weight(Lane::Bulk, raw.bulk, 1),
+        ]
+    }
+
+    fn quota(&mut self, name: &str, raw: raw::Quota) -> Quota {
+        let path = format!("quota.{name}");
+        self.name(&path, name);
+        let known: Vec<_> = PROVIDERS.iter().map(|provider| provider.name).collect();
+        let field = format!("{path}.provider");
+        let provider = self
+            .required(&field, raw.provider, &format!("one of {}", known.join(", ")))
+            .unwrap_or_else(|| known[0].to_owned());
+        let entry = PROVIDERS.iter().find(|entry| entry.name == provider);
+        if entry.is_none() {
+            let advice = "a server that speaks OpenAI's API is \"openai\" with its own base_url";
+            self.wrong(
+                &field,
+                format!("`{provider}` is not known, use one of {}; {advice}", known.join(", ")),
+            );
+        }
+        let base_url = raw.base_url.or_else(|| Some(entry?.base_url.to_owned())).unwrap_or_default();
+        let valid = base_url
+            .parse::<http::Uri>()
+            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        if !valid && entry.is_some() {
+            let problem =
+                format!("`{base_url}` is no address, write for example \"https://api.openai.com/v1\"");
+            self.wrong(&format!("{path}.base_url"), problem);
+        }
+        let smooth = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
+        let keys = self.keys(&format!("{path}.keys"), raw.keys);
+        let limits = raw.limits.into_iter().enumerate();
+        let limits =
+            limits.filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, smooth));
+        Quota { provider, base_url, keys, limits: limits.collect() }
+    }
+
+    /// Whether short periods are spaced evenly: always, unless the provider's algorithm is named.
+    fn algorithm(&mut self, path: &str, name: Option<&str>) -> bool {
+        match name {
+            None | Some("smooth") => true,
+            // Counting over the trailing period is what a sliding window does, and no more than a fixed
+            // window or a bucket permits.
+            Some("sliding" | "fixed" | "bucket") => false,
+            Some(other) => {
+                self.wrong(path, format!("`{other}` is not known, use smooth, bucket, sliding or fixed"));
+                true
+            }
+        }
+    }
+
+    fn keys(&mut self, path: &str, raw: Vec<raw::Key>) -> Vec<Key> {
+        if raw.is_empty() && !self.unreadable.contains(path) {
+            self.wrong(
+                path,
+                "is missing: at least one key, for example [{ name = \"a\", env = \"OPENAI_API_KEY\" }]",
+            );
+        }
+        let mut names = BTreeSet::new();
+        let mut keys = Vec::new();
+        for (index, key) in raw.into_iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let name = key.name.unwrap_or_else(|| format!("key-{}", index + 1));
+            if !names.insert(name.clone()) {
+                self.wrong(&format!("{path}.name"), format!("there is another key `{name}` in this quota"));
+            }
+            let source = match (key.env, key.file) {
+                (Some(variable), None) => KeySource::Env(variable),
+                (None, Some(file)) => KeySource::File(file.into()),
+                _ => {
+                    self.wrong(
+                        &path,
+                        "needs either `env`, the name of a variable, or `file`, a path; never the key itself",
+                    );
+                    continue;
+                }
+            };
+            keys.push(Key { name, source });
+        }
+        keys
+    }
+
+    fn limit(&mut self, path: &str, raw: raw::Limit, smooth: bool) -> Option<Limit> {
+        let counted = [
+            (raw.requests, Dimension::Requests),
+            (raw.tokens, Dimension::Tokens),
+            (raw.input_tokens, Dimension::InputTokens),
+            (raw.output_tokens, Dimension::OutputTokens),
+        ];
+        let given: Vec<_> =
+            counted.into_iter().filter_map(|(limit, dimension)| Some((limit?, dimension))).collect();
+        let amount = match (given.as_slice(), raw.concurrent) {
+            ([(limit, dimension)], None) => {
+                let field = format!("{path}.per");
+                let per = self.required(&field, raw.per, "a period, for example \"1m\"")?;
+                let per = self.duration(&field, Some(per), MINUTE);
+                let algorithm = if smooth && per <= MINUTE { Algorithm::Smooth } else { Algorithm::Counted };
+                Amount::PerPeriod { dimension: *dimension, limit: *limit, per, algorithm }
+            }
+            ([], Some(concurrent)) => Amount::Concurrent(concurrent),
+            _ => {
+                self.wrong(
+                    path,
+                    "needs exactly one of requests, tokens, input_tokens, output_tokens (with `per`) and concurrent",
+                );
+                return None;
+            }
+        };
+        if matches!(amount, Amount::PerPeriod { limit: 0, .. } | Amount::Concurrent(0)) {
+            self.wrong(path, "a limit of 0 lets nothing through: leave the model out of the pool instead");
+        }
+        Some(Limit { amount, models: raw.models })
+    }
+
+    fn pool(
+        &mut self,
+        name: &str,
+        raw: raw::Pool,
+        quotas: &std::collections::BTreeMap<String, Quota>,
+    ) -> Vec<Target> {
+        let path = format!("pool.{name}");
+        self.name(&path, name);
+        if raw.targets.is_empty() && !self.unreadable.contains(&format!("{path}.targets")) {
+            self.wrong(
+                &format!("{path}.targets"),
+                "is missing: at least one { quota = \"…\", model = \"…\" }",
+            );
+        }
+        let mut targets = Vec::new();
+        for (index, target) in raw.targets.into_iter().enumerate() {
+            let path = format!("{path}.targets[{index}]");
+            let quota = self.required(&format!("{path}.quota"), target.quota, "the name of a quota");
+            let model = self.required(&format!("{path}.model"), target.model, "the model to ask for");
+            let (Some(quota), Some(model)) = (quota, model) else { continue };
+            if !quotas.contains_key(&quota) {
+                let known: Vec<_> = quotas.keys().map(String::as_str).collect();
+                let problem = format!("there is no quota `{quota}`; known quotas: {}", known.join(", "));
+                self.wrong(&format!("{path}.quota"), problem);
+            }
+            targets.push(Target { quota, model, tier: target.tier.unwrap_or(0) });
+        }
+        targets
+    }
+
+    fn team(&mut self, name: &str, raw: raw::Team) -> Team {
+        let path = format!("team.{name}");
+        self.name(&path, name);
+        if raw.weight == Some(0) {
+            self.wrong(&format!("{path}.weight"), "must be at least 1: no team starves");
+        }
+        for (index, prefix) in raw.reply_prefixes.iter().enumerate() {
+            if prefix.starts_with('$') || prefix.len() < 2 || !prefix.ends_with('.') {
+                let problem =
+                    format!("`{prefix}` is no prefix for replies: write for example \"acme.answers.\"");
+                self.wrong(&format!("{path}.reply_prefixes[{index}]"), problem);
+            }
+        }
+        Team { weight: raw.weight.unwrap_or(1), reply_prefixes: raw.reply_prefixes }
+    }
+}

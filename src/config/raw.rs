@@ -1,0 +1,199 @@
+//! The file's shape. Every field is optional here, so that one wrong value costs one message and the
+//! rest is still looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytesize::ByteSize;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Mistake;
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Raw {
+    #[serde(default)]
+    pub(super) nats: Nats,
+    #[serde(default)]
+    pub(super) data: Data,
+    #[serde(default)]
+    pub(super) streams: Streams,
+    #[serde(default)]
+    pub(super) call: Call,
+    #[serde(default)]
+    pub(super) lanes: Lanes,
+    #[serde(default)]
+    pub(super) quota: BTreeMap<String, Quota>,
+    #[serde(default)]
+    pub(super) pool: BTreeMap<String, Pool>,
+    #[serde(default)]
+    pub(super) team: BTreeMap<String, Team>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Nats {
+    pub(super) url: Option<String>,
+    pub(super) listen: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) sync_interval: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Data {
+    pub(super) dir: Option<String>,
+    pub(super) keep_days: Option<u16>,
+    pub(super) dedupe_days: Option<u16>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Streams {
+    pub(super) jobs_max_bytes: Option<ByteSize>,
+    pub(super) completions_max_age: Option<String>,
+    pub(super) completions_max_bytes: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Call {
+    pub(super) attempts: Option<u32>,
+    pub(super) timeout: Option<String>,
+    pub(super) connect_timeout: Option<String>,
+    pub(super) max_answer: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Lanes {
+    pub(super) interactive: Option<u64>,
+    pub(super) normal: Option<u64>,
+    pub(super) bulk: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Quota {
+    pub(super) provider: Option<String>,
+    pub(super) base_url: Option<String>,
+    pub(super) algorithm: Option<String>,
+    #[serde(default)]
+    pub(super) keys: Vec<Key>,
+    #[serde(default)]
+    pub(super) limits: Vec<Limit>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Key {
+    pub(super) name: Option<String>,
+    pub(super) env: Option<String>,
+    pub(super) file: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Limit {
+    pub(super) requests: Option<u64>,
+    pub(super) tokens: Option<u64>,
+    pub(super) input_tokens: Option<u64>,
+    pub(super) output_tokens: Option<u64>,
+    pub(super) concurrent: Option<u64>,
+    pub(super) per: Option<String>,
+    pub(super) models: Option<Vec<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Pool {
+    #[serde(default)]
+    pub(super) targets: Vec<Target>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Target {
+    pub(super) quota: Option<String>,
+    pub(super) model: Option<String>,
+    pub(super) tier: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Team {
+    pub(super) weight: Option<u64>,
+    #[serde(default)]
+    pub(super) reply_prefixes: Vec<String>,
+}
+
+/// Reads all that can be read. Also returns the paths of values that could not, so that they are not
+/// reported as missing too.
+pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
+    let mut mistakes = Vec::new();
+    let mut unreadable = BTreeSet::new();
+    let mut table: Table = match toml::from_str(text) {
+        Ok(table) => table,
+        Err(error) => {
+            let problem = error.to_string().trim_end().to_owned();
+            return (Raw::default(), vec![Mistake { path: String::new(), problem }], unreadable);
+        }
+    };
+    loop {
+        let mut unknown = Vec::new();
+        let mut track = serde_path_to_error::Track::new();
+        let value = Value::Table(table.clone());
+        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+        let result = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
+        let error = match result {
+            Ok(raw) => {
+                let known = |path: String| Mistake {
+                    problem: "there is no such field; see the README for all fields".to_owned(),
+                    path: in_brackets(&path.replace(".?", "")),
+                };
+                mistakes.extend(unknown.into_iter().map(known));
+                return (raw, mistakes, unreadable);
+            }
+            Err(error) => error,
+        };
+        let path = track.path();
+        let problem = error.to_string().trim_end().to_owned();
+        mistakes.push(Mistake { path: path.to_string(), problem });
+        unreadable.insert(path.to_string());
+        // Taken out, it no longer hides what is behind it.
+        if !remove(&mut table, &path) {
+            return (Raw::default(), mistakes, unreadable);
+        }
+    }
+}
+
+/// `limits.0.per` as `limits[0].per`, the form that the other messages have.
+fn in_brackets(path: &str) -> String {
+    let mut text = String::new();
+    for part in path.split('.') {
+        if part.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+            text.push_str(&format!("[{part}]"));
+        } else {
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(part);
+        }
+    }
+    text
+}
+
+fn remove(table: &mut Table, path: &serde_path_to_error::Path) -> bool {
+    use serde_path_to_error::Segment;
+    let mut segments: Vec<_> = path.iter().collect();
+    let Some(last) = segments.pop() else { return false };
+    let mut root = Value::Table(std::mem::take(table));
+    let mut place = Some(&mut root);
+    for segment in segments {
+        place = place.and_then(|value| match segment {
+            Segment::Map { key } => value.get_mut(key.as_str()),
+            Segment::Seq { index } => value.get_mut(*index),
+            _ => None,
+        });
+    }
+    let removed = match (place, last) {
+        (Some(Value::Table(table)), Segment::Map { key }) => table.remove(key).is_some(),
+        (Some(Value::Array(array)), Segment::Seq { index }) if *index < array.len() => {
+            array.remove(*index);
+            true
+        }
+        _ => false,
+    };
+    if let Value::Table(rest) = root {
+        *table = rest;
+    }
+    removed
+}

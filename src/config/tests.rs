@@ -1,0 +1,85 @@
+use super::*;
+
+const GOOD: &str = r#"
+[quota.main]
+provider = "openai"
+keys = [{ name = "a", env = "FOREBAY_TEST_KEY_THAT_IS_NOT_SET" }]
+limits = [
+  { requests = 500, per = "1m" },
+  { tokens = 200_000, per = "1m" },
+  { requests = 10_000, per = "1d", models = ["gpt-4o", "gpt-4o-mini"] },
+  { concurrent = 64 },
+]
+[pool.gpt-4o-mini]
+targets = [{ quota = "main", model = "gpt-4o-mini" }]
+[team.acme]
+weight = 2
+"#;
+
+fn mistakes(text: &str) -> Vec<String> {
+    let all = Config::parse(text).expect_err("mistakes").all;
+    all.into_iter().map(|mistake| format!("{}: {}", mistake.path, mistake.problem)).collect()
+}
+
+#[test]
+fn the_documented_configuration_is_read() {
+    let config = Config::parse(GOOD).expect("no mistakes");
+    assert_eq!(config.quotas["main"].limits.len(), 4);
+    assert_eq!(config.quotas["main"].base_url, "https://api.openai.com/v1");
+    assert_eq!(config.teams["acme"].weight, 2);
+    assert_eq!(config.nats.listen.port(), 4222);
+}
+
+#[test]
+fn all_mistakes_come_at_once_each_with_its_path() {
+    let text = r#"
+[nats]
+listen = "everywhere"
+colour = "blue"
+[quota.main]
+provider = "openai"
+keys = [{ name = "a", env = 3 }, { name = "b" }]
+limits = [{ requests = "many", per = "1m" }, { requests = 5, per = "a while" }]
+[quota.other]
+provider = "acme"
+[pool.chat]
+targets = [{ quota = "mian", model = "m" }, { model = "n", tire = 1 }]
+"#;
+    let found = mistakes(text);
+    for expected in [
+        "nats.listen: `everywhere`",
+        "nats.colour: there is no such field",
+        "quota.main.keys[0].env: invalid type",
+        "quota.main.keys[1]: needs either",
+        "quota.main.limits[0].requests: invalid type",
+        "quota.main.limits[1].per: `a while`",
+        "quota.other.provider: `acme` is not known",
+        "quota.other.keys: is missing",
+        "pool.chat.targets[0].quota: there is no quota `mian`; known quotas: main, other",
+        "pool.chat.targets[1].quota: is missing",
+        "pool.chat.targets[1].tire: there is no such field",
+    ] {
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} not in {found:#?}");
+    }
+}
+
+#[test]
+fn text_that_is_not_toml_says_where() {
+    let found = mistakes("[nats]\nurl = \n");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains("line 2"), "{found:?}");
+}
+
+#[test]
+fn a_key_that_is_not_there_is_named_and_nothing_else_of_it() {
+    let config = Config::parse(GOOD).expect("no mistakes");
+    let error = config.workers().expect_err("the variable is not set").to_string();
+    assert!(error.contains("quota.main.keys[0].env"), "{error}");
+    assert!(error.contains("FOREBAY_TEST_KEY_THAT_IS_NOT_SET"), "{error}");
+}
+
+#[test]
+fn relations_are_checked() {
+    let found = mistakes("[data]\nkeep_days = 1\ndedupe_days = 3\n[streams]\ncompletions_max_age = \"2d\"\n");
+    assert_eq!(found.len(), 2, "{found:?}");
+}
