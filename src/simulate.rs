@@ -1,0 +1,242 @@
+//! A provider that does not exist: it speaks OpenAI's API, enforces limits strictly, and can fail.
+//!
+//! It shares no pacing code with the workers, so that the two cannot be wrong together. Answers are
+//! made from the request alone, so that two runs can be compared byte by byte.
+
+pub mod account;
+mod answer;
+pub mod fault;
+pub mod record;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use axum::routing::any;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::net::TcpListener;
+
+use account::{Account, Admission};
+use answer::Answer;
+use fault::{Fault, Faults};
+use record::{Entry, Record};
+
+/// The largest request that is read, in bytes.
+const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+
+/// What to simulate.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The accounts, each with its keys and limits.
+    pub accounts: Vec<account::Config>,
+    /// How long an answer takes: anything between the two.
+    pub latency: (Duration, Duration),
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+    /// For the choice of latencies and faults.
+    pub seed: u64,
+    /// A file for the record, a JSON line per call.
+    pub record: Option<std::path::PathBuf>,
+}
+
+/// A running simulated provider. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Provider {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    accounts: Vec<Account>,
+    latency: (Duration, Duration),
+    faults: Faults,
+    rng: Mutex<SmallRng>,
+    record: Record,
+}
+
+impl Provider {
+    /// Starts to serve on `listener`.
+    ///
+    /// # Errors
+    /// When the record's file cannot be opened or the listener has no address.
+    pub fn start(config: Config, listener: TcpListener) -> std::io::Result<Self> {
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            accounts: config.accounts.into_iter().map(Account::new).collect(),
+            latency: config.latency,
+            faults: config.faults,
+            rng: Mutex::new(SmallRng::seed_from_u64(config.seed)),
+            record: Record::new(config.record.as_deref())?,
+        });
+        let router = Router::new().fallback(any(handle)).with_state(Arc::clone(&shared));
+        let server = tokio::spawn(async move {
+            // Serving ends with the listener; there is nobody to tell.
+            let _ = axum::serve(listener, router).await;
+        });
+        Ok(Self { address, shared, server })
+    }
+
+    /// Its address, as a `base_url`.
+    pub fn base_url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    /// What it was asked so far.
+    pub fn calls(&self) -> Vec<Entry> {
+        self.shared.record.entries()
+    }
+
+    /// The accounts that it has.
+    pub fn accounts(&self) -> Vec<account::Config> {
+        self.shared.accounts.iter().map(|account| account.config().clone()).collect()
+    }
+}
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    // The moment of admission: before the body is read, as at a gateway.
+    let arrived = (Instant::now(), SystemTime::now());
+    let (parts, body) = request.into_parts();
+    let path = route(&parts.method, &parts.uri);
+    let key = bearer(&parts.headers)
+        .and_then(|key| shared.accounts.iter().find_map(|account| Some((account, account.key_name(key)?))));
+    let Some((account, key)) = key else {
+        let answer = match bearer(&parts.headers) {
+            Some(key) => Answer::wrong_key(key),
+            None => Answer::no_key(),
+        };
+        return answer.response(HeaderMap::new());
+    };
+    if path == Some("/models") {
+        return Answer::models().response(HeaderMap::new());
+    }
+    let admission = account.admit(arrived.0);
+    let note = |status: u16, fault: Option<Fault>| {
+        let at = arrived.1.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let entry = Entry { at, account: account.config().name.clone(), key: key.clone(), status, fault };
+        shared.record.note(entry);
+    };
+    let headers = limit_headers(&admission);
+    if let Some(wait) = admission.refused {
+        note(429, None);
+        return Answer::rate_limited(&account.config().name, &admission, wait).response(headers);
+    }
+    let (fault, latency) = shared.choose();
+    if fault == Some(Fault::Hang) {
+        note(0, fault);
+        std::future::pending::<()>().await;
+    }
+    let answer = match (path, axum::body::to_bytes(body, LARGEST_REQUEST).await) {
+        (None, _) => Answer::unknown_path(parts.uri.path()),
+        (Some(_), Err(_)) => Answer::bad_request("the body cannot be read"),
+        (Some(path), Ok(body)) => answer::to(path, &body),
+    };
+    // Noted before the wait: a client that goes away meanwhile has made its call all the same.
+    note(fault.map_or(answer.status.as_u16(), Fault::status), fault);
+    tokio::time::sleep(latency).await;
+    drop(admission);
+    match fault {
+        Some(fault) => fault.response(answer, headers),
+        None => answer.response(headers),
+    }
+}
+
+fn route(method: &Method, uri: &Uri) -> Option<&'static str> {
+    match (method, uri.path()) {
+        (&Method::POST, "/v1/chat/completions") => Some("/chat/completions"),
+        (&Method::POST, "/v1/embeddings") => Some("/embeddings"),
+        (&Method::GET, "/v1/models") => Some("/models"),
+        _ => None,
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+}
+
+/// OpenAI's headers: the limit on calls, what is left of it, and when it is whole again.
+fn limit_headers(admission: &Admission<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut set = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    if let Some(limit) = admission.limit {
+        set("x-ratelimit-limit-requests", limit.to_string());
+        set("x-ratelimit-remaining-requests", admission.remaining.to_string());
+        set("x-ratelimit-reset-requests", format!("{}ms", admission.whole_in.as_millis()));
+    }
+    if let Some(wait) = admission.refused {
+        set("retry-after", wait.as_secs_f64().ceil().to_string());
+        set("retry-after-ms", (wait.as_micros().div_ceil(1_000)).to_string());
+    }
+    headers
+}
+
+impl Shared {
+    fn choose(&self) -> (Option<Fault>, Duration) {
+        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let (least, most) = self.latency;
+        let latency = if least < most { rng.random_range(least..most) } else { least };
+        (self.faults.choose(rng.random()), latency)
+    }
+}
+
+impl Answer {
+    fn response(self, mut headers: HeaderMap) -> Response<Body> {
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        if let Ok(id) = HeaderValue::from_str(&self.request_id) {
+            headers.insert("x-request-id", id);
+        }
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+impl Fault {
+    /// The status that goes into the record; 0 where no whole answer is sent.
+    fn status(self) -> u16 {
+        match self {
+            Fault::Error => 500,
+            Fault::Overloaded => 503,
+            Fault::Malformed => 200,
+            Fault::Reset | Fault::Truncated | Fault::Hang => 0,
+        }
+    }
+
+    fn response(self, answer: Answer, headers: HeaderMap) -> Response<Body> {
+        let broken = || std::io::Error::other("a fault that was asked for");
+        let stream = |pieces: Vec<Result<bytes::Bytes, std::io::Error>>| {
+            let mut response = Response::new(Body::from_stream(futures::stream::iter(pieces)));
+            *response.status_mut() = StatusCode::OK;
+            response
+        };
+        match self {
+            Fault::Error => Answer::server_error().response(headers),
+            Fault::Overloaded => Answer::overloaded().response(headers),
+            Fault::Malformed => {
+                Answer { body: b"<html>not the answer</html>".to_vec(), ..answer }.response(headers)
+            }
+            Fault::Reset | Fault::Hang => stream(vec![Err(broken())]),
+            Fault::Truncated => {
+                let half = answer.body[..answer.body.len() / 2].to_vec();
+                stream(vec![Ok(half.into()), Err(broken())])
+            }
+        }
+    }
+}

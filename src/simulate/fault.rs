@@ -1,0 +1,80 @@
+//! What goes wrong, and how often.
+
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// Something that goes wrong with one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fault {
+    /// A 500.
+    Error,
+    /// A 503.
+    Overloaded,
+    /// The connection ends after the headers.
+    Reset,
+    /// The connection ends in the middle of the answer.
+    Truncated,
+    /// A 200 that is not JSON.
+    Malformed,
+    /// No answer, ever.
+    Hang,
+}
+
+/// Each fault's share of calls, 0 to 1.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Faults(Vec<(Fault, f64)>);
+
+impl Faults {
+    /// The fault that a number between 0 and 1 stands for.
+    pub(super) fn choose(&self, number: f64) -> Option<Fault> {
+        let mut sum = 0.0;
+        self.0.iter().find_map(|(fault, share)| {
+            sum += share;
+            (number < sum).then_some(*fault)
+        })
+    }
+}
+
+impl FromStr for Faults {
+    type Err = String;
+
+    /// Reads `error=0.01,reset=0.001`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let read = |part: &str| {
+            let (name, share) = part.split_once('=').ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
+            let fault = match name {
+                "error" => Fault::Error,
+                "overloaded" => Fault::Overloaded,
+                "reset" => Fault::Reset,
+                "truncated" => Fault::Truncated,
+                "malformed" => Fault::Malformed,
+                "hang" => Fault::Hang,
+                _ => {
+                    return Err(format!(
+                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang"
+                    ));
+                }
+            };
+            let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+            Ok((fault, share.ok_or_else(|| format!("`{part}`: a share is a number from 0 to 1"))?))
+        };
+        text.split(',').map(read).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up() {
+        let faults: Faults = "error=0.1,reset=0.2".parse().expect("faults");
+        assert_eq!(faults.choose(0.05), Some(Fault::Error));
+        assert_eq!(faults.choose(0.15), Some(Fault::Reset));
+        assert_eq!(faults.choose(0.35), None);
+        assert!("error=2".parse::<Faults>().is_err());
+        assert!("storm=0.1".parse::<Faults>().is_err());
+    }
+}

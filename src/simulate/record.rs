@@ -1,0 +1,123 @@
+//! What the simulated provider was asked, and what that says of whoever asked.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::account;
+use super::fault::Fault;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// When it arrived, since the Unix epoch.
+    pub at: Duration,
+    /// The account that its key belongs to.
+    pub account: String,
+    /// The key's place in the account, `key-1` first.
+    pub key: String,
+    /// The status that was answered; 0 where no whole answer was sent.
+    pub status: u16,
+    /// The fault that was injected.
+    pub fault: Option<Fault>,
+}
+
+/// The record of all calls.
+#[derive(Debug)]
+pub(super) struct Record {
+    inner: Mutex<(Vec<Entry>, Option<BufWriter<File>>)>,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    at: f64,
+    account: &'a str,
+    key: &'a str,
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fault: Option<Fault>,
+}
+
+impl Record {
+    pub(super) fn new(file: Option<&Path>) -> std::io::Result<Self> {
+        let file = file.map(File::create).transpose()?.map(BufWriter::new);
+        Ok(Self { inner: Mutex::new((Vec::new(), file)) })
+    }
+
+    pub(super) fn note(&self, entry: Entry) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let (entries, file) = &mut *inner;
+        if let Some(file) = file {
+            let line = Line {
+                at: entry.at.as_secs_f64(),
+                account: &entry.account,
+                key: &entry.key,
+                status: entry.status,
+                fault: entry.fault,
+            };
+            // A record that cannot be written shows as one that is too short when it is recounted.
+            let _ = serde_json::to_writer(&mut *file, &line).map_err(std::io::Error::from);
+            let _ = file.write_all(b"\n").and_then(|()| file.flush());
+        }
+        entries.push(entry);
+    }
+
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+}
+
+/// What the record says of one account, or of one of its keys.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// The account.
+    pub account: String,
+    /// The key; none for the whole account.
+    pub key: Option<String>,
+    /// Calls that arrived.
+    pub calls: usize,
+    /// Calls that a limit refused.
+    pub refusals: usize,
+    /// (calls − 1) / (last − first), as a share of the allowed rate.
+    pub share: Option<f64>,
+}
+
+/// Sums the record up: each account, then its keys if it has several.
+pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary> {
+    let mut summaries = Vec::new();
+    for account in accounts {
+        let of_account: Vec<_> = entries.iter().filter(|entry| entry.account == account.name).collect();
+        summaries.push(summary(account, None, &of_account));
+        let mut by_key: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        for entry in of_account {
+            by_key.entry(&entry.key).or_default().push(entry);
+        }
+        if account.keys.len() > 1 {
+            summaries.extend(by_key.into_iter().map(|(key, entries)| summary(account, Some(key), &entries)));
+        }
+    }
+    summaries
+}
+
+fn summary(account: &account::Config, key: Option<&str>, entries: &[&Entry]) -> Summary {
+    let times = || entries.iter().map(|entry| entry.at);
+    let span = times().max().zip(times().min()).map(|(last, first)| (last - first).as_secs_f64());
+    let rate = account.requests_per_second().filter(|_| key.is_none());
+    #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+    let share = span
+        .zip(rate)
+        .filter(|(span, _)| *span > 0.0)
+        .map(|(span, rate)| (entries.len() - 1) as f64 / span / rate);
+    Summary {
+        account: account.name.clone(),
+        key: key.map(str::to_owned),
+        calls: entries.len(),
+        refusals: entries.iter().filter(|entry| entry.status == 429).count(),
+        share,
+    }
+}
