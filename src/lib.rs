@@ -1,3 +1,22 @@
-//! x
+//! Forebay: an asynchronous broker for AI requests. This crate is everything before the publish,
+//! everything a person touches, and the process; `forebay-workers` is everything from fetch to ack,
+//! and `forebay-schemas` what crosses the wire between them.
+
 pub mod config;
+
+pub mod data_dir;
+pub mod nats;
+pub mod seat;
+pub mod topology;
+
+pub mod app;
+pub mod control;
+pub mod shutdown;
+pub mod telemetry;
+
+pub mod batch;
+pub mod run;
+
 pub mod simulate;
+
+pub mod cli;

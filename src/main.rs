@@ -1,1 +1,13 @@
-fn main() {}
+//! The `forebay` program.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    // Before anything else: async-nats and reqwest must find the same TLS crypto provider, and rustls
+    // panics when it has to choose between two.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return ExitCode::from(forebay::cli::USAGE);
+    }
+    forebay::cli::main().await
+}

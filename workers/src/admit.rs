@@ -31,19 +31,15 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), job),
         Err(_) => (lenient_identity(flow, &delivery), nothing()),
     };
-    let reply_to = job.reply_to.clone().or_else(|| delivery.reply_to.clone());
-    let allowed = reply_to
-        .as_deref()
-        .is_none_or(|subject| may_reply(subject, &flow.team, &engine.team(&flow.team).reply_prefixes));
+    let asked = [job.reply_to.clone(), delivery.reply_to.clone()].into_iter().flatten();
+    let prefixes = engine.team(&flow.team).reply_prefixes;
+    let (replies, not_allowed): (Vec<_>, Vec<_>) =
+        asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
     let fingerprint = match &error {
         Some(_) => format!("not a job: {}", delivery.unique_id),
         None => job.fingerprint(&flow.pool),
     };
-    let claim = Claim {
-        hold: engine.held.hold(delivery.receipt.clone()),
-        reply_to: reply_to.clone().filter(|_| allowed),
-        slot: Some(slot),
-    };
+    let claim = Claim { hold: engine.held.hold(delivery.receipt.clone()), replies, slot: Some(slot) };
     let claim = match engine.running.arrive(&identity, &fingerprint, claim) {
         Arrival::First(claim) => claim,
         Arrival::Joined => return,
@@ -73,7 +69,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     }
     let refusal = error
         .map(|error| ("invalid_job", error))
-        .or_else(|| (!allowed).then(|| refused_reply(reply_to.as_deref().unwrap_or_default(), flow)))
+        .or_else(|| Some(refused_reply(not_allowed.first()?, flow)))
         .or_else(|| choose_targets(engine, &mut staged));
     if let Some((code, message)) = refusal {
         let engine = Arc::clone(engine);

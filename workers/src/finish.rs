@@ -136,7 +136,7 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     completion: &Completion,
     traceparent: Option<&str>,
 ) {
-    let subjects: BTreeSet<_> = claims.iter().filter_map(|claim| claim.reply_to.clone()).collect();
+    let subjects: BTreeSet<_> = claims.iter().flat_map(|claim| claim.replies.clone()).collect();
     if !subjects.is_empty() {
         let payload = match serde_json::to_vec(completion) {
             Ok(payload) => Bytes::from(payload),

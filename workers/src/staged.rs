@@ -26,7 +26,7 @@ impl Drop for Slot {
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) hold: Hold,
-    pub(crate) reply_to: Option<String>,
+    pub(crate) replies: Vec<String>,
     pub(crate) slot: Option<Slot>,
 }
 

@@ -115,7 +115,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 
     /// Takes no more jobs, gives back those that have not begun, and finishes those in flight within
     /// `grace`. Returns how many were left; they are delivered again after the ack wait.
-    pub async fn stop(self, grace: Duration) -> u64 {
+    pub async fn stop(&self, grace: Duration) -> u64 {
         self.stop.cancel();
         self.readers.close();
         self.jobs.close();

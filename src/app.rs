@@ -1,0 +1,233 @@
+//! A running Forebay: its parts, in the order in which they start.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use async_nats::Client;
+use async_nats::jetstream::{self, Context};
+use forebay_schemas::Names;
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::queue::jetstream::JetStreamQueue;
+use forebay_workers::results::{Results, Retention};
+use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
+use tracing::{info, warn};
+
+use crate::config::{Config, Mistakes};
+use crate::control::{Control, Worker};
+use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::seat::Seat;
+use crate::{nats, topology};
+
+/// Why nothing runs, as far as the exit code goes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for or configured cannot be done.
+    #[error("{0:#}")]
+    Usage(anyhow::Error),
+    /// NATS or a provider is not there.
+    #[error("{0:#}")]
+    Unreachable(anyhow::Error),
+}
+
+impl From<Mistakes> for Error {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::Usage(anyhow!(mistakes))
+    }
+}
+
+/// A connection to NATS, and all names.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The connection.
+    pub client: Client,
+    /// JetStream on it.
+    pub context: Context,
+    /// All names.
+    pub names: Names,
+}
+
+/// A running Forebay.
+pub struct App {
+    /// Its connection.
+    pub connection: Connection,
+    worker: Arc<Worker>,
+    control: Control,
+    seat: Option<Seat>,
+    // Dropped last, in this order: the server stops before the directory is free.
+    server: Option<nats::Server>,
+    dir: DataDir,
+}
+
+/// What came of starting.
+pub enum Started {
+    /// It runs here.
+    Here(Box<App>),
+    /// Another process works on this data directory.
+    Elsewhere(TakenBy),
+}
+
+impl App {
+    /// Starts everything: the data directory, NATS, the streams, the worker, the services.
+    ///
+    /// # Errors
+    /// When a part cannot start; what had started is stopped.
+    pub async fn start(config: &Config) -> Result<Started, Error> {
+        let workers = config.workers()?;
+        let dir = match DataDir::hold(&config.data.dir)
+            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", config.data.dir.display())))?
+        {
+            Hold::Ours(dir) => dir,
+            Hold::Taken(by) => return Ok(Started::Elsewhere(by)),
+        };
+        let (server, url) = match &config.nats.url {
+            Some(url) => (None, url.clone()),
+            None => {
+                let server =
+                    nats::Server::start(&dir.join("nats"), config.nats.listen, config.nats.sync_interval)
+                        .await
+                        .map_err(|error| Error::Unreachable(error.into()))?;
+                let url = server.url().to_owned();
+                (Some(server), url)
+            }
+        };
+        let connection = Connection::open(&url, config).await?;
+        topology::establish(&connection.context, &connection.names, &config.streams).await.map_err(
+            |error| match error {
+                topology::Error::Server { .. } => Error::Unreachable(error.into()),
+                topology::Error::Unfit { .. } => Error::Usage(error.into()),
+            },
+        )?;
+        // The minded server is this process's own; one that others run may have another worker.
+        let seat = match server {
+            Some(_) => None,
+            None => Some(Seat::take(&connection).await?),
+        };
+        let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
+        let control = Control::start(
+            connection.client.clone(),
+            connection.context.clone(),
+            connection.names.clone(),
+            Arc::clone(&worker),
+        )
+        .await
+        .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
+        dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
+        Ok(Started::Here(Box::new(App { connection, worker, control, seat, server, dir })))
+    }
+
+    /// The worker.
+    pub fn worker(&self) -> &Worker {
+        &self.worker
+    }
+
+    /// Whether somebody else took over this worker's work; it must then stop.
+    pub async fn unseated(&self) {
+        match &self.seat {
+            Some(seat) => seat.lost().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes no more jobs, finishes those in flight within `grace`, stops everything.
+    pub async fn stop(self, grace: Duration) {
+        self.control.stop().await;
+        let left = self.worker.stop(grace).await;
+        if left > 0 {
+            warn!(jobs = left, "still in flight; they will be delivered again");
+        }
+        if let Some(seat) = self.seat {
+            seat.leave().await;
+        }
+        // What was published last must have left before the server goes.
+        if let Err(error) = self.connection.client.flush().await {
+            warn!(%error, "NATS is gone before the last messages were sent");
+        }
+        tokio::task::block_in_place(|| drop((self.server, self.dir)));
+        info!("stopped");
+    }
+}
+
+async fn start_worker(
+    config: &Config,
+    workers: forebay_workers::Config,
+    dir: &DataDir,
+    connection: &Connection,
+) -> Result<Worker, Error> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let results = open_results(config, &dir.join("results"), &*clock).await?;
+    let upstream = HttpUpstream::new(HttpConfig {
+        timeout: config.call.timeout,
+        connect_timeout: config.call.connect_timeout,
+        max_answer: config.call.max_answer,
+    })
+    .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))?;
+    let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
+    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone())
+        .await
+        .map_err(unreachable)?;
+    Worker::start(workers, queue, upstream, results, clock).await.map_err(unreachable)
+}
+
+/// Opens the store of results.
+///
+/// # Errors
+/// When its directory cannot be made or read.
+pub async fn open_results(config: &Config, path: &Path, clock: &dyn Clock) -> Result<Results, Error> {
+    let retention = Retention { keep_days: config.data.keep_days, horizon_days: config.data.dedupe_days };
+    let (path, now) = (path.to_owned(), clock.now());
+    let opened = tokio::task::spawn_blocking(move || Results::open(&path, retention, now)).await;
+    opened.map_err(|error| Error::Usage(error.into()))?.map_err(|error| Error::Usage(error.into()))
+}
+
+impl Connection {
+    /// Connects to NATS.
+    ///
+    /// # Errors
+    /// When it does not answer within 10 seconds.
+    pub async fn open(url: &str, config: &Config) -> Result<Self, Error> {
+        let client = async_nats::ConnectOptions::new()
+            .name("forebay")
+            .connection_timeout(Duration::from_secs(5))
+            .request_timeout(Some(Duration::from_secs(10)))
+            .event_callback(|event| async move {
+                match event {
+                    async_nats::Event::Connected => info!("connected to NATS"),
+                    async_nats::Event::Disconnected => {
+                        warn!("the connection to NATS is lost, connecting again")
+                    }
+                    event => warn!(%event, "NATS"),
+                }
+            })
+            .connect(url)
+            .await
+            .with_context(|| format!("NATS at {} does not answer", without_credential(url)))
+            .map_err(Error::Unreachable)?;
+        let context = jetstream::new(client.clone());
+        Ok(Self { client, context, names: config.nats.names.clone() })
+    }
+}
+
+/// An address as it may be printed.
+fn without_credential(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => {
+            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+            format!("{scheme}://{host}")
+        }
+        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_printed_without_its_credential() {
+        assert_eq!(without_credential("nats://a:b@h:4222"), "nats://h:4222");
+        assert_eq!(without_credential("nats://h:4222"), "nats://h:4222");
+        assert_eq!(without_credential("a:b@h"), "h");
+    }
+}

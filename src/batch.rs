@@ -1,0 +1,251 @@
+//! An OpenAI Batch input file: read and checked as a whole before anything is published.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use forebay_schemas::subjects::{hex, is_name, pool_of_model};
+use forebay_schemas::{Identity, Job};
+use sha2::{Digest, Sha256};
+
+/// Problems that are printed; the rest is counted.
+const SHOWN: usize = 10;
+
+/// A batch, ready to be published.
+#[derive(Debug)]
+pub struct Batch {
+    /// Its name: what makes a second run of the same file the same batch.
+    pub name: String,
+    /// The team that it belongs to.
+    pub team: String,
+    /// Its lines, in order.
+    pub lines: Vec<Line>,
+}
+
+/// A line of a batch.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Its job's id.
+    pub id: String,
+    /// The pool that it is for.
+    pub pool: String,
+    /// The line as it stands in the file.
+    text: Bytes,
+}
+
+/// What is wrong with an input file.
+#[derive(Debug)]
+pub struct Problems {
+    file: PathBuf,
+    all: Vec<(usize, String)>,
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = if self.all.len() == 1 { "line" } else { "lines" };
+        write!(
+            f,
+            "{}: {} {lines} cannot be sent, so nothing was published:",
+            self.file.display(),
+            self.all.len()
+        )?;
+        for (number, problem) in self.all.iter().take(SHOWN) {
+            write!(f, "\n  line {number}: {problem}")?;
+        }
+        if self.all.len() > SHOWN {
+            write!(f, "\n  … and {} more", self.all.len() - SHOWN)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// What of a batch is chosen on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Choices {
+    /// The pool of all lines; else that of each line's model.
+    pub pool: Option<String>,
+    /// The team.
+    pub team: String,
+    /// The batch's name; else made from file, pool and team.
+    pub name: Option<String>,
+}
+
+impl Batch {
+    /// Reads `path`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or with all lines that cannot be sent.
+    pub fn read(path: &Path, choices: &Choices) -> anyhow::Result<Self> {
+        let text = std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        Self::parse(path, text.into(), choices)
+    }
+
+    fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
+        let name = choices.name.clone().unwrap_or_else(|| name_of(&text, choices));
+        for (what, name) in
+            [("batch", Some(&name)), ("team", Some(&choices.team)), ("pool", choices.pool.as_ref())]
+        {
+            if let Some(name) = name.filter(|name| !is_name(name)) {
+                anyhow::bail!("`{name}` is no {what} name, use 1 to 64 of A-Z a-z 0-9 _ -");
+            }
+        }
+        let mut problems = Vec::new();
+        let mut lines = Vec::new();
+        let mut seen = HashMap::new();
+        for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            match read_line(line, choices.pool.as_deref()) {
+                Ok((id, pool)) => {
+                    if let Some(first) = seen.insert(id.clone(), number) {
+                        problems.push((number, format!("custom_id `{id}` is that of line {first} too")));
+                    }
+                    lines.push(Line { id, pool, text: text.slice_ref(line.trim_ascii()) });
+                }
+                Err(problem) => problems.push((number, problem)),
+            }
+        }
+        if lines.is_empty() && problems.is_empty() {
+            anyhow::bail!("{}: there is no line in this file", path.display());
+        }
+        if problems.is_empty() {
+            return Ok(Self { name, team: choices.team.clone(), lines });
+        }
+        Err(Problems { file: path.to_owned(), all: problems }.into())
+    }
+
+    /// Refuses lines whose pool is not among `known`, and lines that no message can hold.
+    ///
+    /// # Errors
+    /// With all those lines.
+    pub fn check(&self, path: &Path, known: &[String], max_payload: usize) -> anyhow::Result<()> {
+        let mut problems = Vec::new();
+        for (number, line) in (1..).zip(&self.lines) {
+            if !known.contains(&line.pool) {
+                let problem = format!(
+                    "there is no pool `{}`; known pools: {}; name one with --pool",
+                    line.pool,
+                    known.join(", ")
+                );
+                problems.push((number, problem));
+            } else if line.text.len() + 1_024 > max_payload {
+                let size = line.text.len();
+                let problem =
+                    format!("{size} bytes are more than the NATS server takes (max_payload {max_payload})");
+                problems.push((number, problem));
+            }
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(Problems { file: path.to_owned(), all: problems }.into())
+        }
+    }
+
+    /// The identity of a line's job.
+    pub fn identity(&self, line: &Line) -> Identity {
+        Identity { team: self.team.clone(), batch: Some(self.name.clone()), id: line.id.clone() }
+    }
+
+    /// The message of a line's job.
+    pub fn message(&self, line: &Line) -> Bytes {
+        // The line was read before, and a job that was read can be written.
+        let mut job = match Job::parse(&line.text) {
+            Ok(job) => job,
+            Err(_) => return line.text.clone(),
+        };
+        job.batch = Some(self.name.clone());
+        serde_json::to_vec(&job).map_or_else(|_| line.text.clone(), Bytes::from)
+    }
+
+    /// How many lines each pool has.
+    pub fn pools(&self) -> BTreeMap<&str, usize> {
+        self.lines.iter().fold(BTreeMap::new(), |mut pools, line| {
+            *pools.entry(line.pool.as_str()).or_default() += 1;
+            pools
+        })
+    }
+}
+
+fn read_line(line: &[u8], pool: Option<&str>) -> Result<(String, String), String> {
+    let job = Job::parse(line).map_err(|error| error.to_string())?;
+    let id = job.own_id().ok_or("has no custom_id, which its answer is found by")?.to_owned();
+    let pool = match pool {
+        Some(pool) => pool.to_owned(),
+        None => pool_of_model(
+            &job.model().ok_or("has no body.model, so its pool is not known; name one with --pool")?,
+        ),
+    };
+    Ok((id, pool))
+}
+
+/// 16 hex digits of the SHA-256 of file, pool and team.
+fn name_of(text: &[u8], choices: &Choices) -> String {
+    let mut hash = Sha256::new();
+    hash.update((text.len() as u64).to_be_bytes());
+    hash.update(text);
+    for part in [choices.pool.as_deref().unwrap_or_default(), &choices.team] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize()[..8])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, choices: &Choices) -> anyhow::Result<Batch> {
+        Batch::parse(Path::new("in.jsonl"), Bytes::copy_from_slice(text.as_bytes()), choices)
+    }
+
+    fn choices() -> Choices {
+        Choices { team: "default".to_owned(), ..Choices::default() }
+    }
+
+    const LINE: &str = r#"{"custom_id":"a","body":{"model":"gpt-4.1","messages":[]}}"#;
+
+    #[test]
+    fn a_lines_model_names_its_pool_and_the_file_names_the_batch() {
+        let batch = parse(&format!("{LINE}\r\n\n"), &choices()).expect("a batch");
+        assert_eq!((batch.lines.len(), batch.lines[0].pool.as_str()), (1, "gpt-4_1"));
+        assert_eq!(batch.name.len(), 16);
+        let other = Choices { pool: Some("chat".to_owned()), ..choices() };
+        assert_ne!(
+            parse(LINE, &other).expect("a batch").name,
+            parse(LINE, &choices()).expect("a batch").name
+        );
+        let message = batch.message(&batch.lines[0]);
+        assert_eq!(Job::parse(&message).expect("a job").batch, Some(batch.name));
+    }
+
+    #[test]
+    fn all_lines_that_cannot_be_sent_are_told_with_their_numbers() {
+        let text =
+            format!("{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n");
+        let error = parse(&text, &choices()).expect_err("four mistakes").to_string();
+        for expected in [
+            "4 lines",
+            "line 2: not a job",
+            "line 3: not a job: missing field `body`",
+            "line 4: custom_id `a` is that of line 1",
+            "line 5: has no custom_id",
+        ] {
+            assert!(error.contains(expected), "{expected} not in {error}");
+        }
+    }
+
+    #[test]
+    fn lines_of_unknown_pools_and_oversize_lines_are_refused() {
+        let batch = parse(LINE, &choices()).expect("a batch");
+        let path = Path::new("in.jsonl");
+        let error = batch.check(path, &["chat".to_owned()], 1 << 20).expect_err("no such pool").to_string();
+        assert!(error.contains("gpt-4_1") && error.contains("known pools: chat"), "{error}");
+        let error = batch.check(path, &["gpt-4_1".to_owned()], 100).expect_err("too large").to_string();
+        assert!(error.contains("max_payload 100"), "{error}");
+    }
+}

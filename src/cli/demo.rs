@@ -1,0 +1,131 @@
+//! `forebay demo`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use forebay_schemas::Lane;
+use forebay_schemas::completion::OutputLine;
+use forebay_schemas::subjects::DEFAULT_TEAM;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use super::{Global, SOME_FAILED, print, with_worker};
+use crate::app::Error;
+use crate::batch::Choices;
+use crate::config::Config;
+use crate::run::output::Files;
+use crate::run::progress::Progress;
+use crate::run::{self, Ended};
+use crate::shutdown::{self, INTERRUPTED};
+use crate::simulate::fault::Faults;
+use crate::simulate::record::{Summary, summarise};
+use crate::simulate::{self, Provider};
+
+/// The example that is run.
+const JOBS: &str = include_str!("../../examples/demo.jsonl");
+/// The two accounts, as the simulated provider enforces them. The keys open nothing.
+const ACCOUNTS: [&str; 2] =
+    ["name=large,key=sk-demo-large,limit=600/1m", "name=small,key=sk-demo-small,limit=300/1m"];
+
+/// Watch Forebay do its job: a NATS server of its own, a simulated provider with two accounts (600 and
+/// 300 calls a minute) that refuses every call over its limits, and 300 jobs. Ends with what the
+/// provider counted, and with an error if it refused a single call.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
+    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let usage = |error: anyhow::Error| Error::Usage(error);
+    let dir = tempfile::tempdir().context("a directory for the demo").map_err(usage)?;
+    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| usage(error.into()))?;
+    let accounts: Result<Vec<_>, _> = ACCOUNTS.iter().map(|text| text.parse()).collect();
+    let provider = Provider::start(
+        simulate::Config {
+            accounts: accounts.map_err(|problem: String| usage(anyhow::anyhow!(problem)))?,
+            latency: (Duration::from_millis(50), Duration::from_millis(250)),
+            faults: Faults::default(),
+            seed: 1,
+            record: None,
+        },
+        listener,
+    )
+    .map_err(|error| usage(error.into()))?;
+    let config = configuration(dir.path(), &provider.base_url()).map_err(usage)?;
+    let input = dir.path().join("demo.jsonl");
+    std::fs::write(&input, JOBS).map_err(|error| usage(error.into()))?;
+    let files = Files::new(dir.path().join("answers.jsonl"), None);
+    let choices = Choices { team: DEFAULT_TEAM.to_owned(), ..Choices::default() };
+    let (batch, output) = run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
+    if !global.json {
+        print::note(&format!(
+            "{} jobs for two accounts of 600 and 300 calls a minute; the provider is simulated and refuses every call over a limit",
+            batch.lines.len()
+        ));
+    }
+    let progress = Progress::new(batch.lines.len(), global.json);
+    let ended = with_worker(&config, async |connection| {
+        run::run(&connection, batch, Lane::Normal, output, progress, &stop).await
+    })
+    .await?;
+    let Ended::Done(totals) = ended else { return Ok(INTERRUPTED) };
+    let summaries = summarise(&provider.calls(), &provider.accounts());
+    let answers = first_answers(&files.output, 3).map_err(usage)?;
+    report(global, &summaries, &answers);
+    let refusals: usize = summaries.iter().map(|summary| summary.refusals).sum();
+    if refusals > 0 {
+        print::error(&format!("the provider refused {refusals} calls"));
+    }
+    Ok(if refusals > 0 || totals.failed > 0 { SOME_FAILED } else { 0 })
+}
+
+/// A configuration as a person would write it; the keys are in files of the demo's directory.
+fn configuration(dir: &Path, base_url: &str) -> anyhow::Result<Config> {
+    let mut text = format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n", dir.join("data"));
+    let mut targets = Vec::new();
+    for (name, limit) in [("large", 600), ("small", 300)] {
+        let file = dir.join(format!("{name}.key"));
+        std::fs::write(&file, format!("sk-demo-{name}"))?;
+        text.push_str(&format!(
+            "[quota.{name}]\nprovider = \"openai\"\nbase_url = {base_url:?}\nkeys = [{{ name = \"a\", file = {file:?} }}]\n\
+             limits = [{{ requests = {limit}, per = \"1m\" }}]\n"
+        ));
+        targets.push(format!("{{ quota = \"{name}\", model = \"gpt-4o-mini\" }}"));
+    }
+    text.push_str(&format!("[pool.gpt-4o-mini]\ntargets = [{}]\n", targets.join(", ")));
+    Ok(Config::parse(&text)?)
+}
+
+fn first_answers(path: &Path, count: usize) -> anyhow::Result<Vec<OutputLine>> {
+    let text = std::fs::read_to_string(path)?;
+    text.lines().take(count).map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
+    if global.json {
+        print::json(&json!({ "accounts": summaries, "answers": answers }));
+        return;
+    }
+    let percent =
+        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let row = |summary: &Summary| {
+        vec![
+            summary.account.clone(),
+            summary.key.clone().unwrap_or_else(|| "a".to_owned()),
+            summary.calls.to_string(),
+            summary.refusals.to_string(),
+            percent(summary.share),
+        ]
+    };
+    let rows: Vec<_> = summaries.iter().map(row).collect();
+    print::line("\nWhat the provider counted:");
+    print::table(&["QUOTA", "KEY", "CALLS", "REFUSALS", "OF THE ALLOWED RATE"], &rows);
+    print::line("\nThree of the answers:");
+    for answer in answers {
+        let body = answer.response.as_ref().map(|response| response.body.get());
+        let body: serde_json::Value =
+            body.and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
+        let said = body.pointer("/choices/0/message/content").and_then(|said| said.as_str());
+        print::line(&format!("  {}: {}", answer.custom_id, said.unwrap_or_default()));
+    }
+}

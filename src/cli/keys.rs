@@ -1,0 +1,53 @@
+//! `forebay keys`.
+
+use super::{Global, ask, connect, print};
+use crate::app::Error;
+use crate::config::Config;
+use crate::control::{Condition, Keys};
+
+pub(super) async fn keys(global: &Global) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let connection = connect(&config).await?;
+    let keys: Keys = ask(&connection, "keys", Vec::new()).await?;
+    if global.json {
+        print::json(&keys);
+        return Ok(0);
+    }
+    let mut rows = Vec::new();
+    for quota in &keys.quotas {
+        let rate = quota.requests_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
+        rows.push(vec![
+            quota.name.clone(),
+            String::new(),
+            String::new(),
+            String::new(),
+            String::new(),
+            rate,
+            quota.calls.to_string(),
+            quota.in_flight.to_string(),
+            quota.refusals.to_string(),
+        ]);
+        let named = |what: &'static str| move |condition| (what, condition);
+        let keys = quota.keys.iter().map(named("key"));
+        for (what, condition) in keys.chain(quota.models.iter().map(named("model"))) {
+            rows.push(row(what, condition));
+        }
+    }
+    let header =
+        ["QUOTA", "KEY OR MODEL", "STATE", "REASON", "UNTIL", "CALLS/S", "CALLS", "IN FLIGHT", "REFUSALS"];
+    print::table(&header, &rows);
+    Ok(0)
+}
+
+fn row(what: &str, condition: &Condition) -> Vec<String> {
+    let until = condition
+        .until
+        .map_or_else(String::new, |until| until.round(jiff::Unit::Second).unwrap_or(until).to_string());
+    vec![
+        String::new(),
+        format!("{what} {}", condition.name),
+        condition.state.clone(),
+        condition.reason.clone().unwrap_or_default(),
+        until,
+    ]
+}

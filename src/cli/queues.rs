@@ -1,0 +1,31 @@
+//! `forebay queues`.
+
+use super::{Global, ask, connect, print};
+use crate::app::Error;
+use crate::config::Config;
+use crate::control::Queues;
+
+pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let connection = connect(&config).await?;
+    let queues: Queues = ask(&connection, "queues", Vec::new()).await?;
+    if global.json {
+        print::json(&queues);
+        return Ok(0);
+    }
+    let rows: Vec<_> = queues
+        .flows
+        .iter()
+        .map(|flow| vec![flow.pool.clone(), flow.team.clone(), flow.lane.to_string(), flow.jobs.to_string()])
+        .collect();
+    print::table(&["POOL", "TEAM", "LANE", "JOBS"], &rows);
+    let ended: Vec<_> =
+        queues.ended.iter().map(|(status, count)| format!("{count} {}", status.as_str())).collect();
+    print::line(&format!(
+        "{} in flight, {} staged; since the start: {}",
+        queues.in_flight,
+        queues.staged,
+        ended.join(", ")
+    ));
+    Ok(0)
+}

@@ -1,0 +1,120 @@
+//! `forebay run`.
+
+use std::path::{Path, PathBuf};
+
+use forebay_schemas::Lane;
+use forebay_schemas::subjects::DEFAULT_TEAM;
+use serde_json::json;
+
+use super::{Global, SOME_FAILED, ask, lane, print, with_worker};
+use crate::app::{Connection, Error};
+use crate::batch::{Batch, Choices};
+use crate::config::Config;
+use crate::control::Keys;
+use crate::run::output::{Files, Output};
+use crate::run::progress::Progress;
+use crate::run::{self, Ended, Totals};
+use crate::shutdown::{self, INTERRUPTED};
+
+/// Run an OpenAI Batch input file to its end. The whole file is checked before anything is published.
+/// Stopped or killed, the same command goes on where it was: what is answered is not called again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forebay run requests.jsonl --output answers.jsonl\n\n\
+    Each line's pool is that of its model: other characters than A-Z a-z 0-9 - become _, so that\n  \
+    gpt-4.1 is pool gpt-4_1. Failed lines go to answers.errors.jsonl in OpenAI's error shapes.")]
+pub(super) struct Args {
+    /// The input file, a job per line.
+    #[arg(value_name = "INPUT.jsonl")]
+    input: PathBuf,
+    /// Where succeeded lines go, in input order.
+    #[arg(long, value_name = "OUT.jsonl")]
+    output: PathBuf,
+    /// Where all other lines go; OUT.errors.jsonl if none is named.
+    #[arg(long, value_name = "ERR.jsonl")]
+    errors: Option<PathBuf>,
+    /// The pool of all lines.
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// The team that the jobs belong to.
+    #[arg(long, default_value = DEFAULT_TEAM)]
+    team: String,
+    /// interactive, normal or bulk.
+    #[arg(long, default_value = "normal", value_parser = lane)]
+    lane: Lane,
+    /// The batch's name; made from file, pool and team if none is given.
+    #[arg(long, value_name = "NAME")]
+    batch: Option<String>,
+    /// Overwrite an output file that is not this batch's.
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let choices = Choices { pool: args.pool, team: args.team, name: args.batch };
+    let files = Files::new(args.output, args.errors);
+    let (batch, output) =
+        run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage)?;
+    let name = batch.name.clone();
+    // What can be refused without starting anything is.
+    if config.nats.url.is_none() && !config.pools.is_empty() {
+        let known: Vec<_> = config.pools.keys().cloned().collect();
+        batch.check(&args.input, &known, usize::MAX).map_err(Error::Usage)?;
+    }
+    let progress = Progress::new(batch.lines.len(), global.json);
+    let ended = with_worker(&config, async |connection| {
+        go(&connection, &args.input, batch, args.lane, output, progress, &stop).await
+    })
+    .await?;
+    report(global, &name, &files, ended)
+}
+
+async fn go(
+    connection: &Connection,
+    input: &Path,
+    batch: Batch,
+    lane: Lane,
+    output: Output,
+    progress: Progress,
+    stop: &tokio_util::sync::CancellationToken,
+) -> Result<Ended, Error> {
+    let keys: Keys = ask(connection, "keys", Vec::new()).await?;
+    let known: Vec<_> = keys.pools.into_iter().map(|(name, _)| name).collect();
+    batch.check(input, &known, connection.client.max_payload()).map_err(Error::Usage)?;
+    run::run(connection, batch, lane, output, progress, stop).await
+}
+
+fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8, Error> {
+    let (interrupted, totals) = match ended {
+        Ended::Done(totals) => (false, totals),
+        Ended::Interrupted(totals) => (true, totals),
+    };
+    let Totals { lines, succeeded, failed } = totals;
+    if global.json {
+        print::json(&json!({
+            "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
+            "interrupted": interrupted, "output": files.output, "errors": files.errors,
+        }));
+    } else if interrupted {
+        print::line(&format!(
+            "batch {name}: interrupted with {} of {lines} lines done; run the same command again to go on",
+            totals.done()
+        ));
+    } else {
+        print::line(&format!(
+            "batch {name}: {succeeded} of {lines} lines succeeded, in {}{}",
+            files.output.display(),
+            if failed > 0 {
+                format!("; {failed} did not, in {}", files.errors.display())
+            } else {
+                String::new()
+            }
+        ));
+    }
+    Ok(match (interrupted, failed) {
+        (true, _) => INTERRUPTED,
+        (false, 0) => 0,
+        (false, _) => SOME_FAILED,
+    })
+}

@@ -1,0 +1,50 @@
+//! `forebay serve`.
+
+use anyhow::anyhow;
+
+use super::{Global, USAGE, print};
+use crate::app::{App, Error, Started};
+use crate::config::Config;
+use crate::shutdown;
+
+/// Serve jobs until a signal comes. The first signal ends taking jobs and waits for those in flight;
+/// the second ends at once, and what was in flight is delivered again.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let app = match App::start(&config).await? {
+        Started::Here(app) => app,
+        Started::Elsewhere(by) => {
+            let pid = by.pid.map_or_else(String::new, |pid| format!(" by process {pid}"));
+            print::error(&format!(
+                "the data directory {} is in use{pid}; stop that process or set [data] dir to another",
+                config.data.dir.display()
+            ));
+            return Ok(USAGE);
+        }
+    };
+    let server = app.connection.client.server_info();
+    let pools = config.pools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    print::note(&format!(
+        "ready: pools {pools}; NATS {} on {}:{}{}",
+        server.version,
+        server.host,
+        server.port,
+        match &config.nats.url {
+            Some(_) => String::new(),
+            None => format!(
+                "; its address with the credential is in {}",
+                config.data.dir.join("forebay.json").display()
+            ),
+        }
+    ));
+    let unseated = tokio::select! {
+        () = stop.cancelled() => false,
+        () = app.unseated() => true,
+    };
+    app.stop(shutdown::GRACE).await;
+    if unseated { Err(Error::Unreachable(anyhow!("another worker has taken over"))) } else { Ok(0) }
+}

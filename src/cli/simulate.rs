@@ -1,0 +1,71 @@
+//! `forebay simulate`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::net::TcpListener;
+
+use super::print;
+use crate::app::Error;
+use crate::shutdown;
+use crate::simulate::account;
+use crate::simulate::fault::Faults;
+use crate::simulate::{Config, Provider};
+
+/// Run a simulated provider that speaks OpenAI's chat completions and embeddings, enforces each
+/// account's limits to the letter, sends the real headers and error bodies, and can fail on purpose.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  forebay simulate --listen 127.0.0.1:9001 \\\n    \
+    --account name=one,key=sk-one,limit=600/1m --account name=two,key=sk-two,limit=300/1m,algorithm=fixed")]
+pub(super) struct Args {
+    /// Where it listens; port 0 is any free one.
+    #[arg(long, default_value = "127.0.0.1:9001")]
+    listen: String,
+    /// An account: name=NAME,key=KEY and any of limit=CALLS/PERIOD (several may be given),
+    /// algorithm=sliding|fixed|bucket, concurrent=CALLS.
+    #[arg(long = "account", value_name = "ACCOUNT", required = true)]
+    accounts: Vec<account::Config>,
+    /// How long an answer takes: one duration, or two with .. between them.
+    #[arg(long, default_value = "50ms", value_parser = latency)]
+    latency: (Duration, Duration),
+    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang.
+    #[arg(long, value_name = "FAULT=SHARE,…", default_value = "")]
+    faults: String,
+    /// For the choice of latencies and faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A file for the record of calls, a JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+}
+
+fn latency(text: &str) -> Result<(Duration, Duration), String> {
+    let read = |text: &str| humantime::parse_duration(text).map_err(|error| error.to_string());
+    match text.split_once("..") {
+        Some((least, most)) => Ok((read(least)?, read(most)?)),
+        None => read(text).map(|one| (one, one)),
+    }
+}
+
+pub(super) async fn simulate(args: Args) -> Result<u8, Error> {
+    let faults = match args.faults.as_str() {
+        "" => Faults::default(),
+        text => text.parse().map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
+    };
+    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let listener = TcpListener::bind(&args.listen)
+        .await
+        .map_err(|error| Error::Usage(anyhow!("--listen {}: {error}", args.listen)))?;
+    let config = Config {
+        accounts: args.accounts,
+        latency: args.latency,
+        faults,
+        seed: args.seed,
+        record: args.record,
+    };
+    let provider = Provider::start(config, listener).map_err(|error| Error::Usage(error.into()))?;
+    print::line(&format!("listening on {}", provider.base_url()));
+    stop.cancelled().await;
+    Ok(0)
+}

@@ -1,0 +1,100 @@
+//! The data directory: one process holds it, others find that one through it.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use crate::nats::write_private;
+
+/// What the holder of a data directory says of itself; the file is readable by its owner alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process.
+    pub pid: u32,
+    /// Its NATS server's address, credential included.
+    pub url: String,
+}
+
+/// A data directory that this process holds. The lock goes with the process, however it ends.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// What came of asking for a data directory.
+#[derive(Debug)]
+pub enum Hold {
+    /// It is ours.
+    Ours(DataDir),
+    /// Another process has it.
+    Taken(TakenBy),
+}
+
+/// The process that has a data directory.
+#[derive(Debug, Clone)]
+pub struct TakenBy {
+    /// Its process.
+    pub pid: Option<u32>,
+    /// What it says of itself, once its server is up.
+    pub holder: Option<Holder>,
+}
+
+impl DataDir {
+    /// Takes hold of `path`, which is made if it is not there, unless another process has it.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or written.
+    pub fn hold(path: &Path) -> std::io::Result<Hold> {
+        fs::create_dir_all(path)?;
+        let mut lock = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join("forebay.lock"))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut pid = String::new();
+                lock.read_to_string(&mut pid)?;
+                let holder = fs::read_to_string(path.join("forebay.json")).ok();
+                let holder = holder.and_then(|text| serde_json::from_str(&text).ok());
+                return Ok(Hold::Taken(TakenBy { pid: pid.trim().parse().ok(), holder }));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let dir = Self { path: path.to_owned(), _lock: lock };
+        dir.forget_holder();
+        fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
+        Ok(Hold::Ours(dir))
+    }
+
+    /// Lets others find the server.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn announce(&self, url: &str) -> std::io::Result<()> {
+        let holder = Holder { pid: std::process::id(), url: url.to_owned() };
+        write_private(&self.path.join("forebay.json"), &serde_json::to_string(&holder)?)
+    }
+
+    /// Where something of ours is.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    fn forget_holder(&self) {
+        // If it stays, it names a process that is gone, which the lock tells as well.
+        let _ = fs::remove_file(self.path.join("forebay.json"));
+    }
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        self.forget_holder();
+    }
+}

@@ -1,0 +1,237 @@
+//! The server as a child process: started, watched, started again, stopped.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use tracing::{info, warn};
+
+use super::Error;
+
+/// How long the server may take to come up: a large store is read first.
+const START: Duration = Duration::from_secs(60);
+/// How long it may take to stop before it is killed.
+const STOP: Duration = Duration::from_secs(15);
+/// The pause before a server that died is started again.
+const RESTART: Duration = Duration::from_millis(500);
+/// How often files and processes are looked at while waiting for them.
+const LOOK: Duration = Duration::from_millis(10);
+
+type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
+
+#[derive(Debug)]
+pub(super) struct Child {
+    state: Arc<Mutex<State>>,
+    minder: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pid: Option<Pid>,
+    stopping: bool,
+}
+
+impl Child {
+    /// Starts the server and waits until it listens; `rewrite` writes its configuration for the port
+    /// that it got, so that it has the same one when it is started again.
+    pub(super) async fn start(
+        binary: PathBuf,
+        dir: PathBuf,
+        config: PathBuf,
+        rewrite: impl Fn(&Path, u16) -> io::Result<PathBuf> + Send + 'static,
+    ) -> Result<(Self, SocketAddr), Error> {
+        let state = Arc::new(Mutex::new(State::default()));
+        let (up, is_up) = tokio::sync::oneshot::channel();
+        let minder = Minder { binary, dir, config, state: Arc::clone(&state), rewrite: Box::new(rewrite) };
+        // The kernel's promise to end the child with its parent is bound to the thread that started
+        // it, so that thread must live as long as the child does.
+        let minder = thread::Builder::new()
+            .name("nats-server".to_owned())
+            .spawn(move || minder.run(up))
+            .map_err(|error| Error::Down { reason: error.to_string(), log: String::new() })?;
+        let child = Self { state, minder: Some(minder) };
+        let gone = || Error::Down { reason: "its minder ended".to_owned(), log: String::new() };
+        let address = is_up.await.map_err(|_| gone())??;
+        Ok((child, address))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let pid = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.stopping = true;
+            state.pid
+        };
+        if let Some(pid) = pid {
+            stop(pid);
+        }
+        if let Some(minder) = self.minder.take() {
+            let _ = minder.join();
+        }
+    }
+}
+
+struct Minder {
+    binary: PathBuf,
+    dir: PathBuf,
+    config: PathBuf,
+    state: Arc<Mutex<State>>,
+    rewrite: Rewrite,
+}
+
+type Up = tokio::sync::oneshot::Sender<Result<SocketAddr, Error>>;
+
+impl Minder {
+    fn run(self, up: Up) {
+        let mut up = Some(up);
+        loop {
+            let mut process = match self.spawn() {
+                Ok(process) => process,
+                Err(error) => {
+                    self.failed(&mut up, error.to_string());
+                    return;
+                }
+            };
+            let pid = process.id();
+            if let Some(up) = up.take() {
+                let address = self.wait_until_up(&mut process);
+                let failed = address.is_err();
+                if let Ok(address) = &address
+                    && let Err(error) = (self.rewrite)(&self.dir, address.port())
+                {
+                    warn!(%error, "the server's configuration cannot be written");
+                }
+                let unwanted = up.send(address).is_err();
+                if failed || unwanted {
+                    let _ = process.kill();
+                    let _ = process.wait();
+                    return;
+                }
+            }
+            let status = process.wait();
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.pid = None;
+            if state.stopping {
+                return;
+            }
+            drop(state);
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            warn!(pid, status, "nats-server ended, starting it again");
+            thread::sleep(RESTART);
+        }
+    }
+
+    fn spawn(&self) -> io::Result<std::process::Child> {
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("--config")
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        // A signal from the terminal is for Forebay, which stops the server when its jobs are done.
+        command.process_group(0);
+        end_with_parent(&mut command);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.stopping {
+            return Err(io::Error::other("stopped"));
+        }
+        let process = command.spawn()?;
+        state.pid = Some(Pid::from_child(&process));
+        Ok(process)
+    }
+
+    fn failed(&self, up: &mut Option<Up>, reason: String) {
+        match up.take() {
+            Some(up) => {
+                let _ = up.send(Err(self.down(reason)));
+            }
+            None => warn!(reason, "nats-server cannot be started again"),
+        }
+    }
+
+    fn down(&self, reason: String) -> Error {
+        let log = fs::read_to_string(self.dir.join("nats-server.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        let log = lines[lines.len().saturating_sub(5)..].join("\n");
+        Error::Down { reason, log }
+    }
+
+    /// The server writes its address into a file once it listens.
+    fn wait_until_up(&self, process: &mut std::process::Child) -> Result<SocketAddr, Error> {
+        let file = self.dir.join(format!("nats-server_{}.ports", process.id()));
+        let since = Instant::now();
+        while since.elapsed() < START {
+            if let Some(address) = fs::read_to_string(&file).ok().and_then(|text| address_in(&text)) {
+                info!(%address, "nats-server is up");
+                return Ok(address);
+            }
+            if let Ok(Some(status)) = process.try_wait() {
+                return Err(self.down(format!(
+                    "it ended with {status}; if its address is in use, set [nats] listen to another or [nats] url to the server that has it"
+                )));
+            }
+            thread::sleep(LOOK);
+        }
+        Err(self.down(format!("it does not listen after {START:?}")))
+    }
+}
+
+fn address_in(ports: &str) -> Option<SocketAddr> {
+    let ports: serde_json::Value = serde_json::from_str(ports).ok()?;
+    ports.get("nats")?.get(0)?.as_str()?.strip_prefix("nats://")?.parse().ok()
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "pre_exec is unsafe; the one call made in it is async-signal-safe")]
+fn end_with_parent(command: &mut Command) {
+    // SAFETY: between fork and exec the closure makes a single prctl system call and allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)
+        });
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_with_parent(_: &mut Command) {}
+
+/// Asks a process to end, and makes it if it does not.
+fn stop(pid: Pid) {
+    let _ = kill_process(pid, Signal::TERM);
+    let since = Instant::now();
+    while test_kill_process(pid).is_ok() {
+        if since.elapsed() > STOP {
+            let _ = kill_process(pid, Signal::KILL);
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+}
+
+/// Stops a server that still runs on the store in `dir`, left by a process that could not stop it.
+pub(super) fn stop_orphan(dir: &Path) -> io::Result<()> {
+    let file = dir.join("nats-server.pid");
+    let pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
+    let Some(pid) = pid.and_then(Pid::from_raw) else { return Ok(()) };
+    // A process id may have been given to another program since; only ours has our configuration.
+    let ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
+        String::from_utf8_lossy(&line).contains(&dir.join("nats-server.conf").display().to_string())
+    });
+    if ours {
+        warn!(pid = %pid.as_raw_nonzero(), "stopping a nats-server that was left on this store");
+        stop(pid);
+    }
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,261 @@
+//! Running a batch: what is not answered yet is published, completions are gathered, files written.
+
+pub mod output;
+pub mod progress;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::context::PublishErrorKind;
+use forebay_schemas::{Completion, Flow, Lane, Status};
+use futures::{StreamExt, TryStreamExt};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::app::{Connection, Error};
+use crate::batch::{Batch, Line};
+use crate::control::Keys;
+use output::Output;
+use progress::Progress;
+
+/// Publishes whose acknowledgement is awaited at once.
+const WINDOW: usize = 256;
+/// The pause before a publish that was refused is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often the worker is asked what it is doing.
+const ASK: Duration = Duration::from_secs(1);
+
+/// How a batch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every line has its completion.
+    Done(Totals),
+    /// It was interrupted; the same command goes on.
+    Interrupted(Totals),
+}
+
+/// How many lines have which end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Lines in all.
+    pub lines: usize,
+    /// Lines with an answer.
+    pub succeeded: usize,
+    /// Lines that failed, expired or were cancelled.
+    pub failed: usize,
+}
+
+impl Totals {
+    /// Lines that have their completion.
+    pub fn done(&self) -> usize {
+        self.succeeded + self.failed
+    }
+}
+
+/// Runs a batch to its end, or until `stop`.
+///
+/// # Errors
+/// When NATS does not answer, files cannot be written, or no quota of a pool can serve it any more.
+pub async fn run(
+    connection: &Connection,
+    batch: Batch,
+    lane: Lane,
+    output: Output,
+    progress: Progress,
+    stop: &CancellationToken,
+) -> Result<Ended, Error> {
+    let batch = Arc::new(batch);
+    let mut gathering = Gathering::new(Arc::clone(&batch), output, progress);
+    let unreachable = |error: anyhow::Error| Error::Unreachable(error);
+    let (mut completions, stored) = completions(connection, &batch).await.map_err(unreachable)?;
+    for _ in 0..stored {
+        let Some(completion) = completions.next().await else { break };
+        gathering.take(completion.map_err(unreachable)?).map_err(Error::Usage)?;
+    }
+    let open: Vec<_> =
+        batch.lines.iter().filter(|line| !gathering.answered.contains(&line.id)).cloned().collect();
+    let publishing = publish_all(connection.clone(), Arc::clone(&batch), lane, open);
+    let mut publishing = std::pin::pin!(publishing);
+    let mut published = false;
+    let mut ask = tokio::time::interval(ASK);
+    while gathering.totals.done() < batch.lines.len() {
+        tokio::select! {
+            result = &mut publishing, if !published => {
+                result.map_err(unreachable)?;
+                published = true;
+            }
+            completion = completions.next() => match completion {
+                Some(completion) => {
+                    gathering.take(completion.map_err(unreachable)?).map_err(Error::Usage)?;
+                }
+                None => return Err(unreachable(anyhow!("the stream of completions ended"))),
+            },
+            _ = ask.tick() => gathering.look(connection).await?,
+            () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
+        }
+    }
+    gathering.finish().map(Ended::Done).map_err(Error::Usage)
+}
+
+type Completions = futures::stream::BoxStream<'static, anyhow::Result<Completion>>;
+
+/// The batch's completions, those in the stream first, and how many those are.
+async fn completions(connection: &Connection, batch: &Batch) -> anyhow::Result<(Completions, u64)> {
+    let names = &connection.names;
+    let stream = connection
+        .context
+        .get_stream_no_info(names.completions_stream())
+        .await
+        .context("the stream of completions cannot be read")?;
+    let config = OrderedConfig {
+        filter_subject: names.completions_of(&batch.team, Some(&batch.name)),
+        deliver_policy: DeliverPolicy::All,
+        ..OrderedConfig::default()
+    };
+    let consumer =
+        stream.create_consumer(config).await.context("the stream of completions cannot be read")?;
+    let stored = consumer.cached_info().num_pending;
+    let messages = consumer.messages().await.context("the stream of completions cannot be read")?;
+    let completions = messages.map_err(anyhow::Error::new).and_then(|message| async move {
+        serde_json::from_slice(&message.payload).context("a completion cannot be read")
+    });
+    Ok((completions.boxed(), stored))
+}
+
+/// Publishes lines; those that the server refuses for now are tried again.
+async fn publish_all(
+    connection: Connection,
+    batch: Arc<Batch>,
+    lane: Lane,
+    lines: Vec<Line>,
+) -> anyhow::Result<()> {
+    futures::stream::iter(lines)
+        .map(|line| publish(&connection, &batch, lane, line))
+        .buffered(WINDOW)
+        .try_for_each(|()| async { Ok(()) })
+        .await
+}
+
+async fn publish(connection: &Connection, batch: &Batch, lane: Lane, line: Line) -> anyhow::Result<()> {
+    let flow = Flow { pool: line.pool.clone(), team: batch.team.clone(), lane };
+    let subject = connection.names.job(&flow);
+    let mut told = false;
+    loop {
+        let message = batch.message(&line);
+        let published = async { connection.context.publish(subject.clone(), message).await?.await };
+        match published.await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                return Err(anyhow!(error).context(format!("line `{}`", line.id)));
+            }
+            Err(error) => {
+                if !told {
+                    warn!(%error, "a job cannot be published yet");
+                    told = true;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// What has come so far.
+struct Gathering {
+    batch: Arc<Batch>,
+    places: HashMap<String, usize>,
+    answered: HashSet<String>,
+    totals: Totals,
+    output: Output,
+    progress: Progress,
+}
+
+impl Gathering {
+    fn new(batch: Arc<Batch>, output: Output, progress: Progress) -> Self {
+        let places = batch.lines.iter().enumerate().map(|(place, line)| (line.id.clone(), place)).collect();
+        let totals = Totals { lines: batch.lines.len(), ..Totals::default() };
+        Self { batch, places, answered: HashSet::new(), totals, output, progress }
+    }
+
+    fn take(&mut self, completion: Completion) -> anyhow::Result<()> {
+        let Some(place) = self.places.get(&completion.id) else {
+            // A batch that was named by hand may hold other files' lines.
+            return Ok(());
+        };
+        if !self.answered.insert(completion.id.clone()) {
+            return Ok(());
+        }
+        match completion.status {
+            Status::Succeeded => self.totals.succeeded += 1,
+            _ => self.totals.failed += 1,
+        }
+        self.output.take(*place, &completion)?;
+        self.progress.show(&self.totals);
+        Ok(())
+    }
+
+    /// Asks the worker what it is doing, for the progress and to learn whether it can go on at all.
+    async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
+        let asked = connection.client.request(connection.names.ctl("keys"), "".into()).await;
+        let Ok(Ok(keys)) = asked.map(|reply| serde_json::from_slice::<Keys>(&reply.payload)) else {
+            self.progress.note("no worker answers".to_owned());
+            self.progress.show(&self.totals);
+            return Ok(());
+        };
+        let pools = self.batch.pools();
+        let used: Vec<_> = keys.pools.iter().filter(|(name, _)| pools.contains_key(name.as_str())).collect();
+        for (pool, names) in &used {
+            let quotas: Vec<_> = keys.quotas.iter().filter(|quota| names.contains(&quota.name)).collect();
+            let shut = |quota: &&crate::control::Quota| quota.keys.iter().all(|key| key.state == "disabled");
+            if !quotas.is_empty() && quotas.iter().all(shut) {
+                let reasons: Vec<_> = quotas
+                    .iter()
+                    .flat_map(|quota| {
+                        quota.keys.iter().map(move |key| {
+                            format!("{}/{}: {}", quota.name, key.name, key.reason.clone().unwrap_or_default())
+                        })
+                    })
+                    .collect();
+                return Err(Error::Unreachable(anyhow!(
+                    "no key of pool `{pool}` is accepted ({}); mend that and run the same command again to go on",
+                    reasons.join(", ")
+                )));
+            }
+        }
+        let quotas =
+            keys.quotas.iter().filter(|quota| used.iter().any(|(_, names)| names.contains(&quota.name)));
+        self.progress.look(quotas.cloned().collect());
+        self.progress.show(&self.totals);
+        Ok(())
+    }
+
+    fn finish(self) -> anyhow::Result<Totals> {
+        self.progress.end(&self.totals);
+        self.output.finish()?;
+        Ok(self.totals)
+    }
+
+    fn interrupted(self) -> Totals {
+        self.progress.end(&self.totals);
+        self.totals
+    }
+}
+
+/// Reads and checks everything about the input and the output that can be checked without NATS.
+///
+/// # Errors
+/// When lines cannot be sent or files cannot be written.
+pub fn prepare(
+    input: &Path,
+    choices: &crate::batch::Choices,
+    files: output::Files,
+    force: bool,
+) -> anyhow::Result<(Batch, Output)> {
+    let batch = Batch::read(input, choices)?;
+    let output = Output::open(files, &batch, force)?;
+    Ok((batch, output))
+}

@@ -1,0 +1,150 @@
+//! How far a batch is: a bar on a terminal, plain lines elsewhere, always on stderr.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::time::Instant;
+
+use super::Totals;
+use crate::control::Quota;
+
+/// How often a plain line is printed.
+const PLAIN: Duration = Duration::from_secs(5);
+
+/// The progress of one batch.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    printed: Instant,
+    started: Instant,
+    calls_before: Option<u64>,
+    calls: u64,
+    in_flight: u64,
+    allowed: Option<f64>,
+    done_before: Option<usize>,
+    note: String,
+}
+
+impl Progress {
+    /// A bar where stderr is a terminal, else plain lines; nothing at all if `quiet`.
+    pub fn new(lines: usize, quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        let now = Instant::now();
+        Self {
+            bar,
+            quiet,
+            printed: now,
+            started: now,
+            calls_before: None,
+            calls: 0,
+            in_flight: 0,
+            allowed: None,
+            done_before: None,
+            note: String::new(),
+        }
+    }
+
+    /// What the worker's quotas are doing.
+    pub fn look(&mut self, quotas: Vec<Quota>) {
+        self.calls = quotas.iter().map(|quota| quota.calls).sum();
+        self.in_flight = quotas.iter().map(|quota| quota.in_flight).sum();
+        self.allowed = quotas.iter().map(|quota| quota.requests_per_second).sum();
+        if self.calls_before.is_none() {
+            self.calls_before = Some(self.calls);
+            self.started = Instant::now();
+        }
+        let waiting = quotas.iter().flat_map(|quota| {
+            let conditions = quota.keys.iter().chain(&quota.models);
+            conditions.filter(|condition| condition.state != "ready").map(|condition| {
+                let reason = condition.reason.as_deref().unwrap_or_default();
+                format!("{}/{} {} ({reason})", quota.name, condition.name, condition.state)
+            })
+        });
+        self.note = waiting.collect::<Vec<_>>().join(", ");
+    }
+
+    /// Something that a person should know now.
+    pub fn note(&mut self, note: String) {
+        self.note = note;
+    }
+
+    /// Shows how far it is.
+    pub fn show(&mut self, totals: &Totals) {
+        self.done_before.get_or_insert(totals.done());
+        if let Some(bar) = &self.bar {
+            bar.set_position(totals.done() as u64);
+            bar.set_message(self.line(totals));
+        } else if !self.quiet && self.printed.elapsed() >= PLAIN {
+            self.printed = Instant::now();
+            self.print(totals);
+        }
+    }
+
+    /// Shows the last state.
+    pub fn end(mut self, totals: &Totals) {
+        self.note.clear();
+        match &self.bar {
+            Some(bar) => {
+                bar.set_position(totals.done() as u64);
+                bar.abandon_with_message(self.line(totals));
+            }
+            None if !self.quiet => self.print(totals),
+            None => {}
+        }
+    }
+
+    fn print(&self, totals: &Totals) {
+        let (done, lines) = (totals.done(), totals.lines);
+        // Nobody reads progress from a stderr that is closed.
+        let _ = writeln!(std::io::stderr(), "{done}/{lines} {}", self.line(totals));
+    }
+
+    fn line(&self, totals: &Totals) -> String {
+        let waiting = totals.lines.saturating_sub(totals.done());
+        let in_flight = self.in_flight.min(waiting as u64);
+        let mut line = format!(
+            "done, {} failed, {in_flight} in flight, {} waiting",
+            totals.failed,
+            waiting as u64 - in_flight
+        );
+        if let Some(rate) = self.rate() {
+            line.push_str(&format!(" | {rate:.1}/s"));
+            if let Some(allowed) = self.allowed {
+                line.push_str(&format!(" of {allowed:.1}/s allowed"));
+            }
+        }
+        if let Some(left) = self.time_left(totals) {
+            line.push_str(&format!(" | {} left", humantime::format_duration(left)));
+        }
+        if !self.note.is_empty() {
+            line.push_str(&format!(" | {}", self.note));
+        }
+        line
+    }
+
+    /// Calls a second since the first look.
+    fn rate(&self) -> Option<f64> {
+        let elapsed = self.started.elapsed().as_secs_f64();
+        let calls = self.calls - self.calls_before?;
+        #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
+        (elapsed >= 1.0).then(|| calls as f64 / elapsed)
+    }
+
+    fn time_left(&self, totals: &Totals) -> Option<Duration> {
+        let done = totals.done() - self.done_before?;
+        let left = totals.lines - totals.done();
+        if done == 0 || left == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "counts of lines")]
+        let seconds = self.started.elapsed().as_secs_f64() / done as f64 * left as f64;
+        Some(Duration::from_secs(Duration::try_from_secs_f64(seconds).ok()?.as_secs() + 1))
+    }
+}

@@ -1,0 +1,176 @@
+//! The streams: made or updated at the start, and refused where they would break a promise.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+use forebay_schemas::{Lane, Names};
+
+use crate::config::Streams;
+
+/// Flows that a stream may have: each is a durable consumer, and the server's own default is 1,000.
+const MAX_CONSUMERS: i32 = 10_000;
+/// Dead letters and events are kept this long.
+const LONG: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+/// Publishes with the same Nats-Msg-Id are told apart by Forebay: ids are unique within a team, and
+/// the server's window is not. This is the least that the server allows.
+const NO_WINDOW: Duration = Duration::from_millis(100);
+
+/// Why the streams cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server said no, or nothing.
+    #[error("stream {stream}: {problem}")]
+    Server {
+        /// The stream.
+        stream: String,
+        /// What went wrong.
+        problem: String,
+    },
+    /// A stream is there and is made so that it would break a promise.
+    #[error(
+        "stream {stream} has {field} = {found}, and Forebay needs {needed} ({why}); change the stream or set [nats] prefix to another"
+    )]
+    Unfit {
+        /// The stream.
+        stream: String,
+        /// What does not fit.
+        field: &'static str,
+        /// What it is.
+        found: String,
+        /// What it must be.
+        needed: String,
+        /// Which promise it would break.
+        why: &'static str,
+    },
+}
+
+/// Makes or updates all streams.
+///
+/// # Errors
+/// When the server refuses, or a stream that is there cannot keep a promise.
+pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
+    for wanted in streams(names, sizes) {
+        let stream = wanted.name.clone();
+        let failed = |problem: String| Error::Server { stream: stream.clone(), problem };
+        match context.get_stream(&wanted.name).await {
+            Ok(existing) => {
+                let existing = &existing.cached_info().config;
+                if let Some(unfit) = unfit(existing, &wanted) {
+                    return Err(unfit);
+                }
+                // Replicas and placement are the operator's.
+                let updated = Config {
+                    num_replicas: existing.num_replicas,
+                    placement: existing.placement.clone(),
+                    ..wanted
+                };
+                context.update_stream(updated).await.map_err(|error| failed(error.to_string()))?;
+            }
+            Err(error) if is_not_found(&error) => {
+                context.create_stream(wanted).await.map_err(|error| failed(error.to_string()))?;
+            }
+            Err(error) => return Err(failed(error.to_string())),
+        }
+    }
+    Ok(())
+}
+
+fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
+    use async_nats::jetstream::context::GetStreamErrorKind::JetStream;
+    matches!(error.kind(), JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
+
+/// The streams as they should be.
+fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
+    let base = |name: String, subjects: Vec<String>| Config {
+        name,
+        subjects,
+        storage: StorageType::File,
+        num_replicas: 1,
+        max_consumers: MAX_CONSUMERS,
+        duplicate_window: NO_WINDOW,
+        ..Config::default()
+    };
+    let bytes = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+    vec![
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            max_bytes: bytes(sizes.jobs_max_bytes),
+            republish: Some(Republish {
+                source: names.all_jobs(),
+                destination: names.all_seen(),
+                headers_only: true,
+            }),
+            ..base(names.jobs_stream(), job_subjects(names))
+        },
+        Config {
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::Old,
+            allow_message_schedules: true,
+            allow_rollup: true,
+            ..base(names.later_stream(), names.later_subjects())
+        },
+        Config {
+            max_age: sizes.completions_max_age,
+            max_bytes: bytes(sizes.completions_max_bytes),
+            allow_direct: true,
+            ..base(names.completions_stream(), vec![names.all_completions()])
+        },
+        Config {
+            max_age: LONG,
+            duplicate_window: Duration::from_secs(120),
+            ..base(names.dead_stream(), vec![names.all_dead()])
+        },
+        Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) },
+    ]
+}
+
+/// The three forms of a job's subject. A subject of another form, an unknown lane among them, is taken
+/// by no stream, so that its publisher is told at once.
+fn job_subjects(names: &Names) -> Vec<String> {
+    let prefix = names.prefix();
+    let mut subjects = vec![format!("{prefix}.jobs.*"), format!("{prefix}.jobs.*.*")];
+    subjects.extend(Lane::ALL.map(|lane| format!("{prefix}.jobs.*.*.{lane}")));
+    subjects
+}
+
+fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
+    let unless = |fits: bool, field, found: String, needed: String, why| {
+        (!fits).then(|| Error::Unfit { stream: wanted.name.clone(), field, found, needed, why })
+    };
+    let debug = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
+    let jobs_alone = wanted.discard == DiscardPolicy::New;
+    let keeps = wanted.retention == RetentionPolicy::WorkQueue;
+    unless(
+        found.retention == wanted.retention,
+        "retention",
+        debug(&found.retention),
+        debug(&wanted.retention),
+        "a job must stay until it is acked, and a completion after it was read",
+    )
+    .or_else(|| {
+        let why = "an acknowledged publish must survive a restart";
+        unless(found.storage == wanted.storage, "storage", debug(&found.storage), debug(&wanted.storage), why)
+    })
+    .or_else(|| {
+        let why = "a job must be refused, not pushed out, when there is no room";
+        let fits = !jobs_alone || found.discard == wanted.discard;
+        unless(fits, "discard", debug(&found.discard), debug(&wanted.discard), why)
+    })
+    .or_else(|| {
+        let fits = !keeps || found.max_age.is_zero();
+        let why = "a job must not vanish with time";
+        unless(fits, "max_age", debug(&found.max_age), "0".to_owned(), why)
+    })
+    .or_else(|| {
+        let fits = !jobs_alone || (!found.allow_rollup && !found.allow_message_schedules);
+        let why = "a publisher could erase or move other people's jobs";
+        unless(fits, "allow_rollup or allow_msg_schedules", "true".to_owned(), "false".to_owned(), why)
+    })
+    .or_else(|| {
+        let why = "a publish without an acknowledgement can be lost";
+        unless(!found.no_ack, "no_ack", "true".to_owned(), "false".to_owned(), why)
+    })
+}
