@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use async_nats::Client;
 use async_nats::jetstream::{self, Context};
 use forebay_schemas::Names;
@@ -12,6 +12,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Mistakes};
@@ -46,6 +47,8 @@ pub struct Connection {
     pub context: Context,
     /// All names.
     pub names: Names,
+    /// Cancelled when this process ends the connection itself.
+    closing: CancellationToken,
 }
 
 /// A running Forebay.
@@ -144,6 +147,7 @@ impl App {
         if let Err(error) = self.connection.client.flush().await {
             warn!(%error, "NATS is gone before the last messages were sent");
         }
+        self.connection.closing.cancel();
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
     }
@@ -187,25 +191,44 @@ impl Connection {
     /// # Errors
     /// When it does not answer within 10 seconds.
     pub async fn open(url: &str, config: &Config) -> Result<Self, Error> {
-        let client = async_nats::ConnectOptions::new()
+        let unreachable = |error: anyhow::Error| {
+            Error::Unreachable(error.context(format!("NATS at {} does not answer", without_credential(url))))
+        };
+        let addresses: Vec<async_nats::ServerAddr> = url
+            .split(',')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|error| Error::Usage(anyhow!("[nats] url: {error}")))?;
+        let closing = CancellationToken::new();
+        let told = closing.clone();
+        let mut options = async_nats::ConnectOptions::new();
+        // The client takes a credential from its options, not from the address.
+        if let Some((user, password)) = addresses.iter().find_map(|at| Some((at.username()?, at.password()?)))
+        {
+            options = options.user_and_password(user.to_owned(), password.to_owned());
+        }
+        let client = options
             .name("forebay")
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(10)))
-            .event_callback(|event| async move {
-                match event {
-                    async_nats::Event::Connected => info!("connected to NATS"),
-                    async_nats::Event::Disconnected => {
-                        warn!("the connection to NATS is lost, connecting again")
+            .event_callback(move |event| {
+                let closing = told.is_cancelled();
+                async move {
+                    match event {
+                        async_nats::Event::Connected => info!("connected to NATS"),
+                        _ if closing => {}
+                        async_nats::Event::Disconnected => {
+                            warn!("the connection to NATS is lost, connecting again");
+                        }
+                        event => warn!(%event, "NATS"),
                     }
-                    event => warn!(%event, "NATS"),
                 }
             })
-            .connect(url)
+            .connect(addresses)
             .await
-            .with_context(|| format!("NATS at {} does not answer", without_credential(url)))
-            .map_err(Error::Unreachable)?;
+            .map_err(|error| unreachable(error.into()))?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, names: config.nats.names.clone() })
+        Ok(Self { client, context, names: config.nats.names.clone(), closing })
     }
 }
 

@@ -105,6 +105,7 @@ impl Drop for Provider {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the provider's clock is its own, not the workers'")]
 async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     // The moment of admission: before the body is read, as at a gateway.
     let arrived = (Instant::now(), SystemTime::now());

@@ -1,4 +1,5 @@
 //! The server as a child process: started, watched, started again, stopped.
+#![expect(clippy::disallowed_methods, reason = "a thread of its own waits for a real process")]
 
 use std::fs;
 use std::io;

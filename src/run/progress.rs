@@ -1,5 +1,6 @@
 //! How far a batch is: a bar on a terminal, plain lines elsewhere, always on stderr.
 
+use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use crate::control::Quota;
 
 /// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(5);
+/// How many looks the rate is taken over: some ten seconds.
+const LOOKS: usize = 11;
 
 /// The progress of one batch.
 #[derive(Debug)]
@@ -18,9 +21,9 @@ pub struct Progress {
     bar: Option<ProgressBar>,
     quiet: bool,
     printed: Instant,
-    started: Instant,
-    calls_before: Option<u64>,
-    calls: u64,
+    started: Option<Instant>,
+    /// Calls that the worker had made at the last looks, oldest first.
+    looks: VecDeque<(Instant, u64)>,
     in_flight: u64,
     allowed: Option<f64>,
     done_before: Option<usize>,
@@ -41,9 +44,8 @@ impl Progress {
             bar,
             quiet,
             printed: now,
-            started: now,
-            calls_before: None,
-            calls: 0,
+            started: None,
+            looks: VecDeque::new(),
             in_flight: 0,
             allowed: None,
             done_before: None,
@@ -53,13 +55,12 @@ impl Progress {
 
     /// What the worker's quotas are doing.
     pub fn look(&mut self, quotas: Vec<Quota>) {
-        self.calls = quotas.iter().map(|quota| quota.calls).sum();
+        self.looks.push_back((Instant::now(), quotas.iter().map(|quota| quota.calls).sum()));
+        if self.looks.len() > LOOKS {
+            self.looks.pop_front();
+        }
         self.in_flight = quotas.iter().map(|quota| quota.in_flight).sum();
         self.allowed = quotas.iter().map(|quota| quota.requests_per_second).sum();
-        if self.calls_before.is_none() {
-            self.calls_before = Some(self.calls);
-            self.started = Instant::now();
-        }
         let waiting = quotas.iter().flat_map(|quota| {
             let conditions = quota.keys.iter().chain(&quota.models);
             conditions.filter(|condition| condition.state != "ready").map(|condition| {
@@ -77,6 +78,7 @@ impl Progress {
 
     /// Shows how far it is.
     pub fn show(&mut self, totals: &Totals) {
+        self.started.get_or_insert_with(Instant::now);
         self.done_before.get_or_insert(totals.done());
         if let Some(bar) = &self.bar {
             bar.set_position(totals.done() as u64);
@@ -129,12 +131,12 @@ impl Progress {
         line
     }
 
-    /// Calls a second since the first look.
+    /// Calls a second over the last looks.
     fn rate(&self) -> Option<f64> {
-        let elapsed = self.started.elapsed().as_secs_f64();
-        let calls = self.calls - self.calls_before?;
+        let ((first, before), (last, calls)) = (self.looks.front()?, self.looks.back()?);
+        let elapsed = (*last - *first).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
-        (elapsed >= 1.0).then(|| calls as f64 / elapsed)
+        (elapsed > 0.0).then(|| calls.saturating_sub(*before) as f64 / elapsed)
     }
 
     fn time_left(&self, totals: &Totals) -> Option<Duration> {
@@ -144,7 +146,7 @@ impl Progress {
             return None;
         }
         #[expect(clippy::cast_precision_loss, reason = "counts of lines")]
-        let seconds = self.started.elapsed().as_secs_f64() / done as f64 * left as f64;
+        let seconds = self.started?.elapsed().as_secs_f64() / done as f64 * left as f64;
         Some(Duration::from_secs(Duration::try_from_secs_f64(seconds).ok()?.as_secs() + 1))
     }
 }

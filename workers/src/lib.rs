@@ -4,12 +4,13 @@
 //!    `admit` reads the job, looks its identity up and matches it with the pool's targets;
 //! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness` to the
 //!    targets' [`quota`]s, which answer with a permit or with what has to be waited for;
-//! 3. *sent*: `work`, the spine, makes the call through a [`provider`]'s adapter and [`upstream`];
+//! 3. *sent*: `work`, the spine, makes an `attempt` through a [`provider`]'s adapter and [`upstream`];
 //! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
 //! 5. *persisted, completed, acked*: `finish` stores the result in [`results`], publishes the
 //!    completion and only then acks.
 
 mod admit;
+mod attempt;
 pub mod clock;
 mod dispatch;
 mod engine;
@@ -26,6 +27,8 @@ pub mod retry;
 mod retry_after;
 mod running;
 mod secret;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod staged;
 pub mod upstream;
 mod work;

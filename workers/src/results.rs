@@ -10,7 +10,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_schemas::{Completion, Identity};
 use jiff::civil::Date;
@@ -59,8 +59,9 @@ pub struct Retention {
 pub struct Results {
     dir: PathBuf,
     retention: Retention,
-    days: RwLock<BTreeMap<Date, Arc<Day>>>,
-    writer: Writer,
+    days: Mutex<BTreeMap<Date, Arc<Day>>>,
+    /// None where each record is committed at once, by its own task.
+    writer: Option<Writer>,
 }
 
 /// The day, in UTC, under which something that happens at `now` is stored.
@@ -74,13 +75,28 @@ impl Results {
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
+        let writer = Writer::start().map_err(|error| Error::new(dir, error))?;
+        Self::with_writer(dir, retention, now, Some(writer))
+    }
+
+    /// The same without a thread, for runs under a paused clock: it would jump ahead while a task
+    /// waits for another thread.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    #[cfg(feature = "sim")]
+    pub fn open_in_place(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
+        Self::with_writer(dir, retention, now, None)
+    }
+
+    fn with_writer(
+        dir: &Path,
+        retention: Retention,
+        now: Timestamp,
+        writer: Option<Writer>,
+    ) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|error| Error::new(dir, error))?;
-        let results = Self {
-            dir: dir.to_owned(),
-            retention,
-            days: RwLock::default(),
-            writer: Writer::start().map_err(|error| Error::new(dir, error))?,
-        };
+        let results = Self { dir: dir.to_owned(), retention, days: Mutex::default(), writer };
         results.forget_old(now)?;
         let first = back(day_of(now), retention.horizon_days);
         for date in results.stored_days()?.into_iter().filter(|date| *date >= first) {
@@ -98,8 +114,9 @@ impl Results {
     pub async fn store(&self, identity: &Identity, record: &Record, now: Timestamp) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
         let json = serde_json::to_vec(record).map_err(|error| Error::new(&self.dir, error))?;
+        let Some(writer) = &self.writer else { return writer::write_one(&day, &key_of(identity), &json) };
         let (done, written) = oneshot::channel();
-        self.writer.send(Write { day, key: key_of(identity), value: json, done });
+        writer.send(Write { day, key: key_of(identity), value: json, done });
         match written.await {
             Ok(result) => result,
             Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),
@@ -128,7 +145,7 @@ impl Results {
     fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
         let key = key_of(identity);
         let days: Vec<_> = {
-            let days = self.days.read().unwrap_or_else(PoisonError::into_inner);
+            let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
             days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
         };
         for day in days {
@@ -147,7 +164,7 @@ impl Results {
     pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let first = back(day_of(now), self.retention.keep_days);
         for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
-            self.days.write().unwrap_or_else(PoisonError::into_inner).remove(&date);
+            self.days.lock().unwrap_or_else(PoisonError::into_inner).remove(&date);
             let path = self.dir.join(date.to_string());
             std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
             info!(%date, "results of this day are no longer kept");
@@ -164,10 +181,7 @@ impl Results {
     }
 
     fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
-        if let Some(day) = self.days.read().unwrap_or_else(PoisonError::into_inner).get(&date) {
-            return Ok(Arc::clone(day));
-        }
-        let mut days = self.days.write().unwrap_or_else(PoisonError::into_inner);
+        let mut days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(day) = days.get(&date) {
             return Ok(Arc::clone(day));
         }

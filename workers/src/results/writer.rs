@@ -78,3 +78,10 @@ fn commit(day: &Day, group: Vec<Write>) {
         let _ = write.done.send(result);
     }
 }
+
+/// Commits one record by itself.
+pub(super) fn write_one(day: &Day, key: &[u8], value: &[u8]) -> Result<(), Error> {
+    let mut batch = sled::Batch::default();
+    Day::put(&mut batch, key, value);
+    day.commit(batch)
+}

@@ -1,0 +1,64 @@
+//! What must hold of every run.
+
+use std::collections::BTreeSet;
+
+use forebay_schemas::Status;
+
+use crate::schedule::Run;
+
+impl Run {
+    /// Every job has one completion, its own answer, and is acked; nothing is held.
+    pub(crate) fn nothing_lost(&self) -> &Self {
+        let completions = self.queue.completions();
+        let ids: BTreeSet<_> = completions.iter().map(|completion| completion.id.clone()).collect();
+        let jobs = self.schedule.jobs;
+        assert_eq!((ids.len(), completions.len()), (jobs, jobs), "seed {}", self.schedule.seed);
+        for completion in &completions {
+            let answer = completion.response.as_ref().map(|response| response.body.get());
+            if completion.status == Status::Succeeded {
+                let own = format!(r#""messages":[{}]"#, completion.id);
+                assert!(answer.is_some_and(|answer| answer.contains(&own)), "{answer:?} answers {own}");
+            }
+        }
+        assert_eq!(self.queue.acked(), jobs, "seed {}", self.schedule.seed);
+        assert_eq!(self.queue.held(), 0, "seed {}", self.schedule.seed);
+        self
+    }
+
+    /// Every job succeeded.
+    pub(crate) fn all_succeeded(&self) -> &Self {
+        let failed = self.queue.completions().into_iter().find(|one| one.status != Status::Succeeded);
+        assert!(failed.is_none(), "seed {}: {failed:?}", self.schedule.seed);
+        self
+    }
+
+    /// No permit is out.
+    pub(crate) fn nothing_leaked(&self) -> &Self {
+        for quota in self.worker.snapshot().quotas {
+            assert_eq!(quota.totals.in_flight, 0, "seed {}: {}", self.schedule.seed, quota.name);
+        }
+        self
+    }
+
+    /// The provider refused nothing, and by another count no trailing window was exceeded.
+    pub(crate) fn no_refusal(&self) -> &Self {
+        assert_eq!(self.upstream.refusals(), 0, "seed {}", self.schedule.seed);
+        for (account, key) in self.schedule.accounts.iter().zip(&self.keys) {
+            let arrivals = self.upstream.arrivals(key);
+            for window in arrivals.windows(account.requests + 1) {
+                let span = window[account.requests] - window[0];
+                assert!(span > account.per, "seed {}: {span:?}", self.schedule.seed);
+            }
+        }
+        self
+    }
+
+    /// The share of the allowed rate that an account was used at, from its first to its last call.
+    pub(crate) fn share(&self, account: usize) -> f64 {
+        let arrivals = self.upstream.arrivals(&self.keys[account]);
+        let limits = &self.schedule.accounts[account];
+        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return 0.0 };
+        let allowed = limits.requests as f64 / limits.per.as_secs_f64();
+        (arrivals.len() - 1) as f64 / (*last - *first).as_secs_f64() / allowed
+    }
+}

@@ -1,0 +1,146 @@
+//! A schedule: what is published when, against which provider; and how it is run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::{Flow, Lane};
+use forebay_workers::quota::{self, Algorithm, Amount, Dimension, Key, Limit};
+use forebay_workers::results::{Results, Retention};
+use forebay_workers::retry::Policy;
+use forebay_workers::sim::VirtualClock;
+use forebay_workers::sim::queue::SimQueue;
+use forebay_workers::sim::upstream::{Account, Behaviour, SimUpstream};
+use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker, provider};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+pub(crate) const MILLI: Duration = Duration::from_millis(1);
+
+/// One account, as the provider enforces it and as it is configured.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) requests: usize,
+    pub(crate) per: Duration,
+    /// What the configuration says; what the provider enforces if it is true.
+    pub(crate) configured: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Schedule {
+    pub(crate) accounts: Vec<Limits>,
+    pub(crate) jobs: usize,
+    /// Between two publishes: anything up to this.
+    pub(crate) gap: Duration,
+    pub(crate) behaviour: Behaviour,
+    pub(crate) teams: Vec<&'static str>,
+    pub(crate) seed: u64,
+}
+
+/// What a run left behind.
+pub(crate) struct Run {
+    pub(crate) schedule: Schedule,
+    pub(crate) queue: SimQueue,
+    pub(crate) upstream: SimUpstream,
+    pub(crate) worker: Worker<SimQueue, SimUpstream>,
+    pub(crate) keys: Vec<String>,
+    _dir: tempfile::TempDir,
+}
+
+impl Schedule {
+    /// A schedule without faults, drawn from `seed`.
+    pub(crate) fn calm(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let accounts = (0..rng.random_range(1..4)).map(|_| {
+            let requests = rng.random_range(5..60);
+            Limits { requests, per: Duration::from_secs(rng.random_range(1..20)), configured: requests }
+        });
+        let accounts: Vec<_> = accounts.collect();
+        let latency = Duration::from_millis(rng.random_range(1..3_000));
+        let behaviour = Behaviour {
+            accounts: Vec::new(),
+            send_delay: Duration::from_millis(rng.random_range(0..400)),
+            way: 2 * MILLI,
+            latency: (latency / 4, latency),
+            errors: 0.0,
+            lost: 0.0,
+            seed,
+        };
+        let gap = Duration::from_millis(rng.random_range(0..50));
+        Self { accounts, jobs: 200, gap, behaviour, teams: vec!["a", "b"], seed }
+    }
+
+    /// The same with faults.
+    pub(crate) fn stormy(seed: u64) -> Self {
+        let mut schedule = Self::calm(seed);
+        schedule.behaviour.errors = 0.05;
+        schedule.behaviour.lost = 0.02;
+        schedule
+    }
+
+    pub(crate) async fn run(mut self) -> Run {
+        let clock = Arc::new(VirtualClock::new("2026-11-24T10:00:00Z".parse().expect("a time")));
+        // In memory where there is such a place: what is stored here need not survive a power loss.
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let dir = dir.expect("a directory");
+        let keys: Vec<_> = (0..self.accounts.len()).map(|index| format!("key-{index}")).collect();
+        let account = |(limits, key): (&Limits, &String)| Account {
+            key: key.clone(),
+            limits: vec![(limits.requests, limits.per)],
+        };
+        self.behaviour.accounts = self.accounts.iter().zip(&keys).map(account).collect();
+        let queue = SimQueue::new(clock.clone());
+        let upstream = SimUpstream::new(self.behaviour.clone());
+        let retention = Retention { keep_days: 7, horizon_days: 2 };
+        let now = forebay_workers::clock::Clock::now(&*clock);
+        let results = Results::open_in_place(dir.path(), retention, now).expect("a store");
+        let config = self.config(&keys);
+        let worker = Worker::start(config, queue.clone(), upstream.clone(), results, clock);
+        let worker = worker.await.expect("it starts");
+        self.publish(&queue).await;
+        queue.completed(self.jobs).await;
+        worker.stop(Duration::from_secs(3_600)).await;
+        Run { schedule: self, queue, upstream, worker, keys, _dir: dir }
+    }
+
+    async fn publish(&self, queue: &SimQueue) {
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x5eed);
+        for job in 0..self.jobs {
+            let team = self.teams[rng.random_range(0..self.teams.len())];
+            let lane = Lane::ALL[rng.random_range(0..3)];
+            let flow = Flow { pool: "p".to_owned(), team: team.to_owned(), lane };
+            queue.publish(&flow, format!(r#"{{"id":"{job}","body":{{"messages":[{job}],"max_tokens":1}}}}"#));
+            if !self.gap.is_zero() {
+                tokio::time::sleep(self.gap.mul_f64(rng.random::<f64>())).await;
+            }
+        }
+    }
+
+    fn config(&self, keys: &[String]) -> Config {
+        let quota = |(limits, key): (&Limits, &String)| quota::Config {
+            name: key.clone(),
+            provider: "openai".to_owned(),
+            base_url: "http://provider".to_owned(),
+            adapter: provider::by_name("openai").expect("a known provider"),
+            keys: vec![Key { name: "only".to_owned(), secret: Secret::new(key.as_str()) }],
+            limits: vec![Limit {
+                amount: Amount::PerPeriod {
+                    dimension: Dimension::Requests,
+                    limit: limits.configured as u64,
+                    per: limits.per,
+                    algorithm: Algorithm::Smooth,
+                },
+                models: None,
+            }],
+        };
+        let target = |quota| TargetConfig { quota, model: "m".to_owned(), tier: 0 };
+        Config {
+            quotas: self.accounts.iter().zip(keys).map(quota).collect(),
+            pools: vec![PoolConfig { name: "p".to_owned(), targets: (0..keys.len()).map(target).collect() }],
+            teams: HashMap::new(),
+            policy: Policy { max_attempts: 6 },
+            lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
+        }
+    }
+}

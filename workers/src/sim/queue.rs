@@ -1,0 +1,198 @@
+//! A queue in memory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use forebay_schemas::{Completion, Flow, Identity};
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::clock::Clock;
+use crate::queue::{DeadLetter, Delivery, Error, Published, Queue, Receipt, Source};
+
+/// A queue in memory; clones share it.
+#[derive(Debug, Clone)]
+pub struct SimQueue {
+    shared: Arc<Shared>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    /// Told when something waits that did not.
+    waiting: Notify,
+    ended: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sequence: u64,
+    flows: BTreeSet<Flow>,
+    announce: Option<mpsc::UnboundedSender<Flow>>,
+    waiting: HashMap<Flow, VecDeque<Delivery>>,
+    held: BTreeMap<String, (Flow, Delivery)>,
+    completions: BTreeMap<Identity, Completion>,
+    copies: Vec<(String, Bytes)>,
+    dead: Vec<DeadLetter>,
+    acked: usize,
+}
+
+impl SimQueue {
+    /// An empty queue.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let shared = Shared { state: Mutex::default(), waiting: Notify::new(), ended: watch::Sender::new(0) };
+        Self { shared: Arc::new(shared), clock }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a job.
+    pub fn publish(&self, flow: &Flow, payload: impl Into<Bytes>) {
+        let mut state = self.state();
+        state.sequence += 1;
+        let name = state.sequence.to_string();
+        let delivery = Delivery {
+            payload: payload.into(),
+            subject: format!("ai.jobs.{flow}"),
+            message_id: None,
+            reply_to: None,
+            traceparent: None,
+            unique_id: format!("s0-{name}"),
+            published: self.clock.now(),
+            redelivered: false,
+            receipt: Receipt(name),
+        };
+        state.waiting.entry(flow.clone()).or_default().push_back(delivery);
+        if state.flows.insert(flow.clone())
+            && let Some(announce) = &state.announce
+        {
+            let _ = announce.send(flow.clone());
+        }
+        drop(state);
+        self.shared.waiting.notify_waiters();
+    }
+
+    /// Waits until `count` identities have their completion.
+    pub async fn completed(&self, count: usize) {
+        let mut ended = self.shared.ended.subscribe();
+        // The sender lives in this queue.
+        let _ = ended.wait_for(|ended| *ended >= count).await;
+    }
+
+    /// All completions.
+    pub fn completions(&self) -> Vec<Completion> {
+        self.state().completions.values().cloned().collect()
+    }
+
+    /// All dead letters.
+    pub fn dead(&self) -> Vec<DeadLetter> {
+        self.state().dead.clone()
+    }
+
+    /// How many deliveries were acked.
+    pub fn acked(&self) -> usize {
+        self.state().acked
+    }
+
+    /// How many jobs are neither acked nor given back.
+    pub fn held(&self) -> usize {
+        self.state().held.len()
+    }
+
+    fn take(&self, flow: &Flow) -> Option<Delivery> {
+        let mut state = self.state();
+        let delivery = state.waiting.get_mut(flow)?.pop_front()?;
+        state.held.insert(delivery.receipt.0.clone(), (flow.clone(), delivery.clone()));
+        Some(delivery)
+    }
+}
+
+impl Queue for SimQueue {
+    async fn flows(&self) -> Result<mpsc::UnboundedReceiver<Flow>, Error> {
+        let (announce, flows) = mpsc::unbounded_channel();
+        let mut state = self.state();
+        for flow in &state.flows {
+            let _ = announce.send(flow.clone());
+        }
+        state.announce = Some(announce);
+        Ok(flows)
+    }
+
+    async fn open(&self, flow: &Flow) -> Result<Source, Error> {
+        let (credit, mut credits) = mpsc::unbounded_channel();
+        let (sender, deliveries) = mpsc::unbounded_channel();
+        let (queue, flow) = (self.clone(), flow.clone());
+        tokio::spawn(async move {
+            let mut wanted = 0usize;
+            loop {
+                let waiting = queue.shared.waiting.notified();
+                while wanted > 0 {
+                    let Some(delivery) = queue.take(&flow) else { break };
+                    wanted -= 1;
+                    if let Err(mpsc::error::SendError(delivery)) = sender.send(delivery) {
+                        queue.give_back(delivery.receipt).await;
+                        return;
+                    }
+                }
+                tokio::select! {
+                    more = credits.recv() => match more {
+                        Some(more) => wanted += more,
+                        None => return,
+                    },
+                    () = waiting => {}
+                }
+            }
+        });
+        Ok(Source { credit, deliveries })
+    }
+
+    async fn keep(&self, _: Vec<Receipt>) {}
+
+    async fn give_back(&self, receipt: Receipt) {
+        let mut state = self.state();
+        if let Some((flow, mut delivery)) = state.held.remove(&receipt.0) {
+            delivery.redelivered = true;
+            state.waiting.entry(flow).or_default().push_front(delivery);
+        }
+        drop(state);
+        self.shared.waiting.notify_waiters();
+    }
+
+    async fn complete(&self, completion: &Completion, _: Option<&str>) -> Result<Published, Error> {
+        let mut state = self.state();
+        let identity = completion.identity();
+        if let Some(standing) = state.completions.get(&identity) {
+            return Ok(Published::Already(Box::new(standing.clone())));
+        }
+        state.completions.insert(identity, completion.clone());
+        let count = state.completions.len();
+        drop(state);
+        self.shared.ended.send_replace(count);
+        Ok(Published::First)
+    }
+
+    async fn completion(&self, identity: &Identity) -> Result<Option<Completion>, Error> {
+        Ok(self.state().completions.get(identity).cloned())
+    }
+
+    async fn copy(&self, subject: String, completion: Bytes, _: Option<&str>) -> Result<(), Error> {
+        self.state().copies.push((subject, completion));
+        Ok(())
+    }
+
+    async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
+        self.state().dead.push(letter);
+        Ok(())
+    }
+
+    async fn ack(&self, receipt: Receipt) -> Result<(), Error> {
+        let mut state = self.state();
+        if state.held.remove(&receipt.0).is_some() {
+            state.acked += 1;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! A provider in memory: limits over trailing windows, latencies and faults.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::http::header::AUTHORIZATION;
+use ::http::{HeaderMap, HeaderValue};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use crate::upstream::{Error, Reply, Request, Upstream};
+
+/// An account of the simulated provider.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The key that opens it.
+    pub key: String,
+    /// Calls and period: no trailing period holds more.
+    pub limits: Vec<(usize, Duration)>,
+}
+
+/// How the simulated provider behaves.
+#[derive(Debug, Clone)]
+pub struct Behaviour {
+    /// Its accounts.
+    pub accounts: Vec<Account>,
+    /// From the permit until the request leaves: anything up to this.
+    pub send_delay: Duration,
+    /// From the request's leaving to its arrival: anything up to this.
+    pub way: Duration,
+    /// From arrival to answer: anything between the two.
+    pub latency: (Duration, Duration),
+    /// The share of calls that end in a 500.
+    pub errors: f64,
+    /// The share of calls that are never answered.
+    pub lost: f64,
+    /// For all choices.
+    pub seed: u64,
+}
+
+/// A provider in memory; clones share it.
+#[derive(Debug, Clone)]
+pub struct SimUpstream {
+    behaviour: Arc<Behaviour>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    rng: SmallRng,
+    arrivals: HashMap<String, Vec<Instant>>,
+    refusals: usize,
+}
+
+impl SimUpstream {
+    /// A provider that was never called.
+    pub fn new(behaviour: Behaviour) -> Self {
+        let rng = SmallRng::seed_from_u64(behaviour.seed);
+        let state = State { rng, arrivals: HashMap::new(), refusals: 0 };
+        Self { behaviour: Arc::new(behaviour), state: Arc::new(Mutex::new(state)) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When calls arrived on an account, refused ones too.
+    pub fn arrivals(&self, key: &str) -> Vec<Instant> {
+        self.state().arrivals.get(key).cloned().unwrap_or_default()
+    }
+
+    /// How many calls a limit refused.
+    pub fn refusals(&self) -> usize {
+        self.state().refusals
+    }
+
+    /// Anything up to `most`.
+    fn up_to(&self, most: Duration) -> Duration {
+        most.mul_f64(self.state().rng.random::<f64>())
+    }
+
+    /// Counts an arrival; returns the wait when it is one too many.
+    fn admit(&self, account: &Account, now: Instant) -> Option<Duration> {
+        let mut state = self.state();
+        let arrivals = state.arrivals.entry(account.key.clone()).or_default();
+        arrivals.push(now);
+        let refused = account.limits.iter().filter_map(|(limit, per)| {
+            let in_window = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= *per);
+            let count = in_window.count();
+            (count > *limit).then(|| *per - now.duration_since(arrivals[arrivals.len() - count]))
+        });
+        let refused = refused.max();
+        state.refusals += usize::from(refused.is_some());
+        refused
+    }
+
+    fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Reply {
+        Reply { status, headers, body: body.to_owned().into() }
+    }
+}
+
+impl Upstream for SimUpstream {
+    async fn send<S>(&self, request: Request, sent: S) -> Result<Reply, Error>
+    where
+        S: FnOnce(Instant) + Send + 'static,
+    {
+        tokio::time::sleep(self.up_to(self.behaviour.send_delay)).await;
+        sent(Instant::now());
+        tokio::time::sleep(self.up_to(self.behaviour.way)).await;
+        let key =
+            request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let account = self.behaviour.accounts.iter().find(|account| Some(account.key.as_str()) == key);
+        let Some(account) = account else {
+            let body = r#"{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}"#;
+            return Ok(self.answer(401, HeaderMap::new(), body));
+        };
+        if let Some(wait) = self.admit(account, Instant::now()) {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::from_str(&wait.as_millis().to_string()) {
+                headers.insert("retry-after-ms", value);
+            }
+            let body = r#"{"error":{"message":"Rate limit reached.","type":"requests","code":"rate_limit_exceeded"}}"#;
+            return Ok(self.answer(429, headers, body));
+        }
+        let (least, most) = self.behaviour.latency;
+        let latency = least + self.up_to(most.saturating_sub(least));
+        tokio::time::sleep(latency).await;
+        let fate: f64 = self.state().rng.random();
+        if fate < self.behaviour.lost {
+            return Err(Error::Unanswered("the connection was reset".to_owned()));
+        }
+        if fate < self.behaviour.lost + self.behaviour.errors {
+            return Ok(self.answer(
+                500,
+                HeaderMap::new(),
+                r#"{"error":{"message":"oops","type":"server_error"}}"#,
+            ));
+        }
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        Ok(self.answer(200, HeaderMap::new(), &format!(r#"{{"echo":{body}}}"#)))
+    }
+}
