@@ -1,1 +1,13 @@
-fn main() {}
+//! Forebay against a real nats-server, real sockets and a simulated provider, in one binary.
+
+mod support;
+
+mod contract;
+mod faults;
+mod identity;
+mod process;
+mod replies;
+mod run_command;
+mod services;
+mod tls;
+mod topology;

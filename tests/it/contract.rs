@@ -1,0 +1,136 @@
+//! Jobs in, completions out, as the contract has them.
+
+use async_nats::HeaderMap;
+use forebay_schemas::{Class, Lane, Status};
+use serde_json::json;
+
+use crate::support::{Forebay, chat, said};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
+    let (forebay, provider) = Forebay::simple().await;
+    let forms = [
+        ("ai.jobs.chat", "default", Lane::Normal),
+        ("ai.jobs.chat.acme", "acme", Lane::Normal),
+        ("ai.jobs.chat.acme.bulk", "acme", Lane::Bulk),
+        ("ai.jobs.chat.other.interactive", "other", Lane::Interactive),
+    ];
+    for (index, (subject, team, lane)) in forms.into_iter().enumerate() {
+        let id = format!("job {index}.*");
+        let mut job = chat(&id, &format!("hello {index}"));
+        job["batch"] = json!("nightly");
+        job["metadata"] = json!({ "row": index });
+        forebay.publish(subject, &job).await;
+        let completion = forebay.completion(team, Some("nightly"), &id).await;
+        assert_eq!((completion.status, completion.lane, completion.generation), (Status::Succeeded, lane, 1));
+        assert_eq!((completion.id.as_str(), completion.custom_id.as_str()), (id.as_str(), id.as_str()));
+        assert_eq!(said(&completion), format!("You said: hello {index}"));
+        assert_eq!(completion.attempts.len(), 1);
+        assert_eq!(completion.attempts[0].outcome, "succeeded");
+        assert_eq!(completion.metadata.expect("kept")["row"].get(), index.to_string());
+        assert!(completion.usage.is_some_and(|usage| usage.input_tokens > 0));
+    }
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 4);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_an_id_takes_the_message_id_or_one_of_its_own() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let job = json!({ "body": { "messages": [{ "role": "user", "content": "hi" }] } });
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "from-header");
+    headers.insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    forebay.publish_with("ai.jobs.chat", &job, headers).await;
+    let names = &forebay.connection.names;
+    let subject = names.completion("default", None, "from-header");
+    let message = forebay.message(names.completions_stream(), &subject).await;
+    let trace = message.headers.as_ref().and_then(|headers| headers.get("traceparent"));
+    assert!(trace.is_some_and(|trace| trace.as_str().starts_with("00-4bf9")));
+
+    forebay.publish("ai.jobs.chat", &job).await;
+    let stream = forebay.connection.context.get_stream(names.jobs_stream()).await.expect("the stream");
+    let id = format!("s{}-2", stream.cached_info().created.unix_timestamp());
+    assert_eq!(forebay.completion("default", None, &id).await.status, Status::Succeeded);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut unknown_model = chat("no-model", "x");
+    unknown_model["body"]["model"] = json!("gpt-9");
+    let cases = [
+        ("ai.jobs.chat", json!({ "id": "no-body" }).to_string(), "no-body", "invalid_job", "body"),
+        ("ai.jobs.nowhere", chat("no-pool", "x").to_string(), "no-pool", "unknown_pool", "known pools: chat"),
+        ("ai.jobs.chat", unknown_model.to_string(), "no-model", "unknown_model", "gpt-4o-mini"),
+    ];
+    for (subject, payload, id, code, words) in cases {
+        forebay.publish_bytes(subject, payload.clone().into_bytes(), HeaderMap::new()).await;
+        let completion = forebay.completion("default", None, id).await;
+        let error = completion.error.expect("an error");
+        assert_eq!(
+            (completion.status, error.code.as_str(), error.class),
+            (Status::Failed, code, Class::Rejected)
+        );
+        assert!(error.message.contains(words), "{}", error.message);
+        let dead = subject.replace(".jobs.", ".dead.") + ".default";
+        let stream = forebay.connection.names.dead_stream();
+        let letters = forebay.connection.context.get_stream(stream.clone()).await.expect("the stream");
+        let letter = letters.get_last_raw_message_by_subject(&dead).await.expect("a letter");
+        assert_eq!(letter.payload, payload.as_bytes());
+        assert!(letter.headers.get("Forebay-Reason").is_some_and(|reason| reason.as_str().starts_with(code)));
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Msg-Id", "not-json");
+    forebay.publish_bytes("ai.jobs.chat", b"not json".to_vec(), headers).await;
+    let completion = forebay.completion("default", None, "not-json").await;
+    assert_eq!(completion.error.expect("an error").code, "invalid_job");
+    forebay.drained().await;
+    assert_eq!(provider.calls(), [], "nothing was called");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_one_is_set_aside() {
+    let (forebay, _provider) = Forebay::simple().await;
+    forebay.publish("ai.jobs.ch$t", &chat("odd", "x")).await;
+    let names = &forebay.connection.names;
+    let letter = forebay.message(names.dead_stream(), "ai.dead.unknown.default").await;
+    assert!(letter.headers.as_ref().is_some_and(|headers| headers.get("Forebay-Subject").is_some()));
+    forebay.drained().await;
+    let refused = forebay.connection.context.publish("ai.jobs.chat.acme.urgent", "{}".into()).await;
+    assert!(refused.expect("sent").await.is_err(), "no stream takes a lane that is none");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_has_passed_expires_without_a_call() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut late = chat("late", "x");
+    late["deadline"] = json!("2020-01-01T00:00:00Z");
+    forebay.publish("ai.jobs.chat", &late).await;
+    let completion = forebay.completion("default", None, "late").await;
+    assert_eq!(completion.status, Status::Expired);
+    assert_eq!(completion.error.expect("an error").class, Class::DeadlinePassed);
+    assert_eq!(provider.calls(), []);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embeddings_are_answered_by_their_own_vector() {
+    let (forebay, _provider) = Forebay::simple().await;
+    for text in ["one", "two"] {
+        let job =
+            json!({ "custom_id": text, "url": "/v1/embeddings", "body": { "input": text, "dimensions": 4 } });
+        forebay.publish("ai.jobs.chat", &job).await;
+    }
+    let vector = async |id| {
+        let completion = forebay.completion("default", None, id).await;
+        completion.response.expect("an answer").body.get().to_owned()
+    };
+    let (one, two) = (vector("one").await, vector("two").await);
+    assert!(one.contains("embedding") && one != two);
+    forebay.stop().await;
+}

@@ -1,0 +1,143 @@
+//! Limits, faults and keys that are not accepted.
+
+use std::collections::BTreeSet;
+
+use forebay_schemas::{Class, OnAmbiguous, Status};
+use serde_json::json;
+
+use crate::support::{Forebay, chat, head, pool, provider, quota};
+
+/// A Forebay over two accounts at one provider, each quota with its own keys and limits.
+async fn two_quotas(
+    accounts: &[&str],
+    faults: &str,
+    first: (&[&str], &str),
+    second: (&[&str], &str),
+) -> (Forebay, forebay::simulate::Provider) {
+    let provider = provider(accounts, faults).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = provider.base_url();
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "first", &url, first.0, first.1),
+        quota(dir.path(), "second", &url, second.0, second.1),
+        pool("chat", "gpt-4o-mini", &["first", "second"]),
+    ];
+    (Forebay::start(dir, &text.concat()).await, provider)
+}
+
+async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Completion> {
+    for job in 0..jobs {
+        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+    }
+    let mut completions = Vec::new();
+    for job in 0..jobs {
+        completions.push(forebay.completion("default", None, &job.to_string()).await);
+    }
+    completions
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_429_cools_the_quota_while_jobs_go_elsewhere_without_a_lost_attempt() {
+    let accounts = ["name=tight,key=sk-tight,limit=2/1h", "name=wide,key=sk-wide"];
+    let first: (&[&str], &str) = (&["sk-tight"], "{ concurrent = 4 }");
+    let (forebay, provider) = two_quotas(&accounts, "", first, (&["sk-wide"], "{ concurrent = 4 }")).await;
+    let completions = answer_all(&forebay, 40).await;
+    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
+    let refused = provider.calls().iter().filter(|call| call.status == 429).count();
+    assert!((1..=4).contains(&refused), "those in flight when the limit was met, and no more: {refused}");
+    let elsewhere = completions.iter().find(|completion| completion.attempts.len() == 2).expect("one moved");
+    assert_eq!(elsewhere.attempts[0].outcome, "rate_limited");
+    assert_eq!(
+        (elsewhere.attempts[0].quota.as_str(), elsewhere.attempts[1].quota.as_str()),
+        ("first", "second")
+    );
+    let keys = forebay.app.worker().snapshot().quotas;
+    let (_, state) = &keys[0].models[0];
+    assert_eq!((state.name(), state.reason()), ("cooling", Some(Class::RateLimited)));
+    assert_eq!(keys[0].keys[0].1.name(), "ready", "the refusal spoke of the limit, not of the key");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() {
+    let accounts = ["name=good,key=sk-good"];
+    let first: (&[&str], &str) = (&["sk-wrong", "sk-good"], "{ concurrent = 1 }");
+    let (forebay, provider) =
+        two_quotas(&accounts, "", first, (&["sk-also-wrong"], "{ concurrent = 1 }")).await;
+    let completions = answer_all(&forebay, 10).await;
+    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
+    let outcomes: Vec<_> = completions
+        .iter()
+        .flat_map(|completion| &completion.attempts)
+        .map(|attempt| (attempt.quota.as_str(), attempt.key.as_str(), attempt.outcome.as_str()))
+        .collect();
+    let wrong: Vec<_> = outcomes.iter().filter(|(_, _, outcome)| *outcome == "bad_key").collect();
+    assert_eq!(wrong.len(), 2, "each wrong key was used once: {outcomes:?}");
+    assert_eq!(provider.calls().len(), 10);
+    let states: BTreeSet<_> = forebay
+        .app
+        .worker()
+        .snapshot()
+        .quotas
+        .into_iter()
+        .flat_map(|quota| {
+            quota.keys.into_iter().map(move |(name, state)| (quota.name.clone(), name, state.name()))
+        })
+        .collect();
+    let state = |quota: &str, key: &str, state| (quota.to_owned(), key.to_owned(), state);
+    assert_eq!(
+        states,
+        BTreeSet::from([
+            state("first", "key-1", "disabled"),
+            state("first", "key-2", "ready"),
+            state("second", "key-1", "disabled"),
+        ])
+    );
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.1";
+    let (forebay, provider) = two_quotas(&accounts, faults, (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let completions = answer_all(&forebay, 40).await;
+    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
+    let attempts: usize = completions.iter().map(|completion| completion.attempts.len()).sum();
+    assert_eq!(attempts, provider.calls().len(), "every call is an attempt of some completion");
+    assert!(attempts > 40, "there were faults");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let (forebay, provider) = two_quotas(&accounts, "reset=1", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let mut job = chat("once", "hello");
+    job["on_ambiguous"] = json!(OnAmbiguous::Fail);
+    forebay.publish("ai.jobs.chat", &job).await;
+    let completion = forebay.completion("default", None, "once").await;
+    assert_eq!((completion.status, completion.attempts.len()), (Status::Failed, 1));
+    assert_eq!(completion.error.expect("an error").class, Class::NetAfterSend);
+    assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let (forebay, provider) = two_quotas(&accounts, "", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    forebay.publish("ai.jobs.chat", &json!({ "id": "bad", "body": { "messages": [] } })).await;
+    let completion = forebay.completion("default", None, "bad").await;
+    let error = completion.error.as_ref().expect("an error");
+    assert_eq!(
+        (completion.status, error.class, completion.attempts.len()),
+        (Status::Failed, Class::BadRequest, 1)
+    );
+    assert_eq!(completion.response.as_ref().expect("kept").status_code, 400);
+    let line = completion.output_line();
+    assert!(line.error.is_none() && line.response.is_some(), "OpenAI's shape of an HTTP error");
+    assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}

@@ -1,0 +1,92 @@
+//! One call, one completion and one stored result per identity.
+
+use forebay::app::{App, Started};
+use forebay::config::Config;
+use forebay_schemas::Status;
+use futures::StreamExt;
+use serde_json::json;
+
+use crate::support::{Forebay, chat, head, pool, provider, quota, said, soon};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.again").await.expect("subscribed");
+    for _ in 0..20 {
+        let mut job = chat("same", "hello");
+        job["reply_to"] = json!("_INBOX.again");
+        forebay.publish("ai.jobs.chat", &job).await;
+    }
+    forebay.drained().await;
+    forebay.publish("ai.jobs.chat", &chat("same", "hello")).await;
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 1, "one call for 21 publishes");
+    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    let copy = serde_json::from_slice(&copy.payload).expect("a completion");
+    assert_eq!(said(&copy), "You said: hello");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_request_under_a_used_identity_is_set_aside() {
+    let (forebay, provider) = Forebay::simple().await;
+    forebay.publish("ai.jobs.chat", &chat("used", "first")).await;
+    assert_eq!(said(&forebay.completion("default", None, "used").await), "You said: first");
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.conflict").await.expect("subscribed");
+    let mut other = chat("used", "second");
+    other["reply_to"] = json!("_INBOX.conflict");
+    forebay.publish("ai.jobs.chat", &other).await;
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    assert_eq!((copy.status, copy.error.expect("an error").code.as_str()), (Status::Failed, "id_conflict"));
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 1);
+    let names = &forebay.connection.names;
+    let letter = forebay.message(names.dead_stream(), "ai.dead.chat.default").await;
+    assert_eq!(letter.payload, other.to_string().as_bytes());
+    assert_eq!(said(&forebay.completion("default", None, "used").await), "You said: first");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_in_another_team_or_batch_is_another_job() {
+    let (forebay, provider) = Forebay::simple().await;
+    forebay.publish("ai.jobs.chat", &chat("1", "alone")).await;
+    forebay.publish("ai.jobs.chat.acme", &chat("1", "of a team")).await;
+    let mut of_batch = chat("1", "of a batch");
+    of_batch["batch"] = json!("b");
+    forebay.publish("ai.jobs.chat", &of_batch).await;
+    assert_eq!(said(&forebay.completion("default", None, "1").await), "You said: alone");
+    assert_eq!(said(&forebay.completion("acme", None, "1").await), "You said: of a team");
+    assert_eq!(said(&forebay.completion("default", Some("b"), "1").await), "You said: of a batch");
+    assert_eq!(provider.calls().len(), 3);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_before_a_restart_is_not_called_again() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ]
+    .concat();
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
+    forebay.completion("default", None, "kept").await;
+    forebay.drained().await;
+    let Forebay { app, dir, .. } = forebay;
+    app.stop(std::time::Duration::from_secs(20)).await;
+
+    let config = Config::parse(&text).expect("a configuration");
+    let Started::Here(app) = App::start(&config).await.expect("it starts again") else { panic!("free") };
+    let forebay = Forebay { connection: app.connection.clone(), app, dir };
+    forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 1);
+    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
+    forebay.stop().await;
+}

@@ -1,0 +1,170 @@
+//! A running Forebay with a simulated provider, and what tests ask of them.
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use forebay::app::{App, Connection, Started};
+use forebay::config::Config;
+use forebay::simulate::fault::Faults;
+use forebay::simulate::{self, Provider};
+use forebay_schemas::Completion;
+use futures::StreamExt;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+/// No signal that a test waits for takes longer; only a failure does.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The crypto provider that `main` installs for the program.
+pub(crate) fn install_crypto() {
+    // Another test of this binary may have done it.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// Waits for a signal, and fails if it never comes.
+pub(crate) async fn soon<T>(what: &str, signal: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, signal).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}
+
+/// A simulated provider.
+pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
+    let accounts = accounts.iter().map(|text| text.parse().expect("an account")).collect();
+    let faults = if faults.is_empty() { Faults::default() } else { faults.parse().expect("faults") };
+    let latency = (Duration::from_millis(5), Duration::from_millis(20));
+    let config = simulate::Config { accounts, latency, faults, seed: 7, record: None };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    Provider::start(config, listener).expect("it starts")
+}
+
+/// A quota of a configuration; its key stands in a file.
+pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limits: &str) -> String {
+    let mut entries = Vec::new();
+    for (index, key) in keys.iter().enumerate() {
+        let file = dir.join(format!("{name}-{index}.key"));
+        std::fs::write(&file, key).expect("written");
+        entries.push(format!("{{ name = \"key-{}\", file = {file:?} }}", index + 1));
+    }
+    format!(
+        "[quota.{name}]\nprovider = \"openai\"\nbase_url = \"{base_url}\"\nkeys = [{}]\nlimits = [{limits}]\n",
+        entries.join(", ")
+    )
+}
+
+/// The head of a configuration: a minded server on any free port.
+pub(crate) fn head(dir: &Path) -> String {
+    format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n", dir.join("data"))
+}
+
+/// A pool over quotas, all for one model.
+pub(crate) fn pool(name: &str, model: &str, quotas: &[&str]) -> String {
+    let targets: Vec<_> =
+        quotas.iter().map(|quota| format!("{{ quota = \"{quota}\", model = \"{model}\" }}")).collect();
+    format!("[pool.{name}]\ntargets = [{}]\n", targets.join(", "))
+}
+
+/// A running Forebay.
+pub(crate) struct Forebay {
+    pub(crate) app: Box<App>,
+    pub(crate) connection: Connection,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Forebay {
+    /// Starts one whose pool `chat` is served by one account without limits.
+    pub(crate) async fn simple() -> (Self, Provider) {
+        let provider = provider(&["name=one,key=sk-one"], "").await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = [
+            head(dir.path()),
+            quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+            pool("chat", "gpt-4o-mini", &["one"]),
+        ];
+        (Self::start(dir, &text.concat()).await, provider)
+    }
+
+    pub(crate) async fn start(dir: tempfile::TempDir, config: &str) -> Self {
+        install_crypto();
+        let config = Config::parse(config).expect("a configuration");
+        match App::start(&config).await.expect("it starts") {
+            Started::Here(app) => Self { connection: app.connection.clone(), app, dir },
+            Started::Elsewhere(by) => panic!("held by {by:?}"),
+        }
+    }
+
+    pub(crate) async fn stop(self) {
+        soon("the stop", self.app.stop(Duration::from_secs(20))).await;
+    }
+
+    pub(crate) async fn publish(&self, subject: &str, job: &Value) {
+        self.publish_with(subject, job, HeaderMap::new()).await;
+    }
+
+    pub(crate) async fn publish_with(&self, subject: &str, job: &Value, headers: HeaderMap) {
+        self.publish_bytes(subject, job.to_string().into_bytes(), headers).await;
+    }
+
+    pub(crate) async fn publish_bytes(&self, subject: &str, payload: Vec<u8>, headers: HeaderMap) {
+        let context = &self.connection.context;
+        let ack = context.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
+        ack.expect("sent").await.expect("acknowledged");
+    }
+
+    /// The first message on a subject of a stream, whenever it comes.
+    pub(crate) async fn message(&self, stream: String, subject: &str) -> async_nats::jetstream::Message {
+        let stream = self.connection.context.get_stream(stream).await.expect("the stream");
+        let config = OrderedConfig {
+            filter_subject: subject.to_owned(),
+            deliver_policy: DeliverPolicy::All,
+            ..OrderedConfig::default()
+        };
+        let consumer = stream.create_consumer(config).await.expect("a consumer");
+        let mut messages = consumer.messages().await.expect("messages");
+        soon(subject, messages.next()).await.expect("open").expect("a message")
+    }
+
+    /// The completion of a job, whenever it comes.
+    pub(crate) async fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> Completion {
+        let names = &self.connection.names;
+        let message = self.message(names.completions_stream(), &names.completion(team, batch, id)).await;
+        serde_json::from_slice(&message.payload).expect("a completion")
+    }
+
+    /// Waits until no job is left in the stream.
+    pub(crate) async fn drained(&self) {
+        let name = self.connection.names.jobs_stream();
+        soon("an empty stream of jobs", async {
+            loop {
+                let stream = self.connection.context.get_stream(name.clone()).await.expect("the stream");
+                if stream.cached_info().state.messages == 0 {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// How many messages a stream holds.
+    pub(crate) async fn count(&self, stream: String) -> u64 {
+        self.connection.context.get_stream(stream).await.expect("the stream").cached_info().state.messages
+    }
+}
+
+/// A chat job.
+pub(crate) fn chat(id: &str, text: &str) -> Value {
+    json!({ "id": id, "body": { "messages": [{ "role": "user", "content": text }] } })
+}
+
+/// What a chat completion says.
+pub(crate) fn said(completion: &Completion) -> String {
+    let response = completion.response.as_ref().unwrap_or_else(|| panic!("an answer: {completion:?}"));
+    let body: Value = serde_json::from_str(response.body.get()).expect("JSON");
+    body.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap_or_default().to_owned()
+}

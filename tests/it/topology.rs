@@ -1,0 +1,94 @@
+//! Streams that are there already.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{self, stream};
+use forebay::app::App;
+use forebay::config::Config;
+use forebay::nats::Server;
+use forebay::topology;
+use forebay_schemas::Names;
+
+use crate::support::{head, install_crypto, pool, quota};
+
+async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
+    install_crypto();
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let server = Server::start(dir, listen, Duration::from_millis(100)).await.expect("it starts");
+    let (credential, address) =
+        server.url().strip_prefix("nats://").and_then(|rest| rest.split_once('@')).expect("a credential");
+    let (user, password) = credential.split_once(':').expect("user and password");
+    let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
+    let client = options.connect(address).await.expect("connected");
+    (server, jetstream::new(client))
+}
+
+fn config() -> Config {
+    Config::parse("").expect("the defaults")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_are_made_once_and_found_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, context) = server(dir.path()).await;
+    for _ in 0..2 {
+        topology::establish(&context, &Names::default(), &config().streams).await.expect("established");
+    }
+    let jobs = context.get_stream("AI_JOBS").await.expect("there").cached_info().config.clone();
+    assert_eq!(jobs.retention, stream::RetentionPolicy::WorkQueue);
+    assert_eq!(jobs.discard, stream::DiscardPolicy::New);
+    assert!(!jobs.allow_rollup && !jobs.allow_message_schedules && !jobs.allow_message_ttl);
+    let later = context.get_stream("AI_LATER").await.expect("there").cached_info().config.clone();
+    assert!(later.allow_message_schedules);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_would_break_a_promise_is_refused_with_the_reason() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, context) = server(dir.path()).await;
+    let breaking = [
+        ("retention", stream::Config { retention: stream::RetentionPolicy::Limits, ..work_queue() }),
+        ("discard", stream::Config { discard: stream::DiscardPolicy::Old, ..work_queue() }),
+        ("max_age", stream::Config { max_age: Duration::from_secs(60), ..work_queue() }),
+        ("storage", stream::Config { storage: stream::StorageType::Memory, ..work_queue() }),
+        ("allow_rollup", stream::Config { allow_rollup: true, ..work_queue() }),
+    ];
+    for (field, config_of_stream) in breaking {
+        context.create_stream(config_of_stream).await.expect("made");
+        let error = topology::establish(&context, &Names::default(), &config().streams).await;
+        let error = error.expect_err(field).to_string();
+        assert!(error.contains("AI_JOBS") && error.contains(field), "{field}: {error}");
+        context.delete_stream("AI_JOBS").await.expect("deleted");
+    }
+}
+
+fn work_queue() -> stream::Config {
+    stream::Config {
+        name: "AI_JOBS".to_owned(),
+        subjects: vec!["ai.jobs.*".to_owned()],
+        retention: stream::RetentionPolicy::WorkQueue,
+        discard: stream::DiscardPolicy::New,
+        ..stream::Config::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_at_a_time_serves_a_prefix() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (server, _context) = server(&dir.path().join("nats")).await;
+    let text = |data: &str| {
+        let head = head(dir.path())
+            .replace("listen = \"127.0.0.1:0\"", &format!("url = {:?}", server.url()))
+            .replace("/data\"", &format!("/{data}\""));
+        let quota = quota(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], "");
+        Config::parse(&[head, quota, pool("chat", "m", &["one"])].concat()).expect("a configuration")
+    };
+    let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else { panic!("it starts") };
+    let second = App::start(&text("two")).await.err().expect("the seat is taken").to_string();
+    assert!(second.contains("another worker serves the prefix `ai`"), "{second}");
+    assert!(second.contains(&std::process::id().to_string()), "{second}");
+    first.stop(Duration::from_secs(5)).await;
+    let third = App::start(&text("two")).await;
+    let Ok(forebay::app::Started::Here(third)) = third else { panic!("the seat is free again") };
+    third.stop(Duration::from_secs(5)).await;
+}
