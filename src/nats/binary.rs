@@ -8,8 +8,12 @@ pub(super) const OLDEST: (u32, u32, u32) = (2, 12, 0);
 
 /// The first server on PATH, then in `.tools/` here or beside the program, that is new enough.
 pub(super) fn find() -> Result<PathBuf, String> {
+    choose(candidates())
+}
+
+fn choose(candidates: Vec<PathBuf>) -> Result<PathBuf, String> {
     let mut too_old = Vec::new();
-    for candidate in candidates() {
+    for candidate in candidates {
         if !candidate.is_file() {
             continue;
         }
@@ -70,5 +74,23 @@ mod tests {
         assert_eq!(parse("nats-server: v2.16.0-dev"), Some((2, 16, 0)));
         assert_eq!(parse("something else"), None);
         assert!(parse("nats-server: v2.9.10").expect("a version") < OLDEST);
+    }
+    #[test]
+    fn a_server_that_is_too_old_is_named_and_passed_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let fake = |name: &str, version: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\necho 'nats-server: v{version}'\n")).expect("written");
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+                .expect("executable");
+            path
+        };
+        let (old, new) = (fake("old", "2.9.10"), fake("new", "2.15.1"));
+        assert_eq!(choose(vec![old.clone(), new.clone()]), Ok(new));
+        let error = choose(vec![old]).expect_err("too old");
+        assert!(error.contains("old is version 2.9.10") && error.contains("2.12.0 or later"), "{error}");
+        assert!(
+            choose(vec![dir.path().join("none")]).expect_err("none").contains("no nats-server was found")
+        );
     }
 }

@@ -6,6 +6,7 @@ mod contract;
 mod faults;
 mod identity;
 mod process;
+mod program;
 mod replies;
 mod run_command;
 mod services;

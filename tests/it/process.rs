@@ -1,1 +1,160 @@
+//! The process and the server that it minds.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::program::{self, Serve};
+use crate::support::{head, pool, provider, quota, soon};
+
+const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
+
+async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
+    let provider = provider(&["name=one,key=sk-do-not-print-this"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], ""),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    (dir, provider)
+}
+
+/// Publishes a job and reads its stored completion, both with the command line.
+async fn answered(dir: &Path, id: &str) -> Value {
+    std::fs::write(dir.join("job.jsonl"), JOB.replace("ID", id)).expect("written");
+    let published = program::run(dir, &["publish", "job.jsonl", "--pool", "chat"]).await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+    soon("a result", async {
+        loop {
+            let got = program::run(dir, &["results", "get", id]).await;
+            if got.code == Some(0) {
+                return serde_json::from_str(&got.stdout).expect("JSON");
+            }
+        }
+    })
+    .await
+}
+
+fn server_pid(dir: &Path) -> Pid {
+    let text = std::fs::read_to_string(dir.join("data/nats/nats-server.pid")).expect("a pid");
+    text.trim().parse().ok().and_then(Pid::from_raw).expect("a process")
+}
+
+fn runs(pid: Pid) -> bool {
+    // A process that has ended and was not waited for is none that runs.
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_serve_on_the_same_data_directory_names_the_holder() {
+    let (dir, _provider) = configured().await;
+    let first = Serve::start(dir.path()).await;
+    let second = program::run(dir.path(), &["serve"]).await;
+    assert_eq!(second.code, Some(2), "{second:?}");
+    assert!(second.stderr.contains(&format!("in use by process {}", first.pid())), "{second:?}");
+    let (status, _) = first.terminate().await;
+    assert!(status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_dies_is_started_again_and_work_goes_on() {
+    let (dir, _provider) = configured().await;
+    let mut serve = Serve::start(dir.path()).await;
+    assert_eq!(answered(dir.path(), "before").await["status"], "succeeded");
+    let pid = server_pid(dir.path());
+    kill_process(pid, Signal::KILL).expect("killed");
+    serve.wait_for("starting it again").await;
+    serve.wait_for("connected to NATS").await;
+    assert_eq!(answered(dir.path(), "after").await["status"], "succeeded");
+    assert_ne!(server_pid(dir.path()), pid);
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_goes_with_its_process_and_the_next_one_starts_on_the_same_store() {
+    let (dir, provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
+    let pid = server_pid(dir.path());
+    serve.kill().await;
+    soon("the end of the server", async {
+        while runs(pid) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let serve = Serve::start(dir.path()).await;
+    assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
+    assert_eq!(provider.calls().len(), 1, "answered before, so not called again");
+    let (status, _) = serve.terminate().await;
+    assert!(status.success());
+    assert!(!runs(server_pid_or(dir.path(), pid)), "the server stopped with a clean stop too");
+}
+
+fn server_pid_or(dir: &Path, other: Pid) -> Pid {
+    if dir.join("data/nats/nats-server.pid").exists() { server_pid(dir) } else { other }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
+    let (dir, _provider) = configured().await;
+    Serve::start(dir.path()).await.terminate().await;
+    // The same server on the same store, as a crash can leave it where the kernel does not end it.
+    let binary = forebay::nats::find().expect("a server");
+    let config = dir.path().canonicalize().expect("a path").join("data/nats/nats-server.conf");
+    let mut orphan =
+        tokio::process::Command::new(binary).arg("--config").arg(&config).spawn().expect("started");
+    soon("the orphan's pid", async {
+        while !dir.path().join("data/nats/nats-server.pid").exists() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (serve, _) = tokio::join!(Serve::start(dir.path()), orphan.wait());
+    assert_eq!(answered(dir.path(), "after").await["status"], "succeeded");
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
+    let (dir, _provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    for file in ["data/forebay.json", "data/nats/credential", "data/nats/nats-server.conf"] {
+        let mode = std::fs::metadata(dir.path().join(file)).expect(file).permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{file}");
+    }
+    let result = answered(dir.path(), "secret").await.to_string();
+    let keys = program::run(dir.path(), &["keys", "--json"]).await.stdout;
+    let (_, log) = serve.terminate().await;
+    for (what, text) in [("result", result), ("keys", keys), ("log", log)] {
+        assert!(!text.contains("do-not-print-this"), "{what}: {text}");
+    }
+    let mut searched = 0;
+    for path in files(&dir.path().join("data")) {
+        let bytes = std::fs::read(&path).expect("readable");
+        searched += bytes.len();
+        let found = bytes.windows(17).any(|window| window == b"do-not-print-this");
+        assert!(!found, "the key stands in {}", path.display());
+    }
+    assert!(searched > 1_000, "the store was searched");
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_say_when_nothing_runs() {
+    let (dir, _provider) = configured().await;
+    for args in [&["queues"][..], &["keys"], &["publish", "--pool", "chat"]] {
+        let output = program::run(dir.path(), args).await;
+        assert_eq!(output.code, Some(3), "{args:?}: {output:?}");
+        assert!(output.stderr.contains("nothing runs on the data directory"), "{output:?}");
+    }
+}

@@ -1,1 +1,267 @@
+//! `forebay run`: whole files, interrupted files, files that cannot be run.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use forebay::simulate::Provider;
+use forebay_schemas::completion::OutputLine;
+use serde_json::json;
+
+use crate::program::{self, Serve, command, run};
+use crate::support::{head, pool, provider, quota, soon};
+
+/// A directory with a configuration of two quotas of two calls at once each.
+async fn configured() -> (tempfile::TempDir, Provider) {
+    let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = "{ concurrent = 2 }";
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
+        quota(dir.path(), "two", &provider.base_url(), &["sk-two"], limits),
+        pool("gpt-4o-mini", "gpt-4o-mini", &["one", "two"]),
+    ];
+    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    (dir, provider)
+}
+
+fn input(dir: &Path, name: &str, lines: usize, text: &str) {
+    let line = |index: usize| {
+        let body = json!({ "model": "gpt-4o-mini", "messages": [{ "role": "user", "content": format!("{text} {index}") }] });
+        json!({ "custom_id": format!("r-{index}"), "method": "POST", "url": "/v1/chat/completions", "body": body })
+            .to_string()
+    };
+    let lines: Vec<_> = (0..lines).map(line).collect();
+    fs::write(dir.join(name), lines.join("\n")).expect("written");
+}
+
+/// Every custom_id exactly once, in order, each answer its own.
+fn whole(path: &Path, lines: usize, text: &str) {
+    let output = fs::read_to_string(path).expect("there");
+    let answers: Vec<OutputLine> =
+        output.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+    assert_eq!(answers.len(), lines);
+    for (index, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.custom_id, format!("r-{index}"));
+        let body = answer.response.as_ref().expect("an answer").body.get();
+        assert!(body.contains(&format!("You said: {text} {index}\"")), "{body}");
+    }
+}
+
+const RUN: [&str; 4] = ["run", "in.jsonl", "--output", "out.jsonl"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_answered_in_order_and_its_failures_apart() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 40, "hello");
+    let bad =
+        r#"{"custom_id":"bad","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[]}}"#;
+    let text = fs::read_to_string(dir.path().join("in.jsonl")).expect("there");
+    fs::write(dir.path().join("in.jsonl"), format!("{text}\n{bad}\n")).expect("written");
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stdout.contains("40 of 41 lines succeeded"), "{output:?}");
+    whole(&dir.path().join("out.jsonl"), 40, "hello");
+    let errors = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there");
+    let error: OutputLine = serde_json::from_str(errors.trim()).expect("one line");
+    assert_eq!((error.custom_id.as_str(), error.response.expect("HTTP").status_code), ("bad", 400));
+    assert!(error.error.is_none());
+    assert!(!dir.path().join("out.jsonl.partial").exists());
+
+    // Again: the same files, and no call.
+    let before = fs::read(dir.path().join("out.jsonl")).expect("there");
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(1));
+    assert_eq!(fs::read(dir.path().join("out.jsonl")).expect("there"), before);
+    assert_eq!(provider.calls().len(), 41);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_is_killed_goes_on_to_the_same_bytes() {
+    const LINES: usize = 120;
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", LINES, "hello");
+    for part in [LINES / 3, LINES * 2 / 3] {
+        let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
+        soon("a part of the calls", async {
+            while provider.calls().len() < part {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        child.kill().await.expect("killed");
+        assert!(!dir.path().join("out.jsonl").exists());
+    }
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    whole(&dir.path().join("out.jsonl"), LINES, "hello");
+    let calls = provider.calls().len();
+    assert!(calls <= LINES + 8, "at most the four in flight at each kill were repeated: {calls} calls");
+
+    let (other, _provider) = configured().await;
+    input(other.path(), "in.jsonl", LINES, "hello");
+    assert_eq!(run(other.path(), &RUN).await.code, Some(0));
+    let bytes = |dir: &Path| fs::read(dir.join("out.jsonl")).expect("there");
+    assert!(bytes(dir.path()) == bytes(other.path()), "as if it had never been killed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_share_custom_ids_get_their_own_answers_at_once_and_in_turn() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "a.jsonl", 60, "first");
+    input(dir.path(), "b.jsonl", 60, "second");
+    let serve = Serve::start(dir.path()).await;
+    let (a, b) = tokio::join!(
+        run(dir.path(), &["run", "a.jsonl", "--output", "a.out.jsonl"]),
+        run(dir.path(), &["run", "b.jsonl", "--output", "b.out.jsonl"]),
+    );
+    assert_eq!((a.code, b.code), (Some(0), Some(0)), "{a:?} {b:?}");
+    serve.terminate().await;
+    whole(&dir.path().join("a.out.jsonl"), 60, "first");
+    whole(&dir.path().join("b.out.jsonl"), 60, "second");
+    let again = run(dir.path(), &["run", "b.jsonl", "--output", "b2.out.jsonl", "--team", "acme"]).await;
+    assert_eq!(again.code, Some(0), "{again:?}");
+    whole(&dir.path().join("b2.out.jsonl"), 60, "second");
+    assert_eq!(provider.calls().len(), 180);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_that_is_not_the_batchs_is_left_alone() {
+    let (dir, _provider) = configured().await;
+    input(dir.path(), "in.jsonl", 3, "hello");
+    fs::write(dir.path().join("out.jsonl"), "my only copy\n").expect("written");
+    let refused = run(dir.path(), &RUN).await;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("--force"), "{refused:?}");
+    assert_eq!(fs::read_to_string(dir.path().join("out.jsonl")).expect("there"), "my only copy\n");
+    let forced = run(dir.path(), &["run", "in.jsonl", "--output", "out.jsonl", "--force"]).await;
+    assert_eq!(forced.code, Some(0), "{forced:?}");
+    whole(&dir.path().join("out.jsonl"), 3, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_the_run_and_the_same_command_goes_on() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 200, "hello");
+    let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
+    soon("some calls", async {
+        while provider.calls().len() < 20 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT).expect("told");
+    let status = soon("the end of the run", child.wait()).await.expect("it ended");
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(0));
+    whole(&dir.path().join("out.jsonl"), 200, "hello");
+    assert_eq!(provider.calls().len(), 200, "those in flight were waited for, so nothing was repeated");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_run_says_why_and_publishes_nothing() {
+    let (dir, provider) = configured().await;
+    let good =
+        r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
+    let large = format!(
+        r#"{{"custom_id":"l","body":{{"model":"gpt-4o-mini","messages":["{}"]}}}}"#,
+        "x".repeat(9 << 20)
+    );
+    let cases: [(&str, String, &[&str]); 7] = [
+        ("not JSON", format!("{good}\nnot json"), &["line 2", "expected"]),
+        ("no body", r#"{"custom_id":"a"}"#.to_owned(), &["line 1", "missing field `body`"]),
+        ("twice", format!("{good}\n{good}"), &["line 2", "custom_id `a`", "line 1"]),
+        (
+            "unknown pool",
+            good.replace("gpt-4o-mini", "gpt-9"),
+            &["line 1", "no pool `gpt-9`", "gpt-4o-mini", "--pool"],
+        ),
+        ("no model", good.replace(r#""model":"gpt-4o-mini","#, ""), &["line 1", "no body.model", "--pool"]),
+        ("too large", large, &["line 1", "max_payload 8388608"]),
+        ("empty", String::new(), &["no line in this file"]),
+    ];
+    for (what, text, words) in cases {
+        fs::write(dir.path().join("in.jsonl"), text).expect("written");
+        let output = run(dir.path(), &RUN).await;
+        assert_eq!(output.code, Some(2), "{what}: {output:?}");
+        for word in words {
+            assert!(output.stderr.contains(word), "{what}: {word} not in {}", output.stderr);
+        }
+    }
+    let missing = run(dir.path(), &["run", "nowhere.jsonl", "--output", "out.jsonl"]).await;
+    assert_eq!(missing.code, Some(2), "{missing:?}");
+    assert!(missing.stderr.contains("nowhere.jsonl"), "{missing:?}");
+    assert_eq!(provider.calls(), []);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
+    let (dir, _provider) = configured().await;
+    for key in ["one-0.key", "two-0.key"] {
+        fs::write(dir.path().join(key), "sk-wrong").expect("written");
+    }
+    input(dir.path(), "in.jsonl", 5, "hello");
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(3), "{output:?}");
+    assert!(
+        output.stderr.contains("no key of pool `gpt-4o-mini` is accepted (one/key-1: bad_key"),
+        "{output:?}"
+    );
+    for key in ["one", "two"] {
+        fs::write(dir.path().join(format!("{key}-0.key")), format!("sk-{key}")).expect("written");
+    }
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(0), "mended, the same command goes on");
+    whole(&dir.path().join("out.jsonl"), 5, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    fs::write(dir.path().join("in.jsonl"), r#"{"custom_id":"a","body":{"model":"m"}}"#).expect("written");
+    let write = |text: &str| fs::write(dir.path().join("forebay.toml"), text).expect("written");
+    let nothing = run(dir.path(), &RUN).await;
+    assert_eq!(nothing.code, Some(2), "{nothing:?}");
+    assert!(nothing.stderr.contains("there is no forebay.toml here"), "{nothing:?}");
+
+    write("[nats]\nlisten = 1\nurll = \"x\"\n[pool.m]\ntargets = [{ quota = \"q\", model = \"m\" }]\n");
+    let mistakes = run(dir.path(), &RUN).await;
+    assert_eq!(mistakes.code, Some(2), "{mistakes:?}");
+    for words in ["3 mistakes in forebay.toml", "nats.listen", "nats.urll", "pool.m.targets[0].quota"] {
+        assert!(mistakes.stderr.contains(words), "{words} not in {}", mistakes.stderr);
+    }
+
+    write(
+        "[nats]\nurl = \"nats://127.0.0.1:9\"\n[quota.q]\nprovider = \"openai\"\nkeys = [{ env = \"FOREBAY_NO_SUCH_KEY\" }]\n[pool.m]\ntargets = [{ quota = \"q\", model = \"m\" }]\n",
+    );
+    let down = run(dir.path(), &RUN).await;
+    assert_eq!(down.code, Some(3), "{down:?}");
+    assert!(down.stderr.contains("NATS at nats://127.0.0.1:9 does not answer"), "{down:?}");
+    let key = program::run(dir.path(), &["check"]).await;
+    assert_eq!(key.code, Some(2), "{key:?}");
+    assert!(
+        key.stderr.contains("quota.q.keys[0].env: the environment variable FOREBAY_NO_SUCH_KEY is not set"),
+        "{key:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_explains_itself() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let top = run(dir.path(), &["--help"]).await.stdout;
+    let commands: BTreeSet<_> =
+        ["demo", "serve", "run", "publish", "results", "queues", "keys", "check", "simulate", "completions"]
+            .into();
+    for name in commands {
+        assert!(top.contains(&format!("\n  {name} ")), "{name} not in {top}");
+        let help = run(dir.path(), &[name, "--help"]).await;
+        assert_eq!(help.code, Some(0));
+        assert!(
+            help.stdout.contains("--config") && help.stdout.contains("--json"),
+            "{name}: {}",
+            help.stdout
+        );
+    }
+    let script = run(dir.path(), &["completions", "bash"]).await;
+    assert!(script.stdout.contains("_forebay"));
+}
