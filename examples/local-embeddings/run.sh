@@ -40,7 +40,8 @@ if ! grep '^listening on ' "$work/server.log"; then
 fi
 
 SECONDS=0
-"$forebay" run "$work/texts.jsonl" --output "$work/out.jsonl" --config "$here/forebay.toml"
+# Its data directory goes into the work folder, so that every run calls the model anew.
+(cd "$work" && "$forebay" run texts.jsonl --output out.jsonl --config "$here/forebay.toml")
 echo "forebay took about $SECONDS s"
 
 "$python" "$here/check.py" --input "$work/texts.jsonl" --output "$work/out.jsonl" \

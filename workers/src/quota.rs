@@ -4,6 +4,7 @@
 //! this ledger counts what is taken and when it returns; governor ([`pace`]) spaces the starts and is
 //! asked last, so that nothing it granted has to be taken back.
 
+mod guard;
 mod limit;
 mod meter;
 mod pace;
@@ -27,8 +28,6 @@ pub use state::State;
 use crate::provider::Adapter;
 use crate::secret::Secret;
 
-/// The least that calls are taken to vary in how long they need to the server.
-const SHORTEST_GUARD: Duration = Duration::from_millis(5);
 /// Calls at once where nothing else is known of an account.
 const CONCURRENT_WITHOUT_LIMITS: u64 = 256;
 
@@ -191,7 +190,7 @@ impl Quota {
         }
         ledger.next_key = (key + 1) % ledger.keys.len();
         ledger.totals.in_flight += 1;
-        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key))
+        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, now))
     }
 
     /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
@@ -215,12 +214,6 @@ impl Quota {
         if let Some(model) = ledger.models.get_mut(model) {
             model.state.cool(reason, wait, now);
         }
-    }
-
-    /// A limit refused a call that these meters had admitted: they are too trusting of the way to the
-    /// server, so their guard doubles, up to a twentieth of the period.
-    fn widen_guard(&self, model: &str) {
-        self.ledger().each_meter_of(model, Meter::widen_after_refusal);
     }
 
     /// Stops all calls to `model` until an operator acts.
@@ -309,7 +302,7 @@ impl Ledger {
                 used.push(meter);
                 continue;
             }
-            self.meters.push(Meter::new(limit.amount.clone(), SHORTEST_GUARD, now));
+            self.meters.push(Meter::new(limit.amount.clone(), now));
             let meter = self.meters.len() - 1;
             self.shared[index] = shared.then_some(meter);
             used.push(meter);

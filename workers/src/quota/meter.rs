@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::guard::Guard;
 use super::limit::{Algorithm, Amount, Cost, Dimension};
 use super::pace::Pace;
-
-/// A guard that refusals widened does not grow beyond this part of its period.
-const WIDEST_GUARD_SHARE: u32 = 20;
 
 /// Why a meter does not admit a call now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +25,7 @@ pub(super) enum Wait {
 pub(super) struct Meter {
     amount: Amount,
     pace: Option<Pace>,
-    guard: Duration,
+    guard: Guard,
     /// Taken in all; the sum of `open` and `returns`.
     taken: u64,
     /// Taken by calls that have not been sent or, for calls at once, not ended.
@@ -39,44 +37,42 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(amount: Amount, guard: Duration, now: Instant) -> Self {
-        let mut meter = Self {
+    pub(super) fn new(amount: Amount, now: Instant) -> Self {
+        let per = match amount {
+            Amount::PerPeriod { per, .. } => per,
+            Amount::Concurrent(_) => Duration::ZERO,
+        };
+        let guard = Guard::new(per);
+        let pace = match amount {
+            Amount::PerPeriod {
+                dimension: Dimension::Requests,
+                limit,
+                per,
+                algorithm: Algorithm::Smooth,
+            } => Some(Pace::new(limit, per, guard.width(), now)),
+            _ => None,
+        };
+        Self {
             amount,
-            pace: None,
+            pace,
             guard,
             taken: 0,
             open: HashMap::new(),
             returns: BTreeMap::new(),
             sent: HashMap::new(),
-        };
-        meter.guard = meter.at_least(guard);
-        if let Amount::PerPeriod {
-            dimension: Dimension::Requests,
-            limit,
-            per,
-            algorithm: Algorithm::Smooth,
-        } = meter.amount
-        {
-            meter.pace = Some(Pace::new(limit, per, meter.guard, now));
-        }
-        meter
-    }
-
-    /// A guard is never less than a 500th of its period: what a long period loses by it is too little
-    /// to see, and clocks, timers and other people's load vary by more than the 5 ms of the shortest.
-    fn at_least(&self, guard: Duration) -> Duration {
-        match self.amount {
-            Amount::PerPeriod { per, .. } => guard.max(per / 500),
-            Amount::Concurrent(_) => guard,
         }
     }
 
-    /// Doubles the guard, up to `1 / WIDEST_GUARD_SHARE` of the period; it never narrows.
-    pub(super) fn widen_after_refusal(&mut self) {
-        let Amount::PerPeriod { limit, per, .. } = self.amount else { return };
-        self.guard = (self.guard * 2).min((per / WIDEST_GUARD_SHARE).max(self.guard));
-        if let Some(pace) = &self.pace {
-            self.pace = Some(pace.respaced(limit, per, self.guard));
+    /// A limit refused a call that this meter had admitted.
+    pub(super) fn refused(&mut self) {
+        if self.guard.refused() {
+            self.respace();
+        }
+    }
+
+    fn respace(&mut self) {
+        if let (Some(pace), Amount::PerPeriod { limit, per, .. }) = (&self.pace, &self.amount) {
+            self.pace = Some(pace.respaced(*limit, *per, self.guard.width()));
         }
     }
 
@@ -154,12 +150,15 @@ impl Meter {
         self.pace.as_mut().map_or(Ok(()), |pace| pace.start(now))
     }
 
-    /// The call was handed to the network at `at`: what it took of a period returns a period later,
-    /// plus the part of the guard that covers the way to the server.
-    pub(super) fn sent(&mut self, call: u64, at: Instant) {
-        if let Amount::PerPeriod { per, .. } = self.amount {
-            self.return_at(call, at + per + self.guard / 2);
+    /// The call was handed to the network at `at`, `delay` after its permit: what it took of a period
+    /// returns a period later, plus the guard for the way to the server. Lateness of one call then costs
+    /// once in a period, while within the period later calls catch it up.
+    pub(super) fn sent(&mut self, call: u64, at: Instant, delay: Duration) {
+        let Amount::PerPeriod { per, .. } = self.amount else { return };
+        if self.guard.measure(delay) {
+            self.respace();
         }
+        self.return_at(call, at + per + self.guard.width());
     }
 
     fn return_at(&mut self, call: u64, at: Instant) {

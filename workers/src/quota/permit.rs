@@ -6,6 +6,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
+use super::meter::Meter;
 use super::{Cost, Key, Quota};
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it
@@ -17,13 +18,14 @@ pub struct Permit {
     call: u64,
     model: String,
     key: usize,
+    granted: Instant,
     /// A call that was given up on may still run at the provider until then.
     runs_until: Option<Instant>,
 }
 
 impl Permit {
-    pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize) -> Self {
-        Self { quota, call, model, key, runs_until: None }
+    pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize, granted: Instant) -> Self {
+        Self { quota, call, model, key, granted, runs_until: None }
     }
 
     /// The quota that was charged.
@@ -43,7 +45,12 @@ impl Permit {
 
     /// The note of when the call leaves, to be written by whoever hands it to the network.
     pub fn stamp(&self) -> Stamp {
-        Stamp { quota: Arc::clone(&self.quota), call: self.call, model: self.model.clone() }
+        Stamp {
+            quota: Arc::clone(&self.quota),
+            call: self.call,
+            model: self.model.clone(),
+            granted: self.granted,
+        }
     }
 
     /// Corrects the tokens that were reserved for the call: up always, down only if the provider
@@ -58,7 +65,8 @@ impl Permit {
         self.quota.ledger().totals.refusals += 1;
         self.cool(speaks_of_key, reason, wait, now);
         if reason == Class::RateLimited && !speaks_of_key {
-            self.quota.widen_guard(&self.model);
+            // These meters had admitted it, so they trust the way to the server too much.
+            self.quota.ledger().each_meter_of(&self.model, Meter::refused);
         }
     }
 
@@ -89,6 +97,7 @@ pub struct Stamp {
     quota: Arc<Quota>,
     call: u64,
     model: String,
+    granted: Instant,
 }
 
 impl Stamp {
@@ -96,7 +105,8 @@ impl Stamp {
     pub fn sent(self, at: Instant) {
         let mut ledger = self.quota.ledger();
         ledger.totals.calls += 1;
-        ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at));
+        let delay = at.saturating_duration_since(self.granted);
+        ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at, delay));
         drop(ledger);
         self.quota.changed.notify_one();
     }
