@@ -83,3 +83,20 @@ fn relations_are_checked() {
     let found = mistakes("[data]\nkeep_days = 1\ndedupe_days = 3\n[streams]\ncompletions_max_age = \"2d\"\n");
     assert_eq!(found.len(), 2, "{found:?}");
 }
+
+#[test]
+fn the_configurations_that_are_shown_have_no_mistakes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in
+        ["examples/forebay.toml", "examples/compose/forebay.toml", "examples/local-embeddings/forebay.toml"]
+    {
+        let config = Config::load(Some(&root.join(file))).expect(file);
+        assert!(!config.pools.is_empty(), "{file}");
+    }
+    let readme = std::fs::read_to_string(root.join("README.md")).expect("text");
+    let shown: Vec<_> = readme.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!shown.is_empty());
+    for text in shown {
+        Config::parse(text).expect("a configuration of the README");
+    }
+}
