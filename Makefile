@@ -23,10 +23,10 @@ test: nats-server $(TOOLS)/cargo-deny
 build:
 	$(CARGO) build --release --locked
 
-## bench: jobs per second end to end beside the bare loop, and a recount of the pacing
-bench: nats-server
-	$(CARGO) build --release --locked
+## bench: jobs per second beside the bare loop; three accounts at their limits, killed and recounted
+bench: nats-server build
 	$(CARGO) bench --locked --bench end_to_end
+	benches/three-quotas.sh
 
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build

@@ -85,9 +85,9 @@ enum Command {
 /// Reads the command line and does what it says.
 pub async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let quiet = matches!(cli.command, Command::Run(_) | Command::Demo(_));
-    // A progress bar and notes of every step do not go together; warnings still come through.
-    telemetry::start(cli.global.json, if quiet { "warn" } else { "info" });
+    // What serves tells what it does; a command that prints results tells of trouble alone.
+    let serves = matches!(cli.command, Command::Serve(_) | Command::Simulate(_));
+    telemetry::start(cli.global.json, if serves { "info,async_nats=warn" } else { "warn" });
     match dispatch(cli).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
