@@ -55,7 +55,7 @@ fn version(binary: &Path) -> Option<(u32, u32, u32)> {
 
 /// Reads `nats-server: v2.15.1`; a pre-release counts as the release before it.
 fn parse(text: &str) -> Option<(u32, u32, u32)> {
-    let (_, version) = text.trim().rsplit_once('v')?;
+    let (_, version) = text.trim().rsplit_once(": v")?;
     let mut parts = version.split('.').map(|part| {
         let digits: String = part.chars().take_while(char::is_ascii_digit).collect();
         digits.parse().ok()
