@@ -21,6 +21,9 @@ use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::seat::Seat;
 use crate::{nats, topology};
 
+/// How long the last messages may take to leave.
+const FLUSH: Duration = Duration::from_secs(5);
+
 /// Why nothing runs, as far as the exit code goes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -96,17 +99,17 @@ impl App {
             }
         };
         let connection = Connection::open(&url, config).await?;
+        // The minded server is this process's own; one that others run may have another worker.
+        let seat = match server {
+            Some(_) => None,
+            None => Some(Seat::take(&connection).await?),
+        };
         topology::establish(&connection.context, &connection.names, &config.streams).await.map_err(
             |error| match error {
                 topology::Error::Server { .. } => Error::Unreachable(error.into()),
                 topology::Error::Unfit { .. } => Error::Usage(error.into()),
             },
         )?;
-        // The minded server is this process's own; one that others run may have another worker.
-        let seat = match server {
-            Some(_) => None,
-            None => Some(Seat::take(&connection).await?),
-        };
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let control = Control::start(
             connection.client.clone(),
@@ -144,8 +147,10 @@ impl App {
             seat.leave().await;
         }
         // What was published last must have left before the server goes.
-        if let Err(error) = self.connection.client.flush().await {
-            warn!(%error, "NATS is gone before the last messages were sent");
+        match tokio::time::timeout(FLUSH, self.connection.client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "NATS is gone before the last messages were sent"),
+            Err(_) => warn!("NATS does not answer, so the last messages may not have been sent"),
         }
         self.connection.closing.cancel();
         tokio::task::block_in_place(|| drop((self.server, self.dir)));

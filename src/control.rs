@@ -9,7 +9,7 @@ use async_nats::service::{Request, Service, ServiceExt, error};
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use forebay_schemas::subjects::REPLY_TO_HEADER;
-use forebay_schemas::{Completion, Flow, Identity, Names, Status};
+use forebay_schemas::{Class, Completion, Flow, Identity, Names, Status};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::quota::{self, State};
 use forebay_workers::upstream::http::HttpUpstream;
@@ -79,6 +79,23 @@ pub struct Quota {
     pub in_flight: u64,
     /// Calls that a limit refused.
     pub refusals: u64,
+}
+
+impl Quota {
+    /// Whether nothing can be asked of it until somebody acts: no key is accepted, or no model allowed.
+    pub fn is_shut(&self) -> bool {
+        let allowed = |model: &Condition| model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str());
+        self.keys.iter().all(|key| key.state == "disabled")
+            || (!self.models.is_empty() && !self.models.iter().any(allowed))
+    }
+
+    /// What is wrong with its keys and models.
+    pub fn reasons(&self) -> impl Iterator<Item = String> {
+        self.keys.iter().chain(&self.models).filter_map(|condition| {
+            let reason = condition.reason.as_ref()?;
+            Some(format!("{}/{}: {reason}", self.name, condition.name))
+        })
+    }
 }
 
 /// The state of a key, or of a model at an account.

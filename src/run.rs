@@ -210,18 +210,10 @@ impl Gathering {
         let used: Vec<_> = keys.pools.iter().filter(|(name, _)| pools.contains_key(name.as_str())).collect();
         for (pool, names) in &used {
             let quotas: Vec<_> = keys.quotas.iter().filter(|quota| names.contains(&quota.name)).collect();
-            let shut = |quota: &&crate::control::Quota| quota.keys.iter().all(|key| key.state == "disabled");
-            if !quotas.is_empty() && quotas.iter().all(shut) {
-                let reasons: Vec<_> = quotas
-                    .iter()
-                    .flat_map(|quota| {
-                        quota.keys.iter().map(move |key| {
-                            format!("{}/{}: {}", quota.name, key.name, key.reason.clone().unwrap_or_default())
-                        })
-                    })
-                    .collect();
+            if !quotas.is_empty() && quotas.iter().all(|quota| quota.is_shut()) {
+                let reasons: Vec<_> = quotas.iter().flat_map(|quota| quota.reasons()).collect();
                 return Err(Error::Unreachable(anyhow!(
-                    "no key of pool `{pool}` is accepted ({}); mend that and run the same command again to go on",
+                    "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
                     reasons.join(", ")
                 )));
             }

@@ -4,12 +4,16 @@
 //! second one is told to stay away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::jetstream::kv::{self, CreateErrorKind, Store};
 use async_nats::jetstream::message::PublishMessage;
+use bytes::Bytes;
+use rand::Rng;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
@@ -24,11 +28,13 @@ const RENEW: Duration = Duration::from_secs(3);
 /// How long a seat that seems to be left is waited for.
 const PATIENCE: Duration = Duration::from_secs(12);
 
-/// Who sits there, for the message to whoever comes second.
-#[derive(Debug, Serialize, Deserialize)]
+/// Who sits there: for the message to whoever comes second, and to know one's own key again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Occupant {
     host: String,
     pid: u32,
+    /// Tells two processes with the same host name and number apart.
+    nonce: u64,
 }
 
 /// The right to be the worker.
@@ -37,6 +43,8 @@ pub struct Seat {
     store: Store,
     lost: CancellationToken,
     renewal: tokio::task::JoinHandle<()>,
+    /// The key's revision, as far as it is known.
+    revision: Arc<AtomicU64>,
 }
 
 impl Seat {
@@ -58,26 +66,31 @@ impl Seat {
             .await
             .map_err(|error| failed(error.to_string()))?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let me = Occupant { host, pid: std::process::id() };
-        let value = serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?;
-        let give_up = tokio::time::Instant::now() + PATIENCE;
+        let me = Occupant { host, pid: std::process::id(), nonce: rand::rng().random() };
+        let value = Bytes::from(serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?);
+        let give_up = Instant::now() + PATIENCE;
         let revision = loop {
-            match store.create_with_ttl(KEY, value.clone().into(), TTL).await {
+            match store.create_with_ttl(KEY, value.clone(), TTL).await {
                 Ok(revision) => break revision,
                 Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
-                    let other = store.get(KEY).await.ok().flatten();
-                    let other = other.and_then(|value| serde_json::from_slice::<Occupant>(&value).ok());
-                    if tokio::time::Instant::now() > give_up {
-                        return Err(taken(connection, other));
+                    if Instant::now() > give_up {
+                        return Err(taken(connection, occupant(&store).await.ok().flatten()));
                     }
                     tokio::time::sleep(Duration::from_millis(500)).await;
                 }
                 Err(error) => return Err(failed(error.to_string())),
             }
         };
-        let lost = CancellationToken::new();
-        let renewal = tokio::spawn(renew(connection.clone(), value, revision, lost.clone()));
-        Ok(Self { store, lost, renewal })
+        let (lost, revision) = (CancellationToken::new(), Arc::new(AtomicU64::new(revision)));
+        let renewal = Renewal {
+            connection: connection.clone(),
+            store: store.clone(),
+            me,
+            value,
+            revision: Arc::clone(&revision),
+        };
+        let renewal = tokio::spawn(renewal.run(lost.clone()));
+        Ok(Self { store, lost, renewal, revision })
     }
 
     /// Returns when the seat is lost: this process must work no more.
@@ -85,11 +98,18 @@ impl Seat {
         self.lost.cancelled().await;
     }
 
-    /// Leaves the seat to the next one.
+    /// Leaves the seat to the next one, unless another has it already.
     pub async fn leave(self) {
         self.renewal.abort();
-        if let Err(error) = self.store.purge(KEY).await {
-            warn!(%error, "the worker's seat stays taken for some seconds");
+        if self.lost.is_cancelled() {
+            return;
+        }
+        let revision = self.revision.load(Ordering::Relaxed);
+        let purged = self.store.purge_expect_revision(KEY, Some(revision));
+        match tokio::time::timeout(RENEW, purged).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the worker's seat stays taken for some seconds"),
+            Err(_) => warn!("NATS does not answer, so the worker's seat stays taken for some seconds"),
         }
     }
 }
@@ -102,29 +122,65 @@ fn taken(connection: &Connection, by: Option<Occupant>) -> Error {
     ))
 }
 
-/// Renews by a compare-and-set publish, which keeps the time to live; a plain update would drop it.
-async fn renew(connection: Connection, value: Vec<u8>, mut revision: u64, lost: CancellationToken) {
-    let subject = format!("$KV.{}.{KEY}", connection.names.nodes_bucket());
-    let value = Arc::<[u8]>::from(value);
-    let mut last = tokio::time::Instant::now();
-    loop {
-        tokio::time::sleep(RENEW).await;
-        let message = PublishMessage::build()
-            .payload(bytes::Bytes::copy_from_slice(&value))
-            .expected_last_subject_sequence(revision)
-            .ttl(TTL);
-        let published = async { connection.context.send_publish(subject.clone(), message).await?.await };
-        match published.await {
-            Ok(ack) => {
-                revision = ack.sequence;
-                last = tokio::time::Instant::now();
+async fn occupant(store: &Store) -> Result<Option<Occupant>, kv::EntryError> {
+    let value = store.get(KEY).await?;
+    Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
+}
+
+struct Renewal {
+    connection: Connection,
+    store: Store,
+    me: Occupant,
+    value: Bytes,
+    revision: Arc<AtomicU64>,
+}
+
+impl Renewal {
+    /// Renews until another has the seat. While NATS is away nobody can take it, so this one stays; when
+    /// it is back and the key has gone meanwhile, the key is made anew unless somebody was faster.
+    async fn run(self, lost: CancellationToken) {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            match self.renew().await {
+                Ok(revision) => self.revision.store(revision, Ordering::Relaxed),
+                Err(problem) => {
+                    warn!(%problem, "the worker's seat cannot be renewed yet");
+                    if self.is_anothers().await {
+                        error!("another worker has the seat");
+                        lost.cancel();
+                        return;
+                    }
+                }
             }
-            Err(problem) if last.elapsed() + RENEW > TTL => {
-                error!(%problem, "the worker's seat is lost");
-                lost.cancel();
-                return;
-            }
-            Err(problem) => warn!(%problem, "the worker's seat cannot be renewed yet"),
         }
+    }
+
+    /// Renews by a compare-and-set publish, which keeps the time to live; a plain update would drop it.
+    async fn renew(&self) -> Result<u64, String> {
+        let subject = format!("$KV.{}.{KEY}", self.connection.names.nodes_bucket());
+        let message = PublishMessage::build()
+            .payload(self.value.clone())
+            .expected_last_subject_sequence(self.revision.load(Ordering::Relaxed))
+            .ttl(TTL);
+        let published = async { self.connection.context.send_publish(subject, message).await?.await };
+        published.await.map(|ack| ack.sequence).map_err(|error| error.to_string())
+    }
+
+    /// Looks who has the key. Our own, renewed by a publish whose acknowledgement was lost, is adopted;
+    /// where there is none, it is made.
+    async fn is_anothers(&self) -> bool {
+        let Ok(entry) = self.store.entry(KEY).await else { return false };
+        let entry = entry.filter(|entry| entry.operation == kv::Operation::Put);
+        if let Some(entry) = entry {
+            let mine = serde_json::from_slice::<Occupant>(&entry.value).is_ok_and(|other| other == self.me);
+            if mine {
+                self.revision.store(entry.revision, Ordering::Relaxed);
+            }
+            return !mine;
+        }
+        if let Ok(revision) = self.store.create_with_ttl(KEY, self.value.clone(), TTL).await {
+            self.revision.store(revision, Ordering::Relaxed);
+        }
+        false
     }
 }

@@ -136,6 +136,11 @@ fn job_subjects(names: &Names) -> Vec<String> {
     subjects
 }
 
+/// Whether two subjects have the first two tokens in common, which are prefix and kind.
+fn same_prefix(left: &str, right: &str) -> bool {
+    left.split('.').take(2).eq(right.split('.').take(2))
+}
+
 fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
     let unless = |fits: bool, field, found: String, needed: String, why| {
         (!fits).then(|| Error::Unfit { stream: wanted.name.clone(), field, found, needed, why })
@@ -143,13 +148,23 @@ fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
     let debug = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
     let jobs_alone = wanted.discard == DiscardPolicy::New;
     let keeps = wanted.retention == RetentionPolicy::WorkQueue;
+    let ours = |subject: &String| wanted.subjects.iter().any(|own| same_prefix(own, subject));
     unless(
-        found.retention == wanted.retention,
-        "retention",
-        debug(&found.retention),
-        debug(&wanted.retention),
-        "a job must stay until it is acked, and a completion after it was read",
+        found.subjects.iter().all(ours),
+        "subjects",
+        found.subjects.join(" "),
+        wanted.subjects.join(" "),
+        "its messages are those of another prefix",
     )
+    .or_else(|| {
+        unless(
+            found.retention == wanted.retention,
+            "retention",
+            debug(&found.retention),
+            debug(&wanted.retention),
+            "a job must stay until it is acked, and a completion after it was read",
+        )
+    })
     .or_else(|| {
         let why = "an acknowledged publish must survive a restart";
         unless(found.storage == wanted.storage, "storage", debug(&found.storage), debug(&wanted.storage), why)

@@ -39,7 +39,7 @@ pub struct Completion {
     pub usage: Option<Usage>,
     /// What the job cost, where prices are known.
     pub cost: Option<Cost>,
-    /// Every call that was made, in order.
+    /// Every call that was made, in order; of more than 100 the first 50 and the last 50.
     pub attempts: Vec<Attempt>,
     /// Time between the publish and the first attempt, in milliseconds.
     pub queued_ms: u64,

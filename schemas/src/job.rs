@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 
 use crate::subjects::{hex, is_name};
 
+/// Longest id, in bytes: it stands in every message about its job.
+const MAX_ID: usize = 512;
+
 /// A JSON object whose values are kept as the bytes they came in.
 pub type Object = BTreeMap<String, Box<RawValue>>;
 
@@ -111,8 +114,8 @@ impl Job {
         if let Some(batch) = job.batch.as_deref().filter(|batch| !is_name(batch)) {
             return wrong("batch", format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"));
         }
-        if job.own_id() == Some("") {
-            return wrong("id", "is empty".to_owned());
+        if let Some(id) = job.own_id().filter(|id| !is_id(id)) {
+            return wrong("id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
         }
         if job.is_true("stream") {
             return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
@@ -152,6 +155,11 @@ impl Job {
         }
         hex(&hash.finalize()[..16])
     }
+}
+
+/// Whether `id` can be a job's id: any text of 1 to 512 bytes.
+pub fn is_id(id: &str) -> bool {
+    (1..=MAX_ID).contains(&id.len())
 }
 
 /// Reads once more to learn which field is wrong; only mistakes pay for that.
@@ -235,6 +243,7 @@ mod tests {
             (r#"{"body":{},"method":"GET"}"#, "method"),
             (r#"{"body":{},"batch":"a.b"}"#, "batch"),
             (r#"{"body":{},"id":""}"#, "id"),
+            (&format!(r#"{{"body":{{}},"custom_id":"{}"}}"#, "x".repeat(513)), "513 bytes"),
             (r#"{"body":{"stream":true}}"#, "stream"),
             (r#"{"body":{},"deadline":"soon"}"#, "deadline"),
         ] {

@@ -226,9 +226,9 @@ impl Names {
         format!("{}.seen.>", self.prefix)
     }
 
-    /// The durable consumer of a flow.
+    /// The durable consumer of a flow. Names can hold `-`, so the parts are joined by what they cannot.
     pub fn consumer(&self, flow: &Flow) -> String {
-        format!("flow-{}-{}-{}", flow.pool, flow.team, flow.lane)
+        format!("{}+{}+{}", flow.pool, flow.team, flow.lane)
     }
 
     /// Jobs that wait for their own time, and those whose time has come.
@@ -268,11 +268,6 @@ impl Names {
     /// Every event's subject.
     pub fn all_events(&self) -> String {
         format!("{}.events.>", self.prefix)
-    }
-
-    /// Where a change of a quota is announced.
-    pub fn quota_event(&self, quota: &str) -> String {
-        format!("{}.events.quota.{quota}", self.prefix)
     }
 
     /// The request subject of those who wait for their completion; tokens are pool and team.
@@ -319,6 +314,13 @@ mod tests {
         }
         assert_eq!(names.job_filters(&flow("chat", "default", Lane::Normal)).len(), 3);
         assert_eq!(names.flow_of("ai.seen.chat.acme"), Some(flow("chat", "acme", Lane::Normal)));
+    }
+
+    #[test]
+    fn no_two_flows_share_a_consumer() {
+        let names = Names::default();
+        let one = names.consumer(&flow("gpt-4o", "mini-x", Lane::Normal));
+        assert_ne!(one, names.consumer(&flow("gpt-4o-mini", "x", Lane::Normal)));
     }
 
     #[test]

@@ -29,10 +29,10 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
     if data.dedupe_days == 0 {
         checker.wrong("data.dedupe_days", "must be at least 1");
     }
-    if data.keep_days < data.dedupe_days {
+    if data.keep_days <= data.dedupe_days {
         checker.wrong(
             "data.keep_days",
-            "must be at least data.dedupe_days: results are what repeats are found in",
+            "must be more than data.dedupe_days: results are what repeats are found in",
         );
     }
     let streams = Streams {
@@ -44,10 +44,10 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         ),
         completions_max_bytes: raw.streams.completions_max_bytes.map_or(10 * GIB, |size| size.0),
     };
-    if streams.completions_max_age < DAY * u32::from(data.dedupe_days) {
+    if streams.completions_max_age < DAY * (u32::from(data.dedupe_days) + 1) {
         checker.wrong(
             "streams.completions_max_age",
-            "must be at least data.dedupe_days: a completion that is gone could be published again",
+            "must be a day more than data.dedupe_days: a completion that is gone could be published again",
         );
     }
     let quotas = raw.quota.into_iter().map(|(name, quota)| {

@@ -123,8 +123,7 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
     let mut table: Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
-            let problem = error.to_string().trim_end().to_owned();
-            return (Raw::default(), vec![Mistake { path: String::new(), problem }], unreadable);
+            return (Raw::default(), vec![syntax(text, &error)], unreadable);
         }
     };
     loop {
@@ -145,13 +144,31 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
             Err(error) => error,
         };
         let path = track.path();
-        let problem = error.to_string().trim_end().to_owned();
+        let problem = without_values(error.message());
         mistakes.push(Mistake { path: path.to_string(), problem });
         unreadable.insert(path.to_string());
         // Taken out, it no longer hides what is behind it.
         if !remove(&mut table, &path) {
             return (Raw::default(), mistakes, unreadable);
         }
+    }
+}
+
+/// Where the text stops being TOML, without the line itself: it may hold a credential.
+fn syntax(text: &str, error: &toml::de::Error) -> Mistake {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    Mistake { path: format!("line {line}, column {column}"), problem: error.message().to_owned() }
+}
+
+/// A type error without the value that it quotes: it may be a credential.
+fn without_values(message: &str) -> String {
+    match (message.find(" \""), message.rfind("\", ")) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}{}", &message[..start], &message[end + 1..])
+        }
+        _ => message.to_owned(),
     }
 }
 

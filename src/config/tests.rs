@@ -71,6 +71,19 @@ fn text_that_is_not_toml_says_where() {
 }
 
 #[test]
+fn mistakes_do_not_repeat_credentials() {
+    for text in [
+        "[nats]\nurl = \"nats://me:sk-secret@host\n",
+        "[quota.q]\nprovider = \"openai\"\nkeys = \"sk-secret\"\n",
+        "[quota.q]\nprovider = \"openai\"\nkeys = [\"sk-secret\"]\n",
+        "[quota.q]\nprovider = \"openai\"\nkeys = [{ env = [\"sk-secret\"] }]\n",
+    ] {
+        let found = mistakes(text);
+        assert!(!format!("{found:?}").contains("sk-secret"), "{found:?}");
+    }
+}
+
+#[test]
 fn a_key_that_is_not_there_is_named_and_nothing_else_of_it() {
     let config = Config::parse(GOOD).expect("no mistakes");
     let error = config.workers().expect_err("the variable is not set").to_string();

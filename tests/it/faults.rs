@@ -141,3 +141,20 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_request_that_is_not_found_does_not_fail_the_others() {
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let (forebay, _provider) = two_quotas(&accounts, "", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    // Large enough that no estimate of it fits a turn.
+    let greedy = json!({ "id": "greedy", "body": { "messages": [{ "role": "user", "content": "x" }], "max_tokens": u64::MAX } });
+    forebay.publish("ai.jobs.chat", &greedy).await;
+    forebay
+        .publish("ai.jobs.chat", &json!({ "id": "nowhere", "url": "/v1/embeddings", "body": { "input": 3 } }))
+        .await;
+    let nowhere = forebay.completion("default", None, "nowhere").await;
+    assert_eq!(nowhere.status, Status::Failed);
+    assert!(answer_all(&forebay, 5).await.iter().all(|completion| completion.status == Status::Succeeded));
+    assert_eq!(forebay.completion("default", None, "greedy").await.status, Status::Succeeded);
+    forebay.stop().await;
+}

@@ -90,3 +90,68 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
     assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
     forebay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flows_whose_names_run_together_keep_their_jobs_apart() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+        pool("gpt-4o", "gpt-4o", &["one"]),
+        pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
+    ]
+    .concat();
+    let forebay = Forebay::start(dir, &text).await;
+    for round in 0..3 {
+        let id = format!("r-{round}");
+        forebay.publish("ai.jobs.gpt-4o.mini-x", &chat(&id, "of mini-x")).await;
+        forebay.publish("ai.jobs.gpt-4o-mini.x", &chat(&id, "of x")).await;
+        assert_eq!(said(&forebay.completion("mini-x", None, &id).await), "You said: of mini-x");
+        assert_eq!(said(&forebay.completion("x", None, &id).await), "You said: of x");
+    }
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
+    let (forebay, _provider) = Forebay::simple().await;
+    forebay
+        .publish_bytes("ai.completions.default._.taken", b"junk".to_vec(), async_nats::HeaderMap::new())
+        .await;
+    forebay.publish("ai.jobs.chat", &chat("taken", "hello")).await;
+    forebay.drained().await;
+    let stream = forebay.connection.context.get_stream("AI_COMPLETIONS").await.expect("the stream");
+    let last = stream.direct_get_last_for_subject("ai.completions.default._.taken").await.expect("a message");
+    let completion = serde_json::from_slice(&last.payload).expect("a completion");
+    assert_eq!(said(&completion), "You said: hello");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
+    let (forebay, _provider) = Forebay::simple().await;
+    forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
+    forebay.drained().await;
+    let Forebay { app, dir, .. } = forebay;
+    app.stop(std::time::Duration::from_secs(20)).await;
+    std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.lost").await.expect("subscribed");
+    let mut other = chat("lost", "second");
+    other["reply_to"] = json!("_INBOX.lost");
+    forebay.publish("ai.jobs.chat", &other).await;
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    assert_eq!(copy.error.expect("an error").code, "id_conflict");
+    forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
+    forebay.drained().await;
+    assert_eq!(said(&forebay.completion("default", None, "lost").await), "You said: first");
+    forebay.stop().await;
+}

@@ -224,7 +224,7 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
     assert!(
-        output.stderr.contains("no key of pool `gpt-4o-mini` is accepted (one/key-1: bad_key"),
+        output.stderr.contains("no account serves pool `gpt-4o-mini` any more (one/key-1: bad_key"),
         "{output:?}"
     );
     for key in ["one", "two"] {

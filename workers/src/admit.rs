@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Class, Flow, Identity, Job};
 use jiff::Timestamp;
@@ -40,17 +41,35 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         None => job.fingerprint(&flow.pool),
     };
     let claim = Claim { hold: engine.held.hold(delivery.receipt.clone()), replies, slot: Some(slot) };
-    let claim = match engine.running.arrive(&identity, &fingerprint, claim) {
-        Arrival::First(claim) => claim,
+    let (claim, entry, conflicts) = match engine.running.arrive(&identity, &fingerprint, claim) {
+        Arrival::First(claim, entry) => (claim, entry, false),
         Arrival::Joined => return,
-        Arrival::Conflict(claim) => {
-            let engine = Arc::clone(engine);
-            let staged = stage(&engine, flow, job, identity, fingerprint, delivery, claim);
-            tokio::spawn(async move { finish::conflict(&engine, staged).await });
-            return;
-        }
+        Arrival::Conflict(claim, entry) => (claim, entry, true),
     };
-    let mut staged = stage(engine, flow, job, identity, fingerprint, delivery, claim);
+    let wait = job
+        .not_before
+        .and_then(|at| std::time::Duration::try_from(at.duration_since(engine.clock.now())).ok());
+    let mut staged = Staged {
+        waiting_since: delivery.published,
+        not_before: wait.map(|wait| Instant::now() + wait),
+        job,
+        identity,
+        flow: flow.clone(),
+        fingerprint,
+        delivery,
+        claim,
+        entry,
+        targets: Vec::new(),
+        cost: Cost::default(),
+        attempts: Vec::new(),
+        counted: 0,
+        last_error: None,
+    };
+    if conflicts {
+        let engine = Arc::clone(engine);
+        tokio::spawn(async move { finish::conflict(&engine, staged).await });
+        return;
+    }
     match answered(engine, &staged).await {
         Some(record) if record.fingerprint == staged.fingerprint => {
             let engine = Arc::clone(engine);
@@ -59,10 +78,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         }
         Some(_) => {
             let engine = Arc::clone(engine);
-            tokio::spawn(async move {
-                engine.running.end(&staged.identity);
-                finish::conflict(&engine, staged).await;
-            });
+            tokio::spawn(async move { finish::conflict(&engine, staged).await });
             return;
         }
         None => {}
@@ -81,35 +97,6 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     let _ = engine.stage.send(staged);
 }
 
-fn stage<Q, U>(
-    engine: &Arc<Engine<Q, U>>,
-    flow: &Flow,
-    job: Job,
-    identity: Identity,
-    fingerprint: String,
-    delivery: Delivery,
-    claim: Claim,
-) -> Staged {
-    let wait = job
-        .not_before
-        .and_then(|at| std::time::Duration::try_from(at.duration_since(engine.clock.now())).ok());
-    Staged {
-        waiting_since: delivery.published,
-        not_before: wait.map(|wait| Instant::now() + wait),
-        job,
-        identity,
-        flow: flow.clone(),
-        fingerprint,
-        delivery,
-        claim,
-        targets: Vec::new(),
-        cost: Cost::default(),
-        attempts: Vec::new(),
-        counted: 0,
-        last_error: None,
-    }
-}
-
 /// The record of an answer that this identity has: from the store, and for what may have been worked on
 /// elsewhere also from the stream of completions.
 async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Record> {
@@ -124,8 +111,10 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
     }
     let published =
         retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
-    // The stream does not say which request it was; a redelivery is the same message.
-    Some(Record { fingerprint: staged.fingerprint.clone(), completion: published })
+    let completion = published.completion.filter(|_| published.published >= engine.results.horizon(now))?;
+    // One that does not say which request it was is taken to be that of this delivery.
+    let fingerprint = published.fingerprint.unwrap_or_else(|| staged.fingerprint.clone());
+    Some(Record { fingerprint, completion })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
@@ -161,7 +150,7 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<(&
 fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {
     let id = own
         .map(str::to_owned)
-        .or_else(|| delivery.message_id.clone().filter(|id| !id.is_empty()))
+        .or_else(|| delivery.message_id.clone().filter(|id| is_id(id)))
         .unwrap_or_else(|| delivery.unique_id.clone());
     Identity { team: flow.team.clone(), batch, id }
 }
@@ -175,7 +164,7 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
         batch: Option<String>,
     }
     let named: Named = serde_json::from_slice(&delivery.payload).unwrap_or_default();
-    let own = named.id.or(named.custom_id).filter(|id| !id.is_empty());
+    let own = named.id.or(named.custom_id).filter(|id| is_id(id));
     identity_of(flow, own.as_deref(), named.batch.filter(|batch| is_name(batch)), delivery)
 }
 

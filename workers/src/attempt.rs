@@ -68,7 +68,7 @@ fn note<Q, U>(
 ) {
     let now = engine.clock.now();
     let config = permit.quota().config();
-    staged.attempts.push(Attempt {
+    staged.note(Attempt {
         quota: config.name.clone(),
         key: permit.key().name.clone(),
         provider: config.provider.clone(),

@@ -20,6 +20,9 @@ use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
 
+/// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
+/// cost them more turns than the largest call is worth.
+const LARGEST_TURN: u64 = 1_000_000;
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
@@ -77,7 +80,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                     }
                     None => break,
                 },
-                () = engine.changed.notified() => {}
+                () = engine.wake.released() => {}
                 () = sleep_until(wake) => {}
                 _ = deadlines.tick() => self.expire(),
             }
@@ -85,9 +88,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         self.give_back().await;
     }
 
-    fn accept(&mut self, staged: Staged) {
+    fn accept(&mut self, mut staged: Staged) {
         match staged.not_before.filter(|at| *at > Instant::now()) {
             Some(at) => {
+                // It waits for itself: others of its flow must not wait for it.
+                drop(staged.claim.slot.take());
                 self.rested += 1;
                 self.resting.insert((at, self.rested), staged);
             }
@@ -112,6 +117,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             let staged = entry.remove();
             self.queue(staged);
         }
+        self.engine.wake.listen();
         let targets = self.engine.targets.len();
         let mut round = Round { now, denied: vec![None; targets], open: targets, chosen: None };
         loop {
@@ -121,6 +127,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 Some((target, permit)) => self.start(staged, target, permit),
                 None => self.no_target_left(staged),
             }
+        }
+        if round.denied.iter().all(Option::is_none) {
+            self.engine.wake.ignore();
         }
         self.engine
             .counters
@@ -134,23 +143,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         // The place in the stage is free: the flow fetches the next one while this one is called.
         drop(staged.claim.slot.take());
         let engine = Arc::clone(&self.engine);
-        engine.counters.in_flight.fetch_add(1, Ordering::Relaxed);
+        let in_flight = engine.counters.in_flight();
         self.tasks.spawn(async move {
-            work(Arc::clone(&engine), staged, target, permit).await;
-            engine.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
+            work(engine, staged, target, permit).await;
+            drop(in_flight);
         });
     }
 
     fn no_target_left(&self, mut staged: Staged) {
         let end = match staged.last_error.take() {
             Some(error) => End::failed(&error.code, error.message, error.class),
-            None => End::failed(
-                "no_target",
-                "no quota of the pool can ever serve this: it is larger than their limits, or the model \
-                 is not allowed"
-                    .to_owned(),
-                Class::ExceedsKeyLimit,
-            ),
+            None => {
+                let message = "no quota of the pool can ever serve this: it is larger than their limits";
+                End::failed("no_target", message.to_owned(), Class::ExceedsKeyLimit)
+            }
         };
         let engine = Arc::clone(&self.engine);
         self.tasks.spawn(async move { finish::finish(&engine, staged, end).await });
@@ -176,9 +182,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             rest.push(staged);
         }
         for staged in rest {
-            let mut claims = self.engine.running.end(&staged.identity);
-            claims.push(staged.claim);
-            for claim in claims {
+            let followers = staged.entry.end();
+            for claim in std::iter::once(staged.claim).chain(followers) {
                 self.engine.queue.give_back(claim.hold.receipt()).await;
             }
         }
@@ -201,15 +206,18 @@ impl Round {
             // The deadlines' tick ends it; it must not be called meanwhile.
             return Offer::Skip;
         }
+        if staged.targets.iter().all(|(target, _)| self.denied[*target].is_some()) {
+            return Offer::Skip;
+        }
         let mut never = true;
         for target in self.in_order(engine, staged) {
             match self.ask(engine, target, staged) {
                 Ok(permit) => {
                     self.chosen = Some((target, permit));
-                    return Offer::Take(staged.cost.input_tokens + staged.cost.output_tokens);
+                    let tokens = staged.cost.input_tokens.saturating_add(staged.cost.output_tokens);
+                    return Offer::Take(tokens.min(LARGEST_TURN));
                 }
-                Err(Denied::TooLarge | Denied::Shut(Class::ModelNotAllowed)) => {}
-                Err(_) => never = false,
+                Err(denied) => never &= !denied.passes(),
             }
         }
         // Taken without a permit: no target can ever serve it.
@@ -223,7 +231,7 @@ impl Round {
         let target = &engine.targets[index];
         let answer = target.quota.reserve(&target.model, staged.cost, self.now);
         if let Err(denied) = &answer
-            && *denied != Denied::TooLarge
+            && denied.passes()
         {
             // Whoever comes later in turn must not take what this one waits for.
             self.denied[index] = Some(*denied);

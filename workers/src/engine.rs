@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use forebay_schemas::{Completion, Lane, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::held::Held;
-use crate::quota::{self, Quota};
+use crate::quota::{self, Quota, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
@@ -94,11 +94,10 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) policy: Policy,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
-    pub(crate) running: Running,
+    pub(crate) running: Arc<Running>,
     /// To the dispatcher.
     pub(crate) stage: mpsc::UnboundedSender<Staged>,
-    /// Told whenever a call that had to wait might now start.
-    pub(crate) changed: Arc<Notify>,
+    pub(crate) wake: Arc<Wake>,
     pub(crate) counters: Counters,
 }
 
@@ -107,12 +106,33 @@ pub(crate) struct Engine<Q, U> {
 pub(crate) struct Counters {
     ended: [AtomicU64; 4],
     pub(crate) staged: AtomicU64,
-    pub(crate) in_flight: AtomicU64,
+    in_flight: Arc<AtomicU64>,
+}
+
+/// A job that is counted as in flight until this is dropped, however its task ends.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<AtomicU64>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Counters {
     pub(crate) fn count(&self, completion: &Completion) {
         self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one more job in flight.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight))
+    }
+
+    /// How many jobs are in flight.
+    pub(crate) fn jobs_in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
     }
 
     pub(crate) fn ended(&self, status: Status) -> u64 {
@@ -129,9 +149,9 @@ impl<Q, U> Engine<Q, U> {
         clock: Arc<dyn Clock>,
         stage: mpsc::UnboundedSender<Staged>,
     ) -> Self {
-        let changed = Arc::new(Notify::new());
+        let wake = Arc::new(Wake::default());
         let quotas: Vec<_> =
-            config.quotas.into_iter().map(|quota| Quota::new(quota, Arc::clone(&changed))).collect();
+            config.quotas.into_iter().map(|quota| Quota::new(quota, Arc::clone(&wake))).collect();
         let mut targets: Vec<Target> = Vec::new();
         let mut pools = BTreeMap::new();
         for pool in config.pools {
@@ -159,9 +179,9 @@ impl<Q, U> Engine<Q, U> {
             teams: config.teams,
             policy: config.policy,
             held: Arc::default(),
-            running: Running::default(),
+            running: Arc::default(),
             stage,
-            changed,
+            wake,
             counters: Counters::default(),
         }
     }
@@ -178,7 +198,10 @@ impl<Q, U> Engine<Q, U> {
     /// at least one.
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
-        let rates = pool.iter().map(|(target, _)| self.targets[*target].quota.requests_per_second());
+        let rates = pool.iter().map(|(target, _)| {
+            let target = &self.targets[*target];
+            target.quota.short_rate(&target.model)
+        });
         let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };
         #[expect(
             clippy::cast_possible_truncation,

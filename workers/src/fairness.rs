@@ -36,6 +36,24 @@ struct Turns<T> {
     now: u64,
 }
 
+/// Teams without jobs that are remembered at most.
+const IDLE_TEAMS: usize = 256;
+
+impl<T> Turns<T> {
+    fn is_empty(&self) -> bool {
+        self.teams.values().all(|team| team.items.is_empty())
+    }
+
+    /// A team whose last job has gone is remembered for what it had, so that it does not come first
+    /// again with its next one; but only as long as that counts.
+    fn forget_idle(&mut self) {
+        if self.teams.len() > IDLE_TEAMS {
+            let now = self.now;
+            self.teams.retain(|_, team| !team.items.is_empty() || team.had > now);
+        }
+    }
+}
+
 /// Somebody who takes turns: `had` is what it has had for its weight.
 #[derive(Debug)]
 struct Turn<N, I> {
@@ -69,24 +87,28 @@ impl<T> Fairness<T> {
     pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, tried: bool) {
         self.len += 1;
         let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else { return };
-        if lane.items.teams.is_empty() {
+        if lane.items.is_empty() {
             lane.had = lane.had.max(self.now);
         }
         let turns = &mut lane.items;
         let now = turns.now;
         let fresh = || Turn { name: (), weight, had: now, items: VecDeque::new() };
-        let items = &mut turns.teams.entry(team.to_owned()).or_insert_with(fresh).items;
-        if tried { items.push_front(item) } else { items.push_back(item) }
+        let team = turns.teams.entry(team.to_owned()).or_insert_with(fresh);
+        if team.items.is_empty() {
+            team.had = team.had.max(now);
+        }
+        if tried { team.items.push_front(item) } else { team.items.push_back(item) }
     }
 
     /// Offers items in order until one is taken or nothing can go.
     pub(crate) fn offer(&mut self, mut ask: impl FnMut(&T) -> Offer) -> Option<T> {
-        let mut lanes: Vec<_> = self.lanes.iter_mut().filter(|lane| !lane.items.teams.is_empty()).collect();
+        let mut lanes: Vec<_> = self.lanes.iter_mut().filter(|lane| !lane.items.is_empty()).collect();
         lanes.sort_by_key(|lane| lane.had);
         for lane in lanes {
-            let mut teams: Vec<_> = lane.items.teams.iter_mut().collect();
-            teams.sort_by_key(|(_, team)| team.had);
-            for (name, team) in teams {
+            let mut teams: Vec<_> =
+                lane.items.teams.values_mut().filter(|team| !team.items.is_empty()).collect();
+            teams.sort_by_key(|team| team.had);
+            for team in teams {
                 for index in 0..team.items.len() {
                     let cost = match ask(&team.items[index]) {
                         Offer::Take(cost) => cost,
@@ -94,12 +116,9 @@ impl<T> Fairness<T> {
                         Offer::Stop => return None,
                     };
                     let item = team.items.remove(index);
-                    let emptied = team.items.is_empty().then(|| name.clone());
                     lane.items.now = lane.items.now.max(team.charge(cost));
                     self.now = self.now.max(lane.charge(cost));
-                    if let Some(name) = emptied {
-                        lane.items.teams.remove(&name);
-                    }
+                    lane.items.forget_idle();
                     self.len -= 1;
                     return item;
                 }
@@ -117,7 +136,6 @@ impl<T> Fairness<T> {
                 team.items.extend(kept);
                 removed.extend(out);
             }
-            lane.items.teams.retain(|_, team| !team.items.is_empty());
         }
         self.len -= removed.len();
         removed
@@ -176,6 +194,20 @@ mod tests {
         }
         let counts = served(&mut queue, 20);
         assert_eq!((counts["busy"], counts["new"]), (10, 10));
+    }
+
+    #[test]
+    fn a_team_whose_jobs_come_one_by_one_does_not_go_first_again() {
+        let mut queue = Fairness::new(WEIGHTS);
+        let mut order = Vec::new();
+        queue.push(Lane::Normal, "a", 1, "a", false);
+        queue.push(Lane::Normal, "b", 1, "b", false);
+        for _ in 0..6 {
+            let item = queue.offer(|_| Offer::Take(1)).expect("something waits");
+            order.push(item);
+            queue.push(Lane::Normal, item, 1, item, false);
+        }
+        assert_eq!(order, ["a", "b", "a", "b", "a", "b"]);
     }
 
     #[test]

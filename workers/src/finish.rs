@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_schemas::{Class, Completion, Status};
+use jiff::Timestamp;
 use tracing::{error, warn};
 
 use crate::engine::Engine;
-use crate::queue::{self, DeadLetter, Published, Queue};
+use crate::queue::{self, DeadLetter, Publication, Published, Queue, Standing};
 use crate::results::Record;
 use crate::staged::{Claim, End, Staged};
 use crate::upstream::Upstream;
@@ -22,8 +23,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged, end: End) {
     let completion = staged.completion(end);
-    let record = persist(engine, &staged, completion).await;
-    let record = complete(engine, &staged, record).await;
+    let record = Record { fingerprint: staged.fingerprint.clone(), completion };
+    persist(engine, &staged, &record).await;
+    let Some(record) = complete(engine, &staged, record).await else {
+        return conflict(engine, staged).await;
+    };
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
         bury(engine, &staged, &record.completion).await;
@@ -38,8 +42,10 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     record: Record,
 ) {
     // The process may have ended between the store and the publish.
-    let record = complete(engine, &staged, record).await;
-    release(engine, staged, &record.completion).await;
+    match complete(engine, &staged, record).await {
+        Some(record) => release(engine, staged, &record.completion).await,
+        None => conflict(engine, staged).await,
+    }
 }
 
 /// Sets aside a message whose identity is another request's. That one has or will have its completion;
@@ -52,50 +58,81 @@ pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, 
     let completion = staged.completion(End::failed("id_conflict", message, Class::Rejected));
     warn!(identity = %staged.identity, "a message with the identity of another request is set aside");
     bury(engine, &staged, &completion).await;
-    let traceparent = staged.delivery.traceparent.clone();
-    copy_and_ack(engine, vec![staged.claim], &completion, traceparent.as_deref()).await;
+    release(engine, staged, &completion).await;
 }
 
-async fn persist<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &Staged,
-    completion: Completion,
-) -> Record {
-    let record = Record { fingerprint: staged.fingerprint.clone(), completion };
+async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, record: &Record) {
     retry_until_done("storing a result", || {
-        engine.results.store(&staged.identity, &record, engine.clock.now())
+        engine.results.store(&staged.identity, record, engine.clock.now())
     })
     .await;
-    record
 }
 
-/// Publishes the completion; if another was first, that one is the answer and is stored.
+/// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that
+/// one answers another request: the identity is not this job's.
 async fn complete<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
     staged: &Staged,
     record: Record,
-) -> Record {
-    let traceparent = staged.delivery.traceparent.as_deref();
+) -> Option<Record> {
     let mut record = record;
+    let mut shortened = false;
+    let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
     loop {
-        match engine.queue.complete(&record.completion, traceparent).await {
-            Ok(Published::First) => return record,
+        let publication = Publication {
+            completion: &record.completion,
+            fingerprint: &record.fingerprint,
+            traceparent: staged.delivery.traceparent.as_deref(),
+            replaces,
+        };
+        let problem = match engine.queue.complete(publication).await {
+            Ok(Published::First) => return Some(record),
             Ok(Published::Already(standing)) => {
-                let same =
-                    serde_json::to_value(&*standing).ok() == serde_json::to_value(&record.completion).ok();
-                return if same { record } else { persist(engine, staged, *standing).await };
+                match judge(*standing, engine.results.horizon(engine.clock.now())) {
+                    Judgement::Replace(sequence) => {
+                        replaces = sequence;
+                        continue;
+                    }
+                    Judgement::Stands(completion, fingerprint) => {
+                        let fingerprint = fingerprint.unwrap_or_else(|| record.fingerprint.clone());
+                        let ours = fingerprint == record.fingerprint;
+                        let standing = Record { fingerprint, completion: *completion };
+                        persist(engine, staged, &standing).await;
+                        return ours.then_some(standing);
+                    }
+                }
             }
-            Err(queue::Error::TooLarge { size, max }) => {
-                let short = too_large(record.completion, size, max);
-                record = persist(engine, staged, short).await;
+            Err(queue::Error::TooLarge { size, max }) if !shortened => {
+                shortened = true;
+                record.completion = too_large(record.completion, size, max);
+                persist(engine, staged, &record).await;
+                continue;
             }
-            Err(queue::Error::Unavailable(problem)) => {
-                warn!(identity = %staged.identity, problem, "a completion cannot be published yet");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+            Err(problem) => problem,
+        };
+        warn!(identity = %staged.identity, %problem, "a completion cannot be published yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// What to do about the message that stands on a completion's subject.
+enum Judgement {
+    /// It is no answer that counts: replace it.
+    Replace(u64),
+    /// It is the identity's answer, to the request of this fingerprint.
+    Stands(Box<Completion>, Option<String>),
+}
+
+/// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced; so is
+/// what cannot be read as a completion.
+fn judge(standing: Standing, horizon: Timestamp) -> Judgement {
+    match standing.completion {
+        Some(completion) if standing.published >= horizon => {
+            Judgement::Stands(Box::new(completion), standing.fingerprint)
         }
+        _ => Judgement::Replace(standing.sequence),
     }
 }
 
@@ -124,7 +161,7 @@ async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged
 }
 
 async fn release<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, completion: &Completion) {
-    let mut claims = engine.running.end(&staged.identity);
+    let mut claims = staged.entry.end();
     claims.push(staged.claim);
     copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
 }

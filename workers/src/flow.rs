@@ -22,19 +22,24 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
     flow: Flow,
     stop: CancellationToken,
 ) {
-    let reading = async {
-        let mut source = open(&engine, &flow).await;
-        let stage = engine.stage_size(&flow.pool);
-        info!(%flow, stage, "reading jobs");
-        // The source ends only with the queue itself.
-        let _ = source.credit.send(stage);
-        while let Some(delivery) = source.deliveries.recv().await {
-            admit(&engine, &flow, delivery, Slot(source.credit.clone())).await;
-        }
+    let mut source = tokio::select! {
+        source = open(&engine, &flow) => source,
+        () = stop.cancelled() => return,
     };
-    tokio::select! {
-        () = reading => {}
-        () = stop.cancelled() => {}
+    let stage = engine.stage_size(&flow.pool);
+    info!(%flow, stage, "reading jobs");
+    // The source ends only with the queue itself.
+    let _ = source.credit.send(stage);
+    loop {
+        let delivery = tokio::select! {
+            delivery = source.deliveries.recv() => delivery,
+            () = stop.cancelled() => break,
+        };
+        let Some(delivery) = delivery else { break };
+        admit(&engine, &flow, delivery, Slot(source.credit.clone())).await;
+    }
+    for delivery in source.close().await {
+        engine.queue.give_back(delivery.receipt).await;
     }
 }
 

@@ -4,9 +4,14 @@ use std::time::Duration;
 
 use forebay_schemas::{Class, Response, Usage};
 
-use crate::provider::Decoded;
+use crate::provider::{Decoded, Scope};
 use crate::secret::Secret;
 use crate::upstream;
+
+/// Longest message of a provider that is repeated, in characters; its whole answer is kept beside it.
+const LONGEST_MESSAGE: usize = 2_000;
+/// After this providers give up on a call themselves.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What an attempt turned out to be.
 #[derive(Debug, Clone)]
@@ -23,8 +28,10 @@ pub(crate) struct Outcome {
     pub(crate) usage: Option<Usage>,
     /// How long the provider asks to wait.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether an error speaks of the key alone.
-    pub(crate) speaks_of_key: bool,
+    /// What an error speaks of.
+    pub(crate) scope: Scope,
+    /// How long a call that was given up on may still run at the provider.
+    pub(crate) runs_on: Option<Duration>,
     /// The HTTP status, if an answer came.
     pub(crate) status_code: Option<u16>,
 }
@@ -45,14 +52,18 @@ impl Outcome {
             response
         });
         let default = class.map_or("succeeded", Class::as_str);
+        let short = |text: String| text.chars().take(LONGEST_MESSAGE).collect::<String>();
         Self {
             class,
             response,
             code: decoded.code.map_or_else(|| default.to_owned(), redact),
-            message: decoded.message.map_or_else(|| format!("the provider answered {status}"), redact),
+            message: decoded
+                .message
+                .map_or_else(|| format!("the provider answered {status}"), |text| short(redact(text))),
             usage: decoded.usage,
             retry_after: decoded.retry_after,
-            speaks_of_key: decoded.speaks_of_key,
+            scope: decoded.scope,
+            runs_on: None,
             status_code: Some(status),
         }
     }
@@ -64,7 +75,11 @@ impl Outcome {
             upstream::Error::Unanswered(_) | upstream::Error::TimedOut(_) => Class::NetAfterSend,
             upstream::Error::TooLarge(_) => Class::MalformedResponse,
         };
-        Self::local(class, class.as_str(), error.to_string())
+        let runs_on = match error {
+            upstream::Error::TimedOut(after) => PROVIDER_TIMEOUT.checked_sub(*after),
+            _ => None,
+        };
+        Self { runs_on, ..Self::local(class, class.as_str(), error.to_string()) }
     }
 
     /// A call that was not made, because of what it would have sent.
@@ -76,7 +91,8 @@ impl Outcome {
             message,
             usage: None,
             retry_after: None,
-            speaks_of_key: class == Class::BadKey,
+            scope: if class == Class::BadKey { Scope::Key } else { Scope::Model },
+            runs_on: None,
             status_code: None,
         }
     }

@@ -26,8 +26,19 @@ pub struct Decoded {
     pub usage: Option<Usage>,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
-    /// Whether an error speaks of the key alone.
-    pub speaks_of_key: bool,
+    /// What an error speaks of.
+    pub scope: Scope,
+}
+
+/// What an error speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// This key alone.
+    Key,
+    /// The account's use of this model.
+    Model,
+    /// This request alone, as far as can be told.
+    Request,
 }
 
 /// A wire dialect. Implementations do no I/O, read no clock and keep no state.

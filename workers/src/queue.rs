@@ -36,14 +36,43 @@ pub struct Delivery {
     pub receipt: Receipt,
 }
 
-/// A flow that is being read: ask for deliveries with credit, take them from the other end. Dropping it
-/// gives back what was not taken.
+/// A flow that is being read: ask for deliveries with credit, take them from the other end.
 #[derive(Debug)]
 pub struct Source {
     /// How many more deliveries are wanted.
     pub credit: mpsc::UnboundedSender<usize>,
     /// The deliveries, as they come; closed when the queue is gone for good.
     pub deliveries: mpsc::UnboundedReceiver<Delivery>,
+    /// Whoever feeds it.
+    pub feed: tokio::task::JoinHandle<()>,
+}
+
+impl Source {
+    /// Ends reading: no more is fetched when this returns, and what was fetched and not taken is
+    /// returned, to be given back.
+    pub async fn close(mut self) -> Vec<Delivery> {
+        self.deliveries.close();
+        // Its end is all that is waited for; how it ended does not matter any more.
+        let _ = self.feed.await;
+        let mut rest = Vec::new();
+        while let Some(delivery) = self.deliveries.recv().await {
+            rest.push(delivery);
+        }
+        rest
+    }
+}
+
+/// A completion to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct Publication<'a> {
+    /// The completion.
+    pub completion: &'a Completion,
+    /// Which request it answers.
+    pub fingerprint: &'a str,
+    /// The job's `traceparent`.
+    pub traceparent: Option<&'a str>,
+    /// The sequence of the message that it replaces; 0 where there must be none.
+    pub replaces: u64,
 }
 
 /// What came of publishing a completion.
@@ -51,8 +80,21 @@ pub struct Source {
 pub enum Published {
     /// It is the answer.
     First,
-    /// Another answer was there first, and stands.
-    Already(Box<Completion>),
+    /// Another message was there first, and stands.
+    Already(Box<Standing>),
+}
+
+/// The message that stands on a completion's subject.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// The completion; `None` if the message cannot be read as one.
+    pub completion: Option<Completion>,
+    /// Which request it answers, if it says so.
+    pub fingerprint: Option<String>,
+    /// When it was published.
+    pub published: Timestamp,
+    /// Its sequence.
+    pub sequence: u64,
 }
 
 /// A message that is given up, for operators.
@@ -100,18 +142,13 @@ pub trait Queue: Send + Sync + 'static {
     /// Gives a delivery back, to be delivered again at once.
     fn give_back(&self, receipt: Receipt) -> impl Future<Output = ()> + Send;
 
-    /// Publishes a completion, unless its identity and generation have one.
-    fn complete(
-        &self,
-        completion: &Completion,
-        traceparent: Option<&str>,
-    ) -> impl Future<Output = Result<Published, Error>> + Send;
+    /// Publishes a completion, unless its identity has another than the one that it replaces.
+    fn complete(&self, publication: Publication<'_>)
+    -> impl Future<Output = Result<Published, Error>> + Send;
 
-    /// The completion that was published for an identity.
-    fn completion(
-        &self,
-        identity: &Identity,
-    ) -> impl Future<Output = Result<Option<Completion>, Error>> + Send;
+    /// What stands on the subject of an identity's completion.
+    fn completion(&self, identity: &Identity)
+    -> impl Future<Output = Result<Option<Standing>, Error>> + Send;
 
     /// Sends a copy of a completion to `subject`, to whoever listens now.
     fn copy(

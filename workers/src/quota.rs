@@ -10,13 +10,13 @@ mod meter;
 mod pace;
 mod permit;
 mod state;
+mod wake;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use forebay_schemas::Class;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub use limit::{Algorithm, Amount, Cost, Dimension, Limit};
@@ -24,6 +24,7 @@ use meter::{Meter, Wait};
 pub use permit::{Permit, Stamp};
 use state::Gate;
 pub use state::State;
+pub use wake::Wake;
 
 use crate::provider::Adapter;
 use crate::secret::Secret;
@@ -62,8 +63,7 @@ pub struct Config {
 pub struct Quota {
     config: Config,
     ledger: Mutex<Ledger>,
-    /// Told whenever a call that had to wait might now start.
-    changed: Arc<Notify>,
+    wake: Arc<Wake>,
 }
 
 /// Why no call may be made now.
@@ -77,6 +77,13 @@ pub enum Denied {
     TooLarge,
     /// Not until an operator acts.
     Shut(Class),
+}
+
+impl Denied {
+    /// Whether it ends, by itself or by an operator's act: only a call that is too large waits in vain.
+    pub(crate) fn passes(self) -> bool {
+        self != Denied::TooLarge
+    }
 }
 
 #[derive(Debug)]
@@ -125,8 +132,8 @@ pub struct Snapshot {
 }
 
 impl Quota {
-    /// Builds a quota; `changed` is told whenever a call that had to wait might now start.
-    pub fn new(mut config: Config, changed: Arc<Notify>) -> Arc<Self> {
+    /// Builds a quota; `wake` is told whenever a call that had to wait might now start.
+    pub fn new(mut config: Config, wake: Arc<Wake>) -> Arc<Self> {
         if config.limits.is_empty() {
             config.limits =
                 vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
@@ -140,7 +147,7 @@ impl Quota {
             shared: vec![None; config.limits.len()],
             totals: Totals::default(),
         };
-        Arc::new(Self { config, ledger: Mutex::new(ledger), changed })
+        Arc::new(Self { config, ledger: Mutex::new(ledger), wake })
     }
 
     /// What it was built from.
@@ -216,20 +223,12 @@ impl Quota {
         }
     }
 
-    /// Stops all calls to `model` until an operator acts.
-    pub fn disable_model(&self, model: &str, reason: Class) {
-        if let Some(model) = self.ledger().models.get_mut(model) {
-            model.state = State::Disabled { reason };
-        }
-        self.changed.notify_one();
-    }
-
     /// Stops all calls with every key until an operator acts.
     pub fn disable(&self, reason: Class) {
         for key in &mut self.ledger().keys {
             *key = State::Disabled { reason };
         }
-        self.changed.notify_one();
+        self.wake.release();
     }
 
     /// What it is doing.
@@ -249,9 +248,20 @@ impl Quota {
         }
     }
 
-    /// Calls a second that the tightest limit on calls allows to one model.
+    /// Calls a second that the limits of periods up to a minute allow to `model`; longer ones say
+    /// nothing of how fast calls go.
+    pub(crate) fn short_rate(&self, model: &str) -> Option<f64> {
+        let short = |limit: &&Limit| limit.covers(model) && limit.is_short();
+        self.config.limits.iter().filter(short).filter_map(Limit::requests_per_second).reduce(f64::min)
+    }
+
+    /// Calls a second that the tightest limit on calls allows to one model: of those for periods up to
+    /// a minute, if there are any.
     pub fn requests_per_second(&self) -> Option<f64> {
-        self.config.limits.iter().filter_map(Limit::requests_per_second).reduce(f64::min)
+        let limits = &self.config.limits;
+        let short = limits.iter().filter(|limit| limit.is_short()).filter_map(Limit::requests_per_second);
+        let all = limits.iter().filter_map(Limit::requests_per_second);
+        short.reduce(f64::min).or_else(|| all.reduce(f64::min))
     }
 }
 
@@ -282,8 +292,9 @@ fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate
 fn sooner(left: Denied, right: Denied) -> Denied {
     match (left, right) {
         (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
-        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
+        // A release wakes by itself; a time must be waited for.
         (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
+        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
         (Denied::Shut(reason), _) | (_, Denied::Shut(reason)) => Denied::Shut(reason),
         (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
     }

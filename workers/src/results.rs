@@ -28,11 +28,13 @@ use writer::{Write, Writer};
 pub struct Error {
     path: PathBuf,
     problem: String,
+    /// Whether it may go away by itself: too many open files, a full disk.
+    passing: bool,
 }
 
 impl Error {
     fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
-        Self { path: path.to_owned(), problem: problem.to_string() }
+        Self { path: path.to_owned(), problem: problem.to_string(), passing: false }
     }
 }
 
@@ -60,6 +62,9 @@ pub struct Results {
     dir: PathBuf,
     retention: Retention,
     days: Mutex<BTreeMap<Date, Arc<Day>>>,
+    /// Held while a day is opened: sled refuses a database that is open already. Opening takes seconds
+    /// where there is much, and look-ups must not wait for it.
+    opening: Mutex<()>,
     /// None where each record is committed at once, by its own task.
     writer: Option<Writer>,
 }
@@ -96,9 +101,16 @@ impl Results {
         writer: Option<Writer>,
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|error| Error::new(dir, error))?;
-        let results = Self { dir: dir.to_owned(), retention, days: Mutex::default(), writer };
+        let results = Self {
+            dir: dir.to_owned(),
+            retention,
+            days: Mutex::default(),
+            opening: Mutex::default(),
+            writer,
+        };
+
         results.forget_old(now)?;
-        let first = back(day_of(now), retention.horizon_days);
+        let first = day_of(results.horizon(now));
         for date in results.stored_days()?.into_iter().filter(|date| *date >= first) {
             results.day(date)?;
         }
@@ -123,34 +135,48 @@ impl Results {
         }
     }
 
+    /// What was answered before this does not count any more: the start of a day, so that the horizon is
+    /// never shorter than its days.
+    pub fn horizon(&self, now: Timestamp) -> Timestamp {
+        let first = back(day_of(now), self.retention.horizon_days + 1);
+        let midnight = TimeZone::UTC.to_timestamp(first.at(0, 0, 0, 0));
+        midnight.unwrap_or(Timestamp::MIN)
+    }
+
     /// The record of an identity that was answered within the horizon. A miss costs microseconds.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn answered(&self, identity: &Identity, now: Timestamp) -> Result<Option<Record>, Error> {
-        self.newest(identity, back(day_of(now), self.retention.horizon_days))
+        self.newest(identity, day_of(self.horizon(now)))
     }
 
-    /// The record of an identity, as long as it is kept. Opens older days as needed; blocks.
+    /// The record of an identity, as long as it is kept. Days beyond the horizon are opened for this
+    /// and closed again, which blocks for as long as that takes.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub fn get(&self, identity: &Identity) -> Result<Option<Record>, Error> {
-        for date in self.stored_days()? {
-            self.day(date)?;
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        for date in self.stored_days()?.into_iter().rev() {
+            let found = match self.opened(date) {
+                Some(day) => record_in(&day, identity)?,
+                None => record_in(&Day::open(&self.dir.join(date.to_string()))?, identity)?,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
         }
-        self.newest(identity, Date::MIN)
+        Ok(None)
     }
 
     fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
-        let key = key_of(identity);
         let days: Vec<_> = {
             let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
             days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
         };
         for day in days {
-            if let Some(json) = day.get(&key)? {
-                let record = serde_json::from_slice(&json).map_err(|error| Error::new(day.path(), error))?;
+            if let Some(record) = record_in(&day, identity)? {
                 return Ok(Some(record));
             }
         }
@@ -180,26 +206,42 @@ impl Results {
         Ok(dates)
     }
 
+    fn opened(&self, date: Date) -> Option<Arc<Day>> {
+        self.days.lock().unwrap_or_else(PoisonError::into_inner).get(&date).cloned()
+    }
+
     fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
-        let mut days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(day) = days.get(&date) {
-            return Ok(Arc::clone(day));
+        if let Some(day) = self.opened(date) {
+            return Ok(day);
         }
-        let path = self.dir.join(date.to_string());
-        let day = match Day::open(&path) {
-            Ok(day) => day,
-            Err(error) => {
-                // Completions are in the stream as well; a day that cannot be read must not stop work.
-                let aside = self.dir.join(format!("{date}.unreadable-{}", std::process::id()));
-                warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
-                std::fs::rename(&path, &aside).map_err(|_| error)?;
-                Day::open(&path)?
-            }
-        };
-        let day = Arc::new(day);
-        days.insert(date, Arc::clone(&day));
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(day) = self.opened(date) {
+            return Ok(day);
+        }
+        let day = Arc::new(self.open_day(date)?);
+        self.days.lock().unwrap_or_else(PoisonError::into_inner).insert(date, Arc::clone(&day));
         Ok(day)
     }
+
+    /// Opens a day. One that cannot be read is set aside: completions are in the stream as well, and a
+    /// damaged day must not stop work. A passing trouble of the system is no damage.
+    fn open_day(&self, date: Date) -> Result<Day, Error> {
+        let path = self.dir.join(date.to_string());
+        let error = match Day::open(&path) {
+            Ok(day) => return Ok(day),
+            Err(error) if error.passing => return Err(error),
+            Err(error) => error,
+        };
+        let aside = self.dir.join(format!("{date}.unreadable-{}", std::process::id()));
+        warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
+        std::fs::rename(&path, &aside).map_err(|_| error)?;
+        Day::open(&path)
+    }
+}
+
+fn record_in(day: &Day, identity: &Identity) -> Result<Option<Record>, Error> {
+    let Some(json) = day.get(&key_of(identity))? else { return Ok(None) };
+    serde_json::from_slice(&json).map(Some).map_err(|error| Error::new(day.path(), error))
 }
 
 /// The first of the `days` days that end with `today`.

@@ -6,6 +6,7 @@ use forebay_schemas::{Class, OnAmbiguous};
 use rand::Rng;
 
 use crate::outcome::Outcome;
+use crate::provider::Scope;
 
 /// The first back-off's upper bound; each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -13,8 +14,14 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 /// How long a limit cools when the provider does not say.
 const UNSAID_LIMIT: Duration = Duration::from_secs(1);
+/// The shortest that a limit cools, whatever the provider says: a hint of nothing asks for a hot loop.
+const SHORTEST_LIMIT: Duration = Duration::from_millis(50);
 /// How long a spent day's or month's allowance cools when the provider does not say.
 const UNSAID_EXHAUSTION: Duration = Duration::from_secs(60 * 60);
+/// The shortest that it cools: a day's allowance is not back in the seconds that some providers name.
+const SHORTEST_EXHAUSTION: Duration = Duration::from_secs(60);
+/// How long a model that the account may not use is left alone.
+const NOT_ALLOWED: Duration = Duration::from_secs(60 * 60);
 /// Tries at an answer that cannot be read.
 const MALFORMED_TRIES: u32 = 2;
 
@@ -47,8 +54,17 @@ pub(crate) enum Effect {
     DisableKey,
     /// The quota is not used again.
     DisableQuota,
-    /// The model is not asked of this quota again.
-    DisableModel,
+}
+
+impl std::fmt::Display for Effect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Effect::None => f.write_str("none"),
+            Effect::Refused(wait) | Effect::CoolModel(wait) => write!(f, "cools for {wait:?}"),
+            Effect::DisableKey => f.write_str("the key is disabled until a restart"),
+            Effect::DisableQuota => f.write_str("the quota is disabled until a restart"),
+        }
+    }
 }
 
 /// How often a job is tried.
@@ -73,37 +89,41 @@ impl Policy {
         let tries = counted_before + 1;
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
-            Class::RateLimited => (waits, Effect::Refused(outcome.retry_after.unwrap_or(UNSAID_LIMIT))),
+            Class::RateLimited => {
+                let wait = outcome.retry_after.unwrap_or(UNSAID_LIMIT).max(SHORTEST_LIMIT);
+                (waits, Effect::Refused(wait))
+            }
             Class::RampLimited => {
                 let wait = outcome.retry_after.unwrap_or(UNSAID_LIMIT).max(UNSAID_LIMIT) * 2;
                 (waits, Effect::Refused(wait))
             }
             Class::QuotaExhausted => {
-                // A day's allowance is not back in the seconds that some providers name.
-                let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION);
+                let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION).max(SHORTEST_EXHAUSTION);
                 (waits, Effect::Refused(wait))
             }
             Class::ExceedsKeyLimit => (Verdict::Elsewhere, Effect::None),
             Class::BillingStop => (waits, Effect::DisableQuota),
             Class::BadKey => (waits, Effect::DisableKey),
-            Class::ModelNotAllowed => (Verdict::Elsewhere, Effect::DisableModel),
+            Class::ModelNotAllowed if outcome.scope == Scope::Request => (Verdict::Elsewhere, Effect::None),
+            Class::ModelNotAllowed => (Verdict::Elsewhere, Effect::CoolModel(NOT_ALLOWED)),
             Class::Overloaded => {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
                 (self.again_or_finish(tries, self.max_attempts, backoff), Effect::CoolModel(wait))
             }
-            Class::ServerError => {
+            // Of these too it cannot be told whether the provider has done, and charged, its work.
+            Class::NetAfterSend | Class::ServerError | Class::MalformedResponse
+                if on_ambiguous == OnAmbiguous::Fail =>
+            {
+                (Verdict::Finish, Effect::None)
+            }
+            Class::ServerError | Class::NetAfterSend => {
                 let backoff = jittered(counted_before, rng);
                 (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
             }
             Class::NetBeforeSend => {
                 let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
                 (waits, Effect::CoolModel(wait))
-            }
-            Class::NetAfterSend if on_ambiguous == OnAmbiguous::Fail => (Verdict::Finish, Effect::None),
-            Class::NetAfterSend => {
-                let backoff = jittered(counted_before, rng);
-                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
             }
             Class::MalformedResponse => {
                 let most = MALFORMED_TRIES.min(self.max_attempts);
@@ -144,7 +164,8 @@ mod tests {
             message: String::new(),
             usage: None,
             retry_after: Some(Duration::from_secs(9)),
-            speaks_of_key: false,
+            scope: Scope::Model,
+            runs_on: None,
             status_code: None,
         };
         let mut rng = SmallRng::seed_from_u64(1);
@@ -178,7 +199,9 @@ mod tests {
 
     #[test]
     fn an_unknown_fate_follows_the_job() {
-        assert_eq!(decide(Class::NetAfterSend, 0, OnAmbiguous::Fail).0, Verdict::Finish);
+        for class in [Class::NetAfterSend, Class::ServerError, Class::MalformedResponse] {
+            assert_eq!(decide(class, 0, OnAmbiguous::Fail).0, Verdict::Finish, "{class}");
+        }
     }
 
     #[test]

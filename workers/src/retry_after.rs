@@ -6,7 +6,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 
 /// The longest hint that is believed: 32 days.
-const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
+pub(crate) const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
 
 /// The wait in `retry-after-ms` (milliseconds), else in `retry-after` (seconds, or an HTTP date).
 /// What is not a number, negative or in the past is no hint.

@@ -1,7 +1,7 @@
 //! Identities that are being worked on, so that a repeated publish joins the first one.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_schemas::Identity;
 
@@ -23,11 +23,20 @@ struct Job {
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// It is the first.
-    First(Claim),
+    First(Claim, Entry),
     /// It joined one that is being worked on.
     Joined,
     /// One that is being worked on has the same identity and is another request.
-    Conflict(Claim),
+    Conflict(Claim, Entry),
+}
+
+/// The entry of an identity that is worked on. However the work ends, by a panic too, dropping this
+/// makes way for the next delivery; who had joined is then delivered again.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    running: Arc<Running>,
+    /// None for a message that has the identity of another request.
+    identity: Option<Identity>,
 }
 
 impl Running {
@@ -36,24 +45,46 @@ impl Running {
     }
 
     /// Registers an arrival.
-    pub(crate) fn arrive(&self, identity: &Identity, fingerprint: &str, claim: Claim) -> Arrival {
+    pub(crate) fn arrive(
+        self: &Arc<Self>,
+        identity: &Identity,
+        fingerprint: &str,
+        mut claim: Claim,
+    ) -> Arrival {
+        let entry = |identity| Entry { running: Arc::clone(self), identity };
         let mut jobs = self.lock();
         match jobs.get_mut(identity) {
             Some(job) if job.fingerprint == fingerprint => {
+                // It waits for another one, not for a permit: its flow goes on fetching.
+                drop(claim.slot.take());
                 job.followers.push(claim);
                 Arrival::Joined
             }
-            Some(_) => Arrival::Conflict(claim),
+            Some(_) => Arrival::Conflict(claim, entry(None)),
             None => {
                 let job = Job { fingerprint: fingerprint.to_owned(), followers: Vec::new() };
                 jobs.insert(identity.clone(), job);
-                Arrival::First(claim)
+                Arrival::First(claim, entry(Some(identity.clone())))
             }
         }
     }
 
-    /// Ends an identity's work; returns those who joined it meanwhile.
-    pub(crate) fn end(&self, identity: &Identity) -> Vec<Claim> {
+    fn end(&self, identity: &Identity) -> Vec<Claim> {
         self.lock().remove(identity).map(|job| job.followers).unwrap_or_default()
+    }
+}
+
+impl Entry {
+    /// Ends the work; returns those who joined it meanwhile.
+    pub(crate) fn end(mut self) -> Vec<Claim> {
+        self.identity.take().map(|identity| self.running.end(&identity)).unwrap_or_default()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(identity) = self.identity.take() {
+            drop(self.running.end(&identity));
+        }
     }
 }

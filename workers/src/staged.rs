@@ -10,6 +10,10 @@ use crate::clock::millis_between;
 use crate::held::Hold;
 use crate::queue::Delivery;
 use crate::quota::Cost;
+use crate::running::Entry;
+
+/// Attempts that are remembered: the first half and the last half of so many.
+const ATTEMPTS: usize = 100;
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
@@ -39,6 +43,7 @@ pub(crate) struct Staged {
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
     pub(crate) claim: Claim,
+    pub(crate) entry: Entry,
     /// Targets that may serve it, and their tiers.
     pub(crate) targets: Vec<(usize, u32)>,
     pub(crate) cost: Cost,
@@ -49,7 +54,7 @@ pub(crate) struct Staged {
     pub(crate) waiting_since: Timestamp,
     /// It waits for itself until then.
     pub(crate) not_before: Option<Instant>,
-    /// Set when the call would go on although its target can never serve it.
+    /// What the last target said that can never serve it.
     pub(crate) last_error: Option<CompletionError>,
 }
 
@@ -101,6 +106,14 @@ impl Staged {
             queued_ms: millis_between(self.delivery.published, first),
             metadata: self.job.metadata.take(),
         }
+    }
+
+    /// Notes a call; of very many the middle ones are forgotten, so that they fit a message.
+    pub(crate) fn note(&mut self, attempt: Attempt) {
+        if self.attempts.len() == ATTEMPTS {
+            self.attempts.remove(ATTEMPTS / 2);
+        }
+        self.attempts.push(attempt);
     }
 
     /// Whether its deadline has passed.

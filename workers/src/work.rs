@@ -1,24 +1,22 @@
 //! One job from its permit to its end: the spine.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Status};
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::attempt::attempt;
 use crate::engine::Engine;
 use crate::finish;
 use crate::outcome::Outcome;
+use crate::provider::Scope;
 use crate::queue::Queue;
 use crate::quota::{Cost, Permit};
 use crate::retry::{Effect, Verdict};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
-
-/// How long a provider may go on with a call that was given up on.
-const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Makes the permitted call and does what its outcome asks for.
 pub(crate) async fn work<Q: Queue, U: Upstream>(
@@ -60,18 +58,28 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect) {
         let settles = permit.quota().config().adapter.settles();
         permit.settle(actual, settles);
     }
-    if outcome.class == Some(Class::NetAfterSend) {
-        permit.abandoned(now, PROVIDER_TIMEOUT);
+    if let Some(rest) = outcome.runs_on {
+        permit.abandoned(now, rest);
+    }
+    if outcome.status_code.is_some() {
+        permit.answered();
     }
     let class = outcome.class.unwrap_or(Class::ServerError);
     match effect {
-        Effect::None => {}
-        Effect::Refused(wait) => permit.refused(outcome.speaks_of_key, class, wait, now),
+        Effect::None => return,
+        Effect::Refused(wait) => permit.refused(outcome.scope == Scope::Key, class, wait, now),
         Effect::CoolModel(wait) => permit.cool(false, class, wait, now),
         Effect::DisableKey => permit.disable_key(class),
         Effect::DisableQuota => permit.quota().disable(class),
-        Effect::DisableModel => permit.quota().disable_model(permit.model(), class),
     }
+    warn!(
+        quota = permit.quota().config().name,
+        key = permit.key().name,
+        model = permit.model(),
+        outcome = %class,
+        effect = %effect,
+        "a call was not accepted"
+    );
 }
 
 fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged) {

@@ -27,8 +27,10 @@ const RETENTION: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub struct Worker<Q, U> {
     engine: Arc<Engine<Q, U>>,
-    /// Ends fetching and dispatching.
+    /// Ends fetching.
     stop: CancellationToken,
+    /// Ends dispatching, when nothing is fetched any more.
+    halt: CancellationToken,
     /// Ends what keeps jobs held.
     end: CancellationToken,
     readers: TaskTracker,
@@ -69,12 +71,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let worker = Self {
             engine: Arc::clone(&engine),
             stop: CancellationToken::new(),
+            halt: CancellationToken::new(),
             end: CancellationToken::new(),
             readers: TaskTracker::new(),
             jobs: TaskTracker::new(),
         };
         let dispatcher = Dispatcher::new(Arc::clone(&engine), arrivals, lane_weights, worker.jobs.clone());
-        worker.readers.spawn(dispatcher.run(worker.stop.clone()));
+        worker.jobs.spawn(dispatcher.run(worker.halt.clone()));
         worker.readers.spawn(read_flows(
             Arc::clone(&engine),
             flows,
@@ -100,7 +103,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             quotas: engine.quotas.iter().map(|quota| quota.snapshot()).collect(),
             pools: engine.pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
             staged: engine.counters.staged.load(Ordering::Relaxed),
-            in_flight: engine.counters.in_flight.load(Ordering::Relaxed),
+            in_flight: engine.counters.jobs_in_flight(),
             ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
         }
     }
@@ -121,11 +124,14 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         self.jobs.close();
         let finished = async {
             self.readers.wait().await;
+            // What is given back now is not fetched again by this process.
+            self.halt.cancel();
             self.jobs.wait().await;
         };
         let in_time = tokio::time::timeout(grace, finished).await.is_ok();
+        self.halt.cancel();
         self.end.cancel();
-        if in_time { 0 } else { self.engine.counters.in_flight.load(Ordering::Relaxed) }
+        if in_time { 0 } else { self.engine.counters.jobs_in_flight() }
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Adapter, Decoded};
+use super::{Adapter, Decoded, Scope};
 use crate::quota::Cost;
 use crate::retry_after;
 use crate::secret::Secret;
@@ -17,6 +17,10 @@ use crate::upstream::{Reply, Request};
 
 /// The calls that this dialect has, as OpenAI's paths.
 const PATHS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
+/// Codes that say that the account has no such model.
+const MODEL_CODES: [&str; 2] = ["model_not_found", "DeploymentNotFound"];
+/// The most answer tokens that are reserved: more than any model gives.
+const MOST_ANSWER_TOKENS: u64 = 10_000_000;
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
@@ -60,7 +64,10 @@ impl Adapter for OpenAi {
         let answer = if job.url == "/v1/embeddings" {
             0
         } else {
-            number("max_completion_tokens").or_else(|| number("max_tokens")).unwrap_or(UNSTATED_ANSWER_TOKENS)
+            number("max_completion_tokens")
+                .or_else(|| number("max_tokens"))
+                .unwrap_or(UNSTATED_ANSWER_TOKENS)
+                .min(MOST_ANSWER_TOKENS)
         };
         Cost { requests: 1, input_tokens: (text as u64).div_ceil(3), output_tokens: answer }
     }
@@ -81,8 +88,13 @@ impl Adapter for OpenAi {
             (None, Some(_)) => None,
         };
         let usage = raw.as_ref().filter(|_| class.is_none()).and_then(|raw| usage(raw.get()));
-        let speaks_of_key = class == Some(Class::BadKey);
         let error = error.unwrap_or_default();
+        let scope = match class {
+            Some(Class::BadKey) => Scope::Key,
+            // A 403 without a code can be about a moderated prompt as well as about the model.
+            Some(Class::ModelNotAllowed) if !error.is(&MODEL_CODES) => Scope::Request,
+            _ => Scope::Model,
+        };
         let hint = retry_after.or_else(|| retry_after::from_message(error.message.as_deref()?));
         let body = raw.or_else(|| (reply.status >= 400).then(|| text_as_json(&reply.body)).flatten());
         Decoded {
@@ -92,7 +104,7 @@ impl Adapter for OpenAi {
             message: error.message,
             usage,
             retry_after: hint,
-            speaks_of_key,
+            scope,
         }
     }
 }
@@ -166,7 +178,7 @@ fn classify(status: u16, error: &ErrorBody) -> Class {
     if error.is(&["invalid_api_key"]) {
         return Class::BadKey;
     }
-    if error.is(&["model_not_found", "DeploymentNotFound"]) {
+    if error.is(&MODEL_CODES) {
         return Class::ModelNotAllowed;
     }
     if error.is(&["context_length_exceeded", "exceed_context_size_error"])
@@ -191,7 +203,7 @@ fn by_status(status: u16) -> Class {
     match status {
         401 => Class::BadKey,
         402 => Class::BillingStop,
-        403 | 404 => Class::ModelNotAllowed,
+        403 => Class::ModelNotAllowed,
         408 | 409 | 424 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,
         503 | 529 => Class::Overloaded,

@@ -13,18 +13,22 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use forebay_schemas::subjects::REPLY_TO_HEADER;
-use forebay_schemas::{Completion, Flow, Identity, Names};
+use forebay_schemas::{Flow, Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{DeadLetter, Delivery, Error, Published, Queue, Receipt, Source};
+use super::{DeadLetter, Delivery, Error, Publication, Published, Queue, Receipt, Source, Standing};
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Deliveries of one flow that may be unacknowledged at once. Flow control is the stage's, not the
 /// server's, so this is only a bound.
 const MAX_ACK_PENDING: i64 = 20_000;
+/// The header that says which request a completion answers.
+const FINGERPRINT: &str = "Forebay-Fingerprint";
+/// Longest reason that stands in a header, in characters.
+const LONGEST_REASON: usize = 500;
 /// The header that carries a trace through.
 const TRACEPARENT: &str = "traceparent";
 /// Room for a message's headers beside its payload.
@@ -145,12 +149,15 @@ impl Queue for JetStreamQueue {
         let _ = self.client.publish(receipt.0, "-NAK".into()).await;
     }
 
-    async fn complete(&self, completion: &Completion, traceparent: Option<&str>) -> Result<Published, Error> {
+    async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
+        let completion = publication.completion;
         let subject = self.names.completion(&completion.team, completion.batch.as_deref(), &completion.id);
         let payload = Bytes::from(serde_json::to_vec(completion).map_err(unavailable)?);
         self.fits(&payload)?;
-        let mut headers = traced(traceparent);
-        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let size = payload.len();
+        let mut headers = traced(publication.traceparent);
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, publication.replaces.to_string());
+        headers.insert(FINGERPRINT, publication.fingerprint);
         let ack = self.context.publish_with_headers(subject, headers, payload);
         match ack.and_then(|ack| ack.into_future()).await {
             Ok(_) => Ok(Published::First),
@@ -161,16 +168,24 @@ impl Queue for JetStreamQueue {
                     None => Err(unavailable("the completion's subject changed meanwhile")),
                 }
             }
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                Err(Error::TooLarge { size, max: self.client.max_payload() })
+            }
             Err(error) => Err(unavailable(error)),
         }
     }
 
-    async fn completion(&self, identity: &Identity) -> Result<Option<Completion>, Error> {
+    async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
         let subject = self.names.completion(&identity.team, identity.batch.as_deref(), &identity.id);
         let stream = self.stream(self.names.completions_stream()).await?;
         match stream.direct_get_last_for_subject(subject).await {
-            // A message that is no completion cannot stand for one.
-            Ok(message) => Ok(serde_json::from_slice(&message.payload).ok()),
+            Ok(message) => Ok(Some(Standing {
+                completion: serde_json::from_slice(&message.payload).ok(),
+                fingerprint: message.headers.get(FINGERPRINT).map(|value| value.as_str().to_owned()),
+                published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
+                    .map_err(unavailable)?,
+                sequence: message.sequence,
+            })),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(unavailable(error)),
         }
@@ -183,15 +198,26 @@ impl Queue for JetStreamQueue {
 
     async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
         let mut headers = traced(letter.delivery.traceparent.as_deref());
-        headers.insert("Forebay-Reason", one_line(&letter.reason));
+        let reason: String = letter.reason.chars().take(LONGEST_REASON).collect();
+        headers.insert("Forebay-Reason", one_line(&reason));
         headers.insert("Forebay-Subject", one_line(&letter.delivery.subject));
         headers.insert("Forebay-Attempts", letter.attempts.to_string());
         // Burying the same delivery again leaves one letter.
         headers.insert(NATS_MESSAGE_ID, letter.delivery.unique_id);
         let subject = self.names.dead(&letter.pool, &letter.team);
-        let ack = self.context.publish_with_headers(subject, headers, letter.delivery.payload);
-        ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
-        Ok(())
+        let payload = letter.delivery.payload;
+        let ack = self.context.publish_with_headers(subject.clone(), headers.clone(), payload.clone());
+        match ack.and_then(|ack| ack.into_future()).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                // With its headers it is larger than a message; the letter then says how large it was.
+                headers.insert("Forebay-Payload-Size", payload.len().to_string());
+                let ack = self.context.publish_with_headers(subject, headers, Bytes::new());
+                ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
+                Ok(())
+            }
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     async fn ack(&self, receipt: Receipt) -> Result<(), Error> {

@@ -81,6 +81,11 @@ impl Limit {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
     }
 
+    /// Whether this limit is for a period up to a minute.
+    pub fn is_short(&self) -> bool {
+        matches!(self.amount, Amount::PerPeriod { per, .. } if per <= Duration::from_secs(60))
+    }
+
     /// Calls a second that this limit allows in the long run; `None` if it does not speak of calls.
     pub fn requests_per_second(&self) -> Option<f64> {
         match self.amount {

@@ -102,10 +102,11 @@ impl Meter {
         self.return_until(now);
         let share = self.share(cost);
         let limit = self.limit();
-        if share > limit {
+        if share > limit && !self.may_run_into_debt() {
             return Err(Wait::TooLarge);
         }
-        let missing = (self.taken + share).saturating_sub(limit);
+        // What is larger than the whole limit goes when nothing else is taken.
+        let missing = (self.taken + share.min(limit)).saturating_sub(limit);
         if missing > 0 {
             return Err(self.return_of(missing));
         }
@@ -113,6 +114,14 @@ impl Meter {
             Some(pace) if pace.due() > now => Err(Wait::Until(pace.due())),
             _ => Ok(()),
         }
+    }
+
+    /// An estimate of tokens can be larger than the limit while the call is not; the provider knows.
+    fn may_run_into_debt(&self) -> bool {
+        !matches!(
+            self.amount,
+            Amount::Concurrent(_) | Amount::PerPeriod { dimension: Dimension::Requests, .. }
+        )
     }
 
     /// When `missing` more will have returned.

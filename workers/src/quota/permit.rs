@@ -19,13 +19,15 @@ pub struct Permit {
     model: String,
     key: usize,
     granted: Instant,
+    /// Whether the provider said anything: a probe without a word has shown nothing.
+    answered: bool,
     /// A call that was given up on may still run at the provider until then.
     runs_until: Option<Instant>,
 }
 
 impl Permit {
     pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize, granted: Instant) -> Self {
-        Self { quota, call, model, key, granted, runs_until: None }
+        Self { quota, call, model, key, granted, answered: false, runs_until: None }
     }
 
     /// The quota that was charged.
@@ -51,6 +53,11 @@ impl Permit {
             model: self.model.clone(),
             granted: self.granted,
         }
+    }
+
+    /// The provider answered, whatever it said.
+    pub fn answered(&mut self) {
+        self.answered = true;
     }
 
     /// Corrects the tokens that were reserved for the call: up always, down only if the provider
@@ -108,7 +115,7 @@ impl Stamp {
         let delay = at.saturating_duration_since(self.granted);
         ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at, delay));
         drop(ledger);
-        self.quota.changed.notify_one();
+        self.quota.wake.release();
     }
 }
 
@@ -118,11 +125,12 @@ impl Drop for Permit {
         ledger.totals.in_flight -= 1;
         let (call, until) = (self.call, self.runs_until);
         ledger.each_meter_of(&self.model, |meter| meter.release(call, until));
+        let now = Instant::now();
         if let Some(model) = ledger.models.get_mut(&self.model) {
-            model.state.probe_ended(call);
+            model.state.probe_ended(call, self.answered, now);
         }
-        ledger.keys[self.key].probe_ended(call);
+        ledger.keys[self.key].probe_ended(call, self.answered, now);
         drop(ledger);
-        self.quota.changed.notify_one();
+        self.quota.wake.release();
     }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-/// The longest a hint from a provider is believed: 32 days.
-const LONGEST_WAIT: Duration = Duration::from_secs(32 * 24 * 60 * 60);
+use crate::retry_after;
 
 /// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -64,7 +63,7 @@ impl State {
 
     /// Cools for `wait` from `now`. A cooldown is extended, never shortened; what is disabled stays so.
     pub(super) fn cool(&mut self, reason: Class, wait: Duration, now: Instant) {
-        let until = now + wait.min(LONGEST_WAIT);
+        let until = now + wait.min(retry_after::LONGEST);
         let until = match *self {
             State::Disabled { .. } => return,
             State::Cooling { until: before, .. } | State::Exhausted { until: before } => until.max(before),
@@ -86,10 +85,13 @@ impl State {
         *self = State::Probing { call, reason };
     }
 
-    /// The call that was a probe ended; if nothing has cooled the state since, it is ready.
-    pub(super) fn probe_ended(&mut self, ended: u64) {
-        if matches!(*self, State::Probing { call, .. } if call == ended) {
-            *self = State::Ready;
+    /// The call that was a probe ended. If nothing has cooled the state since, it is ready; but if the
+    /// provider never said a word, the next call is a probe again.
+    pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
+        if let State::Probing { call, reason } = *self
+            && call == ended
+        {
+            *self = if answered { State::Ready } else { State::Cooling { until: now, reason } };
         }
     }
 

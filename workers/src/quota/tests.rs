@@ -17,7 +17,7 @@ fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
         keys: (0..keys).map(key).collect(),
         limits,
     };
-    Quota::new(config, Arc::new(Notify::new()))
+    Quota::new(config, Arc::default())
 }
 
 const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10 };
@@ -71,7 +71,13 @@ async fn meters_are_taken_together_or_not_at_all() {
     first.settle(Cost { requests: 1, input_tokens: 5, output_tokens: 5 }, true);
     assert!(quota.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
     let huge = Cost { requests: 1, input_tokens: 31, output_tokens: 0 };
-    assert_eq!(quota.reserve("m", huge, now).err(), Some(Denied::TooLarge));
+    assert!(
+        matches!(quota.reserve("m", huge, now), Err(Denied::Until(_))),
+        "larger than the limit: it goes alone"
+    );
+    assert!(quota.reserve("m", huge, now + 2 * SECOND).is_ok());
+    let many = Cost { requests: 11, ..ONE };
+    assert_eq!(quota.reserve("m", many, now).err(), Some(Denied::TooLarge));
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,10 +104,14 @@ async fn a_model_cools_alone_and_returns_through_one_probe() {
     drop(permit);
     assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
     assert!(quota.reserve("n", ONE, now).is_ok(), "another model is not cooled");
-    let probe = quota.reserve("m", ONE, now + 2 * SECOND).expect("one probe");
-    assert_eq!(quota.reserve("m", ONE, now + 2 * SECOND).err(), Some(Denied::ForRelease));
+    let later = now + 2 * SECOND;
+    drop(quota.reserve("m", ONE, later).expect("one probe"));
+    let mut probe = quota.reserve("m", ONE, later).expect("another, as the first was not answered");
+    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::ForRelease));
+    probe.answered();
     drop(probe);
-    assert!(quota.reserve("m", ONE, now + 2 * SECOND).is_ok());
+    let (_one, _two) =
+        (quota.reserve("m", ONE, later).expect("ready"), quota.reserve("m", ONE, later).expect("ready"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,7 +36,10 @@ impl Day {
             .segment_size(SEGMENT)
             .flush_every_ms(None)
             .open()
-            .map_err(|error| failed(&error))?;
+            .map_err(|error| {
+                let passing = matches!(&error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
+                Error { passing, ..failed(&error) }
+            })?;
         let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
         if fresh {
             for dir in [Some(path), path.parent()].into_iter().flatten() {

@@ -88,8 +88,9 @@ async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
     let who = identity("t", Some("b"), "1");
     let results = Results::open(dir.path(), KEEP, first).expect("opens");
     results.store(&who, &record(&who, "old"), first).await.expect("stored");
-    assert!(results.answered(&who, at("2026-11-21T23:00:00Z")).expect("readable").is_some());
-    assert!(results.answered(&who, at("2026-11-22T00:00:00Z")).expect("readable").is_none());
+    // Two days at the least, counted in whole days.
+    assert!(results.answered(&who, at("2026-11-22T23:59:59Z")).expect("readable").is_some());
+    assert!(results.answered(&who, at("2026-11-23T00:00:00Z")).expect("readable").is_none());
     assert!(results.get(&who).expect("readable").is_some(), "kept although it no longer counts");
     results.forget_old(at("2026-11-27T00:00:00Z")).expect("deleted");
     assert!(results.get(&who).expect("readable").is_none());

@@ -8,7 +8,7 @@ use forebay_schemas::{Completion, Flow, Identity};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
-use crate::queue::{DeadLetter, Delivery, Error, Published, Queue, Receipt, Source};
+use crate::queue::{DeadLetter, Delivery, Error, Publication, Published, Queue, Receipt, Source, Standing};
 
 /// A queue in memory; clones share it.
 #[derive(Debug, Clone)]
@@ -32,7 +32,7 @@ struct State {
     announce: Option<mpsc::UnboundedSender<Flow>>,
     waiting: HashMap<Flow, VecDeque<Delivery>>,
     held: BTreeMap<String, (Flow, Delivery)>,
-    completions: BTreeMap<Identity, Completion>,
+    completions: BTreeMap<Identity, (Completion, Standing)>,
     copies: Vec<(String, Bytes)>,
     dead: Vec<DeadLetter>,
     acked: usize,
@@ -84,7 +84,7 @@ impl SimQueue {
 
     /// All completions.
     pub fn completions(&self) -> Vec<Completion> {
-        self.state().completions.values().cloned().collect()
+        self.state().completions.values().map(|(completion, _)| completion.clone()).collect()
     }
 
     /// All dead letters.
@@ -125,7 +125,7 @@ impl Queue for SimQueue {
         let (credit, mut credits) = mpsc::unbounded_channel();
         let (sender, deliveries) = mpsc::unbounded_channel();
         let (queue, flow) = (self.clone(), flow.clone());
-        tokio::spawn(async move {
+        let feed = tokio::spawn(async move {
             let mut wanted = 0usize;
             loop {
                 let waiting = queue.shared.waiting.notified();
@@ -142,11 +142,12 @@ impl Queue for SimQueue {
                         Some(more) => wanted += more,
                         None => return,
                     },
+                    () = sender.closed() => return,
                     () = waiting => {}
                 }
             }
         });
-        Ok(Source { credit, deliveries })
+        Ok(Source { credit, deliveries, feed })
     }
 
     async fn keep(&self, _: Vec<Receipt>) {}
@@ -161,21 +162,30 @@ impl Queue for SimQueue {
         self.shared.waiting.notify_waiters();
     }
 
-    async fn complete(&self, completion: &Completion, _: Option<&str>) -> Result<Published, Error> {
+    async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
         let mut state = self.state();
-        let identity = completion.identity();
-        if let Some(standing) = state.completions.get(&identity) {
+        let identity = publication.completion.identity();
+        if let Some((_, standing)) = state.completions.get(&identity)
+            && standing.sequence != publication.replaces
+        {
             return Ok(Published::Already(Box::new(standing.clone())));
         }
-        state.completions.insert(identity, completion.clone());
+        state.sequence += 1;
+        let standing = Standing {
+            completion: Some(publication.completion.clone()),
+            fingerprint: Some(publication.fingerprint.to_owned()),
+            published: self.clock.now(),
+            sequence: state.sequence,
+        };
+        state.completions.insert(identity, (publication.completion.clone(), standing));
         let count = state.completions.len();
         drop(state);
         self.shared.ended.send_replace(count);
         Ok(Published::First)
     }
 
-    async fn completion(&self, identity: &Identity) -> Result<Option<Completion>, Error> {
-        Ok(self.state().completions.get(identity).cloned())
+    async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
+        Ok(self.state().completions.get(identity).map(|(_, standing)| standing.clone()))
     }
 
     async fn copy(&self, subject: String, completion: Bytes, _: Option<&str>) -> Result<(), Error> {

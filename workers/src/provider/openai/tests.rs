@@ -71,6 +71,7 @@ fn every_documented_error_has_its_class() {
         (401, error("invalid_request_error", "invalid_api_key", "Incorrect API key"), Class::BadKey),
         (403, error("x", "x", "unsupported country"), Class::ModelNotAllowed),
         (404, error("invalid_request_error", "model_not_found", "no such model"), Class::ModelNotAllowed),
+        (404, error("invalid_request_error", "unknown_url", "Unknown request URL"), Class::BadRequest),
         (400, error("invalid_request_error", "context_length_exceeded", "long"), Class::ContextTooLong),
         (400, error("invalid_request_error", "content_policy_violation", "no"), Class::ContentFiltered),
         (400, error("invalid_request_error", "", "messages is missing"), Class::BadRequest),

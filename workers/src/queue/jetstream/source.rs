@@ -1,5 +1,6 @@
 //! Reading one flow: pull requests as large as the credit that is open, on one long-lived inbox.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
@@ -18,15 +19,23 @@ const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After this without a word the request is taken to be lost.
 const SILENCE: Duration = Duration::from_secs(11);
+/// How often it is looked whether the connection was lost, and all requests with it.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn start(queue: JetStreamQueue, flow: Flow) -> Result<Source, Error> {
-    let inbox = queue.client.new_inbox();
-    let subscriber = queue.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+    let (inbox, subscriber) = inbox(&queue).await?;
     let (credit, credits) = mpsc::unbounded_channel();
     let (sender, deliveries) = mpsc::unbounded_channel();
-    let feed = Feed { queue, flow, inbox, wanted: 0, asked: 0, heard: Instant::now() };
-    tokio::spawn(feed.run(subscriber, credits, sender));
-    Ok(Source { credit, deliveries })
+    let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
+    let feed = Feed { queue, flow, inbox, wanted: 0, asked: 0, heard: Instant::now(), connects };
+    let feed = tokio::spawn(feed.run(subscriber, credits, sender));
+    Ok(Source { credit, deliveries, feed })
+}
+
+async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
+    let inbox = queue.client.new_inbox();
+    let subscriber = queue.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+    Ok((inbox, subscriber))
 }
 
 struct Feed {
@@ -39,6 +48,8 @@ struct Feed {
     asked: usize,
     /// When the server last said something.
     heard: Instant,
+    /// How often the client had connected when the requests were made.
+    connects: u64,
 }
 
 impl Feed {
@@ -48,11 +59,13 @@ impl Feed {
         mut credits: mpsc::UnboundedReceiver<usize>,
         deliveries: mpsc::UnboundedSender<Delivery>,
     ) {
+        let mut look = tokio::time::interval(LOOK);
         loop {
             if self.asked * 2 <= self.wanted && self.wanted > self.asked {
                 self.pull().await;
             }
             tokio::select! {
+                () = deliveries.closed() => break,
                 credit = credits.recv() => match credit {
                     Some(more) => {
                         self.wanted += more;
@@ -66,18 +79,46 @@ impl Feed {
                     Some(message) => self.take(message, &deliveries).await,
                     None => return,
                 },
-                () = tokio::time::sleep_until(self.heard + SILENCE), if self.asked > 0 => {
-                    debug!(flow = %self.flow, "no word from the server on a pull request, asking again");
-                    self.asked = 0;
-                }
+                _ = look.tick() => if self.is_deaf() {
+                    // What the old inbox still gets is not counted on any more.
+                    match inbox(&self.queue).await {
+                        Ok((inbox, fresh)) => {
+                            let old = std::mem::replace(&mut subscriber, fresh);
+                            self.inbox = inbox;
+                            self.asked = 0;
+                            self.give_back_rest(old).await;
+                        }
+                        Err(error) => warn!(flow = %self.flow, %error, "cannot listen for jobs"),
+                    }
+                },
             }
         }
-        // What comes after this was not wanted any more: give it back now, not after the ack wait.
+        self.give_back_rest(subscriber).await;
+    }
+
+    /// Whether requests are lost: with a connection, or for a reason that nobody told.
+    fn is_deaf(&mut self) -> bool {
+        let connects = self.queue.client.statistics().connects.load(Ordering::Relaxed);
+        let silent = self.asked > 0 && self.heard.elapsed() > SILENCE;
+        let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
+        if lost {
+            debug!(flow = %self.flow, "requests for jobs are lost, asking again");
+        }
+        lost
+    }
+
+    async fn give_back(&self, message: Message) {
+        if let (None, Some(reply)) = (message.status, message.reply) {
+            // One that is lost is delivered again after the ack wait.
+            let _ = self.queue.client.publish(reply, "-NAK".into()).await;
+        }
+    }
+
+    /// What comes on an inbox that is not read any more goes back now, not after the ack wait.
+    async fn give_back_rest(&self, mut subscriber: Subscriber) {
         let _ = subscriber.unsubscribe().await;
         while let Some(message) = subscriber.next().await {
-            if let (None, Some(reply)) = (message.status, message.reply) {
-                let _ = self.queue.client.publish(reply, "-NAK".into()).await;
-            }
+            self.give_back(message).await;
         }
     }
 
@@ -103,10 +144,14 @@ impl Feed {
         self.heard = Instant::now();
         let Some(status) = message.status else {
             self.asked = self.asked.saturating_sub(1);
-            self.wanted = self.wanted.saturating_sub(1);
-            if let Some(delivery) = self.queue.delivery(message) {
-                // The receiver is gone only when the process ends; the message then comes again.
-                let _ = deliveries.send(delivery);
+            if self.wanted == 0 {
+                self.give_back(message).await;
+                return;
+            }
+            let Some(delivery) = self.queue.delivery(message) else { return };
+            self.wanted -= 1;
+            if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
+                let _ = self.queue.client.publish(delivery.receipt.0, "-NAK".into()).await;
             }
             return;
         };
@@ -131,12 +176,13 @@ impl Feed {
         warn!(flow = %self.flow, "the consumer is gone, making it again");
         let names = &self.queue.names;
         let made = self.queue.consumer(&names.consumer(&self.flow), names.job_filters(&self.flow)).await;
-        if let Err(error) = made {
-            warn!(flow = %self.flow, %error, "the consumer cannot be made");
-            // The next try waits until the request counts as lost.
-            self.asked = self.wanted;
-        } else {
-            self.asked = 0;
+        match made {
+            Ok(()) => self.asked = 0,
+            Err(error) => {
+                warn!(flow = %self.flow, %error, "the consumer cannot be made");
+                // The next try waits until the request counts as lost.
+                self.asked = self.wanted;
+            }
         }
     }
 }
