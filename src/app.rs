@@ -5,17 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::Client;
-use async_nats::jetstream::{self, Context};
-use forebay_schemas::Names;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Mistakes};
+use crate::config::Config;
+use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::seat::Seat;
@@ -23,36 +20,6 @@ use crate::{nats, topology};
 
 /// How long the last messages may take to leave.
 const FLUSH: Duration = Duration::from_secs(5);
-
-/// Why nothing runs, as far as the exit code goes.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What was asked for or configured cannot be done.
-    #[error("{0:#}")]
-    Usage(anyhow::Error),
-    /// NATS or a provider is not there.
-    #[error("{0:#}")]
-    Unreachable(anyhow::Error),
-}
-
-impl From<Mistakes> for Error {
-    fn from(mistakes: Mistakes) -> Self {
-        Self::Usage(anyhow!(mistakes))
-    }
-}
-
-/// A connection to NATS, and all names.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// The connection.
-    pub client: Client,
-    /// JetStream on it.
-    pub context: Context,
-    /// All names.
-    pub names: Names,
-    /// Cancelled when this process ends the connection itself.
-    closing: CancellationToken,
-}
 
 /// A running Forebay.
 pub struct App {
@@ -152,7 +119,7 @@ impl App {
             Ok(Err(error)) => warn!(%error, "NATS is gone before the last messages were sent"),
             Err(_) => warn!("NATS does not answer, so the last messages may not have been sent"),
         }
-        self.connection.closing.cancel();
+        self.connection.close();
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
     }
@@ -188,74 +155,4 @@ pub async fn open_results(config: &Config, path: &Path, clock: &dyn Clock) -> Re
     let (path, now) = (path.to_owned(), clock.now());
     let opened = tokio::task::spawn_blocking(move || Results::open(&path, retention, now)).await;
     opened.map_err(|error| Error::Usage(error.into()))?.map_err(|error| Error::Usage(error.into()))
-}
-
-impl Connection {
-    /// Connects to NATS.
-    ///
-    /// # Errors
-    /// When it does not answer within 10 seconds.
-    pub async fn open(url: &str, config: &Config) -> Result<Self, Error> {
-        let unreachable = |error: anyhow::Error| {
-            Error::Unreachable(error.context(format!("NATS at {} does not answer", without_credential(url))))
-        };
-        let addresses: Vec<async_nats::ServerAddr> = url
-            .split(',')
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(|error| Error::Usage(anyhow!("[nats] url: {error}")))?;
-        let closing = CancellationToken::new();
-        let told = closing.clone();
-        let mut options = async_nats::ConnectOptions::new();
-        // The client takes a credential from its options, not from the address.
-        if let Some((user, password)) = addresses.iter().find_map(|at| Some((at.username()?, at.password()?)))
-        {
-            options = options.user_and_password(user.to_owned(), password.to_owned());
-        }
-        let client = options
-            .name("forebay")
-            .connection_timeout(Duration::from_secs(5))
-            .request_timeout(Some(Duration::from_secs(10)))
-            .event_callback(move |event| {
-                let closing = told.is_cancelled();
-                async move {
-                    match event {
-                        async_nats::Event::Connected => info!("connected to NATS"),
-                        _ if closing => {}
-                        async_nats::Event::Disconnected => {
-                            warn!("the connection to NATS is lost, connecting again");
-                        }
-                        event => warn!(%event, "NATS"),
-                    }
-                }
-            })
-            .connect(addresses)
-            .await
-            .map_err(|error| unreachable(error.into()))?;
-        let context = jetstream::new(client.clone());
-        Ok(Self { client, context, names: config.nats.names.clone(), closing })
-    }
-}
-
-/// An address as it may be printed.
-fn without_credential(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-            format!("{scheme}://{host}")
-        }
-        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_printed_without_its_credential() {
-        assert_eq!(without_credential("nats://a:b@h:4222"), "nats://h:4222");
-        assert_eq!(without_credential("nats://h:4222"), "nats://h:4222");
-        assert_eq!(without_credential("a:b@h"), "h");
-    }
 }

@@ -17,8 +17,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use forebay_schemas::Lane;
 
-use crate::app::{App, Connection, Error, Started};
+use crate::app::{App, Started};
 use crate::config::Config;
+use crate::connection::{Connection, Error};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::{shutdown, telemetry};
 

@@ -4,6 +4,7 @@
 
 pub mod config;
 
+pub mod connection;
 pub mod data_dir;
 pub mod nats;
 pub mod seat;

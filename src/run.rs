@@ -17,8 +17,8 @@ use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::app::{Connection, Error};
 use crate::batch::{Batch, Line};
+use crate::connection::{Connection, Error};
 use crate::control::Keys;
 use output::Output;
 use progress::Progress;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::app::{Connection, Error};
+use crate::connection::{Connection, Error};
 
 /// The key.
 const KEY: &str = "worker";

@@ -1,8 +1,8 @@
 //! `forebay check`.
 
 use super::{Global, print};
-use crate::app::{Connection, Error};
 use crate::config::Config;
+use crate::connection::{Connection, Error};
 use crate::nats;
 
 pub(super) async fn check(global: &Global) -> Result<u8, Error> {

@@ -11,9 +11,9 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Global, SOME_FAILED, print, with_worker};
-use crate::app::Error;
 use crate::batch::Choices;
 use crate::config::Config;
+use crate::connection::Error;
 use crate::run::output::Files;
 use crate::run::progress::Progress;
 use crate::run::{self, Ended};

@@ -1,8 +1,8 @@
 //! `forebay keys`.
 
 use super::{Global, ask, connect, print};
-use crate::app::Error;
 use crate::config::Config;
+use crate::connection::Error;
 use crate::control::{Condition, Keys};
 
 pub(super) async fn keys(global: &Global) -> Result<u8, Error> {

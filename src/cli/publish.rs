@@ -9,8 +9,8 @@ use forebay_schemas::{Flow, Job, Lane};
 use serde_json::json;
 
 use super::{Global, connect, lane, print};
-use crate::app::Error;
 use crate::config::Config;
+use crate::connection::Error;
 
 /// Publish jobs, one JSON object per line, and print what NATS acknowledged. Answers come as
 /// completions: see `forebay results tail`.

@@ -1,8 +1,8 @@
 //! `forebay queues`.
 
 use super::{Global, ask, connect, print};
-use crate::app::Error;
 use crate::config::Config;
+use crate::connection::Error;
 use crate::control::Queues;
 
 pub(super) async fn queues(global: &Global) -> Result<u8, Error> {

@@ -9,8 +9,9 @@ use forebay_workers::clock::SystemClock;
 use futures::StreamExt;
 
 use super::{Global, SOME_FAILED, ask, connect, connect_to, print};
-use crate::app::{Error, open_results};
+use crate::app::open_results;
 use crate::config::Config;
+use crate::connection::Error;
 use crate::control::{ResultsReply, ResultsRequest};
 use crate::data_dir::{DataDir, Hold};
 use crate::shutdown;

@@ -7,9 +7,9 @@ use forebay_schemas::subjects::DEFAULT_TEAM;
 use serde_json::json;
 
 use super::{Global, SOME_FAILED, ask, lane, print, with_worker};
-use crate::app::{Connection, Error};
 use crate::batch::{Batch, Choices};
 use crate::config::Config;
+use crate::connection::{Connection, Error};
 use crate::control::Keys;
 use crate::run::output::{Files, Output};
 use crate::run::progress::Progress;

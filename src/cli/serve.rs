@@ -3,8 +3,9 @@
 use anyhow::anyhow;
 
 use super::{Global, USAGE, print};
-use crate::app::{App, Error, Started};
+use crate::app::{App, Started};
 use crate::config::Config;
+use crate::connection::Error;
 use crate::shutdown;
 
 /// Serve jobs until a signal comes. The first signal ends taking jobs and waits for those in flight;

@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use tokio::net::TcpListener;
 
 use super::print;
-use crate::app::Error;
+use crate::connection::Error;
 use crate::shutdown;
 use crate::simulate::account;
 use crate::simulate::fault::Faults;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
+use forebay_workers::cost::Dimension;
 use forebay_workers::provider::PROVIDERS;
-use forebay_workers::quota::{Algorithm, Amount, Dimension, Limit};
+use forebay_workers::quota::{Algorithm, Amount, Limit};
 
 use super::raw::{self, Raw};
 use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, Streams, Target};

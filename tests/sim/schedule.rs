@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::{Flow, Lane};
-use forebay_workers::quota::{self, Algorithm, Amount, Dimension, Key, Limit};
+use forebay_workers::cost::Dimension;
+use forebay_workers::quota::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;

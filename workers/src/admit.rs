@@ -10,13 +10,14 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::claim::{Claim, Slot};
+use crate::cost::Cost;
 use crate::engine::Engine;
 use crate::finish::{self, retry_until_done};
 use crate::queue::{Delivery, Queue};
-use crate::quota::Cost;
 use crate::results::Record;
 use crate::running::Arrival;
-use crate::staged::{Claim, End, Slot, Staged};
+use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.

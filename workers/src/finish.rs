@@ -10,10 +10,11 @@ use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
 use tracing::{error, warn};
 
+use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::queue::{self, DeadLetter, Publication, Published, Queue, Standing};
 use crate::results::Record;
-use crate::staged::{Claim, End, Staged};
+use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
 /// The first pause before the store or NATS is tried again; it doubles up to the longest.

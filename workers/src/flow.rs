@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admit::admit;
+use crate::claim::Slot;
 use crate::engine::Engine;
 use crate::queue::{Queue, Source};
-use crate::staged::Slot;
 use crate::upstream::Upstream;
 
 /// The pause before a flow that could not be opened is tried again.

@@ -11,7 +11,9 @@
 
 mod admit;
 mod attempt;
+mod claim;
 pub mod clock;
+pub mod cost;
 mod dispatch;
 mod engine;
 mod fairness;

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use std::time::Duration;
 
-use crate::quota::Cost;
+use crate::cost::Cost;
 use crate::secret::Secret;
 use crate::upstream::{Reply, Request};
 

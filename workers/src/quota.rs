@@ -19,13 +19,14 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-pub use limit::{Algorithm, Amount, Cost, Dimension, Limit};
+pub use limit::{Algorithm, Amount, Limit};
 use meter::{Meter, Wait};
 pub use permit::{Permit, Stamp};
 use state::Gate;
 pub use state::State;
 pub use wake::Wake;
 
+use crate::cost::Cost;
 use crate::provider::Adapter;
 use crate::secret::Secret;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_schemas::Identity;
 
-use crate::staged::Claim;
+use crate::claim::Claim;
 
 /// Identities that are being worked on.
 #[derive(Debug, Default)]

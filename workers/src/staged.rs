@@ -3,36 +3,16 @@
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, Response, Status, Usage};
 use jiff::Timestamp;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::claim::Claim;
 use crate::clock::millis_between;
-use crate::held::Hold;
+use crate::cost::Cost;
 use crate::queue::Delivery;
-use crate::quota::Cost;
 use crate::running::Entry;
 
 /// Attempts that are remembered: the first half and the last half of so many.
 const ATTEMPTS: usize = 100;
-
-/// A place in a flow's stage; giving it up lets the flow fetch one more.
-#[derive(Debug)]
-pub(crate) struct Slot(pub(crate) mpsc::UnboundedSender<usize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        // A flow that has ended wants no more.
-        let _ = self.0.send(1);
-    }
-}
-
-/// A delivery, and who wants a copy of what comes of it.
-#[derive(Debug)]
-pub(crate) struct Claim {
-    pub(crate) hold: Hold,
-    pub(crate) replies: Vec<String>,
-    pub(crate) slot: Option<Slot>,
-}
 
 /// A job on its way.
 #[derive(Debug)]

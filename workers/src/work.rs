@@ -8,12 +8,13 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::attempt::attempt;
+use crate::cost::Cost;
 use crate::engine::Engine;
 use crate::finish;
 use crate::outcome::Outcome;
 use crate::provider::Scope;
 use crate::queue::Queue;
-use crate::quota::{Cost, Permit};
+use crate::quota::Permit;
 use crate::retry::{Effect, Verdict};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Adapter, Decoded, Scope};
-use crate::quota::Cost;
+use crate::cost::Cost;
 use crate::retry_after;
 use crate::secret::Secret;
 use crate::upstream::{Reply, Request};

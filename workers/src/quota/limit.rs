@@ -2,41 +2,7 @@
 
 use std::time::Duration;
 
-/// The cost vector of one call: what it takes of each kind of limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
-    /// Calls; one for a single call.
-    pub requests: u64,
-    /// Prompt tokens.
-    pub input_tokens: u64,
-    /// Answer tokens.
-    pub output_tokens: u64,
-}
-
-/// What a limit over a period counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dimension {
-    /// Calls.
-    Requests,
-    /// Prompt and answer tokens together.
-    Tokens,
-    /// Prompt tokens.
-    InputTokens,
-    /// Answer tokens.
-    OutputTokens,
-}
-
-impl Cost {
-    /// How much of `dimension` this is.
-    pub fn of(&self, dimension: Dimension) -> u64 {
-        match dimension {
-            Dimension::Requests => self.requests,
-            Dimension::Tokens => self.input_tokens.saturating_add(self.output_tokens),
-            Dimension::InputTokens => self.input_tokens,
-            Dimension::OutputTokens => self.output_tokens,
-        }
-    }
-}
+use crate::cost::Dimension;
 
 /// How the provider counts a period, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::guard::Guard;
-use super::limit::{Algorithm, Amount, Cost, Dimension};
+use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
+use crate::cost::{Cost, Dimension};
 
 /// Why a meter does not admit a call now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::meter::Meter;
-use super::{Cost, Key, Quota};
+use super::{Key, Quota};
+use crate::cost::Cost;
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it
 /// gives back whatever the call has not used: everything, if the call was never sent.

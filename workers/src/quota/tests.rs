@@ -1,4 +1,5 @@
 use super::*;
+use crate::cost::Dimension;
 
 const SECOND: Duration = Duration::from_secs(1);
 
