@@ -110,6 +110,12 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             discard: DiscardPolicy::Old,
             allow_message_schedules: true,
             allow_rollup: true,
+            allow_direct: true,
+            republish: Some(Republish {
+                source: names.all_due(),
+                destination: names.all_seen(),
+                headers_only: true,
+            }),
             ..base(names.later_stream(), names.later_subjects())
         },
         Config {

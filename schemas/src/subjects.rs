@@ -212,7 +212,8 @@ impl Names {
     /// The flow that a job's or an announcement's subject means; `None` if it means none.
     pub fn flow_of(&self, subject: &str) -> Option<Flow> {
         let rest = subject.strip_prefix(&self.prefix)?;
-        let rest = rest.strip_prefix(".jobs.").or_else(|| rest.strip_prefix(".seen."))?;
+        let kinds = [".jobs.", ".seen.", ".due."];
+        let rest = kinds.into_iter().find_map(|kind| rest.strip_prefix(kind))?;
         let mut tokens = rest.split('.');
         let pool = tokens.next().filter(|token| is_name(token))?.to_owned();
         let team = tokens.next().unwrap_or(DEFAULT_TEAM);
@@ -234,6 +235,22 @@ impl Names {
     /// Jobs that wait for their own time, and those whose time has come.
     pub fn later_subjects(&self) -> Vec<String> {
         vec![format!("{}.later.>", self.prefix), format!("{}.due.>", self.prefix)]
+    }
+
+    /// Where a job waits for its time.
+    pub fn later(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        let batch = batch.unwrap_or(NO_BATCH);
+        format!("{}.later.{team}.{batch}.{}", self.prefix, encode_id(id))
+    }
+
+    /// Where a flow's jobs come back when their time has come.
+    pub fn due(&self, flow: &Flow) -> String {
+        format!("{}.due.{flow}", self.prefix)
+    }
+
+    /// Every subject of jobs whose time has come.
+    pub fn all_due(&self) -> String {
+        format!("{}.due.>", self.prefix)
     }
 
     /// Where a job's completion is published.
@@ -314,6 +331,8 @@ mod tests {
         }
         assert_eq!(names.job_filters(&flow("chat", "default", Lane::Normal)).len(), 3);
         assert_eq!(names.flow_of("ai.seen.chat.acme"), Some(flow("chat", "acme", Lane::Normal)));
+        let late = flow("chat", "acme", Lane::Bulk);
+        assert_eq!(names.flow_of(&names.due(&late)), Some(late));
     }
 
     #[test]

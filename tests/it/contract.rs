@@ -2,9 +2,11 @@
 
 use async_nats::HeaderMap;
 use forebay_schemas::{Class, Lane, Status};
+use forebay_workers::clock::{Clock, SystemClock};
+use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, said};
+use crate::support::{Forebay, chat, head, pool, provider, quota, said, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
@@ -132,5 +134,60 @@ async fn embeddings_are_answered_by_their_own_vector() {
     };
     let (one, two) = (vector("one").await, vector("two").await);
     assert!(one.contains("embedding") && one != two);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_comes() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.later").await.expect("subscribed");
+    let at = SystemClock.now() + jiff::SignedDuration::from_secs(8);
+    let mut job = chat("later", "hello");
+    job["not_before"] = json!(at);
+    job["reply_to"] = json!("_INBOX.later");
+    job["batch"] = json!("b");
+    forebay.publish("ai.jobs.chat.acme.bulk", &job).await;
+    let waiting = forebay.postponed("ai.later.acme.b.later").await;
+    let schedule = waiting.headers.get("Nats-Schedule");
+    assert!(schedule.is_some_and(|schedule| schedule.as_str().starts_with("@at ")));
+    forebay.drained().await;
+    assert_eq!(provider.calls(), [], "nothing is called before its time");
+    // The same job again, by somebody else who wants to know: it comes back once, for both.
+    job["reply_to"] = json!("_INBOX.later.too");
+    let mut other = forebay.connection.client.subscribe("_INBOX.later.too").await.expect("subscribed");
+    forebay.publish("ai.jobs.chat.acme.bulk", &job).await;
+    let completion = forebay.completion("acme", Some("b"), "later").await;
+    assert_eq!((completion.status, completion.lane), (Status::Succeeded, Lane::Bulk));
+    assert!(completion.attempts[0].started_at >= at, "not before its time");
+    for inbox in [&mut inbox, &mut other] {
+        let copy = soon("a copy", inbox.next()).await.expect("open");
+        assert_eq!(said(&serde_json::from_slice(&copy.payload).expect("a completion")), "You said: hello");
+    }
+    assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_for_later_survives_a_restart() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let at = SystemClock.now() + jiff::SignedDuration::from_secs(7);
+    let mut job = json!({ "body": { "messages": [{ "role": "user", "content": "hello" }] } });
+    job["not_before"] = json!(at);
+    forebay.publish("ai.jobs.chat.acme", &job).await;
+    let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
+    let id = format!("s{}-1", stream.cached_info().created.unix_timestamp());
+    forebay.postponed(&format!("ai.later.acme._.{id}")).await;
+    let Forebay { app, dir, .. } = forebay;
+    app.stop(std::time::Duration::from_secs(20)).await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    let completion = forebay.completion("acme", None, &id).await;
+    assert_eq!(completion.status, Status::Succeeded, "under the id that it had from the start");
+    assert!(completion.attempts[0].started_at >= at);
     forebay.stop().await;
 }

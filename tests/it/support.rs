@@ -130,6 +130,19 @@ impl Forebay {
         soon(subject, messages.next()).await.expect("open").expect("a message")
     }
 
+    /// A job that waits for its time, as soon as it does.
+    pub(crate) async fn postponed(&self, subject: &str) -> async_nats::jetstream::message::StreamMessage {
+        let stream = self.connection.context.get_stream("AI_LATER").await.expect("the stream");
+        soon(subject, async {
+            loop {
+                if let Ok(message) = stream.direct_get_last_for_subject(subject).await {
+                    return message;
+                }
+            }
+        })
+        .await
+    }
+
     /// The completion of a job, whenever it comes.
     pub(crate) async fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> Completion {
         let names = &self.connection.names;

@@ -1,10 +1,11 @@
 //! From a delivery to a staged job: read, looked up, matched with the pool's targets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
-use forebay_schemas::{Class, Flow, Identity, Job};
+use forebay_schemas::{Attempt, Class, Flow, Identity, Job};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -27,75 +28,115 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     delivery: Delivery,
     slot: Slot,
 ) {
+    let message = read(engine, flow, delivery, slot);
+    let claim = message.claim;
+    let (claim, entry, conflicts) =
+        match engine.running.arrive(&message.identity, &message.fingerprint, claim) {
+            Arrival::First(claim, entry) => (claim, entry, false),
+            Arrival::Joined => return,
+            Arrival::Conflict(claim, entry) => (claim, entry, true),
+        };
+    let wait =
+        message.job.not_before.and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
+    let mut staged = Staged {
+        waiting_since: message.attempts.last().map_or(message.delivery.published, |last| last.started_at),
+        not_before: wait.map(|wait| Instant::now() + wait),
+        job: message.job,
+        identity: message.identity,
+        flow: flow.clone(),
+        fingerprint: message.fingerprint,
+        delivery: message.delivery,
+        claim,
+        entry,
+        targets: Vec::new(),
+        cost: Cost::default(),
+        attempts: message.attempts,
+        counted: message.counted,
+        last_error: None,
+    };
+    let next = match conflicts {
+        true => Next::Conflict,
+        false => next(engine, &mut staged, message.refusal).await,
+    };
+    if matches!(next, Next::Call) {
+        // Nobody receives any more only when the process ends; the delivery then comes again.
+        let _ = engine.stage.send(staged);
+        return;
+    }
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move {
+        match next {
+            Next::Call => {}
+            Next::Conflict => finish::conflict(&engine, staged).await,
+            Next::AnswerAgain(record) => finish::answer_again(&engine, staged, *record).await,
+            Next::Refuse((code, message)) => {
+                finish::finish(&engine, staged, End::failed(code, message, Class::Rejected)).await;
+            }
+        }
+    });
+}
+
+/// What is done with a message.
+enum Next {
+    Call,
+    Conflict,
+    AnswerAgain(Box<Record>),
+    Refuse(Refusal),
+}
+
+/// A failure's code and message.
+type Refusal = (&'static str, String);
+
+async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
+    match answered(engine, staged).await {
+        Some(record) if record.fingerprint == staged.fingerprint => Next::AnswerAgain(Box::new(record)),
+        Some(_) => Next::Conflict,
+        None => match refusal.or_else(|| choose_targets(engine, staged)) {
+            Some(refusal) => Next::Refuse(refusal),
+            None => Next::Call,
+        },
+    }
+}
+
+/// A delivery as it was read.
+struct Message {
+    job: Job,
+    identity: Identity,
+    fingerprint: String,
+    delivery: Delivery,
+    claim: Claim,
+    attempts: Vec<Attempt>,
+    counted: u32,
+    refusal: Option<Refusal>,
+}
+
+fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, slot: Slot) -> Message {
+    let known = delivery.state.take();
     let parsed = Job::parse(&delivery.payload);
     let error = parsed.as_ref().err().map(ToString::to_string);
-    let (identity, job) = match parsed {
+    let (mut identity, job) = match parsed {
         Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), job),
         Err(_) => (lenient_identity(flow, &delivery), nothing()),
     };
     let asked = [job.reply_to.clone(), delivery.reply_to.clone()].into_iter().flatten();
     let prefixes = engine.team(&flow.team).reply_prefixes;
-    let (replies, not_allowed): (Vec<_>, Vec<_>) =
+    let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
+    let (mut attempts, mut counted) = (Vec::new(), 0);
+    if let Some(known) = known {
+        identity.id = known.id;
+        replies.extend(known.replies);
+        delivery.published = known.published;
+        (attempts, counted) = (known.attempts, known.counted);
+    }
     let fingerprint = match &error {
         Some(_) => format!("not a job: {}", delivery.unique_id),
         None => job.fingerprint(&flow.pool),
     };
     let claim = Claim { hold: engine.held.hold(delivery.receipt.clone()), replies, slot: Some(slot) };
-    let (claim, entry, conflicts) = match engine.running.arrive(&identity, &fingerprint, claim) {
-        Arrival::First(claim, entry) => (claim, entry, false),
-        Arrival::Joined => return,
-        Arrival::Conflict(claim, entry) => (claim, entry, true),
-    };
-    let wait = job
-        .not_before
-        .and_then(|at| std::time::Duration::try_from(at.duration_since(engine.clock.now())).ok());
-    let mut staged = Staged {
-        waiting_since: delivery.published,
-        not_before: wait.map(|wait| Instant::now() + wait),
-        job,
-        identity,
-        flow: flow.clone(),
-        fingerprint,
-        delivery,
-        claim,
-        entry,
-        targets: Vec::new(),
-        cost: Cost::default(),
-        attempts: Vec::new(),
-        counted: 0,
-        last_error: None,
-    };
-    if conflicts {
-        let engine = Arc::clone(engine);
-        tokio::spawn(async move { finish::conflict(&engine, staged).await });
-        return;
-    }
-    match answered(engine, &staged).await {
-        Some(record) if record.fingerprint == staged.fingerprint => {
-            let engine = Arc::clone(engine);
-            tokio::spawn(async move { finish::answer_again(&engine, staged, record).await });
-            return;
-        }
-        Some(_) => {
-            let engine = Arc::clone(engine);
-            tokio::spawn(async move { finish::conflict(&engine, staged).await });
-            return;
-        }
-        None => {}
-    }
-    let refusal = error
-        .map(|error| ("invalid_job", error))
-        .or_else(|| Some(refused_reply(not_allowed.first()?, flow)))
-        .or_else(|| choose_targets(engine, &mut staged));
-    if let Some((code, message)) = refusal {
-        let engine = Arc::clone(engine);
-        let end = End::failed(code, message, Class::Rejected);
-        tokio::spawn(async move { finish::finish(&engine, staged, end).await });
-        return;
-    }
-    // Nobody receives any more only when the process ends; the delivery then comes again.
-    let _ = engine.stage.send(staged);
+    let refusal =
+        error.map(|error| ("invalid_job", error)).or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
+    Message { job, identity, fingerprint, delivery, claim, attempts, counted, refusal }
 }
 
 /// The record of an answer that this identity has: from the store, and for what may have been worked on
@@ -119,7 +160,7 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
-fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<(&'static str, String)> {
+fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let pool = &staged.flow.pool;
     let Some(targets) = engine.pools.get(pool) else {
         let known: Vec<_> = engine.pools.keys().map(String::as_str).collect();
@@ -186,7 +227,7 @@ fn nothing() -> Job {
     }
 }
 
-fn refused_reply(subject: &str, flow: &Flow) -> (&'static str, String) {
+fn refused_reply(subject: &str, flow: &Flow) -> Refusal {
     let message = format!(
         "reply_to `{subject}` is not allowed: use a subject without wildcards that begins with _INBOX., \
          _INBOX_{}. or a prefix configured for the team",

@@ -23,6 +23,8 @@ use crate::work::work;
 /// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
 /// cost them more turns than the largest call is worth.
 const LARGEST_TURN: u64 = 1_000_000;
+/// A job that waits for itself for longer does so outside of this process.
+const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
@@ -89,7 +91,15 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     fn accept(&mut self, mut staged: Staged) {
-        match staged.not_before.filter(|at| *at > Instant::now()) {
+        let now = Instant::now();
+        match staged.not_before.filter(|at| *at > now) {
+            Some(at)
+                if at - now > LONGEST_REST
+                    && self.engine.queue.can_postpone(staged.delivery.payload.len()) =>
+            {
+                let engine = Arc::clone(&self.engine);
+                self.tasks.spawn(async move { finish::postpone(&engine, staged, at - now).await });
+            }
             Some(at) => {
                 // It waits for itself: others of its flow must not wait for it.
                 drop(staged.claim.slot.take());

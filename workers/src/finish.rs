@@ -1,4 +1,5 @@
-//! From an end to an acked job: persisted, completed, copied, acked; in that order and no other.
+//! From an end to an acked job: persisted, completed, copied, acked; in that order and no other. A job
+//! that has to wait for itself is postponed instead, and acked.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -12,7 +13,7 @@ use tracing::{error, warn};
 
 use crate::claim::Claim;
 use crate::engine::Engine;
-use crate::queue::{self, DeadLetter, Publication, Published, Queue, Standing};
+use crate::queue::{self, DeadLetter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
@@ -34,6 +35,35 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
         bury(engine, &staged, &record.completion).await;
     }
     release(engine, staged, &record.completion).await;
+}
+
+/// Moves a job that waits for itself out of this process. If the process ends between the two steps, the
+/// job's delivery comes again and is moved again, which replaces the first move.
+pub(crate) async fn postpone<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    wait: Duration,
+) {
+    let at = engine.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
+    let mut claims = staged.entry.end();
+    claims.push(staged.claim);
+    let job = Postponed {
+        flow: staged.flow.clone(),
+        identity: staged.identity.clone(),
+        // It must be here when its deadline passes.
+        at: staged.job.deadline.map_or(at, |deadline| deadline.min(at)),
+        state: State {
+            id: staged.identity.id.clone(),
+            published: staged.delivery.published,
+            attempts: std::mem::take(&mut staged.attempts),
+            counted: staged.counted,
+            replies: claims.iter().flat_map(|claim| claim.replies.clone()).collect(),
+        },
+        payload: staged.delivery.payload.clone(),
+        traceparent: staged.delivery.traceparent.clone(),
+    };
+    retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    ack_all(engine, claims).await;
 }
 
 /// Gives an identity that is answered its stored answer.
@@ -189,6 +219,10 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
             }
         }
     }
+    ack_all(engine, claims).await;
+}
+
+async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: Vec<Claim>) {
     for claim in claims {
         // If this fails, the delivery comes again and is answered from the store.
         if let Err(error) = engine.queue.ack(claim.hold.receipt()).await {

@@ -5,8 +5,9 @@ pub mod jetstream;
 use std::future::Future;
 
 use bytes::Bytes;
-use forebay_schemas::{Completion, Flow, Identity};
+use forebay_schemas::{Attempt, Completion, Flow, Identity};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// The right to acknowledge one delivery.
@@ -32,6 +33,8 @@ pub struct Delivery {
     pub published: Timestamp,
     /// Whether it was delivered before.
     pub redelivered: bool,
+    /// What was known of the job when it was postponed, if it was.
+    pub state: Option<State>,
     /// For its acknowledgement.
     pub receipt: Receipt,
 }
@@ -60,6 +63,38 @@ impl Source {
         }
         rest
     }
+}
+
+/// What is known of a job beside its message, and travels with it while it waits for its time.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct State {
+    /// Its id: the message of a job that names none does not tell.
+    pub id: String,
+    /// When it was published first.
+    pub published: Timestamp,
+    /// The calls that were made for it.
+    pub attempts: Vec<Attempt>,
+    /// How many of them count.
+    pub counted: u32,
+    /// Who wants a copy of its completion.
+    pub replies: Vec<String>,
+}
+
+/// A job that is to wait for its time outside of its flow.
+#[derive(Debug, Clone)]
+pub struct Postponed {
+    /// The flow that it comes back to.
+    pub flow: Flow,
+    /// Whose wait it is: postponed again, it comes back once.
+    pub identity: Identity,
+    /// When it comes back.
+    pub at: Timestamp,
+    /// What is known of it.
+    pub state: State,
+    /// Its message.
+    pub payload: Bytes,
+    /// The message's `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// A completion to be published.
@@ -135,6 +170,16 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Starts to read a flow.
     fn open(&self, flow: &Flow) -> impl Future<Output = Result<Source, Error>> + Send;
+
+    /// Starts to read a flow's jobs whose time has come.
+    fn open_due(&self, flow: &Flow) -> impl Future<Output = Result<Source, Error>> + Send;
+
+    /// Whether a job of so many bytes can be kept with what is known of it.
+    fn can_postpone(&self, size: usize) -> bool;
+
+    /// Keeps a job until its time comes. Doing it again for an identity replaces the first; who wanted a
+    /// copy then still gets one.
+    fn postpone(&self, job: Postponed) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Says that these deliveries are still being worked on.
     fn keep(&self, receipts: Vec<Receipt>) -> impl Future<Output = ()> + Send;

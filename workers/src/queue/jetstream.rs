@@ -1,6 +1,7 @@
 //! [`Queue`] on JetStream. The streams exist before this is built.
 
 mod discovery;
+mod later;
 mod source;
 
 use std::time::Duration;
@@ -18,7 +19,9 @@ use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{DeadLetter, Delivery, Error, Publication, Published, Queue, Receipt, Source, Standing};
+use super::{
+    DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Receipt, Source, Standing,
+};
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
@@ -31,8 +34,20 @@ const FINGERPRINT: &str = "Forebay-Fingerprint";
 const LONGEST_REASON: usize = 500;
 /// The header that carries a trace through.
 const TRACEPARENT: &str = "traceparent";
+/// Room for what is known of a postponed job, which travels in a header.
+const STATE_ROOM: usize = 64 * 1024;
 /// Room for a message's headers beside its payload.
 const HEADER_ROOM: usize = 4 * 1024;
+
+/// The header that what is known of a postponed job travels in.
+const STATE: &str = "Forebay-State";
+
+/// What a consumer reads: a flow's jobs, or those of them whose time has come.
+#[derive(Debug, Clone)]
+struct Reading {
+    flow: Flow,
+    due: bool,
+}
 
 /// Jobs and completions on JetStream streams.
 #[derive(Debug, Clone)]
@@ -60,22 +75,31 @@ impl JetStreamQueue {
         self.context.get_stream_no_info(name).await.map_err(unavailable)
     }
 
-    /// The durable consumer `name` over `filters`, made if it is not there.
-    async fn consumer(&self, name: &str, filters: Vec<String>) -> Result<(), Error> {
+    /// Makes the durable consumer of what `reading` reads, if it is not there.
+    async fn consumer(&self, reading: &Reading) -> Result<(), Error> {
+        let filters = match reading.due {
+            false => self.names.job_filters(&reading.flow),
+            true => vec![self.names.due(&reading.flow)],
+        };
         let config = pull::Config {
-            durable_name: Some(name.to_owned()),
+            durable_name: Some(self.names.consumer(&reading.flow)),
             ack_policy: AckPolicy::Explicit,
             ack_wait: ACK_WAIT,
             max_ack_pending: MAX_ACK_PENDING,
             filter_subjects: filters,
             ..pull::Config::default()
         };
-        let stream = self.stream(self.names.jobs_stream()).await?;
+        let stream = self.stream(self.stream_of(reading)).await?;
         stream.create_consumer(config).await.map_err(unavailable)?;
         Ok(())
     }
 
-    fn delivery(&self, message: async_nats::Message) -> Option<Delivery> {
+    fn stream_of(&self, reading: &Reading) -> String {
+        if reading.due { self.names.later_stream() } else { self.names.jobs_stream() }
+    }
+
+    /// A message as a delivery. The state of a job is believed only where nobody but Forebay publishes.
+    fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
         let message = jetstream::Message { message, context: self.context.clone() };
         let (published, sequence, delivered) = {
             let info = message.info().ok()?;
@@ -90,9 +114,10 @@ impl JetStreamQueue {
             message_id: header("Nats-Msg-Id"),
             reply_to: header(REPLY_TO_HEADER),
             traceparent: header(TRACEPARENT),
-            unique_id: format!("s{}-{sequence}", self.created),
+            unique_id: format!("{}{}-{sequence}", if due { "l" } else { "s" }, self.created),
             published,
-            redelivered: delivered > 1,
+            redelivered: delivered > 1 || due,
+            state: header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok()),
             receipt: Receipt(reply?.into_string()),
         })
     }
@@ -133,8 +158,19 @@ impl Queue for JetStreamQueue {
     }
 
     async fn open(&self, flow: &Flow) -> Result<Source, Error> {
-        self.consumer(&self.names.consumer(flow), self.names.job_filters(flow)).await?;
-        source::start(self.clone(), flow.clone()).await
+        source::start(self.clone(), Reading { flow: flow.clone(), due: false }).await
+    }
+
+    async fn open_due(&self, flow: &Flow) -> Result<Source, Error> {
+        source::start(self.clone(), Reading { flow: flow.clone(), due: true }).await
+    }
+
+    fn can_postpone(&self, size: usize) -> bool {
+        size + STATE_ROOM <= self.client.max_payload()
+    }
+
+    async fn postpone(&self, job: Postponed) -> Result<(), Error> {
+        later::postpone(self, job).await
     }
 
     async fn keep(&self, receipts: Vec<Receipt>) {

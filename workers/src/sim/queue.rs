@@ -8,7 +8,10 @@ use forebay_schemas::{Completion, Flow, Identity};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
-use crate::queue::{DeadLetter, Delivery, Error, Publication, Published, Queue, Receipt, Source, Standing};
+use crate::queue::{
+    DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Receipt, Source, Standing,
+    State as JobState,
+};
 
 /// A queue in memory; clones share it.
 #[derive(Debug, Clone)]
@@ -51,11 +54,15 @@ impl SimQueue {
 
     /// Publishes a job.
     pub fn publish(&self, flow: &Flow, payload: impl Into<Bytes>) {
+        self.enqueue(flow, payload.into(), None);
+    }
+
+    fn enqueue(&self, flow: &Flow, payload: Bytes, known: Option<JobState>) {
         let mut state = self.state();
         state.sequence += 1;
         let name = state.sequence.to_string();
         let delivery = Delivery {
-            payload: payload.into(),
+            payload,
             subject: format!("ai.jobs.{flow}"),
             message_id: None,
             reply_to: None,
@@ -63,6 +70,7 @@ impl SimQueue {
             unique_id: format!("s0-{name}"),
             published: self.clock.now(),
             redelivered: false,
+            state: known,
             receipt: Receipt(name),
         };
         state.waiting.entry(flow.clone()).or_default().push_back(delivery);
@@ -119,6 +127,35 @@ impl Queue for SimQueue {
         }
         state.announce = Some(announce);
         Ok(flows)
+    }
+
+    async fn open_due(&self, flow: &Flow) -> Result<Source, Error> {
+        // What is due comes back to the flow itself.
+        let (credit, mut credits) = mpsc::unbounded_channel();
+        let (sender, deliveries) = mpsc::unbounded_channel::<Delivery>();
+        let _ = flow;
+        let feed = tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {}
+                () = async { while credits.recv().await.is_some() {} } => {}
+            }
+        });
+        Ok(Source { credit, deliveries, feed })
+    }
+
+    fn can_postpone(&self, _: usize) -> bool {
+        true
+    }
+
+    async fn postpone(&self, job: Postponed) -> Result<(), Error> {
+        let wait = job.at.duration_since(self.clock.now());
+        let wait = std::time::Duration::try_from(wait).unwrap_or_default();
+        let queue = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(wait).await;
+            queue.enqueue(&job.flow, job.payload, Some(job.state));
+        });
+        Ok(())
     }
 
     async fn open(&self, flow: &Flow) -> Result<Source, Error> {

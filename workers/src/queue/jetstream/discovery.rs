@@ -56,13 +56,17 @@ struct Finder {
 
 impl Finder {
     async fn read_all(&mut self) -> Result<bool, Error> {
-        let stream = self.queue.stream(self.queue.names.jobs_stream()).await?;
-        let filter = self.queue.names.all_jobs();
-        let mut listed = stream.info_with_subjects(filter).await.map_err(unavailable)?;
-        while let Some(entry) = listed.next().await {
-            let (subject, _) = entry.map_err(unavailable)?;
-            if !self.see(&subject).await {
-                return Ok(false);
+        let names = self.queue.names.clone();
+        for (stream, filter) in
+            [(names.jobs_stream(), names.all_jobs()), (names.later_stream(), names.all_due())]
+        {
+            let stream = self.queue.stream(stream).await?;
+            let mut listed = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+            while let Some(entry) = listed.next().await {
+                let (subject, _) = entry.map_err(unavailable)?;
+                if !self.see(&subject).await {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -105,7 +109,7 @@ async fn bury_all(queue: &JetStreamQueue, subject: &str) -> Result<(), Error> {
     let mut messages = consumer.fetch().max_messages(1_000).messages().await.map_err(unavailable)?;
     while let Some(message) = messages.next().await {
         let message = message.map_err(unavailable)?;
-        let Some(delivery) = queue.delivery(message.message) else { continue };
+        let Some(delivery) = queue.delivery(message.message, false) else { continue };
         warn!(subject, "a message on a subject that names no pool, team and lane is set aside");
         let receipt = delivery.receipt.clone();
         let letter = DeadLetter {

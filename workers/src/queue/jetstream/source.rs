@@ -4,13 +4,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
-use forebay_schemas::Flow;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{JetStreamQueue, unavailable};
+use super::{JetStreamQueue, Reading, unavailable};
 use crate::queue::{Delivery, Error, Source};
 
 /// How long the server holds a pull request that it cannot fill.
@@ -22,12 +21,13 @@ const SILENCE: Duration = Duration::from_secs(11);
 /// How often it is looked whether the connection was lost, and all requests with it.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) async fn start(queue: JetStreamQueue, flow: Flow) -> Result<Source, Error> {
+pub(super) async fn start(queue: JetStreamQueue, reading: Reading) -> Result<Source, Error> {
+    queue.consumer(&reading).await?;
     let (inbox, subscriber) = inbox(&queue).await?;
     let (credit, credits) = mpsc::unbounded_channel();
     let (sender, deliveries) = mpsc::unbounded_channel();
     let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
-    let feed = Feed { queue, flow, inbox, wanted: 0, asked: 0, heard: Instant::now(), connects };
+    let feed = Feed { queue, reading, inbox, wanted: 0, asked: 0, heard: Instant::now(), connects };
     let feed = tokio::spawn(feed.run(subscriber, credits, sender));
     Ok(Source { credit, deliveries, feed })
 }
@@ -40,7 +40,7 @@ async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
 
 struct Feed {
     queue: JetStreamQueue,
-    flow: Flow,
+    reading: Reading,
     inbox: String,
     /// Credit that no delivery has used yet.
     wanted: usize,
@@ -88,7 +88,7 @@ impl Feed {
                             self.asked = 0;
                             self.give_back_rest(old).await;
                         }
-                        Err(error) => warn!(flow = %self.flow, %error, "cannot listen for jobs"),
+                        Err(error) => warn!(flow = %self.reading.flow, %error, "cannot listen for jobs"),
                     }
                 },
             }
@@ -102,7 +102,7 @@ impl Feed {
         let silent = self.asked > 0 && self.heard.elapsed() > SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
-            debug!(flow = %self.flow, "requests for jobs are lost, asking again");
+            debug!(flow = %self.reading.flow, "requests for jobs are lost, asking again");
         }
         lost
     }
@@ -125,8 +125,11 @@ impl Feed {
     async fn pull(&mut self) {
         let batch = self.wanted - self.asked;
         let names = &self.queue.names;
-        let subject =
-            format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", names.jobs_stream(), names.consumer(&self.flow));
+        let subject = format!(
+            "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
+            self.queue.stream_of(&self.reading),
+            names.consumer(&self.reading.flow)
+        );
         let request = format!(
             r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}}}"#,
             EXPIRES.as_nanos(),
@@ -134,7 +137,7 @@ impl Feed {
         );
         let sent = self.queue.client.publish_with_reply(subject, self.inbox.clone(), request.into()).await;
         if let Err(error) = sent {
-            warn!(flow = %self.flow, %error, "cannot ask for jobs");
+            warn!(flow = %self.reading.flow, %error, "cannot ask for jobs");
         }
         self.asked = self.wanted;
         self.heard = Instant::now();
@@ -148,7 +151,7 @@ impl Feed {
                 self.give_back(message).await;
                 return;
             }
-            let Some(delivery) = self.queue.delivery(message) else { return };
+            let Some(delivery) = self.queue.delivery(message, self.reading.due) else { return };
             self.wanted -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
                 let _ = self.queue.client.publish(delivery.receipt.0, "-NAK".into()).await;
@@ -173,13 +176,11 @@ impl Feed {
 
     /// The consumer is gone: somebody deleted it, or the server lost it. It is made again.
     async fn restore(&mut self) {
-        warn!(flow = %self.flow, "the consumer is gone, making it again");
-        let names = &self.queue.names;
-        let made = self.queue.consumer(&names.consumer(&self.flow), names.job_filters(&self.flow)).await;
-        match made {
+        warn!(flow = %self.reading.flow, "the consumer is gone, making it again");
+        match self.queue.consumer(&self.reading).await {
             Ok(()) => self.asked = 0,
             Err(error) => {
-                warn!(flow = %self.flow, %error, "the consumer cannot be made");
+                warn!(flow = %self.reading.flow, %error, "the consumer cannot be made");
                 // The next try waits until the request counts as lost.
                 self.asked = self.wanted;
             }

@@ -1,0 +1,48 @@
+//! Postponing a job: a message schedule, which the server fires back to the job's flow.
+
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use futures::TryFutureExt;
+
+use super::{JetStreamQueue, STATE, traced, unavailable};
+use crate::queue::{Error, Postponed, State};
+
+/// Publishes the schedule. There is one per subject, so that doing it again, after a crash between this
+/// and the ack of the job's delivery, replaces it and it fires once.
+pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<(), Error> {
+    let identity = &job.identity;
+    let subject = queue.names.later(&identity.team, identity.batch.as_deref(), &identity.id);
+    if let Some(before) = scheduled(queue, &subject).await? {
+        job.state.replies.extend(before.replies);
+        job.state.replies.sort();
+        job.state.replies.dedup();
+        if before.attempts.len() > job.state.attempts.len() {
+            job.state.attempts = before.attempts;
+        }
+        job.state.counted = job.state.counted.max(before.counted);
+        job.state.published = job.state.published.min(before.published);
+    }
+    // Headers of the job's message are left behind: a copied id would make the server drop it.
+    let mut headers = traced(job.traceparent.as_deref());
+    headers.insert("Nats-Schedule", format!("@at {}", job.at));
+    headers.insert("Nats-Schedule-Target", queue.names.due(&job.flow));
+    headers.insert(STATE, serde_json::to_string(&job.state).map_err(unavailable)?);
+    let ack = queue.context.publish_with_headers(subject, headers, job.payload);
+    let ack = ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
+    if ack.duplicate {
+        return Err(unavailable("the server took the schedule for one that it had"));
+    }
+    Ok(())
+}
+
+/// What is known of the job that waits on `subject`.
+async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<Option<State>, Error> {
+    let stream = queue.stream(queue.names.later_stream()).await?;
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(message) => {
+            let state = message.headers.get(STATE).map(|state| state.as_str());
+            Ok(state.and_then(|state| serde_json::from_str(state).ok()))
+        }
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable(error)),
+    }
+}
