@@ -199,24 +199,24 @@ impl Checker<'_> {
                 format!("`{base_url}` is no address, write for example \"https://api.openai.com/v1\"");
             self.wrong(&format!("{path}.base_url"), problem);
         }
-        let smooth = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
+        let algorithm = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
         let keys = self.keys(&format!("{path}.keys"), raw.keys);
         let limits = raw.limits.into_iter().enumerate();
-        let limits =
-            limits.filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, smooth));
+        let limits = limits
+            .filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, algorithm));
         Quota { provider, base_url, keys, limits: limits.collect() }
     }
 
-    /// Whether short periods are spaced evenly: always, unless the provider's algorithm is named.
-    fn algorithm(&mut self, path: &str, name: Option<&str>) -> bool {
+    /// How periods up to a minute are spent: evenly, unless the provider's algorithm is named.
+    fn algorithm(&mut self, path: &str, name: Option<&str>) -> Algorithm {
         match name {
-            None | Some("smooth") => true,
-            // Counting over the trailing period is what a sliding window does, and no more than a fixed
-            // window or a bucket permits.
-            Some("sliding" | "fixed" | "bucket") => false,
+            None | Some("smooth") => Algorithm::Smooth,
+            // A fixed window begins at its first call, so that it permits what a trailing one does.
+            Some("sliding" | "fixed") => Algorithm::Counted,
+            Some("bucket") => Algorithm::Bucket,
             Some(other) => {
                 self.wrong(path, format!("`{other}` is not known, use smooth, bucket, sliding or fixed"));
-                true
+                Algorithm::Smooth
             }
         }
     }
@@ -252,7 +252,7 @@ impl Checker<'_> {
         keys
     }
 
-    fn limit(&mut self, path: &str, raw: raw::Limit, smooth: bool) -> Option<Limit> {
+    fn limit(&mut self, path: &str, raw: raw::Limit, algorithm: Algorithm) -> Option<Limit> {
         let counted = [
             (raw.requests, Dimension::Requests),
             (raw.tokens, Dimension::Tokens),
@@ -266,7 +266,11 @@ impl Checker<'_> {
                 let field = format!("{path}.per");
                 let per = self.required(&field, raw.per, "a period, for example \"1m\"")?;
                 let per = self.duration(&field, Some(per), MINUTE);
-                let algorithm = if smooth && per <= MINUTE { Algorithm::Smooth } else { Algorithm::Counted };
+                // Longer periods are counted and spent as calls come, unless the provider keeps a bucket.
+                let algorithm = match algorithm {
+                    Algorithm::Smooth if per > MINUTE => Algorithm::Counted,
+                    named => named,
+                };
                 Amount::PerPeriod { dimension: *dimension, limit: *limit, per, algorithm }
             }
             ([], Some(concurrent)) => Amount::Concurrent(concurrent),

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use forebay_schemas::Status;
+use forebay_workers::sim::upstream::Counting;
 
-use crate::schedule::Run;
+use crate::schedule::{Limits, Run};
 
 impl Run {
     /// Every job has one completion, its own answer, and is acked; nothing is held.
@@ -43,7 +44,8 @@ impl Run {
     /// The provider refused nothing, and by another count no trailing window was exceeded.
     pub(crate) fn no_refusal(&self) -> &Self {
         assert_eq!(self.upstream.refusals(), 0, "seed {}", self.schedule.seed);
-        for (account, key) in self.schedule.accounts.iter().zip(&self.keys) {
+        let sliding = |(account, _): &(&Limits, &String)| account.counting == Counting::Sliding;
+        for (account, key) in self.schedule.accounts.iter().zip(&self.keys).filter(sliding) {
             let arrivals = self.upstream.arrivals(key);
             for window in arrivals.windows(account.requests + 1) {
                 let span = window[account.requests] - window[0];

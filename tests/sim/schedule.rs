@@ -11,7 +11,7 @@ use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
-use forebay_workers::sim::upstream::{Account, Behaviour, SimUpstream};
+use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream};
 use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker, provider};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -25,6 +25,16 @@ pub(crate) struct Limits {
     pub(crate) per: Duration,
     /// What the configuration says; what the provider enforces if it is true.
     pub(crate) configured: usize,
+    /// How the provider counts, and whether the configuration names it.
+    pub(crate) counting: Counting,
+    pub(crate) algorithm: Algorithm,
+}
+
+impl Limits {
+    /// Limits that are configured truly and spent smoothly.
+    pub(crate) fn smooth(requests: usize, per: Duration, counting: Counting) -> Self {
+        Self { requests, per, configured: requests, counting, algorithm: Algorithm::Smooth }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -54,7 +64,9 @@ impl Schedule {
         let mut rng = SmallRng::seed_from_u64(seed);
         let accounts = (0..rng.random_range(1..4)).map(|_| {
             let requests = rng.random_range(5..60);
-            Limits { requests, per: Duration::from_secs(rng.random_range(1..20)), configured: requests }
+            let per = Duration::from_secs(rng.random_range(1..20));
+            let counting = [Counting::Sliding, Counting::Fixed, Counting::Bucket][rng.random_range(0..3)];
+            Limits::smooth(requests, per, counting)
         });
         let accounts: Vec<_> = accounts.collect();
         let latency = Duration::from_millis(rng.random_range(1..3_000));
@@ -89,6 +101,7 @@ impl Schedule {
         let account = |(limits, key): (&Limits, &String)| Account {
             key: key.clone(),
             limits: vec![(limits.requests, limits.per)],
+            counting: limits.counting,
         };
         self.behaviour.accounts = self.accounts.iter().zip(&keys).map(account).collect();
         let queue = SimQueue::new(clock.clone());
@@ -130,7 +143,7 @@ impl Schedule {
                     dimension: Dimension::Requests,
                     limit: limits.configured as u64,
                     per: limits.per,
-                    algorithm: Algorithm::Smooth,
+                    algorithm: limits.algorithm,
                 },
                 models: None,
             }],

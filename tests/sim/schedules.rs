@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use forebay_workers::quota::Algorithm;
+use forebay_workers::sim::upstream::Counting;
+
 use crate::schedule::{Limits, MILLI, Schedule};
 
 #[tokio::test(start_paused = true)]
@@ -25,8 +28,8 @@ async fn a_backlog_is_drained_at_nearly_the_allowed_rate() {
     for seed in 2_000..2_010 {
         let mut schedule = Schedule::calm(seed);
         schedule.accounts = vec![
-            Limits { requests: 100, per: Duration::from_secs(10), configured: 100 },
-            Limits { requests: 50, per: Duration::from_secs(10), configured: 50 },
+            Limits::smooth(100, Duration::from_secs(10), Counting::Sliding),
+            Limits::smooth(50, Duration::from_secs(10), Counting::Sliding),
         ];
         (schedule.jobs, schedule.gap) = (600, Duration::ZERO);
         schedule.behaviour.send_delay = 3 * MILLI;
@@ -44,8 +47,8 @@ async fn a_limit_that_is_lower_than_configured_costs_refusals_and_nothing_else()
     for seed in 3_000..3_010 {
         let mut schedule = Schedule::calm(seed);
         schedule.accounts = vec![
-            Limits { requests: 10, per: Duration::from_secs(5), configured: 20 },
-            Limits { requests: 20, per: Duration::from_secs(5), configured: 20 },
+            Limits { configured: 20, ..Limits::smooth(10, Duration::from_secs(5), Counting::Sliding) },
+            Limits::smooth(20, Duration::from_secs(5), Counting::Sliding),
         ];
         let run = schedule.run().await;
         run.nothing_lost().all_succeeded().nothing_leaked();
@@ -54,5 +57,39 @@ async fn a_limit_that_is_lower_than_configured_costs_refusals_and_nothing_else()
         assert_eq!(refused, run.upstream.refusals(), "seed {seed}");
         // Each refusal cools the account until its window has room, so there are fewer than answers.
         assert!(refused > 0 && refused < 200, "seed {seed}: {refused} refusals in 200 jobs");
+    }
+}
+
+/// Seconds that an account needs for so many calls when every one goes as soon as its provider permits.
+fn oracle(jobs: usize, requests: usize, per: f64, counting: Counting) -> f64 {
+    let bursts = (jobs - 1) / requests;
+    match counting {
+        Counting::Sliding | Counting::Fixed => bursts as f64 * per,
+        Counting::Bucket => (jobs - requests) as f64 * per / requests as f64,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_named_algorithm_uses_all_that_it_permits_the_first_burst_included() {
+    for (counting, algorithm) in [
+        (Counting::Sliding, Algorithm::Counted),
+        (Counting::Fixed, Algorithm::Counted),
+        (Counting::Bucket, Algorithm::Bucket),
+    ] {
+        for seed in 4_000..4_006 {
+            let mut schedule = Schedule::calm(seed);
+            let limits = Limits::smooth(60, Duration::from_secs(6), counting);
+            schedule.accounts = vec![Limits { algorithm, ..limits }];
+            (schedule.jobs, schedule.gap) = (400, Duration::ZERO);
+            (schedule.behaviour.send_delay, schedule.behaviour.latency) =
+                (3 * MILLI, (50 * MILLI, 200 * MILLI));
+            let run = schedule.run().await;
+            run.nothing_lost().all_succeeded().nothing_leaked();
+            assert_eq!(run.upstream.refusals(), 0, "{counting:?}, seed {seed}");
+            let arrivals = run.upstream.arrivals(&run.keys[0]);
+            let took = (arrivals[399] - arrivals[0]).as_secs_f64();
+            let least = oracle(400, 60, 6.0, counting);
+            assert!(took <= least * 1.03, "{counting:?}, seed {seed}: {took} s, an oracle {least} s");
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! this ledger counts what is taken and when it returns; governor ([`pace`]) spaces the starts and is
 //! asked last, so that nothing it granted has to be taken back.
 
+mod bucket;
 mod guard;
 mod limit;
 mod meter;

@@ -12,6 +12,8 @@ pub enum Algorithm {
     /// Counted over the trailing period and spent as calls come. The default for longer periods,
     /// and safe under a fixed window as well.
     Counted,
+    /// A bucket of the limit's size that refills evenly.
+    Bucket,
 }
 
 /// One limit of an account.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::bucket::Bucket;
 use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
@@ -26,6 +27,8 @@ pub(super) enum Wait {
 pub(super) struct Meter {
     amount: Amount,
     pace: Option<Pace>,
+    /// Where the provider keeps a bucket, it decides instead of what is taken of the trailing period.
+    bucket: Option<Bucket>,
     guard: Guard,
     /// Taken in all; the sum of `open` and `returns`.
     taken: u64,
@@ -53,9 +56,16 @@ impl Meter {
             } => Some(Pace::new(limit, per, guard.width(), now)),
             _ => None,
         };
+        let bucket = match amount {
+            Amount::PerPeriod { limit, per, algorithm: Algorithm::Bucket, .. } => {
+                Some(Bucket::new(limit, per, guard.width(), now))
+            }
+            _ => None,
+        };
         Self {
             amount,
             pace,
+            bucket,
             guard,
             taken: 0,
             open: HashMap::new(),
@@ -72,6 +82,9 @@ impl Meter {
     }
 
     fn respace(&mut self) {
+        if let (Some(bucket), Amount::PerPeriod { limit, .. }) = (&mut self.bucket, &self.amount) {
+            bucket.resize(*limit, self.guard.width());
+        }
         if let (Some(pace), Amount::PerPeriod { limit, per, .. }) = (&self.pace, &self.amount) {
             self.pace = Some(pace.respaced(*limit, *per, self.guard.width()));
         }
@@ -93,6 +106,9 @@ impl Meter {
     /// The part of the limit that is free at `now`, 0 to 1.
     pub(super) fn headroom(&mut self, now: Instant) -> f64 {
         self.return_until(now);
+        if let Some(bucket) = &mut self.bucket {
+            return bucket.headroom(now);
+        }
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
         let free = self.limit().saturating_sub(self.taken) as f64 / self.limit().max(1) as f64;
         free
@@ -105,6 +121,9 @@ impl Meter {
         let limit = self.limit();
         if share > limit && !self.may_run_into_debt() {
             return Err(Wait::TooLarge);
+        }
+        if let Some(bucket) = &mut self.bucket {
+            return bucket.peek(share, now).map_err(Wait::Until);
         }
         // What is larger than the whole limit goes when nothing else is taken.
         let missing = (self.taken + share.min(limit)).saturating_sub(limit);
@@ -153,6 +172,9 @@ impl Meter {
         let share = self.share(cost);
         self.taken += share;
         self.open.insert(call, share);
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(share);
+        }
     }
 
     /// Starts the call with governor, which is asked last.
@@ -167,6 +189,9 @@ impl Meter {
         let Amount::PerPeriod { per, .. } = self.amount else { return };
         if self.guard.measure(delay) {
             self.respace();
+        }
+        if let Some(bucket) = &mut self.bucket {
+            bucket.sent(delay);
         }
         self.return_at(call, at + per + self.guard.width());
     }
@@ -189,6 +214,10 @@ impl Meter {
         };
         let actual = actual.of(dimension);
         if actual > *share || may_lower {
+            if let Some(bucket) = &mut self.bucket {
+                bucket.give_back(*share);
+                bucket.take(actual);
+            }
             self.taken = self.taken - *share + actual;
             *share = actual;
         }
@@ -201,6 +230,9 @@ impl Meter {
             None => {
                 if let Some(share) = self.open.remove(&call) {
                     self.taken -= share;
+                    if let Some(bucket) = &mut self.bucket {
+                        bucket.give_back(share);
+                    }
                 }
             }
         }

@@ -17,8 +17,22 @@ use crate::upstream::{Error, Reply, Request, Upstream};
 pub struct Account {
     /// The key that opens it.
     pub key: String,
-    /// Calls and period: no trailing period holds more.
+    /// Calls and period.
     pub limits: Vec<(usize, Duration)>,
+    /// How periods are counted.
+    pub counting: Counting,
+}
+
+/// How a provider counts a period.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Counting {
+    /// No trailing period holds more than the limit.
+    #[default]
+    Sliding,
+    /// No period of a clock that starts with the first call does.
+    Fixed,
+    /// A bucket of the limit's size, full at first, that refills evenly.
+    Bucket,
 }
 
 /// How the simulated provider behaves.
@@ -87,6 +101,11 @@ impl SimUpstream {
         let arrivals = state.arrivals.entry(account.key.clone()).or_default();
         arrivals.push(now);
         let refused = account.limits.iter().filter_map(|(limit, per)| {
+            match account.counting {
+                Counting::Sliding => {}
+                Counting::Fixed => return refused_by_clock(arrivals, *limit, *per),
+                Counting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
+            }
             let in_window = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= *per);
             let count = in_window.count();
             (count > *limit).then(|| *per - now.duration_since(arrivals[arrivals.len() - count]))
@@ -141,4 +160,34 @@ impl Upstream for SimUpstream {
         let body = String::from_utf8_lossy(&request.body).into_owned();
         Ok(self.answer(200, HeaderMap::new(), &format!(r#"{{"echo":{body}}}"#)))
     }
+}
+
+/// The wait when the last arrival is one too many for its period of a clock that starts with the first.
+fn refused_by_clock(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
+    let (first, last) = (*arrivals.first()?, *arrivals.last()?);
+    let period = |at: Instant| at.duration_since(first).as_nanos() / per.as_nanos().max(1);
+    let count = arrivals.iter().rev().take_while(|at| period(**at) == period(last)).count();
+    let elapsed = last.duration_since(first).as_nanos() % per.as_nanos().max(1);
+    let rest = per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX));
+    (count > limit).then_some(rest)
+}
+
+/// The wait when the last arrival finds less than one call in a bucket that was full at the first.
+fn refused_by_bucket(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
+    #[expect(clippy::cast_precision_loss, reason = "limits are small")]
+    let size = limit as f64;
+    let rate = size / per.as_secs_f64();
+    let (mut level, mut before) = (size, *arrivals.first()?);
+    let mut missing = 0.0;
+    for at in arrivals {
+        level = (level + at.duration_since(before).as_secs_f64() * rate).min(size);
+        before = *at;
+        missing = (1.0 - level).max(0.0);
+        // A refused call takes nothing.
+        if missing <= 1e-9 {
+            level -= 1.0;
+            missing = 0.0;
+        }
+    }
+    (missing > 0.0).then(|| Duration::from_secs_f64(missing / rate))
 }

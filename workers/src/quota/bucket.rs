@@ -1,0 +1,111 @@
+//! A token bucket, as the provider keeps it: full at first, refilled evenly, no fuller than its size.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What the provider's bucket holds at least.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    size: f64,
+    per: Duration,
+    level: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    /// A bucket of `limit` that refills within `per`. What refills within `guard` is left in it: a call
+    /// that reaches the provider so much sooner than another still finds its share.
+    pub(super) fn new(limit: u64, per: Duration, guard: Duration, now: Instant) -> Self {
+        let mut bucket = Self { size: 0.0, per, level: 0.0, at: now };
+        bucket.resize(limit, guard);
+        bucket.level = bucket.size;
+        bucket
+    }
+
+    /// Takes another guard into account.
+    pub(super) fn resize(&mut self, limit: u64, guard: Duration) {
+        #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
+        let limit = limit as f64;
+        let size = (limit * (1.0 - guard.as_secs_f64() / self.per.as_secs_f64())).max(1.0);
+        self.level -= (self.size - size).max(0.0);
+        self.size = size;
+    }
+
+    /// Per second; the provider refills the whole limit, so this is a little less than its rate.
+    fn rate(&self) -> f64 {
+        self.size / self.per.as_secs_f64()
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let since = now.saturating_duration_since(self.at).as_secs_f64();
+        self.level = (self.level + since * self.rate()).min(self.size);
+        self.at = self.at.max(now);
+    }
+
+    /// Whether `share` can be taken at `now`, or when it can. What is larger than the bucket can be
+    /// taken when it is full, and leaves a debt.
+    pub(super) fn peek(&mut self, share: u64, now: Instant) -> Result<(), Instant> {
+        self.refill(now);
+        #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
+        let missing = (share as f64).min(self.size) - self.level;
+        if missing <= 1e-9 {
+            return Ok(());
+        }
+        Err(now + Duration::from_secs_f64(missing / self.rate()) + Duration::from_micros(1))
+    }
+
+    pub(super) fn take(&mut self, share: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
+        let share = share as f64;
+        self.level -= share;
+    }
+
+    pub(super) fn give_back(&mut self, share: u64) {
+        #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
+        let share = share as f64;
+        self.level = (self.level + share).min(self.size);
+    }
+
+    /// A call left `delay` after it was taken. If the provider's bucket was full meanwhile, it did not
+    /// refill as this one did.
+    pub(super) fn sent(&mut self, delay: Duration) {
+        self.level -= delay.as_secs_f64() * self.rate();
+    }
+
+    /// The part of it that is free, 0 to 1.
+    pub(super) fn headroom(&mut self, now: Instant) -> f64 {
+        self.refill(now);
+        (self.level / self.size).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_burst_goes_at_once_and_then_what_refills() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(100, 10 * SECOND, Duration::ZERO, start);
+        for _ in 0..100 {
+            assert!(bucket.peek(1, start).is_ok());
+            bucket.take(1);
+        }
+        let next = bucket.peek(1, start).expect_err("empty");
+        assert!(next > start + Duration::from_millis(99) && next < start + Duration::from_millis(101));
+        assert!(bucket.peek(1, next).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_leaves_late_costs_what_the_full_bucket_did_not_refill() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(10, 10 * SECOND, Duration::ZERO, start);
+        bucket.take(10);
+        bucket.sent(2 * SECOND);
+        assert!(bucket.peek(1, start + 2 * SECOND).is_err());
+        assert!(bucket.peek(1, start + 3 * SECOND + Duration::from_millis(1)).is_ok());
+    }
+}
