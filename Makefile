@@ -5,7 +5,7 @@ TOOLS := $(CURDIR)/.tools
 DENY_VERSION := 0.20.2
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench interop embeddings contract clean
+.PHONY: demo test build bench bench-pacing interop embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -28,6 +28,10 @@ bench: nats-server build
 	$(CARGO) bench --locked --bench end_to_end
 	benches/three-quotas.sh
 
+## bench-pacing: limits and algorithms case by case; SCALE= and CASE= choose
+bench-pacing: nats-server build
+	benches/pacing.py
+
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build
 	tests/interop/run.sh
@@ -39,9 +43,6 @@ embeddings: nats-server build
 ## contract: write the JSON Schemas and the AsyncAPI description anew
 contract:
 	UPDATE_CONTRACT=1 $(CARGO) test -p forebay-schemas --test contract
-
-clean:
-	$(CARGO) clean
 
 .PHONY: nats-server
 nats-server:

@@ -9,6 +9,18 @@ pub struct Cost {
     pub input_tokens: u64,
     /// Answer tokens.
     pub output_tokens: u64,
+    /// What both together take of a limit on all tokens.
+    pub together: Together,
+}
+
+/// How a provider counts prompt and answer tokens against one limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Together {
+    /// Their sum.
+    #[default]
+    Sum,
+    /// The larger of the two.
+    Larger,
 }
 
 /// What a limit over a period counts.
@@ -29,7 +41,10 @@ impl Cost {
     pub fn of(&self, dimension: Dimension) -> u64 {
         match dimension {
             Dimension::Requests => self.requests,
-            Dimension::Tokens => self.input_tokens.saturating_add(self.output_tokens),
+            Dimension::Tokens => match self.together {
+                Together::Sum => self.input_tokens.saturating_add(self.output_tokens),
+                Together::Larger => self.input_tokens.max(self.output_tokens),
+            },
             Dimension::InputTokens => self.input_tokens,
             Dimension::OutputTokens => self.output_tokens,
         }

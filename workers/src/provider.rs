@@ -1,5 +1,6 @@
 //! Providers' wire dialects: pure functions between the unified format and what a provider speaks.
 
+mod estimate;
 mod openai;
 
 use forebay_schemas::{Class, Job, Response, Usage};

@@ -5,6 +5,7 @@
 //! asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
+mod factor;
 mod guard;
 mod limit;
 mod meter;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
+use factor::Factor;
 pub use limit::{Algorithm, Amount, Limit};
 use meter::{Meter, Wait};
 pub use permit::{Permit, Stamp};
@@ -102,6 +104,7 @@ struct Ledger {
 #[derive(Debug)]
 struct Model {
     state: State,
+    factor: Factor,
     meters: Vec<usize>,
 }
 
@@ -171,9 +174,10 @@ impl Quota {
         let ledger = &mut *ledger;
         ledger.know(model, &self.config, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, meters: used }) = models.get_mut(model) else {
+        let Some(Model { state, factor, meters: used }) = models.get_mut(model) else {
             return Err(Denied::Shut(Class::ModelNotAllowed));
         };
+        let cost = Cost { input_tokens: factor.apply(cost.input_tokens), ..cost };
         let model_gate = passable(state.gate(now))?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
         for meter in used.iter() {
@@ -209,7 +213,7 @@ impl Quota {
         let ledger = &mut *ledger;
         ledger.know(model, &self.config, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, meters: used }) = models.get(model) else { return -1.0 };
+        let Some(Model { state, meters: used, .. }) = models.get(model) else { return -1.0 };
         if state.gate(now) != Gate::Open {
             return -1.0;
         }
@@ -320,7 +324,8 @@ impl Ledger {
             self.shared[index] = shared.then_some(meter);
             used.push(meter);
         }
-        self.models.insert(model.to_owned(), Model { state: State::Ready, meters: used });
+        self.models
+            .insert(model.to_owned(), Model { state: State::Ready, factor: Factor::unknown(), meters: used });
     }
 
     fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::attempt::attempt;
-use crate::cost::Cost;
+use crate::cost::{Cost, Together};
 use crate::engine::Engine;
 use crate::finish;
 use crate::outcome::Outcome;
@@ -29,7 +29,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     let outcome = attempt(&engine, &mut staged, &permit).await;
     let (verdict, effect) =
         engine.policy.decide(&outcome, staged.counted, staged.job.on_ambiguous, &mut *engine.rng());
-    apply(&mut permit, &outcome, effect);
+    apply(&mut permit, &outcome, effect, staged.cost);
     drop(permit);
 
     match verdict {
@@ -51,11 +51,16 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     }
 }
 
-fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect) {
+fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
-        let actual =
-            Cost { requests: 1, input_tokens: usage.input_tokens, output_tokens: usage.output_tokens };
+        let actual = Cost {
+            requests: 1,
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            together: Together::Sum,
+        };
+        permit.learn(estimated.input_tokens, usage.input_tokens);
         let settles = permit.quota().config().adapter.settles();
         permit.settle(actual, settles);
     }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Adapter, Decoded, Scope};
-use crate::cost::Cost;
+use super::{Adapter, Decoded, Scope, estimate};
+use crate::cost::{Cost, Together};
 use crate::retry_after;
 use crate::secret::Secret;
 use crate::upstream::{Reply, Request};
@@ -21,6 +21,8 @@ const PATHS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
 const MODEL_CODES: [&str; 2] = ["model_not_found", "DeploymentNotFound"];
 /// The most answer tokens that are reserved: more than any model gives.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
+/// The fields of a body that make its prompt.
+const PROMPT: [&str; 5] = ["messages", "input", "tools", "functions", "response_format"];
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
@@ -55,21 +57,20 @@ impl Adapter for OpenAi {
         Ok(())
     }
 
-    /// OpenAI admits a call by the larger of its `max_tokens` and an estimate from its length
-    /// (facts of the vendor's documentation, mid-2026). A token is three bytes or more in every
-    /// natural language and in code, so three is the safe divisor.
+    /// OpenAI admits a call by the larger of its `max_tokens` and an estimate from its length (vendor's
+    /// documentation, mid-2026).
     fn admission_cost(&self, job: &Job) -> Cost {
         let number = |field: &str| job.body.get(field).and_then(|raw| raw.get().parse::<u64>().ok());
-        let text: usize = job.body.iter().map(|(key, raw)| key.len() + raw.get().len()).sum();
-        let answer = if job.url == "/v1/embeddings" {
-            0
-        } else {
-            number("max_completion_tokens")
+        let parts = job.body.iter().filter(|(key, _)| PROMPT.contains(&key.as_str()));
+        let parts = parts.filter_map(|(_, raw)| serde_json::from_str::<Value>(raw.get()).ok());
+        let prompt: usize = parts.map(|part| estimate::tokens(&part)).sum();
+        let answer = match job.url.as_str() {
+            "/v1/embeddings" => 0,
+            _ => number("max_completion_tokens")
                 .or_else(|| number("max_tokens"))
-                .unwrap_or(UNSTATED_ANSWER_TOKENS)
-                .min(MOST_ANSWER_TOKENS)
+                .map_or(UNSTATED_ANSWER_TOKENS, |most| most.min(MOST_ANSWER_TOKENS)),
         };
-        Cost { requests: 1, input_tokens: (text as u64).div_ceil(3), output_tokens: answer }
+        Cost { requests: 1, input_tokens: prompt as u64, output_tokens: answer, together: Together::Larger }
     }
 
     fn settles(&self) -> bool {

@@ -61,6 +61,13 @@ impl Permit {
         self.answered = true;
     }
 
+    /// The provider reported so many prompt tokens where so many were estimated.
+    pub fn learn(&mut self, estimated: u64, reported: u64) {
+        if let Some(model) = self.quota.ledger().models.get_mut(&self.model) {
+            model.factor.learn(estimated, reported);
+        }
+    }
+
     /// Corrects the tokens that were reserved for the call: up always, down only if the provider
     /// gives back what was not used.
     pub fn settle(&mut self, actual: Cost, provider_settles: bool) {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::cost::Dimension;
+use crate::cost::{Dimension, Together};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -21,7 +21,7 @@ fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
     Quota::new(config, Arc::default())
 }
 
-const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10 };
+const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_granted() {
@@ -69,9 +69,9 @@ async fn meters_are_taken_together_or_not_at_all() {
     assert!(quota.reserve("m", ONE, now).is_err(), "20 more do not fit");
     assert_eq!(quota.ledger().meters[0].taken(now), 1, "the refused call took no request");
     first.stamp().sent(now);
-    first.settle(Cost { requests: 1, input_tokens: 5, output_tokens: 5 }, true);
+    first.settle(Cost { input_tokens: 5, output_tokens: 5, ..ONE }, true);
     assert!(quota.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
-    let huge = Cost { requests: 1, input_tokens: 31, output_tokens: 0 };
+    let huge = Cost { input_tokens: 31, output_tokens: 0, ..ONE };
     assert!(
         matches!(quota.reserve("m", huge, now), Err(Denied::Until(_))),
         "larger than the limit: it goes alone"
