@@ -28,6 +28,7 @@ pub struct App {
     worker: Arc<Worker>,
     control: Control,
     seat: Option<Seat>,
+    pulse: tokio::task::JoinHandle<()>,
     // Dropped last, in this order: the server stops before the directory is free.
     server: Option<nats::Server>,
     dir: DataDir,
@@ -77,6 +78,8 @@ impl App {
                 topology::Error::Unfit { .. } => Error::Usage(error.into()),
             },
         )?;
+        let workers = forebay_workers::Config { idle: dir.idle(), ..workers };
+        let pulse = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let control = Control::start(
             connection.client.clone(),
@@ -87,7 +90,7 @@ impl App {
         .await
         .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
-        Ok(Started::Here(Box::new(App { connection, worker, control, seat, server, dir })))
+        Ok(Started::Here(Box::new(App { connection, worker, control, seat, pulse, server, dir })))
     }
 
     /// The worker.
@@ -110,6 +113,7 @@ impl App {
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
         }
+        self.pulse.abort();
         if let Some(seat) = self.seat {
             seat.leave().await;
         }

@@ -234,6 +234,7 @@ impl Config {
             teams: self.teams.clone().into_iter().collect(),
             policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
             lane_weights: self.lanes,
+            idle: None,
         })
     }
 }

@@ -3,11 +3,18 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use crate::nats::write_private;
+
+/// The file whose age tells for how long no process has lived here.
+const ALIVE: &str = "alive";
+/// How often it is written.
+const PULSE: Duration = Duration::from_secs(1);
 
 /// What the holder of a data directory says of itself; the file is readable by its owner alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -80,6 +87,29 @@ impl DataDir {
     pub fn announce(&self, url: &str) -> std::io::Result<()> {
         let holder = Holder { pid: std::process::id(), url: url.to_owned() };
         write_private(&self.path.join("forebay.json"), &serde_json::to_string(&holder)?)
+    }
+
+    /// How long ago a process that held this directory last said that it lives; `None` if none ever did.
+    /// It may have lived for some moments more.
+    pub fn idle(&self) -> Option<Duration> {
+        let said = fs::metadata(self.path.join(ALIVE)).ok()?.modified().ok()?;
+        // A clock that was set back makes it now, which is on the safe side.
+        let idle = said.elapsed().unwrap_or_default();
+        Some(idle.saturating_sub(2 * PULSE))
+    }
+
+    /// Says, now and then, that this process lives, so that the next one knows for how long it has not.
+    pub fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
+        let path = self.path.join(ALIVE);
+        tokio::spawn(async move {
+            let mut pulse = tokio::time::interval(PULSE);
+            loop {
+                pulse.tick().await;
+                if let Err(error) = fs::write(&path, std::process::id().to_string()) {
+                    warn!(%error, "the data directory cannot be written");
+                }
+            }
+        })
     }
 
     /// Where something of ours is.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use forebay_schemas::{Completion, Lane, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::held::Held;
@@ -33,6 +35,8 @@ pub struct Config {
     pub policy: Policy,
     /// How lanes share.
     pub lane_weights: [(Lane, u64); 3],
+    /// How long ago another process may have spent the limits, if ever.
+    pub idle: Option<Duration>,
 }
 
 /// A named queue and what serves it.
@@ -150,8 +154,9 @@ impl<Q, U> Engine<Q, U> {
         stage: mpsc::UnboundedSender<Staged>,
     ) -> Self {
         let wake = Arc::new(Wake::default());
-        let quotas: Vec<_> =
-            config.quotas.into_iter().map(|quota| Quota::new(quota, Arc::clone(&wake))).collect();
+        let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
+        let quota = |quota| Quota::new(quota, Arc::clone(&wake), spent_at);
+        let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
         let mut targets: Vec<Target> = Vec::new();
         let mut pools = BTreeMap::new();
         for pool in config.pools {

@@ -99,6 +99,8 @@ struct Ledger {
     meters: Vec<Meter>,
     shared: Vec<Option<usize>>,
     totals: Totals,
+    /// Until then a process before this one may have spent the limits.
+    spent_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -137,8 +139,9 @@ pub struct Snapshot {
 }
 
 impl Quota {
-    /// Builds a quota; `wake` is told whenever a call that had to wait might now start.
-    pub fn new(mut config: Config, wake: Arc<Wake>) -> Arc<Self> {
+    /// Builds a quota; `wake` is told whenever a call that had to wait might now start. A process before
+    /// this one may have spent its limits up to `spent_at`.
+    pub fn new(mut config: Config, wake: Arc<Wake>, spent_at: Option<Instant>) -> Arc<Self> {
         if config.limits.is_empty() {
             config.limits =
                 vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
@@ -151,6 +154,7 @@ impl Quota {
             meters: Vec::new(),
             shared: vec![None; config.limits.len()],
             totals: Totals::default(),
+            spent_at,
         };
         Arc::new(Self { config, ledger: Mutex::new(ledger), wake })
     }
@@ -319,7 +323,7 @@ impl Ledger {
                 used.push(meter);
                 continue;
             }
-            self.meters.push(Meter::new(limit.amount.clone(), now));
+            self.meters.push(Meter::new(limit.amount.clone(), now, self.spent_at));
             let meter = self.meters.len() - 1;
             self.shared[index] = shared.then_some(meter);
             used.push(meter);

@@ -16,10 +16,20 @@ pub(super) struct Bucket {
 impl Bucket {
     /// A bucket of `limit` that refills within `per`. What refills within `guard` is left in it: a call
     /// that reaches the provider so much sooner than another still finds its share.
-    pub(super) fn new(limit: u64, per: Duration, guard: Duration, now: Instant) -> Self {
-        let mut bucket = Self { size: 0.0, per, level: 0.0, at: now };
+    /// It was empty at `spent_at`, if that is given.
+    pub(super) fn new(
+        limit: u64,
+        per: Duration,
+        guard: Duration,
+        now: Instant,
+        spent_at: Option<Instant>,
+    ) -> Self {
+        let mut bucket = Self { size: 0.0, per, level: 0.0, at: spent_at.unwrap_or(now) };
         bucket.resize(limit, guard);
-        bucket.level = bucket.size;
+        if spent_at.is_none() {
+            bucket.level = bucket.size;
+        }
+        bucket.refill(now);
         bucket
     }
 
@@ -89,7 +99,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_burst_goes_at_once_and_then_what_refills() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(100, 10 * SECOND, Duration::ZERO, start);
+        let mut bucket = Bucket::new(100, 10 * SECOND, Duration::ZERO, start, None);
         for _ in 0..100 {
             assert!(bucket.peek(1, start).is_ok());
             bucket.take(1);
@@ -102,7 +112,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_leaves_late_costs_what_the_full_bucket_did_not_refill() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(10, 10 * SECOND, Duration::ZERO, start);
+        let mut bucket = Bucket::new(10, 10 * SECOND, Duration::ZERO, start, None);
         bucket.take(10);
         bucket.sent(2 * SECOND);
         assert!(bucket.peek(1, start + 2 * SECOND).is_err());

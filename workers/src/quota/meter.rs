@@ -11,6 +11,11 @@ use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
 use crate::cost::{Cost, Dimension};
 
+/// Longer periods do not count as spent at a start: that would cost a day where little was spent.
+const LONGEST_SPENT: Duration = Duration::from_secs(60);
+/// The number of no call.
+const NO_CALL: u64 = 0;
+
 /// Why a meter does not admit a call now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -41,28 +46,31 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub(super) fn new(amount: Amount, now: Instant) -> Self {
+    /// A meter. If somebody else, the process before this one, may have spent up to `spent_at`, then what
+    /// a period up to a minute allows counts as spent then: nobody knows when it was.
+    pub(super) fn new(amount: Amount, now: Instant, spent_at: Option<Instant>) -> Self {
         let per = match amount {
             Amount::PerPeriod { per, .. } => per,
             Amount::Concurrent(_) => Duration::ZERO,
         };
         let guard = Guard::new(per);
+        let spent_at = spent_at.filter(|at| per <= LONGEST_SPENT && *at + per + guard.width() > now);
         let pace = match amount {
             Amount::PerPeriod {
                 dimension: Dimension::Requests,
                 limit,
                 per,
                 algorithm: Algorithm::Smooth,
-            } => Some(Pace::new(limit, per, guard.width(), now)),
+            } => Some(Pace::new(limit, per, guard.width(), now, spent_at)),
             _ => None,
         };
         let bucket = match amount {
             Amount::PerPeriod { limit, per, algorithm: Algorithm::Bucket, .. } => {
-                Some(Bucket::new(limit, per, guard.width(), now))
+                Some(Bucket::new(limit, per, guard.width(), now, spent_at))
             }
             _ => None,
         };
-        Self {
+        let mut meter = Self {
             amount,
             pace,
             bucket,
@@ -71,6 +79,18 @@ impl Meter {
             open: HashMap::new(),
             returns: BTreeMap::new(),
             sent: HashMap::new(),
+        };
+        meter.spend(spent_at);
+        meter
+    }
+
+    /// Counts a whole limit as spent at `spent_at`, where it is counted and not spaced.
+    fn spend(&mut self, spent_at: Option<Instant>) {
+        if let (Some(at), Amount::PerPeriod { limit, per, algorithm: Algorithm::Counted, .. }) =
+            (spent_at, &self.amount)
+        {
+            self.taken = *limit;
+            self.returns.insert((at + *per + self.guard.width(), NO_CALL), *limit);
         }
     }
 

@@ -41,8 +41,14 @@ pub(super) struct Pace {
 
 impl Pace {
     /// Spacing so that `limit` calls fit a period of `per` at the server, although each may reach it up
-    /// to `guard` later than another.
-    pub(super) fn new(limit: u64, per: Duration, guard: Duration, now: Instant) -> Self {
+    /// to `guard` later than another; the first no sooner than an interval after `spent_at`.
+    pub(super) fn new(
+        limit: u64,
+        per: Duration,
+        guard: Duration,
+        now: Instant,
+        spent_at: Option<Instant>,
+    ) -> Self {
         let limit = u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
         let interval = ((per + guard) / limit).max(Duration::from_nanos(1));
         let clock = LedgerClock::default();
@@ -53,7 +59,7 @@ impl Pace {
             origin: now,
             interval,
             catch_up: guard / 2,
-            due: now,
+            due: spent_at.map_or(now, |at| now.max(at + interval)),
         }
     }
 
@@ -84,7 +90,7 @@ impl Pace {
 
     /// Takes the same calls at another spacing, nothing before what was already due.
     pub(super) fn respaced(&self, limit: u64, per: Duration, guard: Duration) -> Self {
-        let mut pace = Self::new(limit, per, guard, self.due);
+        let mut pace = Self::new(limit, per, guard, self.due, None);
         pace.due = self.due;
         pace
     }
@@ -99,7 +105,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_are_an_interval_apart_and_small_delays_do_not_add_up() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start);
+        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
         // (1000 + 20) / 10 ms apart; each call is noticed 5 ms late, less than the 10 ms of catching up.
         for call in 0..50 {
             let due = start + call * 102 * MILLI;
@@ -111,7 +117,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_does_not_save_up_calls() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start);
+        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
         let late = start + Duration::from_secs(60);
         assert!(pace.start(late).is_ok());
         let second = pace.start(late + 50 * MILLI).expect_err("one call an interval");

@@ -9,6 +9,10 @@ fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
 }
 
 fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
+    quota_after(limits, keys, None)
+}
+
+fn quota_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> Arc<Quota> {
     let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
     let config = Config {
         name: "q".to_owned(),
@@ -18,7 +22,7 @@ fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
         keys: (0..keys).map(key).collect(),
         limits,
     };
-    Quota::new(config, Arc::default())
+    Quota::new(config, Arc::default(), spent_at)
 }
 
 const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };
@@ -158,4 +162,24 @@ async fn a_disabled_key_ends_calls_until_an_operator_acts() {
     quota.cool_model("m", Class::RateLimited, SECOND, now);
     let later = now + 100 * 24 * 3600 * SECOND;
     assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Shut(Class::BadKey)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_process_before_may_have_spent_counts_as_spent() {
+    let before = Instant::now();
+    tokio::time::advance(Duration::from_millis(50)).await;
+    let now = Instant::now();
+    for (algorithm, least) in [
+        (Algorithm::Smooth, Duration::from_millis(100)),
+        (Algorithm::Counted, SECOND),
+        (Algorithm::Bucket, Duration::from_millis(100)),
+    ] {
+        let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
+        let Err(Denied::Until(at)) = quota.reserve("m", ONE, now) else { panic!("{algorithm:?}: spent") };
+        let wait = at - before;
+        assert!(wait >= least && wait < least + Duration::from_millis(20), "{algorithm:?}: {wait:?}");
+        let much_later = now + 10 * SECOND;
+        let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
+        assert!(quota.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
+    }
 }
