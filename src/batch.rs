@@ -26,6 +26,8 @@ pub struct Batch {
 /// A line of a batch.
 #[derive(Debug, Clone)]
 pub struct Line {
+    /// Where it stands in the file, 1 for the first line.
+    number: usize,
     /// Its job's id.
     pub id: String,
     /// The pool that it is for.
@@ -104,7 +106,7 @@ impl Batch {
                     if let Some(first) = seen.insert(id.clone(), number) {
                         problems.push((number, format!("custom_id `{id}` is that of line {first} too")));
                     }
-                    lines.push(Line { id, pool, text: text.slice_ref(line.trim_ascii()) });
+                    lines.push(Line { number, id, pool, text: text.slice_ref(line.trim_ascii()) });
                 }
                 Err(problem) => problems.push((number, problem)),
             }
@@ -124,7 +126,8 @@ impl Batch {
     /// With all those lines.
     pub fn check(&self, path: &Path, known: &[String], max_payload: usize) -> anyhow::Result<()> {
         let mut problems = Vec::new();
-        for (number, line) in (1..).zip(&self.lines) {
+        for line in &self.lines {
+            let number = line.number;
             if !known.contains(&line.pool) {
                 let problem = format!(
                     "there is no pool `{}`; known pools: {}; name one with --pool",
@@ -241,10 +244,13 @@ mod tests {
 
     #[test]
     fn lines_of_unknown_pools_and_oversize_lines_are_refused() {
-        let batch = parse(LINE, &choices()).expect("a batch");
+        let batch = parse(&format!("\n\n{LINE}"), &choices()).expect("a batch");
         let path = Path::new("in.jsonl");
         let error = batch.check(path, &["chat".to_owned()], 1 << 20).expect_err("no such pool").to_string();
-        assert!(error.contains("gpt-4_1") && error.contains("known pools: chat"), "{error}");
+        assert!(
+            error.contains("line 3") && error.contains("gpt-4_1") && error.contains("known pools: chat"),
+            "{error}"
+        );
         let error = batch.check(path, &["gpt-4_1".to_owned()], 100).expect_err("too large").to_string();
         assert!(error.contains("max_payload 100"), "{error}");
     }

@@ -310,7 +310,8 @@ impl Checker<'_> {
             let (Some(quota), Some(model)) = (quota, model) else { continue };
             if !quotas.contains_key(&quota) {
                 let known: Vec<_> = quotas.keys().map(String::as_str).collect();
-                let problem = format!("there is no quota `{quota}`; known quotas: {}", known.join(", "));
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                let problem = format!("there is no quota `{quota}`; known quotas: {known}");
                 self.wrong(&format!("{path}.quota"), problem);
             }
             targets.push(Target { quota, model, tier: target.tier.unwrap_or(0) });
