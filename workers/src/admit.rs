@@ -185,7 +185,14 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         );
         return Some(("unknown_model", message));
     };
-    staged.cost = engine.targets[*first].quota.config().adapter.admission_cost(&staged.job);
+    let first = &engine.targets[*first].quota.config().adapter;
+    staged.cost = match targets.iter().any(|(target, _)| engine.targets[*target].quota.counts_tokens()) {
+        true => first.admission_cost(&staged.job),
+        // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
+        false => {
+            Cost { requests: 1, input_tokens: staged.delivery.payload.len() as u64 / 3, ..Cost::default() }
+        }
+    };
     None
 }
 

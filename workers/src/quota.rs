@@ -258,6 +258,11 @@ impl Quota {
         }
     }
 
+    /// Whether any of its limits counts tokens.
+    pub(crate) fn counts_tokens(&self) -> bool {
+        self.config.limits.iter().any(Limit::counts_tokens)
+    }
+
     /// Calls a second that the limits of periods up to a minute allow to `model`; longer ones say
     /// nothing of how fast calls go.
     pub(crate) fn short_rate(&self, model: &str) -> Option<f64> {

@@ -49,6 +49,14 @@ impl Limit {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
     }
 
+    /// Whether this limit counts tokens.
+    pub fn counts_tokens(&self) -> bool {
+        match self.amount {
+            Amount::PerPeriod { dimension, .. } => dimension != Dimension::Requests,
+            Amount::Concurrent(_) => false,
+        }
+    }
+
     /// Whether this limit is for a period up to a minute.
     pub fn is_short(&self) -> bool {
         matches!(self.amount, Amount::PerPeriod { per, .. } if per <= Duration::from_secs(60))
