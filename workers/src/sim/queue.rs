@@ -129,11 +129,10 @@ impl Queue for SimQueue {
         Ok(flows)
     }
 
-    async fn open_due(&self, flow: &Flow) -> Result<Source, Error> {
+    async fn open_due(&self, _: &Flow) -> Result<Source, Error> {
         // What is due comes back to the flow itself.
         let (credit, mut credits) = mpsc::unbounded_channel();
         let (sender, deliveries) = mpsc::unbounded_channel::<Delivery>();
-        let _ = flow;
         let feed = tokio::spawn(async move {
             tokio::select! {
                 () = sender.closed() => {}
