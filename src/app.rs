@@ -18,6 +18,9 @@ use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::seat::Seat;
 use crate::{nats, topology};
 
+/// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
+const LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(50);
 /// How long the last messages may take to leave.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -49,9 +52,10 @@ impl App {
     /// When a part cannot start; what had started is stopped.
     pub async fn start(config: &Config) -> Result<Started, Error> {
         let workers = config.workers()?;
-        let dir = match DataDir::hold(&config.data.dir)
-            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", config.data.dir.display())))?
-        {
+        let held = hold(&config.data.dir).await.map_err(|error| {
+            Error::Usage(anyhow!("data directory {}: {error}", config.data.dir.display()))
+        })?;
+        let dir = match held {
             Hold::Ours(dir) => dir,
             Hold::Taken(by) => return Ok(Started::Elsewhere(by)),
         };
@@ -127,6 +131,18 @@ impl App {
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
     }
+}
+
+/// Takes hold of the data directory. A client that looks who holds it has the lock for a moment, and
+/// names no server; that one is waited for.
+async fn hold(path: &Path) -> std::io::Result<Hold> {
+    for _ in 0..LOOKS {
+        match DataDir::hold(path)? {
+            Hold::Taken(by) if by.holder.is_none() => tokio::time::sleep(LOOK).await,
+            held => return Ok(held),
+        }
+    }
+    DataDir::hold(path)
 }
 
 async fn start_worker(

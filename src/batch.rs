@@ -165,6 +165,11 @@ impl Batch {
         serde_json::to_vec(&job).map_or_else(|_| line.text.clone(), Bytes::from)
     }
 
+    /// Which request a line is.
+    pub fn fingerprint(&self, line: &Line) -> Option<String> {
+        Job::parse(&line.text).ok().map(|job| job.fingerprint(&line.pool))
+    }
+
     /// How many lines each pool has.
     pub fn pools(&self) -> BTreeMap<&str, usize> {
         self.lines.iter().fold(BTreeMap::new(), |mut pools, line| {

@@ -114,7 +114,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Check => check::check(&global).await,
         Command::Simulate(args) => simulate::simulate(args).await,
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut script);
+            print::line(String::from_utf8_lossy(&script).trim_end());
             Ok(0)
         }
     }

@@ -12,6 +12,7 @@ use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::context::PublishErrorKind;
+use forebay_schemas::subjects::FINGERPRINT_HEADER;
 use forebay_schemas::{Completion, Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
@@ -74,8 +75,8 @@ pub async fn run(
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
     let (mut completions, stored) = completions(connection, &batch).await.map_err(unreachable)?;
     for _ in 0..stored {
-        let Some(completion) = completions.next().await else { break };
-        gathering.take(completion.map_err(unreachable)?).map_err(Error::Usage)?;
+        let Some(Ok(found)) = completions.next().await else { break };
+        gathering.take(found).map_err(Error::Usage)?;
     }
     let open: Vec<_> =
         batch.lines.iter().filter(|line| !gathering.answered.contains(&line.id)).cloned().collect();
@@ -89,11 +90,16 @@ pub async fn run(
                 result.map_err(unreachable)?;
                 published = true;
             }
-            completion = completions.next() => match completion {
-                Some(completion) => {
-                    gathering.take(completion.map_err(unreachable)?).map_err(Error::Usage)?;
+            found = completions.next() => match found {
+                Some(Ok(found)) => gathering.take(found).map_err(Error::Usage)?,
+                lost => {
+                    let problem = lost.and_then(Result::err).map(|error| error.to_string());
+                    warn!(?problem, "the stream of completions is lost, reading it again");
+                    tokio::select! {
+                        again = read_again(connection, &batch) => completions = again,
+                        () = stop.cancelled() => {}
+                    }
                 }
-                None => return Err(unreachable(anyhow!("the stream of completions ended"))),
             },
             _ = ask.tick() => gathering.look(connection).await?,
             () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
@@ -102,7 +108,21 @@ pub async fn run(
     gathering.finish().map(Ended::Done).map_err(Error::Usage)
 }
 
-type Completions = futures::stream::BoxStream<'static, anyhow::Result<Completion>>;
+/// A completion, and which request it answers, if it says so.
+type Found = (Completion, Option<String>);
+type Completions = futures::stream::BoxStream<'static, anyhow::Result<Found>>;
+
+/// Reads the completions from their first one again: after a restart of the server the consumer is gone.
+/// What was seen before is passed over by whoever gathers.
+async fn read_again(connection: &Connection, batch: &Batch) -> Completions {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        match completions(connection, batch).await {
+            Ok((completions, _)) => return completions,
+            Err(error) => warn!(%error, "the stream of completions cannot be read yet"),
+        }
+    }
+}
 
 /// The batch's completions, those in the stream first, and how many those are.
 async fn completions(connection: &Connection, batch: &Batch) -> anyhow::Result<(Completions, u64)> {
@@ -122,7 +142,10 @@ async fn completions(connection: &Connection, batch: &Batch) -> anyhow::Result<(
     let stored = consumer.cached_info().num_pending;
     let messages = consumer.messages().await.context("the stream of completions cannot be read")?;
     let completions = messages.map_err(anyhow::Error::new).and_then(|message| async move {
-        serde_json::from_slice(&message.payload).context("a completion cannot be read")
+        let headers = message.headers.as_ref();
+        let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
+        let completion = serde_json::from_slice(&message.payload).context("a completion cannot be read")?;
+        Ok((completion, fingerprint.map(|value| value.as_str().to_owned())))
     });
     Ok((completions.boxed(), stored))
 }
@@ -181,13 +204,21 @@ impl Gathering {
         Self { batch, places, answered: HashSet::new(), totals, output, progress }
     }
 
-    fn take(&mut self, completion: Completion) -> anyhow::Result<()> {
+    fn take(&mut self, (completion, fingerprint): Found) -> anyhow::Result<()> {
         let Some(place) = self.places.get(&completion.id) else {
             // A batch that was named by hand may hold other files' lines.
             return Ok(());
         };
         if !self.answered.insert(completion.id.clone()) {
             return Ok(());
+        }
+        let asked = self.batch.fingerprint(&self.batch.lines[*place]);
+        if fingerprint.is_some_and(|answered| asked.is_some_and(|asked| asked != answered)) {
+            anyhow::bail!(
+                "line `{}`: batch {} holds the answer to another request under this custom_id; name another --batch",
+                completion.id,
+                self.batch.name
+            );
         }
         match completion.status {
             Status::Succeeded => self.totals.succeeded += 1,
@@ -248,6 +279,6 @@ pub fn prepare(
     force: bool,
 ) -> anyhow::Result<(Batch, Output)> {
     let batch = Batch::read(input, choices)?;
-    let output = Output::open(files, &batch, force)?;
+    let output = Output::open(input, files, &batch, force)?;
     Ok((batch, output))
 }

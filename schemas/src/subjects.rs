@@ -13,6 +13,8 @@ pub const DEFAULT_TEAM: &str = "default";
 pub const NO_BATCH: &str = "_";
 /// Header by which a publisher asks for a copy of the completion; many NATS programs use this name.
 pub const REPLY_TO_HEADER: &str = "Nats-Reply-To";
+/// Header that says which request a completion answers.
+pub const FINGERPRINT_HEADER: &str = "Forebay-Fingerprint";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
 /// Longest team, pool or batch name, in bytes.

@@ -2,19 +2,18 @@
 
 use std::io::Write;
 
-/// A line of results.
-pub(super) fn line(text: &str) {
+/// A line of results; false if nobody reads them any more. Work that is more than printing goes on.
+pub(super) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{text}").and_then(|()| out.flush()).is_err() {
-        // Whoever read the results has seen enough.
-        std::process::exit(0);
-    }
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
 /// A value as a line of JSON.
 pub(super) fn json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
-        Ok(text) => line(&text),
+        Ok(text) => {
+            line(&text);
+        }
         Err(problem) => error(&problem.to_string()),
     }
 }

@@ -67,6 +67,9 @@ async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
 
 /// Asks the worker; without one, the store itself is read.
 async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>, Error> {
+    if config.nats.url.is_none() && !config.data.dir.exists() {
+        return Ok(None);
+    }
     let connection = match DataDir::hold(&config.data.dir).map_err(|error| Error::Usage(error.into()))? {
         Hold::Taken(by) => connect_to(config, by).await?,
         Hold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
@@ -108,7 +111,9 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
     loop {
         tokio::select! {
             message = messages.next() => match message {
-                Some(Ok(message)) => print::line(&String::from_utf8_lossy(&message.payload)),
+                Some(Ok(message)) => if !print::line(&String::from_utf8_lossy(&message.payload)) {
+                    return Ok(0);
+                },
                 Some(Err(error)) => return Err(unreachable(error.to_string())),
                 None => return Ok(0),
             },

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use forebay_schemas::completion::output_line_id;
 use forebay_schemas::{Completion, Status};
+use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use crate::batch::Batch;
@@ -33,12 +35,11 @@ impl Files {
     }
 }
 
-/// The files as they are written.
+/// The files as they are written. While this lives, no other run writes the same ones.
 #[derive(Debug)]
 pub struct Output {
-    files: Files,
-    output: BufWriter<File>,
-    errors: BufWriter<File>,
+    output: Part,
+    errors: Part,
     failed: usize,
     /// The place whose line is written next.
     next: usize,
@@ -46,26 +47,43 @@ pub struct Output {
     early: BTreeMap<usize, (Status, Vec<u8>)>,
 }
 
+/// A file under its other name.
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    partial: PathBuf,
+    file: BufWriter<File>,
+    /// Whether it has its name, or was deleted.
+    settled: bool,
+}
+
 impl Output {
-    /// Opens the partial files; what an earlier run left in them is written again from the stream.
+    /// Opens the partial files; what an earlier run left in them is written again from the stream. Never
+    /// touches what is not a plain file or not this batch's; `force` allows the latter for OUT and ERR.
     ///
     /// # Errors
-    /// When a file cannot be written, or OUT is there and is not this batch's.
-    pub fn open(files: Files, batch: &Batch, force: bool) -> anyhow::Result<Self> {
-        if files.output == files.errors {
-            bail!("--output and --errors are the same file");
+    /// When a file cannot be written, is written by another run, is the input, or is not this batch's.
+    pub fn open(input: &Path, files: Files, batch: &Batch, force: bool) -> anyhow::Result<Self> {
+        let output = destination(&files.output)?;
+        let errors = destination(&files.errors)?;
+        let paths = [destination(input)?, output.clone(), errors.clone(), partial(&output), partial(&errors)];
+        for (index, path) in paths.iter().enumerate() {
+            if paths[..index].contains(path) {
+                bail!(
+                    "{} would be written although it is the input or another output; name other files",
+                    path.display()
+                );
+            }
         }
+        let ours: HashSet<_> = batch.lines.iter().map(|line| output_line_id(&batch.identity(line))).collect();
         if !force {
-            refuse_foreign(&files.output, batch)?;
+            refuse_foreign(&output, &ours)?;
+            refuse_foreign(&errors, &ours)?;
         }
-        let create = |path: &Path| {
-            let path = partial(path);
-            File::create(&path)
-                .map(BufWriter::new)
-                .with_context(|| format!("{} cannot be written", path.display()))
-        };
-        let (output, errors) = (create(&files.output)?, create(&files.errors)?);
-        Ok(Self { files, output, errors, failed: 0, next: 0, early: BTreeMap::new() })
+        refuse_foreign(&partial(&output), &ours)?;
+        refuse_foreign(&partial(&errors), &ours)?;
+        let (output, errors) = (Part::open(output)?, Part::open(errors)?);
+        Ok(Self { output, errors, failed: 0, next: 0, early: BTreeMap::new() })
     }
 
     /// Takes the completion of the line at `place`.
@@ -79,10 +97,10 @@ impl Output {
         while let Some((status, line)) = self.early.remove(&self.next) {
             self.next += 1;
             if status == Status::Succeeded {
-                self.output.write_all(&line).context("the output cannot be written")?;
+                self.output.file.write_all(&line).context("the output cannot be written")?;
             } else {
                 self.failed += 1;
-                self.errors.write_all(&line).context("the errors cannot be written")?;
+                self.errors.file.write_all(&line).context("the errors cannot be written")?;
             }
         }
         Ok(())
@@ -92,22 +110,54 @@ impl Output {
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn finish(self) -> anyhow::Result<()> {
-        let keep = |file: BufWriter<File>, path: &Path| {
-            let file = file.into_inner().map_err(std::io::IntoInnerError::into_error)?;
-            file.sync_all()?;
-            fs::rename(partial(path), path)
-        };
-        keep(self.output, &self.files.output).context("the output cannot be written")?;
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        self.output.keep().context("the output cannot be written")?;
         if self.failed > 0 {
-            return keep(self.errors, &self.files.errors).context("the errors cannot be written");
+            return self.errors.keep().context("the errors cannot be written");
         }
-        fs::remove_file(partial(&self.files.errors)).context("an empty file of errors cannot be deleted")?;
-        match fs::remove_file(&self.files.errors) {
+        match fs::remove_file(&self.errors.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(error).context("errors of an earlier run cannot be deleted")
             }
             _ => Ok(()),
+        }
+    }
+}
+
+impl Part {
+    fn open(path: PathBuf) -> anyhow::Result<Self> {
+        let partial = partial(&path);
+        let failed = || format!("{} cannot be written", partial.display());
+        // Not truncated before it is known to be nobody else's.
+        let file = File::options().write(true).create(true).truncate(false).open(&partial);
+        let file = file.with_context(failed)?;
+        let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
+        // Another run may have given it its name between the opening and the lock.
+        let same =
+            fs::metadata(&partial).is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
+        if locked.is_err() || !same {
+            bail!("another run writes {}; wait for it or name another file", path.display());
+        }
+        file.set_len(0).with_context(failed)?;
+        Ok(Self { path, partial, file: BufWriter::new(file), settled: false })
+    }
+
+    fn keep(&mut self) -> std::io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().sync_all()?;
+        fs::rename(&self.partial, &self.path)?;
+        self.settled = true;
+        Ok(())
+    }
+}
+
+impl Drop for Part {
+    /// A file that nothing was written to is no partial result.
+    fn drop(&mut self) {
+        let empty =
+            self.file.flush().is_ok() && self.file.get_ref().metadata().is_ok_and(|file| file.len() == 0);
+        if !self.settled && empty {
+            let _ = fs::remove_file(&self.partial);
         }
     }
 }
@@ -118,23 +168,46 @@ fn partial(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A file that is there is ours if every line of it is the answer to a line of this batch.
-fn refuse_foreign(path: &Path, batch: &Batch) -> anyhow::Result<()> {
+/// The plain file that a path means, links followed, whether it is there or not.
+fn destination(path: &Path) -> anyhow::Result<PathBuf> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            fs::canonicalize(path).with_context(|| format!("{} cannot be read", path.display()))
+        }
+        Ok(_) => bail!("{} is not a plain file", path.display()),
+        Err(_) => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
+            let folder =
+                folder.with_context(|| format!("the folder of {} cannot be read", path.display()))?;
+            let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+            Ok(folder.join(name))
+        }
+    }
+}
+
+/// A file that is there is ours if every line of it is the answer to a line of this batch; the last one
+/// may have been cut by a kill.
+fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct Named {
         id: String,
     }
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let file = match fs::metadata(path) {
+        Ok(found) if found.is_file() => File::open(path),
+        Ok(_) => bail!("{} is not a plain file", path.display()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        Err(error) => Err(error),
     };
-    let ours: HashSet<_> = batch.lines.iter().map(|line| output_line_id(&batch.identity(line))).collect();
-    for line in BufReader::new(file).lines() {
-        let named = line.ok().and_then(|line| serde_json::from_str::<Named>(&line).ok());
-        if !named.is_some_and(|named| ours.contains(&named.id)) {
+    let file = file.with_context(|| format!("{} cannot be read", path.display()))?;
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
+        let named = serde_json::from_slice::<Named>(&line);
+        let own = named.as_ref().is_ok_and(|named| ours.contains(&named.id))
+            || (named.is_err() && line.starts_with(b"{\"id\":\"batch_req_"));
+        if !own {
             bail!(
-                "{} is there and is not this batch's output; name another file, or overwrite it with --force",
+                "{} is there and is not this batch's output; name another file, or overwrite an output with --force",
                 path.display()
             );
         }

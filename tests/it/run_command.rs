@@ -284,3 +284,121 @@ async fn every_command_explains_itself() {
     let script = run(dir.path(), &["completions", "bash"]).await;
     assert!(script.stdout.contains("_forebay"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_that_is_not_the_batchs_is_written_over_or_deleted() {
+    let (dir, provider) = configured().await;
+    let path = |name: &str| dir.path().join(name);
+    input(dir.path(), "in.jsonl", 2, "hello");
+    let asked = fs::read(path("in.jsonl")).expect("there");
+    fs::write(path("in.jsonl.partial"), &asked).expect("written");
+    fs::write(path("notes.errors.jsonl"), "my notes\n").expect("written");
+    fs::write(path("kept.jsonl.partial"), "my notes\n").expect("written");
+    fs::create_dir(path("folder")).expect("made");
+    rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .expect("made");
+    for args in [
+        &["run", "in.jsonl", "--output", "o.jsonl", "--errors", "in.jsonl"][..],
+        &["run", "in.jsonl", "--output", "in.jsonl", "--force"],
+        &["run", "in.jsonl.partial", "--output", "in.jsonl", "--force"],
+        &["run", "in.jsonl", "--output", "notes.jsonl"],
+        &["run", "in.jsonl", "--output", "kept.jsonl"],
+        &["run", "in.jsonl", "--output", "folder", "--force"],
+        &["run", "in.jsonl", "--output", "fifo", "--force"],
+        &["run", "in.jsonl", "--output", "/dev/null", "--force"],
+    ] {
+        let output = run(dir.path(), args).await;
+        assert_eq!(output.code, Some(2), "{args:?}: {output:?}");
+    }
+    assert_eq!(fs::read(path("in.jsonl")).expect("there"), asked);
+    assert_eq!(fs::read(path("in.jsonl.partial")).expect("there"), asked);
+    for name in ["notes.errors.jsonl", "kept.jsonl.partial"] {
+        assert_eq!(fs::read_to_string(path(name)).expect("there"), "my notes\n");
+    }
+    assert_eq!(provider.calls(), []);
+    // A link is followed: what it names is written, and it stays a link.
+    fs::create_dir(path("elsewhere")).expect("made");
+    fs::write(path("elsewhere/real.jsonl"), "").expect("written");
+    std::os::unix::fs::symlink(path("elsewhere/real.jsonl"), path("link.jsonl")).expect("made");
+    assert_eq!(run(dir.path(), &["run", "in.jsonl", "--output", "link.jsonl"]).await.code, Some(0));
+    assert!(fs::symlink_metadata(path("link.jsonl")).expect("there").is_symlink());
+    whole(&path("elsewhere/real.jsonl"), 2, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_of_the_same_output_is_refused_and_harms_nothing() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 200, "hello");
+    let first = command(dir.path(), &RUN).spawn().expect("it starts");
+    soon("some calls", async {
+        while provider.calls().len() < 20 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let second = run(dir.path(), &RUN).await;
+    assert_eq!(second.code, Some(2), "{second:?}");
+    assert!(second.stderr.contains("another run writes"), "{second:?}");
+    let first = soon("the first run", first.wait_with_output()).await.expect("it ended");
+    assert_eq!(first.status.code(), Some(0));
+    whole(&dir.path().join("out.jsonl"), 200, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_survives_the_restart_of_its_server() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 400, "hello");
+    let child = command(dir.path(), &RUN).spawn().expect("it starts");
+    soon("some calls", async {
+        while provider.calls().len() < 40 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let pid = fs::read_to_string(dir.path().join("data/nats/nats-server.pid")).expect("a pid");
+    let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
+    let output = tokio::time::timeout(std::time::Duration::from_secs(120), child.wait_with_output()).await;
+    let output = output.expect("it ends").expect("it ended");
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    whole(&dir.path().join("out.jsonl"), 400, "hello");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_batch_does_not_give_another_requests_answer() {
+    let (dir, _provider) = configured().await;
+    input(dir.path(), "a.jsonl", 2, "first");
+    input(dir.path(), "b.jsonl", 2, "second");
+    let named = async |file: &str, out: &str| {
+        run(dir.path(), &["run", file, "--output", out, "--batch", "nightly"]).await
+    };
+    assert_eq!(named("a.jsonl", "a.out.jsonl").await.code, Some(0));
+    let other = named("b.jsonl", "b.out.jsonl").await;
+    assert_eq!(other.code, Some(2), "{other:?}");
+    assert!(other.stderr.contains("another request under this custom_id"), "{other:?}");
+    assert!(!dir.path().join("b.out.jsonl").exists());
+    assert_eq!(named("a.jsonl", "a.out.jsonl").await.code, Some(0), "the same file goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
+    let (dir, provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    let line = |index: usize| {
+        json!({ "id": index.to_string(), "body": { "messages": [{ "role": "user", "content": "x" }] } })
+            .to_string()
+    };
+    fs::write(dir.path().join("jobs.jsonl"), (0..50).map(line).collect::<Vec<_>>().join("\n"))
+        .expect("written");
+    let mut child =
+        command(dir.path(), &["publish", "jobs.jsonl", "--pool", "gpt-4o-mini"]).spawn().expect("it starts");
+    drop(child.stdout.take());
+    assert!(soon("the end of publish", child.wait()).await.expect("it ended").success());
+    soon("all calls", async {
+        while provider.calls().len() < 50 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    serve.terminate().await;
+}

@@ -13,7 +13,7 @@ use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
-use forebay_schemas::subjects::REPLY_TO_HEADER;
+use forebay_schemas::subjects::{FINGERPRINT_HEADER, REPLY_TO_HEADER};
 use forebay_schemas::{Flow, Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
@@ -28,8 +28,6 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Deliveries of one flow that may be unacknowledged at once. Flow control is the stage's, not the
 /// server's, so this is only a bound.
 const MAX_ACK_PENDING: i64 = 20_000;
-/// The header that says which request a completion answers.
-const FINGERPRINT: &str = "Forebay-Fingerprint";
 /// Longest reason that stands in a header, in characters.
 const LONGEST_REASON: usize = 500;
 /// The header that carries a trace through.
@@ -193,7 +191,7 @@ impl Queue for JetStreamQueue {
         let size = payload.len();
         let mut headers = traced(publication.traceparent);
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, publication.replaces.to_string());
-        headers.insert(FINGERPRINT, publication.fingerprint);
+        headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
         let ack = self.context.publish_with_headers(subject, headers, payload);
         match ack.and_then(|ack| ack.into_future()).await {
             Ok(_) => Ok(Published::First),
@@ -217,7 +215,7 @@ impl Queue for JetStreamQueue {
         match stream.direct_get_last_for_subject(subject).await {
             Ok(message) => Ok(Some(Standing {
                 completion: serde_json::from_slice(&message.payload).ok(),
-                fingerprint: message.headers.get(FINGERPRINT).map(|value| value.as_str().to_owned()),
+                fingerprint: message.headers.get(FINGERPRINT_HEADER).map(|value| value.as_str().to_owned()),
                 published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
                     .map_err(unavailable)?,
                 sequence: message.sequence,
