@@ -6,7 +6,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, chat, provider, said, simple, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
@@ -180,12 +180,8 @@ async fn a_job_for_later_survives_a_restart() {
     let Forebay { app, dir, .. } = forebay;
     app.stop(std::time::Duration::from_secs(20)).await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let text = simple(dir.path(), &provider);
+    let forebay = Forebay::start(dir, &text).await;
     let completion = forebay.completion("acme", None, &id).await;
     assert_eq!(completion.status, Status::Succeeded, "under the id that it had from the start");
     assert!(completion.attempts[0].started_at >= at);

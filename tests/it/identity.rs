@@ -6,7 +6,7 @@ use forebay_schemas::Status;
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, chat, head, pool, provider, quota, said, simple, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -68,12 +68,7 @@ async fn the_same_id_in_another_team_or_batch_is_another_job() {
 async fn what_was_answered_before_a_restart_is_not_called_again() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ]
-    .concat();
+    let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
     forebay.completion("default", None, "kept").await;
@@ -137,12 +132,8 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     app.stop(std::time::Duration::from_secs(20)).await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let text = simple(dir.path(), &provider);
+    let forebay = Forebay::start(dir, &text).await;
     let mut inbox = forebay.connection.client.subscribe("_INBOX.lost").await.expect("subscribed");
     let mut other = chat("lost", "second");
     other["reply_to"] = json!("_INBOX.lost");

@@ -70,6 +70,12 @@ pub(crate) fn pool(name: &str, model: &str, quotas: &[&str]) -> String {
     format!("[pool.{name}]\ntargets = [{}]\n", targets.join(", "))
 }
 
+/// A configuration whose pool `chat` is served by one account without limits.
+pub(crate) fn simple(dir: &Path, provider: &Provider) -> String {
+    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], "");
+    [head(dir), quota, pool("chat", "gpt-4o-mini", &["one"])].concat()
+}
+
 /// A running Forebay.
 pub(crate) struct Forebay {
     pub(crate) app: Box<App>,
@@ -82,12 +88,8 @@ impl Forebay {
     pub(crate) async fn simple() -> (Self, Provider) {
         let provider = provider(&["name=one,key=sk-one"], "").await;
         let dir = tempfile::tempdir().expect("a directory");
-        let text = [
-            head(dir.path()),
-            quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
-            pool("chat", "gpt-4o-mini", &["one"]),
-        ];
-        (Self::start(dir, &text.concat()).await, provider)
+        let text = simple(dir.path(), &provider);
+        (Self::start(dir, &text).await, provider)
     }
 
     pub(crate) async fn start(dir: tempfile::TempDir, config: &str) -> Self {
