@@ -76,7 +76,11 @@ pub async fn run(
     let (mut completions, stored) = completions(connection, &batch).await.map_err(unreachable)?;
     for _ in 0..stored {
         let Some(Ok(found)) = completions.next().await else { break };
-        gathering.take(found).map_err(Error::Usage)?;
+        if found.0.is_final() {
+            gathering.take(found).map_err(Error::Usage)?;
+        } else {
+            gathering.pass_over(&found.0);
+        }
     }
     let open: Vec<_> =
         batch.lines.iter().filter(|line| !gathering.answered.contains(&line.id)).cloned().collect();
@@ -192,6 +196,8 @@ struct Gathering {
     batch: Arc<Batch>,
     places: HashMap<String, usize>,
     answered: HashSet<String>,
+    /// Lines that an earlier run got no final answer for, and the generation that they had then.
+    passed_over: HashMap<String, u32>,
     totals: Totals,
     output: Output,
     progress: Progress,
@@ -201,7 +207,21 @@ impl Gathering {
     fn new(batch: Arc<Batch>, output: Output, progress: Progress) -> Self {
         let places = batch.lines.iter().enumerate().map(|(place, line)| (line.id.clone(), place)).collect();
         let totals = Totals { lines: batch.lines.len(), ..Totals::default() };
-        Self { batch, places, answered: HashSet::new(), totals, output, progress }
+        Self {
+            batch,
+            places,
+            answered: HashSet::new(),
+            passed_over: HashMap::new(),
+            totals,
+            output,
+            progress,
+        }
+    }
+
+    /// Passes over a completion of an earlier run that is not final: its line is published again, and
+    /// only a later generation is its answer.
+    fn pass_over(&mut self, completion: &Completion) {
+        self.passed_over.insert(completion.id.clone(), completion.generation);
     }
 
     fn take(&mut self, (completion, fingerprint): Found) -> anyhow::Result<()> {
@@ -209,7 +229,8 @@ impl Gathering {
             // A batch that was named by hand may hold other files' lines.
             return Ok(());
         };
-        if !self.answered.insert(completion.id.clone()) {
+        let old = self.passed_over.get(&completion.id).is_some_and(|before| completion.generation <= *before);
+        if old || !self.answered.insert(completion.id.clone()) {
             return Ok(());
         }
         let asked = self.batch.fingerprint(&self.batch.lines[*place]);

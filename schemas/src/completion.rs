@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -27,7 +28,8 @@ pub struct Completion {
     pub pool: String,
     /// The job's lane.
     pub lane: Lane,
-    /// 1 for the first answer to this identity; each replay is the next.
+    /// 1 for the first answer to this identity. One that no provider has worked for is followed by the
+    /// next when the job is published again.
     pub generation: u32,
     /// How the job ended.
     pub status: Status,
@@ -177,6 +179,17 @@ impl Completion {
     /// The identity that this answers.
     pub fn identity(&self) -> Identity {
         Identity { team: self.team.clone(), batch: self.batch.clone(), id: self.id.clone() }
+    }
+
+    /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
+    /// has, the job may be put right and published again, as the next generation.
+    pub fn is_final(&self) -> bool {
+        let worked = |attempt: &Attempt| {
+            let class: Result<Class, serde::de::value::Error> =
+                Class::deserialize(attempt.outcome.as_str().into_deserializer());
+            !class.is_ok_and(Class::is_before_work)
+        };
+        self.status == Status::Succeeded || self.attempts.iter().any(worked)
     }
 
     /// This completion as a line of OpenAI's output file, or of its error file if it did not succeed.

@@ -47,6 +47,22 @@ pub enum Class {
 }
 
 impl Class {
+    /// Whether nobody has done any work on a request with this outcome: it was refused before, or did not
+    /// leave.
+    pub fn is_before_work(self) -> bool {
+        matches!(
+            self,
+            Class::RateLimited
+                | Class::RampLimited
+                | Class::QuotaExhausted
+                | Class::ExceedsKeyLimit
+                | Class::BillingStop
+                | Class::BadKey
+                | Class::ModelNotAllowed
+                | Class::NetBeforeSend
+        )
+    }
+
     /// The class's name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

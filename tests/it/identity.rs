@@ -146,3 +146,73 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     assert_eq!(said(&forebay.completion("default", None, "lost").await), "You said: first");
     forebay.stop().await;
 }
+
+/// The completion of this generation, whenever it comes.
+async fn generation(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas::Completion {
+    soon("the next generation", async {
+        loop {
+            let subject = format!("ai.completions.default._.{id}");
+            let stream = forebay.connection.context.get_stream("AI_COMPLETIONS").await.expect("the stream");
+            let last = stream.direct_get_last_for_subject(subject).await;
+            let found = last.ok().map(|last| {
+                serde_json::from_slice::<forebay_schemas::Completion>(&last.payload).expect("a completion")
+            });
+            if let Some(found) = found.filter(|found| found.generation == wanted) {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
+    let (forebay, provider) = Forebay::simple().await;
+    let with = |change: &dyn Fn(&mut serde_json::Value)| {
+        let mut job = chat("again", "hello");
+        change(&mut job);
+        job
+    };
+    let refusals = [
+        ("invalid_job", with(&|job| job["body"] = json!("no object"))),
+        ("unknown_model", with(&|job| job["body"]["model"] = json!("gpt-9"))),
+        ("expired", with(&|job| job["deadline"] = json!("2020-01-01T00:00:00Z"))),
+    ];
+    for (before, (code, job)) in (0..).zip(&refusals) {
+        forebay.publish("ai.jobs.chat", job).await;
+        let refused = generation(&forebay, "again", before + 1).await;
+        assert_eq!(refused.error.expect("an error").code, *code);
+    }
+    assert!(provider.calls().is_empty());
+    let right = with(&|_| {});
+    forebay.publish("ai.jobs.chat", &right).await;
+    assert_eq!(said(&generation(&forebay, "again", 4).await), "You said: hello");
+
+    // From here on it is answered: the same again gives the same, another is a conflict.
+    forebay.publish("ai.jobs.chat", &right).await;
+    forebay.publish("ai.jobs.chat", &chat("again", "something else")).await;
+    forebay.drained().await;
+    let names = &forebay.connection.names;
+    assert_eq!((forebay.count(names.completions_stream()).await, provider.calls().len()), (4, 1));
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_jobs_next_generation_is_found_where_the_store_has_lost_the_first() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = simple(dir.path(), &provider);
+    let forebay = Forebay::start(dir, &text).await;
+    let mut wrong = chat("lost", "hello");
+    wrong["body"]["model"] = json!("gpt-9");
+    forebay.publish("ai.jobs.chat", &wrong).await;
+    forebay.drained().await;
+    let Forebay { app, dir, .. } = forebay;
+    app.stop(std::time::Duration::from_secs(20)).await;
+    std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.publish("ai.jobs.chat", &chat("lost", "hello")).await;
+    assert_eq!(said(&generation(&forebay, "lost", 2).await), "You said: hello");
+    forebay.stop().await;
+}

@@ -402,3 +402,24 @@ async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
     .await;
     serve.terminate().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 30, "hello");
+    let path = dir.path().join("forebay.toml");
+    let right = fs::read_to_string(&path).expect("there");
+    let model = "model = \"gpt-4o-mini\"";
+    assert!(right.contains(model));
+    fs::write(&path, right.replace(model, "model = \"no-such-model\"")).expect("written");
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(3), "{output:?}");
+    assert!(output.stderr.contains("no account serves pool `gpt-4o-mini`"), "{output:?}");
+    assert!(!provider.calls().is_empty());
+    fs::write(&path, right).expect("written");
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(0), "{output:?}");
+    whole(&dir.path().join("out.jsonl"), 30, "hello");
+    let served = provider.calls().iter().filter(|call| call.status == 200).count();
+    assert_eq!(served, 30);
+}

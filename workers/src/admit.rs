@@ -48,6 +48,8 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         delivery: message.delivery,
         claim,
         entry,
+        joined: Vec::new(),
+        generation: 1,
         targets: Vec::new(),
         cost: Cost::default(),
         attempts: message.attempts,
@@ -88,13 +90,19 @@ enum Next {
 type Refusal = (&'static str, String);
 
 async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
-    match answered(engine, staged).await {
-        Some(record) if record.fingerprint == staged.fingerprint => Next::AnswerAgain(Box::new(record)),
-        Some(_) => Next::Conflict,
-        None => match refusal.or_else(|| choose_targets(engine, staged)) {
-            Some(refusal) => Next::Refuse(refusal),
-            None => Next::Call,
-        },
+    if let Some(record) = answered(engine, staged).await {
+        let same = record.fingerprint == staged.fingerprint;
+        if record.completion.is_final() {
+            return if same { Next::AnswerAgain(Box::new(record)) } else { Next::Conflict };
+        }
+        if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {
+            return Next::AnswerAgain(Box::new(record));
+        }
+        staged.generation = record.completion.generation + 1;
+    }
+    match refusal.or_else(|| choose_targets(engine, staged)) {
+        Some(refusal) => Next::Refuse(refusal),
+        None => Next::Call,
     }
 }
 
@@ -154,9 +162,10 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
     let published =
         retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
     let completion = published.completion.filter(|_| published.published >= engine.results.horizon(now))?;
-    // One that does not say which request it was is taken to be that of this delivery.
+    // One that does not say which request it was is taken to be that of this delivery; and the answer to
+    // a request like this one, to be the answer to this message.
     let fingerprint = published.fingerprint.unwrap_or_else(|| staged.fingerprint.clone());
-    Some(Record { fingerprint, completion })
+    Some(Record { fingerprint, message: Some(staged.delivery.unique_id.clone()), completion })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.

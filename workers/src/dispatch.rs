@@ -191,7 +191,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         while let Ok(staged) = self.arrivals.try_recv() {
             rest.push(staged);
         }
-        for staged in rest {
+        for mut staged in rest {
             let followers = staged.entry.end();
             for claim in std::iter::once(staged.claim).chain(followers) {
                 self.engine.queue.give_back(claim.hold.receipt()).await;

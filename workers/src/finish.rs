@@ -25,8 +25,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged, end: End) {
     let completion = staged.completion(end);
-    let record = Record { fingerprint: staged.fingerprint.clone(), completion };
+    let record = Record {
+        fingerprint: staged.fingerprint.clone(),
+        message: Some(staged.delivery.unique_id.clone()),
+        completion,
+    };
     persist(engine, &staged, &record).await;
+    if !record.completion.is_final() {
+        // Whoever reads the refusal may publish the job again, mended, before this delivery is acked.
+        staged.joined = staged.entry.end();
+    }
     let Some(record) = complete(engine, &staged, record).await else {
         return conflict(engine, staged).await;
     };
@@ -69,9 +77,15 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
 /// Gives an identity that is answered its stored answer.
 pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
-    staged: Staged,
+    mut staged: Staged,
     record: Record,
 ) {
+    if !record.completion.is_final() {
+        // They are other messages, which this refusal does not answer.
+        for claim in staged.entry.end() {
+            engine.queue.give_back(claim.hold.receipt()).await;
+        }
+    }
     // The process may have ended between the store and the publish.
     match complete(engine, &staged, record).await {
         Some(record) => release(engine, staged, &record.completion).await,
@@ -120,17 +134,18 @@ async fn complete<Q: Queue, U: Upstream>(
         let problem = match engine.queue.complete(publication).await {
             Ok(Published::First) => return Some(record),
             Ok(Published::Already(standing)) => {
-                match judge(*standing, engine.results.horizon(engine.clock.now())) {
-                    Judgement::Replace(sequence) => {
+                match judge(*standing, &record, engine.results.horizon(engine.clock.now())) {
+                    Judgement::Replace { sequence, generation } => {
                         replaces = sequence;
+                        if record.completion.generation != generation {
+                            record.completion.generation = generation;
+                            persist(engine, staged, &record).await;
+                        }
                         continue;
                     }
-                    Judgement::Stands(completion, fingerprint) => {
-                        let fingerprint = fingerprint.unwrap_or_else(|| record.fingerprint.clone());
-                        let ours = fingerprint == record.fingerprint;
-                        let standing = Record { fingerprint, completion: *completion };
+                    Judgement::Stands(standing) => {
                         persist(engine, staged, &standing).await;
-                        return ours.then_some(standing);
+                        return (standing.fingerprint == record.fingerprint).then_some(*standing);
                     }
                 }
             }
@@ -150,21 +165,27 @@ async fn complete<Q: Queue, U: Upstream>(
 
 /// What to do about the message that stands on a completion's subject.
 enum Judgement {
-    /// It is no answer that counts: replace it.
-    Replace(u64),
-    /// It is the identity's answer, to the request of this fingerprint.
-    Stands(Box<Completion>, Option<String>),
+    /// It is no answer that counts: replace it, as this generation.
+    Replace { sequence: u64, generation: u32 },
+    /// It is the identity's answer.
+    Stands(Box<Record>),
 }
 
 /// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced; so is
-/// what cannot be read as a completion.
-fn judge(standing: Standing, horizon: Timestamp) -> Judgement {
-    match standing.completion {
-        Some(completion) if standing.published >= horizon => {
-            Judgement::Stands(Box::new(completion), standing.fingerprint)
-        }
-        _ => Judgement::Replace(standing.sequence),
+/// what cannot be read as a completion, what is of an earlier generation, and what is not final where
+/// ours answers another request or is final.
+fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
+    let (sequence, generation) = (standing.sequence, ours.completion.generation);
+    let Some(completion) = standing.completion.filter(|_| standing.published >= horizon) else {
+        return Judgement::Replace { sequence, generation };
+    };
+    // One that does not say which request it answers is taken to answer ours.
+    let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
+    let repeats_ours = fingerprint == ours.fingerprint && !ours.completion.is_final();
+    if completion.generation >= generation && (completion.is_final() || repeats_ours) {
+        return Judgement::Stands(Box::new(Record { fingerprint, message: None, completion }));
     }
+    Judgement::Replace { sequence, generation: generation.max(completion.generation + 1) }
 }
 
 /// The completion of a job whose answer no message can hold.
@@ -191,8 +212,13 @@ async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged
     retry_until_done("keeping a dead letter", || engine.queue.bury(letter.clone())).await;
 }
 
-async fn release<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, completion: &Completion) {
-    let mut claims = staged.entry.end();
+async fn release<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    completion: &Completion,
+) {
+    let mut claims = staged.joined;
+    claims.extend(staged.entry.end());
     claims.push(staged.claim);
     copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
 }

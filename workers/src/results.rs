@@ -43,6 +43,9 @@ impl Error {
 pub struct Record {
     /// What made the job the request that it was.
     pub fingerprint: String,
+    /// The message that it answered, as [`Delivery::unique_id`](crate::queue::Delivery) names it.
+    #[serde(default)]
+    pub message: Option<String>,
     /// Its answer.
     pub completion: Completion,
 }

@@ -75,8 +75,8 @@ impl Running {
 }
 
 impl Entry {
-    /// Ends the work; returns those who joined it meanwhile.
-    pub(crate) fn end(mut self) -> Vec<Claim> {
+    /// Makes way for the next delivery; returns those who joined this one meanwhile.
+    pub(crate) fn end(&mut self) -> Vec<Claim> {
         self.identity.take().map(|identity| self.running.end(&identity)).unwrap_or_default()
     }
 }

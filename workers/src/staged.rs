@@ -24,6 +24,10 @@ pub(crate) struct Staged {
     pub(crate) delivery: Delivery,
     pub(crate) claim: Claim,
     pub(crate) entry: Entry,
+    /// Other deliveries of it that came before its identity was free again.
+    pub(crate) joined: Vec<Claim>,
+    /// Which answer of its identity it will have.
+    pub(crate) generation: u32,
     /// Targets that may serve it, and their tiers.
     pub(crate) targets: Vec<(usize, u32)>,
     pub(crate) cost: Cost,
@@ -76,7 +80,7 @@ impl Staged {
             batch: self.identity.batch.clone(),
             pool: self.flow.pool.clone(),
             lane: self.flow.lane,
-            generation: 1,
+            generation: self.generation,
             status: end.status,
             response: end.response,
             error: end.error,

@@ -10,6 +10,7 @@ fn record(identity: &Identity, text: &str) -> Record {
     let body = serde_json::value::to_raw_value(text).expect("a string");
     Record {
         fingerprint: "f".to_owned(),
+        message: None,
         completion: Completion {
             id: identity.id.clone(),
             custom_id: identity.id.clone(),
