@@ -160,9 +160,7 @@ async fn start_worker(
     })
     .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))?;
     let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
-    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone())
-        .await
-        .map_err(unreachable)?;
+    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
     Worker::start(workers, queue, upstream, results, clock).await.map_err(unreachable)
 }
 

@@ -113,7 +113,7 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             allow_direct: true,
             republish: Some(Republish {
                 source: names.all_due(),
-                destination: names.all_seen(),
+                destination: names.all_seen_due(),
                 headers_only: true,
             }),
             ..base(names.later_stream(), names.later_subjects())

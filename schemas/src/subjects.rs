@@ -77,6 +77,20 @@ pub struct Flow {
     pub lane: Lane,
 }
 
+impl Flow {
+    /// What is wrong with a flow whose subject holds what is no name, for its publisher.
+    pub fn problem(&self) -> Option<String> {
+        for (what, name) in [("pool", &self.pool), ("team", &self.team)] {
+            if !is_name(name) {
+                let near = pool_of_model(name);
+                let hint = if is_name(&near) { format!("; write `{near}`") } else { String::new() };
+                return Some(format!("`{name}` is no {what} name: use 1 to 64 of A-Z a-z 0-9 _ -{hint}"));
+            }
+        }
+        None
+    }
+}
+
 impl fmt::Display for Flow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}.{}", self.pool, self.team, self.lane)
@@ -211,17 +225,17 @@ impl Names {
         filters
     }
 
-    /// The flow that a job's or an announcement's subject means; `None` if it means none.
+    /// The flow that a job's or an announcement's subject means; `None` if it has not the form of one.
+    /// Its pool and team need not be names: see [`Flow::problem`].
     pub fn flow_of(&self, subject: &str) -> Option<Flow> {
         let rest = subject.strip_prefix(&self.prefix)?;
-        let kinds = [".jobs.", ".seen.", ".due."];
+        let kinds = [".jobs.", ".seen.", ".due.", ".seen_due."];
         let rest = kinds.into_iter().find_map(|kind| rest.strip_prefix(kind))?;
         let mut tokens = rest.split('.');
-        let pool = tokens.next().filter(|token| is_name(token))?.to_owned();
-        let team = tokens.next().unwrap_or(DEFAULT_TEAM);
+        let pool = tokens.next().filter(|token| !token.is_empty())?.to_owned();
+        let team = tokens.next().unwrap_or(DEFAULT_TEAM).to_owned();
         let lane = tokens.next().map_or(Ok(Lane::Normal), str::parse).ok()?;
-        let complete = tokens.next().is_none() && is_name(team);
-        complete.then(|| Flow { pool, team: team.to_owned(), lane })
+        (tokens.next().is_none() && !team.is_empty()).then_some(Flow { pool, team, lane })
     }
 
     /// Where the server announces the headers of new jobs.
@@ -229,8 +243,16 @@ impl Names {
         format!("{}.seen.>", self.prefix)
     }
 
+    /// Where the server announces the headers of jobs whose time has come.
+    pub fn all_seen_due(&self) -> String {
+        format!("{}.seen_due.>", self.prefix)
+    }
+
     /// The durable consumer of a flow. Names can hold `-`, so the parts are joined by what they cannot.
     pub fn consumer(&self, flow: &Flow) -> String {
+        if flow.problem().is_some() {
+            return format!("odd+{}", hex(&Sha256::digest(flow.to_string())[..16]));
+        }
         format!("{}+{}+{}", flow.pool, flow.team, flow.lane)
     }
 
@@ -279,9 +301,9 @@ impl Names {
         format!("{}.dead.>", self.prefix)
     }
 
-    /// Where a pool's and team's dead letters go.
+    /// Where a pool's and team's dead letters go; of one that is no name, what a name can hold.
     pub fn dead(&self, pool: &str, team: &str) -> String {
-        format!("{}.dead.{pool}.{team}", self.prefix)
+        format!("{}.dead.{}.{}", self.prefix, pool_of_model(pool), pool_of_model(team))
     }
 
     /// Every event's subject.
@@ -347,11 +369,22 @@ mod tests {
     #[test]
     fn subjects_that_name_no_flow_are_none() {
         let names = Names::default();
-        for subject in
-            ["ai.jobs", "ai.jobs.a.b.c", "ai.jobs.a.b.bulk.d", "ai.jobs.a._", "other.jobs.a", "ai.jobs.a b"]
-        {
+        for subject in ["ai.jobs", "ai.jobs.a.b.c", "ai.jobs.a.b.bulk.d", "other.jobs.a"] {
             assert_eq!(names.flow_of(subject), None, "{subject}");
         }
+    }
+
+    #[test]
+    fn a_flow_with_what_is_no_name_has_a_problem_and_safe_names() {
+        let names = Names::default();
+        let odd = names.flow_of("ai.jobs.llama3:8b").expect("a flow");
+        assert!(odd.problem().is_some_and(|problem| problem.contains("write `llama3_8b`")), "{odd}");
+        assert!(is_name(&names.consumer(&odd).replace('+', "")));
+        assert_eq!(names.dead(&odd.pool, &odd.team), "ai.dead.llama3_8b.default");
+        for subject in ["ai.jobs.a._", "ai.jobs.a.b:c", "ai.jobs.a/b"] {
+            assert!(names.flow_of(subject).expect("a flow").problem().is_some(), "{subject}");
+        }
+        assert_eq!(names.flow_of("ai.jobs.a.b").expect("a flow").problem(), None);
     }
 
     #[test]

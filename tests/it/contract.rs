@@ -95,15 +95,35 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_cannot_be_one_is_set_aside() {
+async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
     let (forebay, _provider) = Forebay::simple().await;
-    forebay.publish("ai.jobs.ch$t", &chat("odd", "x")).await;
+    forebay.publish("ai.jobs.llama3:8b", &chat("odd", "x")).await;
+    let completion = forebay.completion("default", None, "odd").await;
+    let error = completion.error.expect("an error");
+    assert_eq!((completion.pool.as_str(), error.code.as_str()), ("llama3:8b", "invalid_subject"));
+    assert!(error.message.contains("write `llama3_8b`"), "{}", error.message);
     let names = &forebay.connection.names;
-    let letter = forebay.message(names.dead_stream(), "ai.dead.unknown.default").await;
+    let letter = forebay.message(names.dead_stream(), "ai.dead.llama3_8b.default").await;
     assert!(letter.headers.as_ref().is_some_and(|headers| headers.get("Forebay-Subject").is_some()));
     forebay.drained().await;
     let refused = forebay.connection.context.publish("ai.jobs.chat.acme.urgent", "{}".into()).await;
     assert!(refused.expect("sent").await.is_err(), "no stream takes a lane that is none");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.odd").await.expect("subscribed");
+    let mut job = chat("odd", "x");
+    job["reply_to"] = json!("_INBOX.odd");
+    forebay.publish("ai.jobs.chat.a:b", &job).await;
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    assert_eq!((copy.team.as_str(), copy.error.expect("an error").code.as_str()), ("a:b", "invalid_subject"));
+    forebay.message(forebay.connection.names.dead_stream(), "ai.dead.chat.a_b").await;
+    forebay.drained().await;
+    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 0);
     forebay.stop().await;
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 mod contract;
 mod faults;
+mod flows;
 mod identity;
 mod process;
 mod program;

@@ -60,6 +60,17 @@ async fn a_limit_that_is_lower_than_configured_costs_refusals_and_nothing_else()
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn flows_that_go_idle_are_let_go_and_read_again_when_something_comes() {
+    for seed in 5_000..5_010 {
+        let mut schedule = Schedule::calm(seed);
+        (schedule.jobs, schedule.gap) = (12, Duration::from_secs(100));
+        let run = schedule.run().await;
+        run.nothing_lost().all_succeeded().nothing_leaked().no_refusal();
+        assert!(run.queue.forgotten() > 0, "seed {seed}");
+    }
+}
+
 /// Seconds that an account needs for so many calls when every one goes as soon as its provider permits.
 fn oracle(jobs: usize, requests: usize, per: f64, counting: Counting) -> f64 {
     let bursts = (jobs - 1) / requests;

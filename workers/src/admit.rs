@@ -57,7 +57,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         last_error: None,
     };
     let next = match conflicts {
-        true => Next::Conflict,
+        true => Next::SetAside(finish::conflict(&staged)),
         false => next(engine, &mut staged, message.refusal).await,
     };
     if matches!(next, Next::Call) {
@@ -69,7 +69,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     tokio::spawn(async move {
         match next {
             Next::Call => {}
-            Next::Conflict => finish::conflict(&engine, staged).await,
+            Next::SetAside(refusal) => finish::set_aside(&engine, staged, refusal).await,
             Next::AnswerAgain(record) => finish::answer_again(&engine, staged, *record).await,
             Next::Refuse((code, message)) => {
                 finish::finish(&engine, staged, End::failed(code, message, Class::Rejected)).await;
@@ -81,26 +81,34 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
 /// What is done with a message.
 enum Next {
     Call,
-    Conflict,
+    /// It gets no completion on the stream: there is no subject for one, or another request has it.
+    SetAside(Refusal),
     AnswerAgain(Box<Record>),
     Refuse(Refusal),
 }
 
 /// A failure's code and message.
-type Refusal = (&'static str, String);
+pub(crate) type Refusal = (&'static str, String);
 
 async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
+    let odd = staged.flow.problem().map(|problem| ("invalid_subject", problem));
+    if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
+        return Next::SetAside(refusal);
+    }
     if let Some(record) = answered(engine, staged).await {
         let same = record.fingerprint == staged.fingerprint;
         if record.completion.is_final() {
-            return if same { Next::AnswerAgain(Box::new(record)) } else { Next::Conflict };
+            return match same {
+                true => Next::AnswerAgain(Box::new(record)),
+                false => Next::SetAside(finish::conflict(staged)),
+            };
         }
         if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {
             return Next::AnswerAgain(Box::new(record));
         }
         staged.generation = record.completion.generation + 1;
     }
-    match refusal.or_else(|| choose_targets(engine, staged)) {
+    match odd.or(refusal).or_else(|| choose_targets(engine, staged)) {
         Some(refusal) => Next::Refuse(refusal),
         None => Next::Call,
     }

@@ -8,11 +8,13 @@ use std::time::Duration;
 use forebay_schemas::{Completion, Lane, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::flow;
 use crate::held::Held;
+use crate::queue::Readings;
 use crate::quota::{self, Quota, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
@@ -99,6 +101,10 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
     pub(crate) running: Arc<Running>,
+    /// What is being read.
+    pub(crate) readings: Arc<Readings>,
+    /// The right to read a flow.
+    pub(crate) places: Semaphore,
     /// To the dispatcher.
     pub(crate) stage: mpsc::UnboundedSender<Staged>,
     pub(crate) wake: Arc<Wake>,
@@ -185,6 +191,8 @@ impl<Q, U> Engine<Q, U> {
             policy: config.policy,
             held: Arc::default(),
             running: Arc::default(),
+            readings: Arc::default(),
+            places: Semaphore::new(flow::PLACES),
             stage,
             wake,
             counters: Counters::default(),

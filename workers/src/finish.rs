@@ -11,6 +11,7 @@ use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
 use tracing::{error, warn};
 
+use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::queue::{self, DeadLetter, Postponed, Publication, Published, Queue, Standing, State};
@@ -36,7 +37,8 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
         staged.joined = staged.entry.end();
     }
     let Some(record) = complete(engine, &staged, record).await else {
-        return conflict(engine, staged).await;
+        let refusal = conflict(&staged);
+        return set_aside(engine, staged, refusal).await;
     };
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
@@ -89,19 +91,31 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     // The process may have ended between the store and the publish.
     match complete(engine, &staged, record).await {
         Some(record) => release(engine, staged, &record.completion).await,
-        None => conflict(engine, staged).await,
+        None => {
+            let refusal = conflict(&staged);
+            set_aside(engine, staged, refusal).await;
+        }
     }
 }
 
-/// Sets aside a message whose identity is another request's. That one has or will have its completion;
-/// this one's publisher learns of it only where it asked for a copy.
-pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged) {
+/// What is said of a message whose identity is another request's.
+pub(crate) fn conflict(staged: &Staged) -> Refusal {
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
         staged.identity
     );
-    let completion = staged.completion(End::failed("id_conflict", message, Class::Rejected));
-    warn!(identity = %staged.identity, "a message with the identity of another request is set aside");
+    ("id_conflict", message)
+}
+
+/// Sets aside a message that has no completion of its own: its publisher learns of it only where it
+/// asked for a copy.
+pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    (code, message): Refusal,
+) {
+    warn!(identity = %staged.identity, code, "a message is set aside: {message}");
+    let completion = staged.completion(End::failed(code, message, Class::Rejected));
     bury(engine, &staged, &completion).await;
     release(engine, staged, &completion).await;
 }

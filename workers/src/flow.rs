@@ -1,73 +1,131 @@
 //! One flow: a small stage of deliveries; the rest waits in the queue.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::Flow;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::admit::admit;
 use crate::claim::Slot;
 use crate::engine::Engine;
-use crate::queue::{Error, Queue, Source};
+use crate::queue::{Credit, Queue, Reading, Source};
 use crate::upstream::Upstream;
 
+/// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
+/// thousands of them share gets slow for all.
+pub(crate) const PLACES: usize = 1_000;
 /// The pause before a flow that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether a flow should still be read.
+const LOOK: Duration = Duration::from_secs(1);
+/// A flow that nothing came from for so long is let go, when all that came is acknowledged.
+const IDLE: Duration = Duration::from_secs(60);
+/// The same while all places are taken.
+const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+/// While all places are taken, a flow is read for so long in one turn.
+const TURN: Duration = Duration::from_secs(10);
 
-/// Reads a flow until `stop`: its jobs, and those of them whose time has come.
+/// Why a flow's turn is over.
+enum Over {
+    /// Nothing came.
+    Idle,
+    /// Others wait for their turn.
+    Crowded,
+    /// The worker stops, or the queue has ended.
+    Stopped,
+}
+
+/// Reads a flow, or what of it is due, until it is idle or `stop`.
 pub(crate) async fn run<Q: Queue, U: Upstream>(
     engine: Arc<Engine<Q, U>>,
-    flow: Flow,
+    reading: Reading,
     stop: CancellationToken,
 ) {
-    let jobs = read(&engine, &flow, &stop, || engine.queue.open(&flow));
-    let due = read(&engine, &flow, &stop, || engine.queue.open_due(&flow));
-    tokio::join!(jobs, due);
-}
-
-async fn read<Q: Queue, U: Upstream, F>(
-    engine: &Arc<Engine<Q, U>>,
-    flow: &Flow,
-    stop: &CancellationToken,
-    open: impl Fn() -> F,
-) where
-    F: Future<Output = Result<Source, Error>>,
-{
-    let mut source = tokio::select! {
-        source = opened(flow, open) => source,
-        () = stop.cancelled() => return,
-    };
-    let stage = engine.stage_size(&flow.pool);
-    info!(%flow, stage, "reading jobs");
-    // The source ends only with the queue itself.
-    let _ = source.credit.send(stage);
+    let stage = engine.stage_size(&reading.flow.pool);
+    let (slots, mut credit) = Credit::new(stage);
+    info!(flow = %reading.flow, stage, due = reading.due, "reading jobs");
     loop {
-        let delivery = tokio::select! {
-            delivery = source.deliveries.recv() => delivery,
-            () = stop.cancelled() => break,
+        let place = tokio::select! {
+            place = engine.places.acquire() => place,
+            () = stop.cancelled() => return,
         };
-        let Some(delivery) = delivery else { break };
-        admit(engine, flow, delivery, Slot(source.credit.clone())).await;
-    }
-    for delivery in source.close().await {
-        engine.queue.give_back(delivery.receipt).await;
+        tokio::select! {
+            () = prepared(&engine, &reading) => {}
+            () = stop.cancelled() => return,
+        }
+        let mut source = engine.queue.open(&reading, credit);
+        let over = turn(&engine, &reading, &mut source, &slots, &stop).await;
+        if matches!(over, Over::Idle) {
+            engine.readings.closing(&reading);
+        }
+        let (rest, left) = source.close().await;
+        for delivery in rest {
+            engine.queue.give_back(delivery.receipt).await;
+        }
+        drop(place);
+        credit = match left {
+            Some(credit) if !matches!(over, Over::Stopped) => credit,
+            // Its feed ends for no other reason than a stop or a fault that was told.
+            _ => return,
+        };
+        if matches!(over, Over::Idle) && is_forgotten(&engine, &reading).await {
+            debug!(flow = %reading.flow, due = reading.due, "nothing more to read");
+            return;
+        }
     }
 }
 
-async fn opened<F>(flow: &Flow, open: impl Fn() -> F) -> Source
-where
-    F: Future<Output = Result<Source, Error>>,
-{
+/// Reads for one turn.
+async fn turn<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    reading: &Reading,
+    source: &mut Source,
+    slots: &mpsc::UnboundedSender<usize>,
+    stop: &CancellationToken,
+) -> Over {
+    let mut look = tokio::time::interval(LOOK);
+    let began = Instant::now();
+    let mut last = began;
     loop {
-        match open().await {
-            Ok(source) => return source,
-            Err(error) => {
-                warn!(%flow, %error, "cannot read this flow yet");
-                tokio::time::sleep(AGAIN).await;
-            }
+        tokio::select! {
+            delivery = source.deliveries.recv() => match delivery {
+                Some(delivery) => {
+                    last = Instant::now();
+                    admit(engine, &reading.flow, delivery, Slot(slots.clone())).await;
+                }
+                None => return Over::Stopped,
+            },
+            _ = look.tick() => {
+                let crowded = engine.places.available_permits() == 0;
+                if last.elapsed() > if crowded { IDLE_IN_A_CROWD } else { IDLE } {
+                    return Over::Idle;
+                }
+                if crowded && began.elapsed() > TURN {
+                    return Over::Crowded;
+                }
+            },
+            () = stop.cancelled() => return Over::Stopped,
+        }
+    }
+}
+
+async fn prepared<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) {
+    while let Err(error) = engine.queue.prepare(reading).await {
+        warn!(flow = %reading.flow, %error, "cannot read this flow yet");
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Lets go of a flow; false if there is more to read, or something of it is still worked on.
+async fn is_forgotten<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) -> bool {
+    match engine.queue.forget(reading).await {
+        Ok(idle) => idle && engine.readings.close(reading),
+        Err(error) => {
+            debug!(flow = %reading.flow, %error, "cannot let go of this flow yet");
+            false
         }
     }
 }

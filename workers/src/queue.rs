@@ -1,14 +1,18 @@
 //! Where jobs come from and completions go: fetch, complete, ack.
 
 pub mod jetstream;
+mod readings;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_schemas::{Attempt, Completion, Flow, Identity};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+pub use readings::Readings;
 
 /// The right to acknowledge one delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -39,29 +43,64 @@ pub struct Delivery {
     pub receipt: Receipt,
 }
 
-/// A flow that is being read: ask for deliveries with credit, take them from the other end.
+/// What is read by itself: a flow's jobs, or those of them whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reading {
+    /// The flow.
+    pub flow: Flow,
+    /// Whether those whose time has come are meant.
+    pub due: bool,
+}
+
+/// A flow that is being read for as many deliveries as there is credit.
 #[derive(Debug)]
 pub struct Source {
-    /// How many more deliveries are wanted.
-    pub credit: mpsc::UnboundedSender<usize>,
     /// The deliveries, as they come; closed when the queue is gone for good.
     pub deliveries: mpsc::UnboundedReceiver<Delivery>,
-    /// Whoever feeds it.
-    pub feed: tokio::task::JoinHandle<()>,
+    /// Whoever feeds it; ends with the credit that is left.
+    pub feed: tokio::task::JoinHandle<Credit>,
 }
 
 impl Source {
-    /// Ends reading: no more is fetched when this returns, and what was fetched and not taken is
-    /// returned, to be given back.
-    pub async fn close(mut self) -> Vec<Delivery> {
+    /// Ends reading: no more is fetched when this returns. What was fetched and not taken is returned,
+    /// to be given back, and the credit that is left, if the feed has ended well.
+    pub async fn close(mut self) -> (Vec<Delivery>, Option<Credit>) {
         self.deliveries.close();
-        // Its end is all that is waited for; how it ended does not matter any more.
-        let _ = self.feed.await;
+        let mut credit = self.feed.await.ok();
         let mut rest = Vec::new();
         while let Some(delivery) = self.deliveries.recv().await {
             rest.push(delivery);
         }
-        rest
+        if let Some(credit) = &mut credit {
+            credit.open += rest.len();
+        }
+        (rest, credit)
+    }
+}
+
+/// How many more deliveries are wanted. It goes from one source of a flow to the next.
+#[derive(Debug)]
+pub struct Credit {
+    /// Wanted now.
+    pub open: usize,
+    more: mpsc::UnboundedReceiver<usize>,
+}
+
+impl Credit {
+    /// Credit for `open` deliveries, and what adds to it.
+    pub fn new(open: usize) -> (mpsc::UnboundedSender<usize>, Self) {
+        let (sender, more) = mpsc::unbounded_channel();
+        (sender, Self { open, more })
+    }
+
+    /// Waits until there is more; false when there will be none any more.
+    pub async fn grows(&mut self) -> bool {
+        let Some(more) = self.more.recv().await else { return false };
+        self.open += more;
+        while let Ok(more) = self.more.try_recv() {
+            self.open += more;
+        }
+        true
     }
 }
 
@@ -135,9 +174,9 @@ pub struct Standing {
 /// A message that is given up, for operators.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// The pool that its subject names.
+    /// The pool that its subject names, a name or not.
     pub pool: String,
-    /// The team that its subject names.
+    /// The team that its subject names, a name or not.
     pub team: String,
     /// Why it is given up.
     pub reason: String,
@@ -165,14 +204,22 @@ pub enum Error {
 
 /// Where jobs come from and completions go.
 pub trait Queue: Send + Sync + 'static {
-    /// Flows as they are found, each once: those that hold jobs now and those that get some later.
-    fn flows(&self) -> impl Future<Output = Result<mpsc::UnboundedReceiver<Flow>, Error>> + Send;
+    /// What there is to read, as it is found: what holds jobs now and what gets some later. Nothing that
+    /// is open in `readings` is told again.
+    fn find(
+        &self,
+        readings: Arc<Readings>,
+    ) -> impl Future<Output = Result<mpsc::UnboundedReceiver<Reading>, Error>> + Send;
 
-    /// Starts to read a flow.
-    fn open(&self, flow: &Flow) -> impl Future<Output = Result<Source, Error>> + Send;
+    /// Makes what is needed to read.
+    fn prepare(&self, reading: &Reading) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Starts to read a flow's jobs whose time has come.
-    fn open_due(&self, flow: &Flow) -> impl Future<Output = Result<Source, Error>> + Send;
+    /// Starts to read what was prepared.
+    fn open(&self, reading: &Reading, credit: Credit) -> Source;
+
+    /// Deletes what was made to read, if nothing waits there and nothing of it is unacknowledged; returns
+    /// whether that is so.
+    fn forget(&self, reading: &Reading) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Whether a job of so many bytes can be kept with what is known of it.
     fn can_postpone(&self, size: usize) -> bool;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_schemas::{Flow, Status};
+use forebay_schemas::Status;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +15,7 @@ use crate::dispatch::Dispatcher;
 use crate::engine::{Config, Engine};
 use crate::flow;
 use crate::queue::jetstream::ACK_WAIT;
-use crate::queue::{self, Queue};
+use crate::queue::{self, Queue, Reading};
 use crate::quota;
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
@@ -67,7 +67,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let lane_weights = config.lane_weights;
         let (stage, arrivals) = mpsc::unbounded_channel();
         let engine = Arc::new(Engine::new(config, queue, upstream, results, clock, stage));
-        let flows = engine.queue.flows().await?;
+        let found = engine.queue.find(Arc::clone(&engine.readings)).await?;
         let worker = Self {
             engine: Arc::clone(&engine),
             stop: CancellationToken::new(),
@@ -80,7 +80,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         worker.jobs.spawn(dispatcher.run(worker.halt.clone()));
         worker.readers.spawn(read_flows(
             Arc::clone(&engine),
-            flows,
+            found,
             worker.stop.clone(),
             worker.readers.clone(),
         ));
@@ -137,15 +137,15 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 
 async fn read_flows<Q: Queue, U: Upstream>(
     engine: Arc<Engine<Q, U>>,
-    mut flows: mpsc::UnboundedReceiver<Flow>,
+    mut found: mpsc::UnboundedReceiver<Reading>,
     stop: CancellationToken,
     readers: TaskTracker,
 ) {
     loop {
         tokio::select! {
-            flow = flows.recv() => match flow {
-                Some(flow) => {
-                    readers.spawn(flow::run(Arc::clone(&engine), flow, stop.clone()));
+            reading = found.recv() => match reading {
+                Some(reading) => {
+                    readers.spawn(flow::run(Arc::clone(&engine), reading, stop.clone()));
                 }
                 None => break,
             },

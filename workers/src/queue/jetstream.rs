@@ -4,23 +4,26 @@ mod discovery;
 mod later;
 mod source;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use forebay_schemas::subjects::{FINGERPRINT_HEADER, REPLY_TO_HEADER};
-use forebay_schemas::{Flow, Identity, Names};
+use forebay_schemas::{Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Receipt, Source, Standing,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings, Receipt,
+    Source, Standing,
 };
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
@@ -28,6 +31,8 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// Deliveries of one flow that may be unacknowledged at once. Flow control is the stage's, not the
 /// server's, so this is only a bound.
 const MAX_ACK_PENDING: i64 = 20_000;
+/// Consumers that are made or deleted at once.
+const TURNS: usize = 16;
 /// Longest reason that stands in a header, in characters.
 const LONGEST_REASON: usize = 500;
 /// The header that carries a trace through.
@@ -40,33 +45,23 @@ const HEADER_ROOM: usize = 4 * 1024;
 /// The header that what is known of a postponed job travels in.
 const STATE: &str = "Forebay-State";
 
-/// What a consumer reads: a flow's jobs, or those of them whose time has come.
-#[derive(Debug, Clone)]
-struct Reading {
-    flow: Flow,
-    due: bool,
-}
-
 /// Jobs and completions on JetStream streams.
 #[derive(Debug, Clone)]
 pub struct JetStreamQueue {
     client: async_nats::Client,
     context: Context,
     names: Names,
-    /// When the stream of jobs was created, in Unix seconds: sequences start again with it.
-    created: i64,
+    /// When the streams that are read were created, in Unix seconds: sequences start again with them.
+    created: Arc<[AtomicI64; 2]>,
+    /// Consumers that are made or deleted at once: of thousands, each would wait for all the others.
+    turns: Arc<Semaphore>,
 }
 
 impl JetStreamQueue {
     /// A queue over the streams named by `names`.
-    ///
-    /// # Errors
-    /// When the stream of jobs is not there or the server does not answer.
-    pub async fn new(client: async_nats::Client, names: Names) -> Result<Self, Error> {
+    pub fn new(client: async_nats::Client, names: Names) -> Self {
         let context = jetstream::new(client.clone());
-        let stream = context.get_stream(names.jobs_stream()).await.map_err(unavailable)?;
-        let created = stream.cached_info().created.unix_timestamp();
-        Ok(Self { client, context, names, created })
+        Self { client, context, names, created: Arc::default(), turns: Arc::new(Semaphore::new(TURNS)) }
     }
 
     async fn stream(&self, name: String) -> Result<jetstream::stream::Stream<()>, Error> {
@@ -87,9 +82,28 @@ impl JetStreamQueue {
             filter_subjects: filters,
             ..pull::Config::default()
         };
-        let stream = self.stream(self.stream_of(reading)).await?;
+        let _turn = self.turns.acquire().await.map_err(unavailable)?;
+        let stream = self.context.get_stream(self.stream_of(reading)).await.map_err(unavailable)?;
+        let created = stream.cached_info().created.unix_timestamp();
+        self.created[usize::from(reading.due)].store(created, Ordering::Relaxed);
         stream.create_consumer(config).await.map_err(unavailable)?;
         Ok(())
+    }
+
+    /// Deletes the consumer of what `reading` reads, if all that it ever delivered is acknowledged and
+    /// nothing waits.
+    async fn delete_idle_consumer(&self, reading: &Reading) -> Result<bool, Error> {
+        let _turn = self.turns.acquire().await.map_err(unavailable)?;
+        let stream = self.stream(self.stream_of(reading)).await?;
+        let name = self.names.consumer(&reading.flow);
+        match stream.consumer_info(&name).await {
+            Ok(info) if info.num_pending > 0 || info.num_ack_pending > 0 => return Ok(false),
+            Ok(_) => {}
+            Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(true),
+            Err(error) => return Err(unavailable(error)),
+        }
+        stream.delete_consumer(&name).await.map_err(unavailable)?;
+        Ok(true)
     }
 
     fn stream_of(&self, reading: &Reading) -> String {
@@ -105,6 +119,7 @@ impl JetStreamQueue {
             (Timestamp::from_nanosecond(nanos).ok()?, info.stream_sequence, info.delivered)
         };
         let async_nats::Message { subject, reply, payload, headers, .. } = message.message;
+        let created = self.created[usize::from(due)].load(Ordering::Relaxed);
         let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
         Some(Delivery {
             payload,
@@ -112,7 +127,7 @@ impl JetStreamQueue {
             message_id: header("Nats-Msg-Id"),
             reply_to: header(REPLY_TO_HEADER),
             traceparent: header(TRACEPARENT),
-            unique_id: format!("{}{}-{sequence}", if due { "l" } else { "s" }, self.created),
+            unique_id: format!("{}{created}-{sequence}", if due { "l" } else { "s" }),
             published,
             redelivered: delivered > 1 || due,
             state: header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok()),
@@ -151,16 +166,20 @@ fn one_line(text: &str) -> String {
 }
 
 impl Queue for JetStreamQueue {
-    async fn flows(&self) -> Result<mpsc::UnboundedReceiver<Flow>, Error> {
-        discovery::start(self.clone()).await
+    async fn find(&self, readings: Arc<Readings>) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+        discovery::start(self.clone(), readings).await
     }
 
-    async fn open(&self, flow: &Flow) -> Result<Source, Error> {
-        source::start(self.clone(), Reading { flow: flow.clone(), due: false }).await
+    async fn prepare(&self, reading: &Reading) -> Result<(), Error> {
+        self.consumer(reading).await
     }
 
-    async fn open_due(&self, flow: &Flow) -> Result<Source, Error> {
-        source::start(self.clone(), Reading { flow: flow.clone(), due: true }).await
+    fn open(&self, reading: &Reading, credit: Credit) -> Source {
+        source::start(self.clone(), reading.clone(), credit)
+    }
+
+    async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
+        self.delete_idle_consumer(reading).await
     }
 
     fn can_postpone(&self, size: usize) -> bool {

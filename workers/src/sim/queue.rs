@@ -9,8 +9,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::queue::{
-    DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Receipt, Source, Standing,
-    State as JobState,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings, Receipt,
+    Source, Standing, State as JobState,
 };
 
 /// A queue in memory; clones share it.
@@ -32,13 +32,25 @@ struct Shared {
 struct State {
     sequence: u64,
     flows: BTreeSet<Flow>,
-    announce: Option<mpsc::UnboundedSender<Flow>>,
+    announce: Option<(Arc<Readings>, mpsc::UnboundedSender<Reading>)>,
+    forgotten: usize,
     waiting: HashMap<Flow, VecDeque<Delivery>>,
     held: BTreeMap<String, (Flow, Delivery)>,
     completions: BTreeMap<Identity, (Completion, Standing)>,
     copies: Vec<(String, Bytes)>,
     dead: Vec<DeadLetter>,
     acked: usize,
+}
+
+impl State {
+    fn announce(&self, flow: &Flow) {
+        let Some((readings, announce)) = &self.announce else { return };
+        // What is due comes back to the flow itself.
+        let reading = Reading { flow: flow.clone(), due: false };
+        if readings.see(&reading) {
+            let _ = announce.send(reading);
+        }
+    }
 }
 
 impl SimQueue {
@@ -74,11 +86,8 @@ impl SimQueue {
             receipt: Receipt(name),
         };
         state.waiting.entry(flow.clone()).or_default().push_back(delivery);
-        if state.flows.insert(flow.clone())
-            && let Some(announce) = &state.announce
-        {
-            let _ = announce.send(flow.clone());
-        }
+        state.flows.insert(flow.clone());
+        state.announce(flow);
         drop(state);
         self.shared.waiting.notify_waiters();
     }
@@ -110,6 +119,11 @@ impl SimQueue {
         self.state().held.len()
     }
 
+    /// How often a flow was let go.
+    pub fn forgotten(&self) -> usize {
+        self.state().forgotten
+    }
+
     fn take(&self, flow: &Flow) -> Option<Delivery> {
         let mut state = self.state();
         let delivery = state.waiting.get_mut(flow)?.pop_front()?;
@@ -119,27 +133,18 @@ impl SimQueue {
 }
 
 impl Queue for SimQueue {
-    async fn flows(&self) -> Result<mpsc::UnboundedReceiver<Flow>, Error> {
-        let (announce, flows) = mpsc::unbounded_channel();
+    async fn find(&self, readings: Arc<Readings>) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+        let (announce, found) = mpsc::unbounded_channel();
         let mut state = self.state();
+        state.announce = Some((readings, announce));
         for flow in &state.flows {
-            let _ = announce.send(flow.clone());
+            state.announce(flow);
         }
-        state.announce = Some(announce);
-        Ok(flows)
+        Ok(found)
     }
 
-    async fn open_due(&self, _: &Flow) -> Result<Source, Error> {
-        // What is due comes back to the flow itself.
-        let (credit, mut credits) = mpsc::unbounded_channel();
-        let (sender, deliveries) = mpsc::unbounded_channel::<Delivery>();
-        let feed = tokio::spawn(async move {
-            tokio::select! {
-                () = sender.closed() => {}
-                () = async { while credits.recv().await.is_some() {} } => {}
-            }
-        });
-        Ok(Source { credit, deliveries, feed })
+    async fn prepare(&self, _: &Reading) -> Result<(), Error> {
+        Ok(())
     }
 
     fn can_postpone(&self, _: usize) -> bool {
@@ -157,33 +162,36 @@ impl Queue for SimQueue {
         Ok(())
     }
 
-    async fn open(&self, flow: &Flow) -> Result<Source, Error> {
-        let (credit, mut credits) = mpsc::unbounded_channel();
+    fn open(&self, reading: &Reading, mut credit: Credit) -> Source {
         let (sender, deliveries) = mpsc::unbounded_channel();
-        let (queue, flow) = (self.clone(), flow.clone());
+        let (queue, flow) = (self.clone(), reading.flow.clone());
         let feed = tokio::spawn(async move {
-            let mut wanted = 0usize;
             loop {
                 let waiting = queue.shared.waiting.notified();
-                while wanted > 0 {
+                while credit.open > 0 {
                     let Some(delivery) = queue.take(&flow) else { break };
-                    wanted -= 1;
+                    credit.open -= 1;
                     if let Err(mpsc::error::SendError(delivery)) = sender.send(delivery) {
                         queue.give_back(delivery.receipt).await;
-                        return;
+                        return credit;
                     }
                 }
                 tokio::select! {
-                    more = credits.recv() => match more {
-                        Some(more) => wanted += more,
-                        None => return,
-                    },
-                    () = sender.closed() => return,
+                    grows = credit.grows() => if !grows { return credit },
+                    () = sender.closed() => return credit,
                     () = waiting => {}
                 }
             }
         });
-        Ok(Source { credit, deliveries, feed })
+        Source { deliveries, feed }
+    }
+
+    async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
+        let mut state = self.state();
+        let waits = state.waiting.get(&reading.flow).is_some_and(|waiting| !waiting.is_empty());
+        let idle = !waits && state.held.values().all(|(flow, _)| *flow != reading.flow);
+        state.forgotten += usize::from(idle);
+        Ok(idle)
     }
 
     async fn keep(&self, _: Vec<Receipt>) {}

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{JetStreamQueue, Reading, unavailable};
-use crate::queue::{Delivery, Error, Source};
+use super::{JetStreamQueue, unavailable};
+use crate::queue::{Credit, Delivery, Error, Reading, Source};
 
 /// How long the server holds a pull request that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -21,15 +21,13 @@ const SILENCE: Duration = Duration::from_secs(11);
 /// How often it is looked whether the connection was lost, and all requests with it.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) async fn start(queue: JetStreamQueue, reading: Reading) -> Result<Source, Error> {
-    queue.consumer(&reading).await?;
-    let (inbox, subscriber) = inbox(&queue).await?;
-    let (credit, credits) = mpsc::unbounded_channel();
+pub(super) fn start(queue: JetStreamQueue, reading: Reading, credit: Credit) -> Source {
     let (sender, deliveries) = mpsc::unbounded_channel();
     let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
-    let feed = Feed { queue, reading, inbox, wanted: 0, asked: 0, heard: Instant::now(), connects };
-    let feed = tokio::spawn(feed.run(subscriber, credits, sender));
-    Ok(Source { credit, deliveries, feed })
+    let inbox = String::new();
+    let feed = Feed { queue, reading, inbox, credit, asked: 0, heard: Instant::now(), connects };
+    let feed = tokio::spawn(feed.run(sender));
+    Source { deliveries, feed }
 }
 
 async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
@@ -42,9 +40,8 @@ struct Feed {
     queue: JetStreamQueue,
     reading: Reading,
     inbox: String,
-    /// Credit that no delivery has used yet.
-    wanted: usize,
-    /// Of that, what a pull request at the server stands for.
+    credit: Credit,
+    /// Of the open credit, what a pull request at the server stands for.
     asked: usize,
     /// When the server last said something.
     heard: Instant,
@@ -53,47 +50,48 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(
-        mut self,
-        mut subscriber: Subscriber,
-        mut credits: mpsc::UnboundedReceiver<usize>,
-        deliveries: mpsc::UnboundedSender<Delivery>,
-    ) {
+    async fn run(mut self, deliveries: mpsc::UnboundedSender<Delivery>) -> Credit {
+        let mut subscriber = tokio::select! {
+            subscriber = self.listen() => subscriber,
+            () = deliveries.closed() => return self.credit,
+        };
         let mut look = tokio::time::interval(LOOK);
         loop {
-            if self.asked * 2 <= self.wanted && self.wanted > self.asked {
+            if self.asked * 2 <= self.credit.open && self.credit.open > self.asked {
                 self.pull().await;
             }
             tokio::select! {
                 () = deliveries.closed() => break,
-                credit = credits.recv() => match credit {
-                    Some(more) => {
-                        self.wanted += more;
-                        while let Ok(more) = credits.try_recv() {
-                            self.wanted += more;
-                        }
-                    }
-                    None => break,
-                },
+                grows = self.credit.grows() => if !grows { break },
                 message = subscriber.next() => match message {
                     Some(message) => self.take(message, &deliveries).await,
-                    None => return,
+                    None => return self.credit,
                 },
                 _ = look.tick() => if self.is_deaf() {
                     // What the old inbox still gets is not counted on any more.
-                    match inbox(&self.queue).await {
-                        Ok((inbox, fresh)) => {
-                            let old = std::mem::replace(&mut subscriber, fresh);
-                            self.inbox = inbox;
-                            self.asked = 0;
-                            self.give_back_rest(old).await;
-                        }
-                        Err(error) => warn!(flow = %self.reading.flow, %error, "cannot listen for jobs"),
-                    }
+                    let fresh = self.listen().await;
+                    let old = std::mem::replace(&mut subscriber, fresh);
+                    self.asked = 0;
+                    self.give_back_rest(old).await;
                 },
             }
         }
         self.give_back_rest(subscriber).await;
+        self.credit
+    }
+
+    /// Listens on a new inbox.
+    async fn listen(&mut self) -> Subscriber {
+        loop {
+            match inbox(&self.queue).await {
+                Ok((inbox, subscriber)) => {
+                    self.inbox = inbox;
+                    return subscriber;
+                }
+                Err(error) => warn!(flow = %self.reading.flow, %error, "cannot listen for jobs"),
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Whether requests are lost: with a connection, or for a reason that nobody told.
@@ -123,7 +121,7 @@ impl Feed {
     }
 
     async fn pull(&mut self) {
-        let batch = self.wanted - self.asked;
+        let batch = self.credit.open - self.asked;
         let names = &self.queue.names;
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
@@ -139,7 +137,7 @@ impl Feed {
         if let Err(error) = sent {
             warn!(flow = %self.reading.flow, %error, "cannot ask for jobs");
         }
-        self.asked = self.wanted;
+        self.asked = self.credit.open;
         self.heard = Instant::now();
     }
 
@@ -147,12 +145,12 @@ impl Feed {
         self.heard = Instant::now();
         let Some(status) = message.status else {
             self.asked = self.asked.saturating_sub(1);
-            if self.wanted == 0 {
+            if self.credit.open == 0 {
                 self.give_back(message).await;
                 return;
             }
             let Some(delivery) = self.queue.delivery(message, self.reading.due) else { return };
-            self.wanted -= 1;
+            self.credit.open -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
                 let _ = self.queue.client.publish(delivery.receipt.0, "-NAK".into()).await;
             }
@@ -182,7 +180,7 @@ impl Feed {
             Err(error) => {
                 warn!(flow = %self.reading.flow, %error, "the consumer cannot be made");
                 // The next try waits until the request counts as lost.
-                self.asked = self.wanted;
+                self.asked = self.credit.open;
             }
         }
     }

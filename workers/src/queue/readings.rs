@@ -1,0 +1,74 @@
+//! Which readings are open, so that each is opened once, and again when something comes after its end.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::Reading;
+
+/// Which readings are open.
+#[derive(Debug, Default)]
+pub struct Readings {
+    open: Mutex<HashMap<Reading, State>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// It will be closed unless something comes meanwhile.
+    Closing,
+}
+
+impl Readings {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Reading, State>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that there is something to read; true if nobody reads it, who then must.
+    pub fn see(&self, reading: &Reading) -> bool {
+        let mut open = self.lock();
+        match open.get_mut(reading) {
+            Some(state) => {
+                *state = State::Open;
+                false
+            }
+            None => open.insert(reading.clone(), State::Open).is_none(),
+        }
+    }
+
+    /// Says that a reading is about to close.
+    pub(crate) fn closing(&self, reading: &Reading) {
+        self.lock().insert(reading.clone(), State::Closing);
+    }
+
+    /// Closes a reading, unless something came meanwhile: then it is false, and the reading goes on.
+    pub(crate) fn close(&self, reading: &Reading) -> bool {
+        let mut open = self.lock();
+        let closes = open.get(reading) != Some(&State::Open);
+        if closes {
+            open.remove(reading);
+        }
+        closes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_schemas::{Flow, Lane};
+
+    use super::*;
+
+    #[test]
+    fn what_comes_while_a_reading_closes_is_read_by_it_and_what_comes_after_by_a_new_one() {
+        let readings = Readings::default();
+        let flow = Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk };
+        let reading = Reading { flow, due: false };
+        assert!(readings.see(&reading));
+        assert!(!readings.see(&reading), "it is open");
+        readings.closing(&reading);
+        assert!(!readings.see(&reading), "whoever closes it goes on instead");
+        assert!(!readings.close(&reading));
+        readings.closing(&reading);
+        assert!(readings.close(&reading));
+        assert!(readings.see(&reading));
+    }
+}
