@@ -32,6 +32,7 @@ pub struct App {
     control: Control,
     seat: Option<Seat>,
     pulse: tokio::task::JoinHandle<()>,
+    streams: tokio::task::JoinHandle<()>,
     // Dropped last, in this order: the server stops before the directory is free.
     server: Option<nats::Server>,
     dir: DataDir,
@@ -51,7 +52,6 @@ impl App {
     /// # Errors
     /// When a part cannot start; what had started is stopped.
     pub async fn start(config: &Config) -> Result<Started, Error> {
-        let workers = config.workers()?;
         let held = hold(&config.data.dir).await.map_err(|error| {
             Error::Usage(anyhow!("data directory {}: {error}", config.data.dir.display()))
         })?;
@@ -59,6 +59,7 @@ impl App {
             Hold::Ours(dir) => dir,
             Hold::Taken(by) => return Ok(Started::Elsewhere(by)),
         };
+        let workers = config.workers()?;
         let (server, url) = match &config.nats.url {
             Some(url) => (None, url.clone()),
             None => {
@@ -94,7 +95,8 @@ impl App {
         .await
         .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
-        Ok(Started::Here(Box::new(App { connection, worker, control, seat, pulse, server, dir })))
+        let streams = topology::watch(connection.context.clone(), connection.names.clone(), config.streams);
+        Ok(Started::Here(Box::new(App { connection, worker, control, seat, pulse, streams, server, dir })))
     }
 
     /// The worker.
@@ -118,6 +120,7 @@ impl App {
             warn!(jobs = left, "still in flight; they will be delivered again");
         }
         self.pulse.abort();
+        self.streams.abort();
         if let Some(seat) = self.seat {
             seat.leave().await;
         }

@@ -1,6 +1,7 @@
 //! The command line: one file per command below `cli/`.
 
 mod check;
+mod client;
 mod demo;
 mod keys;
 mod print;
@@ -17,11 +18,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use forebay_schemas::Lane;
 
-use crate::app::{App, Started};
-use crate::config::Config;
-use crate::connection::{Connection, Error};
-use crate::data_dir::{DataDir, Hold, TakenBy};
-use crate::{shutdown, telemetry};
+use crate::connection::Error;
+use crate::telemetry;
 
 /// Some jobs failed.
 pub const SOME_FAILED: u8 = 1;
@@ -124,93 +122,4 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
 
 fn lane(text: &str) -> Result<Lane, String> {
     text.parse()
-}
-
-/// A connection as a client: to `[nats] url`, or to the process that holds the data directory.
-async fn connect(config: &Config) -> Result<Connection, Error> {
-    if let Some(url) = &config.nats.url {
-        return Connection::open(url, config).await;
-    }
-    let dir = &config.data.dir;
-    let nobody = || {
-        Error::Unreachable(anyhow::anyhow!(
-            "nothing runs on the data directory {}: start `forebay serve`, or name a configuration",
-            dir.display()
-        ))
-    };
-    if !dir.exists() {
-        return Err(nobody());
-    }
-    match DataDir::hold(dir).map_err(|error| Error::Usage(error.into()))? {
-        Hold::Ours(_) => Err(nobody()),
-        Hold::Taken(by) => connect_to(config, by).await,
-    }
-}
-
-/// A connection to the process that holds the data directory.
-async fn connect_to(config: &Config, by: TakenBy) -> Result<Connection, Error> {
-    let mut by = by;
-    // It may be starting: its address is known once its server is up.
-    for _ in 0..100 {
-        if let Some(holder) = &by.holder {
-            return Connection::open(&holder.url, config).await;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        match DataDir::hold(&config.data.dir).map_err(|error| Error::Usage(error.into()))? {
-            Hold::Ours(_) => break,
-            Hold::Taken(again) => by = again,
-        }
-    }
-    Err(Error::Unreachable(anyhow::anyhow!(
-        "the process that holds the data directory {} does not come up",
-        config.data.dir.display()
-    )))
-}
-
-/// Asks a running worker.
-async fn ask<T: serde::de::DeserializeOwned>(
-    connection: &Connection,
-    verb: &str,
-    request: Vec<u8>,
-) -> Result<T, Error> {
-    let unreachable = |problem: String| Error::Unreachable(anyhow::anyhow!(problem));
-    let reply = connection
-        .client
-        .request(connection.names.ctl(verb), request.into())
-        .await
-        .map_err(|error| unreachable(format!("no worker answers: {error}")))?;
-    let header = |name| reply.headers.as_ref().and_then(|headers| headers.get(name));
-    if let Some(problem) = header("Nats-Service-Error") {
-        return Err(unreachable(format!("the worker says: {problem}")));
-    }
-    serde_json::from_slice(&reply.payload)
-        .map_err(|error| unreachable(format!("the worker's answer cannot be read: {error}")))
-}
-
-/// Runs `work` beside a running Forebay, which is stopped after it, or as a client of the process that
-/// runs already.
-async fn with_worker<T>(
-    config: &Config,
-    work: impl AsyncFnOnce(Connection) -> Result<T, Error>,
-) -> Result<T, Error> {
-    if config.nats.url.is_some() {
-        let connection = connect(config).await?;
-        let answered = connection.client.request(connection.names.ctl("keys"), "".into()).await.is_ok();
-        if answered {
-            return work(connection).await;
-        }
-    }
-    match App::start(config).await? {
-        Started::Elsewhere(by) => work(connect_to(config, by).await?).await,
-        Started::Here(app) => {
-            let result = tokio::select! {
-                result = work(app.connection.clone()) => result,
-                () = app.unseated() => Err(Error::Unreachable(anyhow::anyhow!(
-                    "another worker has taken over; run the same command again to go on"
-                ))),
-            };
-            app.stop(shutdown::GRACE).await;
-            result
-        }
-    }
 }

@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::Client;
+use async_nats::connection::State;
 use async_nats::jetstream::{self, Context};
 use forebay_schemas::Names;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{Config, Mistakes};
+
+/// How often it is looked whether the connection stands, and how often in a row it may not.
+const LOOK: Duration = Duration::from_millis(500);
+const LOST: u32 = 4;
 
 /// Why nothing runs, as far as the exit code goes.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +52,16 @@ impl Connection {
         self.closing.cancel();
     }
 
+    /// Returns when the connection is lost and does not come back soon: the server may have another address
+    /// then.
+    pub async fn lost(&self) {
+        let mut missed = 0;
+        while missed < LOST {
+            tokio::time::sleep(LOOK).await;
+            missed = if self.client.connection_state() == State::Connected { 0 } else { missed + 1 };
+        }
+    }
+
     /// Connects to NATS.
     ///
     /// # Errors
@@ -78,6 +93,8 @@ impl Connection {
                     match event {
                         async_nats::Event::Connected => info!("connected to NATS"),
                         _ if closing => {}
+                        // This process has let go of it.
+                        async_nats::Event::Closed => {}
                         async_nats::Event::Disconnected => {
                             warn!("the connection to NATS is lost, connecting again");
                         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::{Lane, Names};
+use tracing::{debug, warn};
 
 use crate::config::Streams;
 
@@ -15,6 +16,9 @@ const LONG: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// Publishes with the same Nats-Msg-Id are told apart by Forebay: ids are unique within a team, and
 /// the server's window is not. This is the least that the server allows.
 const NO_WINDOW: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether all streams are there.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Why the streams cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -51,29 +55,59 @@ pub enum Error {
 /// When the server refuses, or a stream that is there cannot keep a promise.
 pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
     for wanted in streams(names, sizes) {
-        let stream = wanted.name.clone();
-        let failed = |problem: String| Error::Server { stream: stream.clone(), problem };
-        match context.get_stream(&wanted.name).await {
-            Ok(existing) => {
-                let existing = &existing.cached_info().config;
-                if let Some(unfit) = unfit(existing, &wanted) {
+        match existing(context, &wanted.name).await? {
+            Some(existing) => {
+                if let Some(unfit) = unfit(&existing, &wanted) {
                     return Err(unfit);
                 }
+                let stream = wanted.name.clone();
                 // Replicas and placement are the operator's.
-                let updated = Config {
-                    num_replicas: existing.num_replicas,
-                    placement: existing.placement.clone(),
-                    ..wanted
-                };
-                context.update_stream(updated).await.map_err(|error| failed(error.to_string()))?;
+                let updated =
+                    Config { num_replicas: existing.num_replicas, placement: existing.placement, ..wanted };
+                let updated = context.update_stream(updated).await;
+                updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
             }
-            Err(error) if is_not_found(&error) => {
-                context.create_stream(wanted).await.map_err(|error| failed(error.to_string()))?;
-            }
-            Err(error) => return Err(failed(error.to_string())),
+            None => create(context, wanted).await?,
         }
     }
     Ok(())
+}
+
+/// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
+/// not turned away until the next start.
+pub fn watch(context: Context, names: Names, sizes: Streams) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = make_missing(&context, &names, &sizes).await {
+                debug!(%error, "the streams cannot be looked at");
+            }
+        }
+    })
+}
+
+async fn make_missing(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
+    for wanted in streams(names, sizes) {
+        if existing(context, &wanted.name).await?.is_none() {
+            warn!(stream = wanted.name, "the stream was deleted with all that it held; making it again");
+            create(context, wanted).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn existing(context: &Context, stream: &str) -> Result<Option<Config>, Error> {
+    match context.get_stream(stream).await {
+        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(Error::Server { stream: stream.to_owned(), problem: error.to_string() }),
+    }
+}
+
+async fn create(context: &Context, wanted: Config) -> Result<(), Error> {
+    let stream = wanted.name.clone();
+    let created = context.create_stream(wanted).await;
+    created.map(|_| ()).map_err(|error| Error::Server { stream, problem: error.to_string() })
 }
 
 fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {

@@ -10,7 +10,8 @@ use forebay_schemas::subjects::DEFAULT_TEAM;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{Global, SOME_FAILED, print, with_worker};
+use super::client::with_worker;
+use super::{Global, SOME_FAILED, print};
 use crate::batch::Choices;
 use crate::config::Config;
 use crate::connection::Error;
@@ -56,15 +57,15 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     std::fs::write(&input, JOBS).map_err(|error| usage(error.into()))?;
     let files = Files::new(dir.path().join("answers.jsonl"), None);
     let choices = Choices { team: DEFAULT_TEAM.to_owned(), ..Choices::default() };
-    let (batch, output) = run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
     if !global.json {
         print::note(&format!(
             "{} jobs for two accounts of 600 and 300 calls a minute; the provider is simulated and refuses every call over a limit",
-            batch.lines.len()
+            JOBS.lines().count()
         ));
     }
-    let progress = Progress::new(batch.lines.len(), global.json);
     let ended = with_worker(&config, async |connection| {
+        let (batch, output) = run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
+        let progress = Progress::new(batch.lines.len(), global.json);
         run::run(&connection, batch, Lane::Normal, output, progress, &stop).await
     })
     .await?;

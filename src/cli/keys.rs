@@ -1,6 +1,7 @@
 //! `forebay keys`.
 
-use super::{Global, ask, connect, print};
+use super::client::{ask, connect};
+use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
 use crate::control::{Condition, Keys};

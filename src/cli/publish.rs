@@ -8,7 +8,8 @@ use forebay_schemas::subjects::{DEFAULT_TEAM, is_name};
 use forebay_schemas::{Flow, Job, Lane};
 use serde_json::json;
 
-use super::{Global, connect, lane, print};
+use super::client::connect;
+use super::{Global, lane, print};
 use crate::config::Config;
 use crate::connection::Error;
 

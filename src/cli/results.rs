@@ -1,20 +1,27 @@
 //! `forebay results`.
 
+use std::time::Duration;
+
 use anyhow::anyhow;
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::subjects::DEFAULT_TEAM;
 use forebay_schemas::{Completion, Identity};
 use forebay_workers::clock::SystemClock;
 use futures::StreamExt;
+use tracing::warn;
 
-use super::{Global, SOME_FAILED, ask, connect, connect_to, print};
+use super::client::{ask, connect, connect_to};
+use super::{Global, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
-use crate::connection::Error;
+use crate::connection::{Connection, Error};
 use crate::control::{ResultsReply, ResultsRequest};
 use crate::data_dir::{DataDir, Hold};
 use crate::shutdown;
+
+/// The pause before completions that are lost are asked for again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Read answers.
 #[derive(Debug, clap::Subcommand)]
@@ -88,36 +95,66 @@ async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>
 }
 
 async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all: bool) -> Result<u8, Error> {
-    let connection = connect(config).await?;
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
-    let names = &connection.names;
-    let unreachable =
-        |error: String| Error::Unreachable(anyhow!("the stream of completions cannot be read: {error}"));
-    let stream = connection
-        .context
-        .get_stream_no_info(names.completions_stream())
-        .await
-        .map_err(|error| unreachable(error.to_string()))?;
-    let config = OrderedConfig {
-        filter_subject: match team {
-            Some(team) => names.completions_of(&team, batch.as_deref()),
-            None => names.all_completions(),
-        },
-        deliver_policy: if all { DeliverPolicy::All } else { DeliverPolicy::New },
-        ..OrderedConfig::default()
+    let mut connection = connect(config).await?;
+    let filter = match team {
+        Some(team) => connection.names.completions_of(&team, batch.as_deref()),
+        None => connection.names.all_completions(),
     };
-    let consumer = stream.create_consumer(config).await.map_err(|error| unreachable(error.to_string()))?;
-    let mut messages = consumer.messages().await.map_err(|error| unreachable(error.to_string()))?;
+    let mut from = if all { DeliverPolicy::All } else { after_the_last(&connection).await? };
+    let mut messages = completions(&connection, &filter, from).await?;
     loop {
-        tokio::select! {
+        let problem = tokio::select! {
             message = messages.next() => match message {
-                Some(Ok(message)) => if !print::line(&String::from_utf8_lossy(&message.payload)) {
-                    return Ok(0);
-                },
-                Some(Err(error)) => return Err(unreachable(error.to_string())),
-                None => return Ok(0),
+                Some(Ok(message)) => {
+                    if let Ok(info) = message.info() {
+                        from = DeliverPolicy::ByStartSequence { start_sequence: info.stream_sequence + 1 };
+                    }
+                    if !print::line(&String::from_utf8_lossy(&message.payload)) {
+                        return Ok(0);
+                    }
+                    continue;
+                }
+                Some(Err(error)) => error.to_string(),
+                None => "it ended".to_owned(),
             },
+            () = connection.lost() => "the connection is lost".to_owned(),
+            () = stop.cancelled() => return Ok(0),
+        };
+        warn!(problem, "completions cannot be read now, waiting for them");
+        tokio::select! {
+            again = again(config, &filter, from) => (connection, messages) = again,
             () = stop.cancelled() => return Ok(0),
         }
     }
+}
+
+/// Reads on where the server stopped. It may have another address then.
+async fn again(config: &Config, filter: &str, from: DeliverPolicy) -> (Connection, Ordered) {
+    loop {
+        tokio::time::sleep(AGAIN).await;
+        let Ok(connection) = connect(config).await else { continue };
+        if let Ok(messages) = completions(&connection, filter, from).await {
+            return (connection, messages);
+        }
+    }
+}
+
+/// What comes from now on, also if it comes while the server is away.
+async fn after_the_last(connection: &Connection) -> Result<DeliverPolicy, Error> {
+    let stream = connection.context.get_stream(connection.names.completions_stream()).await;
+    let stream = stream.map_err(|error| unreadable(&error))?;
+    Ok(DeliverPolicy::ByStartSequence { start_sequence: stream.cached_info().state.last_sequence + 1 })
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    Error::Unreachable(anyhow!("the stream of completions cannot be read: {error}"))
+}
+
+async fn completions(connection: &Connection, filter: &str, from: DeliverPolicy) -> Result<Ordered, Error> {
+    let stream = connection.context.get_stream_no_info(connection.names.completions_stream()).await;
+    let config =
+        OrderedConfig { filter_subject: filter.to_owned(), deliver_policy: from, ..OrderedConfig::default() };
+    let consumer = stream.map_err(|error| unreadable(&error))?.create_consumer(config).await;
+    consumer.map_err(|error| unreadable(&error))?.messages().await.map_err(|error| unreadable(&error))
 }

@@ -6,7 +6,8 @@ use forebay_schemas::Lane;
 use forebay_schemas::subjects::DEFAULT_TEAM;
 use serde_json::json;
 
-use super::{Global, SOME_FAILED, ask, lane, print, with_worker};
+use super::client::{ask, with_worker};
+use super::{Global, SOME_FAILED, lane, print};
 use crate::batch::{Batch, Choices};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
@@ -54,16 +55,18 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let choices = Choices { pool: args.pool, team: args.team, name: args.batch };
     let files = Files::new(args.output, args.errors);
-    let (batch, output) =
-        run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage)?;
+    let prepare = || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
+    let (batch, output) = prepare()?;
     let name = batch.name.clone();
     // What can be refused without starting anything is.
     if config.nats.url.is_none() && !config.pools.is_empty() {
         let known: Vec<_> = config.pools.keys().cloned().collect();
         batch.check(&args.input, &known, usize::MAX).map_err(Error::Usage)?;
     }
-    let progress = Progress::new(batch.lines.len(), global.json);
+    let mut prepared = Some((batch, output));
     let ended = with_worker(&config, async |connection| {
+        let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
+        let progress = Progress::new(batch.lines.len(), global.json);
         go(&connection, &args.input, batch, args.lane, output, progress, &stop).await
     })
     .await?;

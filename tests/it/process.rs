@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
 use crate::support::{head, pool, provider, quota, soon};
@@ -157,4 +158,24 @@ async fn clients_say_when_nothing_runs() {
         assert_eq!(output.code, Some(3), "{args:?}: {output:?}");
         assert!(output.stderr.contains("nothing runs on the data directory"), "{output:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
+    let (dir, _provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    let mut tail = program::command(dir.path(), &["results", "tail", "--all"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(tail.stdout.take().expect("piped")).lines();
+    let mut next = async || {
+        let line = soon("a completion", lines.next_line()).await.expect("stdout").expect("it runs");
+        serde_json::from_str::<Value>(&line).expect("JSON")
+    };
+    answered(dir.path(), "before").await;
+    assert_eq!(next().await["id"], "before");
+    serve.kill().await;
+    let serve = Serve::start(dir.path()).await;
+    answered(dir.path(), "after").await;
+    assert_eq!(next().await["id"], "after");
+    tail.kill().await.expect("killed");
+    serve.terminate().await;
 }

@@ -404,6 +404,26 @@ async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_beside_a_worker_that_ends_takes_its_place() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 300, "hello");
+    let serve = Serve::start(dir.path()).await;
+    let (output, ()) = tokio::join!(run(dir.path(), &RUN), async {
+        soon("some calls", async {
+            while provider.calls().len() < 20 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert!(serve.terminate().await.0.success());
+    });
+    assert_eq!(output.code, Some(0), "{output:?}");
+    assert!(output.stderr.contains("taking its place"), "{output:?}");
+    whole(&dir.path().join("out.jsonl"), 300, "hello");
+    assert_eq!(provider.calls().len(), 300, "what was in flight was finished first");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 30, "hello");

@@ -9,7 +9,7 @@ use forebay::nats::Server;
 use forebay::topology;
 use forebay_schemas::Names;
 
-use crate::support::{head, install_crypto, pool, quota};
+use crate::support::{Forebay, chat, head, install_crypto, pool, quota, said, soon};
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
     install_crypto();
@@ -91,4 +91,27 @@ async fn one_worker_at_a_time_serves_a_prefix() {
     let third = App::start(&text("two")).await;
     let Ok(forebay::app::Started::Here(third)) = third else { panic!("the seat is free again") };
     third.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
+    let (forebay, provider) = Forebay::simple().await;
+    forebay.publish("ai.jobs.chat", &chat("before", "hello")).await;
+    forebay.drained().await;
+    let context = &forebay.connection.context;
+    for stream in ["AI_JOBS", "AI_COMPLETIONS"] {
+        context.delete_stream(stream).await.expect("deleted");
+    }
+    soon("the streams", async {
+        while context.get_stream("AI_JOBS").await.is_err()
+            || context.get_stream("AI_COMPLETIONS").await.is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    forebay.publish("ai.jobs.chat", &chat("after", "hello again")).await;
+    assert_eq!(said(&forebay.completion("default", None, "after").await), "You said: hello again");
+    assert_eq!(provider.calls().len(), 2);
+    forebay.stop().await;
 }

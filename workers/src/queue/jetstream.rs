@@ -22,8 +22,8 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings, Receipt,
-    Source, Standing,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
+    Receipt, Source, Standing,
 };
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.

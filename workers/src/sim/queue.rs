@@ -9,8 +9,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::queue::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings, Receipt,
-    Source, Standing, State as JobState,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
+    Receipt, Source, Standing, State as JobState,
 };
 
 /// A queue in memory; clones share it.

@@ -1,0 +1,146 @@
+//! A command's way to a worker: as a client of the one that runs, or by running one.
+
+use std::time::Duration;
+
+use async_nats::RequestErrorKind;
+use tracing::warn;
+
+use crate::app::{App, Started};
+use crate::config::Config;
+use crate::connection::{Connection, Error};
+use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::shutdown;
+
+/// How often it is looked whether the worker still runs.
+const LOOK: Duration = Duration::from_secs(1);
+/// A worker that is gone for so many looks is not being restarted.
+const GONE: u32 = 5;
+
+/// A connection as a client: to `[nats] url`, or to the process that holds the data directory.
+pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
+    if let Some(url) = &config.nats.url {
+        return Connection::open(url, config).await;
+    }
+    let dir = &config.data.dir;
+    let nobody = || {
+        Error::Unreachable(anyhow::anyhow!(
+            "nothing runs on the data directory {}: start `forebay serve`, or name a configuration",
+            dir.display()
+        ))
+    };
+    if !dir.exists() {
+        return Err(nobody());
+    }
+    match DataDir::hold(dir).map_err(|error| Error::Usage(error.into()))? {
+        Hold::Ours(_) => Err(nobody()),
+        Hold::Taken(by) => connect_to(config, by).await,
+    }
+}
+
+/// A connection to the process that holds the data directory.
+pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connection, Error> {
+    let mut by = by;
+    // It may be starting: its address is known once its server is up.
+    for _ in 0..100 {
+        if let Some(holder) = &by.holder {
+            return Connection::open(&holder.url, config).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        match DataDir::hold(&config.data.dir).map_err(|error| Error::Usage(error.into()))? {
+            Hold::Ours(_) => break,
+            Hold::Taken(again) => by = again,
+        }
+    }
+    Err(Error::Unreachable(anyhow::anyhow!(
+        "the process that holds the data directory {} does not come up",
+        config.data.dir.display()
+    )))
+}
+
+/// Asks a running worker.
+pub(super) async fn ask<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    verb: &str,
+    request: Vec<u8>,
+) -> Result<T, Error> {
+    let unreachable = |problem: String| Error::Unreachable(anyhow::anyhow!(problem));
+    let reply = connection
+        .client
+        .request(connection.names.ctl(verb), request.into())
+        .await
+        .map_err(|error| unreachable(format!("no worker answers: {error}")))?;
+    let header = |name| reply.headers.as_ref().and_then(|headers| headers.get(name));
+    if let Some(problem) = header("Nats-Service-Error") {
+        return Err(unreachable(format!("the worker says: {problem}")));
+    }
+    serde_json::from_slice(&reply.payload)
+        .map_err(|error| unreachable(format!("the worker's answer cannot be read: {error}")))
+}
+
+/// Runs `work` beside a worker: the one that runs already, or one that is started for it and stopped after
+/// it. If the one that ran stops, this process takes its place and `work` begins again, which must go on
+/// where it was.
+pub(super) async fn with_worker<T>(
+    config: &Config,
+    mut work: impl AsyncFnMut(Connection) -> Result<T, Error>,
+) -> Result<T, Error> {
+    loop {
+        let connection = match start(config).await? {
+            Running::Here(app) => {
+                let result = tokio::select! {
+                    result = work(app.connection.clone()) => result,
+                    () = app.unseated() => Err(Error::Unreachable(anyhow::anyhow!(
+                        "another worker has taken over; run the same command again to go on"
+                    ))),
+                };
+                app.stop(shutdown::GRACE).await;
+                return result;
+            }
+            Running::Elsewhere(connection) => connection,
+        };
+        tokio::select! {
+            result = work((*connection).clone()) => match result {
+                Err(Error::Unreachable(_)) if !is_served(config, &connection).await => {}
+                result => return result,
+            },
+            () = gone(config, &connection) => {}
+        }
+        warn!("the worker that ran has stopped; taking its place");
+    }
+}
+
+enum Running {
+    Here(Box<App>),
+    Elsewhere(Box<Connection>),
+}
+
+async fn start(config: &Config) -> Result<Running, Error> {
+    if config.nats.url.is_some() {
+        let connection = connect(config).await?;
+        if is_served(config, &connection).await {
+            return Ok(Running::Elsewhere(Box::new(connection)));
+        }
+    }
+    Ok(match App::start(config).await? {
+        Started::Here(app) => Running::Here(app),
+        Started::Elsewhere(by) => Running::Elsewhere(Box::new(connect_to(config, by).await?)),
+    })
+}
+
+/// Returns when nobody serves any more.
+async fn gone(config: &Config, connection: &Connection) {
+    let mut missed = 0;
+    while missed < GONE {
+        tokio::time::sleep(LOOK).await;
+        missed = if is_served(config, connection).await { 0 } else { missed + 1 };
+    }
+}
+
+/// Whether a worker runs, as far as it can be told.
+async fn is_served(config: &Config, connection: &Connection) -> bool {
+    if config.nats.url.is_none() {
+        return !matches!(DataDir::hold(&config.data.dir), Ok(Hold::Ours(_)));
+    }
+    let asked = connection.client.request(connection.names.ctl("keys"), "".into()).await;
+    !matches!(asked, Err(error) if error.kind() == RequestErrorKind::NoResponders)
+}
