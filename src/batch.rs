@@ -97,14 +97,21 @@ impl Batch {
         let mut problems = Vec::new();
         let mut lines = Vec::new();
         let mut seen = HashMap::new();
-        for (number, line) in (1..).zip(text.split(|byte| *byte == b'\n')) {
+        for (number, line) in (1..).zip(without_bom(&text).split(|byte| *byte == b'\n')) {
             if line.trim_ascii().is_empty() {
                 continue;
             }
             match read_line(line, choices.pool.as_deref()) {
-                Ok((id, pool)) => {
-                    if let Some(first) = seen.insert(id.clone(), number) {
-                        problems.push((number, format!("custom_id `{id}` is that of line {first} too")));
+                Ok(Read { id, custom_id, pool }) => {
+                    let names = [("custom_id", custom_id.as_ref().unwrap_or(&id)), ("id", &id)];
+                    let twice = names
+                        .into_iter()
+                        .find_map(|(field, name)| Some((field, name, seen.get(&(field, name.clone()))?)));
+                    if let Some((field, name, first)) = twice {
+                        problems.push((number, format!("{field} `{name}` is that of line {first} too")));
+                    }
+                    for (field, name) in names {
+                        seen.entry((field, name.clone())).or_insert(number);
                     }
                     lines.push(Line { number, id, pool, text: text.slice_ref(line.trim_ascii()) });
                 }
@@ -179,7 +186,14 @@ impl Batch {
     }
 }
 
-fn read_line(line: &[u8], pool: Option<&str>) -> Result<(String, String), String> {
+/// What a line is found and published by.
+struct Read {
+    id: String,
+    custom_id: Option<String>,
+    pool: String,
+}
+
+fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     let job = Job::parse(line).map_err(|error| error.to_string())?;
     let id = job.own_id().ok_or("has no custom_id, which its answer is found by")?.to_owned();
     let pool = match pool {
@@ -188,7 +202,12 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<(String, String), String
             &job.model().ok_or("has no body.model, so its pool is not known; name one with --pool")?,
         ),
     };
-    Ok((id, pool))
+    Ok(Read { id, custom_id: job.custom_id, pool })
+}
+
+/// A text without the mark that some programs begin it with.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
 /// 16 hex digits of the SHA-256 of file, pool and team.
@@ -219,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_lines_model_names_its_pool_and_the_file_names_the_batch() {
-        let batch = parse(&format!("{LINE}\r\n\n"), &choices()).expect("a batch");
+        let batch = parse(&format!("\u{feff}{LINE}\r\n\n"), &choices()).expect("a batch");
         assert_eq!((batch.lines.len(), batch.lines[0].pool.as_str()), (1, "gpt-4_1"));
         assert_eq!(batch.name.len(), 16);
         let other = Choices { pool: Some("chat".to_owned()), ..choices() };
@@ -233,15 +252,18 @@ mod tests {
 
     #[test]
     fn all_lines_that_cannot_be_sent_are_told_with_their_numbers() {
-        let text =
-            format!("{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n");
-        let error = parse(&text, &choices()).expect_err("four mistakes").to_string();
+        let other = r#"{"id":"z","custom_id":"a","body":{"model":"gpt-4.1"}}"#;
+        let text = format!(
+            "{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n{other}"
+        );
+        let error = parse(&text, &choices()).expect_err("five mistakes").to_string();
         for expected in [
-            "4 lines",
+            "5 lines",
             "line 2: not a job",
             "line 3: not a job: missing field `body`",
             "line 4: custom_id `a` is that of line 1",
             "line 5: has no custom_id",
+            "line 6: custom_id `a` is that of line 1",
         ] {
             assert!(error.contains(expected), "{expected} not in {error}");
         }

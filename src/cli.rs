@@ -110,7 +110,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Queues => queues::queues(&global).await,
         Command::Keys => keys::keys(&global).await,
         Command::Check => check::check(&global).await,
-        Command::Simulate(args) => simulate::simulate(args).await,
+        Command::Simulate(args) => simulate::simulate(&global, args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "forebay", &mut script);

@@ -79,6 +79,8 @@ pub struct Quota {
     pub in_flight: u64,
     /// Calls that a limit refused.
     pub refusals: u64,
+    /// What was said when a call was last not accepted.
+    pub last_problem: Option<String>,
 }
 
 impl Quota {
@@ -89,11 +91,18 @@ impl Quota {
             || (!self.models.is_empty() && !self.models.iter().any(allowed))
     }
 
+    /// Whether no call to any model reaches it.
+    pub fn is_unreachable(&self) -> bool {
+        let unreachable = |model: &Condition| model.reason.as_deref() == Some(Class::NetBeforeSend.as_str());
+        !self.models.is_empty() && self.models.iter().all(unreachable)
+    }
+
     /// What is wrong with its keys and models.
     pub fn reasons(&self) -> impl Iterator<Item = String> {
         self.keys.iter().chain(&self.models).filter_map(|condition| {
             let reason = condition.reason.as_ref()?;
-            Some(format!("{}/{}: {reason}", self.name, condition.name))
+            let said = self.last_problem.as_ref().map_or_else(String::new, |said| format!(", {said}"));
+            Some(format!("{}/{}: {reason}{said}", self.name, condition.name))
         })
     }
 }
@@ -109,6 +118,17 @@ pub struct Condition {
     pub reason: Option<String>,
     /// When it returns by itself.
     pub until: Option<Timestamp>,
+    /// A limit that is spent for more than some seconds.
+    pub spent: Option<Spent>,
+}
+
+/// A limit that is spent.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spent {
+    /// The limit.
+    pub limit: String,
+    /// When a call may start again.
+    pub until: Timestamp,
 }
 
 /// A request on `ai.ctl.results`.
@@ -275,21 +295,27 @@ fn failed(code: usize, problem: impl std::fmt::Display) -> error::Error {
 
 impl From<quota::Snapshot> for Quota {
     fn from(snapshot: quota::Snapshot) -> Self {
-        let condition = |(name, state): (String, State)| Condition {
+        let condition = |name, state: &State| Condition {
             name,
             state: state.name().to_owned(),
             reason: state.reason().map(|reason| reason.to_string()),
             until: state.until().map(wall_time),
+            spent: None,
+        };
+        let model = |model: quota::ModelSnapshot| Condition {
+            spent: model.spent.map(|(limit, until)| Spent { limit, until: wall_time(until) }),
+            ..condition(model.name, &model.state)
         };
         Self {
             name: snapshot.name,
             provider: snapshot.provider,
-            keys: snapshot.keys.into_iter().map(condition).collect(),
-            models: snapshot.models.into_iter().map(condition).collect(),
+            keys: snapshot.keys.into_iter().map(|(name, state)| condition(name, &state)).collect(),
+            models: snapshot.models.into_iter().map(model).collect(),
             requests_per_second: snapshot.requests_per_second,
             calls: snapshot.totals.calls,
             in_flight: snapshot.totals.in_flight,
             refusals: snapshot.totals.refusals,
+            last_problem: snapshot.last_problem,
         }
     }
 }

@@ -134,7 +134,7 @@ jetstream {{
 authorization {{ user: "{USER}", password: "{password}" }}
 "#,
         host = listen.ip(),
-        dir = dir.display(),
+        dir = dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\""),
         sync = sync.as_millis(),
     );
     let path = dir.join("nats-server.conf");

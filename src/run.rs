@@ -15,12 +15,13 @@ use async_nats::jetstream::context::PublishErrorKind;
 use forebay_schemas::subjects::FINGERPRINT_HEADER;
 use forebay_schemas::{Completion, Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::batch::{Batch, Line};
 use crate::connection::{Connection, Error};
-use crate::control::Keys;
+use crate::control::{Keys, Quota};
 use output::Output;
 use progress::Progress;
 
@@ -30,6 +31,9 @@ const WINDOW: usize = 256;
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.
 const ASK: Duration = Duration::from_secs(1);
+
+/// How long accounts that no call ever reached are tried.
+const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// How a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +86,7 @@ pub async fn run(
             gathering.pass_over(&found.0);
         }
     }
+    gathering.done_before = gathering.totals.done();
     let open: Vec<_> =
         batch.lines.iter().filter(|line| !gathering.answered.contains(&line.id)).cloned().collect();
     let publishing = publish_all(connection.clone(), Arc::clone(&batch), lane, open);
@@ -199,6 +204,10 @@ struct Gathering {
     /// Lines that an earlier run got no final answer for, and the generation that they had then.
     passed_over: HashMap<String, u32>,
     totals: Totals,
+    /// Lines that were answered before this run.
+    done_before: usize,
+    /// Pools that no account of can be reached, and since when.
+    unreachable: HashMap<String, Instant>,
     output: Output,
     progress: Progress,
 }
@@ -213,6 +222,8 @@ impl Gathering {
             answered: HashSet::new(),
             passed_over: HashMap::new(),
             totals,
+            done_before: 0,
+            unreachable: HashMap::new(),
             output,
             progress,
         }
@@ -269,12 +280,32 @@ impl Gathering {
                     reasons.join(", ")
                 )));
             }
+            self.give_up_unreachable(pool, &quotas)?;
         }
         let quotas =
             keys.quotas.iter().filter(|quota| used.iter().any(|(_, names)| names.contains(&quota.name)));
         self.progress.look(quotas.cloned().collect());
         self.progress.show(&self.totals);
         Ok(())
+    }
+
+    /// An outage in the middle of a batch is waited out; but where no call ever got through, a wrong
+    /// address is likelier.
+    fn give_up_unreachable(&mut self, pool: &str, quotas: &[&Quota]) -> Result<(), Error> {
+        let unreachable = !quotas.is_empty() && quotas.iter().all(|quota| quota.is_unreachable());
+        if !unreachable || self.totals.done() > self.done_before {
+            self.unreachable.remove(pool);
+            return Ok(());
+        }
+        let since = *self.unreachable.entry(pool.to_owned()).or_insert_with(Instant::now);
+        if since.elapsed() < UNREACHABLE {
+            return Ok(());
+        }
+        let reasons: Vec<_> = quotas.iter().flat_map(|quota| quota.reasons()).collect();
+        Err(Error::Unreachable(anyhow!(
+            "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
+            reasons.join(", ")
+        )))
     }
 
     fn finish(self) -> anyhow::Result<Totals> {

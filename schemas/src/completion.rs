@@ -18,7 +18,7 @@ use crate::subjects::{Lane, hex};
 pub struct Completion {
     /// The job's id.
     pub id: String,
-    /// The same id under OpenAI Batch's name.
+    /// The job's `custom_id`; its id if it has none.
     pub custom_id: String,
     /// The team that the job belongs to.
     pub team: String,
@@ -158,7 +158,7 @@ pub struct Attempt {
 pub struct OutputLine {
     /// OpenAI's name for the request; made from the identity, so that it is the same in every run.
     pub id: String,
-    /// The job's id.
+    /// The job's `custom_id`.
     pub custom_id: String,
     /// The answer, an error answer included.
     pub response: Option<Response>,

@@ -25,7 +25,7 @@ pub struct Job {
     /// header, else one made from the stream's creation and the message's sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// OpenAI Batch's name for `id`.
+    /// OpenAI Batch's name for `id`. Beside an `id` it is repeated in the completion and means nothing else.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
     /// Which call is meant, as OpenAI's path.

@@ -1,5 +1,7 @@
 //! `forebay keys`.
 
+use jiff::Timestamp;
+
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
@@ -37,18 +39,19 @@ pub(super) async fn keys(global: &Global) -> Result<u8, Error> {
     let header =
         ["QUOTA", "KEY OR MODEL", "STATE", "REASON", "UNTIL", "CALLS/S", "CALLS", "IN FLIGHT", "REFUSALS"];
     print::table(&header, &rows);
+    for quota in &keys.quotas {
+        if let Some(problem) = &quota.last_problem {
+            print::line(&format!("{}: the last call that was not accepted: {problem}", quota.name));
+        }
+    }
     Ok(0)
 }
 
 fn row(what: &str, condition: &Condition) -> Vec<String> {
-    let until = condition
-        .until
-        .map_or_else(String::new, |until| until.round(jiff::Unit::Second).unwrap_or(until).to_string());
-    vec![
-        String::new(),
-        format!("{what} {}", condition.name),
-        condition.state.clone(),
-        condition.reason.clone().unwrap_or_default(),
-        until,
-    ]
+    let time = |until: Timestamp| until.round(jiff::Unit::Second).unwrap_or(until).to_string();
+    let (reason, until) = match (&condition.reason, &condition.spent) {
+        (None, Some(spent)) => (format!("spent: {}", spent.limit), time(spent.until)),
+        (reason, _) => (reason.clone().unwrap_or_default(), condition.until.map_or_else(String::new, time)),
+    };
+    vec![String::new(), format!("{what} {}", condition.name), condition.state.clone(), reason, until]
 }

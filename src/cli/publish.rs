@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::client::connect;
 use super::{Global, lane, print};
+use crate::batch::without_bom;
 use crate::config::Config;
 use crate::connection::Error;
 
@@ -57,6 +58,12 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
         }
         let in_line =
             |error: anyhow::Error| error.context(format!("line {number}; the lines before it are published"));
+        let line = if number == 1 { without_bom(&line).to_vec() } else { line };
+        let (size, max) = (line.len(), connection.client.max_payload());
+        if size > max {
+            let problem = anyhow!("{size} bytes are more than the NATS server takes (max_payload {max})");
+            return Err(Error::Usage(in_line(problem)));
+        }
         let job = Job::parse(&line).map_err(|error| Error::Usage(in_line(error.into())))?;
         let published = async { connection.context.publish(subject.clone(), line.into()).await?.await };
         let ack = published.await.map_err(|error| Error::Unreachable(in_line(error.into())))?;

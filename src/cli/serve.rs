@@ -1,6 +1,7 @@
 //! `forebay serve`.
 
 use anyhow::anyhow;
+use serde_json::json;
 
 use super::{Global, USAGE, print};
 use crate::app::{App, Started};
@@ -27,25 +28,30 @@ pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
             return Ok(USAGE);
         }
     };
-    let server = app.connection.client.server_info();
-    let pools = config.pools.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    print::note(&format!(
-        "ready: pools {pools}; NATS {} on {}:{}{}",
-        server.version,
-        server.host,
-        server.port,
-        match &config.nats.url {
-            Some(_) => String::new(),
-            None => format!(
-                "; its address with the credential is in {}",
-                config.data.dir.join("forebay.json").display()
-            ),
-        }
-    ));
+    tell_ready(global, &config, &app);
     let unseated = tokio::select! {
         () = stop.cancelled() => false,
         () = app.unseated() => true,
     };
     app.stop(shutdown::GRACE).await;
     if unseated { Err(Error::Unreachable(anyhow!("another worker has taken over"))) } else { Ok(0) }
+}
+
+fn tell_ready(global: &Global, config: &Config, app: &App) {
+    let server = app.connection.client.server_info();
+    let pools: Vec<_> = config.pools.keys().collect();
+    let holder = config.nats.url.is_none().then(|| config.data.dir.join("forebay.json"));
+    if global.json {
+        let at = format!("{}:{}", server.host, server.port);
+        let ready = json!({ "ready": { "pools": pools, "nats": at, "nats_version": server.version, "holder": holder } });
+        return print::note(&ready.to_string());
+    }
+    let pools = pools.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let credential = holder.map_or_else(String::new, |holder| {
+        format!("; its address with the credential is in {}", holder.display())
+    });
+    print::note(&format!(
+        "ready: pools {pools}; NATS {} on {}:{}{credential}",
+        server.version, server.host, server.port
+    ));
 }

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::print;
+use super::{Global, print};
 use crate::connection::Error;
 use crate::shutdown;
 use crate::simulate::account;
@@ -48,7 +49,7 @@ fn latency(text: &str) -> Result<(Duration, Duration), String> {
     }
 }
 
-pub(super) async fn simulate(args: Args) -> Result<u8, Error> {
+pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
     let faults = match args.faults.as_str() {
         "" => Faults::default(),
         text => text.parse().map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
@@ -65,7 +66,11 @@ pub(super) async fn simulate(args: Args) -> Result<u8, Error> {
         record: args.record,
     };
     let provider = Provider::start(config, listener).map_err(|error| Error::Usage(error.into()))?;
-    print::line(&format!("listening on {}", provider.base_url()));
+    if global.json {
+        print::json(&json!({ "listening": provider.base_url() }));
+    } else {
+        print::line(&format!("listening on {}", provider.base_url()));
+    }
     stop.cancelled().await;
     Ok(0)
 }

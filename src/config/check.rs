@@ -17,6 +17,7 @@ use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, Streams, T
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const SMALLEST_STREAM: u64 = 16 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Checks everything; what is wrong is noted and stands with its default in the result.
@@ -45,6 +46,14 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         ),
         completions_max_bytes: raw.streams.completions_max_bytes.map_or(10 * GIB, |size| size.0),
     };
+    for (field, size) in
+        [("jobs_max_bytes", streams.jobs_max_bytes), ("completions_max_bytes", streams.completions_max_bytes)]
+    {
+        if size < SMALLEST_STREAM {
+            checker
+                .wrong(&format!("streams.{field}"), "must be at least \"16MiB\": one message may have 8 MiB");
+        }
+    }
     if streams.completions_max_age < DAY * (u32::from(data.dedupe_days) + 1) {
         checker.wrong(
             "streams.completions_max_age",

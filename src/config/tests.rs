@@ -93,8 +93,10 @@ fn a_key_that_is_not_there_is_named_and_nothing_else_of_it() {
 
 #[test]
 fn relations_are_checked() {
-    let found = mistakes("[data]\nkeep_days = 1\ndedupe_days = 3\n[streams]\ncompletions_max_age = \"2d\"\n");
-    assert_eq!(found.len(), 2, "{found:?}");
+    let found = mistakes(
+        "[data]\nkeep_days = 1\ndedupe_days = 3\n[streams]\ncompletions_max_age = \"2d\"\njobs_max_bytes = \"1\"\n",
+    );
+    assert_eq!(found.len(), 3, "{found:?}");
 }
 
 #[test]

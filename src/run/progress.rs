@@ -62,10 +62,13 @@ impl Progress {
         self.in_flight = quotas.iter().map(|quota| quota.in_flight).sum();
         self.allowed = quotas.iter().map(|quota| quota.requests_per_second).sum();
         let waiting = quotas.iter().flat_map(|quota| {
-            let conditions = quota.keys.iter().chain(&quota.models);
-            conditions.filter(|condition| condition.state != "ready").map(|condition| {
-                let reason = condition.reason.as_deref().unwrap_or_default();
-                format!("{}/{} {} ({reason})", quota.name, condition.name, condition.state)
+            quota.keys.iter().chain(&quota.models).filter_map(|condition| {
+                let why = match (&condition.reason, &condition.spent) {
+                    (Some(reason), _) => format!("{} ({reason})", condition.state),
+                    (None, Some(spent)) => format!("has spent {}", spent.limit),
+                    (None, None) => return None,
+                };
+                Some(format!("{}/{} {why}", quota.name, condition.name))
             })
         });
         self.note = waiting.collect::<Vec<_>>().join(", ");

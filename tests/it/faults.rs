@@ -53,7 +53,7 @@ async fn a_429_cools_the_quota_while_jobs_go_elsewhere_without_a_lost_attempt() 
         ("first", "second")
     );
     let keys = forebay.app.worker().snapshot().quotas;
-    let (_, state) = &keys[0].models[0];
+    let state = &keys[0].models[0].state;
     assert_eq!((state.name(), state.reason()), ("cooling", Some(Class::RateLimited)));
     assert_eq!(keys[0].keys[0].1.name(), "ready", "the refusal spoke of the limit, not of the key");
     forebay.stop().await;

@@ -443,3 +443,19 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
     let served = provider.calls().iter().filter(|call| call.status == 200).count();
     assert_eq!(served, 30);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
+    let dir = tempfile::tempdir().expect("a directory");
+    input(dir.path(), "in.jsonl", 5, "hello");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], ""),
+        pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
+    ];
+    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let output = run(dir.path(), &RUN).await;
+    assert_eq!(output.code, Some(3), "{output:?}");
+    assert!(output.stderr.contains("no account of pool `gpt-4o-mini` can be reached"), "{output:?}");
+    assert!(output.stderr.contains("dns error"), "{output:?}");
+}

@@ -1,5 +1,7 @@
 //! What a call takes: the cost vector, and the dimensions that limits count.
 
+use std::fmt;
+
 /// The cost vector of one call: what it takes of each kind of limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -36,7 +38,22 @@ pub enum Dimension {
     OutputTokens,
 }
 
+impl fmt::Display for Dimension {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dimension::Requests => "requests",
+            Dimension::Tokens => "tokens",
+            Dimension::InputTokens => "input tokens",
+            Dimension::OutputTokens => "output tokens",
+        })
+    }
+}
+
 impl Cost {
+    /// The least that any call takes.
+    pub(crate) const LEAST: Cost =
+        Cost { requests: 1, input_tokens: 1, output_tokens: 0, together: Together::Sum };
+
     /// How much of `dimension` this is.
     pub fn of(&self, dimension: Dimension) -> u64 {
         match dimension {

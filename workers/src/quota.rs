@@ -36,6 +36,9 @@ use crate::secret::Secret;
 /// Calls at once where nothing else is known of an account.
 const CONCURRENT_WITHOUT_LIMITS: u64 = 256;
 
+/// A limit that a call may start under again sooner is not worth telling of.
+const SOON: Duration = Duration::from_secs(5);
+
 /// One credential of a quota.
 #[derive(Debug, Clone)]
 pub struct Key {
@@ -99,6 +102,7 @@ struct Ledger {
     meters: Vec<Meter>,
     shared: Vec<Option<usize>>,
     totals: Totals,
+    last_problem: Option<String>,
     /// Until then a process before this one may have spent the limits.
     spent_at: Option<Instant>,
 }
@@ -130,12 +134,25 @@ pub struct Snapshot {
     pub provider: String,
     /// Name and state of each key.
     pub keys: Vec<(String, State)>,
-    /// Model and its state, for each model that was called.
-    pub models: Vec<(String, State)>,
+    /// Each model that was called.
+    pub models: Vec<ModelSnapshot>,
     /// Calls a second that its limits on calls allow to one model; `None` if they say nothing of calls.
     pub requests_per_second: Option<f64>,
     /// What it has done.
     pub totals: Totals,
+    /// What was said when a call was last not accepted.
+    pub last_problem: Option<String>,
+}
+
+/// A model at a quota, as an operator sees it.
+#[derive(Debug, Clone)]
+pub struct ModelSnapshot {
+    /// Its name.
+    pub name: String,
+    /// Its state.
+    pub state: State,
+    /// A limit that is spent for more than some seconds, and when a call may start again.
+    pub spent: Option<(String, Instant)>,
 }
 
 impl Quota {
@@ -154,6 +171,7 @@ impl Quota {
             meters: Vec::new(),
             shared: vec![None; config.limits.len()],
             totals: Totals::default(),
+            last_problem: None,
             spent_at,
         };
         Arc::new(Self { config, ledger: Mutex::new(ledger), wake })
@@ -241,13 +259,29 @@ impl Quota {
         self.wake.release();
     }
 
-    /// What it is doing.
-    pub fn snapshot(&self) -> Snapshot {
-        let ledger = self.ledger();
+    /// Notes what was said when a call was not accepted.
+    pub fn note_problem(&self, problem: &str) {
+        self.ledger().last_problem = Some(problem.to_owned());
+    }
+
+    /// What it is doing at `now`.
+    pub fn snapshot(&self, now: Instant) -> Snapshot {
+        let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| key.name.clone());
-        let mut models: Vec<_> =
-            ledger.models.iter().map(|(name, model)| (name.clone(), model.state.clone())).collect();
-        models.sort_by(|(left, _), (right, _)| left.cmp(right));
+        let Ledger { models, meters, .. } = &mut *ledger;
+        let mut models: Vec<_> = models
+            .iter()
+            .map(|(name, model)| ModelSnapshot {
+                name: name.clone(),
+                state: model.state.clone(),
+                spent: model
+                    .meters
+                    .iter()
+                    .filter_map(|meter| meters[*meter].spent(now, now + SOON))
+                    .max_by_key(|(_, at)| *at),
+            })
+            .collect();
+        models.sort_by(|left, right| left.name.cmp(&right.name));
         Snapshot {
             name: self.config.name.clone(),
             provider: self.config.provider.clone(),
@@ -255,6 +289,7 @@ impl Quota {
             models,
             requests_per_second: self.requests_per_second(),
             totals: ledger.totals,
+            last_problem: ledger.last_problem.clone(),
         }
     }
 

@@ -75,7 +75,7 @@ impl Staged {
         let first = self.attempts.first().map_or(self.waiting_since, |attempt| attempt.started_at);
         Completion {
             id: self.identity.id.clone(),
-            custom_id: self.identity.id.clone(),
+            custom_id: self.job.custom_id.clone().unwrap_or_else(|| self.identity.id.clone()),
             team: self.identity.team.clone(),
             batch: self.identity.batch.clone(),
             pool: self.flow.pool.clone(),

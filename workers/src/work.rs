@@ -78,12 +78,14 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
         Effect::DisableKey => permit.disable_key(class),
         Effect::DisableQuota => permit.quota().disable(class),
     }
+    permit.quota().note_problem(&outcome.message);
     warn!(
         quota = permit.quota().config().name,
         key = permit.key().name,
         model = permit.model(),
         outcome = %class,
         effect = %effect,
+        message = outcome.message,
         "a call was not accepted"
     );
 }

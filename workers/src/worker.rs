@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forebay_schemas::Status;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -98,9 +99,10 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             names.dedup();
             names
         };
+        let now = Instant::now();
         let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
         Snapshot {
-            quotas: engine.quotas.iter().map(|quota| quota.snapshot()).collect(),
+            quotas: engine.quotas.iter().map(|quota| quota.snapshot(now)).collect(),
             pools: engine.pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
             staged: engine.counters.staged.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),

@@ -1,5 +1,6 @@
 //! What an account allows, as configured, and what a call takes of it.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::cost::Dimension;
@@ -41,6 +42,15 @@ pub enum Amount {
     },
     /// So many calls at once.
     Concurrent(u64),
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Amount::PerPeriod { dimension, limit, per, .. } => write!(f, "{limit} {dimension} per {per:?}"),
+            Amount::Concurrent(limit) => write!(f, "{limit} calls at once"),
+        }
+    }
 }
 
 impl Limit {

@@ -156,6 +156,14 @@ impl Meter {
         }
     }
 
+    /// The limit that is spent, and when even the least call may start again, if that is not before `soon`.
+    pub(super) fn spent(&mut self, now: Instant, soon: Instant) -> Option<(String, Instant)> {
+        match self.peek(&Cost::LEAST, now) {
+            Err(Wait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
+            _ => None,
+        }
+    }
+
     /// An estimate of tokens can be larger than the limit while the call is not; the provider knows.
     fn may_run_into_debt(&self) -> bool {
         !matches!(

@@ -56,7 +56,7 @@ async fn a_permit_that_was_never_sent_gives_everything_back() {
     for meter in &mut quota.ledger().meters {
         assert_eq!(meter.taken(now), 0);
     }
-    assert_eq!(quota.snapshot().totals, Totals::default());
+    assert_eq!(quota.snapshot(now).totals, Totals::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -128,6 +128,26 @@ async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
     permit.abandoned(now, 10 * SECOND);
     drop(permit);
     assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
+    let amount = Amount::PerPeriod {
+        dimension: Dimension::Tokens,
+        limit: 30,
+        per: 60 * SECOND,
+        algorithm: Algorithm::Counted,
+    };
+    let quota = quota(vec![Limit { amount, models: None }, per_second(1, Algorithm::Counted)], 1);
+    let now = Instant::now();
+    let large = Cost { input_tokens: 100, ..ONE };
+    let permit = quota.reserve("m", large, now).expect("nothing else is taken");
+    permit.stamp().sent(now);
+    drop(permit);
+    let (limit, until) = quota.snapshot(now).models[0].spent.clone().expect("spent");
+    assert_eq!(limit, "30 tokens per 60s");
+    assert!(until > now + 60 * SECOND, "not the limit that returns in a second");
+    assert_eq!(quota.snapshot(until).models[0].spent, None);
 }
 
 #[tokio::test(start_paused = true)]
