@@ -53,19 +53,19 @@ async fn a_stream_that_would_break_a_promise_is_refused_with_the_reason() {
         ("storage", stream::Config { storage: stream::StorageType::Memory, ..work_queue() }),
         ("allow_rollup", stream::Config { allow_rollup: true, ..work_queue() }),
     ];
-    for (field, config_of_stream) in breaking {
-        context.create_stream(config_of_stream).await.expect("made");
-        let error = topology::establish(&context, &Names::default(), &config().streams).await;
+    for (index, (field, config_of_stream)) in breaking.into_iter().enumerate() {
+        let names = Names::new(&format!("p{index}")).expect("a name");
+        let (name, subjects) = (names.jobs_stream(), vec![format!("p{index}.jobs.*")]);
+        let made = stream::Config { name: name.clone(), subjects, ..config_of_stream };
+        context.create_stream(made).await.expect("made");
+        let error = topology::establish(&context, &names, &config().streams).await;
         let error = error.expect_err(field).to_string();
-        assert!(error.contains("AI_JOBS") && error.contains(field), "{field}: {error}");
-        context.delete_stream("AI_JOBS").await.expect("deleted");
+        assert!(error.contains(&name) && error.contains(field), "{field}: {error}");
     }
 }
 
 fn work_queue() -> stream::Config {
     stream::Config {
-        name: "AI_JOBS".to_owned(),
-        subjects: vec!["ai.jobs.*".to_owned()],
         retention: stream::RetentionPolicy::WorkQueue,
         discard: stream::DiscardPolicy::New,
         ..stream::Config::default()

@@ -186,6 +186,14 @@ impl Results {
         Ok(None)
     }
 
+    /// Opens the day of a moment that is still to come, so that its first result need not wait. Blocks.
+    ///
+    /// # Errors
+    /// When its database cannot be made.
+    pub fn open_ahead(&self, at: Timestamp) -> Result<(), Error> {
+        self.day(day_of(at)).map(|_| ())
+    }
+
     /// Deletes the days that are no longer kept.
     ///
     /// # Errors

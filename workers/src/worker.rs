@@ -21,8 +21,8 @@ use crate::quota;
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 
-/// How often results that are no longer kept are looked for.
-const RETENTION: Duration = Duration::from_secs(60 * 60);
+/// How often days of results are opened and deleted.
+const DAYS: Duration = Duration::from_secs(60 * 60);
 
 /// A running worker.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             worker.readers.clone(),
         ));
         tokio::spawn(keep_held(Arc::clone(&engine), worker.end.clone()));
-        tokio::spawn(forget_old(engine, worker.end.clone()));
+        tokio::spawn(turn_days(engine, worker.end.clone()));
         Ok(worker)
     }
 
@@ -167,17 +167,20 @@ async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: Cancel
     }
 }
 
-async fn forget_old<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
-    let mut tick = tokio::time::interval(RETENTION);
+/// Opens days of results before they begin, and deletes those that are no longer kept.
+async fn turn_days<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
+    let mut tick = tokio::time::interval(DAYS);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let engine = Arc::clone(&engine);
-                let forgotten = tokio::task::spawn_blocking(move || {
-                    engine.results.forget_old(engine.clock.now())
+                let turned = tokio::task::spawn_blocking(move || {
+                    let now = engine.clock.now();
+                    engine.results.open_ahead(now.checked_add(2 * DAYS).unwrap_or(now))?;
+                    engine.results.forget_old(now)
                 });
-                if let Ok(Err(error)) = forgotten.await {
-                    warn!(%error, "old results cannot be deleted");
+                if let Ok(Err(error)) = turned.await {
+                    warn!(%error, "days of results cannot be opened or deleted");
                 }
             }
             () = end.cancelled() => break,
