@@ -111,12 +111,14 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
     let mut orphan =
         tokio::process::Command::new(binary).arg("--config").arg(&config).spawn().expect("started");
     soon("the orphan's pid", async {
-        while !dir.path().join("data/nats/nats-server.pid").exists() {
+        let file = dir.path().join("data/nats/nats-server.pid");
+        // It is there before the number in it.
+        while std::fs::read_to_string(&file).unwrap_or_default().is_empty() {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    let (serve, _) = tokio::join!(Serve::start(dir.path()), orphan.wait());
+    let (serve, _) = tokio::join!(Serve::start(dir.path()), soon("the orphan's end", orphan.wait()));
     assert_eq!(answered(dir.path(), "after").await["status"], "succeeded");
     serve.terminate().await;
 }
