@@ -12,10 +12,6 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Mistakes};
 
-/// How often it is looked whether the connection stands, and how often in a row it may not.
-const LOOK: Duration = Duration::from_millis(500);
-const LOST: u32 = 4;
-
 /// Why nothing runs, as far as the exit code goes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -52,14 +48,9 @@ impl Connection {
         self.closing.cancel();
     }
 
-    /// Returns when the connection is lost and does not come back soon: the server may have another address
-    /// then.
-    pub async fn lost(&self) {
-        let mut missed = 0;
-        while missed < LOST {
-            tokio::time::sleep(LOOK).await;
-            missed = if self.client.connection_state() == State::Connected { 0 } else { missed + 1 };
-        }
+    /// Whether it stands now.
+    pub fn is_up(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// Connects to NATS.

@@ -1,5 +1,6 @@
 //! Running a batch: what is not answered yet is published, completions are gathered, files written.
 
+mod completions;
 pub mod output;
 pub mod progress;
 
@@ -8,12 +9,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
+use anyhow::anyhow;
 use async_nats::jetstream::context::PublishErrorKind;
-use forebay_schemas::subjects::FINGERPRINT_HEADER;
-use forebay_schemas::{Completion, Flow, Lane, Status};
+use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +20,7 @@ use tracing::warn;
 use crate::batch::{Batch, Line};
 use crate::connection::{Connection, Error};
 use crate::control::{Keys, Quota};
+use completions::{Completions, Found};
 use output::Output;
 use progress::Progress;
 
@@ -32,6 +31,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.
 const ASK: Duration = Duration::from_secs(1);
 
+/// How long a completion that should be in the stream is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long accounts that no call ever reached are tried.
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
@@ -77,20 +78,14 @@ pub async fn run(
     let batch = Arc::new(batch);
     let mut gathering = Gathering::new(Arc::clone(&batch), output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
-    let (mut completions, stored) = completions(connection, &batch).await.map_err(unreachable)?;
-    for _ in 0..stored {
-        let Some(Ok(found)) = completions.next().await else { break };
-        if found.0.is_final() {
-            gathering.take(found).map_err(Error::Usage)?;
-        } else {
-            gathering.pass_over(&found.0);
-        }
+    let mut completions = Completions::open(connection, &batch).await.map_err(unreachable)?;
+    tokio::select! {
+        caught_up = gathering.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
+        () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
     }
-    gathering.done_before = gathering.totals.done();
-    let open: Vec<_> =
-        batch.lines.iter().filter(|line| !gathering.answered.contains(&line.id)).cloned().collect();
-    let publishing = publish_all(connection.clone(), Arc::clone(&batch), lane, open);
-    let mut publishing = std::pin::pin!(publishing);
+    let publish_open =
+        |gathering: &Gathering| publish_all(connection.clone(), Arc::clone(&batch), lane, gathering.open());
+    let mut publishing = std::pin::pin!(publish_open(&gathering));
     let mut published = false;
     let mut ask = tokio::time::interval(ASK);
     while gathering.totals.done() < batch.lines.len() {
@@ -99,64 +94,19 @@ pub async fn run(
                 result.map_err(unreachable)?;
                 published = true;
             }
-            found = completions.next() => match found {
-                Some(Ok(found)) => gathering.take(found).map_err(Error::Usage)?,
-                lost => {
-                    let problem = lost.and_then(Result::err).map(|error| error.to_string());
-                    warn!(?problem, "the stream of completions is lost, reading it again");
-                    tokio::select! {
-                        again = read_again(connection, &batch) => completions = again,
-                        () = stop.cancelled() => {}
-                    }
+            found = completions.next() => gathering.take(&found).map_err(Error::Usage)?,
+            _ = ask.tick() => {
+                gathering.look(connection).await?;
+                if completions.were_made_again().await {
+                    gathering.before = 0;
+                    publishing.set(publish_open(&gathering));
+                    published = false;
                 }
-            },
-            _ = ask.tick() => gathering.look(connection).await?,
+            }
             () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
         }
     }
     gathering.finish().map(Ended::Done).map_err(Error::Usage)
-}
-
-/// A completion, and which request it answers, if it says so.
-type Found = (Completion, Option<String>);
-type Completions = futures::stream::BoxStream<'static, anyhow::Result<Found>>;
-
-/// Reads the completions from their first one again: after a restart of the server the consumer is gone.
-/// What was seen before is passed over by whoever gathers.
-async fn read_again(connection: &Connection, batch: &Batch) -> Completions {
-    loop {
-        tokio::time::sleep(AGAIN).await;
-        match completions(connection, batch).await {
-            Ok((completions, _)) => return completions,
-            Err(error) => warn!(%error, "the stream of completions cannot be read yet"),
-        }
-    }
-}
-
-/// The batch's completions, those in the stream first, and how many those are.
-async fn completions(connection: &Connection, batch: &Batch) -> anyhow::Result<(Completions, u64)> {
-    let names = &connection.names;
-    let stream = connection
-        .context
-        .get_stream_no_info(names.completions_stream())
-        .await
-        .context("the stream of completions cannot be read")?;
-    let config = OrderedConfig {
-        filter_subject: names.completions_of(&batch.team, Some(&batch.name)),
-        deliver_policy: DeliverPolicy::All,
-        ..OrderedConfig::default()
-    };
-    let consumer =
-        stream.create_consumer(config).await.context("the stream of completions cannot be read")?;
-    let stored = consumer.cached_info().num_pending;
-    let messages = consumer.messages().await.context("the stream of completions cannot be read")?;
-    let completions = messages.map_err(anyhow::Error::new).and_then(|message| async move {
-        let headers = message.headers.as_ref();
-        let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
-        let completion = serde_json::from_slice(&message.payload).context("a completion cannot be read")?;
-        Ok((completion, fingerprint.map(|value| value.as_str().to_owned())))
-    });
-    Ok((completions.boxed(), stored))
 }
 
 /// Publishes lines; those that the server refuses for now are tried again.
@@ -201,8 +151,8 @@ struct Gathering {
     batch: Arc<Batch>,
     places: HashMap<String, usize>,
     answered: HashSet<String>,
-    /// Lines that an earlier run got no final answer for, and the generation that they had then.
-    passed_over: HashMap<String, u32>,
+    /// The last place in the stream that was there before anything was published now.
+    before: u64,
     totals: Totals,
     /// Lines that were answered before this run.
     done_before: usize,
@@ -220,7 +170,7 @@ impl Gathering {
             batch,
             places,
             answered: HashSet::new(),
-            passed_over: HashMap::new(),
+            before: 0,
             totals,
             done_before: 0,
             unreachable: HashMap::new(),
@@ -229,23 +179,38 @@ impl Gathering {
         }
     }
 
-    /// Passes over a completion of an earlier run that is not final: its line is published again, and
-    /// only a later generation is its answer.
-    fn pass_over(&mut self, completion: &Completion) {
-        self.passed_over.insert(completion.id.clone(), completion.generation);
+    /// Reads what is in the stream already.
+    async fn catch_up(&mut self, completions: &mut Completions) -> anyhow::Result<()> {
+        let mut behind = completions.stored;
+        while behind > 0 {
+            // What is pushed out of the stream meanwhile never comes.
+            let Ok(found) = tokio::time::timeout(PATIENCE, completions.next()).await else { break };
+            self.before = found.sequence;
+            self.take(&found)?;
+            behind = found.pending;
+        }
+        self.done_before = self.totals.done();
+        Ok(())
     }
 
-    fn take(&mut self, (completion, fingerprint): Found) -> anyhow::Result<()> {
+    /// Lines without an answer.
+    fn open(&self) -> Vec<Line> {
+        self.batch.lines.iter().filter(|line| !self.answered.contains(&line.id)).cloned().collect()
+    }
+
+    fn take(&mut self, found: &Found) -> anyhow::Result<()> {
+        let Found { completion, fingerprint, sequence, .. } = found;
         let Some(place) = self.places.get(&completion.id) else {
             // A batch that was named by hand may hold other files' lines.
             return Ok(());
         };
-        let old = self.passed_over.get(&completion.id).is_some_and(|before| completion.generation <= *before);
-        if old || !self.answered.insert(completion.id.clone()) {
+        // A line that an earlier run got no final answer for is published again.
+        let passed_over = *sequence <= self.before && !completion.is_final();
+        if passed_over || !self.answered.insert(completion.id.clone()) {
             return Ok(());
         }
         let asked = self.batch.fingerprint(&self.batch.lines[*place]);
-        if fingerprint.is_some_and(|answered| asked.is_some_and(|asked| asked != answered)) {
+        if fingerprint.as_ref().is_some_and(|answered| asked.is_some_and(|asked| asked != *answered)) {
             anyhow::bail!(
                 "line `{}`: batch {} holds the answer to another request under this custom_id; name another --batch",
                 completion.id,
@@ -256,7 +221,7 @@ impl Gathering {
             Status::Succeeded => self.totals.succeeded += 1,
             _ => self.totals.failed += 1,
         }
-        self.output.take(*place, &completion)?;
+        self.output.take(*place, completion)?;
         self.progress.show(&self.totals);
         Ok(())
     }

@@ -93,6 +93,14 @@ impl Seat {
         Ok(Self { store, lost, renewal, revision })
     }
 
+    /// Whether somebody has the seat, as far as it can be told.
+    pub async fn is_taken(connection: &Connection) -> bool {
+        match connection.context.get_key_value(connection.names.nodes_bucket()).await {
+            Ok(store) => !matches!(store.get(KEY).await, Ok(None)),
+            Err(_) => false,
+        }
+    }
+
     /// Returns when the seat is lost: this process must work no more.
     pub async fn lost(&self) {
         self.lost.cancelled().await;

@@ -15,6 +15,8 @@ pub const NO_BATCH: &str = "_";
 pub const REPLY_TO_HEADER: &str = "Nats-Reply-To";
 /// Header that says which request a completion answers.
 pub const FINGERPRINT_HEADER: &str = "Forebay-Fingerprint";
+/// Header that says which message a completion answers.
+pub const MESSAGE_HEADER: &str = "Forebay-Message";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
 /// Longest team, pool or batch name, in bytes.
@@ -232,10 +234,12 @@ impl Names {
         let kinds = [".jobs.", ".seen.", ".due.", ".seen_due."];
         let rest = kinds.into_iter().find_map(|kind| rest.strip_prefix(kind))?;
         let mut tokens = rest.split('.');
-        let pool = tokens.next().filter(|token| !token.is_empty())?.to_owned();
-        let team = tokens.next().unwrap_or(DEFAULT_TEAM).to_owned();
+        // The server stores a publish to a literal `*`; a filter made of it would take other people's jobs.
+        let literal = |token: &&str| !matches!(*token, "" | "*" | ">");
+        let pool = tokens.next().filter(literal)?.to_owned();
+        let team = Some(tokens.next().unwrap_or(DEFAULT_TEAM)).filter(literal)?.to_owned();
         let lane = tokens.next().map_or(Ok(Lane::Normal), str::parse).ok()?;
-        (tokens.next().is_none() && !team.is_empty()).then_some(Flow { pool, team, lane })
+        tokens.next().is_none().then_some(Flow { pool, team, lane })
     }
 
     /// Where the server announces the headers of new jobs.
@@ -369,7 +373,15 @@ mod tests {
     #[test]
     fn subjects_that_name_no_flow_are_none() {
         let names = Names::default();
-        for subject in ["ai.jobs", "ai.jobs.a.b.c", "ai.jobs.a.b.bulk.d", "other.jobs.a"] {
+        for subject in [
+            "ai.jobs",
+            "ai.jobs.a.b.c",
+            "ai.jobs.a.b.bulk.d",
+            "other.jobs.a",
+            "ai.jobs.*",
+            "ai.jobs.a.*",
+            "ai.jobs.>",
+        ] {
             assert_eq!(names.flow_of(subject), None, "{subject}");
         }
     }

@@ -9,6 +9,7 @@ use crate::app::{App, Started};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::seat::Seat;
 use crate::shutdown;
 
 /// How often it is looked whether the worker still runs.
@@ -100,12 +101,13 @@ pub(super) async fn with_worker<T>(
         };
         tokio::select! {
             result = work((*connection).clone()) => match result {
-                Err(Error::Unreachable(_)) if !is_served(config, &connection).await => {}
+                Err(Error::Unreachable(_)) if !connection.is_up() || !answers(&connection).await => {}
                 result => return result,
             },
             () = gone(config, &connection) => {}
         }
-        warn!("the worker that ran has stopped; taking its place");
+        warn!("the worker that ran does not answer any more; looking for another, or taking its place");
+        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -115,32 +117,48 @@ enum Running {
 }
 
 async fn start(config: &Config) -> Result<Running, Error> {
-    if config.nats.url.is_some() {
-        let connection = connect(config).await?;
-        if is_served(config, &connection).await {
-            return Ok(Running::Elsewhere(Box::new(connection)));
+    let other = match config.nats.url {
+        Some(_) => Some(Box::new(connect(config).await?)),
+        None => None,
+    };
+    if let Some(connection) = &other
+        && is_served(config, connection).await
+    {
+        return Ok(Running::Elsewhere(connection.clone()));
+    }
+    match (App::start(config).await, other) {
+        (Ok(Started::Here(app)), _) => Ok(Running::Here(app)),
+        (Ok(Started::Elsewhere(by)), _) => Ok(Running::Elsewhere(Box::new(connect_to(config, by).await?))),
+        // Somebody was faster.
+        (Err(_), Some(connection)) if is_served(config, &connection).await => {
+            Ok(Running::Elsewhere(connection))
         }
+        (Err(error), _) => Err(error),
     }
-    Ok(match App::start(config).await? {
-        Started::Here(app) => Running::Here(app),
-        Started::Elsewhere(by) => Running::Elsewhere(Box::new(connect_to(config, by).await?)),
-    })
 }
 
-/// Returns when nobody serves any more.
+/// Returns when nobody serves any more, or whoever does has another address.
 async fn gone(config: &Config, connection: &Connection) {
-    let mut missed = 0;
-    while missed < GONE {
+    let (mut missed, mut cut) = (0, 0);
+    while missed < GONE && cut < GONE {
         tokio::time::sleep(LOOK).await;
-        missed = if is_served(config, connection).await { 0 } else { missed + 1 };
+        let served = is_served(config, connection).await;
+        missed = if served { 0 } else { missed + 1 };
+        // A server that others run is waited for: its address is fixed.
+        cut = if connection.is_up() || !served || config.nats.url.is_some() { 0 } else { cut + 1 };
     }
 }
 
-/// Whether a worker runs, as far as it can be told.
+/// Whether a worker runs or is stopping, as far as it can be told.
 async fn is_served(config: &Config, connection: &Connection) -> bool {
-    if config.nats.url.is_none() {
-        return !matches!(DataDir::hold(&config.data.dir), Ok(Hold::Ours(_)));
+    match config.nats.url {
+        Some(_) => answers(connection).await || Seat::is_taken(connection).await,
+        None => !matches!(DataDir::hold(&config.data.dir), Ok(Hold::Ours(_))),
     }
+}
+
+/// Whether a worker answers, as far as it can be told.
+async fn answers(connection: &Connection) -> bool {
     let asked = connection.client.request(connection.names.ctl("keys"), "".into()).await;
     !matches!(asked, Err(error) if error.kind() == RequestErrorKind::NoResponders)
 }

@@ -23,6 +23,9 @@ use crate::shutdown;
 /// The pause before completions that are lost are asked for again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the stream is still the same.
+const LOOK: Duration = Duration::from_secs(2);
+
 /// Read answers.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -101,60 +104,83 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
         Some(team) => connection.names.completions_of(&team, batch.as_deref()),
         None => connection.names.all_completions(),
     };
-    let mut from = if all { DeliverPolicy::All } else { after_the_last(&connection).await? };
-    let mut messages = completions(&connection, &filter, from).await?;
+    // The place in the stream of the next one that is wanted.
+    let mut next = if all { 1 } else { last(&connection).await? + 1 };
+    let mut messages = completions(&connection, &filter, next).await?;
+    let mut look = tokio::time::interval(LOOK);
     loop {
         let problem = tokio::select! {
             message = messages.next() => match message {
                 Some(Ok(message)) => {
-                    if let Ok(info) = message.info() {
-                        from = DeliverPolicy::ByStartSequence { start_sequence: info.stream_sequence + 1 };
-                    }
-                    if !print::line(&String::from_utf8_lossy(&message.payload)) {
-                        return Ok(0);
+                    let place = message.info().map_or(next, |info| info.stream_sequence);
+                    // Over a restart the client may begin with the first one again.
+                    if place >= next {
+                        next = place + 1;
+                        if !print::line(&String::from_utf8_lossy(&message.payload)) {
+                            return Ok(0);
+                        }
                     }
                     continue;
                 }
                 Some(Err(error)) => error.to_string(),
                 None => "it ended".to_owned(),
             },
-            () = connection.lost() => "the connection is lost".to_owned(),
+            _ = look.tick() => match is_gone(&connection, &mut next).await {
+                Some(problem) => problem.to_owned(),
+                None => continue,
+            },
             () = stop.cancelled() => return Ok(0),
         };
-        warn!(problem, "completions cannot be read now, waiting for them");
+        warn!(problem, "the stream of completions cannot be read on, reading it again");
         tokio::select! {
-            again = again(config, &filter, from) => (connection, messages) = again,
+            again = again(config, &filter, next) => (connection, messages) = again,
             () = stop.cancelled() => return Ok(0),
         }
     }
 }
 
-/// Reads on where the server stopped. It may have another address then.
-async fn again(config: &Config, filter: &str, from: DeliverPolicy) -> (Connection, Ordered) {
+/// Why the stream that is read is none any more, if so. A stream that was made again begins with 1.
+async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str> {
+    if !connection.is_up() {
+        // It may come back by itself, at the same address.
+        tokio::time::sleep(LOOK).await;
+        return (!connection.is_up()).then_some("the connection is lost");
+    }
+    let made_again = last(connection).await.is_ok_and(|last| last + 1 < *next);
+    if made_again {
+        *next = 1;
+    }
+    made_again.then_some("it was made again")
+}
+
+/// Reads on at `next`. The server may have another address by now.
+async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
     loop {
         tokio::time::sleep(AGAIN).await;
         let Ok(connection) = connect(config).await else { continue };
-        if let Ok(messages) = completions(&connection, filter, from).await {
+        if let Ok(messages) = completions(&connection, filter, next).await {
             return (connection, messages);
         }
     }
 }
 
-/// What comes from now on, also if it comes while the server is away.
-async fn after_the_last(connection: &Connection) -> Result<DeliverPolicy, Error> {
+/// The place of the last completion in the stream, whether it is still there or not.
+async fn last(connection: &Connection) -> Result<u64, Error> {
     let stream = connection.context.get_stream(connection.names.completions_stream()).await;
-    let stream = stream.map_err(|error| unreadable(&error))?;
-    Ok(DeliverPolicy::ByStartSequence { start_sequence: stream.cached_info().state.last_sequence + 1 })
+    Ok(stream.map_err(|error| unreadable(&error))?.cached_info().state.last_sequence)
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Error {
     Error::Unreachable(anyhow!("the stream of completions cannot be read: {error}"))
 }
 
-async fn completions(connection: &Connection, filter: &str, from: DeliverPolicy) -> Result<Ordered, Error> {
+async fn completions(connection: &Connection, filter: &str, next: u64) -> Result<Ordered, Error> {
     let stream = connection.context.get_stream_no_info(connection.names.completions_stream()).await;
-    let config =
-        OrderedConfig { filter_subject: filter.to_owned(), deliver_policy: from, ..OrderedConfig::default() };
+    let config = OrderedConfig {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: next },
+        ..OrderedConfig::default()
+    };
     let consumer = stream.map_err(|error| unreadable(&error))?.create_consumer(config).await;
     consumer.map_err(|error| unreadable(&error))?.messages().await.map_err(|error| unreadable(&error))
 }

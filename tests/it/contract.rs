@@ -112,6 +112,27 @@ async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = simple(dir.path(), &provider);
+    let forebay = Forebay::start(dir, &text).await;
+    for subject in ["ai.jobs.*", "ai.jobs.chat.*"] {
+        forebay.publish_bytes(subject, b"mine".to_vec(), HeaderMap::new()).await;
+    }
+    // A start reads the list of all subjects.
+    let Forebay { app, dir, .. } = forebay;
+    app.stop(std::time::Duration::from_secs(20)).await;
+    let forebay = Forebay::start(dir, &text).await;
+    for (subject, team) in [("ai.jobs.chat", "default"), ("ai.jobs.chat.acme", "acme")] {
+        forebay.publish(subject, &chat("1", "hello")).await;
+        assert_eq!(said(&forebay.completion(team, None, "1").await), "You said: hello");
+    }
+    assert_eq!(forebay.count(forebay.connection.names.dead_stream()).await, 0);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
     let (forebay, _provider) = Forebay::simple().await;
     let mut inbox = forebay.connection.client.subscribe("_INBOX.odd").await.expect("subscribed");

@@ -108,12 +108,13 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
     // The same server on the same store, as a crash can leave it where the kernel does not end it.
     let binary = forebay::nats::find().expect("a server");
     let config = dir.path().canonicalize().expect("a path").join("data/nats/nats-server.conf");
-    let mut orphan =
-        tokio::process::Command::new(binary).arg("--config").arg(&config).spawn().expect("started");
+    let mut orphan = tokio::process::Command::new(binary);
+    let mut orphan = orphan.arg("--config").arg(&config).kill_on_drop(true).spawn().expect("started");
     soon("the orphan's pid", async {
         let file = dir.path().join("data/nats/nats-server.pid");
-        // It is there before the number in it.
-        while std::fs::read_to_string(&file).unwrap_or_default().is_empty() {
+        let pid = orphan.id().expect("it runs").to_string();
+        // The file of the server before it may be there still.
+        while std::fs::read_to_string(&file).unwrap_or_default().trim() != pid {
             tokio::task::yield_now().await;
         }
     })

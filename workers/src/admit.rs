@@ -170,10 +170,9 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
     let published =
         retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
     let completion = published.completion.filter(|_| published.published >= engine.results.horizon(now))?;
-    // One that does not say which request it was is taken to be that of this delivery; and the answer to
-    // a request like this one, to be the answer to this message.
+    // One that does not say which request it was is taken to be that of this delivery.
     let fingerprint = published.fingerprint.unwrap_or_else(|| staged.fingerprint.clone());
-    Some(Record { fingerprint, message: Some(staged.delivery.unique_id.clone()), completion })
+    Some(Record { fingerprint, message: published.message, completion })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.

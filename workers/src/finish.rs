@@ -142,11 +142,16 @@ async fn complete<Q: Queue, U: Upstream>(
         let publication = Publication {
             completion: &record.completion,
             fingerprint: &record.fingerprint,
+            message: record.message.as_deref(),
             traceparent: staged.delivery.traceparent.as_deref(),
             replaces,
         };
         let problem = match engine.queue.complete(publication).await {
             Ok(Published::First) => return Some(record),
+            Ok(Published::Gone) => {
+                replaces = 0;
+                continue;
+            }
             Ok(Published::Already(standing)) => {
                 match judge(*standing, &record, engine.results.horizon(engine.clock.now())) {
                     Judgement::Replace { sequence, generation } => {
@@ -158,7 +163,10 @@ async fn complete<Q: Queue, U: Upstream>(
                         continue;
                     }
                     Judgement::Stands(standing) => {
-                        persist(engine, staged, &standing).await;
+                        // A newer answer may be stored by now where this one is not final.
+                        if standing.completion.is_final() {
+                            persist(engine, staged, &standing).await;
+                        }
                         return (standing.fingerprint == record.fingerprint).then_some(*standing);
                     }
                 }
@@ -185,19 +193,21 @@ enum Judgement {
     Stands(Box<Record>),
 }
 
-/// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced; so is
-/// what cannot be read as a completion, what is of an earlier generation, and what is not final where
-/// ours answers another request or is final.
+/// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced by the next
+/// generation; so is what is not final, unless it is the answer to the same message, and what cannot be
+/// read as a completion.
 fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
     let (sequence, generation) = (standing.sequence, ours.completion.generation);
-    let Some(completion) = standing.completion.filter(|_| standing.published >= horizon) else {
+    let Some(completion) = standing.completion else {
         return Judgement::Replace { sequence, generation };
     };
-    // One that does not say which request it answers is taken to answer ours.
-    let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
-    let repeats_ours = fingerprint == ours.fingerprint && !ours.completion.is_final();
-    if completion.generation >= generation && (completion.is_final() || repeats_ours) {
-        return Judgement::Stands(Box::new(Record { fingerprint, message: None, completion }));
+    let same_message = ours.message.is_some() && standing.message == ours.message;
+    let repeats_ours = same_message && !ours.completion.is_final();
+    let counts = standing.published >= horizon && completion.generation >= generation;
+    if counts && (completion.is_final() || repeats_ours) {
+        // One that does not say which request it answers is taken to answer ours.
+        let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
+        return Judgement::Stands(Box::new(Record { fingerprint, message: standing.message, completion }));
     }
     Judgement::Replace { sequence, generation: generation.max(completion.generation + 1) }
 }

@@ -47,14 +47,19 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
     let stage = engine.stage_size(&reading.flow.pool);
     let (slots, mut credit) = Credit::new(stage);
     info!(flow = %reading.flow, stage, due = reading.due, "reading jobs");
+    let _forgotten_in_panic = engine.readings.guard(&reading);
     loop {
         let place = tokio::select! {
             place = engine.places.acquire() => place,
             () = stop.cancelled() => return,
         };
-        tokio::select! {
-            () = prepared(&engine, &reading) => {}
-            () = stop.cancelled() => return,
+        if let Err(error) = engine.queue.prepare(&reading).await {
+            drop(place);
+            warn!(flow = %reading.flow, %error, "cannot read this flow yet");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = stop.cancelled() => return,
+            }
         }
         let mut source = engine.queue.open(&reading, credit);
         let over = turn(&engine, &reading, &mut source, &slots, &stop).await;
@@ -109,13 +114,6 @@ async fn turn<Q: Queue, U: Upstream>(
             },
             () = stop.cancelled() => return Over::Stopped,
         }
-    }
-}
-
-async fn prepared<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) {
-    while let Err(error) = engine.queue.prepare(reading).await {
-        warn!(flow = %reading.flow, %error, "cannot read this flow yet");
-        tokio::time::sleep(AGAIN).await;
     }
 }
 

@@ -143,6 +143,8 @@ pub struct Publication<'a> {
     pub completion: &'a Completion,
     /// Which request it answers.
     pub fingerprint: &'a str,
+    /// Which message it answers, as [`Delivery::unique_id`] names it.
+    pub message: Option<&'a str>,
     /// The job's `traceparent`.
     pub traceparent: Option<&'a str>,
     /// The sequence of the message that it replaces; 0 where there must be none.
@@ -156,6 +158,8 @@ pub enum Published {
     First,
     /// Another message was there first, and stands.
     Already(Box<Standing>),
+    /// The message that it was to replace has gone; there is none.
+    Gone,
 }
 
 /// The message that stands on a completion's subject.
@@ -165,6 +169,8 @@ pub struct Standing {
     pub completion: Option<Completion>,
     /// Which request it answers, if it says so.
     pub fingerprint: Option<String>,
+    /// Which message it answers, if it says so.
+    pub message: Option<String>,
     /// When it was published.
     pub published: Timestamp,
     /// Its sequence.

@@ -15,7 +15,7 @@ use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
-use forebay_schemas::subjects::{FINGERPRINT_HEADER, REPLY_TO_HEADER};
+use forebay_schemas::subjects::{FINGERPRINT_HEADER, MESSAGE_HEADER, REPLY_TO_HEADER};
 use forebay_schemas::{Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
@@ -211,15 +211,15 @@ impl Queue for JetStreamQueue {
         let mut headers = traced(publication.traceparent);
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, publication.replaces.to_string());
         headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
+        if let Some(message) = publication.message {
+            headers.insert(MESSAGE_HEADER, message);
+        }
         let ack = self.context.publish_with_headers(subject, headers, payload);
         match ack.and_then(|ack| ack.into_future()).await {
             Ok(_) => Ok(Published::First),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                match self.completion(&completion.identity()).await? {
-                    Some(standing) => Ok(Published::Already(Box::new(standing))),
-                    // It went between the two questions; ask again.
-                    None => Err(unavailable("the completion's subject changed meanwhile")),
-                }
+                let standing = self.completion(&completion.identity()).await?;
+                Ok(standing.map_or(Published::Gone, |standing| Published::Already(Box::new(standing))))
             }
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
                 Err(Error::TooLarge { size, max: self.client.max_payload() })
@@ -232,13 +232,17 @@ impl Queue for JetStreamQueue {
         let subject = self.names.completion(&identity.team, identity.batch.as_deref(), &identity.id);
         let stream = self.stream(self.names.completions_stream()).await?;
         match stream.direct_get_last_for_subject(subject).await {
-            Ok(message) => Ok(Some(Standing {
-                completion: serde_json::from_slice(&message.payload).ok(),
-                fingerprint: message.headers.get(FINGERPRINT_HEADER).map(|value| value.as_str().to_owned()),
-                published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
-                    .map_err(unavailable)?,
-                sequence: message.sequence,
-            })),
+            Ok(message) => {
+                let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
+                Ok(Some(Standing {
+                    completion: serde_json::from_slice(&message.payload).ok(),
+                    fingerprint: header(FINGERPRINT_HEADER),
+                    message: header(MESSAGE_HEADER),
+                    published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
+                        .map_err(unavailable)?,
+                    sequence: message.sequence,
+                }))
+            }
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
             Err(error) => Err(unavailable(error)),
         }

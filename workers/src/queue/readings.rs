@@ -35,6 +35,11 @@ impl Readings {
         }
     }
 
+    /// Whoever reads holds this: if that ends by a panic, somebody else may read.
+    pub(crate) fn guard<'a>(&'a self, reading: &'a Reading) -> Guard<'a> {
+        Guard { readings: self, reading }
+    }
+
     /// Says that a reading is about to close.
     pub(crate) fn closing(&self, reading: &Reading) {
         self.lock().insert(reading.clone(), State::Closing);
@@ -48,6 +53,21 @@ impl Readings {
             open.remove(reading);
         }
         closes
+    }
+}
+
+/// Ends a reading whose reader panics.
+#[derive(Debug)]
+pub(crate) struct Guard<'a> {
+    readings: &'a Readings,
+    reading: &'a Reading,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.readings.lock().remove(self.reading);
+        }
     }
 }
 

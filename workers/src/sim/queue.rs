@@ -218,6 +218,7 @@ impl Queue for SimQueue {
         let standing = Standing {
             completion: Some(publication.completion.clone()),
             fingerprint: Some(publication.fingerprint.to_owned()),
+            message: publication.message.map(str::to_owned),
             published: self.clock.now(),
             sequence: state.sequence,
         };

@@ -29,6 +29,7 @@ pub(super) async fn start(
     let (sender, found) = mpsc::unbounded_channel();
     let mut finder = Finder { queue, known: HashMap::new(), readings, sender };
     finder.read_all().await?;
+    finder.read_consumers().await?;
     tokio::spawn(async move {
         let mut again = tokio::time::interval(AGAIN);
         while !finder.sender.is_closed() {
@@ -49,7 +50,7 @@ pub(super) async fn start(
 struct Finder {
     queue: JetStreamQueue,
     /// What subjects mean: nearly every announcement is of one that was seen before.
-    known: HashMap<String, Reading>,
+    known: HashMap<String, Option<Reading>>,
     readings: Arc<Readings>,
     sender: mpsc::UnboundedSender<Reading>,
 }
@@ -70,18 +71,35 @@ impl Finder {
         Ok(())
     }
 
+    /// Flows that were read before: those that are idle are let go then.
+    async fn read_consumers(&mut self) -> Result<(), Error> {
+        let names = self.queue.names.clone();
+        for (stream, due) in [(names.jobs_stream(), false), (names.later_stream(), true)] {
+            let stream = self.queue.stream(stream).await?;
+            let mut consumers = stream.consumers();
+            while let Some(consumer) = consumers.next().await {
+                let config = consumer.map_err(unavailable)?.config;
+                let filter = config.filter_subjects.into_iter().next();
+                self.see(&filter.unwrap_or(config.filter_subject), due);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at a subject. The server takes a publish to a literal `*`, which no consumer could filter
+    /// without taking other people's jobs; such a message stays where it is.
     fn see(&mut self, subject: &str, due: bool) {
         if !self.known.contains_key(subject) {
-            let Some(flow) = self.queue.names.flow_of(subject) else {
-                warn!(subject, "the stream of jobs holds a message whose subject has no job's form");
-                return;
-            };
+            let flow = self.queue.names.flow_of(subject);
+            if flow.is_none() {
+                warn!(subject, "a job's subject holds a wildcard; its messages are not served, delete them");
+            }
             if self.known.len() == SUBJECTS {
                 self.known.clear();
             }
-            self.known.insert(subject.to_owned(), Reading { flow, due });
+            self.known.insert(subject.to_owned(), flow.map(|flow| Reading { flow, due }));
         }
-        let reading = &self.known[subject];
+        let Some(reading) = &self.known[subject] else { return };
         if self.readings.see(reading) {
             // Nobody receives any more only when the process ends.
             let _ = self.sender.send(reading.clone());

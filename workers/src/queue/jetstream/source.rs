@@ -114,10 +114,14 @@ impl Feed {
 
     /// What comes on an inbox that is not read any more goes back now, not after the ack wait.
     async fn give_back_rest(&self, mut subscriber: Subscriber) {
-        let _ = subscriber.unsubscribe().await;
-        while let Some(message) = subscriber.next().await {
-            self.give_back(message).await;
-        }
+        let rest = async {
+            // What is on its way comes first; without a connection nothing does.
+            let _ = subscriber.drain().await;
+            while let Some(message) = subscriber.next().await {
+                self.give_back(message).await;
+            }
+        };
+        let _ = tokio::time::timeout(LOOK, rest).await;
     }
 
     async fn pull(&mut self) {

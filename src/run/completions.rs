@@ -1,0 +1,126 @@
+//! A batch's completions as they come, over restarts of the server.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::Message;
+use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
+use forebay_schemas::Completion;
+use forebay_schemas::subjects::FINGERPRINT_HEADER;
+use futures::StreamExt;
+use tracing::warn;
+
+use crate::batch::Batch;
+use crate::connection::Connection;
+
+/// The pause before the stream is read again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A completion, and what its message tells of it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) completion: Completion,
+    /// Which request it answers, if it says so.
+    pub(super) fingerprint: Option<String>,
+    /// Its place in the stream.
+    pub(super) sequence: u64,
+    /// How many of the batch's are behind it in the stream.
+    pub(super) pending: u64,
+}
+
+/// A batch's completions, those in the stream first.
+pub(super) struct Completions {
+    connection: Connection,
+    filter: String,
+    messages: Ordered,
+    /// How many were in the stream when it was opened.
+    pub(super) stored: u64,
+    /// When the streams of jobs and of completions were made.
+    made: [i64; 2],
+}
+
+impl Completions {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub(super) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
+        let filter = connection.names.completions_of(&batch.team, Some(&batch.name));
+        let made = made(connection).await?;
+        let (messages, stored) = read(connection, &filter).await?;
+        Ok(Self { connection: connection.clone(), filter, messages, stored, made })
+    }
+
+    /// The next one. After a loss they are read from the first one again, so that some come twice.
+    pub(super) async fn next(&mut self) -> Found {
+        loop {
+            let problem = match self.messages.next().await {
+                Some(Ok(message)) => match found(&message) {
+                    Ok(found) => return found,
+                    Err(error) => {
+                        warn!(%error, subject = %message.subject, "a completion cannot be read");
+                        continue;
+                    }
+                },
+                Some(Err(error)) => error.to_string(),
+                None => "it ended".to_owned(),
+            };
+            warn!(problem, "the stream of completions is lost, reading it again");
+            tokio::time::sleep(AGAIN).await;
+            if let Ok((messages, _)) = read(&self.connection, &self.filter).await {
+                self.messages = messages;
+            }
+        }
+    }
+
+    /// Whether somebody deleted the streams and they were made again, since this was asked last: then
+    /// they are read from the start, and jobs that were in them are gone.
+    pub(super) async fn were_made_again(&mut self) -> bool {
+        let Ok(made) = made(&self.connection).await else { return false };
+        if made == self.made {
+            return false;
+        }
+        let Ok((messages, _)) = read(&self.connection, &self.filter).await else { return false };
+        (self.messages, self.made) = (messages, made);
+        true
+    }
+}
+
+async fn made(connection: &Connection) -> anyhow::Result<[i64; 2]> {
+    let mut made = [0; 2];
+    let names = [connection.names.jobs_stream(), connection.names.completions_stream()];
+    for (made, name) in made.iter_mut().zip(names) {
+        let stream = connection.context.get_stream(&name).await;
+        let stream = stream.with_context(|| format!("the stream {name} cannot be read"))?;
+        *made = stream.cached_info().created.unix_timestamp();
+    }
+    Ok(made)
+}
+
+/// The completions on `filter`, and how many are in the stream.
+async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
+    let unreadable = "the stream of completions cannot be read";
+    let name = connection.names.completions_stream();
+    let stream = connection.context.get_stream_no_info(name).await.context(unreadable)?;
+    let config = OrderedConfig {
+        filter_subject: filter.to_owned(),
+        deliver_policy: DeliverPolicy::All,
+        ..OrderedConfig::default()
+    };
+    let consumer = stream.create_consumer(config).await.context(unreadable)?;
+    let stored = consumer.cached_info().num_pending;
+    Ok((consumer.messages().await.context(unreadable)?, stored))
+}
+
+fn found(message: &Message) -> anyhow::Result<Found> {
+    let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
+    let headers = message.headers.as_ref();
+    let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
+    Ok(Found {
+        completion: serde_json::from_slice(&message.payload)?,
+        fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
+        sequence: info.stream_sequence,
+        pending: info.pending,
+    })
+}
