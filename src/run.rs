@@ -228,8 +228,9 @@ impl Gathering {
 
     /// Asks the worker what it is doing, for the progress and to learn whether it can go on at all.
     async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
-        let asked = connection.client.request(connection.names.ctl("keys"), "".into()).await;
-        let Ok(Ok(keys)) = asked.map(|reply| serde_json::from_slice::<Keys>(&reply.payload)) else {
+        let asked = connection.client.request(connection.names.ctl("keys"), "".into());
+        let answer = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
+        let Some(Ok(keys)) = answer.map(|reply| serde_json::from_slice::<Keys>(&reply.payload)) else {
             self.progress.note("no worker answers".to_owned());
             self.progress.show(&self.totals);
             return Ok(());

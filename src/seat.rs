@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::kv::{self, CreateErrorKind, Store};
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::kv::{self, Store};
 use async_nats::jetstream::message::PublishMessage;
 use bytes::Bytes;
 use rand::Rng;
@@ -25,7 +26,7 @@ const KEY: &str = "worker";
 const TTL: Duration = Duration::from_secs(9);
 /// How often it is renewed.
 const RENEW: Duration = Duration::from_secs(3);
-/// How long a seat that seems to be left is waited for.
+/// A seat that was not renewed for so long is left, even if its key stays.
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Who sits there: for the message to whoever comes second, and to know one's own key again.
@@ -68,18 +69,20 @@ impl Seat {
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let me = Occupant { host, pid: std::process::id(), nonce: rand::rng().random() };
         let value = Bytes::from(serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?);
-        let give_up = Instant::now() + PATIENCE;
+        let mut others = None;
         let revision = loop {
-            match store.create_with_ttl(KEY, value.clone(), TTL).await {
-                Ok(revision) => break revision,
-                Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
-                    if Instant::now() > give_up {
+            match claim(connection, &store, &value, others).await.map_err(&failed)? {
+                Claim::Ours(revision) => break revision,
+                Claim::Taken(revision) => match others {
+                    None => others = Some((revision, Instant::now())),
+                    // A living owner has renewed it meanwhile.
+                    Some((seen, _)) if seen != revision => {
                         return Err(taken(connection, occupant(&store).await.ok().flatten()));
                     }
-                    tokio::time::sleep(Duration::from_millis(500)).await;
-                }
-                Err(error) => return Err(failed(error.to_string())),
+                    Some(_) => {}
+                },
             }
+            tokio::time::sleep(Duration::from_millis(500)).await;
         };
         let (lost, revision) = (CancellationToken::new(), Arc::new(AtomicU64::new(revision)));
         let renewal = Renewal {
@@ -120,6 +123,47 @@ impl Seat {
             Err(_) => warn!("NATS does not answer, so the worker's seat stays taken for some seconds"),
         }
     }
+}
+
+/// What came of claiming the seat.
+enum Claim {
+    /// It is ours, at this revision.
+    Ours(u64),
+    /// Somebody has it, at this revision.
+    Taken(u64),
+}
+
+/// Takes the seat where nobody has it, or where its owner has not renewed it since `seen` for longer than
+/// one that lives can. The time to live is set by the same publish: the client's own create falls back to
+/// an update without one where a marker of an earlier owner stands.
+async fn claim(
+    connection: &Connection,
+    store: &Store,
+    value: &Bytes,
+    seen: Option<(u64, Instant)>,
+) -> Result<Claim, String> {
+    let entry = store.entry(KEY).await.map_err(|error| error.to_string())?;
+    let held = entry.as_ref().filter(|entry| entry.operation == kv::Operation::Put);
+    if let Some(held) = held {
+        let left = seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > PATIENCE);
+        if !left {
+            return Ok(Claim::Taken(held.revision));
+        }
+    }
+    let expected = entry.map_or(0, |entry| entry.revision);
+    match put(connection, value.clone(), expected).await {
+        Ok(revision) => Ok(Claim::Ours(revision)),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Claim::Taken(0)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Writes the key with its time to live, if it still has the expected revision.
+async fn put(connection: &Connection, value: Bytes, expected: u64) -> Result<u64, PublishError> {
+    let subject = format!("$KV.{}.{KEY}", connection.names.nodes_bucket());
+    let message = PublishMessage::build().payload(value).expected_last_subject_sequence(expected).ttl(TTL);
+    let ack = connection.context.send_publish(subject, message).await?.await?;
+    Ok(ack.sequence)
 }
 
 fn taken(connection: &Connection, by: Option<Occupant>) -> Error {
@@ -165,13 +209,8 @@ impl Renewal {
 
     /// Renews by a compare-and-set publish, which keeps the time to live; a plain update would drop it.
     async fn renew(&self) -> Result<u64, String> {
-        let subject = format!("$KV.{}.{KEY}", self.connection.names.nodes_bucket());
-        let message = PublishMessage::build()
-            .payload(self.value.clone())
-            .expected_last_subject_sequence(self.revision.load(Ordering::Relaxed))
-            .ttl(TTL);
-        let published = async { self.connection.context.send_publish(subject, message).await?.await };
-        published.await.map(|ack| ack.sequence).map_err(|error| error.to_string())
+        let revision = self.revision.load(Ordering::Relaxed);
+        put(&self.connection, self.value.clone(), revision).await.map_err(|error| error.to_string())
     }
 
     /// Looks who has the key. Our own, renewed by a publish whose acknowledgement was lost, is adopted;
@@ -186,7 +225,7 @@ impl Renewal {
             }
             return !mine;
         }
-        if let Ok(revision) = self.store.create_with_ttl(KEY, self.value.clone(), TTL).await {
+        if let Ok(Claim::Ours(revision)) = claim(&self.connection, &self.store, &self.value, None).await {
             self.revision.store(revision, Ordering::Relaxed);
         }
         false

@@ -159,6 +159,7 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
 
 /// Whether a worker answers, as far as it can be told.
 async fn answers(connection: &Connection) -> bool {
-    let asked = connection.client.request(connection.names.ctl("keys"), "".into()).await;
-    !matches!(asked, Err(error) if error.kind() == RequestErrorKind::NoResponders)
+    let asked = connection.client.request(connection.names.ctl("keys"), "".into());
+    let asked = tokio::time::timeout(LOOK, asked).await;
+    !matches!(asked, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

@@ -203,6 +203,11 @@ impl Checker<'_> {
         let valid = base_url
             .parse::<http::Uri>()
             .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        let bare = !base_url.contains(['@', '?', '#']);
+        if valid && !bare {
+            let problem = "must have no user, password, query or fragment: keys belong into `keys`";
+            self.wrong(&format!("{path}.base_url"), problem);
+        }
         if !valid && entry.is_some() {
             let problem =
                 format!("`{base_url}` is no address, write for example \"https://api.openai.com/v1\"");

@@ -92,6 +92,14 @@ fn a_key_that_is_not_there_is_named_and_nothing_else_of_it() {
 }
 
 #[test]
+fn an_address_with_a_credential_is_refused_without_repeating_it() {
+    let text = "[quota.q]\nprovider = \"openai\"\nbase_url = \"http://me:sk-secret@host/v1?key=sk-secret\"\nkeys = [{ env = \"K\" }]\n";
+    let found = mistakes(text);
+    assert!(found.len() == 1 && found[0].starts_with("quota.q.base_url"), "{found:?}");
+    assert!(!found[0].contains("sk-secret"), "{found:?}");
+}
+
+#[test]
 fn relations_are_checked() {
     let found = mistakes(
         "[data]\nkeep_days = 1\ndedupe_days = 3\n[streams]\ncompletions_max_age = \"2d\"\njobs_max_bytes = \"1\"\n",

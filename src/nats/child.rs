@@ -16,8 +16,11 @@ use tracing::{info, warn};
 
 use super::Error;
 
-/// How long the server may take to come up: a large store is read first.
-const START: Duration = Duration::from_secs(60);
+/// How long the server may take to come up: a large store and thousands of consumers are read first, and
+/// ending it would begin that anew.
+const START: Duration = Duration::from_secs(15 * 60);
+/// How often it is told that it is waited for.
+const TELL: Duration = Duration::from_secs(15);
 /// How long it may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(15);
 /// The pause before a server that died is started again.
@@ -170,7 +173,12 @@ impl Minder {
     fn wait_until_up(&self, process: &mut std::process::Child) -> Result<SocketAddr, Error> {
         let file = self.dir.join(format!("nats-server_{}.ports", process.id()));
         let since = Instant::now();
+        let mut told = Duration::ZERO;
         while since.elapsed() < START {
+            if since.elapsed() > told + TELL {
+                told = since.elapsed();
+                warn!("nats-server is still starting after {told:.0?}: a large store takes minutes");
+            }
             if let Some(address) = fs::read_to_string(&file).ok().and_then(|text| address_in(&text)) {
                 info!(%address, "nats-server is up");
                 return Ok(address);

@@ -77,6 +77,9 @@ impl Completions {
     /// Whether somebody deleted the streams and they were made again, since this was asked last: then
     /// they are read from the start, and jobs that were in them are gone.
     pub(super) async fn were_made_again(&mut self) -> bool {
+        if !self.connection.is_up() {
+            return false;
+        }
         let Ok(made) = made(&self.connection).await else { return false };
         if made == self.made {
             return false;

@@ -1,8 +1,11 @@
 //! One call, one completion and one stored result per identity.
 
+use std::time::Duration;
+
 use forebay::app::{App, Started};
 use forebay::config::Config;
 use forebay_schemas::Status;
+use forebay_workers::clock::{Clock, SystemClock};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -74,7 +77,7 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
     forebay.completion("default", None, "kept").await;
     forebay.drained().await;
     let Forebay { app, dir, .. } = forebay;
-    app.stop(std::time::Duration::from_secs(20)).await;
+    app.stop(Duration::from_secs(20)).await;
 
     let config = Config::parse(&text).expect("a configuration");
     let Started::Here(app) = App::start(&config).await.expect("it starts again") else { panic!("free") };
@@ -129,7 +132,7 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
     forebay.drained().await;
     let Forebay { app, dir, .. } = forebay;
-    app.stop(std::time::Duration::from_secs(20)).await;
+    app.stop(Duration::from_secs(20)).await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);
@@ -209,10 +212,70 @@ async fn a_refused_jobs_next_generation_is_found_where_the_store_has_lost_the_fi
     forebay.publish("ai.jobs.chat", &wrong).await;
     forebay.drained().await;
     let Forebay { app, dir, .. } = forebay;
-    app.stop(std::time::Duration::from_secs(20)).await;
+    app.stop(Duration::from_secs(20)).await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("lost", "hello")).await;
     assert_eq!(said(&generation(&forebay, "lost", 2).await), "You said: hello");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mended_job_that_comes_while_the_refused_one_ends_is_called() {
+    let (forebay, provider) = Forebay::simple().await;
+    for round in 0..20 {
+        let id = format!("mended-{round}");
+        let mut wrong = chat(&id, "hello");
+        wrong["body"]["model"] = json!("gpt-9");
+        forebay.publish("ai.jobs.chat", &wrong).await;
+        forebay.publish("ai.jobs.chat", &chat(&id, "hello")).await;
+        assert_eq!(said(&generation(&forebay, &id, 2).await), "You said: hello");
+    }
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 20);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_does_not_expire_with_another_one_of_its_id() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = "{ requests = 1, per = \"3s\", }";
+    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
+    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
+    forebay.completion("default", None, "first").await;
+    let mut hurried = chat("same", "hello");
+    hurried["deadline"] =
+        json!(SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon").to_string());
+    forebay.publish("ai.jobs.chat", &hurried).await;
+    forebay.publish("ai.jobs.chat", &chat("same", "hello")).await;
+    let expired = forebay.completion("default", None, "same").await;
+    assert_eq!(expired.status, Status::Expired);
+    assert_eq!(said(&generation(&forebay, "same", 2).await), "You said: hello");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_aside() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut inbox = forebay.connection.client.subscribe("_INBOX.later").await.expect("subscribed");
+    let later = |text: &str| {
+        let at = SystemClock.now().checked_add(Duration::from_secs(8)).expect("soon");
+        let mut job = chat("later", text);
+        job["not_before"] = json!(at.to_string());
+        job
+    };
+    forebay.publish("ai.jobs.chat", &later("first")).await;
+    forebay.postponed("ai.later.default._.later").await;
+    let mut other = later("second");
+    other["reply_to"] = json!("_INBOX.later");
+    forebay.publish("ai.jobs.chat", &other).await;
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    assert_eq!(copy.error.expect("an error").code, "id_conflict");
+    assert_eq!(said(&forebay.completion("default", None, "later").await), "You said: first");
+    assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }

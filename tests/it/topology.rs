@@ -75,7 +75,7 @@ fn work_queue() -> stream::Config {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_at_a_time_serves_a_prefix() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (server, _context) = server(&dir.path().join("nats")).await;
+    let (server, context) = server(&dir.path().join("nats")).await;
     let text = |data: &str| {
         let head = head(dir.path())
             .replace("listen = \"127.0.0.1:0\"", &format!("url = {:?}", server.url()))
@@ -90,6 +90,14 @@ async fn one_worker_at_a_time_serves_a_prefix() {
     first.stop(Duration::from_secs(5)).await;
     let third = App::start(&text("two")).await;
     let Ok(forebay::app::Started::Here(third)) = third else { panic!("the seat is free again") };
+    // The key goes by itself, also if its owner dies before it has renewed it once.
+    let seat = context.get_key_value("AI_NODES").await.expect("the bucket");
+    let entry = seat.entry("worker").await.expect("asked").expect("taken");
+    let subject = "$KV.AI_NODES.worker";
+    let stream = context.get_stream("KV_AI_NODES").await.expect("the stream");
+    let message = stream.direct_get_last_for_subject(subject).await.expect("the key");
+    assert_eq!(message.sequence, entry.revision);
+    assert!(message.headers.get("Nats-TTL").is_some(), "{:?}", message.headers);
     third.stop(Duration::from_secs(5)).await;
 }
 

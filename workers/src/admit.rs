@@ -13,9 +13,10 @@ use tracing::warn;
 
 use crate::claim::{Claim, Slot};
 use crate::cost::Cost;
+use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::finish::{self, retry_until_done};
-use crate::queue::{Delivery, Queue};
+use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
 use crate::staged::{End, Staged};
@@ -24,16 +25,17 @@ use crate::upstream::Upstream;
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
-    flow: &Flow,
+    reading: &Reading,
     delivery: Delivery,
     slot: Slot,
 ) {
+    let flow = &reading.flow;
     let message = read(engine, flow, delivery, slot);
     let claim = message.claim;
     let (claim, entry, conflicts) =
         match engine.running.arrive(&message.identity, &message.fingerprint, claim) {
             Arrival::First(claim, entry) => (claim, entry, false),
-            Arrival::Joined => return,
+            Arrival::Waits => return,
             Arrival::Conflict(claim, entry) => (claim, entry, true),
         };
     let wait =
@@ -44,11 +46,11 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         job: message.job,
         identity: message.identity,
         flow: flow.clone(),
+        due: reading.due,
         fingerprint: message.fingerprint,
         delivery: message.delivery,
         claim,
         entry,
-        joined: Vec::new(),
         generation: 1,
         targets: Vec::new(),
         cost: Cost::default(),
@@ -61,8 +63,9 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         false => next(engine, &mut staged, message.refusal).await,
     };
     if matches!(next, Next::Call) {
+        staged.entry.admitted();
         // Nobody receives any more only when the process ends; the delivery then comes again.
-        let _ = engine.stage.send(staged);
+        let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
         return;
     }
     let engine = Arc::clone(engine);

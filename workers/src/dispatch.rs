@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_schemas::{Class, Lane};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,8 +14,9 @@ use tokio_util::task::TaskTracker;
 use crate::engine::Engine;
 use crate::fairness::{Fairness, Offer};
 use crate::finish;
-use crate::queue::Queue;
+use crate::queue::{Queue, Reading};
 use crate::quota::{Denied, Permit};
+use crate::running::Followers;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
@@ -28,10 +29,19 @@ const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
+/// What the dispatcher is told.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// A job, for its first or its next call.
+    Job(Box<Staged>),
+    /// What was read there and was never called is to be given back; how many those were is answered.
+    GiveBack(Reading, oneshot::Sender<usize>),
+}
+
 /// Matches staged jobs of all pools with quotas.
 pub(crate) struct Dispatcher<Q, U> {
     engine: Arc<Engine<Q, U>>,
-    arrivals: mpsc::UnboundedReceiver<Staged>,
+    arrivals: mpsc::UnboundedReceiver<Arrived>,
     waiting: Fairness<Staged>,
     /// Jobs that wait for themselves, by when they may go.
     resting: BTreeMap<(Instant, u64), Staged>,
@@ -51,7 +61,7 @@ struct Round {
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(crate) fn new(
         engine: Arc<Engine<Q, U>>,
-        arrivals: mpsc::UnboundedReceiver<Staged>,
+        arrivals: mpsc::UnboundedReceiver<Arrived>,
         lane_weights: [(Lane, u64); 3],
         tasks: TaskTracker,
     ) -> Self {
@@ -73,11 +83,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             let engine = Arc::clone(&self.engine);
             tokio::select! {
                 () = stop.cancelled() => break,
-                staged = self.arrivals.recv() => match staged {
-                    Some(staged) => {
-                        self.accept(staged);
-                        while let Ok(staged) = self.arrivals.try_recv() {
-                            self.accept(staged);
+                arrived = self.arrivals.recv() => match arrived {
+                    Some(arrived) => {
+                        self.take(arrived).await;
+                        while let Ok(arrived) = self.arrivals.try_recv() {
+                            self.take(arrived).await;
                         }
                     }
                     None => break,
@@ -87,7 +97,21 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 _ = deadlines.tick() => self.expire(),
             }
         }
-        self.give_back().await;
+        self.give_back_all().await;
+    }
+
+    async fn take(&mut self, arrived: Arrived) {
+        match arrived {
+            Arrived::Job(staged) => self.accept(*staged),
+            Arrived::GiveBack(reading, done) => {
+                let unbegun = |staged: &Staged| {
+                    staged.flow == reading.flow && staged.due == reading.due && staged.attempts.is_empty()
+                };
+                let given_back = self.give_back_where(unbegun).await;
+                // Whoever asked may have ended.
+                let _ = done.send(given_back);
+            }
+        }
     }
 
     fn accept(&mut self, mut staged: Staged) {
@@ -174,29 +198,37 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     fn expire(&mut self) {
         let now = self.engine.clock.now();
-        let mut late = self.waiting.remove_where(|staged| staged.is_late(now));
-        let resting: Vec<_> =
-            self.resting.iter().filter(|(_, staged)| staged.is_late(now)).map(|(key, _)| *key).collect();
-        late.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
-        for staged in late {
+        for staged in self.remove_where(|staged| staged.is_late(now)) {
             let engine = Arc::clone(&self.engine);
             self.tasks.spawn(async move { finish::finish(&engine, staged, End::expired()).await });
         }
     }
 
-    async fn give_back(&mut self) {
+    fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+        let mut removed = self.waiting.remove_where(&which);
+        let resting: Vec<_> =
+            self.resting.iter().filter(|(_, staged)| which(staged)).map(|(key, _)| *key).collect();
+        removed.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
+        removed
+    }
+
+    async fn give_back_where(&mut self, which: impl Fn(&Staged) -> bool) -> usize {
+        let removed = self.remove_where(which);
+        let count = removed.len();
+        for mut staged in removed {
+            let Followers { same, others } = staged.entry.end();
+            let claims = std::iter::once(staged.claim).chain(same).chain(others);
+            finish::give_back(&self.engine, claims).await;
+        }
+        count
+    }
+
+    async fn give_back_all(&mut self) {
         self.arrivals.close();
-        let mut rest = self.waiting.remove_where(|_| true);
-        rest.extend(std::mem::take(&mut self.resting).into_values());
-        while let Ok(staged) = self.arrivals.try_recv() {
-            rest.push(staged);
+        while let Ok(arrived) = self.arrivals.try_recv() {
+            self.take(arrived).await;
         }
-        for mut staged in rest {
-            let followers = staged.entry.end();
-            for claim in std::iter::once(staged.claim).chain(followers) {
-                self.engine.queue.give_back(claim.hold.receipt()).await;
-            }
-        }
+        self.give_back_where(|_| true).await;
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
+use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
 use crate::queue::Readings;
@@ -19,7 +20,6 @@ use crate::quota::{self, Quota, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
-use crate::staged::Staged;
 
 /// Jobs of one flow that wait here at most; the rest waits in the queue.
 const LARGEST_STAGE: usize = 512;
@@ -106,7 +106,7 @@ pub(crate) struct Engine<Q, U> {
     /// The right to read a flow.
     pub(crate) places: Semaphore,
     /// To the dispatcher.
-    pub(crate) stage: mpsc::UnboundedSender<Staged>,
+    pub(crate) stage: mpsc::UnboundedSender<Arrived>,
     pub(crate) wake: Arc<Wake>,
     pub(crate) counters: Counters,
 }
@@ -157,7 +157,7 @@ impl<Q, U> Engine<Q, U> {
         upstream: U,
         results: Results,
         clock: Arc<dyn Clock>,
-        stage: mpsc::UnboundedSender<Staged>,
+        stage: mpsc::UnboundedSender<Arrived>,
     ) -> Self {
         let wake = Arc::new(Wake::default());
         let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));

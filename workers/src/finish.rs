@@ -16,6 +16,7 @@ use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::queue::{self, DeadLetter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
+use crate::running::Followers;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
@@ -32,10 +33,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
         completion,
     };
     persist(engine, &staged, &record).await;
-    if !record.completion.is_final() {
-        // Whoever reads the refusal may publish the job again, mended, before this delivery is acked.
-        staged.joined = staged.entry.end();
-    }
+    make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
         let refusal = conflict(&staged);
         return set_aside(engine, staged, refusal).await;
@@ -47,6 +45,29 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
     release(engine, staged, &record.completion).await;
 }
 
+/// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
+/// delivery is acked; and who came meanwhile is looked at anew.
+async fn make_way_if_refused<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &mut Staged,
+    record: &Record,
+) {
+    if !record.completion.is_final() {
+        let Followers { same, others } = staged.entry.end();
+        give_back(engine, same.into_iter().chain(others)).await;
+    }
+}
+
+/// Gives deliveries back, to be delivered again at once.
+pub(crate) async fn give_back<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: impl IntoIterator<Item = Claim>,
+) {
+    for claim in claims {
+        engine.queue.give_back(claim.hold.receipt()).await;
+    }
+}
+
 /// Moves a job that waits for itself out of this process. If the process ends between the two steps, the
 /// job's delivery comes again and is moved again, which replaces the first move.
 pub(crate) async fn postpone<Q: Queue, U: Upstream>(
@@ -55,8 +76,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     wait: Duration,
 ) {
     let at = engine.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
-    let mut claims = staged.entry.end();
-    claims.push(staged.claim);
+    let Followers { same, others } = staged.entry.end();
     let job = Postponed {
         flow: staged.flow.clone(),
         identity: staged.identity.clone(),
@@ -64,16 +84,23 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         at: staged.job.deadline.map_or(at, |deadline| deadline.min(at)),
         state: State {
             id: staged.identity.id.clone(),
+            fingerprint: staged.fingerprint.clone(),
             published: staged.delivery.published,
-            attempts: std::mem::take(&mut staged.attempts),
+            attempts: staged.attempts.clone(),
             counted: staged.counted,
-            replies: claims.iter().flat_map(|claim| claim.replies.clone()).collect(),
+            replies: std::iter::once(&staged.claim).chain(&same).flat_map(|c| c.replies.clone()).collect(),
         },
         payload: staged.delivery.payload.clone(),
         traceparent: staged.delivery.traceparent.clone(),
     };
-    retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
-    ack_all(engine, claims).await;
+    let postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    give_back(engine, others).await;
+    if !postponed {
+        give_back(engine, same).await;
+        let refusal = conflict(&staged);
+        return set_aside(engine, staged, refusal).await;
+    }
+    ack_all(engine, same.into_iter().chain([staged.claim])).await;
 }
 
 /// Gives an identity that is answered its stored answer.
@@ -82,12 +109,7 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     mut staged: Staged,
     record: Record,
 ) {
-    if !record.completion.is_final() {
-        // They are other messages, which this refusal does not answer.
-        for claim in staged.entry.end() {
-            engine.queue.give_back(claim.hold.receipt()).await;
-        }
-    }
+    make_way_if_refused(engine, &mut staged, &record).await;
     // The process may have ended between the store and the publish.
     match complete(engine, &staged, record).await {
         Some(record) => release(engine, staged, &record.completion).await,
@@ -241,9 +263,9 @@ async fn release<Q: Queue, U: Upstream>(
     mut staged: Staged,
     completion: &Completion,
 ) {
-    let mut claims = staged.joined;
-    claims.extend(staged.entry.end());
-    claims.push(staged.claim);
+    let Followers { same, others } = staged.entry.end();
+    give_back(engine, others).await;
+    let claims = same.into_iter().chain([staged.claim]).collect();
     copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
 }
 
@@ -272,7 +294,7 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     ack_all(engine, claims).await;
 }
 
-async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: Vec<Claim>) {
+async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: impl IntoIterator<Item = Claim>) {
     for claim in claims {
         // If this fails, the delivery comes again and is answered from the store.
         if let Err(error) = engine.queue.ack(claim.hold.receipt()).await {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::admit::admit;
 use crate::claim::Slot;
+use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::queue::{Credit, Queue, Reading, Source};
 use crate::upstream::Upstream;
@@ -67,8 +68,12 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             engine.readings.closing(&reading);
         }
         let (rest, left) = source.close().await;
+        let given_back = rest.len();
         for delivery in rest {
             engine.queue.give_back(delivery.receipt).await;
+        }
+        if matches!(over, Over::Crowded) {
+            leave(&engine, &reading, given_back).await;
         }
         drop(place);
         credit = match left {
@@ -99,7 +104,7 @@ async fn turn<Q: Queue, U: Upstream>(
             delivery = source.deliveries.recv() => match delivery {
                 Some(delivery) => {
                     last = Instant::now();
-                    admit(engine, &reading.flow, delivery, Slot(slots.clone())).await;
+                    admit(engine, reading, delivery, Slot(slots.clone())).await;
                 }
                 None => return Over::Stopped,
             },
@@ -114,6 +119,18 @@ async fn turn<Q: Queue, U: Upstream>(
             },
             () = stop.cancelled() => return Over::Stopped,
         }
+    }
+}
+
+/// Makes room for others: what has not begun goes back to the queue, and with it the flow's consumer, unless
+/// one of its jobs is being called.
+async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, given_back: usize) {
+    let (done, unbegun) = oneshot::channel();
+    // Without a dispatcher nothing is read any more.
+    let _ = engine.stage.send(Arrived::GiveBack(reading.clone(), done));
+    let given_back = given_back + unbegun.await.unwrap_or_default();
+    if let Err(error) = engine.queue.leave(reading, given_back).await {
+        debug!(flow = %reading.flow, %error, "a flow's turn does not end cleanly");
     }
 }
 

@@ -109,6 +109,9 @@ impl Credit {
 pub struct State {
     /// Its id: the message of a job that names none does not tell.
     pub id: String,
+    /// Which request it is.
+    #[serde(default)]
+    pub fingerprint: String,
     /// When it was published first.
     pub published: Timestamp,
     /// The calls that were made for it.
@@ -227,12 +230,16 @@ pub trait Queue: Send + Sync + 'static {
     /// whether that is so.
     fn forget(&self, reading: &Reading) -> impl Future<Output = Result<bool, Error>> + Send;
 
+    /// Deletes what was made to read although more waits there, if nothing of it is unacknowledged beside
+    /// the `given_back` deliveries that were given back just now.
+    fn leave(&self, reading: &Reading, given_back: usize) -> impl Future<Output = Result<(), Error>> + Send;
+
     /// Whether a job of so many bytes can be kept with what is known of it.
     fn can_postpone(&self, size: usize) -> bool;
 
     /// Keeps a job until its time comes. Doing it again for an identity replaces the first; who wanted a
-    /// copy then still gets one.
-    fn postpone(&self, job: Postponed) -> impl Future<Output = Result<(), Error>> + Send;
+    /// copy then still gets one. False if another request waits there under the same identity.
+    fn postpone(&self, job: Postponed) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Says that these deliveries are still being worked on.
     fn keep(&self, receipts: Vec<Receipt>) -> impl Future<Output = ()> + Send;

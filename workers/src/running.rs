@@ -1,4 +1,4 @@
-//! Identities that are being worked on, so that a repeated publish joins the first one.
+//! Identities that are being worked on, so that a repeated publish waits for the first one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,18 @@ pub(crate) struct Running {
 #[derive(Debug)]
 struct Job {
     fingerprint: String,
-    followers: Vec<Claim>,
+    /// Whether it will be called, as far as is known: then it keeps its identity.
+    admitted: bool,
+    followers: Vec<(String, Claim)>,
+}
+
+/// Deliveries that came while their identity was worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Followers {
+    /// The same request.
+    pub(crate) same: Vec<Claim>,
+    /// Another request, which came before it was known whether this one would be called.
+    pub(crate) others: Vec<Claim>,
 }
 
 /// What an identity's arrival means.
@@ -24,9 +35,9 @@ struct Job {
 pub(crate) enum Arrival {
     /// It is the first.
     First(Claim, Entry),
-    /// It joined one that is being worked on.
-    Joined,
-    /// One that is being worked on has the same identity and is another request.
+    /// It waits for the end of one that is being worked on.
+    Waits,
+    /// One that is being called has the same identity and is another request.
     Conflict(Claim, Entry),
 }
 
@@ -54,29 +65,44 @@ impl Running {
         let entry = |identity| Entry { running: Arc::clone(self), identity };
         let mut jobs = self.lock();
         match jobs.get_mut(identity) {
-            Some(job) if job.fingerprint == fingerprint => {
+            Some(job) if job.fingerprint == fingerprint || !job.admitted => {
                 // It waits for another one, not for a permit: its flow goes on fetching.
                 drop(claim.slot.take());
-                job.followers.push(claim);
-                Arrival::Joined
+                job.followers.push((fingerprint.to_owned(), claim));
+                Arrival::Waits
             }
             Some(_) => Arrival::Conflict(claim, entry(None)),
             None => {
-                let job = Job { fingerprint: fingerprint.to_owned(), followers: Vec::new() };
+                let job = Job { fingerprint: fingerprint.to_owned(), admitted: false, followers: Vec::new() };
                 jobs.insert(identity.clone(), job);
                 Arrival::First(claim, entry(Some(identity.clone())))
             }
         }
     }
 
-    fn end(&self, identity: &Identity) -> Vec<Claim> {
-        self.lock().remove(identity).map(|job| job.followers).unwrap_or_default()
+    fn end(&self, identity: &Identity) -> Followers {
+        let mut followers = Followers::default();
+        let Some(job) = self.lock().remove(identity) else { return followers };
+        for (fingerprint, claim) in job.followers {
+            let same = fingerprint == job.fingerprint;
+            if same { followers.same.push(claim) } else { followers.others.push(claim) }
+        }
+        followers
     }
 }
 
 impl Entry {
-    /// Makes way for the next delivery; returns those who joined this one meanwhile.
-    pub(crate) fn end(&mut self) -> Vec<Claim> {
+    /// The job will be called: who comes with another request is told of the conflict at once.
+    pub(crate) fn admitted(&self) {
+        if let Some(identity) = &self.identity
+            && let Some(job) = self.running.lock().get_mut(identity)
+        {
+            job.admitted = true;
+        }
+    }
+
+    /// Makes way for the next delivery; returns those who came meanwhile.
+    pub(crate) fn end(&mut self) -> Followers {
         self.identity.take().map(|identity| self.running.end(&identity)).unwrap_or_default()
     }
 }

@@ -20,12 +20,12 @@ pub(crate) struct Staged {
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) flow: Flow,
+    /// Whether it was delivered because its time had come.
+    pub(crate) due: bool,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
     pub(crate) claim: Claim,
     pub(crate) entry: Entry,
-    /// Other deliveries of it that came before its identity was free again.
-    pub(crate) joined: Vec<Claim>,
     /// Which answer of its identity it will have.
     pub(crate) generation: u32,
     /// Targets that may serve it, and their tiers.

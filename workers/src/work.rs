@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::attempt::attempt;
 use crate::cost::{Cost, Together};
+use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::finish;
 use crate::outcome::Outcome;
@@ -92,7 +93,7 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
 
 fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged) {
     // Nobody receives any more only when the process ends; the delivery then comes again.
-    let _ = engine.stage.send(staged);
+    let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
 }
 
 fn error_of(outcome: &Outcome) -> CompletionError {

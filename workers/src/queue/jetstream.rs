@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
-use async_nats::jetstream::consumer::{AckPolicy, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
@@ -90,14 +90,17 @@ impl JetStreamQueue {
         Ok(())
     }
 
-    /// Deletes the consumer of what `reading` reads, if all that it ever delivered is acknowledged and
-    /// nothing waits.
-    async fn delete_idle_consumer(&self, reading: &Reading) -> Result<bool, Error> {
+    /// Deletes the consumer of what `reading` reads, if `may` says so; returns whether it is gone.
+    async fn delete_consumer(
+        &self,
+        reading: &Reading,
+        may: impl Fn(&consumer::Info) -> bool,
+    ) -> Result<bool, Error> {
         let _turn = self.turns.acquire().await.map_err(unavailable)?;
         let stream = self.stream(self.stream_of(reading)).await?;
         let name = self.names.consumer(&reading.flow);
         match stream.consumer_info(&name).await {
-            Ok(info) if info.num_pending > 0 || info.num_ack_pending > 0 => return Ok(false),
+            Ok(info) if !may(&info) => return Ok(false),
             Ok(_) => {}
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(unavailable(error)),
@@ -179,14 +182,20 @@ impl Queue for JetStreamQueue {
     }
 
     async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
-        self.delete_idle_consumer(reading).await
+        self.delete_consumer(reading, |info| info.num_pending == 0 && info.num_ack_pending == 0).await
+    }
+
+    async fn leave(&self, reading: &Reading, given_back: usize) -> Result<(), Error> {
+        // The server counts what was given back as unacknowledged until it is delivered again.
+        self.delete_consumer(reading, |info| info.num_ack_pending <= given_back).await?;
+        Ok(())
     }
 
     fn can_postpone(&self, size: usize) -> bool {
         size + STATE_ROOM <= self.client.max_payload()
     }
 
-    async fn postpone(&self, job: Postponed) -> Result<(), Error> {
+    async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
         later::postpone(self, job).await
     }
 

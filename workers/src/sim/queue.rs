@@ -151,7 +151,7 @@ impl Queue for SimQueue {
         true
     }
 
-    async fn postpone(&self, job: Postponed) -> Result<(), Error> {
+    async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
         let wait = job.at.duration_since(self.clock.now());
         let wait = std::time::Duration::try_from(wait).unwrap_or_default();
         let queue = self.clone();
@@ -159,7 +159,7 @@ impl Queue for SimQueue {
             tokio::time::sleep(wait).await;
             queue.enqueue(&job.flow, job.payload, Some(job.state));
         });
-        Ok(())
+        Ok(true)
     }
 
     fn open(&self, reading: &Reading, mut credit: Credit) -> Source {
@@ -192,6 +192,10 @@ impl Queue for SimQueue {
         let idle = !waits && state.held.values().all(|(flow, _)| *flow != reading.flow);
         state.forgotten += usize::from(idle);
         Ok(idle)
+    }
+
+    async fn leave(&self, _: &Reading, _: usize) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn keep(&self, _: Vec<Receipt>) {}

@@ -7,11 +7,14 @@ use super::{JetStreamQueue, STATE, traced, unavailable};
 use crate::queue::{Error, Postponed, State};
 
 /// Publishes the schedule. There is one per subject, so that doing it again, after a crash between this
-/// and the ack of the job's delivery, replaces it and it fires once.
-pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<(), Error> {
+/// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
+pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<bool, Error> {
     let identity = &job.identity;
     let subject = queue.names.later(&identity.team, identity.batch.as_deref(), &identity.id);
     if let Some(before) = scheduled(queue, &subject).await? {
+        if before.fingerprint != job.state.fingerprint {
+            return Ok(false);
+        }
         job.state.replies.extend(before.replies);
         job.state.replies.sort();
         job.state.replies.dedup();
@@ -31,7 +34,7 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
     if ack.duplicate {
         return Err(unavailable("the server took the schedule for one that it had"));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What is known of the job that waits on `subject`.
