@@ -1,17 +1,46 @@
 //! A delivery that is held, its place in a stage, and who wants to know what comes of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use tokio::sync::mpsc;
 
 use crate::held::Hold;
 
+/// A flow's stage: how many of its places are taken, and who is told when one gets free.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    free: mpsc::UnboundedSender<usize>,
+    taken: AtomicUsize,
+}
+
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
-pub(crate) struct Slot(pub(crate) mpsc::UnboundedSender<usize>);
+pub(crate) struct Slot(Arc<Stage>);
+
+impl Stage {
+    /// An empty stage.
+    pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
+        Arc::new(Self { free, taken: AtomicUsize::new(0) })
+    }
+
+    /// Takes a place.
+    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::clone(self))
+    }
+
+    /// Whether no delivery waits for its call.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) == 0
+    }
+}
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
         // A flow that has ended wants no more.
-        let _ = self.0.send(1);
+        let _ = self.0.free.send(1);
     }
 }
 

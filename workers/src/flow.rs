@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::admit::admit;
-use crate::claim::Slot;
+use crate::claim::Stage;
 use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::queue::{Credit, Queue, Reading, Source};
@@ -45,9 +45,10 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
     reading: Reading,
     stop: CancellationToken,
 ) {
-    let stage = engine.stage_size(&reading.flow.pool);
-    let (slots, mut credit) = Credit::new(stage);
-    info!(flow = %reading.flow, stage, due = reading.due, "reading jobs");
+    let size = engine.stage_size(&reading.flow.pool);
+    let (free, mut credit) = Credit::new(size);
+    let stage = Stage::new(free);
+    info!(flow = %reading.flow, stage = size, due = reading.due, "reading jobs");
     let _forgotten_in_panic = engine.readings.guard(&reading);
     loop {
         let place = tokio::select! {
@@ -63,7 +64,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             }
         }
         let mut source = engine.queue.open(&reading, credit);
-        let over = turn(&engine, &reading, &mut source, &slots, &stop).await;
+        let over = turn(&engine, &reading, &mut source, &stage, &stop).await;
         if matches!(over, Over::Idle) {
             engine.readings.closing(&reading);
         }
@@ -93,7 +94,7 @@ async fn turn<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
     reading: &Reading,
     source: &mut Source,
-    slots: &mpsc::UnboundedSender<usize>,
+    stage: &Arc<Stage>,
     stop: &CancellationToken,
 ) -> Over {
     let mut look = tokio::time::interval(LOOK);
@@ -104,13 +105,14 @@ async fn turn<Q: Queue, U: Upstream>(
             delivery = source.deliveries.recv() => match delivery {
                 Some(delivery) => {
                     last = Instant::now();
-                    admit(engine, reading, delivery, Slot(slots.clone())).await;
+                    admit(engine, reading, delivery, stage.slot()).await;
                 }
                 None => return Over::Stopped,
             },
             _ = look.tick() => {
                 let crowded = engine.places.available_permits() == 0;
-                if last.elapsed() > if crowded { IDLE_IN_A_CROWD } else { IDLE } {
+                let idle = if crowded { IDLE_IN_A_CROWD } else { IDLE };
+                if last.elapsed() > idle && stage.is_empty() {
                     return Over::Idle;
                 }
                 if crowded && began.elapsed() > TURN {
