@@ -172,6 +172,7 @@ impl Queue for SimQueue {
                     let Some(delivery) = queue.take(&flow) else { break };
                     credit.open -= 1;
                     if let Err(mpsc::error::SendError(delivery)) = sender.send(delivery) {
+                        credit.open += 1;
                         queue.give_back(delivery.receipt).await;
                         return credit;
                     }

@@ -156,6 +156,8 @@ impl Feed {
             let Some(delivery) = self.queue.delivery(message, self.reading.due) else { return };
             self.credit.open -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
+                // The turn ended just now; the next one wants it still.
+                self.credit.open += 1;
                 let _ = self.queue.client.publish(delivery.receipt.0, "-NAK".into()).await;
             }
             return;
