@@ -30,7 +30,6 @@ const WINDOW: usize = 256;
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.
 const ASK: Duration = Duration::from_secs(1);
-
 /// How long a completion that should be in the stream is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long accounts that no call ever reached are tried.

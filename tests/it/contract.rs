@@ -3,10 +3,9 @@
 use async_nats::HeaderMap;
 use forebay_schemas::{Class, Lane, Status};
 use forebay_workers::clock::{Clock, SystemClock};
-use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, provider, said, simple, soon};
+use crate::support::{Forebay, chat, copy_in, provider, said, simple};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
@@ -121,8 +120,7 @@ async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
         forebay.publish_bytes(subject, b"mine".to_vec(), HeaderMap::new()).await;
     }
     // A start reads the list of all subjects.
-    let Forebay { app, dir, .. } = forebay;
-    app.stop(std::time::Duration::from_secs(20)).await;
+    let dir = forebay.leave().await;
     let forebay = Forebay::start(dir, &text).await;
     for (subject, team) in [("ai.jobs.chat", "default"), ("ai.jobs.chat.acme", "acme")] {
         forebay.publish(subject, &chat("1", "hello")).await;
@@ -139,8 +137,7 @@ async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
     let mut job = chat("odd", "x");
     job["reply_to"] = json!("_INBOX.odd");
     forebay.publish("ai.jobs.chat.a:b", &job).await;
-    let copy = soon("a copy", inbox.next()).await.expect("open");
-    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    let copy = copy_in(&mut inbox).await;
     assert_eq!((copy.team.as_str(), copy.error.expect("an error").code.as_str()), ("a:b", "invalid_subject"));
     forebay.message(forebay.connection.names.dead_stream(), "ai.dead.chat.a_b").await;
     forebay.drained().await;
@@ -201,8 +198,7 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
     assert_eq!((completion.status, completion.lane), (Status::Succeeded, Lane::Bulk));
     assert!(completion.attempts[0].started_at >= at, "not before its time");
     for inbox in [&mut inbox, &mut other] {
-        let copy = soon("a copy", inbox.next()).await.expect("open");
-        assert_eq!(said(&serde_json::from_slice(&copy.payload).expect("a completion")), "You said: hello");
+        assert_eq!(said(&copy_in(inbox).await), "You said: hello");
     }
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
@@ -218,8 +214,7 @@ async fn a_job_for_later_survives_a_restart() {
     let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
     let id = format!("s{}-1", stream.cached_info().created.unix_timestamp());
     forebay.postponed(&format!("ai.later.acme._.{id}")).await;
-    let Forebay { app, dir, .. } = forebay;
-    app.stop(std::time::Duration::from_secs(20)).await;
+    let dir = forebay.leave().await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use forebay::app::{App, Started};
-use forebay::config::Config;
 use forebay_schemas::Status;
 use forebay_workers::clock::{Clock, SystemClock};
-use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, head, pool, provider, quota, said, simple, soon};
+use crate::support::{Forebay, chat, copy_in, head, pool, provider, quota, said, simple, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -25,8 +22,7 @@ async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1, "one call for 21 publishes");
     assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
-    let copy = soon("a copy", inbox.next()).await.expect("open");
-    let copy = serde_json::from_slice(&copy.payload).expect("a completion");
+    let copy = copy_in(&mut inbox).await;
     assert_eq!(said(&copy), "You said: hello");
     forebay.stop().await;
 }
@@ -40,8 +36,7 @@ async fn another_request_under_a_used_identity_is_set_aside() {
     let mut other = chat("used", "second");
     other["reply_to"] = json!("_INBOX.conflict");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = soon("a copy", inbox.next()).await.expect("open");
-    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    let copy = copy_in(&mut inbox).await;
     assert_eq!((copy.status, copy.error.expect("an error").code.as_str()), (Status::Failed, "id_conflict"));
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1);
@@ -76,12 +71,8 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
     forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
     forebay.completion("default", None, "kept").await;
     forebay.drained().await;
-    let Forebay { app, dir, .. } = forebay;
-    app.stop(Duration::from_secs(20)).await;
-
-    let config = Config::parse(&text).expect("a configuration");
-    let Started::Here(app) = App::start(&config).await.expect("it starts again") else { panic!("free") };
-    let forebay = Forebay { connection: app.connection.clone(), app, dir };
+    let dir = forebay.leave().await;
+    let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1);
@@ -131,8 +122,7 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
     forebay.drained().await;
-    let Forebay { app, dir, .. } = forebay;
-    app.stop(Duration::from_secs(20)).await;
+    let dir = forebay.leave().await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);
@@ -141,8 +131,7 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     let mut other = chat("lost", "second");
     other["reply_to"] = json!("_INBOX.lost");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = soon("a copy", inbox.next()).await.expect("open");
-    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    let copy = copy_in(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
     forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
     forebay.drained().await;
@@ -211,8 +200,7 @@ async fn a_refused_jobs_next_generation_is_found_where_the_store_has_lost_the_fi
     wrong["body"]["model"] = json!("gpt-9");
     forebay.publish("ai.jobs.chat", &wrong).await;
     forebay.drained().await;
-    let Forebay { app, dir, .. } = forebay;
-    app.stop(Duration::from_secs(20)).await;
+    let dir = forebay.leave().await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("lost", "hello")).await;
@@ -272,8 +260,7 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
     let mut other = later("second");
     other["reply_to"] = json!("_INBOX.later");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = soon("a copy", inbox.next()).await.expect("open");
-    let copy: forebay_schemas::Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+    let copy = copy_in(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
     assert_eq!(said(&forebay.completion("default", None, "later").await), "You said: first");
     assert_eq!(provider.calls().len(), 1);

@@ -12,7 +12,7 @@ use forebay_workers::results::{Results, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{head, pool, provider, quota, soon};
+use crate::support::{called, head, pool, provider, quota, soon};
 
 /// A directory with a configuration of two quotas of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
@@ -99,12 +99,7 @@ async fn a_run_that_is_killed_goes_on_to_the_same_bytes() {
     let mut in_flight = 0;
     for part in [LINES / 3, LINES * 2 / 3] {
         let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
-        soon("a part of the calls", async {
-            while provider.calls().len() < part {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        called(&provider, part).await;
         child.kill().await.expect("killed");
         assert!(!dir.path().join("out.jsonl").exists());
         // Every call so far that has no stored answer: those in flight at this kill, and those that were
@@ -163,12 +158,7 @@ async fn an_interrupt_ends_the_run_and_the_same_command_goes_on() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 200, "hello");
     let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
-    soon("some calls", async {
-        while provider.calls().len() < 20 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    called(&provider, 20).await;
     let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
     rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT).expect("told");
     let status = soon("the end of the run", child.wait()).await.expect("it ended");
@@ -330,12 +320,7 @@ async fn a_second_run_of_the_same_output_is_refused_and_harms_nothing() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 200, "hello");
     let first = command(dir.path(), &RUN).spawn().expect("it starts");
-    soon("some calls", async {
-        while provider.calls().len() < 20 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    called(&provider, 20).await;
     let second = run(dir.path(), &RUN).await;
     assert_eq!(second.code, Some(2), "{second:?}");
     assert!(second.stderr.contains("another run writes"), "{second:?}");
@@ -349,12 +334,7 @@ async fn a_run_survives_the_restart_of_its_server() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 400, "hello");
     let child = command(dir.path(), &RUN).spawn().expect("it starts");
-    soon("some calls", async {
-        while provider.calls().len() < 40 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    called(&provider, 40).await;
     let pid = fs::read_to_string(dir.path().join("data/nats/nats-server.pid")).expect("a pid");
     let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
@@ -409,12 +389,7 @@ async fn a_run_beside_a_worker_that_ends_takes_its_place() {
     input(dir.path(), "in.jsonl", 300, "hello");
     let serve = Serve::start(dir.path()).await;
     let (output, ()) = tokio::join!(run(dir.path(), &RUN), async {
-        soon("some calls", async {
-            while provider.calls().len() < 20 {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        called(&provider, 20).await;
         assert!(serve.terminate().await.0.success());
     });
     assert_eq!(output.code, Some(0), "{output:?}");

@@ -101,8 +101,15 @@ impl Forebay {
         }
     }
 
+    /// Stops it; its directory stays.
+    pub(crate) async fn leave(self) -> tempfile::TempDir {
+        let Self { app, dir, .. } = self;
+        soon("the stop", app.stop(Duration::from_secs(20))).await;
+        dir
+    }
+
     pub(crate) async fn stop(self) {
-        soon("the stop", self.app.stop(Duration::from_secs(20))).await;
+        drop(self.leave().await);
     }
 
     pub(crate) async fn publish(&self, subject: &str, job: &Value) {
@@ -171,6 +178,22 @@ impl Forebay {
     pub(crate) async fn count(&self, stream: String) -> u64 {
         self.connection.context.get_stream(stream).await.expect("the stream").cached_info().state.messages
     }
+}
+
+/// The next completion that is copied to an inbox.
+pub(crate) async fn copy_in(inbox: &mut async_nats::Subscriber) -> Completion {
+    let copy = soon("a copy", inbox.next()).await.expect("open");
+    serde_json::from_slice(&copy.payload).expect("a completion")
+}
+
+/// Waits until a provider was called so often.
+pub(crate) async fn called(provider: &Provider, calls: usize) {
+    soon("some calls", async {
+        while provider.calls().len() < calls {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 /// A chat job.

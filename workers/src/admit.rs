@@ -59,7 +59,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         last_error: None,
     };
     let next = match conflicts {
-        true => Next::SetAside(finish::conflict(&staged)),
+        true => Next::Conflict,
         false => next(engine, &mut staged, message.refusal).await,
     };
     if matches!(next, Next::Call) {
@@ -72,6 +72,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     tokio::spawn(async move {
         match next {
             Next::Call => {}
+            Next::Conflict => finish::conflict(&engine, staged).await,
             Next::SetAside(refusal) => finish::set_aside(&engine, staged, refusal).await,
             Next::AnswerAgain(record) => finish::answer_again(&engine, staged, *record).await,
             Next::Refuse((code, message)) => {
@@ -84,7 +85,9 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
 /// What is done with a message.
 enum Next {
     Call,
-    /// It gets no completion on the stream: there is no subject for one, or another request has it.
+    /// Another request has the identity.
+    Conflict,
+    /// There is no subject for a completion.
     SetAside(Refusal),
     AnswerAgain(Box<Record>),
     Refuse(Refusal),
@@ -103,7 +106,7 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         if record.completion.is_final() {
             return match same {
                 true => Next::AnswerAgain(Box::new(record)),
-                false => Next::SetAside(finish::conflict(staged)),
+                false => Next::Conflict,
             };
         }
         if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {

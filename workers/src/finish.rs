@@ -35,8 +35,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
     persist(engine, &staged, &record).await;
     make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
-        let refusal = conflict(&staged);
-        return set_aside(engine, staged, refusal).await;
+        return conflict(engine, staged).await;
     };
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
@@ -97,8 +96,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     give_back(engine, others).await;
     if !postponed {
         give_back(engine, same).await;
-        let refusal = conflict(&staged);
-        return set_aside(engine, staged, refusal).await;
+        return conflict(engine, staged).await;
     }
     ack_all(engine, same.into_iter().chain([staged.claim])).await;
 }
@@ -113,20 +111,17 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     // The process may have ended between the store and the publish.
     match complete(engine, &staged, record).await {
         Some(record) => release(engine, staged, &record.completion).await,
-        None => {
-            let refusal = conflict(&staged);
-            set_aside(engine, staged, refusal).await;
-        }
+        None => conflict(engine, staged).await,
     }
 }
 
-/// What is said of a message whose identity is another request's.
-pub(crate) fn conflict(staged: &Staged) -> Refusal {
+/// Sets aside a message whose identity is another request's, which has or will have its completion.
+pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged) {
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
         staged.identity
     );
-    ("id_conflict", message)
+    set_aside(engine, staged, ("id_conflict", message)).await;
 }
 
 /// Sets aside a message that has no completion of its own: its publisher learns of it only where it
