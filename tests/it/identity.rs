@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use forebay_schemas::Status;
+use forebay::config::Config;
+use forebay::topology;
+use forebay_schemas::{Flow, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::queue::jetstream::JetStreamQueue;
+use forebay_workers::queue::{Postponed, Queue, State};
 use serde_json::json;
 
 use crate::support::{Forebay, chat, copy_in, head, pool, provider, quota, said, simple, soon};
@@ -264,5 +268,37 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
     assert_eq!(said(&forebay.completion("default", None, "later").await), "You said: first");
     assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let connection = &forebay.connection;
+    let names = Names::new("other").expect("a name");
+    let sizes = Config::parse("").expect("the defaults").streams;
+    topology::establish(&connection.context, &names, &sizes).await.expect("established");
+    let queue = JetStreamQueue::new(connection.client.clone(), names);
+    let at = SystemClock.now().checked_add(Duration::from_secs(600)).expect("soon");
+    for round in 0..30 {
+        let job = |request: &str| Postponed {
+            flow: Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk },
+            identity: Identity { team: "t".to_owned(), batch: None, id: round.to_string() },
+            at,
+            state: State {
+                id: round.to_string(),
+                fingerprint: request.to_owned(),
+                published: at,
+                attempts: Vec::new(),
+                counted: 0,
+                replies: Vec::new(),
+            },
+            payload: "{}".into(),
+            traceparent: None,
+        };
+        let (one, two) = tokio::join!(queue.postpone(job("one")), queue.postpone(job("two")));
+        let waits = [one, two].into_iter().filter(|postponed| matches!(postponed, Ok(true))).count();
+        assert_eq!(waits, 1, "round {round}: the other is a conflict, or is tried again");
+    }
     forebay.stop().await;
 }

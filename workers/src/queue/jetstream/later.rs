@@ -1,5 +1,6 @@
 //! Postponing a job: a message schedule, which the server fires back to the job's flow.
 
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use futures::TryFutureExt;
 
@@ -11,7 +12,8 @@ use crate::queue::{Error, Postponed, State};
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<bool, Error> {
     let identity = &job.identity;
     let subject = queue.names.later(&identity.team, identity.batch.as_deref(), &identity.id);
-    if let Some(before) = scheduled(queue, &subject).await? {
+    let (last, before) = scheduled(queue, &subject).await?;
+    if let Some(before) = before {
         if before.fingerprint != job.state.fingerprint {
             return Ok(false);
         }
@@ -26,6 +28,8 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
     }
     // Headers of the job's message are left behind: a copied id would make the server drop it.
     let mut headers = traced(job.traceparent.as_deref());
+    // What came between the look and this would be replaced unseen; refused, it is looked at again.
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
     headers.insert("Nats-Schedule", format!("@at {}", job.at));
     headers.insert("Nats-Schedule-Target", queue.names.due(&job.flow));
     headers.insert(STATE, serde_json::to_string(&job.state).map_err(unavailable)?);
@@ -37,15 +41,15 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
     Ok(true)
 }
 
-/// What is known of the job that waits on `subject`.
-async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<Option<State>, Error> {
+/// The last sequence on `subject`, 0 if there is none, and what is known of the job that waits there.
+async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option<State>), Error> {
     let stream = queue.stream(queue.names.later_stream()).await?;
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => {
             let state = message.headers.get(STATE).map(|state| state.as_str());
-            Ok(state.and_then(|state| serde_json::from_str(state).ok()))
+            Ok((message.sequence, state.and_then(|state| serde_json::from_str(state).ok())))
         }
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, None)),
         Err(error) => Err(unavailable(error)),
     }
 }
