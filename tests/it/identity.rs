@@ -250,6 +250,28 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn repetitions_of_a_job_that_expires_end_with_it() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = "{ requests = 1, per = \"60s\", }";
+    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
+    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
+    forebay.completion("default", None, "first").await;
+    let mut hurried = chat("same", "hello");
+    hurried["deadline"] =
+        json!(SystemClock.now().checked_add(Duration::from_secs(3)).expect("soon").to_string());
+    for _ in 0..100 {
+        forebay.publish("ai.jobs.chat", &hurried).await;
+    }
+    forebay.drained().await;
+    let expired = forebay.completion("default", None, "same").await;
+    assert_eq!((expired.status, expired.generation), (Status::Expired, 1));
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_aside() {
     let (forebay, provider) = Forebay::simple().await;
     let mut inbox = forebay.connection.client.subscribe("_INBOX.later").await.expect("subscribed");

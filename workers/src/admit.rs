@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::claim::{Claim, Slot};
+use crate::claim::{Claim, Stage};
 use crate::cost::Cost;
 use crate::dispatch::Arrived;
 use crate::engine::Engine;
@@ -27,10 +27,10 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
     reading: &Reading,
     delivery: Delivery,
-    slot: Slot,
+    stage: &Arc<Stage>,
 ) {
     let flow = &reading.flow;
-    let message = read(engine, flow, delivery, slot);
+    let message = read(engine, flow, delivery, stage);
     let claim = message.claim;
     let (claim, entry, conflicts) =
         match engine.running.arrive(&message.identity, &message.fingerprint, claim) {
@@ -51,6 +51,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         delivery: message.delivery,
         claim,
         entry,
+        joined: Vec::new(),
         generation: 1,
         targets: Vec::new(),
         cost: Cost::default(),
@@ -132,7 +133,7 @@ struct Message {
     refusal: Option<Refusal>,
 }
 
-fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, slot: Slot) -> Message {
+fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, stage: &Arc<Stage>) -> Message {
     let known = delivery.state.take();
     let parsed = Job::parse(&delivery.payload);
     let error = parsed.as_ref().err().map(ToString::to_string);
@@ -155,7 +156,13 @@ fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, slot: 
         Some(_) => format!("not a job: {}", delivery.unique_id),
         None => job.fingerprint(&flow.pool),
     };
-    let claim = Claim { hold: engine.held.hold(delivery.receipt.clone()), replies, slot: Some(slot) };
+    let claim = Claim {
+        hold: engine.held.hold(delivery.receipt.clone()),
+        _mark: stage.mark(),
+        replies,
+        deadline: job.deadline,
+        slot: Some(stage.slot()),
+    };
     let refusal =
         error.map(|error| ("invalid_job", error)).or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
     Message { job, identity, fingerprint, delivery, claim, attempts, counted, refusal }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use crate::held::Hold;
@@ -12,22 +13,39 @@ use crate::held::Hold;
 pub(crate) struct Stage {
     free: mpsc::UnboundedSender<usize>,
     taken: AtomicUsize,
+    /// Deliveries that are neither acknowledged nor given back, those that are being called included.
+    held: AtomicUsize,
 }
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
 pub(crate) struct Slot(Arc<Stage>);
 
+/// A delivery's mark on its stage, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Mark(Arc<Stage>);
+
 impl Stage {
     /// An empty stage.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
-        Arc::new(Self { free, taken: AtomicUsize::new(0) })
+        Arc::new(Self { free, taken: AtomicUsize::new(0), held: AtomicUsize::new(0) })
     }
 
     /// Takes a place.
     pub(crate) fn slot(self: &Arc<Self>) -> Slot {
         self.taken.fetch_add(1, Ordering::Relaxed);
         Slot(Arc::clone(self))
+    }
+
+    /// Marks a delivery as held.
+    pub(crate) fn mark(self: &Arc<Self>) -> Mark {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Mark(Arc::clone(self))
+    }
+
+    /// Whether a delivery is neither acknowledged nor given back.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
     }
 
     /// Whether no delivery waits for its call.
@@ -44,10 +62,20 @@ impl Drop for Slot {
     }
 }
 
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A delivery, and who wants a copy of what comes of it.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) hold: Hold,
+    /// Held for its drop.
+    pub(crate) _mark: Mark,
     pub(crate) replies: Vec<String>,
+    /// Until when its publisher wants it to be called.
+    pub(crate) deadline: Option<Timestamp>,
     pub(crate) slot: Option<Slot>,
 }

@@ -34,8 +34,8 @@ const DEADLINES: Duration = Duration::from_secs(1);
 pub(crate) enum Arrived {
     /// A job, for its first or its next call.
     Job(Box<Staged>),
-    /// What was read there and was never called is to be given back; how many those were is answered.
-    GiveBack(Reading, oneshot::Sender<usize>),
+    /// What was read there and was never called is to be given back; it is answered when that is done.
+    GiveBack(Reading, oneshot::Sender<()>),
 }
 
 /// Matches staged jobs of all pools with quotas.
@@ -85,9 +85,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 () = stop.cancelled() => break,
                 arrived = self.arrivals.recv() => match arrived {
                     Some(arrived) => {
-                        self.take(arrived).await;
+                        self.take(arrived);
                         while let Ok(arrived) = self.arrivals.try_recv() {
-                            self.take(arrived).await;
+                            self.take(arrived);
                         }
                     }
                     None => break,
@@ -97,24 +97,25 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 _ = deadlines.tick() => self.expire(),
             }
         }
-        self.give_back_all().await;
+        self.give_back_all();
     }
 
-    async fn take(&mut self, arrived: Arrived) {
+    fn take(&mut self, arrived: Arrived) {
         match arrived {
             Arrived::Job(staged) => self.accept(*staged),
             Arrived::GiveBack(reading, done) => {
                 let unbegun = |staged: &Staged| {
                     staged.flow == reading.flow && staged.due == reading.due && staged.attempts.is_empty()
                 };
-                let given_back = self.give_back_where(unbegun).await;
-                // Whoever asked may have ended.
-                let _ = done.send(given_back);
+                self.give_back_where(unbegun, Some(done));
             }
         }
     }
 
     fn accept(&mut self, mut staged: Staged) {
+        if staged.is_late(self.engine.clock.now()) {
+            return self.end_late(staged);
+        }
         let now = Instant::now();
         match staged.not_before.filter(|at| *at > now) {
             Some(at)
@@ -199,9 +200,13 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn expire(&mut self) {
         let now = self.engine.clock.now();
         for staged in self.remove_where(|staged| staged.is_late(now)) {
-            let engine = Arc::clone(&self.engine);
-            self.tasks.spawn(async move { finish::finish(&engine, staged, End::expired()).await });
+            self.end_late(staged);
         }
+    }
+
+    fn end_late(&self, staged: Staged) {
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn(async move { finish::finish(&engine, staged, End::expired()).await });
     }
 
     fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
@@ -212,23 +217,29 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         removed
     }
 
-    async fn give_back_where(&mut self, which: impl Fn(&Staged) -> bool) -> usize {
+    /// Gives jobs back and then says so, beside this loop: it must not wait for a server that is away.
+    fn give_back_where(&mut self, which: impl Fn(&Staged) -> bool, done: Option<oneshot::Sender<()>>) {
         let removed = self.remove_where(which);
-        let count = removed.len();
-        for mut staged in removed {
-            let Followers { same, others } = staged.entry.end();
-            let claims = std::iter::once(staged.claim).chain(same).chain(others);
-            finish::give_back(&self.engine, claims).await;
-        }
-        count
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn(async move {
+            for mut staged in removed {
+                let Followers { same, others } = staged.entry.end();
+                let claims = std::iter::once(staged.claim).chain(same).chain(others);
+                finish::give_back(&engine, claims).await;
+            }
+            if let Some(done) = done {
+                // Whoever asked may have ended.
+                let _ = done.send(());
+            }
+        });
     }
 
-    async fn give_back_all(&mut self) {
+    fn give_back_all(&mut self) {
         self.arrivals.close();
         while let Ok(arrived) = self.arrivals.try_recv() {
-            self.take(arrived).await;
+            self.take(arrived);
         }
-        self.give_back_where(|_| true).await;
+        self.give_back_where(|_| true, None);
     }
 }
 

@@ -51,10 +51,19 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     staged: &mut Staged,
     record: &Record,
 ) {
-    if !record.completion.is_final() {
-        let Followers { same, others } = staged.entry.end();
-        give_back(engine, same.into_iter().chain(others)).await;
+    if record.completion.is_final() {
+        return;
     }
+    let admitted = staged.entry.is_admitted();
+    let Followers { same, others } = staged.entry.end();
+    // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
+    let now = engine.clock.now();
+    let expired = record.completion.status == Status::Expired;
+    let (joined, anew): (Vec<_>, Vec<_>) = same
+        .into_iter()
+        .partition(|claim| admitted && (!expired || claim.deadline.is_some_and(|deadline| deadline <= now)));
+    staged.joined = joined;
+    give_back(engine, anew.into_iter().chain(others)).await;
 }
 
 /// Gives deliveries back, to be delivered again at once.
@@ -260,7 +269,7 @@ async fn release<Q: Queue, U: Upstream>(
 ) {
     let Followers { same, others } = staged.entry.end();
     give_back(engine, others).await;
-    let claims = same.into_iter().chain([staged.claim]).collect();
+    let claims = same.into_iter().chain(staged.joined).chain([staged.claim]).collect();
     copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
 }
 

@@ -69,12 +69,11 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             engine.readings.closing(&reading);
         }
         let (rest, left) = source.close().await;
-        let given_back = rest.len();
         for delivery in rest {
             engine.queue.give_back(delivery.receipt).await;
         }
         if matches!(over, Over::Crowded) {
-            leave(&engine, &reading, given_back).await;
+            leave(&engine, &reading, &stage).await;
         }
         drop(place);
         credit = match left {
@@ -105,7 +104,7 @@ async fn turn<Q: Queue, U: Upstream>(
             delivery = source.deliveries.recv() => match delivery {
                 Some(delivery) => {
                     last = Instant::now();
-                    admit(engine, reading, delivery, stage.slot()).await;
+                    admit(engine, reading, delivery, stage).await;
                 }
                 None => return Over::Stopped,
             },
@@ -125,13 +124,16 @@ async fn turn<Q: Queue, U: Upstream>(
 }
 
 /// Makes room for others: what has not begun goes back to the queue, and with it the flow's consumer, unless
-/// one of its jobs is being called.
-async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, given_back: usize) {
-    let (done, unbegun) = oneshot::channel();
+/// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
+/// given back is among it, and a job that came twice is there once.
+async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, stage: &Stage) {
+    let (done, given_back) = oneshot::channel();
     // Without a dispatcher nothing is read any more.
     let _ = engine.stage.send(Arrived::GiveBack(reading.clone(), done));
-    let given_back = given_back + unbegun.await.unwrap_or_default();
-    if let Err(error) = engine.queue.leave(reading, given_back).await {
+    if given_back.await.is_err() || stage.holds_any() {
+        return;
+    }
+    if let Err(error) = engine.queue.leave(reading).await {
         debug!(flow = %reading.flow, %error, "a flow's turn does not end cleanly");
     }
 }

@@ -230,9 +230,9 @@ pub trait Queue: Send + Sync + 'static {
     /// whether that is so.
     fn forget(&self, reading: &Reading) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Deletes what was made to read although more waits there, if nothing of it is unacknowledged beside
-    /// the `given_back` deliveries that were given back just now.
-    fn leave(&self, reading: &Reading, given_back: usize) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Deletes what was made to read although more waits there. Whoever asks holds nothing of it any more;
+    /// what is delivered after that does not say that it was delivered before.
+    fn leave(&self, reading: &Reading) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Whether a job of so many bytes can be kept with what is known of it.
     fn can_postpone(&self, size: usize) -> bool;

@@ -101,6 +101,12 @@ impl Entry {
         }
     }
 
+    /// Whether the job will be called, as far as is known.
+    pub(crate) fn is_admitted(&self) -> bool {
+        let Some(identity) = &self.identity else { return false };
+        self.running.lock().get(identity).is_some_and(|job| job.admitted)
+    }
+
     /// Makes way for the next delivery; returns those who came meanwhile.
     pub(crate) fn end(&mut self) -> Followers {
         self.identity.take().map(|identity| self.running.end(&identity)).unwrap_or_default()

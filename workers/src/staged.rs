@@ -26,6 +26,8 @@ pub(crate) struct Staged {
     pub(crate) delivery: Delivery,
     pub(crate) claim: Claim,
     pub(crate) entry: Entry,
+    /// Deliveries that end with this one although its identity is free again.
+    pub(crate) joined: Vec<Claim>,
     /// Which answer of its identity it will have.
     pub(crate) generation: u32,
     /// Targets that may serve it, and their tiers.

@@ -185,9 +185,8 @@ impl Queue for JetStreamQueue {
         self.delete_consumer(reading, |info| info.num_pending == 0 && info.num_ack_pending == 0).await
     }
 
-    async fn leave(&self, reading: &Reading, given_back: usize) -> Result<(), Error> {
-        // The server counts what was given back as unacknowledged until it is delivered again.
-        self.delete_consumer(reading, |info| info.num_ack_pending <= given_back).await?;
+    async fn leave(&self, reading: &Reading) -> Result<(), Error> {
+        self.delete_consumer(reading, |_| true).await?;
         Ok(())
     }
 

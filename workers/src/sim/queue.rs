@@ -195,7 +195,7 @@ impl Queue for SimQueue {
         Ok(idle)
     }
 
-    async fn leave(&self, _: &Reading, _: usize) -> Result<(), Error> {
+    async fn leave(&self, _: &Reading) -> Result<(), Error> {
         Ok(())
     }
 
