@@ -129,10 +129,10 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         let entry = Entry { at, account: account.config().name.clone(), key: key.clone(), status, fault };
         shared.record.note(entry);
     };
-    let headers = limit_headers(&admission);
+    let headers = limit_headers(&admission, account.config().headers);
     if let Some(wait) = admission.refused {
         note(429, None);
-        return Answer::rate_limited(&account.config().name, &admission, wait).response(headers);
+        return Answer::rate_limited(account.config(), &admission, wait).response(headers);
     }
     let (fault, latency) = shared.choose();
     if fault == Some(Fault::Hang) {
@@ -168,19 +168,19 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// OpenAI's headers: the limit on calls, what is left of it, and when it is whole again.
-fn limit_headers(admission: &Admission<'_>) -> HeaderMap {
+fn limit_headers(admission: &Admission<'_>, told: account::Headers) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let mut set = |name: &'static str, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    if let Some(limit) = admission.limit {
+    if let Some(limit) = admission.limit.filter(|_| told == account::Headers::Limits) {
         set("x-ratelimit-limit-requests", limit.to_string());
         set("x-ratelimit-remaining-requests", admission.remaining.to_string());
         set("x-ratelimit-reset-requests", format!("{}ms", admission.whole_in.as_millis()));
     }
-    if let Some(wait) = admission.refused {
+    if let Some(wait) = admission.refused.filter(|_| told != account::Headers::None) {
         set("retry-after", wait.as_secs_f64().ceil().to_string());
         set("retry-after-ms", (wait.as_micros().div_ceil(1_000)).to_string());
     }

@@ -24,7 +24,8 @@ pub(super) struct Args {
     #[arg(long, default_value = "127.0.0.1:9001")]
     listen: String,
     /// An account: name=NAME,key=KEY and any of limit=CALLS/PERIOD (several may be given),
-    /// algorithm=sliding|fixed|bucket, concurrent=CALLS.
+    /// algorithm=sliding|fixed|bucket, concurrent=CALLS, headers=limits|waits|none (what answers tell of
+    /// limits: all, only how long to wait after a refusal, or nothing).
     #[arg(long = "account", value_name = "ACCOUNT", required = true)]
     accounts: Vec<account::Config>,
     /// How long an answer takes: one duration, or two with .. between them.

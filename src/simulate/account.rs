@@ -17,6 +17,18 @@ pub enum Algorithm {
     Bucket,
 }
 
+/// What its answers tell of its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Headers {
+    /// The tightest limit in every answer, and how long to wait after a refusal.
+    #[default]
+    Limits,
+    /// How long to wait after a refusal.
+    Waits,
+    /// Nothing.
+    None,
+}
+
 /// An account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -30,6 +42,8 @@ pub struct Config {
     pub algorithm: Algorithm,
     /// Calls at once.
     pub concurrent: Option<u64>,
+    /// What its answers tell.
+    pub headers: Headers,
 }
 
 impl Config {
@@ -44,7 +58,7 @@ impl Config {
 impl FromStr for Config {
     type Err = String;
 
-    /// Reads `name=one,key=sk-one,limit=600/1m,algorithm=sliding,concurrent=8`.
+    /// Reads `name=one,key=sk-one,limit=600/1m,algorithm=sliding,concurrent=8,headers=waits`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut config = Config {
             name: String::new(),
@@ -52,6 +66,7 @@ impl FromStr for Config {
             limits: Vec::new(),
             algorithm: Algorithm::default(),
             concurrent: None,
+            headers: Headers::default(),
         };
         for part in text.split(',') {
             let (field, value) = part.split_once('=').ok_or_else(|| format!("`{part}` is no FIELD=VALUE"))?;
@@ -70,8 +85,18 @@ impl FromStr for Config {
                 "concurrent" => {
                     config.concurrent = Some(value.parse().map_err(|_| format!("`{value}` is no number"))?);
                 }
+                "headers" => {
+                    config.headers = match value {
+                        "limits" => Headers::Limits,
+                        "waits" => Headers::Waits,
+                        "none" => Headers::None,
+                        _ => return Err(format!("`{value}` is not limits, waits or none")),
+                    }
+                }
                 _ => {
-                    return Err(format!("`{field}` is not one of name, key, limit, algorithm, concurrent"));
+                    return Err(format!(
+                        "`{field}` is not one of name, key, limit, algorithm, concurrent, headers"
+                    ));
                 }
             }
         }

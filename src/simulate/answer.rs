@@ -7,7 +7,7 @@ use forebay_schemas::subjects::hex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::account::Admission;
+use super::account::{Admission, Config, Headers};
 
 /// The creation time of every answer, in Unix seconds: the same in every run.
 const CREATED: u64 = 1_767_225_600;
@@ -140,7 +140,16 @@ impl Answer {
         Self::error(401, "invalid_request_error", Some("invalid_api_key"), &message)
     }
 
-    pub(super) fn rate_limited(account: &str, admission: &Admission<'_>, wait: Duration) -> Self {
+    pub(super) fn rate_limited(account: &Config, admission: &Admission<'_>, wait: Duration) -> Self {
+        if account.headers == Headers::None {
+            return Self::error(
+                429,
+                "requests",
+                Some("rate_limit_exceeded"),
+                "Rate limit reached for requests",
+            );
+        }
+        let account = &account.name;
         let limit = admission.limit.unwrap_or_default();
         let message = format!(
             "Rate limit reached for requests in organization {account}: Limit {limit}, Used {limit}, \

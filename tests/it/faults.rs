@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, chat, head, pool, provider, quota};
+use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota};
 
 /// A Forebay over two accounts at one provider, each quota with its own keys and limits.
 async fn two_quotas(
@@ -101,7 +101,8 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
 async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.1";
-    let (forebay, provider) = two_quotas(&accounts, faults, (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let (forebay, provider) =
+        two_quotas(&accounts, faults, (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     let completions = answer_all(&forebay, 40).await;
     assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
     let attempts: usize = completions.iter().map(|completion| completion.attempts.len()).sum();
@@ -113,7 +114,8 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, provider) = two_quotas(&accounts, "reset=1", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let (forebay, provider) =
+        two_quotas(&accounts, "reset=1", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     let mut job = chat("once", "hello");
     job["on_ambiguous"] = json!(OnAmbiguous::Fail);
     forebay.publish("ai.jobs.chat", &job).await;
@@ -127,7 +129,8 @@ async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, provider) = two_quotas(&accounts, "", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let (forebay, provider) =
+        two_quotas(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     forebay.publish("ai.jobs.chat", &json!({ "id": "bad", "body": { "messages": [] } })).await;
     let completion = forebay.completion("default", None, "bad").await;
     let error = completion.error.as_ref().expect("an error");
@@ -145,7 +148,8 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_that_is_not_found_does_not_fail_the_others() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, _provider) = two_quotas(&accounts, "", (&["sk-one"], ""), (&["sk-two"], "")).await;
+    let (forebay, _provider) =
+        two_quotas(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     // Large enough that no estimate of it fits a turn.
     let greedy = json!({ "id": "greedy", "body": { "messages": [{ "role": "user", "content": "x" }], "max_tokens": u64::MAX } });
     forebay.publish("ai.jobs.chat", &greedy).await;

@@ -10,7 +10,7 @@ use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Postponed, Queue, State};
 use serde_json::json;
 
-use crate::support::{Forebay, chat, copy_in, head, pool, provider, quota, said, simple, soon};
+use crate::support::{Forebay, UNLIMITED, chat, copy_in, head, pool, provider, quota, said, simple, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -90,7 +90,7 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], ""),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("gpt-4o", "gpt-4o", &["one"]),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{head, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, head, pool, provider, quota, soon};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
@@ -17,7 +17,7 @@ async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], ""),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");

@@ -12,7 +12,7 @@ use forebay_workers::results::{Results, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{called, head, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, called, head, pool, provider, quota, soon};
 
 /// A directory with a configuration of two quotas of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
@@ -425,7 +425,7 @@ async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
     input(dir.path(), "in.jsonl", 5, "hello");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], ""),
+        quota(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], UNLIMITED),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ];
     fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");

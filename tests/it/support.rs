@@ -44,6 +44,9 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
     Provider::start(config, listener).expect("it starts")
 }
 
+/// Limits that no test reaches.
+pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
+
 /// A quota of a configuration; its key stands in a file.
 pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limits: &str) -> String {
     let mut entries = Vec::new();
@@ -72,7 +75,7 @@ pub(crate) fn pool(name: &str, model: &str, quotas: &[&str]) -> String {
 
 /// A configuration whose pool `chat` is served by one account without limits.
 pub(crate) fn simple(dir: &Path, provider: &Provider) -> String {
-    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], "");
+    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED);
     [head(dir), quota, pool("chat", "gpt-4o-mini", &["one"])].concat()
 }
 

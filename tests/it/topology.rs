@@ -9,7 +9,7 @@ use forebay::nats::Server;
 use forebay::topology;
 use forebay_schemas::Names;
 
-use crate::support::{Forebay, chat, head, install_crypto, pool, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, chat, head, install_crypto, pool, quota, said, soon};
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
     install_crypto();
@@ -80,7 +80,7 @@ async fn one_worker_at_a_time_serves_a_prefix() {
         let head = head(dir.path())
             .replace("listen = \"127.0.0.1:0\"", &format!("url = {:?}", server.url()))
             .replace("/data\"", &format!("/{data}\""));
-        let quota = quota(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], "");
+        let quota = quota(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], UNLIMITED);
         Config::parse(&[head, quota, pool("chat", "m", &["one"])].concat()).expect("a configuration")
     };
     let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else { panic!("it starts") };

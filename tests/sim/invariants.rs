@@ -1,6 +1,7 @@
 //! What must hold of every run.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use forebay_schemas::Status;
 use forebay_workers::sim::upstream::Counting;
@@ -57,7 +58,14 @@ impl Run {
 
     /// The share of the allowed rate that an account was used at, from its first to its last call.
     pub(crate) fn share(&self, account: usize) -> f64 {
-        let arrivals = self.upstream.arrivals(&self.keys[account]);
+        self.share_after(account, Duration::ZERO)
+    }
+
+    /// The same without the calls of the first `warm_up`.
+    pub(crate) fn share_after(&self, account: usize, warm_up: Duration) -> f64 {
+        let mut arrivals = self.upstream.accepted(&self.keys[account]);
+        let begin = arrivals[0] + warm_up;
+        arrivals.retain(|at| *at >= begin);
         let limits = &self.schedule.accounts[account];
         let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return 0.0 };
         let allowed = limits.requests as f64 / limits.per.as_secs_f64();

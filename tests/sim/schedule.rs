@@ -11,7 +11,7 @@ use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
-use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream};
+use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream, Tells};
 use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker, provider};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -28,12 +28,23 @@ pub(crate) struct Limits {
     /// How the provider counts, and whether the configuration names it.
     pub(crate) counting: Counting,
     pub(crate) algorithm: Algorithm,
+    /// What the provider's answers tell; if `learned`, nothing is configured.
+    pub(crate) tells: Tells,
+    pub(crate) learned: bool,
 }
 
 impl Limits {
     /// Limits that are configured truly and spent smoothly.
     pub(crate) fn smooth(requests: usize, per: Duration, counting: Counting) -> Self {
-        Self { requests, per, configured: requests, counting, algorithm: Algorithm::Smooth }
+        Self {
+            requests,
+            per,
+            configured: requests,
+            counting,
+            algorithm: Algorithm::Smooth,
+            tells: Tells::Waits,
+            learned: false,
+        }
     }
 }
 
@@ -102,6 +113,7 @@ impl Schedule {
             key: key.clone(),
             limits: vec![(limits.requests, limits.per)],
             counting: limits.counting,
+            tells: limits.tells,
         };
         self.behaviour.accounts = self.accounts.iter().zip(&keys).map(account).collect();
         let queue = SimQueue::new(clock.clone());
@@ -138,7 +150,7 @@ impl Schedule {
             base_url: "http://provider".to_owned(),
             adapter: provider::by_name("openai").expect("a known provider"),
             keys: vec![Key { name: "only".to_owned(), secret: Secret::new(key.as_str()) }],
-            limits: vec![Limit {
+            limits: [Limit {
                 amount: Amount::PerPeriod {
                     dimension: Dimension::Requests,
                     limit: limits.configured as u64,
@@ -146,7 +158,10 @@ impl Schedule {
                     algorithm: limits.algorithm,
                 },
                 models: None,
-            }],
+            }]
+            .into_iter()
+            .filter(|_| !limits.learned)
+            .collect(),
         };
         let target = |quota| TargetConfig { quota, model: "m".to_owned(), tier: 0 };
         Config {

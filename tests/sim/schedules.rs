@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_workers::quota::Algorithm;
-use forebay_workers::sim::upstream::Counting;
+use forebay_workers::sim::upstream::{Counting, Tells};
 
 use crate::schedule::{Limits, MILLI, Schedule};
 
@@ -68,6 +68,51 @@ async fn flows_that_go_idle_are_let_go_and_read_again_when_something_comes() {
         let run = schedule.run().await;
         run.nothing_lost().all_succeeded().nothing_leaked().no_refusal();
         assert!(run.queue.forgotten() > 0, "seed {seed}");
+    }
+}
+
+/// An account whose limits are to be learned, asked for `minutes` of its work.
+fn unknown(seed: u64, limits: Limits, minutes: usize) -> Schedule {
+    let mut schedule = Schedule::calm(seed);
+    let a_minute = limits.requests * 60 / usize::try_from(limits.per.as_secs()).expect("a period");
+    schedule.accounts = vec![Limits { learned: true, ..limits }];
+    (schedule.jobs, schedule.gap) = (a_minute * minutes, Duration::ZERO);
+    (schedule.behaviour.send_delay, schedule.behaviour.way) = (3 * MILLI, 20 * MILLI);
+    schedule.behaviour.latency = (50 * MILLI, 100 * MILLI);
+    schedule
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_headers_tell_are_reached_within_a_minute() {
+    for counting in [Counting::Sliding, Counting::Fixed, Counting::Bucket] {
+        for (seed, (requests, seconds)) in [(600, 60), (60, 60), (20, 1)].into_iter().enumerate() {
+            let limits = Limits::smooth(requests, Duration::from_secs(seconds), counting);
+            let run = unknown(seed as u64, Limits { tells: Tells::Limits, ..limits }, 3).run().await;
+            run.nothing_lost().all_succeeded().nothing_leaked();
+            let (refusals, share) = (run.upstream.refusals(), run.share_after(0, Duration::from_secs(60)));
+            let case = format!("{counting:?}, {requests} per {seconds} s: {refusals} refusals, {share}");
+            assert!(refusals <= 3 && share >= 0.95, "{case}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_that_nobody_tells_are_found() {
+    for tells in [Tells::Nothing, Tells::Waits] {
+        for counting in [Counting::Sliding, Counting::Fixed, Counting::Bucket] {
+            for (seed, (requests, seconds)) in [(600, 60), (60, 60), (10, 1), (6, 60)].into_iter().enumerate()
+            {
+                let limits = Limits::smooth(requests, Duration::from_secs(seconds), counting);
+                let run = unknown(seed as u64, Limits { tells, ..limits }, 5).run().await;
+                run.nothing_lost().all_succeeded().nothing_leaked();
+                let (refusals, share) =
+                    (run.upstream.refusals(), run.share_after(0, Duration::from_secs(120)));
+                let case =
+                    format!("{tells:?}, {counting:?}, {requests} per {seconds} s: {refusals}, {share}");
+                // What finding a limit costs at least weighs more where there are few jobs.
+                assert!(refusals <= 10 + run.schedule.jobs / 100 && share >= 0.75, "{case}");
+            }
+        }
     }
 }
 

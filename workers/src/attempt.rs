@@ -1,6 +1,7 @@
 //! One attempt: encoded, authorised, sent, classified, noted.
 
 use forebay_schemas::{Attempt, Class};
+use tokio::time::Instant;
 
 use crate::clock::millis_between;
 use crate::engine::Engine;
@@ -50,7 +51,9 @@ enum Unsent {
 fn classify<Q, U>(engine: &Engine<Q, U>, permit: &Permit, reply: Result<Reply, Unsent>) -> Outcome {
     match reply {
         Ok(reply) => {
-            let decoded = permit.quota().config().adapter.decode(&reply, engine.clock.now());
+            let adapter = permit.quota().config().adapter;
+            permit.observe(&adapter.observe(&reply.headers), Instant::now());
+            let decoded = adapter.decode(&reply, engine.clock.now());
             Outcome::of_reply(decoded, reply.status, &permit.key().secret)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),

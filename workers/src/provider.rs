@@ -8,7 +8,7 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use std::time::Duration;
 
-use crate::cost::Cost;
+use crate::cost::{Cost, Dimension};
 use crate::secret::Secret;
 use crate::upstream::{Reply, Request};
 
@@ -29,6 +29,21 @@ pub struct Decoded {
     pub retry_after: Option<Duration>,
     /// What an error speaks of.
     pub scope: Scope,
+}
+
+/// What the headers of an answer say of one limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figures {
+    /// What is limited.
+    pub dimension: Dimension,
+    /// The whole limit.
+    pub limit: u64,
+    /// What is left of it.
+    pub remaining: u64,
+    /// When all of it is back.
+    pub whole_in: Option<Duration>,
+    /// How exact `whole_in` is.
+    pub resolution: Duration,
 }
 
 /// What an error speaks of.
@@ -61,6 +76,9 @@ pub trait Adapter: Send + Sync + std::fmt::Debug {
 
     /// Whether the provider gives back what was admitted and not used.
     fn settles(&self) -> bool;
+
+    /// What the headers of an answer say of limits.
+    fn observe(&self, headers: &HeaderMap) -> Vec<Figures>;
 
     /// Reads a reply.
     fn decode(&self, reply: &Reply, now: Timestamp) -> Decoded;

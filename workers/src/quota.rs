@@ -7,6 +7,7 @@
 mod bucket;
 mod factor;
 mod guard;
+mod learn;
 mod limit;
 mod meter;
 mod pace;
@@ -22,6 +23,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use factor::Factor;
+use learn::Learned;
 pub use limit::{Algorithm, Amount, Limit};
 use meter::{Meter, Wait};
 pub use permit::{Permit, Stamp};
@@ -30,11 +32,15 @@ pub use state::State;
 pub use wake::Wake;
 
 use crate::cost::Cost;
-use crate::provider::Adapter;
+use crate::provider::{Adapter, Figures};
 use crate::secret::Secret;
 
-/// Calls at once where nothing else is known of an account.
-const CONCURRENT_WITHOUT_LIMITS: u64 = 256;
+/// Calls at once to one model where limits are learned.
+const CONCURRENT_WHILE_LEARNING: u64 = 256;
+/// How long a refusal that says nothing of it cools; each that follows without an accepted call between
+/// doubles it up to the longest.
+const UNSAID: Duration = Duration::from_secs(1);
+const LONGEST_UNSAID: Duration = Duration::from_secs(60);
 
 /// A limit that a call may start under again sooner is not worth telling of.
 const SOON: Duration = Duration::from_secs(5);
@@ -61,7 +67,7 @@ pub struct Config {
     pub adapter: &'static dyn Adapter,
     /// Its credentials, at least one.
     pub keys: Vec<Key>,
-    /// Its limits; none means up to 256 calls at once.
+    /// Its limits; where there are none, they are learned.
     pub limits: Vec<Limit>,
 }
 
@@ -69,6 +75,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Quota {
     config: Config,
+    /// Whether its limits are learned.
+    learns: bool,
     ledger: Mutex<Ledger>,
     wake: Arc<Wake>,
 }
@@ -111,7 +119,13 @@ struct Ledger {
 struct Model {
     state: State,
     factor: Factor,
+    /// The meters that bear on it: first those of what is configured, then those of what was learned.
     meters: Vec<usize>,
+    configured: usize,
+    learned: Option<Learned>,
+    /// Refusals without a hint since a call was last accepted, and when the last of them came.
+    unsaid: u32,
+    unsaid_at: Option<Instant>,
 }
 
 /// What a quota has done since it was built.
@@ -153,15 +167,18 @@ pub struct ModelSnapshot {
     pub state: State,
     /// A limit that is spent for more than some seconds, and when a call may start again.
     pub spent: Option<(String, Instant)>,
+    /// What its limits are taken to be, where they are learned.
+    pub learned: Vec<String>,
 }
 
 impl Quota {
     /// Builds a quota; `wake` is told whenever a call that had to wait might now start. A process before
     /// this one may have spent its limits up to `spent_at`.
     pub fn new(mut config: Config, wake: Arc<Wake>, spent_at: Option<Instant>) -> Arc<Self> {
-        if config.limits.is_empty() {
-            config.limits =
-                vec![Limit { amount: Amount::Concurrent(CONCURRENT_WITHOUT_LIMITS), models: None }];
+        let learns = config.limits.is_empty();
+        if learns {
+            let amount = Amount::Concurrent(CONCURRENT_WHILE_LEARNING);
+            config.limits.push(Limit { amount, models: None });
         }
         let ledger = Ledger {
             next_call: 0,
@@ -174,7 +191,7 @@ impl Quota {
             last_problem: None,
             spent_at,
         };
-        Arc::new(Self { config, ledger: Mutex::new(ledger), wake })
+        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake })
     }
 
     /// What it was built from.
@@ -194,22 +211,32 @@ impl Quota {
     pub fn reserve(self: &Arc<Self>, model: &str, cost: Cost, now: Instant) -> Result<Permit, Denied> {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
-        ledger.know(model, &self.config, now);
+        ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, factor, meters: used }) = models.get_mut(model) else {
+        let Some(Model { state, factor, meters: used, learned, .. }) = models.get_mut(model) else {
             return Err(Denied::Shut(Class::ModelNotAllowed));
         };
+        if let Some(learned) = learned {
+            learned.grow(meters, now);
+        }
         let cost = Cost { input_tokens: factor.apply(cost.input_tokens), ..cost };
         let model_gate = passable(state.gate(now))?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
+        let mut passed_over = None;
         for meter in used.iter() {
-            meters[*meter].peek(&cost, now).map_err(|wait| match wait {
+            let Err(wait) = meters[*meter].peek(&cost, now) else { continue };
+            let probing = model_gate == Gate::Probe;
+            if learned.as_mut().is_some_and(|learned| learned.held_back(*meter, wait, now, probing)) {
+                passed_over = Some(*meter);
+                continue;
+            }
+            return Err(match wait {
                 Wait::Until(at) => Denied::Until(at),
                 Wait::ForRelease => Denied::ForRelease,
                 Wait::TooLarge => Denied::TooLarge,
-            })?;
+            });
         }
-        for meter in used.iter() {
+        for meter in used.iter().filter(|meter| passed_over != Some(**meter)) {
             meters[*meter].start(now).map_err(Denied::Until)?;
         }
         ledger.next_call += 1;
@@ -219,6 +246,9 @@ impl Quota {
         }
         if model_gate == Gate::Probe {
             state.probe(call);
+        }
+        if let Some(learned) = learned.as_mut().filter(|_| passed_over.is_some()) {
+            learned.probes(call);
         }
         if key_gate == Gate::Probe {
             ledger.keys[key].probe(call);
@@ -233,7 +263,7 @@ impl Quota {
     pub fn headroom(&self, model: &str, now: Instant) -> f64 {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
-        ledger.know(model, &self.config, now);
+        ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
         let Some(Model { state, meters: used, .. }) = models.get(model) else { return -1.0 };
         if state.gate(now) != Gate::Open {
@@ -245,7 +275,7 @@ impl Quota {
     /// Cools calls to `model`.
     pub fn cool_model(&self, model: &str, reason: Class, wait: Duration, now: Instant) {
         let mut ledger = self.ledger();
-        ledger.know(model, &self.config, now);
+        ledger.know(model, self, now);
         if let Some(model) = ledger.models.get_mut(model) {
             model.state.cool(reason, wait, now);
         }
@@ -279,15 +309,22 @@ impl Quota {
                     .iter()
                     .filter_map(|meter| meters[*meter].spent(now, now + SOON))
                     .max_by_key(|(_, at)| *at),
+                learned: model
+                    .learned
+                    .iter()
+                    .flat_map(Learned::amounts)
+                    .map(|amount| amount.to_string())
+                    .collect(),
             })
             .collect();
         models.sort_by(|left, right| left.name.cmp(&right.name));
+        let learned = ledger.learned_rate();
         Snapshot {
             name: self.config.name.clone(),
             provider: self.config.provider.clone(),
             keys: names.zip(ledger.keys.iter().cloned()).collect(),
             models,
-            requests_per_second: self.requests_per_second(),
+            requests_per_second: self.requests_per_second().or(learned),
             totals: ledger.totals,
             last_problem: ledger.last_problem.clone(),
         }
@@ -295,7 +332,7 @@ impl Quota {
 
     /// Whether any of its limits counts tokens.
     pub(crate) fn counts_tokens(&self) -> bool {
-        self.config.limits.iter().any(Limit::counts_tokens)
+        self.learns || self.config.limits.iter().any(Limit::counts_tokens)
     }
 
     /// Calls a second that the limits of periods up to a minute allow to `model`; longer ones say
@@ -352,12 +389,13 @@ fn sooner(left: Denied, right: Denied) -> Denied {
 
 impl Ledger {
     /// Makes the meters that bear on `model` when it is first heard of.
-    fn know(&mut self, model: &str, config: &Config, now: Instant) {
+    fn know(&mut self, model: &str, quota: &Quota, now: Instant) {
         if self.models.contains_key(model) {
             return;
         }
         let mut used = Vec::new();
-        for (index, limit) in config.limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
+        let limits = &quota.config.limits;
+        for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
             let shared = limit.models.is_some();
             if let Some(meter) = self.shared[index].filter(|_| shared) {
                 used.push(meter);
@@ -368,8 +406,68 @@ impl Ledger {
             self.shared[index] = shared.then_some(meter);
             used.push(meter);
         }
-        self.models
-            .insert(model.to_owned(), Model { state: State::Ready, factor: Factor::unknown(), meters: used });
+        let configured = used.len();
+        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now));
+        used.extend(learned.iter().flat_map(Learned::meters));
+        let model_state = Model {
+            state: State::Ready,
+            factor: Factor::unknown(),
+            meters: used,
+            configured,
+            learned,
+            unsaid: 0,
+            unsaid_at: None,
+        };
+        self.models.insert(model.to_owned(), model_state);
+    }
+
+    /// A call to `model` was accepted.
+    fn accepted(&mut self, call: u64, model: &str, now: Instant) {
+        let Some(model) = self.models.get_mut(model) else { return };
+        model.unsaid = 0;
+        if let Some(learned) = &mut model.learned {
+            learned.accepted(call, &mut self.meters, now);
+        }
+    }
+
+    /// A limit refused a call to `model` that was permitted at `granted`: its meters had admitted it.
+    fn refused(&mut self, model: &str, granted: Instant, hint: Option<Duration>, now: Instant) {
+        let Some(model) = self.models.get_mut(model) else { return };
+        match &mut model.learned {
+            Some(learned) if !learned.is_told() => {
+                learned.refused(granted, hint, &mut self.meters, now);
+            }
+            // They trust the way to the server too much.
+            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused()),
+        }
+    }
+
+    /// How long a refusal cools that does not say so.
+    fn unsaid_wait(&mut self, model: &str, granted: Instant, now: Instant) -> Duration {
+        let Some(model) = self.models.get_mut(model) else { return UNSAID };
+        // Calls that were under way together are refused together, which counts once.
+        if model.unsaid_at.is_none_or(|at| granted >= at) {
+            model.unsaid += 1;
+            model.unsaid_at = Some(now);
+        }
+        (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
+    }
+
+    fn observe(&mut self, model: &str, figures: &[Figures], now: Instant) {
+        let Some(Model { meters, configured, learned: Some(learned), .. }) = self.models.get_mut(model)
+        else {
+            return;
+        };
+        learned.observe(figures, &mut self.meters, now);
+        meters.truncate(*configured);
+        meters.extend(learned.meters());
+    }
+
+    /// Calls a second that the least of the learned limits allows.
+    fn learned_rate(&self) -> Option<f64> {
+        let learned = self.models.values().filter_map(|model| model.learned.as_ref());
+        let short = learned.flat_map(Learned::amounts).filter(Amount::is_short);
+        short.filter_map(|amount| amount.requests_per_second()).reduce(f64::min)
     }
 
     fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {

@@ -12,8 +12,8 @@ use crate::provider::Scope;
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// No back-off of a job is longer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// How long a limit cools when the provider does not say.
-const UNSAID_LIMIT: Duration = Duration::from_secs(1);
+/// Half of the shortest that an account cools which was used too much more than before.
+const SHORTEST_RAMP: Duration = Duration::from_secs(1);
 /// The shortest that a limit cools, whatever the provider says: a hint of nothing asks for a hot loop.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(50);
 /// How long a spent day's or month's allowance cools when the provider does not say.
@@ -46,8 +46,9 @@ pub(crate) enum Verdict {
 pub(crate) enum Effect {
     /// Nothing.
     None,
-    /// A limit refused: the key, if the refusal speaks of it, else quota × model cools.
-    Refused(Duration),
+    /// A limit refused: the key, if the refusal speaks of it, else quota × model cools; longer each time
+    /// where the provider does not say for how long.
+    Refused(Option<Duration>),
     /// Quota × model cools.
     CoolModel(Duration),
     /// The key is not used again.
@@ -60,7 +61,8 @@ impl std::fmt::Display for Effect {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Effect::None => f.write_str("none"),
-            Effect::Refused(wait) | Effect::CoolModel(wait) => write!(f, "cools for {wait:?}"),
+            Effect::Refused(None) => f.write_str("cools"),
+            Effect::Refused(Some(wait)) | Effect::CoolModel(wait) => write!(f, "cools for {wait:?}"),
             Effect::DisableKey => f.write_str("the key is disabled until a restart"),
             Effect::DisableQuota => f.write_str("the quota is disabled until a restart"),
         }
@@ -90,16 +92,15 @@ impl Policy {
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
             Class::RateLimited => {
-                let wait = outcome.retry_after.unwrap_or(UNSAID_LIMIT).max(SHORTEST_LIMIT);
-                (waits, Effect::Refused(wait))
+                (waits, Effect::Refused(outcome.retry_after.map(|wait| wait.max(SHORTEST_LIMIT))))
             }
             Class::RampLimited => {
-                let wait = outcome.retry_after.unwrap_or(UNSAID_LIMIT).max(UNSAID_LIMIT) * 2;
-                (waits, Effect::Refused(wait))
+                let wait = outcome.retry_after.unwrap_or(SHORTEST_RAMP).max(SHORTEST_RAMP) * 2;
+                (waits, Effect::Refused(Some(wait)))
             }
             Class::QuotaExhausted => {
                 let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION).max(SHORTEST_EXHAUSTION);
-                (waits, Effect::Refused(wait))
+                (waits, Effect::Refused(Some(wait)))
             }
             Class::ExceedsKeyLimit => (Verdict::Elsewhere, Effect::None),
             Class::BillingStop => (waits, Effect::DisableQuota),
@@ -214,7 +215,7 @@ mod tests {
     #[test]
     fn a_hint_is_a_floor() {
         let (_, effect) = decide(Class::RateLimited, 0, OnAmbiguous::Retry);
-        assert_eq!(effect, Effect::Refused(Duration::from_secs(9)));
+        assert_eq!(effect, Effect::Refused(Some(Duration::from_secs(9))));
         let Effect::CoolModel(wait) = decide(Class::Overloaded, 0, OnAmbiguous::Retry).1 else {
             panic!("an overloaded provider is left alone")
         };

@@ -40,7 +40,7 @@ pub(crate) fn from_message(message: &str) -> Option<Duration> {
 }
 
 /// Reads a Go duration at the start of `text`: `6m0s`, `120ms`, `1h2m3.5s`.
-fn go_duration(text: &str) -> Option<Duration> {
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let mut total = None;
     let mut rest = text;
     loop {

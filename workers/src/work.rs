@@ -73,7 +73,12 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
     }
     let class = outcome.class.unwrap_or(Class::ServerError);
     match effect {
-        Effect::None => return,
+        Effect::None => {
+            if outcome.status_code.is_some() {
+                permit.accepted(now);
+            }
+            return;
+        }
         Effect::Refused(wait) => permit.refused(outcome.scope == Scope::Key, class, wait, now),
         Effect::CoolModel(wait) => permit.cool(false, class, wait, now),
         Effect::DisableKey => permit.disable_key(class),

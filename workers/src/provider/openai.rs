@@ -1,5 +1,7 @@
 //! OpenAI chat completions and embeddings, and every server that speaks them.
 
+use std::time::Duration;
+
 use forebay_schemas::job::Object;
 use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -9,8 +11,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Adapter, Decoded, Scope, estimate};
-use crate::cost::{Cost, Together};
+use super::{Adapter, Decoded, Figures, Scope, estimate};
+use crate::cost::{Cost, Dimension, Together};
 use crate::retry_after;
 use crate::secret::Secret;
 use crate::upstream::{Reply, Request};
@@ -25,6 +27,9 @@ const MOST_ANSWER_TOKENS: u64 = 10_000_000;
 const PROMPT: [&str; 5] = ["messages", "input", "tools", "functions", "response_format"];
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
+
+/// How exact a Go duration in a header is.
+const EXACT: Duration = Duration::from_millis(20);
 
 /// OpenAI's dialect.
 #[derive(Debug)]
@@ -77,6 +82,14 @@ impl Adapter for OpenAi {
         false
     }
 
+    /// `x-ratelimit-{limit,remaining,reset}-{requests,tokens}`: numbers, some with thousands commas, and a Go
+    /// duration until all is back (vendor's documentation, mid-2026). Azure writes it in whole seconds, and
+    /// 0 or -1 for limits that it does not know.
+    fn observe(&self, headers: &HeaderMap) -> Vec<Figures> {
+        let kinds = [("requests", Dimension::Requests), ("tokens", Dimension::Tokens)];
+        kinds.into_iter().filter_map(|(name, dimension)| figures(headers, name, dimension)).collect()
+    }
+
     fn decode(&self, reply: &Reply, now: Timestamp) -> Decoded {
         let raw: Option<Box<RawValue>> = serde_json::from_slice(&reply.body).ok();
         let retry_after = retry_after::from_headers(&reply.headers, now);
@@ -108,6 +121,18 @@ impl Adapter for OpenAi {
             scope,
         }
     }
+}
+
+fn figures(headers: &HeaderMap, name: &str, dimension: Dimension) -> Option<Figures> {
+    let text = |part: &str| headers.get(format!("x-ratelimit-{part}-{name}"))?.to_str().ok();
+    let number = |part: &str| text(part)?.replace(',', "").trim().parse::<u64>().ok();
+    let limit = number("limit").filter(|limit| *limit > 0)?;
+    let remaining = number("remaining")?;
+    let reset = text("reset").map(str::trim);
+    let whole_seconds = reset.and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let resolution = if whole_seconds.is_some() { Duration::from_secs(1) } else { EXACT };
+    let whole_in = whole_seconds.or_else(|| retry_after::go_duration(reset?));
+    Some(Figures { dimension, limit, remaining, whole_in, resolution })
 }
 
 /// An error body that is not JSON, as a JSON string: at most its first 2,000 characters.

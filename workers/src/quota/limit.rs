@@ -69,12 +69,22 @@ impl Limit {
 
     /// Whether this limit is for a period up to a minute.
     pub fn is_short(&self) -> bool {
-        matches!(self.amount, Amount::PerPeriod { per, .. } if per <= Duration::from_secs(60))
+        self.amount.is_short()
     }
 
     /// Calls a second that this limit allows in the long run; `None` if it does not speak of calls.
     pub fn requests_per_second(&self) -> Option<f64> {
-        match self.amount {
+        self.amount.requests_per_second()
+    }
+}
+
+impl Amount {
+    pub(super) fn is_short(&self) -> bool {
+        matches!(self, Amount::PerPeriod { per, .. } if *per <= Duration::from_secs(60))
+    }
+
+    pub(super) fn requests_per_second(&self) -> Option<f64> {
+        match *self {
             Amount::PerPeriod { dimension: Dimension::Requests, limit, per, .. } => {
                 #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
                 let limit = limit as f64;

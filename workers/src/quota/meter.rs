@@ -94,6 +94,47 @@ impl Meter {
         }
     }
 
+    /// Another amount from now on. What was taken stays taken, unless the period is another one.
+    pub(super) fn resize(&mut self, amount: Amount, now: Instant) {
+        if amount == self.amount {
+            return;
+        }
+        if let (
+            Amount::PerPeriod { limit: _, per, dimension, algorithm },
+            Amount::PerPeriod { limit, per: same_per, dimension: same_dimension, algorithm: same_algorithm },
+        ) = (&self.amount, &amount)
+            && (per, dimension, algorithm) == (same_per, same_dimension, same_algorithm)
+        {
+            if let Some(pace) = &self.pace {
+                self.pace = Some(pace.respaced(*limit, *per, self.guard.width()));
+            }
+            self.amount = amount;
+        } else {
+            *self = Self::new(amount, now, None);
+        }
+    }
+
+    /// Counts nothing of what was taken before any more.
+    pub(super) fn forget(&mut self) {
+        self.taken = 0;
+        self.open.clear();
+        self.returns.clear();
+        self.sent.clear();
+    }
+
+    /// The provider has counted `used`: what is more than was taken here is used by somebody else, and
+    /// returns in equal parts after each of `waits`.
+    pub(super) fn used_elsewhere(&mut self, used: u64, waits: &[Duration], now: Instant) {
+        self.return_until(now);
+        let mut rest = used.saturating_sub(self.taken);
+        self.taken += rest;
+        for (index, wait) in waits.iter().enumerate() {
+            let part = rest / (waits.len() - index) as u64;
+            rest -= part;
+            *self.returns.entry((now + *wait, NO_CALL)).or_default() += part;
+        }
+    }
+
     /// A limit refused a call that this meter had admitted.
     pub(super) fn refused(&mut self) {
         if self.guard.refused() {
@@ -267,7 +308,6 @@ impl Meter {
     }
 
     /// What is taken now.
-    #[cfg(test)]
     pub(super) fn taken(&mut self, now: Instant) -> u64 {
         self.return_until(now);
         self.taken

@@ -6,9 +6,9 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use super::meter::Meter;
 use super::{Key, Quota};
 use crate::cost::Cost;
+use crate::provider::Figures;
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it
 /// gives back whatever the call has not used: everything, if the call was never sent.
@@ -75,14 +75,27 @@ impl Permit {
         ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
     }
 
-    /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model.
-    pub fn refused(&mut self, speaks_of_key: bool, reason: Class, wait: Duration, now: Instant) {
-        self.quota.ledger().totals.refusals += 1;
-        self.cool(speaks_of_key, reason, wait, now);
+    /// The provider took the call in, whatever came of it.
+    pub fn accepted(&mut self, now: Instant) {
+        self.quota.ledger().accepted(self.call, &self.model, now);
+    }
+
+    /// What the headers of the answer said of limits, where they are learned.
+    pub fn observe(&self, figures: &[Figures], now: Instant) {
+        self.quota.ledger().observe(&self.model, figures, now);
+    }
+
+    /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model. One that
+    /// does not say for how long cools longer each time.
+    pub fn refused(&mut self, speaks_of_key: bool, reason: Class, wait: Option<Duration>, now: Instant) {
+        let mut ledger = self.quota.ledger();
+        ledger.totals.refusals += 1;
         if reason == Class::RateLimited && !speaks_of_key {
-            // These meters had admitted it, so they trust the way to the server too much.
-            self.quota.ledger().each_meter_of(&self.model, Meter::refused);
+            ledger.refused(&self.model, self.granted, wait, now);
         }
+        let wait = wait.unwrap_or_else(|| ledger.unsaid_wait(&self.model, self.granted, now));
+        drop(ledger);
+        self.cool(speaks_of_key, reason, wait, now);
     }
 
     /// Cools the key or the model for `wait`.

@@ -8,6 +8,10 @@ fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
     Limit { amount, models: None }
 }
 
+fn at_once(calls: u64) -> Limit {
+    Limit { amount: Amount::Concurrent(calls), models: None }
+}
+
 fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
     quota_after(limits, keys, None)
 }
@@ -87,11 +91,11 @@ async fn meters_are_taken_together_or_not_at_all() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
-    let quota = quota(vec![], 2);
+    let quota = quota(vec![at_once(256)], 2);
     let now = Instant::now();
     let mut permit = quota.reserve("m", ONE, now).expect("room");
     let refused = permit.key().name.clone();
-    permit.refused(true, Class::RateLimited, 10 * SECOND, now);
+    permit.refused(true, Class::RateLimited, Some(10 * SECOND), now);
     drop(permit);
     for _ in 0..4 {
         let permit = quota.reserve("m", ONE, now).expect("the other key");
@@ -101,10 +105,10 @@ async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
 
 #[tokio::test(start_paused = true)]
 async fn a_model_cools_alone_and_returns_through_one_probe() {
-    let quota = quota(vec![], 1);
+    let quota = quota(vec![at_once(256)], 1);
     let now = Instant::now();
     let mut permit = quota.reserve("m", ONE, now).expect("room");
-    permit.refused(false, Class::RateLimited, 2 * SECOND, now);
+    permit.refused(false, Class::RateLimited, Some(2 * SECOND), now);
     quota.cool_model("m", Class::RateLimited, SECOND, now);
     drop(permit);
     assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
@@ -121,7 +125,7 @@ async fn a_model_cools_alone_and_returns_through_one_probe() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
-    let quota = quota(vec![Limit { amount: Amount::Concurrent(1), models: None }], 1);
+    let quota = quota(vec![at_once(1)], 1);
     let now = Instant::now();
     let mut permit = quota.reserve("m", ONE, now).expect("room");
     permit.stamp().sent(now);
@@ -174,7 +178,7 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_disabled_key_ends_calls_until_an_operator_acts() {
-    let quota = quota(vec![], 1);
+    let quota = quota(vec![at_once(256)], 1);
     let now = Instant::now();
     let mut permit = quota.reserve("m", ONE, now).expect("room");
     permit.disable_key(Class::BadKey);
@@ -202,4 +206,29 @@ async fn what_the_process_before_may_have_spent_counts_as_spent() {
         let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
         assert!(quota.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_replace_the_search_and_count_what_others_use() {
+    let quota = quota(vec![], 1);
+    let now = Instant::now();
+    let permit = quota.reserve("m", ONE, now).expect("room");
+    permit.stamp().sent(now);
+    assert!(matches!(quota.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND), "gently");
+    let told = |remaining| Figures {
+        dimension: Dimension::Requests,
+        limit: 600,
+        remaining,
+        whole_in: Some(60 * SECOND),
+        resolution: Duration::from_millis(20),
+    };
+    permit.observe(&[told(599)], now);
+    assert_eq!(quota.snapshot(now).requests_per_second, Some(10.0));
+    assert_eq!(quota.snapshot(now).models[0].learned, ["600 requests per 60s"]);
+    let another = quota.reserve("m", ONE, now).expect("limits are known");
+    another.stamp().sent(now);
+    another.observe(&[told(0)], now);
+    let later = now + SECOND;
+    let Err(Denied::Until(at)) = quota.reserve("m", ONE, later) else { panic!("somebody else used it up") };
+    assert_eq!(at, now + 60 * SECOND);
 }

@@ -21,6 +21,20 @@ pub struct Account {
     pub limits: Vec<(usize, Duration)>,
     /// How periods are counted.
     pub counting: Counting,
+    /// What its answers tell of its limits.
+    pub tells: Tells,
+}
+
+/// What an account's answers tell of its limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Tells {
+    /// Not even how long to wait.
+    Nothing,
+    /// How long to wait after a refusal.
+    #[default]
+    Waits,
+    /// The first limit too, in every answer.
+    Limits,
 }
 
 /// How a provider counts a period.
@@ -65,6 +79,7 @@ pub struct SimUpstream {
 struct State {
     rng: SmallRng,
     arrivals: HashMap<String, Vec<Instant>>,
+    accepted: HashMap<String, Vec<Instant>>,
     refusals: usize,
 }
 
@@ -72,7 +87,7 @@ impl SimUpstream {
     /// A provider that was never called.
     pub fn new(behaviour: Behaviour) -> Self {
         let rng = SmallRng::seed_from_u64(behaviour.seed);
-        let state = State { rng, arrivals: HashMap::new(), refusals: 0 };
+        let state = State { rng, arrivals: HashMap::new(), accepted: HashMap::new(), refusals: 0 };
         Self { behaviour: Arc::new(behaviour), state: Arc::new(Mutex::new(state)) }
     }
 
@@ -83,6 +98,11 @@ impl SimUpstream {
     /// When calls arrived on an account, refused ones too.
     pub fn arrivals(&self, key: &str) -> Vec<Instant> {
         self.state().arrivals.get(key).cloned().unwrap_or_default()
+    }
+
+    /// When the calls arrived that no limit refused.
+    pub fn accepted(&self, key: &str) -> Vec<Instant> {
+        self.state().accepted.get(key).cloned().unwrap_or_default()
     }
 
     /// How many calls a limit refused.
@@ -111,8 +131,32 @@ impl SimUpstream {
             (count > *limit).then(|| *per - now.duration_since(arrivals[arrivals.len() - count]))
         });
         let refused = refused.max();
-        state.refusals += usize::from(refused.is_some());
+        match refused {
+            Some(_) => state.refusals += 1,
+            None => state.accepted.entry(account.key.clone()).or_default().push(now),
+        }
         refused
+    }
+
+    /// The headers on an account's first limit, as OpenAI writes them.
+    fn told(&self, account: &Account, now: Instant) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let Some((limit, per)) = account.limits.first().filter(|_| account.tells == Tells::Limits) else {
+            return headers;
+        };
+        let state = self.state();
+        let arrivals = state.arrivals.get(&account.key).map_or(&[][..], Vec::as_slice);
+        let (used, whole_in) = account.counting.used(arrivals, *limit, *per, now);
+        for (part, value) in [
+            ("x-ratelimit-limit-requests", limit.to_string()),
+            ("x-ratelimit-remaining-requests", limit.saturating_sub(used).to_string()),
+            ("x-ratelimit-reset-requests", format!("{}ms", whole_in.as_millis())),
+        ] {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.insert(part, value);
+            }
+        }
+        headers
     }
 
     fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Reply {
@@ -136,13 +180,16 @@ impl Upstream for SimUpstream {
             return Ok(self.answer(401, HeaderMap::new(), body));
         };
         if let Some(wait) = self.admit(account, Instant::now()) {
-            let mut headers = HeaderMap::new();
-            if let Ok(value) = HeaderValue::from_str(&wait.as_millis().to_string()) {
+            let mut headers = self.told(account, Instant::now());
+            if let Ok(value) = HeaderValue::from_str(&wait.as_millis().to_string())
+                && account.tells != Tells::Nothing
+            {
                 headers.insert("retry-after-ms", value);
             }
             let body = r#"{"error":{"message":"Rate limit reached.","type":"requests","code":"rate_limit_exceeded"}}"#;
             return Ok(self.answer(429, headers, body));
         }
+        let told = self.told(account, Instant::now());
         let (least, most) = self.behaviour.latency;
         let latency = least + self.up_to(most.saturating_sub(least));
         tokio::time::sleep(latency).await;
@@ -158,7 +205,40 @@ impl Upstream for SimUpstream {
             ));
         }
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        Ok(self.answer(200, HeaderMap::new(), &format!(r#"{{"echo":{body}}}"#)))
+        Ok(self.answer(200, told, &format!(r#"{{"echo":{body}}}"#)))
+    }
+}
+
+impl Counting {
+    /// What of a limit is used at `now`, and when all of it is back.
+    fn used(self, arrivals: &[Instant], limit: usize, per: Duration, now: Instant) -> (usize, Duration) {
+        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else {
+            return (0, Duration::ZERO);
+        };
+        match self {
+            Counting::Sliding => {
+                let used = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= per).count();
+                (used, (*last + per).saturating_duration_since(now))
+            }
+            Counting::Fixed => {
+                let period = |at: Instant| at.duration_since(*first).as_nanos() / per.as_nanos().max(1);
+                let used = arrivals.iter().rev().take_while(|at| period(**at) == period(now)).count();
+                let elapsed = now.duration_since(*first).as_nanos() % per.as_nanos().max(1);
+                (used, per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)))
+            }
+            Counting::Bucket => {
+                let bucket = Bucket::after(arrivals, limit, per);
+                #[expect(clippy::cast_precision_loss, reason = "limits are small")]
+                let used = limit as f64 - bucket.level;
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "between 0 and the limit"
+                )]
+                let whole = used.ceil() as usize;
+                (whole, Duration::from_secs_f64(used / bucket.rate))
+            }
+        }
     }
 }
 
@@ -174,20 +254,35 @@ fn refused_by_clock(arrivals: &[Instant], limit: usize, per: Duration) -> Option
 
 /// The wait when the last arrival finds less than one call in a bucket that was full at the first.
 fn refused_by_bucket(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
-    #[expect(clippy::cast_precision_loss, reason = "limits are small")]
-    let size = limit as f64;
-    let rate = size / per.as_secs_f64();
-    let (mut level, mut before) = (size, *arrivals.first()?);
-    let mut missing = 0.0;
-    for at in arrivals {
-        level = (level + at.duration_since(before).as_secs_f64() * rate).min(size);
-        before = *at;
-        missing = (1.0 - level).max(0.0);
-        // A refused call takes nothing.
-        if missing <= 1e-9 {
-            level -= 1.0;
-            missing = 0.0;
+    let bucket = Bucket::after(arrivals, limit, per);
+    (bucket.missing > 0.0).then(|| Duration::from_secs_f64(bucket.missing / bucket.rate))
+}
+
+/// A bucket that was full at the first arrival, as the last one leaves it.
+struct Bucket {
+    /// What refills in a second.
+    rate: f64,
+    level: f64,
+    /// What the last arrival missed.
+    missing: f64,
+}
+
+impl Bucket {
+    fn after(arrivals: &[Instant], limit: usize, per: Duration) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "limits are small")]
+        let size = limit as f64;
+        let mut bucket = Self { rate: size / per.as_secs_f64(), level: size, missing: 0.0 };
+        let mut before = arrivals.first().copied();
+        for at in arrivals {
+            let since = at.duration_since(before.replace(*at).unwrap_or(*at));
+            bucket.level = (bucket.level + since.as_secs_f64() * bucket.rate).min(size);
+            bucket.missing = (1.0 - bucket.level).max(0.0);
+            // A refused call takes nothing.
+            if bucket.missing <= 1e-9 {
+                bucket.level -= 1.0;
+                bucket.missing = 0.0;
+            }
         }
+        bucket
     }
-    (missing > 0.0).then(|| Duration::from_secs_f64(missing / rate))
 }

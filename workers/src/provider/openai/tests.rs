@@ -104,3 +104,40 @@ fn the_wait_is_read_from_headers_and_then_from_words() {
     assert_eq!(decode(429, &[("retry-after", "7")], body).retry_after, Some(Duration::from_secs(7)));
     assert_eq!(decode(429, &[], body).retry_after, Some(Duration::from_millis(62_500)));
 }
+
+#[test]
+fn headers_on_limits_are_read_in_every_form() {
+    let observe = |pairs: &[(&'static str, &'static str)]| OpenAi.observe(&reply(200, pairs, "{}").headers);
+    let seen = observe(&[
+        ("x-ratelimit-limit-requests", "30,000"),
+        ("x-ratelimit-remaining-requests", "29,999"),
+        ("x-ratelimit-reset-requests", "2ms"),
+        ("x-ratelimit-limit-tokens", "150000"),
+        ("x-ratelimit-remaining-tokens", "149984"),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+    ]);
+    let figures = |dimension, limit, remaining, whole_in| Figures {
+        dimension,
+        limit,
+        remaining,
+        whole_in: Some(whole_in),
+        resolution: EXACT,
+    };
+    assert_eq!(
+        seen,
+        [
+            figures(Dimension::Requests, 30_000, 29_999, Duration::from_millis(2)),
+            figures(Dimension::Tokens, 150_000, 149_984, Duration::from_secs(360)),
+        ]
+    );
+    let azure = observe(&[
+        ("x-ratelimit-limit-requests", "-1"),
+        ("x-ratelimit-remaining-requests", "-1"),
+        ("x-ratelimit-limit-tokens", "1000"),
+        ("x-ratelimit-remaining-tokens", "900"),
+        ("x-ratelimit-reset-tokens", "7"),
+    ]);
+    let expected = figures(Dimension::Tokens, 1_000, 900, Duration::from_secs(7));
+    assert_eq!(azure, [Figures { resolution: Duration::from_secs(1), ..expected }]);
+    assert!(observe(&[]).is_empty());
+}

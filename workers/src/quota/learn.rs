@@ -1,0 +1,137 @@
+//! Limits that nobody configured: told by the provider's headers, or found by going a little faster.
+
+mod period;
+mod search;
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::limit::{Algorithm, Amount};
+use super::meter::{Meter, Wait};
+use crate::cost::Dimension;
+use crate::provider::Figures;
+use period::Period;
+use search::Search;
+
+/// What is learned of one model's limits. Its meters stand in the quota's ledger.
+#[derive(Debug)]
+pub(super) struct Learned {
+    search: Search,
+    /// The meter of what is searched.
+    searched: usize,
+    told: Vec<Told>,
+}
+
+/// A limit that headers tell of.
+#[derive(Debug)]
+struct Told {
+    period: Period,
+    meter: usize,
+}
+
+impl Learned {
+    /// Begins to learn; the meter that this adds to `meters` is the first one's.
+    pub(super) fn new(meters: &mut Vec<Meter>, now: Instant) -> Self {
+        let search = Search::new(now);
+        meters.push(Meter::new(search.amount(), now, None));
+        Self { search, searched: meters.len() - 1, told: Vec::new() }
+    }
+
+    /// Its meters: the searched one counts only while no header tells of calls.
+    pub(super) fn meters(&self) -> Vec<usize> {
+        let searched = (!self.is_told()).then_some(self.searched);
+        searched.into_iter().chain(self.told.iter().map(|told| told.meter)).collect()
+    }
+
+    /// The limits as they are taken to be.
+    pub(super) fn amounts(&self) -> Vec<Amount> {
+        let searched = (!self.is_told()).then(|| self.search.amount());
+        searched.into_iter().chain(self.told.iter().map(|told| amount(&told.period))).collect()
+    }
+
+    /// Whether the limit on calls of a short period is known from headers: then nothing is searched.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.iter().any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
+    }
+
+    /// Lets the limit that is searched grow, if it is time.
+    pub(super) fn grow(&mut self, meters: &mut [Meter], now: Instant) {
+        if !self.is_told() && self.search.grow(now) {
+            self.resize(meters, now);
+        }
+    }
+
+    /// `meter` makes a call wait; true if it may go all the same, as the probe that tells a spent minute from
+    /// a rate that was too high.
+    pub(super) fn held_back(&mut self, meter: usize, wait: Wait, now: Instant, probing: bool) -> bool {
+        meter == self.searched && self.search.held_back(wait, now, probing)
+    }
+
+    /// `call` goes as that probe.
+    pub(super) fn probes(&mut self, call: u64) {
+        self.search.probes(call);
+    }
+
+    /// `call` was accepted.
+    pub(super) fn accepted(&mut self, call: u64, meters: &mut [Meter], now: Instant) {
+        if self.search.accepted(call, now) {
+            meters[self.searched].forget();
+            self.resize(meters, now);
+        }
+    }
+
+    /// A limit refused a call that was permitted at `granted`, perhaps with a hint of how long to wait.
+    pub(super) fn refused(
+        &mut self,
+        granted: Instant,
+        hint: Option<Duration>,
+        meters: &mut [Meter],
+        now: Instant,
+    ) {
+        let taken = meters[self.searched].taken(now);
+        self.search.refused(granted, taken, hint, now);
+        if self.search.is_rate() {
+            meters[self.searched].forget();
+        }
+        self.resize(meters, now);
+    }
+
+    fn resize(&self, meters: &mut [Meter], now: Instant) {
+        meters[self.searched].resize(self.search.amount(), now);
+    }
+
+    /// Takes in what the headers of an answer said; the meters of limits that are new are added.
+    pub(super) fn observe(&mut self, figures: &[Figures], meters: &mut Vec<Meter>, now: Instant) {
+        for figures in figures.iter().filter(|figures| figures.limit > 0) {
+            let known = self.told.iter_mut().find(|told| told.period.dimension() == figures.dimension);
+            let told = match known {
+                Some(told) => {
+                    if told.period.observe(figures) {
+                        meters[told.meter].resize(amount(&told.period), now);
+                    }
+                    told
+                }
+                None => {
+                    let period = Period::new(figures);
+                    meters.push(Meter::new(amount(&period), now, None));
+                    self.told.push(Told { period, meter: meters.len() - 1 });
+                    let last = self.told.len() - 1;
+                    &mut self.told[last]
+                }
+            };
+            let used = figures.limit.saturating_sub(figures.remaining);
+            meters[told.meter].used_elsewhere(used, &told.period.returns(figures), now);
+        }
+    }
+}
+
+fn amount(period: &Period) -> Amount {
+    let smooth = period.is_short() && period.dimension() == Dimension::Requests;
+    Amount::PerPeriod {
+        dimension: period.dimension(),
+        limit: period.limit(),
+        per: period.per(),
+        algorithm: if smooth { Algorithm::Smooth } else { Algorithm::Counted },
+    }
+}

@@ -1,0 +1,143 @@
+//! Headers tell a limit and when all of it is back, but not the period: that follows from how the two move.
+
+use std::time::Duration;
+
+use crate::cost::Dimension;
+use crate::provider::Figures;
+
+/// The periods that providers use, in seconds.
+const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];
+/// What is meant where nothing tells.
+const MINUTE: usize = 1;
+/// How far a bucket's refill may be from what its period makes of it.
+const TOLERANCE: f64 = 0.25;
+
+/// The period of one limit.
+///
+/// A bucket is whole again after the used part of its period; a window a period after its last call, or
+/// its first. Each answer rules out the buckets that do not fit it. The longest that fits all of them is
+/// taken, since a period that is too long costs time and one that is too short refusals; if none does, it
+/// is the shortest window that fits.
+#[derive(Debug)]
+pub(super) struct Period {
+    dimension: Dimension,
+    limit: u64,
+    buckets: [bool; PERIODS.len()],
+    /// The longest time to the whole limit that was seen.
+    longest: Option<Duration>,
+}
+
+impl Period {
+    pub(super) fn new(figures: &Figures) -> Self {
+        let mut period = Self {
+            dimension: figures.dimension,
+            limit: figures.limit,
+            buckets: [true; PERIODS.len()],
+            longest: None,
+        };
+        period.see(figures);
+        period
+    }
+
+    pub(super) fn dimension(&self) -> Dimension {
+        self.dimension
+    }
+
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    fn index(&self) -> usize {
+        let Some(longest) = self.longest else { return MINUTE };
+        let window = || PERIODS.iter().position(|per| longest.as_secs_f64() <= f64::from(*per) * 1.02);
+        self.buckets.iter().rposition(|fits| *fits).or_else(window).unwrap_or(PERIODS.len() - 1)
+    }
+
+    pub(super) fn per(&self) -> Duration {
+        Duration::from_secs(u64::from(PERIODS[self.index()]))
+    }
+
+    /// Whether it is a minute or less.
+    pub(super) fn is_short(&self) -> bool {
+        self.index() <= MINUTE
+    }
+
+    /// Takes in an answer's figures; true if the limit or its period is another one now.
+    pub(super) fn observe(&mut self, figures: &Figures) -> bool {
+        let before = (self.limit, self.per());
+        if figures.limit != self.limit {
+            *self = Self::new(figures);
+        } else {
+            self.see(figures);
+        }
+        before != (self.limit, self.per())
+    }
+
+    fn see(&mut self, figures: &Figures) {
+        let used = figures.limit.saturating_sub(figures.remaining);
+        let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else { return };
+        self.longest = self.longest.max(Some(whole_in));
+        for (fits, per) in self.buckets.iter_mut().zip(PERIODS) {
+            #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
+            let expected = used as f64 / figures.limit as f64 * f64::from(per);
+            let allowed = expected * TOLERANCE + figures.resolution.as_secs_f64();
+            *fits &= (whole_in.as_secs_f64() - expected).abs() <= allowed;
+        }
+    }
+
+    /// When what is used by now is back: of a window at once, of a bucket bit by bit.
+    pub(super) fn returns(&self, figures: &Figures) -> Vec<Duration> {
+        let whole_in = figures.whole_in.unwrap_or_else(|| self.per());
+        let parts = if self.buckets.contains(&true) { 10 } else { 1 };
+        (1..=parts).map(|part| whole_in * part / parts).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(limit: u64, used: u64, whole_in: f64) -> Figures {
+        Figures {
+            dimension: Dimension::Requests,
+            limit,
+            remaining: limit - used,
+            whole_in: Some(Duration::from_secs_f64(whole_in)),
+            resolution: Duration::from_millis(20),
+        }
+    }
+
+    fn period(seen: &[(u64, u64, f64)]) -> u64 {
+        let mut seen = seen.iter().map(|(limit, used, whole_in)| figures(*limit, *used, *whole_in));
+        let mut period = Period::new(&seen.next().expect("an answer"));
+        seen.for_each(|figures| {
+            period.observe(&figures);
+        });
+        period.per().as_secs()
+    }
+
+    #[test]
+    fn a_bucket_tells_its_period_with_one_answer() {
+        assert_eq!(period(&[(60, 1, 1.0)]), 60);
+        assert_eq!(period(&[(500, 1, 0.12)]), 60);
+        assert_eq!(period(&[(200, 1, 432.0)]), 86_400);
+        assert_eq!(period(&[(10_000, 1, 0.006)]), 60);
+        assert_eq!(period(&[(150_000, 16, 0.006)]), 60);
+    }
+
+    #[test]
+    fn a_window_tells_it_with_two() {
+        assert_eq!(period(&[(600, 1, 60.0)]), 60);
+        assert_eq!(period(&[(60, 1, 60.0)]), 3_600, "an hour's bucket would say the same");
+        assert_eq!(period(&[(60, 1, 60.0), (60, 2, 59.0)]), 60);
+        assert_eq!(period(&[(10, 1, 1.0), (10, 5, 0.9)]), 1);
+        assert_eq!(period(&[(1_000, 300, 40_000.0)]), 86_400);
+    }
+
+    #[test]
+    fn another_limit_begins_anew_and_no_reset_means_a_minute() {
+        assert_eq!(period(&[(60, 1, 60.0), (120, 1, 0.5)]), 60);
+        let silent = Figures { whole_in: None, ..figures(60, 1, 0.0) };
+        assert_eq!(Period::new(&silent).per().as_secs(), 60);
+    }
+}
