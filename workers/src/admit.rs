@@ -161,6 +161,7 @@ fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, stage:
         _mark: stage.mark(),
         replies,
         deadline: job.deadline,
+        tried: !attempts.is_empty(),
         slot: Some(stage.slot()),
     };
     let refusal =

@@ -77,5 +77,7 @@ pub(crate) struct Claim {
     pub(crate) replies: Vec<String>,
     /// Until when its publisher wants it to be called.
     pub(crate) deadline: Option<Timestamp>,
+    /// Whether calls were made for it before it was postponed.
+    pub(crate) tried: bool,
     pub(crate) slot: Option<Slot>,
 }

@@ -57,11 +57,12 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     let admitted = staged.entry.is_admitted();
     let Followers { same, others } = staged.entry.end();
     // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
+    // One that was called before has attempts of its own to tell of.
     let now = engine.clock.now();
     let expired = record.completion.status == Status::Expired;
-    let (joined, anew): (Vec<_>, Vec<_>) = same
-        .into_iter()
-        .partition(|claim| admitted && (!expired || claim.deadline.is_some_and(|deadline| deadline <= now)));
+    let is_late = |claim: &Claim| claim.deadline.is_some_and(|deadline| deadline <= now);
+    let (joined, anew): (Vec<_>, Vec<_>) =
+        same.into_iter().partition(|claim| admitted && !claim.tried && (!expired || is_late(claim)));
     staged.joined = joined;
     give_back(engine, anew.into_iter().chain(others)).await;
 }
@@ -125,7 +126,9 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
 }
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
-pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged) {
+pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged) {
+    // Each of them is told of the conflict by itself.
+    give_back(engine, std::mem::take(&mut staged.joined)).await;
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
         staged.identity
