@@ -3,19 +3,22 @@
 
 Each case starts a simulated provider that enforces its limits to the letter and a Forebay of its own,
 runs a batch, and recounts the provider's record (recount.py). Periods are a SCALE-th of a minute, with
-the limits scaled alike; CASE chooses cases by a part of their names. Asserts nothing about time.
+the limits scaled alike, except where limits are to be found out; CASE chooses cases by a part of their names. Asserts nothing about time.
 
     SCALE=6 CASE=named benches/pacing.py
 """
 from __future__ import annotations
 
+import collections
 import concurrent.futures
 import json
+import math
 import os
+import random
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from recount import highest_in_any_period
@@ -34,6 +37,9 @@ class Account:
     limits: list[tuple[int, float]]
     counting: str = "sliding"
     configured: str | None = None
+    # What its answers tell of its limits; None if they are configured.
+    unknown: str | None = None
+    tokens: tuple[int, float] | None = None
 
 
 @dataclass
@@ -45,7 +51,10 @@ class Case:
     jobs: int
     latency: str = "50ms"
     oracle: float | None = None
-    results: list[str] = field(default_factory=list)
+    # Seconds that do not count.
+    warm_up: float = 0
+    # Prompt lengths in tokens.
+    prompts: tuple[int, int] | None = None
 
 
 def per_minute(limit: int) -> tuple[int, float]:
@@ -71,6 +80,14 @@ def cases() -> list[Case]:
     short, day = per_minute(15), (200, 60 / SCALE * 20)
     both = Account("q", [(max(2, short[0]), short[1]), day])
     found.append(Case("15 a minute and 200 a day, both", [both], 30))
+    # A minute is part of what is learned, so these are not scaled.
+    for headers, minutes in (("limits", 1), ("waits", 2), ("none", 2)):
+        for counting in ("sliding", "fixed", "bucket"):
+            account = Account("q", [(600, 60)], counting, unknown=headers)
+            found.append(Case(f"limits unknown, headers={headers}, {counting}", [account], 600 * (minutes + 3), warm_up=60 * minutes))
+    # The prompts are not scaled: each takes a larger part of its period than of a minute.
+    account = Account("q", [], tokens=per_minute(200_000))
+    found.append(Case("tokens: 200,000 a minute, prompts of 100 to 8,000", [account], round(600 / SCALE), prompts=(100, 8_000)))
     many = [Account(f"q{index}", [per_minute(100)]) for index in range(40)]
     found.append(Case("40 accounts of 100 a minute, one pool", many, round(40 * 100 * 3 / SCALE)))
     return [case for case in found if CHOSEN in case.name]
@@ -83,7 +100,11 @@ def configuration(case: Case, url: str) -> str:
         text += f'keys = [{{ file = "{account.name}.key" }}]\n'
         if account.configured:
             text += f'algorithm = "{account.configured}"\n'
+        if account.unknown:
+            continue
         limits = ", ".join(f'{{ requests = {limit}, per = "{period * 1000:.0f}ms" }}' for limit, period in account.limits)
+        if account.tokens:
+            limits = f"{{ tokens = {account.tokens[0]}, per = \"{account.tokens[1] * 1000:.0f}ms\" }}"
         text += f"limits = [{limits}]\n"
     targets = ", ".join(f'{{ quota = "{account.name}", model = "m" }}' for account in case.accounts)
     return text + f"[pool.m]\ntargets = [{targets}]\n"
@@ -95,8 +116,9 @@ def run(case: Case) -> list[str]:
         arguments = []
         for account in case.accounts:
             (work / f"{account.name}.key").write_text(f"sk-{account.name}")
-            limits = "".join(f",limit={limit}/{period * 1000:.0f}ms" for limit, period in account.limits)
-            arguments += ["--account", f"name={account.name},key=sk-{account.name}{limits},algorithm={account.counting}"]
+            tokens = f",tokens={account.tokens[0]}/{account.tokens[1] * 1000:.0f}ms" if account.tokens else ""
+            limits = tokens + "".join(f",limit={limit}/{period * 1000:.0f}ms" for limit, period in account.limits)
+            arguments += ["--account", f"name={account.name},key=sk-{account.name}{limits},algorithm={account.counting},headers={account.unknown or 'limits'}"]
         provider = subprocess.Popen(
             [FOREBAY, "simulate", "--listen", "127.0.0.1:0", "--latency", case.latency, "--record", "record.jsonl", *arguments],
             cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -105,7 +127,9 @@ def run(case: Case) -> list[str]:
             (work / "forebay.toml").write_text(configuration(case, url))
             with open(work / "in.jsonl", "w", encoding="utf-8") as lines:
                 for index in range(case.jobs):
-                    body = {"model": "m", "messages": [{"role": "user", "content": str(index)}]}
+                    body = {"model": "m", "messages": [{"role": "user", "content": prompt(case, index)}]}
+                    if case.prompts:
+                        body["max_tokens"] = 500
                     lines.write(json.dumps({"custom_id": str(index), "body": body}) + "\n")
             done = subprocess.run([FOREBAY, "run", "in.jsonl", "--output", "out.jsonl"], cwd=work,
                                   capture_output=True, text=True, check=False)
@@ -118,22 +142,56 @@ def run(case: Case) -> list[str]:
     return [summary(case, record)]
 
 
+WORDS = "the limit of an account is what it may ask for in a minute and no more than that".split()
+
+
+def prompt(case: Case, index: int) -> str:
+    if not case.prompts:
+        return str(index)
+    choice = random.Random(index)
+    least, most = case.prompts
+    length = 4 * math.exp(choice.uniform(math.log(least), math.log(most)))
+    words = [str(index)]
+    while sum(map(len, words)) + len(words) < length:
+        words += choice.choices(WORDS, k=10)
+    return " ".join(words)
+
+
+def least_time(tokens: list[int], limit: int, period: float) -> float:
+    """Seconds from the first to the last of calls in this order that a trailing window permits at once."""
+    now, window, used = 0.0, collections.deque(), 0
+    for share in tokens:
+        while used + share > limit:
+            now, returned = window[0][0] + period, window.popleft()[1]
+            used -= returned
+        window.append((now, share))
+        used += share
+    return now
+
+
 def summary(case: Case, record: list[dict]) -> str:
     refusals = sum(call["status"] == 429 for call in record)
     shares, exceeded = [], 0
     for account in case.accounts:
-        times = sorted(call["at"] for call in record if call["account"] == account.name)
+        of_account = [call for call in record if call["account"] == account.name]
+        begin = min((call["at"] for call in of_account), default=0) + case.warm_up
+        times = sorted(call["at"] for call in of_account if call["status"] == 200 and call["at"] >= begin)
+        if account.tokens:
+            best = least_time([call["tokens"] for call in of_account], *account.tokens)
+            shares.append(best / (times[-1] - times[0]))
+            continue
         tightest = min(limit / period for limit, period in account.limits)
         if len(times) > 1 and times[-1] > times[0]:
             shares.append((len(times) - 1) / (times[-1] - times[0]) / tightest)
-        if account.counting == "sliding":
+        if account.counting == "sliding" and not account.unknown:
             exceeded += sum(highest_in_any_period(times, period) > limit for limit, period in account.limits)
     times = sorted(call["at"] for call in record)
     took = times[-1] - times[0]
     if case.oracle is not None:
         reached = f"{took:7.2f} s, oracle {case.oracle:.2f} s, {took / case.oracle - 1:+.1%}"
     else:
-        reached = f"{min(shares):.2%} .. {max(shares):.2%} of the allowed rate"
+        of = "an oracle's rate" if case.prompts else "the allowed rate"
+        reached = f"{min(shares):.2%} .. {max(shares):.2%} of {of}"
     return f"| {case.name} | {len(record)} | {refusals} | {exceeded} | {reached} |"
 
 

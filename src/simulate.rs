@@ -7,6 +7,7 @@ pub mod account;
 mod answer;
 pub mod fault;
 pub mod record;
+mod window;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +22,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 
-use account::{Account, Admission};
+use account::{Account, Admission, Refused};
 use answer::Answer;
 use fault::{Fault, Faults};
 use record::{Entry, Record};
@@ -107,9 +108,9 @@ impl Drop for Provider {
 
 #[expect(clippy::disallowed_methods, reason = "the provider's clock is its own, not the workers'")]
 async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
-    // The moment of admission: before the body is read, as at a gateway.
-    let arrived = (Instant::now(), SystemTime::now());
-    let (parts, body) = request.into_parts();
+    // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
+    let mut arrived = (Instant::now(), SystemTime::now());
+    let (parts, mut body) = request.into_parts();
     let path = route(&parts.method, &parts.uri);
     let key = bearer(&parts.headers)
         .and_then(|key| shared.accounts.iter().find_map(|account| Some((account, account.key_name(key)?))));
@@ -123,16 +124,26 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     if path == Some("/models") {
         return Answer::models().response(HeaderMap::new());
     }
-    let admission = account.admit(arrived.0);
+    let mut tokens = 0;
+    if !account.config().tokens.is_empty() {
+        let Ok(bytes) = axum::body::to_bytes(body, LARGEST_REQUEST).await else {
+            return Answer::bad_request("the body cannot be read").response(HeaderMap::new());
+        };
+        tokens = answer::admission_tokens(&bytes);
+        body = Body::from(bytes);
+        arrived = (Instant::now(), SystemTime::now());
+    }
+    let admission = account.admit(tokens, arrived.0);
     let note = |status: u16, fault: Option<Fault>| {
         let at = arrived.1.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let entry = Entry { at, account: account.config().name.clone(), key: key.clone(), status, fault };
+        let entry =
+            Entry { at, account: account.config().name.clone(), key: key.clone(), status, fault, tokens };
         shared.record.note(entry);
     };
     let headers = limit_headers(&admission, account.config().headers);
-    if let Some(wait) = admission.refused {
+    if let Some(refused) = admission.refused {
         note(429, None);
-        return Answer::rate_limited(account.config(), &admission, wait).response(headers);
+        return Answer::refused(account.config(), &admission, refused, tokens).response(headers);
     }
     let (fault, latency) = shared.choose();
     if fault == Some(Fault::Hang) {
@@ -175,12 +186,28 @@ fn limit_headers(admission: &Admission<'_>, told: account::Headers) -> HeaderMap
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    if let Some(limit) = admission.limit.filter(|_| told == account::Headers::Limits) {
-        set("x-ratelimit-limit-requests", limit.to_string());
-        set("x-ratelimit-remaining-requests", admission.remaining.to_string());
-        set("x-ratelimit-reset-requests", format!("{}ms", admission.whole_in.as_millis()));
+    let names = [
+        (
+            admission.calls,
+            ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ),
+        (
+            admission.tokens,
+            ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+        ),
+    ];
+    for (rest, [limit, remaining, reset]) in names {
+        if let Some(rest) = rest.filter(|_| told == account::Headers::Limits) {
+            set(limit, rest.limit.to_string());
+            set(remaining, rest.remaining.to_string());
+            set(reset, format!("{}ms", rest.whole_in.as_millis()));
+        }
     }
-    if let Some(wait) = admission.refused.filter(|_| told != account::Headers::None) {
+    let wait = match admission.refused {
+        Some(Refused::Calls(wait) | Refused::Tokens(wait)) => Some(wait),
+        Some(Refused::TooLarge) | None => None,
+    };
+    if let Some(wait) = wait.filter(|_| told != account::Headers::None) {
         set("retry-after", wait.as_secs_f64().ceil().to_string());
         set("retry-after-ms", (wait.as_micros().div_ceil(1_000)).to_string());
     }

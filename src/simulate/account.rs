@@ -1,21 +1,10 @@
 //! An account's limits, enforced to the letter.
 
-use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How a period is counted.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Algorithm {
-    /// No trailing period holds more than the limit.
-    #[default]
-    Sliding,
-    /// No period of a clock that starts with the account holds more than the limit.
-    Fixed,
-    /// A bucket of the limit's size that refills evenly.
-    Bucket,
-}
+use super::window::{Algorithm, Window};
 
 /// What its answers tell of its limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -38,6 +27,8 @@ pub struct Config {
     pub keys: Vec<String>,
     /// Calls and period.
     pub limits: Vec<(u64, Duration)>,
+    /// Tokens and period.
+    pub tokens: Vec<(u64, Duration)>,
     /// How periods are counted.
     pub algorithm: Algorithm,
     /// Calls at once.
@@ -58,12 +49,13 @@ impl Config {
 impl FromStr for Config {
     type Err = String;
 
-    /// Reads `name=one,key=sk-one,limit=600/1m,algorithm=sliding,concurrent=8,headers=waits`.
+    /// Reads `name=one,key=sk-one,limit=600/1m,tokens=200000/1m,algorithm=sliding,concurrent=8,headers=waits`.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut config = Config {
             name: String::new(),
             keys: Vec::new(),
             limits: Vec::new(),
+            tokens: Vec::new(),
             algorithm: Algorithm::default(),
             concurrent: None,
             headers: Headers::default(),
@@ -74,6 +66,7 @@ impl FromStr for Config {
                 "name" => config.name = value.to_owned(),
                 "key" => config.keys.push(value.to_owned()),
                 "limit" => config.limits.push(limit(value)?),
+                "tokens" => config.tokens.push(limit(value)?),
                 "algorithm" => {
                     config.algorithm = match value {
                         "sliding" => Algorithm::Sliding,
@@ -95,7 +88,7 @@ impl FromStr for Config {
                 }
                 _ => {
                     return Err(format!(
-                        "`{field}` is not one of name, key, limit, algorithm, concurrent, headers"
+                        "`{field}` is not one of name, key, limit, tokens, algorithm, concurrent, headers"
                     ));
                 }
             }
@@ -124,7 +117,8 @@ pub(super) struct Account {
 
 #[derive(Debug)]
 struct State {
-    windows: Vec<Window>,
+    calls: Vec<Window>,
+    tokens: Vec<Window>,
     running: u64,
 }
 
@@ -132,20 +126,42 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Admission<'a> {
     account: &'a Account,
-    /// The tightest limit.
-    pub(super) limit: Option<u64>,
+    /// The tightest limit on calls.
+    pub(super) calls: Option<Rest>,
+    /// The tightest limit on tokens.
+    pub(super) tokens: Option<Rest>,
+    /// Why the call is refused, if it is.
+    pub(super) refused: Option<Refused>,
+}
+
+/// What is left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// The whole limit.
+    pub(super) limit: u64,
     /// What is left of it.
     pub(super) remaining: u64,
     /// When all of it is back.
     pub(super) whole_in: Duration,
-    /// The wait, when the call is refused.
-    pub(super) refused: Option<Duration>,
+}
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Calls: too many; may come again after this.
+    Calls(Duration),
+    /// Tokens: too many; may come again after this.
+    Tokens(Duration),
+    /// It has more tokens than a whole limit.
+    TooLarge,
 }
 
 impl Account {
     pub(super) fn new(config: Config) -> Self {
-        let windows = config.limits.iter().map(|(limit, per)| Window::new(config.algorithm, *limit, *per));
-        let state = State { windows: windows.collect(), running: 0 };
+        let windows = |limits: &[(u64, Duration)]| {
+            limits.iter().map(|(limit, per)| Window::new(config.algorithm, *limit, *per)).collect()
+        };
+        let state = State { calls: windows(&config.limits), tokens: windows(&config.tokens), running: 0 };
         Self { config, state: Mutex::new(state) }
     }
 
@@ -163,29 +179,31 @@ impl Account {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a call at `now`; refused calls count too, as at OpenAI.
-    pub(super) fn admit(&self, now: Instant) -> Admission<'_> {
+    /// Counts a call of so many tokens at `now`. Refused calls count as calls too, as at OpenAI, but not in
+    /// a bucket; their tokens do not.
+    pub(super) fn admit(&self, tokens: u64, now: Instant) -> Admission<'_> {
         let mut state = self.state();
         let busy = self.config.concurrent.is_some_and(|most| state.running >= most);
-        let mut admission =
-            Admission { account: self, limit: None, remaining: 0, whole_in: Duration::ZERO, refused: None };
-        for window in &mut state.windows {
-            let refused = window.count(now);
-            admission.refused = admission.refused.max(refused);
-            let (remaining, whole_in) = window.rest(now);
-            if admission.limit.is_none() || remaining < admission.remaining {
-                admission.limit = Some(window.limit);
-                admission.remaining = remaining;
-                admission.whole_in = whole_in;
+        let wait =
+            |windows: &mut [Window], share| windows.iter_mut().filter_map(|w| w.wait(share, now)).max();
+        let mut refused = wait(&mut state.calls, 1).map(Refused::Calls);
+        if self.config.tokens.iter().any(|(limit, _)| tokens > *limit) {
+            refused = Some(Refused::TooLarge);
+        }
+        refused = refused.or_else(|| wait(&mut state.tokens, tokens).map(Refused::Tokens));
+        refused = refused.or_else(|| busy.then_some(Refused::Calls(Duration::from_secs(1))));
+        for window in &mut state.calls {
+            if refused.is_none() || window.counts_refused() {
+                window.take(1, now);
             }
         }
-        if busy && admission.refused.is_none() {
-            admission.refused = Some(Duration::from_secs(1));
-        }
-        if admission.refused.is_none() {
+        if refused.is_none() {
+            state.tokens.iter_mut().for_each(|window| window.take(tokens, now));
             state.running += 1;
         }
-        admission
+        let tightest =
+            |windows: &[Window]| windows.iter().map(|w| w.rest(now)).min_by_key(|rest| rest.remaining);
+        Admission { account: self, calls: tightest(&state.calls), tokens: tightest(&state.tokens), refused }
     }
 }
 
@@ -193,115 +211,6 @@ impl Drop for Admission<'_> {
     fn drop(&mut self) {
         if self.refused.is_none() {
             self.account.state().running -= 1;
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Window {
-    algorithm: Algorithm,
-    limit: u64,
-    per: Duration,
-    /// Sliding: when each counted call came. Fixed: only how many there are counts.
-    calls: VecDeque<Instant>,
-    /// Fixed: the start of the running period. Bucket: when it was last filled.
-    since: Option<Instant>,
-    /// Bucket: what is in it.
-    level: f64,
-}
-
-impl Window {
-    fn new(algorithm: Algorithm, limit: u64, per: Duration) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-        let level = limit as f64;
-        Self { algorithm, limit, per, calls: VecDeque::new(), since: None, level }
-    }
-
-    fn used(&self) -> u64 {
-        self.calls.len() as u64
-    }
-
-    /// Counts a call; returns the wait if it is one too many.
-    fn count(&mut self, now: Instant) -> Option<Duration> {
-        self.advance(now);
-        match self.algorithm {
-            Algorithm::Sliding => {
-                self.calls.push_back(now);
-                if self.used() <= self.limit {
-                    return None;
-                }
-                let index = usize::try_from(self.used() - self.limit - 1).unwrap_or(usize::MAX);
-                let oldest = self.calls.get(index).copied().unwrap_or(now);
-                Some((oldest + self.per).saturating_duration_since(now))
-            }
-            Algorithm::Fixed => {
-                self.calls.push_back(now);
-                let end = self.since.unwrap_or(now) + self.per;
-                (self.used() > self.limit).then(|| end.saturating_duration_since(now))
-            }
-            Algorithm::Bucket => {
-                if self.level >= 1.0 {
-                    self.level -= 1.0;
-                    return None;
-                }
-                #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-                let missing = self.per.mul_f64((1.0 - self.level) / self.limit as f64);
-                Some(missing)
-            }
-        }
-    }
-
-    fn advance(&mut self, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        match self.algorithm {
-            Algorithm::Sliding => {
-                // Strict: a call that came exactly a period ago still counts.
-                while self.calls.front().is_some_and(|first| now.saturating_duration_since(*first) > self.per)
-                {
-                    self.calls.pop_front();
-                }
-            }
-            Algorithm::Fixed => {
-                let elapsed = now.saturating_duration_since(since);
-                if elapsed >= self.per {
-                    let periods = elapsed.as_nanos() / self.per.as_nanos().max(1);
-                    self.since = Some(since + self.per * u32::try_from(periods).unwrap_or(u32::MAX));
-                    self.calls.clear();
-                }
-            }
-            Algorithm::Bucket => {
-                let elapsed = now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
-                #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-                let limit = self.limit as f64;
-                self.level = (self.level + elapsed * limit).min(limit);
-                self.since = Some(now);
-            }
-        }
-    }
-
-    /// What is left, and when all of it is back.
-    fn rest(&self, now: Instant) -> (u64, Duration) {
-        match self.algorithm {
-            Algorithm::Sliding => {
-                let last = self.calls.back().copied().unwrap_or(now);
-                let whole = (last + self.per).saturating_duration_since(now);
-                (self.limit.saturating_sub(self.used()), whole)
-            }
-            Algorithm::Fixed => {
-                let end = self.since.unwrap_or(now) + self.per;
-                (self.limit.saturating_sub(self.used()), end.saturating_duration_since(now))
-            }
-            Algorithm::Bucket => {
-                #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-                let limit = self.limit as f64;
-                #[expect(
-                    clippy::cast_possible_truncation,
-                    clippy::cast_sign_loss,
-                    reason = "a level is between 0 and the limit"
-                )]
-                let left = self.level as u64;
-                (left, self.per.mul_f64((limit - self.level) / limit))
-            }
         }
     }
 }
@@ -318,7 +227,7 @@ mod tests {
     }
 
     fn admitted(account: &Account, now: Instant, calls: usize) -> usize {
-        (0..calls).filter(|_| account.admit(now).refused.is_none()).count()
+        (0..calls).filter(|_| account.admit(0, now).refused.is_none()).count()
     }
 
     #[test]
@@ -347,20 +256,32 @@ mod tests {
         let account = account("bucket");
         let start = Instant::now();
         assert_eq!(admitted(&account, start, 5), 3);
-        let refused = account.admit(start).refused.expect("empty");
+        let Some(Refused::Calls(refused)) = account.admit(0, start).refused else { panic!("empty") };
         assert!(refused > Duration::from_millis(300) && refused < Duration::from_millis(340), "{refused:?}");
         assert_eq!(admitted(&account, start + Duration::from_millis(334), 2), 1);
+    }
+
+    #[test]
+    fn tokens_are_counted_beside_calls_and_a_refused_call_takes_none() {
+        let account = Account::new("name=a,key=k,limit=9/1s,tokens=100/1s".parse().expect("a config"));
+        let now = Instant::now();
+        assert_eq!(account.admit(60, now).refused, None);
+        assert_eq!(account.admit(60, now).refused, Some(Refused::Tokens(SECOND)));
+        assert_eq!(account.admit(40, now).refused, None);
+        assert_eq!(account.admit(101, now).refused, Some(Refused::TooLarge));
+        let rest = account.admit(0, now).tokens.expect("a limit");
+        assert_eq!((rest.limit, rest.remaining), (100, 0));
     }
 
     #[test]
     fn calls_at_once_end_with_the_call() {
         let account = Account::new("name=a,key=k,concurrent=1".parse().expect("a config"));
         let now = Instant::now();
-        let first = account.admit(now);
+        let first = account.admit(0, now);
         assert!(first.refused.is_none());
-        assert!(account.admit(now).refused.is_some());
+        assert!(account.admit(0, now).refused.is_some());
         drop(first);
-        assert!(account.admit(now).refused.is_none());
+        assert!(account.admit(0, now).refused.is_none());
     }
 
     #[test]

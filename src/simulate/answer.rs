@@ -1,13 +1,11 @@
 //! Answers and errors as OpenAI words them, made from the request alone.
 
-use std::time::Duration;
-
 use axum::http::StatusCode;
 use forebay_schemas::subjects::hex;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::account::{Admission, Config, Headers};
+use super::account::{Admission, Config, Headers, Refused};
 
 /// The creation time of every answer, in Unix seconds: the same in every run.
 const CREATED: u64 = 1_767_225_600;
@@ -39,6 +37,22 @@ pub(super) fn to(path: &str, body: &[u8]) -> Answer {
     }
 }
 
+/// The tokens that a call counts for when it is admitted: the larger of its prompt, estimated from its
+/// length, and the longest answer that it asks for, as at OpenAI.
+pub(super) fn admission_tokens(body: &[u8]) -> u64 {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    prompt_tokens(body).max(most_tokens(&request).unwrap_or_default())
+}
+
+fn most_tokens(request: &Value) -> Option<u64> {
+    let fields = ["max_completion_tokens", "max_tokens"];
+    fields.iter().find_map(|field| request.get(field).and_then(Value::as_u64))
+}
+
+fn prompt_tokens(body: &[u8]) -> u64 {
+    body.len() as u64 / 4
+}
+
 fn chat(request: &Value, model: &str, body: &[u8]) -> Answer {
     let Some(messages) = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty())
     else {
@@ -47,7 +61,8 @@ fn chat(request: &Value, model: &str, body: &[u8]) -> Answer {
     let said = messages.last().and_then(|message| message.get("content")).and_then(Value::as_str);
     let said = said.unwrap_or_default();
     let id = digest(body);
-    let (prompt, answer) = (body.len() as u64 / 4, said.len() as u64 / 4 + 2);
+    let most = most_tokens(request).unwrap_or(u64::MAX);
+    let (prompt, answer) = (prompt_tokens(body), (said.len() as u64 / 4 + 2).min(most));
     Answer::ok(
         &id,
         &json!({
@@ -140,23 +155,36 @@ impl Answer {
         Self::error(401, "invalid_request_error", Some("invalid_api_key"), &message)
     }
 
-    pub(super) fn rate_limited(account: &Config, admission: &Admission<'_>, wait: Duration) -> Self {
-        if account.headers == Headers::None {
-            return Self::error(
-                429,
-                "requests",
-                Some("rate_limit_exceeded"),
-                "Rate limit reached for requests",
+    pub(super) fn refused(
+        account: &Config,
+        admission: &Admission<'_>,
+        refused: Refused,
+        tokens: u64,
+    ) -> Self {
+        let (kind, rest, requested, wait) = match refused {
+            Refused::Calls(wait) => ("requests", admission.calls, 1, Some(wait)),
+            Refused::Tokens(wait) => ("tokens", admission.tokens, tokens, Some(wait)),
+            Refused::TooLarge => ("tokens", admission.tokens, tokens, None),
+        };
+        let (name, code) = (&account.name, Some("rate_limit_exceeded"));
+        let limit = rest.map_or(0, |rest| rest.limit);
+        let used = rest.map_or(0, |rest| rest.limit - rest.remaining);
+        let Some(wait) = wait else {
+            let message = format!(
+                "Request too large for organization {name} on {kind} per min: Limit {limit}, Requested \
+                 {requested}."
             );
+            return Self::error(429, kind, code, &message);
+        };
+        if account.headers == Headers::None {
+            return Self::error(429, kind, code, &format!("Rate limit reached for {kind}"));
         }
-        let account = &account.name;
-        let limit = admission.limit.unwrap_or_default();
         let message = format!(
-            "Rate limit reached for requests in organization {account}: Limit {limit}, Used {limit}, \
-             Requested 1. Please try again in {}ms.",
+            "Rate limit reached for {kind} in organization {name}: Limit {limit}, Used {used}, Requested \
+             {requested}. Please try again in {}ms.",
             wait.as_millis()
         );
-        Self::error(429, "requests", Some("rate_limit_exceeded"), &message)
+        Self::error(429, kind, code, &message)
     }
 
     pub(super) fn server_error() -> Self {

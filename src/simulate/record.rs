@@ -25,6 +25,8 @@ pub struct Entry {
     pub status: u16,
     /// The fault that was injected.
     pub fault: Option<Fault>,
+    /// The tokens that it counted for; 0 where the account has no limit on tokens.
+    pub tokens: u64,
 }
 
 /// The record of all calls.
@@ -41,6 +43,13 @@ struct Line<'a> {
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     fault: Option<Fault>,
+    #[serde(skip_serializing_if = "is_zero")]
+    tokens: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_zero(tokens: &u64) -> bool {
+    *tokens == 0
 }
 
 impl Record {
@@ -59,6 +68,7 @@ impl Record {
                 key: &entry.key,
                 status: entry.status,
                 fault: entry.fault,
+                tokens: entry.tokens,
             };
             // A record that cannot be written shows as one that is too short when it is recounted.
             let _ = serde_json::to_writer(&mut *file, &line).map_err(std::io::Error::from);

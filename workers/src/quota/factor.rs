@@ -4,12 +4,30 @@
 const WEIGHT: f64 = 0.05;
 /// Estimates are wrong by no more than this.
 const BOUNDS: (f64, f64) = (0.25, 4.0);
-/// Kept above the mean, so that a prompt that is denser than most still fits its reservation.
-const MARGIN: f64 = 1.1;
+/// How far above the mean is reserved, in mean deviations: so that prompts that are denser than most still
+/// fit, though it is only their sum over a period that must.
+const DEVIATIONS: f64 = 2.0;
+/// The same at least and at most, as parts of the mean.
+const MARGIN: (f64, f64) = (0.01, 0.1);
 
-/// The moving average of reported ÷ estimated.
+/// Moving averages of what was estimated and reported. Large prompts count for more, as they do against a
+/// limit.
 #[derive(Debug)]
-pub(super) struct Factor(Option<f64>);
+pub(super) struct Factor(Option<Means>);
+
+#[derive(Debug, Clone, Copy)]
+struct Means {
+    estimated: f64,
+    reported: f64,
+    /// Of what was reported from what the mean made of the estimate.
+    deviation: f64,
+}
+
+impl Means {
+    fn factor(&self) -> f64 {
+        self.reported / self.estimated
+    }
+}
 
 impl Factor {
     pub(super) fn unknown() -> Self {
@@ -22,20 +40,30 @@ impl Factor {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
-        let ratio = (reported as f64 / estimated as f64).clamp(BOUNDS.0, BOUNDS.1);
-        self.0 = Some(self.0.map_or(ratio, |mean| mean + WEIGHT * (ratio - mean)));
+        let (estimated, reported) = (estimated as f64, reported as f64);
+        let reported = reported.clamp(estimated * BOUNDS.0, estimated * BOUNDS.1);
+        // Nothing is known of the deviation at first: it is taken to be large.
+        let first = Means { estimated, reported, deviation: reported };
+        let before = self.0.unwrap_or(first);
+        let mean = |before: f64, now: f64| before + WEIGHT * (now - before);
+        self.0 = Some(Means {
+            estimated: mean(before.estimated, estimated),
+            reported: mean(before.reported, reported),
+            deviation: mean(before.deviation, (reported - before.factor() * estimated).abs()),
+        });
     }
 
     /// An estimate, corrected by what was learned.
     pub(super) fn apply(&self, estimated: u64) -> u64 {
-        let Some(mean) = self.0 else { return estimated };
+        let Some(means) = self.0 else { return estimated };
+        let margin = (DEVIATIONS * means.deviation / means.reported).clamp(MARGIN.0, MARGIN.1);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "token counts are positive and far below 2^52"
         )]
-        let corrected = (estimated as f64 * mean * MARGIN).ceil() as u64;
+        let corrected = (estimated as f64 * means.factor() * (1.0 + margin)).ceil() as u64;
         corrected
     }
 }
@@ -48,12 +76,20 @@ mod tests {
     fn it_comes_near_the_truth_and_stays_a_little_above() {
         let mut factor = Factor::unknown();
         assert_eq!(factor.apply(1_000), 1_000);
-        for _ in 0..50 {
+        factor.learn(1_000, 700);
+        assert!((770..=771).contains(&factor.apply(1_000)), "one answer says little of the others");
+        for _ in 0..150 {
             factor.learn(1_000, 700);
         }
-        assert!((770..=771).contains(&factor.apply(1_000)));
+        assert!((707..=708).contains(&factor.apply(1_000)));
         factor.learn(1_000, 0);
         factor.learn(1, 1_000_000);
-        assert!(factor.apply(1_000) < 1_000, "one answer that is far off changes little");
+        assert!(factor.apply(1_000) < 800, "one small answer that is far off changes little");
+        for _ in 0..20 {
+            factor.learn(1_000, 300);
+            factor.learn(1_000, 1_100);
+        }
+        let (least, most) = (factor.0.expect("learned").factor() * 1_000.0, factor.apply(1_000) as f64);
+        assert!((most / least - 1.1).abs() < 0.01, "answers differ much");
     }
 }

@@ -1,0 +1,138 @@
+//! How a period is counted.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::account::Rest;
+
+/// How a period is counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// No trailing period holds more than the limit.
+    #[default]
+    Sliding,
+    /// No period of a clock that starts with the account holds more than the limit.
+    Fixed,
+    /// A bucket of the limit's size that refills evenly.
+    Bucket,
+}
+
+/// One limit over one period.
+#[derive(Debug)]
+pub(super) struct Window {
+    algorithm: Algorithm,
+    limit: u64,
+    per: Duration,
+    /// Sliding: when each share was taken. Fixed: only what they add up to counts.
+    taken: VecDeque<(Instant, u64)>,
+    used: u64,
+    /// Fixed: the start of the running period. Bucket: when it was last filled.
+    since: Option<Instant>,
+    /// Bucket: what is in it.
+    level: f64,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
+impl Window {
+    pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration) -> Self {
+        let level = float(limit);
+        Self { algorithm, limit, per, taken: VecDeque::new(), used: 0, since: None, level }
+    }
+
+    /// Whether what is refused counts.
+    pub(super) fn counts_refused(&self) -> bool {
+        self.algorithm != Algorithm::Bucket
+    }
+
+    /// The wait until `share` fits, if it does not fit now.
+    pub(super) fn wait(&mut self, share: u64, now: Instant) -> Option<Duration> {
+        self.advance(now);
+        match self.algorithm {
+            Algorithm::Sliding => {
+                let mut missing =
+                    (self.used + share).checked_sub(self.limit).filter(|missing| *missing > 0)?;
+                let enough = self.taken.iter().find(|(_, share)| {
+                    missing = missing.saturating_sub(*share);
+                    missing == 0
+                });
+                let at = enough.map_or(now, |(at, _)| *at);
+                Some((at + self.per).saturating_duration_since(now))
+            }
+            Algorithm::Fixed => {
+                let end = self.since.unwrap_or(now) + self.per;
+                (self.used + share > self.limit).then(|| end.saturating_duration_since(now))
+            }
+            Algorithm::Bucket => {
+                let missing = float(share) - self.level;
+                (missing > 0.0).then(|| self.per.mul_f64(missing / float(self.limit)))
+            }
+        }
+    }
+
+    /// Takes `share`.
+    pub(super) fn take(&mut self, share: u64, now: Instant) {
+        if self.algorithm == Algorithm::Bucket {
+            self.level -= float(share);
+        } else {
+            self.taken.push_back((now, share));
+            self.used += share;
+        }
+    }
+
+    fn advance(&mut self, now: Instant) {
+        let since = *self.since.get_or_insert(now);
+        match self.algorithm {
+            Algorithm::Sliding => {
+                // Strict: what was taken exactly a period ago still counts.
+                let over = |at: Instant| now.saturating_duration_since(at) > self.per;
+                while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at)) {
+                    self.taken.pop_front();
+                    self.used -= share;
+                }
+            }
+            Algorithm::Fixed => {
+                let elapsed = now.saturating_duration_since(since);
+                if elapsed >= self.per {
+                    let periods = elapsed.as_nanos() / self.per.as_nanos().max(1);
+                    self.since = Some(since + self.per * u32::try_from(periods).unwrap_or(u32::MAX));
+                    self.taken.clear();
+                    self.used = 0;
+                }
+            }
+            Algorithm::Bucket => {
+                let elapsed = now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
+                self.level = (self.level + elapsed * float(self.limit)).min(float(self.limit));
+                self.since = Some(now);
+            }
+        }
+    }
+
+    /// What is left at `now`, and when all of it is back.
+    pub(super) fn rest(&self, now: Instant) -> Rest {
+        let (remaining, whole_in) = match self.algorithm {
+            Algorithm::Sliding => {
+                let last = self.taken.back().map_or(now, |(at, _)| *at);
+                let whole = (last + self.per).saturating_duration_since(now);
+                (self.limit.saturating_sub(self.used), whole)
+            }
+            Algorithm::Fixed => {
+                let end = self.since.unwrap_or(now) + self.per;
+                (self.limit.saturating_sub(self.used), end.saturating_duration_since(now))
+            }
+            Algorithm::Bucket => {
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a level is between 0 and the limit"
+                )]
+                let left = self.level.max(0.0) as u64;
+                (left, self.per.mul_f64((1.0 - self.level / float(self.limit)).max(0.0)))
+            }
+        };
+        Rest { limit: self.limit, remaining, whole_in }
+    }
+}
