@@ -87,7 +87,7 @@ def cases() -> list[Case]:
             found.append(Case(f"limits unknown, headers={headers}, {counting}", [account], 600 * (minutes + 3), warm_up=60 * minutes))
     # The prompts are not scaled: each takes a larger part of its period than of a minute.
     account = Account("q", [], tokens=per_minute(200_000))
-    found.append(Case("tokens: 200,000 a minute, prompts of 100 to 8,000", [account], round(600 / SCALE), prompts=(100, 8_000)))
+    found.append(Case("tokens: 200,000 a minute, prompts of 100 to 8,000", [account], round(1800 / SCALE), prompts=(100, 8_000)))
     many = [Account(f"q{index}", [per_minute(100)]) for index in range(40)]
     found.append(Case("40 accounts of 100 a minute, one pool", many, round(40 * 100 * 3 / SCALE)))
     return [case for case in found if CHOSEN in case.name]

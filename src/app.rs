@@ -9,6 +9,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
@@ -16,6 +17,7 @@ use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::seat::Seat;
+use crate::standing::Standings;
 use crate::{nats, topology};
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
@@ -30,6 +32,9 @@ pub struct App {
     pub connection: Connection,
     worker: Arc<Worker>,
     control: Control,
+    /// Ends writing down what outlives this process.
+    written: CancellationToken,
+    writing: tokio::task::JoinHandle<()>,
     seat: Option<Seat>,
     pulse: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
@@ -83,9 +88,13 @@ impl App {
                 topology::Error::Unfit { .. } => Error::Usage(error.into()),
             },
         )?;
-        let workers = forebay_workers::Config { idle: dir.idle(), ..workers };
+        let quotas = workers.quotas.iter().map(|quota| quota.name.clone()).collect();
+        let standings = Standings::read(&connection, quotas).await?;
+        let workers = forebay_workers::Config { idle: dir.idle(), standings: standings.known(), ..workers };
         let pulse = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
+        let written = CancellationToken::new();
+        let writing = tokio::spawn(standings.keep(Arc::clone(&worker), written.clone()));
         let control = Control::start(
             connection.client.clone(),
             connection.context.clone(),
@@ -96,7 +105,18 @@ impl App {
         .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
         let streams = topology::watch(connection.context.clone(), connection.names.clone(), config.streams);
-        Ok(Started::Here(Box::new(App { connection, worker, control, seat, pulse, streams, server, dir })))
+        Ok(Started::Here(Box::new(App {
+            connection,
+            worker,
+            control,
+            written,
+            writing,
+            seat,
+            pulse,
+            streams,
+            server,
+            dir,
+        })))
     }
 
     /// The worker.
@@ -118,6 +138,10 @@ impl App {
         let left = self.worker.stop(grace).await;
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
+        }
+        self.written.cancel();
+        if tokio::time::timeout(FLUSH, self.writing).await.is_err() {
+            warn!("NATS does not answer, so how far limits are spent is not written down exactly");
         }
         self.pulse.abort();
         self.streams.abort();

@@ -69,7 +69,7 @@ enum Command {
     /// Show waiting jobs by pool, team and lane.
     Queues,
     /// Show accounts and keys: state, reason, time of return, calls and refusals.
-    Keys,
+    Keys(keys::Args),
     /// Check the configuration, the keys it names and the NATS server, and change nothing.
     Check,
     /// Run a simulated provider that enforces limits strictly.
@@ -108,7 +108,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Publish(args) => publish::publish(&global, args).await,
         Command::Results(command) => results::results(&global, command).await,
         Command::Queues => queues::queues(&global).await,
-        Command::Keys => keys::keys(&global).await,
+        Command::Keys(args) => keys::keys(&global, args).await,
         Command::Check => check::check(&global).await,
         Command::Simulate(args) => simulate::simulate(&global, args).await,
         Command::Completions { shell } => {

@@ -235,6 +235,7 @@ impl Config {
             policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
             lane_weights: self.lanes,
             idle: None,
+            standings: std::collections::HashMap::new(),
         })
     }
 }

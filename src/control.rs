@@ -17,7 +17,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{info, warn};
 
 /// The worker that runs in this process.
 pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
@@ -120,6 +120,9 @@ pub struct Condition {
     pub until: Option<Timestamp>,
     /// A limit that is spent for more than some seconds.
     pub spent: Option<Spent>,
+    /// What its limits are taken to be, where they are learned.
+    #[serde(default)]
+    pub learned: Vec<String>,
 }
 
 /// A limit that is spent.
@@ -129,6 +132,15 @@ pub struct Spent {
     pub limit: String,
     /// When a call may start again.
     pub until: Timestamp,
+}
+
+/// A request on `ai.ctl.keys.disable` and `ai.ctl.keys.enable`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SwitchRequest {
+    /// The account.
+    pub quota: String,
+    /// One of its keys; all, if none is named.
+    pub key: Option<String>,
 }
 
 /// A request on `ai.ctl.results`.
@@ -172,6 +184,8 @@ impl Control {
         let subjects = [
             ("queues", names.ctl("queues")),
             ("keys", names.ctl("keys")),
+            ("keys-disable", names.ctl("keys.disable")),
+            ("keys-enable", names.ctl("keys.enable")),
             ("results", names.ctl("results")),
             ("ask", names.ask()),
         ];
@@ -212,6 +226,8 @@ impl Desk {
         let answer = match endpoint {
             "queues" => self.queues().await,
             "keys" => json(&self.keys()),
+            "keys-disable" => self.switch(&request.message.payload, false),
+            "keys-enable" => self.switch(&request.message.payload, true),
             "results" => self.results(&request.message.payload),
             _ => self.ask(&request).await,
         };
@@ -229,6 +245,17 @@ impl Desk {
     fn keys(&self) -> Keys {
         let snapshot = self.worker.snapshot();
         Keys { quotas: snapshot.quotas.into_iter().map(Quota::from).collect(), pools: snapshot.pools }
+    }
+
+    /// Disables or enables keys; answers what all keys are then.
+    fn switch(&self, payload: &[u8], on: bool) -> Answer {
+        let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        if !self.worker.switch(&request.quota, request.key.as_deref(), on) {
+            return Err(failed(404, unknown_key(&request, &self.keys().quotas)));
+        }
+        let act = if on { "enabled" } else { "disabled" };
+        info!(quota = request.quota, key = request.key, "{act} by an operator");
+        json(&self.keys())
     }
 
     fn results(&self, payload: &[u8]) -> Answer {
@@ -285,6 +312,20 @@ pub async fn depths(context: &Context, names: &Names) -> Result<Vec<FlowDepth>, 
     Ok(flows.into_iter().map(depth).collect())
 }
 
+fn unknown_key(request: &SwitchRequest, quotas: &[Quota]) -> String {
+    let names = |names: Vec<&str>| names.join(", ");
+    match (&request.key, quotas.iter().find(|quota| quota.name == request.quota)) {
+        (Some(key), Some(quota)) => {
+            let known = names(quota.keys.iter().map(|key| key.name.as_str()).collect());
+            format!("account `{}` has no key `{key}`; it has {known}", quota.name)
+        }
+        _ => {
+            let known = names(quotas.iter().map(|quota| quota.name.as_str()).collect());
+            format!("there is no account `{}`; known accounts: {known}", request.quota)
+        }
+    }
+}
+
 fn json(value: &impl Serialize) -> Answer {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| failed(500, error))
 }
@@ -298,11 +339,16 @@ impl From<quota::Snapshot> for Quota {
         let condition = |name, state: &State| Condition {
             name,
             state: state.name().to_owned(),
-            reason: state.reason().map(|reason| reason.to_string()),
+            reason: match state {
+                State::Disabled { reason: None } => Some("operator".to_owned()),
+                state => state.reason().map(|reason| reason.to_string()),
+            },
             until: state.until().map(wall_time),
             spent: None,
+            learned: Vec::new(),
         };
         let model = |model: quota::ModelSnapshot| Condition {
+            learned: model.learned,
             spent: model.spent.map(|(limit, until)| Spent { limit, until: wall_time(until) }),
             ..condition(model.name, &model.state)
         };

@@ -13,6 +13,7 @@ pub mod topology;
 pub mod app;
 pub mod control;
 pub mod shutdown;
+pub mod standing;
 pub mod telemetry;
 
 pub mod batch;

@@ -205,6 +205,11 @@ impl Names {
         self.stream("NODES")
     }
 
+    /// The key-value bucket of what of accounts outlives a process.
+    pub fn quotas_bucket(&self) -> String {
+        self.stream("QUOTAS")
+    }
+
     /// Every job's subject.
     pub fn all_jobs(&self) -> String {
         format!("{}.jobs.>", self.prefix)

@@ -72,6 +72,10 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
         .map_err(|error| unreachable(format!("no worker answers: {error}")))?;
     let header = |name| reply.headers.as_ref().and_then(|headers| headers.get(name));
     if let Some(problem) = header("Nats-Service-Error") {
+        let code = header("Nats-Service-Error-Code").map(|code| code.as_str());
+        if let Some("400" | "404") = code {
+            return Err(Error::Usage(anyhow::anyhow!("{problem}")));
+        }
         return Err(unreachable(format!("the worker says: {problem}")));
     }
     serde_json::from_slice(&reply.payload)

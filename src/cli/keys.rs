@@ -1,21 +1,57 @@
 //! `forebay keys`.
 
+use clap::Subcommand;
 use jiff::Timestamp;
 
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::{Condition, Keys};
+use crate::control::{Condition, Keys, SwitchRequest};
 
-pub(super) async fn keys(global: &Global) -> Result<u8, Error> {
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    act: Option<Act>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Use no key of an account, or not this one, until it is enabled again; a restart changes nothing.
+    Disable(Which),
+    /// Use keys again, whatever had disabled them.
+    Enable(Which),
+}
+
+#[derive(Debug, clap::Args)]
+struct Which {
+    /// The account.
+    quota: String,
+    /// One of its keys; all, if none is named.
+    key: Option<String>,
+}
+
+pub(super) async fn keys(global: &Global, args: Args) -> Result<u8, Error> {
+    let (verb, which) = match args.act {
+        None => ("keys", None),
+        Some(Act::Disable(which)) => ("keys.disable", Some(which)),
+        Some(Act::Enable(which)) => ("keys.enable", Some(which)),
+    };
+    let request = which.map(|Which { quota, key }| SwitchRequest { quota, key });
+    let request = request.map(|request| serde_json::to_vec(&request)).transpose();
+    let request = request.map_err(|error| Error::Usage(error.into()))?.unwrap_or_default();
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let keys: Keys = ask(&connection, "keys", Vec::new()).await?;
+    let keys: Keys = ask(&connection, verb, request).await?;
     if global.json {
         print::json(&keys);
         return Ok(0);
     }
+    show(&keys);
+    Ok(0)
+}
+
+fn show(keys: &Keys) {
     let mut rows = Vec::new();
     for quota in &keys.quotas {
         let rate = quota.requests_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
@@ -43,8 +79,10 @@ pub(super) async fn keys(global: &Global) -> Result<u8, Error> {
         if let Some(problem) = &quota.last_problem {
             print::line(&format!("{}: the last call that was not accepted: {problem}", quota.name));
         }
+        for model in quota.models.iter().filter(|model| !model.learned.is_empty()) {
+            print::line(&format!("{}/{}: learned {}", quota.name, model.name, model.learned.join(", ")));
+        }
     }
-    Ok(0)
 }
 
 fn row(what: &str, condition: &Condition) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! Forebay against a real nats-server, real sockets and a simulated provider, in one binary.
 
+mod standing;
 mod support;
 
 mod contract;

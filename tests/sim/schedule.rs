@@ -171,6 +171,7 @@ impl Schedule {
             policy: Policy { max_attempts: 6 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
+            standings: HashMap::new(),
         }
     }
 }

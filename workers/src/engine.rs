@@ -16,7 +16,7 @@ use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
 use crate::queue::Readings;
-use crate::quota::{self, Quota, Wake};
+use crate::quota::{self, Moment, Quota, Standing, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
@@ -39,6 +39,8 @@ pub struct Config {
     pub lane_weights: [(Lane, u64); 3],
     /// How long ago another process may have spent the limits, if ever.
     pub idle: Option<Duration>,
+    /// What a process before this one left of quotas, by name.
+    pub standings: HashMap<String, Standing>,
 }
 
 /// A named queue and what serves it.
@@ -176,6 +178,16 @@ impl<Q, U> Engine<Q, U> {
                 });
                 entry.push((index, tier));
             }
+        }
+        let moment = Moment { instant: Instant::now(), wall: clock.now() };
+        for quota in &quotas {
+            let Some(standing) = config.standings.get(&quota.config().name) else { continue };
+            let mut standing = standing.clone();
+            // A model that no pool names any more is of no interest.
+            let named =
+                |target: &Target, model: &str| Arc::ptr_eq(&target.quota, quota) && target.model == model;
+            standing.models.retain(|model, _| targets.iter().any(|target| named(target, model)));
+            quota.resume(&standing, moment);
         }
         Self {
             queue,

@@ -12,10 +12,11 @@ mod limit;
 mod meter;
 mod pace;
 mod permit;
+mod standing;
 mod state;
 mod wake;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use learn::Learned;
 pub use limit::{Algorithm, Amount, Limit};
 use meter::{Meter, Wait};
 pub use permit::{Permit, Stamp};
+pub use standing::{Found, ModelStanding, Moment, Paused, Standing};
 use state::Gate;
 pub use state::State;
 pub use wake::Wake;
@@ -91,7 +93,7 @@ pub enum Denied {
     /// Never: the call alone is larger than a limit.
     TooLarge,
     /// Not until an operator acts.
-    Shut(Class),
+    Shut(Option<Class>),
 }
 
 impl Denied {
@@ -214,7 +216,7 @@ impl Quota {
         ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
         let Some(Model { state, factor, meters: used, learned, .. }) = models.get_mut(model) else {
-            return Err(Denied::Shut(Class::ModelNotAllowed));
+            return Err(Denied::Shut(None));
         };
         if let Some(learned) = learned {
             learned.grow(meters, now);
@@ -284,9 +286,85 @@ impl Quota {
     /// Stops all calls with every key until an operator acts.
     pub fn disable(&self, reason: Class) {
         for key in &mut self.ledger().keys {
-            *key = State::Disabled { reason };
+            *key = State::Disabled { reason: Some(reason) };
         }
         self.wake.release();
+    }
+
+    /// Stops all calls with a key, or with all of them, until [`Quota::enable`]. False if there is no such
+    /// key.
+    pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
+        self.switch(key, &State::Disabled { reason: None })
+    }
+
+    /// Lets a key be used again, or all of them; with all, models too are asked again at once.
+    pub fn enable(&self, key: Option<&str>) -> bool {
+        let found = self.switch(key, &State::Ready);
+        if key.is_none() {
+            for model in self.ledger().models.values_mut() {
+                model.state = State::Ready;
+            }
+        }
+        self.wake.release();
+        found
+    }
+
+    fn switch(&self, key: Option<&str>, to: &State) -> bool {
+        let mut ledger = self.ledger();
+        let chosen = |name: &str| key.is_none_or(|key| key == name);
+        let states = self.config.keys.iter().zip(&mut ledger.keys).filter(|(key, _)| chosen(&key.name));
+        states.map(|(_, state)| *state = to.clone()).count() > 0
+    }
+
+    /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
+    /// spent.
+    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
+        let mut ledger = self.ledger();
+        let names = self.config.keys.iter().map(|key| &key.name);
+        let keys = names.zip(&ledger.keys);
+        let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
+        let Ledger { models, meters, .. } = &mut *ledger;
+        let models = models.iter().map(|(name, model)| {
+            let mut spent = BTreeMap::new();
+            for meter in &model.meters[..model.configured] {
+                if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
+                    spent.insert(meters[*meter].to_string(), parts);
+                }
+            }
+            let found = model.learned.as_ref().and_then(Learned::found);
+            (name.clone(), ModelStanding { paused: model.state.paused(moment), spent, found })
+        });
+        Standing { keys, models: models.collect() }
+    }
+
+    /// Goes on from what a process before this one left.
+    pub fn resume(&self, standing: &Standing, moment: Moment) {
+        let mut ledger = self.ledger();
+        for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {
+            if let Some(paused) = standing.keys.get(&key.name) {
+                *state = State::resumed(paused, moment);
+            }
+        }
+        // What several models share was written down with each of them.
+        let mut resumed = BTreeSet::new();
+        for (name, before) in &standing.models {
+            ledger.know(name, self, moment.instant);
+            let Ledger { models, meters, .. } = &mut *ledger;
+            let Some(model) = models.get_mut(name) else { continue };
+            if let Some(paused) = &before.paused {
+                model.state = State::resumed(paused, moment);
+            }
+            for meter in &model.meters[..model.configured] {
+                if let Some(parts) = before.spent.get(&meters[*meter].to_string())
+                    && resumed.insert(*meter)
+                {
+                    meters[*meter].resume(parts, moment);
+                }
+            }
+            if let Some((learned, found)) = model.learned.as_mut().zip(before.found) {
+                learned.resume(found, meters, moment.instant);
+            }
+        }
     }
 
     /// Notes what was said when a call was not accepted.
@@ -372,7 +450,7 @@ fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate
             }
         }
     }
-    Err(soonest.unwrap_or(Denied::Shut(Class::BadKey)))
+    Err(soonest.unwrap_or(Denied::Shut(None)))
 }
 
 /// Of two waits, the one that may end first.

@@ -17,7 +17,7 @@ use crate::engine::{Config, Engine};
 use crate::flow;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
-use crate::quota;
+use crate::quota::{self, Moment, Standing};
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 
@@ -108,6 +108,20 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             in_flight: engine.counters.jobs_in_flight(),
             ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
         }
+    }
+
+    /// What of each quota outlives this process, by name; with `ahead` what may be spent before this is asked
+    /// for again counts as spent.
+    pub fn standings(&self, ahead: bool) -> Vec<(String, Standing)> {
+        let moment = Moment { instant: Instant::now(), wall: self.engine.clock.now() };
+        let quotas = self.engine.quotas.iter();
+        quotas.map(|quota| (quota.config().name.clone(), quota.standing(ahead, moment))).collect()
+    }
+
+    /// Disables or enables a key, or all keys of a quota. False if there is no such quota or key.
+    pub fn switch(&self, quota: &str, key: Option<&str>, on: bool) -> bool {
+        let quota = self.engine.quotas.iter().find(|known| known.config().name == quota);
+        quota.is_some_and(|quota| if on { quota.enable(key) } else { quota.disable_by_hand(key) })
     }
 
     /// The stored result of an identity. Blocks on the disk.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::limit::{Algorithm, Amount};
 use super::meter::{Meter, Wait};
+use super::standing::Found;
 use crate::cost::Dimension;
 use crate::provider::Figures;
 use period::Period;
@@ -53,6 +54,17 @@ impl Learned {
     /// Whether the limit on calls of a short period is known from headers: then nothing is searched.
     pub(super) fn is_told(&self) -> bool {
         self.told.iter().any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
+    }
+
+    /// What was found, where no header tells.
+    pub(super) fn found(&self) -> Option<Found> {
+        if self.is_told() { None } else { self.search.found() }
+    }
+
+    /// Goes on from what a process before this one found.
+    pub(super) fn resume(&mut self, found: Found, meters: &mut [Meter], now: Instant) {
+        self.search.resume(found, now);
+        self.resize(meters, now);
     }
 
     /// Lets the limit that is searched grow, if it is time.

@@ -1,18 +1,25 @@
 //! The running account of one limit.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
 use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
+use super::standing::Moment;
 use crate::cost::{Cost, Dimension};
 
 /// Longer periods do not count as spent at a start: that would cost a day where little was spent.
 const LONGEST_SPENT: Duration = Duration::from_secs(60);
+/// Limits over longer periods are written down as so many parts of their period at most,
+const PARTS: u32 = 48;
+/// and so large a part of the limit ahead of what is spent.
+const BLOCKS: u64 = 50;
 /// The number of no call.
 const NO_CALL: u64 = 0;
 
@@ -25,6 +32,12 @@ pub(super) enum Wait {
     ForRelease,
     /// Never: the call alone is larger than the limit.
     TooLarge,
+}
+
+impl fmt::Display for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.amount.fmt(f)
+    }
 }
 
 /// The running account of one limit: what is taken now, and when each part of it returns.
@@ -303,6 +316,37 @@ impl Meter {
                         bucket.give_back(share);
                     }
                 }
+            }
+        }
+    }
+
+    /// What of a limit over more than a minute is spent, and when each part returns; `None` of others. With
+    /// `ahead` a little more, which may be spent before this is written down again.
+    pub(super) fn spent_until(&mut self, ahead: bool, moment: Moment) -> Option<Vec<(Timestamp, u64)>> {
+        let Amount::PerPeriod { limit, per, .. } = self.amount else { return None };
+        if per <= LONGEST_SPENT {
+            return None;
+        }
+        self.return_until(moment.instant);
+        let end = moment.instant + per + self.guard.width();
+        let open: u64 = self.open.values().sum();
+        let ahead = if ahead && self.taken > 0 { limit / BLOCKS + 1 } else { 0 };
+        let later = [(end, open + ahead)].into_iter().filter(|(_, share)| *share > 0);
+        let returns = self.returns.iter().map(|((at, _), share)| (*at, *share));
+        let mut parts = BTreeMap::new();
+        for (at, share) in returns.chain(later) {
+            *parts.entry(moment.wall_in_steps(at, per / PARTS)).or_default() += share;
+        }
+        Some(parts.into_iter().collect())
+    }
+
+    /// Counts what a process before this one spent.
+    pub(super) fn resume(&mut self, parts: &[(Timestamp, u64)], moment: Moment) {
+        for (at, share) in parts.iter().filter(|(at, _)| *at > moment.wall) {
+            *self.returns.entry((moment.instant(*at), NO_CALL)).or_default() += share;
+            self.taken += share;
+            if let Some(bucket) = &mut self.bucket {
+                bucket.take(*share);
             }
         }
     }

@@ -109,7 +109,7 @@ impl Permit {
 
     /// The key is not accepted: no more calls with it until an operator acts.
     pub fn disable_key(&mut self, reason: Class) {
-        self.quota.ledger().keys[self.key] = super::State::Disabled { reason };
+        self.quota.ledger().keys[self.key] = super::State::Disabled { reason: Some(reason) };
     }
 
     /// The call left and was given up on at `now`, but may run on at the provider for `rest`: it keeps its place

@@ -5,7 +5,12 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
+use super::standing::{Moment, Paused};
 use crate::retry_after;
+
+/// What is over so soon need not be written down.
+const SOON: Duration = Duration::from_secs(5);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,8 +39,8 @@ pub enum State {
     },
     /// No calls until an operator acts.
     Disabled {
-        /// What happened.
-        reason: Class,
+        /// What happened; nothing, if an operator disabled it.
+        reason: Option<Class>,
     },
 }
 
@@ -47,7 +52,7 @@ pub(super) enum Gate {
     Probe,
     Until(Instant),
     ForRelease,
-    Shut(Class),
+    Shut(Option<Class>),
 }
 
 impl State {
@@ -95,6 +100,32 @@ impl State {
         }
     }
 
+    /// What of it outlives the process. A word of the provider's that only a new start can take back does
+    /// not, and neither does what is over in a moment.
+    pub(super) fn paused(&self, moment: Moment) -> Option<Paused> {
+        match *self {
+            State::Cooling { until, reason } if until > moment.instant + SOON => {
+                Some(Paused { until: Some(moment.wall_in_steps(until, SECOND)), reason: Some(reason) })
+            }
+            State::Exhausted { until } => {
+                let until = Some(moment.wall_in_steps(until, SECOND));
+                Some(Paused { until, reason: Some(Class::QuotaExhausted) })
+            }
+            State::Disabled { reason: None } => Some(Paused { until: None, reason: None }),
+            _ => None,
+        }
+    }
+
+    /// The state that a process before this one left.
+    pub(super) fn resumed(paused: &Paused, moment: Moment) -> Self {
+        match (paused.until, paused.reason) {
+            (Some(until), Some(Class::QuotaExhausted)) => State::Exhausted { until: moment.instant(until) },
+            (Some(until), Some(reason)) => State::Cooling { until: moment.instant(until), reason },
+            (Some(_), None) => State::Ready,
+            (None, reason) => State::Disabled { reason },
+        }
+    }
+
     /// The state's name.
     pub fn name(&self) -> &'static str {
         match self {
@@ -111,9 +142,8 @@ impl State {
         match *self {
             State::Ready => None,
             State::Exhausted { .. } => Some(Class::QuotaExhausted),
-            State::Cooling { reason, .. } | State::Probing { reason, .. } | State::Disabled { reason } => {
-                Some(reason)
-            }
+            State::Cooling { reason, .. } | State::Probing { reason, .. } => Some(reason),
+            State::Disabled { reason } => reason,
         }
     }
 

@@ -185,7 +185,7 @@ async fn a_disabled_key_ends_calls_until_an_operator_acts() {
     drop(permit);
     quota.cool_model("m", Class::RateLimited, SECOND, now);
     let later = now + 100 * 24 * 3600 * SECOND;
-    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Shut(Class::BadKey)));
+    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Shut(Some(Class::BadKey))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,4 +231,52 @@ async fn headers_replace_the_search_and_count_what_others_use() {
     let later = now + SECOND;
     let Err(Denied::Until(at)) = quota.reserve("m", ONE, later) else { panic!("somebody else used it up") };
     assert_eq!(at, now + 60 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_outlives_a_process_is_taken_up_by_the_next() {
+    let day = Limit {
+        amount: Amount::PerPeriod {
+            dimension: Dimension::Requests,
+            limit: 100,
+            per: 24 * 3_600 * SECOND,
+            algorithm: Algorithm::Counted,
+        },
+        models: None,
+    };
+    let before = quota(vec![day.clone()], 3);
+    let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
+    let moment = Moment { instant: Instant::now(), wall };
+    assert!(before.standing(true, moment).models.is_empty());
+    for _ in 0..90 {
+        let permit = before.reserve("m", ONE, moment.instant).expect("room");
+        permit.stamp().sent(moment.instant);
+    }
+    before.disable_by_hand(Some("key-1"));
+    before.ledger().keys[2] = State::Disabled { reason: Some(Class::BadKey) };
+    before.cool_model("n", Class::QuotaExhausted, 600 * SECOND, moment.instant);
+    let json = |ahead| serde_json::to_string(&before.standing(ahead, moment)).expect("JSON");
+    let resumed = |text: &str, moment| {
+        let after = quota(vec![day.clone()], 3);
+        after.resume(&serde_json::from_str(text).expect("a standing"), moment);
+        after
+    };
+    let left = |quota: &Arc<Quota>, now| {
+        std::iter::from_fn(|| quota.reserve("m", ONE, now).ok())
+            .map(|permit| permit.stamp().sent(now))
+            .count()
+    };
+    assert_eq!(left(&resumed(&json(false), moment), moment.instant), 10);
+    assert_eq!(
+        left(&resumed(&json(true), moment), moment.instant),
+        7,
+        "a fiftieth of the limit and one ahead"
+    );
+    let later = Moment { instant: moment.instant, wall: wall + 25 * 3_600 * SECOND };
+    assert_eq!(left(&resumed(&json(false), later), moment.instant), 100, "the day has passed meanwhile");
+    let after = resumed(&json(false), moment);
+    let state = |key: usize| after.snapshot(moment.instant).keys[key].1.clone();
+    assert_eq!(state(1), State::Disabled { reason: None });
+    assert_eq!(state(2), State::Ready, "whoever mends a key starts anew");
+    assert!(matches!(after.reserve("n", ONE, moment.instant), Err(Denied::Until(_))));
 }

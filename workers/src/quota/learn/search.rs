@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::cost::Dimension;
 use crate::quota::limit::{Algorithm, Amount};
 use crate::quota::meter::Wait;
+use crate::quota::standing::Found;
 
 /// What is searched is a number of calls per this.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -93,6 +94,20 @@ impl Search {
             per: PERIOD,
             algorithm: Algorithm::Smooth,
         }
+    }
+
+    /// What was found, if something was.
+    pub(super) fn found(&self) -> Option<Found> {
+        match self.phase {
+            Phase::Found { window } => Some(Found { calls_per_minute: self.limit, window }),
+            _ => None,
+        }
+    }
+
+    /// Goes on from what was found before.
+    pub(super) fn resume(&mut self, found: Found, now: Instant) {
+        self.phase = Phase::Found { window: found.window };
+        self.set(found.calls_per_minute, now);
     }
 
     fn set(&mut self, limit: u64, now: Instant) {

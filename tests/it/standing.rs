@@ -1,0 +1,79 @@
+//! What of accounts outlives a process.
+
+use std::time::Duration;
+
+use forebay::control::{Keys, SwitchRequest};
+use forebay_schemas::Status;
+use forebay_workers::clock::{Clock, SystemClock};
+use serde_json::json;
+
+use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = "{ requests = 2, per = \"1h\" }";
+    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
+    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let forebay = Forebay::start(dir, &text).await;
+    for id in ["first", "second"] {
+        forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
+        assert_eq!(said(&forebay.completion("default", None, id).await), "You said: hello");
+    }
+    let dir = forebay.leave().await;
+
+    let forebay = Forebay::start(dir, &text).await;
+    let keys = keys(&forebay, "keys", None).await.expect("keys");
+    let spent = keys.quotas[0].models[0].spent.as_ref().expect("it is spent");
+    assert_eq!(spent.limit, "2 requests per 3600s");
+    let mut third = chat("third", "hello");
+    let deadline = SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon");
+    third["deadline"] = json!(deadline.to_string());
+    forebay.publish("ai.jobs.chat", &third).await;
+    assert_eq!(forebay.completion("default", None, "third").await.status, Status::Expired);
+    assert_eq!(provider.calls().len(), 2);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
+    let provider = provider(&["name=one,key=sk-one,key=sk-two"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one", "sk-two"], UNLIMITED);
+    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let forebay = Forebay::start(dir, &text).await;
+    keys(&forebay, "keys.disable", Some(("one", Some("key-1")))).await.expect("disabled");
+    for id in 0..4 {
+        forebay.publish("ai.jobs.chat", &chat(&id.to_string(), "hello")).await;
+        forebay.completion("default", None, &id.to_string()).await;
+    }
+    assert!(provider.calls().iter().all(|call| call.key == "key-2"), "the other key goes on");
+    let all = keys(&forebay, "keys.disable", Some(("one", None))).await.expect("disabled");
+    assert!(all.quotas[0].keys.iter().all(|key| key.reason.as_deref() == Some("operator")));
+    let wrong = keys(&forebay, "keys.enable", Some(("one", Some("key-9")))).await.expect_err("no such key");
+    assert_eq!(wrong, "account `one` has no key `key-9`; it has key-1, key-2");
+    let wrong = keys(&forebay, "keys.enable", Some(("two", None))).await.expect_err("no such account");
+    assert_eq!(wrong, "there is no account `two`; known accounts: one");
+    let dir = forebay.leave().await;
+
+    let forebay = Forebay::start(dir, &text).await;
+    let after = keys(&forebay, "keys", None).await.expect("keys");
+    assert!(after.quotas[0].keys.iter().all(|key| key.state == "disabled"), "over a restart too");
+    forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
+    keys(&forebay, "keys.enable", Some(("one", None))).await.expect("enabled");
+    assert_eq!(said(&forebay.completion("default", None, "waits").await), "You said: hello");
+    forebay.stop().await;
+}
+
+async fn keys(forebay: &Forebay, verb: &str, which: Option<(&str, Option<&str>)>) -> Result<Keys, String> {
+    let request =
+        which.map(|(quota, key)| SwitchRequest { quota: quota.to_owned(), key: key.map(str::to_owned) });
+    let request = request.map(|request| serde_json::to_vec(&request).expect("JSON")).unwrap_or_default();
+    let client = &forebay.connection.client;
+    let reply = client.request(format!("ai.ctl.{verb}"), request.into()).await.expect("an answer");
+    if let Some(error) = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
+        return Err(error.to_string());
+    }
+    Ok(serde_json::from_slice(&reply.payload).expect("keys"))
+}
