@@ -8,6 +8,7 @@ mod bucket;
 mod factor;
 mod guard;
 mod learn;
+mod ledger;
 mod limit;
 mod meter;
 mod pace;
@@ -16,17 +17,17 @@ mod standing;
 mod state;
 mod wake;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use factor::Factor;
 use learn::Learned;
+use ledger::{Ledger, Model, choose_key, passable};
 pub use limit::{Algorithm, Amount, Limit};
-use meter::{Meter, Wait};
+use meter::Wait;
 pub use permit::{Permit, Stamp};
 pub use standing::{Found, ModelStanding, Moment, Paused, Standing};
 use state::Gate;
@@ -34,16 +35,11 @@ pub use state::State;
 pub use wake::Wake;
 
 use crate::cost::Cost;
-use crate::provider::{Adapter, Figures};
+use crate::provider::Adapter;
 use crate::secret::Secret;
 
 /// Calls at once to one model where limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
-/// How long a refusal that says nothing of it cools; each that follows without an accepted call between
-/// doubles it up to the longest.
-const UNSAID: Duration = Duration::from_secs(1);
-const LONGEST_UNSAID: Duration = Duration::from_secs(60);
-
 /// A limit that a call may start under again sooner is not worth telling of.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -101,33 +97,6 @@ impl Denied {
     pub(crate) fn passes(self) -> bool {
         self != Denied::TooLarge
     }
-}
-
-#[derive(Debug)]
-struct Ledger {
-    next_call: u64,
-    next_key: usize,
-    keys: Vec<State>,
-    models: HashMap<String, Model>,
-    meters: Vec<Meter>,
-    shared: Vec<Option<usize>>,
-    totals: Totals,
-    last_problem: Option<String>,
-    /// Until then a process before this one may have spent the limits.
-    spent_at: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Model {
-    state: State,
-    factor: Factor,
-    /// The meters that bear on it: first those of what is configured, then those of what was learned.
-    meters: Vec<usize>,
-    configured: usize,
-    learned: Option<Learned>,
-    /// Refusals without a hint since a call was last accepted, and when the last of them came.
-    unsaid: u32,
-    unsaid_at: Option<Instant>,
 }
 
 /// What a quota has done since it was built.
@@ -316,57 +285,6 @@ impl Quota {
         states.map(|(_, state)| *state = to.clone()).count() > 0
     }
 
-    /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
-    /// spent.
-    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
-        let mut ledger = self.ledger();
-        let names = self.config.keys.iter().map(|key| &key.name);
-        let keys = names.zip(&ledger.keys);
-        let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
-        let Ledger { models, meters, .. } = &mut *ledger;
-        let models = models.iter().map(|(name, model)| {
-            let mut spent = BTreeMap::new();
-            for meter in &model.meters[..model.configured] {
-                if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
-                    spent.insert(meters[*meter].to_string(), parts);
-                }
-            }
-            let found = model.learned.as_ref().and_then(Learned::found);
-            (name.clone(), ModelStanding { paused: model.state.paused(moment), spent, found })
-        });
-        Standing { keys, models: models.collect() }
-    }
-
-    /// Goes on from what a process before this one left.
-    pub fn resume(&self, standing: &Standing, moment: Moment) {
-        let mut ledger = self.ledger();
-        for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {
-            if let Some(paused) = standing.keys.get(&key.name) {
-                *state = State::resumed(paused, moment);
-            }
-        }
-        // What several models share was written down with each of them.
-        let mut resumed = BTreeSet::new();
-        for (name, before) in &standing.models {
-            ledger.know(name, self, moment.instant);
-            let Ledger { models, meters, .. } = &mut *ledger;
-            let Some(model) = models.get_mut(name) else { continue };
-            if let Some(paused) = &before.paused {
-                model.state = State::resumed(paused, moment);
-            }
-            for meter in &model.meters[..model.configured] {
-                if let Some(parts) = before.spent.get(&meters[*meter].to_string())
-                    && resumed.insert(*meter)
-                {
-                    meters[*meter].resume(parts, moment);
-                }
-            }
-            if let Some((learned, found)) = model.learned.as_mut().zip(before.found) {
-                learned.resume(found, meters, moment.instant);
-            }
-        }
-    }
-
     /// Notes what was said when a call was not accepted.
     pub fn note_problem(&self, problem: &str) {
         self.ledger().last_problem = Some(problem.to_owned());
@@ -427,132 +345,6 @@ impl Quota {
         let short = limits.iter().filter(|limit| limit.is_short()).filter_map(Limit::requests_per_second);
         let all = limits.iter().filter_map(Limit::requests_per_second);
         short.reduce(f64::min).or_else(|| all.reduce(f64::min))
-    }
-}
-
-fn passable(gate: Gate) -> Result<Gate, Denied> {
-    match gate {
-        Gate::Open | Gate::Probe => Ok(gate),
-        Gate::Until(at) => Err(Denied::Until(at)),
-        Gate::ForRelease => Err(Denied::ForRelease),
-        Gate::Shut(reason) => Err(Denied::Shut(reason)),
-    }
-}
-
-/// The next key in turn that may be used, or what the soonest of them waits for.
-fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate), Denied> {
-    let mut soonest = None;
-    for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
-        match passable(keys[key].gate(now)) {
-            Ok(gate) => return Ok((key, gate)),
-            Err(denied) => {
-                soonest = Some(soonest.map_or(denied, |other| sooner(other, denied)));
-            }
-        }
-    }
-    Err(soonest.unwrap_or(Denied::Shut(None)))
-}
-
-/// Of two waits, the one that may end first.
-fn sooner(left: Denied, right: Denied) -> Denied {
-    match (left, right) {
-        (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
-        // A release wakes by itself; a time must be waited for.
-        (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
-        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
-        (Denied::Shut(reason), _) | (_, Denied::Shut(reason)) => Denied::Shut(reason),
-        (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
-    }
-}
-
-impl Ledger {
-    /// Makes the meters that bear on `model` when it is first heard of.
-    fn know(&mut self, model: &str, quota: &Quota, now: Instant) {
-        if self.models.contains_key(model) {
-            return;
-        }
-        let mut used = Vec::new();
-        let limits = &quota.config.limits;
-        for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
-            let shared = limit.models.is_some();
-            if let Some(meter) = self.shared[index].filter(|_| shared) {
-                used.push(meter);
-                continue;
-            }
-            self.meters.push(Meter::new(limit.amount.clone(), now, self.spent_at));
-            let meter = self.meters.len() - 1;
-            self.shared[index] = shared.then_some(meter);
-            used.push(meter);
-        }
-        let configured = used.len();
-        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now));
-        used.extend(learned.iter().flat_map(Learned::meters));
-        let model_state = Model {
-            state: State::Ready,
-            factor: Factor::unknown(),
-            meters: used,
-            configured,
-            learned,
-            unsaid: 0,
-            unsaid_at: None,
-        };
-        self.models.insert(model.to_owned(), model_state);
-    }
-
-    /// A call to `model` was accepted.
-    fn accepted(&mut self, call: u64, model: &str, now: Instant) {
-        let Some(model) = self.models.get_mut(model) else { return };
-        model.unsaid = 0;
-        if let Some(learned) = &mut model.learned {
-            learned.accepted(call, &mut self.meters, now);
-        }
-    }
-
-    /// A limit refused a call to `model` that was permitted at `granted`: its meters had admitted it.
-    fn refused(&mut self, model: &str, granted: Instant, hint: Option<Duration>, now: Instant) {
-        let Some(model) = self.models.get_mut(model) else { return };
-        match &mut model.learned {
-            Some(learned) if !learned.is_told() => {
-                learned.refused(granted, hint, &mut self.meters, now);
-            }
-            // They trust the way to the server too much.
-            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused()),
-        }
-    }
-
-    /// How long a refusal cools that does not say so.
-    fn unsaid_wait(&mut self, model: &str, granted: Instant, now: Instant) -> Duration {
-        let Some(model) = self.models.get_mut(model) else { return UNSAID };
-        // Calls that were under way together are refused together, which counts once.
-        if model.unsaid_at.is_none_or(|at| granted >= at) {
-            model.unsaid += 1;
-            model.unsaid_at = Some(now);
-        }
-        (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
-    }
-
-    fn observe(&mut self, model: &str, figures: &[Figures], now: Instant) {
-        let Some(Model { meters, configured, learned: Some(learned), .. }) = self.models.get_mut(model)
-        else {
-            return;
-        };
-        learned.observe(figures, &mut self.meters, now);
-        meters.truncate(*configured);
-        meters.extend(learned.meters());
-    }
-
-    /// Calls a second that the least of the learned limits allows.
-    fn learned_rate(&self) -> Option<f64> {
-        let learned = self.models.values().filter_map(|model| model.learned.as_ref());
-        let short = learned.flat_map(Learned::amounts).filter(Amount::is_short);
-        short.filter_map(|amount| amount.requests_per_second()).reduce(f64::min)
-    }
-
-    fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {
-        let Ledger { models, meters, .. } = self;
-        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
-            act(&mut meters[*meter]);
-        }
     }
 }
 

@@ -1,13 +1,18 @@
 //! What of a quota outlives its process: how far long limits are spent, what keys and models wait for, and
 //! what was found out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use forebay_schemas::Class;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+
+use super::Quota;
+use super::learn::Learned;
+use super::ledger::Ledger;
+use super::state::State;
 
 /// What of a quota outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,5 +84,58 @@ impl Moment {
             (self.wall(at).as_millisecond(), i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
         let steps = at.saturating_add(step - 1) / step.max(1);
         Timestamp::from_millisecond(steps.saturating_mul(step)).unwrap_or(Timestamp::MAX)
+    }
+}
+
+impl Quota {
+    /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
+    /// spent.
+    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
+        let mut ledger = self.ledger();
+        let names = self.config.keys.iter().map(|key| &key.name);
+        let keys = names.zip(&ledger.keys);
+        let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
+        let Ledger { models, meters, .. } = &mut *ledger;
+        let models = models.iter().map(|(name, model)| {
+            let mut spent = BTreeMap::new();
+            for meter in &model.meters[..model.configured] {
+                if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
+                    spent.insert(meters[*meter].to_string(), parts);
+                }
+            }
+            let found = model.learned.as_ref().and_then(Learned::found);
+            (name.clone(), ModelStanding { paused: model.state.paused(moment), spent, found })
+        });
+        Standing { keys, models: models.collect() }
+    }
+
+    /// Goes on from what a process before this one left.
+    pub fn resume(&self, standing: &Standing, moment: Moment) {
+        let mut ledger = self.ledger();
+        for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {
+            if let Some(paused) = standing.keys.get(&key.name) {
+                *state = State::resumed(paused, moment);
+            }
+        }
+        // What several models share was written down with each of them.
+        let mut resumed = BTreeSet::new();
+        for (name, before) in &standing.models {
+            ledger.know(name, self, moment.instant);
+            let Ledger { models, meters, .. } = &mut *ledger;
+            let Some(model) = models.get_mut(name) else { continue };
+            if let Some(paused) = &before.paused {
+                model.state = State::resumed(paused, moment);
+            }
+            for meter in &model.meters[..model.configured] {
+                if let Some(parts) = before.spent.get(&meters[*meter].to_string())
+                    && resumed.insert(*meter)
+                {
+                    meters[*meter].resume(parts, moment);
+                }
+            }
+            if let Some((learned, found)) = model.learned.as_mut().zip(before.found) {
+                learned.resume(found, meters, moment.instant);
+            }
+        }
     }
 }

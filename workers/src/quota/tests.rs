@@ -1,5 +1,6 @@
 use super::*;
 use crate::cost::{Dimension, Together};
+use crate::provider::Figures;
 
 const SECOND: Duration = Duration::from_secs(1);
 

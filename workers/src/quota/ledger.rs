@@ -1,0 +1,172 @@
+//! The ledger of a quota: its keys, its models, and the meters that they share.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::factor::Factor;
+use super::learn::Learned;
+use super::limit::Amount;
+use super::meter::Meter;
+use super::state::{Gate, State};
+use super::{Denied, Quota, Totals};
+use crate::provider::Figures;
+
+/// How long a refusal that says nothing of it cools; each that follows without an accepted call between
+/// doubles it up to the longest.
+const UNSAID: Duration = Duration::from_secs(1);
+const LONGEST_UNSAID: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pub(super) next_call: u64,
+    pub(super) next_key: usize,
+    pub(super) keys: Vec<State>,
+    pub(super) models: HashMap<String, Model>,
+    pub(super) meters: Vec<Meter>,
+    pub(super) shared: Vec<Option<usize>>,
+    pub(super) totals: Totals,
+    pub(super) last_problem: Option<String>,
+    /// Until then a process before this one may have spent the limits.
+    pub(super) spent_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) state: State,
+    pub(super) factor: Factor,
+    /// The meters that bear on it: first those of what is configured, then those of what was learned.
+    pub(super) meters: Vec<usize>,
+    pub(super) configured: usize,
+    pub(super) learned: Option<Learned>,
+    /// Refusals without a hint since a call was last accepted, and when the last of them came.
+    pub(super) unsaid: u32,
+    pub(super) unsaid_at: Option<Instant>,
+}
+
+impl Ledger {
+    /// Makes the meters that bear on `model` when it is first heard of.
+    pub(super) fn know(&mut self, model: &str, quota: &Quota, now: Instant) {
+        if self.models.contains_key(model) {
+            return;
+        }
+        let mut used = Vec::new();
+        let limits = &quota.config.limits;
+        for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
+            let shared = limit.models.is_some();
+            if let Some(meter) = self.shared[index].filter(|_| shared) {
+                used.push(meter);
+                continue;
+            }
+            self.meters.push(Meter::new(limit.amount.clone(), now, self.spent_at));
+            let meter = self.meters.len() - 1;
+            self.shared[index] = shared.then_some(meter);
+            used.push(meter);
+        }
+        let configured = used.len();
+        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now));
+        used.extend(learned.iter().flat_map(Learned::meters));
+        let model_state = Model {
+            state: State::Ready,
+            factor: Factor::unknown(),
+            meters: used,
+            configured,
+            learned,
+            unsaid: 0,
+            unsaid_at: None,
+        };
+        self.models.insert(model.to_owned(), model_state);
+    }
+
+    /// A call to `model` was accepted.
+    pub(super) fn accepted(&mut self, call: u64, model: &str, now: Instant) {
+        let Some(model) = self.models.get_mut(model) else { return };
+        model.unsaid = 0;
+        if let Some(learned) = &mut model.learned {
+            learned.accepted(call, &mut self.meters, now);
+        }
+    }
+
+    /// A limit refused a call to `model` that was permitted at `granted`: its meters had admitted it.
+    pub(super) fn refused(&mut self, model: &str, granted: Instant, hint: Option<Duration>, now: Instant) {
+        let Some(model) = self.models.get_mut(model) else { return };
+        match &mut model.learned {
+            Some(learned) if !learned.is_told() => {
+                learned.refused(granted, hint, &mut self.meters, now);
+            }
+            // They trust the way to the server too much.
+            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused()),
+        }
+    }
+
+    /// How long a refusal cools that does not say so.
+    pub(super) fn unsaid_wait(&mut self, model: &str, granted: Instant, now: Instant) -> Duration {
+        let Some(model) = self.models.get_mut(model) else { return UNSAID };
+        // Calls that were under way together are refused together, which counts once.
+        if model.unsaid_at.is_none_or(|at| granted >= at) {
+            model.unsaid += 1;
+            model.unsaid_at = Some(now);
+        }
+        (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
+    }
+
+    pub(super) fn observe(&mut self, model: &str, figures: &[Figures], now: Instant) {
+        let Some(Model { meters, configured, learned: Some(learned), .. }) = self.models.get_mut(model)
+        else {
+            return;
+        };
+        learned.observe(figures, &mut self.meters, now);
+        meters.truncate(*configured);
+        meters.extend(learned.meters());
+    }
+
+    /// Calls a second that the least of the learned limits allows.
+    pub(super) fn learned_rate(&self) -> Option<f64> {
+        let learned = self.models.values().filter_map(|model| model.learned.as_ref());
+        let short = learned.flat_map(Learned::amounts).filter(Amount::is_short);
+        short.filter_map(|amount| amount.requests_per_second()).reduce(f64::min)
+    }
+
+    pub(super) fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {
+        let Ledger { models, meters, .. } = self;
+        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
+            act(&mut meters[*meter]);
+        }
+    }
+}
+
+pub(super) fn passable(gate: Gate) -> Result<Gate, Denied> {
+    match gate {
+        Gate::Open | Gate::Probe => Ok(gate),
+        Gate::Until(at) => Err(Denied::Until(at)),
+        Gate::ForRelease => Err(Denied::ForRelease),
+        Gate::Shut(reason) => Err(Denied::Shut(reason)),
+    }
+}
+
+/// The next key in turn that may be used, or what the soonest of them waits for.
+pub(super) fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate), Denied> {
+    let mut soonest = None;
+    for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
+        match passable(keys[key].gate(now)) {
+            Ok(gate) => return Ok((key, gate)),
+            Err(denied) => {
+                soonest = Some(soonest.map_or(denied, |other| sooner(other, denied)));
+            }
+        }
+    }
+    Err(soonest.unwrap_or(Denied::Shut(None)))
+}
+
+/// Of two waits, the one that may end first.
+fn sooner(left: Denied, right: Denied) -> Denied {
+    match (left, right) {
+        (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
+        // A release wakes by itself; a time must be waited for.
+        (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
+        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
+        (Denied::Shut(reason), _) | (_, Denied::Shut(reason)) => Denied::Shut(reason),
+        (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
+    }
+}
