@@ -80,7 +80,12 @@ fn show(keys: &Keys) {
             print::line(&format!("{}: the last call that was not accepted: {problem}", quota.name));
         }
         for model in quota.models.iter().filter(|model| !model.learned.is_empty()) {
-            print::line(&format!("{}/{}: learned {}", quota.name, model.name, model.learned.join(", ")));
+            print::line(&format!(
+                "{}/{}: limits as learned: {}",
+                quota.name,
+                model.name,
+                model.learned.join(", ")
+            ));
         }
     }
 }

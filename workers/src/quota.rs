@@ -138,7 +138,7 @@ pub struct ModelSnapshot {
     pub state: State,
     /// A limit that is spent for more than some seconds, and when a call may start again.
     pub spent: Option<(String, Instant)>,
-    /// What its limits are taken to be, where they are learned.
+    /// What its limits are taken to be, where they are learned: `trying …` while one is searched.
     pub learned: Vec<String>,
 }
 
@@ -305,12 +305,7 @@ impl Quota {
                     .iter()
                     .filter_map(|meter| meters[*meter].spent(now, now + SOON))
                     .max_by_key(|(_, at)| *at),
-                learned: model
-                    .learned
-                    .iter()
-                    .flat_map(Learned::amounts)
-                    .map(|amount| amount.to_string())
-                    .collect(),
+                learned: model.learned.iter().flat_map(Learned::describe).collect(),
             })
             .collect();
         models.sort_by(|left, right| left.name.cmp(&right.name));

@@ -56,6 +56,14 @@ impl Learned {
         self.told.iter().any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
     }
 
+    /// The limits, for people.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let searching = !self.is_told() && self.search.found().is_none();
+        let trying = |index| if searching && index == 0 { "trying " } else { "" };
+        let amounts = self.amounts().into_iter().enumerate();
+        amounts.map(|(index, amount)| format!("{}{amount}", trying(index))).collect()
+    }
+
     /// What was found, where no header tells.
     pub(super) fn found(&self) -> Option<Found> {
         if self.is_told() { None } else { self.search.found() }
