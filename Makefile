@@ -31,6 +31,7 @@ bench: nats-server build
 ## bench-pacing: limits and algorithms case by case; SCALE= and CASE= choose
 bench-pacing: nats-server build
 	benches/pacing.py
+	benches/fairness.py
 
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build
