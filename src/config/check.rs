@@ -11,6 +11,7 @@ use forebay_workers::Team;
 use forebay_workers::cost::Dimension;
 use forebay_workers::provider::PROVIDERS;
 use forebay_workers::quota::{Algorithm, Amount, Limit};
+use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
 use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, Streams, Target};
@@ -277,15 +278,14 @@ impl Checker<'_> {
             counted.into_iter().filter_map(|(limit, dimension)| Some((limit?, dimension))).collect();
         let amount = match (given.as_slice(), raw.concurrent) {
             ([(limit, dimension)], None) => {
-                let field = format!("{path}.per");
-                let per = self.required(&field, raw.per, "a period, for example \"1m\"")?;
-                let per = self.duration(&field, Some(per), MINUTE);
+                let (per, day_in) = self.period(path, raw.per, raw.zone)?;
                 // Longer periods are counted and spent as calls come, unless the provider keeps a bucket.
                 let algorithm = match algorithm {
                     Algorithm::Smooth if per > MINUTE => Algorithm::Counted,
+                    _ if day_in.is_some() => Algorithm::Counted,
                     named => named,
                 };
-                Amount::PerPeriod { dimension: *dimension, limit: *limit, per, algorithm }
+                Amount::PerPeriod { dimension: *dimension, limit: *limit, per, algorithm, day_in }
             }
             ([], Some(concurrent)) => Amount::Concurrent(concurrent),
             _ => {
@@ -300,6 +300,30 @@ impl Checker<'_> {
             self.wrong(path, "a limit of 0 lets nothing through: leave the model out of the pool instead");
         }
         Some(Limit { amount, models: raw.models })
+    }
+
+    /// A duration, or `day`: the calendar day of `zone`.
+    fn period(
+        &mut self,
+        path: &str,
+        per: Option<String>,
+        zone: Option<String>,
+    ) -> Option<(Duration, Option<TimeZone>)> {
+        let (field, in_zone) = (format!("{path}.per"), format!("{path}.zone"));
+        let per = self.required(&field, per, "a period, for example \"1m\", or \"day\"")?;
+        if per != "day" {
+            if zone.is_some() {
+                self.wrong(&in_zone, "is of calendar days alone: write per = \"day\"");
+            }
+            return Some((self.duration(&field, Some(per), MINUTE), None));
+        }
+        let zone = zone.unwrap_or_else(|| "UTC".to_owned());
+        let found = TimeZone::get(&zone);
+        if found.is_err() {
+            let advice = "use an IANA name such as \"America/Los_Angeles\"";
+            self.wrong(&in_zone, format!("`{zone}` is no time zone; {advice}"));
+        }
+        Some((DAY, Some(found.unwrap_or(TimeZone::UTC))))
     }
 
     fn pool(

@@ -92,6 +92,7 @@ pub(super) struct Limit {
     pub(super) output_tokens: Option<u64>,
     pub(super) concurrent: Option<u64>,
     pub(super) per: Option<String>,
+    pub(super) zone: Option<String>,
     pub(super) models: Option<Vec<String>>,
 }
 

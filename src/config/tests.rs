@@ -8,6 +8,7 @@ limits = [
   { requests = 500, per = "1m" },
   { tokens = 200_000, per = "1m" },
   { requests = 10_000, per = "1d", models = ["gpt-4o", "gpt-4o-mini"] },
+  { requests = 1_500, per = "day", zone = "America/Los_Angeles" },
   { concurrent = 64 },
 ]
 [pool.gpt-4o-mini]
@@ -24,7 +25,9 @@ fn mistakes(text: &str) -> Vec<String> {
 #[test]
 fn the_documented_configuration_is_read() {
     let config = Config::parse(GOOD).expect("no mistakes");
-    assert_eq!(config.quotas["main"].limits.len(), 4);
+    assert_eq!(config.quotas["main"].limits.len(), 5);
+    let day = &config.quotas["main"].limits[3].amount;
+    assert_eq!(day.to_string(), "1500 requests per day in America/Los_Angeles");
     assert_eq!(config.quotas["main"].base_url, "https://api.openai.com/v1");
     assert_eq!(config.teams["acme"].weight, 2);
     assert_eq!(config.nats.listen.port(), 4222);
@@ -39,7 +42,8 @@ colour = "blue"
 [quota.main]
 provider = "openai"
 keys = [{ name = "a", env = 3 }, { name = "b" }]
-limits = [{ requests = "many", per = "1m" }, { requests = 5, per = "a while" }]
+limits = [{ requests = "many", per = "1m" }, { requests = 5, per = "a while" },
+  { requests = 5, per = "day", zone = "Mars/Olympus" }, { requests = 5, per = "1d", zone = "UTC" }]
 [quota.other]
 provider = "acme"
 [pool.chat]
@@ -53,6 +57,8 @@ targets = [{ quota = "mian", model = "m" }, { model = "n", tire = 1 }]
         "quota.main.keys[1]: needs either",
         "quota.main.limits[0].requests: invalid type",
         "quota.main.limits[1].per: `a while`",
+        "quota.main.limits[2].zone: `Mars/Olympus` is no time zone",
+        "quota.main.limits[3].zone: is of calendar days alone",
         "quota.other.provider: `acme` is not known",
         "quota.other.keys: is missing",
         "pool.chat.targets[0].quota: there is no quota `mian`; known quotas: main, other",

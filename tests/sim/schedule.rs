@@ -156,6 +156,7 @@ impl Schedule {
                     limit: limits.configured as u64,
                     per: limits.per,
                     algorithm: limits.algorithm,
+                    day_in: None,
                 },
                 models: None,
             }]

@@ -163,7 +163,7 @@ impl<Q, U> Engine<Q, U> {
     ) -> Self {
         let wake = Arc::new(Wake::default());
         let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
-        let quota = |quota| Quota::new(quota, Arc::clone(&wake), spent_at);
+        let quota = |quota| Quota::new(quota, Arc::clone(&wake), spent_at, Arc::clone(&clock));
         let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
         let mut targets: Vec<Target> = Vec::new();
         let mut pools = BTreeMap::new();

@@ -5,6 +5,7 @@
 //! asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
+mod day;
 mod factor;
 mod guard;
 mod learn;
@@ -34,6 +35,7 @@ use state::Gate;
 pub use state::State;
 pub use wake::Wake;
 
+use crate::clock::Clock;
 use crate::cost::Cost;
 use crate::provider::Adapter;
 use crate::secret::Secret;
@@ -77,6 +79,7 @@ pub struct Quota {
     learns: bool,
     ledger: Mutex<Ledger>,
     wake: Arc<Wake>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Why no call may be made now.
@@ -145,7 +148,12 @@ pub struct ModelSnapshot {
 impl Quota {
     /// Builds a quota; `wake` is told whenever a call that had to wait might now start. A process before
     /// this one may have spent its limits up to `spent_at`.
-    pub fn new(mut config: Config, wake: Arc<Wake>, spent_at: Option<Instant>) -> Arc<Self> {
+    pub fn new(
+        mut config: Config,
+        wake: Arc<Wake>,
+        spent_at: Option<Instant>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         let learns = config.limits.is_empty();
         if learns {
             let amount = Amount::Concurrent(CONCURRENT_WHILE_LEARNING);
@@ -162,7 +170,7 @@ impl Quota {
             last_problem: None,
             spent_at,
         };
-        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake })
+        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake, clock })
     }
 
     /// What it was built from.

@@ -153,5 +153,6 @@ fn amount(period: &Period) -> Amount {
         limit: period.limit(),
         per: period.per(),
         algorithm: if smooth { Algorithm::Smooth } else { Algorithm::Counted },
+        day_in: None,
     }
 }

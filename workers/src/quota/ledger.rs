@@ -59,7 +59,8 @@ impl Ledger {
                 used.push(meter);
                 continue;
             }
-            self.meters.push(Meter::new(limit.amount.clone(), now, self.spent_at));
+            let meter = Meter::new(limit.amount.clone(), now, self.spent_at);
+            self.meters.push(meter.with_clock(&quota.clock));
             let meter = self.meters.len() - 1;
             self.shared[index] = shared.then_some(meter);
             used.push(meter);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use crate::cost::Dimension;
 
 /// How the provider counts a period, as far as it is known.
@@ -39,6 +41,8 @@ pub enum Amount {
         per: Duration,
         /// How the provider counts.
         algorithm: Algorithm,
+        /// Where the period is a calendar day, whose.
+        day_in: Option<TimeZone>,
     },
     /// So many calls at once.
     Concurrent(u64),
@@ -47,6 +51,10 @@ pub enum Amount {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Amount::PerPeriod { dimension, limit, day_in: Some(zone), .. } => {
+                let zone = zone.iana_name().unwrap_or("UTC");
+                write!(f, "{limit} {dimension} per day in {zone}")
+            }
             Amount::PerPeriod { dimension, limit, per, .. } => write!(f, "{limit} {dimension} per {per:?}"),
             Amount::Concurrent(limit) => write!(f, "{limit} calls at once"),
         }

@@ -2,16 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
+use super::day::Days;
 use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
 use super::standing::Moment;
+use crate::clock::Clock;
 use crate::cost::{Cost, Dimension};
 
 /// Longer periods do not count as spent at a start: that would cost a day where little was spent.
@@ -20,6 +23,7 @@ const LONGEST_SPENT: Duration = Duration::from_secs(60);
 const PARTS: u32 = 48;
 /// and so large a part of the limit ahead of what is spent.
 const BLOCKS: u64 = 50;
+const ONE_SECOND: Duration = Duration::from_secs(1);
 /// The number of no call.
 const NO_CALL: u64 = 0;
 
@@ -48,6 +52,8 @@ pub(super) struct Meter {
     /// Where the provider keeps a bucket, it decides instead of what is taken of the trailing period.
     bucket: Option<Bucket>,
     guard: Guard,
+    /// Where the period is a calendar day.
+    days: Option<Days>,
     /// Taken in all; the sum of `open` and `returns`.
     taken: u64,
     /// Taken by calls that have not been sent or, for calls at once, not ended.
@@ -74,6 +80,7 @@ impl Meter {
                 limit,
                 per,
                 algorithm: Algorithm::Smooth,
+                ..
             } => Some(Pace::new(limit, per, guard.width(), now, spent_at)),
             _ => None,
         };
@@ -88,6 +95,7 @@ impl Meter {
             pace,
             bucket,
             guard,
+            days: None,
             taken: 0,
             open: HashMap::new(),
             returns: BTreeMap::new(),
@@ -95,6 +103,19 @@ impl Meter {
         };
         meter.spend(spent_at);
         meter
+    }
+
+    /// The same for a calendar day, if it is one.
+    pub(super) fn with_clock(mut self, clock: &Arc<dyn Clock>) -> Self {
+        if let Amount::PerPeriod { day_in: Some(zone), .. } = &self.amount {
+            self.days = Some(Days::new(zone.clone(), Arc::clone(clock)));
+        }
+        self
+    }
+
+    /// When what a call takes that is sent at `at` is back, as far as is known at `now`.
+    fn back(&self, per: Duration, at: Instant, now: Instant) -> Instant {
+        self.days.as_ref().map_or(at + per + self.guard.width(), |days| days.end(at, now))
     }
 
     /// Counts a whole limit as spent at `spent_at`, where it is counted and not spaced.
@@ -113,8 +134,14 @@ impl Meter {
             return;
         }
         if let (
-            Amount::PerPeriod { limit: _, per, dimension, algorithm },
-            Amount::PerPeriod { limit, per: same_per, dimension: same_dimension, algorithm: same_algorithm },
+            Amount::PerPeriod { limit: _, per, dimension, algorithm, .. },
+            Amount::PerPeriod {
+                limit,
+                per: same_per,
+                dimension: same_dimension,
+                algorithm: same_algorithm,
+                ..
+            },
         ) = (&self.amount, &amount)
             && (per, dimension, algorithm) == (same_per, same_dimension, same_algorithm)
         {
@@ -275,7 +302,8 @@ impl Meter {
         if let Some(bucket) = &mut self.bucket {
             bucket.sent(delay);
         }
-        self.return_at(call, at + per + self.guard.width());
+        // The stamp is written as the call leaves.
+        self.return_at(call, self.back(per, at, at));
     }
 
     fn return_at(&mut self, call: u64, at: Instant) {
@@ -328,14 +356,15 @@ impl Meter {
             return None;
         }
         self.return_until(moment.instant);
-        let end = moment.instant + per + self.guard.width();
+        let end = self.back(per, moment.instant, moment.instant);
+        let step = if self.days.is_some() { ONE_SECOND } else { per / PARTS };
         let open: u64 = self.open.values().sum();
         let ahead = if ahead && self.taken > 0 { limit / BLOCKS + 1 } else { 0 };
         let later = [(end, open + ahead)].into_iter().filter(|(_, share)| *share > 0);
         let returns = self.returns.iter().map(|((at, _), share)| (*at, *share));
         let mut parts = BTreeMap::new();
         for (at, share) in returns.chain(later) {
-            *parts.entry(moment.wall_in_steps(at, per / PARTS)).or_default() += share;
+            *parts.entry(moment.wall_in_steps(at, step)).or_default() += share;
         }
         Some(parts.into_iter().collect())
     }

@@ -1,11 +1,13 @@
 use super::*;
+use crate::clock::SystemClock;
 use crate::cost::{Dimension, Together};
 use crate::provider::Figures;
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
-    let amount = Amount::PerPeriod { dimension: Dimension::Requests, limit, per: SECOND, algorithm };
+    let amount =
+        Amount::PerPeriod { dimension: Dimension::Requests, limit, per: SECOND, algorithm, day_in: None };
     Limit { amount, models: None }
 }
 
@@ -18,6 +20,10 @@ fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
 }
 
 fn quota_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> Arc<Quota> {
+    quota_on(limits, keys, spent_at, Arc::new(SystemClock))
+}
+
+fn quota_on(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>, clock: Arc<dyn Clock>) -> Arc<Quota> {
     let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
     let config = Config {
         name: "q".to_owned(),
@@ -27,7 +33,7 @@ fn quota_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> Ar
         keys: (0..keys).map(key).collect(),
         limits,
     };
-    Quota::new(config, Arc::default(), spent_at)
+    Quota::new(config, Arc::default(), spent_at, clock)
 }
 
 const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };
@@ -71,6 +77,7 @@ async fn meters_are_taken_together_or_not_at_all() {
         limit: 30,
         per: SECOND,
         algorithm: Algorithm::Counted,
+        day_in: None,
     };
     let quota = quota(vec![per_second(10, Algorithm::Counted), Limit { amount: tokens, models: None }], 1);
     let now = Instant::now();
@@ -142,6 +149,7 @@ async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
         limit: 30,
         per: 60 * SECOND,
         algorithm: Algorithm::Counted,
+        day_in: None,
     };
     let quota = quota(vec![Limit { amount, models: None }, per_second(1, Algorithm::Counted)], 1);
     let now = Instant::now();
@@ -242,6 +250,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
             limit: 100,
             per: 24 * 3_600 * SECOND,
             algorithm: Algorithm::Counted,
+            day_in: None,
         },
         models: None,
     };
@@ -280,4 +289,36 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     assert_eq!(state(1), State::Disabled { reason: None });
     assert_eq!(state(2), State::Ready, "whoever mends a key starts anew");
     assert!(matches!(after.reserve("n", ONE, moment.instant), Err(Denied::Until(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
+    #[derive(Debug)]
+    struct ShowsElevenAt(Instant);
+    impl Clock for ShowsElevenAt {
+        fn now(&self) -> jiff::Timestamp {
+            let eleven: jiff::Timestamp = "2026-11-24T07:00:00Z".parse().expect("a time");
+            eleven + self.0.elapsed()
+        }
+    }
+    // In the evening, in Los Angeles.
+    let start = Instant::now();
+    let zone = jiff::tz::TimeZone::get("America/Los_Angeles").expect("a zone");
+    let amount = Amount::PerPeriod {
+        dimension: Dimension::Requests,
+        limit: 2,
+        per: 24 * 3_600 * SECOND,
+        algorithm: Algorithm::Counted,
+        day_in: Some(zone),
+    };
+    let quota = quota_on(vec![Limit { amount, models: None }], 1, None, Arc::new(ShowsElevenAt(start)));
+    for wait in [0, 60] {
+        tokio::time::advance(wait * SECOND).await;
+        quota.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
+    }
+    let Err(Denied::Until(at)) = quota.reserve("m", ONE, Instant::now()) else { panic!("the day is spent") };
+    assert_eq!(at, start + 3_605 * SECOND, "midnight and some slack");
+    tokio::time::advance(at - Instant::now()).await;
+    let _both =
+        [(); 2].map(|()| quota.reserve("m", ONE, Instant::now()).expect("the whole day is back at once"));
 }

@@ -93,6 +93,7 @@ impl Search {
             limit: self.limit,
             per: PERIOD,
             algorithm: Algorithm::Smooth,
+            day_in: None,
         }
     }
 

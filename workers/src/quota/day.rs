@@ -1,0 +1,60 @@
+//! Calendar days: what is spent of one returns at midnight in the provider's time zone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use tokio::time::Instant;
+
+use super::standing::Moment;
+use crate::clock::Clock;
+
+/// How far the provider's clock may be from this machine's: a call counts for the new day so much sooner,
+/// and the new day begins so much later.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// The days of a time zone.
+#[derive(Debug)]
+pub(super) struct Days {
+    zone: TimeZone,
+    clock: Arc<dyn Clock>,
+}
+
+impl Days {
+    pub(super) fn new(zone: TimeZone, clock: Arc<dyn Clock>) -> Self {
+        Self { zone, clock }
+    }
+
+    /// When the day of a call that was sent at `at` is over. The wall's clock is read each time: a machine
+    /// that slept has lost count.
+    pub(super) fn end(&self, at: Instant, now: Instant) -> Instant {
+        let moment = Moment { instant: now, wall: self.clock.now() };
+        moment.instant(midnight_after(moment.wall(at + SLACK), &self.zone)) + SLACK
+    }
+}
+
+/// The first midnight after `at`; a day later where the calendar ends.
+fn midnight_after(at: Timestamp, zone: &TimeZone) -> Timestamp {
+    let midnight = at.to_zoned_datetime(zone.clone()).tomorrow().and_then(|tomorrow| tomorrow.start_of_day());
+    midnight.map_or(Timestamp::MAX, |midnight| midnight.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_day_ends_at_midnight_of_its_zone_also_when_clocks_change() {
+        let pacific = TimeZone::get("America/Los_Angeles").expect("a zone");
+        for (at, end) in [
+            ("2026-11-24T07:59:59Z", "2026-11-24T08:00:00Z"),
+            ("2026-11-24T08:00:00Z", "2026-11-25T08:00:00Z"),
+            ("2026-11-01T07:30:00Z", "2026-11-02T08:00:00Z"),
+            ("2026-03-08T08:00:00Z", "2026-03-09T07:00:00Z"),
+        ] {
+            let at: Timestamp = at.parse().expect("a time");
+            assert_eq!(midnight_after(at, &pacific).to_string(), end, "{at}");
+        }
+    }
+}
