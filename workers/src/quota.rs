@@ -223,6 +223,8 @@ impl Quota {
         for meter in used.iter() {
             meters[*meter].take(call, &cost);
         }
+        state.begin();
+        ledger.keys[key].begin();
         if model_gate == Gate::Probe {
             state.probe(call);
         }

@@ -11,13 +11,25 @@ use crate::retry_after;
 /// What is over so soon need not be written down.
 const SOON: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
+/// After a probe, twice as many calls may begin with each step, for so many steps.
+const RAMP_STEP: Duration = Duration::from_millis(250);
+const RAMP_STEPS: u32 = 10;
 
-/// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe.
+/// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
+/// and a ramp.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum State {
     /// Calls may be made.
     #[default]
     Ready,
+    /// Calls are accepted again since then: so many were made, and in each step of time twice as many may
+    /// be, until there is no end to it.
+    Ramping {
+        /// When the probe came back.
+        since: Instant,
+        /// Calls since then.
+        calls: u32,
+    },
     /// No calls until then: a limit was met, or the provider failed.
     Cooling {
         /// When a probe may be made.
@@ -59,6 +71,12 @@ impl State {
     pub(super) fn gate(&self, now: Instant) -> Gate {
         match *self {
             State::Ready => Gate::Open,
+            State::Ramping { since, calls } => {
+                // One call at once, a second with it, and then the first power of two that is more.
+                let steps = calls.checked_ilog2().unwrap_or_default();
+                let next = since + RAMP_STEP * steps;
+                if next <= now || steps >= RAMP_STEPS { Gate::Open } else { Gate::Until(next) }
+            }
             State::Cooling { until, .. } | State::Exhausted { until } if until > now => Gate::Until(until),
             State::Cooling { .. } | State::Exhausted { .. } => Gate::Probe,
             State::Probing { .. } => Gate::ForRelease,
@@ -72,13 +90,23 @@ impl State {
         let until = match *self {
             State::Disabled { .. } => return,
             State::Cooling { until: before, .. } | State::Exhausted { until: before } => until.max(before),
-            State::Ready | State::Probing { .. } => until,
+            State::Ready | State::Ramping { .. } | State::Probing { .. } => until,
         };
         *self = if reason == Class::QuotaExhausted {
             State::Exhausted { until }
         } else {
             State::Cooling { until, reason }
         };
+    }
+
+    /// A call may begin.
+    pub(super) fn begin(&mut self) {
+        if let State::Ramping { calls, .. } = self {
+            *calls += 1;
+            if calls.ilog2() >= RAMP_STEPS {
+                *self = State::Ready;
+            }
+        }
     }
 
     pub(super) fn probe(&mut self, call: u64) {
@@ -90,13 +118,16 @@ impl State {
         *self = State::Probing { call, reason };
     }
 
-    /// The call that was a probe ended. If nothing has cooled the state since, it is ready; but if the
+    /// The call that was a probe ended. If nothing has cooled the state since, it is ready bit by bit; but if the
     /// provider never said a word, the next call is a probe again.
     pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
         if let State::Probing { call, reason } = *self
             && call == ended
         {
-            *self = if answered { State::Ready } else { State::Cooling { until: now, reason } };
+            *self = match answered {
+                true => State::Ramping { since: now, calls: 0 },
+                false => State::Cooling { until: now, reason },
+            };
         }
     }
 
@@ -129,7 +160,7 @@ impl State {
     /// The state's name.
     pub fn name(&self) -> &'static str {
         match self {
-            State::Ready => "ready",
+            State::Ready | State::Ramping { .. } => "ready",
             State::Cooling { .. } => "cooling",
             State::Exhausted { .. } => "exhausted",
             State::Probing { .. } => "probing",
@@ -140,7 +171,7 @@ impl State {
     /// What happened, if something did.
     pub fn reason(&self) -> Option<Class> {
         match *self {
-            State::Ready => None,
+            State::Ready | State::Ramping { .. } => None,
             State::Exhausted { .. } => Some(Class::QuotaExhausted),
             State::Cooling { reason, .. } | State::Probing { reason, .. } => Some(reason),
             State::Disabled { reason } => reason,
@@ -153,5 +184,31 @@ impl State {
             State::Cooling { until, .. } | State::Exhausted { until } => Some(until),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_probe_calls_grow_from_step_to_step() {
+        let now = Instant::now();
+        let mut state = State::Probing { call: 1, reason: Class::Overloaded };
+        state.probe_ended(1, true, now);
+        let begin_all = |state: &mut State, at| {
+            let mut begun = 0;
+            while state.gate(at) == Gate::Open && begun < 10_000 {
+                state.begin();
+                begun += 1;
+            }
+            begun
+        };
+        assert_eq!(begin_all(&mut state, now), 2);
+        assert_eq!(state.gate(now), Gate::Until(now + RAMP_STEP));
+        assert_eq!(begin_all(&mut state, now + RAMP_STEP), 2);
+        assert_eq!(begin_all(&mut state, now + 3 * RAMP_STEP), 12);
+        assert_eq!(begin_all(&mut state, now + 20 * RAMP_STEP), 10_000, "no end to it");
+        assert_eq!(state, State::Ready);
     }
 }
