@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::events;
 use crate::seat::Seat;
 use crate::standing::Standings;
 use crate::{nats, topology};
@@ -35,6 +36,7 @@ pub struct App {
     /// Ends writing down what outlives this process.
     written: CancellationToken,
     writing: tokio::task::JoinHandle<()>,
+    events: tokio::task::JoinHandle<()>,
     seat: Option<Seat>,
     pulse: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
@@ -95,6 +97,7 @@ impl App {
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
         let writing = tokio::spawn(standings.keep(Arc::clone(&worker), written.clone()));
+        let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
         let control = Control::start(
             connection.client.clone(),
             connection.context.clone(),
@@ -111,6 +114,7 @@ impl App {
             control,
             written,
             writing,
+            events,
             seat,
             pulse,
             streams,
@@ -145,6 +149,7 @@ impl App {
         }
         self.pulse.abort();
         self.streams.abort();
+        self.events.abort();
         if let Some(seat) = self.seat {
             seat.leave().await;
         }

@@ -12,6 +12,7 @@ pub mod topology;
 
 pub mod app;
 pub mod control;
+pub mod events;
 pub mod shutdown;
 pub mod standing;
 pub mod telemetry;

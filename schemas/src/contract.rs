@@ -4,7 +4,7 @@
 use schemars::schema_for;
 
 use crate::subjects::{Flow, Lane, Names};
-use crate::{Completion, Job};
+use crate::{Completion, Job, QuotaEvent};
 
 /// The AsyncAPI description, with `<<name>>` where a name of [`Names`] belongs.
 const TEMPLATE: &str = include_str!("contract/asyncapi.yaml.in");
@@ -14,6 +14,7 @@ pub fn documents() -> Vec<(&'static str, String)> {
     vec![
         ("json/job.schema.json", pretty(&schema_for!(Job))),
         ("json/completion.schema.json", pretty(&schema_for!(Completion))),
+        ("json/quota_event.schema.json", pretty(&schema_for!(QuotaEvent))),
         ("asyncapi.yaml", asyncapi(&Names::default())),
     ]
 }
@@ -45,6 +46,8 @@ fn asyncapi(names: &Names) -> String {
         ("completion", completion),
         ("ask", ask),
         ("dead", dead),
+        ("events_stream", names.events_stream()),
+        ("quota_event", names.quota_event("{quota}")),
     ];
     values
         .into_iter()

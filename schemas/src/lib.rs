@@ -1,7 +1,7 @@
 //! What crosses the wire: jobs in, completions out, and the subjects both travel on.
 //!
 //! Nothing here is asynchronous and nothing here does I/O. Reading order: [`subjects`] (names and
-//! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`].
+//! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`], [`event`].
 
 pub mod subjects;
 
@@ -11,9 +11,12 @@ pub mod failure;
 
 pub mod completion;
 
+pub mod event;
+
 pub mod contract;
 
 pub use completion::{Attempt, Completion, CompletionError, Response, Status, Usage};
+pub use event::QuotaEvent;
 pub use failure::Class;
 pub use job::{Identity, Job, OnAmbiguous};
 pub use subjects::{Flow, Lane, Names};

@@ -320,6 +320,11 @@ impl Names {
         format!("{}.events.>", self.prefix)
     }
 
+    /// Where changes of an account are told.
+    pub fn quota_event(&self, quota: &str) -> String {
+        format!("{}.events.quotas.{quota}", self.prefix)
+    }
+
     /// The request subject of those who wait for their completion; tokens are pool and team.
     pub fn ask(&self) -> String {
         format!("{}.ask.*.*", self.prefix)

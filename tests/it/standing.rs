@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay::control::{Keys, SwitchRequest};
-use forebay_schemas::Status;
+use forebay_schemas::{QuotaEvent, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
@@ -49,6 +49,9 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         forebay.completion("default", None, &id.to_string()).await;
     }
     assert!(provider.calls().iter().all(|call| call.key == "key-2"), "the other key goes on");
+    let told = forebay.message("AI_EVENTS".to_owned(), "ai.events.quotas.one").await;
+    let event: QuotaEvent = serde_json::from_slice(&told.payload).expect("an event");
+    assert_eq!((event.key.as_deref(), event.state.as_str()), (Some("key-1"), "disabled"));
     let all = keys(&forebay, "keys.disable", Some(("one", None))).await.expect("disabled");
     assert!(all.quotas[0].keys.iter().all(|key| key.reason.as_deref() == Some("operator")));
     let wrong = keys(&forebay, "keys.enable", Some(("one", Some("key-9")))).await.expect_err("no such key");
