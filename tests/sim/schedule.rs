@@ -46,6 +46,11 @@ impl Limits {
             learned: false,
         }
     }
+
+    /// Limits that are configured truly and spent as calls come.
+    pub(crate) fn counted(requests: usize, per: Duration, counting: Counting) -> Self {
+        Self { algorithm: Algorithm::Counted, ..Self::smooth(requests, per, counting) }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -56,6 +61,8 @@ pub(crate) struct Schedule {
     pub(crate) gap: Duration,
     pub(crate) behaviour: Behaviour,
     pub(crate) teams: Vec<&'static str>,
+    /// How often the worker is stopped, and another started in its place.
+    pub(crate) restarts: usize,
     pub(crate) seed: u64,
 }
 
@@ -91,7 +98,7 @@ impl Schedule {
             seed,
         };
         let gap = Duration::from_millis(rng.random_range(0..50));
-        Self { accounts, jobs: 200, gap, behaviour, teams: vec!["a", "b"], seed }
+        Self { accounts, jobs: 200, gap, behaviour, teams: vec!["a", "b"], restarts: 0, seed }
     }
 
     /// The same with faults.
@@ -120,11 +127,23 @@ impl Schedule {
         let upstream = SimUpstream::new(self.behaviour.clone());
         let retention = Retention { keep_days: 7, horizon_days: 2 };
         let now = forebay_workers::clock::Clock::now(&*clock);
-        let results = Results::open_in_place(dir.path(), retention, now).expect("a store");
-        let config = self.config(&keys);
-        let worker = Worker::start(config, queue.clone(), upstream.clone(), results, clock);
-        let worker = worker.await.expect("it starts");
+        let start = async |standings, restart: usize| {
+            // Two workers cannot have one store at once; what the first has answered, its completions tell.
+            let folder = dir.path().join(restart.to_string());
+            let results = Results::open_in_place(&folder, retention, now).expect("a store");
+            let idle = (restart > 0).then_some(Duration::ZERO);
+            let config = Config { standings, idle, ..self.config(&keys) };
+            let worker = Worker::start(config, queue.clone(), upstream.clone(), results, clock.clone());
+            worker.await.expect("it starts")
+        };
+        let mut worker = start(HashMap::new(), 0).await;
         self.publish(&queue).await;
+        for restart in 1..=self.restarts {
+            queue.completed(self.jobs * restart / (self.restarts + 1)).await;
+            worker.stop(Duration::from_secs(3_600)).await;
+            let standings = worker.standings(false).into_iter().collect();
+            worker = start(standings, restart).await;
+        }
         queue.completed(self.jobs).await;
         worker.stop(Duration::from_secs(3_600)).await;
         Run { schedule: self, queue, upstream, worker, keys, _dir: dir }

@@ -43,6 +43,20 @@ async fn a_backlog_is_drained_at_nearly_the_allowed_rate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restart_exceeds_no_limit_long_or_short() {
+    for seed in 6_000..6_020 {
+        let mut schedule = Schedule::calm(seed);
+        schedule.accounts = vec![
+            Limits::counted(40, Duration::from_secs(600), Counting::Sliding),
+            Limits::smooth(20, Duration::from_secs(10), Counting::Fixed),
+        ];
+        (schedule.gap, schedule.restarts) = (Duration::ZERO, 3);
+        let run = schedule.run().await;
+        run.nothing_lost().all_succeeded().nothing_leaked().no_refusal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limit_that_is_lower_than_configured_costs_refusals_and_nothing_else() {
     for seed in 3_000..3_010 {
         let mut schedule = Schedule::calm(seed);
