@@ -167,6 +167,10 @@ pub struct Target {
     pub model: String,
     /// Lower tiers first.
     pub tier: u32,
+    /// Its share where several of a tier have room.
+    pub weight: f64,
+    /// How long a job waits for lower tiers first.
+    pub after: Duration,
 }
 
 impl Config {
@@ -223,6 +227,8 @@ impl Config {
             quota: index(&target.quota),
             model: target.model.clone(),
             tier: target.tier,
+            weight: target.weight,
+            after: target.after,
         };
         let pool = |(name, targets): (&String, &Vec<Target>)| forebay_workers::PoolConfig {
             name: name.clone(),

@@ -352,7 +352,12 @@ impl Checker<'_> {
                 let problem = format!("there is no quota `{quota}`; known quotas: {known}");
                 self.wrong(&format!("{path}.quota"), problem);
             }
-            targets.push(Target { quota, model, tier: target.tier.unwrap_or(0) });
+            let weight = target.weight.unwrap_or(1.0);
+            if !(weight.is_finite() && weight > 0.0) {
+                self.wrong(&format!("{path}.weight"), "must be a number above 0");
+            }
+            let after = self.duration(&format!("{path}.after"), target.after, Duration::ZERO);
+            targets.push(Target { quota, model, tier: target.tier.unwrap_or(0), weight, after });
         }
         targets
     }

@@ -107,6 +107,8 @@ pub(super) struct Target {
     pub(super) quota: Option<String>,
     pub(super) model: Option<String>,
     pub(super) tier: Option<u32>,
+    pub(super) weight: Option<f64>,
+    pub(super) after: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -162,3 +162,27 @@ async fn one_request_that_is_not_found_does_not_fail_the_others() {
     assert_eq!(forebay.completion("default", None, "greedy").await.status, Status::Succeeded);
     forebay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_is_entered_after_its_wait() {
+    let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let spent = "{ requests = 1, per = \"1h\" }, { concurrent = 8 }";
+    let pool = "[pool.chat]\ntargets = [{ quota = \"one\", model = \"m\" }, \
+                { quota = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], spent),
+        quota(dir.path(), "two", &provider.base_url(), &["sk-two"], UNLIMITED),
+        pool.to_owned(),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    let mut served = Vec::new();
+    for id in ["first", "second"] {
+        forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
+        let completion = forebay.completion("default", None, id).await;
+        served.push((completion.attempts[0].quota.clone(), completion.attempts[0].waited_ms >= 1_000));
+    }
+    assert_eq!(served, [("one".to_owned(), false), ("two".to_owned(), true)]);
+    forebay.stop().await;
+}

@@ -183,7 +183,13 @@ impl Schedule {
             .filter(|_| !limits.learned)
             .collect(),
         };
-        let target = |quota| TargetConfig { quota, model: "m".to_owned(), tier: 0 };
+        let target = |quota| TargetConfig {
+            quota,
+            model: "m".to_owned(),
+            tier: 0,
+            weight: 1.0,
+            after: Duration::ZERO,
+        };
         Config {
             quotas: self.accounts.iter().zip(keys).map(quota).collect(),
             pools: vec![PoolConfig { name: "p".to_owned(), targets: (0..keys.len()).map(target).collect() }],

@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::claim::{Claim, Stage};
 use crate::cost::Cost;
 use crate::dispatch::Arrived;
-use crate::engine::Engine;
+use crate::engine::{Candidate, Engine};
 use crate::finish::{self, retry_until_done};
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
@@ -54,6 +54,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         joined: Vec::new(),
         generation: 1,
         targets: Vec::new(),
+        here_since: Instant::now(),
         cost: Cost::default(),
         attempts: message.attempts,
         counted: message.counted,
@@ -200,13 +201,13 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         ));
     };
     let model = staged.job.model().filter(|model| model != pool);
-    let serves = |(target, _): &&(usize, u32)| {
-        model.as_ref().is_none_or(|model| engine.targets[*target].model == *model)
+    let serves = |candidate: &&Candidate| {
+        model.as_ref().is_none_or(|model| engine.targets[candidate.target].model == *model)
     };
     staged.targets = targets.iter().filter(serves).copied().collect();
-    let Some((first, _)) = staged.targets.first() else {
+    let Some(first) = staged.targets.first() else {
         let mut known: Vec<_> =
-            targets.iter().map(|(target, _)| engine.targets[*target].model.as_str()).collect();
+            targets.iter().map(|candidate| engine.targets[candidate.target].model.as_str()).collect();
         known.dedup();
         let message = format!(
             "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
@@ -215,8 +216,9 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         );
         return Some(("unknown_model", message));
     };
-    let first = &engine.targets[*first].quota.config().adapter;
-    staged.cost = match targets.iter().any(|(target, _)| engine.targets[*target].quota.counts_tokens()) {
+    let first = &engine.targets[first.target].quota.config().adapter;
+    staged.cost = match targets.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens())
+    {
         true => first.admission_cost(&staged.job),
         // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
         false => {

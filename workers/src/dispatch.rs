@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::Engine;
+use crate::engine::{Candidate, Engine};
 use crate::fairness::{Fairness, Offer};
 use crate::finish;
 use crate::queue::{Queue, Reading};
@@ -55,6 +55,8 @@ struct Round {
     /// What each target said when it denied a call; it is not asked again in this round.
     denied: Vec<Option<Denied>>,
     open: usize,
+    /// When the first job may ask a tier that it still waits to enter.
+    enters: Option<Instant>,
     chosen: Option<(usize, Permit)>,
 }
 
@@ -135,7 +137,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn queue(&mut self, staged: Staged) {
+    fn queue(&mut self, mut staged: Staged) {
+        staged.here_since = Instant::now();
         let tried = !staged.attempts.is_empty();
         let weight = self.engine.team(&staged.flow.team).weight;
         let (lane, team) = (staged.flow.lane, staged.flow.team.clone());
@@ -154,7 +157,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
         self.engine.wake.listen();
         let targets = self.engine.targets.len();
-        let mut round = Round { now, denied: vec![None; targets], open: targets, chosen: None };
+        let mut round = Round { now, denied: vec![None; targets], open: targets, enters: None, chosen: None };
         loop {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
@@ -259,11 +262,12 @@ impl Round {
             // The deadlines' tick ends it; it must not be called meanwhile.
             return Offer::Skip;
         }
-        if staged.targets.iter().all(|(target, _)| self.denied[*target].is_some()) {
+        let entered = self.entered(staged);
+        if entered.iter().all(|candidate| self.denied[candidate.target].is_some()) {
             return Offer::Skip;
         }
-        let mut never = true;
-        for target in self.in_order(engine, staged) {
+        let mut never = entered.len() == staged.targets.len();
+        for target in self.in_order(engine, &entered) {
             match self.ask(engine, target, staged) {
                 Ok(permit) => {
                     self.chosen = Some((target, permit));
@@ -293,19 +297,34 @@ impl Round {
         answer
     }
 
-    /// The job's targets, lowest tier first, and within a tier the one with the most room first.
-    fn in_order<Q, U>(&self, engine: &Engine<Q, U>, staged: &Staged) -> Vec<usize> {
-        let mut order: Vec<_> = staged
-            .targets
+    /// The job's targets of the lowest tier that is left, and those of higher ones for which it has waited
+    /// long enough.
+    fn entered(&mut self, staged: &Staged) -> Vec<Candidate> {
+        let lowest = staged.targets.iter().map(|candidate| candidate.tier).min();
+        let mut entered = Vec::with_capacity(staged.targets.len());
+        for candidate in &staged.targets {
+            let at = staged.here_since + candidate.after;
+            if Some(candidate.tier) == lowest || at <= self.now {
+                entered.push(*candidate);
+            } else {
+                self.enters = Some(self.enters.map_or(at, |before| before.min(at)));
+            }
+        }
+        entered
+    }
+
+    /// Targets, lowest tier first, and within a tier the one with the most room first.
+    fn in_order<Q, U>(&self, engine: &Engine<Q, U>, candidates: &[Candidate]) -> Vec<usize> {
+        let mut order: Vec<_> = candidates
             .iter()
-            .map(|(index, tier)| {
-                let target = &engine.targets[*index];
-                let room = match staged.targets.len() {
+            .map(|candidate| {
+                let target = &engine.targets[candidate.target];
+                let room = match candidates.len() {
                     1 => 0.0,
-                    _ if self.denied[*index].is_some() => -1.0,
-                    _ => target.quota.headroom(&target.model, self.now),
+                    _ if self.denied[candidate.target].is_some() => -1.0,
+                    _ => target.quota.headroom(&target.model, self.now) * candidate.weight,
                 };
-                (*tier, room, *index)
+                (candidate.tier, room, candidate.target)
             })
             .collect();
         order.sort_by(|left, right| left.0.cmp(&right.0).then(right.1.total_cmp(&left.1)));
@@ -315,6 +334,6 @@ impl Round {
     /// When the first of the targets that denied a call may grant one; releases wake by themselves.
     fn wake(&self) -> Option<Instant> {
         let until = |denied: &Denied| if let Denied::Until(at) = denied { Some(*at) } else { None };
-        self.denied.iter().flatten().filter_map(until).min()
+        self.denied.iter().flatten().filter_map(until).chain(self.enters).min()
     }
 }

@@ -61,6 +61,10 @@ pub struct TargetConfig {
     pub model: String,
     /// Lower tiers first.
     pub tier: u32,
+    /// Its share where several of a tier have room; 1 is usual.
+    pub weight: f64,
+    /// How long a job waits here for lower tiers before it is asked.
+    pub after: Duration,
 }
 
 /// What is known of a team.
@@ -85,8 +89,20 @@ pub(crate) struct Target {
     pub(crate) model: String,
 }
 
-/// Target and tier, by target index.
-pub(crate) type Pool = Vec<(usize, u32)>;
+/// A target that a pool names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    /// Which target.
+    pub(crate) target: usize,
+    /// Lower ones first.
+    pub(crate) tier: u32,
+    pub(crate) weight: f64,
+    /// How long a job waits here for lower tiers first.
+    pub(crate) after: Duration,
+}
+
+/// What may serve a pool.
+pub(crate) type Pool = Vec<Candidate>;
 
 /// What the steps of a job share.
 #[derive(Debug)]
@@ -169,14 +185,14 @@ impl<Q, U> Engine<Q, U> {
         let mut pools = BTreeMap::new();
         for pool in config.pools {
             let entry: &mut Pool = pools.entry(pool.name).or_default();
-            for TargetConfig { quota, model, tier } in pool.targets {
+            for TargetConfig { quota, model, tier, weight, after } in pool.targets {
                 let quota = Arc::clone(&quotas[quota]);
                 let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
                 let index = targets.iter().position(same).unwrap_or_else(|| {
                     targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
                     targets.len() - 1
                 });
-                entry.push((index, tier));
+                entry.push(Candidate { target: index, tier, weight, after });
             }
         }
         let moment = Moment { instant: Instant::now(), wall: clock.now() };
@@ -223,8 +239,8 @@ impl<Q, U> Engine<Q, U> {
     /// at least one.
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
-        let rates = pool.iter().map(|(target, _)| {
-            let target = &self.targets[*target];
+        let rates = pool.iter().map(|candidate| {
+            let target = &self.targets[candidate.target];
             target.quota.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };

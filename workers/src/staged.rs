@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
+use crate::engine::Candidate;
 use crate::queue::Delivery;
 use crate::running::Entry;
 
@@ -30,8 +31,10 @@ pub(crate) struct Staged {
     pub(crate) joined: Vec<Claim>,
     /// Which answer of its identity it will have.
     pub(crate) generation: u32,
-    /// Targets that may serve it, and their tiers.
-    pub(crate) targets: Vec<(usize, u32)>,
+    /// Targets that may serve it.
+    pub(crate) targets: Vec<Candidate>,
+    /// Since when it waits here for its next call.
+    pub(crate) here_since: Instant,
     pub(crate) cost: Cost,
     pub(crate) attempts: Vec<Attempt>,
     /// Attempts that counted.

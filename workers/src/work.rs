@@ -41,7 +41,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
             again(&engine, staged);
         }
         Verdict::Elsewhere => {
-            staged.targets.retain(|(other, _)| *other != target);
+            staged.targets.retain(|other| other.target != target);
             staged.last_error = Some(error_of(&outcome));
             if staged.targets.is_empty() {
                 finish::finish(&engine, staged, end_of(outcome)).await;

@@ -94,8 +94,10 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     pub fn snapshot(&self) -> Snapshot {
         let engine = &self.engine;
         let quota_names = |pool: &crate::engine::Pool| {
-            let mut names: Vec<_> =
-                pool.iter().map(|(target, _)| engine.targets[*target].quota.config().name.clone()).collect();
+            let mut names: Vec<_> = pool
+                .iter()
+                .map(|candidate| engine.targets[candidate.target].quota.config().name.clone())
+                .collect();
             names.dedup();
             names
         };
