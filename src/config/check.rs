@@ -375,6 +375,14 @@ impl Checker<'_> {
                 self.wrong(&format!("{path}.reply_prefixes[{index}]"), problem);
             }
         }
-        Team { weight: raw.weight.unwrap_or(1), reply_prefixes: raw.reply_prefixes }
+        let mut limits = Vec::new();
+        for (index, limit) in raw.limits.into_iter().enumerate() {
+            let path = format!("{path}.limits[{index}]");
+            if limit.models.is_some() {
+                self.wrong(&format!("{path}.models"), "a team's limit is for all models together");
+            }
+            limits.extend(self.limit(&path, limit, Algorithm::Smooth));
+        }
+        Team { weight: raw.weight.unwrap_or(1), reply_prefixes: raw.reply_prefixes, limits }
     }
 }

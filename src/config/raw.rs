@@ -115,6 +115,8 @@ pub(super) struct Target {
 pub(super) struct Team {
     pub(super) weight: Option<u64>,
     #[serde(default)]
+    pub(super) limits: Vec<Limit>,
+    #[serde(default)]
     pub(super) reply_prefixes: Vec<String>,
 }
 

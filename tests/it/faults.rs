@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota};
+use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said};
 
 /// A Forebay over two accounts at one provider, each quota with its own keys and limits.
 async fn two_quotas(
@@ -184,5 +184,35 @@ async fn a_tier_is_entered_after_its_wait() {
         served.push((completion.attempts[0].quota.clone(), completion.attempts[0].waited_ms >= 1_000));
     }
     assert_eq!(served, [("one".to_owned(), false), ("two".to_owned(), true)]);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_teams_limits_hold_up_its_own_jobs_alone() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        pool("chat", "m", &["one"]),
+        "[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n".to_owned(),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    for id in 0..4 {
+        forebay.publish("ai.jobs.chat.small", &chat(&id.to_string(), "hello")).await;
+    }
+    for id in 0..2 {
+        forebay.completion("small", None, &id.to_string()).await;
+    }
+    for id in 0..10 {
+        forebay.publish("ai.jobs.chat.large", &chat(&id.to_string(), "hello")).await;
+        assert_eq!(said(&forebay.completion("large", None, &id.to_string()).await), "You said: hello");
+    }
+    assert_eq!(provider.calls().len(), 12);
+    let jobs = forebay.connection.names.jobs_stream();
+    while forebay.count(jobs.clone()).await > 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(forebay.count(jobs).await, 2, "the team's others wait");
     forebay.stop().await;
 }

@@ -55,8 +55,11 @@ struct Round {
     /// What each target said when it denied a call; it is not asked again in this round.
     denied: Vec<Option<Denied>>,
     open: usize,
-    /// When the first job may ask a tier that it still waits to enter.
-    enters: Option<Instant>,
+    /// When the first job may go that waits for something that is not a target: to enter a tier, or for its
+    /// team's limits.
+    later: Option<Instant>,
+    /// Whether a job waits for a call of its team to end.
+    waits: bool,
     chosen: Option<(usize, Permit)>,
 }
 
@@ -157,7 +160,14 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
         self.engine.wake.listen();
         let targets = self.engine.targets.len();
-        let mut round = Round { now, denied: vec![None; targets], open: targets, enters: None, chosen: None };
+        let mut round = Round {
+            now,
+            denied: vec![None; targets],
+            open: targets,
+            later: None,
+            waits: false,
+            chosen: None,
+        };
         loop {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
@@ -166,7 +176,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 None => self.no_target_left(staged),
             }
         }
-        if round.denied.iter().all(Option::is_none) {
+        if round.denied.iter().all(Option::is_none) && !round.waits {
             self.engine.wake.ignore();
         }
         self.engine
@@ -262,6 +272,11 @@ impl Round {
             // The deadlines' tick ends it; it must not be called meanwhile.
             return Offer::Skip;
         }
+        let cap = engine.caps.get(&staged.flow.team);
+        if let Some(denied) = cap.and_then(|cap| cap.peek(&staged.cost, self.now).err()) {
+            self.wait_for(denied);
+            return Offer::Skip;
+        }
         let entered = self.entered(staged);
         if entered.iter().all(|candidate| self.denied[candidate.target].is_some()) {
             return Offer::Skip;
@@ -269,7 +284,14 @@ impl Round {
         let mut never = entered.len() == staged.targets.len();
         for target in self.in_order(engine, &entered) {
             match self.ask(engine, target, staged) {
-                Ok(permit) => {
+                Ok(mut permit) => {
+                    match cap.map(|cap| cap.take(&staged.cost, self.now)).transpose() {
+                        Ok(share) => share.into_iter().for_each(|share| permit.charge(share)),
+                        Err(denied) => {
+                            self.wait_for(denied);
+                            return Offer::Skip;
+                        }
+                    }
                     self.chosen = Some((target, permit));
                     let tokens = staged.cost.input_tokens.saturating_add(staged.cost.output_tokens);
                     return Offer::Take(tokens.min(LARGEST_TURN));
@@ -297,6 +319,18 @@ impl Round {
         answer
     }
 
+    /// A job waits for its team's limits, which hold up nobody else's.
+    fn wait_for(&mut self, denied: Denied) {
+        match denied {
+            Denied::Until(at) => self.wait_until(at),
+            _ => self.waits = true,
+        }
+    }
+
+    fn wait_until(&mut self, at: Instant) {
+        self.later = Some(self.later.map_or(at, |before| before.min(at)));
+    }
+
     /// The job's targets of the lowest tier that is left, and those of higher ones for which it has waited
     /// long enough.
     fn entered(&mut self, staged: &Staged) -> Vec<Candidate> {
@@ -307,7 +341,7 @@ impl Round {
             if Some(candidate.tier) == lowest || at <= self.now {
                 entered.push(*candidate);
             } else {
-                self.enters = Some(self.enters.map_or(at, |before| before.min(at)));
+                self.wait_until(at);
             }
         }
         entered
@@ -334,6 +368,6 @@ impl Round {
     /// When the first of the targets that denied a call may grant one; releases wake by themselves.
     fn wake(&self) -> Option<Instant> {
         let until = |denied: &Denied| if let Denied::Until(at) = denied { Some(*at) } else { None };
-        self.denied.iter().flatten().filter_map(until).chain(self.enters).min()
+        self.denied.iter().flatten().filter_map(until).chain(self.later).min()
     }
 }

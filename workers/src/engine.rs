@@ -16,7 +16,7 @@ use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
 use crate::queue::Readings;
-use crate::quota::{self, Moment, Quota, Standing, Wake};
+use crate::quota::{self, Cap, Limit, Moment, Quota, Standing, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
@@ -74,11 +74,13 @@ pub struct Team {
     pub weight: u64,
     /// Prefixes of `reply_to` that are allowed beside its inboxes.
     pub reply_prefixes: Vec<String>,
+    /// What it may use of all accounts together.
+    pub limits: Vec<Limit>,
 }
 
 impl Default for Team {
     fn default() -> Self {
-        Self { weight: 1, reply_prefixes: Vec::new() }
+        Self { weight: 1, reply_prefixes: Vec::new(), limits: Vec::new() }
     }
 }
 
@@ -115,6 +117,8 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) targets: Vec<Target>,
     pub(crate) pools: BTreeMap<String, Pool>,
     pub(crate) teams: HashMap<String, Team>,
+    /// Limits of teams that have some.
+    pub(crate) caps: HashMap<String, Arc<Cap>>,
     pub(crate) policy: Policy,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
@@ -181,6 +185,10 @@ impl<Q, U> Engine<Q, U> {
         let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
         let quota = |quota| Quota::new(quota, Arc::clone(&wake), spent_at, Arc::clone(&clock));
         let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
+        let capped = config.teams.iter().filter(|(_, team)| !team.limits.is_empty());
+        let caps = capped
+            .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
+            .collect();
         let mut targets: Vec<Target> = Vec::new();
         let mut pools = BTreeMap::new();
         for pool in config.pools {
@@ -215,6 +223,7 @@ impl<Q, U> Engine<Q, U> {
             quotas,
             targets,
             pools,
+            caps,
             teams: config.teams,
             policy: config.policy,
             held: Arc::default(),

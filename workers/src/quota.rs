@@ -5,6 +5,7 @@
 //! asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
+mod cap;
 mod day;
 mod factor;
 mod guard;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
+pub use cap::{Cap, Share};
 use learn::Learned;
 use ledger::{Ledger, Model, choose_key, passable};
 pub use limit::{Algorithm, Amount, Limit};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
+use super::cap::{Cap, Share};
 use super::{Key, Quota};
 use crate::cost::Cost;
 use crate::provider::Figures;
@@ -24,11 +25,18 @@ pub struct Permit {
     answered: bool,
     /// A call that was given up on may still run at the provider until then.
     runs_until: Option<Instant>,
+    /// What it takes of its team's limits, if the team has some.
+    share: Option<Share>,
 }
 
 impl Permit {
     pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize, granted: Instant) -> Self {
-        Self { quota, call, model, key, granted, answered: false, runs_until: None }
+        Self { quota, call, model, key, granted, answered: false, runs_until: None, share: None }
+    }
+
+    /// Holds what the call takes of its team's limits.
+    pub(crate) fn charge(&mut self, share: Share) {
+        self.share = Some(share);
     }
 
     /// The quota that was charged.
@@ -53,6 +61,7 @@ impl Permit {
             call: self.call,
             model: self.model.clone(),
             granted: self.granted,
+            share: self.share.as_ref().map(Share::stamp),
         }
     }
 
@@ -71,6 +80,9 @@ impl Permit {
     /// Corrects the tokens that were reserved for the call: up always, down only if the provider
     /// gives back what was not used.
     pub fn settle(&mut self, actual: Cost, provider_settles: bool) {
+        if let Some(share) = &self.share {
+            share.settle(&actual);
+        }
         let mut ledger = self.quota.ledger();
         ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
     }
@@ -116,6 +128,9 @@ impl Permit {
     /// among the calls at once until then.
     pub fn abandoned(&mut self, now: Instant, rest: Duration) {
         self.runs_until = Some(now + rest);
+        if let Some(share) = &mut self.share {
+            share.abandoned(now + rest);
+        }
     }
 }
 
@@ -126,6 +141,7 @@ pub struct Stamp {
     call: u64,
     model: String,
     granted: Instant,
+    share: Option<(Arc<Cap>, u64)>,
 }
 
 impl Stamp {
@@ -136,6 +152,9 @@ impl Stamp {
         let delay = at.saturating_duration_since(self.granted);
         ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at, delay));
         drop(ledger);
+        if let Some((cap, call)) = &self.share {
+            cap.sent(*call, at, delay);
+        }
         self.quota.wake.release();
     }
 }

@@ -1,0 +1,115 @@
+//! What one team may use, whatever accounts serve it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::limit::Limit;
+use super::meter::{Meter, Wait};
+use super::{Denied, Wake};
+use crate::clock::Clock;
+use crate::cost::Cost;
+
+/// The limits of a team.
+#[derive(Debug)]
+pub struct Cap {
+    meters: Mutex<Meters>,
+    wake: Arc<Wake>,
+}
+
+#[derive(Debug)]
+struct Meters {
+    next_call: u64,
+    meters: Vec<Meter>,
+}
+
+/// What one call takes of its team's limits. Dropping it gives back what the call has not used.
+#[derive(Debug)]
+pub struct Share {
+    cap: Arc<Cap>,
+    call: u64,
+    runs_until: Option<Instant>,
+}
+
+impl Cap {
+    /// The limits of a team; `wake` is told whenever a call that had to wait might now start. A process
+    /// before this one may have spent them up to `spent_at`.
+    pub fn new(
+        limits: &[Limit],
+        wake: Arc<Wake>,
+        spent_at: Option<Instant>,
+        clock: &Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let meter = |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
+        let meters = Meters { next_call: 0, meters: limits.iter().map(meter).collect() };
+        Arc::new(Self { meters: Mutex::new(meters), wake })
+    }
+
+    fn meters(&self) -> MutexGuard<'_, Meters> {
+        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call of this cost may start at `now`; takes nothing.
+    ///
+    /// # Errors
+    /// Says what the call has to wait for.
+    pub fn peek(&self, cost: &Cost, now: Instant) -> Result<(), Denied> {
+        for meter in &mut self.meters().meters {
+            meter.peek(cost, now).map_err(|wait| match wait {
+                Wait::Until(at) => Denied::Until(at),
+                Wait::ForRelease => Denied::ForRelease,
+                Wait::TooLarge => Denied::TooLarge,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes a call's cost, which [`Cap::peek`] allowed at the same moment.
+    ///
+    /// # Errors
+    /// With the time at which it may start, if its spacing says otherwise.
+    pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<Share, Denied> {
+        let mut inner = self.meters();
+        for meter in &mut inner.meters {
+            meter.start(now).map_err(Denied::Until)?;
+        }
+        inner.next_call += 1;
+        let call = inner.next_call;
+        for meter in &mut inner.meters {
+            meter.take(call, cost);
+        }
+        Ok(Share { cap: Arc::clone(self), call, runs_until: None })
+    }
+
+    /// The call left at `at`, `delay` after its permit.
+    pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
+        self.meters().meters.iter_mut().for_each(|meter| meter.sent(call, at, delay));
+    }
+}
+
+impl Share {
+    /// The team's limits, and the call's number there.
+    pub(super) fn stamp(&self) -> (Arc<Cap>, u64) {
+        (Arc::clone(&self.cap), self.call)
+    }
+
+    /// What the call took of tokens, both ways: a team is charged what it used.
+    pub(super) fn settle(&self, actual: &Cost) {
+        self.cap.meters().meters.iter_mut().for_each(|meter| meter.correct(self.call, actual, true));
+    }
+
+    /// The call may run on until then.
+    pub(super) fn abandoned(&mut self, until: Instant) {
+        self.runs_until = Some(until);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let (call, until) = (self.call, self.runs_until);
+        self.cap.meters().meters.iter_mut().for_each(|meter| meter.release(call, until));
+        self.cap.wake.release();
+    }
+}
