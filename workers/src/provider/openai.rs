@@ -28,6 +28,8 @@ const PROMPT: [&str; 5] = ["messages", "input", "tools", "functions", "response_
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
+/// No limit is larger; a header that says so is not understood.
+const LARGEST_LIMIT: u64 = 1 << 40;
 /// How exact a Go duration in a header is.
 const EXACT: Duration = Duration::from_millis(20);
 
@@ -126,12 +128,13 @@ impl Adapter for OpenAi {
 fn figures(headers: &HeaderMap, name: &str, dimension: Dimension) -> Option<Figures> {
     let text = |part: &str| headers.get(format!("x-ratelimit-{part}-{name}"))?.to_str().ok();
     let number = |part: &str| text(part)?.replace(',', "").trim().parse::<u64>().ok();
-    let limit = number("limit").filter(|limit| *limit > 0)?;
-    let remaining = number("remaining")?;
+    let limit = number("limit").filter(|limit| (1..=LARGEST_LIMIT).contains(limit))?;
+    let remaining = number("remaining")?.min(limit);
     let reset = text("reset").map(str::trim);
     let whole_seconds = reset.and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let resolution = if whole_seconds.is_some() { Duration::from_secs(1) } else { EXACT };
     let whole_in = whole_seconds.or_else(|| retry_after::go_duration(reset?));
+    let whole_in = whole_in.map(|wait| wait.min(retry_after::LONGEST));
     Some(Figures { dimension, limit, remaining, whole_in, resolution })
 }
 

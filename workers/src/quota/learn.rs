@@ -93,9 +93,9 @@ impl Learned {
         self.search.probes(call);
     }
 
-    /// `call` was accepted.
-    pub(super) fn accepted(&mut self, call: u64, meters: &mut [Meter], now: Instant) {
-        if self.search.accepted(call, now) {
+    /// `call`, permitted at `granted`, was accepted.
+    pub(super) fn accepted(&mut self, call: u64, granted: Instant, meters: &mut [Meter], now: Instant) {
+        if self.search.accepted(call, granted, now) {
             meters[self.searched].forget();
             self.resize(meters, now);
         }

@@ -80,12 +80,12 @@ impl Ledger {
         self.models.insert(model.to_owned(), model_state);
     }
 
-    /// A call to `model` was accepted.
-    pub(super) fn accepted(&mut self, call: u64, model: &str, now: Instant) {
+    /// A call to `model` that was permitted at `granted` was accepted.
+    pub(super) fn accepted(&mut self, call: u64, model: &str, granted: Instant, now: Instant) {
         let Some(model) = self.models.get_mut(model) else { return };
         model.unsaid = 0;
         if let Some(learned) = &mut model.learned {
-            learned.accepted(call, &mut self.meters, now);
+            learned.accepted(call, granted, &mut self.meters, now);
         }
     }
 

@@ -89,7 +89,7 @@ impl Permit {
 
     /// The provider took the call in, whatever came of it.
     pub fn accepted(&mut self, now: Instant) {
-        self.quota.ledger().accepted(self.call, &self.model, now);
+        self.quota.ledger().accepted(self.call, &self.model, self.granted, now);
     }
 
     /// What the headers of the answer said of limits, where they are learned.

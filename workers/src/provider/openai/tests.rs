@@ -140,4 +140,13 @@ fn headers_on_limits_are_read_in_every_form() {
     let expected = figures(Dimension::Tokens, 1_000, 900, Duration::from_secs(7));
     assert_eq!(azure, [Figures { resolution: Duration::from_secs(1), ..expected }]);
     assert!(observe(&[]).is_empty());
+    let absurd = observe(&[
+        ("x-ratelimit-limit-requests", "18446744073709551615"),
+        ("x-ratelimit-remaining-requests", "0"),
+        ("x-ratelimit-limit-tokens", "10"),
+        ("x-ratelimit-remaining-tokens", "20"),
+        ("x-ratelimit-reset-tokens", "18446744073709551615"),
+    ]);
+    let expected = figures(Dimension::Tokens, 10, 10, retry_after::LONGEST);
+    assert_eq!(absurd, [Figures { resolution: Duration::from_secs(1), ..expected }]);
 }

@@ -158,14 +158,22 @@ impl Search {
         self.phase = Phase::Doubtful { probe: Some(call) };
     }
 
-    /// `call` was accepted. True if it was the probe: what was sent before does not count any more.
-    pub(super) fn accepted(&mut self, call: u64, now: Instant) -> bool {
+    /// `call`, permitted at `granted`, was accepted. True if it was the probe: what was sent before does not
+    /// count any more.
+    pub(super) fn accepted(&mut self, call: u64, granted: Instant, now: Instant) -> bool {
         self.accepted += 1;
-        if self.phase != (Phase::Doubtful { probe: Some(call) }) {
-            return false;
+        match self.phase {
+            Phase::Doubtful { probe: Some(probe) } if probe == call => {
+                self.set_rate(now);
+                true
+            }
+            // The minute had room again before a probe could tell, or the probe was lost on its way.
+            Phase::Doubtful { .. } if granted >= self.since => {
+                self.set_window(now);
+                false
+            }
+            _ => false,
         }
-        self.set_rate(now);
-        true
     }
 
     /// A call that was permitted at `granted` was refused, with `taken` calls counted in the last minute and
