@@ -242,6 +242,7 @@ impl Config {
             lane_weights: self.lanes,
             idle: None,
             standings: std::collections::HashMap::new(),
+            kept: true,
         })
     }
 }

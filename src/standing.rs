@@ -16,7 +16,7 @@ use crate::connection::{Connection, Error};
 use crate::control::Worker;
 
 /// How often it is looked whether something changed.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(250);
 
 /// The bucket, and what it holds of each account.
 #[derive(Debug)]
@@ -81,16 +81,20 @@ impl Standings {
         for (quota, standing) in worker.standings(ahead) {
             let written = self.written.entry(quota.clone()).or_default();
             if written.standing == standing {
+                worker.confirm(&quota);
                 continue;
             }
             let Ok(value) = serde_json::to_vec(&standing) else { continue };
             match self.store.update(quota.as_str(), value.into(), written.revision).await {
-                Ok(revision) => *written = Written { standing, revision },
+                Ok(revision) => {
+                    *written = Written { standing, revision };
+                    worker.confirm(&quota);
+                }
                 Err(error) => {
                     warn!(quota, %error, "what is known of this account cannot be written down yet");
                     // Somebody else may have written; whoever works next must not be stopped by that.
-                    if let Ok(Some(entry)) = self.store.entry(quota.as_str()).await {
-                        written.revision = entry.revision;
+                    if let Ok(entry) = self.store.entry(quota.as_str()).await {
+                        written.revision = entry.map_or(0, |entry| entry.revision);
                     }
                 }
             }

@@ -198,6 +198,7 @@ impl Schedule {
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
             standings: HashMap::new(),
+            kept: false,
         }
     }
 }

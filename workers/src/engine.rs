@@ -41,6 +41,8 @@ pub struct Config {
     pub idle: Option<Duration>,
     /// What a process before this one left of quotas, by name.
     pub standings: HashMap<String, Standing>,
+    /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
+    pub kept: bool,
 }
 
 /// A named queue and what serves it.
@@ -205,6 +207,9 @@ impl<Q, U> Engine<Q, U> {
         }
         let moment = Moment { instant: Instant::now(), wall: clock.now() };
         for quota in &quotas {
+            if config.kept {
+                quota.keep();
+            }
             let Some(standing) = config.standings.get(&quota.config().name) else { continue };
             let mut standing = standing.clone();
             // A model that no pool names any more is of no interest.

@@ -73,6 +73,13 @@ pub struct Config {
     pub limits: Vec<Limit>,
 }
 
+impl Config {
+    /// The limits that bear on `model`, in their order.
+    fn limits_of(&self, model: &str) -> impl Iterator<Item = &Limit> {
+        self.limits.iter().filter(move |limit| limit.covers(model))
+    }
+}
+
 /// An account at a provider.
 #[derive(Debug)]
 pub struct Quota {
@@ -171,6 +178,7 @@ impl Quota {
             totals: Totals::default(),
             last_problem: None,
             spent_at,
+            kept: false,
         };
         Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake, clock })
     }
@@ -267,7 +275,7 @@ impl Quota {
     /// Stops all calls with every key until an operator acts.
     pub fn disable(&self, reason: Class) {
         for key in &mut self.ledger().keys {
-            *key = State::Disabled { reason: Some(reason) };
+            key.shut(reason);
         }
         self.wake.release();
     }
@@ -275,26 +283,33 @@ impl Quota {
     /// Stops all calls with a key, or with all of them, until [`Quota::enable`]. False if there is no such
     /// key.
     pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
-        self.switch(key, &State::Disabled { reason: None })
+        self.each_key(key, |state| *state = State::Disabled { reason: None })
     }
 
-    /// Lets a key be used again, or all of them; with all, models too are asked again at once.
+    /// Lets a key be used again that was disabled, or all of them; with all, models too that were not
+    /// allowed. A cooldown stays.
     pub fn enable(&self, key: Option<&str>) -> bool {
-        let found = self.switch(key, &State::Ready);
+        let found = self.each_key(key, |state| {
+            if matches!(state, State::Disabled { .. }) {
+                *state = State::Ready;
+            }
+        });
         if key.is_none() {
             for model in self.ledger().models.values_mut() {
-                model.state = State::Ready;
+                if model.state.reason() == Some(Class::ModelNotAllowed) {
+                    model.state = State::Ready;
+                }
             }
         }
         self.wake.release();
         found
     }
 
-    fn switch(&self, key: Option<&str>, to: &State) -> bool {
+    fn each_key(&self, key: Option<&str>, mut act: impl FnMut(&mut State)) -> bool {
         let mut ledger = self.ledger();
         let chosen = |name: &str| key.is_none_or(|key| key == name);
         let states = self.config.keys.iter().zip(&mut ledger.keys).filter(|(key, _)| chosen(&key.name));
-        states.map(|(_, state)| *state = to.clone()).count() > 0
+        states.map(|(_, state)| act(state)).count() > 0
     }
 
     /// Notes what was said when a call was not accepted.

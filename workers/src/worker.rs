@@ -120,6 +120,12 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         quotas.map(|quota| (quota.config().name.clone(), quota.standing(ahead, moment))).collect()
     }
 
+    /// What [`Worker::standings`] said last of a quota is written down.
+    pub fn confirm(&self, quota: &str) {
+        let quotas = self.engine.quotas.iter();
+        quotas.filter(|known| known.config().name == quota).for_each(|known| known.confirm());
+    }
+
     /// Disables or enables a key, or all keys of a quota. False if there is no such quota or key.
     pub fn switch(&self, quota: &str, key: Option<&str>, on: bool) -> bool {
         let quota = self.engine.quotas.iter().find(|known| known.config().name == quota);

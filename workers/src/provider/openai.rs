@@ -30,6 +30,10 @@ const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
 /// No limit is larger; a header that says so is not understood.
 const LARGEST_LIMIT: u64 = 1 << 40;
+/// A reset further away is a time on somebody's clock, or a mistake.
+const LONGEST_RESET: Duration = Duration::from_secs(25 * 60 * 60);
+/// No call has more tokens; an answer that says so is not understood.
+const MOST_TOKENS: u64 = 1 << 40;
 /// How exact a Go duration in a header is.
 const EXACT: Duration = Duration::from_millis(20);
 
@@ -134,7 +138,7 @@ fn figures(headers: &HeaderMap, name: &str, dimension: Dimension) -> Option<Figu
     let whole_seconds = reset.and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let resolution = if whole_seconds.is_some() { Duration::from_secs(1) } else { EXACT };
     let whole_in = whole_seconds.or_else(|| retry_after::go_duration(reset?));
-    let whole_in = whole_in.map(|wait| wait.min(retry_after::LONGEST));
+    let whole_in = whole_in.filter(|wait| *wait <= LONGEST_RESET);
     Some(Figures { dimension, limit, remaining, whole_in, resolution })
 }
 
@@ -271,8 +275,8 @@ struct CompletionDetails {
 fn usage(body: &str) -> Option<Usage> {
     let wire = serde_json::from_str::<WithUsage>(body).ok()?.usage?;
     Some(Usage {
-        input_tokens: wire.prompt_tokens,
-        output_tokens: wire.completion_tokens,
+        input_tokens: wire.prompt_tokens.min(MOST_TOKENS),
+        output_tokens: wire.completion_tokens.min(MOST_TOKENS),
         cached_input_tokens: wire.prompt_tokens_details.map_or(0, |details| details.cached_tokens),
         reasoning_tokens: wire.completion_tokens_details.map_or(0, |details| details.reasoning_tokens),
     })

@@ -83,6 +83,21 @@ impl Bucket {
         self.level -= delay.as_secs_f64() * self.rate();
     }
 
+    /// When it is full, if `more` is taken now.
+    pub(super) fn full_at(&mut self, more: u64, now: Instant) -> Instant {
+        self.refill(now);
+        #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
+        let missing = self.size - self.level + more as f64;
+        now + Duration::from_secs_f64(missing.max(0.0) / self.rate())
+    }
+
+    /// Takes it to be full at `at`, and no sooner.
+    pub(super) fn empty_until(&mut self, at: Instant, now: Instant) {
+        self.refill(now);
+        self.level =
+            self.level.min(self.size - at.saturating_duration_since(now).as_secs_f64() * self.rate());
+    }
+
     /// The part of it that is free, 0 to 1.
     pub(super) fn headroom(&mut self, now: Instant) -> f64 {
         self.refill(now);

@@ -121,19 +121,26 @@ impl Learned {
         meters[self.searched].resize(self.search.amount(), now);
     }
 
-    /// Takes in what the headers of an answer said; the meters of limits that are new are added.
-    pub(super) fn observe(&mut self, figures: &[Figures], meters: &mut Vec<Meter>, now: Instant) {
+    /// Takes in what the headers of an answer said to a call that is `age` old; the meters of limits that are
+    /// new are added.
+    pub(super) fn observe(
+        &mut self,
+        figures: &[Figures],
+        age: Duration,
+        meters: &mut Vec<Meter>,
+        now: Instant,
+    ) {
         for figures in figures.iter().filter(|figures| figures.limit > 0) {
             let known = self.told.iter_mut().find(|told| told.period.dimension() == figures.dimension);
             let told = match known {
                 Some(told) => {
-                    if told.period.observe(figures) {
+                    if told.period.observe(figures, now) {
                         meters[told.meter].resize(amount(&told.period), now);
                     }
                     told
                 }
                 None => {
-                    let period = Period::new(figures);
+                    let period = Period::new(figures, now);
                     meters.push(Meter::new(amount(&period), now, None));
                     self.told.push(Told { period, meter: meters.len() - 1 });
                     let last = self.told.len() - 1;
@@ -141,7 +148,11 @@ impl Learned {
                 }
             };
             let used = figures.limit.saturating_sub(figures.remaining);
-            meters[told.meter].used_elsewhere(used, &told.period.returns(figures), now);
+            meters[told.meter].used_elsewhere(used, &told.period.returns(figures, age), now);
+        }
+        if self.is_told() {
+            // Calls under way would be missed when they end, while it does not count.
+            meters[self.searched].forget();
         }
     }
 }

@@ -30,6 +30,8 @@ pub(super) struct Ledger {
     pub(super) last_problem: Option<String>,
     /// Until then a process before this one may have spent the limits.
     pub(super) spent_at: Option<Instant>,
+    /// Whether what is spent of long limits is written down.
+    pub(super) kept: bool,
 }
 
 #[derive(Debug)]
@@ -52,15 +54,19 @@ impl Ledger {
             return;
         }
         let mut used = Vec::new();
-        let limits = &quota.config.limits;
-        for (index, limit) in limits.iter().enumerate().filter(|(_, limit)| limit.covers(model)) {
+        let limits = quota.config.limits.iter().enumerate();
+        for (index, limit) in limits.filter(|(_, limit)| limit.covers(model)) {
             let shared = limit.models.is_some();
             if let Some(meter) = self.shared[index].filter(|_| shared) {
                 used.push(meter);
                 continue;
             }
             let meter = Meter::new(limit.amount.clone(), now, self.spent_at);
-            self.meters.push(meter.with_clock(&quota.clock));
+            let mut meter = meter.with_clock(&quota.clock);
+            if self.kept {
+                meter.keep();
+            }
+            self.meters.push(meter);
             let meter = self.meters.len() - 1;
             self.shared[index] = shared.then_some(meter);
             used.push(meter);
@@ -112,12 +118,12 @@ impl Ledger {
         (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
     }
 
-    pub(super) fn observe(&mut self, model: &str, figures: &[Figures], now: Instant) {
+    pub(super) fn observe(&mut self, model: &str, figures: &[Figures], age: Duration, now: Instant) {
         let Some(Model { meters, configured, learned: Some(learned), .. }) = self.models.get_mut(model)
         else {
             return;
         };
-        learned.observe(figures, &mut self.meters, now);
+        learned.observe(figures, age, &mut self.meters, now);
         meters.truncate(*configured);
         meters.extend(learned.meters());
     }

@@ -67,6 +67,18 @@ impl Limit {
         self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
     }
 
+    /// What is counted over which period, and for whom, however many that are: what is spent of it stays
+    /// spent when the configuration says another number.
+    pub(super) fn key(&self) -> String {
+        let shared =
+            self.models.iter().flatten().fold(String::new(), |names, name| format!("{names} {name}"));
+        match &self.amount {
+            Amount::PerPeriod { dimension, day_in: Some(_), .. } => format!("{dimension} per day{shared}"),
+            Amount::PerPeriod { dimension, per, .. } => format!("{dimension} per {per:?}{shared}"),
+            Amount::Concurrent(_) => format!("at once{shared}"),
+        }
+    }
+
     /// Whether this limit counts tokens.
     pub fn counts_tokens(&self) -> bool {
         match self.amount {

@@ -1,7 +1,6 @@
 //! The running account of one limit.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +20,10 @@ use crate::cost::{Cost, Dimension};
 const LONGEST_SPENT: Duration = Duration::from_secs(60);
 /// Limits over longer periods are written down as so many parts of their period at most,
 const PARTS: u32 = 48;
+/// or where a bucket is full again to so small a part,
+const FINE_PARTS: u32 = 1_000;
 /// and so large a part of the limit ahead of what is spent.
-const BLOCKS: u64 = 50;
+const BLOCKS: u64 = 200;
 const ONE_SECOND: Duration = Duration::from_secs(1);
 /// The number of no call.
 const NO_CALL: u64 = 0;
@@ -36,12 +37,6 @@ pub(super) enum Wait {
     ForRelease,
     /// Never: the call alone is larger than the limit.
     TooLarge,
-}
-
-impl fmt::Display for Meter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.amount.fmt(f)
-    }
 }
 
 /// The running account of one limit: what is taken now, and when each part of it returns.
@@ -62,6 +57,21 @@ pub(super) struct Meter {
     returns: BTreeMap<(Instant, u64), u64>,
     /// Where in `returns` each call stands.
     sent: HashMap<u64, Instant>,
+    /// Where what is spent must be written down first: how much of it is.
+    cover: Option<Cover>,
+}
+
+/// What of a long limit is written down, and so may be spent whatever becomes of the process.
+#[derive(Debug, Default)]
+struct Cover {
+    /// Spent since the process began.
+    spent: u64,
+    /// Written down; nothing is spent beyond.
+    written: u64,
+    /// What the last writing down covers once it is confirmed.
+    offered: u64,
+    /// What a call needs that had to wait, or will soon.
+    wanted: u64,
 }
 
 impl Meter {
@@ -100,6 +110,7 @@ impl Meter {
             open: HashMap::new(),
             returns: BTreeMap::new(),
             sent: HashMap::new(),
+            cover: None,
         };
         meter.spend(spent_at);
         meter
@@ -111,6 +122,26 @@ impl Meter {
             self.days = Some(Days::new(zone.clone(), Arc::clone(clock)));
         }
         self
+    }
+
+    /// From now on nothing is spent of a limit over more than a minute that is not written down.
+    pub(super) fn keep(&mut self) {
+        if matches!(self.amount, Amount::PerPeriod { per, .. } if per > LONGEST_SPENT) {
+            self.cover = Some(Cover::default());
+        }
+    }
+
+    /// What [`Meter::spent_until`] said last is written down.
+    pub(super) fn confirm(&mut self) {
+        if let Some(cover) = &mut self.cover {
+            cover.written = cover.written.max(cover.offered);
+            cover.wanted = 0;
+        }
+    }
+
+    /// So much is written down at a time.
+    fn block(&self) -> u64 {
+        self.limit() / BLOCKS + 1
     }
 
     /// When what a call takes that is sent at `at` is back, as far as is known at `now`.
@@ -167,6 +198,9 @@ impl Meter {
     pub(super) fn used_elsewhere(&mut self, used: u64, waits: &[Duration], now: Instant) {
         self.return_until(now);
         let mut rest = used.saturating_sub(self.taken);
+        if rest == 0 || waits.is_empty() {
+            return;
+        }
         self.taken += rest;
         for (index, wait) in waits.iter().enumerate() {
             let part = rest / (waits.len() - index) as u64;
@@ -224,7 +258,8 @@ impl Meter {
             return Err(Wait::TooLarge);
         }
         if let Some(bucket) = &mut self.bucket {
-            return bucket.peek(share, now).map_err(Wait::Until);
+            bucket.peek(share, now).map_err(Wait::Until)?;
+            return self.is_covered(share);
         }
         // What is larger than the whole limit goes when nothing else is taken.
         let missing = (self.taken + share.min(limit)).saturating_sub(limit);
@@ -233,13 +268,30 @@ impl Meter {
         }
         match &self.pace {
             Some(pace) if pace.due() > now => Err(Wait::Until(pace.due())),
+            _ => self.is_covered(share),
+        }
+    }
+
+    /// Whether what is written down covers so much more, where that is asked for.
+    fn is_covered(&mut self, share: u64) -> Result<(), Wait> {
+        match &mut self.cover {
+            Some(cover) if cover.spent + share > cover.written => {
+                cover.wanted = cover.wanted.max(share);
+                Err(Wait::ForRelease)
+            }
             _ => Ok(()),
         }
     }
 
     /// The limit that is spent, and when even the least call may start again, if that is not before `soon`.
     pub(super) fn spent(&mut self, now: Instant, soon: Instant) -> Option<(String, Instant)> {
-        match self.peek(&Cost::LEAST, now) {
+        let wanted = self.cover.as_ref().map(|cover| cover.wanted);
+        let wait = self.peek(&Cost::LEAST, now);
+        // Whoever looks wants nothing.
+        if let Some((cover, wanted)) = self.cover.as_mut().zip(wanted) {
+            cover.wanted = wanted;
+        }
+        match wait {
             Err(Wait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
             _ => None,
         }
@@ -283,6 +335,18 @@ impl Meter {
         self.open.insert(call, share);
         if let Some(bucket) = &mut self.bucket {
             bucket.take(share);
+        }
+        self.cover_more(share);
+    }
+
+    /// So much more is spent; what covers it is written down before it is needed.
+    fn cover_more(&mut self, share: u64) {
+        let block = self.block();
+        if let Some(cover) = &mut self.cover {
+            cover.spent += share;
+            if cover.written.saturating_sub(cover.spent) < block / 2 {
+                cover.wanted = cover.wanted.max(1);
+            }
         }
     }
 
@@ -329,7 +393,9 @@ impl Meter {
                 bucket.take(actual);
             }
             self.taken = self.taken - *share + actual;
+            let more = actual.saturating_sub(*share);
             *share = actual;
+            self.cover_more(more);
         }
     }
 
@@ -359,7 +425,11 @@ impl Meter {
         let end = self.back(per, moment.instant, moment.instant);
         let step = if self.days.is_some() { ONE_SECOND } else { per / PARTS };
         let open: u64 = self.open.values().sum();
-        let ahead = if ahead && self.taken > 0 { limit / BLOCKS + 1 } else { 0 };
+        let ahead = self.ahead(ahead);
+        if let Some(bucket) = &mut self.bucket {
+            let full = bucket.full_at(ahead, moment.instant);
+            return Some(vec![(moment.wall_in_steps(full, per / FINE_PARTS), limit)]);
+        }
         let later = [(end, open + ahead)].into_iter().filter(|(_, share)| *share > 0);
         let returns = self.returns.iter().map(|((at, _), share)| (*at, *share));
         let mut parts = BTreeMap::new();
@@ -369,14 +439,30 @@ impl Meter {
         Some(parts.into_iter().collect())
     }
 
+    /// What is to be written down beyond what is spent: what a call waits for, or else what is left of what
+    /// was written before.
+    fn ahead(&mut self, ahead: bool) -> u64 {
+        let block = self.block();
+        let Some(cover) = &mut self.cover else { return 0 };
+        let more = match ahead {
+            false => 0,
+            true if cover.wanted > 0 => block.max(cover.wanted),
+            true => cover.written.saturating_sub(cover.spent),
+        };
+        cover.offered = cover.spent + more;
+        more
+    }
+
     /// Counts what a process before this one spent.
     pub(super) fn resume(&mut self, parts: &[(Timestamp, u64)], moment: Moment) {
-        for (at, share) in parts.iter().filter(|(at, _)| *at > moment.wall) {
+        let parts = parts.iter().filter(|(at, _)| *at > moment.wall);
+        if let Some(bucket) = &mut self.bucket {
+            parts.for_each(|(at, _)| bucket.empty_until(moment.instant(*at), moment.instant));
+            return;
+        }
+        for (at, share) in parts {
             *self.returns.entry((moment.instant(*at), NO_CALL)).or_default() += share;
             self.taken += share;
-            if let Some(bucket) = &mut self.bucket {
-                bucket.take(*share);
-            }
         }
     }
 

@@ -94,7 +94,8 @@ impl Permit {
 
     /// What the headers of the answer said of limits, where they are learned.
     pub fn observe(&self, figures: &[Figures], now: Instant) {
-        self.quota.ledger().observe(&self.model, figures, now);
+        let age = now.saturating_duration_since(self.granted);
+        self.quota.ledger().observe(&self.model, figures, age, now);
     }
 
     /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model. One that
@@ -121,7 +122,7 @@ impl Permit {
 
     /// The key is not accepted: no more calls with it until an operator acts.
     pub fn disable_key(&mut self, reason: Class) {
-        self.quota.ledger().keys[self.key] = super::State::Disabled { reason: Some(reason) };
+        self.quota.ledger().keys[self.key].shut(reason);
     }
 
     /// The call left and was given up on at `now`, but may run on at the provider for `rest`: it keeps its place

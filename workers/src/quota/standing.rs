@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Quota;
 use super::learn::Learned;
 use super::ledger::Ledger;
+use super::meter::Meter;
 use super::state::State;
 
 /// What of a quota outlives its process.
@@ -98,15 +99,27 @@ impl Quota {
         let Ledger { models, meters, .. } = &mut *ledger;
         let models = models.iter().map(|(name, model)| {
             let mut spent = BTreeMap::new();
-            for meter in &model.meters[..model.configured] {
+            for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
                 if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
-                    spent.insert(meters[*meter].to_string(), parts);
+                    spent.insert(limit.key(), parts);
                 }
             }
             let found = model.learned.as_ref().and_then(Learned::found);
             (name.clone(), ModelStanding { paused: model.state.paused(moment), spent, found })
         });
         Standing { keys, models: models.collect() }
+    }
+
+    /// From now on nothing is spent of long limits that is not written down: who calls this asks for
+    /// [`Quota::standing`] again and again, and says when it stands.
+    pub fn keep(&self) {
+        self.ledger().kept = true;
+    }
+
+    /// What [`Quota::standing`] said last is written down.
+    pub fn confirm(&self) {
+        self.ledger().meters.iter_mut().for_each(Meter::confirm);
+        self.wake.release();
     }
 
     /// Goes on from what a process before this one left.
@@ -126,8 +139,8 @@ impl Quota {
             if let Some(paused) = &before.paused {
                 model.state = State::resumed(paused, moment);
             }
-            for meter in &model.meters[..model.configured] {
-                if let Some(parts) = before.spent.get(&meters[*meter].to_string())
+            for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
+                if let Some(parts) = before.spent.get(&limit.key())
                     && resumed.insert(*meter)
                 {
                     meters[*meter].resume(parts, moment);

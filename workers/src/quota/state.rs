@@ -99,6 +99,13 @@ impl State {
         };
     }
 
+    /// The provider's word shuts it; an operator's act stays what it was.
+    pub(super) fn shut(&mut self, reason: Class) {
+        if *self != (State::Disabled { reason: None }) {
+            *self = State::Disabled { reason: Some(reason) };
+        }
+    }
+
     /// A call may begin.
     pub(super) fn begin(&mut self) {
         if let State::Ramping { calls, .. } = self {

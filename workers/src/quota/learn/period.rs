@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::cost::Dimension;
 use crate::provider::Figures;
 
@@ -9,6 +11,9 @@ use crate::provider::Figures;
 const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];
 /// What is meant where nothing tells.
 const MINUTE: usize = 1;
+/// What is inferred stands on at least so many answers over so long a time, longer than most windows.
+const ANSWERS: u32 = 20;
+const LATELY: Duration = Duration::from_secs(120);
 /// How far a bucket's refill may be from what its period makes of it.
 const TOLERANCE: f64 = 0.25;
 
@@ -25,17 +30,34 @@ pub(super) struct Period {
     buckets: [bool; PERIODS.len()],
     /// The longest time to the whole limit that was seen.
     longest: Option<Duration>,
+    /// The same since some time ago: one odd answer is not believed for ever.
+    lately: Lately,
+}
+
+#[derive(Debug)]
+struct Lately {
+    since: Instant,
+    answers: u32,
+    buckets: [bool; PERIODS.len()],
+    longest: Option<Duration>,
+}
+
+impl Lately {
+    fn new(now: Instant) -> Self {
+        Self { since: now, answers: 0, buckets: [true; PERIODS.len()], longest: None }
+    }
 }
 
 impl Period {
-    pub(super) fn new(figures: &Figures) -> Self {
+    pub(super) fn new(figures: &Figures, now: Instant) -> Self {
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
             buckets: [true; PERIODS.len()],
             longest: None,
+            lately: Lately::new(now),
         };
-        period.see(figures);
+        period.see(figures, now);
         period
     }
 
@@ -63,31 +85,44 @@ impl Period {
     }
 
     /// Takes in an answer's figures; true if the limit or its period is another one now.
-    pub(super) fn observe(&mut self, figures: &Figures) -> bool {
+    pub(super) fn observe(&mut self, figures: &Figures, now: Instant) -> bool {
         let before = (self.limit, self.per());
         if figures.limit != self.limit {
-            *self = Self::new(figures);
+            *self = Self::new(figures, now);
         } else {
-            self.see(figures);
+            self.see(figures, now);
         }
         before != (self.limit, self.per())
     }
 
-    fn see(&mut self, figures: &Figures) {
+    fn see(&mut self, figures: &Figures, now: Instant) {
         let used = figures.limit.saturating_sub(figures.remaining);
         let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else { return };
+        let lately = &mut self.lately;
         self.longest = self.longest.max(Some(whole_in));
-        for (fits, per) in self.buckets.iter_mut().zip(PERIODS) {
+        lately.longest = lately.longest.max(Some(whole_in));
+        for (index, per) in PERIODS.into_iter().enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
             let expected = used as f64 / figures.limit as f64 * f64::from(per);
             let allowed = expected * TOLERANCE + figures.resolution.as_secs_f64();
-            *fits &= (whole_in.as_secs_f64() - expected).abs() <= allowed;
+            let fits = (whole_in.as_secs_f64() - expected).abs() <= allowed;
+            self.buckets[index] &= fits;
+            lately.buckets[index] &= fits;
+        }
+        lately.answers += 1;
+        if lately.answers >= ANSWERS && now >= lately.since + LATELY {
+            let lately = std::mem::replace(lately, Lately::new(now));
+            (self.buckets, self.longest) = (lately.buckets, lately.longest);
         }
     }
 
     /// When what is used by now is back: of a window at once, of a bucket bit by bit.
-    pub(super) fn returns(&self, figures: &Figures) -> Vec<Duration> {
-        let whole_in = figures.whole_in.unwrap_or_else(|| self.per());
+    /// The answer is `age` younger than what it tells.
+    pub(super) fn returns(&self, figures: &Figures, age: Duration) -> Vec<Duration> {
+        let whole_in = figures.whole_in.unwrap_or_else(|| self.per()).min(self.per()).saturating_sub(age);
+        if whole_in.is_zero() {
+            return Vec::new();
+        }
         let parts = if self.buckets.contains(&true) { 10 } else { 1 };
         (1..=parts).map(|part| whole_in * part / parts).collect()
     }
@@ -109,9 +144,10 @@ mod tests {
 
     fn period(seen: &[(u64, u64, f64)]) -> u64 {
         let mut seen = seen.iter().map(|(limit, used, whole_in)| figures(*limit, *used, *whole_in));
-        let mut period = Period::new(&seen.next().expect("an answer"));
+        let now = Instant::now();
+        let mut period = Period::new(&seen.next().expect("an answer"), now);
         seen.for_each(|figures| {
-            period.observe(&figures);
+            period.observe(&figures, now);
         });
         period.per().as_secs()
     }
@@ -135,9 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn one_odd_answer_is_not_believed_for_ever() {
+        let start = Instant::now();
+        let mut period = Period::new(&figures(500, 1, 86_400.0), start);
+        for answer in 0..100 {
+            period.observe(&figures(500, 1, 0.12), start + Duration::from_secs(3 * answer));
+        }
+        assert_eq!(period.per().as_secs(), 60);
+    }
+
+    #[test]
     fn another_limit_begins_anew_and_no_reset_means_a_minute() {
         assert_eq!(period(&[(60, 1, 60.0), (120, 1, 0.5)]), 60);
         let silent = Figures { whole_in: None, ..figures(60, 1, 0.0) };
-        assert_eq!(Period::new(&silent).per().as_secs(), 60);
+        assert_eq!(Period::new(&silent, Instant::now()).per().as_secs(), 60);
     }
 }

@@ -125,7 +125,9 @@ impl Search {
             Phase::Doubling => (STEP, 1),
             Phase::Doubtful { .. } => return false,
             Phase::Found { window: true } => (PERIOD, 1),
-            Phase::Found { .. } if self.ceiling.is_some() => (LONG_PAUSE, LONG_PAUSE_CALLS),
+            Phase::Found { .. } if self.ceiling.is_some() => {
+                (LONG_PAUSE, LONG_PAUSE_CALLS.min(self.limit / 4).max(1))
+            }
             Phase::Found { .. } => (PAUSE, 1),
         };
         let due = self.was_full && self.accepted >= calls && now >= self.since + pause;
@@ -238,6 +240,8 @@ impl Search {
             self.set(self.measured(hint, now).unwrap_or(guess).max(self.limit / 4).min(most), now);
         }
         self.survived = 0;
+        // Far below what was refused once, that says nothing of what is just above.
+        self.ceiling = self.ceiling.filter(|ceiling| self.limit > ceiling / 2);
     }
 
     /// Calls per minute that were accepted at this rate, if they are enough to tell. Who says how long to
@@ -265,4 +269,30 @@ fn times(number: u64, factor: f64) -> u64 {
     )]
     let product = (number as f64 * factor).round() as u64;
     product
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_time_of_refusals_the_rate_comes_back() {
+        let mut now = Instant::now();
+        let mut search = Search::new(now);
+        search.resume(Found { calls_per_minute: 600, window: false }, now);
+        for _ in 0..300 {
+            now += Duration::from_secs(2);
+            search.refused(now, 2, Some(Duration::from_secs(2)), now);
+        }
+        assert!(search.limit < 10, "{}", search.limit);
+        for second in 0..1_200u64 {
+            now += Duration::from_secs(1);
+            for call in 0..search.limit.div_ceil(60) {
+                search.held_back(Wait::Until(now), now, false);
+                search.accepted(second * 1_000 + call, now, now);
+            }
+            search.grow(now);
+        }
+        assert!(search.limit > 300, "{}", search.limit);
+    }
 }
