@@ -10,7 +10,9 @@ use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Postponed, Queue, State};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, copy_in, head, pool, provider, quota, said, simple, soon};
+use crate::support::{
+    Forebay, UNLIMITED, chat, copy_in, head, limited, pool, provider, quota, said, simple, soon,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -233,8 +235,7 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let limits = "{ requests = 1, per = \"3s\", }";
-    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
-    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let text = limited(dir.path(), &provider, limits);
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
     forebay.completion("default", None, "first").await;
@@ -254,8 +255,7 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let limits = "{ requests = 1, per = \"1h\" }, { requests = 100, per = \"1s\" }";
-    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
-    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let text = limited(dir.path(), &provider, limits);
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
     forebay.completion("default", None, "first").await;

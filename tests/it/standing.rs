@@ -7,15 +7,13 @@ use forebay_schemas::{QuotaEvent, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, chat, head, limited, pool, provider, quota, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let limits = "{ requests = 2, per = \"1h\" }";
-    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits);
-    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let text = limited(dir.path(), &provider, "{ requests = 2, per = \"1h\" }");
     let forebay = Forebay::start(dir, &text).await;
     for id in ["first", "second"] {
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;

@@ -75,7 +75,12 @@ pub(crate) fn pool(name: &str, model: &str, quotas: &[&str]) -> String {
 
 /// A configuration whose pool `chat` is served by one account without limits.
 pub(crate) fn simple(dir: &Path, provider: &Provider) -> String {
-    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED);
+    limited(dir, provider, UNLIMITED)
+}
+
+/// The same by one account with these limits.
+pub(crate) fn limited(dir: &Path, provider: &Provider, limits: &str) -> String {
+    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], limits);
     [head(dir), quota, pool("chat", "gpt-4o-mini", &["one"])].concat()
 }
 

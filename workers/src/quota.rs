@@ -104,6 +104,16 @@ pub enum Denied {
     Shut(Option<Class>),
 }
 
+impl From<Wait> for Denied {
+    fn from(wait: Wait) -> Self {
+        match wait {
+            Wait::Until(at) => Denied::Until(at),
+            Wait::ForRelease => Denied::ForRelease,
+            Wait::TooLarge => Denied::TooLarge,
+        }
+    }
+}
+
 impl Denied {
     /// Whether it ends, by itself or by an operator's act: only a call that is too large waits in vain.
     pub(crate) fn passes(self) -> bool {
@@ -219,11 +229,7 @@ impl Quota {
                 passed_over = Some(*meter);
                 continue;
             }
-            return Err(match wait {
-                Wait::Until(at) => Denied::Until(at),
-                Wait::ForRelease => Denied::ForRelease,
-                Wait::TooLarge => Denied::TooLarge,
-            });
+            return Err(wait.into());
         }
         for meter in used.iter().filter(|meter| passed_over != Some(**meter)) {
             meters[*meter].start(now).map_err(Denied::Until)?;

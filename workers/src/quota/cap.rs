@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::limit::Limit;
-use super::meter::{Meter, Wait};
+use super::meter::Meter;
 use super::{Denied, Wake};
 use crate::clock::Clock;
 use crate::cost::Cost;
@@ -57,11 +57,7 @@ impl Cap {
     /// Says what the call has to wait for.
     pub fn peek(&self, cost: &Cost, now: Instant) -> Result<(), Denied> {
         for meter in &mut self.meters().meters {
-            meter.peek(cost, now).map_err(|wait| match wait {
-                Wait::Until(at) => Denied::Until(at),
-                Wait::ForRelease => Denied::ForRelease,
-                Wait::TooLarge => Denied::TooLarge,
-            })?;
+            meter.peek(cost, now)?;
         }
         Ok(())
     }
