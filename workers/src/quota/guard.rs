@@ -3,10 +3,16 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 /// The least that they are taken to vary: clocks, timers and other people's load differ by that much.
 const SHORTEST: Duration = Duration::from_millis(5);
 /// A guard is never less than this part of its period; what it costs is too little to see.
 const LEAST_SHARE: u32 = 500;
+/// What it is at least until so many calls as count were measured and two periods are over: the first
+/// calls find connections, caches and often the server itself cold, and reach it later than those after
+/// them. No more than [`MEASURED_SHARE`] of the period.
+const UNPROVEN: Duration = Duration::from_millis(20);
 /// What is measured here widens a guard to this part of its period at most.
 const MEASURED_SHARE: u32 = 50;
 /// What refusals teach widens it to this part of its period at most.
@@ -24,25 +30,32 @@ pub(super) struct Guard {
     delays: VecDeque<Duration>,
     /// What refusals taught; it is not forgotten.
     taught: Duration,
+    /// When the first call left.
+    first: Option<Instant>,
+    proven: bool,
     width: Duration,
 }
 
 impl Guard {
     pub(super) fn new(per: Duration) -> Self {
         let taught = SHORTEST.max(per / LEAST_SHARE);
-        Self { per, delays: VecDeque::with_capacity(CALLS), taught, width: taught }
+        let width = UNPROVEN.min(per / MEASURED_SHARE).max(taught);
+        Self { per, delays: VecDeque::with_capacity(CALLS), taught, first: None, proven: false, width }
     }
 
     pub(super) fn width(&self) -> Duration {
         self.width
     }
 
-    /// Notes how long a call took from its permit to the network; true if the guard changed.
-    pub(super) fn measure(&mut self, delay: Duration) -> bool {
+    /// Notes how long a call took from its permit to the network, which it reached at `at`; true if the
+    /// guard changed.
+    pub(super) fn measure(&mut self, delay: Duration, at: Instant) -> bool {
         if self.delays.len() == CALLS {
             self.delays.pop_front();
         }
         self.delays.push_back(delay);
+        let first = *self.first.get_or_insert(at);
+        self.proven |= self.delays.len() == CALLS && at >= first + self.per * 2;
         self.adjust()
     }
 
@@ -58,7 +71,8 @@ impl Guard {
         let spread = most.zip(least).map_or(Duration::ZERO, |(most, least)| *most - *least);
         // In whole milliseconds, so that it does not change with every call.
         let spread = Duration::from_millis(u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) + 1);
-        let width = spread.min(self.per / MEASURED_SHARE).max(self.taught);
+        let unproven = if self.proven { Duration::ZERO } else { UNPROVEN };
+        let width = spread.max(unproven).min(self.per / MEASURED_SHARE).max(self.taught);
         let changed = width != self.width;
         self.width = width;
         changed
@@ -70,31 +84,59 @@ mod tests {
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A guard of a second that has measured as many calls as count, all alike, and when the last was.
+    fn proven() -> (Guard, Instant) {
+        let mut guard = Guard::new(SECOND);
+        let start = Instant::now();
+        for _ in 1..CALLS {
+            guard.measure(100 * MILLI, start);
+        }
+        let last = start + 2 * SECOND;
+        assert!(guard.measure(100 * MILLI, last));
+        (guard, last)
+    }
 
     #[test]
     fn it_follows_the_spread_of_the_last_calls_within_bounds() {
-        let mut guard = Guard::new(Duration::from_secs(1));
-        assert_eq!(guard.width(), 5 * MILLI);
-        assert!(!guard.measure(100 * MILLI), "a delay that all calls have costs nothing");
-        assert!(guard.measure(112 * MILLI));
+        let (mut guard, at) = proven();
+        assert_eq!(guard.width(), 5 * MILLI, "a delay that all calls have costs nothing");
+        assert!(guard.measure(112 * MILLI, at));
         assert_eq!(guard.width(), 13 * MILLI);
-        guard.measure(900 * MILLI);
+        guard.measure(900 * MILLI, at);
         assert_eq!(guard.width(), 20 * MILLI, "a fiftieth of the period at most");
         for _ in 0..CALLS {
-            guard.measure(100 * MILLI);
+            guard.measure(100 * MILLI, at);
         }
         assert_eq!(guard.width(), 5 * MILLI, "forgotten with the calls");
     }
 
     #[test]
+    fn it_is_wide_until_calls_and_time_have_proven_the_way() {
+        let mut guard = Guard::new(SECOND);
+        assert_eq!(guard.width(), UNPROVEN);
+        let start = Instant::now();
+        for _ in 0..2 * CALLS {
+            assert!(!guard.measure(MILLI, start), "many calls in no time");
+        }
+        assert_eq!(guard.width(), UNPROVEN);
+        let mut guard = Guard::new(SECOND);
+        guard.measure(MILLI, start);
+        assert!(!guard.measure(MILLI, start + 60 * SECOND), "two calls in a long time");
+        assert_eq!(proven().0.width(), SHORTEST);
+        assert_eq!(Guard::new(SECOND / 10).width(), SHORTEST, "little of a short period");
+    }
+
+    #[test]
     fn what_refusals_teach_is_kept() {
-        let mut guard = Guard::new(Duration::from_secs(1));
+        let (mut guard, at) = proven();
         for expected in [10, 20, 40, 50, 50] {
             guard.refused();
             assert_eq!(guard.width(), expected * MILLI);
         }
         for _ in 0..CALLS {
-            guard.measure(MILLI);
+            guard.measure(MILLI, at);
         }
         assert_eq!(guard.width(), 50 * MILLI);
         assert_eq!(Guard::new(Duration::from_secs(60)).width(), 120 * MILLI);

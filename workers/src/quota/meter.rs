@@ -360,7 +360,7 @@ impl Meter {
     /// once in a period, while within the period later calls catch it up.
     pub(super) fn sent(&mut self, call: u64, at: Instant, delay: Duration) {
         let Amount::PerPeriod { per, .. } = self.amount else { return };
-        if self.guard.measure(delay) {
+        if self.guard.measure(delay, at) {
             self.respace();
         }
         if let Some(bucket) = &mut self.bucket {

@@ -169,7 +169,7 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
     let start = Instant::now();
     let mut times = Vec::new();
     let mut now = start;
-    while times.len() < 31 {
+    while times.len() < 101 {
         match quota.reserve("m", ONE, now) {
             Ok(permit) => {
                 permit.stamp().sent(now);
@@ -182,7 +182,8 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
     for window in times.windows(11) {
         assert!(window[10] - window[0] > SECOND, "never eleven within a second");
     }
-    assert!(times[30] - start < 3 * SECOND + Duration::from_millis(20), "and nearly thirty in three");
+    assert!(times[30] - start < 3 * SECOND + Duration::from_millis(65), "and nearly thirty in three");
+    assert!(times[100] - times[70] < 3 * SECOND + Duration::from_millis(20), "and nearer once it is proven");
 }
 
 #[tokio::test(start_paused = true)]
@@ -210,7 +211,7 @@ async fn what_the_process_before_may_have_spent_counts_as_spent() {
         let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
         let Err(Denied::Until(at)) = quota.reserve("m", ONE, now) else { panic!("{algorithm:?}: spent") };
         let wait = at - before;
-        assert!(wait >= least && wait < least + Duration::from_millis(20), "{algorithm:?}: {wait:?}");
+        assert!(wait >= least && wait < least + Duration::from_millis(25), "{algorithm:?}: {wait:?}");
         let much_later = now + 10 * SECOND;
         let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
         assert!(quota.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
