@@ -106,6 +106,7 @@ class Service:
     def __init__(self, accounts: list[Account], workers: int, record: Optional[Path]) -> None:
         self.accounts = accounts
         self._model = Model()
+        self._model.embed("warm up")  # The first run allocates; no request should wait for it.
         self._workers = threading.BoundedSemaphore(workers)
         self._record = record.open("a", encoding="utf-8") if record else None
         self._record_lock = threading.Lock()
