@@ -94,6 +94,7 @@ impl Schedule {
             way: 2 * MILLI,
             latency: (latency / 4, latency),
             errors: 0.0,
+            outage: Duration::ZERO,
             lost: 0.0,
             seed,
         };

@@ -24,6 +24,28 @@ async fn faults_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_provider_that_is_down_is_left_alone_and_found_again() {
+    for seed in 7_000..7_005 {
+        let mut schedule = Schedule::calm(seed);
+        schedule.accounts = vec![
+            Limits::smooth(100, Duration::from_secs(5), Counting::Sliding),
+            Limits::smooth(100, Duration::from_secs(5), Counting::Sliding),
+        ];
+        (schedule.jobs, schedule.gap) = (1_000, Duration::ZERO);
+        (schedule.behaviour.send_delay, schedule.behaviour.latency) = (3 * MILLI, (50 * MILLI, 100 * MILLI));
+        schedule.behaviour.outage = Duration::from_secs(120);
+        let run = schedule.run().await;
+        run.nothing_lost().nothing_leaked().no_refusal();
+        let completions = run.queue.completions();
+        let attempts = completions.iter().flat_map(|completion| &completion.attempts);
+        let failed = attempts.filter(|attempt| attempt.outcome == "server_error").count();
+        // Both accounts together could make 4,800 calls; ten fail, those under way, and then one in a break.
+        assert!((12..60).contains(&failed), "seed {seed}: {failed} calls to a provider that is down");
+        run.all_succeeded();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_backlog_is_drained_at_nearly_the_allowed_rate() {
     for seed in 2_000..2_010 {
         let mut schedule = Schedule::calm(seed);

@@ -16,7 +16,7 @@ use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
 use crate::queue::Readings;
-use crate::quota::{self, Cap, Limit, Moment, Quota, Standing, Wake};
+use crate::quota::{self, Cap, Circuits, Limit, Moment, Quota, Standing, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
@@ -185,7 +185,9 @@ impl<Q, U> Engine<Q, U> {
     ) -> Self {
         let wake = Arc::new(Wake::default());
         let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
-        let quota = |quota| Quota::new(quota, Arc::clone(&wake), spent_at, Arc::clone(&clock));
+        let circuits = Arc::new(Circuits::default());
+        let quota =
+            |quota| Quota::new(quota, Arc::clone(&wake), Arc::clone(&circuits), spent_at, Arc::clone(&clock));
         let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
         let capped = config.teams.iter().filter(|(_, team)| !team.limits.is_empty());
         let caps = capped

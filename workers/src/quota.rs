@@ -6,6 +6,7 @@
 
 mod bucket;
 mod cap;
+mod circuit;
 mod day;
 mod factor;
 mod guard;
@@ -27,6 +28,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 pub use cap::{Cap, Share};
+pub(crate) use circuit::Circuits;
 use learn::Learned;
 use ledger::{Ledger, Model, choose_key, passable};
 pub use limit::{Algorithm, Amount, Limit};
@@ -88,6 +90,7 @@ pub struct Quota {
     learns: bool,
     ledger: Mutex<Ledger>,
     wake: Arc<Wake>,
+    circuits: Arc<Circuits>,
     clock: Arc<dyn Clock>,
 }
 
@@ -165,11 +168,12 @@ pub struct ModelSnapshot {
 }
 
 impl Quota {
-    /// Builds a quota; `wake` is told whenever a call that had to wait might now start. A process before
-    /// this one may have spent its limits up to `spent_at`.
-    pub fn new(
+    /// Builds a quota; `wake` is told whenever a call that had to wait might now start, and `circuits` are
+    /// shared with the other quotas. A process before this one may have spent its limits up to `spent_at`.
+    pub(crate) fn new(
         mut config: Config,
         wake: Arc<Wake>,
+        circuits: Arc<Circuits>,
         spent_at: Option<Instant>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
@@ -190,7 +194,7 @@ impl Quota {
             spent_at,
             kept: false,
         };
-        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake, clock })
+        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake, circuits, clock })
     }
 
     /// What it was built from.
@@ -212,7 +216,7 @@ impl Quota {
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, factor, meters: used, learned, .. }) = models.get_mut(model) else {
+        let Some(Model { state, circuit, factor, meters: used, learned, .. }) = models.get_mut(model) else {
             return Err(Denied::Shut(None));
         };
         if let Some(learned) = learned {
@@ -220,17 +224,19 @@ impl Quota {
         }
         let cost = Cost { input_tokens: factor.apply(cost.input_tokens), ..cost };
         let model_gate = passable(state.gate(now))?;
+        let circuit_gate = passable(circuit.gate(now))?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
         let mut passed_over = None;
         for meter in used.iter() {
             let Err(wait) = meters[*meter].peek(&cost, now) else { continue };
-            let probing = model_gate == Gate::Probe;
+            let probing = [model_gate, circuit_gate].contains(&Gate::Probe);
             if learned.as_mut().is_some_and(|learned| learned.held_back(*meter, wait, now, probing)) {
                 passed_over = Some(*meter);
                 continue;
             }
             return Err(wait.into());
         }
+        let passage = circuit.enter(now)?;
         for meter in used.iter().filter(|meter| passed_over != Some(**meter)) {
             meters[*meter].start(now).map_err(Denied::Until)?;
         }
@@ -252,7 +258,7 @@ impl Quota {
         }
         ledger.next_key = (key + 1) % ledger.keys.len();
         ledger.totals.in_flight += 1;
-        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, now))
+        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, passage, now))
     }
 
     /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
@@ -262,8 +268,8 @@ impl Quota {
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, meters: used, .. }) = models.get(model) else { return -1.0 };
-        if state.gate(now) != Gate::Open {
+        let Some(Model { state, circuit, meters: used, .. }) = models.get(model) else { return -1.0 };
+        if state.gate(now) != Gate::Open || circuit.gate(now) != Gate::Open {
             return -1.0;
         }
         used.iter().map(|meter| meters[*meter].headroom(now)).fold(1.0, f64::min)
@@ -332,7 +338,7 @@ impl Quota {
             .iter()
             .map(|(name, model)| ModelSnapshot {
                 name: name.clone(),
-                state: model.state.clone(),
+                state: model.shown(),
                 spent: model
                     .meters
                     .iter()

@@ -144,6 +144,19 @@ impl Policy {
     }
 }
 
+/// Whether the provider failed, rather than the job, the key or a limit: where most calls fail, its circuit
+/// breaks.
+pub(crate) fn is_failure(class: Class) -> bool {
+    matches!(
+        class,
+        Class::ServerError
+            | Class::Overloaded
+            | Class::NetBeforeSend
+            | Class::NetAfterSend
+            | Class::MalformedResponse
+    )
+}
+
 /// Full jitter: anything between nothing and a bound that doubles.
 fn backoff(exponent: u32, rng: &mut impl Rng) -> Duration {
     let bound = FIRST_BACKOFF.saturating_mul(1 << exponent.min(10)).min(LONGEST_BACKOFF);

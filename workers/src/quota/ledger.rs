@@ -1,10 +1,12 @@
 //! The ledger of a quota: its keys, its models, and the meters that they share.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::circuit::Circuit;
 use super::factor::Factor;
 use super::learn::Learned;
 use super::limit::Amount;
@@ -37,6 +39,8 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 pub(super) struct Model {
     pub(super) state: State,
+    /// Of this model at the provider, whoever pays.
+    pub(super) circuit: Arc<Circuit>,
     pub(super) factor: Factor,
     /// The meters that bear on it: first those of what is configured, then those of what was learned.
     pub(super) meters: Vec<usize>,
@@ -45,6 +49,16 @@ pub(super) struct Model {
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
     pub(super) unsaid: u32,
     pub(super) unsaid_at: Option<Instant>,
+}
+
+impl Model {
+    /// Its state, or that of its circuit if only that keeps calls from being made.
+    pub(super) fn shown(&self) -> State {
+        match self.state {
+            State::Ready | State::Ramping { .. } => self.circuit.state(),
+            _ => self.state.clone(),
+        }
+    }
 }
 
 impl Ledger {
@@ -76,6 +90,7 @@ impl Ledger {
         used.extend(learned.iter().flat_map(Learned::meters));
         let model_state = Model {
             state: State::Ready,
+            circuit: quota.circuits.of(&quota.config.base_url, model),
             factor: Factor::unknown(),
             meters: used,
             configured,

@@ -7,6 +7,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::cap::{Cap, Share};
+use super::circuit::Passage;
 use super::{Key, Quota};
 use crate::cost::Cost;
 use crate::provider::Figures;
@@ -20,6 +21,7 @@ pub struct Permit {
     call: u64,
     model: String,
     key: usize,
+    passage: Passage,
     granted: Instant,
     /// Whether the provider said anything: a probe without a word has shown nothing.
     answered: bool,
@@ -30,8 +32,15 @@ pub struct Permit {
 }
 
 impl Permit {
-    pub(super) fn new(quota: Arc<Quota>, call: u64, model: String, key: usize, granted: Instant) -> Self {
-        Self { quota, call, model, key, granted, answered: false, runs_until: None, share: None }
+    pub(super) fn new(
+        quota: Arc<Quota>,
+        call: u64,
+        model: String,
+        key: usize,
+        passage: Passage,
+        granted: Instant,
+    ) -> Self {
+        Self { quota, call, model, key, passage, granted, answered: false, runs_until: None, share: None }
     }
 
     /// Holds what the call takes of its team's limits.
@@ -85,6 +94,14 @@ impl Permit {
         }
         let mut ledger = self.quota.ledger();
         ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
+    }
+
+    /// Whether the provider did what it is for, be it to refuse, or failed, and how.
+    pub fn went(&self, failure: Option<Class>, now: Instant) {
+        match failure {
+            None => self.passage.answered(now),
+            Some(class) => self.passage.failed(class, now),
+        }
     }
 
     /// The provider took the call in, whatever came of it.

@@ -33,7 +33,7 @@ fn quota_on(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>, clock: A
         keys: (0..keys).map(key).collect(),
         limits,
     };
-    Quota::new(config, Arc::default(), spent_at, clock)
+    Quota::new(config, Arc::default(), Arc::default(), spent_at, clock)
 }
 
 const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };

@@ -40,6 +40,7 @@ struct State {
     copies: Vec<(String, Bytes)>,
     dead: Vec<DeadLetter>,
     acked: usize,
+    postponed: usize,
 }
 
 impl State {
@@ -114,6 +115,11 @@ impl SimQueue {
         self.state().acked
     }
 
+    /// How many deliveries were postponed; each is acked, and comes again.
+    pub fn postponed(&self) -> usize {
+        self.state().postponed
+    }
+
     /// How many jobs are neither acked nor given back.
     pub fn held(&self) -> usize {
         self.state().held.len()
@@ -154,6 +160,7 @@ impl Queue for SimQueue {
     async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
         let wait = job.at.duration_since(self.clock.now());
         let wait = std::time::Duration::try_from(wait).unwrap_or_default();
+        self.state().postponed += 1;
         let queue = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;

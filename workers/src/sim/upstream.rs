@@ -62,6 +62,8 @@ pub struct Behaviour {
     pub latency: (Duration, Duration),
     /// The share of calls that end in a 500.
     pub errors: f64,
+    /// All calls end in one that arrive within this time from the beginning.
+    pub outage: Duration,
     /// The share of calls that are never answered.
     pub lost: f64,
     /// For all choices.
@@ -73,6 +75,7 @@ pub struct Behaviour {
 pub struct SimUpstream {
     behaviour: Arc<Behaviour>,
     state: Arc<Mutex<State>>,
+    began: Instant,
 }
 
 #[derive(Debug)]
@@ -88,7 +91,7 @@ impl SimUpstream {
     pub fn new(behaviour: Behaviour) -> Self {
         let rng = SmallRng::seed_from_u64(behaviour.seed);
         let state = State { rng, arrivals: HashMap::new(), accepted: HashMap::new(), refusals: 0 };
-        Self { behaviour: Arc::new(behaviour), state: Arc::new(Mutex::new(state)) }
+        Self { behaviour: Arc::new(behaviour), state: Arc::new(Mutex::new(state)), began: Instant::now() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -190,6 +193,7 @@ impl Upstream for SimUpstream {
             return Ok(self.answer(429, headers, body));
         }
         let told = self.told(account, Instant::now());
+        let broken = self.began.elapsed() < self.behaviour.outage;
         let (least, most) = self.behaviour.latency;
         let latency = least + self.up_to(most.saturating_sub(least));
         tokio::time::sleep(latency).await;
@@ -197,7 +201,7 @@ impl Upstream for SimUpstream {
         if fate < self.behaviour.lost {
             return Err(Error::Unanswered("the connection was reset".to_owned()));
         }
-        if fate < self.behaviour.lost + self.behaviour.errors {
+        if broken || fate < self.behaviour.lost + self.behaviour.errors {
             return Ok(self.answer(
                 500,
                 HeaderMap::new(),

@@ -1,0 +1,202 @@
+//! Circuits: where most calls to a provider's model fail, calls stop until one shows that they may go on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use forebay_schemas::Class;
+use tokio::time::Instant;
+
+use super::Denied;
+use super::ledger::passable;
+use super::state::{Gate, State};
+
+/// Calls that are looked back on,
+const CALLS: usize = 20;
+/// unless they are older than this.
+const LOOK_BACK: Duration = Duration::from_secs(60);
+/// Nothing is concluded from fewer, and if less than half of them failed.
+const FEWEST: usize = 10;
+/// How long calls stop; each time that follows without a sound run of calls between doubles it.
+const FIRST_BREAK: Duration = Duration::from_secs(1);
+const LONGEST_BREAK: Duration = Duration::from_secs(30);
+
+/// The circuits of all providers, by address and model. Accounts at one provider share them: what is broken
+/// there is broken for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Circuits(Mutex<HashMap<(String, String), Arc<Circuit>>>);
+
+/// Whether calls to a model of a provider make sense now, whichever account pays.
+#[derive(Debug, Default)]
+pub(super) struct Circuit(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: State,
+    /// When the last calls ended, and whether they failed.
+    ended: VecDeque<(Instant, bool)>,
+    /// How often calls were stopped since they last went well.
+    breaks: u32,
+    next_call: u64,
+}
+
+/// One call's passage. Dropping it without a word of how the call ended says nothing of the provider.
+#[derive(Debug)]
+pub(super) struct Passage {
+    circuit: Arc<Circuit>,
+    call: u64,
+}
+
+impl Circuits {
+    /// The circuit of `model` at the provider with this address.
+    pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<Circuit> {
+        let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(circuits.entry((base_url.to_owned(), model.to_owned())).or_default())
+    }
+}
+
+impl Circuit {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.inner().state.clone()
+    }
+
+    pub(super) fn gate(&self, now: Instant) -> Gate {
+        self.inner().state.gate(now)
+    }
+
+    /// Lets a call pass, if one may.
+    ///
+    /// # Errors
+    /// Says what it has to wait for.
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<Passage, Denied> {
+        let mut inner = self.inner();
+        let gate = passable(inner.state.gate(now))?;
+        inner.next_call += 1;
+        let call = inner.next_call;
+        inner.state.begin();
+        if gate == Gate::Probe {
+            inner.state.probe(call);
+        }
+        Ok(Passage { circuit: Arc::clone(self), call })
+    }
+}
+
+impl Inner {
+    /// Whether most of the last calls failed; `None` if there were too few.
+    fn fails(&mut self, now: Instant) -> Option<bool> {
+        while self.ended.front().is_some_and(|(at, _)| *at + LOOK_BACK < now) || self.ended.len() > CALLS {
+            self.ended.pop_front();
+        }
+        let failed = self.ended.iter().filter(|(_, failed)| *failed).count();
+        (self.ended.len() >= FEWEST).then_some(failed * 2 >= self.ended.len())
+    }
+
+    fn stop(&mut self, reason: Class, now: Instant) {
+        let pause = (FIRST_BREAK * 2u32.saturating_pow(self.breaks)).min(LONGEST_BREAK);
+        self.breaks += 1;
+        self.ended.clear();
+        self.state.cool(reason, pause, now);
+    }
+}
+
+impl Passage {
+    /// The provider did what it is for, be it to refuse.
+    pub(super) fn answered(&self, now: Instant) {
+        let mut inner = self.circuit.inner();
+        inner.ended.push_back((now, false));
+        if inner.fails(now) == Some(false) {
+            inner.breaks = 0;
+        }
+        inner.state.probe_ended(self.call, true, now);
+    }
+
+    /// The provider failed. Calls that were under way when calls were stopped say nothing new.
+    pub(super) fn failed(&self, reason: Class, now: Instant) {
+        let mut inner = self.circuit.inner();
+        match inner.state {
+            State::Probing { call, .. } if call == self.call => inner.stop(reason, now),
+            State::Ready | State::Ramping { .. } => {
+                inner.ended.push_back((now, true));
+                if inner.fails(now) == Some(true) {
+                    inner.stop(reason, now);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Passage {
+    fn drop(&mut self) {
+        self.circuit.inner().state.probe_ended(self.call, false, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Fails or answers one call after the other while it may; returns how many.
+    fn call(circuit: &Arc<Circuit>, at: Instant, most: usize, fails: impl Fn(usize) -> bool) -> usize {
+        for index in 0..most {
+            let Ok(passage) = circuit.enter(at) else { return index };
+            match fails(index) {
+                true => passage.failed(Class::ServerError, at),
+                false => passage.answered(at),
+            }
+        }
+        most
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn most_calls_must_fail_and_there_must_be_some() {
+        let circuit = Arc::new(Circuit::default());
+        let start = Instant::now();
+        assert_eq!(call(&circuit, start, 1_000, |index| index % 3 == 0), 1_000, "one in three");
+        let circuit = Arc::new(Circuit::default());
+        for minute in 0..10 {
+            let at = start + 61 * SECOND * minute;
+            assert_eq!(call(&circuit, at, FEWEST - 1, |_| true), FEWEST - 1, "too few in a minute");
+        }
+        assert_eq!(call(&circuit, start + 3_600 * SECOND, 100, |_| true), FEWEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_probe_at_a_time_and_each_break_is_longer_until_calls_go_well() {
+        let circuit = Arc::new(Circuit::default());
+        let mut at = Instant::now();
+        call(&circuit, at, 100, |_| true);
+        for pause in [1, 2, 4, 8, 16, 30, 30] {
+            assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + pause * SECOND)));
+            at += pause * SECOND;
+            let probe = circuit.enter(at).expect("a probe");
+            assert_eq!(circuit.enter(at).err(), Some(Denied::ForRelease), "one alone");
+            probe.failed(Class::ServerError, at);
+        }
+        at += 30 * SECOND;
+        drop(circuit.enter(at).expect("a probe that is given up"));
+        assert_eq!(call(&circuit, at, 100, |_| false), 3, "a probe, and then the ramp begins");
+        for _ in 0..20 {
+            at += SECOND;
+            call(&circuit, at, 100, |_| false);
+        }
+        assert_eq!(circuit.state(), State::Ready);
+        call(&circuit, at, 100, |_| true);
+        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + SECOND)), "short again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_were_under_way_say_nothing_new() {
+        let circuit = Arc::new(Circuit::default());
+        let at = Instant::now();
+        let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();
+        under_way.iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + SECOND)), "one break");
+    }
+}
