@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_workers::quota::Algorithm;
 use forebay_workers::sim::upstream::{Counting, Tells};
 
-use crate::schedule::{Limits, MILLI, Schedule};
+use crate::schedule::{Limits, MILLI, Run, Schedule};
 
 #[tokio::test(start_paused = true)]
 async fn calm_schedules_lose_nothing_and_are_refused_nothing() {
@@ -20,6 +20,44 @@ async fn faults_lose_nothing() {
     for seed in 1_000..1_040 {
         let run = Schedule::stormy(seed).run().await;
         run.nothing_lost().nothing_leaked().no_refusal();
+    }
+}
+
+/// Calls of 30 s under a limit of a minute, each up to `way` under way before the provider counts it.
+async fn long_calls(seed: u64, limits: &Limits, way: Duration) -> Run {
+    let mut schedule = Schedule::calm(seed);
+    schedule.accounts = vec![limits.clone()];
+    (schedule.jobs, schedule.gap) = (60, Duration::ZERO);
+    schedule.behaviour.latency = (30_000 * MILLI, 30_000 * MILLI);
+    (schedule.behaviour.send_delay, schedule.behaviour.way) = (50 * MILLI, way);
+    let run = schedule.run().await;
+    run.nothing_lost().all_succeeded().nothing_leaked();
+    run
+}
+
+#[tokio::test(start_paused = true)]
+async fn long_calls_that_arrive_within_the_guard_are_never_refused_and_those_beyond_it_seldom() {
+    // A five-hundredth of the minute.
+    let guard = 120 * MILLI;
+    let minute = Duration::from_secs(60);
+    for limits in [Limits::smooth, Limits::counted] {
+        for counting in [Counting::Sliding, Counting::Fixed] {
+            // With one call a minute nothing evens out what single calls are late by.
+            let (many, one) = (limits(30, minute, counting), limits(1, minute, counting));
+            let mut beyond = 0;
+            for seed in 8_000..8_004 {
+                long_calls(seed, &many, guard).await.no_refusal();
+                let inside = long_calls(seed, &one, guard).await;
+                inside.no_refusal();
+                assert!(inside.share(0) >= 0.99, "{counting:?}, seed {seed}: {}", inside.share(0));
+                let refusals = long_calls(seed, &one, 2 * guard).await.upstream.refusals();
+                assert!(refusals <= 1, "{counting:?}, seed {seed}: {refusals}; the first widens the guard");
+                beyond += refusals;
+            }
+            // A fixed window slides away from calls that are more than a period apart.
+            let kept = beyond > 0 || counting == Counting::Fixed;
+            assert!(kept, "{counting:?}: it is the guard that keeps them from being refused");
+        }
     }
 }
 
