@@ -16,8 +16,9 @@ demo: nats-server
 test: nats-server $(TOOLS)/cargo-deny
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(TOOLS)/cargo-deny check bans licenses sources
+	$(TOOLS)/cargo-deny --all-features check bans licenses sources
 	$(CARGO) test --locked
+	$(CARGO) test --locked -p forebay-workers --features exact-tokens exact
 
 ## build: the release binary
 build:

@@ -216,10 +216,10 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         );
         return Some(("unknown_model", message));
     };
-    let first = &engine.targets[first.target].quota.config().adapter;
+    let first = &engine.targets[first.target];
     let by_quotas = targets.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens());
     staged.cost = match by_quotas || engine.caps.contains_key(&staged.flow.team) {
-        true => first.admission_cost(&staged.job),
+        true => first.quota.config().adapter.admission_cost(&staged.job, &first.model),
         // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
         false => {
             Cost { requests: 1, input_tokens: staged.delivery.payload.len() as u64 / 3, ..Cost::default() }

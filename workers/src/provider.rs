@@ -1,6 +1,8 @@
 //! Providers' wire dialects: pure functions between the unified format and what a provider speaks.
 
 mod estimate;
+#[cfg(feature = "exact-tokens")]
+mod exact;
 mod openai;
 
 use forebay_schemas::{Class, Job, Response, Usage};
@@ -71,8 +73,8 @@ pub trait Adapter: Send + Sync + std::fmt::Debug {
     /// When the credential cannot stand in a header.
     fn authorise(&self, headers: &mut HeaderMap, secret: &Secret) -> Result<(), String>;
 
-    /// What the provider takes the call to cost when it admits it.
-    fn admission_cost(&self, job: &Job) -> Cost;
+    /// What the provider takes a call to `model` to cost when it admits it.
+    fn admission_cost(&self, job: &Job, model: &str) -> Cost;
 
     /// Whether the provider gives back what was admitted and not used.
     fn settles(&self) -> bool;

@@ -13,7 +13,7 @@ const DENSE_TENTHS: usize = 15;
 /// A run of so many bytes without a space, of digits or of base64's letters, is not words.
 const RUN: usize = 40;
 /// Tokens of one image or sound.
-const MEDIA: usize = 1_000;
+pub(super) const MEDIA: usize = 1_000;
 /// Tokens of a message beside its text.
 const MESSAGE: usize = 4;
 

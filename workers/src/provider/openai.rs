@@ -70,11 +70,12 @@ impl Adapter for OpenAi {
 
     /// OpenAI admits a call by the larger of its `max_tokens` and an estimate from its length (vendor's
     /// documentation, mid-2026).
-    fn admission_cost(&self, job: &Job) -> Cost {
+    fn admission_cost(&self, job: &Job, model: &str) -> Cost {
         let number = |field: &str| job.body.get(field).and_then(|raw| raw.get().parse::<u64>().ok());
         let parts = job.body.iter().filter(|(key, _)| PROMPT.contains(&key.as_str()));
-        let parts = parts.filter_map(|(_, raw)| serde_json::from_str::<Value>(raw.get()).ok());
-        let prompt: usize = parts.map(|part| estimate::tokens(&part)).sum();
+        let parts =
+            parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
+        let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
         let answer = match job.url.as_str() {
             "/v1/embeddings" => 0,
             _ => number("max_completion_tokens")
@@ -127,6 +128,19 @@ impl Adapter for OpenAi {
             scope,
         }
     }
+}
+
+/// Tokens of a part of a request's body: as the model's tokenizer counts them, if that is here, else likely.
+#[cfg_attr(
+    not(feature = "exact-tokens"),
+    expect(unused_variables, reason = "an estimate is the same for all models")
+)]
+fn tokens(model: &str, name: &str, part: &Value) -> usize {
+    #[cfg(feature = "exact-tokens")]
+    if let Some(exact) = super::exact::tokens(model, name, part) {
+        return exact;
+    }
+    estimate::tokens(part)
 }
 
 fn figures(headers: &HeaderMap, name: &str, dimension: Dimension) -> Option<Figures> {
