@@ -90,13 +90,13 @@ impl App {
                 topology::Error::Unfit { .. } => Error::Usage(error.into()),
             },
         )?;
-        let quotas = workers.quotas.iter().map(|quota| quota.name.clone()).collect();
-        let standings = Standings::read(&connection, quotas).await?;
+        let standings = Standings::read(&connection, workers.standing_names()).await?;
         let workers = forebay_workers::Config { idle: dir.idle(), standings: standings.known(), ..workers };
         let pulse = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
-        let writing = tokio::spawn(standings.keep(Arc::clone(&worker), written.clone()));
+        let unseated = seat.as_ref().map(Seat::loss).unwrap_or_default();
+        let writing = tokio::spawn(standings.keep(Arc::clone(&worker), written.clone(), unseated));
         let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
         let control = Control::start(
             connection.client.clone(),

@@ -109,6 +109,11 @@ impl Seat {
         self.lost.cancelled().await;
     }
 
+    /// Is cancelled when the seat is lost.
+    pub fn loss(&self) -> CancellationToken {
+        self.lost.clone()
+    }
+
     /// Leaves the seat to the next one, unless another has it already.
     pub async fn leave(self) {
         self.renewal.abort();

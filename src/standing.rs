@@ -1,11 +1,12 @@
-//! What of accounts outlives a process, in a key-value bucket: read before the worker starts, and written
-//! while it works.
+//! What of accounts and of teams' limits outlives a process, in a key-value bucket: read before the worker
+//! starts, and written while it works.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use async_nats::jetstream::context::CreateKeyValueError;
 use async_nats::jetstream::kv::{self, Store};
 use forebay_workers::quota::Standing;
 use tokio::time::MissedTickBehavior;
@@ -18,9 +19,10 @@ use crate::control::Worker;
 /// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// The bucket, and what it holds of each account.
+/// The bucket, and what it holds under each name.
 #[derive(Debug)]
 pub struct Standings {
+    connection: Connection,
     store: Store,
     written: HashMap<String, Written>,
 }
@@ -33,71 +35,93 @@ struct Written {
 }
 
 impl Standings {
-    /// Reads what a process before this one left of these accounts. What cannot be understood is not known.
+    /// Reads what a process before this one left under these names. What cannot be understood is not known.
     ///
     /// # Errors
     /// When the bucket cannot be made or read.
-    pub async fn read(connection: &Connection, quotas: Vec<String>) -> Result<Self, Error> {
-        let failed = |problem: String| Error::Unreachable(anyhow!("what is known of accounts: {problem}"));
-        let bucket = connection.names.quotas_bucket();
-        let config = kv::Config { bucket, history: 1, ..kv::Config::default() };
-        let made = connection.context.create_or_update_key_value(config).await;
-        let store = made.map_err(|error| failed(error.to_string()))?;
+    pub async fn read(connection: &Connection, names: Vec<String>) -> Result<Self, Error> {
+        let failed = |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
+        let store = make(connection).await.map_err(|error| failed(error.to_string()))?;
         let mut written = HashMap::new();
-        for quota in quotas {
-            let entry = store.entry(quota.as_str()).await.map_err(|error| failed(error.to_string()))?;
+        for name in names {
+            let entry = store.entry(name.as_str()).await.map_err(|error| failed(error.to_string()))?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
             let standing = entry.filter(|entry| entry.operation == kv::Operation::Put).map(|entry| {
                 serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
-                    warn!(quota, %error, "what was known of this account is not understood");
+                    warn!(name, %error, "what was known of these limits is not understood");
                     Standing::default()
                 })
             });
-            written.insert(quota, Written { standing: standing.unwrap_or_default(), revision });
+            written.insert(name, Written { standing: standing.unwrap_or_default(), revision });
         }
-        Ok(Self { store, written })
+        Ok(Self { connection: connection.clone(), store, written })
     }
 
-    /// What is known of each account.
+    /// What is known, by name.
     pub fn known(&self) -> HashMap<String, Standing> {
-        self.written.iter().map(|(quota, written)| (quota.clone(), written.standing.clone())).collect()
+        self.written.iter().map(|(name, written)| (name.clone(), written.standing.clone())).collect()
     }
 
-    /// Writes down what changes until `stop`, and then what is left.
-    pub async fn keep(mut self, worker: Arc<Worker>, stop: CancellationToken) {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = look.tick() => self.write(&worker, true).await,
-                () = stop.cancelled() => break,
+    /// Writes down what changes until `stop`, and then what is left; nothing any more once somebody else has
+    /// the work, whose word it would replace.
+    pub async fn keep(mut self, worker: Arc<Worker>, stop: CancellationToken, unseated: CancellationToken) {
+        let written = async {
+            let mut look = tokio::time::interval(LOOK);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = look.tick() => self.write(&worker, true).await,
+                    () = stop.cancelled() => break,
+                };
             }
+            if !self.write(&worker, false).await {
+                self.write(&worker, false).await;
+            }
+        };
+        tokio::select! {
+            () = written => {}
+            () = unseated.cancelled() => {}
         }
-        self.write(&worker, false).await;
     }
 
-    /// Writes down what has changed; with `ahead`, what may be spent until the next time too.
-    async fn write(&mut self, worker: &Worker, ahead: bool) {
-        for (quota, standing) in worker.standings(ahead) {
-            let written = self.written.entry(quota.clone()).or_default();
+    /// Writes down what has changed; with `ahead`, what may be spent until the next time too. False if
+    /// something could not be.
+    async fn write(&mut self, worker: &Worker, ahead: bool) -> bool {
+        let mut all = true;
+        for (name, standing) in worker.standings(ahead) {
+            let written = self.written.entry(name.clone()).or_default();
             if written.standing == standing {
-                worker.confirm(&quota);
+                worker.confirm(&name);
                 continue;
             }
             let Ok(value) = serde_json::to_vec(&standing) else { continue };
-            match self.store.update(quota.as_str(), value.into(), written.revision).await {
+            match self.store.update(name.as_str(), value.into(), written.revision).await {
                 Ok(revision) => {
                     *written = Written { standing, revision };
-                    worker.confirm(&quota);
+                    worker.confirm(&name);
                 }
                 Err(error) => {
-                    warn!(quota, %error, "what is known of this account cannot be written down yet");
-                    // Somebody else may have written; whoever works next must not be stopped by that.
-                    if let Ok(entry) = self.store.entry(quota.as_str()).await {
-                        written.revision = entry.map_or(0, |entry| entry.revision);
+                    warn!(name, %error, "what is known of these limits cannot be written down yet");
+                    all = false;
+                    // Somebody else may have written, or deleted all; what comes next must not be stopped by that.
+                    match self.store.entry(name.as_str()).await {
+                        Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),
+                        Err(_) => {
+                            if let Err(error) = make(&self.connection).await {
+                                warn!(%error, "the bucket of what is known of limits cannot be made");
+                            }
+                        }
                     }
                 }
             }
         }
+        all
     }
+}
+
+/// Makes the bucket, if there is none.
+async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
+    let bucket = connection.names.quotas_bucket();
+    let config = kv::Config { bucket, history: 1, ..kv::Config::default() };
+    connection.context.create_or_update_key_value(config).await
 }

@@ -1,4 +1,4 @@
-//! What of accounts outlives a process.
+//! What of accounts and of teams' limits outlives a process.
 
 use std::time::Duration;
 
@@ -25,13 +25,55 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     let keys = keys(&forebay, "keys", None).await.expect("keys");
     let spent = keys.quotas[0].models[0].spent.as_ref().expect("it is spent");
     assert_eq!(spent.limit, "2 requests per 3600s");
-    let mut third = chat("third", "hello");
-    let deadline = SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon");
-    third["deadline"] = json!(deadline.to_string());
-    forebay.publish("ai.jobs.chat", &third).await;
+    forebay.publish("ai.jobs.chat", &in_a_hurry("third")).await;
     assert_eq!(forebay.completion("default", None, "third").await.status, Status::Expired);
     assert_eq!(provider.calls().len(), 2);
     forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_team_has_spent_stays_spent_over_a_restart() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let team = "[team.acme]\nlimits = [{ requests = 2, per = \"1h\" }]\n";
+    let text = limited(dir.path(), &provider, "{ concurrent = 256 }") + team;
+    let forebay = Forebay::start(dir, &text).await;
+    for id in ["first", "second"] {
+        forebay.publish("ai.jobs.chat.acme", &chat(id, "hello")).await;
+        assert_eq!(said(&forebay.completion("acme", None, id).await), "You said: hello");
+    }
+    let dir = forebay.leave().await;
+
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.publish("ai.jobs.chat.acme", &in_a_hurry("third")).await;
+    assert_eq!(forebay.completion("acme", None, "third").await.status, Status::Expired);
+    forebay.publish("ai.jobs.chat", &chat("fourth", "hello")).await;
+    assert_eq!(said(&forebay.completion("default", None, "fourth").await), "You said: hello");
+    assert_eq!(provider.calls().len(), 3);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = limited(dir.path(), &provider, "{ requests = 3, per = \"1h\" }");
+    let forebay = Forebay::start(dir, &text).await;
+    for id in ["first", "second", "third"] {
+        // Each of so few calls is written down before it is made.
+        forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
+        assert_eq!(said(&forebay.completion("default", None, id).await), "You said: hello");
+        forebay.connection.context.delete_key_value("AI_QUOTAS").await.expect("deleted");
+    }
+    forebay.stop().await;
+}
+
+/// A job that has a second.
+fn in_a_hurry(id: &str) -> serde_json::Value {
+    let mut job = chat(id, "hello");
+    let deadline = SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon");
+    job["deadline"] = json!(deadline.to_string());
+    job
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,10 +39,24 @@ pub struct Config {
     pub lane_weights: [(Lane, u64); 3],
     /// How long ago another process may have spent the limits, if ever.
     pub idle: Option<Duration>,
-    /// What a process before this one left of quotas, by name.
+    /// What a process before this one left, by [`Config::standing_names`].
     pub standings: HashMap<String, Standing>,
     /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
     pub kept: bool,
+}
+
+impl Config {
+    /// The names of what outlives the process: of quotas their own, of teams with limits `team.<team>`.
+    pub fn standing_names(&self) -> Vec<String> {
+        let capped = self.teams.iter().filter(|(_, team)| !team.limits.is_empty());
+        let teams = capped.map(|(name, _)| standing_of_team(name));
+        self.quotas.iter().map(|quota| quota.name.clone()).chain(teams).collect()
+    }
+}
+
+/// The name under which it is written down how far a team's limits are spent: no quota's name has a dot.
+pub(crate) fn standing_of_team(team: &str) -> String {
+    format!("team.{team}")
 }
 
 /// A named queue and what serves it.
@@ -190,7 +204,7 @@ impl<Q, U> Engine<Q, U> {
             |quota| Quota::new(quota, Arc::clone(&wake), Arc::clone(&circuits), spent_at, Arc::clone(&clock));
         let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
         let capped = config.teams.iter().filter(|(_, team)| !team.limits.is_empty());
-        let caps = capped
+        let caps: HashMap<_, _> = capped
             .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
             .collect();
         let mut targets: Vec<Target> = Vec::new();
@@ -214,11 +228,21 @@ impl<Q, U> Engine<Q, U> {
             }
             let Some(standing) = config.standings.get(&quota.config().name) else { continue };
             let mut standing = standing.clone();
-            // A model that no pool names any more is of no interest.
+            // A model that no pool names any more is of no interest, unless it has spent what others share.
             let named =
                 |target: &Target, model: &str| Arc::ptr_eq(&target.quota, quota) && target.model == model;
-            standing.models.retain(|model, _| targets.iter().any(|target| named(target, model)));
+            standing.models.retain(|model, _| {
+                quota.config().shares_limits(model) || targets.iter().any(|target| named(target, model))
+            });
             quota.resume(&standing, moment);
+        }
+        for (team, cap) in &caps {
+            if config.kept {
+                cap.keep();
+            }
+            if let Some(standing) = config.standings.get(&standing_of_team(team)) {
+                cap.resume(standing, moment);
+            }
         }
         Self {
             queue,

@@ -34,7 +34,7 @@ use ledger::{Ledger, Model, choose_key, passable};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::Wait;
 pub use permit::{Permit, Stamp};
-pub use standing::{Found, ModelStanding, Moment, Paused, Standing};
+pub use standing::{Found, ModelStanding, Moment, Paused, Spent, Standing};
 use state::Gate;
 pub use state::State;
 pub use wake::Wake;
@@ -76,6 +76,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether `model` has a limit in common with others.
+    pub(crate) fn shares_limits(&self, model: &str) -> bool {
+        self.limits_of(model).any(|limit| limit.models.is_some())
+    }
+
     /// The limits that bear on `model`, in their order.
     fn limits_of(&self, model: &str) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(move |limit| limit.covers(model))

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
-use crate::engine::{Config, Engine};
+use crate::engine::{Config, Engine, standing_of_team};
 use crate::flow;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
@@ -112,18 +112,24 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         }
     }
 
-    /// What of each quota outlives this process, by name; with `ahead` what may be spent before this is asked
+    /// What of each quota and of each team's limits outlives this process, by the names of
+    /// [`Config::standing_names`]; with `ahead` what may be spent before this is asked
     /// for again counts as spent.
     pub fn standings(&self, ahead: bool) -> Vec<(String, Standing)> {
         let moment = Moment { instant: Instant::now(), wall: self.engine.clock.now() };
         let quotas = self.engine.quotas.iter();
-        quotas.map(|quota| (quota.config().name.clone(), quota.standing(ahead, moment))).collect()
+        let quotas = quotas.map(|quota| (quota.config().name.clone(), quota.standing(ahead, moment)));
+        let teams = self.engine.caps.iter();
+        let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
+        quotas.chain(teams).collect()
     }
 
-    /// What [`Worker::standings`] said last of a quota is written down.
-    pub fn confirm(&self, quota: &str) {
+    /// What [`Worker::standings`] said last under a name is written down.
+    pub fn confirm(&self, name: &str) {
         let quotas = self.engine.quotas.iter();
-        quotas.filter(|known| known.config().name == quota).for_each(|known| known.confirm());
+        quotas.filter(|quota| quota.config().name == name).for_each(|quota| quota.confirm());
+        let teams = self.engine.caps.iter();
+        teams.filter(|(team, _)| standing_of_team(team) == name).for_each(|(_, cap)| cap.confirm());
     }
 
     /// Disables or enables a key, or all keys of a quota. False if there is no such quota or key.

@@ -14,14 +14,15 @@ use crate::cost::Cost;
 /// The limits of a team.
 #[derive(Debug)]
 pub struct Cap {
-    meters: Mutex<Meters>,
-    wake: Arc<Wake>,
+    pub(super) limits: Vec<Limit>,
+    inner: Mutex<Inner>,
+    pub(super) wake: Arc<Wake>,
 }
 
 #[derive(Debug)]
-struct Meters {
+pub(super) struct Inner {
     next_call: u64,
-    meters: Vec<Meter>,
+    pub(super) meters: Vec<Meter>,
 }
 
 /// What one call takes of its team's limits. Dropping it gives back what the call has not used.
@@ -43,12 +44,12 @@ impl Cap {
     ) -> Arc<Self> {
         let now = Instant::now();
         let meter = |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
-        let meters = Meters { next_call: 0, meters: limits.iter().map(meter).collect() };
-        Arc::new(Self { meters: Mutex::new(meters), wake })
+        let inner = Inner { next_call: 0, meters: limits.iter().map(meter).collect() };
+        Arc::new(Self { limits: limits.to_vec(), inner: Mutex::new(inner), wake })
     }
 
-    fn meters(&self) -> MutexGuard<'_, Meters> {
-        self.meters.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a call of this cost may start at `now`; takes nothing.
@@ -56,7 +57,7 @@ impl Cap {
     /// # Errors
     /// Says what the call has to wait for.
     pub fn peek(&self, cost: &Cost, now: Instant) -> Result<(), Denied> {
-        for meter in &mut self.meters().meters {
+        for meter in &mut self.inner().meters {
             meter.peek(cost, now)?;
         }
         Ok(())
@@ -67,7 +68,7 @@ impl Cap {
     /// # Errors
     /// With the time at which it may start, if its spacing says otherwise.
     pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<Share, Denied> {
-        let mut inner = self.meters();
+        let mut inner = self.inner();
         for meter in &mut inner.meters {
             meter.start(now).map_err(Denied::Until)?;
         }
@@ -81,7 +82,7 @@ impl Cap {
 
     /// The call left at `at`, `delay` after its permit.
     pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
-        self.meters().meters.iter_mut().for_each(|meter| meter.sent(call, at, delay));
+        self.inner().meters.iter_mut().for_each(|meter| meter.sent(call, at, delay));
     }
 }
 
@@ -93,7 +94,7 @@ impl Share {
 
     /// What the call took of tokens, both ways: a team is charged what it used.
     pub(super) fn settle(&self, actual: &Cost) {
-        self.cap.meters().meters.iter_mut().for_each(|meter| meter.correct(self.call, actual, true));
+        self.cap.inner().meters.iter_mut().for_each(|meter| meter.correct(self.call, actual, true));
     }
 
     /// The call may run on until then.
@@ -105,7 +106,7 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let (call, until) = (self.call, self.runs_until);
-        self.cap.meters().meters.iter_mut().for_each(|meter| meter.release(call, until));
+        self.cap.inner().meters.iter_mut().for_each(|meter| meter.release(call, until));
         self.cap.wake.release();
     }
 }

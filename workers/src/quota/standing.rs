@@ -1,5 +1,5 @@
-//! What of a quota outlives its process: how far long limits are spent, what keys and models wait for, and
-//! what was found out.
+//! What of quotas and of teams' limits outlives a process: how far long limits are spent, what keys and
+//! models wait for, and what was found out.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,13 +9,16 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Quota;
 use super::learn::Learned;
 use super::ledger::Ledger;
 use super::meter::Meter;
 use super::state::State;
+use super::{Cap, Quota};
 
-/// What of a quota outlives its process.
+/// What is spent of limits over more than a minute, by limit, and when each part of it returns.
+pub type Spent = BTreeMap<String, Vec<(Timestamp, u64)>>;
+
+/// What of a quota, or of a team's limits, outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its keys that may not be used, by name.
@@ -24,6 +27,9 @@ pub struct Standing {
     /// Its models that were called, by name.
     #[serde(default)]
     pub models: BTreeMap<String, ModelStanding>,
+    /// What a team has spent of its limits; a quota's are its models'.
+    #[serde(default)]
+    pub spent: Spent,
 }
 
 /// What of a model at a quota outlives its process.
@@ -31,9 +37,9 @@ pub struct Standing {
 pub struct ModelStanding {
     /// Why it may not be called, if it may not.
     pub paused: Option<Paused>,
-    /// What is spent of limits over more than a minute, by limit, and when each part of it returns.
+    /// What is spent of its limits.
     #[serde(default)]
-    pub spent: BTreeMap<String, Vec<(Timestamp, u64)>>,
+    pub spent: Spent,
     /// The limit that was found where none is told.
     pub found: Option<Found>,
 }
@@ -88,6 +94,43 @@ impl Moment {
     }
 }
 
+impl ModelStanding {
+    fn says_something(&self) -> bool {
+        self.paused.is_some() || self.found.is_some() || self.spent.values().any(|parts| !parts.is_empty())
+    }
+}
+
+impl Cap {
+    /// As [`Quota::standing`].
+    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
+        let mut inner = self.inner();
+        let limits = self.limits.iter().zip(&mut inner.meters);
+        let spent =
+            limits.filter_map(|(limit, meter)| Some((limit.key(), meter.spent_until(ahead, moment)?)));
+        Standing { spent: spent.collect(), ..Standing::default() }
+    }
+
+    /// As [`Quota::keep`].
+    pub fn keep(&self) {
+        self.inner().meters.iter_mut().for_each(Meter::keep);
+    }
+
+    /// As [`Quota::confirm`].
+    pub fn confirm(&self) {
+        self.inner().meters.iter_mut().for_each(Meter::confirm);
+        self.wake.release();
+    }
+
+    /// As [`Quota::resume`].
+    pub fn resume(&self, standing: &Standing, moment: Moment) {
+        for (limit, meter) in self.limits.iter().zip(&mut self.inner().meters) {
+            if let Some(parts) = standing.spent.get(&limit.key()) {
+                meter.resume(parts, moment);
+            }
+        }
+    }
+}
+
 impl Quota {
     /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
     /// spent.
@@ -97,7 +140,7 @@ impl Quota {
         let keys = names.zip(&ledger.keys);
         let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
         let Ledger { models, meters, .. } = &mut *ledger;
-        let models = models.iter().map(|(name, model)| {
+        let models = models.iter().filter_map(|(name, model)| {
             let mut spent = BTreeMap::new();
             for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
                 if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
@@ -105,9 +148,10 @@ impl Quota {
                 }
             }
             let found = model.learned.as_ref().and_then(Learned::found);
-            (name.clone(), ModelStanding { paused: model.state.paused(moment), spent, found })
+            let standing = ModelStanding { paused: model.state.paused(moment), spent, found };
+            standing.says_something().then(|| (name.clone(), standing))
         });
-        Standing { keys, models: models.collect() }
+        Standing { keys, models: models.collect(), spent: Spent::new() }
     }
 
     /// From now on nothing is spent of long limits that is not written down: who calls this asks for
