@@ -388,4 +388,6 @@ impl Quota {
 }
 
 #[cfg(test)]
+mod leaks;
+#[cfg(test)]
 mod tests;

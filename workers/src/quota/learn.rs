@@ -32,10 +32,11 @@ struct Told {
 }
 
 impl Learned {
-    /// Begins to learn; the meter that this adds to `meters` is the first one's.
-    pub(super) fn new(meters: &mut Vec<Meter>, now: Instant) -> Self {
+    /// Begins to learn; the meter that this adds to `meters` is the first one's. A process before this one
+    /// may have called up to `spent_at`.
+    pub(super) fn new(meters: &mut Vec<Meter>, now: Instant, spent_at: Option<Instant>) -> Self {
         let search = Search::new(now);
-        meters.push(Meter::new(search.amount(), now, None));
+        meters.push(Meter::new(search.amount(), now, spent_at));
         Self { search, searched: meters.len() - 1, told: Vec::new() }
     }
 

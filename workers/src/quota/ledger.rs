@@ -86,7 +86,7 @@ impl Ledger {
             used.push(meter);
         }
         let configured = used.len();
-        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now));
+        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now, self.spent_at));
         used.extend(learned.iter().flat_map(Learned::meters));
         let model_state = Model {
             state: State::Ready,

@@ -466,6 +466,12 @@ impl Meter {
         }
     }
 
+    /// Whether it knows of no call any more.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.returns.is_empty() && self.sent.is_empty()
+    }
+
     /// What is taken now.
     pub(super) fn taken(&mut self, now: Instant) -> u64 {
         self.return_until(now);

@@ -1,0 +1,244 @@
+//! Whatever calls turn out to be, and however they are given up, everything that they took comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::Class;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+use tokio::time::{Instant, advance};
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::cost::{Dimension, Together};
+use crate::provider::Figures;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MODELS: [&str; 2] = ["m", "n"];
+
+/// What can happen next. A permit is named by its place among those that are out.
+#[derive(Debug, Clone)]
+enum Step {
+    Reserve {
+        model: &'static str,
+        input: u64,
+        output: u64,
+    },
+    Send(usize),
+    Settle {
+        permit: usize,
+        input: u64,
+        output: u64,
+        lowers: bool,
+    },
+    Accepted(usize),
+    Refused {
+        permit: usize,
+        of_key: bool,
+        wait: Option<Duration>,
+    },
+    Failed(usize),
+    Abandoned(usize, Duration),
+    BadKey(usize),
+    Told {
+        permit: usize,
+        limit: u64,
+        remaining: u64,
+    },
+    /// The call ended or was cancelled, or its task was.
+    Dropped(usize),
+    Enable,
+    Advance(Duration),
+    /// All calls at once.
+    Shutdown,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let permit = 0..8_usize;
+    let tokens = 0..60_u64;
+    let wait = (0..5_000_u64).prop_map(Duration::from_millis);
+    prop_oneof![
+        6 => (select(&MODELS[..]), tokens.clone(), tokens.clone())
+            .prop_map(|(model, input, output)| Step::Reserve { model, input, output }),
+        4 => permit.clone().prop_map(Step::Send),
+        2 => (permit.clone(), tokens.clone(), tokens.clone(), any::<bool>())
+            .prop_map(|(permit, input, output, lowers)| Step::Settle { permit, input, output, lowers }),
+        2 => permit.clone().prop_map(Step::Accepted),
+        1 => (permit.clone(), any::<bool>(), proptest::option::of(wait.clone()))
+            .prop_map(|(permit, of_key, wait)| Step::Refused { permit, of_key, wait }),
+        1 => permit.clone().prop_map(Step::Failed),
+        1 => (permit.clone(), wait.clone()).prop_map(|(permit, rest)| Step::Abandoned(permit, rest)),
+        1 => permit.clone().prop_map(Step::BadKey),
+        1 => (permit.clone(), 1..50_u64, 0..50_u64).prop_map(|(permit, limit, remaining)| Step::Told {
+            permit,
+            limit,
+            remaining: remaining.min(limit)
+        }),
+        4 => permit.prop_map(Step::Dropped),
+        1 => Just(Step::Enable),
+        4 => wait.prop_map(Step::Advance),
+        1 => Just(Step::Shutdown),
+    ]
+}
+
+fn per(dimension: Dimension, limit: u64, per: Duration, algorithm: Algorithm) -> Limit {
+    let amount = Amount::PerPeriod { dimension, limit, per, algorithm, day_in: None };
+    Limit { amount, models: None }
+}
+
+/// Limits of every kind; none, where they are to be learned.
+fn limits() -> impl Strategy<Value = Vec<Limit>> {
+    let shared = Limit {
+        models: Some(MODELS.map(str::to_owned).to_vec()),
+        ..per(Dimension::InputTokens, 100, 10 * SECOND, Algorithm::Counted)
+    };
+    let all = vec![
+        per(Dimension::Requests, 10, 10 * SECOND, Algorithm::Smooth),
+        per(Dimension::Requests, 10, 5 * SECOND, Algorithm::Counted),
+        per(Dimension::Tokens, 200, 10 * SECOND, Algorithm::Bucket),
+        per(Dimension::OutputTokens, 100, 600 * SECOND, Algorithm::Counted),
+        Limit { amount: Amount::Concurrent(4), models: None },
+        shared,
+    ];
+    let count = all.len();
+    proptest::sample::subsequence(all, 0..=count)
+}
+
+fn quota(limits: Vec<Limit>) -> Arc<Quota> {
+    let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
+    let config = Config {
+        name: "q".to_owned(),
+        provider: "openai".to_owned(),
+        base_url: "http://127.0.0.1".to_owned(),
+        adapter: crate::provider::by_name("openai").expect("a known provider"),
+        keys: (0..2).map(key).collect(),
+        limits,
+    };
+    Quota::new(config, Arc::default(), Arc::default(), None, Arc::new(SystemClock))
+}
+
+fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
+    Cost { requests: 1, input_tokens, output_tokens, together: Together::Sum }
+}
+
+/// An account, a team with limits, and the calls that are under way.
+struct World {
+    quota: Arc<Quota>,
+    cap: Arc<Cap>,
+    permits: Vec<Permit>,
+}
+
+impl World {
+    fn new(limits: Vec<Limit>) -> Self {
+        let team = [
+            per(Dimension::Requests, 20, 10 * SECOND, Algorithm::Counted),
+            Limit { amount: Amount::Concurrent(3), models: None },
+        ];
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let cap = Cap::new(&team, Arc::default(), None, &clock);
+        Self { quota: quota(limits), cap, permits: Vec::new() }
+    }
+
+    async fn apply(&mut self, step: Step) {
+        let now = Instant::now();
+        match step {
+            Step::Reserve { model, input, output } => self.reserve(model, cost(input, output), now),
+            Step::Enable => drop(self.quota.enable(None)),
+            Step::Advance(by) => advance(by).await,
+            Step::Shutdown => self.permits.clear(),
+            Step::Send(place) => self.with(place, |permit| permit.stamp().sent(now)),
+            Step::Settle { permit, input, output, lowers } => {
+                self.with(permit, |permit| permit.settle(cost(input, output), lowers));
+            }
+            Step::Accepted(place) => self.with(place, |permit| {
+                permit.answered();
+                permit.went(None, now);
+                permit.accepted(now);
+            }),
+            Step::Refused { permit, of_key, wait } => self.with(permit, |permit| {
+                permit.answered();
+                permit.refused(of_key, Class::RateLimited, wait, now);
+            }),
+            Step::Failed(place) => self.with(place, |permit| permit.went(Some(Class::ServerError), now)),
+            Step::Abandoned(place, rest) => self.with(place, |permit| permit.abandoned(now, rest)),
+            Step::BadKey(place) => self.with(place, |permit| permit.disable_key(Class::BadKey)),
+            Step::Told { permit, limit, remaining } => self.with(permit, |permit| {
+                let figures = Figures {
+                    dimension: Dimension::Requests,
+                    limit,
+                    remaining,
+                    whole_in: Some(10 * SECOND),
+                    resolution: Duration::from_millis(1),
+                };
+                permit.observe(&[figures], now);
+            }),
+            Step::Dropped(place) if !self.permits.is_empty() => {
+                drop(self.permits.swap_remove(place % self.permits.len()));
+            }
+            Step::Dropped(_) => {}
+        }
+    }
+
+    fn reserve(&mut self, model: &str, cost: Cost, now: Instant) {
+        if self.cap.peek(&cost, now).is_err() {
+            return;
+        }
+        if let Ok(mut permit) = self.quota.reserve(model, cost, now)
+            && let Ok(share) = self.cap.take(&cost, now)
+        {
+            permit.charge(share);
+            self.permits.push(permit);
+        }
+    }
+
+    fn with(&mut self, place: usize, act: impl FnOnce(&mut Permit)) {
+        let count = self.permits.len();
+        if count > 0 {
+            act(&mut self.permits[place % count]);
+        }
+    }
+
+    /// No more calls are under way than may be, and each of them has its permit.
+    fn holds(&self) {
+        let under_way = self.quota.snapshot(Instant::now()).totals.in_flight;
+        assert_eq!(under_way, self.permits.len() as u64);
+        assert!(self.permits.len() <= 3, "the team's calls at once");
+    }
+
+    /// Long after all calls have ended nothing is taken, and calls may be made.
+    async fn ends(mut self) {
+        self.permits.clear();
+        self.quota.enable(None);
+        advance(7_200 * SECOND).await;
+        let now = Instant::now();
+        let mut ledger = self.quota.ledger();
+        let mut inner = self.cap.inner();
+        for meter in ledger.meters.iter_mut().chain(&mut inner.meters) {
+            assert_eq!(meter.taken(now), 0, "{meter:?}");
+            assert!(meter.headroom(now) > 0.999, "{meter:?}");
+            assert!(meter.is_empty(), "{meter:?}");
+        }
+        drop((ledger, inner));
+        for model in MODELS {
+            let permit = self.quota.reserve(model, cost(1, 1), now);
+            assert!(permit.is_ok(), "{model}: {permit:?}");
+            assert!(self.cap.peek(&cost(1, 1), now).is_ok());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn everything_comes_back(limits in limits(), steps in vec(step(), 1..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.expect("a runtime").block_on(async {
+            let mut world = World::new(limits);
+            for step in steps {
+                world.apply(step).await;
+                world.holds();
+            }
+            world.ends().await;
+        });
+    }
+}
