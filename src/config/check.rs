@@ -226,8 +226,8 @@ impl Checker<'_> {
     fn algorithm(&mut self, path: &str, name: Option<&str>) -> Algorithm {
         match name {
             None | Some("smooth") => Algorithm::Smooth,
-            // A fixed window begins at its first call, so that it permits what a trailing one does.
-            Some("sliding" | "fixed") => Algorithm::Counted,
+            Some("sliding") => Algorithm::Counted,
+            Some("fixed") => Algorithm::Fixed,
             Some("bucket") => Algorithm::Bucket,
             Some(other) => {
                 self.wrong(path, format!("`{other}` is not known, use smooth, bucket, sliding or fixed"));

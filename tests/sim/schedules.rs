@@ -195,6 +195,7 @@ fn oracle(jobs: usize, requests: usize, per: f64, counting: Counting) -> f64 {
     let bursts = (jobs - 1) / requests;
     match counting {
         Counting::Sliding | Counting::Fixed => bursts as f64 * per,
+        Counting::Clock => (bursts as f64 - 0.6) * per,
         Counting::Bucket => (jobs - requests) as f64 * per / requests as f64,
     }
 }
@@ -203,13 +204,14 @@ fn oracle(jobs: usize, requests: usize, per: f64, counting: Counting) -> f64 {
 async fn a_named_algorithm_uses_all_that_it_permits_the_first_burst_included() {
     for (counting, algorithm) in [
         (Counting::Sliding, Algorithm::Counted),
-        (Counting::Fixed, Algorithm::Counted),
+        (Counting::Fixed, Algorithm::Fixed),
+        (Counting::Clock, Algorithm::Fixed),
         (Counting::Bucket, Algorithm::Bucket),
     ] {
         for seed in 4_000..4_006 {
             let mut schedule = Schedule::calm(seed);
             let limits = Limits::smooth(60, Duration::from_secs(6), counting);
-            schedule.accounts = vec![Limits { algorithm, ..limits }];
+            schedule.accounts = vec![Limits { algorithm, tells: Tells::Limits, ..limits }];
             (schedule.jobs, schedule.gap) = (400, Duration::ZERO);
             (schedule.behaviour.send_delay, schedule.behaviour.latency) =
                 (3 * MILLI, (50 * MILLI, 200 * MILLI));

@@ -7,6 +7,7 @@
 mod bucket;
 mod cap;
 mod circuit;
+mod cover;
 mod day;
 mod factor;
 mod guard;
@@ -19,6 +20,7 @@ mod permit;
 mod standing;
 mod state;
 mod wake;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -45,6 +45,7 @@ enum Step {
         permit: usize,
         limit: u64,
         remaining: u64,
+        rest: Duration,
     },
     /// The call ended or was cancelled, or its task was.
     Dropped(usize),
@@ -70,11 +71,14 @@ fn step() -> impl Strategy<Value = Step> {
         1 => permit.clone().prop_map(Step::Failed),
         1 => (permit.clone(), wait.clone()).prop_map(|(permit, rest)| Step::Abandoned(permit, rest)),
         1 => permit.clone().prop_map(Step::BadKey),
-        1 => (permit.clone(), 1..50_u64, 0..50_u64).prop_map(|(permit, limit, remaining)| Step::Told {
-            permit,
-            limit,
-            remaining: remaining.min(limit)
-        }),
+        1 => (permit.clone(), prop_oneof![Just(10), 1..50_u64], 0..50_u64, wait.clone()).prop_map(
+            |(permit, limit, remaining, rest)| Step::Told {
+                permit,
+                limit,
+                remaining: remaining.min(limit),
+                rest
+            }
+        ),
         4 => permit.prop_map(Step::Dropped),
         1 => Just(Step::Enable),
         4 => wait.prop_map(Step::Advance),
@@ -95,7 +99,7 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
     };
     let all = vec![
         per(Dimension::Requests, 10, 10 * SECOND, Algorithm::Smooth),
-        per(Dimension::Requests, 10, 5 * SECOND, Algorithm::Counted),
+        per(Dimension::Requests, 10, 5 * SECOND, Algorithm::Fixed),
         per(Dimension::Tokens, 200, 10 * SECOND, Algorithm::Bucket),
         per(Dimension::OutputTokens, 100, 600 * SECOND, Algorithm::Counted),
         Limit { amount: Amount::Concurrent(4), models: None },
@@ -163,12 +167,12 @@ impl World {
             Step::Failed(place) => self.with(place, |permit| permit.went(Some(Class::ServerError), now)),
             Step::Abandoned(place, rest) => self.with(place, |permit| permit.abandoned(now, rest)),
             Step::BadKey(place) => self.with(place, |permit| permit.disable_key(Class::BadKey)),
-            Step::Told { permit, limit, remaining } => self.with(permit, |permit| {
+            Step::Told { permit, limit, remaining, rest } => self.with(permit, |permit| {
                 let figures = Figures {
                     dimension: Dimension::Requests,
                     limit,
                     remaining,
-                    whole_in: Some(10 * SECOND),
+                    whole_in: Some(rest),
                     resolution: Duration::from_millis(1),
                 };
                 permit.observe(&[figures], now);

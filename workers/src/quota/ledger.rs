@@ -134,10 +134,12 @@ impl Ledger {
     }
 
     pub(super) fn observe(&mut self, model: &str, figures: &[Figures], age: Duration, now: Instant) {
-        let Some(Model { meters, configured, learned: Some(learned), .. }) = self.models.get_mut(model)
-        else {
-            return;
-        };
+        let Some(Model { meters, configured, learned, .. }) = self.models.get_mut(model) else { return };
+        let asked = now.checked_sub(age).unwrap_or(now);
+        for meter in &meters[..*configured] {
+            figures.iter().for_each(|figures| self.meters[*meter].told(figures, asked, now));
+        }
+        let Some(learned) = learned else { return };
         learned.observe(figures, age, &mut self.meters, now);
         meters.truncate(*configured);
         meters.extend(learned.meters());

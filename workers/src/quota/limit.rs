@@ -12,9 +12,10 @@ use crate::cost::Dimension;
 pub enum Algorithm {
     /// Evenly spaced, which every algorithm permits. The default for periods up to a minute.
     Smooth,
-    /// Counted over the trailing period and spent as calls come. The default for longer periods,
-    /// and safe under a fixed window as well.
+    /// Counted over the trailing period and spent as calls come. The default for longer periods.
     Counted,
+    /// The same, until answers tell when the provider's fixed window ends.
+    Fixed,
     /// A bucket of the limit's size that refills evenly.
     Bucket,
 }

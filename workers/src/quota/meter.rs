@@ -8,13 +8,16 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
+use super::cover::Cover;
 use super::day::Days;
 use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
 use super::standing::Moment;
+use super::window::Window;
 use crate::clock::Clock;
 use crate::cost::{Cost, Dimension};
+use crate::provider::Figures;
 
 /// Longer periods do not count as spent at a start: that would cost a day where little was spent.
 const LONGEST_SPENT: Duration = Duration::from_secs(60);
@@ -46,6 +49,8 @@ pub(super) struct Meter {
     pace: Option<Pace>,
     /// Where the provider keeps a bucket, it decides instead of what is taken of the trailing period.
     bucket: Option<Bucket>,
+    /// Where the provider keeps fixed windows, the one that is open.
+    window: Option<Window>,
     guard: Guard,
     /// Where the period is a calendar day.
     days: Option<Days>,
@@ -59,19 +64,6 @@ pub(super) struct Meter {
     sent: HashMap<u64, Instant>,
     /// Where what is spent must be written down first: how much of it is.
     cover: Option<Cover>,
-}
-
-/// What of a long limit is written down, and so may be spent whatever becomes of the process.
-#[derive(Debug, Default)]
-struct Cover {
-    /// Spent since the process began.
-    spent: u64,
-    /// Written down; nothing is spent beyond.
-    written: u64,
-    /// What the last writing down covers once it is confirmed.
-    offered: u64,
-    /// What a call needs that had to wait, or will soon.
-    wanted: u64,
 }
 
 impl Meter {
@@ -100,10 +92,12 @@ impl Meter {
             }
             _ => None,
         };
+        let fixed = matches!(amount, Amount::PerPeriod { algorithm: Algorithm::Fixed, .. });
         let mut meter = Self {
             amount,
             pace,
             bucket,
+            window: fixed.then(Window::default),
             guard,
             days: None,
             taken: 0,
@@ -134,8 +128,7 @@ impl Meter {
     /// What [`Meter::spent_until`] said last is written down.
     pub(super) fn confirm(&mut self) {
         if let Some(cover) = &mut self.cover {
-            cover.written = cover.written.max(cover.offered);
-            cover.wanted = 0;
+            cover.confirm();
         }
     }
 
@@ -146,14 +139,44 @@ impl Meter {
 
     /// When what a call takes that is sent at `at` is back, as far as is known at `now`.
     fn back(&self, per: Duration, at: Instant, now: Instant) -> Instant {
-        self.days.as_ref().map_or(at + per + self.guard.width(), |days| days.end(at, now))
+        if let Some(days) = &self.days {
+            return days.end(at, now);
+        }
+        let (guard, trailing) = (self.guard.width(), at + per + self.guard.width());
+        let window = self.window.as_ref().and_then(|window| window.back(at, guard));
+        window.map_or(trailing, |end| trailing.min(end))
+    }
+
+    /// An answer told that `limit` of `dimension` is whole again in so long, as of some moment since `asked`:
+    /// where that is a fixed window of the provider's, what was sent in it is back then.
+    pub(super) fn told(&mut self, figures: &Figures, asked: Instant, now: Instant) {
+        let (Some(window), Amount::PerPeriod { dimension, limit, per, .. }, Some(rest)) =
+            (&mut self.window, &self.amount, figures.whole_in)
+        else {
+            return;
+        };
+        let per = *per;
+        let used = figures.remaining < figures.limit;
+        if (dimension, *limit) != (&figures.dimension, figures.limit) || rest > per || !used {
+            return;
+        }
+        window.ends(asked + rest, now + rest + figures.resolution);
+        let guard = self.guard.width();
+        for ((at, call), share) in std::mem::take(&mut self.returns) {
+            let sent = at.checked_sub(per + guard);
+            let end = sent.and_then(|sent| self.window.as_ref()?.back(sent, guard));
+            let at = end.map_or(at, |end| at.min(end));
+            *self.returns.entry((at, call)).or_default() += share;
+            self.sent.entry(call).and_modify(|back| *back = at);
+        }
     }
 
     /// Counts a whole limit as spent at `spent_at`, where it is counted and not spaced.
     fn spend(&mut self, spent_at: Option<Instant>) {
-        if let (Some(at), Amount::PerPeriod { limit, per, algorithm: Algorithm::Counted, .. }) =
-            (spent_at, &self.amount)
-        {
+        let (Some(at), Amount::PerPeriod { limit, per, algorithm, .. }) = (spent_at, &self.amount) else {
+            return;
+        };
+        if matches!(algorithm, Algorithm::Counted | Algorithm::Fixed) {
             self.taken = *limit;
             self.returns.insert((at + *per + self.guard.width(), NO_CALL), *limit);
         }
@@ -251,6 +274,14 @@ impl Meter {
 
     /// Whether a call of this cost may start at `now`; takes nothing.
     pub(super) fn peek(&mut self, cost: &Cost, now: Instant) -> Result<(), Wait> {
+        self.room(cost, now)?;
+        let share = self.share(cost);
+        let covered = self.cover.as_mut().is_none_or(|cover| cover.admits(share));
+        if covered { Ok(()) } else { Err(Wait::ForRelease) }
+    }
+
+    /// The same, whatever is written down.
+    fn room(&mut self, cost: &Cost, now: Instant) -> Result<(), Wait> {
         self.return_until(now);
         let share = self.share(cost);
         let limit = self.limit();
@@ -258,8 +289,7 @@ impl Meter {
             return Err(Wait::TooLarge);
         }
         if let Some(bucket) = &mut self.bucket {
-            bucket.peek(share, now).map_err(Wait::Until)?;
-            return self.is_covered(share);
+            return bucket.peek(share, now).map_err(Wait::Until);
         }
         // What is larger than the whole limit goes when nothing else is taken.
         let missing = (self.taken + share.min(limit)).saturating_sub(limit);
@@ -268,30 +298,13 @@ impl Meter {
         }
         match &self.pace {
             Some(pace) if pace.due() > now => Err(Wait::Until(pace.due())),
-            _ => self.is_covered(share),
-        }
-    }
-
-    /// Whether what is written down covers so much more, where that is asked for.
-    fn is_covered(&mut self, share: u64) -> Result<(), Wait> {
-        match &mut self.cover {
-            Some(cover) if cover.spent + share > cover.written => {
-                cover.wanted = cover.wanted.max(share);
-                Err(Wait::ForRelease)
-            }
             _ => Ok(()),
         }
     }
 
     /// The limit that is spent, and when even the least call may start again, if that is not before `soon`.
     pub(super) fn spent(&mut self, now: Instant, soon: Instant) -> Option<(String, Instant)> {
-        let wanted = self.cover.as_ref().map(|cover| cover.wanted);
-        let wait = self.peek(&Cost::LEAST, now);
-        // Whoever looks wants nothing.
-        if let Some((cover, wanted)) = self.cover.as_mut().zip(wanted) {
-            cover.wanted = wanted;
-        }
-        match wait {
+        match self.room(&Cost::LEAST, now) {
             Err(Wait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
             _ => None,
         }
@@ -339,14 +352,10 @@ impl Meter {
         self.cover_more(share);
     }
 
-    /// So much more is spent; what covers it is written down before it is needed.
     fn cover_more(&mut self, share: u64) {
         let block = self.block();
         if let Some(cover) = &mut self.cover {
-            cover.spent += share;
-            if cover.written.saturating_sub(cover.spent) < block / 2 {
-                cover.wanted = cover.wanted.max(1);
-            }
+            cover.spend(share, block);
         }
     }
 
@@ -425,7 +434,8 @@ impl Meter {
         let end = self.back(per, moment.instant, moment.instant);
         let step = if self.days.is_some() { ONE_SECOND } else { per / PARTS };
         let open: u64 = self.open.values().sum();
-        let ahead = self.ahead(ahead);
+        let block = self.block();
+        let ahead = self.cover.as_mut().map_or(0, |cover| cover.offer(ahead, block));
         if let Some(bucket) = &mut self.bucket {
             let full = bucket.full_at(ahead, moment.instant);
             return Some(vec![(moment.wall_in_steps(full, per / FINE_PARTS), limit)]);
@@ -437,20 +447,6 @@ impl Meter {
             *parts.entry(moment.wall_in_steps(at, step)).or_default() += share;
         }
         Some(parts.into_iter().collect())
-    }
-
-    /// What is to be written down beyond what is spent: what a call waits for, or else what is left of what
-    /// was written before.
-    fn ahead(&mut self, ahead: bool) -> u64 {
-        let block = self.block();
-        let Some(cover) = &mut self.cover else { return 0 };
-        let more = match ahead {
-            false => 0,
-            true if cover.wanted > 0 => block.max(cover.wanted),
-            true => cover.written.saturating_sub(cover.spent),
-        };
-        cover.offered = cover.spent + more;
-        more
     }
 
     /// Counts what a process before this one spent.

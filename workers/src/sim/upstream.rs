@@ -45,6 +45,8 @@ pub enum Counting {
     Sliding,
     /// No period of a clock that starts with the first call does.
     Fixed,
+    /// The same, of a clock that was two fifths of a period before its next one when the provider began.
+    Clock,
     /// A bucket of the limit's size, full at first, that refills evenly.
     Bucket,
 }
@@ -126,7 +128,10 @@ impl SimUpstream {
         let refused = account.limits.iter().filter_map(|(limit, per)| {
             match account.counting {
                 Counting::Sliding => {}
-                Counting::Fixed => return refused_by_clock(arrivals, *limit, *per),
+                Counting::Fixed => return refused_by_clock(arrivals, arrivals[0], *limit, *per),
+                Counting::Clock => {
+                    return refused_by_clock(arrivals, clock_origin(self.began, *per), *limit, *per);
+                }
                 Counting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
             }
             let in_window = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= *per);
@@ -149,7 +154,11 @@ impl SimUpstream {
         };
         let state = self.state();
         let arrivals = state.arrivals.get(&account.key).map_or(&[][..], Vec::as_slice);
-        let (used, whole_in) = account.counting.used(arrivals, *limit, *per, now);
+        let origin = match account.counting {
+            Counting::Clock => Some(clock_origin(self.began, *per)),
+            _ => arrivals.first().copied(),
+        };
+        let (used, whole_in) = account.counting.used(arrivals, origin.unwrap_or(now), *limit, *per, now);
         for (part, value) in [
             ("x-ratelimit-limit-requests", limit.to_string()),
             ("x-ratelimit-remaining-requests", limit.saturating_sub(used).to_string()),
@@ -215,8 +224,15 @@ impl Upstream for SimUpstream {
 
 impl Counting {
     /// What of a limit is used at `now`, and when all of it is back.
-    fn used(self, arrivals: &[Instant], limit: usize, per: Duration, now: Instant) -> (usize, Duration) {
-        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else {
+    fn used(
+        self,
+        arrivals: &[Instant],
+        origin: Instant,
+        limit: usize,
+        per: Duration,
+        now: Instant,
+    ) -> (usize, Duration) {
+        let Some(last) = arrivals.last() else {
             return (0, Duration::ZERO);
         };
         match self {
@@ -224,10 +240,10 @@ impl Counting {
                 let used = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= per).count();
                 (used, (*last + per).saturating_duration_since(now))
             }
-            Counting::Fixed => {
-                let period = |at: Instant| at.duration_since(*first).as_nanos() / per.as_nanos().max(1);
+            Counting::Fixed | Counting::Clock => {
+                let period = |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
                 let used = arrivals.iter().rev().take_while(|at| period(**at) == period(now)).count();
-                let elapsed = now.duration_since(*first).as_nanos() % per.as_nanos().max(1);
+                let elapsed = now.duration_since(origin).as_nanos() % per.as_nanos().max(1);
                 (used, per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)))
             }
             Counting::Bucket => {
@@ -246,12 +262,18 @@ impl Counting {
     }
 }
 
-/// The wait when the last arrival is one too many for its period of a clock that starts with the first.
-fn refused_by_clock(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
-    let (first, last) = (*arrivals.first()?, *arrivals.last()?);
-    let period = |at: Instant| at.duration_since(first).as_nanos() / per.as_nanos().max(1);
+/// A moment at which a period of an absolute clock began, when the provider did at `began`.
+fn clock_origin(began: Instant, per: Duration) -> Instant {
+    let past = per.mul_f64(0.6);
+    began.checked_sub(past).unwrap_or(began)
+}
+
+/// The wait when the last arrival is one too many for its period of a clock that starts at `origin`.
+fn refused_by_clock(arrivals: &[Instant], origin: Instant, limit: usize, per: Duration) -> Option<Duration> {
+    let last = *arrivals.last()?;
+    let period = |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
     let count = arrivals.iter().rev().take_while(|at| period(**at) == period(last)).count();
-    let elapsed = last.duration_since(first).as_nanos() % per.as_nanos().max(1);
+    let elapsed = last.duration_since(origin).as_nanos() % per.as_nanos().max(1);
     let rest = per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX));
     (count > limit).then_some(rest)
 }
