@@ -20,6 +20,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, 
 use axum::routing::any;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use rand_distr::{Distribution, LogNormal};
 use tokio::net::TcpListener;
 
 use account::{Account, Admission, Refused};
@@ -35,7 +36,7 @@ const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
 pub struct Config {
     /// The accounts, each with its keys and limits.
     pub accounts: Vec<account::Config>,
-    /// How long an answer takes: anything between the two.
+    /// How long an answer takes: log-normal around the geometric mean of the two, and never beyond them.
     pub latency: (Duration, Duration),
     /// What goes wrong, and how often.
     pub faults: Faults,
@@ -217,9 +218,17 @@ fn limit_headers(admission: &Admission<'_>, told: account::Headers) -> HeaderMap
 impl Shared {
     fn choose(&self) -> (Option<Fault>, Duration) {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let (least, most) = self.latency;
-        let latency = if least < most { rng.random_range(least..most) } else { least };
+        let latency = draw(self.latency, &mut *rng);
         (self.faults.choose(rng.random()), latency)
+    }
+}
+
+/// A time that is log-normal, as those of real calls are: two standard deviations reach to either end.
+fn draw((least, most): (Duration, Duration), rng: &mut impl Rng) -> Duration {
+    let (low, high) = (least.as_secs_f64().max(1e-6).ln(), most.as_secs_f64().max(1e-6).ln());
+    match LogNormal::new(f64::midpoint(low, high), (high - low) / 4.0) {
+        Ok(times) if least < most => Duration::from_secs_f64(times.sample(rng)).clamp(least, most),
+        _ => least,
     }
 }
 
@@ -266,5 +275,24 @@ impl Fault {
                 stream(vec![Ok(half.into()), Err(broken())])
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_log_normal_and_within_their_bounds() {
+        let (least, most) = (Duration::from_secs(1), Duration::from_secs(9));
+        let mut rng = SmallRng::seed_from_u64(1);
+        let mut times: Vec<_> = (0..10_000).map(|_| draw((least, most), &mut rng)).collect();
+        times.sort();
+        assert!(times[0] >= least && times[9_999] <= most);
+        let (median, high) = (times[5_000].as_secs_f64(), times[8_413].as_secs_f64());
+        assert!((median - 3.0).abs() < 0.1, "{median}");
+        // A standard deviation above: the square root of three times as long.
+        assert!((high / median - 3f64.sqrt()).abs() < 0.1, "{high}");
+        assert_eq!(draw((least, least), &mut rng), least);
     }
 }

@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// limits: all, only how long to wait after a refusal, or nothing).
     #[arg(long = "account", value_name = "ACCOUNT", required = true)]
     accounts: Vec<account::Config>,
-    /// How long an answer takes: one duration, or two with .. between them.
+    /// How long an answer takes: one duration, or two with .. between them, for times that are log-normal
+    /// around their geometric mean.
     #[arg(long, default_value = "50ms", value_parser = latency)]
     latency: (Duration, Duration),
     /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang.

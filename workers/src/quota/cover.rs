@@ -32,7 +32,7 @@ impl Cover {
     /// So much more is spent; what covers it is written down, a `block` at a time, before it is needed.
     pub(super) fn spend(&mut self, share: u64, block: u64) {
         self.spent += share;
-        if self.written.saturating_sub(self.spent) < block / 2 {
+        if self.written.saturating_sub(self.spent) <= block / 2 {
             self.wanted = self.wanted.max(1);
         }
     }
