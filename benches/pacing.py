@@ -210,7 +210,7 @@ def main() -> int:
     print(f"{os.cpu_count()} cores, {processor}; periods of {60 / SCALE:g} s\n")
     print("| case | calls | refusals | windows exceeded | reached |\n|---|---|---|---|---|", flush=True)
     # Cases are bound by their limits, not by the processor: a few do not disturb each other.
-    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+    with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
         for lines in pool.map(run, cases()):
             print("\n".join(lines), flush=True)
     return 0
