@@ -21,7 +21,8 @@ pub struct Permit {
     call: u64,
     model: String,
     key: usize,
-    passage: Passage,
+    /// There until the permit is dropped.
+    passage: Option<Passage>,
     granted: Instant,
     /// Whether the provider said anything: a probe without a word has shown nothing.
     answered: bool,
@@ -40,6 +41,7 @@ impl Permit {
         passage: Passage,
         granted: Instant,
     ) -> Self {
+        let passage = Some(passage);
         Self { quota, call, model, key, passage, granted, answered: false, runs_until: None, share: None }
     }
 
@@ -98,9 +100,10 @@ impl Permit {
 
     /// Whether the provider did what it is for, be it to refuse, or failed, and how.
     pub fn went(&self, failure: Option<Class>, now: Instant) {
+        let Some(passage) = &self.passage else { return };
         match failure {
-            None => self.passage.answered(now),
-            Some(class) => self.passage.failed(class, now),
+            None => passage.answered(now),
+            Some(class) => passage.failed(class, now),
         }
     }
 
@@ -189,6 +192,8 @@ impl Drop for Permit {
         }
         ledger.keys[self.key].probe_ended(call, self.answered, now);
         drop(ledger);
+        // Whoever is woken must find all of it given back.
+        drop((self.passage.take(), self.share.take()));
         self.quota.wake.release();
     }
 }
