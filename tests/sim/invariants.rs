@@ -1,9 +1,9 @@
 //! What must hold of every run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use forebay_schemas::Status;
+use forebay_schemas::{Lane, Status};
 use forebay_workers::sim::upstream::Counting;
 
 use crate::schedule::{Limits, Run};
@@ -52,6 +52,28 @@ impl Run {
                 let span = window[account.requests] - window[0];
                 assert!(span > account.per, "seed {}: {span:?}", self.schedule.seed);
             }
+        }
+        self
+    }
+
+    /// While a flow has jobs that wait, it is called again within its share of turns, and as many again.
+    /// For schedules that publish all at once.
+    pub(crate) fn no_starvation(&self) -> &Self {
+        let mut calls: Vec<_> = self.queue.completions();
+        calls.sort_by_key(|completion| completion.attempts[0].started_at);
+        let flows = self.schedule.flows();
+        let weight = |lane| match lane {
+            Lane::Interactive => 16,
+            Lane::Normal => 4,
+            Lane::Bulk => 1,
+        };
+        let mut last = HashMap::new();
+        for (turn, call) in calls.iter().enumerate() {
+            let flow = &flows[call.id.parse::<usize>().expect("a number")];
+            let waited = turn - last.insert(flow, turn).unwrap_or(0);
+            let share = 21 * self.schedule.teams.len() / weight(flow.lane);
+            let most = 2 * share + flows.len() / 20;
+            assert!(waited <= most, "seed {}: {flow} waited for {waited} turns", self.schedule.seed);
         }
         self
     }

@@ -150,12 +150,20 @@ impl Schedule {
         Run { schedule: self, queue, upstream, worker, keys, _dir: dir }
     }
 
-    async fn publish(&self, queue: &SimQueue) {
-        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x5eed);
-        for job in 0..self.jobs {
+    /// The flow of each job.
+    pub(crate) fn flows(&self) -> Vec<Flow> {
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0xf10);
+        let flow = |_| {
             let team = self.teams[rng.random_range(0..self.teams.len())];
             let lane = Lane::ALL[rng.random_range(0..3)];
-            let flow = Flow { pool: "p".to_owned(), team: team.to_owned(), lane };
+            Flow { pool: "p".to_owned(), team: team.to_owned(), lane }
+        };
+        (0..self.jobs).map(flow).collect()
+    }
+
+    async fn publish(&self, queue: &SimQueue) {
+        let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x5eed);
+        for (job, flow) in self.flows().into_iter().enumerate() {
             queue.publish(&flow, format!(r#"{{"id":"{job}","body":{{"messages":[{job}],"max_tokens":1}}}}"#));
             if !self.gap.is_zero() {
                 tokio::time::sleep(self.gap.mul_f64(rng.random::<f64>())).await;

@@ -103,6 +103,18 @@ async fn a_backlog_is_drained_at_nearly_the_allowed_rate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_team_and_no_lane_starves() {
+    for seed in 9_000..9_010 {
+        let mut schedule = Schedule::calm(seed);
+        schedule.accounts = vec![Limits::smooth(100, Duration::from_secs(5), Counting::Sliding)];
+        (schedule.jobs, schedule.gap) = (600, Duration::ZERO);
+        (schedule.behaviour.send_delay, schedule.behaviour.latency) = (3 * MILLI, (50 * MILLI, 100 * MILLI));
+        let run = schedule.run().await;
+        run.nothing_lost().all_succeeded().nothing_leaked().no_refusal().no_starvation();
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_restart_exceeds_no_limit_long_or_short() {
     for seed in 6_000..6_020 {
         let mut schedule = Schedule::calm(seed);
