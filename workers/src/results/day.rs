@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use super::Error;
 
@@ -17,6 +19,14 @@ const RECORD: u8 = b'r';
 const PIECE: u8 = b'p';
 /// What sled may keep in memory for one day, in bytes.
 const CACHE: u64 = 64 * 1024 * 1024;
+/// How often it is looked at a database that is still open, and how long after each time.
+const LOOKS: u32 = 400;
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Whether a database could not be opened because it is open: sled has no kind of error for that.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(cause) if cause.to_string().starts_with("could not acquire lock"))
+}
 
 #[derive(Debug)]
 pub(super) struct Day {
@@ -27,19 +37,28 @@ pub(super) struct Day {
 }
 
 impl Day {
+    #[expect(clippy::disallowed_methods, reason = "whoever opens a day expects to be blocked")]
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::new(path, error);
         let fresh = !path.exists();
-        let db = sled::Config::new()
-            .path(path)
-            .cache_capacity(CACHE)
-            .segment_size(SEGMENT)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| {
-                let passing = matches!(&error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
-                Error { passing, ..failed(&error) }
-            })?;
+        let config =
+            sled::Config::new().path(path).cache_capacity(CACHE).segment_size(SEGMENT).flush_every_ms(None);
+        let mut looks = 0;
+        let db = loop {
+            match config.open() {
+                Ok(db) => break db,
+                // sled's own threads may keep the file a moment longer than whoever closed it last.
+                Err(error) if is_locked(&error) && looks < LOOKS => {
+                    looks += 1;
+                    thread::sleep(LOOK);
+                }
+                Err(error) => {
+                    let of_system =
+                        matches!(&error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
+                    return Err(Error { passing: of_system || is_locked(&error), ..failed(&error) });
+                }
+            }
+        };
         let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
         if fresh {
             for dir in [Some(path), path.parent()].into_iter().flatten() {

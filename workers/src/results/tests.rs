@@ -121,6 +121,23 @@ async fn many_writers_share_groups_and_all_are_told() {
 }
 
 #[tokio::test]
+async fn a_day_that_is_open_elsewhere_is_waited_for_and_not_taken_for_damaged() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    let who = identity("t", None, "one");
+    let first = Results::open(dir.path(), KEEP, now).expect("opens");
+    first.store(&who, &record(&who, "x"), now).await.expect("stored");
+    let path = dir.path().to_owned();
+    let second = tokio::task::spawn_blocking(move || Results::open(&path, KEEP, now));
+    // Whether it tries before or after this, it must find the day.
+    drop(first);
+    let second = second.await.expect("no panic").expect("opens");
+    assert!(second.answered(&who, now).expect("readable").is_some());
+    let held = Day::open(&dir.path().join("2026-11-24")).expect_err("it is open");
+    assert!(held.passing, "{held}");
+}
+
+#[tokio::test]
 async fn a_day_that_cannot_be_opened_is_set_aside_and_work_goes_on() {
     let dir = tempfile::tempdir().expect("a directory");
     let now = at("2026-11-24T10:00:00Z");
