@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tokio::time::{Instant, advance};
 
+use super::tests::quota;
 use super::*;
 use crate::clock::SystemClock;
 use crate::cost::{Dimension, Together};
@@ -109,19 +110,6 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
     proptest::sample::subsequence(all, 0..=count)
 }
 
-fn quota(limits: Vec<Limit>) -> Arc<Quota> {
-    let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
-    let config = Config {
-        name: "q".to_owned(),
-        provider: "openai".to_owned(),
-        base_url: "http://127.0.0.1".to_owned(),
-        adapter: crate::provider::by_name("openai").expect("a known provider"),
-        keys: (0..2).map(key).collect(),
-        limits,
-    };
-    Quota::new(config, Arc::default(), Arc::default(), None, Arc::new(SystemClock))
-}
-
 fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
     Cost { requests: 1, input_tokens, output_tokens, together: Together::Sum }
 }
@@ -141,7 +129,7 @@ impl World {
         ];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let cap = Cap::new(&team, Arc::default(), None, &clock);
-        Self { quota: quota(limits), cap, permits: Vec::new() }
+        Self { quota: quota(limits, 2), cap, permits: Vec::new() }
     }
 
     async fn apply(&mut self, step: Step) {

@@ -147,8 +147,8 @@ impl Meter {
         window.map_or(trailing, |end| trailing.min(end))
     }
 
-    /// An answer told that `limit` of `dimension` is whole again in so long, as of some moment since `asked`:
-    /// where that is a fixed window of the provider's, what was sent in it is back then.
+    /// An answer told `figures`, as of some moment between `asked` and `now`: where they are of a fixed window
+    /// that this counts, what was sent in it is back when it ends.
     pub(super) fn told(&mut self, figures: &Figures, asked: Instant, now: Instant) {
         let (Some(window), Amount::PerPeriod { dimension, limit, per, .. }, Some(rest)) =
             (&mut self.window, &self.amount, figures.whole_in)

@@ -15,7 +15,7 @@ fn at_once(calls: u64) -> Limit {
     Limit { amount: Amount::Concurrent(calls), models: None }
 }
 
-fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
+pub(super) fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
     quota_after(limits, keys, None)
 }
 
