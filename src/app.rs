@@ -18,7 +18,7 @@ use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::events;
 use crate::seat::Seat;
-use crate::standing::Standings;
+use crate::standing::{self, Standings};
 use crate::{nats, topology};
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
@@ -96,13 +96,16 @@ impl App {
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
         let unseated = seat.as_ref().map(Seat::loss).unwrap_or_default();
-        let writing = tokio::spawn(standings.keep(Arc::clone(&worker), written.clone(), unseated));
+        let (writer, asked) = standing::writer();
+        let writing = standings.keep(Arc::clone(&worker), asked, written.clone(), unseated);
+        let writing = tokio::spawn(writing);
         let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
         let control = Control::start(
             connection.client.clone(),
             connection.context.clone(),
             connection.names.clone(),
             Arc::clone(&worker),
+            writer,
         )
         .await
         .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;

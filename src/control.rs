@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::standing::Writer;
+
 /// The worker that runs in this process.
 pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
 
@@ -173,13 +175,14 @@ impl Control {
         context: Context,
         names: Names,
         worker: Arc<Worker>,
+        writer: Writer,
     ) -> Result<Self, async_nats::Error> {
         let service = client
             .service_builder()
             .description("An asynchronous broker for AI requests")
             .start("forebay", env!("CARGO_PKG_VERSION"))
             .await?;
-        let desk = Arc::new(Desk { client, context, names: names.clone(), worker });
+        let desk = Arc::new(Desk { client, context, names: names.clone(), worker, writer });
         let mut tasks = Vec::new();
         let subjects = [
             ("queues", names.ctl("queues")),
@@ -217,6 +220,7 @@ struct Desk {
     context: Context,
     names: Names,
     worker: Arc<Worker>,
+    writer: Writer,
 }
 
 type Answer = Result<Bytes, error::Error>;
@@ -226,8 +230,8 @@ impl Desk {
         let answer = match endpoint {
             "queues" => self.queues().await,
             "keys" => json(&self.keys()),
-            "keys-disable" => self.switch(&request.message.payload, false),
-            "keys-enable" => self.switch(&request.message.payload, true),
+            "keys-disable" => self.switch(&request.message.payload, false).await,
+            "keys-enable" => self.switch(&request.message.payload, true).await,
             "results" => self.results(&request.message.payload),
             _ => self.ask(&request).await,
         };
@@ -247,14 +251,21 @@ impl Desk {
         Keys { quotas: snapshot.quotas.into_iter().map(Quota::from).collect(), pools: snapshot.pools }
     }
 
-    /// Disables or enables keys; answers what all keys are then.
-    fn switch(&self, payload: &[u8], on: bool) -> Answer {
+    /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
+    /// restart.
+    async fn switch(&self, payload: &[u8], on: bool) -> Answer {
         let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if !self.worker.switch(&request.quota, request.key.as_deref(), on) {
             return Err(failed(404, unknown_key(&request, &self.keys().quotas)));
         }
         let act = if on { "enabled" } else { "disabled" };
         info!(quota = request.quota, key = request.key, "{act} by an operator");
+        if !self.writer.write().await {
+            return Err(failed(
+                503,
+                format!("{act}, but not written down, so a restart may undo it; ask again"),
+            ));
+        }
         json(&self.keys())
     }
 

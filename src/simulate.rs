@@ -10,7 +10,7 @@ pub mod record;
 mod window;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
@@ -58,7 +58,7 @@ pub struct Provider {
 struct Shared {
     accounts: Vec<Account>,
     latency: (Duration, Duration),
-    faults: Faults,
+    faults: Mutex<Faults>,
     rng: Mutex<SmallRng>,
     record: Record,
 }
@@ -73,7 +73,7 @@ impl Provider {
         let shared = Arc::new(Shared {
             accounts: config.accounts.into_iter().map(Account::new).collect(),
             latency: config.latency,
-            faults: config.faults,
+            faults: Mutex::new(config.faults),
             rng: Mutex::new(SmallRng::seed_from_u64(config.seed)),
             record: Record::new(config.record.as_deref())?,
         });
@@ -93,6 +93,11 @@ impl Provider {
     /// What it was asked so far.
     pub fn calls(&self) -> Vec<Entry> {
         self.shared.record.entries()
+    }
+
+    /// From now on this goes wrong.
+    pub fn fail(&self, faults: Faults) {
+        *self.shared.faults() = faults;
     }
 
     /// The accounts that it has.
@@ -219,7 +224,11 @@ impl Shared {
     fn choose(&self) -> (Option<Fault>, Duration) {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let latency = draw(self.latency, &mut *rng);
-        (self.faults.choose(rng.random()), latency)
+        (self.faults().choose(rng.random()), latency)
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ use anyhow::anyhow;
 use async_nats::jetstream::context::CreateKeyValueError;
 use async_nats::jetstream::kv::{self, Store};
 use forebay_workers::quota::Standing;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -18,6 +19,30 @@ use crate::control::Worker;
 
 /// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// How many may ask at once that all be written down; more wait.
+const ASKED: usize = 16;
+
+/// The way to have it written down at once what an operator did.
+#[derive(Debug, Clone)]
+pub struct Writer(mpsc::Sender<oneshot::Sender<bool>>);
+
+impl Writer {
+    /// Has all that is known written down; false if that cannot be done now.
+    pub async fn write(&self) -> bool {
+        let (done, written) = oneshot::channel();
+        self.0.send(done).await.is_ok() && written.await == Ok(true)
+    }
+}
+
+/// Who asked that all be written down.
+pub type Asked = mpsc::Receiver<oneshot::Sender<bool>>;
+
+/// The two ends of the way to have it written down what an operator did.
+pub fn writer() -> (Writer, Asked) {
+    let (ask, asked) = mpsc::channel(ASKED);
+    (Writer(ask), asked)
+}
 
 /// The bucket, and what it holds under each name.
 #[derive(Debug)]
@@ -62,17 +87,27 @@ impl Standings {
         self.written.iter().map(|(name, written)| (name.clone(), written.standing.clone())).collect()
     }
 
-    /// Writes down what changes until `stop`, and then what is left; nothing any more once somebody else has
-    /// the work, whose word it would replace.
-    pub async fn keep(mut self, worker: Arc<Worker>, stop: CancellationToken, unseated: CancellationToken) {
+    /// Writes down what changes until `stop`, at once when `asked`, and then what is left; nothing any more
+    /// once somebody else has the work, whose word it would replace.
+    pub async fn keep(
+        mut self,
+        worker: Arc<Worker>,
+        mut asked: Asked,
+        stop: CancellationToken,
+        unseated: CancellationToken,
+    ) {
         let written = async {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
-                    _ = look.tick() => self.write(&worker, true).await,
+                    _ = look.tick() => { self.write(&worker, true).await; }
+                    Some(done) = asked.recv() => {
+                        // Whoever asked may have gone.
+                        let _ = done.send(self.write(&worker, true).await);
+                    }
                     () = stop.cancelled() => break,
-                };
+                }
             }
             if !self.write(&worker, false).await {
                 self.write(&worker, false).await;

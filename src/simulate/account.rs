@@ -186,11 +186,13 @@ impl Account {
         let busy = self.config.concurrent.is_some_and(|most| state.running >= most);
         let wait =
             |windows: &mut [Window], share| windows.iter_mut().filter_map(|w| w.wait(share, now)).max();
-        let mut refused = wait(&mut state.calls, 1).map(Refused::Calls);
+        // Both are asked, so that what is told of either is as of now.
+        let (calls, held) = (wait(&mut state.calls, 1), wait(&mut state.tokens, tokens));
+        let mut refused = calls.map(Refused::Calls);
         if self.config.tokens.iter().any(|(limit, _)| tokens > *limit) {
             refused = Some(Refused::TooLarge);
         }
-        refused = refused.or_else(|| wait(&mut state.tokens, tokens).map(Refused::Tokens));
+        refused = refused.or_else(|| held.map(Refused::Tokens));
         refused = refused.or_else(|| busy.then_some(Refused::Calls(Duration::from_secs(1))));
         for window in &mut state.calls {
             if refused.is_none() || window.counts_refused() {
@@ -271,6 +273,16 @@ mod tests {
         assert_eq!(account.admit(101, now).refused, Some(Refused::TooLarge));
         let rest = account.admit(0, now).tokens.expect("a limit");
         assert_eq!((rest.limit, rest.remaining), (100, 0));
+    }
+
+    #[test]
+    fn a_call_refused_for_calls_is_told_what_is_left_of_tokens_now() {
+        let account = Account::new("name=a,key=k,limit=1/1m,tokens=100/1s".parse().expect("a config"));
+        let now = Instant::now();
+        assert_eq!(account.admit(60, now).refused, None);
+        let refused = account.admit(10, now + 2 * SECOND);
+        assert!(matches!(refused.refused, Some(Refused::Calls(_))));
+        assert_eq!(refused.tokens.map(|rest| rest.remaining), Some(100));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use forebay::simulate::fault::Faults;
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said, soon};
 
 /// A Forebay over two accounts at one provider, each quota with its own keys and limits.
 async fn two_quotas(
@@ -108,6 +109,38 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
     let attempts: usize = completions.iter().map(|completion| completion.attempts.len()).sum();
     assert_eq!(attempts, provider.calls().len(), "every call is an attempt of some completion");
     assert!(attempts > 40, "there were faults");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it_is_well() {
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let four = "{ concurrent = 4 }";
+    let (forebay, provider) =
+        two_quotas(&accounts, "error=1", (&["sk-one"], four), (&["sk-two"], four)).await;
+    const JOBS: usize = 60;
+    for job in 0..JOBS {
+        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+    }
+    let stopped = || {
+        let quotas = forebay.app.worker().snapshot().quotas;
+        let mut states = quotas.iter().flat_map(|quota| &quota.models).map(|model| &model.state);
+        quotas.iter().all(|quota| !quota.models.is_empty()) && states.all(|state| state.name() == "cooling")
+    };
+    soon("both accounts to stop", async {
+        while !stopped() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    provider.fail(Faults::default());
+    for job in 0..JOBS {
+        assert_eq!(forebay.completion("default", None, &job.to_string()).await.status, Status::Succeeded);
+    }
+    let calls = provider.calls();
+    let failed = calls.iter().filter(|call| call.status == 500).count();
+    assert!((10..=18).contains(&failed), "what shows it, and the eight in flight then: {failed}");
+    assert_eq!(calls.len(), failed + JOBS);
     forebay.stop().await;
 }
 

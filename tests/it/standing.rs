@@ -5,6 +5,7 @@ use std::time::Duration;
 use forebay::control::{Keys, SwitchRequest};
 use forebay_schemas::{QuotaEvent, Status};
 use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::quota::Standing;
 use serde_json::json;
 
 use crate::support::{Forebay, UNLIMITED, chat, head, limited, pool, provider, quota, said};
@@ -83,7 +84,15 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
     let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one", "sk-two"], UNLIMITED);
     let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
+    forebay.connection.context.delete_key_value("AI_QUOTAS").await.expect("deleted");
+    let lost =
+        keys(&forebay, "keys.disable", Some(("one", Some("key-1")))).await.expect_err("nowhere to write");
+    assert!(lost.contains("not written down"), "{lost}");
     keys(&forebay, "keys.disable", Some(("one", Some("key-1")))).await.expect("disabled");
+    let bucket = forebay.connection.context.get_key_value("AI_QUOTAS").await.expect("made again");
+    let written = bucket.get("one").await.expect("read").expect("written before it was answered");
+    let written: Standing = serde_json::from_slice(&written).expect("a standing");
+    assert!(written.keys.contains_key("key-1"));
     for id in 0..4 {
         forebay.publish("ai.jobs.chat", &chat(&id.to_string(), "hello")).await;
         forebay.completion("default", None, &id.to_string()).await;

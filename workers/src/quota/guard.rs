@@ -9,9 +9,8 @@ use tokio::time::Instant;
 const SHORTEST: Duration = Duration::from_millis(5);
 /// A guard is never less than this part of its period; what it costs is too little to see.
 const LEAST_SHARE: u32 = 500;
-/// What it is at least until so many calls as count were measured and two periods are over: the first
-/// calls find connections, caches and often the server itself cold, and reach it later than those after
-/// them. No more than [`MEASURED_SHARE`] of the period.
+/// What it is at least until so many calls as count were measured and two periods are over: a spread that
+/// few calls have shown is not yet that of the way. No more than [`MEASURED_SHARE`] of the period.
 const UNPROVEN: Duration = Duration::from_millis(20);
 /// What is measured here widens a guard to this part of its period at most.
 const MEASURED_SHARE: u32 = 50;

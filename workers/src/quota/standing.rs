@@ -140,10 +140,14 @@ impl Quota {
         let keys = names.zip(&ledger.keys);
         let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
         let Ledger { models, meters, .. } = &mut *ledger;
+        // What several models share is told with the first of them alone.
+        let mut told = BTreeSet::new();
         let models = models.iter().filter_map(|(name, model)| {
             let mut spent = BTreeMap::new();
             for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
-                if let Some(parts) = meters[*meter].spent_until(ahead, moment) {
+                if told.insert(*meter)
+                    && let Some(parts) = meters[*meter].spent_until(ahead, moment)
+                {
                     spent.insert(limit.key(), parts);
                 }
             }
@@ -174,8 +178,6 @@ impl Quota {
                 *state = State::resumed(paused, moment);
             }
         }
-        // What several models share was written down with each of them.
-        let mut resumed = BTreeSet::new();
         for (name, before) in &standing.models {
             ledger.know(name, self, moment.instant);
             let Ledger { models, meters, .. } = &mut *ledger;
@@ -184,9 +186,7 @@ impl Quota {
                 model.state = State::resumed(paused, moment);
             }
             for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
-                if let Some(parts) = before.spent.get(&limit.key())
-                    && resumed.insert(*meter)
-                {
+                if let Some(parts) = before.spent.get(&limit.key()) {
                     meters[*meter].resume(parts, moment);
                 }
             }
