@@ -4,6 +4,7 @@ mod standing;
 mod support;
 
 mod contract;
+mod crashes;
 mod faults;
 mod flows;
 mod identity;

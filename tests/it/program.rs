@@ -49,11 +49,16 @@ pub(crate) struct Serve {
 impl Serve {
     /// Starts it in `dir` and waits until it is ready.
     pub(crate) async fn start(dir: &Path) -> Self {
-        let mut child = command(dir, &["serve"]).spawn().expect("it starts");
-        let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut serve = Self { child, stderr, seen: String::new() };
+        let mut serve = Self::spawn(dir);
         serve.wait_for("ready:").await;
         serve
+    }
+
+    /// Starts it in `dir`.
+    pub(crate) fn spawn(dir: &Path) -> Self {
+        let mut child = command(dir, &["serve"]).spawn().expect("it starts");
+        let stderr = BufReader::new(child.stderr.take().expect("piped"));
+        Self { child, stderr, seen: String::new() }
     }
 
     /// Waits for a line with `words` on its stderr.

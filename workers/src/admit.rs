@@ -13,6 +13,7 @@ use tracing::warn;
 
 use crate::claim::{Claim, Stage};
 use crate::cost::Cost;
+use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
 use crate::engine::{Candidate, Engine};
 use crate::finish::{self, retry_until_done};
@@ -29,6 +30,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     delivery: Delivery,
     stage: &Arc<Stage>,
 ) {
+    crash::at(Point::Delivered);
     let flow = &reading.flow;
     let message = read(engine, flow, delivery, stage);
     let claim = message.claim;
@@ -66,6 +68,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     };
     if matches!(next, Next::Call) {
         staged.entry.admitted();
+        crash::at(Point::Admitted);
         // Nobody receives any more only when the process ends; the delivery then comes again.
         let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
         return;

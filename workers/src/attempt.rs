@@ -4,6 +4,7 @@ use forebay_schemas::{Attempt, Class};
 use tokio::time::Instant;
 
 use crate::clock::millis_between;
+use crate::crash::{self, Point};
 use crate::engine::Engine;
 use crate::outcome::Outcome;
 use crate::quota::Permit;
@@ -18,7 +19,9 @@ pub(crate) async fn attempt<Q, U: Upstream>(
 ) -> Outcome {
     let started = engine.clock.now();
     let reply = send(engine, staged, permit).await;
+    crash::at(Point::Answered);
     let outcome = classify(engine, permit, reply);
+    crash::at(Point::Classified);
     note(engine, staged, permit, &outcome, started);
     outcome
 }
@@ -35,7 +38,11 @@ async fn send<Q, U: Upstream>(
         .map_err(Unsent::Inexpressible)?;
     config.adapter.authorise(&mut request.headers, &permit.key().secret).map_err(Unsent::UnusableKey)?;
     let stamp = permit.stamp();
-    engine.upstream.send(request, move |at| stamp.sent(at)).await.map_err(Unsent::Upstream)
+    let sent = move |at| {
+        stamp.sent(at);
+        crash::at(Point::Sending);
+    };
+    engine.upstream.send(request, sent).await.map_err(Unsent::Upstream)
 }
 
 /// Why there is no reply.

@@ -13,6 +13,7 @@ use tracing::{error, warn};
 
 use crate::admit::Refusal;
 use crate::claim::Claim;
+use crate::crash::{self, Point};
 use crate::engine::Engine;
 use crate::queue::{self, DeadLetter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
@@ -33,13 +34,16 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
         completion,
     };
     persist(engine, &staged, &record).await;
+    crash::at(Point::Stored);
     make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
         return conflict(engine, staged).await;
     };
+    crash::at(Point::Completed);
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
         bury(engine, &staged, &record.completion).await;
+        crash::at(Point::Buried);
     }
     release(engine, staged, &record.completion).await;
 }
@@ -84,6 +88,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     mut staged: Staged,
     wait: Duration,
 ) {
+    crash::at(Point::Postponing);
     let at = engine.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
     let Followers { same, others } = staged.entry.end();
     let job = Postponed {
@@ -103,12 +108,14 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         traceparent: staged.delivery.traceparent.clone(),
     };
     let postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    crash::at(Point::Scheduled);
     give_back(engine, others).await;
     if !postponed {
         give_back(engine, same).await;
         return conflict(engine, staged).await;
     }
     ack_all(engine, same.into_iter().chain([staged.claim])).await;
+    crash::at(Point::Postponed);
 }
 
 /// Gives an identity that is answered its stored answer.
@@ -119,10 +126,15 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
 ) {
     make_way_if_refused(engine, &mut staged, &record).await;
     // The process may have ended between the store and the publish.
-    match complete(engine, &staged, record).await {
-        Some(record) => release(engine, staged, &record.completion).await,
-        None => conflict(engine, staged).await,
+    let Some(record) = complete(engine, &staged, record).await else {
+        return conflict(engine, staged).await;
+    };
+    // It may also have ended between the publish and the dead letter.
+    let is_ours = record.message.as_ref() == Some(&staged.delivery.unique_id);
+    if is_ours && record.completion.status == Status::Failed {
+        bury(engine, &staged, &record.completion).await;
     }
+    release(engine, staged, &record.completion).await;
 }
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
@@ -298,7 +310,9 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
             }
         }
     }
+    crash::at(Point::Copied);
     ack_all(engine, claims).await;
+    crash::at(Point::Acked);
 }
 
 async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: impl IntoIterator<Item = Claim>) {

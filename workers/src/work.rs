@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::attempt::attempt;
 use crate::cost::{Cost, Together};
+use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::finish;
@@ -27,11 +28,13 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     target: usize,
     mut permit: Permit,
 ) {
+    crash::at(Point::Permitted);
     let outcome = attempt(&engine, &mut staged, &permit).await;
     let (verdict, effect) =
         engine.policy.decide(&outcome, staged.counted, staged.job.on_ambiguous, &mut *engine.rng());
     apply(&mut permit, &outcome, effect, staged.cost);
     drop(permit);
+    crash::at(Point::Decided);
 
     match verdict {
         Verdict::Finish => finish::finish(&engine, staged, end_of(outcome)).await,

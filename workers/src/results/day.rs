@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Error;
+use crate::crash::{self, Point};
 
 /// The first byte of every value: the layout of what follows.
 const VERSION: u8 = 1;
@@ -104,6 +105,7 @@ impl Day {
     /// Writes a batch; when this returns, it survives a power loss.
     pub(super) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
         self.db.apply_batch(batch).map_err(|error| Error::new(&self.path, error))?;
+        crash::at(Point::Written);
         self.db.flush().map_err(|error| Error::new(&self.path, error))?;
         self.file.sync_data().map_err(|error| Error::new(&self.path, error))
     }

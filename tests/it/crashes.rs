@@ -1,0 +1,187 @@
+//! The process ends at every step of a job's way, and the next one goes on.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use forebay::config::Config;
+use forebay::connection::Connection;
+use forebay::nats::Server;
+use forebay::simulate::Provider;
+use forebay::topology;
+use forebay_schemas::{Completion, Identity, Status};
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::crash::{AT, Point};
+use forebay_workers::results::{Results, Retention};
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::program::{self, Serve, command};
+use crate::support::{chat, install_crypto, pool, provider, quota};
+
+/// Jobs of each kind: that succeed, that fail, and that wait for their time first.
+const EACH: usize = 4;
+/// A job that waits so long does so in the stream of postponed jobs.
+const WAIT: Duration = Duration::from_secs(20);
+/// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// The signal of `abort`.
+const SIGABRT: i32 = 6;
+
+/// What one case leaves.
+struct Case {
+    name: String,
+    connection: Connection,
+    provider: Provider,
+    dir: tempfile::TempDir,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_and_few_calls() {
+    install_crypto();
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let server = Server::start(dir.path(), listen, Duration::from_millis(100)).await.expect("it starts");
+    let one_by_one = Point::ALL.map(|point| (point, 1, 1));
+    let several = Point::ALL.map(|point| (point, 3, 4));
+    let cases = one_by_one.into_iter().chain(several);
+    futures::future::join_all(cases.map(|(point, passage, at_once)| {
+        let url = server.url().to_owned();
+        async move {
+            let case = Case::new(&url, format!("{point:?}-{passage}"), at_once).await;
+            case.crash(&format!("{point:?}:{passage}")).await;
+            let ended = tokio::time::timeout(PATIENCE, case.go_on()).await;
+            let (completions, unstored) =
+                ended.unwrap_or_else(|_| panic!("{}: waited in vain for the rest", case.name));
+            case.check(&completions, unstored).await;
+        }
+    }))
+    .await;
+}
+
+impl Case {
+    async fn new(url: &str, name: String, at_once: usize) -> Self {
+        let provider = provider(&["name=one,key=sk-one"], "").await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let limits = format!("{{ concurrent = {at_once} }}");
+        let text = [
+            format!(
+                "[nats]\nurl = {url:?}\nprefix = \"{name}\"\n[data]\ndir = {:?}\n",
+                dir.path().join("data")
+            ),
+            // All cases share a server, whose store must hold the most of every stream.
+            "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n".to_owned(),
+            quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
+            pool("chat", "gpt-4o-mini", &["one"]),
+        ]
+        .concat();
+        std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+        let config = Config::parse(&text).expect("a configuration");
+        let connection = Connection::open(url, &config).await.expect("connected");
+        topology::establish(&connection.context, &connection.names, &config.streams).await.expect("streams");
+        let case = Self { name, connection, provider, dir };
+        for index in 0..EACH {
+            case.publish(&chat(&format!("good-{index}"), "hello")).await;
+            case.publish(&json!({ "id": format!("bad-{index}"), "body": { "messages": [] } })).await;
+            let mut later = chat(&format!("later-{index}"), "hello");
+            later["not_before"] = json!(SystemClock.now().checked_add(WAIT).expect("soon").to_string());
+            case.publish(&later).await;
+        }
+        case
+    }
+
+    async fn publish(&self, job: &Value) {
+        let subject = format!("{}.jobs.chat", self.connection.names.prefix());
+        let payload = job.to_string().into();
+        let ack = self.connection.context.publish_with_headers(subject, HeaderMap::new(), payload).await;
+        ack.expect("sent").await.expect("acknowledged");
+    }
+
+    /// Works until it crashes there.
+    async fn crash(&self, at: &str) {
+        let mut child = command(self.dir.path(), &["serve"]);
+        let child = child.env(AT, at).stderr(std::process::Stdio::null());
+        let ended = tokio::time::timeout(PATIENCE, child.status()).await;
+        let status = ended.unwrap_or_else(|_| panic!("{at} was never reached")).expect("it ran");
+        assert_eq!(status.signal(), Some(SIGABRT), "{at}: {status}");
+    }
+
+    /// Works until nothing is left to do; returns all completions, and how many calls had been made at the
+    /// crash whose results were not stored.
+    async fn go_on(&self) -> (Vec<Completion>, usize) {
+        let stored = self.stored();
+        let mut serve = Serve::spawn(self.dir.path());
+        // It works when the dead process's seat is free, seconds later; whatever that one sent has arrived.
+        serve.wait_for("connected to NATS").await;
+        let unstored = self.provider.calls().len() - stored;
+        serve.wait_for("ready:").await;
+        let names = &self.connection.names;
+        let stream = self.connection.context.get_stream(names.completions_stream()).await.expect("a stream");
+        let mut messages = stream
+            .create_consumer(OrderedConfig::default())
+            .await
+            .expect("a consumer")
+            .messages()
+            .await
+            .expect("messages");
+        let mut completions = Vec::new();
+        while completions.len() < 3 * EACH {
+            let message = messages.next().await.expect("open").expect("a message");
+            completions.push(serde_json::from_slice(&message.payload).expect("a completion"));
+        }
+        for stream in [names.jobs_stream(), names.later_stream()] {
+            while self.messages_and_last(&stream).await.0 > 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        self.stored_as_published(&completions).await;
+        let (status, log) = serve.terminate().await;
+        assert!(status.success(), "{}: {log}", self.name);
+        (completions, unstored)
+    }
+
+    /// How many results are stored.
+    fn stored(&self) -> usize {
+        let dir = self.dir.path().join("data/results");
+        let retention = Retention { keep_days: 30, horizon_days: 2 };
+        let results = Results::open(&dir, retention, SystemClock.now()).expect("the store opens");
+        let kinds = ["good", "bad", "later"].into_iter();
+        let ids = kinds.flat_map(|kind| (0..EACH).map(move |index| format!("{kind}-{index}")));
+        let identities = ids.map(|id| Identity { team: "default".to_owned(), batch: None, id });
+        identities.filter(|identity| results.get(identity).expect("readable").is_some()).count()
+    }
+
+    async fn stored_as_published(&self, completions: &[Completion]) {
+        for completion in completions {
+            let got = program::run(self.dir.path(), &["results", "get", &completion.id]).await;
+            let stored: Value = serde_json::from_str(&got.stdout).expect("JSON");
+            assert_eq!(stored, serde_json::to_value(completion).expect("JSON"), "{}", self.name);
+        }
+    }
+
+    async fn messages_and_last(&self, stream: &str) -> (u64, u64) {
+        let stream = self.connection.context.get_stream(stream).await.expect("a stream");
+        let state = &stream.cached_info().state;
+        (state.messages, state.last_sequence)
+    }
+
+    async fn check(&self, completions: &[Completion], unstored: usize) {
+        let name = &self.name;
+        let names = &self.connection.names;
+        let statuses: BTreeMap<_, _> =
+            completions.iter().map(|completion| (completion.id.as_str(), completion.status)).collect();
+        assert_eq!(statuses.len(), 3 * EACH, "{name}: each once");
+        for (id, status) in statuses {
+            let expected = if id.starts_with("bad") { Status::Failed } else { Status::Succeeded };
+            assert_eq!(status, expected, "{name}: {id}");
+        }
+        // Of a message that another replaces the sequence stays.
+        let published = self.messages_and_last(&names.completions_stream()).await;
+        assert_eq!(published, (3 * EACH as u64, 3 * EACH as u64), "{name}: no completion was replaced");
+        assert_eq!(self.messages_and_last(&names.dead_stream()).await.0, EACH as u64, "{name}: dead letters");
+        let calls = self.provider.calls().len();
+        assert_eq!(calls, 3 * EACH + unstored, "{name}: calls, {unstored} of them unstored at the crash");
+    }
+}

@@ -1,0 +1,91 @@
+//! Points on a job's way at which a test can end the process, as a crash between two steps would. Of a
+//! release nothing of this is a part.
+
+/// A point between two steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// A delivery came; nothing of it is read.
+    Delivered,
+    /// It is a job that will be called.
+    Admitted,
+    /// It has its permit.
+    Permitted,
+    /// The connection takes the request.
+    Sending,
+    /// The answer is here; nothing of it is read.
+    Answered,
+    /// It is known what the answer means.
+    Classified,
+    /// It is known what is done about it, and the permit is settled.
+    Decided,
+    /// The result is handed to the store, and not synced.
+    Written,
+    /// The result is stored.
+    Stored,
+    /// The completion is published.
+    Completed,
+    /// The dead letter is published.
+    Buried,
+    /// Copies are sent.
+    Copied,
+    /// The job is acknowledged.
+    Acked,
+    /// The job is to be postponed.
+    Postponing,
+    /// Its schedule is published.
+    Scheduled,
+    /// It is postponed, and its delivery acknowledged.
+    Postponed,
+}
+
+impl Point {
+    /// All of them, in the order of the way.
+    pub const ALL: [Point; 16] = [
+        Point::Delivered,
+        Point::Admitted,
+        Point::Permitted,
+        Point::Sending,
+        Point::Answered,
+        Point::Classified,
+        Point::Decided,
+        Point::Written,
+        Point::Stored,
+        Point::Completed,
+        Point::Buried,
+        Point::Copied,
+        Point::Acked,
+        Point::Postponing,
+        Point::Scheduled,
+        Point::Postponed,
+    ];
+}
+
+/// The environment variable that names the point at which the process ends, as `Point` prints it, and
+/// after a colon at which passage, the first being 1.
+#[cfg(feature = "crash-points")]
+pub const AT: &str = "FOREBAY_CRASH_AT";
+
+/// Ends the process, if it is to end here.
+#[cfg(feature = "crash-points")]
+pub(crate) fn at(point: Point) {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    let chosen = CHOSEN.get_or_init(|| {
+        let text = std::env::var(AT).ok()?;
+        let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
+        Some((name.to_owned(), passage.parse().ok()?))
+    });
+    if let Some((name, passage)) = chosen
+        && format!("{point:?}") == *name
+        && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *passage
+    {
+        std::process::abort();
+    }
+}
+
+/// Nothing ends here.
+#[cfg(not(feature = "crash-points"))]
+pub(crate) const fn at(_: Point) {}
