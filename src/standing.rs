@@ -19,6 +19,8 @@ use crate::control::Worker;
 
 /// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_millis(250);
+/// How often all is written, changed or not.
+const ANEW: Duration = Duration::from_secs(60);
 
 /// How many may ask at once that all be written down; more wait.
 const ASKED: usize = 16;
@@ -54,7 +56,8 @@ pub struct Standings {
 
 #[derive(Debug, Default)]
 struct Written {
-    standing: Standing,
+    /// As far as is known.
+    standing: Option<Standing>,
     /// Of the entry; 0 if there is none.
     revision: u64,
 }
@@ -77,14 +80,15 @@ impl Standings {
                     Standing::default()
                 })
             });
-            written.insert(name, Written { standing: standing.unwrap_or_default(), revision });
+            written.insert(name, Written { standing, revision });
         }
         Ok(Self { connection: connection.clone(), store, written })
     }
 
     /// What is known, by name.
     pub fn known(&self) -> HashMap<String, Standing> {
-        self.written.iter().map(|(name, written)| (name.clone(), written.standing.clone())).collect()
+        let known = self.written.iter();
+        known.filter_map(|(name, written)| Some((name.clone(), written.standing.clone()?))).collect()
     }
 
     /// Writes down what changes until `stop`, at once when `asked`, and then what is left; nothing any more
@@ -99,16 +103,21 @@ impl Standings {
         let written = async {
             let mut look = tokio::time::interval(LOOK);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut anew = tokio::time::interval(ANEW);
             loop {
                 tokio::select! {
                     _ = look.tick() => { self.write(&worker, true).await; }
+                    _ = anew.tick() => self.doubt(),
                     Some(done) = asked.recv() => {
+                        self.doubt();
+                        let written = self.write(&worker, true).await || self.write(&worker, true).await;
                         // Whoever asked may have gone.
-                        let _ = done.send(self.write(&worker, true).await);
+                        let _ = done.send(written);
                     }
                     () = stop.cancelled() => break,
                 }
             }
+            self.doubt();
             if !self.write(&worker, false).await {
                 self.write(&worker, false).await;
             }
@@ -119,25 +128,32 @@ impl Standings {
         }
     }
 
+    /// What was written may be there no more: somebody may have deleted it.
+    fn doubt(&mut self) {
+        self.written.values_mut().for_each(|written| written.standing = None);
+    }
+
     /// Writes down what has changed; with `ahead`, what may be spent until the next time too. False if
     /// something could not be.
     async fn write(&mut self, worker: &Worker, ahead: bool) -> bool {
         let mut all = true;
         for (name, standing) in worker.standings(ahead) {
             let written = self.written.entry(name.clone()).or_default();
-            if written.standing == standing {
+            if written.standing.as_ref() == Some(&standing) {
                 worker.confirm(&name);
                 continue;
             }
             let Ok(value) = serde_json::to_vec(&standing) else { continue };
             match self.store.update(name.as_str(), value.into(), written.revision).await {
                 Ok(revision) => {
-                    *written = Written { standing, revision };
+                    *written = Written { standing: Some(standing), revision };
                     worker.confirm(&name);
                 }
                 Err(error) => {
                     warn!(name, %error, "what is known of these limits cannot be written down yet");
                     all = false;
+                    // It may be written all the same.
+                    written.standing = None;
                     // Somebody else may have written, or deleted all; what comes next must not be stopped by that.
                     match self.store.entry(name.as_str()).await {
                         Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),

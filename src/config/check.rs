@@ -219,6 +219,8 @@ impl Checker<'_> {
         let limits = raw.limits.into_iter().enumerate();
         let limits = limits
             .filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, algorithm));
+        // Accounts at one address are one provider's, however it is written.
+        let base_url = base_url.trim_end_matches('/').to_owned();
         Quota { provider, base_url, keys, limits: limits.collect() }
     }
 

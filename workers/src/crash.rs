@@ -38,6 +38,7 @@ pub enum Point {
     Postponed,
 }
 
+#[cfg(feature = "crash-points")]
 impl Point {
     /// All of them, in the order of the way.
     pub const ALL: [Point; 16] = [

@@ -14,10 +14,7 @@ mod attempt;
 mod claim;
 pub mod clock;
 pub mod cost;
-#[cfg(feature = "crash-points")]
 pub mod crash;
-#[cfg(not(feature = "crash-points"))]
-mod crash;
 mod dispatch;
 mod engine;
 mod fairness;

@@ -44,7 +44,7 @@ pub struct Figures {
     pub remaining: u64,
     /// When all of it is back.
     pub whole_in: Option<Duration>,
-    /// How exact `whole_in` is.
+    /// By how much `whole_in` may be too long or too short.
     pub resolution: Duration,
 }
 

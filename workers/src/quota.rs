@@ -255,13 +255,13 @@ impl Quota {
         state.begin();
         ledger.keys[key].begin();
         if model_gate == Gate::Probe {
-            state.probe(call);
+            state.probe(call, now);
         }
         if let Some(learned) = learned.as_mut().filter(|_| passed_over.is_some()) {
             learned.probes(call);
         }
         if key_gate == Gate::Probe {
-            ledger.keys[key].probe(call);
+            ledger.keys[key].probe(call, now);
         }
         ledger.next_key = (key + 1) % ledger.keys.len();
         ledger.totals.in_flight += 1;

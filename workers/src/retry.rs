@@ -144,17 +144,14 @@ impl Policy {
     }
 }
 
-/// Whether the provider failed, rather than the job, the key or a limit: where most calls fail, its circuit
-/// breaks.
-pub(crate) fn is_failure(class: Class) -> bool {
-    matches!(
-        class,
-        Class::ServerError
-            | Class::Overloaded
-            | Class::NetBeforeSend
-            | Class::NetAfterSend
-            | Class::MalformedResponse
-    )
+/// How the provider failed, if it was not the job, the key or a limit: where half of the calls fail, its
+/// circuit breaks. An answer larger than is taken is the job's; it has no status here.
+pub(crate) fn failure(outcome: &Outcome) -> Option<Class> {
+    outcome.class.filter(|class| match class {
+        Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => true,
+        Class::MalformedResponse => outcome.status_code.is_some(),
+        _ => false,
+    })
 }
 
 /// Full jitter: anything between nothing and a bound that doubles.

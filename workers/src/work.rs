@@ -17,7 +17,7 @@ use crate::outcome::Outcome;
 use crate::provider::Scope;
 use crate::queue::Queue;
 use crate::quota::Permit;
-use crate::retry::{Effect, Verdict, is_failure};
+use crate::retry::{Effect, Verdict, failure};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
@@ -74,7 +74,7 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
     if outcome.status_code.is_some() {
         permit.answered();
     }
-    match outcome.class.filter(|class| is_failure(*class)) {
+    match failure(outcome) {
         Some(class) => permit.went(Some(class), now),
         None if outcome.status_code.is_some() => permit.went(None, now),
         None => {}

@@ -4,6 +4,8 @@
 //! tools are counted as their JSON: how they are framed is not published, and what the provider reports
 //! corrects the rest, see `quota::factor`.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 use tiktoken_rs::CoreBPE;
 
@@ -16,8 +18,9 @@ const NAME: usize = 1;
 const REPLY: usize = 3;
 /// Framing of a call to a tool.
 const CALL: usize = 1;
-/// Longer text is estimated: what a token more or less is worth there does not pay for the time.
-const LONGEST: usize = 1 << 20;
+/// Longer text is estimated: what a token more or less is worth there does not pay for the time, which is
+/// tenths of a second where text does not break into words.
+const LONGEST: usize = 1 << 16;
 
 /// Tokens of the part `name` of a request's body; `None` where only an estimate can be had.
 pub(super) fn tokens(model: &str, name: &str, value: &Value) -> Option<usize> {
@@ -37,7 +40,12 @@ struct Counter(&'static CoreBPE);
 
 impl Counter {
     fn text(&self, text: &str) -> Option<usize> {
-        (text.len() <= LONGEST).then(|| self.0.count_ordinary(text))
+        if text.len() > LONGEST {
+            return None;
+        }
+        // The tokenizer gives up on some text, such as very many blanks.
+        let (tokens, _) = self.0.encode(text, &HashSet::new()).ok()?;
+        Some(tokens.len())
     }
 
     /// What is embedded: a text, its tokens, or several of either.
@@ -116,5 +124,9 @@ mod tests {
         assert_eq!(tokens("claude-opus-4", "input", &json!("Hello")), None);
         assert_eq!(tokens("gpt-4o", "messages", &json!([{"role": "user", "odd": 1}])), None);
         assert_eq!(tokens("gpt-4o", "input", &json!("a ".repeat(LONGEST))), None);
+        for unit in [" ", "a", "^", "\n", "漢"] {
+            let longest = unit.repeat(LONGEST / unit.len());
+            assert!(tokens("gpt-4o", "input", &json!(longest)).is_some(), "{unit:?}");
+        }
     }
 }

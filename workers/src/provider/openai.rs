@@ -36,6 +36,8 @@ const LONGEST_RESET: Duration = Duration::from_secs(25 * 60 * 60);
 const MOST_TOKENS: u64 = 1 << 40;
 /// How exact a Go duration in a header is.
 const EXACT: Duration = Duration::from_millis(20);
+/// What a duration in Go's notation has in it that is not of whole seconds.
+const FRACTIONS: [&str; 5] = [".", "ms", "us", "µs", "ns"];
 
 /// OpenAI's dialect.
 #[derive(Debug)]
@@ -150,7 +152,9 @@ fn figures(headers: &HeaderMap, name: &str, dimension: Dimension) -> Option<Figu
     let remaining = number("remaining")?.min(limit);
     let reset = text("reset").map(str::trim);
     let whole_seconds = reset.and_then(|text| text.parse().ok()).map(Duration::from_secs);
-    let resolution = if whole_seconds.is_some() { Duration::from_secs(1) } else { EXACT };
+    // "59s" may have been cut off or rounded; what has a fraction was not.
+    let has_fraction = reset.is_some_and(|text| FRACTIONS.iter().any(|mark| text.contains(mark)));
+    let resolution = if has_fraction { EXACT } else { Duration::from_secs(1) };
     let whole_in = whole_seconds.or_else(|| retry_after::go_duration(reset?));
     let whole_in = whole_in.filter(|wait| *wait <= LONGEST_RESET);
     Some(Figures { dimension, limit, remaining, whole_in, resolution })

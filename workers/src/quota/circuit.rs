@@ -38,6 +38,8 @@ struct Inner {
     /// How often calls were stopped since they last went well.
     breaks: u32,
     next_call: u64,
+    /// The last call that was made before calls were stopped: those up to it have nothing new to say.
+    last_before: u64,
 }
 
 /// One call's passage. Dropping it without a word of how the call ended says nothing of the provider.
@@ -79,7 +81,7 @@ impl Circuit {
         let call = inner.next_call;
         inner.state.begin();
         if gate == Gate::Probe {
-            inner.state.probe(call);
+            inner.state.probe(call, now);
         }
         Ok(Passage { circuit: Arc::clone(self), call })
     }
@@ -98,6 +100,7 @@ impl Inner {
     fn stop(&mut self, reason: Class, now: Instant) {
         let pause = (FIRST_BREAK * 2u32.saturating_pow(self.breaks)).min(LONGEST_BREAK);
         self.breaks += 1;
+        self.last_before = self.next_call;
         self.ended.clear();
         self.state.cool(reason, pause, now);
     }
@@ -107,6 +110,9 @@ impl Passage {
     /// The provider did what it is for, be it to refuse.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
+        if self.call <= inner.last_before {
+            return;
+        }
         inner.ended.push_back((now, false));
         if inner.fails(now) == Some(false) {
             inner.breaks = 0;
@@ -114,9 +120,12 @@ impl Passage {
         inner.state.probe_ended(self.call, true, now);
     }
 
-    /// The provider failed. Calls that were under way when calls were stopped say nothing new.
+    /// The provider failed.
     pub(super) fn failed(&self, reason: Class, now: Instant) {
         let mut inner = self.circuit.inner();
+        if self.call <= inner.last_before {
+            return;
+        }
         match inner.state {
             State::Probing { call, .. } if call == self.call => inner.stop(reason, now),
             State::Ready | State::Ramping { .. } => {
@@ -176,7 +185,7 @@ mod tests {
             assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + pause * SECOND)));
             at += pause * SECOND;
             let probe = circuit.enter(at).expect("a probe");
-            assert_eq!(circuit.enter(at).err(), Some(Denied::ForRelease), "one alone");
+            assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + LONGEST_BREAK)), "one alone");
             probe.failed(Class::ServerError, at);
         }
         at += 30 * SECOND;
@@ -198,5 +207,44 @@ mod tests {
         let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();
         under_way.iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
         assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + SECOND)), "one break");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_ends_late_from_before_a_break_neither_breaks_nor_mends() {
+        let circuit = Arc::new(Circuit::default());
+        let mut at = Instant::now();
+        let before: Vec<_> = (0..40).map(|_| circuit.enter(at).expect("open")).collect();
+        before[..10].iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        for pause in [1, 2, 4] {
+            at += pause * SECOND;
+            circuit.enter(at).expect("a probe").failed(Class::ServerError, at);
+        }
+        before[10..20].iter().for_each(|passage| passage.answered(at));
+        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + 8 * SECOND)), "still the longer break");
+        at += 8 * SECOND;
+        for _ in 0..20 {
+            call(&circuit, at, 100, |_| false);
+            at += SECOND;
+        }
+        assert_eq!(circuit.state(), State::Ready);
+        before[20..].iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        assert_eq!(circuit.state(), State::Ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_that_hangs_is_followed_by_another_and_either_answer_counts() {
+        let circuit = Arc::new(Circuit::default());
+        let mut at = Instant::now();
+        call(&circuit, at, 100, |_| true);
+        at += SECOND;
+        let first = circuit.enter(at).expect("a probe");
+        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + LONGEST_BREAK)));
+        at += LONGEST_BREAK;
+        let second = circuit.enter(at).expect("another");
+        assert!(circuit.enter(at).is_err(), "one in that time");
+        first.answered(at);
+        assert_eq!(call(&circuit, at, 1, |_| false), 1, "it is well");
+        drop(second);
+        assert_eq!(call(&circuit, at, 1, |_| false), 1, "and stays so");
     }
 }

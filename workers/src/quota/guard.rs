@@ -29,6 +29,8 @@ pub(super) struct Guard {
     delays: VecDeque<Duration>,
     /// What refusals taught; it is not forgotten.
     taught: Duration,
+    /// When that was.
+    taught_at: Option<Instant>,
     /// When the first call left.
     first: Option<Instant>,
     proven: bool,
@@ -39,7 +41,15 @@ impl Guard {
     pub(super) fn new(per: Duration) -> Self {
         let taught = SHORTEST.max(per / LEAST_SHARE);
         let width = UNPROVEN.min(per / MEASURED_SHARE).max(taught);
-        Self { per, delays: VecDeque::with_capacity(CALLS), taught, first: None, proven: false, width }
+        Self {
+            per,
+            delays: VecDeque::with_capacity(CALLS),
+            taught,
+            taught_at: None,
+            first: None,
+            proven: false,
+            width,
+        }
     }
 
     pub(super) fn width(&self) -> Duration {
@@ -58,8 +68,13 @@ impl Guard {
         self.adjust()
     }
 
-    /// A limit refused a call that this guard should have kept within it: it doubles.
-    pub(super) fn refused(&mut self) -> bool {
+    /// A limit refused a call, permitted at `granted`, that this guard should have kept within it: it doubles.
+    /// Calls that were under way together are refused together, which counts once.
+    pub(super) fn refused(&mut self, granted: Instant, now: Instant) -> bool {
+        if self.taught_at.is_some_and(|at| granted < at) {
+            return false;
+        }
+        self.taught_at = Some(now);
         let most = (self.per / TAUGHT_SHARE).max(self.taught);
         self.taught = (self.width * 2).min(most);
         self.adjust()
@@ -130,8 +145,10 @@ mod tests {
     #[test]
     fn what_refusals_teach_is_kept() {
         let (mut guard, at) = proven();
-        for expected in [10, 20, 40, 50, 50] {
-            guard.refused();
+        for (expected, later) in [(10, 0), (20, 1), (40, 2), (50, 3), (50, 4)] {
+            let granted = at + later * SECOND;
+            guard.refused(granted, granted + MILLI);
+            guard.refused(granted, granted + MILLI);
             assert_eq!(guard.width(), expected * MILLI);
         }
         for _ in 0..CALLS {

@@ -118,7 +118,7 @@ impl Ledger {
                 learned.refused(granted, hint, &mut self.meters, now);
             }
             // They trust the way to the server too much.
-            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused()),
+            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused(granted, now)),
         }
     }
 
@@ -164,7 +164,6 @@ pub(super) fn passable(gate: Gate) -> Result<Gate, Denied> {
     match gate {
         Gate::Open | Gate::Probe => Ok(gate),
         Gate::Until(at) => Err(Denied::Until(at)),
-        Gate::ForRelease => Err(Denied::ForRelease),
         Gate::Shut(reason) => Err(Denied::Shut(reason)),
     }
 }

@@ -160,12 +160,17 @@ impl Meter {
         if (dimension, *limit) != (&figures.dimension, figures.limit) || rest > per || !used {
             return;
         }
-        window.ends(asked + rest, now + rest + figures.resolution);
+        // It may have been rounded either way.
+        let earliest = (asked + rest).checked_sub(figures.resolution).unwrap_or(asked);
+        if !window.ends(earliest, now + rest + figures.resolution) {
+            return;
+        }
         let guard = self.guard.width();
-        for ((at, call), share) in std::mem::take(&mut self.returns) {
+        let Some(end) = window.latest(guard) else { return };
+        let later = self.returns.split_off(&(end, 0));
+        for ((at, call), share) in later {
             let sent = at.checked_sub(per + guard);
-            let end = sent.and_then(|sent| self.window.as_ref()?.back(sent, guard));
-            let at = end.map_or(at, |end| at.min(end));
+            let at = sent.and_then(|sent| window.back(sent, guard)).map_or(at, |end| at.min(end));
             *self.returns.entry((at, call)).or_default() += share;
             self.sent.entry(call).and_modify(|back| *back = at);
         }
@@ -232,9 +237,9 @@ impl Meter {
         }
     }
 
-    /// A limit refused a call that this meter had admitted.
-    pub(super) fn refused(&mut self) {
-        if self.guard.refused() {
+    /// A limit refused a call that this meter had admitted at `granted`.
+    pub(super) fn refused(&mut self, granted: Instant, now: Instant) {
+        if self.guard.refused(granted, now) {
             self.respace();
         }
     }

@@ -14,6 +14,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// After a probe, twice as many calls may begin with each step, for so many steps.
 const RAMP_STEP: Duration = Duration::from_millis(250);
 const RAMP_STEPS: u32 = 10;
+/// A probe that has no answer after so long may be a long call, or hang: another may be made.
+const PROBE: Duration = Duration::from_secs(30);
 
 /// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
 /// and a ramp.
@@ -42,10 +44,14 @@ pub enum State {
         /// When it returns.
         until: Instant,
     },
-    /// One call is under way to see whether calls are accepted again.
+    /// One call is under way to see whether calls are accepted again, or some that took long and one more.
     Probing {
-        /// The call.
+        /// The first of them.
+        first: u64,
+        /// The last.
         call: u64,
+        /// When it began.
+        since: Instant,
         /// What had happened.
         reason: Class,
     },
@@ -63,7 +69,6 @@ pub(super) enum Gate {
     /// Open, for one call alone.
     Probe,
     Until(Instant),
-    ForRelease,
     Shut(Option<Class>),
 }
 
@@ -79,7 +84,8 @@ impl State {
             }
             State::Cooling { until, .. } | State::Exhausted { until } if until > now => Gate::Until(until),
             State::Cooling { .. } | State::Exhausted { .. } => Gate::Probe,
-            State::Probing { .. } => Gate::ForRelease,
+            State::Probing { since, .. } if since + PROBE > now => Gate::Until(since + PROBE),
+            State::Probing { .. } => Gate::Probe,
             State::Disabled { reason } => Gate::Shut(reason),
         }
     }
@@ -116,25 +122,24 @@ impl State {
         }
     }
 
-    pub(super) fn probe(&mut self, call: u64) {
-        let reason = match self {
-            State::Exhausted { .. } => Class::QuotaExhausted,
-            State::Cooling { reason, .. } => *reason,
+    pub(super) fn probe(&mut self, call: u64, now: Instant) {
+        let (first, reason) = match *self {
+            State::Exhausted { .. } => (call, Class::QuotaExhausted),
+            State::Cooling { reason, .. } => (call, reason),
+            State::Probing { first, reason, .. } => (first, reason),
             _ => return,
         };
-        *self = State::Probing { call, reason };
+        *self = State::Probing { first, call, since: now, reason };
     }
 
-    /// The call that was a probe ended. If nothing has cooled the state since, it is ready bit by bit; but if the
-    /// provider never said a word, the next call is a probe again.
+    /// A call ended that may have been a probe. If nothing has cooled the state since, it is ready bit by bit;
+    /// but if the provider never said a word, the next call is a probe again.
     pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
-        if let State::Probing { call, reason } = *self
-            && call == ended
-        {
-            *self = match answered {
-                true => State::Ramping { since: now, calls: 0 },
-                false => State::Cooling { until: now, reason },
-            };
+        let State::Probing { first, call, reason, .. } = *self else { return };
+        if answered && ended >= first {
+            *self = State::Ramping { since: now, calls: 0 };
+        } else if ended == call {
+            *self = State::Cooling { until: now, reason };
         }
     }
 
@@ -201,7 +206,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_probe_calls_grow_from_step_to_step() {
         let now = Instant::now();
-        let mut state = State::Probing { call: 1, reason: Class::Overloaded };
+        let mut state = State::Probing { first: 1, call: 1, since: now, reason: Class::Overloaded };
         state.probe_ended(1, true, now);
         let begin_all = |state: &mut State, at| {
             let mut begun = 0;
@@ -217,5 +222,23 @@ mod tests {
         assert_eq!(begin_all(&mut state, now + 3 * RAMP_STEP), 12);
         assert_eq!(begin_all(&mut state, now + 20 * RAMP_STEP), 10_000, "no end to it");
         assert_eq!(state, State::Ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn probes_that_take_long_are_followed_by_others_and_the_first_answer_counts() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut state = State::Cooling { until: start, reason: Class::RateLimited };
+        for call in 0..3 {
+            assert_eq!(state.gate(at(30 * call)), Gate::Probe);
+            state.probe(7 + call, at(30 * call));
+            assert_eq!(state.gate(at(30 * call)), Gate::Until(at(30 * call + 30)));
+        }
+        state.probe_ended(6, true, at(70));
+        assert!(matches!(state, State::Probing { .. }), "a call from before says nothing");
+        state.probe_ended(8, false, at(71));
+        assert!(matches!(state, State::Probing { .. }), "one that was given up leaves the last");
+        state.probe_ended(7, true, at(75));
+        assert_eq!(state.gate(at(75)), Gate::Open);
     }
 }

@@ -124,7 +124,7 @@ async fn a_model_cools_alone_and_returns_through_one_probe() {
     let later = now + 2 * SECOND;
     drop(quota.reserve("m", ONE, later).expect("one probe"));
     let mut probe = quota.reserve("m", ONE, later).expect("another, as the first was not answered");
-    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::ForRelease));
+    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Until(later + 30 * SECOND)));
     probe.answered();
     drop(probe);
     let (_one, _two) =
@@ -380,4 +380,56 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
     tokio::time::advance(at - Instant::now()).await;
     let _both =
         [(); 2].map(|()| quota.reserve("m", ONE, Instant::now()).expect("the whole day is back at once"));
+}
+
+/// Counts strictly, in windows of ten seconds on a clock of its own, and tells their ends as `round` rounds.
+async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resolution: Duration) -> usize {
+    let (limit, per) = (10, 10 * SECOND);
+    let amount = Amount::PerPeriod {
+        dimension: Dimension::Requests,
+        limit,
+        per,
+        algorithm: Algorithm::Fixed,
+        day_in: None,
+    };
+    let quota = quota(vec![Limit { amount, models: None }], 1);
+    let ahead = Duration::from_millis(5_950);
+    let start = Instant::now();
+    let (mut window, mut calls, mut refused) = (0, 0, 0);
+    for milli in 0..60_000_u64 {
+        let now = Instant::now();
+        let clock = now - start + ahead;
+        let this = clock.as_millis() / per.as_millis();
+        if this != window {
+            (window, calls) = (this, 0);
+        }
+        // Few calls at first, so that some are left when the window ends.
+        let wanted = if milli > 4_400 { usize::MAX } else { usize::from(milli % 700 == 0) };
+        for _ in 0..wanted {
+            let Ok(permit) = quota.reserve("m", ONE, now) else { break };
+            permit.stamp().sent(now);
+            calls += 1;
+            refused += usize::from(calls > limit);
+            let end = per * u32::try_from(this + 1).expect("few windows");
+            let figures = Figures {
+                dimension: Dimension::Requests,
+                limit,
+                remaining: limit.saturating_sub(calls),
+                whole_in: Some(round(end - clock)),
+                resolution,
+            };
+            permit.observe(&[figures], now);
+        }
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    refused
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_window_that_is_told_in_whole_seconds_is_not_exceeded_however_they_are_rounded() {
+    let up = |rest: Duration| Duration::from_secs(rest.as_secs() + u64::from(rest.subsec_nanos() > 0));
+    let down = |rest: Duration| Duration::from_secs(rest.as_secs());
+    assert_eq!(refused_by_a_clock_that_tells(up, SECOND).await, 0, "rounded up");
+    assert_eq!(refused_by_a_clock_that_tells(down, SECOND).await, 0, "cut off");
+    assert_eq!(refused_by_a_clock_that_tells(|rest| rest, Duration::ZERO).await, 0, "exact");
 }

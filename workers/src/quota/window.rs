@@ -14,21 +14,29 @@ pub(super) struct Window {
 }
 
 impl Window {
-    /// The window that is open ends at `earliest` or later, and at `latest` or sooner.
-    pub(super) fn ends(&mut self, earliest: Instant, latest: Instant) {
-        self.end = match self.end {
+    /// The window that is open ends at `earliest` or later, and at `latest` or sooner. False if that is nothing
+    /// new.
+    pub(super) fn ends(&mut self, earliest: Instant, latest: Instant) -> bool {
+        let before = self.end;
+        self.end = match before {
             // An answer that was long under way speaks of a window before.
             Some(known) if latest < known.0 => Some(known),
             Some(known) if earliest <= known.1 => Some((earliest.max(known.0), latest.min(known.1))),
             _ => Some((earliest, latest)),
         };
+        self.end != before
+    }
+
+    /// When all that was sent in it is back at the latest.
+    pub(super) fn latest(&self, guard: Duration) -> Option<Instant> {
+        self.end.map(|(_, latest)| latest + guard)
     }
 
     /// When what was sent at `sent` is back, if that is known: calls that may reach the next window are not
     /// spoken of, since they may be counted there.
     pub(super) fn back(&self, sent: Instant, guard: Duration) -> Option<Instant> {
-        let (earliest, latest) = self.end?;
-        (sent + guard < earliest).then(|| latest + guard)
+        let (earliest, _) = self.end?;
+        self.latest(guard).filter(|_| sent + guard < earliest)
     }
 }
 

@@ -114,7 +114,7 @@ fn headers_on_limits_are_read_in_every_form() {
         ("x-ratelimit-reset-requests", "2ms"),
         ("x-ratelimit-limit-tokens", "150000"),
         ("x-ratelimit-remaining-tokens", "149984"),
-        ("x-ratelimit-reset-tokens", "6m0s"),
+        ("x-ratelimit-reset-tokens", "6m0.5s"),
     ]);
     let figures = |dimension, limit, remaining, whole_in| Figures {
         dimension,
@@ -127,9 +127,16 @@ fn headers_on_limits_are_read_in_every_form() {
         seen,
         [
             figures(Dimension::Requests, 30_000, 29_999, Duration::from_millis(2)),
-            figures(Dimension::Tokens, 150_000, 149_984, Duration::from_secs(360)),
+            figures(Dimension::Tokens, 150_000, 149_984, Duration::from_millis(360_500)),
         ]
     );
+    let whole = observe(&[
+        ("x-ratelimit-limit-tokens", "150000"),
+        ("x-ratelimit-remaining-tokens", "149984"),
+        ("x-ratelimit-reset-tokens", "6m0s"),
+    ]);
+    let expected = figures(Dimension::Tokens, 150_000, 149_984, Duration::from_secs(360));
+    assert_eq!(whole, [Figures { resolution: Duration::from_secs(1), ..expected }], "perhaps rounded");
     let azure = observe(&[
         ("x-ratelimit-limit-requests", "-1"),
         ("x-ratelimit-remaining-requests", "-1"),
