@@ -167,16 +167,19 @@ def prompt(case: Case, index: int) -> str:
     return " ".join(words)
 
 
-def least_time(tokens: list[int], limit: int, period: float) -> float:
-    """Seconds from the first to the last of calls in this order that a trailing window permits at once."""
-    now, window, used = 0.0, collections.deque(), 0
+def most_tokens(tokens: list[int], limit: int, period: float, until: float) -> int:
+    """Tokens of the calls in this order that a trailing window permits within so many seconds."""
+    now, window, used, sent = 0.0, collections.deque(), 0, 0
     for share in tokens:
         while used + share > limit:
             now, returned = window[0][0] + period, window.popleft()[1]
             used -= returned
+        if now > until:
+            break
         window.append((now, share))
         used += share
-    return now
+        sent += share
+    return sent
 
 
 def summary(case: Case, record: list[dict]) -> str:
@@ -187,8 +190,11 @@ def summary(case: Case, record: list[dict]) -> str:
         begin = min((call["at"] for call in of_account), default=0) + case.warm_up
         times = sorted(call["at"] for call in of_account if call["status"] == 200 and call["at"] >= begin)
         if account.tokens:
-            best = least_time([call["tokens"] for call in of_account], *account.tokens)
-            shares.append(best / (times[-1] - times[0]))
+            # Calls go when a window lets them, so that time comes in periods; and in the last one jobs run out.
+            of_account.sort(key=lambda call: call["at"])
+            until = times[-1] - times[0] - account.tokens[1]
+            sent = sum(call["tokens"] for call in of_account if call["at"] - times[0] <= until)
+            shares.append(sent / most_tokens([call["tokens"] for call in of_account], *account.tokens, until))
             continue
         tightest = min(limit / period for limit, period in account.limits)
         if len(times) > 1 and times[-1] > times[0]:

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::journal::Journal;
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
@@ -17,6 +18,7 @@ use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::events;
+use crate::orders::OrderBook;
 use crate::seat::Seat;
 use crate::standing::{self, Standings};
 use crate::{nats, topology};
@@ -91,7 +93,13 @@ impl App {
             },
         )?;
         let standings = Standings::read(&connection, workers.standing_names()).await?;
-        let workers = forebay_workers::Config { idle: dir.idle(), standings: standings.known(), ..workers };
+        let book = OrderBook::read(&connection).await?;
+        let workers = forebay_workers::Config {
+            idle: dir.idle(),
+            standings: standings.known(),
+            orders: book.orders().clone(),
+            ..workers
+        };
         let pulse = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
@@ -100,15 +108,9 @@ impl App {
         let writing = standings.keep(Arc::clone(&worker), asked, written.clone(), unseated);
         let writing = tokio::spawn(writing);
         let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
-        let control = Control::start(
-            connection.client.clone(),
-            connection.context.clone(),
-            connection.names.clone(),
-            Arc::clone(&worker),
-            writer,
-        )
-        .await
-        .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
+        let control = Control::start(&connection, Arc::clone(&worker), writer, book)
+            .await
+            .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
         let streams = topology::watch(connection.context.clone(), connection.names.clone(), config.streams);
         Ok(Started::Here(Box::new(App {
@@ -188,6 +190,10 @@ async fn start_worker(
 ) -> Result<Worker, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let results = open_results(config, &dir.join("results"), &*clock).await?;
+    let journal = dir.join("journal");
+    let journal = tokio::task::spawn_blocking(move || Journal::open(&journal)).await;
+    let journal = journal.map_err(|error| Error::Usage(error.into()))?;
+    let journal = journal.map_err(|error| Error::Usage(error.into()))?;
     let upstream = HttpUpstream::new(HttpConfig {
         timeout: config.call.timeout,
         connect_timeout: config.call.connect_timeout,
@@ -196,7 +202,7 @@ async fn start_worker(
     .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))?;
     let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
     let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
-    Worker::start(workers, queue, upstream, results, clock).await.map_err(unreachable)
+    Worker::start(workers, queue, upstream, (results, journal), clock).await.map_err(unreachable)
 }
 
 /// Opens the store of results.

@@ -85,7 +85,11 @@ impl Batch {
         Self::parse(path, text.into(), choices)
     }
 
-    fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
+    /// Reads the text of `path`.
+    ///
+    /// # Errors
+    /// With all lines that cannot be sent.
+    pub fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
         let name = choices.name.clone().unwrap_or_else(|| name_of(&text, choices));
         for (what, name) in
             [("batch", Some(&name)), ("team", Some(&choices.team)), ("pool", choices.pool.as_ref())]

@@ -2,8 +2,11 @@
 
 mod check;
 mod client;
+mod dead;
 mod demo;
 mod keys;
+mod orders;
+mod permissions;
 mod print;
 mod publish;
 mod queues;
@@ -70,8 +73,19 @@ enum Command {
     Queues,
     /// Show accounts and keys: state, reason, time of return, calls and refusals.
     Keys(keys::Args),
+    /// Show, replay and drop jobs that were given up.
+    #[command(subcommand)]
+    Dead(dead::Command),
+    /// Make no more calls for a pool, an account or a team, until it is resumed; a restart changes nothing.
+    Pause(orders::PauseArgs),
+    /// Make calls again for what was paused.
+    Resume(orders::PauseArgs),
+    /// Cancel jobs: what waits ends as cancelled, what is being called has its answer.
+    Cancel(orders::CancelArgs),
     /// Check the configuration, the keys it names and the NATS server, and change nothing.
     Check,
+    /// Print what a team may do at NATS, as a user of the server's configuration.
+    NatsPermissions(permissions::Args),
     /// Run a simulated provider that enforces limits strictly.
     Simulate(simulate::Args),
     /// Print a shell's completion script.
@@ -109,7 +123,12 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Results(command) => results::results(&global, command).await,
         Command::Queues => queues::queues(&global).await,
         Command::Keys(args) => keys::keys(&global, args).await,
+        Command::Dead(command) => dead::dead(&global, command).await,
+        Command::Pause(args) => orders::pause(&global, args, "pause").await,
+        Command::Resume(args) => orders::pause(&global, args, "resume").await,
+        Command::Cancel(args) => orders::cancel(&global, args).await,
         Command::Check => check::check(&global).await,
+        Command::NatsPermissions(args) => permissions::permissions(&global, args).await,
         Command::Simulate(args) => simulate::simulate(&global, args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

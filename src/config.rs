@@ -243,6 +243,7 @@ impl Config {
             idle: None,
             standings: std::collections::HashMap::new(),
             kept: true,
+            orders: forebay_workers::Orders::default(),
         })
     }
 }

@@ -1,43 +1,50 @@
 //! What operators and those who wait for an answer can ask over NATS, as services that `nats micro ls`
 //! shows.
 
-use std::sync::Arc;
-use std::time::Duration;
+mod desk;
 
-use async_nats::jetstream::Context;
-use async_nats::service::{Request, Service, ServiceExt, error};
-use async_nats::{Client, HeaderMap};
-use bytes::Bytes;
-use forebay_schemas::subjects::REPLY_TO_HEADER;
-use forebay_schemas::{Class, Completion, Flow, Identity, Names, Status};
+use std::sync::Arc;
+
+use async_nats::service::{Service, ServiceExt};
+use forebay_schemas::{Class, Completion, Status};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::quota::{self, State};
 use forebay_workers::upstream::http::HttpUpstream;
+use forebay_workers::{Cancelled, Pausable};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
+use crate::connection::Connection;
+use crate::dead::DeadLetter;
+use crate::orders::OrderBook;
 use crate::standing::Writer;
+
+use desk::Desk;
+pub use desk::depths;
 
 /// The worker that runs in this process.
 pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
-
-/// How long a request on `ai.ask` is remembered; whoever asked has gone long before.
-const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
 
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Queues {
     /// Jobs in the stream, by flow; those that are being worked on are among them.
     pub flows: Vec<FlowDepth>,
+    /// Jobs that wait for their time, or come back from that now.
+    #[serde(default)]
+    pub postponed: u64,
     /// Jobs that wait in the worker for a permit or for themselves.
     pub staged: u64,
     /// Jobs that are being called or finished.
     pub in_flight: u64,
     /// Jobs that ended since the worker started, by status.
     pub ended: Vec<(Status, u64)>,
+    /// What pauses.
+    #[serde(default)]
+    pub paused: Vec<Pausable>,
 }
 
 /// How many jobs a flow holds.
@@ -156,6 +163,42 @@ pub struct ResultsRequest {
     pub id: String,
 }
 
+/// The answer to `ai.ctl.pause` and `ai.ctl.resume`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OrdersReply {
+    /// All that pauses.
+    pub paused: Vec<Pausable>,
+}
+
+/// The answer to `ai.ctl.cancel`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CancelReply {
+    /// What is cancelled.
+    pub what: Cancelled,
+    /// What was published until then.
+    pub at: Timestamp,
+    /// How many jobs do not wait for their time any more.
+    pub hastened: usize,
+}
+
+/// A request on `ai.ctl.dead.show`, `ai.ctl.dead.replay` and `ai.ctl.dead.drop`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LetterRequest {
+    /// The letter's number.
+    pub sequence: u64,
+    /// The pool that a replay goes to, if not the job's own.
+    pub pool: Option<String>,
+}
+
+/// The answer to `ai.ctl.dead.show`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShownLetter {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// The message, as far as it is text.
+    pub message: String,
+}
+
 /// The answer to `ai.ctl.results`: null where there is none.
 pub type ResultsReply = Option<Completion>;
 
@@ -171,24 +214,31 @@ impl Control {
     /// # Errors
     /// When a subject cannot be served.
     pub async fn start(
-        client: Client,
-        context: Context,
-        names: Names,
+        connection: &Connection,
         worker: Arc<Worker>,
         writer: Writer,
+        book: OrderBook,
     ) -> Result<Self, async_nats::Error> {
+        let (client, names) = (&connection.client, &connection.names);
         let service = client
             .service_builder()
             .description("An asynchronous broker for AI requests")
             .start("forebay", env!("CARGO_PKG_VERSION"))
             .await?;
-        let desk = Arc::new(Desk { client, context, names: names.clone(), worker, writer });
+        let desk = Arc::new(Desk { connection: connection.clone(), worker, writer, book });
         let mut tasks = Vec::new();
         let subjects = [
             ("queues", names.ctl("queues")),
             ("keys", names.ctl("keys")),
             ("keys-disable", names.ctl("keys.disable")),
             ("keys-enable", names.ctl("keys.enable")),
+            ("pause", names.ctl("pause")),
+            ("resume", names.ctl("resume")),
+            ("cancel", names.ctl("cancel")),
+            ("dead-list", names.ctl("dead.list")),
+            ("dead-show", names.ctl("dead.show")),
+            ("dead-replay", names.ctl("dead.replay")),
+            ("dead-drop", names.ctl("dead.drop")),
             ("results", names.ctl("results")),
             ("ask", names.ask()),
         ];
@@ -213,136 +263,6 @@ impl Control {
             warn!(%error, "the services did not stop cleanly");
         }
     }
-}
-
-struct Desk {
-    client: Client,
-    context: Context,
-    names: Names,
-    worker: Arc<Worker>,
-    writer: Writer,
-}
-
-type Answer = Result<Bytes, error::Error>;
-
-impl Desk {
-    async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
-        let answer = match endpoint {
-            "queues" => self.queues().await,
-            "keys" => json(&self.keys()),
-            "keys-disable" => self.switch(&request.message.payload, false).await,
-            "keys-enable" => self.switch(&request.message.payload, true).await,
-            "results" => self.results(&request.message.payload),
-            _ => self.ask(&request).await,
-        };
-        if let Err(error) = request.respond(answer).await {
-            warn!(%error, endpoint, "an answer cannot be sent");
-        }
-    }
-
-    async fn queues(&self) -> Answer {
-        let snapshot = self.worker.snapshot();
-        let flows = depths(&self.context, &self.names).await.map_err(|problem| failed(503, problem))?;
-        json(&Queues { flows, staged: snapshot.staged, in_flight: snapshot.in_flight, ended: snapshot.ended })
-    }
-
-    fn keys(&self) -> Keys {
-        let snapshot = self.worker.snapshot();
-        Keys { quotas: snapshot.quotas.into_iter().map(Quota::from).collect(), pools: snapshot.pools }
-    }
-
-    /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
-    /// restart.
-    async fn switch(&self, payload: &[u8], on: bool) -> Answer {
-        let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        if !self.worker.switch(&request.quota, request.key.as_deref(), on) {
-            return Err(failed(404, unknown_key(&request, &self.keys().quotas)));
-        }
-        let act = if on { "enabled" } else { "disabled" };
-        info!(quota = request.quota, key = request.key, "{act} by an operator");
-        if !self.writer.write().await {
-            return Err(failed(
-                503,
-                format!("{act}, but not written down, so a restart may undo it; ask again"),
-            ));
-        }
-        json(&self.keys())
-    }
-
-    fn results(&self, payload: &[u8]) -> Answer {
-        let request: ResultsRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let identity = Identity { team: request.team, batch: request.batch, id: request.id };
-        let record = tokio::task::block_in_place(|| self.worker.result(&identity))
-            .map_err(|error| failed(500, error))?;
-        json(&record.map(|record| record.completion))
-    }
-
-    /// Publishes the request as a job and waits for the copy of its completion.
-    async fn ask(&self, request: &Request) -> Answer {
-        let flow = self
-            .names
-            .flow_of_ask(&request.message.subject)
-            .ok_or_else(|| failed(400, "the subject names no pool and team"))?;
-        let inbox = self.client.new_inbox();
-        let mut copies = self.client.subscribe(inbox.clone()).await.map_err(|error| failed(503, error))?;
-        let mut headers = HeaderMap::new();
-        headers.insert(REPLY_TO_HEADER, inbox);
-        let published = self
-            .context
-            .publish_with_headers(self.names.job(&flow), headers, request.message.payload.clone())
-            .await
-            .map_err(|error| failed(503, error))?;
-        published.await.map_err(|error| failed(503, error))?;
-        match tokio::time::timeout(LONGEST_ASK, copies.next()).await {
-            Ok(Some(copy)) => Ok(copy.payload),
-            _ => Err(failed(504, "no completion yet; the job is still queued")),
-        }
-    }
-}
-
-/// Jobs in the stream, by flow.
-///
-/// # Errors
-/// When the stream cannot be read.
-pub async fn depths(context: &Context, names: &Names) -> Result<Vec<FlowDepth>, String> {
-    let stream = context
-        .get_stream_no_info(names.jobs_stream())
-        .await
-        .map_err(|error| format!("the stream of jobs cannot be read: {error}"))?;
-    let mut subjects =
-        stream.info_with_subjects(names.all_jobs()).await.map_err(|error| error.to_string())?;
-    let mut flows = std::collections::BTreeMap::<Flow, u64>::new();
-    while let Some(entry) = subjects.next().await {
-        let (subject, jobs) = entry.map_err(|error| error.to_string())?;
-        if let Some(flow) = names.flow_of(&subject) {
-            *flows.entry(flow).or_default() += jobs as u64;
-        }
-    }
-    let depth =
-        |(flow, jobs): (Flow, u64)| FlowDepth { pool: flow.pool, team: flow.team, lane: flow.lane, jobs };
-    Ok(flows.into_iter().map(depth).collect())
-}
-
-fn unknown_key(request: &SwitchRequest, quotas: &[Quota]) -> String {
-    let names = |names: Vec<&str>| names.join(", ");
-    match (&request.key, quotas.iter().find(|quota| quota.name == request.quota)) {
-        (Some(key), Some(quota)) => {
-            let known = names(quota.keys.iter().map(|key| key.name.as_str()).collect());
-            format!("account `{}` has no key `{key}`; it has {known}", quota.name)
-        }
-        _ => {
-            let known = names(quotas.iter().map(|quota| quota.name.as_str()).collect());
-            format!("there is no account `{}`; known accounts: {known}", request.quota)
-        }
-    }
-}
-
-fn json(value: &impl Serialize) -> Answer {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|error| failed(500, error))
-}
-
-fn failed(code: usize, problem: impl std::fmt::Display) -> error::Error {
-    error::Error { code, status: problem.to_string() }
 }
 
 impl From<quota::Snapshot> for Quota {

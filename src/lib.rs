@@ -6,7 +6,10 @@ pub mod config;
 
 pub mod connection;
 pub mod data_dir;
+pub mod dead;
 pub mod nats;
+pub mod orders;
+pub mod permissions;
 pub mod seat;
 pub mod topology;
 

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
+use forebay_schemas::subjects::GENERATION_HEADER;
 use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
@@ -70,12 +72,13 @@ pub async fn run(
     connection: &Connection,
     batch: Batch,
     lane: Lane,
+    retry_failed: bool,
     output: Output,
     progress: Progress,
     stop: &CancellationToken,
 ) -> Result<Ended, Error> {
     let batch = Arc::new(batch);
-    let mut gathering = Gathering::new(Arc::clone(&batch), output, progress);
+    let mut gathering = Gathering::new(Arc::clone(&batch), retry_failed, output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
     let mut completions = Completions::open(connection, &batch).await.map_err(unreachable)?;
     tokio::select! {
@@ -113,22 +116,35 @@ async fn publish_all(
     connection: Connection,
     batch: Arc<Batch>,
     lane: Lane,
-    lines: Vec<Line>,
+    lines: Vec<(Line, u32)>,
 ) -> anyhow::Result<()> {
     futures::stream::iter(lines)
-        .map(|line| publish(&connection, &batch, lane, line))
+        .map(|(line, generation)| publish(&connection, &batch, lane, line, generation))
         .buffered(WINDOW)
         .try_for_each(|()| async { Ok(()) })
         .await
 }
 
-async fn publish(connection: &Connection, batch: &Batch, lane: Lane, line: Line) -> anyhow::Result<()> {
+async fn publish(
+    connection: &Connection,
+    batch: &Batch,
+    lane: Lane,
+    line: Line,
+    generation: u32,
+) -> anyhow::Result<()> {
+    let mut headers = HeaderMap::new();
+    if generation > 1 {
+        headers.insert(GENERATION_HEADER, generation.to_string());
+    }
     let flow = Flow { pool: line.pool.clone(), team: batch.team.clone(), lane };
     let subject = connection.names.job(&flow);
     let mut told = false;
     loop {
         let message = batch.message(&line);
-        let published = async { connection.context.publish(subject.clone(), message).await?.await };
+        let published = async {
+            let publish = connection.context.publish_with_headers(subject.clone(), headers.clone(), message);
+            publish.await?.await
+        };
         match published.await {
             Ok(_) => return Ok(()),
             Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
@@ -150,6 +166,10 @@ struct Gathering {
     batch: Arc<Batch>,
     places: HashMap<String, usize>,
     answered: HashSet<String>,
+    /// Whether lines that an earlier run got another answer than success for are called again.
+    retry_failed: bool,
+    /// The number of the answer that is asked for, of lines that are called again.
+    generations: HashMap<String, u32>,
     /// The last place in the stream that was there before anything was published now.
     before: u64,
     totals: Totals,
@@ -162,13 +182,15 @@ struct Gathering {
 }
 
 impl Gathering {
-    fn new(batch: Arc<Batch>, output: Output, progress: Progress) -> Self {
+    fn new(batch: Arc<Batch>, retry_failed: bool, output: Output, progress: Progress) -> Self {
         let places = batch.lines.iter().enumerate().map(|(place, line)| (line.id.clone(), place)).collect();
         let totals = Totals { lines: batch.lines.len(), ..Totals::default() };
         Self {
             batch,
             places,
             answered: HashSet::new(),
+            retry_failed,
+            generations: HashMap::new(),
             before: 0,
             totals,
             done_before: 0,
@@ -192,9 +214,10 @@ impl Gathering {
         Ok(())
     }
 
-    /// Lines without an answer.
-    fn open(&self) -> Vec<Line> {
-        self.batch.lines.iter().filter(|line| !self.answered.contains(&line.id)).cloned().collect()
+    /// Lines without an answer, and the number of the answer that each is to have.
+    fn open(&self) -> Vec<(Line, u32)> {
+        let open = self.batch.lines.iter().filter(|line| !self.answered.contains(&line.id));
+        open.map(|line| (line.clone(), self.generations.get(&line.id).copied().unwrap_or(1))).collect()
     }
 
     fn take(&mut self, found: &Found) -> anyhow::Result<()> {
@@ -203,8 +226,13 @@ impl Gathering {
             // A batch that was named by hand may hold other files' lines.
             return Ok(());
         };
-        // A line that an earlier run got no final answer for is published again.
-        let passed_over = *sequence <= self.before && !completion.is_final();
+        // A line that an earlier run got no final answer for is published again; so is one that failed, if that
+        // is asked for.
+        let failed = self.retry_failed && completion.status != Status::Succeeded;
+        let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
+        if passed_over && failed {
+            self.generations.insert(completion.id.clone(), completion.generation + 1);
+        }
         if passed_over || !self.answered.insert(completion.id.clone()) {
             return Ok(());
         }

@@ -157,11 +157,12 @@ impl Standings {
                     // Somebody else may have written, or deleted all; what comes next must not be stopped by that.
                     match self.store.entry(name.as_str()).await {
                         Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),
-                        Err(_) => {
-                            if let Err(error) = make(&self.connection).await {
+                        Err(_) => match make(&self.connection).await {
+                            Ok(_) => written.revision = 0,
+                            Err(error) => {
                                 warn!(%error, "the bucket of what is known of limits cannot be made");
                             }
-                        }
+                        },
                     }
                 }
             }

@@ -182,14 +182,18 @@ impl Completion {
     }
 
     /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
-    /// has, the job may be put right and published again, as the next generation.
+    /// has, or where the job was cancelled, it may be published again, as the next generation.
     pub fn is_final(&self) -> bool {
         let worked = |attempt: &Attempt| {
             let class: Result<Class, serde::de::value::Error> =
                 Class::deserialize(attempt.outcome.as_str().into_deserializer());
             !class.is_ok_and(Class::is_before_work)
         };
-        self.status == Status::Succeeded || self.attempts.iter().any(worked)
+        match self.status {
+            Status::Succeeded => true,
+            Status::Cancelled => false,
+            Status::Failed | Status::Expired => self.attempts.iter().any(worked),
+        }
     }
 
     /// This completion as a line of OpenAI's output file, or of its error file if it did not succeed.

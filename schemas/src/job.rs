@@ -203,7 +203,7 @@ fn feed(hash: &mut Sha256, value: &Value) {
 }
 
 /// What makes two publishes the same job.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     /// The team, from the subject.
     pub team: String,

@@ -7,6 +7,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// The header of a job that asks for another answer where the identity's last one failed: the number of the
+/// answer, 2 for the second.
+pub const GENERATION_HEADER: &str = "Forebay-Generation";
+/// The header of a dead letter that names the subject its message came on.
+pub const SUBJECT_HEADER: &str = "Forebay-Subject";
+/// The header of a dead letter with all that is known of its job, as JSON.
+pub const LETTER_HEADER: &str = "Forebay-Letter";
+
 /// The team of a job whose subject names none.
 pub const DEFAULT_TEAM: &str = "default";
 /// The token that stands for "no batch" in a completion's subject.
@@ -210,6 +218,11 @@ impl Names {
         self.stream("QUOTAS")
     }
 
+    /// The key-value bucket of what operators ordered.
+    pub fn orders_bucket(&self) -> String {
+        self.stream("ORDERS")
+    }
+
     /// Every job's subject.
     pub fn all_jobs(&self) -> String {
         format!("{}.jobs.>", self.prefix)
@@ -276,6 +289,11 @@ impl Names {
         format!("{}.later.{team}.{batch}.{}", self.prefix, encode_id(id))
     }
 
+    /// Where all jobs of a batch wait for their time, or those of a team that are of none.
+    pub fn later_of(&self, team: &str, batch: Option<&str>) -> String {
+        format!("{}.later.{team}.{}.*", self.prefix, batch.unwrap_or(NO_BATCH))
+    }
+
     /// Where a flow's jobs come back when their time has come.
     pub fn due(&self, flow: &Flow) -> String {
         format!("{}.due.{flow}", self.prefix)
@@ -313,6 +331,32 @@ impl Names {
     /// Where a pool's and team's dead letters go; of one that is no name, what a name can hold.
     pub fn dead(&self, pool: &str, team: &str) -> String {
         format!("{}.dead.{}.{}", self.prefix, pool_of_model(pool), pool_of_model(team))
+    }
+
+    /// The jobs of a team, in every pool and the usual lane; a lane more names the others.
+    pub fn job_of_team(&self, team: &str) -> String {
+        format!("{}.jobs.*.{team}", self.prefix)
+    }
+
+    /// The request subject of a team, in every pool.
+    pub fn ask_of_team(&self, team: &str) -> String {
+        format!("{}.ask.*.{team}", self.prefix)
+    }
+
+    /// The durable consumer of a team's completions.
+    pub fn team_consumer(&self, team: &str) -> String {
+        format!("completions+{team}")
+    }
+
+    /// The prefix of a team's inboxes.
+    pub fn inbox(&self, team: &str) -> String {
+        format!("_INBOX_{team}")
+    }
+
+    /// The subjects of the dead letters of a pool, a team, both or all.
+    pub fn dead_of(&self, pool: Option<&str>, team: Option<&str>) -> String {
+        let token = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), pool_of_model);
+        format!("{}.dead.{}.{}", self.prefix, token(pool), token(team))
     }
 
     /// Every event's subject.

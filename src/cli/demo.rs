@@ -66,7 +66,7 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
         let progress = Progress::new(batch.lines.len(), global.json);
-        run::run(&connection, batch, Lane::Normal, output, progress, &stop).await
+        run::run(&connection, batch, Lane::Normal, false, output, progress, &stop).await
     })
     .await?;
     let Ended::Done(totals) = ended else { return Ok(INTERRUPTED) };

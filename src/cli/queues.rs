@@ -1,6 +1,7 @@
 //! `forebay queues`.
 
 use super::client::{ask, connect};
+use super::orders::named;
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
@@ -19,13 +20,17 @@ pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
         .iter()
         .map(|flow| vec![flow.pool.clone(), flow.team.clone(), flow.lane.to_string(), flow.jobs.to_string()])
         .collect();
+    for what in &queues.paused {
+        print::line(&format!("paused: {}", named(what)));
+    }
     print::table(&["POOL", "TEAM", "LANE", "JOBS"], &rows);
     let ended: Vec<_> =
         queues.ended.iter().map(|(status, count)| format!("{count} {}", status.as_str())).collect();
     print::line(&format!(
-        "{} in flight, {} staged; since the start: {}",
+        "{} in flight, {} staged, {} postponed; since the start: {}",
         queues.in_flight,
         queues.staged,
+        queues.postponed,
         ended.join(", ")
     ));
     Ok(0)

@@ -1,6 +1,6 @@
 //! `forebay run`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use forebay_schemas::Lane;
 use forebay_schemas::subjects::DEFAULT_TEAM;
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// The batch's name; made from file, pool and team if none is given.
     #[arg(long, value_name = "NAME")]
     batch: Option<String>,
+    /// Call lines again that failed, expired or were cancelled in an earlier run.
+    #[arg(long)]
+    retry_failed: bool,
     /// Overwrite an output file that is not this batch's.
     #[arg(long)]
     force: bool,
@@ -53,8 +56,8 @@ pub(super) struct Args {
 pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
-    let choices = Choices { pool: args.pool, team: args.team, name: args.batch };
-    let files = Files::new(args.output, args.errors);
+    let choices = Choices { pool: args.pool.clone(), team: args.team.clone(), name: args.batch.clone() };
+    let files = Files::new(args.output.clone(), args.errors.clone());
     let prepare = || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
@@ -67,7 +70,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
         let progress = Progress::new(batch.lines.len(), global.json);
-        go(&connection, &args.input, batch, args.lane, output, progress, &stop).await
+        go(&connection, &args, batch, output, progress, &stop).await
     })
     .await?;
     report(global, &name, &files, ended)
@@ -75,17 +78,16 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
 
 async fn go(
     connection: &Connection,
-    input: &Path,
+    args: &Args,
     batch: Batch,
-    lane: Lane,
     output: Output,
     progress: Progress,
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<Ended, Error> {
     let keys: Keys = ask(connection, "keys", Vec::new()).await?;
     let known: Vec<_> = keys.pools.into_iter().map(|(name, _)| name).collect();
-    batch.check(input, &known, connection.client.max_payload()).map_err(Error::Usage)?;
-    run::run(connection, batch, lane, output, progress, stop).await
+    batch.check(&args.input, &known, connection.client.max_payload()).map_err(Error::Usage)?;
+    run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
 }
 
 fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8, Error> {

@@ -108,7 +108,8 @@ async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered,
     let stream = connection.context.get_stream_no_info(name).await.context(unreadable)?;
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
-        deliver_policy: DeliverPolicy::All,
+        // Of a line that was called again, the last answer counts.
+        deliver_policy: DeliverPolicy::LastPerSubject,
         ..OrderedConfig::default()
     };
     let consumer = stream.create_consumer(config).await.context(unreadable)?;

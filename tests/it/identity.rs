@@ -309,6 +309,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
             state: State {
                 id: round.to_string(),
                 fingerprint: request.to_owned(),
+                generation: 1,
                 published: at,
                 attempts: Vec::new(),
                 counted: 0,

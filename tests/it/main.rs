@@ -5,9 +5,13 @@ mod support;
 
 mod contract;
 mod crashes;
+mod dead;
 mod faults;
 mod flows;
 mod identity;
+mod journal;
+mod orders;
+mod permissions;
 mod process;
 mod program;
 mod replies;

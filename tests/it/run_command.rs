@@ -6,6 +6,7 @@ use std::path::Path;
 
 use forebay::batch::{Batch, Choices};
 use forebay::simulate::Provider;
+use forebay::simulate::fault::Faults;
 use forebay_schemas::completion::OutputLine;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::results::{Results, Retention};
@@ -77,6 +78,30 @@ async fn a_file_is_answered_in_order_and_its_failures_apart() {
     assert_eq!(run(dir.path(), &RUN).await.code, Some(1));
     assert_eq!(fs::read(dir.path().join("out.jsonl")).expect("there"), before);
     assert_eq!(provider.calls().len(), 41);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others() {
+    let (dir, provider) = configured().await;
+    input(dir.path(), "in.jsonl", 10, "hello");
+    provider.fail("error=0.4,malformed=0.4".parse().expect("faults"));
+    let config = fs::read_to_string(dir.path().join("forebay.toml")).expect("there");
+    fs::write(dir.path().join("forebay.toml"), format!("[call]\nattempts = 1\n{config}")).expect("written");
+    let first = run(dir.path(), &RUN).await;
+    assert_eq!(first.code, Some(1), "{first:?}");
+    let failed = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there").lines().count();
+    provider.fail(Faults::default());
+    let calls = provider.calls().len();
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(1), "without being asked to");
+    assert_eq!(provider.calls().len(), calls);
+    let again = run(dir.path(), &[&RUN[..], &["--retry-failed"]].concat()).await;
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(provider.calls().len(), calls + failed);
+    whole(&dir.path().join("out.jsonl"), 10, "hello");
+    assert!(!dir.path().join("out.errors.jsonl").exists(), "no line failed in the end");
+    // What stands is what the next run of the same file finds.
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(0));
+    assert_eq!(provider.calls().len(), calls + failed);
 }
 
 /// How many lines of the batch in `in.jsonl` have a stored answer.

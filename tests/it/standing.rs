@@ -8,7 +8,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::quota::Standing;
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, limited, pool, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, chat, ctl, head, limited, pool, provider, quota, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
@@ -118,11 +118,5 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
 async fn keys(forebay: &Forebay, verb: &str, which: Option<(&str, Option<&str>)>) -> Result<Keys, String> {
     let request =
         which.map(|(quota, key)| SwitchRequest { quota: quota.to_owned(), key: key.map(str::to_owned) });
-    let request = request.map(|request| serde_json::to_vec(&request).expect("JSON")).unwrap_or_default();
-    let client = &forebay.connection.client;
-    let reply = client.request(format!("ai.ctl.{verb}"), request.into()).await.expect("an answer");
-    if let Some(error) = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
-        return Err(error.to_string());
-    }
-    Ok(serde_json::from_slice(&reply.payload).expect("keys"))
+    ctl(forebay, verb, &request).await
 }

@@ -188,6 +188,21 @@ impl Forebay {
     }
 }
 
+/// The answer of a service, or what it says is wrong.
+pub(crate) async fn ctl<T: serde::de::DeserializeOwned>(
+    forebay: &Forebay,
+    verb: &str,
+    request: &impl serde::Serialize,
+) -> Result<T, String> {
+    let request = serde_json::to_vec(request).expect("JSON");
+    let client = &forebay.connection.client;
+    let reply = client.request(format!("ai.ctl.{verb}"), request.into()).await.expect("an answer");
+    if let Some(error) = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
+        return Err(error.to_string());
+    }
+    Ok(serde_json::from_slice(&reply.payload).expect("JSON"))
+}
+
 /// The next completion that is copied to an inbox.
 pub(crate) async fn copy_in(inbox: &mut async_nats::Subscriber) -> Completion {
     let copy = soon("a copy", inbox.next()).await.expect("open");

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use forebay_schemas::{Flow, Lane};
 use forebay_workers::cost::Dimension;
+use forebay_workers::journal::Journal;
 use forebay_workers::quota::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
@@ -134,7 +135,9 @@ impl Schedule {
             let results = Results::open_in_place(&folder, retention, now).expect("a store");
             let idle = (restart > 0).then_some(Duration::ZERO);
             let config = Config { standings, idle, ..self.config(&keys) };
-            let worker = Worker::start(config, queue.clone(), upstream.clone(), results, clock.clone());
+            let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
+            let stores = (results, journal);
+            let worker = Worker::start(config, queue.clone(), upstream.clone(), stores, clock.clone());
             worker.await.expect("it starts")
         };
         let mut worker = start(HashMap::new(), 0).await;
@@ -208,6 +211,7 @@ impl Schedule {
             idle: None,
             standings: HashMap::new(),
             kept: false,
+            orders: forebay_workers::Orders::default(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
-use forebay_schemas::{Attempt, Class, Flow, Identity, Job};
+use forebay_schemas::{Attempt, Class, Flow, Identity, Job, Status};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -17,11 +17,15 @@ use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
 use crate::engine::{Candidate, Engine};
 use crate::finish::{self, retry_until_done};
+use crate::journal::Work;
+use crate::outcome::Outcome;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
+use crate::retry::Verdict;
 use crate::running::Arrival;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
+use crate::work::end_of;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
@@ -32,7 +36,14 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
 ) {
     crash::at(Point::Delivered);
     let flow = &reading.flow;
-    let message = read(engine, flow, delivery, stage);
+    let name = delivery.unique_id.clone();
+    let message = engine.journal.suspects.around(Work::Reading, &name, || {
+        let guilty = engine.journal.suspects.guilty(&name);
+        if guilty != Some(Work::Reading) {
+            crash::over("reading", &delivery.payload);
+        }
+        read(engine, flow, delivery, stage, guilty)
+    });
     let claim = message.claim;
     let (claim, entry, conflicts) =
         match engine.running.arrive(&message.identity, &message.fingerprint, claim) {
@@ -54,7 +65,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         claim,
         entry,
         joined: Vec::new(),
-        generation: 1,
+        generation: message.generation,
         targets: Vec::new(),
         here_since: Instant::now(),
         cost: Cost::default(),
@@ -80,9 +91,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
             Next::Conflict => finish::conflict(&engine, staged).await,
             Next::SetAside(refusal) => finish::set_aside(&engine, staged, refusal).await,
             Next::AnswerAgain(record) => finish::answer_again(&engine, staged, *record).await,
-            Next::Refuse((code, message)) => {
-                finish::finish(&engine, staged, End::failed(code, message, Class::Rejected)).await;
-            }
+            Next::End(end) => finish::finish(&engine, staged, *end).await,
         }
     });
 }
@@ -95,7 +104,7 @@ enum Next {
     /// There is no subject for a completion.
     SetAside(Refusal),
     AnswerAgain(Box<Record>),
-    Refuse(Refusal),
+    End(Box<End>),
 }
 
 /// A failure's code and message.
@@ -106,7 +115,11 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
         return Next::SetAside(refusal);
     }
-    if let Some(record) = answered(engine, staged).await {
+    // What failed before this generation began does not count for it.
+    let counts = |record: &Record| {
+        record.completion.generation >= staged.generation || record.completion.status == Status::Succeeded
+    };
+    if let Some(record) = answered(engine, staged).await.filter(counts) {
         let same = record.fingerprint == staged.fingerprint;
         if record.completion.is_final() {
             return match same {
@@ -119,10 +132,32 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         }
         staged.generation = record.completion.generation + 1;
     }
-    match odd.or(refusal).or_else(|| choose_targets(engine, staged)) {
-        Some(refusal) => Next::Refuse(refusal),
-        None => Next::Call,
+    let interrupted = recall(engine, staged);
+    let end = match odd.or(refusal).or_else(|| choose_targets(engine, staged)) {
+        Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
+        None => interrupted,
+    };
+    end.map_or(Next::Call, |end| Next::End(Box::new(end)))
+}
+
+/// Adds the calls that a process before this one made for the job. Returns its end, if it must not be called
+/// again because nobody knows what became of the last of them.
+fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
+    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint)?;
+    for attempt in past.attempts {
+        let same = |known: &Attempt| (known.started_at, &known.quota) == (attempt.started_at, &attempt.quota);
+        if !staged.attempts.iter().any(same) {
+            staged.note(attempt);
+        }
     }
+    staged.counted = staged.counted.max(past.counted);
+    if !past.unknown {
+        return None;
+    }
+    let outcome = Outcome::of_interrupted();
+    // An end of this process is no failure of the provider's: it uses up no attempt.
+    let (verdict, _) = engine.policy.decide(&outcome, 0, staged.job.on_ambiguous, &mut *engine.rng());
+    matches!(verdict, Verdict::Finish).then(|| end_of(outcome))
 }
 
 /// A delivery as it was read.
@@ -134,32 +169,47 @@ struct Message {
     claim: Claim,
     attempts: Vec<Attempt>,
     counted: u32,
+    generation: u32,
     refusal: Option<Refusal>,
 }
 
-fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, stage: &Arc<Stage>) -> Message {
+fn read<Q, U>(
+    engine: &Engine<Q, U>,
+    flow: &Flow,
+    mut delivery: Delivery,
+    stage: &Arc<Stage>,
+    guilty: Option<Work>,
+) -> Message {
     let known = delivery.state.take();
-    let parsed = Job::parse(&delivery.payload);
-    let error = parsed.as_ref().err().map(ToString::to_string);
-    let (mut identity, job) = match parsed {
-        Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), job),
-        Err(_) => (lenient_identity(flow, &delivery), nothing()),
+    let (mut identity, job, mut refusal) = match guilty {
+        // It must not even be looked at again.
+        Some(Work::Reading) => (identity_of(flow, None, None, &delivery), None, None),
+        _ => match Job::parse(&delivery.payload) {
+            Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), Some(job), None),
+            Err(error) => (lenient_identity(flow, &delivery), None, Some(("invalid_job", error.to_string()))),
+        },
     };
+    let fingerprint = match &job {
+        Some(job) => job.fingerprint(&flow.pool),
+        None => format!("not a job: {}", delivery.unique_id),
+    };
+    let job = job.unwrap_or_else(nothing);
+    if guilty.is_some() {
+        let message = "the worker ended twice while it worked on this job, which is therefore set aside";
+        refusal = Some(("killed_worker", message.to_owned()));
+    }
     let asked = [job.reply_to.clone(), delivery.reply_to.clone()].into_iter().flatten();
     let prefixes = engine.team(&flow.team).reply_prefixes;
     let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
-    let (mut attempts, mut counted) = (Vec::new(), 0);
+    let (mut attempts, mut counted, mut generation) =
+        (Vec::new(), 0, delivery.generation.unwrap_or(1).max(1));
     if let Some(known) = known {
         identity.id = known.id;
         replies.extend(known.replies);
         delivery.published = known.published;
-        (attempts, counted) = (known.attempts, known.counted);
+        (attempts, counted, generation) = (known.attempts, known.counted, known.generation);
     }
-    let fingerprint = match &error {
-        Some(_) => format!("not a job: {}", delivery.unique_id),
-        None => job.fingerprint(&flow.pool),
-    };
     let claim = Claim {
         hold: engine.held.hold(delivery.receipt.clone()),
         _mark: stage.mark(),
@@ -168,9 +218,8 @@ fn read<Q, U>(engine: &Engine<Q, U>, flow: &Flow, mut delivery: Delivery, stage:
         tried: !attempts.is_empty(),
         slot: Some(stage.slot()),
     };
-    let refusal =
-        error.map(|error| ("invalid_job", error)).or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
-    Message { job, identity, fingerprint, delivery, claim, attempts, counted, refusal }
+    let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
+    Message { job, identity, fingerprint, delivery, claim, attempts, counted, generation, refusal }
 }
 
 /// The record of an answer that this identity has: from the store, and for what may have been worked on

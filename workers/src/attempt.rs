@@ -1,11 +1,15 @@
-//! One attempt: encoded, authorised, sent, classified, noted.
+//! One attempt: encoded, authorised, journalled, sent, classified, noted.
 
-use forebay_schemas::{Attempt, Class};
+use forebay_schemas::{Attempt, Class, OnAmbiguous};
+use jiff::Timestamp;
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::clock::millis_between;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
+use crate::finish::retry_until_done;
+use crate::journal::Work;
 use crate::outcome::Outcome;
 use crate::quota::Permit;
 use crate::staged::Staged;
@@ -18,31 +22,70 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     permit: &Permit,
 ) -> Outcome {
     let started = engine.clock.now();
-    let reply = send(engine, staged, permit).await;
+    let reply = send(engine, staged, permit, started).await;
     crash::at(Point::Answered);
-    let outcome = classify(engine, permit, reply);
+    let outcome = working(engine, staged, || classify(engine, permit, reply));
     crash::at(Point::Classified);
-    note(engine, staged, permit, &outcome, started);
+    let now = engine.clock.now();
+    let attempt = Attempt {
+        took_ms: millis_between(started, now),
+        outcome: outcome.name().to_owned(),
+        status_code: outcome.status_code,
+        ..unanswered(staged, permit, started)
+    };
+    staged.note(attempt);
+    staged.waiting_since = now;
     outcome
+}
+
+/// Works on what the job asked or was answered, so that the next process knows it if this one ends over it.
+fn working<Q, U, T>(engine: &Engine<Q, U>, staged: &Staged, act: impl FnOnce() -> T) -> T {
+    engine.journal.suspects.around(Work::Calling, &staged.delivery.unique_id, || {
+        crash::over("calling", &staged.delivery.payload);
+        act()
+    })
 }
 
 async fn send<Q, U: Upstream>(
     engine: &Engine<Q, U>,
     staged: &Staged,
     permit: &Permit,
+    started: Timestamp,
 ) -> Result<Reply, Unsent> {
     let config = permit.quota().config();
-    let mut request = config
-        .adapter
-        .encode(&staged.job, permit.model(), &config.base_url)
-        .map_err(Unsent::Inexpressible)?;
+    let encoded =
+        working(engine, staged, || config.adapter.encode(&staged.job, permit.model(), &config.base_url));
+    let mut request = encoded.map_err(Unsent::Inexpressible)?;
     config.adapter.authorise(&mut request.headers, &permit.key().secret).map_err(Unsent::UnusableKey)?;
+    begin(engine, staged, &unanswered(staged, permit, started)).await;
+    crash::at(Point::Journalled);
     let stamp = permit.stamp();
     let sent = move |at| {
         stamp.sent(at);
         crash::at(Point::Sending);
     };
     engine.upstream.send(request, sent).await.map_err(Unsent::Upstream)
+}
+
+/// Journals a call before it is made. Where it must not be made twice, this survives a power loss too; else a
+/// call is not held up by a disk that is full.
+async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) {
+    let attempts = &engine.journal.attempts;
+    let write = || attempts.begin(&staged.identity, &staged.fingerprint, attempt);
+    match staged.job.on_ambiguous {
+        OnAmbiguous::Retry => {
+            if let Err(error) = write() {
+                warn!(%error, "a call cannot be journalled");
+            }
+        }
+        OnAmbiguous::Fail => {
+            retry_until_done("journalling a call", async || {
+                write()?;
+                attempts.sync().await
+            })
+            .await;
+        }
+    }
 }
 
 /// Why there is no reply.
@@ -69,25 +112,18 @@ fn classify<Q, U>(engine: &Engine<Q, U>, permit: &Permit, reply: Result<Reply, U
     }
 }
 
-fn note<Q, U>(
-    engine: &Engine<Q, U>,
-    staged: &mut Staged,
-    permit: &Permit,
-    outcome: &Outcome,
-    started: jiff::Timestamp,
-) {
-    let now = engine.clock.now();
+/// A call as it is if nothing is ever known of it but that it began.
+fn unanswered(staged: &Staged, permit: &Permit, started: Timestamp) -> Attempt {
     let config = permit.quota().config();
-    staged.note(Attempt {
+    Attempt {
         quota: config.name.clone(),
         key: permit.key().name.clone(),
         provider: config.provider.clone(),
         model: permit.model().to_owned(),
         started_at: started,
         waited_ms: millis_between(staged.waiting_since, started),
-        took_ms: millis_between(started, now),
-        outcome: outcome.name().to_owned(),
-        status_code: outcome.status_code,
-    });
-    staged.waiting_since = now;
+        took_ms: 0,
+        outcome: Class::NetAfterSend.as_str().to_owned(),
+        status_code: None,
+    }
 }

@@ -10,6 +10,8 @@ pub enum Point {
     Admitted,
     /// It has its permit.
     Permitted,
+    /// The call is journalled.
+    Journalled,
     /// The connection takes the request.
     Sending,
     /// The answer is here; nothing of it is read.
@@ -41,10 +43,11 @@ pub enum Point {
 #[cfg(feature = "crash-points")]
 impl Point {
     /// All of them, in the order of the way.
-    pub const ALL: [Point; 16] = [
+    pub const ALL: [Point; 17] = [
         Point::Delivered,
         Point::Admitted,
         Point::Permitted,
+        Point::Journalled,
         Point::Sending,
         Point::Answered,
         Point::Classified,
@@ -65,6 +68,34 @@ impl Point {
 /// after a colon at which passage, the first being 1.
 #[cfg(feature = "crash-points")]
 pub const AT: &str = "FOREBAY_CRASH_AT";
+
+/// The environment variable that names what of a job ends the process, `reading` or `calling`, and after a colon
+/// a text that the job's message has in it.
+#[cfg(feature = "crash-points")]
+pub const OVER: &str = "FOREBAY_CRASH_OVER";
+
+/// Ends the process, if it is to end over this message.
+#[cfg(feature = "crash-points")]
+pub(crate) fn over(work: &str, message: &[u8]) {
+    use std::sync::OnceLock;
+
+    static CHOSEN: OnceLock<Option<(String, String)>> = OnceLock::new();
+    let chosen = CHOSEN.get_or_init(|| {
+        let text = std::env::var(OVER).ok()?;
+        let (work, mark) = text.split_once(':')?;
+        Some((work.to_owned(), mark.to_owned()))
+    });
+    if let Some((chosen, mark)) = chosen
+        && chosen == work
+        && message.windows(mark.len()).any(|part| part == mark.as_bytes())
+    {
+        std::process::abort();
+    }
+}
+
+/// No message ends the process.
+#[cfg(not(feature = "crash-points"))]
+pub(crate) const fn over(_: &str, _: &[u8]) {}
 
 /// Ends the process, if it is to end here.
 #[cfg(feature = "crash-points")]

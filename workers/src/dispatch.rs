@@ -83,6 +83,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Runs until `stop`, then gives back what has not begun.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut deadlines = tokio::time::interval(DEADLINES);
+        let mut orders = self.engine.orders.changes();
         loop {
             let wake = self.round();
             let engine = Arc::clone(&self.engine);
@@ -100,6 +101,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 () = engine.wake.released() => {}
                 () = sleep_until(wake) => {}
                 _ = deadlines.tick() => self.expire(),
+                // The sender lives in the engine.
+                _ = orders.changed() => self.cancel(),
             }
         }
         self.give_back_all();
@@ -118,8 +121,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     fn accept(&mut self, mut staged: Staged) {
+        if staged.is_cancelled(&self.engine.orders) {
+            return self.end(staged, End::cancelled());
+        }
         if staged.is_late(self.engine.clock.now()) {
-            return self.end_late(staged);
+            return self.end(staged, End::expired());
         }
         let now = Instant::now();
         match staged.not_before.filter(|at| *at > now) {
@@ -206,20 +212,27 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 End::failed("no_target", message.to_owned(), Class::ExceedsKeyLimit)
             }
         };
-        let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move { finish::finish(&engine, staged, end).await });
+        self.end(staged, end);
     }
 
     fn expire(&mut self) {
         let now = self.engine.clock.now();
         for staged in self.remove_where(|staged| staged.is_late(now)) {
-            self.end_late(staged);
+            self.end(staged, End::expired());
         }
     }
 
-    fn end_late(&self, staged: Staged) {
+    /// Ends those that wait and are cancelled. One that is being called has its answer, or comes back.
+    fn cancel(&mut self) {
         let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move { finish::finish(&engine, staged, End::expired()).await });
+        for staged in self.remove_where(|staged| staged.is_cancelled(&engine.orders)) {
+            self.end(staged, End::cancelled());
+        }
+    }
+
+    fn end(&self, staged: Staged, end: End) {
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn(async move { finish::finish(&engine, staged, end).await });
     }
 
     fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
@@ -272,6 +285,10 @@ impl Round {
             // The deadlines' tick ends it; it must not be called meanwhile.
             return Offer::Skip;
         }
+        if engine.orders.pauses(&staged.flow) {
+            // Taking that back wakes the dispatcher by itself.
+            return Offer::Skip;
+        }
         let cap = engine.caps.get(&staged.flow.team);
         if let Some(denied) = cap.and_then(|cap| cap.peek(&staged.cost, self.now).err()) {
             self.wait_for(denied);
@@ -308,7 +325,10 @@ impl Round {
             return Err(denied);
         }
         let target = &engine.targets[index];
-        let answer = target.quota.reserve(&target.model, staged.cost, self.now);
+        let answer = match engine.orders.pauses_quota(&target.quota.config().name) {
+            true => Err(Denied::ForRelease),
+            false => target.quota.reserve(&target.model, staged.cost, self.now),
+        };
         if let Err(denied) = &answer
             && denied.passes()
         {

@@ -15,6 +15,8 @@ use crate::clock::Clock;
 use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
+use crate::journal::Journal;
+use crate::orders::Orders;
 use crate::queue::Readings;
 use crate::quota::{self, Cap, Circuits, Limit, Moment, Quota, Standing, Wake};
 use crate::results::Results;
@@ -43,6 +45,8 @@ pub struct Config {
     pub standings: HashMap<String, Standing>,
     /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
     pub kept: bool,
+    /// What operators ordered.
+    pub orders: Orders,
 }
 
 impl Config {
@@ -128,6 +132,7 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) queue: Q,
     pub(crate) upstream: U,
     pub(crate) results: Results,
+    pub(crate) journal: Journal,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) quotas: Vec<Arc<Quota>>,
     pub(crate) targets: Vec<Target>,
@@ -136,6 +141,7 @@ pub(crate) struct Engine<Q, U> {
     /// Limits of teams that have some.
     pub(crate) caps: HashMap<String, Arc<Cap>>,
     pub(crate) policy: Policy,
+    pub(crate) orders: Orders,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
     pub(crate) running: Arc<Running>,
@@ -193,7 +199,7 @@ impl<Q, U> Engine<Q, U> {
         config: Config,
         queue: Q,
         upstream: U,
-        results: Results,
+        (results, journal): (Results, Journal),
         clock: Arc<dyn Clock>,
         stage: mpsc::UnboundedSender<Arrived>,
     ) -> Self {
@@ -248,6 +254,7 @@ impl<Q, U> Engine<Q, U> {
             queue,
             upstream,
             results,
+            journal,
             // Jitter only has to differ between processes that start together.
             rng: Mutex::new(SmallRng::seed_from_u64(clock.now().as_nanosecond() as u64)),
             clock,
@@ -257,6 +264,7 @@ impl<Q, U> Engine<Q, U> {
             caps,
             teams: config.teams,
             policy: config.policy,
+            orders: config.orders,
             held: Arc::default(),
             running: Arc::default(),
             readings: Arc::default(),

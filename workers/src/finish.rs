@@ -15,7 +15,7 @@ use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
-use crate::queue::{self, DeadLetter, Postponed, Publication, Published, Queue, Standing, State};
+use crate::queue::{self, DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
 use crate::running::Followers;
 use crate::staged::{End, Staged};
@@ -35,6 +35,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
     };
     persist(engine, &staged, &record).await;
     crash::at(Point::Stored);
+    over(engine, &staged);
     make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
         return conflict(engine, staged).await;
@@ -99,6 +100,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         state: State {
             id: staged.identity.id.clone(),
             fingerprint: staged.fingerprint.clone(),
+            generation: staged.generation,
             published: staged.delivery.published,
             attempts: staged.attempts.clone(),
             counted: staged.counted,
@@ -114,6 +116,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         give_back(engine, same).await;
         return conflict(engine, staged).await;
     }
+    over(engine, &staged);
     ack_all(engine, same.into_iter().chain([staged.claim])).await;
     crash::at(Point::Postponed);
 }
@@ -124,6 +127,7 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     mut staged: Staged,
     record: Record,
 ) {
+    over(engine, &staged);
     make_way_if_refused(engine, &mut staged, &record).await;
     // The process may have ended between the store and the publish.
     let Some(record) = complete(engine, &staged, record).await else {
@@ -159,6 +163,12 @@ pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
     let completion = staged.completion(End::failed(code, message, Class::Rejected));
     bury(engine, &staged, &completion).await;
     release(engine, staged, &completion).await;
+}
+
+/// What is known of the job is kept, so the journal needs it no more.
+fn over<Q, U>(engine: &Engine<Q, U>, staged: &Staged) {
+    engine.journal.attempts.over(&staged.identity);
+    engine.journal.suspects.forget(&staged.delivery.unique_id);
 }
 
 async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, record: &Record) {
@@ -263,18 +273,22 @@ fn too_large(completion: Completion, size: usize, max: usize) -> Completion {
 }
 
 async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
-    let reason = completion
+    let (code, message) = completion
         .error
         .as_ref()
-        .map_or_else(String::new, |error| format!("{}: {}", error.code, error.message));
-    let letter = DeadLetter {
+        .map_or_else(Default::default, |error| (error.code.clone(), error.message.clone()));
+    let letter = Letter {
         pool: staged.flow.pool.clone(),
         team: staged.flow.team.clone(),
-        reason,
-        attempts: completion.attempts.len(),
-        delivery: staged.delivery.clone(),
+        batch: completion.batch.clone(),
+        id: completion.id.clone(),
+        generation: completion.generation,
+        code,
+        message,
+        attempts: completion.attempts.clone(),
     };
-    retry_until_done("keeping a dead letter", || engine.queue.bury(letter.clone())).await;
+    let dead = DeadLetter { letter, delivery: staged.delivery.clone() };
+    retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;
 }
 
 async fn release<Q: Queue, U: Upstream>(

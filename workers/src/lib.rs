@@ -4,7 +4,8 @@
 //!    `admit` reads the job, looks its identity up and matches it with the pool's targets;
 //! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness` to the
 //!    targets' [`quota`]s, which answer with a permit or with what has to be waited for;
-//! 3. *sent*: `work`, the spine, makes an `attempt` through a [`provider`]'s adapter and [`upstream`];
+//! 3. *journalled, sent*: `work`, the spine, makes an `attempt` through a [`provider`]'s adapter and
+//!    [`upstream`], and [`journal`] tells the next process of it;
 //! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
 //! 5. *persisted, completed, acked*: `finish` stores the result in [`results`], publishes the
 //!    completion and only then acks.
@@ -21,6 +22,8 @@ mod fairness;
 mod finish;
 mod flow;
 mod held;
+pub mod journal;
+mod orders;
 mod outcome;
 pub mod provider;
 pub mod queue;
@@ -38,5 +41,6 @@ mod work;
 mod worker;
 
 pub use engine::{Config, PoolConfig, TargetConfig, Team};
+pub use orders::{Cancelled, Orders, Pausable};
 pub use secret::Secret;
 pub use worker::{Snapshot, Worker};

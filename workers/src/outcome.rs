@@ -82,6 +82,12 @@ impl Outcome {
         Self { runs_on, ..Self::local(class, class.as_str(), error.to_string()) }
     }
 
+    /// A call during which the process ended that made it.
+    pub(crate) fn of_interrupted() -> Self {
+        let message = "the process ended while the call was under way, so its answer is not known".to_owned();
+        Self::local(Class::NetAfterSend, "interrupted", message)
+    }
+
     /// A call that was not made, because of what it would have sent.
     pub(crate) fn local(class: Class, code: &str, message: String) -> Self {
         Self {

@@ -31,6 +31,8 @@ pub struct Delivery {
     pub reply_to: Option<String>,
     /// Its `traceparent`.
     pub traceparent: Option<String>,
+    /// Its `Forebay-Generation`: which answer of its identity is asked for, where the one before failed.
+    pub generation: Option<u32>,
     /// A name for the message that no other message of the stream has or had.
     pub unique_id: String,
     /// When it was published.
@@ -112,6 +114,9 @@ pub struct State {
     /// Which request it is.
     #[serde(default)]
     pub fingerprint: String,
+    /// Which answer of its identity it will have.
+    #[serde(default = "first_generation")]
+    pub generation: u32,
     /// When it was published first.
     pub published: Timestamp,
     /// The calls that were made for it.
@@ -120,6 +125,10 @@ pub struct State {
     pub counted: u32,
     /// Who wants a copy of its completion.
     pub replies: Vec<String>,
+}
+
+fn first_generation() -> u32 {
+    1
 }
 
 /// A job that is to wait for its time outside of its flow.
@@ -183,16 +192,38 @@ pub struct Standing {
 /// A message that is given up, for operators.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
+    /// What is known of it.
+    pub letter: Letter,
+    /// The delivery as it came.
+    pub delivery: Delivery,
+}
+
+/// What is known of a message that is given up.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Letter {
     /// The pool that its subject names, a name or not.
     pub pool: String,
     /// The team that its subject names, a name or not.
     pub team: String,
-    /// Why it is given up.
-    pub reason: String,
-    /// How many calls were made for it.
-    pub attempts: usize,
-    /// The delivery as it came.
-    pub delivery: Delivery,
+    /// Its batch, if it is of one.
+    pub batch: Option<String>,
+    /// Its id.
+    pub id: String,
+    /// Which answer of its identity it had.
+    pub generation: u32,
+    /// A short name of the cause.
+    pub code: String,
+    /// What happened, for a person.
+    pub message: String,
+    /// The calls that were made for it.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Letter {
+    /// The cause and what happened, in a line.
+    pub fn reason(&self) -> String {
+        format!("{}: {}", self.code, self.message)
+    }
 }
 
 /// Why the queue did not do something.

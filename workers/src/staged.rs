@@ -9,6 +9,7 @@ use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
 use crate::engine::Candidate;
+use crate::orders::Orders;
 use crate::queue::Delivery;
 use crate::running::Entry;
 
@@ -67,6 +68,12 @@ impl End {
         }
     }
 
+    /// Somebody cancelled it.
+    pub(crate) fn cancelled() -> Self {
+        let message = "cancelled by an operator".to_owned();
+        Self { status: Status::Cancelled, ..Self::failed("cancelled", message, Class::Cancelled) }
+    }
+
     /// The deadline passed first.
     pub(crate) fn expired() -> Self {
         let message = "the deadline passed before a call could be made".to_owned();
@@ -103,6 +110,11 @@ impl Staged {
             self.attempts.remove(ATTEMPTS / 2);
         }
         self.attempts.push(attempt);
+    }
+
+    /// Whether it is cancelled.
+    pub(crate) fn is_cancelled(&self, orders: &Orders) -> bool {
+        orders.cancels(&self.identity, self.delivery.published)
     }
 
     /// Whether its deadline has passed.

@@ -41,7 +41,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
         Verdict::Again { counted, backoff } => {
             staged.counted += u32::from(counted);
             staged.not_before = Some(Instant::now() + backoff);
-            again(&engine, staged);
+            again(&engine, staged, counted);
         }
         Verdict::Elsewhere => {
             staged.targets.retain(|other| other.target != target);
@@ -49,7 +49,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
             if staged.targets.is_empty() {
                 finish::finish(&engine, staged, end_of(outcome)).await;
             } else {
-                again(&engine, staged);
+                again(&engine, staged, false);
             }
         }
     }
@@ -104,7 +104,10 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
     );
 }
 
-fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged) {
+fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged, counted: bool) {
+    if let Some(attempt) = staged.attempts.last() {
+        engine.journal.attempts.end(&staged.identity, attempt, counted);
+    }
     // Nobody receives any more only when the process ends; the delivery then comes again.
     let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
 }
@@ -117,7 +120,8 @@ fn error_of(outcome: &Outcome) -> CompletionError {
     }
 }
 
-fn end_of(outcome: Outcome) -> End {
+/// The end of a job whose last outcome this is.
+pub(crate) fn end_of(outcome: Outcome) -> End {
     match outcome.class {
         None => {
             End { status: Status::Succeeded, response: outcome.response, error: None, usage: outcome.usage }

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
 use crate::engine::{Config, Engine, standing_of_team};
 use crate::flow;
+use crate::journal::Journal;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
 use crate::quota::{self, Moment, Standing};
@@ -62,12 +63,12 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         config: Config,
         queue: Q,
         upstream: U,
-        results: Results,
+        stores: (Results, Journal),
         clock: Arc<dyn Clock>,
     ) -> Result<Self, queue::Error> {
         let lane_weights = config.lane_weights;
         let (stage, arrivals) = mpsc::unbounded_channel();
-        let engine = Arc::new(Engine::new(config, queue, upstream, results, clock, stage));
+        let engine = Arc::new(Engine::new(config, queue, upstream, stores, clock, stage));
         let found = engine.queue.find(Arc::clone(&engine.readings)).await?;
         let worker = Self {
             engine: Arc::clone(&engine),
@@ -147,7 +148,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     }
 
     /// Takes no more jobs, gives back those that have not begun, and finishes those in flight within
-    /// `grace`. Returns how many were left; they are delivered again after the ack wait.
+    /// `grace`. What is left is given back; returns how many that were.
     pub async fn stop(&self, grace: Duration) -> u64 {
         self.stop.cancel();
         self.readers.close();
@@ -161,7 +162,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let in_time = tokio::time::timeout(grace, finished).await.is_ok();
         self.halt.cancel();
         self.end.cancel();
-        if in_time { 0 } else { self.engine.counters.jobs_in_flight() }
+        if in_time {
+            return 0;
+        }
+        for receipt in self.engine.held.receipts() {
+            self.engine.queue.give_back(receipt).await;
+        }
+        self.engine.counters.jobs_in_flight()
     }
 }
 

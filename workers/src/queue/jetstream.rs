@@ -1,5 +1,6 @@
 //! [`Queue`] on JetStream. The streams exist before this is built.
 
+mod dead;
 mod discovery;
 mod later;
 mod source;
@@ -9,17 +10,19 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
 use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
-use forebay_schemas::subjects::{FINGERPRINT_HEADER, MESSAGE_HEADER, REPLY_TO_HEADER};
+use forebay_schemas::subjects::{FINGERPRINT_HEADER, GENERATION_HEADER, MESSAGE_HEADER, REPLY_TO_HEADER};
 use forebay_schemas::{Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
+
+use crate::orders::Cancelled;
 
 use super::{
     Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
@@ -33,8 +36,6 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 const MAX_ACK_PENDING: i64 = 20_000;
 /// Consumers that are made or deleted at once.
 const TURNS: usize = 16;
-/// Longest reason that stands in a header, in characters.
-const LONGEST_REASON: usize = 500;
 /// The header that carries a trace through.
 const TRACEPARENT: &str = "traceparent";
 /// Room for what is known of a postponed job, which travels in a header.
@@ -129,6 +130,7 @@ impl JetStreamQueue {
             subject: subject.into_string(),
             message_id: header("Nats-Msg-Id"),
             reply_to: header(REPLY_TO_HEADER),
+            generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()),
             traceparent: header(TRACEPARENT),
             unique_id: format!("{}{created}-{sequence}", if due { "l" } else { "s" }),
             published,
@@ -136,6 +138,14 @@ impl JetStreamQueue {
             state: header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok()),
             receipt: Receipt(reply?.into_string()),
         })
+    }
+
+    /// Ends the wait of jobs that wait for their time: they come back to their flows at once. Returns how many.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub async fn hasten(&self, which: &Cancelled, now: Timestamp) -> Result<usize, Error> {
+        later::hasten(self, which, now).await
     }
 
     /// What the server takes of one message's payload.
@@ -262,27 +272,7 @@ impl Queue for JetStreamQueue {
     }
 
     async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
-        let mut headers = traced(letter.delivery.traceparent.as_deref());
-        let reason: String = letter.reason.chars().take(LONGEST_REASON).collect();
-        headers.insert("Forebay-Reason", one_line(&reason));
-        headers.insert("Forebay-Subject", one_line(&letter.delivery.subject));
-        headers.insert("Forebay-Attempts", letter.attempts.to_string());
-        // Burying the same delivery again leaves one letter.
-        headers.insert(NATS_MESSAGE_ID, letter.delivery.unique_id);
-        let subject = self.names.dead(&letter.pool, &letter.team);
-        let payload = letter.delivery.payload;
-        let ack = self.context.publish_with_headers(subject.clone(), headers.clone(), payload.clone());
-        match ack.and_then(|ack| ack.into_future()).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                // With its headers it is larger than a message; the letter then says how large it was.
-                headers.insert("Forebay-Payload-Size", payload.len().to_string());
-                let ack = self.context.publish_with_headers(subject, headers, Bytes::new());
-                ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
-                Ok(())
-            }
-            Err(error) => Err(unavailable(error)),
-        }
+        dead::bury(self, letter).await
     }
 
     async fn ack(&self, receipt: Receipt) -> Result<(), Error> {

@@ -1,7 +1,9 @@
 //! What estimates of prompt tokens have to be multiplied with, learned per model.
 
-/// How much one more answer counts against all before.
+/// How much one more answer counts at least against all before; the first ones count as much as each other.
 const WEIGHT: f64 = 0.05;
+/// How far answers are taken to deviate from the mean as long as there is only one, as a part of it.
+const FIRST_DEVIATION: f64 = 0.2;
 /// Estimates are wrong by no more than this.
 const BOUNDS: (f64, f64) = (0.25, 4.0);
 /// How far above the mean is reserved, in mean deviations: so that prompts that are denser than most still
@@ -21,6 +23,7 @@ struct Means {
     reported: f64,
     /// Of what was reported from what the mean made of the estimate.
     deviation: f64,
+    answers: u32,
 }
 
 impl Means {
@@ -42,11 +45,16 @@ impl Factor {
         #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
         let (estimated, reported) = (estimated as f64, reported as f64);
         let reported = reported.clamp(estimated * BOUNDS.0, estimated * BOUNDS.1);
-        // Nothing is known of the deviation at first: it is taken to be large.
-        let first = Means { estimated, reported, deviation: reported };
-        let before = self.0.unwrap_or(first);
-        let mean = |before: f64, now: f64| before + WEIGHT * (now - before);
+        let Some(before) = self.0 else {
+            let deviation = reported * FIRST_DEVIATION;
+            self.0 = Some(Means { estimated, reported, deviation, answers: 1 });
+            return;
+        };
+        let answers = before.answers.saturating_add(1);
+        let weight = WEIGHT.max(1.0 / f64::from(answers));
+        let mean = |before: f64, now: f64| before + weight * (now - before);
         self.0 = Some(Means {
+            answers,
             estimated: mean(before.estimated, estimated),
             reported: mean(before.reported, reported),
             deviation: mean(before.deviation, (reported - before.factor() * estimated).abs()),
@@ -78,7 +86,11 @@ mod tests {
         assert_eq!(factor.apply(1_000), 1_000);
         factor.learn(1_000, 700);
         assert!((770..=771).contains(&factor.apply(1_000)), "one answer says little of the others");
-        for _ in 0..150 {
+        for _ in 0..3 {
+            factor.learn(1_000, 700);
+        }
+        assert!((769..=771).contains(&factor.apply(1_000)), "nor do a few");
+        for _ in 0..36 {
             factor.learn(1_000, 700);
         }
         assert!((707..=708).contains(&factor.apply(1_000)));

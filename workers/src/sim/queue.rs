@@ -80,6 +80,7 @@ impl SimQueue {
             message_id: None,
             reply_to: None,
             traceparent: None,
+            generation: None,
             unique_id: format!("s0-{name}"),
             published: self.clock.now(),
             redelivered: false,

@@ -1,11 +1,18 @@
 //! Postponing a job: a message schedule, which the server fires back to the job's flow.
 
+use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
-use async_nats::jetstream::stream::DirectGetErrorKind;
-use futures::TryFutureExt;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use futures::{TryFutureExt, TryStreamExt};
+use jiff::Timestamp;
 
-use super::{JetStreamQueue, STATE, traced, unavailable};
+use super::{JetStreamQueue, STATE, TRACEPARENT, traced, unavailable};
+use crate::orders::Cancelled;
 use crate::queue::{Error, Postponed, State};
+
+/// Jobs whose wait is ended at once.
+const AT_ONCE: usize = 64;
 
 /// Publishes the schedule. There is one per subject, so that doing it again, after a crash between this
 /// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
@@ -50,6 +57,54 @@ async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option
             Ok((message.sequence, state.and_then(|state| serde_json::from_str(state).ok())))
         }
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, None)),
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+/// Ends the wait of jobs, each by the same message for now; one that has just come back is left alone.
+pub(super) async fn hasten(
+    queue: &JetStreamQueue,
+    which: &Cancelled,
+    now: Timestamp,
+) -> Result<usize, Error> {
+    let Cancelled { team, batch, id } = which;
+    let filter = match id {
+        Some(id) => queue.names.later(team, batch.as_deref(), id),
+        None => queue.names.later_of(team, batch.as_deref()),
+    };
+    let stream = queue.stream(queue.names.later_stream()).await?;
+    let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+    let hastened =
+        subjects.map_err(unavailable).map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
+    hastened
+        .try_buffer_unordered(AT_ONCE)
+        .try_fold(0, |sum, one| async move { Ok(sum + usize::from(one)) })
+        .await
+}
+
+async fn hasten_one(
+    queue: &JetStreamQueue,
+    stream: &Stream<()>,
+    subject: String,
+    now: Timestamp,
+) -> Result<bool, Error> {
+    let message = match stream.direct_get_last_for_subject(subject.as_str()).await {
+        Ok(message) => message,
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(unavailable(error)),
+    };
+    let mut headers = HeaderMap::new();
+    for name in ["Nats-Schedule-Target", STATE, TRACEPARENT] {
+        if let Some(value) = message.headers.get(name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert("Nats-Schedule", format!("@at {now}"));
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, message.sequence.to_string());
+    let ack = queue.context.publish_with_headers(subject, headers, message.payload);
+    match ack.and_then(|ack| ack.into_future()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
         Err(error) => Err(unavailable(error)),
     }
 }

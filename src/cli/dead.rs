@@ -1,0 +1,174 @@
+//! `forebay dead`.
+
+use serde_json::{Value, json};
+
+use super::client::{ask, connect};
+use super::{Global, print};
+use crate::config::Config;
+use crate::connection::{Connection, Error};
+use crate::control::{LetterRequest, ShownLetter};
+use crate::dead::{DeadLetter, Filter};
+
+/// Jobs that were given up.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Show dead letters, the oldest first.
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// How many at most.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Print one with all that is known of it and the message as it came, as JSON.
+    Show {
+        /// Its number.
+        number: u64,
+    },
+    /// Have jobs called again, each as the next generation of its identity.
+    Replay {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// By this pool instead of their own.
+        #[arg(long, value_name = "POOL")]
+        to: Option<String>,
+    },
+    /// Delete dead letters.
+    Drop {
+        #[command(flatten)]
+        chosen: Chosen,
+    },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Which {
+    /// Of this pool alone.
+    #[arg(long)]
+    pool: Option<String>,
+    /// Of this team alone.
+    #[arg(long)]
+    team: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Chosen {
+    /// Their numbers.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    numbers: Vec<u64>,
+    /// All that there are.
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    which: Which,
+}
+
+pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let connection = connect(&config).await?;
+    match command {
+        Command::List { which, limit } => list(global, &connection, which, limit).await,
+        Command::Show { number } => {
+            let request = LetterRequest { sequence: number, pool: None };
+            let shown: ShownLetter = asked(&connection, "dead.show", &request).await?;
+            let mut letter =
+                serde_json::to_value(&shown.letter).map_err(|error| Error::Usage(error.into()))?;
+            letter["message"] = serde_json::from_str(&shown.message).unwrap_or(Value::String(shown.message));
+            print::line(&serde_json::to_string_pretty(&letter).unwrap_or_default());
+            Ok(0)
+        }
+        Command::Replay { chosen, to } => {
+            each(global, &connection, chosen, ("dead.replay", "replayed"), to).await
+        }
+        Command::Drop { chosen } => each(global, &connection, chosen, ("dead.drop", "dropped"), None).await,
+    }
+}
+
+async fn asked<T: serde::de::DeserializeOwned>(
+    connection: &Connection,
+    verb: &str,
+    request: &impl serde::Serialize,
+) -> Result<T, Error> {
+    let request = serde_json::to_vec(request).map_err(|error| Error::Usage(error.into()))?;
+    ask(connection, verb, request).await
+}
+
+/// All letters after `after` that there are, or the first `limit`.
+async fn letters(connection: &Connection, which: &Which, limit: usize) -> Result<Vec<DeadLetter>, Error> {
+    let mut letters = Vec::<DeadLetter>::new();
+    loop {
+        let filter = Filter {
+            pool: which.pool.clone(),
+            team: which.team.clone(),
+            after: letters.last().map_or(0, |letter| letter.sequence),
+            limit: Some(limit - letters.len()),
+        };
+        let page: Vec<DeadLetter> = asked(connection, "dead.list", &filter).await?;
+        let is_last = page.is_empty();
+        letters.extend(page);
+        if is_last || letters.len() >= limit {
+            return Ok(letters);
+        }
+    }
+}
+
+async fn list(global: &Global, connection: &Connection, which: Which, limit: usize) -> Result<u8, Error> {
+    let letters = letters(connection, &which, limit).await?;
+    if global.json {
+        print::json(&letters);
+        return Ok(0);
+    }
+    let row = |dead: &DeadLetter| {
+        let reason: String = dead.letter.reason().chars().take(100).collect();
+        vec![
+            dead.sequence.to_string(),
+            dead.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+            dead.letter.pool.clone(),
+            dead.letter.team.clone(),
+            dead.letter.id.clone(),
+            dead.letter.attempts.len().to_string(),
+            reason,
+        ]
+    };
+    let rows: Vec<_> = letters.iter().map(row).collect();
+    print::table(&["NUMBER", "GIVEN UP (UTC)", "POOL", "TEAM", "ID", "CALLS", "REASON"], &rows);
+    if letters.len() == limit {
+        print::note(&format!("the first {limit}; --limit shows more"));
+    }
+    Ok(0)
+}
+
+/// Does something with each of the chosen; one that it cannot be done with leaves the others.
+async fn each(
+    global: &Global,
+    connection: &Connection,
+    chosen: Chosen,
+    (verb, done): (&str, &str),
+    pool: Option<String>,
+) -> Result<u8, Error> {
+    let numbers = match chosen.all {
+        true => {
+            let all = letters(connection, &chosen.which, usize::MAX).await?;
+            all.into_iter().map(|letter| letter.sequence).collect()
+        }
+        false => chosen.numbers,
+    };
+    let (mut count, mut failed) = (0, 0);
+    for sequence in numbers {
+        let request = LetterRequest { sequence, pool: pool.clone() };
+        match asked::<DeadLetter>(connection, verb, &request).await {
+            Ok(_) => count += 1,
+            Err(Error::Usage(problem)) => {
+                print::error(&format!("{problem:#}"));
+                failed += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match global.json {
+        true => print::json(&json!({ done: count, "failed": failed })),
+        false => {
+            print::line(&format!("{count} {done}"));
+        }
+    }
+    Ok(if failed > 0 { super::SOME_FAILED } else { 0 })
+}

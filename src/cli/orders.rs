@@ -1,0 +1,104 @@
+//! `forebay pause`, `forebay resume` and `forebay cancel`.
+
+use clap::ValueEnum;
+use forebay_workers::{Cancelled, Pausable};
+
+use super::client::{ask, connect};
+use super::{Global, print};
+use crate::config::Config;
+use crate::connection::Error;
+use crate::control::{CancelReply, OrdersReply};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PauseArgs {
+    /// What is named.
+    kind: Kind,
+    /// Its name.
+    name: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// All jobs of a pool.
+    Pool,
+    /// All calls through an account.
+    Quota,
+    /// All jobs of a team.
+    Team,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CancelArgs {
+    /// Ids of jobs; without any, all of the batch.
+    #[arg(required_unless_present = "batch")]
+    ids: Vec<String>,
+    /// The batch that they are of.
+    #[arg(long)]
+    batch: Option<String>,
+    /// Their team.
+    #[arg(long, default_value = forebay_schemas::subjects::DEFAULT_TEAM)]
+    team: String,
+}
+
+impl PauseArgs {
+    fn what(self) -> Pausable {
+        match self.kind {
+            Kind::Pool => Pausable::Pool(self.name),
+            Kind::Quota => Pausable::Quota(self.name),
+            Kind::Team => Pausable::Team(self.name),
+        }
+    }
+}
+
+/// Pauses or resumes.
+pub(super) async fn pause(global: &Global, args: PauseArgs, verb: &str) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let connection = connect(&config).await?;
+    let request = serde_json::to_vec(&args.what()).map_err(|error| Error::Usage(error.into()))?;
+    let reply: OrdersReply = ask(&connection, verb, request).await?;
+    if global.json {
+        print::json(&reply);
+    } else if reply.paused.is_empty() {
+        print::line("nothing is paused");
+    } else {
+        for what in reply.paused {
+            print::line(&format!("paused: {}", named(&what)));
+        }
+    }
+    Ok(0)
+}
+
+/// A pool, an account or a team, in words.
+pub(super) fn named(what: &Pausable) -> String {
+    match what {
+        Pausable::Pool(name) => format!("pool {name}"),
+        Pausable::Quota(name) => format!("quota {name}"),
+        Pausable::Team(name) => format!("team {name}"),
+    }
+}
+
+/// Cancels jobs.
+pub(super) async fn cancel(global: &Global, args: CancelArgs) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let connection = connect(&config).await?;
+    let CancelArgs { ids, batch, team } = args;
+    let ids = if ids.is_empty() { vec![None] } else { ids.into_iter().map(Some).collect() };
+    for id in ids {
+        let what = Cancelled { team: team.clone(), batch: batch.clone(), id };
+        let request = serde_json::to_vec(&what).map_err(|error| Error::Usage(error.into()))?;
+        let reply: CancelReply = ask(&connection, "cancel", request).await?;
+        if global.json {
+            print::json(&reply);
+            continue;
+        }
+        let what = match (&reply.what.id, &reply.what.batch) {
+            (Some(id), _) => format!("job {id}"),
+            (None, batch) => format!("batch {}", batch.as_deref().unwrap_or_default()),
+        };
+        print::line(&format!(
+            "{what} of team {team} is cancelled, as far as it was published until {}",
+            reply.at
+        ));
+    }
+    Ok(0)
+}

@@ -1,0 +1,269 @@
+//! What is answered to each request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::service::{Request, error};
+use bytes::Bytes;
+use forebay_schemas::subjects::{REPLY_TO_HEADER, is_name};
+use forebay_schemas::{Flow, Identity};
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::queue::jetstream::JetStreamQueue;
+use forebay_workers::{Cancelled, Pausable};
+use futures::StreamExt;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::{
+    CancelReply, FlowDepth, Keys, LetterRequest, OrdersReply, Queues, Quota, ResultsRequest, ShownLetter,
+    SwitchRequest, Worker,
+};
+use crate::connection::Connection;
+use crate::dead::{self, DeadLetters, Filter};
+use crate::orders::OrderBook;
+use crate::standing::Writer;
+
+/// How long a request on `ai.ask` is remembered; whoever asked has gone long before.
+const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
+
+/// Answers requests.
+pub(super) struct Desk {
+    pub(super) connection: Connection,
+    pub(super) worker: Arc<Worker>,
+    pub(super) writer: Writer,
+    pub(super) book: OrderBook,
+}
+
+type Answer = Result<Bytes, error::Error>;
+
+impl Desk {
+    pub(super) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
+        let answer = match endpoint {
+            "queues" => self.queues().await,
+            "keys" => json(&self.keys()),
+            "keys-disable" => self.switch(&request.message.payload, false).await,
+            "keys-enable" => self.switch(&request.message.payload, true).await,
+            "pause" => self.pause(&request.message.payload).await,
+            "resume" => self.resume(&request.message.payload).await,
+            "cancel" => self.cancel(&request.message.payload).await,
+            "dead-list" => self.dead_list(&request.message.payload).await,
+            "dead-show" => self.dead_show(&request.message.payload).await,
+            "dead-replay" => self.dead_replay(&request.message.payload).await,
+            "dead-drop" => self.dead_drop(&request.message.payload).await,
+            "results" => self.results(&request.message.payload),
+            _ => self.ask(&request).await,
+        };
+        if let Err(error) = request.respond(answer).await {
+            warn!(%error, endpoint, "an answer cannot be sent");
+        }
+    }
+
+    async fn queues(&self) -> Answer {
+        let snapshot = self.worker.snapshot();
+        let flows = depths(&self.connection).await.map_err(|problem| failed(503, problem))?;
+        let paused = self.book.orders().paused();
+        let forebay_workers::Snapshot { staged, in_flight, ended, .. } = snapshot;
+        let later = self.connection.context.get_stream(self.connection.names.later_stream()).await;
+        let postponed = later.map_err(|error| failed(503, error))?.cached_info().state.messages;
+        json(&Queues { flows, postponed, staged, in_flight, ended, paused })
+    }
+
+    fn keys(&self) -> Keys {
+        let snapshot = self.worker.snapshot();
+        Keys { quotas: snapshot.quotas.into_iter().map(Quota::from).collect(), pools: snapshot.pools }
+    }
+
+    /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
+    /// restart.
+    async fn switch(&self, payload: &[u8], on: bool) -> Answer {
+        let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        if !self.worker.switch(&request.quota, request.key.as_deref(), on) {
+            return Err(failed(404, unknown_key(&request, &self.keys().quotas)));
+        }
+        let act = if on { "enabled" } else { "disabled" };
+        info!(quota = request.quota, key = request.key, "{act} by an operator");
+        if !self.writer.write().await {
+            return Err(failed(
+                503,
+                format!("{act}, but not written down, so a restart may undo it; ask again"),
+            ));
+        }
+        json(&self.keys())
+    }
+
+    /// Makes no more calls for something; answers all that pauses then.
+    async fn pause(&self, payload: &[u8]) -> Answer {
+        let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let unknown = match &what {
+            Pausable::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
+            Pausable::Quota(name) => {
+                self.worker.snapshot().quotas.iter().all(|known| known.name != *name).then_some("account")
+            }
+            Pausable::Team(name) => (!is_name(name)).then_some("team"),
+        };
+        if let (Some(kind), Pausable::Pool(name) | Pausable::Quota(name) | Pausable::Team(name)) =
+            (unknown, &what)
+        {
+            return Err(failed(404, format!("there is no {kind} `{name}`")));
+        }
+        info!(?what, "paused by an operator");
+        self.book.pause(what).await.map_err(not_kept)?;
+        json(&OrdersReply { paused: self.book.orders().paused() })
+    }
+
+    async fn resume(&self, payload: &[u8]) -> Answer {
+        let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        info!(?what, "resumed by an operator");
+        self.book.resume(&what).await.map_err(not_kept)?;
+        json(&OrdersReply { paused: self.book.orders().paused() })
+    }
+
+    /// Cancels what was published until now.
+    async fn cancel(&self, payload: &[u8]) -> Answer {
+        let what: Cancelled = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        if what.batch.is_none() && what.id.is_none() {
+            return Err(failed(400, "name a batch, or a job"));
+        }
+        let named = is_name(&what.team) && what.batch.as_deref().is_none_or(is_name);
+        if !named {
+            return Err(failed(400, "team and batch must match [A-Za-z0-9_-]{1,64}"));
+        }
+        let at = SystemClock.now();
+        info!(?what, "cancelled by an operator");
+        self.book.cancel(what.clone(), at).await.map_err(not_kept)?;
+        let queue = JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone());
+        let hastened = queue.hasten(&what, at).await.map_err(|error| {
+            failed(503, format!("cancelled, but those that wait for their time end only then: {error}"))
+        })?;
+        json(&CancelReply { what, at, hastened })
+    }
+
+    async fn dead_list(&self, payload: &[u8]) -> Answer {
+        let filter = match payload {
+            b"" => Filter::default(),
+            payload => serde_json::from_slice(payload).map_err(|error| failed(400, error))?,
+        };
+        json(&self.dead().await?.list(&filter).await.map_err(not_done)?)
+    }
+
+    async fn dead_show(&self, payload: &[u8]) -> Answer {
+        let request: LetterRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let (letter, message) = self.dead().await?.get(request.sequence).await.map_err(not_done)?;
+        json(&ShownLetter { letter, message: String::from_utf8_lossy(&message).into_owned() })
+    }
+
+    async fn dead_replay(&self, payload: &[u8]) -> Answer {
+        let LetterRequest { sequence, pool } =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        if let Some(pool) = &pool
+            && !self.knows_pool(pool)
+        {
+            return Err(failed(404, format!("there is no pool `{pool}`")));
+        }
+        let letter = self.dead().await?.replay(sequence, pool.as_deref()).await.map_err(not_done)?;
+        info!(sequence, pool, "a dead letter is replayed by an operator");
+        json(&letter)
+    }
+
+    async fn dead_drop(&self, payload: &[u8]) -> Answer {
+        let request: LetterRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let letter = self.dead().await?.drop(request.sequence).await.map_err(not_done)?;
+        info!(sequence = request.sequence, "a dead letter is dropped by an operator");
+        json(&letter)
+    }
+
+    async fn dead(&self) -> Result<DeadLetters<'_>, error::Error> {
+        DeadLetters::open(&self.connection).await.map_err(not_done)
+    }
+
+    fn knows_pool(&self, name: &str) -> bool {
+        self.worker.snapshot().pools.iter().any(|(known, _)| known == name)
+    }
+
+    fn results(&self, payload: &[u8]) -> Answer {
+        let request: ResultsRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let identity = Identity { team: request.team, batch: request.batch, id: request.id };
+        let record = tokio::task::block_in_place(|| self.worker.result(&identity))
+            .map_err(|error| failed(500, error))?;
+        json(&record.map(|record| record.completion))
+    }
+
+    /// Publishes the request as a job and waits for the copy of its completion.
+    async fn ask(&self, request: &Request) -> Answer {
+        let Connection { client, context, names, .. } = &self.connection;
+        let flow = names
+            .flow_of_ask(&request.message.subject)
+            .ok_or_else(|| failed(400, "the subject names no pool and team"))?;
+        let inbox = client.new_inbox();
+        let mut copies = client.subscribe(inbox.clone()).await.map_err(|error| failed(503, error))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(REPLY_TO_HEADER, inbox);
+        let published = context
+            .publish_with_headers(names.job(&flow), headers, request.message.payload.clone())
+            .await
+            .map_err(|error| failed(503, error))?;
+        published.await.map_err(|error| failed(503, error))?;
+        match tokio::time::timeout(LONGEST_ASK, copies.next()).await {
+            Ok(Some(copy)) => Ok(copy.payload),
+            _ => Err(failed(504, "no completion yet; the job is still queued")),
+        }
+    }
+}
+
+/// Jobs in the stream, by flow.
+///
+/// # Errors
+/// When the stream cannot be read.
+pub async fn depths(connection: &Connection) -> Result<Vec<FlowDepth>, String> {
+    let Connection { context, names, .. } = connection;
+    let stream = context
+        .get_stream_no_info(names.jobs_stream())
+        .await
+        .map_err(|error| format!("the stream of jobs cannot be read: {error}"))?;
+    let mut subjects =
+        stream.info_with_subjects(names.all_jobs()).await.map_err(|error| error.to_string())?;
+    let mut flows = std::collections::BTreeMap::<Flow, u64>::new();
+    while let Some(entry) = subjects.next().await {
+        let (subject, jobs) = entry.map_err(|error| error.to_string())?;
+        if let Some(flow) = names.flow_of(&subject) {
+            *flows.entry(flow).or_default() += jobs as u64;
+        }
+    }
+    let depth =
+        |(flow, jobs): (Flow, u64)| FlowDepth { pool: flow.pool, team: flow.team, lane: flow.lane, jobs };
+    Ok(flows.into_iter().map(depth).collect())
+}
+
+fn unknown_key(request: &SwitchRequest, quotas: &[Quota]) -> String {
+    let names = |names: Vec<&str>| names.join(", ");
+    match (&request.key, quotas.iter().find(|quota| quota.name == request.quota)) {
+        (Some(key), Some(quota)) => {
+            let known = names(quota.keys.iter().map(|key| key.name.as_str()).collect());
+            format!("account `{}` has no key `{key}`; it has {known}", quota.name)
+        }
+        _ => {
+            let known = names(quotas.iter().map(|quota| quota.name.as_str()).collect());
+            format!("there is no account `{}`; known accounts: {known}", request.quota)
+        }
+    }
+}
+
+fn not_done(problem: dead::Error) -> error::Error {
+    match problem {
+        dead::Error::Unfit(problem) => failed(404, problem),
+        dead::Error::Unavailable(problem) => failed(503, problem),
+    }
+}
+
+fn not_kept(problem: String) -> error::Error {
+    failed(503, format!("done, but not written down, so a restart may undo it; ask again: {problem}"))
+}
+
+fn json(value: &impl Serialize) -> Answer {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| failed(500, error))
+}
+
+fn failed(code: usize, problem: impl std::fmt::Display) -> error::Error {
+    error::Error { code, status: problem.to_string() }
+}

@@ -1,0 +1,204 @@
+//! Dead letters: jobs that were given up, and messages that are none, kept until an operator replays or drops
+//! them.
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use bytes::Bytes;
+use forebay_schemas::{Flow, Identity, Job, subjects};
+use forebay_workers::clock::{Clock, SystemClock};
+use forebay_workers::queue::jetstream::JetStreamQueue;
+use forebay_workers::queue::{Letter, Postponed, Queue, State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::connection::Connection;
+
+/// The most letters of one answer.
+const PAGE: usize = 500;
+
+/// A dead letter, without the message itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its number, by which it is shown, replayed and dropped.
+    pub sequence: u64,
+    /// When the job was given up.
+    pub at: Timestamp,
+    /// The subject that the message came on.
+    pub subject: String,
+    /// Bytes of the message.
+    pub size: usize,
+    /// What is known of it beside the message.
+    #[serde(flatten)]
+    pub letter: Letter,
+}
+
+/// Which letters are meant.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Filter {
+    /// Of this pool alone.
+    pub pool: Option<String>,
+    /// Of this team alone.
+    pub team: Option<String>,
+    /// After this number.
+    #[serde(default)]
+    pub after: u64,
+    /// So many at most.
+    pub limit: Option<usize>,
+}
+
+/// Why letters cannot be read or replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is none, or nothing can be done with it.
+    #[error("{0}")]
+    Unfit(String),
+    /// NATS does not do it now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+fn unavailable(error: impl std::fmt::Display) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+/// The dead letters of a prefix.
+#[derive(Debug)]
+pub struct DeadLetters<'a> {
+    connection: &'a Connection,
+    stream: Stream<()>,
+}
+
+impl<'a> DeadLetters<'a> {
+    /// The dead letters that `connection` reaches.
+    ///
+    /// # Errors
+    /// When their stream is not there.
+    pub async fn open(connection: &'a Connection) -> Result<Self, Error> {
+        let stream = connection.context.get_stream_no_info(connection.names.dead_stream()).await;
+        Ok(Self { connection, stream: stream.map_err(unavailable)? })
+    }
+
+    /// Letters in the order in which they came.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, Error> {
+        let subject = self.connection.names.dead_of(filter.pool.as_deref(), filter.team.as_deref());
+        let mut letters = Vec::new();
+        let mut next = filter.after + 1;
+        while letters.len() < filter.limit.unwrap_or(PAGE).min(PAGE) {
+            match self.stream.get_first_raw_message_by_subject(&subject, next).await {
+                Ok(message) => {
+                    next = message.sequence + 1;
+                    letters.extend(read(&message));
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Ok(letters)
+    }
+
+    /// One letter, and the message as it came.
+    ///
+    /// # Errors
+    /// When there is none with this number.
+    pub async fn get(&self, sequence: u64) -> Result<(DeadLetter, Bytes), Error> {
+        let none = || Error::Unfit(format!("there is no dead letter {sequence}"));
+        match self.stream.get_raw_message(sequence).await {
+            Ok(message) => Ok((read(&message).ok_or_else(none)?, message.payload)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Err(none()),
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    /// Deletes a letter.
+    ///
+    /// # Errors
+    /// When there is none with this number.
+    pub async fn drop(&self, sequence: u64) -> Result<DeadLetter, Error> {
+        let (letter, _) = self.get(sequence).await?;
+        self.stream.delete_message(sequence).await.map_err(unavailable)?;
+        Ok(letter)
+    }
+
+    /// Has a job called again, by its own pool or another, as the next generation of its identity; its letter
+    /// goes when that is certain.
+    ///
+    /// # Errors
+    /// When there is no such letter, or it is of no job, or NATS does not take the job.
+    pub async fn replay(&self, sequence: u64, pool: Option<&str>) -> Result<DeadLetter, Error> {
+        let (letter, payload) = self.get(sequence).await?;
+        let queue = JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone());
+        let job = self.job_again(&queue, &letter, payload, pool).await?;
+        if !queue.can_postpone(job.payload.len()) {
+            let size = job.payload.len();
+            return Err(Error::Unfit(format!(
+                "the job of {size} bytes does not fit a message with what is known of it; publish it again"
+            )));
+        }
+        match queue.postpone(job).await.map_err(unavailable)? {
+            true => {}
+            false => return Err(Error::Unfit("another request waits under its identity".to_owned())),
+        }
+        self.stream.delete_message(sequence).await.map_err(unavailable)?;
+        Ok(letter)
+    }
+
+    async fn job_again(
+        &self,
+        queue: &JetStreamQueue,
+        dead: &DeadLetter,
+        payload: Bytes,
+        pool: Option<&str>,
+    ) -> Result<Postponed, Error> {
+        let sequence = dead.sequence;
+        let unfit = |problem: String| Error::Unfit(format!("dead letter {sequence}: {problem}"));
+        if dead.letter.code == "id_conflict" {
+            return Err(unfit("its id is that of another request; publish it under another id".to_owned()));
+        }
+        let job = Job::parse(&payload)
+            .map_err(|error| unfit(format!("it is not a job ({error}); publish it mended, and drop this")))?;
+        let flow = self.connection.names.flow_of(&dead.subject);
+        let flow =
+            flow.ok_or_else(|| unfit(format!("its subject {} names no pool and team", dead.subject)))?;
+        let flow = Flow { pool: pool.map_or(flow.pool, str::to_owned), ..flow };
+        if let Some(problem) = flow.problem() {
+            return Err(unfit(problem));
+        }
+        let (id, batch) = (dead.letter.id.clone(), dead.letter.batch.clone());
+        let identity = Identity { team: flow.team.clone(), batch, id: id.clone() };
+        let standing = queue.completion(&identity).await.map_err(unavailable)?;
+        let answered =
+            standing.and_then(|standing| standing.completion).map(|completion| completion.generation);
+        let now = SystemClock.now();
+        Ok(Postponed {
+            state: State {
+                id,
+                fingerprint: job.fingerprint(&flow.pool),
+                generation: answered.unwrap_or(dead.letter.generation) + 1,
+                published: now,
+                attempts: Vec::new(),
+                counted: 0,
+                replies: Vec::new(),
+            },
+            flow,
+            identity,
+            at: now,
+            payload,
+            traceparent: None,
+        })
+    }
+}
+
+/// A message of the stream as a letter; `None` if it is not Forebay's.
+fn read(message: &StreamMessage) -> Option<DeadLetter> {
+    let header = |name| message.headers.get(name).map(|value| value.as_str());
+    Some(DeadLetter {
+        sequence: message.sequence,
+        at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
+        subject: header(subjects::SUBJECT_HEADER)?.to_owned(),
+        size: message.payload.len(),
+        letter: serde_json::from_str(header(subjects::LETTER_HEADER)?).ok()?,
+    })
+}

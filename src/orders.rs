@@ -1,0 +1,109 @@
+//! What operators ordered, in a key-value bucket: it stands over restarts until it is taken back.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use async_nats::jetstream::context::CreateKeyValueError;
+use async_nats::jetstream::kv::{self, Store};
+use forebay_schemas::subjects::hex;
+use forebay_workers::{Cancelled, Orders, Pausable};
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use tracing::warn;
+
+use crate::connection::{Connection, Error};
+
+/// How long an order is kept that is not taken back: no job waits for longer.
+const KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// The bucket, and what of it the worker knows.
+#[derive(Debug, Clone)]
+pub struct OrderBook {
+    store: Store,
+    orders: Orders,
+}
+
+/// An order as it is kept.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    Pause(Pausable),
+    Cancel { what: Cancelled, at: Timestamp },
+}
+
+impl OrderBook {
+    /// Reads all orders that stand.
+    ///
+    /// # Errors
+    /// When the bucket cannot be made or read.
+    pub async fn read(connection: &Connection) -> Result<Self, Error> {
+        let failed = |problem: String| Error::Unreachable(anyhow!("operators' orders: {problem}"));
+        let store = make(connection).await.map_err(|error| failed(error.to_string()))?;
+        let orders = Orders::default();
+        let keys = store.keys().await.map_err(|error| failed(error.to_string()))?;
+        let keys: Vec<_> = keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
+        for key in keys {
+            let value = store.get(key.as_str()).await.map_err(|error| failed(error.to_string()))?;
+            match value.as_deref().map(serde_json::from_slice) {
+                Some(Ok(Order::Pause(what))) => orders.pause(what),
+                Some(Ok(Order::Cancel { what, at })) => orders.cancel(what, at),
+                Some(Err(error)) => warn!(key, %error, "an order is not understood"),
+                None => {}
+            }
+        }
+        Ok(Self { store, orders })
+    }
+
+    /// The orders, as the worker follows them.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// Makes no call for `what` until [`OrderBook::resume`].
+    ///
+    /// # Errors
+    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    pub async fn pause(&self, what: Pausable) -> Result<(), String> {
+        self.orders.pause(what.clone());
+        self.keep(&key_of("pause", &what), &Order::Pause(what)).await
+    }
+
+    /// Makes calls for `what` again.
+    ///
+    /// # Errors
+    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    pub async fn resume(&self, what: &Pausable) -> Result<(), String> {
+        self.orders.resume(what);
+        self.store.purge(key_of("pause", what)).await.map_err(|error| error.to_string())
+    }
+
+    /// Cancels what was published until `at`.
+    ///
+    /// # Errors
+    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    pub async fn cancel(&self, what: Cancelled, at: Timestamp) -> Result<(), String> {
+        self.orders.cancel(what.clone(), at);
+        self.keep(&key_of("cancel", &what), &Order::Cancel { what, at }).await
+    }
+
+    async fn keep(&self, key: &str, order: &Order) -> Result<(), String> {
+        let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
+        self.store.put(key, value.into()).await.map_err(|error| error.to_string())?;
+        Ok(())
+    }
+}
+
+/// Ids can hold what keys cannot, so a key is a hash.
+fn key_of(verb: &str, what: &impl Serialize) -> String {
+    let text = serde_json::to_vec(what).unwrap_or_default();
+    format!("{verb}.{}", hex(&Sha256::digest(text)[..16]))
+}
+
+/// Makes the bucket, if there is none.
+async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
+    let bucket = connection.names.orders_bucket();
+    let config = kv::Config { bucket, history: 1, max_age: KEPT, ..kv::Config::default() };
+    connection.context.create_or_update_key_value(config).await
+}

@@ -1,0 +1,20 @@
+//! OpenAI Batch input files.
+#![no_main]
+
+use std::path::Path;
+
+use bytes::Bytes;
+use forebay::batch::{Batch, Choices};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    let choices = Choices { team: "default".to_owned(), ..Choices::default() };
+    let file = Path::new("in.jsonl");
+    if let Ok(batch) = Batch::parse(file, Bytes::copy_from_slice(data), &choices) {
+        for line in &batch.lines {
+            assert!(batch.fingerprint(line).is_some());
+            assert!(!batch.message(line).is_empty());
+        }
+        let _ = batch.check(file, &["gpt-4o-mini".to_owned()], 1 << 20);
+    }
+});

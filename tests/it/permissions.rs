@@ -1,0 +1,263 @@
+//! Teams at a server with users: each has its own, and cannot cross over.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions, Event, HeaderMap};
+use futures::StreamExt;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::program;
+use crate::support::{Forebay, UNLIMITED, chat, install_crypto, pool, provider, quota, said, soon};
+
+/// A server whose users are an operator and the teams.
+async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
+    let mut users = vec!["{ user: operator, password: secret }".to_owned()];
+    std::fs::write(dir.join("empty.toml"), "").expect("written");
+    for team in teams {
+        let args = ["--config", "empty.toml", "nats-permissions", team];
+        let printed = program::run(dir, &args).await;
+        assert_eq!(printed.code, Some(0), "{printed:?}");
+        users.push(printed.stdout);
+    }
+    let text = format!(
+        "host: 127.0.0.1\nport: -1\nports_file_dir: {dir:?}\njetstream {{ store_dir: {store:?} }}\nauthorization {{ users: [\n{users}\n] }}\n",
+        store = dir.join("store"),
+        users = users.join("\n"),
+    );
+    std::fs::write(dir.join("server.conf"), text).expect("written");
+    let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
+    command.arg("--config").arg(dir.join("server.conf")).kill_on_drop(true).stderr(Stdio::null());
+    for team in teams {
+        command.env(format!("{}_PASSWORD", team.to_uppercase()), format!("of-{team}"));
+    }
+    let child = command.spawn().expect("it starts");
+    let ports = dir.join(format!("nats-server_{}.ports", child.id().expect("it runs")));
+    let address = soon("its port", async {
+        loop {
+            let ports = std::fs::read_to_string(&ports).ok();
+            let ports = ports.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            if let Some(url) = ports.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
+                return url.trim_start_matches("nats://").to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    (child, address)
+}
+
+/// A team's connection, and what the server refused it.
+struct Team {
+    client: Client,
+    context: Context,
+    refused: Arc<Mutex<Vec<String>>>,
+}
+
+impl Team {
+    async fn connect(address: &str, team: &str) -> Self {
+        let refused = Arc::new(Mutex::new(Vec::new()));
+        let noted = Arc::clone(&refused);
+        let options = ConnectOptions::with_user_and_password(team.to_owned(), format!("of-{team}"));
+        let options = options.custom_inbox_prefix(format!("_INBOX_{team}"));
+        let options = options.event_callback(move |event| {
+            let noted = Arc::clone(&noted);
+            async move {
+                if let Event::ServerError(error) = event {
+                    noted.lock().expect("a lock").push(error.to_string());
+                }
+            }
+        });
+        let client = options.connect(address).await.expect("connected");
+        Self { context: jetstream::new(client.clone()), client, refused }
+    }
+
+    /// Waits until the server has refused something that names `subject`.
+    async fn is_refused(&self, subject: &str) {
+        let subject = subject.to_lowercase();
+        soon(&format!("a refusal of {subject}"), async {
+            loop {
+                let refused = self.refused.lock().expect("a lock").join("\n").to_lowercase();
+                if refused.contains(&subject) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    async fn publish(&self, subject: &str, payload: String, headers: HeaderMap) {
+        self.client.publish_with_headers(subject.to_owned(), headers, payload.into()).await.expect("sent");
+        self.client.flush().await.expect("sent");
+    }
+}
+
+/// A Forebay at that server, and the simulated provider.
+async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::simulate::Provider) {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let text = [
+        format!(
+            "[nats]\nurl = \"nats://operator:secret@{address}\"\n[data]\ndir = {:?}\n",
+            dir.path().join("data")
+        ),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ]
+    .concat();
+    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+    (Forebay::start(dir, &text).await, provider)
+}
+
+/// Two teams at a server, and a Forebay that serves them.
+struct Site {
+    _server: Child,
+    forebay: Forebay,
+    provider: forebay::simulate::Provider,
+    acme: Team,
+    address: String,
+}
+
+async fn site() -> Site {
+    install_crypto();
+    let dir = tempfile::tempdir().expect("a directory");
+    let (server, address) = server(dir.path(), &["acme", "acme2"]).await;
+    let (forebay, provider) = forebay(dir, &address).await;
+    for team in ["acme", "acme2"] {
+        let made = program::run(forebay.dir.path(), &["nats-permissions", team, "--make-consumer"]).await;
+        assert_eq!(made.code, Some(0), "{made:?}");
+    }
+    let acme = Team::connect(&address, "acme").await;
+    Site { _server: server, forebay, provider, acme, address }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_publishes_its_jobs_and_reads_its_completions() {
+    let Site { forebay, acme, provider, _server, .. } = site().await;
+    let mut live = acme.client.subscribe("ai.completions.acme.>").await.expect("subscribed");
+    for subject in ["ai.jobs.chat.acme", "ai.jobs.chat.acme.bulk"] {
+        let job = chat(subject, "hello").to_string();
+        acme.context.publish(subject, job.into()).await.expect("sent").await.expect("kept");
+        let came = tokio::time::timeout(std::time::Duration::from_secs(5), live.next()).await;
+        let came = came
+            .unwrap_or_else(|_| panic!("{subject} {:?} {:?}", acme.refused.lock(), provider.calls()))
+            .expect("open");
+        assert!(came.subject.starts_with("ai.completions.acme._."), "{}", came.subject);
+    }
+    let subject = "ai.completions.acme._.mine";
+    acme.context
+        .publish("ai.jobs.chat.acme", chat("mine", "hello").to_string().into())
+        .await
+        .expect("sent")
+        .await
+        .expect("kept");
+    assert_eq!(said(&forebay.completion("acme", None, "mine").await), "You said: hello");
+    let direct = format!("$JS.API.DIRECT.GET.AI_COMPLETIONS.{subject}");
+    let answer = acme.client.request(direct, "".into()).await.expect("an answer");
+    assert!(String::from_utf8_lossy(&answer.payload).contains("You said: hello"));
+    let next = "$JS.API.CONSUMER.MSG.NEXT.AI_COMPLETIONS.completions+acme";
+    let inbox = acme.client.new_inbox();
+    let mut replies = acme.client.subscribe(inbox.clone()).await.expect("subscribed");
+    acme.client.publish_with_reply(next, inbox, "1".into()).await.expect("sent");
+    let in_turn = soon("a completion in turn", replies.next()).await.expect("open");
+    assert!(in_turn.subject.starts_with("ai.completions.acme."), "{}", in_turn.subject);
+    assert!(String::from_utf8_lossy(&in_turn.payload).contains("You said: hello"));
+    let ack = acme.client.request(in_turn.reply.expect("to be acked"), "+ACK".into()).await;
+    ack.expect("acknowledged");
+    let asked = acme.client.request("ai.ask.chat.acme", chat("asked", "hello").to_string().into()).await;
+    assert!(String::from_utf8_lossy(&asked.expect("an answer").payload).contains("You said: hello"));
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_crosses_over_nowhere() {
+    let Site { forebay, acme, provider, _server, .. } = site().await;
+    let job = chat("intruder", "hello").to_string();
+    for subject in [
+        "ai.jobs.chat",
+        "ai.jobs.chat.acme2",
+        "ai.jobs.chat.acme2.interactive",
+        "ai.ask.chat.acme2",
+        "ai.later.acme._.intruder",
+        "ai.due.chat.acme.normal",
+        "ai.completions.acme._.forged",
+        "ai.completions.acme2._.forged",
+        "ai.dead.chat.acme",
+        "ai.events.quotas.one",
+        "ai.ctl.cancel",
+        "ai.ctl.keys.disable",
+        "ai.ctl.dead.drop",
+        "$KV.AI_ORDERS.pause.x",
+        "$JS.API.STREAM.PURGE.AI_JOBS",
+        "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
+        "$JS.API.STREAM.MSG.GET.AI_COMPLETIONS",
+        "$JS.API.DIRECT.GET.AI_COMPLETIONS",
+        "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.x",
+        "$JS.API.CONSUMER.CREATE.AI_COMPLETIONS.mine.ai.completions.acme.>",
+        "$JS.API.CONSUMER.MSG.NEXT.AI_COMPLETIONS.completions+acme2",
+        "$JS.API.CONSUMER.MSG.NEXT.AI_JOBS.chat+acme+normal",
+        "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme+normal",
+        "$JS.ACK.AI_JOBS.chat+acme2+normal.1.1.1.1.1",
+    ] {
+        acme.publish(subject, job.clone(), HeaderMap::new()).await;
+        acme.is_refused(&format!("publish to \"{subject}\"")).await;
+    }
+    for subject in [
+        "ai.completions.acme2.>",
+        "ai.completions.>",
+        "_INBOX.>",
+        "_INBOX_acme2.>",
+        "ai.jobs.>",
+        "ai.seen.>",
+        "ai.events.>",
+        ">",
+    ] {
+        let _ = acme.client.subscribe(subject).await.expect("asked");
+        acme.client.flush().await.expect("sent");
+        acme.is_refused(&format!("subscription to \"{subject}\"")).await;
+    }
+    assert!(provider.calls().is_empty(), "no call for an intruder");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
+    let Site { forebay, acme, provider, address, _server } = site().await;
+    let job = chat("intruder", "hello").to_string();
+    forebay.publish("ai.jobs.chat.acme2", &chat("stays", "hello")).await;
+    assert_eq!(said(&forebay.completion("acme2", None, "stays").await), "You said: hello");
+    for (name, value) in [
+        ("Nats-Rollup", "all"),
+        ("Nats-Rollup", "sub"),
+        ("Nats-TTL", "1s"),
+        ("Nats-Schedule", "@every 1s"),
+        ("Nats-Expected-Stream", "AI_LATER"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value);
+        headers.insert("Nats-Schedule-Target", "ai.jobs.chat.acme2");
+        let ack = acme.context.publish_with_headers("ai.jobs.chat.acme", headers, job.clone().into()).await;
+        assert!(ack.expect("sent").await.is_err(), "{name} was taken");
+    }
+    // What only Forebay may say of a job is not believed.
+    let mut headers = HeaderMap::new();
+    headers.insert("Forebay-State", r#"{"id":"stays","published":"2026-01-01T00:00:00Z","attempts":[],"counted":0,"replies":["ai.jobs.chat.acme2"]}"#);
+    let ack = acme
+        .context
+        .publish_with_headers("ai.jobs.chat.acme", headers, chat("own", "hello").to_string().into())
+        .await;
+    ack.expect("sent").await.expect("kept");
+    assert_eq!(said(&forebay.completion("acme", None, "own").await), "You said: hello");
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 2, "no call for an intruder");
+    let other = Team::connect(&address, "acme2").await;
+    let answer = other
+        .client
+        .request("$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.stays", "".into())
+        .await;
+    assert!(String::from_utf8_lossy(&answer.expect("an answer").payload).contains("You said: hello"));
+    forebay.stop().await;
+}

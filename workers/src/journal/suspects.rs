@@ -1,0 +1,264 @@
+//! Jobs whose bytes are worked on right now. One that the process ended over twice is set aside.
+//!
+//! Only what a job's own bytes can cause is marked: reading it, and encoding, decoding and keeping what was
+//! asked and answered. While a call is under way nothing is marked, so a process that is killed then blames
+//! nobody. A job that is suspected is worked on while no other is, so that its neighbours are not blamed.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, warn};
+
+/// Marks of jobs that are worked on, in slots of so many bytes: one for what is done, one for the length of the
+/// message's name, and the name.
+const FILE: &str = "working";
+const SLOT: usize = 128;
+/// How often the process ended over which message.
+const ENDS: &str = "ends.json";
+const ENDS_ANEW: &str = "ends.json.new";
+/// A job over which the process ended so often is set aside.
+const MOST: u32 = 2;
+
+/// What is done with a job's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Work {
+    /// Its message is read.
+    Reading,
+    /// It is encoded, or its answer is decoded.
+    Calling,
+}
+
+/// Jobs that are worked on, and those over which the process ended.
+#[derive(Debug)]
+pub(crate) struct Suspects {
+    dir: PathBuf,
+    file: File,
+    free: Mutex<Slots>,
+    ends: Mutex<HashMap<String, Ends>>,
+    alone: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    made: u64,
+    free: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Ends {
+    reading: u32,
+    calling: u32,
+}
+
+impl Ends {
+    fn of(&mut self, work: Work) -> &mut u32 {
+        match work {
+            Work::Reading => &mut self.reading,
+            Work::Calling => &mut self.calling,
+        }
+    }
+}
+
+/// A mark that stands until this is dropped.
+struct Mark<'a> {
+    suspects: &'a Suspects,
+    slot: u64,
+    work: Work,
+    message: &'a str,
+    _turn: Turn<'a>,
+}
+
+/// Held for its drop.
+enum Turn<'a> {
+    Alone { _guard: RwLockWriteGuard<'a, ()> },
+    Shared { _guard: RwLockReadGuard<'a, ()> },
+}
+
+impl Suspects {
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        let mut ends = match std::fs::read(dir.join(ENDS)) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HashMap::new(),
+            Err(error) => return Err(error),
+        };
+        let marked = match std::fs::read(dir.join(FILE)) {
+            Ok(bytes) => marks(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        for (work, message) in &marked {
+            warn!(message, ?work, "the process before this one ended while it worked on this message");
+            let ends: &mut Ends = ends.entry(message.clone()).or_default();
+            *ends.of(*work) += 1;
+        }
+        if !marked.is_empty() {
+            keep(dir, &ends)?;
+        }
+        let file = File::options().write(true).create(true).truncate(true).open(dir.join(FILE))?;
+        let (free, alone) = (Mutex::default(), RwLock::new(()));
+        Ok(Self { dir: dir.to_owned(), file, free, ends: Mutex::new(ends), alone })
+    }
+
+    fn ends(&self) -> MutexGuard<'_, HashMap<String, Ends>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the process ended over so often that this message is set aside.
+    pub(crate) fn guilty(&self, message: &str) -> Option<Work> {
+        let mut ends = *self.ends().get(message)?;
+        [Work::Reading, Work::Calling].into_iter().find(|work| *ends.of(*work) >= MOST)
+    }
+
+    /// Works on a message's bytes. A panic counts as an end of the process.
+    pub(crate) fn around<T>(&self, work: Work, message: &str, act: impl FnOnce() -> T) -> T {
+        let _mark = self.mark(work, message);
+        act()
+    }
+
+    fn mark<'a>(&'a self, work: Work, message: &'a str) -> Mark<'a> {
+        let turn = match self.ends().contains_key(message) {
+            true => Turn::Alone { _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner) },
+            false => Turn::Shared { _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner) },
+        };
+        let slot = {
+            let mut slots = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.free.pop().unwrap_or_else(|| {
+                slots.made += 1;
+                slots.made - 1
+            })
+        };
+        let name = &message.as_bytes()[..message.len().min(SLOT - 2)];
+        let mut bytes = vec![if work == Work::Reading { b'r' } else { b'c' }];
+        bytes.push(u8::try_from(name.len()).unwrap_or_default());
+        bytes.extend_from_slice(name);
+        self.write(slot, &bytes);
+        Mark { suspects: self, slot, work, message, _turn: turn }
+    }
+
+    fn write(&self, slot: u64, bytes: &[u8]) {
+        if let Err(error) = self.file.write_all_at(bytes, slot * SLOT as u64) {
+            warn!(%error, "it cannot be marked which job is worked on");
+        }
+    }
+
+    /// A message is over.
+    pub(crate) fn forget(&self, message: &str) {
+        let mut ends = self.ends();
+        if ends.remove(message).is_some() {
+            self.keep(&ends);
+        }
+    }
+
+    fn keep(&self, ends: &HashMap<String, Ends>) {
+        if let Err(error) = keep(&self.dir, ends) {
+            warn!(%error, "it cannot be kept over which jobs the process ended");
+        }
+    }
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            error!(message = self.message, work = ?self.work, "a panic while this message was worked on");
+            let mut ends = self.suspects.ends();
+            *ends.entry(self.message.to_owned()).or_default().of(self.work) += 1;
+            self.suspects.keep(&ends);
+        }
+        self.suspects.write(self.slot, &[0]);
+        self.suspects.free.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.slot);
+    }
+}
+
+/// The marks that stand in a file.
+fn marks(bytes: &[u8]) -> Vec<(Work, String)> {
+    let mark = |slot: &[u8]| {
+        let [kind, length, name @ ..] = slot else { return None };
+        let work = match kind {
+            b'r' => Work::Reading,
+            b'c' => Work::Calling,
+            _ => return None,
+        };
+        let name = name.get(..usize::from(*length))?;
+        Some((work, String::from_utf8_lossy(name).into_owned()))
+    };
+    bytes.chunks(SLOT).filter_map(mark).collect()
+}
+
+fn keep(dir: &Path, ends: &HashMap<String, Ends>) -> io::Result<()> {
+    std::fs::write(dir.join(ENDS_ANEW), serde_json::to_vec(ends)?)?;
+    std::fs::rename(dir.join(ENDS_ANEW), dir.join(ENDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens the marks anew after a process that ended amid `worked`.
+    fn end_amid(dir: &Path, worked: &[(Work, &'static str)]) -> Suspects {
+        let suspects = Suspects::open(dir).expect("opened");
+        // Each mark stays, as it does where the process ends.
+        worked.iter().for_each(|(work, message)| {
+            let mark = suspects.mark(*work, message);
+            std::mem::forget(mark);
+        });
+        drop(suspects);
+        Suspects::open(dir).expect("opened")
+    }
+
+    #[test]
+    fn a_message_over_which_the_process_ended_twice_is_guilty() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let both = [(Work::Calling, "bad"), (Work::Calling, "beside it")];
+        let suspects = end_amid(dir.path(), &both);
+        assert_eq!(suspects.guilty("bad"), None);
+        let suspects = end_amid(dir.path(), &both[..1]);
+        assert_eq!(suspects.guilty("bad"), Some(Work::Calling));
+        assert_eq!(suspects.guilty("beside it"), None);
+        suspects.forget("bad");
+        drop(suspects);
+        assert_eq!(Suspects::open(dir.path()).expect("opened").guilty("bad"), None);
+    }
+
+    #[test]
+    fn work_that_is_done_blames_nobody_and_its_place_is_used_again() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let suspects = Suspects::open(dir.path()).expect("opened");
+        for _ in 0..100 {
+            assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
+        }
+        drop(suspects);
+        assert!(std::fs::metadata(dir.path().join(FILE)).expect("there").len() <= SLOT as u64);
+        let suspects = Suspects::open(dir.path()).expect("opened");
+        assert!(suspects.ends().is_empty());
+    }
+
+    #[test]
+    fn a_panic_counts_and_the_next_message_is_worked_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let suspects = Suspects::open(dir.path()).expect("opened");
+        for _ in 0..MOST {
+            let panics = std::panic::AssertUnwindSafe(|| {
+                suspects.around(Work::Reading, "bad", || panic!("on purpose"));
+            });
+            assert!(std::panic::catch_unwind(panics).is_err());
+        }
+        assert_eq!(suspects.guilty("bad"), Some(Work::Reading));
+        assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
+        drop(suspects);
+        assert_eq!(Suspects::open(dir.path()).expect("opened").guilty("bad"), Some(Work::Reading));
+    }
+
+    #[test]
+    fn a_suspect_is_worked_on_while_no_other_is() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let suspects = end_amid(dir.path(), &[(Work::Calling, "suspect")]);
+        suspects.around(Work::Calling, "suspect", || assert!(suspects.alone.try_read().is_err()));
+        suspects.around(Work::Calling, "other", || assert!(suspects.alone.try_read().is_ok()));
+    }
+}

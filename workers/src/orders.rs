@@ -1,0 +1,178 @@
+//! What operators ordered: pools, accounts and teams that pause, and jobs that are cancelled.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use forebay_schemas::{Flow, Identity};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+/// What can pause: no call is made for it, and what is under way goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "name", rename_all = "lowercase")]
+pub enum Pausable {
+    /// A pool, by its name.
+    Pool(String),
+    /// An account, by its name.
+    Quota(String),
+    /// A team, by its name.
+    Team(String),
+}
+
+/// What is cancelled, if it was published before that.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The team.
+    pub team: String,
+    /// The batch, if the jobs are of one.
+    pub batch: Option<String>,
+    /// The job; all of the batch, if none is named.
+    pub id: Option<String>,
+}
+
+/// What operators ordered. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Orders {
+    inner: Arc<RwLock<Inner>>,
+    changed: watch::Sender<()>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    paused: HashSet<Pausable>,
+    cancelled: HashMap<Cancelled, Timestamp>,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Self { inner: Arc::default(), changed: watch::Sender::new(()) }
+    }
+}
+
+impl Orders {
+    fn inner(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, act: impl FnOnce(&mut Inner)) {
+        act(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+        self.changed.send_replace(());
+    }
+
+    /// Is told of every order that is given or taken back.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Makes no call for `what` until that is taken back.
+    pub fn pause(&self, what: Pausable) {
+        self.change(|inner| {
+            inner.paused.insert(what);
+        });
+    }
+
+    /// Makes calls for `what` again.
+    pub fn resume(&self, what: &Pausable) {
+        self.change(|inner| {
+            inner.paused.remove(what);
+        });
+    }
+
+    /// What pauses, in order.
+    pub fn paused(&self) -> Vec<Pausable> {
+        let mut paused: Vec<_> = self.inner().paused.iter().cloned().collect();
+        paused.sort();
+        paused
+    }
+
+    /// Whether no call may be made for a flow's jobs.
+    pub(crate) fn pauses(&self, flow: &Flow) -> bool {
+        let inner = self.inner();
+        !inner.paused.is_empty()
+            && (inner.paused.contains(&Pausable::Pool(flow.pool.clone()))
+                || inner.paused.contains(&Pausable::Team(flow.team.clone())))
+    }
+
+    /// Whether no call may be made through an account.
+    pub fn pauses_quota(&self, quota: &str) -> bool {
+        let inner = self.inner();
+        !inner.paused.is_empty() && inner.paused.contains(&Pausable::Quota(quota.to_owned()))
+    }
+
+    /// Cancels what was published until `at`.
+    pub fn cancel(&self, what: Cancelled, at: Timestamp) {
+        self.change(|inner| {
+            let latest = inner.cancelled.entry(what).or_insert(at);
+            *latest = at.max(*latest);
+        });
+    }
+
+    /// Whether a job that was published then is cancelled.
+    pub(crate) fn cancels(&self, identity: &Identity, published: Timestamp) -> bool {
+        let inner = self.inner();
+        if inner.cancelled.is_empty() {
+            return false;
+        }
+        let whole = identity.batch.is_some().then_some(None);
+        let ids = whole.into_iter().chain([Some(identity.id.clone())]);
+        ids.map(|id| Cancelled { team: identity.team.clone(), batch: identity.batch.clone(), id })
+            .any(|what| inner.cancelled.get(&what).is_some_and(|at| published <= *at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_schemas::Lane;
+
+    use super::*;
+
+    fn identity(batch: Option<&str>, id: &str) -> Identity {
+        Identity { team: "acme".to_owned(), batch: batch.map(str::to_owned), id: id.to_owned() }
+    }
+
+    fn cancelled(batch: Option<&str>, id: Option<&str>) -> Cancelled {
+        let (batch, id) = (batch.map(str::to_owned), id.map(str::to_owned));
+        Cancelled { team: "acme".to_owned(), batch, id }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn what_was_published_before_is_cancelled_and_what_comes_after_is_not() {
+        let orders = Orders::default();
+        orders.cancel(cancelled(Some("b"), None), at(10));
+        assert!(orders.cancels(&identity(Some("b"), "1"), at(10)));
+        assert!(!orders.cancels(&identity(Some("b"), "1"), at(11)), "it was published again");
+        assert!(!orders.cancels(&identity(Some("c"), "1"), at(10)));
+        assert!(!orders.cancels(&identity(None, "b"), at(10)));
+        orders.cancel(cancelled(Some("b"), None), at(5));
+        assert!(orders.cancels(&identity(Some("b"), "1"), at(10)), "an earlier order takes nothing back");
+    }
+
+    #[test]
+    fn one_job_can_be_cancelled_alone() {
+        let orders = Orders::default();
+        orders.cancel(cancelled(None, Some("1")), at(10));
+        assert!(orders.cancels(&identity(None, "1"), at(10)));
+        assert!(!orders.cancels(&identity(None, "2"), at(10)));
+        assert!(!orders.cancels(&identity(Some("b"), "1"), at(10)), "that one is of a batch");
+    }
+
+    #[test]
+    fn a_flow_pauses_with_its_pool_and_with_its_team() {
+        let orders = Orders::default();
+        let flow = Flow { pool: "chat".to_owned(), team: "acme".to_owned(), lane: Lane::Normal };
+        for what in [Pausable::Pool("chat".to_owned()), Pausable::Team("acme".to_owned())] {
+            orders.pause(what.clone());
+            assert!(orders.pauses(&flow));
+            assert!(!orders.pauses_quota("chat"));
+            orders.resume(&what);
+            assert!(!orders.pauses(&flow));
+        }
+        orders.pause(Pausable::Quota("one".to_owned()));
+        assert!(orders.pauses_quota("one") && !orders.pauses(&flow));
+    }
+}

@@ -1,0 +1,62 @@
+//! Dead letters: the message as it came, and what is known of it in headers.
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::context::PublishErrorKind;
+use bytes::Bytes;
+use forebay_schemas::subjects::{LETTER_HEADER, SUBJECT_HEADER};
+use futures::TryFutureExt;
+
+use super::{JetStreamQueue, one_line, traced, unavailable};
+use crate::queue::{DeadLetter, Error, Letter};
+
+/// Longest reason that stands in a header by itself, in characters.
+const LONGEST_REASON: usize = 500;
+
+/// Keeps a message that is given up. With what is known of it, it may be larger than a message: then the calls
+/// are left out, and then the message itself, of which the size is left.
+pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
+    let DeadLetter { mut letter, delivery } = dead;
+    let subject = queue.names.dead(&letter.pool, &letter.team);
+    let mut headers = traced(delivery.traceparent.as_deref());
+    let reason: String = letter.reason().chars().take(LONGEST_REASON).collect();
+    headers.insert("Forebay-Reason", one_line(&reason));
+    headers.insert(SUBJECT_HEADER, one_line(&delivery.subject));
+    headers.insert("Forebay-Attempts", letter.attempts.len().to_string());
+    headers.insert(LETTER_HEADER, json(&letter)?);
+    // Burying the same delivery again leaves one letter.
+    headers.insert(NATS_MESSAGE_ID, delivery.unique_id);
+    let payload = delivery.payload;
+    if publish(queue, &subject, &headers, payload.clone()).await? {
+        return Ok(());
+    }
+    letter.attempts.clear();
+    headers.insert(LETTER_HEADER, json(&letter)?);
+    if publish(queue, &subject, &headers, payload.clone()).await? {
+        return Ok(());
+    }
+    headers.insert("Forebay-Payload-Size", payload.len().to_string());
+    match publish(queue, &subject, &headers, Bytes::new()).await? {
+        true => Ok(()),
+        false => Err(unavailable("a dead letter without its message is larger than the server takes")),
+    }
+}
+
+fn json(letter: &Letter) -> Result<String, Error> {
+    serde_json::to_string(letter).map_err(unavailable)
+}
+
+/// False if it is larger than the server takes.
+async fn publish(
+    queue: &JetStreamQueue,
+    subject: &str,
+    headers: &HeaderMap,
+    payload: Bytes,
+) -> Result<bool, Error> {
+    let ack = queue.context.publish_with_headers(subject.to_owned(), headers.clone(), payload);
+    match ack.and_then(|ack| ack.into_future()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Ok(false),
+        Err(error) => Err(unavailable(error)),
+    }
+}
