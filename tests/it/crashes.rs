@@ -180,6 +180,11 @@ impl Case {
         // Of a message that another replaces the sequence stays.
         let published = self.messages_and_last(&names.completions_stream()).await;
         assert_eq!(published, (3 * EACH as u64, 3 * EACH as u64), "{name}: no completion was replaced");
+        // After a clean stop nothing waits for the ack wait of what was delivered before it.
+        for stream in [names.jobs_stream(), names.later_stream()] {
+            let stream = self.connection.context.get_stream(stream).await.expect("a stream");
+            assert_eq!(stream.cached_info().state.consumer_count, 0, "{name}: consumers are left");
+        }
         assert_eq!(self.messages_and_last(&names.dead_stream()).await.0, EACH as u64, "{name}: dead letters");
         let calls = self.provider.calls().len();
         assert_eq!(calls, 3 * EACH + unstored, "{name}: calls, {unstored} of them unstored at the crash");

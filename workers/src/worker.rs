@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_schemas::Status;
+use futures::StreamExt;
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
@@ -22,6 +23,9 @@ use crate::quota::{self, Moment, Standing};
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 
+/// How long it may take to leave all flows, and how many are left at once.
+const LEAVE: Duration = Duration::from_secs(5);
+const AT_ONCE: usize = 16;
 /// How often days of results are opened and deleted.
 const DAYS: Duration = Duration::from_secs(60 * 60);
 
@@ -159,16 +163,31 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             self.halt.cancel();
             self.jobs.wait().await;
         };
-        let in_time = tokio::time::timeout(grace, finished).await.is_ok();
+        let in_time = timeout(grace, finished).await.is_ok();
         self.halt.cancel();
         self.end.cancel();
-        if in_time {
-            return 0;
-        }
         for receipt in self.engine.held.receipts() {
             self.engine.queue.give_back(receipt).await;
         }
-        self.engine.counters.jobs_in_flight()
+        self.leave_all().await;
+        if in_time { 0 } else { self.engine.counters.jobs_in_flight() }
+    }
+}
+
+impl<Q: Queue, U: Upstream> Worker<Q, U> {
+    /// Leaves nothing behind that remembers what was delivered to this process: a server that stops with it would
+    /// forget what was given back, and the next process would wait for the ack wait.
+    async fn leave_all(&self) {
+        let queue = &self.engine.queue;
+        let leave = |reading: Reading| async move {
+            if let Err(error) = queue.leave(&reading).await {
+                debug!(flow = %reading.flow, %error, "a flow is not left cleanly");
+            }
+        };
+        let readings = futures::stream::iter(self.engine.readings.open());
+        if timeout(LEAVE, readings.for_each_concurrent(AT_ONCE, leave)).await.is_err() {
+            warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");
+        }
     }
 }
 

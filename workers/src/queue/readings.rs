@@ -35,6 +35,11 @@ impl Readings {
         }
     }
 
+    /// All that are open.
+    pub(crate) fn open(&self) -> Vec<Reading> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Whoever reads holds this: if that ends by a panic, somebody else may read.
     pub(crate) fn guard<'a>(&'a self, reading: &'a Reading) -> Guard<'a> {
         Guard { readings: self, reading }
