@@ -3,9 +3,11 @@
 CARGO ?= cargo
 TOOLS := $(CURDIR)/.tools
 DENY_VERSION := 0.20.2
+FUZZ_VERSION := 0.13.2
+FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing interop embeddings contract
+.PHONY: demo test build bench bench-pacing chaos fuzz interop embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -34,6 +36,17 @@ bench-pacing: nats-server build
 	benches/pacing.py
 	benches/fairness.py
 
+## chaos: faults at random, and an account that adds up; JOBS=, SECONDS= and SEED= choose
+chaos: nats-server build
+	benches/chaos.py
+
+## fuzz: each fuzz target for SECONDS= (10); what once failed is tried first
+fuzz: $(TOOLS)/cargo-fuzz
+	@mkdir -p $(addprefix tests/fuzz/corpus/,$(FUZZ_TARGETS))
+	for target in $(FUZZ_TARGETS); do \
+	  $(CARGO) fuzz run --fuzz-dir tests/fuzz -s none $$target tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(or $(SECONDS),10) -rss_limit_mb=4096 || exit 1; \
+	done
+
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build
 	tests/interop/run.sh
@@ -49,6 +62,10 @@ contract:
 .PHONY: nats-server
 nats-server:
 	@scripts/nats-server.sh
+
+$(TOOLS)/cargo-fuzz:
+	$(CARGO) install cargo-fuzz --version $(FUZZ_VERSION) --locked --debug --root $(TOOLS)/cargo-fuzz-root
+	ln -sf $(TOOLS)/cargo-fuzz-root/bin/cargo-fuzz $@
 
 # Unoptimised, which halves the time to build it; `bin` holds what cargo installs.
 $(TOOLS)/cargo-deny:

@@ -129,6 +129,7 @@ class Publisher:
     def __init__(self, port: int) -> None:
         self.port = port
         self.acknowledged: set[str] = set()
+        self.sent: collections.Counter = collections.Counter()
 
     async def publish(self, messages: dict[str, tuple[str, bytes]]) -> None:
         while open_names := [name for name in messages if name not in self.acknowledged]:
@@ -145,6 +146,7 @@ class Publisher:
             for name, (subject, payload) in messages.items():
                 head = f"PUB {subject} chaos.ack.{name} {len(payload)}\r\n".encode()
                 writer.write(head + payload + b"\r\n")
+                self.sent[name] += 1
                 waiting += 1
                 while waiting >= WINDOW:
                     await writer.drain()
@@ -256,58 +258,66 @@ async def at_peace(config: Path, home: Path) -> None:
     raise RuntimeError(f"still not at peace: {last}; see {home}")
 
 
-async def completions(config: Path, expected: int) -> list[dict]:
-    """All completions that the stream has."""
+async def completions(config: Path) -> list[dict]:
+    """All completions that the stream has, in its order."""
     process = await asyncio.create_subprocess_exec(
         FOREBAY, "--config", str(config), "results", "tail", "--all", stdout=asyncio.subprocess.PIPE,
         limit=1 << 24)
     found = []
     with contextlib.suppress(asyncio.TimeoutError):
-        # One more than expected would be one too many.
-        while len(found) <= expected:
-            line = await asyncio.wait_for(process.stdout.readline(), 5)
+        while line := await asyncio.wait_for(process.stdout.readline(), 10):
             found.append(json.loads(line))
     process.kill()
     await process.wait()
     return found
 
 
-def account(made: dict, found: list[dict], dead: int, records: list[Path]) -> bool:
+def account(made: dict, sent: collections.Counter, found: list[dict], dead: int, records: list[Path]) -> bool:
     """Prints what became of everything; false if it does not add up."""
-    by_id = collections.Counter(completion["id"] for completion in found)
+    of = collections.defaultdict(list)
+    for completion in found:
+        of[completion["id"]].append(completion)
     no_job = [name for name, (_, _, ends) in made.items() if ends == "no job"]
     wanted = [name for name, (_, _, ends) in made.items() if ends != "no job"]
-    statuses = {completion["id"]: completion["status"] for completion in found}
-    missing = [name for name in wanted if name not in by_id]
-    twice = [name for name, count in by_id.items() if count > 1]
     # A message that is no job has no id of its own.
-    strays = [name for name in by_id if name not in made]
-    wrong = [name for name in wanted if name in statuses and statuses[name] not in made[name][2]]
-    answers = [completion for completion in found if completion["status"] == "succeeded"]
-    mixed = [answer["id"] for answer in answers
-             if f"chaos {answer['id'][1:]}" not in answer["response"]["body"]["choices"][0]["message"]["content"]]
-    ends = collections.Counter(completion["status"] for completion in found if completion["id"] in made)
+    strays = [name for name in of if name not in made]
+    missing = [name for name in wanted if name not in of]
+    twice = [name for name in of if not is_once(of[name], sent.get(name, 1))]
+    last = {name: of[name][-1] for name in wanted if name in of}
+    wrong = [name for name, completion in last.items() if completion["status"] not in made[name][2]]
+    mixed = [name for name, completion in last.items() if completion["status"] == "succeeded"
+             and f"chaos {name[1:]}" not in completion["response"]["body"]["choices"][0]["message"]["content"]]
+    ends = collections.Counter(completion["status"] for completion in last.values())
+    again = sum(len(of[name]) - 1 for name in last)
     lines = [json.loads(line) for record in records for line in record.read_text().splitlines() if line.endswith("}")]
     calls = collections.Counter(line["status"] for line in lines)
-    called = sum(1 for completion in found if completion["attempts"])
-    known = sum(len(completion["attempts"]) for completion in found)
+    by_status = ", ".join(f"{count} {status or 'without an answer'}" for status, count in sorted(calls.items()))
     failed = collections.Counter(
         completion["error"]["code"] for completion in found if completion["status"] == "failed")
-    print(f"published and acknowledged {len(made)} = "
-          + " + ".join(f"{count} {status}" for status, count in sorted(ends.items()))
-          + f" + {len(strays)} no job")
+    resent = sum(sent.values()) - len(made)
+    strays_fit = len(no_job) <= len(strays) <= sum(sent[name] for name in no_job)
+    print(f"published {len(made)}, and {resent} of them once more because no acknowledgement came")
+    print(f"{len(made)} = " + " + ".join(f"{count} {status}" for status, count in sorted(ends.items()))
+          + f" + {len(no_job)} no job (as {len(strays)} messages); {again} were refused before they were published again")
     print(f"completions missing {len(missing)}, twice {len(twice)}, with a wrong end {len(wrong)}, "
           f"with another job's answer {len(mixed)}")
     print("failed: " + ", ".join(f"{count} {code}" for code, count in failed.most_common()))
-    print(f"dead letters {dead}")
-    by_status = ", ".join(f"{count} {status or 'without an answer'}" for status, count in sorted(calls.items()))
-    print(f"calls that the provider noted {len(lines)} ({by_status}); "
-          f"jobs that were called {called}, attempts that their completions tell of {known}")
-    whole = len(made) == sum(ends.values()) + len(strays) and len(strays) == len(no_job)
+    print(f"dead letters {dead} of {failed.total()}")
+    print(f"calls that the provider noted {len(lines)} ({by_status}); calls needed "
+          f"{sum(1 for completion in last.values() if completion['attempts'])}; attempts that completions tell of "
+          f"{sum(len(completion['attempts']) for completion in found)}")
     for what, names in [("missing", missing), ("twice", twice), ("wrong", wrong), ("mixed", mixed)]:
         if names:
             print(f"  {what}: {', '.join(names[:10])}")
+    whole = len(made) == ends.total() + len(no_job) and strays_fit and dead == failed.total()
     return whole and not (missing or twice or wrong or mixed)
+
+
+def is_once(answers: list[dict], sent: int) -> bool:
+    """Whether these are one answer, after refusals of earlier publishes of the same job if it was sent so often."""
+    generations = [answer["generation"] for answer in answers]
+    refused = all(answer["status"] != "succeeded" and not answer["attempts"] for answer in answers[:-1])
+    return generations == list(range(1, len(answers) + 1)) and len(answers) <= sent and refused
 
 
 async def main() -> int:
@@ -359,13 +369,13 @@ async def main() -> int:
     await at_peace(client, home)
     log(f"nothing waits any more, after {time.monotonic() - began:.0f} s in peace")
     dead = len(json.loads(await run(client, "--json", "dead", "list", "--limit", "1000000")))
-    found = await completions(client, len(made))
+    found = await completions(client)
     for service in reversed(services):
         await service.end()
     records = [home / f"record-{start}.jsonl" for start in range(1, services[1].starts + 1)]
     print(f"chaos: {JOBS} jobs, {SECONDS:.0f} s, seed {SEED}; "
           + ", ".join(f"{count} × {act}" for act, count in sorted(done.items())))
-    adds_up = account(made, found, dead, [record for record in records if record.exists()])
+    adds_up = account(made, publisher.sent, found, dead, [record for record in records if record.exists()])
     print("the account adds up" if adds_up else f"THE ACCOUNT DOES NOT ADD UP; everything is in {home}")
     if adds_up:
         shutil.rmtree(home)
