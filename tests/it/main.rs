@@ -6,6 +6,7 @@ mod support;
 mod contract;
 mod crashes;
 mod dead;
+mod disk;
 mod faults;
 mod flows;
 mod identity;

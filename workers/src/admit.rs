@@ -226,10 +226,18 @@ fn read<Q, U>(
 /// elsewhere also from the stream of completions.
 async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Record> {
     let now = engine.clock.now();
-    match engine.results.answered(&staged.identity, now) {
-        Ok(Some(record)) => return Some(record),
-        Ok(None) => {}
-        Err(error) => warn!(%error, "a result cannot be looked up"),
+    // What cannot be looked up for now may be there; what is damaged is not.
+    let stored = retry_until_done("looking up a result", async || {
+        match engine.results.answered(&staged.identity, now) {
+            Err(error) if !error.is_passing() => {
+                warn!(%error, "a result cannot be looked up");
+                Ok(None)
+            }
+            looked_up => looked_up,
+        }
+    });
+    if let Some(record) = stored.await {
+        return Some(record);
     }
     if !staged.delivery.redelivered {
         return None;

@@ -84,6 +84,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut deadlines = tokio::time::interval(DEADLINES);
         let mut orders = self.engine.orders.changes();
+        let mut stored = self.engine.brake.releases();
         loop {
             let wake = self.round();
             let engine = Arc::clone(&self.engine);
@@ -103,6 +104,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 _ = deadlines.tick() => self.expire(),
                 // The sender lives in the engine.
                 _ = orders.changed() => self.cancel(),
+                _ = stored.changed() => {}
             }
         }
         self.give_back_all();
@@ -278,7 +280,7 @@ async fn sleep_until(wake: Option<Instant>) {
 
 impl Round {
     fn offer<Q, U>(&mut self, engine: &Engine<Q, U>, staged: &Staged) -> Offer {
-        if self.open == 0 {
+        if self.open == 0 || engine.brake.is_on() {
             return Offer::Stop;
         }
         if staged.is_late(engine.clock.now()) {

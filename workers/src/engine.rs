@@ -11,6 +11,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::brake::Brake;
 use crate::clock::Clock;
 use crate::dispatch::Arrived;
 use crate::flow;
@@ -152,6 +153,7 @@ pub(crate) struct Engine<Q, U> {
     /// To the dispatcher.
     pub(crate) stage: mpsc::UnboundedSender<Arrived>,
     pub(crate) wake: Arc<Wake>,
+    pub(crate) brake: Brake,
     pub(crate) counters: Counters,
 }
 
@@ -271,6 +273,7 @@ impl<Q, U> Engine<Q, U> {
             places: Semaphore::new(flow::PLACES),
             stage,
             wake,
+            brake: Brake::default(),
             counters: Counters::default(),
         }
     }

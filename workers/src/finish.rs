@@ -171,11 +171,13 @@ fn over<Q, U>(engine: &Engine<Q, U>, staged: &Staged) {
     engine.journal.suspects.forget(&staged.delivery.unique_id);
 }
 
+/// Stores a record, however long that takes; no calls are made meanwhile.
 async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, record: &Record) {
-    retry_until_done("storing a result", || {
-        engine.results.store(&staged.identity, record, engine.clock.now())
-    })
-    .await;
+    let store = || engine.results.store(&staged.identity, record, engine.clock.now());
+    let Err(error) = store().await else { return };
+    warn!(%error, "a result cannot be stored; no call is made until that is mended");
+    let _no_calls = engine.brake.hold();
+    retry_until_done("storing a result", store).await;
 }
 
 /// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that

@@ -12,6 +12,7 @@
 
 mod admit;
 mod attempt;
+mod brake;
 mod claim;
 pub mod clock;
 pub mod cost;

@@ -33,6 +33,16 @@ pub struct Error {
 }
 
 impl Error {
+    /// Whether it may go away by itself.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// The same for one more who waits for the same write.
+    fn again(&self) -> Self {
+        Self { path: self.path.clone(), problem: self.problem.clone(), passing: self.passing }
+    }
+
     fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
         Self { path: path.to_owned(), problem: problem.to_string(), passing: false }
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -32,50 +33,37 @@ fn is_locked(error: &sled::Error) -> bool {
 #[derive(Debug)]
 pub(super) struct Day {
     path: PathBuf,
+    /// Taken for writing to open it again alone: look-ups wait meanwhile, so that none misses what is there.
+    /// None if that failed.
+    open: RwLock<Option<Database>>,
+}
+
+#[derive(Debug)]
+struct Database {
     db: sled::Db,
     /// The database's own file, for the sync that sled leaves out.
     file: File,
 }
 
 impl Day {
-    #[expect(clippy::disallowed_methods, reason = "whoever opens a day expects to be blocked")]
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let failed = |error: &dyn std::fmt::Display| Error::new(path, error);
-        let fresh = !path.exists();
-        let config =
-            sled::Config::new().path(path).cache_capacity(CACHE).segment_size(SEGMENT).flush_every_ms(None);
-        let mut looks = 0;
-        let db = loop {
-            match config.open() {
-                Ok(db) => break db,
-                // sled's own threads may keep the file a moment longer than whoever closed it last.
-                Err(error) if is_locked(&error) && looks < LOOKS => {
-                    looks += 1;
-                    thread::sleep(LOOK);
-                }
-                Err(error) => {
-                    let of_system =
-                        matches!(&error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
-                    return Err(Error { passing: of_system || is_locked(&error), ..failed(&error) });
-                }
-            }
-        };
-        let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
-        if fresh {
-            for dir in [Some(path), path.parent()].into_iter().flatten() {
-                File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))?;
-            }
-        }
-        Ok(Self { path: path.to_owned(), db, file })
+        Ok(Self { path: path.to_owned(), open: RwLock::new(Some(Database::open(path)?)) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// What is closed because it failed may be opened again.
+    fn closed(&self) -> Error {
+        Error { passing: true, ..Error::new(&self.path, "it is closed after a failure") }
+    }
+
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let failed = |problem: &dyn std::fmt::Display| Error::new(&self.path, problem);
-        let Some(value) = self.db.get(record_key(key)).map_err(|error| failed(&error))? else {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
+        let Some(value) = db.get(record_key(key)).map_err(|error| of_sled(&self.path, &error))? else {
             return Ok(None);
         };
         let [VERSION, a, b, c, d, head @ ..] = value.as_ref() else {
@@ -83,7 +71,7 @@ impl Day {
         };
         let mut whole = head.to_vec();
         for index in 0..u32::from_be_bytes([*a, *b, *c, *d]) {
-            let piece = self.db.get(piece_key(key, index)).map_err(|error| failed(&error))?;
+            let piece = db.get(piece_key(key, index)).map_err(|error| of_sled(&self.path, &error))?;
             whole.extend_from_slice(&piece.ok_or_else(|| failed(&"a piece of a record is missing"))?);
         }
         Ok(Some(whole))
@@ -102,13 +90,66 @@ impl Day {
         batch.insert(record_key(key), record);
     }
 
-    /// Writes a batch; when this returns, it survives a power loss.
+    /// Writes a batch; when this returns, it survives a power loss. sled does nothing more after an error, so
+    /// that the database is opened again.
     pub(super) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
-        self.db.apply_batch(batch).map_err(|error| Error::new(&self.path, error))?;
-        crash::at(Point::Written);
-        self.db.flush().map_err(|error| Error::new(&self.path, error))?;
-        self.file.sync_data().map_err(|error| Error::new(&self.path, error))
+        let result = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            match open.as_ref() {
+                Some(open) => open.commit(&self.path, batch),
+                None => Err(self.closed()),
+            }
+        };
+        if result.is_err() {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            // It is locked for as long as it is open.
+            drop(open.take());
+            *open = Database::open(&self.path).ok();
+        }
+        result
     }
+}
+
+impl Database {
+    #[expect(clippy::disallowed_methods, reason = "whoever opens a day expects to be blocked")]
+    fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::new(path, error);
+        let fresh = !path.exists();
+        let config =
+            sled::Config::new().path(path).cache_capacity(CACHE).segment_size(SEGMENT).flush_every_ms(None);
+        let mut looks = 0;
+        let db = loop {
+            match config.open() {
+                Ok(db) => break db,
+                // sled's own threads may keep the file a moment longer than whoever closed it last.
+                Err(error) if is_locked(&error) && looks < LOOKS => {
+                    looks += 1;
+                    thread::sleep(LOOK);
+                }
+                Err(error) => return Err(of_sled(path, &error)),
+            }
+        };
+        let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
+        if fresh {
+            for dir in [Some(path), path.parent()].into_iter().flatten() {
+                File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))?;
+            }
+        }
+        Ok(Self { db, file })
+    }
+
+    fn commit(&self, path: &Path, batch: sled::Batch) -> Result<(), Error> {
+        self.db.apply_batch(batch).map_err(|error| of_sled(path, &error))?;
+        crash::at(Point::Written);
+        self.db.flush().map_err(|error| of_sled(path, &error))?;
+        self.file.sync_data().map_err(|error| Error { passing: true, ..Error::new(path, error) })
+    }
+}
+
+/// What the system says may pass; what sled says of its own is damage.
+fn of_sled(path: &Path, error: &sled::Error) -> Error {
+    let of_system = matches!(error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
+    Error { passing: of_system || is_locked(error), ..Error::new(path, error) }
 }
 
 fn record_key(key: &[u8]) -> Vec<u8> {

@@ -73,7 +73,7 @@ fn commit(day: &Day, group: Vec<Write>) {
     }
     let result = day.commit(batch);
     for write in group {
-        let result = result.as_ref().map(|&()| ()).map_err(|error| Error::new(&error.path, &error.problem));
+        let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
         // A job whose task has ended does not wait for its write any more.
         let _ = write.done.send(result);
     }

@@ -1,0 +1,90 @@
+//! A disk that is full, and is not any more.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use forebay::nats::Server;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::program;
+use crate::support::{install_crypto, pool, provider, quota, soon};
+
+const JOBS: usize = 300;
+/// Calls at once.
+const AT_ONCE: usize = 4;
+/// The most that a file may have, as on a full disk: not all results fit, but the first ones do.
+const FULL: u64 = 6 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_without_a_restart() {
+    install_crypto();
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let nats = dir.path().join("nats");
+    let server = Server::start(&nats, listen, Duration::from_millis(100)).await.expect("it starts");
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let text = [
+        format!("[nats]\nurl = {:?}\n[data]\ndir = {:?}\n", server.url(), dir.path().join("data")),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &format!("{{ concurrent = {AT_ONCE} }}")),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let text = "x".repeat(60_000);
+    let line = |index: usize| {
+        json!({ "id": format!("r-{index}"), "body": { "messages": [{ "role": "user", "content": text }] } })
+            .to_string()
+    };
+    let lines: Vec<_> = (0..JOBS).map(line).collect();
+    std::fs::write(dir.path().join("jobs.jsonl"), lines.join("\n")).expect("written");
+
+    // A write beyond the limit must be an error, not the end of the process.
+    let mut serve = Command::new("sh");
+    serve.args(["-c", "trap '' XFSZ; exec \"$0\" serve", env!("CARGO_BIN_EXE_forebay")]);
+    serve.current_dir(dir.path()).env_remove("RUST_LOG").stderr(Stdio::piped()).kill_on_drop(true);
+    let mut serve = serve.spawn().expect("it starts");
+    let mut log = BufReader::new(serve.stderr.take().expect("piped")).lines();
+    let mut until = async |words: &str| {
+        while let Some(line) = soon(words, log.next_line()).await.expect("stderr") {
+            if line.contains(words) {
+                return;
+            }
+        }
+        panic!("it ended without `{words}`");
+    };
+    until("ready:").await;
+    let pid = i32::try_from(serve.id().expect("it runs")).ok().and_then(Pid::from_raw);
+    let limit = |current| {
+        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("limited");
+    };
+    limit(Some(FULL));
+    let published = program::run(dir.path(), &["publish", "jobs.jsonl", "--pool", "chat"]).await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+    until("no call is made until that is mended").await;
+    // Whatever was under way ends, and nothing more is called.
+    until("storing a result failed, trying again in 400ms").await;
+    let calls = provider.calls().len();
+    until("storing a result failed, trying again in 1.6s").await;
+    assert!(calls < JOBS - AT_ONCE, "{calls}");
+    assert!(provider.calls().len() <= calls + AT_ONCE, "those that were under way alone");
+    limit(None);
+    let drained = soon("the rest", async {
+        loop {
+            let queues = program::run(dir.path(), &["queues", "--json"]).await.stdout;
+            let queues: serde_json::Value = serde_json::from_str(&queues).expect("JSON");
+            if queues["flows"] == json!([]) {
+                return queues;
+            }
+        }
+    });
+    let drained = drained.await;
+    assert_eq!(drained["ended"][0], json!(["succeeded", JOBS]), "{drained}");
+    assert_eq!(provider.calls().len(), JOBS, "no call was lost");
+    for index in [0, JOBS / 2, JOBS - 1] {
+        let got = program::run(dir.path(), &["results", "get", &format!("r-{index}")]).await;
+        assert_eq!(got.code, Some(0), "{got:?}");
+    }
+    serve.kill().await.expect("killed");
+}
