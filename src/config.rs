@@ -108,6 +108,8 @@ pub struct Data {
 pub struct Streams {
     /// Bytes of waiting jobs beyond which publishers are refused.
     pub jobs_max_bytes: u64,
+    /// Waiting jobs of one pool, team and lane beyond which their publishers are refused, if that is limited.
+    pub jobs_max_per_flow: Option<u32>,
     /// How long completions are kept in the stream.
     pub completions_max_age: Duration,
     /// Bytes of completions beyond which the oldest go.

@@ -132,6 +132,9 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::New,
             max_bytes: bytes(sizes.jobs_max_bytes),
+            // A flow's jobs have one subject, so the server can count them.
+            max_messages_per_subject: sizes.jobs_max_per_flow.map_or(-1, i64::from),
+            discard_new_per_subject: sizes.jobs_max_per_flow.is_some(),
             republish: Some(Republish {
                 source: names.all_jobs(),
                 destination: names.all_seen(),

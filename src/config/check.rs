@@ -40,6 +40,7 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
     }
     let streams = Streams {
         jobs_max_bytes: raw.streams.jobs_max_bytes.map_or(10 * GIB, |size| size.0),
+        jobs_max_per_flow: raw.streams.jobs_max_per_flow,
         completions_max_age: checker.duration(
             "streams.completions_max_age",
             raw.streams.completions_max_age,
@@ -47,6 +48,9 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         ),
         completions_max_bytes: raw.streams.completions_max_bytes.map_or(10 * GIB, |size| size.0),
     };
+    if streams.jobs_max_per_flow == Some(0) {
+        checker.wrong("streams.jobs_max_per_flow", "must be at least 1; leave it out for no limit");
+    }
     for (field, size) in
         [("jobs_max_bytes", streams.jobs_max_bytes), ("completions_max_bytes", streams.completions_max_bytes)]
     {

@@ -47,6 +47,7 @@ pub(super) struct Data {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Streams {
     pub(super) jobs_max_bytes: Option<ByteSize>,
+    pub(super) jobs_max_per_flow: Option<u32>,
     pub(super) completions_max_age: Option<String>,
     pub(super) completions_max_bytes: Option<ByteSize>,
 }

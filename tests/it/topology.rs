@@ -9,7 +9,9 @@ use forebay::nats::Server;
 use forebay::topology;
 use forebay_schemas::Names;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, install_crypto, pool, quota, said, soon};
+use crate::support::{
+    Forebay, UNLIMITED, chat, ctl, head, install_crypto, pool, provider, quota, said, soon,
+};
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
     install_crypto();
@@ -121,5 +123,39 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
     forebay.publish("ai.jobs.chat", &chat("after", "hello again")).await;
     assert_eq!(said(&forebay.completion("default", None, "after").await), "You said: hello again");
     assert_eq!(provider.calls().len(), 2);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED);
+    let streams = "[streams]\njobs_max_per_flow = 2\njobs_max_bytes = \"16MiB\"\n".to_owned();
+    let text = [head(dir.path()), streams, quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let forebay = Forebay::start(dir, &text).await;
+    let what = forebay_workers::Pausable::Pool("chat".to_owned());
+    let _: forebay::control::OrdersReply = ctl(&forebay, "pause", &what).await.expect("paused");
+    let publish = async |subject: &'static str, id: usize, text: &str| {
+        let job = chat(&id.to_string(), text).to_string();
+        let ack = forebay.connection.context.publish(subject, job.into()).await.expect("sent");
+        ack.await.map_err(|error| error.to_string())
+    };
+    for id in 0..2 {
+        publish("ai.jobs.chat.acme", id, "hello").await.expect("kept");
+    }
+    let refused = publish("ai.jobs.chat.acme", 2, "hello").await.expect_err("one too many");
+    assert!(refused.contains("maximum messages per subject exceeded"), "{refused}");
+    publish("ai.jobs.chat.widgets", 2, "hello").await.expect("another team's");
+    let large = "x".repeat(7 << 20);
+    publish("ai.jobs.chat.large", 3, &large).await.expect("kept");
+    publish("ai.jobs.chat.large", 4, &large).await.expect("kept");
+    let refused = publish("ai.jobs.chat.larger", 5, &large).await.expect_err("too much");
+    assert!(refused.contains("maximum bytes exceeded"), "{refused}");
+    let _: forebay::control::OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
+    forebay.drained().await;
+    publish("ai.jobs.chat.acme", 2, "hello").await.expect("there is room again");
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 6);
     forebay.stop().await;
 }
