@@ -7,6 +7,8 @@ use std::time::Duration;
 use forebay::simulate::Provider;
 use forebay::simulate::fault::Faults;
 use forebay_workers::crash::OVER;
+use forebay_workers::queue::jetstream::ACK_WAIT;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
@@ -20,6 +22,7 @@ async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
+        "[call]\ntimeout = \"50s\"\n".to_owned(),
         quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
@@ -114,4 +117,31 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
     let listed = program::run(dir, &["dead", "list"]).await.stdout;
     assert!(listed.contains("killed_worker"), "{listed}");
     serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joins_what_comes_again() {
+    let (dir, provider) = configured("").await;
+    let dir = dir.path();
+    let serve = Serve::start(dir).await;
+    provider.fail("hang=1".parse().expect("faults"));
+    publish(dir, &[chat("slow", "hello")]).await;
+    called(&provider, 1).await;
+    let pid = i32::try_from(serve.pid()).ok().and_then(Pid::from_raw).expect("a process");
+    kill_process(pid, Signal::STOP).expect("stopped");
+    // The server goes on, and has another worker's ear only when this one is continued.
+    tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
+    provider.fail(Faults::default());
+    kill_process(pid, Signal::CONT).expect("continued");
+    // What was delivered again waits for the call that is under way; that one is given up after its time.
+    publish(dir, &[chat("quick", "hello")]).await;
+    assert_eq!(result(dir, "quick").await["status"], "succeeded");
+    let slow = result(dir, "slow").await;
+    assert_eq!(
+        (&slow["status"], outcomes(&slow)),
+        (&json!("succeeded"), vec!["net_after_send", "succeeded"])
+    );
+    assert_eq!(provider.calls().len(), 3, "no call beside the one under way");
+    let (status, _) = serve.terminate().await;
+    assert!(status.success());
 }
