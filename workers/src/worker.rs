@@ -23,7 +23,7 @@ use crate::quota::{self, Moment, Standing};
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 
-/// How long it may take to leave all flows, and how many are left at once.
+/// How long it may take to give back what is held and leave all flows, and how many are left at once.
 const LEAVE: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 /// How often days of results are opened and deleted.
@@ -166,28 +166,29 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let in_time = timeout(grace, finished).await.is_ok();
         self.halt.cancel();
         self.end.cancel();
-        for receipt in self.engine.held.receipts() {
-            self.engine.queue.give_back(receipt).await;
+        // A client that is not connected takes a few messages and then waits.
+        if timeout(LEAVE, self.leave_all()).await.is_err() {
+            warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");
         }
-        self.leave_all().await;
         if in_time { 0 } else { self.engine.counters.jobs_in_flight() }
     }
 }
 
 impl<Q: Queue, U: Upstream> Worker<Q, U> {
-    /// Leaves nothing behind that remembers what was delivered to this process: a server that stops with it would
+    /// Gives back what is held, and leaves nothing behind that remembers what was delivered to this process: a server that stops with it would
     /// forget what was given back, and the next process would wait for the ack wait.
     async fn leave_all(&self) {
         let queue = &self.engine.queue;
+        for receipt in self.engine.held.receipts() {
+            queue.give_back(receipt).await;
+        }
         let leave = |reading: Reading| async move {
             if let Err(error) = queue.leave(&reading).await {
                 debug!(flow = %reading.flow, %error, "a flow is not left cleanly");
             }
         };
         let readings = futures::stream::iter(self.engine.readings.open());
-        if timeout(LEAVE, readings.for_each_concurrent(AT_ONCE, leave)).await.is_err() {
-            warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");
-        }
+        readings.for_each_concurrent(AT_ONCE, leave).await;
     }
 }
 
