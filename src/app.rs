@@ -144,7 +144,8 @@ impl App {
     /// Takes no more jobs, finishes those in flight within `grace`, stops everything.
     pub async fn stop(self, grace: Duration) {
         self.control.stop().await;
-        let left = self.worker.stop(grace).await;
+        let unseated = self.seat.as_ref().is_some_and(|seat| seat.loss().is_cancelled());
+        let left = self.worker.stop(grace, !unseated).await;
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
         }

@@ -128,7 +128,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Resume(args) => orders::pause(&global, args, "resume").await,
         Command::Cancel(args) => orders::cancel(&global, args).await,
         Command::Check => check::check(&global).await,
-        Command::NatsPermissions(args) => permissions::permissions(&global, args).await,
+        Command::NatsPermissions(args) => permissions::permissions(&global, &args),
         Command::Simulate(args) => simulate::simulate(&global, args).await,
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::Connection;
 
-/// The most letters of one answer.
+/// The most letters of one answer, and what they may take of a message, in bytes.
 const PAGE: usize = 500;
+const PAGE_SIZE: usize = 512 * 1024;
 
 /// A dead letter, without the message itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -85,12 +86,18 @@ impl<'a> DeadLetters<'a> {
     pub async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, Error> {
         let subject = self.connection.names.dead_of(filter.pool.as_deref(), filter.team.as_deref());
         let mut letters = Vec::new();
-        let mut next = filter.after + 1;
+        let mut size = 0;
+        let mut next = filter.after.saturating_add(1);
         while letters.len() < filter.limit.unwrap_or(PAGE).min(PAGE) {
             match self.stream.get_first_raw_message_by_subject(&subject, next).await {
                 Ok(message) => {
                     next = message.sequence + 1;
-                    letters.extend(read(&message));
+                    let letter = read(&message);
+                    size += letter.as_ref().map_or(0, |letter| letter.letter.attempts.len() * 512 + 4_096);
+                    letters.extend(letter);
+                    if size > PAGE_SIZE {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
                 Err(error) => return Err(unavailable(error)),
@@ -175,8 +182,8 @@ impl<'a> DeadLetters<'a> {
         Ok(Postponed {
             state: State {
                 id,
-                fingerprint: job.fingerprint(&flow.pool),
-                generation: answered.unwrap_or(dead.letter.generation) + 1,
+                fingerprint: job.fingerprint(&dead.letter.pool),
+                generation: answered.unwrap_or(dead.letter.generation).saturating_add(1),
                 published: now,
                 attempts: Vec::new(),
                 counted: 0,

@@ -231,7 +231,7 @@ impl Gathering {
         let failed = self.retry_failed && completion.status != Status::Succeeded;
         let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
         if passed_over && failed {
-            self.generations.insert(completion.id.clone(), completion.generation + 1);
+            self.generations.insert(completion.id.clone(), completion.generation.saturating_add(1));
         }
         if passed_over || !self.answered.insert(completion.id.clone()) {
             return Ok(());

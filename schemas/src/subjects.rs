@@ -343,11 +343,6 @@ impl Names {
         format!("{}.ask.*.{team}", self.prefix)
     }
 
-    /// The durable consumer of a team's completions.
-    pub fn team_consumer(&self, team: &str) -> String {
-        format!("completions+{team}")
-    }
-
     /// The prefix of a team's inboxes.
     pub fn inbox(&self, team: &str) -> String {
         format!("_INBOX_{team}")

@@ -4,22 +4,18 @@ use anyhow::anyhow;
 use forebay_schemas::subjects::is_name;
 use serde_json::json;
 
-use super::client::connect;
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::permissions::{Grants, make_consumer};
+use crate::permissions::Grants;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The team.
     team: String,
-    /// Make the consumer that the team reads all its completions through, too.
-    #[arg(long)]
-    make_consumer: bool,
 }
 
-pub(super) async fn permissions(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let team = &args.team;
     if !is_name(team) {
@@ -27,17 +23,6 @@ pub(super) async fn permissions(global: &Global, args: Args) -> Result<u8, Error
     }
     let names = &config.nats.names;
     let grants = Grants::of(team, names);
-    if args.make_consumer {
-        let connection = connect(&config).await?;
-        make_consumer(&connection, team).await.map_err(|problem| {
-            Error::Unreachable(anyhow!("the consumer of team {team} cannot be made: {problem}"))
-        })?;
-        print::note(&format!(
-            "the consumer {} of stream {} is there",
-            names.team_consumer(team),
-            names.completions_stream()
-        ));
-    }
     if global.json {
         print::json(&json!({
             "user": team,

@@ -52,6 +52,10 @@ impl Desk {
             "dead-replay" => self.dead_replay(&request.message.payload).await,
             "dead-drop" => self.dead_drop(&request.message.payload).await,
             "results" => self.results(&request.message.payload),
+            _ if !self.may_answer(&request) => {
+                warn!(subject = %request.message.subject, "a request names a reply subject that is not its team's");
+                return;
+            }
             _ => self.ask(&request).await,
         };
         if let Err(error) = request.respond(answer).await {
@@ -187,6 +191,13 @@ impl Desk {
         let record = tokio::task::block_in_place(|| self.worker.result(&identity))
             .map_err(|error| failed(500, error))?;
         json(&record.map(|record| record.completion))
+    }
+
+    /// Whether the reply subject of a request on `ai.ask` is one that its team may name: NATS does not look.
+    fn may_answer(&self, request: &Request) -> bool {
+        let Some(flow) = self.connection.names.flow_of_ask(&request.message.subject) else { return false };
+        let reply = request.message.reply.as_ref();
+        reply.is_some_and(|reply| self.worker.may_reply(reply, &flow.team))
     }
 
     /// Publishes the request as a job and waits for the copy of its completion.

@@ -6,14 +6,14 @@ use forebay_schemas::{Flow, Lane, Names};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Credit, Queue, Reading, Readings};
 
-use crate::support::{Forebay, chat, soon};
+use crate::support::{Forebay, SMALL_STREAMS, chat, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = forebay::config::Config::parse("").expect("the defaults").streams;
+    let sizes = forebay::config::Config::parse(SMALL_STREAMS).expect("a configuration").streams;
     forebay::topology::establish(&connection.context, &names, &sizes).await.expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names.clone());
     let mut found = queue.find(Arc::new(Readings::default())).await.expect("found");

@@ -11,7 +11,8 @@ use forebay_workers::queue::{Postponed, Queue, State};
 use serde_json::json;
 
 use crate::support::{
-    Forebay, UNLIMITED, chat, copy_in, head, limited, pool, provider, quota, said, simple, soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, chat, copy_in, head, limited, pool, provider, quota, said, simple,
+    soon,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -297,7 +298,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = Config::parse("").expect("the defaults").streams;
+    let sizes = Config::parse(SMALL_STREAMS).expect("a configuration").streams;
     topology::establish(&connection.context, &names, &sizes).await.expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names);
     let at = SystemClock.now().checked_add(Duration::from_secs(600)).expect("soon");

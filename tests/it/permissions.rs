@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap};
+use forebay_schemas::Completion;
 use futures::StreamExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::program;
-use crate::support::{Forebay, UNLIMITED, chat, install_crypto, pool, provider, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, chat, ctl, install_crypto, pool, provider, quota, said, soon};
 
 /// A server whose users are an operator and the teams.
 async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
@@ -32,7 +33,7 @@ async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
     let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
     command.arg("--config").arg(dir.join("server.conf")).kill_on_drop(true).stderr(Stdio::null());
     for team in teams {
-        command.env(format!("{}_PASSWORD", team.to_uppercase()), format!("of-{team}"));
+        command.env(format!("TEAM_{team}_PASSWORD"), format!("of-{team}"));
     }
     let child = command.spawn().expect("it starts");
     let ports = dir.join(format!("nats-server_{}.ports", child.id().expect("it runs")));
@@ -118,7 +119,6 @@ struct Site {
     forebay: Forebay,
     provider: forebay::simulate::Provider,
     acme: Team,
-    address: String,
 }
 
 async fn site() -> Site {
@@ -126,12 +126,8 @@ async fn site() -> Site {
     let dir = tempfile::tempdir().expect("a directory");
     let (server, address) = server(dir.path(), &["acme", "acme2"]).await;
     let (forebay, provider) = forebay(dir, &address).await;
-    for team in ["acme", "acme2"] {
-        let made = program::run(forebay.dir.path(), &["nats-permissions", team, "--make-consumer"]).await;
-        assert_eq!(made.code, Some(0), "{made:?}");
-    }
     let acme = Team::connect(&address, "acme").await;
-    Site { _server: server, forebay, provider, acme, address }
+    Site { _server: server, forebay, provider, acme }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +143,6 @@ async fn a_team_publishes_its_jobs_and_reads_its_completions() {
             .expect("open");
         assert!(came.subject.starts_with("ai.completions.acme._."), "{}", came.subject);
     }
-    let subject = "ai.completions.acme._.mine";
     acme.context
         .publish("ai.jobs.chat.acme", chat("mine", "hello").to_string().into())
         .await
@@ -155,18 +150,6 @@ async fn a_team_publishes_its_jobs_and_reads_its_completions() {
         .await
         .expect("kept");
     assert_eq!(said(&forebay.completion("acme", None, "mine").await), "You said: hello");
-    let direct = format!("$JS.API.DIRECT.GET.AI_COMPLETIONS.{subject}");
-    let answer = acme.client.request(direct, "".into()).await.expect("an answer");
-    assert!(String::from_utf8_lossy(&answer.payload).contains("You said: hello"));
-    let next = "$JS.API.CONSUMER.MSG.NEXT.AI_COMPLETIONS.completions+acme";
-    let inbox = acme.client.new_inbox();
-    let mut replies = acme.client.subscribe(inbox.clone()).await.expect("subscribed");
-    acme.client.publish_with_reply(next, inbox, "1".into()).await.expect("sent");
-    let in_turn = soon("a completion in turn", replies.next()).await.expect("open");
-    assert!(in_turn.subject.starts_with("ai.completions.acme."), "{}", in_turn.subject);
-    assert!(String::from_utf8_lossy(&in_turn.payload).contains("You said: hello"));
-    let ack = acme.client.request(in_turn.reply.expect("to be acked"), "+ACK".into()).await;
-    ack.expect("acknowledged");
     let asked = acme.client.request("ai.ask.chat.acme", chat("asked", "hello").to_string().into()).await;
     assert!(String::from_utf8_lossy(&asked.expect("an answer").payload).contains("You said: hello"));
     forebay.stop().await;
@@ -197,7 +180,9 @@ async fn a_team_crosses_over_nowhere() {
         "$JS.API.DIRECT.GET.AI_COMPLETIONS",
         "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.x",
         "$JS.API.CONSUMER.CREATE.AI_COMPLETIONS.mine.ai.completions.acme.>",
-        "$JS.API.CONSUMER.MSG.NEXT.AI_COMPLETIONS.completions+acme2",
+        "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme._.x",
+        "$JS.API.CONSUMER.INFO.AI_COMPLETIONS.x",
+        "$JS.ACK.AI_COMPLETIONS.x.1.1.1.1.1",
         "$JS.API.CONSUMER.MSG.NEXT.AI_JOBS.chat+acme+normal",
         "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme+normal",
         "$JS.ACK.AI_JOBS.chat+acme2+normal.1.1.1.1.1",
@@ -225,7 +210,7 @@ async fn a_team_crosses_over_nowhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
-    let Site { forebay, acme, provider, address, _server } = site().await;
+    let Site { forebay, acme, provider, _server } = site().await;
     let job = chat("intruder", "hello").to_string();
     forebay.publish("ai.jobs.chat.acme2", &chat("stays", "hello")).await;
     assert_eq!(said(&forebay.completion("acme2", None, "stays").await), "You said: hello");
@@ -253,11 +238,54 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
     assert_eq!(said(&forebay.completion("acme", None, "own").await), "You said: hello");
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 2, "no call for an intruder");
-    let other = Team::connect(&address, "acme2").await;
-    let answer = other
-        .client
-        .request("$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.stays", "".into())
-        .await;
-    assert!(String::from_utf8_lossy(&answer.expect("an answer").payload).contains("You said: hello"));
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_does_harm() {
+    let Site { forebay, acme, provider, _server } = site().await;
+    forebay.publish("ai.jobs.chat.acme2", &chat("order-1", "hello")).await;
+    let theirs = forebay.completion("acme2", None, "order-1").await;
+    let streams = ["AI_JOBS", "AI_LATER", "AI_COMPLETIONS", "AI_DEAD", "AI_EVENTS", "KV_AI_ORDERS"];
+    let targets = [
+        "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
+        "$JS.API.STREAM.PURGE.AI_COMPLETIONS",
+        "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme2+normal",
+        "ai.completions.acme2._.order-1",
+        "ai.completions.acme2._.order-2",
+        "ai.jobs.chat.acme2",
+        "ai.ctl.cancel",
+        "ai.later.acme2._.order-2",
+        "ai.due.chat.acme2.normal",
+    ];
+    for (index, target) in targets.into_iter().enumerate() {
+        // Asked well and asked badly, and what the server answers to a publish.
+        for (subject, id) in
+            [("ai.ask.chat.acme", "asked"), ("ai.ask.a:b.acme", "odd"), ("ai.jobs.chat.acme", "job")]
+        {
+            let job = chat(&format!("{id}-{index}"), "of acme").to_string();
+            acme.client.publish_with_reply(subject, target, job.into()).await.expect("sent");
+        }
+    }
+    acme.client.flush().await.expect("sent");
+    let last = chat("last", "of acme").to_string();
+    acme.context.publish("ai.jobs.chat.acme", last.into()).await.expect("sent").await.expect("kept");
+    assert_eq!(said(&forebay.completion("acme", None, "last").await), "You said: of acme");
+    forebay.drained().await;
+    for stream in streams {
+        forebay.connection.context.get_stream(stream).await.expect(stream);
+    }
+    // Another team's job has its own answer, whatever was put in its place before.
+    for id in ["order-1", "order-2"] {
+        forebay.publish("ai.jobs.chat.acme2", &chat(id, "hello")).await;
+        forebay.drained().await;
+        let request = json!({ "team": "acme2", "batch": null, "id": id });
+        let stored: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
+        let stored = stored.expect("a result");
+        assert_eq!((stored.team.as_str(), said(&stored).as_str()), ("acme2", "You said: hello"), "{id}");
+    }
+    assert_eq!(theirs.generation, 1);
+    let of_acme = provider.calls().len() - 2;
+    assert!(of_acme <= 1 + 2 * targets.len(), "{of_acme}");
     forebay.stop().await;
 }

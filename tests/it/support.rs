@@ -61,9 +61,13 @@ pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limit
     )
 }
 
+/// Streams that need little of a disk: a server keeps room for the most that they may hold.
+pub(crate) const SMALL_STREAMS: &str =
+    "[streams]\njobs_max_bytes = \"64MiB\"\ncompletions_max_bytes = \"64MiB\"\n";
+
 /// The head of a configuration: a minded server on any free port.
 pub(crate) fn head(dir: &Path) -> String {
-    format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n", dir.join("data"))
+    format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n{SMALL_STREAMS}", dir.join("data"))
 }
 
 /// A pool over quotas, all for one model.

@@ -131,8 +131,9 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED);
-    let streams = "[streams]\njobs_max_per_flow = 2\njobs_max_bytes = \"16MiB\"\n".to_owned();
-    let text = [head(dir.path()), streams, quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let head = head(dir.path())
+        .replace("jobs_max_bytes = \"64MiB\"", "jobs_max_bytes = \"16MiB\"\njobs_max_per_flow = 2");
+    let text = [head, quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
     let what = forebay_workers::Pausable::Pool("chat".to_owned());
     let _: forebay::control::OrdersReply = ctl(&forebay, "pause", &what).await.expect("paused");

@@ -144,12 +144,12 @@ impl Schedule {
         self.publish(&queue).await;
         for restart in 1..=self.restarts {
             queue.completed(self.jobs * restart / (self.restarts + 1)).await;
-            worker.stop(Duration::from_secs(3_600)).await;
+            worker.stop(Duration::from_secs(3_600), true).await;
             let standings = worker.standings(false).into_iter().collect();
             worker = start(standings, restart).await;
         }
         queue.completed(self.jobs).await;
-        worker.stop(Duration::from_secs(3_600)).await;
+        worker.stop(Duration::from_secs(3_600), true).await;
         Run { schedule: self, queue, upstream, worker, keys, _dir: dir }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
-use forebay_schemas::{Attempt, Class, Flow, Identity, Job, Status};
+use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Status};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -21,11 +21,13 @@ use crate::journal::Work;
 use crate::outcome::Outcome;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
-use crate::retry::Verdict;
 use crate::running::Arrival;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::end_of;
+
+/// What a producer can ask for: nobody tries a job so often.
+const MOST_GENERATIONS: u32 = 1_000_000;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
@@ -37,8 +39,8 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     crash::at(Point::Delivered);
     let flow = &reading.flow;
     let name = delivery.unique_id.clone();
+    let guilty = engine.journal.suspects.guilty(&name);
     let message = engine.journal.suspects.around(Work::Reading, &name, || {
-        let guilty = engine.journal.suspects.guilty(&name);
         if guilty != Some(Work::Reading) {
             crash::over("reading", &delivery.payload);
         }
@@ -77,6 +79,7 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
         true => Next::Conflict,
         false => next(engine, &mut staged, message.refusal).await,
     };
+    staged.entry.is_for(staged.generation);
     if matches!(next, Next::Call) {
         staged.entry.admitted();
         crash::at(Point::Admitted);
@@ -116,24 +119,28 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         return Next::SetAside(refusal);
     }
     // What failed before this generation began does not count for it.
+    let answered = answered(engine, staged).await;
+    if let Some(record) = &answered
+        && record.completion.is_final()
+        && record.fingerprint != staged.fingerprint
+    {
+        return Next::Conflict;
+    }
     let counts = |record: &Record| {
         record.completion.generation >= staged.generation || record.completion.status == Status::Succeeded
     };
-    if let Some(record) = answered(engine, staged).await.filter(counts) {
+    if let Some(record) = answered.filter(counts) {
         let same = record.fingerprint == staged.fingerprint;
         if record.completion.is_final() {
-            return match same {
-                true => Next::AnswerAgain(Box::new(record)),
-                false => Next::Conflict,
-            };
+            return Next::AnswerAgain(Box::new(record));
         }
         if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {
             return Next::AnswerAgain(Box::new(record));
         }
-        staged.generation = record.completion.generation + 1;
+        staged.generation = record.completion.generation.saturating_add(1);
     }
     let interrupted = recall(engine, staged);
-    let end = match odd.or(refusal).or_else(|| choose_targets(engine, staged)) {
+    let end = match odd.or(refusal).or_else(|| choose(engine, staged)) {
         Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
         None => interrupted,
     };
@@ -143,7 +150,7 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
 /// Adds the calls that a process before this one made for the job. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
 fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
-    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint)?;
+    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint, staged.generation)?;
     for attempt in past.attempts {
         let same = |known: &Attempt| (known.started_at, &known.quota) == (attempt.started_at, &attempt.quota);
         if !staged.attempts.iter().any(same) {
@@ -151,13 +158,9 @@ fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
         }
     }
     staged.counted = staged.counted.max(past.counted);
-    if !past.unknown {
-        return None;
-    }
-    let outcome = Outcome::of_interrupted();
     // An end of this process is no failure of the provider's: it uses up no attempt.
-    let (verdict, _) = engine.policy.decide(&outcome, 0, staged.job.on_ambiguous, &mut *engine.rng());
-    matches!(verdict, Verdict::Finish).then(|| end_of(outcome))
+    let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
+    gives_up.then(|| end_of(Outcome::of_interrupted()))
 }
 
 /// A delivery as it was read.
@@ -189,8 +192,10 @@ fn read<Q, U>(
             Err(error) => (lenient_identity(flow, &delivery), None, Some(("invalid_job", error.to_string()))),
         },
     };
+    let kept = known.as_ref().map(|known| known.fingerprint.clone()).filter(|kept| !kept.is_empty());
     let fingerprint = match &job {
-        Some(job) => job.fingerprint(&flow.pool),
+        // One that was sent to another pool is the same request still.
+        Some(job) => kept.unwrap_or_else(|| job.fingerprint(&flow.pool)),
         None => format!("not a job: {}", delivery.unique_id),
     };
     let job = job.unwrap_or_else(nothing);
@@ -203,7 +208,7 @@ fn read<Q, U>(
     let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
     let (mut attempts, mut counted, mut generation) =
-        (Vec::new(), 0, delivery.generation.unwrap_or(1).max(1));
+        (Vec::new(), 0, delivery.generation.unwrap_or(1).clamp(1, MOST_GENERATIONS));
     if let Some(known) = known {
         identity.id = known.id;
         replies.extend(known.replies);
@@ -214,6 +219,8 @@ fn read<Q, U>(
         hold: engine.held.hold(delivery.receipt.clone()),
         _mark: stage.mark(),
         replies,
+        published: delivery.published,
+        generation,
         deadline: job.deadline,
         tried: !attempts.is_empty(),
         slot: Some(stage.slot()),
@@ -244,10 +251,19 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
     }
     let published =
         retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
-    let completion = published.completion.filter(|_| published.published >= engine.results.horizon(now))?;
+    let counts = |completion: &Completion| {
+        published.published >= engine.results.horizon(now) && completion.identity() == staged.identity
+    };
+    let completion = published.completion.filter(counts)?;
     // One that does not say which request it was is taken to be that of this delivery.
     let fingerprint = published.fingerprint.unwrap_or_else(|| staged.fingerprint.clone());
     Some(Record { fingerprint, message: published.message, completion })
+}
+
+/// As [`choose_targets`], marked: what a job costs is told by its own bytes.
+fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
+    let name = staged.delivery.unique_id.clone();
+    engine.journal.suspects.around(Work::Calling, &name, || choose_targets(engine, staged))
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
@@ -336,7 +352,7 @@ fn refused_reply(subject: &str, flow: &Flow) -> Refusal {
 }
 
 /// Forebay publishes on a producer's word to inboxes and to the team's configured prefixes alone.
-fn may_reply(subject: &str, team: &str, prefixes: &[String]) -> bool {
+pub(crate) fn may_reply(subject: &str, team: &str, prefixes: &[String]) -> bool {
     let literal = !subject.is_empty()
         && subject.len() <= 512
         && subject.split('.').all(|token| !token.is_empty() && !token.contains(['*', '>']))

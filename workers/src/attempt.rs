@@ -71,7 +71,7 @@ async fn send<Q, U: Upstream>(
 /// call is not held up by a disk that is full.
 async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) {
     let attempts = &engine.journal.attempts;
-    let write = || attempts.begin(&staged.identity, &staged.fingerprint, attempt);
+    let write = || attempts.begin(&staged.identity, (&staged.fingerprint, staged.generation), attempt);
     match staged.job.on_ambiguous {
         OnAmbiguous::Retry => {
             if let Err(error) = write() {

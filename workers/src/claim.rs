@@ -75,6 +75,10 @@ pub(crate) struct Claim {
     /// Held for its drop.
     pub(crate) _mark: Mark,
     pub(crate) replies: Vec<String>,
+    /// When it was published.
+    pub(crate) published: Timestamp,
+    /// Which answer of its identity it asks for.
+    pub(crate) generation: u32,
     /// Until when its publisher wants it to be called.
     pub(crate) deadline: Option<Timestamp>,
     /// Whether calls were made for it before it was postponed.

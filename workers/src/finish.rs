@@ -66,8 +66,12 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     let now = engine.clock.now();
     let expired = record.completion.status == Status::Expired;
     let is_late = |claim: &Claim| claim.deadline.is_some_and(|deadline| deadline <= now);
-    let (joined, anew): (Vec<_>, Vec<_>) =
-        same.into_iter().partition(|claim| admitted && !claim.tried && (!expired || is_late(claim)));
+    let cancelled = record.completion.status == Status::Cancelled;
+    let is_cancelled = |claim: &Claim| engine.orders.cancels(&staged.identity, claim.published);
+    let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|claim| {
+        let ends_alike = (!expired || is_late(claim)) && (!cancelled || is_cancelled(claim));
+        admitted && !claim.tried && ends_alike
+    });
     staged.joined = joined;
     give_back(engine, anew.into_iter().chain(others)).await;
 }
@@ -109,7 +113,13 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         payload: staged.delivery.payload.clone(),
         traceparent: staged.delivery.traceparent.clone(),
     };
-    let postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    let mut job = job;
+    let mut postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    if postponed && staged.is_cancelled(&engine.orders) {
+        // Whoever cancelled it may have looked before it was there.
+        job.at = engine.clock.now();
+        postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    }
     crash::at(Point::Scheduled);
     give_back(engine, others).await;
     if !postponed {
@@ -256,13 +266,15 @@ fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
     };
     let same_message = ours.message.is_some() && standing.message == ours.message;
     let repeats_ours = same_message && !ours.completion.is_final();
-    let counts = standing.published >= horizon && completion.generation >= generation;
+    // Somebody else's, that was put there, is no answer to this.
+    let ours_by_name = completion.identity() == ours.completion.identity();
+    let counts = ours_by_name && standing.published >= horizon && completion.generation >= generation;
     if counts && (completion.is_final() || repeats_ours) {
         // One that does not say which request it answers is taken to answer ours.
         let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
         return Judgement::Stands(Box::new(Record { fingerprint, message: standing.message, completion }));
     }
-    Judgement::Replace { sequence, generation: generation.max(completion.generation + 1) }
+    Judgement::Replace { sequence, generation: generation.max(completion.generation.saturating_add(1)) }
 }
 
 /// The completion of a job whose answer no message can hold.

@@ -16,6 +16,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 struct Job {
     fingerprint: String,
+    generation: u32,
     /// Whether it will be called, as far as is known: then it keeps its identity.
     admitted: bool,
     followers: Vec<(String, Claim)>,
@@ -73,7 +74,12 @@ impl Running {
             }
             Some(_) => Arrival::Conflict(claim, entry(None)),
             None => {
-                let job = Job { fingerprint: fingerprint.to_owned(), admitted: false, followers: Vec::new() };
+                let job = Job {
+                    fingerprint: fingerprint.to_owned(),
+                    generation: claim.generation,
+                    admitted: false,
+                    followers: Vec::new(),
+                };
                 jobs.insert(identity.clone(), job);
                 Arrival::First(claim, entry(Some(identity.clone())))
             }
@@ -84,7 +90,8 @@ impl Running {
         let mut followers = Followers::default();
         let Some(job) = self.lock().remove(identity) else { return followers };
         for (fingerprint, claim) in job.followers {
-            let same = fingerprint == job.fingerprint;
+            // One that asks for a later answer is not answered by this one.
+            let same = fingerprint == job.fingerprint && claim.generation <= job.generation;
             if same { followers.same.push(claim) } else { followers.others.push(claim) }
         }
         followers
@@ -92,6 +99,15 @@ impl Running {
 }
 
 impl Entry {
+    /// The job will have this answer of its identity.
+    pub(crate) fn is_for(&self, generation: u32) {
+        if let Some(identity) = &self.identity
+            && let Some(job) = self.running.lock().get_mut(identity)
+        {
+            job.generation = generation;
+        }
+    }
+
     /// The job will be called: who comes with another request is told of the conflict at once.
     pub(crate) fn admitted(&self) {
         if let Some(identity) = &self.identity

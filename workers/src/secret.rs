@@ -27,7 +27,8 @@ impl Secret {
         if self.0.is_empty() {
             return text.to_owned();
         }
-        let mut rest = text.replace(self.0.as_str(), REDACTED);
+        let text = text.replace(self.0.as_str(), REDACTED);
+        let mut rest = text.as_str();
         let mut clean = String::with_capacity(rest.len());
         while let Some(start) = rest.find("**") {
             let (before, stars) = rest.split_at(start);
@@ -36,9 +37,9 @@ impl Secret {
             clean.push_str(&before[..before.len() - head]);
             let masked = head + tail > 0;
             clean.push_str(if masked { REDACTED } else { &stars[..stars.len() - after.len()] });
-            rest = after[tail..].to_owned();
+            rest = &after[tail..];
         }
-        clean + &rest
+        clean + rest
     }
 
     /// How many bytes at the end of `text` are the credential's first.

@@ -14,7 +14,7 @@ use crate::queue::Delivery;
 use crate::running::Entry;
 
 /// Attempts that are remembered: the first half and the last half of so many.
-const ATTEMPTS: usize = 100;
+pub(crate) const ATTEMPTS: usize = 100;
 
 /// A job on its way.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::admit::may_reply;
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
 use crate::engine::{Config, Engine, standing_of_team};
@@ -143,6 +144,11 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         quota.is_some_and(|quota| if on { quota.enable(key) } else { quota.disable_by_hand(key) })
     }
 
+    /// Whether a team may have answers published on `subject`.
+    pub fn may_reply(&self, subject: &str, team: &str) -> bool {
+        may_reply(subject, team, &self.engine.team(team).reply_prefixes)
+    }
+
     /// The stored result of an identity. Blocks on the disk.
     ///
     /// # Errors
@@ -152,8 +158,9 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     }
 
     /// Takes no more jobs, gives back those that have not begun, and finishes those in flight within
-    /// `grace`. What is left is given back; returns how many that were.
-    pub async fn stop(&self, grace: Duration) -> u64 {
+    /// `grace`. What is left is given back, unless somebody else has the work by now, whose it is then; returns how
+    /// many that were.
+    pub async fn stop(&self, grace: Duration, leaves: bool) -> u64 {
         self.stop.cancel();
         self.readers.close();
         self.jobs.close();
@@ -166,6 +173,9 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let in_time = timeout(grace, finished).await.is_ok();
         self.halt.cancel();
         self.end.cancel();
+        if !leaves {
+            return if in_time { 0 } else { self.engine.counters.jobs_in_flight() };
+        }
         // A client that is not connected takes a few messages and then waits.
         if timeout(LEAVE, self.leave_all()).await.is_err() {
             warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");

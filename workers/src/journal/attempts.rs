@@ -11,6 +11,8 @@ use forebay_schemas::{Attempt, Identity};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::staged::ATTEMPTS;
+
 /// The file, and what it is written anew to before it takes its place.
 const FILE: &str = "attempts.jsonl";
 const ANEW: &str = "attempts.jsonl.new";
@@ -22,7 +24,7 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
     /// A call is about to be made. It is written as what it is if nothing follows.
-    Begun { identity: Identity, fingerprint: String, attempt: Cow<'a, Attempt> },
+    Begun { identity: Identity, fingerprint: String, generation: u32, attempt: Cow<'a, Attempt> },
     /// It ended, and its job goes on.
     Ended { identity: Identity, attempt: Cow<'a, Attempt>, counted: bool },
     /// The job's result is stored, or what is known of it is kept elsewhere.
@@ -40,6 +42,8 @@ pub(crate) struct Attempts {
 struct Inner {
     file: Arc<File>,
     size: u64,
+    /// Its size when it was last written anew.
+    live: u64,
     /// Its last line may be cut off.
     torn: bool,
     jobs: HashMap<Identity, Job>,
@@ -48,18 +52,18 @@ struct Inner {
 #[derive(Debug)]
 struct Job {
     fingerprint: String,
+    /// Which answer of its identity they are for.
+    generation: u32,
     /// Each with whether it counts.
     attempts: Vec<(Attempt, bool)>,
     /// Whether the last of them is under way.
     under_way: bool,
-    /// Whether a process before this one made them.
-    past: bool,
 }
 
-/// What a process before this one did for a job.
+/// What was done for a job before it was delivered again.
 #[derive(Debug)]
 pub(crate) struct Past {
-    /// The calls that it made; the last one as one without an answer if it did not end.
+    /// The calls that were made; the last one as one without an answer if it did not end.
     pub(crate) attempts: Vec<Attempt>,
     /// How many of them count; the last one, if it did not end, is not among them.
     pub(crate) counted: u32,
@@ -71,7 +75,10 @@ impl Attempts {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let jobs = read(&dir.join(FILE))?;
         let (file, size) = write_anew(dir, &jobs)?;
-        Ok(Self { dir: dir.to_owned(), inner: Mutex::new(Inner { file, size, torn: false, jobs }) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            inner: Mutex::new(Inner { file, size, live: size, torn: false, jobs }),
+        })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -82,17 +89,22 @@ impl Attempts {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(crate) fn begin(&self, identity: &Identity, fingerprint: &str, attempt: &Attempt) -> io::Result<()> {
+    pub(crate) fn begin(
+        &self,
+        identity: &Identity,
+        (fingerprint, generation): (&str, u32),
+        attempt: &Attempt,
+    ) -> io::Result<()> {
         let line = Line::Begun {
             identity: identity.clone(),
             fingerprint: fingerprint.to_owned(),
+            generation,
             attempt: Cow::Borrowed(attempt),
         };
         let mut inner = self.inner();
         inner.write(&line)?;
-        let job = inner.jobs.entry(identity.clone()).or_insert_with(|| Job::new(fingerprint));
-        job.begin(fingerprint, attempt.clone());
-        job.past = false;
+        let job = inner.jobs.entry(identity.clone()).or_insert_with(|| Job::new(fingerprint, generation));
+        job.begin(fingerprint, generation, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
     }
@@ -124,11 +136,13 @@ impl Attempts {
         }
     }
 
-    /// What a process before this one did for this request, told once.
-    pub(crate) fn recall(&self, identity: &Identity, fingerprint: &str) -> Option<Past> {
-        let mut inner = self.inner();
-        let job = inner.jobs.get_mut(identity).filter(|job| job.past && job.fingerprint == fingerprint)?;
-        job.past = false;
+    /// What was done for this request, in this generation, before it was delivered now.
+    pub(crate) fn recall(&self, identity: &Identity, fingerprint: &str, generation: u32) -> Option<Past> {
+        let inner = self.inner();
+        let job = inner.jobs.get(identity)?;
+        if (job.fingerprint.as_str(), job.generation) != (fingerprint, generation) {
+            return None;
+        }
         let ended = job.attempts.len() - usize::from(job.under_way);
         let counted = job.attempts[..ended].iter().filter(|(_, counted)| *counted).count();
         Some(Past {
@@ -140,11 +154,13 @@ impl Attempts {
 
     /// Leaves out what is over, when that is much.
     fn make_small(&self, inner: &mut Inner) {
-        if inner.size <= LARGEST {
+        if inner.size <= LARGEST.max(2 * inner.live) {
             return;
         }
         match write_anew(&self.dir, &inner.jobs) {
-            Ok((file, size)) => (inner.file, inner.size, inner.torn) = (file, size, false),
+            Ok((file, size)) => {
+                (inner.file, inner.size, inner.live, inner.torn) = (file, size, size, false);
+            }
             Err(error) => warn!(%error, "the journal cannot be written anew"),
         }
     }
@@ -174,13 +190,17 @@ impl Inner {
 }
 
 impl Job {
-    fn new(fingerprint: &str) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), attempts: Vec::new(), under_way: false, past: true }
+    fn new(fingerprint: &str, generation: u32) -> Self {
+        Self { fingerprint: fingerprint.to_owned(), generation, attempts: Vec::new(), under_way: false }
     }
 
-    fn begin(&mut self, fingerprint: &str, attempt: Attempt) {
-        if self.fingerprint != fingerprint {
-            *self = Self::new(fingerprint);
+    fn begin(&mut self, fingerprint: &str, generation: u32, attempt: Attempt) {
+        if (self.fingerprint.as_str(), self.generation) != (fingerprint, generation) {
+            *self = Self::new(fingerprint, generation);
+        }
+        // As in a completion, of very many the middle ones are forgotten.
+        if self.attempts.len() >= ATTEMPTS {
+            self.attempts.remove(ATTEMPTS / 2);
         }
         self.attempts.push((attempt, true));
         self.under_way = true;
@@ -206,9 +226,9 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
     for line in BufReader::new(file).split(b'\n') {
         let line = line?;
         match serde_json::from_slice(&line) {
-            Ok(Line::Begun { identity, fingerprint, attempt }) => {
-                let job = jobs.entry(identity).or_insert_with(|| Job::new(&fingerprint));
-                job.begin(&fingerprint, attempt.into_owned());
+            Ok(Line::Begun { identity, fingerprint, generation, attempt }) => {
+                let job = jobs.entry(identity).or_insert_with(|| Job::new(&fingerprint, generation));
+                job.begin(&fingerprint, generation, attempt.into_owned());
             }
             Ok(Line::Ended { identity, attempt, counted }) => {
                 if let Some(job) = jobs.get_mut(&identity) {
@@ -235,6 +255,7 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File
         let begun = |attempt| Line::Begun {
             identity: identity.clone(),
             fingerprint: job.fingerprint.clone(),
+            generation: job.generation,
             attempt: Cow::Borrowed(attempt),
         };
         for (attempt, counted) in ended {
@@ -293,25 +314,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
         for id in ["under way", "resting", "over"] {
-            attempts.begin(&identity(id), "f", &attempt("unknown")).expect("written");
+            attempts.begin(&identity(id), ("f", 1), &attempt("unknown")).expect("written");
         }
         attempts.end(&identity("under way"), &attempt("server_error"), true);
         attempts.end(&identity("resting"), &attempt("rate_limited"), false);
-        attempts.begin(&identity("under way"), "f", &attempt("unknown")).expect("written");
+        attempts.begin(&identity("under way"), ("f", 1), &attempt("unknown")).expect("written");
         attempts.over(&identity("over"));
-        assert!(attempts.recall(&identity("resting"), "f").is_none(), "its own work is not the past");
+        assert!(
+            attempts.recall(&identity("under way"), "f", 1).expect("known").unknown,
+            "in this process too"
+        );
 
         // Twice: what was not recalled is there again.
         for _ in 0..2 {
             let attempts = Attempts::open(dir.path()).expect("opened");
-            assert!(attempts.recall(&identity("over"), "f").is_none());
-            assert!(attempts.recall(&identity("resting"), "other").is_none(), "another request");
-            let past = attempts.recall(&identity("resting"), "f").expect("known");
+            assert!(attempts.recall(&identity("over"), "f", 1).is_none());
+            assert!(attempts.recall(&identity("resting"), "other", 1).is_none(), "another request");
+            let past = attempts.recall(&identity("resting"), "f", 1).expect("known");
             assert_eq!((outcomes(&past), past.counted, past.unknown), (vec!["rate_limited"], 0, false));
-            let past = attempts.recall(&identity("under way"), "f").expect("known");
+            let past = attempts.recall(&identity("under way"), "f", 1).expect("known");
             assert_eq!(outcomes(&past), ["server_error", "unknown"]);
             assert_eq!((past.counted, past.unknown), (1, true));
-            assert!(attempts.recall(&identity("under way"), "f").is_none(), "told once");
+            assert!(attempts.recall(&identity("under way"), "f", 2).is_none(), "another answer is asked for");
         }
     }
 
@@ -319,27 +343,32 @@ mod tests {
     fn a_line_that_is_cut_off_takes_no_other_with_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        attempts.begin(&identity("whole"), "f", &attempt("unknown")).expect("written");
+        attempts.begin(&identity("whole"), ("f", 1), &attempt("unknown")).expect("written");
         attempts.inner().torn = true;
         (&*attempts.inner().file).write_all(b"{\"event\":\"begun\",\"ident").expect("written");
-        attempts.begin(&identity("after"), "f", &attempt("unknown")).expect("written");
+        attempts.begin(&identity("after"), ("f", 1), &attempt("unknown")).expect("written");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        assert!(attempts.recall(&identity("whole"), "f").is_some());
-        assert!(attempts.recall(&identity("after"), "f").is_some());
+        assert!(attempts.recall(&identity("whole"), "f", 1).is_some());
+        assert!(attempts.recall(&identity("after"), "f", 1).is_some());
     }
 
     #[test]
     fn the_file_does_not_grow_with_what_is_over() {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        attempts.begin(&identity("stays"), "f", &attempt("unknown")).expect("written");
+        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
         for _ in 0..60_000 {
-            attempts.begin(&identity("goes"), "f", &attempt("unknown")).expect("written");
+            attempts.begin(&identity("goes"), ("f", 1), &attempt("unknown")).expect("written");
             attempts.over(&identity("goes"));
+        }
+        for _ in 0..1_000 {
+            attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
+            attempts.end(&identity("stays"), &attempt("rate_limited"), false);
         }
         let size = std::fs::metadata(dir.path().join(FILE)).expect("there").len();
         assert!(size < LARGEST, "{size}");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        assert!(attempts.recall(&identity("stays"), "f").is_some());
+        let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");
+        assert_eq!(stays.attempts.len(), ATTEMPTS);
     }
 }

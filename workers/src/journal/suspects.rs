@@ -122,7 +122,9 @@ impl Suspects {
     }
 
     fn mark<'a>(&'a self, work: Work, message: &'a str) -> Mark<'a> {
-        let turn = match self.ends().contains_key(message) {
+        // Asked before the turn is waited for: whoever has it may ask too.
+        let suspected = self.ends().contains_key(message);
+        let turn = match suspected {
             true => Turn::Alone { _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner) },
             false => Turn::Shared { _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner) },
         };
