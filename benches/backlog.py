@@ -49,16 +49,19 @@ def publish(home: Path, prefix: str) -> None:
     user, password, host, port = re.fullmatch(r"nats://(.*):(.*)@(.*):(\d+)", url).groups()
     with socket.create_connection((host, int(port))) as server:
         connect = {"verbose": False, "user": user, "pass": password}
-        server.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\n")
+        server.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nSUB _INBOX.backlog 1\r\n")
         for begin in range(0, JOBS, 1_000):
             block = bytearray()
             for index in range(begin, min(begin + 1_000, JOBS)):
                 payload = json.dumps({"id": f"{prefix}{index}", "body": BODY}).encode()
-                block += b"PUB ai.jobs.m %d\r\n%s\r\n" % (len(payload), payload)
-            server.sendall(block + b"PING\r\n")
-            # The server answers when it has read the block.
-            while b"PONG" not in server.recv(65536):
-                pass
+                is_last = index % 1_000 == 999 or index == JOBS - 1
+                reply = b"_INBOX.backlog " if is_last else b""
+                block += b"PUB ai.jobs.m %s%d\r\n%s\r\n" % (reply, len(payload), payload)
+            server.sendall(block)
+            # A stream takes messages in their order, so that the last one's acknowledgement is that of all.
+            answer = b""
+            while b'"seq":' not in answer:
+                answer += server.recv(65536)
 
 
 def configure(home: Path, provider: str, limits: str) -> None:
@@ -115,7 +118,7 @@ def main() -> None:
             until(home, lambda found: True)
             subprocess.run([FOREBAY, "pause", "pool", "m"], cwd=home, check=True, capture_output=True)
             publish(home, "waits-")
-            until(home, lambda found: found >= JOBS * 0.99)
+            until(home, lambda found: found == JOBS)
             subprocess.run([FOREBAY, "resume", "pool", "m"], cwd=home, check=True, capture_output=True)
             stop(process)
             process, took = first_call(home, record)
