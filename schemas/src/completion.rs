@@ -12,6 +12,9 @@ use crate::failure::Class;
 use crate::job::{Identity, Object};
 use crate::subjects::{Lane, hex};
 
+/// The most attempts that a completion tells of: the first half and the last half of them.
+pub const MOST_ATTEMPTS: usize = 100;
+
 /// The one final answer to a job.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Completion")]

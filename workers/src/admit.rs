@@ -24,7 +24,6 @@ use crate::results::Record;
 use crate::running::Arrival;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
-use crate::work::end_of;
 
 /// What a producer can ask for: nobody tries a job so often.
 const MOST_GENERATIONS: u32 = 1_000_000;
@@ -160,7 +159,7 @@ fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
     staged.counted = staged.counted.max(past.counted);
     // An end of this process is no failure of the provider's: it uses up no attempt.
     let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
-    gives_up.then(|| end_of(Outcome::of_interrupted()))
+    gives_up.then(|| End::of(Outcome::of_interrupted()))
 }
 
 /// A delivery as it was read.

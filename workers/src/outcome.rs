@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Response, Usage};
 
 use crate::provider::{Decoded, Scope};
@@ -100,6 +101,15 @@ impl Outcome {
             scope: if class == Class::BadKey { Scope::Key } else { Scope::Model },
             runs_on: None,
             status_code: None,
+        }
+    }
+
+    /// What a completion says of it, if the call did not succeed.
+    pub(crate) fn error(&self) -> CompletionError {
+        CompletionError {
+            code: self.code.clone(),
+            message: self.message.clone(),
+            class: self.class.unwrap_or(Class::ServerError),
         }
     }
 

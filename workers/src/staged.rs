@@ -1,6 +1,6 @@
 //! A job on its way: what is known of it between delivery and completion.
 
-use forebay_schemas::completion::CompletionError;
+use forebay_schemas::completion::{CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, Response, Status, Usage};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -10,11 +10,9 @@ use crate::clock::millis_between;
 use crate::cost::Cost;
 use crate::engine::Candidate;
 use crate::orders::Orders;
+use crate::outcome::Outcome;
 use crate::queue::Delivery;
 use crate::running::Entry;
-
-/// Attempts that are remembered: the first half and the last half of so many.
-pub(crate) const ATTEMPTS: usize = 100;
 
 /// A job on its way.
 #[derive(Debug)]
@@ -68,6 +66,24 @@ impl End {
         }
     }
 
+    /// With its last outcome.
+    pub(crate) fn of(outcome: Outcome) -> Self {
+        match outcome.class {
+            None => Self {
+                status: Status::Succeeded,
+                response: outcome.response,
+                error: None,
+                usage: outcome.usage,
+            },
+            Some(_) => Self {
+                status: Status::Failed,
+                error: Some(outcome.error()),
+                response: outcome.response,
+                usage: None,
+            },
+        }
+    }
+
     /// Somebody cancelled it.
     pub(crate) fn cancelled() -> Self {
         let message = "cancelled by an operator".to_owned();
@@ -106,8 +122,8 @@ impl Staged {
 
     /// Notes a call; of very many the middle ones are forgotten, so that they fit a message.
     pub(crate) fn note(&mut self, attempt: Attempt) {
-        if self.attempts.len() == ATTEMPTS {
-            self.attempts.remove(ATTEMPTS / 2);
+        if self.attempts.len() == MOST_ATTEMPTS {
+            self.attempts.remove(MOST_ATTEMPTS / 2);
         }
         self.attempts.push(attempt);
     }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use forebay_schemas::completion::CompletionError;
-use forebay_schemas::{Class, Status};
+use forebay_schemas::Class;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -37,7 +36,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     crash::at(Point::Decided);
 
     match verdict {
-        Verdict::Finish => finish::finish(&engine, staged, end_of(outcome)).await,
+        Verdict::Finish => finish::finish(&engine, staged, End::of(outcome)).await,
         Verdict::Again { counted, backoff } => {
             staged.counted += u32::from(counted);
             staged.not_before = Some(Instant::now() + backoff);
@@ -45,9 +44,9 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
         }
         Verdict::Elsewhere => {
             staged.targets.retain(|other| other.target != target);
-            staged.last_error = Some(error_of(&outcome));
+            staged.last_error = Some(outcome.error());
             if staged.targets.is_empty() {
-                finish::finish(&engine, staged, end_of(outcome)).await;
+                finish::finish(&engine, staged, End::of(outcome)).await;
             } else {
                 again(&engine, staged, false);
             }
@@ -110,27 +109,4 @@ fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged, counted: bool) {
     }
     // Nobody receives any more only when the process ends; the delivery then comes again.
     let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
-}
-
-fn error_of(outcome: &Outcome) -> CompletionError {
-    CompletionError {
-        code: outcome.code.clone(),
-        message: outcome.message.clone(),
-        class: outcome.class.unwrap_or(Class::ServerError),
-    }
-}
-
-/// The end of a job whose last outcome this is.
-pub(crate) fn end_of(outcome: Outcome) -> End {
-    match outcome.class {
-        None => {
-            End { status: Status::Succeeded, response: outcome.response, error: None, usage: outcome.usage }
-        }
-        Some(_) => End {
-            status: Status::Failed,
-            error: Some(error_of(&outcome)),
-            response: outcome.response,
-            usage: None,
-        },
-    }
 }

@@ -7,11 +7,10 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use forebay_schemas::completion::MOST_ATTEMPTS;
 use forebay_schemas::{Attempt, Identity};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
-
-use crate::staged::ATTEMPTS;
 
 /// The file, and what it is written anew to before it takes its place.
 const FILE: &str = "attempts.jsonl";
@@ -199,8 +198,8 @@ impl Job {
             *self = Self::new(fingerprint, generation);
         }
         // As in a completion, of very many the middle ones are forgotten.
-        if self.attempts.len() >= ATTEMPTS {
-            self.attempts.remove(ATTEMPTS / 2);
+        if self.attempts.len() >= MOST_ATTEMPTS {
+            self.attempts.remove(MOST_ATTEMPTS / 2);
         }
         self.attempts.push((attempt, true));
         self.under_way = true;
@@ -369,6 +368,6 @@ mod tests {
         assert!(size < LARGEST, "{size}");
         let attempts = Attempts::open(dir.path()).expect("opened");
         let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");
-        assert_eq!(stays.attempts.len(), ATTEMPTS);
+        assert_eq!(stays.attempts.len(), MOST_ATTEMPTS);
     }
 }
