@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use forebay::config::Config;
 use forebay::topology;
-use forebay_schemas::{Flow, Identity, Lane, Names, Status};
+use forebay_schemas::{Completion, Flow, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Postponed, Queue, State};
+use futures::StreamExt;
 use serde_json::json;
 
 use crate::support::{
@@ -323,5 +324,38 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
         let waits = [one, two].into_iter().filter(|postponed| matches!(postponed, Ok(true))).count();
         assert_eq!(waits, 1, "round {round}: the other is a conflict, or is tried again");
     }
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
+    let (forebay, provider) = Forebay::simple().await;
+    let mut live = forebay.connection.client.subscribe("ai.completions.>").await.expect("subscribed");
+    let bad = |id: &str| json!({ "id": id, "body": { "messages": [] } });
+    let ids: Vec<_> = (0..20).map(|id| id.to_string()).collect();
+    for id in &ids {
+        forebay.publish("ai.jobs.chat", &bad(id)).await;
+    }
+    let mut answers = 0;
+    while answers < 2 * ids.len() {
+        let message = soon("a completion", live.next()).await.expect("open");
+        let completion: Completion = serde_json::from_slice(&message.payload).expect("a completion");
+        answers += 1;
+        if completion.generation == 1 {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("Forebay-Generation", "2");
+            forebay.publish_with("ai.jobs.chat", &bad(&completion.id), headers).await;
+        }
+    }
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 2 * ids.len());
+    // Another request is a conflict in any generation, and no number is too large.
+    for (text, generation) in [("another", "3"), ("hello", "4294967295"), ("hello", "-1")] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Forebay-Generation", generation);
+        forebay.publish_with("ai.jobs.chat", &chat(&ids[0], text), headers).await;
+    }
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), 2 * ids.len(), "all of them are conflicts");
     forebay.stop().await;
 }

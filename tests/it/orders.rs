@@ -127,3 +127,25 @@ async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
     assert_eq!(completion.attempts[0].outcome, "overloaded");
     forebay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called() {
+    let (forebay, provider, _) = two_pools("").await;
+    let what = Pausable::Pool("chat".to_owned());
+    pause(&forebay, &what).await.expect("paused");
+    forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+    // It follows the first one, which is not ended yet, or finds it cancelled: either way it is a new request.
+    let (_, ()) = tokio::join!(cancel(&forebay, None, Some("again")), async {
+        for _ in 0..20 {
+            forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+        }
+    });
+    forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+    let _: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
+    forebay.drained().await;
+    let request = json!({ "team": "default", "batch": null, "id": "again" });
+    let stored: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
+    assert_eq!(said(&stored.expect("a result")), "You said: hello");
+    assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}

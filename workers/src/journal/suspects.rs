@@ -263,4 +263,30 @@ mod tests {
         suspects.around(Work::Calling, "suspect", || assert!(suspects.alone.try_read().is_err()));
         suspects.around(Work::Calling, "other", || assert!(suspects.alone.try_read().is_ok()));
     }
+
+    #[test]
+    fn who_works_beside_a_suspect_may_ask_about_suspects() {
+        use std::sync::{Arc, mpsc};
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let suspects = Arc::new(end_amid(dir.path(), &[(Work::Calling, "suspect")]));
+        let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
+        let beside = Arc::clone(&suspects);
+        std::thread::spawn(move || {
+            beside.around(Work::Reading, "other", || {
+                begin.send(()).expect("somebody waits");
+                // The suspect's turn is being waited for meanwhile.
+                (0..10_000).for_each(|_| {
+                    beside.guilty("other");
+                    std::thread::yield_now();
+                });
+            });
+        });
+        std::thread::spawn(move || {
+            begun.recv().expect("it begins");
+            suspects.around(Work::Calling, "suspect", || ());
+            end.send(()).expect("somebody waits");
+        });
+        ended.recv_timeout(std::time::Duration::from_secs(30)).expect("neither waits for ever");
+    }
 }
