@@ -20,7 +20,7 @@ const CHUNK: usize = 48 * 1024;
 const RECORD: u8 = b'r';
 const PIECE: u8 = b'p';
 /// What sled may keep in memory for one day, in bytes.
-const CACHE: u64 = 64 * 1024 * 1024;
+const CACHE: u64 = 16 * 1024 * 1024;
 /// How often it is looked at a database that is still open, and how long after each time.
 const LOOKS: u32 = 400;
 const LOOK: Duration = Duration::from_millis(5);
