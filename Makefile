@@ -48,7 +48,7 @@ chaos: nats-server build
 fuzz: $(TOOLS)/cargo-fuzz
 	@mkdir -p $(addprefix tests/fuzz/corpus/,$(FUZZ_TARGETS))
 	for target in $(FUZZ_TARGETS); do \
-	  $(CARGO) fuzz run --fuzz-dir tests/fuzz -s none $$target tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- -max_total_time=$(or $(SECONDS),10) -rss_limit_mb=4096 || exit 1; \
+	  $(CARGO) fuzz run --fuzz-dir tests/fuzz -s none $$target tests/fuzz/corpus/$$target tests/fuzz/seeds/$$target -- $(or $(FUZZ_ARGS),-max_total_time=$(or $(SECONDS),10)) -rss_limit_mb=4096 || exit 1; \
 	done
 
 ## interop: publishers in Python, JavaScript and Go
