@@ -195,9 +195,9 @@ impl Desk {
 
     /// Whether the reply subject of a request on `ai.ask` is one that its team may name: NATS does not look.
     fn may_answer(&self, request: &Request) -> bool {
-        let Some(flow) = self.connection.names.flow_of_ask(&request.message.subject) else { return false };
-        let reply = request.message.reply.as_ref();
-        reply.is_some_and(|reply| self.worker.may_reply(reply, &flow.team))
+        // Its last token, also where the pool is none: then the answer says so.
+        let team = request.message.subject.rsplit('.').next().unwrap_or_default();
+        request.message.reply.as_ref().is_some_and(|reply| self.worker.may_reply(reply, team))
     }
 
     /// Publishes the request as a job and waits for the copy of its completion.

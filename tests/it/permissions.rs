@@ -152,6 +152,9 @@ async fn a_team_publishes_its_jobs_and_reads_its_completions() {
     assert_eq!(said(&forebay.completion("acme", None, "mine").await), "You said: hello");
     let asked = acme.client.request("ai.ask.chat.acme", chat("asked", "hello").to_string().into()).await;
     assert!(String::from_utf8_lossy(&asked.expect("an answer").payload).contains("You said: hello"));
+    let wrong = acme.client.request("ai.ask.a:b.acme", "{}".into()).await.expect("an answer");
+    let problem = wrong.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error"));
+    assert!(problem.is_some_and(|problem| problem.as_str().contains("names no pool")), "{problem:?}");
     forebay.stop().await;
 }
 

@@ -146,7 +146,7 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     end.map_or(Next::Call, |end| Next::End(Box::new(end)))
 }
 
-/// Adds the calls that a process before this one made for the job. Returns its end, if it must not be called
+/// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
 fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
     let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint, staged.generation)?;

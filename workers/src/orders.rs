@@ -95,7 +95,7 @@ impl Orders {
     }
 
     /// Whether no call may be made through an account.
-    pub fn pauses_quota(&self, quota: &str) -> bool {
+    pub(crate) fn pauses_quota(&self, quota: &str) -> bool {
         let inner = self.inner();
         !inner.paused.is_empty() && inner.paused.contains(&Pausable::Quota(quota.to_owned()))
     }

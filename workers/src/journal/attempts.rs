@@ -201,7 +201,8 @@ impl Job {
         if self.attempts.len() >= MOST_ATTEMPTS {
             self.attempts.remove(MOST_ATTEMPTS / 2);
         }
-        self.attempts.push((attempt, true));
+        // One that is followed by another without an end was interrupted by an end of the process: it does not count.
+        self.attempts.push((attempt, false));
         self.under_way = true;
     }
 
@@ -364,10 +365,16 @@ mod tests {
             attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
             attempts.end(&identity("stays"), &attempt("rate_limited"), false);
         }
+        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
+        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
         let size = std::fs::metadata(dir.path().join(FILE)).expect("there").len();
         assert!(size < LARGEST, "{size}");
         let attempts = Attempts::open(dir.path()).expect("opened");
         let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");
-        assert_eq!(stays.attempts.len(), MOST_ATTEMPTS);
+        assert_eq!(
+            (stays.attempts.len(), stays.counted),
+            (MOST_ATTEMPTS, 0),
+            "an interrupted one does not count"
+        );
     }
 }

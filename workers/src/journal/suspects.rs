@@ -1,7 +1,7 @@
 //! Jobs whose bytes are worked on right now. One that the process ended over twice is set aside.
 //!
-//! Only what a job's own bytes can cause is marked: reading it, and encoding, decoding and keeping what was
-//! asked and answered. While a call is under way nothing is marked, so a process that is killed then blames
+//! Only what a job's own bytes can cause is marked: reading it, telling its cost, and encoding and decoding what
+//! is asked and answered. While a call is under way nothing is marked, so a process that is killed then blames
 //! nobody. A job that is suspected is worked on while no other is, so that its neighbours are not blamed.
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ const MOST: u32 = 2;
 pub(crate) enum Work {
     /// Its message is read.
     Reading,
-    /// It is encoded, or its answer is decoded.
+    /// Its cost is told, it is encoded, or its answer is decoded.
     Calling,
 }
 
