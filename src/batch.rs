@@ -36,6 +36,13 @@ pub struct Line {
     text: Bytes,
 }
 
+impl Line {
+    /// Bytes of its job.
+    pub fn size(&self) -> usize {
+        self.text.len()
+    }
+}
+
 /// What is wrong with an input file.
 #[derive(Debug)]
 pub struct Problems {
@@ -131,11 +138,11 @@ impl Batch {
         Err(Problems { file: path.to_owned(), all: problems }.into())
     }
 
-    /// Refuses lines whose pool is not among `known`, and lines that no message can hold.
+    /// Refuses lines whose pool is not among `known`, and lines that are too large to be called.
     ///
     /// # Errors
     /// With all those lines.
-    pub fn check(&self, path: &Path, known: &[String], max_payload: usize) -> anyhow::Result<()> {
+    pub fn check(&self, path: &Path, known: &[String], max_request: usize) -> anyhow::Result<()> {
         let mut problems = Vec::new();
         for line in &self.lines {
             let number = line.number;
@@ -146,10 +153,9 @@ impl Batch {
                     known.join(", ")
                 );
                 problems.push((number, problem));
-            } else if line.text.len() + 1_024 > max_payload {
-                let size = line.text.len();
-                let problem =
-                    format!("{size} bytes are more than the NATS server takes (max_payload {max_payload})");
+            } else if line.size() > max_request {
+                let size = line.size();
+                let problem = format!("{size} bytes are more than max_request of {max_request} in [call]");
                 problems.push((number, problem));
             }
         }
@@ -283,6 +289,6 @@ mod tests {
             "{error}"
         );
         let error = batch.check(path, &["gpt-4_1".to_owned()], 100).expect_err("too large").to_string();
-        assert!(error.contains("max_payload 100"), "{error}");
+        assert!(error.contains("more than max_request of 100"), "{error}");
     }
 }

@@ -125,6 +125,8 @@ pub struct Call {
     pub timeout: Duration,
     /// For the connection alone.
     pub connect_timeout: Duration,
+    /// The largest job that is fetched from the object store, in bytes.
+    pub max_request: usize,
     /// The largest answer that is taken, in bytes.
     pub max_answer: usize,
 }
@@ -246,6 +248,7 @@ impl Config {
             standings: std::collections::HashMap::new(),
             kept: true,
             orders: forebay_workers::Orders::default(),
+            max_request: self.call.max_request,
         })
     }
 }

@@ -28,6 +28,9 @@ pub struct DeadLetter {
     pub subject: String,
     /// Bytes of the message.
     pub size: usize,
+    /// The object that holds the job, if the message does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// What is known of it beside the message.
     #[serde(flatten)]
     pub letter: Letter,
@@ -126,6 +129,9 @@ impl<'a> DeadLetters<'a> {
     pub async fn drop(&self, sequence: u64) -> Result<DeadLetter, Error> {
         let (letter, _) = self.get(sequence).await?;
         self.stream.delete_message(sequence).await.map_err(unavailable)?;
+        if let Some(object) = &letter.object {
+            self.connection.requests().delete(object).await.map_err(unavailable)?;
+        }
         Ok(letter)
     }
 
@@ -164,7 +170,14 @@ impl<'a> DeadLetters<'a> {
         if dead.letter.code == "id_conflict" {
             return Err(unfit("its id is that of another request; publish it under another id".to_owned()));
         }
-        let job = Job::parse(&payload)
+        let job = match &dead.object {
+            None => payload.clone(),
+            Some(object) => {
+                let kept = self.connection.requests().get(object).await.map_err(unavailable)?;
+                kept.ok_or_else(|| unfit(format!("its object `{object}` is gone; publish it again")))?
+            }
+        };
+        let job = Job::parse(&job)
             .map_err(|error| unfit(format!("it is not a job ({error}); publish it mended, and drop this")))?;
         let flow = self.connection.names.flow_of(&dead.subject);
         let flow =
@@ -193,6 +206,7 @@ impl<'a> DeadLetters<'a> {
             identity,
             at: now,
             payload,
+            object: dead.object.clone(),
             traceparent: None,
         })
     }
@@ -206,6 +220,7 @@ fn read(message: &StreamMessage) -> Option<DeadLetter> {
         at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
         subject: header(subjects::SUBJECT_HEADER)?.to_owned(),
         size: message.payload.len(),
+        object: header(subjects::OBJECT_HEADER).map(str::to_owned),
         letter: serde_json::from_str(header(subjects::LETTER_HEADER)?).ok()?,
     })
 }

@@ -8,6 +8,7 @@ pub mod connection;
 pub mod data_dir;
 pub mod dead;
 pub mod nats;
+mod objects;
 pub mod orders;
 pub mod permissions;
 pub mod seat;

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
 use forebay_schemas::subjects::GENERATION_HEADER;
 use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -28,6 +28,8 @@ use progress::Progress;
 
 /// Publishes whose acknowledgement is awaited at once.
 const WINDOW: usize = 256;
+/// Lines that no message can hold and that are on their way at once.
+const LARGE_AT_ONCE: usize = 4;
 /// The pause before a publish that was refused is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.
@@ -118,8 +120,9 @@ async fn publish_all(
     lane: Lane,
     lines: Vec<(Line, u32)>,
 ) -> anyhow::Result<()> {
+    let large = Semaphore::new(LARGE_AT_ONCE);
     futures::stream::iter(lines)
-        .map(|(line, generation)| publish(&connection, &batch, lane, line, generation))
+        .map(|line| publish(&connection, &batch, lane, line, &large))
         .buffered(WINDOW)
         .try_for_each(|()| async { Ok(()) })
         .await
@@ -129,8 +132,8 @@ async fn publish(
     connection: &Connection,
     batch: &Batch,
     lane: Lane,
-    line: Line,
-    generation: u32,
+    (line, generation): (Line, u32),
+    large: &Semaphore,
 ) -> anyhow::Result<()> {
     let mut headers = HeaderMap::new();
     if generation > 1 {
@@ -140,19 +143,23 @@ async fn publish(
     let subject = connection.names.job(&flow);
     let mut told = false;
     loop {
-        let message = batch.message(&line);
         let published = async {
-            let publish = connection.context.publish_with_headers(subject.clone(), headers.clone(), message);
-            publish.await?.await
+            let _turn = match connection.is_large(line.size()) {
+                true => Some(large.acquire().await?),
+                false => None,
+            };
+            let mut headers = headers.clone();
+            let message = batch.message(&line);
+            let message = connection.enclose(&batch.identity(&line), message, &mut headers).await?;
+            let publish = connection.context.publish_with_headers(subject.clone(), headers, message);
+            publish.await?.await?;
+            anyhow::Ok(())
         };
         match published.await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                return Err(anyhow!(error).context(format!("line `{}`", line.id)));
-            }
+            Ok(()) => return Ok(()),
             Err(error) => {
                 if !told {
-                    warn!(%error, "a job cannot be published yet");
+                    warn!("a job cannot be published yet: {error:#}");
                     told = true;
                 }
                 tokio::time::sleep(AGAIN).await;

@@ -30,6 +30,8 @@ use record::{Entry, Record};
 
 /// The largest request that is read, in bytes.
 const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+/// A piece of an answer without an end, in bytes.
+const ENDLESS_PIECE: usize = 64 * 1024;
 
 /// What to simulate.
 #[derive(Debug, Clone)]
@@ -261,7 +263,7 @@ impl Fault {
             Fault::Error => 500,
             Fault::Overloaded => 503,
             Fault::Malformed => 200,
-            Fault::Reset | Fault::Truncated | Fault::Hang => 0,
+            Fault::Reset | Fault::Truncated | Fault::Hang | Fault::Endless => 0,
         }
     }
 
@@ -279,6 +281,11 @@ impl Fault {
                 Answer { body: b"<html>not the answer</html>".to_vec(), ..answer }.response(headers)
             }
             Fault::Reset | Fault::Hang => stream(vec![Err(broken())]),
+            Fault::Endless => {
+                let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_PIECE]);
+                let pieces = futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+                Response::new(Body::from_stream(pieces))
+            }
             Fault::Truncated => {
                 let half = answer.body[..answer.body.len() / 2].to_vec();
                 stream(vec![Ok(half.into()), Err(broken())])

@@ -167,7 +167,25 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             ..base(names.dead_stream(), vec![names.all_dead()])
         },
         Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) },
+        // Jobs wait, and can be replayed, for as long as there are dead letters.
+        bucket(names, &names.requests_bucket(), LONG),
+        bucket(names, &names.answers_bucket(), sizes.completions_max_age),
     ]
+}
+
+/// An object store as NATS clients make one. It keeps no room of the server's: few jobs are so large.
+fn bucket(names: &Names, bucket: &str, max_age: Duration) -> Config {
+    Config {
+        name: names.bucket_stream(bucket),
+        subjects: names.bucket_subjects(bucket),
+        storage: StorageType::File,
+        num_replicas: 1,
+        discard: DiscardPolicy::New,
+        allow_rollup: true,
+        allow_direct: true,
+        max_age,
+        ..Config::default()
+    }
 }
 
 /// The three forms of a job's subject. A subject of another form, an unknown lane among them, is taken
@@ -189,8 +207,8 @@ fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
         (!fits).then(|| Error::Unfit { stream: wanted.name.clone(), field, found, needed, why })
     };
     let debug = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
-    let jobs_alone = wanted.discard == DiscardPolicy::New;
     let keeps = wanted.retention == RetentionPolicy::WorkQueue;
+    let jobs_alone = wanted.discard == DiscardPolicy::New && keeps;
     let ours = |subject: &String| wanted.subjects.iter().any(|own| same_prefix(own, subject));
     unless(
         found.subjects.iter().all(ours),

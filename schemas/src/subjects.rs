@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::job::Identity;
+
 /// The header of a job that asks for another answer where the identity's last one failed: the number of the
 /// answer, 2 for the second.
 pub const GENERATION_HEADER: &str = "Forebay-Generation";
@@ -25,6 +27,9 @@ pub const REPLY_TO_HEADER: &str = "Nats-Reply-To";
 pub const FINGERPRINT_HEADER: &str = "Forebay-Fingerprint";
 /// Header that says which message a completion answers.
 pub const MESSAGE_HEADER: &str = "Forebay-Message";
+/// Header that names the object that holds the job, or the completion, which no message can hold. It begins with
+/// the team's name and a slash.
+pub const OBJECT_HEADER: &str = "Forebay-Object";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
 /// Longest team, pool or batch name, in bytes.
@@ -112,6 +117,11 @@ pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name != NO_BATCH
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Whether an object may hold a job of this team: its name begins with the team's and a slash.
+pub fn is_object_of(object: &str, team: &str) -> bool {
+    object.strip_prefix(team).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The pool of a model: every character that a name cannot hold becomes `_`.
@@ -221,6 +231,37 @@ impl Names {
     /// The key-value bucket of what operators ordered.
     pub fn orders_bucket(&self) -> String {
         self.stream("ORDERS")
+    }
+
+    /// The object store of jobs that no message can hold.
+    pub fn requests_bucket(&self) -> String {
+        self.stream("REQUESTS")
+    }
+
+    /// The object store of completions that no message can hold.
+    pub fn answers_bucket(&self) -> String {
+        self.stream("ANSWERS")
+    }
+
+    /// The stream of an object store, which NATS clients derive from its name.
+    pub fn bucket_stream(&self, bucket: &str) -> String {
+        format!("OBJ_{bucket}")
+    }
+
+    /// Chunks and descriptions of a bucket's objects, which NATS clients derive from its name.
+    pub fn bucket_subjects(&self, bucket: &str) -> Vec<String> {
+        vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
+    }
+
+    /// The object of a job that no message can hold.
+    pub fn object(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+        format!("{team}/{}/{}", batch.unwrap_or(NO_BATCH), encode_id(id))
+    }
+
+    /// The object of a completion that no message can hold; no other completion's object has its name.
+    pub fn answer_object(&self, identity: &Identity, whole: &[u8]) -> String {
+        let Identity { team, batch, id } = identity;
+        format!("{}/{}", self.object(team, batch.as_deref(), id), hex(&Sha256::digest(whole)[..16]))
     }
 
     /// Every job's subject.

@@ -64,6 +64,21 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
     verb: &str,
     request: Vec<u8>,
 ) -> Result<T, Error> {
+    let reply = reply(connection, verb, request).await?;
+    serde_json::from_slice(&reply.payload).map_err(|error| unreadable(&error))
+}
+
+/// What a worker's answer that cannot be read ends a command with.
+pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Error {
+    Error::Unreachable(anyhow::anyhow!("the worker's answer cannot be read: {error}"))
+}
+
+/// The message that a running worker answers with, unless it says what is wrong.
+pub(super) async fn reply(
+    connection: &Connection,
+    verb: &str,
+    request: Vec<u8>,
+) -> Result<async_nats::Message, Error> {
     let unreachable = |problem: String| Error::Unreachable(anyhow::anyhow!(problem));
     let reply = connection
         .client
@@ -78,8 +93,7 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
         }
         return Err(unreachable(format!("the worker says: {problem}")));
     }
-    serde_json::from_slice(&reply.payload)
-        .map_err(|error| unreachable(format!("the worker's answer cannot be read: {error}")))
+    Ok(reply)
 }
 
 /// Runs `work` beside a worker: the one that runs already, or one that is started for it and stopped after

@@ -72,7 +72,11 @@ pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error>
             let shown: ShownLetter = asked(&connection, "dead.show", &request).await?;
             let mut letter =
                 serde_json::to_value(&shown.letter).map_err(|error| Error::Usage(error.into()))?;
-            letter["message"] = serde_json::from_str(&shown.message).unwrap_or(Value::String(shown.message));
+            let message = match &shown.letter.object {
+                Some(object) => whole(&connection, object).await?.unwrap_or(shown.message),
+                None => shown.message,
+            };
+            letter["message"] = serde_json::from_str(&message).unwrap_or(Value::String(message));
             print::line(&serde_json::to_string_pretty(&letter).unwrap_or_default());
             Ok(0)
         }
@@ -81,6 +85,12 @@ pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error>
         }
         Command::Drop { chosen } => each(global, &connection, chosen, ("dead.drop", "dropped"), None).await,
     }
+}
+
+/// The message that an object holds, if it is there still.
+async fn whole(connection: &Connection, object: &str) -> Result<Option<String>, Error> {
+    let bytes = connection.requests().get(object).await.map_err(|error| Error::Unreachable(error.into()))?;
+    Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 async fn asked<T: serde::de::DeserializeOwned>(

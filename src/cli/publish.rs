@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
+use async_nats::HeaderMap;
 use forebay_schemas::subjects::{DEFAULT_TEAM, is_name};
-use forebay_schemas::{Flow, Job, Lane};
+use forebay_schemas::{Flow, Identity, Job, Lane};
 use serde_json::json;
 
 use super::client::connect;
@@ -43,7 +44,8 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     }
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let subject = connection.names.job(&Flow { pool: args.pool, team: args.team, lane: args.lane });
+    let flow = Flow { pool: args.pool, team: args.team, lane: args.lane };
+    let subject = connection.names.job(&flow);
     let input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             let file = std::fs::File::open(path).with_context(|| path.display().to_string());
@@ -59,14 +61,25 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
         let in_line =
             |error: anyhow::Error| error.context(format!("line {number}; the lines before it are published"));
         let line = if number == 1 { without_bom(&line).to_vec() } else { line };
-        let (size, max) = (line.len(), connection.client.max_payload());
-        if size > max {
-            let problem = anyhow!("{size} bytes are more than the NATS server takes (max_payload {max})");
+        let (size, most) = (line.len(), config.call.max_request);
+        if size > most {
+            let problem = anyhow!("{size} bytes are more than max_request of {most} in [call]");
             return Err(Error::Usage(in_line(problem)));
         }
         let job = Job::parse(&line).map_err(|error| Error::Usage(in_line(error.into())))?;
-        let published = async { connection.context.publish(subject.clone(), line.into()).await?.await };
-        let ack = published.await.map_err(|error| Error::Unreachable(in_line(error.into())))?;
+        let identity = Identity {
+            team: flow.team.clone(),
+            batch: job.batch.clone(),
+            // One without a name is given one when its message has a place.
+            id: job.own_id().map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
+        };
+        let published = async {
+            let mut headers = HeaderMap::new();
+            let message = connection.enclose(&identity, line.into(), &mut headers).await?;
+            let ack = connection.context.publish_with_headers(subject.clone(), headers, message).await?;
+            anyhow::Ok(ack.await?)
+        };
+        let ack = published.await.map_err(|error| Error::Unreachable(in_line(error)))?;
         if global.json {
             print::json(
                 &json!({ "id": job.own_id(), "subject": subject, "stream": ack.stream, "sequence": ack.sequence }),

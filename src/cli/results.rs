@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
+use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::subjects::DEFAULT_TEAM;
@@ -11,13 +12,14 @@ use forebay_workers::clock::SystemClock;
 use futures::StreamExt;
 use tracing::warn;
 
-use super::client::{ask, connect, connect_to};
+use super::client::{self, connect, connect_to, reply};
 use super::{Global, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{ResultsReply, ResultsRequest};
 use crate::data_dir::{DataDir, Hold};
+use crate::objects::object_of;
 use crate::shutdown;
 
 /// The pause before completions that are lost are asked for again.
@@ -94,7 +96,14 @@ async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>
     let Identity { team, batch, id } = identity.clone();
     let request = serde_json::to_vec(&ResultsRequest { team, batch, id });
     let request = request.map_err(|error| Error::Usage(error.into()))?;
-    ask::<ResultsReply>(&connection, "results", request).await
+    let reply = reply(&connection, "results", request).await?;
+    match serde_json::from_slice(&reply.payload) {
+        Ok(ResultsReply::None) => Ok(None),
+        _ => {
+            let whole = connection.open_completion(&reply.payload, reply.headers.as_ref()).await;
+            whole.map(Some).map_err(|error| client::unreadable(&error))
+        }
+    }
 }
 
 async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all: bool) -> Result<u8, Error> {
@@ -116,7 +125,8 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
                     // Over a restart the client may begin with the first one again.
                     if place >= next {
                         next = place + 1;
-                        if !print::line(&String::from_utf8_lossy(&message.payload)) {
+                        let text = text_of(&connection, &message).await.map_err(|error| unreadable(&error))?;
+                        if !print::line(&text) {
                             return Ok(0);
                         }
                     }
@@ -137,6 +147,15 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
             () = stop.cancelled() => return Ok(0),
         }
     }
+}
+
+/// A completion as it was published; whole, if its message names an object.
+async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<String> {
+    if object_of(message.headers.as_ref()).is_none() {
+        return Ok(String::from_utf8_lossy(&message.payload).into_owned());
+    }
+    let completion = connection.open_completion(&message.payload, message.headers.as_ref()).await?;
+    Ok(serde_json::to_string(&completion)?)
 }
 
 /// Why the stream that is read is none any more, if so. A stream that was made again begins with 1.

@@ -70,7 +70,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
         let progress = Progress::new(batch.lines.len(), global.json);
-        go(&connection, &args, batch, output, progress, &stop).await
+        go(&connection, (&args, config.call.max_request), batch, output, progress, &stop).await
     })
     .await?;
     report(global, &name, &files, ended)
@@ -78,7 +78,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
 
 async fn go(
     connection: &Connection,
-    args: &Args,
+    (args, max_request): (&Args, usize),
     batch: Batch,
     output: Output,
     progress: Progress,
@@ -86,7 +86,7 @@ async fn go(
 ) -> Result<Ended, Error> {
     let keys: Keys = ask(connection, "keys", Vec::new()).await?;
     let known: Vec<_> = keys.pools.into_iter().map(|(name, _)| name).collect();
-    batch.check(&args.input, &known, connection.client.max_payload()).map_err(Error::Usage)?;
+    batch.check(&args.input, &known, max_request).map_err(Error::Usage)?;
     run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// around their geometric mean.
     #[arg(long, default_value = "50ms", value_parser = latency)]
     latency: (Duration, Duration),
-    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang.
+    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang, endless.
     #[arg(long, value_name = "FAULT=SHARE,…", default_value = "")]
     faults: String,
     /// For the choice of latencies and faults.

@@ -165,11 +165,13 @@ impl Checker<'_> {
         if attempts == 0 {
             self.wrong("call.attempts", "must be at least 1");
         }
+        let max_request = raw.max_request.map_or(64 << 20, |size| size.0);
         let max_answer = raw.max_answer.map_or(64 << 20, |size| size.0);
         Call {
             attempts,
             timeout: self.duration("call.timeout", raw.timeout, 10 * MINUTE),
             connect_timeout: self.duration("call.connect_timeout", raw.connect_timeout, MINUTE / 6),
+            max_request: usize::try_from(max_request).unwrap_or(usize::MAX),
             max_answer: usize::try_from(max_answer).unwrap_or(usize::MAX),
         }
     }

@@ -57,6 +57,7 @@ pub(super) struct Call {
     pub(super) attempts: Option<u32>,
     pub(super) timeout: Option<String>,
     pub(super) connect_timeout: Option<String>,
+    pub(super) max_request: Option<ByteSize>,
     pub(super) max_answer: Option<ByteSize>,
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
-use forebay_schemas::subjects::{REPLY_TO_HEADER, is_name};
+use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER, is_name};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
@@ -16,11 +16,12 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::{
-    CancelReply, FlowDepth, Keys, LetterRequest, OrdersReply, Queues, Quota, ResultsRequest, ShownLetter,
-    SwitchRequest, Worker,
+    CancelReply, FlowDepth, Keys, LetterRequest, OrdersReply, Queues, Quota, ResultsReply, ResultsRequest,
+    ShownLetter, SwitchRequest, Worker,
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};
+use crate::objects::object_of;
 use crate::orders::OrderBook;
 use crate::standing::Writer;
 
@@ -35,7 +36,8 @@ pub(super) struct Desk {
     pub(super) book: OrderBook,
 }
 
-type Answer = Result<Bytes, error::Error>;
+/// An answer, and headers where they say more.
+type Answer = Result<(HeaderMap, Bytes), error::Error>;
 
 impl Desk {
     pub(super) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
@@ -51,14 +53,18 @@ impl Desk {
             "dead-show" => self.dead_show(&request.message.payload).await,
             "dead-replay" => self.dead_replay(&request.message.payload).await,
             "dead-drop" => self.dead_drop(&request.message.payload).await,
-            "results" => self.results(&request.message.payload),
+            "results" => self.results(&request.message.payload).await,
             _ if !self.may_answer(&request) => {
                 warn!(subject = %request.message.subject, "a request names a reply subject that is not its team's");
                 return;
             }
             _ => self.ask(&request).await,
         };
-        if let Err(error) = request.respond(answer).await {
+        let (headers, answer) = match answer {
+            Ok((headers, answer)) => (headers, Ok(answer)),
+            Err(error) => (HeaderMap::new(), Err(error)),
+        };
+        if let Err(error) = request.respond_with_headers(answer, headers).await {
             warn!(%error, endpoint, "an answer cannot be sent");
         }
     }
@@ -136,8 +142,7 @@ impl Desk {
         let at = SystemClock.now();
         info!(?what, "cancelled by an operator");
         self.book.cancel(what.clone(), at).await.map_err(not_kept)?;
-        let queue = JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone());
-        let hastened = queue.hasten(&what, at).await.map_err(|error| {
+        let hastened = self.queue().hasten(&what, at).await.map_err(|error| {
             failed(503, format!("cancelled, but those that wait for their time end only then: {error}"))
         })?;
         json(&CancelReply { what, at, hastened })
@@ -177,6 +182,10 @@ impl Desk {
         json(&letter)
     }
 
+    fn queue(&self) -> JetStreamQueue {
+        JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone())
+    }
+
     async fn dead(&self) -> Result<DeadLetters<'_>, error::Error> {
         DeadLetters::open(&self.connection).await.map_err(not_done)
     }
@@ -185,12 +194,17 @@ impl Desk {
         self.worker.snapshot().pools.iter().any(|(known, _)| known == name)
     }
 
-    fn results(&self, payload: &[u8]) -> Answer {
+    async fn results(&self, payload: &[u8]) -> Answer {
         let request: ResultsRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let identity = Identity { team: request.team, batch: request.batch, id: request.id };
         let record = tokio::task::block_in_place(|| self.worker.result(&identity))
             .map_err(|error| failed(500, error))?;
-        json(&record.map(|record| record.completion))
+        match record {
+            Some(record) => {
+                self.queue().message(&record.completion, None).await.map_err(|error| failed(503, error))
+            }
+            None => json(&ResultsReply::None),
+        }
     }
 
     /// Whether the reply subject of a request on `ai.ask` is one that its team may name: NATS does not look.
@@ -210,13 +224,18 @@ impl Desk {
         let mut copies = client.subscribe(inbox.clone()).await.map_err(|error| failed(503, error))?;
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_TO_HEADER, inbox);
+        pass_object(request.message.headers.as_ref(), &mut headers);
         let published = context
             .publish_with_headers(names.job(&flow), headers, request.message.payload.clone())
             .await
             .map_err(|error| failed(503, error))?;
         published.await.map_err(|error| failed(503, error))?;
         match tokio::time::timeout(LONGEST_ASK, copies.next()).await {
-            Ok(Some(copy)) => Ok(copy.payload),
+            Ok(Some(copy)) => {
+                let mut headers = HeaderMap::new();
+                pass_object(copy.headers.as_ref(), &mut headers);
+                Ok((headers, copy.payload))
+            }
             _ => Err(failed(504, "no completion yet; the job is still queued")),
         }
     }
@@ -271,8 +290,15 @@ fn not_kept(problem: String) -> error::Error {
     failed(503, format!("done, but not written down, so a restart may undo it; ask again: {problem}"))
 }
 
+fn pass_object(from: Option<&HeaderMap>, to: &mut HeaderMap) {
+    if let Some(object) = object_of(from) {
+        to.insert(OBJECT_HEADER, object);
+    }
+}
+
 fn json(value: &impl Serialize) -> Answer {
-    serde_json::to_vec(value).map(Bytes::from).map_err(|error| failed(500, error))
+    let json = serde_json::to_vec(value).map_err(|error| failed(500, error))?;
+    Ok((HeaderMap::new(), json.into()))
 }
 
 fn failed(code: usize, problem: impl std::fmt::Display) -> error::Error {

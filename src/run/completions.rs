@@ -8,7 +8,9 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::Completion;
 use forebay_schemas::subjects::FINGERPRINT_HEADER;
+use forebay_workers::queue;
 use futures::StreamExt;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
 use crate::batch::Batch;
@@ -34,6 +36,8 @@ pub(super) struct Completions {
     connection: Connection,
     filter: String,
     messages: Ordered,
+    /// The last message, while it is opened.
+    opening: Option<AbortOnDropHandle<anyhow::Result<Found>>>,
     /// How many were in the stream when it was opened.
     pub(super) stored: u64,
     /// When the streams of jobs and of completions were made.
@@ -49,27 +53,49 @@ impl Completions {
         let filter = connection.names.completions_of(&batch.team, Some(&batch.name));
         let made = made(connection).await?;
         let (messages, stored) = read(connection, &filter).await?;
-        Ok(Self { connection: connection.clone(), filter, messages, stored, made })
+        Ok(Self { connection: connection.clone(), filter, messages, opening: None, stored, made })
     }
 
-    /// The next one. After a loss they are read from the first one again, so that some come twice.
+    /// The next one. After a loss they are read from the first one again, so that some come twice. Nothing is
+    /// lost if whoever waits for it stops waiting.
     pub(super) async fn next(&mut self) -> Found {
         loop {
-            let problem = match self.messages.next().await {
-                Some(Ok(message)) => match found(&message) {
-                    Ok(found) => return found,
-                    Err(error) => {
-                        warn!(%error, subject = %message.subject, "a completion cannot be read");
-                        continue;
-                    }
-                },
-                Some(Err(error)) => error.to_string(),
-                None => "it ended".to_owned(),
+            let problem = match self.opened().await {
+                Ok(Some(found)) => return found,
+                Ok(None) => continue,
+                Err(problem) => problem,
             };
             warn!(problem, "the stream of completions is lost, reading it again");
             tokio::time::sleep(AGAIN).await;
             if let Ok((messages, _)) = read(&self.connection, &self.filter).await {
                 self.messages = messages;
+            }
+        }
+    }
+
+    /// Opens the next message; `None` if it is no completion.
+    async fn opened(&mut self) -> Result<Option<Found>, String> {
+        let opening = match &mut self.opening {
+            Some(opening) => opening,
+            None => {
+                let message =
+                    self.messages.next().await.ok_or("it ended")?.map_err(|error| error.to_string())?;
+                // What it names may take long to fetch.
+                let connection = self.connection.clone();
+                self.opening.insert(AbortOnDropHandle::new(tokio::spawn(async move {
+                    let found = found(&connection, &message).await;
+                    found.map_err(|error| error.context(format!("the message on {}", message.subject)))
+                })))
+            }
+        };
+        let opened = opening.await;
+        self.opening = None;
+        match opened.map_err(|error| error.to_string())? {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.is::<queue::Error>() => Err(format!("{error:#}")),
+            Err(error) => {
+                warn!("a completion cannot be read: {error:#}");
+                Ok(None)
             }
         }
     }
@@ -117,12 +143,12 @@ async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered,
     Ok((consumer.messages().await.context(unreadable)?, stored))
 }
 
-fn found(message: &Message) -> anyhow::Result<Found> {
+async fn found(connection: &Connection, message: &Message) -> anyhow::Result<Found> {
     let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
     let headers = message.headers.as_ref();
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
     Ok(Found {
-        completion: serde_json::from_slice(&message.payload)?,
+        completion: connection.open_completion(&message.payload, headers).await?,
         fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
         sequence: info.stream_sequence,
         pending: info.pending,

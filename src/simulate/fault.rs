@@ -20,6 +20,8 @@ pub enum Fault {
     Malformed,
     /// No answer, ever.
     Hang,
+    /// An answer without an end.
+    Endless,
 }
 
 /// Each fault's share of calls, 0 to 1.
@@ -51,9 +53,10 @@ impl FromStr for Faults {
                 "truncated" => Fault::Truncated,
                 "malformed" => Fault::Malformed,
                 "hang" => Fault::Hang,
+                "endless" => Fault::Endless,
                 _ => {
                     return Err(format!(
-                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang"
+                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless"
                     ));
                 }
             };

@@ -11,6 +11,7 @@ use forebay::connection::Connection;
 use forebay::nats::Server;
 use forebay::simulate::Provider;
 use forebay::topology;
+use forebay_schemas::subjects::OBJECT_HEADER;
 use forebay_schemas::{Completion, Identity, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::crash::{AT, Point};
@@ -23,6 +24,8 @@ use crate::support::{chat, install_crypto, pool, provider, quota};
 
 /// Jobs of each kind: that succeed, that fail, and that wait for their time first.
 const EACH: usize = 4;
+/// More than a message holds.
+const LARGE: usize = 9 << 20;
 /// A job that waits so long does so in the stream of postponed jobs.
 const WAIT: Duration = Duration::from_secs(20);
 /// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
@@ -32,6 +35,7 @@ const SIGABRT: i32 = 6;
 
 /// What one case leaves.
 struct Case {
+    point: Point,
     name: String,
     connection: Connection,
     provider: Provider,
@@ -50,7 +54,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
     futures::future::join_all(cases.map(|(point, passage, at_once)| {
         let url = server.url().to_owned();
         async move {
-            let case = Case::new(&url, format!("{point:?}-{passage}"), at_once).await;
+            let case = Case::new(&url, point, format!("{point:?}-{passage}"), at_once).await;
             case.crash(&format!("{point:?}:{passage}")).await;
             let ended = tokio::time::timeout(PATIENCE, case.go_on()).await;
             let (completions, unstored) =
@@ -62,7 +66,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
 }
 
 impl Case {
-    async fn new(url: &str, name: String, at_once: usize) -> Self {
+    async fn new(url: &str, point: Point, name: String, at_once: usize) -> Self {
         let provider = provider(&["name=one,key=sk-one"], "").await;
         let dir = tempfile::tempdir().expect("a directory");
         let limits = format!("{{ concurrent = {at_once} }}");
@@ -81,9 +85,11 @@ impl Case {
         let config = Config::parse(&text).expect("a configuration");
         let connection = Connection::open(url, &config).await.expect("connected");
         topology::establish(&connection.context, &connection.names, &config.streams).await.expect("streams");
-        let case = Self { name, connection, provider, dir };
+        let case = Self { point, name, connection, provider, dir };
         for index in 0..EACH {
-            case.publish(&chat(&format!("good-{index}"), "hello")).await;
+            let text =
+                if point == Point::Kept && index == 0 { "x".repeat(LARGE) } else { "hello".to_owned() };
+            case.publish_object(&format!("good-{index}"), &text).await;
             case.publish(&json!({ "id": format!("bad-{index}"), "body": { "messages": [] } })).await;
             let mut later = chat(&format!("later-{index}"), "hello");
             later["not_before"] = json!(SystemClock.now().checked_add(WAIT).expect("soon").to_string());
@@ -93,9 +99,23 @@ impl Case {
     }
 
     async fn publish(&self, job: &Value) {
+        self.publish_with(job, HeaderMap::new()).await;
+    }
+
+    /// A job that its message only names.
+    async fn publish_object(&self, id: &str, text: &str) {
+        let object = format!("default/{id}");
+        let job = chat(id, text).to_string().into();
+        self.connection.requests().put(&object, &job).await.expect("put");
+        let mut headers = HeaderMap::new();
+        headers.insert(OBJECT_HEADER, object);
+        self.publish_with(&json!({ "id": id }), headers).await;
+    }
+
+    async fn publish_with(&self, message: &Value, headers: HeaderMap) {
         let subject = format!("{}.jobs.chat", self.connection.names.prefix());
-        let payload = job.to_string().into();
-        let ack = self.connection.context.publish_with_headers(subject, HeaderMap::new(), payload).await;
+        let payload = message.to_string().into();
+        let ack = self.connection.context.publish_with_headers(subject, headers, payload).await;
         ack.expect("sent").await.expect("acknowledged");
     }
 
@@ -129,7 +149,8 @@ impl Case {
         let mut completions = Vec::new();
         while completions.len() < 3 * EACH {
             let message = messages.next().await.expect("open").expect("a message");
-            completions.push(serde_json::from_slice(&message.payload).expect("a completion"));
+            let whole = self.connection.open_completion(&message.payload, message.headers.as_ref()).await;
+            completions.push(whole.expect("a completion"));
         }
         for stream in [names.jobs_stream(), names.later_stream()] {
             while self.messages_and_last(&stream).await.0 > 0 {
@@ -157,7 +178,7 @@ impl Case {
         for completion in completions {
             let got = program::run(self.dir.path(), &["results", "get", &completion.id]).await;
             let stored: Value = serde_json::from_str(&got.stdout).expect("JSON");
-            assert_eq!(stored, serde_json::to_value(completion).expect("JSON"), "{}", self.name);
+            assert!(stored == serde_json::to_value(completion).expect("JSON"), "{}", self.name);
         }
     }
 
@@ -187,6 +208,9 @@ impl Case {
         }
         assert_eq!(self.messages_and_last(&names.dead_stream()).await.0, EACH as u64, "{name}: dead letters");
         let calls = self.provider.calls().len();
-        assert_eq!(calls, 3 * EACH + unstored, "{name}: calls, {unstored} of them unstored at the crash");
+        let needed = 3 * EACH + unstored;
+        // A large request may be on its way yet when the unstored calls are counted.
+        let most = needed + usize::from(self.point == Point::Kept);
+        assert!((needed..=most).contains(&calls), "{name}: {calls} calls, {unstored} unstored at the crash");
     }
 }

@@ -305,6 +305,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
     let at = SystemClock.now().checked_add(Duration::from_secs(600)).expect("soon");
     for round in 0..30 {
         let job = |request: &str| Postponed {
+            object: None,
             flow: Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk },
             identity: Identity { team: "t".to_owned(), batch: None, id: round.to_string() },
             at,

@@ -11,6 +11,7 @@ mod faults;
 mod flows;
 mod identity;
 mod journal;
+mod large;
 mod orders;
 mod permissions;
 mod process;

@@ -127,7 +127,9 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     let (dir, _provider) = configured().await;
-    let serve = Serve::start(dir.path()).await;
+    // All that can be logged, by what Forebay is made of too.
+    let mut serve = Serve::of(program::command(dir.path(), &["serve"]).env("RUST_LOG", "trace"));
+    serve.wait_for("ready:").await;
     for file in ["data/forebay.json", "data/nats/credential", "data/nats/nats-server.conf"] {
         let mode = std::fs::metadata(dir.path().join(file)).expect(file).permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
@@ -135,6 +137,9 @@ async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     let result = answered(dir.path(), "secret").await.to_string();
     let keys = program::run(dir.path(), &["keys", "--json"]).await.stdout;
     let (_, log) = serve.terminate().await;
+    assert!(log.contains("TRACE"), "{log}");
+    let credential = std::fs::read_to_string(dir.path().join("data/nats/credential")).expect("there");
+    assert!(!log.contains(&credential), "the credential is logged");
     for (what, text) in [("result", result), ("keys", keys), ("log", log)] {
         assert!(!text.contains("do-not-print-this"), "{what}: {text}");
     }

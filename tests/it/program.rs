@@ -56,7 +56,12 @@ impl Serve {
 
     /// Starts it in `dir`.
     pub(crate) fn spawn(dir: &Path) -> Self {
-        let mut child = command(dir, &["serve"]).spawn().expect("it starts");
+        Self::of(&mut command(dir, &["serve"]))
+    }
+
+    /// Starts this command.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("it starts");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
         Self { child, stderr, seen: String::new() }
     }

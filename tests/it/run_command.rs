@@ -198,11 +198,7 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
     let (dir, provider) = configured().await;
     let good =
         r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
-    let large = format!(
-        r#"{{"custom_id":"l","body":{{"model":"gpt-4o-mini","messages":["{}"]}}}}"#,
-        "x".repeat(9 << 20)
-    );
-    let cases: [(&str, String, &[&str]); 7] = [
+    let cases: [(&str, String, &[&str]); 6] = [
         ("not JSON", format!("{good}\nnot json"), &["line 2", "expected"]),
         ("no body", r#"{"custom_id":"a"}"#.to_owned(), &["line 1", "missing field `body`"]),
         ("twice", format!("{good}\n{good}"), &["line 2", "custom_id `a`", "line 1"]),
@@ -212,7 +208,6 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
             &["line 1", "no pool `gpt-9`", "gpt-4o-mini", "--pool"],
         ),
         ("no model", good.replace(r#""model":"gpt-4o-mini","#, ""), &["line 1", "no body.model", "--pool"]),
-        ("too large", large, &["line 1", "max_payload 8388608"]),
         ("empty", String::new(), &["no line in this file"]),
     ];
     for (what, text, words) in cases {

@@ -212,6 +212,7 @@ impl Schedule {
             standings: HashMap::new(),
             kept: false,
             orders: forebay_workers::Orders::default(),
+            max_request: usize::MAX,
         }
     }
 }

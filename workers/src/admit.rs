@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::claim::{Claim, Stage};
+use crate::content::{self, Content};
 use crate::cost::Cost;
 use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
@@ -36,14 +37,37 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
     stage: &Arc<Stage>,
 ) {
     crash::at(Point::Delivered);
+    let claim = Claim::unread(&delivery, engine.held.hold(delivery.receipt.clone()), stage);
+    match delivery.object.clone() {
+        None => take_in(engine, reading, delivery, claim, Content::Message).await,
+        Some(object) => {
+            // Whoever fetches much does not hold up the others of the flow.
+            let (engine, reading) = (Arc::clone(engine), reading.clone());
+            tokio::spawn(async move {
+                let mut claim = claim;
+                let content = content::fetch(&engine, &reading.flow.team, object, &mut claim).await;
+                crash::at(Point::Fetched);
+                take_in(&engine, &reading, delivery, claim, content).await;
+            });
+        }
+    }
+}
+
+async fn take_in<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    reading: &Reading,
+    delivery: Delivery,
+    claim: Claim,
+    content: Content,
+) {
     let flow = &reading.flow;
     let name = delivery.unique_id.clone();
     let guilty = engine.journal.suspects.guilty(&name);
     let message = engine.journal.suspects.around(Work::Reading, &name, || {
         if guilty != Some(Work::Reading) {
-            crash::over("reading", &delivery.payload);
+            crash::over("reading", content.of(&delivery));
         }
-        read(engine, flow, delivery, stage, guilty)
+        read(engine, flow, delivery, claim, content, guilty)
     });
     let claim = message.claim;
     let (claim, entry, conflicts) =
@@ -119,6 +143,10 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     }
     // What failed before this generation began does not count for it.
     let answered = answered(engine, staged).await;
+    if let (Some(record), true) = (&answered, refusal.as_ref().is_some_and(content::is_gone)) {
+        // Which request it was can no longer be told; its publisher put it there for this identity.
+        staged.fingerprint.clone_from(&record.fingerprint);
+    }
     if let Some(record) = &answered
         && record.completion.is_final()
         && record.fingerprint != staged.fingerprint
@@ -179,14 +207,18 @@ fn read<Q, U>(
     engine: &Engine<Q, U>,
     flow: &Flow,
     mut delivery: Delivery,
-    stage: &Arc<Stage>,
+    mut claim: Claim,
+    content: Content,
     guilty: Option<Work>,
 ) -> Message {
     let known = delivery.state.take();
     let (mut identity, job, mut refusal) = match guilty {
         // It must not even be looked at again.
         Some(Work::Reading) => (identity_of(flow, None, None, &delivery), None, None),
-        _ => match Job::parse(&delivery.payload) {
+        _ if let Content::Missing(refusal) = content => {
+            (lenient_identity(flow, &delivery), None, Some(refusal))
+        }
+        _ => match Job::parse(content.of(&delivery)) {
             Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), Some(job), None),
             Err(error) => (lenient_identity(flow, &delivery), None, Some(("invalid_job", error.to_string()))),
         },
@@ -214,16 +246,11 @@ fn read<Q, U>(
         delivery.published = known.published;
         (attempts, counted, generation) = (known.attempts, known.counted, known.generation);
     }
-    let claim = Claim {
-        hold: engine.held.hold(delivery.receipt.clone()),
-        _mark: stage.mark(),
-        replies,
-        published: delivery.published,
-        generation,
-        deadline: job.deadline,
-        tried: !attempts.is_empty(),
-        slot: Some(stage.slot()),
-    };
+    claim.published = delivery.published;
+    claim.generation = generation;
+    claim.deadline = job.deadline;
+    claim.tried = !attempts.is_empty();
+    claim.replies = replies;
     let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
     Message { job, identity, fingerprint, delivery, claim, attempts, counted, generation, refusal }
 }
@@ -297,7 +324,8 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         true => first.quota.config().adapter.admission_cost(&staged.job, &first.model),
         // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
         false => {
-            Cost { requests: 1, input_tokens: staged.delivery.payload.len() as u64 / 3, ..Cost::default() }
+            let length: usize = staged.job.body.values().map(|value| value.get().len()).sum();
+            Cost { requests: 1, input_tokens: length as u64 / 3, ..Cost::default() }
         }
     };
     None

@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jiff::Timestamp;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::held::Hold;
+use crate::queue::Delivery;
+
+/// What jobs that no message can hold may take of the memory while they wait in one flow's stage, in KiB. One job
+/// is let in whatever it has.
+const ROOM: usize = 64 * 1024;
 
 /// A flow's stage: how many of its places are taken, and who is told when one gets free.
 #[derive(Debug)]
@@ -15,11 +20,17 @@ pub(crate) struct Stage {
     taken: AtomicUsize,
     /// Deliveries that are neither acknowledged nor given back, those that are being called included.
     held: AtomicUsize,
+    /// For jobs that no message can hold.
+    room: Arc<Semaphore>,
 }
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Stage>);
+pub(crate) struct Slot {
+    stage: Arc<Stage>,
+    /// What a large job takes of the room; held for its drop.
+    _room: Option<OwnedSemaphorePermit>,
+}
 
 /// A delivery's mark on its stage, for as long as it is held.
 #[derive(Debug)]
@@ -28,13 +39,14 @@ pub(crate) struct Mark(Arc<Stage>);
 impl Stage {
     /// An empty stage.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
-        Arc::new(Self { free, taken: AtomicUsize::new(0), held: AtomicUsize::new(0) })
+        let room = Arc::new(Semaphore::new(ROOM));
+        Arc::new(Self { free, taken: AtomicUsize::new(0), held: AtomicUsize::new(0), room })
     }
 
     /// Takes a place.
     pub(crate) fn slot(self: &Arc<Self>) -> Slot {
         self.taken.fetch_add(1, Ordering::Relaxed);
-        Slot(Arc::clone(self))
+        Slot { stage: Arc::clone(self), _room: None }
     }
 
     /// Marks a delivery as held.
@@ -54,11 +66,20 @@ impl Stage {
     }
 }
 
+impl Slot {
+    /// Waits until there is room for a job of so many bytes.
+    pub(crate) async fn make_room(&mut self, size: usize) {
+        let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
+        // It is never closed.
+        self._room = Arc::clone(&self.stage.room).acquire_many_owned(kib).await.ok();
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        self.stage.taken.fetch_sub(1, Ordering::Relaxed);
         // A flow that has ended wants no more.
-        let _ = self.0.free.send(1);
+        let _ = self.stage.free.send(1);
     }
 }
 
@@ -83,5 +104,24 @@ pub(crate) struct Claim {
     pub(crate) deadline: Option<Timestamp>,
     /// Whether calls were made for it before it was postponed.
     pub(crate) tried: bool,
+    /// The object that holds the job, if its message does not.
+    pub(crate) object: Option<String>,
     pub(crate) slot: Option<Slot>,
+}
+
+impl Claim {
+    /// What is known of a delivery before it is read.
+    pub(crate) fn unread(delivery: &Delivery, hold: Hold, stage: &Arc<Stage>) -> Self {
+        Self {
+            hold,
+            _mark: stage.mark(),
+            replies: Vec::new(),
+            published: delivery.published,
+            generation: 1,
+            deadline: None,
+            tried: false,
+            object: None,
+            slot: Some(stage.slot()),
+        }
+    }
 }

@@ -6,6 +6,8 @@
 pub enum Point {
     /// A delivery came; nothing of it is read.
     Delivered,
+    /// The object that holds the job is fetched.
+    Fetched,
     /// It is a job that will be called.
     Admitted,
     /// It has its permit.
@@ -24,6 +26,8 @@ pub enum Point {
     Written,
     /// The result is stored.
     Stored,
+    /// What no message can hold of the completion is kept.
+    Kept,
     /// The completion is published.
     Completed,
     /// The dead letter is published.
@@ -32,6 +36,8 @@ pub enum Point {
     Copied,
     /// The job is acknowledged.
     Acked,
+    /// The object that held the job is deleted.
+    Dropped,
     /// The job is to be postponed.
     Postponing,
     /// Its schedule is published.
@@ -43,8 +49,9 @@ pub enum Point {
 #[cfg(feature = "crash-points")]
 impl Point {
     /// All of them, in the order of the way.
-    pub const ALL: [Point; 17] = [
+    pub const ALL: [Point; 20] = [
         Point::Delivered,
+        Point::Fetched,
         Point::Admitted,
         Point::Permitted,
         Point::Journalled,
@@ -54,10 +61,12 @@ impl Point {
         Point::Decided,
         Point::Written,
         Point::Stored,
+        Point::Kept,
         Point::Completed,
         Point::Buried,
         Point::Copied,
         Point::Acked,
+        Point::Dropped,
         Point::Postponing,
         Point::Scheduled,
         Point::Postponed,

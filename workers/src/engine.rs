@@ -48,6 +48,8 @@ pub struct Config {
     pub kept: bool,
     /// What operators ordered.
     pub orders: Orders,
+    /// The largest job that is fetched from an object store, in bytes.
+    pub max_request: usize,
 }
 
 impl Config {
@@ -143,6 +145,7 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) caps: HashMap<String, Arc<Cap>>,
     pub(crate) policy: Policy,
     pub(crate) orders: Orders,
+    pub(crate) max_request: usize,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
     pub(crate) running: Arc<Running>,
@@ -267,6 +270,7 @@ impl<Q, U> Engine<Q, U> {
             teams: config.teams,
             policy: config.policy,
             orders: config.orders,
+            max_request: config.max_request,
             held: Arc::default(),
             running: Arc::default(),
             readings: Arc::default(),

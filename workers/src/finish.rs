@@ -6,16 +6,15 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
-use tracing::{error, warn};
+use tracing::warn;
 
 use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
-use crate::queue::{self, DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
+use crate::queue::{DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
 use crate::running::Followers;
 use crate::staged::{End, Staged};
@@ -111,6 +110,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
             replies: std::iter::once(&staged.claim).chain(&same).flat_map(|c| c.replies.clone()).collect(),
         },
         payload: staged.delivery.payload.clone(),
+        object: staged.delivery.object.clone(),
         traceparent: staged.delivery.traceparent.clone(),
     };
     let mut job = job;
@@ -198,7 +198,6 @@ async fn complete<Q: Queue, U: Upstream>(
     record: Record,
 ) -> Option<Record> {
     let mut record = record;
-    let mut shortened = false;
     let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
     loop {
@@ -233,12 +232,6 @@ async fn complete<Q: Queue, U: Upstream>(
                         return (standing.fingerprint == record.fingerprint).then_some(*standing);
                     }
                 }
-            }
-            Err(queue::Error::TooLarge { size, max }) if !shortened => {
-                shortened = true;
-                record.completion = too_large(record.completion, size, max);
-                persist(engine, staged, &record).await;
-                continue;
             }
             Err(problem) => problem,
         };
@@ -275,15 +268,6 @@ fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
         return Judgement::Stands(Box::new(Record { fingerprint, message: standing.message, completion }));
     }
     Judgement::Replace { sequence, generation: generation.max(completion.generation.saturating_add(1)) }
-}
-
-/// The completion of a job whose answer no message can hold.
-fn too_large(completion: Completion, size: usize, max: usize) -> Completion {
-    let message = format!(
-        "the answer makes a message of {size} bytes, more than the NATS server's max_payload of {max}"
-    );
-    let end = End::failed("answer_too_large", message, Class::MalformedResponse);
-    Completion { status: end.status, response: None, error: end.error, metadata: None, ..completion }
 }
 
 async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
@@ -324,23 +308,24 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     traceparent: Option<&str>,
 ) {
     let subjects: BTreeSet<_> = claims.iter().flat_map(|claim| claim.replies.clone()).collect();
-    if !subjects.is_empty() {
-        let payload = match serde_json::to_vec(completion) {
-            Ok(payload) => Bytes::from(payload),
-            Err(error) => {
-                error!(%error, "a completion cannot be written as JSON");
-                return;
-            }
-        };
-        for subject in subjects {
-            if let Err(error) = engine.queue.copy(subject, payload.clone(), traceparent).await {
-                warn!(%error, "a copy of a completion cannot be sent");
-            }
-        }
+    if !subjects.is_empty()
+        && let Err(error) = engine.queue.copy(subjects, completion, traceparent).await
+    {
+        warn!(%error, "copies of a completion cannot be sent");
     }
     crash::at(Point::Copied);
+    // A dead letter names the object that holds its job.
+    let is_kept = completion.status == Status::Failed;
+    let objects: BTreeSet<_> =
+        claims.iter().filter(|_| !is_kept).filter_map(|claim| claim.object.clone()).collect();
     ack_all(engine, claims).await;
     crash::at(Point::Acked);
+    for object in objects {
+        if let Err(error) = engine.queue.drop_object(&object).await {
+            warn!(%error, object, "the object of a job that has ended cannot be deleted; it goes with time");
+        }
+        crash::at(Point::Dropped);
+    }
 }
 
 async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: impl IntoIterator<Item = Claim>) {

@@ -15,6 +15,7 @@ mod attempt;
 mod brake;
 mod claim;
 pub mod clock;
+mod content;
 pub mod cost;
 pub mod crash;
 mod dispatch;

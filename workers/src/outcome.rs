@@ -11,6 +11,8 @@ use crate::upstream;
 
 /// Longest message of a provider that is repeated, in characters; its whole answer is kept beside it.
 const LONGEST_MESSAGE: usize = 2_000;
+/// The code of an answer that is larger than is taken.
+const TOO_LARGE: &str = "answer_too_large";
 /// After this providers give up on a call themselves.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
@@ -80,7 +82,11 @@ impl Outcome {
             upstream::Error::TimedOut(after) => PROVIDER_TIMEOUT.checked_sub(*after),
             _ => None,
         };
-        Self { runs_on, ..Self::local(class, class.as_str(), error.to_string()) }
+        let code = match error {
+            upstream::Error::TooLarge(_) => TOO_LARGE,
+            _ => class.as_str(),
+        };
+        Self { runs_on, ..Self::local(class, code, error.to_string()) }
     }
 
     /// A call during which the process ended that made it.
@@ -102,6 +108,11 @@ impl Outcome {
             runs_on: None,
             status_code: None,
         }
+    }
+
+    /// Whether the answer was larger than is taken: asked again, it would be as large, and charged again.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.status_code.is_none() && self.code == TOO_LARGE
     }
 
     /// What a completion says of it, if the call did not succeed.

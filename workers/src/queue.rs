@@ -3,6 +3,7 @@
 pub mod jetstream;
 mod readings;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -31,6 +32,8 @@ pub struct Delivery {
     pub reply_to: Option<String>,
     /// Its `traceparent`.
     pub traceparent: Option<String>,
+    /// Its `Forebay-Object`: the object that holds the job, if the message does not.
+    pub object: Option<String>,
     /// Its `Forebay-Generation`: which answer of its identity is asked for, where the one before failed.
     pub generation: Option<u32>,
     /// A name for the message that no other message of the stream has or had.
@@ -144,6 +147,8 @@ pub struct Postponed {
     pub state: State,
     /// Its message.
     pub payload: Bytes,
+    /// The object that holds the job, if the message does not.
+    pub object: Option<String>,
     /// The message's `traceparent`.
     pub traceparent: Option<String>,
 }
@@ -228,19 +233,8 @@ impl Letter {
 
 /// Why the queue did not do something.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// It may be tried again.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The message is larger than the server takes.
-    #[error("{size} bytes are more than the NATS server takes (max_payload {max})")]
-    TooLarge {
-        /// The message's size, in bytes.
-        size: usize,
-        /// The server's limit, in bytes.
-        max: usize,
-    },
-}
+#[error("{0}")]
+pub struct Error(pub String);
 
 /// Where jobs come from and completions go.
 pub trait Queue: Send + Sync + 'static {
@@ -286,13 +280,22 @@ pub trait Queue: Send + Sync + 'static {
     fn completion(&self, identity: &Identity)
     -> impl Future<Output = Result<Option<Standing>, Error>> + Send;
 
-    /// Sends a copy of a completion to `subject`, to whoever listens now.
+    /// Sends copies of a completion to `subjects`, to whoever listens now.
     fn copy(
         &self,
-        subject: String,
-        completion: Bytes,
+        subjects: BTreeSet<String>,
+        completion: &Completion,
         traceparent: Option<&str>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// How many bytes the object of a job has; `None` if there is no such object.
+    fn object_size(&self, object: &str) -> impl Future<Output = Result<Option<usize>, Error>> + Send;
+
+    /// The object of a job; `None` if there is none any more.
+    fn object(&self, object: &str) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
+
+    /// Deletes the object of a job.
+    fn drop_object(&self, object: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Keeps a message that is given up.
     fn bury(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;

@@ -126,6 +126,7 @@ impl Policy {
                 let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
                 (waits, Effect::CoolModel(wait))
             }
+            Class::MalformedResponse if outcome.is_too_large() => (Verdict::Finish, Effect::None),
             Class::MalformedResponse => {
                 let most = MALFORMED_TRIES.min(self.max_attempts);
                 (self.again_or_finish(tries, most, jittered(counted_before, rng)), Effect::None)

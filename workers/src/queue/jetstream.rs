@@ -3,8 +3,10 @@
 mod dead;
 mod discovery;
 mod later;
+mod objects;
 mod source;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -16,13 +18,18 @@ use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
-use forebay_schemas::subjects::{FINGERPRINT_HEADER, GENERATION_HEADER, MESSAGE_HEADER, REPLY_TO_HEADER};
-use forebay_schemas::{Identity, Names};
+use forebay_schemas::subjects::{
+    FINGERPRINT_HEADER, GENERATION_HEADER, MESSAGE_HEADER, OBJECT_HEADER, REPLY_TO_HEADER,
+};
+use forebay_schemas::{Completion, Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::crash::{self, Point};
 use crate::orders::Cancelled;
+
+pub use objects::Objects;
 
 use super::{
     Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
@@ -56,13 +63,24 @@ pub struct JetStreamQueue {
     created: Arc<[AtomicI64; 2]>,
     /// Consumers that are made or deleted at once: of thousands, each would wait for all the others.
     turns: Arc<Semaphore>,
+    requests: Objects,
+    answers: Objects,
 }
 
 impl JetStreamQueue {
     /// A queue over the streams named by `names`.
     pub fn new(client: async_nats::Client, names: Names) -> Self {
         let context = jetstream::new(client.clone());
-        Self { client, context, names, created: Arc::default(), turns: Arc::new(Semaphore::new(TURNS)) }
+        let max_payload = client.max_payload();
+        Self {
+            requests: Objects::of_requests(&context, &names, max_payload),
+            answers: Objects::of_answers(&context, &names, max_payload),
+            client,
+            context,
+            names,
+            created: Arc::default(),
+            turns: Arc::new(Semaphore::new(TURNS)),
+        }
     }
 
     async fn stream(&self, name: String) -> Result<jetstream::stream::Stream<()>, Error> {
@@ -130,6 +148,7 @@ impl JetStreamQueue {
             subject: subject.into_string(),
             message_id: header("Nats-Msg-Id"),
             reply_to: header(REPLY_TO_HEADER),
+            object: header(OBJECT_HEADER),
             generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()),
             traceparent: header(TRACEPARENT),
             unique_id: format!("{}{created}-{sequence}", if due { "l" } else { "s" }),
@@ -153,16 +172,32 @@ impl JetStreamQueue {
         self.client.max_payload().saturating_sub(HEADER_ROOM)
     }
 
-    fn fits(&self, payload: &Bytes) -> Result<(), Error> {
-        if payload.len() <= self.room() {
-            return Ok(());
+    /// A completion as a message: whole, or where no message can hold it without its body, which the object
+    /// that its header names holds.
+    ///
+    /// # Errors
+    /// When the object cannot be kept.
+    pub async fn message(
+        &self,
+        completion: &Completion,
+        traceparent: Option<&str>,
+    ) -> Result<(HeaderMap, Bytes), Error> {
+        let mut headers = traced(traceparent);
+        let whole = json(completion)?;
+        if whole.len() <= self.room() {
+            return Ok((headers, whole));
         }
-        Err(Error::TooLarge { size: payload.len(), max: self.client.max_payload() })
+        headers.insert(OBJECT_HEADER, self.answers.keep(&self.names, completion, &whole).await?);
+        Ok((headers, json(&objects::without_body(completion))?))
     }
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
-    Error::Unavailable(error.to_string())
+    Error(error.to_string())
+}
+
+fn json(completion: &Completion) -> Result<Bytes, Error> {
+    serde_json::to_vec(completion).map(Bytes::from).map_err(unavailable)
 }
 
 fn traced(traceparent: Option<&str>) -> HeaderMap {
@@ -223,10 +258,8 @@ impl Queue for JetStreamQueue {
     async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
         let completion = publication.completion;
         let subject = self.names.completion(&completion.team, completion.batch.as_deref(), &completion.id);
-        let payload = Bytes::from(serde_json::to_vec(completion).map_err(unavailable)?);
-        self.fits(&payload)?;
-        let size = payload.len();
-        let mut headers = traced(publication.traceparent);
+        let (mut headers, payload) = self.message(completion, publication.traceparent).await?;
+        crash::at(Point::Kept);
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, publication.replaces.to_string());
         headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
         if let Some(message) = publication.message {
@@ -239,9 +272,6 @@ impl Queue for JetStreamQueue {
                 let standing = self.completion(&completion.identity()).await?;
                 Ok(standing.map_or(Published::Gone, |standing| Published::Already(Box::new(standing))))
             }
-            Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                Err(Error::TooLarge { size, max: self.client.max_payload() })
-            }
             Err(error) => Err(unavailable(error)),
         }
     }
@@ -252,8 +282,14 @@ impl Queue for JetStreamQueue {
         match stream.direct_get_last_for_subject(subject).await {
             Ok(message) => {
                 let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
+                let completion = match serde_json::from_slice(&message.payload).ok() {
+                    Some(completion) => {
+                        Some(self.answers.whole(completion, header(OBJECT_HEADER).as_deref()).await?)
+                    }
+                    None => None,
+                };
                 Ok(Some(Standing {
-                    completion: serde_json::from_slice(&message.payload).ok(),
+                    completion,
                     fingerprint: header(FINGERPRINT_HEADER),
                     message: header(MESSAGE_HEADER),
                     published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
@@ -266,9 +302,30 @@ impl Queue for JetStreamQueue {
         }
     }
 
-    async fn copy(&self, subject: String, completion: Bytes, traceparent: Option<&str>) -> Result<(), Error> {
-        self.fits(&completion)?;
-        self.client.publish_with_headers(subject, traced(traceparent), completion).await.map_err(unavailable)
+    async fn copy(
+        &self,
+        subjects: BTreeSet<String>,
+        completion: &Completion,
+        traceparent: Option<&str>,
+    ) -> Result<(), Error> {
+        let (headers, payload) = self.message(completion, traceparent).await?;
+        for subject in subjects {
+            let copy = self.client.publish_with_headers(subject, headers.clone(), payload.clone());
+            copy.await.map_err(unavailable)?;
+        }
+        Ok(())
+    }
+
+    async fn object_size(&self, object: &str) -> Result<Option<usize>, Error> {
+        self.requests.size(object).await
+    }
+
+    async fn object(&self, object: &str) -> Result<Option<Bytes>, Error> {
+        self.requests.get(object).await
+    }
+
+    async fn drop_object(&self, object: &str) -> Result<(), Error> {
+        self.requests.delete(object).await
     }
 
     async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {

@@ -80,6 +80,7 @@ impl SimQueue {
             message_id: None,
             reply_to: None,
             traceparent: None,
+            object: None,
             generation: None,
             unique_id: format!("s0-{name}"),
             published: self.clock.now(),
@@ -246,8 +247,28 @@ impl Queue for SimQueue {
         Ok(self.state().completions.get(identity).map(|(_, standing)| standing.clone()))
     }
 
-    async fn copy(&self, subject: String, completion: Bytes, _: Option<&str>) -> Result<(), Error> {
-        self.state().copies.push((subject, completion));
+    async fn copy(
+        &self,
+        subjects: BTreeSet<String>,
+        completion: &Completion,
+        _: Option<&str>,
+    ) -> Result<(), Error> {
+        let completion = serde_json::to_vec(completion).map_err(|error| Error(error.to_string()))?;
+        let completion = Bytes::from(completion);
+        self.state().copies.extend(subjects.into_iter().map(|subject| (subject, completion.clone())));
+        Ok(())
+    }
+
+    /// Every message here holds its job.
+    async fn object_size(&self, _: &str) -> Result<Option<usize>, Error> {
+        Ok(None)
+    }
+
+    async fn object(&self, _: &str) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+
+    async fn drop_object(&self, _: &str) -> Result<(), Error> {
         Ok(())
     }
 

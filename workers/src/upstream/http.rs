@@ -1,5 +1,6 @@
 //! [`Upstream`] over reqwest: connections are kept, redirects are not followed, nothing is retried.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +9,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Error, Reply, Request, Upstream};
+
+/// An answer is a large one from so many bytes on.
+const LARGE: usize = 1 << 20;
+/// Large answers that are read at once from one address; others wait at the provider, so that a provider whose
+/// answers have no end takes so much of the memory and no more.
+const LARGE_AT_ONCE: usize = 8;
 
 /// How calls are made.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +37,8 @@ pub struct Config {
 pub struct HttpUpstream {
     client: reqwest::Client,
     config: Config,
+    /// The right to read a large answer, by the address that it comes from.
+    large: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
 }
 
 impl HttpUpstream {
@@ -43,7 +53,13 @@ impl HttpUpstream {
             .retry(reqwest::retry::never())
             .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, config })
+        Ok(Self { client, config, large: Mutex::default() })
+    }
+
+    fn large_answers(&self, from: &reqwest::Url) -> Arc<Semaphore> {
+        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = large.entry(from.authority().into());
+        Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
     }
 
     async fn attempt<S>(&self, request: Request, left: Arc<AtomicBool>, sent: S) -> Result<Reply, Error>
@@ -69,11 +85,16 @@ impl HttpUpstream {
             .await
             .map_err(failed)?;
         let mut body = BytesMut::new();
+        let mut turn = None;
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > self.config.max_answer {
                 return Err(Error::TooLarge(self.config.max_answer));
             }
             body.extend_from_slice(&chunk);
+            if turn.is_none() && body.len() > LARGE {
+                // It is never closed.
+                turn = self.large_answers(response.url()).acquire_owned().await.ok();
+            }
         }
         Ok(Reply {
             status: response.status().as_u16(),

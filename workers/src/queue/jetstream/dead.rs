@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
-use forebay_schemas::subjects::{LETTER_HEADER, SUBJECT_HEADER};
+use forebay_schemas::subjects::{LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER};
 use futures::TryFutureExt;
 
 use super::{JetStreamQueue, one_line, traced, unavailable};
@@ -13,8 +13,11 @@ use crate::queue::{DeadLetter, Error, Letter};
 /// Longest reason that stands in a header by itself, in characters.
 const LONGEST_REASON: usize = 500;
 
-/// Keeps a message that is given up. With what is known of it, it may be larger than a message: then the calls
-/// are left out, and then the message itself, of which the size is left.
+/// Of what the server takes of a message, the part that a dead letter's own message may have: to show it,
+/// it must fit an answer, where some bytes are written as six.
+const SHARE: usize = 8;
+
+/// Keeps a message that is given up: the message as it came, or, where that is large, the object that holds it.
 pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
     let DeadLetter { mut letter, delivery } = dead;
     let subject = queue.names.dead(&letter.pool, &letter.team);
@@ -25,20 +28,29 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     headers.insert("Forebay-Attempts", letter.attempts.len().to_string());
     headers.insert(LETTER_HEADER, json(&letter)?);
     // Burying the same delivery again leaves one letter.
-    headers.insert(NATS_MESSAGE_ID, delivery.unique_id);
-    let payload = delivery.payload;
+    headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
+    let mut payload = delivery.payload;
+    let mut object = delivery.object;
+    if payload.len() > queue.client.max_payload() / SHARE {
+        if object.is_none() {
+            let name = queue.names.object(&letter.team, None, &format!("dead-{}", delivery.unique_id));
+            queue.requests.put(&name, &payload).await?;
+            object = Some(name);
+        }
+        payload = Bytes::new();
+    }
+    if let Some(object) = object {
+        headers.insert(OBJECT_HEADER, one_line(&object));
+    }
     if publish(queue, &subject, &headers, payload.clone()).await? {
         return Ok(());
     }
+    // Of a server that takes next to nothing: the completion tells of the calls too.
     letter.attempts.clear();
     headers.insert(LETTER_HEADER, json(&letter)?);
-    if publish(queue, &subject, &headers, payload.clone()).await? {
-        return Ok(());
-    }
-    headers.insert("Forebay-Payload-Size", payload.len().to_string());
-    match publish(queue, &subject, &headers, Bytes::new()).await? {
+    match publish(queue, &subject, &headers, payload).await? {
         true => Ok(()),
-        false => Err(unavailable("a dead letter without its message is larger than the server takes")),
+        false => Err(unavailable("a dead letter is larger than the server takes")),
     }
 }
 

@@ -4,10 +4,11 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use forebay_schemas::subjects::OBJECT_HEADER;
 use futures::{TryFutureExt, TryStreamExt};
 use jiff::Timestamp;
 
-use super::{JetStreamQueue, STATE, TRACEPARENT, traced, unavailable};
+use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
 use crate::orders::Cancelled;
 use crate::queue::{Error, Postponed, State};
 
@@ -39,6 +40,9 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
     headers.insert("Nats-Schedule", format!("@at {}", job.at));
     headers.insert("Nats-Schedule-Target", queue.names.due(&job.flow));
+    if let Some(object) = &job.object {
+        headers.insert(OBJECT_HEADER, one_line(object));
+    }
     headers.insert(STATE, serde_json::to_string(&job.state).map_err(unavailable)?);
     let ack = queue.context.publish_with_headers(subject, headers, job.payload);
     let ack = ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
@@ -94,7 +98,7 @@ async fn hasten_one(
         Err(error) => return Err(unavailable(error)),
     };
     let mut headers = HeaderMap::new();
-    for name in ["Nats-Schedule-Target", STATE, TRACEPARENT] {
+    for name in ["Nats-Schedule-Target", STATE, TRACEPARENT, OBJECT_HEADER] {
         if let Some(value) = message.headers.get(name) {
             headers.insert(name, value.clone());
         }
