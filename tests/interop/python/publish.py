@@ -1,4 +1,4 @@
-"""Sends two AI jobs to Forebay; reads one completion from the stream and one from an inbox."""
+"""Sends AI jobs to Forebay; reads completions from the stream and from an inbox; carries a large one as an object."""
 import asyncio, json, os
 import nats
 
@@ -22,6 +22,17 @@ async def main():
         "ai.jobs.chat.interop", json.dumps({"id": "python-2", "reply_to": inbox, **JOB}).encode())
     show(await replies.next_msg(timeout=30), "python-2")
 
+    # What no message can hold is kept as an object, which a header names.
+    large = {"id": "python-3", "reply_to": inbox, "body": {
+        "messages": [{"role": "user", "content": "hello from python " + "x" * 9_000_000}]}}
+    requests = await js.object_store("AI_REQUESTS")
+    await requests.put("interop/python-3", json.dumps(large).encode())
+    await js.publish("ai.jobs.chat.interop", b'{"id": "python-3"}', headers={"Forebay-Object": "interop/python-3"})
+    message = await replies.next_msg(timeout=30)
+    answers = await js.object_store("AI_ANSWERS")
+    message.data = (await answers.get(message.headers["Forebay-Object"])).data
+    show(message, "python-3")
+
     await nc.close()
 
 
@@ -31,7 +42,7 @@ def show(message, job_id):
     assert completion["status"] == "succeeded", completion
     content = completion["response"]["body"]["choices"][0]["message"]["content"]
     assert "hello from python" in content, completion
-    print(f"{job_id}: {content}")
+    print(f"{job_id}: {content[:60]}")
 
 
 asyncio.run(asyncio.wait_for(main(), timeout=30))
