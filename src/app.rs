@@ -190,7 +190,13 @@ async fn start_worker(
     connection: &Connection,
 ) -> Result<Worker, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
+    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
     let results = open_results(config, &dir.join("results"), &*clock).await?;
+    let last = queue.last_completion().await.map_err(unreachable)?;
+    let last = last.as_ref().map(|(identity, published)| (identity, *published));
+    let is_complete = tokio::task::block_in_place(|| results.is_complete(last, clock.now()));
+    let results_are_complete = is_complete.map_err(|error| Error::Usage(error.into()))?;
     let journal = dir.join("journal");
     let journal = tokio::task::spawn_blocking(move || Journal::open(&journal)).await;
     let journal = journal.map_err(|error| Error::Usage(error.into()))?;
@@ -201,8 +207,7 @@ async fn start_worker(
         max_answer: config.call.max_answer,
     })
     .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))?;
-    let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
-    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
+    let workers = forebay_workers::Config { results_are_complete, ..workers };
     Worker::start(workers, queue, upstream, (results, journal), clock).await.map_err(unreachable)
 }
 

@@ -248,6 +248,7 @@ impl Config {
             standings: std::collections::HashMap::new(),
             kept: true,
             orders: forebay_workers::Orders::default(),
+            results_are_complete: true,
             max_request: self.call.max_request,
         })
     }

@@ -13,6 +13,8 @@ use crate::nats::write_private;
 
 /// The file whose age tells for how long no process has lived here.
 const ALIVE: &str = "alive";
+/// What the directory holds and how, as a number that grows with every change that an older Forebay would misread.
+const FORMAT: &str = "1";
 /// How often it is written.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -75,6 +77,7 @@ impl DataDir {
             Err(error) => return Err(error.into()),
         }
         let dir = Self { path: path.to_owned(), _lock: lock };
+        dir.check_format()?;
         dir.forget_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
         Ok(Hold::Ours(dir))
@@ -115,6 +118,20 @@ impl DataDir {
     /// Where something of ours is.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Refuses what a newer Forebay wrote, which this one might misread.
+    fn check_format(&self) -> std::io::Result<()> {
+        let path = self.join("format");
+        match fs::read_to_string(&path) {
+            Ok(format) if format.trim() == FORMAT => Ok(()),
+            Ok(format) => Err(std::io::Error::other(format!(
+                "it has format {}, which a newer Forebay wrote; this one knows format {FORMAT}",
+                format.trim()
+            ))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::write(&path, FORMAT),
+            Err(error) => Err(error),
+        }
     }
 
     fn forget_holder(&self) {

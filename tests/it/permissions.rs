@@ -1,18 +1,19 @@
 //! Teams at a server with users: each has its own, and cannot cross over.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap};
 use forebay_schemas::Completion;
 use futures::StreamExt;
-use serde_json::{Value, json};
-use tokio::process::{Child, Command};
+use serde_json::json;
+use tokio::process::Child;
 
 use crate::program;
-use crate::support::{Forebay, UNLIMITED, chat, ctl, install_crypto, pool, provider, quota, said, soon};
+use crate::support::{
+    Forebay, UNLIMITED, chat, ctl, install_crypto, nats_server, pool, provider, quota, said, soon,
+};
 
 /// A server whose users are an operator and the teams.
 async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
@@ -24,31 +25,14 @@ async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
         assert_eq!(printed.code, Some(0), "{printed:?}");
         users.push(printed.stdout);
     }
-    let text = format!(
-        "host: 127.0.0.1\nport: -1\nports_file_dir: {dir:?}\njetstream {{ store_dir: {store:?} }}\nauthorization {{ users: [\n{users}\n] }}\n",
+    let config = format!(
+        "jetstream {{ store_dir: {store:?} }}\nauthorization {{ users: [\n{users}\n] }}\n",
         store = dir.join("store"),
         users = users.join("\n"),
     );
-    std::fs::write(dir.join("server.conf"), text).expect("written");
-    let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
-    command.arg("--config").arg(dir.join("server.conf")).kill_on_drop(true).stderr(Stdio::null());
-    for team in teams {
-        command.env(format!("TEAM_{team}_PASSWORD"), format!("of-{team}"));
-    }
-    let child = command.spawn().expect("it starts");
-    let ports = dir.join(format!("nats-server_{}.ports", child.id().expect("it runs")));
-    let address = soon("its port", async {
-        loop {
-            let ports = std::fs::read_to_string(&ports).ok();
-            let ports = ports.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            if let Some(url) = ports.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
-                return url.trim_start_matches("nats://").to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    (child, address)
+    let passwords: Vec<_> =
+        teams.iter().map(|team| (format!("TEAM_{team}_PASSWORD"), format!("of-{team}"))).collect();
+    nats_server(dir, &config, &passwords).await
 }
 
 /// A team's connection, and what the server refused it.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{UNLIMITED, head, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, head, nats_server, pool, provider, quota, soon};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
@@ -191,26 +191,10 @@ async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_jetstream_does_not_pass_the_check() {
     let (dir, _provider) = configured().await;
-    let binary = forebay::nats::find().expect("a nats-server");
-    let args = ["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", "."];
-    let mut server = tokio::process::Command::new(binary);
-    server.args(args).current_dir(dir.path()).kill_on_drop(true).stderr(std::process::Stdio::null());
-    let server = server.spawn().expect("it starts");
-    let ports = dir.path().join(format!("nats-server_{}.ports", server.id().expect("it runs")));
-    let url = soon("its port", async {
-        loop {
-            let ports = std::fs::read_to_string(&ports).ok();
-            let ports = ports.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            if let Some(url) = ports.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
-                return url.to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    let (_server, address) = nats_server(dir.path(), "", &[]).await;
     let path = dir.path().join("forebay.toml");
     let text = std::fs::read_to_string(&path).expect("there");
-    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("url = {url:?}"));
+    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("url = \"nats://{address}\""));
     std::fs::write(&path, text).expect("written");
     let checked = program::run(dir.path(), &["check"]).await;
     assert_eq!(checked.code, Some(3), "{checked:?}");

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -16,6 +17,7 @@ use forebay_schemas::Completion;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
 
 /// No signal that a test waits for takes longer; only a failure does.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -190,6 +192,29 @@ impl Forebay {
     pub(crate) async fn count(&self, stream: String) -> u64 {
         self.connection.context.get_stream(stream).await.expect("the stream").cached_info().state.messages
     }
+}
+
+/// A nats-server with a configuration of its own, on any free port unless that names one; and its address.
+pub(crate) async fn nats_server(dir: &Path, config: &str, env: &[(String, String)]) -> (Child, String) {
+    let port = if config.contains("port: ") { "" } else { "port: -1\n" };
+    let text = format!("host: 127.0.0.1\n{port}ports_file_dir: {dir:?}\n{config}");
+    std::fs::write(dir.join("server.conf"), text).expect("written");
+    let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
+    command.arg("--config").arg(dir.join("server.conf")).kill_on_drop(true).stderr(Stdio::null());
+    let child = command.envs(env.iter().cloned()).spawn().expect("it starts");
+    let ports = dir.join(format!("nats-server_{}.ports", child.id().expect("it runs")));
+    let address = soon("its port", async {
+        loop {
+            let ports = std::fs::read_to_string(&ports).ok();
+            let ports = ports.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            if let Some(url) = ports.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
+                return url.trim_start_matches("nats://").to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    (child, address)
 }
 
 /// The answer of a service, or what it says is wrong.

@@ -212,6 +212,7 @@ impl Schedule {
             standings: HashMap::new(),
             kept: false,
             orders: forebay_workers::Orders::default(),
+            results_are_complete: true,
             max_request: usize::MAX,
         }
     }

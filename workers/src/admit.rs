@@ -255,8 +255,11 @@ fn read<Q, U>(
     Message { job, identity, fingerprint, delivery, claim, attempts, counted, generation, refusal }
 }
 
+/// What the store says of an identity whose record it cannot read.
+struct Damaged;
+
 /// The record of an answer that this identity has: from the store, and for what may have been worked on
-/// elsewhere also from the stream of completions.
+/// elsewhere, or where the store lacks some, also from the stream of completions.
 async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Record> {
     let now = engine.clock.now();
     // What cannot be looked up for now may be there; what is damaged is not.
@@ -264,16 +267,15 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
         match engine.results.answered(&staged.identity, now) {
             Err(error) if !error.is_passing() => {
                 warn!(%error, "a result cannot be looked up");
-                Ok(None)
+                Ok(Err(Damaged))
             }
-            looked_up => looked_up,
+            looked_up => looked_up.map(Ok),
         }
     });
-    if let Some(record) = stored.await {
-        return Some(record);
-    }
-    if !staged.delivery.redelivered {
-        return None;
+    match stored.await {
+        Ok(Some(record)) => return Some(record),
+        Ok(None) if engine.results_are_complete && !staged.delivery.redelivered => return None,
+        Ok(None) | Err(Damaged) => {}
     }
     let published =
         retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;

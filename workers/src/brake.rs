@@ -1,36 +1,52 @@
-//! Calls stop while results cannot be stored: what they bring would be lost with the process.
+//! Calls stop while results cannot be stored, since what they bring would be lost with the process, and while many
+//! completions cannot be published, since they would fill the memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-/// Held by every result that cannot be stored.
+/// Completions that cannot be published and stop all calls together: one alone may have a reason of its own.
+const MANY: usize = 64;
+
+/// Held by every result that cannot be stored and every completion that cannot be published.
 #[derive(Debug)]
 pub(crate) struct Brake {
-    holds: AtomicUsize,
+    weight: AtomicUsize,
     changed: watch::Sender<()>,
 }
 
-/// A result that cannot be stored, until this is dropped.
+/// A result that cannot be stored, or a completion that cannot be published, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Hold<'a>(&'a Brake);
+pub(crate) struct Hold<'a> {
+    brake: &'a Brake,
+    weight: usize,
+}
 
 impl Default for Brake {
     fn default() -> Self {
-        Self { holds: AtomicUsize::new(0), changed: watch::Sender::new(()) }
+        Self { weight: AtomicUsize::new(0), changed: watch::Sender::new(()) }
     }
 }
 
 impl Brake {
-    /// Stops calls.
-    pub(crate) fn hold(&self) -> Hold<'_> {
-        self.holds.fetch_add(1, Ordering::AcqRel);
-        Hold(self)
+    /// Stops calls: a result cannot be stored.
+    pub(crate) fn cannot_store(&self) -> Hold<'_> {
+        self.hold(MANY)
+    }
+
+    /// Stops calls if there are many of these: a completion cannot be published.
+    pub(crate) fn cannot_publish(&self) -> Hold<'_> {
+        self.hold(1)
+    }
+
+    fn hold(&self, weight: usize) -> Hold<'_> {
+        self.weight.fetch_add(weight, Ordering::AcqRel);
+        Hold { brake: self, weight }
     }
 
     /// Whether no call may be made.
     pub(crate) fn is_on(&self) -> bool {
-        self.holds.load(Ordering::Acquire) > 0
+        self.weight.load(Ordering::Acquire) >= MANY
     }
 
     /// Is told when calls may be made again.
@@ -41,8 +57,31 @@ impl Brake {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        if self.0.holds.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.changed.send_replace(());
+        let before = self.brake.weight.fetch_sub(self.weight, Ordering::AcqRel);
+        if before >= MANY && before - self.weight < MANY {
+            self.brake.changed.send_replace(());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_result_or_many_completions_stop_calls() {
+        let brake = Brake::default();
+        let mut told = brake.releases();
+        let stored = brake.cannot_store();
+        assert!(brake.is_on());
+        drop(stored);
+        assert!(!brake.is_on() && told.has_changed().expect("open"));
+        told.mark_unchanged();
+        let mut published: Vec<_> = (1..MANY).map(|_| brake.cannot_publish()).collect();
+        assert!(!brake.is_on());
+        published.push(brake.cannot_publish());
+        assert!(brake.is_on());
+        published.pop();
+        assert!(!brake.is_on() && told.has_changed().expect("open"));
     }
 }

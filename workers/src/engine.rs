@@ -48,6 +48,9 @@ pub struct Config {
     pub kept: bool,
     /// What operators ordered.
     pub orders: Orders,
+    /// Whether all that was answered within the horizon is in the store, so that the stream of completions need not
+    /// be asked.
+    pub results_are_complete: bool,
     /// The largest job that is fetched from an object store, in bytes.
     pub max_request: usize,
 }
@@ -145,6 +148,7 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) caps: HashMap<String, Arc<Cap>>,
     pub(crate) policy: Policy,
     pub(crate) orders: Orders,
+    pub(crate) results_are_complete: bool,
     pub(crate) max_request: usize,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) held: Arc<Held>,
@@ -199,6 +203,25 @@ impl Counters {
     }
 }
 
+/// Every quota × model once, and what of them each pool names.
+fn lay_out(configured: Vec<PoolConfig>, quotas: &[Arc<Quota>]) -> (Vec<Target>, BTreeMap<String, Pool>) {
+    let mut targets: Vec<Target> = Vec::new();
+    let mut pools = BTreeMap::new();
+    for pool in configured {
+        let entry: &mut Pool = pools.entry(pool.name).or_default();
+        for TargetConfig { quota, model, tier, weight, after } in pool.targets {
+            let quota = Arc::clone(&quotas[quota]);
+            let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
+            let index = targets.iter().position(same).unwrap_or_else(|| {
+                targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
+                targets.len() - 1
+            });
+            entry.push(Candidate { target: index, tier, weight, after });
+        }
+    }
+    (targets, pools)
+}
+
 impl<Q, U> Engine<Q, U> {
     pub(crate) fn new(
         config: Config,
@@ -218,20 +241,7 @@ impl<Q, U> Engine<Q, U> {
         let caps: HashMap<_, _> = capped
             .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
             .collect();
-        let mut targets: Vec<Target> = Vec::new();
-        let mut pools = BTreeMap::new();
-        for pool in config.pools {
-            let entry: &mut Pool = pools.entry(pool.name).or_default();
-            for TargetConfig { quota, model, tier, weight, after } in pool.targets {
-                let quota = Arc::clone(&quotas[quota]);
-                let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
-                let index = targets.iter().position(same).unwrap_or_else(|| {
-                    targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
-                    targets.len() - 1
-                });
-                entry.push(Candidate { target: index, tier, weight, after });
-            }
-        }
+        let (targets, pools) = lay_out(config.pools, &quotas);
         let moment = Moment { instant: Instant::now(), wall: clock.now() };
         for quota in &quotas {
             if config.kept {
@@ -270,6 +280,7 @@ impl<Q, U> Engine<Q, U> {
             teams: config.teams,
             policy: config.policy,
             orders: config.orders,
+            results_are_complete: config.results_are_complete,
             max_request: config.max_request,
             held: Arc::default(),
             running: Arc::default(),

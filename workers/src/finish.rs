@@ -186,7 +186,7 @@ async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Sta
     let store = || engine.results.store(&staged.identity, record, engine.clock.now());
     let Err(error) = store().await else { return };
     warn!(%error, "a result cannot be stored; no call is made until that is mended");
-    let _no_calls = engine.brake.hold();
+    let _no_calls = engine.brake.cannot_store();
     retry_until_done("storing a result", store).await;
 }
 
@@ -200,6 +200,7 @@ async fn complete<Q: Queue, U: Upstream>(
     let mut record = record;
     let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
+    let mut _few_calls = None;
     loop {
         let publication = Publication {
             completion: &record.completion,
@@ -235,7 +236,10 @@ async fn complete<Q: Queue, U: Upstream>(
             }
             Err(problem) => problem,
         };
-        warn!(identity = %staged.identity, %problem, "a completion cannot be published yet");
+        if _few_calls.is_none() {
+            warn!(identity = %staged.identity, %problem, "a completion cannot be published yet");
+            _few_calls = Some(engine.brake.cannot_publish());
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }

@@ -5,6 +5,7 @@
 //! Retention deletes a day's directory: sled never gives space back. sled is never the only copy of a
 //! job that is not acked.
 
+mod coverage;
 mod day;
 mod writer;
 
@@ -81,6 +82,9 @@ pub struct Results {
     /// None where each record is committed at once, by its own task.
     writer: Option<Writer>,
 }
+
+/// Between the date of a day that was set aside and the process that did so.
+const UNREADABLE: &str = ".unreadable-";
 
 /// The day, in UTC, under which something that happens at `now` is stored.
 pub fn day_of(now: Timestamp) -> Date {
@@ -253,7 +257,7 @@ impl Results {
             Err(error) if error.passing => return Err(error),
             Err(error) => error,
         };
-        let aside = self.dir.join(format!("{date}.unreadable-{}", std::process::id()));
+        let aside = self.dir.join(format!("{date}{UNREADABLE}{}", std::process::id()));
         warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
         std::fs::rename(&path, &aside).map_err(|_| error)?;
         Day::open(&path)

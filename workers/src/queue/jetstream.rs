@@ -159,6 +159,27 @@ impl JetStreamQueue {
         })
     }
 
+    /// The completion that was published last, unless it is not in the stream any more: whose it is, and when.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn last_completion(&self) -> Result<Option<(Identity, Timestamp)>, Error> {
+        let stream = self.context.get_stream(self.names.completions_stream()).await.map_err(unavailable)?;
+        let last = stream.cached_info().state.last_sequence;
+        if last == 0 {
+            return Ok(None);
+        }
+        let message = match stream.direct_get(last).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(unavailable(error)),
+        };
+        let published =
+            Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(unavailable)?;
+        let completion = serde_json::from_slice::<Completion>(&message.payload).ok();
+        Ok(completion.map(|completion| (completion.identity(), published)))
+    }
+
     /// Ends the wait of jobs that wait for their time: they come back to their flows at once. Returns how many.
     ///
     /// # Errors

@@ -149,3 +149,26 @@ async fn a_day_that_cannot_be_opened_is_set_aside_and_work_goes_on() {
     let aside = std::fs::read_dir(dir.path()).expect("readable").flatten();
     assert!(aside.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("unreadable")));
 }
+
+#[tokio::test]
+async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_passed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now = at("2026-11-24T10:00:00Z");
+    let (one, two) = (identity("t", None, "one"), identity("t", None, "two"));
+    {
+        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        assert!(results.is_complete(None, now).expect("readable"), "nothing was published yet");
+        results.store(&one, &record(&one, "1"), now).await.expect("stored");
+        assert!(results.is_complete(Some((&one, now)), now).expect("readable"));
+        let old = at("2026-11-21T10:00:00Z");
+        assert!(results.is_complete(Some((&two, old)), now).expect("readable"), "it is beyond the horizon");
+        assert!(!results.is_complete(Some((&two, now)), now).expect("readable"), "another worker's answer");
+        results.store(&two, &record(&two, "2"), now).await.expect("stored");
+    }
+    // The last one is there again, but those before it may still be missing.
+    for (day, expected) in [("2026-11-25", false), ("2026-11-26", false), ("2026-11-28", true)] {
+        let now = at(&format!("{day}T10:00:00Z"));
+        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        assert_eq!(results.is_complete(None, now).expect("readable"), expected, "{day}");
+    }
+}

@@ -1,0 +1,126 @@
+//! A NATS server that has no storage left, and one that is away.
+
+use std::path::Path;
+use std::time::Duration;
+
+use forebay::simulate::Provider;
+use forebay_schemas::Status;
+use serde_json::json;
+
+use crate::support::{Forebay, SMALL_STREAMS, called, chat, nats_server, pool, provider, quota, soon};
+
+const JOBS: usize = 300;
+/// Calls at once.
+const AT_ONCE: usize = 2;
+/// Completions that cannot be published and stop all calls.
+const MANY: u64 = 64;
+/// Longer than the ack wait of 30 s.
+const AWAY: Duration = Duration::from_secs(35);
+/// What is told to be delivered again is, after the ack wait.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let limits = format!("{{ concurrent = {AT_ONCE} }}");
+    let text = [
+        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
+        streams.to_owned(),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    (Forebay::start(dir, &text.concat()).await, provider)
+}
+
+/// Waits until so many jobs succeeded.
+async fn succeeded(forebay: &Forebay, jobs: usize) {
+    let ended = async {
+        loop {
+            let ended = forebay.app.worker().snapshot().ended;
+            if ended.contains(&(Status::Succeeded, jobs as u64)) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(tokio::time::timeout(PATIENCE, ended).await.is_ok(), "waited in vain for {jobs} jobs");
+    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, jobs as u64, "each once");
+}
+
+/// Publishes to a stream of somebody else's until the server has no room left.
+async fn fill(forebay: &Forebay) {
+    let context = &forebay.connection.context;
+    let config = async_nats::jetstream::stream::Config { name: "FILL".to_owned(), ..Default::default() };
+    context.create_stream(config).await.expect("a stream");
+    for size in [900_000, 10_000, 1_000] {
+        loop {
+            let published = async { context.publish("FILL", vec![b'x'; size].into()).await?.await };
+            if published.await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = dir.path().join("store");
+    let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 60MB }}\n");
+    let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
+    let streams = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n";
+    let (forebay, provider) = forebay(&address, streams).await;
+    for job in 0..JOBS {
+        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+    }
+    fill(&forebay).await;
+    let refused = async {
+        let job = json!({ "body": {} }).to_string().into();
+        forebay.connection.context.publish("ai.jobs.chat", job).await?.await
+    };
+    let refused = refused.await.expect_err("refused").to_string();
+    assert!(refused.contains("insufficient resources"), "{refused}");
+    soon("many unpublished completions", async {
+        while forebay.app.worker().snapshot().in_flight < MANY {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let calls = provider.calls().len();
+    // Their completions are tried again every 5 s at the latest.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let later = provider.calls().len();
+    // Some of the many were still under way.
+    assert!(later <= calls + 4 * AT_ONCE && later < JOBS, "{calls} calls, and then {later}");
+    forebay.connection.context.delete_stream("FILL").await.expect("deleted");
+    succeeded(&forebay, JOBS).await;
+    assert_eq!(provider.calls().len(), JOBS, "no call was lost");
+    forebay.stop().await;
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().expect("a port")
+}
+
+async fn start(dir: &Path, port: &str) -> (tokio::process::Child, String) {
+    let store = dir.join("store");
+    nats_server(dir, &format!("port: {port}\njetstream {{ store_dir: {store:?} }}\n"), &[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_call() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (mut server, address) = start(dir.path(), "-1").await;
+    let (forebay, provider) = forebay(&address, SMALL_STREAMS).await;
+    for job in 0..JOBS {
+        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+    }
+    called(&provider, JOBS / 10).await;
+    server.kill().await.expect("killed");
+    // This wait is what is tested.
+    tokio::time::sleep(AWAY).await;
+    let (_server, _) = start(dir.path(), port(&address)).await;
+    succeeded(&forebay, JOBS).await;
+    assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
+    forebay.stop().await;
+}
