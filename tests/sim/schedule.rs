@@ -14,6 +14,7 @@ use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
 use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream, Tells};
 use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker, provider};
+use jiff::SignedDuration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -54,6 +55,15 @@ impl Limits {
     }
 }
 
+/// What can happen to time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Time {
+    /// The machine's clock is set forward or back.
+    Set(SignedDuration),
+    /// The process is stopped and continued: the world goes on meanwhile, and nothing here runs.
+    Absence(Duration),
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     pub(crate) accounts: Vec<Limits>,
@@ -64,6 +74,8 @@ pub(crate) struct Schedule {
     pub(crate) teams: Vec<&'static str>,
     /// How often the worker is stopped, and another started in its place.
     pub(crate) restarts: usize,
+    /// What happens to time, each within some seconds of the one before.
+    pub(crate) times: Vec<Time>,
     pub(crate) seed: u64,
 }
 
@@ -75,6 +87,18 @@ pub(crate) struct Run {
     pub(crate) worker: Worker<SimQueue, SimUpstream>,
     pub(crate) keys: Vec<String>,
     _dir: tempfile::TempDir,
+}
+
+/// Has these things happen to time.
+async fn pass(times: Vec<Time>, clock: Arc<VirtualClock>, seed: u64) {
+    let mut rng = SmallRng::seed_from_u64(seed ^ 0x71e);
+    for time in times {
+        tokio::time::sleep(Duration::from_millis(rng.random_range(0..5_000))).await;
+        match time {
+            Time::Set(by) => clock.set(by),
+            Time::Absence(absence) => tokio::time::advance(absence).await,
+        }
+    }
 }
 
 impl Schedule {
@@ -100,7 +124,16 @@ impl Schedule {
             seed,
         };
         let gap = Duration::from_millis(rng.random_range(0..50));
-        Self { accounts, jobs: 200, gap, behaviour, teams: vec!["a", "b"], restarts: 0, seed }
+        Self {
+            accounts,
+            jobs: 200,
+            gap,
+            behaviour,
+            teams: vec!["a", "b"],
+            restarts: 0,
+            times: Vec::new(),
+            seed,
+        }
     }
 
     /// The same with faults.
@@ -141,6 +174,7 @@ impl Schedule {
             worker.await.expect("it starts")
         };
         let mut worker = start(HashMap::new(), 0).await;
+        let times = tokio::spawn(pass(self.times.clone(), Arc::clone(&clock), self.seed));
         self.publish(&queue).await;
         for restart in 1..=self.restarts {
             queue.completed(self.jobs * restart / (self.restarts + 1)).await;
@@ -150,6 +184,7 @@ impl Schedule {
         }
         queue.completed(self.jobs).await;
         worker.stop(Duration::from_secs(3_600), true).await;
+        times.abort();
         Run { schedule: self, queue, upstream, worker, keys, _dir: dir }
     }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 use forebay_workers::quota::Algorithm;
 use forebay_workers::sim::upstream::{Counting, Tells};
 
-use crate::schedule::{Limits, MILLI, Run, Schedule};
+use jiff::SignedDuration;
+
+use crate::schedule::{Limits, MILLI, Run, Schedule, Time};
 
 #[tokio::test(start_paused = true)]
 async fn calm_schedules_lose_nothing_and_are_refused_nothing() {
@@ -20,6 +22,22 @@ async fn faults_lose_nothing() {
     for seed in 1_000..1_040 {
         let run = Schedule::stormy(seed).run().await;
         run.nothing_lost().nothing_leaked().no_refusal();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_and_an_hour_of_absence_lose_nothing_and_exceed_no_limit() {
+    let hours = SignedDuration::from_hours;
+    let absence = Time::Absence(Duration::from_secs(3_600));
+    let times = [Time::Set(hours(1)), absence, Time::Set(hours(-2)), Time::Set(hours(24 * 30)), absence];
+    for seed in 10_000..10_020 {
+        let mut schedule = Schedule::calm(seed);
+        schedule.times = times.to_vec();
+        let run = schedule.run().await;
+        run.nothing_lost().all_succeeded().nothing_leaked().no_refusal();
+        let mut schedule = Schedule::stormy(seed);
+        schedule.times = times.iter().rev().copied().collect();
+        schedule.run().await.nothing_lost().nothing_leaked();
     }
 }
 

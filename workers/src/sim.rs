@@ -7,27 +7,38 @@
 pub mod queue;
 pub mod upstream;
 
-use jiff::Timestamp;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
 
-/// Wall-clock time that moves with tokio's clock, paused or not.
-#[derive(Debug, Clone)]
+/// Wall-clock time that moves with tokio's clock, paused or not, and can be set.
+#[derive(Debug)]
 pub struct VirtualClock {
     origin: Instant,
     epoch: Timestamp,
+    /// How far it was set forward or back, in seconds.
+    set: AtomicI64,
 }
 
 impl VirtualClock {
     /// A clock that shows `epoch` now.
     pub fn new(epoch: Timestamp) -> Self {
-        Self { origin: Instant::now(), epoch }
+        Self { origin: Instant::now(), epoch, set: AtomicI64::new(0) }
+    }
+
+    /// Sets it forward or back by whole seconds, as an operator or a time server does.
+    pub fn set(&self, by: SignedDuration) {
+        self.set.fetch_add(by.as_secs(), Ordering::Relaxed);
     }
 }
 
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
-        self.epoch.checked_add(self.origin.elapsed()).unwrap_or(Timestamp::MAX)
+        let set = SignedDuration::from_secs(self.set.load(Ordering::Relaxed));
+        let now = self.epoch.checked_add(self.origin.elapsed()).and_then(|now| now.checked_add(set));
+        now.unwrap_or(Timestamp::MAX)
     }
 }
