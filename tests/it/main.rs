@@ -9,6 +9,7 @@ mod dead;
 mod disk;
 mod faults;
 mod flows;
+mod hostile;
 mod identity;
 mod journal;
 mod large;

@@ -1,0 +1,155 @@
+//! Producers and providers that mean ill.
+
+use std::sync::{Arc, Mutex};
+
+use async_nats::HeaderMap;
+use forebay_schemas::Status;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{Forebay, UNLIMITED, chat, head, pool, quota, said, soon};
+
+/// A server that answers every request with the same bytes; and the requests.
+async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&requests);
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = vec![0; 64 * 1024];
+            let read = socket.read(&mut request).await.unwrap_or_default();
+            noted.lock().expect("a lock").push(String::from_utf8_lossy(&request[..read]).into_owned());
+            // Whoever asked may have gone.
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, requests)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
+    let (elsewhere, requests) = server(String::new()).await;
+    for status in ["302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+        let (address, asked) = server(format!(
+            "HTTP/1.1 {status}\r\nlocation: {elsewhere}/v1/chat/completions\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        ))
+        .await;
+        let dir = tempfile::tempdir().expect("a directory");
+        let text = [
+            head(dir.path()),
+            "[call]\nattempts = 1\n".to_owned(),
+            quota(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
+            pool("chat", "gpt-4o-mini", &["one"]),
+        ];
+        let forebay = Forebay::start(dir, &text.concat()).await;
+        forebay.publish("ai.jobs.chat", &chat("led", "astray")).await;
+        let completion = forebay.completion("default", None, "led").await;
+        assert_eq!(completion.status, Status::Failed, "{status}: {completion:?}");
+        assert!(asked.lock().expect("a lock")[0].contains("authorization: Bearer sk-one"), "{status}");
+        forebay.stop().await;
+    }
+    assert_eq!(*requests.lock().expect("a lock"), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_job_says_where_its_call_goes() {
+    let (elsewhere, requests) = server(String::new()).await;
+    let (forebay, provider) = Forebay::simple().await;
+    let host = elsewhere.trim_start_matches("http://");
+    let urls = [
+        format!("{elsewhere}/v1/chat/completions"),
+        format!("//{host}/v1/chat/completions"),
+        format!("@{host}/v1/chat/completions"),
+        format!(".{host}/v1/chat/completions"),
+        "/v1/../admin".to_owned(),
+        "/v1/chat/completions/../../models".to_owned(),
+        "/v1/chat/completions?x=1 HTTP/1.1\r\nx: y".to_owned(),
+    ];
+    for (index, url) in urls.iter().enumerate() {
+        let id = index.to_string();
+        let mut job = chat(&id, "hello");
+        (job["url"], job["base_url"], job["body"]["base_url"]) =
+            (json!(url), json!(elsewhere), json!(elsewhere));
+        forebay.publish("ai.jobs.chat", &job).await;
+        let error = forebay.completion("default", None, &id).await.error.unwrap_or_else(|| panic!("{url}"));
+        assert_eq!(error.code, "unsupported", "{url}: {error:?}");
+    }
+    assert_eq!((requests.lock().expect("a lock").len(), provider.calls().len()), (0, 0));
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let ids = [
+        "a.b",
+        "*",
+        ">",
+        "a b",
+        "\r\nForebay-Generation: 9\r\n\r\nPUB x 1",
+        "\u{0}",
+        "é%2E",
+        "$JS.API",
+        "..",
+        "%",
+    ];
+    for id in ids {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        headers.insert("Nats-Rollup", "sub");
+        headers.insert("Nats-Expected-Stream", "AI_JOBS");
+        let job = chat(id, "hello");
+        let published =
+            forebay.connection.context.publish_with_headers("ai.jobs.chat", headers, job.to_string().into());
+        // A rollup is refused by the stream; without it the job is one like any other.
+        published.await.expect("sent").await.expect_err("a rollup");
+        forebay.publish("ai.jobs.chat", &job).await;
+        let names = &forebay.connection.names;
+        let subject = names.completion("default", None, id);
+        assert_eq!(subject.split('.').count(), 5, "{subject}");
+        let message = forebay.message(names.completions_stream(), &subject).await;
+        let completion: forebay_schemas::Completion = serde_json::from_slice(&message.payload).expect("one");
+        assert_eq!((completion.id.as_str(), said(&completion).as_str()), (id, "You said: hello"));
+        let names: Vec<_> =
+            message.headers.iter().flat_map(HeaderMap::iter).map(|(name, _)| name.to_string()).collect();
+        assert!(!names.iter().any(|name| name == "Forebay-Generation"), "{names:?}");
+    }
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
+    let (forebay, provider) = Forebay::simple().await;
+    let bytes: [Vec<u8>; 5] = [
+        b"{\"id\":\"\xff\xfe\",\"body\":{}}".to_vec(),
+        vec![0; 1_000],
+        b"".to_vec(),
+        br#"{"body":{"#.to_vec(),
+        br#"[{"body":{}}]"#.to_vec(),
+    ];
+    let count = bytes.len() as u64;
+    for bytes in bytes {
+        forebay.publish_bytes("ai.jobs.chat", bytes, HeaderMap::new()).await;
+    }
+    // What is deeper than a reader goes, and numbers that no type holds, the provider gets as they are.
+    let deep = |open: &str, close: &str| {
+        format!(r#"{{"body":{{"messages":{}1{}}}}}"#, open.repeat(100_000), close.repeat(100_000))
+    };
+    for bytes in [deep("[", "]"), deep(r#"{"a":"#, "}")] {
+        forebay.publish_bytes("ai.jobs.chat", bytes.into_bytes(), HeaderMap::new()).await;
+    }
+    let huge = format!(
+        r#"{{"id":"huge","body":{{"messages":[{{"role":"user","content":"hello"}}],"seed":{},"x":1e999999}}}}"#,
+        "9".repeat(10_000)
+    );
+    forebay.publish_bytes("ai.jobs.chat", huge.into_bytes(), HeaderMap::new()).await;
+    forebay.completion("default", None, "huge").await;
+    soon("all letters", async { while forebay.count("AI_DEAD".to_owned()).await < count + 3 {} }).await;
+    forebay.publish("ai.jobs.chat", &chat("after", "hello")).await;
+    assert_eq!(said(&forebay.completion("default", None, "after").await), "You said: hello");
+    assert_eq!(provider.calls().len(), 4, "two deep ones, one with numbers, one after");
+    forebay.drained().await;
+    forebay.stop().await;
+}
