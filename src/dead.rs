@@ -179,6 +179,10 @@ impl<'a> DeadLetters<'a> {
         };
         let job = Job::parse(&job)
             .map_err(|error| unfit(format!("it is not a job ({error}); publish it mended, and drop this")))?;
+        let now = SystemClock.now();
+        if let Some(deadline) = job.deadline.filter(|deadline| *deadline <= now) {
+            return Err(unfit(format!("its deadline {deadline} has passed; publish it again with another")));
+        }
         let flow = self.connection.names.flow_of(&dead.subject);
         let flow =
             flow.ok_or_else(|| unfit(format!("its subject {} names no pool and team", dead.subject)))?;
@@ -191,7 +195,6 @@ impl<'a> DeadLetters<'a> {
         let standing = queue.completion(&identity).await.map_err(unavailable)?;
         let answered =
             standing.and_then(|standing| standing.completion).map(|completion| completion.generation);
-        let now = SystemClock.now();
         Ok(Postponed {
             state: State {
                 id,

@@ -1,5 +1,7 @@
 //! One attempt: encoded, authorised, journalled, sent, classified, noted.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use forebay_schemas::{Attempt, Class, OnAmbiguous};
 use jiff::Timestamp;
 use tokio::time::Instant;
@@ -57,7 +59,9 @@ async fn send<Q, U: Upstream>(
         working(engine, staged, || config.adapter.encode(&staged.job, permit.model(), &config.base_url));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
     config.adapter.authorise(&mut request.headers, &permit.key().secret).map_err(Unsent::UnusableKey)?;
-    begin(engine, staged, &unanswered(staged, permit, started)).await;
+    if begin(engine, staged, &unanswered(staged, permit, started)).await == Begun::Late {
+        return Err(Unsent::Late);
+    }
     crash::at(Point::Journalled);
     let stamp = permit.stamp();
     let sent = move |at| {
@@ -67,9 +71,17 @@ async fn send<Q, U: Upstream>(
     engine.upstream.send(request, sent).await.map_err(Unsent::Upstream)
 }
 
+/// Whether a call was journalled when it was to be made.
+#[derive(PartialEq, Eq)]
+enum Begun {
+    InTime,
+    /// Only after a while, in which its deadline may have passed or an order been given.
+    Late,
+}
+
 /// Journals a call before it is made. Where it must not be made twice, this survives a power loss too; else a
 /// call is not held up by a disk that is full.
-async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) {
+async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) -> Begun {
     let attempts = &engine.journal.attempts;
     let write = || attempts.begin(&staged.identity, (&staged.fingerprint, staged.generation), attempt);
     match staged.job.on_ambiguous {
@@ -77,13 +89,17 @@ async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) 
             if let Err(error) = write() {
                 warn!(%error, "a call cannot be journalled");
             }
+            Begun::InTime
         }
         OnAmbiguous::Fail => {
+            let tries = AtomicU32::new(0);
             retry_until_done("journalling a call", async || {
+                tries.fetch_add(1, Ordering::Relaxed);
                 write()?;
                 attempts.sync().await
             })
             .await;
+            if tries.into_inner() == 1 { Begun::InTime } else { Begun::Late }
         }
     }
 }
@@ -94,6 +110,8 @@ enum Unsent {
     Inexpressible(String),
     /// The key cannot be sent.
     UnusableKey(String),
+    /// It could not be journalled when it was to be made; it waits for its next turn.
+    Late,
     /// The network, or the provider.
     Upstream(upstream::Error),
 }
@@ -108,6 +126,10 @@ fn classify<Q, U>(engine: &Engine<Q, U>, permit: &Permit, reply: Result<Reply, U
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(problem)) => Outcome::local(Class::BadRequest, "unsupported", problem),
+        Err(Unsent::Late) => {
+            let problem = "it could not be journalled in time, so it was not made".to_owned();
+            Outcome::local(Class::NetBeforeSend, "not_journalled", problem)
+        }
         Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),
     }
 }

@@ -8,6 +8,7 @@
 mod attempts;
 mod suspects;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub(crate) use attempts::Attempts;
@@ -37,6 +38,10 @@ impl Journal {
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let open = || {
             std::fs::create_dir_all(dir)?;
+            // A new directory is there after a power loss when the one that it is in is synced.
+            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+                File::open(parent)?.sync_all()?;
+            }
             Ok(Self { attempts: Attempts::open(dir)?, suspects: Suspects::open(dir)? })
         };
         open().map_err(|problem| Error { path: dir.to_owned(), problem })

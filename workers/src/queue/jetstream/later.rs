@@ -7,11 +7,14 @@ use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
 use forebay_schemas::subjects::OBJECT_HEADER;
 use futures::{TryFutureExt, TryStreamExt};
 use jiff::Timestamp;
+use tracing::warn;
 
 use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
 use crate::orders::Cancelled;
 use crate::queue::{Error, Postponed, State};
 
+/// What the subjects that want a copy of a postponed job's completion may have together, in bytes.
+const MOST_REPLIES: usize = 24 * 1024;
 /// Jobs whose wait is ended at once.
 const AT_ONCE: usize = 64;
 
@@ -26,14 +29,13 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
             return Ok(false);
         }
         job.state.replies.extend(before.replies);
-        job.state.replies.sort();
-        job.state.replies.dedup();
         if before.attempts.len() > job.state.attempts.len() {
             job.state.attempts = before.attempts;
         }
         job.state.counted = job.state.counted.max(before.counted);
         job.state.published = job.state.published.min(before.published);
     }
+    shorten(&mut job.state.replies, &subject);
     // Headers of the job's message are left behind: a copied id would make the server drop it.
     let mut headers = traced(job.traceparent.as_deref());
     // What came between the look and this would be replaced unseen; refused, it is looked at again.
@@ -50,6 +52,23 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
         return Err(unavailable("the server took the schedule for one that it had"));
     }
     Ok(true)
+}
+
+/// Whoever publishes an identity very often, each time with another `reply_to`, must not make it larger than a
+/// message.
+fn shorten(replies: &mut Vec<String>, subject: &str) {
+    replies.sort();
+    replies.dedup();
+    let mut size = 0;
+    let fit = replies.iter().take_while(|reply| {
+        size += reply.len();
+        size <= MOST_REPLIES
+    });
+    let fit = fit.count();
+    if fit < replies.len() {
+        warn!(subject, left_out = replies.len() - fit, "a postponed job has too many subjects to reply to");
+        replies.truncate(fit);
+    }
 }
 
 /// The last sequence on `subject`, 0 if there is none, and what is known of the job that waits there.
