@@ -30,14 +30,44 @@ impl Grants {
         }
     }
 
+    /// The same as an account of the team's own in a nats-server's configuration, beside Forebay's account: what that
+    /// one exports, and what the team's imports. The server then keeps apart what they call subjects, and answers
+    /// nowhere but in the account of whoever asked.
+    pub fn to_account(&self, team: &str, forebay: &str) -> String {
+        let lines = |kind: &str, subjects: &[String], line: &dyn Fn(&str, &str) -> String| {
+            subjects.iter().map(|subject| line(kind, subject)).collect::<Vec<_>>().join("\n")
+        };
+        let export = |kind: &str, subject: &str| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}");
+        let import = |kind: &str, subject: &str| {
+            format!("    {{ {kind}: {{ account: {forebay:?}, subject: {subject:?} }} }}")
+        };
+        format!(
+            r#"# Team {team}, in an account of its own. Goes into `accounts {{ {forebay}: {{ exports: [ … ] }} }}`:
+{service_exports}
+{stream_exports}
+# Goes into `accounts {{ … }}`:
+{team}: {{
+  users: [{{ user: {team:?}, password: ${variable} }}]
+  imports: [
+{service_imports}
+{stream_imports}
+  ]
+}}"#,
+            service_exports = lines("service", &self.publish, &export),
+            stream_exports = lines("stream", &self.subscribe, &export),
+            service_imports = lines("service", &self.publish, &import),
+            stream_imports = lines("stream", &self.subscribe, &import),
+            variable = password_of(team),
+        )
+    }
+
     /// The same as a user in a nats-server's configuration; the password is read from the environment.
     pub fn to_config(&self, team: &str, names: &Names) -> String {
         let list = |subjects: &[String]| {
             let quoted: Vec<_> = subjects.iter().map(|subject| format!("        {subject:?}")).collect();
             quoted.join("\n")
         };
-        // No two teams have one variable.
-        let variable = format!("TEAM_{}_PASSWORD", team.replace('_', "__").replace('-', "_h"));
+        let variable = password_of(team);
         format!(
             r#"# Team {team}: goes into `authorization {{ users: [ … ] }}` of the nats-server. Its clients set
 # their inbox prefix to {inbox}.
@@ -62,4 +92,9 @@ impl Grants {
             subscribe = list(&self.subscribe),
         )
     }
+}
+
+/// The variable that a team's password is read from; no two teams have one.
+fn password_of(team: &str) -> String {
+    format!("TEAM_{}_PASSWORD", team.replace('_', "__").replace('-', "_h"))
 }

@@ -13,6 +13,10 @@ use crate::permissions::Grants;
 pub(super) struct Args {
     /// The team.
     team: String,
+    /// Print an account of the team's own beside this one, in which Forebay is. Teams that do not trust each other
+    /// need that.
+    #[arg(long, value_name = "ACCOUNT")]
+    beside: Option<String>,
 }
 
 pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
@@ -31,6 +35,8 @@ pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
                 "subscribe": { "allow": grants.subscribe },
             },
         }));
+    } else if let Some(forebay) = &args.beside {
+        print::line(&grants.to_account(team, forebay));
     } else {
         print::line(&grants.to_config(team, names));
     }

@@ -12,8 +12,55 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, UNLIMITED, chat, ctl, install_crypto, nats_server, pool, provider, quota, said, soon,
+    Forebay, UNLIMITED, called, chat, copy_in, ctl, install_crypto, nats_server, pool, provider, quota, said,
+    soon,
 };
+
+/// Subjects that are not a team's to publish on.
+const FOREIGN: [&str; 30] = [
+    "ai.jobs.chat",
+    "ai.jobs.chat.acme2",
+    "ai.jobs.chat.acme2.interactive",
+    "ai.ask.chat.acme2",
+    "ai.later.acme._.intruder",
+    "ai.due.chat.acme.normal",
+    "ai.completions.acme._.forged",
+    "ai.completions.acme2._.forged",
+    "ai.dead.chat.acme",
+    "ai.events.quotas.one",
+    "ai.ctl.cancel",
+    "ai.ctl.keys.disable",
+    "ai.ctl.dead.drop",
+    "$KV.AI_ORDERS.pause.x",
+    "$JS.API.STREAM.PURGE.AI_JOBS",
+    "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
+    "$JS.API.STREAM.MSG.GET.AI_COMPLETIONS",
+    "$JS.API.DIRECT.GET.AI_COMPLETIONS",
+    "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.x",
+    "$JS.API.CONSUMER.CREATE.AI_COMPLETIONS.mine.ai.completions.acme.>",
+    "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme._.x",
+    "$JS.API.CONSUMER.INFO.AI_COMPLETIONS.x",
+    "$JS.ACK.AI_COMPLETIONS.x.1.1.1.1.1",
+    "$JS.API.CONSUMER.MSG.NEXT.AI_JOBS.chat+acme+normal",
+    "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme+normal",
+    "$JS.ACK.AI_JOBS.chat+acme2+normal.1.1.1.1.1",
+    "$O.AI_REQUESTS.C.x",
+    "$O.AI_REQUESTS.M.x",
+    "$O.AI_ANSWERS.M.x",
+    "$JS.API.CONSUMER.CREATE.OBJ_AI_ANSWERS.x.$O.AI_ANSWERS.C.x",
+];
+/// Where a team could have others' answers published.
+const TARGETS: [&str; 9] = [
+    "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
+    "$JS.API.STREAM.PURGE.AI_COMPLETIONS",
+    "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme2+normal",
+    "ai.completions.acme2._.order-1",
+    "ai.completions.acme2._.order-2",
+    "ai.jobs.chat.acme2",
+    "ai.ctl.cancel",
+    "ai.later.acme2._.order-2",
+    "ai.due.chat.acme2.normal",
+];
 
 /// A server whose users are an operator and the teams.
 async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
@@ -30,9 +77,32 @@ async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
         store = dir.join("store"),
         users = users.join("\n"),
     );
-    let passwords: Vec<_> =
-        teams.iter().map(|team| (format!("TEAM_{team}_PASSWORD"), format!("of-{team}"))).collect();
-    nats_server(dir, &config, &passwords).await
+    nats_server(dir, &config, &passwords(teams)).await
+}
+
+/// A server at which each team has an account of its own, beside that of the operator.
+async fn server_with_accounts(dir: &Path, teams: &[&str]) -> (Child, String) {
+    let (mut exports, mut accounts) = (String::new(), String::new());
+    std::fs::write(dir.join("empty.toml"), "").expect("written");
+    for team in teams {
+        let args = ["--config", "empty.toml", "nats-permissions", team, "--beside", "FOREBAY"];
+        let printed = program::run(dir, &args).await;
+        assert_eq!(printed.code, Some(0), "{printed:?}");
+        let (export, account) =
+            printed.stdout.split_once("# Goes into `accounts { … }`:").expect("two parts");
+        exports.push_str(export);
+        accounts.push_str(account);
+    }
+    let config = format!(
+        "jetstream {{ store_dir: {store:?} }}\naccounts {{\nFOREBAY: {{ jetstream: enabled\n\
+         users: [{{ user: operator, password: secret }}]\nexports: [\n{exports}\n] }}\n{accounts}\n}}\n",
+        store = dir.join("store"),
+    );
+    nats_server(dir, &config, &passwords(teams)).await
+}
+
+fn passwords(teams: &[&str]) -> Vec<(String, String)> {
+    teams.iter().map(|team| (format!("TEAM_{team}_PASSWORD"), format!("of-{team}"))).collect()
 }
 
 /// A team's connection, and what the server refused it.
@@ -106,9 +176,19 @@ struct Site {
 }
 
 async fn site() -> Site {
-    install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
-    let (server, address) = server(dir.path(), &["acme", "acme2"]).await;
+    let started = server(dir.path(), &["acme", "acme2"]).await;
+    site_at(dir, started).await
+}
+
+async fn site_with_accounts() -> Site {
+    let dir = tempfile::tempdir().expect("a directory");
+    let started = server_with_accounts(dir.path(), &["acme", "acme2"]).await;
+    site_at(dir, started).await
+}
+
+async fn site_at(dir: tempfile::TempDir, (server, address): (Child, String)) -> Site {
+    install_crypto();
     let (forebay, provider) = forebay(dir, &address).await;
     let acme = Team::connect(&address, "acme").await;
     Site { _server: server, forebay, provider, acme }
@@ -116,7 +196,26 @@ async fn site() -> Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_team_publishes_its_jobs_and_reads_its_completions() {
-    let Site { forebay, acme, provider, _server, .. } = site().await;
+    publishes_and_reads(site().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_team_with_an_account_of_its_own_does_so_too() {
+    publishes_and_reads(site_with_accounts().await).await;
+}
+
+async fn publishes_and_reads(site: Site) {
+    let Site { forebay, acme, provider, _server, .. } = site;
+    let mut copies = acme.client.subscribe("_INBOX_acme.copies").await.expect("subscribed");
+    let mut job = chat("copied", "hello");
+    job["reply_to"] = json!("_INBOX_acme.copies");
+    acme.context
+        .publish("ai.jobs.chat.acme", job.to_string().into())
+        .await
+        .expect("sent")
+        .await
+        .expect("kept");
+    assert_eq!(said(&copy_in(&mut copies).await), "You said: hello");
     let mut live = acme.client.subscribe("ai.completions.acme.>").await.expect("subscribed");
     for subject in ["ai.jobs.chat.acme", "ai.jobs.chat.acme.bulk"] {
         let job = chat(subject, "hello").to_string();
@@ -146,34 +245,7 @@ async fn a_team_publishes_its_jobs_and_reads_its_completions() {
 async fn a_team_crosses_over_nowhere() {
     let Site { forebay, acme, provider, _server, .. } = site().await;
     let job = chat("intruder", "hello").to_string();
-    for subject in [
-        "ai.jobs.chat",
-        "ai.jobs.chat.acme2",
-        "ai.jobs.chat.acme2.interactive",
-        "ai.ask.chat.acme2",
-        "ai.later.acme._.intruder",
-        "ai.due.chat.acme.normal",
-        "ai.completions.acme._.forged",
-        "ai.completions.acme2._.forged",
-        "ai.dead.chat.acme",
-        "ai.events.quotas.one",
-        "ai.ctl.cancel",
-        "ai.ctl.keys.disable",
-        "ai.ctl.dead.drop",
-        "$KV.AI_ORDERS.pause.x",
-        "$JS.API.STREAM.PURGE.AI_JOBS",
-        "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
-        "$JS.API.STREAM.MSG.GET.AI_COMPLETIONS",
-        "$JS.API.DIRECT.GET.AI_COMPLETIONS",
-        "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme2._.x",
-        "$JS.API.CONSUMER.CREATE.AI_COMPLETIONS.mine.ai.completions.acme.>",
-        "$JS.API.DIRECT.GET.AI_COMPLETIONS.ai.completions.acme._.x",
-        "$JS.API.CONSUMER.INFO.AI_COMPLETIONS.x",
-        "$JS.ACK.AI_COMPLETIONS.x.1.1.1.1.1",
-        "$JS.API.CONSUMER.MSG.NEXT.AI_JOBS.chat+acme+normal",
-        "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme+normal",
-        "$JS.ACK.AI_JOBS.chat+acme2+normal.1.1.1.1.1",
-    ] {
+    for subject in FOREIGN {
         acme.publish(subject, job.clone(), HeaderMap::new()).await;
         acme.is_refused(&format!("publish to \"{subject}\"")).await;
     }
@@ -234,18 +306,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
     forebay.publish("ai.jobs.chat.acme2", &chat("order-1", "hello")).await;
     let theirs = forebay.completion("acme2", None, "order-1").await;
     let streams = ["AI_JOBS", "AI_LATER", "AI_COMPLETIONS", "AI_DEAD", "AI_EVENTS", "KV_AI_ORDERS"];
-    let targets = [
-        "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
-        "$JS.API.STREAM.PURGE.AI_COMPLETIONS",
-        "$JS.API.CONSUMER.DELETE.AI_JOBS.chat+acme2+normal",
-        "ai.completions.acme2._.order-1",
-        "ai.completions.acme2._.order-2",
-        "ai.jobs.chat.acme2",
-        "ai.ctl.cancel",
-        "ai.later.acme2._.order-2",
-        "ai.due.chat.acme2.normal",
-    ];
-    for (index, target) in targets.into_iter().enumerate() {
+    for (index, target) in TARGETS.into_iter().enumerate() {
         // Asked well and asked badly, and what the server answers to a publish.
         for (subject, id) in
             [("ai.ask.chat.acme", "asked"), ("ai.ask.a:b.acme", "odd"), ("ai.jobs.chat.acme", "job")]
@@ -273,6 +334,42 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
     }
     assert_eq!(theirs.generation, 1);
     let of_acme = provider.calls().len() - 2;
-    assert!(of_acme <= 1 + 2 * targets.len(), "{of_acme}");
+    assert!(of_acme <= 1 + 2 * TARGETS.len(), "{of_acme}");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers() {
+    let Site { forebay, acme, provider, _server } = site_with_accounts().await;
+    for subject in FOREIGN {
+        let job = chat("intruder", "hello").to_string();
+        match acme.client.request(subject, job.into()).await {
+            Err(error) => assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders, "{subject}"),
+            // The server's own subjects mean the streams of the account that asks.
+            Ok(answer) => {
+                let text = String::from_utf8_lossy(&answer.payload).into_owned();
+                assert!(text.contains("\"error\":{"), "{subject}: {text}");
+            }
+        }
+    }
+    for (index, target) in TARGETS.into_iter().enumerate() {
+        for (subject, id) in [("ai.ask.chat.acme", "asked"), ("ai.jobs.chat.acme", "job")] {
+            let job = chat(&format!("{id}-{index}"), "of acme").to_string();
+            acme.client.publish_with_reply(subject, target, job.into()).await.expect("sent");
+        }
+    }
+    let last = chat("last", "of acme").to_string();
+    acme.context.publish("ai.jobs.chat.acme", last.into()).await.expect("sent").await.expect("kept");
+    let jobs = 2 * TARGETS.len() + 1;
+    called(&provider, jobs).await;
+    forebay.drained().await;
+    // Every message in a stream is of the team's own jobs.
+    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, jobs as u64);
+    let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
+    assert_eq!(stream.cached_info().state.last_sequence, jobs as u64);
+    for stream in ["AI_LATER", "AI_DEAD", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
+        assert_eq!(forebay.count(stream.to_owned()).await, 0, "{stream}");
+    }
+    assert_eq!(provider.calls().len(), jobs);
     forebay.stop().await;
 }
