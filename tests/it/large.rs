@@ -147,7 +147,21 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
     let others = requests.get("acme/x").await.expect("there");
     requests.add_link("default/link", &others).await.expect("a link");
     publish_name(&forebay, "ai.jobs.chat", "default/link", &json!({ "id": "linked" })).await;
+    // The server's answer to a publish, which others can aim at any subject.
+    let stream = forebay.connection.context.get_stream("OBJ_AI_REQUESTS").await.expect("the stream");
+    let mut subjects = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
+    let before: Vec<_> =
+        subjects.by_ref().map_ok(|(subject, _)| subject).try_collect().await.expect("subjects");
+    requests.put("default/spoilt", &mut "{}".as_bytes()).await.expect("put");
+    let mut subjects = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
+    let after: Vec<_> =
+        subjects.by_ref().map_ok(|(subject, _)| subject).try_collect().await.expect("subjects");
+    let spoilt = after.into_iter().find(|subject| !before.contains(subject)).expect("a new one");
+    let ack = r#"{"stream":"AI_JOBS","seq":1}"#;
+    forebay.connection.context.publish(spoilt, ack.into()).await.expect("sent").await.expect("kept");
+    publish_name(&forebay, "ai.jobs.chat", "default/spoilt", &json!({ "id": "spoilt" })).await;
     for (id, code, words) in [
+        ("spoilt", "object_gone", "default/spoilt"),
         ("missing", "object_gone", "default/none"),
         ("others", "invalid_object", "begin with `default/`"),
         ("larger", "request_too_large", "max_request of 1024"),

@@ -146,6 +146,8 @@ async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>
         Err(error) if matches!(error.kind(), InfoErrorKind::NotFound | InfoErrorKind::InvalidName) => {
             Ok(None)
         }
+        // It describes nothing, and would not the next time. The client has no kind of its own for this.
+        Err(error) if error.to_string().contains("failed to decode") => Ok(None),
         Err(error) => Err(unavailable(error)),
     }
 }
