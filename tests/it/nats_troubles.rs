@@ -3,9 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::simulate::Provider;
+use forebay::simulate::fault::Faults;
+use forebay::simulate::{self, Provider};
 use forebay_schemas::Status;
 use serde_json::json;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use crate::support::{Forebay, SMALL_STREAMS, called, chat, nats_server, pool, provider, quota, soon};
 
@@ -21,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
+    (forebay_with(address, streams, &provider).await, provider)
+}
+
+async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Forebay {
     let dir = tempfile::tempdir().expect("a directory");
     let limits = format!("{{ concurrent = {AT_ONCE} }}");
     let text = [
@@ -29,7 +36,7 @@ async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
         quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
-    (Forebay::start(dir, &text.concat()).await, provider)
+    Forebay::start(dir, &text.concat()).await
 }
 
 /// Waits until so many jobs succeeded.
@@ -122,5 +129,61 @@ async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_
     let (_server, _) = start(dir.path(), port(&address)).await;
     succeeded(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
+    forebay.stop().await;
+}
+
+/// A way to a server that can be cut.
+struct Way {
+    address: String,
+    is_cut: watch::Sender<bool>,
+}
+
+impl Way {
+    async fn to(server: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let (is_cut, cut) = watch::channel(false);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (server, mut cut) = (server.clone(), cut.clone());
+                tokio::spawn(async move {
+                    if *cut.borrow() {
+                        return;
+                    }
+                    let mut server = TcpStream::connect(server).await.expect("connected");
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                        _ = cut.wait_for(|cut| *cut) => {}
+                    }
+                });
+            }
+        });
+        Self { address, is_cut }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twice() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (_server, address) = start(dir.path(), "-1").await;
+    let way = Way::to(address).await;
+    // Calls are under way from before the cut until after what is not kept is delivered again.
+    let latency = (AWAY + Duration::from_secs(5), AWAY + Duration::from_secs(5));
+    let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
+    let config = simulate::Config { accounts, latency, faults: Faults::default(), seed: 7, record: None };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let provider = Provider::start(config, listener).expect("it starts");
+    let forebay = forebay_with(&way.address, SMALL_STREAMS, &provider).await;
+    for job in 0..AT_ONCE {
+        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+    }
+    called(&provider, AT_ONCE).await;
+    way.is_cut.send_replace(true);
+    // This wait is what is tested.
+    tokio::time::sleep(AWAY).await;
+    way.is_cut.send_replace(false);
+    succeeded(&forebay, AT_ONCE).await;
+    forebay.drained().await;
+    assert_eq!(provider.calls().len(), AT_ONCE, "no call was made twice");
     forebay.stop().await;
 }
