@@ -159,6 +159,11 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// 32 hex digits that no other bytes have.
+pub fn digest(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes)[..16])
+}
+
 /// All names under one prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -261,7 +266,7 @@ impl Names {
     /// The object of a completion that no message can hold; no other completion's object has its name.
     pub fn answer_object(&self, identity: &Identity, whole: &[u8]) -> String {
         let Identity { team, batch, id } = identity;
-        format!("{}/{}", self.object(team, batch.as_deref(), id), hex(&Sha256::digest(whole)[..16]))
+        format!("{}/{}", self.object(team, batch.as_deref(), id), digest(whole))
     }
 
     /// Every job's subject.

@@ -19,6 +19,7 @@ use crate::dispatch::Arrived;
 use crate::engine::{Candidate, Engine};
 use crate::finish::{self, retry_until_done};
 use crate::journal::Work;
+use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
@@ -67,7 +68,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         if guilty != Some(Work::Reading) {
             crash::over("reading", content.of(&delivery));
         }
-        read(engine, flow, delivery, claim, content, guilty)
+        at_length(content.of(&delivery).len(), || read(engine, flow, delivery, claim, content, guilty))
     });
     let claim = message.claim;
     let (claim, entry, conflicts) =
@@ -96,6 +97,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         cost: Cost::default(),
         attempts: message.attempts,
         counted: message.counted,
+        place: None,
         last_error: None,
     };
     let next = match conflicts {

@@ -12,6 +12,7 @@ use crate::crash::{self, Point};
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
 use crate::journal::Work;
+use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::quota::Permit;
 use crate::staged::Staged;
@@ -24,9 +25,13 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     permit: &Permit,
 ) -> Outcome {
     let started = engine.clock.now();
-    let reply = send(engine, staged, permit, started).await;
+    let mut reply = send(engine, staged, permit, started).await;
     crash::at(Point::Answered);
-    let outcome = working(engine, staged, || classify(engine, permit, reply));
+    let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
+    let size = reply.as_ref().map_or(0, |reply| reply.body.len());
+    let outcome = at_length(size, || working(engine, staged, || classify(engine, permit, reply)));
+    // What is tried again waits without its answer.
+    staged.place = place.filter(|_| outcome.class.is_none());
     crash::at(Point::Classified);
     let now = engine.clock.now();
     let attempt = Attempt {

@@ -25,6 +25,7 @@ mod finish;
 mod flow;
 mod held;
 pub mod journal;
+mod large;
 mod orders;
 mod outcome;
 pub mod provider;

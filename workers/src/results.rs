@@ -1,4 +1,4 @@
-//! Results by identity: one sled database per day, one writer thread, group commit.
+//! Results by identity: one sled database per day, one writer thread, group commit; large ones in files beside it.
 //!
 //! sled's own flush is not safe against a power loss (it calls `sync_file_range`), so the writer calls
 //! `sync_data` on the database's file after it. `flush_async` can deadlock and is never called.
@@ -7,12 +7,14 @@
 
 mod coverage;
 mod day;
+mod large;
 mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use forebay_schemas::subjects::digest;
 use forebay_schemas::{Completion, Identity};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
@@ -20,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
+use crate::large::{LARGE, at_length};
 use day::Day;
-use writer::{Write, Writer};
+use writer::{Value, Write, Writer};
 
 /// Why a result cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -142,10 +145,25 @@ impl Results {
     /// When it could not be written; it may then be there or not.
     pub async fn store(&self, identity: &Identity, record: &Record, now: Timestamp) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
-        let json = serde_json::to_vec(record).map_err(|error| Error::new(&self.dir, error))?;
-        let Some(writer) = &self.writer else { return writer::write_one(&day, &key_of(identity), &json) };
+        let key = key_of(identity);
+        let size = record.completion.response.as_ref().map_or(0, |response| response.body.get().len());
+        let json = at_length(size, || serde_json::to_vec(record));
+        let json = json.map_err(|error| Error::new(&self.dir, error))?;
+        let Some(writer) = &self.writer else { return writer::write_one(&day, &key, &json) };
+        let value = if json.len() < LARGE {
+            Value::Record(json)
+        } else {
+            let (name, path) = (digest(&key), day.path().to_owned());
+            let write = {
+                let name = name.clone();
+                move || large::write(&path, &name, &json)
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            written.map_err(|error| Error::new(&self.dir, error))??;
+            Value::InFile(name)
+        };
         let (done, written) = oneshot::channel();
-        writer.send(Write { day, key: key_of(identity), value: json, done });
+        writer.send(Write { day, key, value, done });
         match written.await {
             Ok(result) => result,
             Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),

@@ -3,6 +3,7 @@
 use forebay_schemas::completion::{CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, Response, Status, Usage};
 use jiff::Timestamp;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::claim::Claim;
@@ -40,6 +41,8 @@ pub(crate) struct Staged {
     pub(crate) counted: u32,
     /// When it was published, or last tried.
     pub(crate) waiting_since: Timestamp,
+    /// The right of its large answer to be here; held for its drop.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
     /// It waits for itself until then.
     pub(crate) not_before: Option<Instant>,
     /// What the last target said that can never serve it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::http::HeaderMap;
 use bytes::Bytes;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 /// A request that is ready to leave, credential included; it is not `Debug` for that reason.
@@ -21,7 +22,7 @@ pub struct Request {
 }
 
 /// A whole answer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
@@ -29,6 +30,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The right of a large answer to be here; held until it is not any more.
+    pub place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no whole answer. None of the texts holds a header or a body.

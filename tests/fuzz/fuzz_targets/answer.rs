@@ -35,7 +35,7 @@ fuzz_target!(|data: (u16, Vec<Vec<u8>>, Vec<u8>)| {
         assert!(figures.remaining <= figures.limit && figures.limit > 0);
     }
     let now = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let reply = Reply { status: 100 + status % 500, headers, body: Bytes::from(body) };
+    let reply = Reply { status: 100 + status % 500, headers, body: Bytes::from(body), place: None };
     let decoded = adapter.decode(&reply, now);
     assert!(decoded.retry_after.is_none_or(|wait| wait <= LONGEST), "{:?}", decoded.retry_after);
     assert!(decoded.class.is_some() || (200..300).contains(&reply.status));

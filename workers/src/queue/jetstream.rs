@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::crash::{self, Point};
+use crate::large::at_length;
 use crate::orders::Cancelled;
 
 pub use objects::Objects;
@@ -204,7 +205,8 @@ impl JetStreamQueue {
         traceparent: Option<&str>,
     ) -> Result<(HeaderMap, Bytes), Error> {
         let mut headers = traced(traceparent);
-        let whole = json(completion)?;
+        let size = completion.response.as_ref().map_or(0, |response| response.body.get().len());
+        let whole = at_length(size, || json(completion))?;
         if whole.len() <= self.room() {
             return Ok((headers, whole));
         }

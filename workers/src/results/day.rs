@@ -6,11 +6,13 @@ use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use super::Error;
+use super::{Error, large};
 use crate::crash::{self, Point};
 
-/// The first byte of every value: the layout of what follows.
+/// The first byte of every value: the layout of what follows, which is a record, or the name of the file that
+/// holds one.
 const VERSION: u8 = 1;
+const IN_FILE: u8 = 2;
 /// sled moves what is larger than a quarter of a segment to files that no flush covers, and writes a
 /// leaf of up to 17 values as one: so 17 of the largest values must fit a quarter of a segment.
 const SEGMENT: usize = 4 * 1024 * 1024;
@@ -66,6 +68,9 @@ impl Day {
         let Some(value) = db.get(record_key(key)).map_err(|error| of_sled(&self.path, &error))? else {
             return Ok(None);
         };
+        if let [IN_FILE, name @ ..] = value.as_ref() {
+            return large::read(&self.path, &String::from_utf8_lossy(name)).map(Some);
+        }
         let [VERSION, a, b, c, d, head @ ..] = value.as_ref() else {
             return Err(failed(&format!("a record of version {:?}, which is unknown", value.first())));
         };
@@ -88,6 +93,11 @@ impl Day {
             batch.insert(piece_key(key, index), piece);
         }
         batch.insert(record_key(key), record);
+    }
+
+    /// Puts the name of the file that holds a record into a batch.
+    pub(super) fn put_name(batch: &mut sled::Batch, key: &[u8], name: &str) {
+        batch.insert(record_key(key), [&[IN_FILE], name.as_bytes()].concat());
     }
 
     /// Writes a batch; when this returns, it survives a power loss. sled does nothing more after an error, so

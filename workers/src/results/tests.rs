@@ -63,6 +63,13 @@ async fn what_was_stored_is_there_after_opening_again_whatever_its_size() {
     let blobs = dir.path().join("2026-11-24").join("blobs");
     let large = std::fs::read_dir(blobs).map_or(0, Iterator::count);
     assert_eq!(large, 0, "nothing went to files that a flush does not cover");
+    let files = std::fs::read_dir(dir.path().join("2026-11-24").join("large")).expect("large ones").count();
+    assert_eq!(files, 1, "the largest has a file of its own");
+    let who = identity("t", None, "id-3000000");
+    results.store(&who, &record(&who, &"y".repeat(2_000_000)), now).await.expect("stored");
+    assert_eq!(body(&results.answered(&who, now).expect("readable").expect("there")).len(), 2_000_000);
+    results.store(&who, &record(&who, "small"), now).await.expect("stored");
+    assert_eq!(body(&results.answered(&who, now).expect("readable").expect("there")), "small");
 }
 
 const CHUNKED: usize = 64 * 1024;

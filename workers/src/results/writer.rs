@@ -12,10 +12,17 @@ use super::day::Day;
 /// The most records of one group.
 const GROUP: usize = 512;
 
+/// What is written of a record.
+pub(super) enum Value {
+    Record(Vec<u8>),
+    /// The name of the file that holds it.
+    InFile(String),
+}
+
 pub(super) struct Write {
     pub(super) day: Arc<Day>,
     pub(super) key: Vec<u8>,
-    pub(super) value: Vec<u8>,
+    pub(super) value: Value,
     pub(super) done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -69,7 +76,10 @@ fn run(receiver: &mpsc::Receiver<Write>) {
 fn commit(day: &Day, group: Vec<Write>) {
     let mut batch = sled::Batch::default();
     for write in &group {
-        Day::put(&mut batch, &write.key, &write.value);
+        match &write.value {
+            Value::Record(record) => Day::put(&mut batch, &write.key, record),
+            Value::InFile(name) => Day::put_name(&mut batch, &write.key, name),
+        }
     }
     let result = day.commit(batch);
     for write in group {

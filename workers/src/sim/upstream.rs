@@ -172,7 +172,7 @@ impl SimUpstream {
     }
 
     fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Reply {
-        Reply { status, headers, body: body.to_owned().into() }
+        Reply { status, headers, body: body.to_owned().into(), place: None }
     }
 }
 

@@ -13,12 +13,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Error, Reply, Request, Upstream};
+use crate::large::LARGE;
 
-/// An answer is a large one from so many bytes on.
-const LARGE: usize = 1 << 20;
-/// Large answers that are read at once from one address; others wait at the provider, so that a provider whose
-/// answers have no end takes so much of the memory and no more.
-const LARGE_AT_ONCE: usize = 8;
+/// Large answers of one address that are here at once, until they are stored and published; others wait at the
+/// provider, so that a provider whose answers are very large, or have no end, takes so much of the memory and no
+/// more.
+const LARGE_AT_ONCE: usize = 4;
 
 /// How calls are made.
 #[derive(Debug, Clone, Copy)]
@@ -85,21 +85,22 @@ impl HttpUpstream {
             .await
             .map_err(failed)?;
         let mut body = BytesMut::new();
-        let mut turn = None;
+        let mut place = None;
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > self.config.max_answer {
                 return Err(Error::TooLarge(self.config.max_answer));
             }
             body.extend_from_slice(&chunk);
-            if turn.is_none() && body.len() > LARGE {
+            if place.is_none() && body.len() > LARGE {
                 // It is never closed.
-                turn = self.large_answers(response.url()).acquire_owned().await.ok();
+                place = self.large_answers(response.url()).acquire_owned().await.ok();
             }
         }
         Ok(Reply {
             status: response.status().as_u16(),
             headers: std::mem::take(response.headers_mut()),
             body: body.freeze(),
+            place,
         })
     }
 }

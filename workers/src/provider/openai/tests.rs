@@ -7,7 +7,7 @@ fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> R
         .iter()
         .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
         .collect();
-    Reply { status, headers, body: body.to_owned().into() }
+    Reply { status, headers, body: body.to_owned().into(), place: None }
 }
 
 fn decode(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Decoded {
