@@ -194,7 +194,7 @@ async fn start_worker(
     let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
     let results = open_results(config, &dir.join("results"), &*clock).await?;
     let last = queue.last_completion().await.map_err(unreachable)?;
-    let last = last.as_ref().map(|(identity, published)| (identity, *published));
+    let last = last.as_ref().map(|(identity, published)| (identity.as_ref(), *published));
     let is_complete = tokio::task::block_in_place(|| results.is_complete(last, clock.now()));
     let results_are_complete = is_complete.map_err(|error| Error::Usage(error.into()))?;
     let journal = dir.join("journal");

@@ -288,7 +288,7 @@ mod tests {
             error.contains("line 3") && error.contains("gpt-4_1") && error.contains("known pools: chat"),
             "{error}"
         );
-        let error = batch.check(path, &["gpt-4_1".to_owned()], 100).expect_err("too large").to_string();
-        assert!(error.contains("more than max_request of 100"), "{error}");
+        let error = batch.check(path, &["gpt-4_1".to_owned()], 10).expect_err("too large").to_string();
+        assert!(error.contains("more than max_request of 10 "), "{error}");
     }
 }

@@ -114,6 +114,9 @@ pub struct Streams {
     pub completions_max_age: Duration,
     /// Bytes of completions beyond which the oldest go.
     pub completions_max_bytes: u64,
+    /// The most that each of the two object stores holds, in bytes: what does not fit is refused of jobs, and of
+    /// completions the oldest go.
+    pub objects_max_bytes: u64,
 }
 
 /// How calls are made.

@@ -1,7 +1,7 @@
 //! The data directory: one process holds it, others find that one through it.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,13 +125,23 @@ impl DataDir {
         let path = self.join("format");
         match fs::read_to_string(&path) {
             Ok(format) if format.trim() == FORMAT => Ok(()),
+            // The power went while it was written.
+            Ok(format) if format.trim().is_empty() => self.write_format(&path),
             Ok(format) => Err(std::io::Error::other(format!(
                 "it has format {}, which a newer Forebay wrote; this one knows format {FORMAT}",
                 format.trim()
             ))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::write(&path, FORMAT),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write_format(&path),
             Err(error) => Err(error),
         }
+    }
+
+    fn write_format(&self, path: &Path) -> std::io::Result<()> {
+        let anew = self.join("format.new");
+        let mut file = File::create(&anew)?;
+        file.write_all(FORMAT.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(anew, path)
     }
 
     fn forget_holder(&self) {

@@ -4,12 +4,14 @@
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use forebay_schemas::completion::CompletionError;
 use forebay_schemas::subjects::OBJECT_HEADER;
-use forebay_schemas::{Completion, Identity};
+use forebay_schemas::{Class, Completion, Identity, Status};
 use forebay_workers::queue::jetstream::Objects;
 use serde_json::json;
 
 use crate::connection::Connection;
+use crate::control::{ResultsReply, ResultsRequest};
 
 /// Room for a message's headers beside its payload, in bytes.
 const HEADER_ROOM: usize = 1_024;
@@ -21,7 +23,7 @@ impl Connection {
     }
 
     /// The message of a job: itself, or where it is large all that names it, the job itself being kept as an
-    /// object that a header names.
+    /// object that a header names. Tried again with the same headers, the same object is put again.
     ///
     /// # Errors
     /// When the object cannot be kept.
@@ -35,10 +37,13 @@ impl Connection {
             return Ok(job);
         }
         let Identity { team, batch, id } = identity;
-        let object = self.names.object(team, batch.as_deref(), id);
+        // An object is deleted with the message that names it, so that no two name one.
+        let object = object_of(Some(headers)).unwrap_or_else(|| {
+            format!("{}/{:032x}", self.names.object(team, batch.as_deref(), id), rand::random::<u128>())
+        });
+        headers.insert(OBJECT_HEADER, object.as_str());
         let kept = self.requests().put(&object, &job).await;
         kept.with_context(|| format!("the job of {} bytes cannot be kept as an object", job.len()))?;
-        headers.insert(OBJECT_HEADER, object);
         Ok(json!({ "id": id, "batch": batch }).to_string().into())
     }
 
@@ -47,7 +52,8 @@ impl Connection {
         Objects::of_requests(&self.context, &self.names, self.client.max_payload())
     }
 
-    /// The whole completion of a message that may name an object.
+    /// The whole completion of a message that may name an object. If that is gone, the worker's store is asked; if
+    /// that has it no more either, the completion says so.
     ///
     /// # Errors
     /// When the message holds none, or the object cannot be fetched now.
@@ -56,10 +62,26 @@ impl Connection {
         payload: &[u8],
         headers: Option<&HeaderMap>,
     ) -> anyhow::Result<Completion> {
-        let completion = serde_json::from_slice(payload)?;
-        let object = object_of(headers);
+        let completion: Completion = serde_json::from_slice(payload)?;
         let answers = Objects::of_answers(&self.context, &self.names, self.client.max_payload());
-        Ok(answers.whole(completion, object.as_deref()).await?)
+        if let Some(whole) = answers.whole(completion.clone(), object_of(headers).as_deref()).await? {
+            return Ok(whole);
+        }
+        let Identity { team, batch, id } = completion.identity();
+        let request = serde_json::to_vec(&ResultsRequest { team, batch, id })?;
+        if let Ok(reply) = self.client.request(self.names.ctl("results"), request.into()).await
+            && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(&reply.payload)
+            && stored.generation == completion.generation
+            && let Some(whole) = answers.whole(stored, object_of(reply.headers.as_ref()).as_deref()).await?
+        {
+            return Ok(whole);
+        }
+        let error = CompletionError {
+            code: "answer_gone".to_owned(),
+            message: "the object that held the answer is gone, and the store has no answer either".to_owned(),
+            class: Class::MalformedResponse,
+        };
+        Ok(Completion { status: Status::Failed, response: None, error: Some(error), ..completion })
     }
 }
 

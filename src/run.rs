@@ -148,10 +148,9 @@ async fn publish(
                 true => Some(large.acquire().await?),
                 false => None,
             };
-            let mut headers = headers.clone();
             let message = batch.message(&line);
             let message = connection.enclose(&batch.identity(&line), message, &mut headers).await?;
-            let publish = connection.context.publish_with_headers(subject.clone(), headers, message);
+            let publish = connection.context.publish_with_headers(subject.clone(), headers.clone(), message);
             publish.await?.await?;
             anyhow::Ok(())
         };

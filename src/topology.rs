@@ -167,23 +167,32 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             ..base(names.dead_stream(), vec![names.all_dead()])
         },
         Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) },
-        // Jobs wait, and can be replayed, for as long as there are dead letters.
-        bucket(names, &names.requests_bucket(), LONG),
-        bucket(names, &names.answers_bucket(), sizes.completions_max_age),
+        // Jobs wait, and can be replayed, for about as long as there are dead letters.
+        Config {
+            max_age: LONG,
+            max_bytes: bytes(sizes.objects_max_bytes),
+            discard: DiscardPolicy::New,
+            ..bucket(names, &names.requests_bucket())
+        },
+        // The store has what is pushed out.
+        Config {
+            max_age: sizes.completions_max_age,
+            max_bytes: bytes(sizes.objects_max_bytes),
+            discard: DiscardPolicy::Old,
+            ..bucket(names, &names.answers_bucket())
+        },
     ]
 }
 
-/// An object store as NATS clients make one. It keeps no room of the server's: few jobs are so large.
-fn bucket(names: &Names, bucket: &str, max_age: Duration) -> Config {
+/// An object store as NATS clients make one.
+fn bucket(names: &Names, bucket: &str) -> Config {
     Config {
         name: names.bucket_stream(bucket),
         subjects: names.bucket_subjects(bucket),
         storage: StorageType::File,
         num_replicas: 1,
-        discard: DiscardPolicy::New,
         allow_rollup: true,
         allow_direct: true,
-        max_age,
         ..Config::default()
     }
 }

@@ -117,6 +117,9 @@ impl Job {
         if let Some(id) = job.own_id().filter(|id| !is_id(id)) {
             return wrong("id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
         }
+        if let Some(id) = job.custom_id.as_deref().filter(|id| !is_id(id)) {
+            return wrong("custom_id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
+        }
         if job.is_true("stream") {
             return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
         }

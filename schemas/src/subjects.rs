@@ -32,6 +32,8 @@ pub const MESSAGE_HEADER: &str = "Forebay-Message";
 pub const OBJECT_HEADER: &str = "Forebay-Object";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
+/// Longest name of a job's object, in bytes.
+const MAX_OBJECT: usize = 512;
 /// Longest team, pool or batch name, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -119,9 +121,12 @@ pub fn is_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// Whether an object may hold a job of this team: its name begins with the team's and a slash.
+/// Whether an object may hold a job of this team: its name begins with the team's and a slash, and has at most 512
+/// bytes, since it stands in a subject.
 pub fn is_object_of(object: &str, team: &str) -> bool {
-    object.strip_prefix(team).is_some_and(|rest| rest.starts_with('/'))
+    object.len() <= MAX_OBJECT
+        && !object.contains(char::is_control)
+        && object.strip_prefix(team).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The pool of a model: every character that a name cannot hold becomes `_`.

@@ -38,33 +38,7 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
             "must be more than data.dedupe_days: results are what repeats are found in",
         );
     }
-    let streams = Streams {
-        jobs_max_bytes: raw.streams.jobs_max_bytes.map_or(10 * GIB, |size| size.0),
-        jobs_max_per_flow: raw.streams.jobs_max_per_flow,
-        completions_max_age: checker.duration(
-            "streams.completions_max_age",
-            raw.streams.completions_max_age,
-            7 * DAY,
-        ),
-        completions_max_bytes: raw.streams.completions_max_bytes.map_or(10 * GIB, |size| size.0),
-    };
-    if streams.jobs_max_per_flow == Some(0) {
-        checker.wrong("streams.jobs_max_per_flow", "must be at least 1; leave it out for no limit");
-    }
-    for (field, size) in
-        [("jobs_max_bytes", streams.jobs_max_bytes), ("completions_max_bytes", streams.completions_max_bytes)]
-    {
-        if size < SMALLEST_STREAM {
-            checker
-                .wrong(&format!("streams.{field}"), "must be at least \"16MiB\": one message may have 8 MiB");
-        }
-    }
-    if streams.completions_max_age < DAY * (u32::from(data.dedupe_days) + 1) {
-        checker.wrong(
-            "streams.completions_max_age",
-            "must be a day more than data.dedupe_days: a completion that is gone could be published again",
-        );
-    }
+    let streams = checker.streams(raw.streams, data.dedupe_days);
     let quotas = raw.quota.into_iter().map(|(name, quota)| {
         let quota = checker.quota(&name, quota);
         (name, quota)
@@ -158,6 +132,42 @@ impl Checker<'_> {
             names,
             sync_interval: self.duration("nats.sync_interval", raw.sync_interval, sync),
         }
+    }
+
+    fn streams(&mut self, raw: raw::Streams, dedupe_days: u16) -> Streams {
+        let streams = Streams {
+            jobs_max_bytes: raw.jobs_max_bytes.map_or(10 * GIB, |size| size.0),
+            jobs_max_per_flow: raw.jobs_max_per_flow,
+            completions_max_age: self.duration(
+                "streams.completions_max_age",
+                raw.completions_max_age,
+                7 * DAY,
+            ),
+            completions_max_bytes: raw.completions_max_bytes.map_or(10 * GIB, |size| size.0),
+            objects_max_bytes: raw.objects_max_bytes.map_or(2 * GIB, |size| size.0),
+        };
+        if streams.jobs_max_per_flow == Some(0) {
+            self.wrong("streams.jobs_max_per_flow", "must be at least 1; leave it out for no limit");
+        }
+        for (field, size) in [
+            ("jobs_max_bytes", streams.jobs_max_bytes),
+            ("completions_max_bytes", streams.completions_max_bytes),
+            ("objects_max_bytes", streams.objects_max_bytes),
+        ] {
+            if size < SMALLEST_STREAM {
+                self.wrong(
+                    &format!("streams.{field}"),
+                    "must be at least \"16MiB\": one message may have 8 MiB",
+                );
+            }
+        }
+        if streams.completions_max_age < DAY * (u32::from(dedupe_days) + 1) {
+            self.wrong(
+                "streams.completions_max_age",
+                "must be a day more than data.dedupe_days: a completion that is gone could be published again",
+            );
+        }
+        streams
     }
 
     fn call(&mut self, raw: raw::Call) -> Call {

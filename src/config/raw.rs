@@ -50,6 +50,7 @@ pub(super) struct Streams {
     pub(super) jobs_max_per_flow: Option<u32>,
     pub(super) completions_max_age: Option<String>,
     pub(super) completions_max_bytes: Option<ByteSize>,
+    pub(super) objects_max_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Default, Deserialize)]

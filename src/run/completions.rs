@@ -36,6 +36,8 @@ pub(super) struct Completions {
     connection: Connection,
     filter: String,
     messages: Ordered,
+    /// Whether they are to be read anew.
+    is_lost: bool,
     /// The last message, while it is opened.
     opening: Option<AbortOnDropHandle<anyhow::Result<Found>>>,
     /// How many were in the stream when it was opened.
@@ -53,22 +55,33 @@ impl Completions {
         let filter = connection.names.completions_of(&batch.team, Some(&batch.name));
         let made = made(connection).await?;
         let (messages, stored) = read(connection, &filter).await?;
-        Ok(Self { connection: connection.clone(), filter, messages, opening: None, stored, made })
+        Ok(Self {
+            connection: connection.clone(),
+            filter,
+            messages,
+            is_lost: false,
+            opening: None,
+            stored,
+            made,
+        })
     }
 
     /// The next one. After a loss they are read from the first one again, so that some come twice. Nothing is
     /// lost if whoever waits for it stops waiting.
     pub(super) async fn next(&mut self) -> Found {
         loop {
-            let problem = match self.opened().await {
+            if self.is_lost {
+                tokio::time::sleep(AGAIN).await;
+                let Ok((messages, _)) = read(&self.connection, &self.filter).await else { continue };
+                (self.messages, self.is_lost) = (messages, false);
+            }
+            match self.opened().await {
                 Ok(Some(found)) => return found,
-                Ok(None) => continue,
-                Err(problem) => problem,
-            };
-            warn!(problem, "the stream of completions is lost, reading it again");
-            tokio::time::sleep(AGAIN).await;
-            if let Ok((messages, _)) = read(&self.connection, &self.filter).await {
-                self.messages = messages;
+                Ok(None) => {}
+                Err(problem) => {
+                    warn!(problem, "the stream of completions is lost, reading it again");
+                    self.is_lost = true;
+                }
             }
         }
     }
@@ -111,7 +124,8 @@ impl Completions {
             return false;
         }
         let Ok((messages, _)) = read(&self.connection, &self.filter).await else { return false };
-        (self.messages, self.made) = (messages, made);
+        (self.messages, self.made, self.is_lost) = (messages, made, false);
+        self.opening = None;
         true
     }
 }

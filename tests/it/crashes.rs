@@ -76,7 +76,7 @@ impl Case {
                 dir.path().join("data")
             ),
             // All cases share a server, whose store must hold the most of every stream.
-            "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n".to_owned(),
+            "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n".to_owned(),
             quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
             pool("chat", "gpt-4o-mini", &["one"]),
         ]

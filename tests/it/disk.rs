@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::program;
-use crate::support::{install_crypto, pool, provider, quota, soon};
+use crate::support::{SMALL_STREAMS, install_crypto, pool, provider, quota, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -28,6 +28,7 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = [
         format!("[nats]\nurl = {:?}\n[data]\ndir = {:?}\n", server.url(), dir.path().join("data")),
+        SMALL_STREAMS.to_owned(),
         quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &format!("{{ concurrent = {AT_ONCE} }}")),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];

@@ -54,6 +54,44 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_with_a_large_body_is_a_refusal() {
+    let large = "x".repeat(20 << 20);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        let answers = [
+            format!(
+                "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: {}\r\n\r\n{large}",
+                large.len()
+            ),
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
+        ];
+        for answer in answers {
+            let (mut socket, _) = listener.accept().await.expect("a call");
+            let _ = socket.read(&mut vec![0; 64 * 1024]).await;
+            // Whoever asked may have heard enough.
+            let _ = socket.write_all(answer.as_bytes()).await;
+        }
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        "[call]\nattempts = 1\nmax_answer = \"16MiB\"\n".to_owned(),
+        quota(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    forebay.publish("ai.jobs.chat", &chat("refused", "hello")).await;
+    let completion = forebay.completion("default", None, "refused").await;
+    let outcomes: Vec<_> = completion.attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
+    assert_eq!(
+        (completion.status, outcomes.as_slice()),
+        (Status::Succeeded, &["rate_limited", "succeeded"][..])
+    );
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn no_job_says_where_its_call_goes() {
     let (elsewhere, requests) = server(String::new()).await;
     let (forebay, provider) = Forebay::simple().await;

@@ -14,6 +14,7 @@ mod identity;
 mod journal;
 mod large;
 mod nats_troubles;
+mod objects;
 mod orders;
 mod permissions;
 mod process;

@@ -73,9 +73,9 @@ async fn fill(forebay: &Forebay) {
 async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = dir.path().join("store");
-    let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 60MB }}\n");
+    let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
     let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
-    let streams = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n";
+    let streams = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"16MiB\"\n";
     let (forebay, provider) = forebay(&address, streams).await;
     for job in 0..JOBS {
         forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;

@@ -12,8 +12,8 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, UNLIMITED, called, chat, copy_in, ctl, install_crypto, nats_server, pool, provider, quota, said,
-    soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, called, chat, copy_in, ctl, install_crypto, nats_server, pool,
+    provider, quota, said, soon,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -159,6 +159,7 @@ async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::si
             "[nats]\nurl = \"nats://operator:secret@{address}\"\n[data]\ndir = {:?}\n",
             dir.path().join("data")
         ),
+        SMALL_STREAMS.to_owned(),
         quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ]

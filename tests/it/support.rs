@@ -64,8 +64,7 @@ pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limit
 }
 
 /// Streams that need little of a disk: a server keeps room for the most that they may hold.
-pub(crate) const SMALL_STREAMS: &str =
-    "[streams]\njobs_max_bytes = \"64MiB\"\ncompletions_max_bytes = \"64MiB\"\n";
+pub(crate) const SMALL_STREAMS: &str = "[streams]\njobs_max_bytes = \"64MiB\"\ncompletions_max_bytes = \"64MiB\"\nobjects_max_bytes = \"256MiB\"\n";
 
 /// The head of a configuration: a minded server on any free port.
 pub(crate) fn head(dir: &Path) -> String {

@@ -27,6 +27,8 @@ use crate::running::Arrival;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
+/// What the fingerprint of a message that cannot be read begins with.
+const NO_JOB: &str = "not a job: ";
 /// What a producer can ask for: nobody tries a job so often.
 const MOST_GENERATIONS: u32 = 1_000_000;
 
@@ -145,7 +147,8 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     }
     // What failed before this generation began does not count for it.
     let answered = answered(engine, staged).await;
-    if let (Some(record), true) = (&answered, refusal.as_ref().is_some_and(content::is_gone)) {
+    let is_unknown = refusal.as_ref().is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
+    if let (Some(record), true) = (&answered, is_unknown) {
         // Which request it was can no longer be told; its publisher put it there for this identity.
         staged.fingerprint.clone_from(&record.fingerprint);
     }
@@ -226,11 +229,9 @@ fn read<Q, U>(
         },
     };
     let kept = known.as_ref().map(|known| known.fingerprint.clone()).filter(|kept| !kept.is_empty());
-    let fingerprint = match &job {
-        // One that was sent to another pool is the same request still.
-        Some(job) => kept.unwrap_or_else(|| job.fingerprint(&flow.pool)),
-        None => format!("not a job: {}", delivery.unique_id),
-    };
+    // One that was sent to another pool is the same request still, and so is one whose object is gone.
+    let fingerprint = kept.or_else(|| Some(job.as_ref()?.fingerprint(&flow.pool)));
+    let fingerprint = fingerprint.unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id));
     let job = job.unwrap_or_else(nothing);
     if guilty.is_some() {
         let message = "the worker ended twice while it worked on this job, which is therefore set aside";

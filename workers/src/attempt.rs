@@ -33,6 +33,9 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     // What is tried again waits without its answer.
     staged.place = place.filter(|_| outcome.class.is_none());
     crash::at(Point::Classified);
+    if outcome.was_not_made() {
+        return outcome;
+    }
     let now = engine.clock.now();
     let attempt = Attempt {
         took_ms: millis_between(started, now),
@@ -63,6 +66,7 @@ async fn send<Q, U: Upstream>(
     let encoded =
         working(engine, staged, || config.adapter.encode(&staged.job, permit.model(), &config.base_url));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
+    request.account.clone_from(&config.name);
     config.adapter.authorise(&mut request.headers, &permit.key().secret).map_err(Unsent::UnusableKey)?;
     if begin(engine, staged, &unanswered(staged, permit, started)).await == Begun::Late {
         return Err(Unsent::Late);
@@ -131,10 +135,7 @@ fn classify<Q, U>(engine: &Engine<Q, U>, permit: &Permit, reply: Result<Reply, U
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(problem)) => Outcome::local(Class::BadRequest, "unsupported", problem),
-        Err(Unsent::Late) => {
-            let problem = "it could not be journalled in time, so it was not made".to_owned();
-            Outcome::local(Class::NetBeforeSend, "not_journalled", problem)
-        }
+        Err(Unsent::Late) => Outcome::of_unjournalled(),
         Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),
     }
 }

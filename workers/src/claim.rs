@@ -9,9 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::held::Hold;
 use crate::queue::Delivery;
 
-/// What jobs that no message can hold may take of the memory while they wait in one flow's stage, in KiB. One job
-/// is let in whatever it has.
-const ROOM: usize = 64 * 1024;
+/// What jobs of one flow that no message can hold may take of the memory until they end, in KiB. One job is let
+/// in whatever it has. It is a flow's own: one that pauses must not keep others from their turn.
+const ROOM: usize = 256 * 1024;
 
 /// A flow's stage: how many of its places are taken, and who is told when one gets free.
 #[derive(Debug)]
@@ -26,11 +26,7 @@ pub(crate) struct Stage {
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
-pub(crate) struct Slot {
-    stage: Arc<Stage>,
-    /// What a large job takes of the room; held for its drop.
-    _room: Option<OwnedSemaphorePermit>,
-}
+pub(crate) struct Slot(Arc<Stage>);
 
 /// A delivery's mark on its stage, for as long as it is held.
 #[derive(Debug)]
@@ -46,7 +42,7 @@ impl Stage {
     /// Takes a place.
     pub(crate) fn slot(self: &Arc<Self>) -> Slot {
         self.taken.fetch_add(1, Ordering::Relaxed);
-        Slot { stage: Arc::clone(self), _room: None }
+        Slot(Arc::clone(self))
     }
 
     /// Marks a delivery as held.
@@ -66,20 +62,11 @@ impl Stage {
     }
 }
 
-impl Slot {
-    /// Waits until there is room for a job of so many bytes.
-    pub(crate) async fn make_room(&mut self, size: usize) {
-        let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
-        // It is never closed.
-        self._room = Arc::clone(&self.stage.room).acquire_many_owned(kib).await.ok();
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.stage.taken.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
         // A flow that has ended wants no more.
-        let _ = self.stage.free.send(1);
+        let _ = self.0.free.send(1);
     }
 }
 
@@ -93,8 +80,7 @@ impl Drop for Mark {
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) hold: Hold,
-    /// Held for its drop.
-    pub(crate) _mark: Mark,
+    pub(crate) mark: Mark,
     pub(crate) replies: Vec<String>,
     /// When it was published.
     pub(crate) published: Timestamp,
@@ -107,14 +93,23 @@ pub(crate) struct Claim {
     /// The object that holds the job, if its message does not.
     pub(crate) object: Option<String>,
     pub(crate) slot: Option<Slot>,
+    /// What a large job takes of the room.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl Claim {
+    /// Waits until there is room for a job of so many bytes.
+    pub(crate) async fn make_room(&mut self, size: usize) {
+        let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
+        // It is never closed.
+        self.room = Arc::clone(&self.mark.0.room).acquire_many_owned(kib).await.ok();
+    }
+
     /// What is known of a delivery before it is read.
     pub(crate) fn unread(delivery: &Delivery, hold: Hold, stage: &Arc<Stage>) -> Self {
         Self {
             hold,
-            _mark: stage.mark(),
+            mark: stage.mark(),
             replies: Vec::new(),
             published: delivery.published,
             generation: 1,
@@ -122,6 +117,7 @@ impl Claim {
             tried: false,
             object: None,
             slot: Some(stage.slot()),
+            room: None,
         }
     }
 }

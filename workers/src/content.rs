@@ -8,6 +8,7 @@ use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
 use crate::queue::{Delivery, Queue};
+use crate::staged::short;
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";
@@ -46,8 +47,10 @@ pub(crate) async fn fetch<Q: Queue, U>(
     claim: &mut Claim,
 ) -> Content {
     if !is_object_of(&object, team) {
-        let message =
-            format!("{OBJECT_HEADER} `{object}` is not the team's; its name must begin with `{team}/`");
+        let message = format!(
+            "{OBJECT_HEADER} `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
+            short(&object)
+        );
         return Content::Missing(("invalid_object", message));
     }
     claim.object = Some(object.clone());
@@ -65,9 +68,7 @@ pub(crate) async fn fetch<Q: Queue, U>(
             format!("the object `{object}` has {size} bytes, more than max_request of {most} in [call]");
         return Content::Missing(("request_too_large", message));
     }
-    if let Some(slot) = &mut claim.slot {
-        slot.make_room(size).await;
-    }
+    claim.make_room(size).await;
     let bytes = retry_until_done("fetching a job's object", || engine.queue.object(&object)).await;
     bytes.map_or_else(gone, Content::Object)
 }

@@ -127,8 +127,10 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         return conflict(engine, staged).await;
     }
     over(engine, &staged);
-    ack_all(engine, same.into_iter().chain([staged.claim])).await;
+    let objects = ack_all(engine, same.into_iter().chain([staged.claim])).await;
     crash::at(Point::Postponed);
+    let of_repetitions = objects.into_iter().filter(|object| Some(object) != job.object.as_ref());
+    drop_objects(engine, of_repetitions).await;
 }
 
 /// Gives an identity that is answered its stored answer.
@@ -318,27 +320,40 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
         warn!(%error, "copies of a completion cannot be sent");
     }
     crash::at(Point::Copied);
-    // A dead letter names the object that holds its job.
-    let is_kept = completion.status == Status::Failed;
-    let objects: BTreeSet<_> =
-        claims.iter().filter(|_| !is_kept).filter_map(|claim| claim.object.clone()).collect();
-    ack_all(engine, claims).await;
+    let objects = ack_all(engine, claims).await;
     crash::at(Point::Acked);
+    // A dead letter names the object that holds its job.
+    if completion.status != Status::Failed {
+        drop_objects(engine, objects).await;
+    }
+}
+
+async fn drop_objects<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    objects: impl IntoIterator<Item = String>,
+) {
     for object in objects {
         if let Err(error) = engine.queue.drop_object(&object).await {
-            warn!(%error, object, "the object of a job that has ended cannot be deleted; it goes with time");
+            warn!(%error, object, "an object that is not needed any more cannot be deleted; it goes with time");
         }
         crash::at(Point::Dropped);
     }
 }
 
-async fn ack_all<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, claims: impl IntoIterator<Item = Claim>) {
+/// Acks deliveries; returns the objects of those that will not come again.
+async fn ack_all<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: impl IntoIterator<Item = Claim>,
+) -> BTreeSet<String> {
+    let mut objects = BTreeSet::new();
     for claim in claims {
-        // If this fails, the delivery comes again and is answered from the store.
-        if let Err(error) = engine.queue.ack(claim.hold.receipt()).await {
-            warn!(%error, "a job cannot be acknowledged; it will be delivered again");
+        match engine.queue.ack(claim.hold.receipt()).await {
+            Ok(()) => objects.extend(claim.object),
+            // The delivery comes again and is answered from the store.
+            Err(error) => warn!(%error, "a job cannot be acknowledged; it will be delivered again"),
         }
     }
+    objects
 }
 
 /// Does something until it is done: what is held is not acked meanwhile, so nothing is lost.

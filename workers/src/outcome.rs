@@ -7,10 +7,13 @@ use forebay_schemas::{Class, Response, Usage};
 
 use crate::provider::{Decoded, Scope};
 use crate::secret::Secret;
+use crate::staged::short;
 use crate::upstream;
 
-/// Longest message of a provider that is repeated, in characters; its whole answer is kept beside it.
-const LONGEST_MESSAGE: usize = 2_000;
+/// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.
+const LONGEST_CODE: usize = 200;
+/// The code of a call that was not made because it could not be journalled in time.
+const NOT_JOURNALLED: &str = "not_journalled";
 /// The code of an answer that is larger than is taken.
 const TOO_LARGE: &str = "answer_too_large";
 /// After this providers give up on a call themselves.
@@ -55,14 +58,15 @@ impl Outcome {
             response
         });
         let default = class.map_or("succeeded", Class::as_str);
-        let short = |text: String| text.chars().take(LONGEST_MESSAGE).collect::<String>();
         Self {
             class,
             response,
-            code: decoded.code.map_or_else(|| default.to_owned(), redact),
+            code: decoded
+                .code
+                .map_or_else(|| default.to_owned(), |code| redact(code).chars().take(LONGEST_CODE).collect()),
             message: decoded
                 .message
-                .map_or_else(|| format!("the provider answered {status}"), |text| short(redact(text))),
+                .map_or_else(|| format!("the provider answered {status}"), |text| short(&redact(text))),
             usage: decoded.usage,
             retry_after: decoded.retry_after,
             scope: decoded.scope,
@@ -113,6 +117,17 @@ impl Outcome {
     /// Whether the answer was larger than is taken: asked again, it would be as large, and charged again.
     pub(crate) fn is_too_large(&self) -> bool {
         self.status_code.is_none() && self.code == TOO_LARGE
+    }
+
+    /// A call that was not made because it could not be journalled in time.
+    pub(crate) fn of_unjournalled() -> Self {
+        let message = "it could not be journalled in time, so it was not made".to_owned();
+        Self::local(Class::NetBeforeSend, NOT_JOURNALLED, message)
+    }
+
+    /// Whether it was not made, for a reason that is no account's.
+    pub(crate) fn was_not_made(&self) -> bool {
+        self.status_code.is_none() && self.code == NOT_JOURNALLED
     }
 
     /// What a completion says of it, if the call did not succeed.

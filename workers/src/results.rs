@@ -270,6 +270,9 @@ impl Results {
     /// damaged day must not stop work. A passing trouble of the system is no damage.
     fn open_day(&self, date: Date) -> Result<Day, Error> {
         let path = self.dir.join(date.to_string());
+        if !path.exists() {
+            self.note_day(date)?;
+        }
         let error = match Day::open(&path) {
             Ok(day) => return Ok(day),
             Err(error) if error.passing => return Err(error),

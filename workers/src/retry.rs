@@ -122,6 +122,7 @@ impl Policy {
                 let backoff = jittered(counted_before, rng);
                 (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
             }
+            Class::NetBeforeSend if outcome.was_not_made() => (waits, Effect::None),
             Class::NetBeforeSend => {
                 let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
                 (waits, Effect::CoolModel(wait))
@@ -148,7 +149,7 @@ impl Policy {
 /// How the provider failed, if it was not the job, the key or a limit: where half of the calls fail, its
 /// circuit breaks. An answer larger than is taken is the job's; it has no status here.
 pub(crate) fn failure(outcome: &Outcome) -> Option<Class> {
-    outcome.class.filter(|class| match class {
+    outcome.class.filter(|_| !outcome.was_not_made()).filter(|class| match class {
         Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => true,
         Class::MalformedResponse => outcome.status_code.is_some(),
         _ => false,

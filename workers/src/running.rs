@@ -69,6 +69,7 @@ impl Running {
             Some(job) if job.fingerprint == fingerprint || !job.admitted => {
                 // It waits for another one, not for a permit: its flow goes on fetching.
                 drop(claim.slot.take());
+                drop(claim.room.take());
                 job.followers.push((fingerprint.to_owned(), claim));
                 Arrival::Waits
             }

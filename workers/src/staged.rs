@@ -64,7 +64,7 @@ impl End {
         Self {
             status: Status::Failed,
             response: None,
-            error: Some(CompletionError { code: code.to_owned(), message, class }),
+            error: Some(CompletionError { code: code.to_owned(), message: short(&message), class }),
             usage: None,
         }
     }
@@ -98,6 +98,14 @@ impl End {
         let message = "the deadline passed before a call could be made".to_owned();
         Self { status: Status::Expired, ..Self::failed("expired", message, Class::DeadlinePassed) }
     }
+}
+
+/// Longest message of an error, in characters: what it quotes may be anything.
+const LONGEST_MESSAGE: usize = 2_000;
+
+/// A text that fits every message.
+pub(crate) fn short(text: &str) -> String {
+    text.chars().take(LONGEST_MESSAGE).collect()
 }
 
 impl Staged {

@@ -19,6 +19,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// The account that is asked.
+    pub account: String,
 }
 
 /// A whole answer.

@@ -24,6 +24,8 @@ const MODEL_CODES: [&str; 2] = ["model_not_found", "DeploymentNotFound"];
 /// The most answer tokens that are reserved: more than any model gives.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
 /// The fields of a body that make its prompt.
+/// Longest name of a request that is repeated, in characters.
+const LONGEST_REQUEST_ID: usize = 200;
 const PROMPT: [&str; 5] = ["messages", "input", "tools", "functions", "response_format"];
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
@@ -59,7 +61,12 @@ impl Adapter for OpenAi {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let path = path.trim_start_matches("/v1");
-        Ok(Request { url: format!("{}{path}", base_url.trim_end_matches('/')), headers, body: body.into() })
+        Ok(Request {
+            url: format!("{}{path}", base_url.trim_end_matches('/')),
+            headers,
+            body: body.into(),
+            account: String::new(),
+        })
     }
 
     fn authorise(&self, headers: &mut HeaderMap, secret: &Secret) -> Result<(), String> {
@@ -102,7 +109,8 @@ impl Adapter for OpenAi {
     fn decode(&self, reply: &Reply, now: Timestamp) -> Decoded {
         let raw: Option<Box<RawValue>> = serde_json::from_slice(&reply.body).ok();
         let retry_after = retry_after::from_headers(&reply.headers, now);
-        let request_id = reply.headers.get("x-request-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let request_id = reply.headers.get("x-request-id").and_then(|id| id.to_str().ok());
+        let request_id = request_id.map(|id| id.chars().take(LONGEST_REQUEST_ID).collect());
         let error = (reply.status >= 400).then(|| ErrorBody::read(&reply.body));
         let class = match (&error, &raw) {
             (Some(error), _) => Some(classify(reply.status, error)),

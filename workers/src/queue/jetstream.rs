@@ -46,6 +46,8 @@ const MAX_ACK_PENDING: i64 = 20_000;
 const TURNS: usize = 16;
 /// The header that carries a trace through.
 const TRACEPARENT: &str = "traceparent";
+/// Longest trace that is carried through, in bytes; the standard's has 55.
+const LONGEST_TRACE: usize = 512;
 /// Room for what is known of a postponed job, which travels in a header.
 const STATE_ROOM: usize = 64 * 1024;
 /// Room for a message's headers beside its payload.
@@ -151,7 +153,7 @@ impl JetStreamQueue {
             reply_to: header(REPLY_TO_HEADER),
             object: header(OBJECT_HEADER),
             generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()),
-            traceparent: header(TRACEPARENT),
+            traceparent: header(TRACEPARENT).filter(|trace| trace.len() <= LONGEST_TRACE),
             unique_id: format!("{}{created}-{sequence}", if due { "l" } else { "s" }),
             published,
             redelivered: delivered > 1 || due,
@@ -160,25 +162,24 @@ impl JetStreamQueue {
         })
     }
 
-    /// The completion that was published last, unless it is not in the stream any more: whose it is, and when.
+    /// When a completion was published last, and whose it is, unless it is not in the stream any more.
     ///
     /// # Errors
     /// When the stream cannot be read.
-    pub async fn last_completion(&self) -> Result<Option<(Identity, Timestamp)>, Error> {
+    pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
         let stream = self.context.get_stream(self.names.completions_stream()).await.map_err(unavailable)?;
-        let last = stream.cached_info().state.last_sequence;
-        if last == 0 {
+        let state = &stream.cached_info().state;
+        if state.last_sequence == 0 {
             return Ok(None);
         }
-        let message = match stream.direct_get(last).await {
-            Ok(message) => message,
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+        let published =
+            Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos()).map_err(unavailable)?;
+        let completion = match stream.direct_get(state.last_sequence).await {
+            Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
             Err(error) => return Err(unavailable(error)),
         };
-        let published =
-            Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).map_err(unavailable)?;
-        let completion = serde_json::from_slice::<Completion>(&message.payload).ok();
-        Ok(completion.map(|completion| (completion.identity(), published)))
+        Ok(Some((completion.map(|completion| completion.identity()), published)))
     }
 
     /// Ends the wait of jobs that wait for their time: they come back to their flows at once. Returns how many.
@@ -211,7 +212,14 @@ impl JetStreamQueue {
             return Ok((headers, whole));
         }
         headers.insert(OBJECT_HEADER, self.answers.keep(&self.names, completion, &whole).await?);
-        Ok((headers, json(&objects::without_body(completion))?))
+        let mut rest = objects::without_body(completion);
+        let mut payload = json(&rest)?;
+        if payload.len() > self.room() {
+            // Of a server that takes next to nothing: the object tells of the calls.
+            rest.attempts.clear();
+            payload = json(&rest)?;
+        }
+        Ok((headers, payload))
     }
 }
 
@@ -306,8 +314,9 @@ impl Queue for JetStreamQueue {
             Ok(message) => {
                 let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
                 let completion = match serde_json::from_slice(&message.payload).ok() {
+                    // An answer that is gone is none.
                     Some(completion) => {
-                        Some(self.answers.whole(completion, header(OBJECT_HEADER).as_deref()).await?)
+                        self.answers.whole(completion, header(OBJECT_HEADER).as_deref()).await?
                     }
                     None => None,
                 };

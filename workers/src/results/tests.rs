@@ -166,10 +166,16 @@ async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_pas
         let results = Results::open(dir.path(), KEEP, now).expect("opens");
         assert!(results.is_complete(None, now).expect("readable"), "nothing was published yet");
         results.store(&one, &record(&one, "1"), now).await.expect("stored");
-        assert!(results.is_complete(Some((&one, now)), now).expect("readable"));
+        assert!(results.is_complete(Some((Some(&one), now)), now).expect("readable"));
         let old = at("2026-11-21T10:00:00Z");
-        assert!(results.is_complete(Some((&two, old)), now).expect("readable"), "it is beyond the horizon");
-        assert!(!results.is_complete(Some((&two, now)), now).expect("readable"), "another worker's answer");
+        assert!(
+            results.is_complete(Some((Some(&two), old)), now).expect("readable"),
+            "it is beyond the horizon"
+        );
+        assert!(
+            !results.is_complete(Some((Some(&two), now)), now).expect("readable"),
+            "another worker's answer"
+        );
         results.store(&two, &record(&two, "2"), now).await.expect("stored");
     }
     // The last one is there again, but those before it may still be missing.
@@ -178,4 +184,24 @@ async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_pas
         let results = Results::open(dir.path(), KEEP, now).expect("opens");
         assert_eq!(results.is_complete(None, now).expect("readable"), expected, "{day}");
     }
+}
+
+#[tokio::test]
+async fn a_day_that_is_gone_is_missed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (first, second) = (at("2026-11-24T10:00:00Z"), at("2026-11-25T10:00:00Z"));
+    let who = identity("t", None, "one");
+    {
+        let results = Results::open(dir.path(), KEEP, first).expect("opens");
+        results.store(&who, &record(&who, "1"), second).await.expect("stored");
+        assert!(results.is_complete(Some((Some(&who), second)), second).expect("readable"));
+        assert!(
+            !results.is_complete(Some((None, second)), second).expect("readable"),
+            "it is not known which"
+        );
+    }
+    std::fs::remove_file(dir.path().join("incomplete")).expect("removed");
+    std::fs::remove_dir_all(dir.path().join("2026-11-24")).expect("removed");
+    let results = Results::open(dir.path(), KEEP, second).expect("opens");
+    assert!(!results.is_complete(Some((Some(&who), second)), second).expect("readable"));
 }

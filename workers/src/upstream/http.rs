@@ -9,16 +9,20 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Error, Reply, Request, Upstream};
 use crate::large::LARGE;
 
-/// Large answers of one address that are here at once, until they are stored and published; others wait at the
+/// Large answers of one account that are here at once, until they are stored and published; others wait at the
 /// provider, so that a provider whose answers are very large, or have no end, takes so much of the memory and no
 /// more.
 const LARGE_AT_ONCE: usize = 4;
+/// A large answer that comes at fewer bytes a second, after this time, gives up its place to others.
+const SLOWEST: u64 = 64 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
+const TOO_SLOW: &str = "a large answer came too slowly";
 
 /// How calls are made.
 #[derive(Debug, Clone, Copy)]
@@ -37,8 +41,8 @@ pub struct Config {
 pub struct HttpUpstream {
     client: reqwest::Client,
     config: Config,
-    /// The right to read a large answer, by the address that it comes from.
-    large: Mutex<HashMap<Box<str>, Arc<Semaphore>>>,
+    /// The places of large answers, by account.
+    large: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl HttpUpstream {
@@ -56,10 +60,16 @@ impl HttpUpstream {
         Ok(Self { client, config, large: Mutex::default() })
     }
 
-    fn large_answers(&self, from: &reqwest::Url) -> Arc<Semaphore> {
-        let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
-        let places = large.entry(from.authority().into());
-        Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
+    /// A place for a large answer of an account.
+    async fn place(&self, account: &str) -> Option<Place> {
+        let places = {
+            let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+            let places = large.entry(account.to_owned());
+            Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
+        };
+        // It is never closed.
+        let permit = places.acquire_owned().await.ok()?;
+        Some(Place { permit, since: Instant::now() })
     }
 
     async fn attempt<S>(&self, request: Request, left: Arc<AtomicBool>, sent: S) -> Result<Reply, Error>
@@ -76,32 +86,68 @@ impl HttpUpstream {
             let error = describe(&error.without_url());
             if left.load(Ordering::Acquire) { Error::Unanswered(error) } else { Error::NotSent(error) }
         };
-        let mut response = self
-            .client
-            .post(request.url)
-            .headers(request.headers)
-            .body(reqwest::Body::wrap(body))
-            .send()
-            .await
-            .map_err(failed)?;
+        let mut deadline = Instant::now() + self.config.timeout;
+        let late = |_| match left.load(Ordering::Acquire) {
+            true => Error::TimedOut(self.config.timeout),
+            false => Error::NotSent(format!("no connection within {:?}", self.config.timeout)),
+        };
+        let call =
+            self.client.post(request.url).headers(request.headers).body(reqwest::Body::wrap(body)).send();
+        let mut response = timeout_at(deadline, call).await.map_err(late)?.map_err(failed)?;
+        let status = response.status();
+        let is_error = status.is_client_error() || status.is_server_error();
         let mut body = BytesMut::new();
-        let mut place = None;
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        let mut place: Option<Place> = None;
+        loop {
+            let patience = place.as_ref().map(|_| Instant::now() + PATIENCE).filter(|at| *at < deadline);
+            let chunk = timeout_at(patience.unwrap_or(deadline), response.chunk()).await;
+            let chunk = chunk.map_err(|elapsed| match patience {
+                Some(_) => Error::Unanswered(TOO_SLOW.to_owned()),
+                None => late(elapsed),
+            });
+            let Some(chunk) = chunk?.map_err(failed)? else { break };
+            if is_error && body.len() + chunk.len() > LARGE {
+                // What it is about is told by its status and its beginning.
+                break;
+            }
             if body.len() + chunk.len() > self.config.max_answer {
                 return Err(Error::TooLarge(self.config.max_answer));
             }
             body.extend_from_slice(&chunk);
-            if place.is_none() && body.len() > LARGE {
-                // It is never closed.
-                place = self.large_answers(response.url()).acquire_owned().await.ok();
+            match &place {
+                Some(place) if place.is_wasted(body.len()) => {
+                    return Err(Error::Unanswered(format!(
+                        "a large answer at less than {SLOWEST} bytes a second"
+                    )));
+                }
+                None if body.len() > LARGE => {
+                    let asked = Instant::now();
+                    place = self.place(&request.account).await;
+                    deadline += asked.elapsed();
+                }
+                _ => {}
             }
         }
         Ok(Reply {
-            status: response.status().as_u16(),
+            status: status.as_u16(),
             headers: std::mem::take(response.headers_mut()),
             body: body.freeze(),
-            place,
+            place: place.map(|place| place.permit),
         })
+    }
+}
+
+/// The right of a large answer to be here.
+struct Place {
+    permit: OwnedSemaphorePermit,
+    since: Instant,
+}
+
+impl Place {
+    /// Whether others wait for an answer of so many bytes that hardly comes.
+    fn is_wasted(&self, bytes: usize) -> bool {
+        let elapsed = self.since.elapsed();
+        elapsed > PATIENCE && ((bytes - LARGE) as u64) < SLOWEST * elapsed.as_secs()
     }
 }
 
@@ -121,13 +167,7 @@ impl Upstream for HttpUpstream {
     where
         S: FnOnce(Instant) + Send + 'static,
     {
-        let left = Arc::new(AtomicBool::new(false));
-        let attempt = self.attempt(request, Arc::clone(&left), sent);
-        match tokio::time::timeout(self.config.timeout, attempt).await {
-            Ok(result) => result,
-            Err(_) if left.load(Ordering::Acquire) => Err(Error::TimedOut(self.config.timeout)),
-            Err(_) => Err(Error::NotSent(format!("no connection within {:?}", self.config.timeout))),
-        }
+        self.attempt(request, Arc::default(), sent).await
     }
 }
 

@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
-use forebay_schemas::subjects::{LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER};
+use forebay_schemas::subjects::{LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER, is_object_of};
 use futures::TryFutureExt;
 
 use super::{JetStreamQueue, one_line, traced, unavailable};
@@ -30,7 +30,8 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     // Burying the same delivery again leaves one letter.
     headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
     let mut payload = delivery.payload;
-    let mut object = delivery.object;
+    // One that is another team's is not this letter's to show or drop.
+    let mut object = delivery.object.filter(|object| is_object_of(object, &letter.team));
     if payload.len() > queue.client.max_payload() / SHARE {
         if object.is_none() {
             let name = queue.names.object(&letter.team, None, &format!("dead-{}", delivery.unique_id));

@@ -7,40 +7,48 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::{
     DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
 };
+use async_nats::jetstream::stream::DiscardPolicy;
 use bytes::Bytes;
 use forebay_schemas::{Completion, Names};
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
+use tracing::warn;
 
 use super::unavailable;
 use crate::queue::Error;
 
 /// Bytes of one message of an object, where the server takes so many.
 const CHUNK: usize = 128 * 1024;
-/// A chunk that does not come for so long is lost.
-const SILENCE: Duration = Duration::from_secs(30);
+/// What an object takes beside its bytes: its description, and what is put at the same time.
+const MARGIN: usize = 64 * 1024;
+/// A chunk that does not come for so long is waited for no more.
+const SILENCE: Duration = Duration::from_secs(15);
+/// How often an object is fetched whose chunks do not come.
+const TRIES: usize = 2;
 
 /// An object store.
 #[derive(Debug, Clone)]
 pub struct Objects {
     context: Context,
     bucket: String,
+    stream: String,
     chunk: usize,
 }
 
 impl Objects {
     /// The jobs that no message can hold. `max_payload` is the server's.
     pub fn of_requests(context: &Context, names: &Names, max_payload: usize) -> Self {
-        Self::new(context, names.requests_bucket(), max_payload)
+        Self::new(context, names, names.requests_bucket(), max_payload)
     }
 
     /// The completions that no message can hold.
     pub fn of_answers(context: &Context, names: &Names, max_payload: usize) -> Self {
-        Self::new(context, names.answers_bucket(), max_payload)
+        Self::new(context, names, names.answers_bucket(), max_payload)
     }
 
-    fn new(context: &Context, bucket: String, max_payload: usize) -> Self {
-        Self { context: context.clone(), bucket, chunk: CHUNK.min(max_payload) }
+    fn new(context: &Context, names: &Names, bucket: String, max_payload: usize) -> Self {
+        let stream = names.bucket_stream(&bucket);
+        Self { context: context.clone(), bucket, stream, chunk: CHUNK.min(max_payload) }
     }
 
     async fn store(&self) -> Result<ObjectStore, Error> {
@@ -57,7 +65,20 @@ impl Objects {
             chunk_size: Some(self.chunk),
             ..ObjectMetadata::default()
         };
+        self.has_room(bytes.len()).await?;
         self.store().await?.put(meta, &mut bytes.as_ref()).await.map_err(unavailable)?;
+        Ok(())
+    }
+
+    /// Looks before anything is put: what was put of an object that did not fit would stay.
+    async fn has_room(&self, size: usize) -> Result<(), Error> {
+        let stream = self.context.get_stream(&self.stream).await.map_err(unavailable)?;
+        let (config, state) = (&stream.cached_info().config, &stream.cached_info().state);
+        let needed = state.bytes + (size + size / 50 + MARGIN) as u64;
+        let most = u64::try_from(config.max_bytes).unwrap_or(u64::MAX);
+        if config.discard == DiscardPolicy::New && needed > most {
+            return Err(unavailable(format!("the object store {} is full ({most} bytes)", self.bucket)));
+        }
         Ok(())
     }
 
@@ -75,22 +96,15 @@ impl Objects {
     /// When the server does not answer.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let store = self.store().await?;
-        let Some(info) = described(&store, name).await? else { return Ok(None) };
-        let mut object = match store.get(name).await {
-            Ok(object) => object,
-            Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(unavailable(error)),
-        };
-        let mut bytes = Vec::with_capacity(info.size);
-        loop {
-            match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
-                Ok(Ok(0)) => return Ok(Some(bytes.into())),
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(None),
-                Ok(Err(error)) => return Err(unavailable(error)),
-                Err(_) => return Err(unavailable(format!("the object `{name}` does not come"))),
+        // Chunks that do not come may be on their way for long once, or be gone.
+        for _ in 0..TRIES {
+            let Some(info) = described(&store, name).await? else { return Ok(None) };
+            if let Fetched::All(bytes) = fetch(&store, &info).await? {
+                return Ok(bytes);
             }
         }
+        warn!(name, "an object's chunks do not come, so it counts as damaged");
+        Ok(None)
     }
 
     /// Deletes an object, if it is there.
@@ -123,16 +137,46 @@ impl Objects {
         Ok(name)
     }
 
-    /// The whole completion that a message names with `object`; the message's own if the object is gone.
+    /// The whole completion of a message that may name an object; `None` if the object is gone.
     ///
     /// # Errors
     /// When the server does not answer.
-    pub async fn whole(&self, completion: Completion, object: Option<&str>) -> Result<Completion, Error> {
-        let Some(object) = object else { return Ok(completion) };
+    pub async fn whole(
+        &self,
+        completion: Completion,
+        object: Option<&str>,
+    ) -> Result<Option<Completion>, Error> {
+        let Some(object) = object else { return Ok(Some(completion)) };
         let whole = self.get(object).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         // What is put where another's message points to is no answer to this.
-        let whole = whole.filter(|whole: &Completion| whole.identity() == completion.identity());
-        Ok(whole.unwrap_or(completion))
+        Ok(whole.filter(|whole: &Completion| whole.identity() == completion.identity()))
+    }
+}
+
+enum Fetched {
+    /// The object, or nothing if it is damaged.
+    All(Option<Bytes>),
+    /// It stopped coming.
+    Stalled,
+}
+
+async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<Fetched, Error> {
+    let mut object = match store.get(&info.name).await {
+        Ok(object) => object,
+        Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(Fetched::All(None)),
+        Err(error) => return Err(unavailable(error)),
+    };
+    let mut bytes = Vec::with_capacity(info.size);
+    loop {
+        match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
+            Ok(Ok(0)) => return Ok(Fetched::All((bytes.len() == info.size).then(|| bytes.into()))),
+            // It is not what it is described as.
+            Ok(Ok(_)) if bytes.len() > info.size => return Ok(Fetched::All(None)),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(Fetched::All(None)),
+            Ok(Err(error)) => return Err(unavailable(error)),
+            Err(_) => return Ok(Fetched::Stalled),
+        }
     }
 }
 
