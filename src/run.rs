@@ -28,8 +28,9 @@ use progress::Progress;
 
 /// Publishes whose acknowledgement is awaited at once.
 const WINDOW: usize = 256;
-/// Lines that no message can hold and that are on their way at once.
-const LARGE_AT_ONCE: usize = 4;
+/// Lines that no message can hold and that are on their way at once: each looks first whether there is room for it,
+/// and what was put of one that did not fit would stay.
+const LARGE_AT_ONCE: usize = 1;
 /// The pause before a publish that was refused is tried again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.

@@ -191,3 +191,64 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
     forebay.drained().await;
     forebay.stop().await;
 }
+
+/// Answers one call: whole, or its first part and then next to nothing.
+async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
+    const SIZE: usize = 2 << 20;
+    let mut request = vec![0; 64 * 1024];
+    let read = socket.read(&mut request).await.unwrap_or_default();
+    let drips = String::from_utf8_lossy(&request[..read]).contains("Bearer sk-slow");
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n\"");
+    let rest = "x".repeat(SIZE - 2) + "\"";
+    let at_once = if drips { SIZE * 3 / 4 } else { rest.len() };
+    let mut sent =
+        socket.write_all(head.as_bytes()).await.and(socket.write_all(&rest.as_bytes()[..at_once]).await);
+    for byte in &rest.as_bytes()[at_once..] {
+        if sent.is_err() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        sent = socket.write_all(&[*byte]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
+    // More than may be here at once.
+    const SLOW: usize = 6;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            tokio::spawn(answer_or_drip(socket));
+        }
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        "[call]\nattempts = 1\n".to_owned(),
+        quota(dir.path(), "slow", &address, &["sk-slow"], UNLIMITED),
+        quota(dir.path(), "fast", &address, &["sk-fast"], UNLIMITED),
+        pool("slow", "gpt-4o-mini", &["slow"]),
+        pool("fast", "gpt-4o-mini", &["fast"]),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    for index in 0..SLOW {
+        forebay.publish("ai.jobs.slow", &chat(&format!("slow-{index}"), "hello")).await;
+    }
+    for index in 0..SLOW {
+        let id = format!("fast-{index}");
+        forebay.publish("ai.jobs.fast", &chat(&id, "hello")).await;
+        assert_eq!(forebay.completion("default", None, &id).await.status, Status::Succeeded);
+    }
+    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, SLOW as u64, "none of the slow ones yet");
+    let first = async {
+        while forebay.count("AI_COMPLETIONS".to_owned()).await == SLOW as u64 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(60);
+    assert!(tokio::time::timeout(patience, first).await.is_ok(), "a slow one gives up its place");
+    let stop = forebay.app.stop(std::time::Duration::ZERO);
+    soon("the stop", stop).await;
+}

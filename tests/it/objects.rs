@@ -209,3 +209,41 @@ async fn texts_of_any_length_stop_nothing() {
     assert_eq!(connects(), before, "no message broke the connection");
     forebay.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_larger_than_the_object_stores_flows_through_them() {
+    const LINES: usize = 40;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let (server_dir, dir) =
+        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let store = server_dir.path().join("store");
+    let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
+    let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
+    let text = [
+        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
+        SMALL_STREAMS.replace("64MiB", "16MiB").replace("256MiB", "16MiB"),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 10, per = \"1s\" }"),
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ]
+    .concat();
+    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+    let forebay = Forebay::start(dir, &text).await;
+    let dir = forebay.dir.path();
+    // Twice the server's max_payload, and all of them more than twice what both stores hold.
+    let line = |index: usize| {
+        let text = format!("{index} {}", "x".repeat(2 << 20));
+        json!({ "custom_id": index.to_string(), "body": chat("", &text)["body"] }).to_string()
+    };
+    std::fs::write(dir.join("in.jsonl"), (0..LINES).map(line).collect::<Vec<_>>().join("\n"))
+        .expect("written");
+    let args = ["run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat", "--batch", "b"];
+    let ran = tokio::time::timeout(PATIENCE, program::command(dir, &args).output()).await;
+    let ran = ran.expect("it ends").expect("it runs");
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    let output = std::fs::read_to_string(dir.join("out.jsonl")).expect("there");
+    for (index, line) in output.lines().enumerate() {
+        assert!(line.contains(&format!("You said: {index} xxx")), "line {index}");
+    }
+    assert_eq!((output.lines().count(), provider.calls().len()), (LINES, LINES));
+    forebay.stop().await;
+}
