@@ -7,7 +7,7 @@ use bytes::Bytes;
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::subjects::OBJECT_HEADER;
 use forebay_schemas::{Class, Completion, Identity, Status};
-use forebay_workers::queue::jetstream::Objects;
+use forebay_workers::queue::jetstream::{Objects, object_of};
 use serde_json::json;
 
 use crate::connection::Connection;
@@ -83,9 +83,4 @@ impl Connection {
         };
         Ok(Completion { status: Status::Failed, response: None, error: Some(error), ..completion })
     }
-}
-
-/// The object that a message names.
-pub(crate) fn object_of(headers: Option<&HeaderMap>) -> Option<String> {
-    Some(headers?.get(OBJECT_HEADER)?.as_str().to_owned())
 }

@@ -7,8 +7,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::job::Identity;
-
 /// The header of a job that asks for another answer where the identity's last one failed: the number of the
 /// answer, 2 for the second.
 pub const GENERATION_HEADER: &str = "Forebay-Generation";
@@ -269,9 +267,8 @@ impl Names {
     }
 
     /// The object of a completion that no message can hold; no other completion's object has its name.
-    pub fn answer_object(&self, identity: &Identity, whole: &[u8]) -> String {
-        let Identity { team, batch, id } = identity;
-        format!("{}/{}", self.object(team, batch.as_deref(), id), digest(whole))
+    pub fn answer_object(&self, team: &str, batch: Option<&str>, id: &str, whole: &[u8]) -> String {
+        format!("{}/{}", self.object(team, batch, id), digest(whole))
     }
 
     /// Every job's subject.

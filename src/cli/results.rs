@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::subjects::DEFAULT_TEAM;
 use forebay_schemas::{Completion, Identity};
 use forebay_workers::clock::SystemClock;
+use forebay_workers::queue::jetstream::object_of;
 use futures::StreamExt;
 use tracing::warn;
 
@@ -19,7 +20,6 @@ use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{ResultsReply, ResultsRequest};
 use crate::data_dir::{DataDir, Hold};
-use crate::objects::object_of;
 use crate::shutdown;
 
 /// The pause before completions that are lost are asked for again.

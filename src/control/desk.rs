@@ -9,7 +9,7 @@ use bytes::Bytes;
 use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER, is_name};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::queue::jetstream::JetStreamQueue;
+use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
 use forebay_workers::{Cancelled, Pausable};
 use futures::StreamExt;
 use serde::Serialize;
@@ -21,7 +21,6 @@ use super::{
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};
-use crate::objects::object_of;
 use crate::orders::OrderBook;
 use crate::standing::Writer;
 

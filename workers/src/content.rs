@@ -7,8 +7,8 @@ use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
+use crate::large::short;
 use crate::queue::{Delivery, Queue};
-use crate::staged::short;
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";

@@ -1,4 +1,4 @@
-//! What is done with many bytes takes long, and others must not wait for it.
+//! Many bytes: what is done with them takes long, and others must not wait for it; and texts that must not be many.
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 
@@ -10,4 +10,12 @@ pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     let has_threads =
         || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LARGE && has_threads() { tokio::task::block_in_place(act) } else { act() }
+}
+
+/// Longest message of an error, in characters: what it quotes may be anything.
+const LONGEST_MESSAGE: usize = 2_000;
+
+/// A text that fits every message.
+pub(crate) fn short(text: &str) -> String {
+    text.chars().take(LONGEST_MESSAGE).collect()
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Response, Usage};
 
+use crate::large::short;
 use crate::provider::{Decoded, Scope};
 use crate::secret::Secret;
-use crate::staged::short;
 use crate::upstream;
 
 /// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.

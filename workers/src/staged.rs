@@ -10,6 +10,7 @@ use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
 use crate::engine::Candidate;
+use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::queue::Delivery;
@@ -98,14 +99,6 @@ impl End {
         let message = "the deadline passed before a call could be made".to_owned();
         Self { status: Status::Expired, ..Self::failed("expired", message, Class::DeadlinePassed) }
     }
-}
-
-/// Longest message of an error, in characters: what it quotes may be anything.
-const LONGEST_MESSAGE: usize = 2_000;
-
-/// A text that fits every message.
-pub(crate) fn short(text: &str) -> String {
-    text.chars().take(LONGEST_MESSAGE).collect()
 }
 
 impl Staged {

@@ -30,7 +30,7 @@ use crate::crash::{self, Point};
 use crate::large::at_length;
 use crate::orders::Cancelled;
 
-pub use objects::Objects;
+pub use objects::{Objects, object_of};
 
 use super::{
     Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,

@@ -3,12 +3,14 @@
 use std::io;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::{
     DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
 };
 use async_nats::jetstream::stream::DiscardPolicy;
 use bytes::Bytes;
+use forebay_schemas::subjects::OBJECT_HEADER;
 use forebay_schemas::{Completion, Names};
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
@@ -129,7 +131,10 @@ impl Objects {
         completion: &Completion,
         whole: &Bytes,
     ) -> Result<String, Error> {
-        let name = names.answer_object(&completion.identity(), whole);
+        let name = {
+            let Completion { team, batch, id, .. } = completion;
+            names.answer_object(team, batch.as_deref(), id, whole)
+        };
         // One that is there is not put again: somebody may be reading it.
         if self.size(&name).await? != Some(whole.len()) {
             self.put(&name, whole).await?;
@@ -151,6 +156,11 @@ impl Objects {
         // What is put where another's message points to is no answer to this.
         Ok(whole.filter(|whole: &Completion| whole.identity() == completion.identity()))
     }
+}
+
+/// The object that a message names.
+pub fn object_of(headers: Option<&HeaderMap>) -> Option<String> {
+    Some(headers?.get(OBJECT_HEADER)?.as_str().to_owned())
 }
 
 enum Fetched {
