@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog chaos fuzz interop embeddings contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large chaos fuzz interop embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -39,6 +39,10 @@ bench-pacing: nats-server build
 ## bench-backlog: a million stored results and a million waiting jobs; start-up and memory
 bench-backlog: nats-server build
 	benches/backlog.py
+
+## bench-large: small jobs beside large answers
+bench-large: nats-server build
+	benches/large.py
 
 ## chaos: faults at random, and an account that adds up; JOBS=, SECONDS= and SEED= choose
 chaos: nats-server build
