@@ -18,6 +18,7 @@ use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
 use crate::data_dir::{DataDir, Hold, TakenBy};
 use crate::events;
+use crate::objects;
 use crate::orders::OrderBook;
 use crate::seat::Seat;
 use crate::standing::{self, Standings};
@@ -42,6 +43,7 @@ pub struct App {
     seat: Option<Seat>,
     pulse: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
+    sweeps: tokio::task::JoinHandle<()>,
     // Dropped last, in this order: the server stops before the directory is free.
     server: Option<nats::Server>,
     dir: DataDir,
@@ -113,6 +115,7 @@ impl App {
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
         let streams = topology::watch(connection.context.clone(), connection.names.clone(), config.streams);
+        let sweeps = objects::sweep(connection.clone());
         Ok(Started::Here(Box::new(App {
             connection,
             worker,
@@ -123,6 +126,7 @@ impl App {
             seat,
             pulse,
             streams,
+            sweeps,
             server,
             dir,
         })))
@@ -155,6 +159,7 @@ impl App {
         }
         self.pulse.abort();
         self.streams.abort();
+        self.sweeps.abort();
         self.events.abort();
         if let Some(seat) = self.seat {
             seat.leave().await;

@@ -1,20 +1,47 @@
 //! What no message can hold, on its way: jobs go out as objects that their messages name, and completions come in
 //! whole.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::subjects::OBJECT_HEADER;
 use forebay_schemas::{Class, Completion, Identity, Status};
+use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{Objects, object_of};
+use jiff::Timestamp;
 use serde_json::json;
+use tokio::task::JoinHandle;
+use tracing::{debug, info};
 
 use crate::connection::Connection;
 use crate::control::{ResultsReply, ResultsRequest};
 
 /// Room for a message's headers beside its payload, in bytes.
 const HEADER_ROOM: usize = 1_024;
+
+/// How often it is looked for what is left of objects, and how old that is at least.
+const SWEEP: Duration = Duration::from_secs(60 * 60);
+
+/// Deletes, now and then, what was put of objects that never became whole.
+pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut sweeps = tokio::time::interval(SWEEP);
+        loop {
+            sweeps.tick().await;
+            let before = SystemClock.now().checked_sub(SWEEP).unwrap_or(Timestamp::MIN);
+            for objects in [connection.requests(), connection.answers()] {
+                match objects.sweep(before).await {
+                    Ok(0) => {}
+                    Ok(swept) => info!(swept, "objects that never became whole are deleted"),
+                    Err(error) => debug!(%error, "the object stores cannot be looked at"),
+                }
+            }
+        }
+    })
+}
 
 impl Connection {
     /// Whether no message can hold a job of so many bytes.
@@ -52,6 +79,10 @@ impl Connection {
         Objects::of_requests(&self.context, &self.names, self.client.max_payload())
     }
 
+    fn answers(&self) -> Objects {
+        Objects::of_answers(&self.context, &self.names, self.client.max_payload())
+    }
+
     /// The whole completion of a message that may name an object. If that is gone, the worker's store is asked; if
     /// that has it no more either, the completion says so.
     ///
@@ -63,7 +94,7 @@ impl Connection {
         headers: Option<&HeaderMap>,
     ) -> anyhow::Result<Completion> {
         let completion: Completion = serde_json::from_slice(payload)?;
-        let answers = Objects::of_answers(&self.context, &self.names, self.client.max_payload());
+        let answers = self.answers();
         if let Some(whole) = answers.whole(completion.clone(), object_of(headers).as_deref()).await? {
             return Ok(whole);
         }

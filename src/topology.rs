@@ -172,23 +172,23 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
             max_age: LONG,
             max_bytes: bytes(sizes.objects_max_bytes),
             discard: DiscardPolicy::New,
-            ..bucket(names, &names.requests_bucket())
+            ..bucket(&names.requests_bucket())
         },
         // The store has what is pushed out.
         Config {
             max_age: sizes.completions_max_age,
             max_bytes: bytes(sizes.objects_max_bytes),
             discard: DiscardPolicy::Old,
-            ..bucket(names, &names.answers_bucket())
+            ..bucket(&names.answers_bucket())
         },
     ]
 }
 
 /// An object store as NATS clients make one.
-fn bucket(names: &Names, bucket: &str) -> Config {
+fn bucket(bucket: &str) -> Config {
     Config {
-        name: names.bucket_stream(bucket),
-        subjects: names.bucket_subjects(bucket),
+        name: Names::bucket_stream(bucket),
+        subjects: Names::bucket_subjects(bucket).into(),
         storage: StorageType::File,
         num_replicas: 1,
         allow_rollup: true,

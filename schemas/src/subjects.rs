@@ -252,13 +252,13 @@ impl Names {
     }
 
     /// The stream of an object store, which NATS clients derive from its name.
-    pub fn bucket_stream(&self, bucket: &str) -> String {
+    pub fn bucket_stream(bucket: &str) -> String {
         format!("OBJ_{bucket}")
     }
 
     /// Chunks and descriptions of a bucket's objects, which NATS clients derive from its name.
-    pub fn bucket_subjects(&self, bucket: &str) -> Vec<String> {
-        vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
+    pub fn bucket_subjects(bucket: &str) -> [String; 2] {
+        [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
     }
 
     /// The object of a job that no message can hold.

@@ -144,6 +144,23 @@ async fn an_object_without_its_chunks_ends_its_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_of_an_object_that_never_became_whole_is_swept() {
+    let (forebay, _provider) = Forebay::simple().await;
+    let requests = forebay.connection.requests();
+    let whole = "whole".to_owned().into();
+    requests.put("default/whole", &whole).await.expect("put");
+    let chunk = forebay.connection.context.publish("$O.AI_REQUESTS.C.left", "half".into()).await;
+    chunk.expect("sent").await.expect("kept");
+    let now = SystemClock.now();
+    assert_eq!(requests.sweep(now.checked_sub(PATIENCE).expect("earlier")).await.expect("an answer"), 0);
+    assert_eq!(requests.sweep(now.checked_add(PATIENCE).expect("later")).await.expect("an answer"), 1);
+    assert_eq!(requests.get("default/whole").await.expect("an answer"), Some(whole));
+    // Its one chunk and its description.
+    assert_eq!(forebay.count("OBJ_AI_REQUESTS".to_owned()).await, 2);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_whose_object_is_gone_comes_from_the_store() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,17 +1,21 @@
 //! Jobs and completions that no message can hold: kept in NATS object stores, and named by a message's header.
 
+use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::object_store::{
     DeleteErrorKind, GetErrorKind, InfoErrorKind, ObjectInfo, ObjectMetadata, ObjectStore,
 };
-use async_nats::jetstream::stream::DiscardPolicy;
+use async_nats::jetstream::stream::{DirectGetErrorKind, DiscardPolicy, Stream};
 use bytes::Bytes;
 use forebay_schemas::subjects::OBJECT_HEADER;
 use forebay_schemas::{Completion, Names};
+use futures::TryStreamExt;
+use jiff::Timestamp;
 use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 use tracing::warn;
@@ -40,16 +44,16 @@ pub struct Objects {
 impl Objects {
     /// The jobs that no message can hold. `max_payload` is the server's.
     pub fn of_requests(context: &Context, names: &Names, max_payload: usize) -> Self {
-        Self::new(context, names, names.requests_bucket(), max_payload)
+        Self::new(context, names.requests_bucket(), max_payload)
     }
 
     /// The completions that no message can hold.
     pub fn of_answers(context: &Context, names: &Names, max_payload: usize) -> Self {
-        Self::new(context, names, names.answers_bucket(), max_payload)
+        Self::new(context, names.answers_bucket(), max_payload)
     }
 
-    fn new(context: &Context, names: &Names, bucket: String, max_payload: usize) -> Self {
-        let stream = names.bucket_stream(&bucket);
+    fn new(context: &Context, bucket: String, max_payload: usize) -> Self {
+        let stream = Names::bucket_stream(&bucket);
         Self { context: context.clone(), bucket, stream, chunk: CHUNK.min(max_payload) }
     }
 
@@ -109,6 +113,41 @@ impl Objects {
         Ok(None)
     }
 
+    /// Deletes what was put of objects that never became whole, if the last of it came before `before`; returns of how
+    /// many. Whoever puts an object may have ended meanwhile.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn sweep(&self, before: Timestamp) -> Result<usize, Error> {
+        let stream = self.context.get_stream_no_info(&self.stream).await.map_err(unavailable)?;
+        let [chunks, descriptions] = Names::bucket_subjects(&self.bucket);
+        let subjects = async |filter: &str| {
+            let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+            subjects.map_ok(|(subject, _)| subject).try_collect::<Vec<_>>().await.map_err(unavailable)
+        };
+        // Chunks first: what becomes whole meanwhile is described by then.
+        let chunks = subjects(&chunks).await?;
+        let mut whole = HashSet::new();
+        for description in subjects(&descriptions).await? {
+            let Some(message) = last_on(&stream, &description).await? else { continue };
+            let described = serde_json::from_slice::<ObjectInfo>(&message.payload);
+            whole.extend(described.map(|info| info.nuid));
+        }
+        let mut swept = 0;
+        for subject in chunks {
+            let name = subject.rsplit('.').next().unwrap_or_default();
+            if whole.contains(name) {
+                continue;
+            }
+            let Some(last) = last_on(&stream, &subject).await? else { continue };
+            if last.time.unix_timestamp() < before.as_second() {
+                stream.purge().filter(&subject).await.map_err(unavailable)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
+    }
+
     /// Deletes an object, if it is there.
     ///
     /// # Errors
@@ -161,6 +200,14 @@ impl Objects {
 /// The object that a message names.
 pub fn object_of(headers: Option<&HeaderMap>) -> Option<String> {
     Some(headers?.get(OBJECT_HEADER)?.as_str().to_owned())
+}
+
+async fn last_on(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, Error> {
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable(error)),
+    }
 }
 
 enum Fetched {
