@@ -33,6 +33,8 @@ class Provider(http.server.BaseHTTPRequestHandler):
     """Answers every call with the same large vectors; one that asks for little, with little."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body leave together.
+    wbufsize = -1
     large = b""
 
     def do_POST(self) -> None:
@@ -58,6 +60,7 @@ class Nats:
     def __init__(self, url: str) -> None:
         user, password, host, port = re.fullmatch(r"nats://(.*):(.*)@(.*):(\d+)", url).groups()
         self.socket = socket.create_connection((host, int(port)))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connect = {"verbose": False, "user": user, "pass": password, "headers": True}
         self.socket.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nSUB _INBOX.bench 1\r\n")
         self.came: dict[str, float] = {}
