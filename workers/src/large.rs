@@ -1,5 +1,6 @@
 //! Many bytes: what is done with them takes long, and others must not wait for it; and texts that must not be many.
 
+use forebay_schemas::Completion;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// Bytes are many from here on.
@@ -10,6 +11,11 @@ pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     let has_threads =
         || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if bytes >= LARGE && has_threads() { tokio::task::block_in_place(act) } else { act() }
+}
+
+/// How many bytes a completion has, as far as they may be many.
+pub(crate) fn size_of(completion: &Completion) -> usize {
+    completion.response.as_ref().map_or(0, |response| response.body.get().len())
 }
 
 /// Longest message of an error, in characters: what it quotes may be anything.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::large::{LARGE, at_length};
+use crate::large::{LARGE, at_length, size_of};
 use day::Day;
 use writer::{Value, Write, Writer};
 
@@ -146,8 +146,7 @@ impl Results {
     pub async fn store(&self, identity: &Identity, record: &Record, now: Timestamp) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
         let key = key_of(identity);
-        let size = record.completion.response.as_ref().map_or(0, |response| response.body.get().len());
-        let json = at_length(size, || serde_json::to_vec(record));
+        let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
         let json = json.map_err(|error| Error::new(&self.dir, error))?;
         let Some(writer) = &self.writer else { return writer::write_one(&day, &key, &json) };
         let value = if json.len() < LARGE {

@@ -27,7 +27,7 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::crash::{self, Point};
-use crate::large::at_length;
+use crate::large::{at_length, size_of};
 use crate::orders::Cancelled;
 
 pub use objects::{Objects, object_of};
@@ -206,8 +206,7 @@ impl JetStreamQueue {
         traceparent: Option<&str>,
     ) -> Result<(HeaderMap, Bytes), Error> {
         let mut headers = traced(traceparent);
-        let size = completion.response.as_ref().map_or(0, |response| response.body.get().len());
-        let whole = at_length(size, || json(completion))?;
+        let whole = at_length(size_of(completion), || json(completion))?;
         if whole.len() <= self.room() {
             return Ok((headers, whole));
         }

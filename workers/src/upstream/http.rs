@@ -116,9 +116,7 @@ impl HttpUpstream {
             body.extend_from_slice(&chunk);
             match &place {
                 Some(place) if place.is_wasted(body.len()) => {
-                    return Err(Error::Unanswered(format!(
-                        "a large answer at less than {SLOWEST} bytes a second"
-                    )));
+                    return Err(Error::Unanswered(TOO_SLOW.to_owned()));
                 }
                 None if body.len() > LARGE => {
                     let asked = Instant::now();
