@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay_schemas::{Lane, Names};
+use forebay_workers::provider::Endpoint;
 use forebay_workers::quota::{self, Limit};
 use forebay_workers::{Secret, Team};
 
@@ -137,10 +138,8 @@ pub struct Call {
 /// An account.
 #[derive(Debug, Clone)]
 pub struct Quota {
-    /// The provider's name.
-    pub provider: String,
-    /// The provider's address.
-    pub base_url: String,
+    /// Where its calls go.
+    pub endpoint: Endpoint,
     /// Where its credentials are.
     pub keys: Vec<Key>,
     /// Its limits.
@@ -268,15 +267,13 @@ impl Quota {
                 }
             }
         }
-        let provider = forebay_workers::provider::PROVIDERS
-            .iter()
-            .find(|provider| provider.name == self.provider)
-            .unwrap_or(&forebay_workers::provider::PROVIDERS[0]);
+        if self.keys.is_empty() {
+            // The provider may be called without one.
+            keys.push(quota::Key { name: "none".to_owned(), secret: Secret::new("") });
+        }
         quota::Config {
             name: name.to_owned(),
-            provider: self.provider.clone(),
-            base_url: self.base_url.clone(),
-            adapter: provider.adapter,
+            endpoint: self.endpoint.clone(),
             keys,
             limits: self.limits.clone(),
         }

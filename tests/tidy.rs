@@ -94,7 +94,9 @@ fn reach(file: &Path, dir: &Path, reached: &mut BTreeSet<PathBuf>) {
     let Ok(text) = fs::read_to_string(file) else { return };
     reached.insert(file.to_owned());
     for line in text.lines() {
-        let line = line.trim_start_matches("pub(crate) ").trim_start_matches("pub ");
+        let line = ["pub(crate) ", "pub(super) ", "pub "]
+            .iter()
+            .fold(line, |line, mark| line.trim_start_matches(mark));
         if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
             reach(&dir.join(format!("{name}.rs")), &dir.join(name), reached);
         }

@@ -9,7 +9,8 @@ use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
 use forebay_workers::cost::Dimension;
-use forebay_workers::provider::PROVIDERS;
+use forebay_workers::provider::Endpoint;
+use forebay_workers::provider::catalogue::{Provider, provider, providers};
 use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
@@ -203,41 +204,65 @@ impl Checker<'_> {
     fn quota(&mut self, name: &str, raw: raw::Quota) -> Quota {
         let path = format!("quota.{name}");
         self.name(&path, name);
-        let known: Vec<_> = PROVIDERS.iter().map(|provider| provider.name).collect();
-        let field = format!("{path}.provider");
-        let provider = self
-            .required(&field, raw.provider, &format!("one of {}", known.join(", ")))
-            .unwrap_or_else(|| known[0].to_owned());
-        let entry = PROVIDERS.iter().find(|entry| entry.name == provider);
-        if entry.is_none() {
-            let advice = "a server that speaks OpenAI's API is \"openai\" with its own base_url";
-            self.wrong(
-                &field,
-                format!("`{provider}` is not known, use one of {}; {advice}", known.join(", ")),
-            );
-        }
-        let base_url = raw.base_url.or_else(|| Some(entry?.base_url.to_owned())).unwrap_or_default();
-        let valid = base_url
-            .parse::<http::Uri>()
-            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-        let bare = !base_url.contains(['@', '?', '#']);
-        if valid && !bare {
-            let problem = "must have no user, password, query or fragment: keys belong into `keys`";
-            self.wrong(&format!("{path}.base_url"), problem);
-        }
-        if !valid && entry.is_some() {
-            let problem =
-                format!("`{base_url}` is no address, write for example \"https://api.openai.com/v1\"");
-            self.wrong(&format!("{path}.base_url"), problem);
-        }
+        let provider = self.provider(&path, raw.provider);
+        let base_url = self.base_url(&path, raw.base_url, provider);
+        let mut endpoint = Endpoint::new(provider, &base_url);
+        endpoint.api_version = self.api_version(&path, raw.api_version, provider);
         let algorithm = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
-        let keys = self.keys(&format!("{path}.keys"), raw.keys);
+        let keys = self.keys(&format!("{path}.keys"), raw.keys, provider.keyless);
         let limits = raw.limits.into_iter().enumerate();
         let limits = limits
             .filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, algorithm));
-        // Accounts at one address are one provider's, however it is written.
-        let base_url = base_url.trim_end_matches('/').to_owned();
-        Quota { provider, base_url, keys, limits: limits.collect() }
+        Quota { endpoint, keys, limits: limits.collect() }
+    }
+
+    fn provider(&mut self, path: &str, name: Option<String>) -> &'static Provider {
+        let names: Vec<_> = providers().iter().map(|provider| provider.name.as_str()).collect();
+        let (names, path) = (names.join(", "), format!("{path}.provider"));
+        let Some(name) = self.required(&path, name, &format!("one of {names}")) else {
+            return &providers()[0];
+        };
+        provider(&name).unwrap_or_else(|| {
+            let advice = "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
+            self.wrong(&path, format!("`{name}` is not known, use one of {names}; {advice}"));
+            &providers()[0]
+        })
+    }
+
+    fn base_url(&mut self, path: &str, given: Option<String>, provider: &Provider) -> String {
+        let path = format!("{path}.base_url");
+        let example = provider.example_url.as_deref().or(provider.base_url.as_deref()).unwrap_or_default();
+        let what = format!("the account's address, for example \"{example}\"");
+        let Some(base_url) = given.or_else(|| provider.base_url.clone()) else {
+            self.required(&path, None::<String>, &what);
+            return String::new();
+        };
+        let valid = base_url
+            .parse::<http::Uri>()
+            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+        if !valid {
+            self.wrong(&path, format!("`{base_url}` is no address, write for example \"{example}\""));
+        } else if base_url.contains(['@', '?', '#']) {
+            let problem = "must have no user, password, query or fragment: keys belong into `keys`";
+            self.wrong(&path, problem);
+        }
+        base_url
+    }
+
+    /// The version of an API that has several, by the header or the address that names it.
+    fn api_version(&mut self, path: &str, given: Option<String>, provider: &Provider) -> Option<String> {
+        let path = format!("{path}.api_version");
+        if given.is_some() && !provider.is_versioned() {
+            self.wrong(&path, format!("{} has no versions to choose from, leave it out", provider.name));
+        }
+        let is_version = |text: &str| {
+            !text.is_empty()
+                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        };
+        if let Some(version) = given.as_deref().filter(|version| !is_version(version)) {
+            self.wrong(&path, format!("`{version}` is no version, write for example \"2024-10-21\""));
+        }
+        given.or_else(|| provider.api_version.clone())
     }
 
     /// How periods up to a minute are spent: evenly, unless the provider's algorithm is named.
@@ -254,8 +279,8 @@ impl Checker<'_> {
         }
     }
 
-    fn keys(&mut self, path: &str, raw: Vec<raw::Key>) -> Vec<Key> {
-        if raw.is_empty() && !self.unreadable.contains(path) {
+    fn keys(&mut self, path: &str, raw: Vec<raw::Key>, keyless: bool) -> Vec<Key> {
+        if raw.is_empty() && !keyless && !self.unreadable.contains(path) {
             self.wrong(
                 path,
                 "is missing: at least one key, for example [{ name = \"a\", env = \"OPENAI_API_KEY\" }]",

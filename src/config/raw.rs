@@ -73,6 +73,7 @@ pub(super) struct Lanes {
 pub(super) struct Quota {
     pub(super) provider: Option<String>,
     pub(super) base_url: Option<String>,
+    pub(super) api_version: Option<String>,
     pub(super) algorithm: Option<String>,
     #[serde(default)]
     pub(super) keys: Vec<Key>,

@@ -28,7 +28,7 @@ fn the_documented_configuration_is_read() {
     assert_eq!(config.quotas["main"].limits.len(), 5);
     let day = &config.quotas["main"].limits[3].amount;
     assert_eq!(day.to_string(), "1500 requests per day in America/Los_Angeles");
-    assert_eq!(config.quotas["main"].base_url, "https://api.openai.com/v1");
+    assert_eq!(config.quotas["main"].endpoint.base_url, "https://api.openai.com/v1");
     assert_eq!(config.teams["acme"].weight, 2);
     assert_eq!(config.nats.listen.port(), 4222);
 }

@@ -7,13 +7,15 @@ use std::time::Duration;
 use forebay_schemas::{Flow, Lane};
 use forebay_workers::cost::Dimension;
 use forebay_workers::journal::Journal;
+use forebay_workers::provider::Endpoint;
+use forebay_workers::provider::catalogue::provider;
 use forebay_workers::quota::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
 use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream, Tells};
-use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker, provider};
+use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker};
 use jiff::SignedDuration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -212,9 +214,7 @@ impl Schedule {
     fn config(&self, keys: &[String]) -> Config {
         let quota = |(limits, key): (&Limits, &String)| quota::Config {
             name: key.clone(),
-            provider: "openai".to_owned(),
-            base_url: "http://provider".to_owned(),
-            adapter: provider::by_name("openai").expect("a known provider"),
+            endpoint: Endpoint::new(provider("openai").expect("a known provider"), "http://provider"),
             keys: vec![Key { name: "only".to_owned(), secret: Secret::new(key.as_str()) }],
             limits: [Limit {
                 amount: Amount::PerPeriod {

@@ -326,7 +326,7 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     let first = &engine.targets[first.target];
     let by_quotas = targets.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens());
     staged.cost = match by_quotas || engine.caps.contains_key(&staged.flow.team) {
-        true => first.quota.config().adapter.admission_cost(&staged.job, &first.model),
+        true => first.quota.config().endpoint.admission_cost(&staged.job, &first.model),
         // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
         false => {
             let length: usize = staged.job.body.values().map(|value| value.get().len()).sum();

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use forebay_schemas::{Attempt, Class, OnAmbiguous};
+use forebay_schemas::{Attempt, Class, Job, OnAmbiguous};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::finish::retry_until_done;
 use crate::journal::Work;
 use crate::large::at_length;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, UNSUPPORTED};
+use crate::provider::Unsupported;
 use crate::quota::Permit;
 use crate::staged::Staged;
 use crate::upstream::{self, Reply, Upstream};
@@ -29,7 +30,8 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     crash::at(Point::Answered);
     let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
     let size = reply.as_ref().map_or(0, |reply| reply.body.len());
-    let outcome = at_length(size, || working(engine, staged, || classify(engine, permit, reply)));
+    let outcome =
+        at_length(size, || working(engine, staged, || classify(engine, &staged.job, permit, reply)));
     // What is tried again waits without its answer.
     staged.place = place.filter(|_| outcome.class.is_none());
     crash::at(Point::Classified);
@@ -63,11 +65,11 @@ async fn send<Q, U: Upstream>(
     started: Timestamp,
 ) -> Result<Reply, Unsent> {
     let config = permit.quota().config();
-    let encoded =
-        working(engine, staged, || config.adapter.encode(&staged.job, permit.model(), &config.base_url));
+    let encoded = working(engine, staged, || config.endpoint.encode(&staged.job, permit.model()));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
     request.account.clone_from(&config.name);
-    config.adapter.authorise(&mut request.headers, &permit.key().secret).map_err(Unsent::UnusableKey)?;
+    let secret = &permit.key().secret;
+    config.endpoint.authorise(&mut request, secret, started).map_err(Unsent::UnusableKey)?;
     if begin(engine, staged, &unanswered(staged, permit, started)).await == Begun::Late {
         return Err(Unsent::Late);
     }
@@ -116,7 +118,7 @@ async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) 
 /// Why there is no reply.
 enum Unsent {
     /// The provider has no way to say what the job asks.
-    Inexpressible(String),
+    Inexpressible(Unsupported),
     /// The key cannot be sent.
     UnusableKey(String),
     /// It could not be journalled when it was to be made; it waits for its next turn.
@@ -125,16 +127,24 @@ enum Unsent {
     Upstream(upstream::Error),
 }
 
-fn classify<Q, U>(engine: &Engine<Q, U>, permit: &Permit, reply: Result<Reply, Unsent>) -> Outcome {
+fn classify<Q, U>(
+    engine: &Engine<Q, U>,
+    job: &Job,
+    permit: &Permit,
+    reply: Result<Reply, Unsent>,
+) -> Outcome {
     match reply {
         Ok(reply) => {
-            let adapter = permit.quota().config().adapter;
-            permit.observe(&adapter.observe(&reply.headers), Instant::now());
-            let decoded = adapter.decode(&reply, engine.clock.now());
+            let endpoint = &permit.quota().config().endpoint;
+            let now = engine.clock.now();
+            permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
+            let decoded = endpoint.decode(job, permit.model(), &reply, now);
             Outcome::of_reply(decoded, reply.status, &permit.key().secret)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
-        Err(Unsent::Inexpressible(problem)) => Outcome::local(Class::BadRequest, "unsupported", problem),
+        Err(Unsent::Inexpressible(unsupported)) => {
+            Outcome::local(Class::BadRequest, UNSUPPORTED, unsupported.to_string())
+        }
         Err(Unsent::Late) => Outcome::of_unjournalled(),
         Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),
     }
@@ -146,7 +156,7 @@ fn unanswered(staged: &Staged, permit: &Permit, started: Timestamp) -> Attempt {
     Attempt {
         quota: config.name.clone(),
         key: permit.key().name.clone(),
-        provider: config.provider.clone(),
+        provider: config.endpoint.provider.name.clone(),
         model: permit.model().to_owned(),
         started_at: started,
         waited_ms: millis_between(staged.waiting_since, started),

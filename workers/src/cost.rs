@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::Deserialize;
+
 /// The cost vector of one call: what it takes of each kind of limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
@@ -16,17 +18,21 @@ pub struct Cost {
 }
 
 /// How a provider counts prompt and answer tokens against one limit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Together {
     /// Their sum.
     #[default]
     Sum,
     /// The larger of the two.
     Larger,
+    /// Prompt tokens alone.
+    Input,
 }
 
 /// What a limit over a period counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Dimension {
     /// Calls.
     Requests,
@@ -61,6 +67,7 @@ impl Cost {
             Dimension::Tokens => match self.together {
                 Together::Sum => self.input_tokens.saturating_add(self.output_tokens),
                 Together::Larger => self.input_tokens.max(self.output_tokens),
+                Together::Input => self.input_tokens,
             },
             Dimension::InputTokens => self.input_tokens,
             Dimension::OutputTokens => self.output_tokens,

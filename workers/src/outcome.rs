@@ -14,6 +14,8 @@ use crate::upstream;
 const LONGEST_CODE: usize = 200;
 /// The code of a call that was not made because it could not be journalled in time.
 const NOT_JOURNALLED: &str = "not_journalled";
+/// The code of a job that cannot be said to a target.
+pub(crate) const UNSUPPORTED: &str = "unsupported";
 /// The code of an answer that is larger than is taken.
 const TOO_LARGE: &str = "answer_too_large";
 /// After this providers give up on a call themselves.
@@ -36,6 +38,8 @@ pub(crate) struct Outcome {
     pub(crate) retry_after: Option<Duration>,
     /// What an error speaks of.
     pub(crate) scope: Scope,
+    /// Whether the provider forbids to ask again.
+    pub(crate) is_final: bool,
     /// How long a call that was given up on may still run at the provider.
     pub(crate) runs_on: Option<Duration>,
     /// The HTTP status, if an answer came.
@@ -70,6 +74,7 @@ impl Outcome {
             usage: decoded.usage,
             retry_after: decoded.retry_after,
             scope: decoded.scope,
+            is_final: decoded.is_final,
             runs_on: None,
             status_code: Some(status),
         }
@@ -109,6 +114,7 @@ impl Outcome {
             usage: None,
             retry_after: None,
             scope: if class == Class::BadKey { Scope::Key } else { Scope::Model },
+            is_final: false,
             runs_on: None,
             status_code: None,
         }

@@ -1,17 +1,49 @@
-//! Providers' wire dialects: pure functions between the unified format and what a provider speaks.
+//! Providers' wire dialects: pure functions between the unified format, which is OpenAI's, and what a provider
+//! speaks.
+//!
+//! A provider is an entry in [`catalogue`]'s table. A dialect is an [`Adapter`]: two functions, one to the wire and
+//! one back. Everything else that is done with a call is the same for all and stands in [`Endpoint`]: how keys are
+//! sent, what headers tell of limits, what errors mean.
 
+mod admission;
+mod anthropic;
+mod bedrock;
+pub mod catalogue;
+mod chat;
+mod cohere;
+mod embedding;
+mod endpoint;
+mod error;
 mod estimate;
 #[cfg(feature = "exact-tokens")]
 mod exact;
+mod gemini;
+mod kind;
+mod limits;
+mod mistral;
+mod ollama;
 mod openai;
+mod rerank;
+mod responses;
+mod sigv4;
+#[cfg(test)]
+mod tests;
 
-use forebay_schemas::{Class, Job, Response, Usage};
-use http::HeaderMap;
-use jiff::Timestamp;
 use std::time::Duration;
 
-use crate::cost::{Cost, Dimension};
-use crate::secret::Secret;
+use bytes::Bytes;
+use forebay_schemas::{Class, Job, Response, Usage};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use endpoint::Endpoint;
+use error::ErrorBody;
+pub use kind::Kind;
+
+use crate::cost::Dimension;
 use crate::upstream::{Reply, Request};
 
 /// What a reply turned out to be.
@@ -31,6 +63,8 @@ pub struct Decoded {
     pub retry_after: Option<Duration>,
     /// What an error speaks of.
     pub scope: Scope,
+    /// Whether the provider forbids to ask again.
+    pub is_final: bool,
 }
 
 /// What the headers of an answer say of one limit.
@@ -46,10 +80,13 @@ pub struct Figures {
     pub whole_in: Option<Duration>,
     /// By how much `whole_in` may be too long or too short.
     pub resolution: Duration,
+    /// The period, where the provider documents it.
+    pub per: Option<Duration>,
 }
 
 /// What an error speaks of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// This key alone.
     Key,
@@ -59,49 +96,79 @@ pub enum Scope {
     Request,
 }
 
+/// A job cannot be said to a provider: it is refused for this target before any call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("field `{field}`: {problem}")]
+pub struct Unsupported {
+    /// The field, for example `body.messages[0].content`.
+    pub field: String,
+    /// What is wrong with it and what to do.
+    pub problem: String,
+}
+
+impl Unsupported {
+    fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { field: field.into(), problem: problem.into() }
+    }
+}
+
+/// A job on its way to a model.
+#[derive(Debug)]
+struct Call<'a> {
+    kind: Kind,
+    job: &'a Job,
+    model: &'a str,
+    endpoint: &'a Endpoint,
+}
+
+/// An answer with a good status.
+#[derive(Debug)]
+struct Answer {
+    /// In OpenAI's shape.
+    body: Box<RawValue>,
+    usage: Option<Usage>,
+    said: Said,
+}
+
+/// What an answer with a good status says.
+#[derive(Debug)]
+enum Said {
+    /// What was asked for.
+    Whole,
+    /// That it is refused for its content, in the provider's words.
+    Filtered(String),
+    /// That it failed.
+    Error(ErrorBody),
+}
+
 /// A wire dialect. Implementations do no I/O, read no clock and keep no state.
-pub trait Adapter: Send + Sync + std::fmt::Debug {
-    /// The request for `job` to `model`, without the credential.
-    ///
-    /// # Errors
-    /// When the job cannot be expressed; says which field.
-    fn encode(&self, job: &Job, model: &str, base_url: &str) -> Result<Request, String>;
+trait Adapter: Sync {
+    /// The kinds of work that it can say.
+    fn kinds(&self) -> &'static [Kind];
 
-    /// Adds the credential.
-    ///
-    /// # Errors
-    /// When the credential cannot stand in a header.
-    fn authorise(&self, headers: &mut HeaderMap, secret: &Secret) -> Result<(), String>;
+    /// The request, without the credential.
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported>;
 
-    /// What the provider takes a call to `model` to cost when it admits it.
-    fn admission_cost(&self, job: &Job, model: &str) -> Cost;
+    /// Why the job cannot be said, if it cannot.
+    fn refusal(&self, call: &Call<'_>) -> Option<Unsupported> {
+        self.encode(call).err()
+    }
 
-    /// Whether the provider gives back what was admitted and not used.
-    fn settles(&self) -> bool;
-
-    /// What the headers of an answer say of limits.
-    fn observe(&self, headers: &HeaderMap) -> Vec<Figures>;
-
-    /// Reads a reply.
-    fn decode(&self, reply: &Reply, now: Timestamp) -> Decoded;
+    /// Reads an answer with a good status; `None` when it cannot be read.
+    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer>;
 }
 
-/// A provider that is known by name.
-#[derive(Debug, Clone, Copy)]
-pub struct Provider {
-    /// Its name in the configuration.
-    pub name: &'static str,
-    /// Its address when the configuration gives none.
-    pub base_url: &'static str,
-    /// Its dialect.
-    pub adapter: &'static dyn Adapter,
-}
+impl Call<'_> {
+    /// A request with a JSON body to `path` under the endpoint's address.
+    fn post(&self, path: &str, body: &impl Serialize) -> Result<Request, Unsupported> {
+        let body = serde_json::to_vec(body).map_err(|error| Unsupported::new("body", error.to_string()))?;
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(self.request(path, headers, body.into()))
+    }
 
-/// Every provider that is known by name.
-pub const PROVIDERS: &[Provider] =
-    &[Provider { name: "openai", base_url: "https://api.openai.com/v1", adapter: &openai::OpenAi }];
-
-/// The adapter of a provider.
-pub fn by_name(name: &str) -> Option<&'static dyn Adapter> {
-    PROVIDERS.iter().find(|provider| provider.name == name).map(|provider| provider.adapter)
+    fn request(&self, path: &str, headers: HeaderMap, body: Bytes) -> Request {
+        let url = format!("{}{path}", self.endpoint.base_url);
+        Request { url, headers, body, account: String::new() }
+    }
 }

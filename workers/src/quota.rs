@@ -43,7 +43,7 @@ pub use wake::Wake;
 
 use crate::clock::Clock;
 use crate::cost::Cost;
-use crate::provider::Adapter;
+use crate::provider::Endpoint;
 use crate::secret::Secret;
 
 /// Calls at once to one model where limits are learned.
@@ -65,12 +65,8 @@ pub struct Key {
 pub struct Config {
     /// Its name, for people.
     pub name: String,
-    /// The provider's name.
-    pub provider: String,
-    /// The provider's address, without a final slash.
-    pub base_url: String,
-    /// How to speak to the provider.
-    pub adapter: &'static dyn Adapter,
+    /// Where its calls go.
+    pub endpoint: Endpoint,
     /// Its credentials, at least one.
     pub keys: Vec<Key>,
     /// Its limits; where there are none, they are learned.
@@ -358,7 +354,7 @@ impl Quota {
         let learned = ledger.learned_rate();
         Snapshot {
             name: self.config.name.clone(),
-            provider: self.config.provider.clone(),
+            provider: self.config.endpoint.provider.name.clone(),
             keys: names.zip(ledger.keys.iter().cloned()).collect(),
             models,
             requests_per_second: self.requests_per_second().or(learned),

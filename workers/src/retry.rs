@@ -87,6 +87,9 @@ impl Policy {
         rng: &mut impl Rng,
     ) -> (Verdict, Effect) {
         let Some(class) = outcome.class else { return (Verdict::Finish, Effect::None) };
+        if outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded) {
+            return (Verdict::Finish, Effect::None);
+        }
         let waits = Verdict::Again { counted: false, backoff: Duration::ZERO };
         let tries = counted_before + 1;
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
@@ -178,6 +181,7 @@ mod tests {
             usage: None,
             retry_after: Some(Duration::from_secs(9)),
             scope: Scope::Model,
+            is_final: false,
             runs_on: None,
             status_code: None,
         };

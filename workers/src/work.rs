@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::attempt::attempt;
-use crate::cost::{Cost, Together};
+use crate::cost::Cost;
 use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
 use crate::engine::Engine;
@@ -57,15 +57,9 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
 fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
-        let actual = Cost {
-            requests: 1,
-            input_tokens: usage.input_tokens,
-            output_tokens: usage.output_tokens,
-            together: Together::Sum,
-        };
         permit.learn(estimated.input_tokens, usage.input_tokens);
-        let settles = permit.quota().config().adapter.settles();
-        permit.settle(actual, settles);
+        let endpoint = permit.quota().config().endpoint.clone();
+        permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }
     if let Some(rest) = outcome.runs_on {
         permit.abandoned(now, rest);

@@ -2,7 +2,8 @@
 #![no_main]
 
 use forebay_schemas::Job;
-use forebay_workers::provider::by_name;
+use forebay_workers::provider::Endpoint;
+use forebay_workers::provider::catalogue::providers;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(serde::Deserialize)]
@@ -16,12 +17,17 @@ fuzz_target!(|data: &[u8]| {
     let again = Job::parse(&written).expect("and read again");
     assert_eq!(job.fingerprint("pool"), again.fingerprint("pool"));
     assert_eq!(job.own_id(), again.own_id());
-    let adapter = by_name("openai").expect("a known provider");
-    adapter.admission_cost(&job, "gpt-4o-mini");
-    if let Ok(request) = adapter.encode(&job, "gpt-4o-mini", "http://127.0.0.1/v1") {
-        assert!(request.url.starts_with("http://127.0.0.1/v1/"), "{}", request.url);
-        // Not as a value: a body may have numbers that only its provider can judge.
-        let sent: Sent = serde_json::from_slice(&request.body).expect("JSON");
-        assert_eq!(sent.model, "gpt-4o-mini");
+    for provider in providers() {
+        let endpoint = Endpoint::new(provider, "http://host/base");
+        endpoint.admission_cost(&job, "gpt-4o-mini");
+        let refused = endpoint.refusal(&job, "gpt-4o-mini");
+        let Ok(request) = endpoint.encode(&job, "gpt-4o-mini") else { continue };
+        assert!(refused.is_none(), "{refused:?}");
+        assert!(request.url.starts_with("http://host/base/"), "{}", request.url);
+        if provider.name == "openai" && request.headers["content-type"] == "application/json" {
+            // Not as a value: a body may have numbers that only its provider can judge.
+            let sent: Sent = serde_json::from_slice(&request.body).expect("JSON");
+            assert_eq!(sent.model, "gpt-4o-mini");
+        }
     }
 });

@@ -162,6 +162,7 @@ impl World {
                     remaining,
                     whole_in: Some(rest),
                     resolution: Duration::from_millis(1),
+                    per: None,
                 };
                 permit.observe(&[figures], now);
             }),

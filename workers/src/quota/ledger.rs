@@ -90,7 +90,7 @@ impl Ledger {
         used.extend(learned.iter().flat_map(Learned::meters));
         let model_state = Model {
             state: State::Ready,
-            circuit: quota.circuits.of(&quota.config.base_url, model),
+            circuit: quota.circuits.of(&quota.config.endpoint.base_url, model),
             factor: Factor::unknown(),
             meters: used,
             configured,

@@ -1,7 +1,8 @@
 use super::*;
 use crate::clock::SystemClock;
 use crate::cost::{Dimension, Together};
-use crate::provider::Figures;
+use crate::provider::catalogue::provider;
+use crate::provider::{Endpoint, Figures};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,9 +28,7 @@ fn quota_on(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>, clock: A
     let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
     let config = Config {
         name: "q".to_owned(),
-        provider: "openai".to_owned(),
-        base_url: "http://127.0.0.1".to_owned(),
-        adapter: crate::provider::by_name("openai").expect("a known provider"),
+        endpoint: Endpoint::new(provider("openai").expect("a known provider"), "http://127.0.0.1"),
         keys: (0..keys).map(key).collect(),
         limits,
     };
@@ -231,6 +230,7 @@ async fn headers_replace_the_search_and_count_what_others_use() {
         remaining,
         whole_in: Some(60 * SECOND),
         resolution: Duration::from_millis(20),
+        per: None,
     };
     permit.observe(&[told(599)], now);
     assert_eq!(quota.snapshot(now).requests_per_second, Some(10.0));
@@ -416,6 +416,7 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
                 limit,
                 remaining: limit.saturating_sub(calls),
                 whole_in: Some(round(end - clock)),
+                per: None,
                 resolution,
             };
             permit.observe(&[figures], now);

@@ -27,6 +27,8 @@ const TOLERANCE: f64 = 0.25;
 pub(super) struct Period {
     dimension: Dimension,
     limit: u64,
+    /// The period that the provider documents, as an index; then nothing is inferred.
+    said: Option<usize>,
     buckets: [bool; PERIODS.len()],
     /// The longest time to the whole limit that was seen.
     longest: Option<Duration>,
@@ -53,6 +55,7 @@ impl Period {
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
+            said: PERIODS.iter().position(|per| figures.per == Some(Duration::from_secs((*per).into()))),
             buckets: [true; PERIODS.len()],
             longest: None,
             lately: Lately::new(now),
@@ -70,6 +73,9 @@ impl Period {
     }
 
     fn index(&self) -> usize {
+        if let Some(said) = self.said {
+            return said;
+        }
         let Some(longest) = self.longest else { return MINUTE };
         let window = || PERIODS.iter().position(|per| longest.as_secs_f64() <= f64::from(*per) * 1.02);
         self.buckets.iter().rposition(|fits| *fits).or_else(window).unwrap_or(PERIODS.len() - 1)
@@ -139,6 +145,7 @@ mod tests {
             remaining: limit - used,
             whole_in: Some(Duration::from_secs_f64(whole_in)),
             resolution: Duration::from_millis(20),
+            per: None,
         }
     }
 

@@ -1,6 +1,15 @@
 use std::time::Duration;
 
+use http::header::AUTHORIZATION;
+
+use super::catalogue::provider;
 use super::*;
+use crate::secret::Secret;
+
+/// An endpoint of a provider at an address that nobody calls.
+fn at(name: &str, base_url: &str) -> Endpoint {
+    Endpoint::new(provider(name).expect("a known provider"), base_url)
+}
 
 fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Reply {
     let headers = headers
@@ -11,14 +20,17 @@ fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> R
 }
 
 fn decode(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Decoded {
-    OpenAi.decode(&reply(status, headers, body), Timestamp::UNIX_EPOCH)
+    let job = Job::parse(br#"{"body":{"messages":[]}}"#).expect("a job");
+    let endpoint = at("openai", "http://h/v1");
+    endpoint.decode(&job, "gpt-4o", &reply(status, headers, body), Timestamp::UNIX_EPOCH)
 }
 
 #[test]
 fn the_targets_model_replaces_the_bodys_and_the_rest_keeps_its_bytes() {
     let line = br#"{"url":"/v1/embeddings","body":{"model":"pool","input":"x","dimensions":1e3}}"#;
     let job = Job::parse(line).expect("a job");
-    let request = OpenAi.encode(&job, "text-embedding-3-small", "http://h/v1/").expect("can be expressed");
+    let request =
+        at("openai", "http://h/v1/").encode(&job, "text-embedding-3-small").expect("can be expressed");
     assert_eq!(request.url, "http://h/v1/embeddings");
     let body = std::str::from_utf8(&request.body).expect("text");
     assert_eq!(body, r#"{"dimensions":1e3,"input":"x","model":"text-embedding-3-small"}"#);
@@ -27,17 +39,20 @@ fn the_targets_model_replaces_the_bodys_and_the_rest_keeps_its_bytes() {
 #[test]
 fn a_path_that_is_not_supported_is_refused_by_name() {
     let job = Job::parse(br#"{"url":"/v1/videos","body":{}}"#).expect("a job");
-    let error = OpenAi.encode(&job, "m", "http://h/v1").err().expect("not supported");
+    let error = at("openai", "http://h/v1").encode(&job, "m").err().expect("not supported").to_string();
     assert!(error.contains("/v1/videos") && error.contains("/v1/embeddings"), "{error}");
 }
 
 #[test]
 fn the_credential_goes_into_one_header_and_prints_nowhere() {
-    let mut headers = HeaderMap::new();
-    OpenAi.authorise(&mut headers, &Secret::new("sk-1")).expect("a plain key");
-    assert_eq!(headers[AUTHORIZATION], "Bearer sk-1");
-    assert!(!format!("{headers:?}").contains("sk-1"));
-    let error = OpenAi.authorise(&mut headers, &Secret::new("sk\n1")).expect_err("a line break");
+    let job = Job::parse(br#"{"body":{"messages":[]}}"#).expect("a job");
+    let endpoint = at("openai", "http://h/v1");
+    let mut request = endpoint.encode(&job, "gpt-4o").expect("can be expressed");
+    let now = Timestamp::UNIX_EPOCH;
+    endpoint.authorise(&mut request, &Secret::new("sk-1"), now).expect("a plain key");
+    assert_eq!(request.headers[AUTHORIZATION], "Bearer sk-1");
+    assert!(!format!("{:?}", request.headers).contains("sk-1"));
+    let error = endpoint.authorise(&mut request, &Secret::new("sk\n1"), now).expect_err("a line break");
     assert!(!error.contains("sk\n1"));
 }
 
@@ -107,7 +122,9 @@ fn the_wait_is_read_from_headers_and_then_from_words() {
 
 #[test]
 fn headers_on_limits_are_read_in_every_form() {
-    let observe = |pairs: &[(&'static str, &'static str)]| OpenAi.observe(&reply(200, pairs, "{}").headers);
+    let observe = |pairs: &[(&'static str, &'static str)]| {
+        at("openai", "http://h/v1").observe(&reply(200, pairs, "{}").headers, Timestamp::UNIX_EPOCH)
+    };
     let seen = observe(&[
         ("x-ratelimit-limit-requests", "30,000"),
         ("x-ratelimit-remaining-requests", "29,999"),
@@ -121,7 +138,8 @@ fn headers_on_limits_are_read_in_every_form() {
         limit,
         remaining,
         whole_in: Some(whole_in),
-        resolution: EXACT,
+        resolution: Duration::from_millis(20),
+        per: None,
     };
     assert_eq!(
         seen,

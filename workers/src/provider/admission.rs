@@ -1,0 +1,53 @@
+//! What a call is taken to cost before it is made.
+
+use forebay_schemas::Job;
+use serde_json::Value;
+
+use super::estimate;
+use super::kind::Kind;
+use crate::cost::{Cost, Together};
+
+/// The most answer tokens that are reserved: more than any model gives.
+const MOST_ANSWER_TOKENS: u64 = 10_000_000;
+/// The fields of a body that make its prompt.
+const PROMPT: [&str; 9] = [
+    "messages",
+    "input",
+    "instructions",
+    "tools",
+    "functions",
+    "response_format",
+    "query",
+    "documents",
+    "prompt",
+];
+/// The fields that say how long an answer may be, by precedence.
+const LONGEST_ANSWER: [&str; 3] = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
+/// Answer tokens that are reserved where a request sets no maximum.
+const UNSTATED_ANSWER_TOKENS: u64 = 1024;
+
+/// The tokens of a job's prompt and of the longest answer that it allows, as far as can be told.
+pub(super) fn cost(job: &Job, model: &str, together: Together) -> Cost {
+    let number = |field: &&str| job.body.get(*field).and_then(|raw| raw.get().parse::<u64>().ok());
+    let parts = job.body.iter().filter(|(key, _)| PROMPT.contains(&key.as_str()));
+    let parts = parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
+    let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
+    let answer = match Kind::of(&job.url) {
+        Some(kind) if !kind.has_answer_tokens() => 0,
+        _ => LONGEST_ANSWER.iter().find_map(number).unwrap_or(UNSTATED_ANSWER_TOKENS).min(MOST_ANSWER_TOKENS),
+    };
+    Cost { requests: 1, input_tokens: prompt as u64, output_tokens: answer, together }
+}
+
+/// Tokens of a part of a request's body: as the model's tokenizer counts them, if that is here, else likely.
+#[cfg_attr(
+    not(feature = "exact-tokens"),
+    expect(unused_variables, reason = "an estimate is the same for all models")
+)]
+fn tokens(model: &str, name: &str, part: &Value) -> usize {
+    #[cfg(feature = "exact-tokens")]
+    if let Some(exact) = super::exact::tokens(model, name, part) {
+        return exact;
+    }
+    estimate::tokens(part)
+}

@@ -1,0 +1,198 @@
+//! A chat as Anthropic's Messages.
+
+use serde_json::{Map, Value, json};
+
+use super::DIALECT;
+use crate::provider::Unsupported;
+use crate::provider::chat::{Chat, Choice, Content, Effort, Format, Message, Piece, Role};
+
+/// The longest answer where a job names none, in tokens: the API asks for one, and the smallest model that is served
+/// gives no more (recalled).
+const MOST_TOKENS: u64 = 4_096;
+/// The fewest tokens of thought that can be asked for.
+const LEAST_THOUGHT: u64 = 1_024;
+
+/// The body of a request.
+pub(super) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    set("model", model.into());
+    set("max_tokens", chat.most_tokens().unwrap_or(MOST_TOKENS).into());
+    let system: Vec<_> = chat.instructions()?.into_iter().map(text).collect();
+    if !system.is_empty() {
+        set("system", system.into());
+    }
+    set("messages", messages(chat)?.into());
+    for (name, value) in sampling(chat, samples)? {
+        set(name, value);
+    }
+    if !chat.stop.list().is_empty() {
+        set("stop_sequences", json!(chat.stop.list()));
+    }
+    if !chat.tools.is_empty() {
+        set("tools", chat.tools.iter().map(|tool| tool_of(tool.function())).collect());
+        set("tool_choice", tool_choice(chat));
+    }
+    if let Some(user) = chat.end_user() {
+        set("metadata", json!({ "user_id": user }));
+    }
+    let mut output = Map::new();
+    if let Some(format) = format(&chat.response_format)? {
+        output.insert("format".to_owned(), format);
+    }
+    if let Some(effort) = chat.reasoning_effort {
+        set("thinking", thinking(effort, chat.most_tokens().unwrap_or(MOST_TOKENS), samples)?);
+        if let Some(word) = effort_word(effort).filter(|_| !samples) {
+            output.insert("effort".to_owned(), word.into());
+        }
+    }
+    if !output.is_empty() {
+        set("output_config", output.into());
+    }
+    Ok(body.into())
+}
+
+fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Unsupported> {
+    let given = [("temperature", &chat.temperature), ("top_p", &chat.top_p), ("top_k", &chat.top_k)];
+    let given: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
+    if let Some((name, _)) = given.first().filter(|_| !samples) {
+        let problem =
+            "this version of Anthropic's API takes none; set api_version = \"2023-06-01\" or leave it out";
+        return Err(Unsupported::new(format!("body.{name}"), problem));
+    }
+    if chat.temperature.as_ref().and_then(serde_json::Number::as_f64).is_some_and(|number| number > 1.0) {
+        return Err(Unsupported::new("body.temperature", "Anthropic takes 0 to 1"));
+    }
+    Ok(given.into_iter().map(|(name, value)| (name, value.clone().into())).collect())
+}
+
+/// The older version thinks with a budget of tokens, the newer as much as it needs.
+fn thinking(effort: Effort, most: u64, has_budget: bool) -> Result<Value, Unsupported> {
+    match effort {
+        Effort::None => Ok(json!({ "type": "disabled" })),
+        _ if !has_budget => Ok(json!({ "type": "adaptive" })),
+        _ if most <= LEAST_THOUGHT => {
+            let problem =
+                format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
+            Err(Unsupported::new("body.reasoning_effort", problem))
+        }
+        _ => Ok(json!({ "type": "enabled", "budget_tokens": effort.budget().min(most - 1) })),
+    }
+}
+
+fn effort_word(effort: Effort) -> Option<&'static str> {
+    match effort {
+        Effort::None => None,
+        Effort::Minimal | Effort::Low => Some("low"),
+        Effort::Medium => Some("medium"),
+        Effort::High => Some("high"),
+        Effort::Xhigh => Some("xhigh"),
+        Effort::Max => Some("max"),
+    }
+}
+
+fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+    match format {
+        Format::Text => Ok(None),
+        Format::JsonObject => {
+            let problem = "Anthropic has JSON by schema alone, use json_schema";
+            Err(Unsupported::new("body.response_format", problem))
+        }
+        Format::JsonSchema { json_schema } => {
+            Ok(Some(json!({ "type": "json_schema", "schema": json_schema.schema })))
+        }
+    }
+}
+
+fn tool_of(function: &crate::provider::chat::Function) -> Value {
+    let mut tool = json!({ "name": function.name, "input_schema": function.schema() });
+    if let Some(description) = &function.description {
+        tool["description"] = description.as_str().into();
+    }
+    if let Some(strict) = function.strict {
+        tool["strict"] = strict.into();
+    }
+    tool
+}
+
+fn tool_choice(chat: &Chat) -> Value {
+    let mut choice = match &chat.tool_choice {
+        Choice::Auto => json!({ "type": "auto" }),
+        Choice::Required => json!({ "type": "any" }),
+        Choice::None => return json!({ "type": "none" }),
+        Choice::One(name) => json!({ "type": "tool", "name": name }),
+    };
+    if chat.parallel_tool_calls == Some(false) {
+        choice["disable_parallel_tool_use"] = true.into();
+    }
+    choice
+}
+
+/// Turns of users and the model by turns: what follows in the same role joins it, results of tools among them.
+fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for (index, message) in chat.turns() {
+        let field = format!("body.messages[{index}]");
+        let (role, blocks) = match message.role {
+            Role::Assistant => ("assistant", said(message, &field)?),
+            Role::Tool => ("user", vec![result(message, &field)?]),
+            Role::User | Role::System => ("user", blocks(&message.content, &format!("{field}.content"))?),
+        };
+        match turns.last_mut() {
+            Some((last, all)) if *last == role => all.extend(blocks),
+            _ => turns.push((role, blocks)),
+        }
+    }
+    let spoken = turns.into_iter().filter(|(_, blocks)| !blocks.is_empty());
+    Ok(spoken.map(|(role, content)| json!({ "role": role, "content": content })).collect())
+}
+
+/// What the model said before: its thoughts as it gave them, its text, its calls.
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all: Vec<_> = message.opaque(DIALECT).cloned().collect();
+    all.extend(blocks(&message.content, &format!("{field}.content"))?);
+    all.extend(message.refusal.as_deref().map(text));
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        all.push(json!({ "type": "tool_use", "id": call.id, "name": call.function.name, "input": input }));
+    }
+    Ok(all)
+}
+
+fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let content = blocks(&message.content, &format!("{field}.content"))?;
+    Ok(json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": content }))
+}
+
+fn text(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
+}
+
+fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let pieces = content.parts(field).into_iter();
+    // An empty text is refused by the API and says nothing.
+    let spoken = pieces.filter(|(_, piece)| !matches!(piece, Piece::Text("")));
+    spoken.map(|(field, piece)| block(&field, piece)).collect()
+}
+
+fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    let source = |kind: &str, data: &str| json!({ "type": "base64", "media_type": kind, "data": data });
+    match piece {
+        Piece::Text(words) => Ok(text(words)),
+        Piece::Image(media) => Ok(json!({ "type": "image", "source": source(media.kind, media.data) })),
+        Piece::ImageAt(url) => Ok(json!({ "type": "image", "source": { "type": "url", "url": url } })),
+        Piece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
+        Piece::File(file) => {
+            let media = file.media(&format!("{field}.file"))?;
+            if media.kind != "application/pdf" {
+                let problem = format!("Anthropic reads application/pdf, not {}", media.kind);
+                return Err(piece.unsupported(field, &problem));
+            }
+            let mut block = json!({ "type": "document", "source": source(media.kind, media.data) });
+            if let Some(name) = &file.filename {
+                block["title"] = name.as_str().into();
+            }
+            Ok(block)
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! A chat as Bedrock's Converse.
+
+use serde_json::{Map, Value, json};
+
+use super::DIALECT;
+use crate::provider::Unsupported;
+use crate::provider::chat::{Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role};
+
+/// What the names of models have in them that think with a budget and take `top_k`.
+const CLAUDE: &str = "claude";
+/// The longest answer where a job that thinks names none, in tokens.
+const MOST_TOKENS: u64 = 4_096;
+/// The fewest tokens of thought that can be asked for.
+const LEAST_THOUGHT: u64 = 1_024;
+
+/// The body of a request; the model stands in the address.
+pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let system: Vec<_> = chat.instructions()?.into_iter().map(|text| json!({ "text": text })).collect();
+    if !system.is_empty() {
+        set("system", system.into());
+    }
+    set("messages", messages(chat)?.into());
+    let inference = inference(chat)?;
+    if !inference.is_empty() {
+        set("inferenceConfig", inference.into());
+    }
+    if let Some(tools) = tools(chat)? {
+        set("toolConfig", tools);
+    }
+    if let Some(tier) = chat.service_tier.as_deref().and_then(tier) {
+        set("serviceTier", json!({ "type": tier }));
+    }
+    let own = of_model(chat, model)?;
+    if !own.is_empty() {
+        set("additionalModelRequestFields", own.into());
+    }
+    let mut output = Map::new();
+    if let Some(format) = format(&chat.response_format)? {
+        output.insert("textFormat".to_owned(), format);
+    }
+    if let Some(word) = chat.reasoning_effort.and_then(Effort::of_three).filter(|_| !model.contains(CLAUDE)) {
+        output.insert("effort".to_owned(), word.into());
+    }
+    if !output.is_empty() {
+        set("outputConfig", output.into());
+    }
+    Ok(body.into())
+}
+
+fn inference(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
+    let mut inference = Map::new();
+    let thinks = chat.reasoning_effort.is_some_and(|effort| effort != Effort::None);
+    if let Some(most) = chat.most_tokens().or(thinks.then_some(MOST_TOKENS)) {
+        inference.insert("maxTokens".to_owned(), most.into());
+    }
+    if let Some(temperature) = &chat.temperature {
+        if temperature.as_f64().is_some_and(|number| number > 1.0) {
+            return Err(Unsupported::new("body.temperature", "Bedrock takes 0 to 1"));
+        }
+        inference.insert("temperature".to_owned(), temperature.clone().into());
+    }
+    if let Some(top_p) = &chat.top_p {
+        inference.insert("topP".to_owned(), top_p.clone().into());
+    }
+    if !chat.stop.list().is_empty() {
+        inference.insert("stopSequences".to_owned(), json!(chat.stop.list()));
+    }
+    Ok(inference)
+}
+
+/// What only Anthropic's models there understand.
+fn of_model(chat: &Chat, model: &str) -> Result<Map<String, Value>, Unsupported> {
+    let mut own = Map::new();
+    let is_claude = model.contains(CLAUDE);
+    if let Some(top_k) = &chat.top_k {
+        if !is_claude {
+            let problem = "only Anthropic's models have it at Bedrock, leave it out";
+            return Err(Unsupported::new("body.top_k", problem));
+        }
+        own.insert("top_k".to_owned(), top_k.clone().into());
+    }
+    match chat.reasoning_effort.filter(|_| is_claude) {
+        None => {}
+        Some(Effort::None) => {
+            own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
+        }
+        Some(effort) => {
+            let most = chat.most_tokens().unwrap_or(MOST_TOKENS);
+            if most <= LEAST_THOUGHT {
+                let problem =
+                    format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
+                return Err(Unsupported::new("body.reasoning_effort", problem));
+            }
+            let budget = effort.budget().min(most - 1);
+            own.insert("thinking".to_owned(), json!({ "type": "enabled", "budget_tokens": budget }));
+        }
+    }
+    Ok(own)
+}
+
+fn tier(name: &str) -> Option<&str> {
+    ["priority", "default", "flex"].into_iter().find(|tier| *tier == name)
+}
+
+fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
+    if chat.tools.is_empty() {
+        return Ok(None);
+    }
+    let specs: Vec<_> = chat.tools.iter().map(|tool| spec(tool.function())).collect();
+    let choice = match &chat.tool_choice {
+        Choice::Auto => json!({ "auto": {} }),
+        Choice::Required => json!({ "any": {} }),
+        Choice::One(name) => json!({ "tool": { "name": name } }),
+        Choice::None if chat.messages.iter().any(|message| !message.tool_calls.is_empty()) => {
+            let problem = "`none` cannot be said to Bedrock once tools were called, leave it out";
+            return Err(Unsupported::new("body.tool_choice", problem));
+        }
+        Choice::None => return Ok(None),
+    };
+    Ok(Some(json!({ "tools": specs, "toolChoice": choice })))
+}
+
+fn spec(function: &Function) -> Value {
+    let mut spec = json!({ "name": function.name, "inputSchema": { "json": function.schema() } });
+    if let Some(description) = function.description.as_deref().filter(|text| !text.is_empty()) {
+        spec["description"] = description.into();
+    }
+    if let Some(strict) = function.strict {
+        spec["strict"] = strict.into();
+    }
+    json!({ "toolSpec": spec })
+}
+
+fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+    match format {
+        Format::Text => Ok(None),
+        Format::JsonObject => {
+            let problem = "Bedrock has JSON by schema alone, use json_schema";
+            Err(Unsupported::new("body.response_format", problem))
+        }
+        Format::JsonSchema { json_schema } => {
+            let mut schema = json!({ "name": json_schema.name, "schema": json_schema.schema.to_string() });
+            if let Some(description) = &json_schema.description {
+                schema["description"] = description.as_str().into();
+            }
+            Ok(Some(json!({ "type": "json_schema", "structure": { "jsonSchema": schema } })))
+        }
+    }
+}
+
+/// Turns of users and the model, strictly by turns; the first is a user's.
+fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for (index, message) in chat.turns() {
+        let field = format!("body.messages[{index}]");
+        let (role, blocks) = match message.role {
+            Role::Assistant => ("assistant", said(message, &field)?),
+            Role::Tool => ("user", vec![result(message, &field)?]),
+            Role::User | Role::System => ("user", blocks(&message.content, &format!("{field}.content"))?),
+        };
+        match turns.last_mut() {
+            Some((last, all)) if *last == role => all.extend(blocks),
+            _ => turns.push((role, blocks)),
+        }
+    }
+    turns.retain(|(_, blocks)| !blocks.is_empty());
+    if turns.first().is_none_or(|(role, _)| *role != "user") {
+        return Err(Unsupported::new("body.messages", "Bedrock wants a user's message first"));
+    }
+    Ok(turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect())
+}
+
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all: Vec<_> = message.opaque(DIALECT).cloned().collect();
+    all.extend(blocks(&message.content, &format!("{field}.content"))?);
+    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.function.name, "input": input } }));
+    }
+    Ok(all)
+}
+
+fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let content = blocks(&message.content, &format!("{field}.content"))?;
+    Ok(
+        json!({ "toolResult": { "toolUseId": message.tool_call_id, "content": content, "status": "success" } }),
+    )
+}
+
+fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let pieces = content.parts(field).into_iter();
+    let spoken = pieces.filter(|(_, piece)| !matches!(piece, Piece::Text("")));
+    spoken.map(|(field, piece)| block(&field, piece)).collect()
+}
+
+fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    let source = |data: &str| json!({ "bytes": data });
+    match piece {
+        Piece::Text(text) => Ok(json!({ "text": text })),
+        Piece::Image(media) => match media.format() {
+            format @ ("png" | "jpeg" | "gif" | "webp") => {
+                Ok(json!({ "image": { "format": format, "source": source(media.data) } }))
+            }
+            _ => Err(piece.unsupported(field, "Bedrock reads png, jpeg, gif and webp")),
+        },
+        Piece::ImageAt(_) => {
+            Err(piece.unsupported(field, "Bedrock fetches nothing, send the bytes as a data URL"))
+        }
+        Piece::Audio(audio) => {
+            Ok(json!({ "audio": { "format": audio.format, "source": source(&audio.data) } }))
+        }
+        Piece::File(file) => document(field, file),
+    }
+}
+
+fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+    let media = file.media(&format!("{field}.file"))?;
+    let format = match media.kind {
+        "application/pdf" => "pdf",
+        "text/csv" => "csv",
+        "text/html" => "html",
+        "text/plain" => "txt",
+        "text/markdown" => "md",
+        "application/msword" => "doc",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document" => "docx",
+        "application/vnd.ms-excel" => "xls",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" => "xlsx",
+        other => {
+            let problem = format!("Bedrock does not read {other}");
+            return Err(Unsupported::new(format!("{field}.file"), problem));
+        }
+    };
+    let name = document_name(file.filename.as_deref().unwrap_or("document"));
+    Ok(json!({ "document": { "format": format, "name": name, "source": { "bytes": media.data } } }))
+}
+
+/// A name of the characters that are allowed: letters, digits, blanks, hyphens and brackets.
+fn document_name(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || " -()[]".contains(c);
+    let name: String = name.chars().map(|c| if allowed(c) { c } else { '-' }).take(200).collect();
+    // Several blanks in a row are refused.
+    name.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,280 @@
+//! Providers as data: addresses, dialects, the way keys are sent, limits' headers, errors' meanings and quirks.
+//! The table is `providers.toml`; a provider that speaks a known dialect is some lines there.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use forebay_schemas::Class;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+
+use super::kind::Kind;
+use super::limits::{LimitHeader, WaitHeader};
+use super::{Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses};
+use crate::cost::Together;
+
+const TABLE: &str = include_str!("providers.toml");
+
+/// A provider that is known by name.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provider {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Its address when the configuration gives none; absent where every account has its own.
+    pub base_url: Option<String>,
+    /// What an address looks like, where every account has its own.
+    pub example_url: Option<String>,
+    /// Its dialect.
+    pub dialect: Dialect,
+    /// The version of its API that is asked for when the configuration gives none.
+    pub api_version: Option<String>,
+    /// Whether a version may be asked for although there is none by default.
+    #[serde(default)]
+    versioned: bool,
+    /// How its keys are sent.
+    #[serde(default)]
+    pub auth: Auth,
+    /// Whether it may be called without a key.
+    #[serde(default)]
+    pub keyless: bool,
+    /// The kinds of work that it has, where they are fewer than its dialect's.
+    pub kinds: Option<Vec<Kind>>,
+    /// How it counts tokens against limits.
+    #[serde(default)]
+    pub(super) tokens: Tokens,
+    /// Headers that tell of limits, where they are not its dialect's.
+    pub(super) limits: Option<Vec<LimitHeader>>,
+    /// A header that tells how long to wait, beside `retry-after`.
+    pub(super) wait: Option<WaitHeader>,
+    /// What its errors mean, before its dialect's rules.
+    #[serde(default)]
+    pub(super) errors: Vec<Rule>,
+    /// Where it differs from OpenAI, if it speaks OpenAI's dialect.
+    #[serde(default)]
+    pub(super) quirks: Quirks,
+    /// The same for some of its models.
+    #[serde(default)]
+    pub(super) models: Vec<ModelQuirks>,
+}
+
+/// A wire family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// OpenAI's chat completions and what goes with them; most providers have it.
+    Openai,
+    /// OpenAI's Responses, also for jobs that are chats.
+    Responses,
+    /// Anthropic's Messages.
+    Anthropic,
+    /// Google's `generateContent`.
+    Gemini,
+    /// Mistral's own chat.
+    Mistral,
+    /// Cohere's second version.
+    Cohere,
+    /// Bedrock's Converse.
+    Bedrock,
+    /// Ollama's own.
+    Ollama,
+}
+
+impl Dialect {
+    pub(super) fn adapter(self) -> &'static dyn Adapter {
+        match self {
+            Dialect::Openai => &openai::OpenAi,
+            Dialect::Responses => &responses::Responses,
+            Dialect::Anthropic => &anthropic::Anthropic,
+            Dialect::Gemini => &gemini::Gemini,
+            Dialect::Mistral => &mistral::Mistral,
+            Dialect::Cohere => &cohere::Cohere,
+            Dialect::Bedrock => &bedrock::Bedrock,
+            Dialect::Ollama => &ollama::Ollama,
+        }
+    }
+}
+
+/// How a key is sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Auth {
+    /// `Authorization: Bearer KEY`.
+    #[default]
+    Bearer,
+    /// In a header of its own.
+    Header(String),
+    /// AWS Signature Version 4; the key is `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, or with `:SESSION_TOKEN`.
+    AwsSigv4,
+}
+
+/// How tokens count against limits.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tokens {
+    /// What a limit on all tokens counts of a call when it is admitted.
+    #[serde(default)]
+    pub(super) together: Together,
+    /// Whether what was admitted and not used is given back.
+    #[serde(default)]
+    pub(super) settles: bool,
+    /// How many times an answer token counts when it is settled; the first entry whose text is in the model's name.
+    #[serde(default)]
+    pub(super) burndown: Vec<(String, u64)>,
+}
+
+/// Where a server that speaks OpenAI's dialect differs from OpenAI.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Quirks {
+    /// Fields of a body that it refuses: the job goes to another target instead.
+    #[serde(default)]
+    pub(super) refuses: Vec<String>,
+    /// Fields that it refuses and that change no answer: they are left out.
+    #[serde(default)]
+    pub(super) drops: Vec<String>,
+    /// Fields that have another name there.
+    #[serde(default)]
+    pub(super) renames: BTreeMap<String, String>,
+}
+
+/// Quirks of models whose names begin so.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ModelQuirks {
+    pub(super) begin: Vec<String>,
+    pub(super) quirks: Quirks,
+}
+
+/// What an error means. All that a rule names must hold; of a list, one entry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    pub(super) class: Class,
+    /// HTTP statuses.
+    #[serde(default)]
+    pub(super) status: Vec<u16>,
+    /// Codes and types: the whole name.
+    #[serde(default)]
+    pub(super) names: Vec<String>,
+    /// The same: a part of the name.
+    #[serde(default)]
+    pub(super) names_with: Vec<String>,
+    /// Parts of the message, in lower case.
+    #[serde(default)]
+    pub(super) says: Vec<String>,
+    /// A header and its value.
+    pub(super) header: Option<(String, String)>,
+    /// What the error speaks of, where its class does not tell.
+    pub(super) scope: Option<Scope>,
+    /// When what is spent is back, whatever wait the provider names.
+    pub(super) back: Option<Back>,
+}
+
+/// When a calendar's allowance is back, in an IANA time zone.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Back {
+    /// At midnight.
+    DayIn(String),
+    /// When the month is over.
+    MonthIn(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    #[serde(deserialize_with = "like_others")]
+    provider: Vec<Provider>,
+    dialect: BTreeMap<Dialect, Shared>,
+    common: Common,
+}
+
+/// Entries that are like an earlier one have its fields, but for their own.
+fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::Error> {
+    let mut entries: Vec<toml::Table> = Vec::new();
+    for mut entry in Vec::<toml::Table>::deserialize(from)? {
+        if let Some(name) = entry.remove("like") {
+            let like = entries.iter().find(|other| other.get("name") == Some(&name));
+            let mut fields =
+                like.ok_or_else(|| D::Error::custom(format!("nothing above is named {name}")))?.clone();
+            fields.extend(entry);
+            entry = fields;
+        }
+        entries.push(entry);
+    }
+    entries.into_iter().map(|entry| entry.try_into().map_err(D::Error::custom)).collect()
+}
+
+/// What the providers of a dialect have in common.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Shared {
+    #[serde(default)]
+    pub(super) limits: Vec<LimitHeader>,
+    #[serde(default)]
+    pub(super) errors: Vec<Rule>,
+}
+
+/// What all have in common.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Common {
+    errors: Vec<Rule>,
+}
+
+static KNOWN: LazyLock<Table> =
+    LazyLock::new(|| toml::from_str(TABLE).expect("the table of providers is checked by a test"));
+
+/// Every provider that is known by name, in the order of the table.
+pub fn providers() -> &'static [Provider] {
+    &KNOWN.provider
+}
+
+/// A provider by its name.
+pub fn provider(name: &str) -> Option<&'static Provider> {
+    KNOWN.provider.iter().find(|provider| provider.name == name)
+}
+
+impl Provider {
+    /// Whether a version of its API can be asked for.
+    pub fn is_versioned(&self) -> bool {
+        self.versioned || self.api_version.is_some()
+    }
+
+    /// The kinds of work that it has.
+    pub fn kinds(&self) -> &[Kind] {
+        self.kinds.as_deref().unwrap_or_else(|| self.dialect.adapter().kinds())
+    }
+
+    /// What it has in common with others of its dialect; Responses are OpenAI's in this.
+    fn shared(&self) -> Option<&'static Shared> {
+        let dialect = if self.dialect == Dialect::Responses { Dialect::Openai } else { self.dialect };
+        KNOWN.dialect.get(&dialect)
+    }
+
+    /// The headers that tell of its limits.
+    pub(super) fn limit_headers(&'static self) -> &'static [LimitHeader] {
+        let shared = || self.shared().map_or(&[][..], |shared| &shared.limits);
+        self.limits.as_deref().unwrap_or_else(shared)
+    }
+
+    /// Its own rules of errors, then its dialect's, then those of all.
+    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
+        self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
+    }
+
+    /// Its quirks, with those of `model`.
+    pub(super) fn quirks_of(&self, model: &str) -> impl Iterator<Item = &Quirks> {
+        let of_model =
+            self.models.iter().filter(move |entry| entry.begin.iter().any(|begin| model.starts_with(begin)));
+        std::iter::once(&self.quirks).chain(of_model.map(|entry| &entry.quirks))
+    }
+
+    /// How many times an answer token of `model` counts when it is settled.
+    pub(super) fn burndown(&self, model: &str) -> u64 {
+        let entry = self.tokens.burndown.iter().find(|(text, _)| model.contains(text.as_str()));
+        entry.map_or(1, |(_, times)| *times)
+    }
+}

@@ -1,0 +1,68 @@
+//! Which fields of a chat request a dialect says, and which it leaves out.
+
+use serde_json::Value;
+
+use crate::provider::Unsupported;
+
+/// What a dialect does with the fields of a request. What is in neither list is refused, unless it asks for what is
+/// so anyway.
+#[derive(Debug)]
+pub(in crate::provider) struct Fields {
+    /// Said in the provider's way, beside [`ALWAYS`].
+    pub(in crate::provider) maps: &'static [&'static str],
+    /// Left out although it asks for something, beside [`HINTS`].
+    pub(in crate::provider) drops: &'static [&'static str],
+}
+
+/// Said by every dialect.
+const ALWAYS: [&str; 4] = ["messages", "max_tokens", "max_completion_tokens", "response_format"];
+
+/// Left out where a provider has nothing like it: they change what an answer costs, how fast it comes, or who is
+/// told of it, and at most how likely it is.
+pub(in crate::provider) const HINTS: [&str; 12] = [
+    "user",
+    "safety_identifier",
+    "metadata",
+    "store",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "service_tier",
+    "seed",
+    "prediction",
+    "verbosity",
+    "stream_options",
+    "model",
+];
+
+impl Fields {
+    /// Whether a field is read: false where it is left out.
+    pub(super) fn passes(&self, name: &str, value: &Value, provider: &str) -> Result<bool, Unsupported> {
+        if value.is_null() {
+            return Ok(false);
+        }
+        if ALWAYS.contains(&name) || self.maps.contains(&name) {
+            return Ok(true);
+        }
+        if HINTS.contains(&name) || self.drops.contains(&name) || is_so_anyway(name, value) {
+            return Ok(false);
+        }
+        let problem = format!("{provider} has nothing like it, leave it out or name another target");
+        Err(Unsupported::new(format!("body.{name}"), problem))
+    }
+}
+
+/// Whether a field asks for what happens without it.
+fn is_so_anyway(name: &str, value: &Value) -> bool {
+    let is_empty =
+        value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|map| map.is_empty());
+    is_empty
+        || match name {
+            "n" => value == 1,
+            "stream" | "logprobs" => value == false,
+            "parallel_tool_calls" => value == true,
+            "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
+            "tool_choice" => value == "auto",
+            "modalities" => value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text")),
+            _ => false,
+        }
+}

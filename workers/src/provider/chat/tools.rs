@@ -1,0 +1,149 @@
+//! Tools, calls to them, and the form of the answer.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::provider::Unsupported;
+
+/// A function that the model may call.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(in crate::provider) enum Tool {
+    Function { function: Function },
+}
+
+impl Tool {
+    pub(in crate::provider) fn function(&self) -> &Function {
+        let Tool::Function { function } = self;
+        function
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::provider) struct Function {
+    pub(in crate::provider) name: String,
+    pub(in crate::provider) description: Option<String>,
+    pub(in crate::provider) parameters: Option<Value>,
+    pub(in crate::provider) strict: Option<bool>,
+}
+
+impl Function {
+    /// The schema of its arguments; that of an empty object where there are none.
+    pub(in crate::provider) fn schema(&self) -> Value {
+        let empty = || serde_json::json!({ "type": "object", "properties": {} });
+        self.parameters.clone().filter(|schema| !schema.is_null()).unwrap_or_else(empty)
+    }
+}
+
+/// Which tools the model is to call.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "WireChoice")]
+pub(in crate::provider) enum Choice {
+    #[default]
+    Auto,
+    Required,
+    None,
+    One(String),
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "auto, required, none or {\"type\": \"function\", \"function\": {\"name\": …}}"
+)]
+enum WireChoice {
+    Word(Word),
+    One {
+        #[serde(rename = "type")]
+        _kind: OnlyFunction,
+        function: Name,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Auto,
+    #[serde(alias = "any")]
+    Required,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+enum OnlyFunction {
+    #[default]
+    #[serde(rename = "function")]
+    Function,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+impl From<WireChoice> for Choice {
+    fn from(wire: WireChoice) -> Self {
+        match wire {
+            WireChoice::Word(Word::Auto) => Choice::Auto,
+            WireChoice::Word(Word::Required) => Choice::Required,
+            WireChoice::Word(Word::None) => Choice::None,
+            WireChoice::One { function, .. } => Choice::One(function.name),
+        }
+    }
+}
+
+/// A call that the model made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::provider) struct ToolCall {
+    #[serde(rename = "type", default)]
+    _kind: OnlyFunction,
+    #[serde(rename = "index")]
+    _index: Option<u64>,
+    pub(in crate::provider) id: String,
+    pub(in crate::provider) function: Called,
+    /// What a provider wants back with it: Google's own surface puts a signature here.
+    pub(in crate::provider) extra_content: Option<Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(in crate::provider) struct Called {
+    pub(in crate::provider) name: String,
+    /// JSON as text.
+    pub(in crate::provider) arguments: String,
+}
+
+impl ToolCall {
+    /// The arguments as an object; no text is none.
+    pub(in crate::provider) fn arguments(&self, field: &str) -> Result<Map<String, Value>, Unsupported> {
+        let text = self.function.arguments.trim();
+        if text.is_empty() {
+            return Ok(Map::new());
+        }
+        serde_json::from_str(text)
+            .map_err(|error| Unsupported::new(field, format!("is no JSON object as text: {error}")))
+    }
+}
+
+/// The form of the answer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(in crate::provider) enum Format {
+    #[default]
+    Text,
+    JsonObject,
+    JsonSchema {
+        json_schema: Schema,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::provider) struct Schema {
+    pub(in crate::provider) name: String,
+    pub(in crate::provider) description: Option<String>,
+    #[serde(default)]
+    pub(in crate::provider) schema: Value,
+    pub(in crate::provider) strict: Option<bool>,
+}

@@ -1,0 +1,112 @@
+//! The unified embeddings request and answer, which are OpenAI's, for dialects that say them otherwise.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use forebay_schemas::Usage;
+use forebay_schemas::job::Object;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{Answer, Said, Unsupported};
+
+/// Left out everywhere: it says who is served.
+const HINTS: [&str; 2] = ["model", "user"];
+
+/// What is to be embedded.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Embedding {
+    pub(super) input: Input,
+    pub(super) dimensions: Option<u64>,
+    #[serde(default)]
+    encoding_format: Encoding,
+    /// What the vectors are for, as Cohere names it: `search_document`, `search_query`, `classification`,
+    /// `clustering`. OpenAI has no such field.
+    pub(super) input_type: Option<String>,
+}
+
+/// One text or several.
+#[derive(Debug, Deserialize)]
+#[serde(untagged, expecting = "a text or a list of texts; token ids are OpenAI's alone")]
+pub(super) enum Input {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// How vectors are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    #[default]
+    Float,
+    Base64,
+}
+
+impl Embedding {
+    /// Reads a job's body.
+    pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
+        let mut known = Map::new();
+        for (name, raw) in body.iter().filter(|(name, _)| !HINTS.contains(&name.as_str())) {
+            let value = serde_json::from_str(raw.get())
+                .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
+            known.insert(name.clone(), value);
+        }
+        let mut track = serde_path_to_error::Track::new();
+        let from = serde_path_to_error::Deserializer::new(Value::Object(known), &mut track);
+        Self::deserialize(from)
+            .map_err(|error| Unsupported::new(format!("body.{}", track.path()), error.to_string()))
+    }
+
+    /// The texts.
+    pub(super) fn texts(&self) -> &[String] {
+        match &self.input {
+            Input::One(text) => std::slice::from_ref(text),
+            Input::Many(texts) => texts,
+        }
+    }
+
+    /// OpenAI's word for how vectors are written.
+    pub(super) fn encoding(&self) -> &'static str {
+        match self.encoding_format {
+            Encoding::Float => "float",
+            Encoding::Base64 => "base64",
+        }
+    }
+
+    /// A refusal of what is named, where the dialect has nothing like it.
+    pub(super) fn without(&self, fields: &[(&str, bool)], provider: &str) -> Result<(), Unsupported> {
+        let given = fields.iter().find(|(_, given)| *given);
+        given.map_or(Ok(()), |(name, _)| {
+            let problem = format!("{provider} has nothing like it, leave it out");
+            Err(Unsupported::new(format!("body.{name}"), problem))
+        })
+    }
+
+    /// The answer in OpenAI's shape, for vectors in the order of the texts; `None` if they are not so many.
+    pub(super) fn answer(&self, model: &str, vectors: Vec<Vec<f32>>, usage: Option<Usage>) -> Option<Answer> {
+        if vectors.len() != self.texts().len() {
+            return None;
+        }
+        let item = |(index, vector): (usize, Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": self.written(&vector) });
+        let data: Vec<_> = vectors.into_iter().enumerate().map(item).collect();
+        let tokens = usage.map_or(0, |usage| usage.input_tokens);
+        let body = json!({
+            "object": "list",
+            "data": data,
+            "model": model,
+            "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+        });
+        Some(Answer { body: serde_json::value::to_raw_value(&body).ok()?, usage, said: Said::Whole })
+    }
+
+    /// Base64 is of little-endian 32-bit floats, as at OpenAI.
+    fn written(&self, vector: &[f32]) -> Value {
+        match self.encoding_format {
+            Encoding::Float => json!(vector),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                BASE64_STANDARD.encode(bytes).into()
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Where a quota's calls go, and everything that is done with a call there: pure functions of job, reply and time.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use forebay_schemas::{Class, Job, Response, Usage};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::catalogue::{Auth, Dialect, Provider};
+use super::error::{ErrorBody, Meaning};
+use super::kind::Kind;
+use super::{Answer, Call, Decoded, Figures, Said, Scope, Unsupported, admission, sigv4};
+use crate::cost::{Cost, Together};
+use crate::retry_after;
+use crate::secret::Secret;
+use crate::upstream::{Reply, Request};
+
+/// Longest name of a request that is repeated, in characters.
+const LONGEST_REQUEST_ID: usize = 200;
+/// How providers name a request.
+const REQUEST_IDS: [&str; 4] = ["x-request-id", "request-id", "x-amzn-requestid", "apim-request-id"];
+
+/// Where a quota's calls go.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The provider.
+    pub provider: &'static Provider,
+    /// Its address, without a final slash.
+    pub base_url: String,
+    /// The version of its API that is asked for, where it has several.
+    pub api_version: Option<String>,
+}
+
+impl Endpoint {
+    /// Calls at `base_url`, with the provider's own version.
+    pub fn new(provider: &'static Provider, base_url: &str) -> Self {
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Self { provider, base_url, api_version: provider.api_version.clone() }
+    }
+
+    fn call<'a>(&'a self, job: &'a Job, model: &'a str) -> Result<Call<'a>, Unsupported> {
+        let has = |kind: &Kind| self.provider.kinds().contains(kind);
+        let kind = Kind::of(&job.url).filter(has).ok_or_else(|| {
+            let urls: Vec<_> = self.provider.kinds().iter().map(|kind| kind.url()).collect();
+            let name = &self.provider.name;
+            let problem = format!("`{}` is nothing that {name} has, use one of {}", job.url, urls.join(", "));
+            Unsupported::new("url", problem)
+        })?;
+        Ok(Call { kind, job, model, endpoint: self })
+    }
+
+    /// The request for `job` to `model`, without the credential.
+    ///
+    /// # Errors
+    /// When the job cannot be expressed; says which field.
+    pub fn encode(&self, job: &Job, model: &str) -> Result<Request, Unsupported> {
+        self.provider.dialect.adapter().encode(&self.call(job, model)?)
+    }
+
+    /// Why `job` cannot be said to `model` here, if it cannot.
+    pub fn refusal(&self, job: &Job, model: &str) -> Option<Unsupported> {
+        match self.call(job, model) {
+            Ok(call) => self.provider.dialect.adapter().refusal(&call),
+            Err(unsupported) => Some(unsupported),
+        }
+    }
+
+    /// Adds the credential to a request that is sent at `now`.
+    ///
+    /// # Errors
+    /// When the credential cannot be sent.
+    pub fn authorise(&self, request: &mut Request, secret: &Secret, now: Timestamp) -> Result<(), String> {
+        let key = secret.expose();
+        if key.is_empty() {
+            return Ok(());
+        }
+        let (name, value) = match &self.provider.auth {
+            Auth::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
+            Auth::Header(name) => {
+                let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
+                (name, key.to_owned())
+            }
+            Auth::AwsSigv4 => return sigv4::sign(request, key, now),
+        };
+        let mut value = HeaderValue::try_from(value)
+            .map_err(|_| "the key holds characters that cannot stand in a header".to_owned())?;
+        value.set_sensitive(true);
+        request.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// What the provider takes a call to `model` to cost when it admits it.
+    pub fn admission_cost(&self, job: &Job, model: &str) -> Cost {
+        admission::cost(job, model, self.provider.tokens.together)
+    }
+
+    /// What a call turned out to cost.
+    pub fn spent(&self, usage: Usage, model: &str) -> Cost {
+        let together = match self.provider.tokens.together {
+            Together::Input => Together::Input,
+            Together::Sum | Together::Larger => Together::Sum,
+        };
+        let output_tokens = usage.output_tokens.saturating_mul(self.provider.burndown(model));
+        Cost { requests: 1, input_tokens: usage.input_tokens, output_tokens, together }
+    }
+
+    /// Whether the provider gives back what was admitted and not used.
+    pub fn settles(&self) -> bool {
+        self.provider.tokens.settles
+    }
+
+    /// What the headers of an answer say of limits.
+    pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<Figures> {
+        self.provider.limit_headers().iter().filter_map(|limit| limit.read(headers, now)).collect()
+    }
+
+    /// Reads the reply to `job`.
+    pub fn decode(&self, job: &Job, model: &str, reply: &Reply, now: Timestamp) -> Decoded {
+        if !(200..300).contains(&reply.status) {
+            return self.refused(ErrorBody::read(reply), reply, now);
+        }
+        let answer = self.call(job, model).ok().and_then(|call| {
+            let adapter = self.provider.dialect.adapter();
+            adapter.decode(&call, reply, now)
+        });
+        match answer {
+            None => Decoded { class: Some(Class::MalformedResponse), ..self.blank(reply, now) },
+            Some(Answer { said: Said::Error(error), .. }) => self.refused(error, reply, now),
+            Some(Answer { body, usage, said }) => {
+                let (class, message) = match said {
+                    Said::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
+                    _ => (None, None),
+                };
+                Decoded {
+                    class,
+                    response: Some(response(reply, body)),
+                    code: class.map(|_| "content_filter".to_owned()),
+                    message,
+                    usage,
+                    ..self.blank(reply, now)
+                }
+            }
+        }
+    }
+
+    fn blank(&self, reply: &Reply, now: Timestamp) -> Decoded {
+        let own = || self.provider.wait.as_ref()?.read(&reply.headers, now);
+        Decoded {
+            class: None,
+            response: None,
+            code: None,
+            message: None,
+            usage: None,
+            retry_after: retry_after::from_headers(&reply.headers, now).or_else(own),
+            scope: Scope::Model,
+            is_final: false,
+        }
+    }
+
+    fn refused(&self, error: ErrorBody, reply: &Reply, now: Timestamp) -> Decoded {
+        let Meaning { class, scope, back } = error.meaning(self.provider, reply.status, &reply.headers, now);
+        let hint = |wait: Option<Duration>| {
+            wait.or(error.wait).or_else(|| retry_after::from_message(error.message.as_deref()?))
+        };
+        let blank = self.blank(reply, now);
+        let retry_after = back.into_iter().chain(hint(blank.retry_after)).max();
+        let is_final = reply.headers.get("x-should-retry").is_some_and(|value| value == "false");
+        Decoded {
+            class: Some(class),
+            response: self.error_body(&error, reply).map(|body| response(reply, body)),
+            code: error.code,
+            message: error.message,
+            retry_after,
+            scope,
+            is_final,
+            ..blank
+        }
+    }
+
+    /// The body of an error in OpenAI's shape, the provider's own beside it; what is not JSON as a JSON string.
+    fn error_body(&self, error: &ErrorBody, reply: &Reply) -> Option<Box<RawValue>> {
+        let Ok(raw) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
+            return text_as_json(&reply.body);
+        };
+        if matches!(self.provider.dialect, Dialect::Openai | Dialect::Responses) {
+            return Some(raw);
+        }
+        let own: Value = serde_json::from_str(raw.get()).ok()?;
+        let kind = error.names.first();
+        let body = json!({ "error": {
+            "message": error.message, "type": kind, "param": null, "code": error.code, "native": own,
+        } });
+        serde_json::value::to_raw_value(&body).ok()
+    }
+}
+
+fn response(reply: &Reply, body: Box<RawValue>) -> Response {
+    let id = REQUEST_IDS.iter().find_map(|name| reply.headers.get(*name)?.to_str().ok());
+    let request_id = id.map(|id| id.chars().take(LONGEST_REQUEST_ID).collect());
+    Response { status_code: reply.status, request_id, body }
+}
+
+/// An error body that is not JSON, as a JSON string: at most its first 2,000 characters.
+fn text_as_json(body: &[u8]) -> Option<Box<RawValue>> {
+    let text: String = String::from_utf8_lossy(body).chars().take(2_000).collect();
+    serde_json::value::to_raw_value(&text).ok()
+}
+
+/// A binary answer in JSON: its type and its bytes in base64.
+pub(super) fn binary(reply: &Reply) -> Option<Box<RawValue>> {
+    let kind = reply.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
+    serde_json::value::to_raw_value(&body).ok()
+}

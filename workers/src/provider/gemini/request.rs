@@ -1,0 +1,176 @@
+//! A chat as `generateContent`.
+
+use serde_json::{Map, Value, json};
+
+use super::DIALECT;
+use crate::provider::Unsupported;
+use crate::provider::chat::{
+    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, ToolCall,
+};
+
+/// The body of a request; the model stands in the address.
+pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let system: Vec<_> = chat.instructions()?.into_iter().map(|text| json!({ "text": text })).collect();
+    if !system.is_empty() {
+        set("systemInstruction", json!({ "parts": system }));
+    }
+    set("contents", contents(chat)?.into());
+    let config = config(chat);
+    if !config.is_empty() {
+        set("generationConfig", config.into());
+    }
+    if !chat.tools.is_empty() {
+        let functions: Vec<_> = chat.tools.iter().map(|tool| declaration(tool.function())).collect();
+        set("tools", json!([{ "functionDeclarations": functions }]));
+        set("toolConfig", json!({ "functionCallingConfig": calling(&chat.tool_choice) }));
+    }
+    Ok(body.into())
+}
+
+fn config(chat: &Chat) -> Map<String, Value> {
+    let mut config = Map::new();
+    let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
+    let numbers = [
+        ("temperature", &chat.temperature),
+        ("topP", &chat.top_p),
+        ("topK", &chat.top_k),
+        ("presencePenalty", &chat.presence_penalty),
+        ("frequencyPenalty", &chat.frequency_penalty),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            set(name, number.clone().into());
+        }
+    }
+    if let Some(most) = chat.most_tokens() {
+        set("maxOutputTokens", most.into());
+    }
+    if let Some(seed) = chat.seed {
+        set("seed", seed.into());
+    }
+    if let Some(n) = chat.n.filter(|n| *n != 1) {
+        set("candidateCount", n.into());
+    }
+    if !chat.stop.list().is_empty() {
+        set("stopSequences", json!(chat.stop.list()));
+    }
+    match &chat.response_format {
+        Format::Text => {}
+        Format::JsonObject => {
+            set("responseMimeType", "application/json".into());
+        }
+        Format::JsonSchema { json_schema } => {
+            set("responseMimeType", "application/json".into());
+            set("responseJsonSchema", json_schema.schema.clone());
+        }
+    }
+    if let Some(effort) = chat.reasoning_effort {
+        set("thinkingConfig", thinking(effort));
+    }
+    config
+}
+
+/// A budget is understood by every model that thinks; levels only by the newest.
+fn thinking(effort: Effort) -> Value {
+    json!({ "thinkingBudget": effort.budget(), "includeThoughts": effort != Effort::None })
+}
+
+fn declaration(function: &Function) -> Value {
+    let mut declaration = json!({ "name": function.name });
+    if let Some(description) = &function.description {
+        declaration["description"] = description.as_str().into();
+    }
+    if let Some(schema) = function.parameters.as_ref().filter(|schema| !schema.is_null()) {
+        declaration["parametersJsonSchema"] = schema.clone();
+    }
+    declaration
+}
+
+fn calling(choice: &Choice) -> Value {
+    match choice {
+        Choice::Auto => json!({ "mode": "AUTO" }),
+        Choice::Required => json!({ "mode": "ANY" }),
+        Choice::None => json!({ "mode": "NONE" }),
+        Choice::One(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
+    }
+}
+
+/// Turns of users and the model by turns: the results of one turn's calls stand together.
+fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
+    for (index, message) in chat.turns() {
+        let field = format!("body.messages[{index}]");
+        let (role, parts) = match message.role {
+            Role::Assistant => ("model", said(message, &field)?),
+            Role::Tool => ("user", vec![result(chat, message, &field)?]),
+            Role::User | Role::System => ("user", parts(&message.content, &format!("{field}.content"))?),
+        };
+        match turns.last_mut() {
+            Some((last, all)) if *last == role => all.extend(parts),
+            _ => turns.push((role, parts)),
+        }
+    }
+    let spoken = turns.into_iter().filter(|(_, parts)| !parts.is_empty());
+    Ok(spoken.map(|(role, parts)| json!({ "role": role, "parts": parts })).collect())
+}
+
+/// What the model said before, with the signatures of its thoughts where they stood.
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all = parts(&message.content, &format!("{field}.content"))?;
+    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
+    for signature in message.opaque(DIALECT) {
+        match all.last_mut() {
+            Some(part) => part["thoughtSignature"] = signature.clone(),
+            None => all.push(json!({ "text": "", "thoughtSignature": signature })),
+        }
+    }
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        let mut part = json!({ "functionCall": { "name": call.function.name, "args": args } });
+        if let Some(signature) = signature(call) {
+            part["thoughtSignature"] = signature.clone();
+        }
+        all.push(part);
+    }
+    Ok(all)
+}
+
+/// The signature that came with a call, where Google's own OpenAI surface puts it.
+fn signature(call: &ToolCall) -> Option<&Value> {
+    call.extra_content.as_ref()?.pointer("/google/thought_signature")
+}
+
+/// The result of a call; a text that is no JSON object stands in one.
+fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let id = message.tool_call_id.as_deref().unwrap_or_default();
+    let Some(name) = chat.function_of(id) else {
+        let problem = format!("`{id}` is no call of an earlier message");
+        return Err(Unsupported::new(format!("{field}.tool_call_id"), problem));
+    };
+    let text = message.content.texts(&format!("{field}.content"))?.concat();
+    let response = match serde_json::from_str(&text) {
+        Ok(object @ Value::Object(_)) => object,
+        _ => json!({ "result": text }),
+    };
+    Ok(json!({ "functionResponse": { "name": name, "response": response } }))
+}
+
+fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    content.parts(field).into_iter().map(|(field, piece)| part(&field, piece)).collect()
+}
+
+fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    let inline = |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
+    match piece {
+        Piece::Text(text) => Ok(json!({ "text": text })),
+        Piece::Image(media) => Ok(inline(media.kind, media.data)),
+        Piece::ImageAt(url) => Ok(json!({ "fileData": { "fileUri": url } })),
+        Piece::Audio(audio) => Ok(inline(&format!("audio/{}", audio.format), &audio.data)),
+        Piece::File(file) => {
+            let media = file.media(&format!("{field}.file"))?;
+            Ok(inline(media.kind, media.data))
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What Ollama answers, as an answer.
+
+use forebay_schemas::Usage;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::provider::chat::answer::{self, ChatAnswer, Choice, Finish};
+
+#[derive(Deserialize)]
+pub(super) struct Chat {
+    model: Option<String>,
+    message: Message,
+    done_reason: Option<String>,
+    #[serde(default)]
+    prompt_eval_count: u64,
+    #[serde(default)]
+    eval_count: u64,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+    thinking: Option<String>,
+    tool_calls: Option<Vec<Call>>,
+}
+
+#[derive(Deserialize)]
+struct Call {
+    id: Option<String>,
+    function: Function,
+}
+
+#[derive(Deserialize)]
+struct Function {
+    name: String,
+    #[serde(default)]
+    arguments: Value,
+}
+
+impl Chat {
+    pub(super) fn unified(self) -> ChatAnswer {
+        let reason = self.done_reason.unwrap_or_default();
+        let finish = match reason.as_str() {
+            "length" => Finish::Length,
+            // The model was only loaded.
+            "load" => Finish::Failed,
+            _ => Finish::Stop,
+        };
+        let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
+            id: call.id,
+            name: call.function.name,
+            arguments: call.function.arguments.to_string(),
+            extra: None,
+        });
+        let choice = Choice {
+            text: self.message.content,
+            reasoning: self.message.thinking,
+            calls: calls.collect(),
+            finish,
+            native_finish: reason,
+            ..Choice::default()
+        };
+        let usage = Usage {
+            input_tokens: self.prompt_eval_count,
+            output_tokens: self.eval_count,
+            ..Usage::default()
+        };
+        ChatAnswer { id: None, model: self.model, choices: vec![choice], usage: Some(usage) }
+    }
+}

@@ -1,0 +1,32 @@
+//! The unified rerank request, for dialects that check it.
+
+use forebay_schemas::job::Object;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::Unsupported;
+
+/// Documents to be put in the order of their relevance to a query.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rerank {
+    pub(super) query: String,
+    pub(super) documents: Vec<String>,
+    pub(super) top_n: Option<u64>,
+}
+
+impl Rerank {
+    /// Reads a job's body.
+    pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
+        let mut known = Map::new();
+        for (name, raw) in body.iter().filter(|(name, _)| *name != "model") {
+            let value: Value = serde_json::from_str(raw.get())
+                .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
+            known.insert(name.clone(), value);
+        }
+        serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
+            let path = error.path().to_string();
+            Unsupported::new(format!("body.{path}"), error.into_inner().to_string())
+        })
+    }
+}
