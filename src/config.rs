@@ -75,7 +75,7 @@ pub struct Config {
     /// The accounts, by name.
     pub quotas: BTreeMap<String, Quota>,
     /// The pools, by name.
-    pub pools: BTreeMap<String, Vec<Target>>,
+    pub pools: BTreeMap<String, Pool>,
     /// Teams that differ from the defaults.
     pub teams: BTreeMap<String, Team>,
 }
@@ -164,6 +164,15 @@ pub enum KeySource {
     File(PathBuf),
 }
 
+/// A named queue.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// What serves it.
+    pub targets: Vec<Target>,
+    /// Whether what one target refuses for its content is taken to another.
+    pub content_fallback: bool,
+}
+
 /// A quota and a model that serve a pool.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -177,6 +186,8 @@ pub struct Target {
     pub weight: f64,
     /// How long a job waits for lower tiers first.
     pub after: Duration,
+    /// The most tokens of prompt and answer together, where that is known.
+    pub context_window: Option<u64>,
 }
 
 impl Config {
@@ -235,10 +246,12 @@ impl Config {
             tier: target.tier,
             weight: target.weight,
             after: target.after,
+            context_window: target.context_window,
         };
-        let pool = |(name, targets): (&String, &Vec<Target>)| forebay_workers::PoolConfig {
+        let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
             name: name.clone(),
-            targets: targets.iter().map(target).collect(),
+            targets: pool.targets.iter().map(target).collect(),
+            content_fallback: pool.content_fallback,
         };
         Ok(forebay_workers::Config {
             quotas,

@@ -40,10 +40,13 @@ pub struct Completion {
     pub response: Option<Response>,
     /// Why the job did not succeed; null when it did.
     pub error: Option<CompletionError>,
-    /// Tokens that the successful attempt used, where the provider says.
+    /// Tokens that the last attempt used, where the provider says; also where it refused for the content.
     pub usage: Option<Usage>,
     /// What the job cost, where prices are known.
     pub cost: Option<Cost>,
+    /// Who answered, and why it was asked; null where nobody did.
+    #[serde(default)]
+    pub answered_by: Option<AnsweredBy>,
     /// Every call that was made, in order; of more than 100 the first 50 and the last 50.
     pub attempts: Vec<Attempt>,
     /// Time between the publish and the first attempt, in milliseconds.
@@ -129,6 +132,34 @@ pub struct Cost {
     pub amount: String,
     /// ISO 4217.
     pub currency: String,
+}
+
+/// Who answered a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AnsweredBy {
+    /// The quota that was charged.
+    pub quota: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The model.
+    pub model: String,
+    /// Why it was asked.
+    pub reason: Reason,
+}
+
+/// Why a target was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// It is of the pool's lowest tier, or of the lowest that the job's `model` leaves.
+    #[default]
+    Preferred,
+    /// Those of lower tiers had no room in time, or were cooling, spent or disabled.
+    Unavailable,
+    /// The job cannot be said to those of lower tiers.
+    Unsupported,
+    /// A call that was made before failed; `attempts` says how.
+    Failed,
 }
 
 /// One HTTP call for a job.

@@ -63,6 +63,11 @@ impl Class {
         )
     }
 
+    /// Whether a limit refused: the request was not at fault, and neither was the provider.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Class::RateLimited | Class::RampLimited | Class::QuotaExhausted)
+    }
+
     /// The class's name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {

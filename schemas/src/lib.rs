@@ -15,7 +15,7 @@ pub mod event;
 
 pub mod contract;
 
-pub use completion::{Attempt, Completion, CompletionError, Response, Status, Usage};
+pub use completion::{AnsweredBy, Attempt, Completion, CompletionError, Reason, Response, Status, Usage};
 pub use event::QuotaEvent;
 pub use failure::Class;
 pub use job::{Identity, Job, OnAmbiguous};

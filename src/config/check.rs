@@ -15,7 +15,7 @@ use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
-use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, Streams, Target};
+use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Pool, Quota, Streams, Target};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -374,7 +374,7 @@ impl Checker<'_> {
         name: &str,
         raw: raw::Pool,
         quotas: &std::collections::BTreeMap<String, Quota>,
-    ) -> Vec<Target> {
+    ) -> Pool {
         let path = format!("pool.{name}");
         self.name(&path, name);
         if raw.targets.is_empty() && !self.unreadable.contains(&format!("{path}.targets")) {
@@ -400,9 +400,17 @@ impl Checker<'_> {
                 self.wrong(&format!("{path}.weight"), "must be a number above 0");
             }
             let after = self.duration(&format!("{path}.after"), target.after, Duration::ZERO);
-            targets.push(Target { quota, model, tier: target.tier.unwrap_or(0), weight, after });
+            let context_window = target.context_window;
+            targets.push(Target {
+                quota,
+                model,
+                tier: target.tier.unwrap_or(0),
+                weight,
+                after,
+                context_window,
+            });
         }
-        targets
+        Pool { targets, content_fallback: raw.content_fallback }
     }
 
     fn team(&mut self, name: &str, raw: raw::Team) -> Team {

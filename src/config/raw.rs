@@ -104,6 +104,8 @@ pub(super) struct Limit {
 pub(super) struct Pool {
     #[serde(default)]
     pub(super) targets: Vec<Target>,
+    #[serde(default)]
+    pub(super) content_fallback: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -113,6 +115,7 @@ pub(super) struct Target {
     pub(super) tier: Option<u32>,
     pub(super) weight: Option<f64>,
     pub(super) after: Option<String>,
+    pub(super) context_window: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -236,10 +236,15 @@ impl Schedule {
             tier: 0,
             weight: 1.0,
             after: Duration::ZERO,
+            context_window: None,
         };
         Config {
             quotas: self.accounts.iter().zip(keys).map(quota).collect(),
-            pools: vec![PoolConfig { name: "p".to_owned(), targets: (0..keys.len()).map(target).collect() }],
+            pools: vec![PoolConfig {
+                name: "p".to_owned(),
+                targets: (0..keys.len()).map(target).collect(),
+                content_fallback: false,
+            }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 6 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
-use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Status};
+use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Reason, Status};
 use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::choices::Choices;
 use crate::claim::{Claim, Stage};
 use crate::content::{self, Content};
 use crate::cost::Cost;
@@ -20,7 +21,7 @@ use crate::engine::{Candidate, Engine};
 use crate::finish::{self, retry_until_done};
 use crate::journal::Work;
 use crate::large::at_length;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, UNSUPPORTED};
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
@@ -94,7 +95,8 @@ async fn take_in<Q: Queue, U: Upstream>(
         entry,
         joined: Vec::new(),
         generation: message.generation,
-        targets: Vec::new(),
+        choices: Choices::default(),
+        reason: Reason::default(),
         here_since: Instant::now(),
         cost: Cost::default(),
         attempts: message.attempts,
@@ -300,7 +302,7 @@ fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
 /// Sets the targets that may serve a job and its cost; or says why there is none.
 fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let pool = &staged.flow.pool;
-    let Some(targets) = engine.pools.get(pool) else {
+    let Some(found) = engine.pools.get(pool) else {
         let known: Vec<_> = engine.pools.keys().map(String::as_str).collect();
         return Some((
             "unknown_pool",
@@ -311,10 +313,10 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     let serves = |candidate: &&Candidate| {
         model.as_ref().is_none_or(|model| engine.targets[candidate.target].model == *model)
     };
-    staged.targets = targets.iter().filter(serves).copied().collect();
-    let Some(first) = staged.targets.first() else {
-        let mut known: Vec<_> =
-            targets.iter().map(|candidate| engine.targets[candidate.target].model.as_str()).collect();
+    let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
+    let Some(first) = named.first() else {
+        let models = found.candidates.iter().map(|candidate| engine.targets[candidate.target].model.as_str());
+        let mut known: Vec<_> = models.collect();
         known.dedup();
         let message = format!(
             "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
@@ -323,17 +325,38 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         );
         return Some(("unknown_model", message));
     };
-    let first = &engine.targets[first.target];
-    let by_quotas = targets.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens());
-    staged.cost = match by_quotas || engine.caps.contains_key(&staged.flow.team) {
-        true => first.quota.config().endpoint.admission_cost(&staged.job, &first.model),
-        // Nobody counts tokens: they matter for whose turn it is alone, and their number need not be near.
-        false => {
-            let length: usize = staged.job.body.values().map(|value| value.get().len()).sum();
-            Cost { requests: 1, input_tokens: length as u64 / 3, ..Cost::default() }
-        }
-    };
-    None
+    let mut unsupported = None;
+    staged.cost = cost_at(engine, staged, first, &found.candidates);
+    let costs: Vec<_> = named
+        .iter()
+        .map(|candidate| {
+            let target = &engine.targets[candidate.target];
+            let endpoint = &target.quota.config().endpoint;
+            match endpoint.refusal(&staged.job, &target.model) {
+                None => Some(endpoint.counted(staged.cost)),
+                Some(refusal) => {
+                    unsupported.get_or_insert(refusal);
+                    None
+                }
+            }
+        })
+        .collect();
+    staged.choices = Choices::new(found, &named, &costs);
+    staged.choices.recall(&staged.attempts, &engine.targets);
+    let is_said = costs.iter().any(Option::is_some);
+    unsupported.filter(|_| !is_said).map(|refusal| (UNSUPPORTED, refusal.to_string()))
+}
+
+/// What a job costs at the first of its targets, as far as it matters: where nobody counts tokens, their number need
+/// not be near, since only turns are told by it.
+fn cost_at<Q, U>(engine: &Engine<Q, U>, staged: &Staged, first: &Candidate, all: &[Candidate]) -> Cost {
+    let by_quotas = all.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens());
+    if by_quotas || engine.caps.contains_key(&staged.flow.team) {
+        let target = &engine.targets[first.target];
+        return target.quota.config().endpoint.admission_cost(&staged.job, &target.model);
+    }
+    let length: usize = staged.job.body.values().map(|value| value.get().len()).sum();
+    Cost { requests: 1, input_tokens: length as u64 / 3, ..Cost::default() }
 }
 
 fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {

@@ -139,7 +139,7 @@ fn classify<Q, U>(
             let now = engine.clock.now();
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
-            Outcome::of_reply(decoded, reply.status, &permit.key().secret)
+            Outcome::of_reply(decoded, reply.status, &permit.key().secret, job)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(unsupported)) => {

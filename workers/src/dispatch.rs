@@ -11,19 +11,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Candidate, Engine};
-use crate::fairness::{Fairness, Offer};
+use crate::engine::Engine;
+use crate::fairness::Fairness;
 use crate::finish;
 use crate::queue::{Queue, Reading};
-use crate::quota::{Denied, Permit};
+use crate::quota::Permit;
+use crate::round::Round;
 use crate::running::Followers;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
 
-/// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
-/// cost them more turns than the largest call is worth.
-const LARGEST_TURN: u64 = 1_000_000;
 /// A job that waits for itself for longer does so outside of this process.
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
@@ -47,20 +45,6 @@ pub(crate) struct Dispatcher<Q, U> {
     resting: BTreeMap<(Instant, u64), Staged>,
     rested: u64,
     tasks: TaskTracker,
-}
-
-/// The choice of one round.
-struct Round {
-    now: Instant,
-    /// What each target said when it denied a call; it is not asked again in this round.
-    denied: Vec<Option<Denied>>,
-    open: usize,
-    /// When the first job may go that waits for something that is not a target: to enter a tier, or for its
-    /// team's limits.
-    later: Option<Instant>,
-    /// Whether a job waits for a call of its team to end.
-    waits: bool,
-    chosen: Option<(usize, Permit)>,
 }
 
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
@@ -167,24 +151,16 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             self.queue(staged);
         }
         self.engine.wake.listen();
-        let targets = self.engine.targets.len();
-        let mut round = Round {
-            now,
-            denied: vec![None; targets],
-            open: targets,
-            later: None,
-            waits: false,
-            chosen: None,
-        };
+        let mut round = Round::new(self.engine.targets.len(), now);
         loop {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
-            match round.chosen.take() {
+            match round.take_chosen() {
                 Some((target, permit)) => self.start(staged, target, permit),
                 None => self.no_target_left(staged),
             }
         }
-        if round.denied.iter().all(Option::is_none) && !round.waits {
+        if !round.waits() {
             self.engine.wake.ignore();
         }
         self.engine
@@ -275,121 +251,5 @@ async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
-    }
-}
-
-impl Round {
-    fn offer<Q, U>(&mut self, engine: &Engine<Q, U>, staged: &Staged) -> Offer {
-        if self.open == 0 || engine.brake.is_on() {
-            return Offer::Stop;
-        }
-        if staged.is_late(engine.clock.now()) {
-            // The deadlines' tick ends it; it must not be called meanwhile.
-            return Offer::Skip;
-        }
-        if engine.orders.pauses(&staged.flow) {
-            // Taking that back wakes the dispatcher by itself.
-            return Offer::Skip;
-        }
-        let cap = engine.caps.get(&staged.flow.team);
-        if let Some(denied) = cap.and_then(|cap| cap.peek(&staged.cost, self.now).err()) {
-            self.wait_for(denied);
-            return Offer::Skip;
-        }
-        let entered = self.entered(staged);
-        if entered.iter().all(|candidate| self.denied[candidate.target].is_some()) {
-            return Offer::Skip;
-        }
-        let mut never = entered.len() == staged.targets.len();
-        for target in self.in_order(engine, &entered) {
-            match self.ask(engine, target, staged) {
-                Ok(mut permit) => {
-                    match cap.map(|cap| cap.take(&staged.cost, self.now)).transpose() {
-                        Ok(share) => share.into_iter().for_each(|share| permit.charge(share)),
-                        Err(denied) => {
-                            self.wait_for(denied);
-                            return Offer::Skip;
-                        }
-                    }
-                    self.chosen = Some((target, permit));
-                    let tokens = staged.cost.input_tokens.saturating_add(staged.cost.output_tokens);
-                    return Offer::Take(tokens.min(LARGEST_TURN));
-                }
-                Err(denied) => never &= !denied.passes(),
-            }
-        }
-        // Taken without a permit: no target can ever serve it.
-        if never { Offer::Take(0) } else { Offer::Skip }
-    }
-
-    fn ask<Q, U>(&mut self, engine: &Engine<Q, U>, index: usize, staged: &Staged) -> Result<Permit, Denied> {
-        if let Some(denied) = self.denied[index] {
-            return Err(denied);
-        }
-        let target = &engine.targets[index];
-        let answer = match engine.orders.pauses_quota(&target.quota.config().name) {
-            true => Err(Denied::ForRelease),
-            false => target.quota.reserve(&target.model, staged.cost, self.now),
-        };
-        if let Err(denied) = &answer
-            && denied.passes()
-        {
-            // Whoever comes later in turn must not take what this one waits for.
-            self.denied[index] = Some(*denied);
-            self.open -= 1;
-        }
-        answer
-    }
-
-    /// A job waits for its team's limits, which hold up nobody else's.
-    fn wait_for(&mut self, denied: Denied) {
-        match denied {
-            Denied::Until(at) => self.wait_until(at),
-            _ => self.waits = true,
-        }
-    }
-
-    fn wait_until(&mut self, at: Instant) {
-        self.later = Some(self.later.map_or(at, |before| before.min(at)));
-    }
-
-    /// The job's targets of the lowest tier that is left, and those of higher ones for which it has waited
-    /// long enough.
-    fn entered(&mut self, staged: &Staged) -> Vec<Candidate> {
-        let lowest = staged.targets.iter().map(|candidate| candidate.tier).min();
-        let mut entered = Vec::with_capacity(staged.targets.len());
-        for candidate in &staged.targets {
-            let at = staged.here_since + candidate.after;
-            if Some(candidate.tier) == lowest || at <= self.now {
-                entered.push(*candidate);
-            } else {
-                self.wait_until(at);
-            }
-        }
-        entered
-    }
-
-    /// Targets, lowest tier first, and within a tier the one with the most room first.
-    fn in_order<Q, U>(&self, engine: &Engine<Q, U>, candidates: &[Candidate]) -> Vec<usize> {
-        let mut order: Vec<_> = candidates
-            .iter()
-            .map(|candidate| {
-                let target = &engine.targets[candidate.target];
-                let room = match candidates.len() {
-                    1 => 0.0,
-                    _ if self.denied[candidate.target].is_some() => -1.0,
-                    _ => target.quota.headroom(&target.model, self.now) * candidate.weight,
-                };
-                (candidate.tier, room, candidate.target)
-            })
-            .collect();
-        order.sort_by(|left, right| left.0.cmp(&right.0).then(right.1.total_cmp(&left.1)));
-        order.into_iter().map(|(_, _, index)| index).collect()
-    }
-
-    /// When the first of the targets that denied a call may grant one; releases wake by themselves.
-    fn wake(&self) -> Option<Instant> {
-        let until = |denied: &Denied| if let Denied::Until(at) = denied { Some(*at) } else { None };
-        self.denied.iter().flatten().filter_map(until).chain(self.later).min()
     }
 }

@@ -76,6 +76,8 @@ pub struct PoolConfig {
     pub name: String,
     /// What serves it.
     pub targets: Vec<TargetConfig>,
+    /// Whether what one target refuses for its content is taken to another.
+    pub content_fallback: bool,
 }
 
 /// A quota and a model that can serve a pool.
@@ -91,6 +93,9 @@ pub struct TargetConfig {
     pub weight: f64,
     /// How long a job waits here for lower tiers before it is asked.
     pub after: Duration,
+    /// The most tokens of prompt and answer together, where that is known: what is too long for one target is taken
+    /// to one with a larger window.
+    pub context_window: Option<u64>,
 }
 
 /// What is known of a team.
@@ -127,10 +132,16 @@ pub(crate) struct Candidate {
     pub(crate) weight: f64,
     /// How long a job waits here for lower tiers first.
     pub(crate) after: Duration,
+    pub(crate) context_window: Option<u64>,
 }
 
 /// What may serve a pool.
-pub(crate) type Pool = Vec<Candidate>;
+#[derive(Debug, Default)]
+pub(crate) struct Pool {
+    pub(crate) candidates: Vec<Candidate>,
+    /// Whether what one target refuses for its content is taken to another.
+    pub(crate) content_fallback: bool,
+}
 
 /// What the steps of a job share.
 #[derive(Debug)]
@@ -209,14 +220,15 @@ fn lay_out(configured: Vec<PoolConfig>, quotas: &[Arc<Quota>]) -> (Vec<Target>, 
     let mut pools = BTreeMap::new();
     for pool in configured {
         let entry: &mut Pool = pools.entry(pool.name).or_default();
-        for TargetConfig { quota, model, tier, weight, after } in pool.targets {
+        entry.content_fallback = pool.content_fallback;
+        for TargetConfig { quota, model, tier, weight, after, context_window } in pool.targets {
             let quota = Arc::clone(&quotas[quota]);
             let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
             let index = targets.iter().position(same).unwrap_or_else(|| {
                 targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
                 targets.len() - 1
             });
-            entry.push(Candidate { target: index, tier, weight, after });
+            entry.candidates.push(Candidate { target: index, tier, weight, after, context_window });
         }
     }
     (targets, pools)
@@ -305,7 +317,7 @@ impl<Q, U> Engine<Q, U> {
     /// at least one.
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
-        let rates = pool.iter().map(|candidate| {
+        let rates = pool.candidates.iter().map(|candidate| {
             let target = &self.targets[candidate.target];
             target.quota.short_rate(&target.model)
         });

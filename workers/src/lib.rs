@@ -2,8 +2,8 @@
 //!
 //! 1. *staged*: [`flow`](crate::Worker) reads a flow into a small stage, [`queue`] says from where;
 //!    `admit` reads the job, looks its identity up and matches it with the pool's targets;
-//! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness` to the
-//!    targets' [`quota`]s, which answer with a permit or with what has to be waited for;
+//! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness`; a `round` asks
+//!    the [`quota`]s of a job's `choices`, which answer with a permit or with what has to be waited for;
 //! 3. *journalled, sent*: `work`, the spine, makes an `attempt` through a [`provider`]'s adapter and
 //!    [`upstream`], and [`journal`] tells the next process of it;
 //! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
@@ -13,6 +13,7 @@
 mod admit;
 mod attempt;
 mod brake;
+mod choices;
 mod claim;
 pub mod clock;
 mod content;
@@ -31,9 +32,11 @@ mod outcome;
 pub mod provider;
 pub mod queue;
 pub mod quota;
+mod redact;
 pub mod results;
 pub mod retry;
 mod retry_after;
+mod round;
 mod running;
 mod secret;
 #[cfg(feature = "sim")]

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use forebay_schemas::completion::CompletionError;
-use forebay_schemas::{Class, Response, Usage};
+use forebay_schemas::{Class, Job, Response, Usage};
 
 use crate::large::short;
 use crate::provider::{Decoded, Scope};
+use crate::redact::Redaction;
 use crate::secret::Secret;
 use crate::upstream;
 
@@ -47,17 +48,19 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// A reply, as its adapter read it. An error body that repeats the key is cleaned of it.
-    pub(crate) fn of_reply(decoded: Decoded, status: u16, secret: &Secret) -> Self {
+    /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
+    pub(crate) fn of_reply(decoded: Decoded, status: u16, secret: &Secret, job: &Job) -> Self {
         let class = decoded.class;
-        let redact = |text: String| if class.is_some() { secret.redact(&text) } else { text };
+        // A refusal with a good status is an answer, whose words are for whoever asked.
+        let is_error = class.is_some_and(|class| status >= 300 || class != Class::ContentFiltered);
+        let redaction = is_error.then(|| Redaction::new(secret, job));
+        let redact = |text: String| match &redaction {
+            Some(redaction) => redaction.text(&text),
+            None => text,
+        };
         let response = decoded.response.map(|mut response| {
-            if class.is_some() {
-                let clean = secret.redact(response.body.get());
-                // Replacing one run of characters inside a JSON string by another leaves it JSON.
-                if let Ok(body) = serde_json::value::RawValue::from_string(clean) {
-                    response.body = body;
-                }
+            if let Some(body) = redaction.as_ref().and_then(|redaction| redaction.body(&response.body)) {
+                response.body = body;
             }
             response
         });

@@ -37,9 +37,14 @@ pub(crate) enum Verdict {
         /// How long the job itself waits first.
         backoff: Duration,
     },
-    /// It waits for a permit of another quota: this one can never serve it.
-    Elsewhere,
+    /// It waits for a permit of another target, if there is one for it: this one can never serve it.
+    Elsewhere {
+        /// Whether an attempt is used up.
+        counted: bool,
+    },
 }
+
+const ELSEWHERE: Verdict = Verdict::Elsewhere { counted: false };
 
 /// What becomes of the quota that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,11 +110,11 @@ impl Policy {
                 let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION).max(SHORTEST_EXHAUSTION);
                 (waits, Effect::Refused(Some(wait)))
             }
-            Class::ExceedsKeyLimit => (Verdict::Elsewhere, Effect::None),
+            Class::ExceedsKeyLimit => (ELSEWHERE, Effect::None),
             Class::BillingStop => (waits, Effect::DisableQuota),
             Class::BadKey => (waits, Effect::DisableKey),
-            Class::ModelNotAllowed if outcome.scope == Scope::Request => (Verdict::Elsewhere, Effect::None),
-            Class::ModelNotAllowed => (Verdict::Elsewhere, Effect::CoolModel(NOT_ALLOWED)),
+            Class::ModelNotAllowed if outcome.scope == Scope::Request => (ELSEWHERE, Effect::None),
+            Class::ModelNotAllowed => (ELSEWHERE, Effect::CoolModel(NOT_ALLOWED)),
             Class::Overloaded => {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
@@ -134,6 +139,10 @@ impl Policy {
             Class::MalformedResponse => {
                 let most = MALFORMED_TRIES.min(self.max_attempts);
                 (self.again_or_finish(tries, most, jittered(counted_before, rng)), Effect::None)
+            }
+            // To a larger window, or where the pool says so to a laxer provider.
+            Class::ContextTooLong | Class::ContentFiltered if tries < self.max_attempts => {
+                (Verdict::Elsewhere { counted: true }, Effect::None)
             }
             Class::ContextTooLong
             | Class::ContentFiltered
@@ -223,8 +232,11 @@ mod tests {
 
     #[test]
     fn what_the_request_itself_caused_ends_the_job() {
-        for class in [Class::BadRequest, Class::ContextTooLong, Class::ContentFiltered] {
-            assert_eq!(decide(class, 0, OnAmbiguous::Retry), (Verdict::Finish, Effect::None), "{class}");
+        assert_eq!(decide(Class::BadRequest, 0, OnAmbiguous::Retry), (Verdict::Finish, Effect::None));
+        for class in [Class::ContextTooLong, Class::ContentFiltered] {
+            let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
+            assert_eq!(decide(class, 0, OnAmbiguous::Retry), elsewhere, "{class}");
+            assert_eq!(decide(class, 2, OnAmbiguous::Retry), (Verdict::Finish, Effect::None), "{class}");
         }
     }
 

@@ -1,15 +1,19 @@
 //! A job on its way: what is known of it between delivery and completion.
 
+use std::time::Duration;
+
 use forebay_schemas::completion::{CompletionError, MOST_ATTEMPTS};
-use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, Response, Status, Usage};
+use forebay_schemas::{
+    AnsweredBy, Attempt, Class, Completion, Flow, Identity, Job, Reason, Response, Status, Usage,
+};
 use jiff::Timestamp;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use crate::choices::Choices;
 use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
-use crate::engine::Candidate;
 use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
@@ -33,7 +37,9 @@ pub(crate) struct Staged {
     /// Which answer of its identity it will have.
     pub(crate) generation: u32,
     /// Targets that may serve it.
-    pub(crate) targets: Vec<Candidate>,
+    pub(crate) choices: Choices,
+    /// Why its last call went where it went.
+    pub(crate) reason: Reason,
     /// Since when it waits here for its next call.
     pub(crate) here_since: Instant,
     pub(crate) cost: Cost,
@@ -83,7 +89,8 @@ impl End {
                 status: Status::Failed,
                 error: Some(outcome.error()),
                 response: outcome.response,
-                usage: None,
+                // What was refused for its content was charged all the same.
+                usage: outcome.usage,
             },
         }
     }
@@ -118,10 +125,28 @@ impl Staged {
             error: end.error,
             usage: end.usage,
             cost: None,
+            answered_by: self.answered_by(end.status),
             attempts: std::mem::take(&mut self.attempts),
             queued_ms: millis_between(self.delivery.published, first),
             metadata: self.job.metadata.take(),
         }
+    }
+
+    /// Who answered, and why it was asked.
+    fn answered_by(&self, status: Status) -> Option<AnsweredBy> {
+        let last = self.attempts.last().filter(|_| status == Status::Succeeded)?;
+        Some(AnsweredBy {
+            quota: last.quota.clone(),
+            provider: last.provider.clone(),
+            model: last.model.clone(),
+            reason: self.reason,
+        })
+    }
+
+    /// How long it is until its deadline.
+    pub(crate) fn ends_in(&self, now: Timestamp) -> Option<Duration> {
+        let left = self.job.deadline?.duration_since(now);
+        Some(Duration::try_from(left).unwrap_or_default())
     }
 
     /// Notes a call; of very many the middle ones are forgotten, so that they fit a message.

@@ -28,6 +28,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     mut permit: Permit,
 ) {
     crash::at(Point::Permitted);
+    staged.reason = staged.choices.reason(target, &staged.attempts);
     let outcome = attempt(&engine, &mut staged, &permit).await;
     let (verdict, effect) =
         engine.policy.decide(&outcome, staged.counted, staged.job.on_ambiguous, &mut *engine.rng());
@@ -35,21 +36,20 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     drop(permit);
     crash::at(Point::Decided);
 
+    let class = outcome.class.filter(|_| !outcome.was_not_made());
+    let others = class.is_some_and(|class| staged.choices.note(target, class));
+    let now = Instant::now();
     match verdict {
-        Verdict::Finish => finish::finish(&engine, staged, End::of(outcome)).await,
         Verdict::Again { counted, backoff } => {
-            staged.counted += u32::from(counted);
-            staged.not_before = Some(Instant::now() + backoff);
-            again(&engine, staged, counted);
+            staged.choices.back_off(target, now + backoff);
+            again(&engine, staged, counted, now);
         }
-        Verdict::Elsewhere => {
-            staged.targets.retain(|other| other.target != target);
+        Verdict::Elsewhere { counted } if others => {
             staged.last_error = Some(outcome.error());
-            if staged.targets.is_empty() {
-                finish::finish(&engine, staged, End::of(outcome)).await;
-            } else {
-                again(&engine, staged, false);
-            }
+            again(&engine, staged, counted, now);
+        }
+        Verdict::Finish | Verdict::Elsewhere { .. } => {
+            finish::finish(&engine, staged, End::of(outcome)).await;
         }
     }
 }
@@ -97,7 +97,9 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost
     );
 }
 
-fn again<Q, U>(engine: &Engine<Q, U>, staged: Staged, counted: bool) {
+fn again<Q, U>(engine: &Engine<Q, U>, mut staged: Staged, counted: bool, now: Instant) {
+    staged.counted += u32::from(counted);
+    staged.not_before = staged.choices.rests_until(now);
     if let Some(attempt) = staged.attempts.last() {
         engine.journal.attempts.end(&staged.identity, attempt, counted);
     }

@@ -101,6 +101,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let engine = &self.engine;
         let quota_names = |pool: &crate::engine::Pool| {
             let mut names: Vec<_> = pool
+                .candidates
                 .iter()
                 .map(|candidate| engine.targets[candidate.target].quota.config().name.clone())
                 .collect();

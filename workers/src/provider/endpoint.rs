@@ -99,6 +99,11 @@ impl Endpoint {
         admission::cost(job, model, self.provider.tokens.together)
     }
 
+    /// What costs so much elsewhere, as this provider counts it.
+    pub fn counted(&self, cost: Cost) -> Cost {
+        Cost { together: self.provider.tokens.together, ..cost }
+    }
+
     /// What a call turned out to cost.
     pub fn spent(&self, usage: Usage, model: &str) -> Cost {
         let together = match self.provider.tokens.together {

@@ -24,6 +24,7 @@ fn record(identity: &Identity, text: &str) -> Record {
             error: None,
             usage: None,
             cost: None,
+            answered_by: None,
             attempts: Vec::new(),
             queued_ms: 0,
             metadata: None,
