@@ -82,16 +82,21 @@ fn collect(name: &str, value: Value, texts: &mut Vec<String>) {
 
 /// `text` without what it repeats of the beginning of `said`, however much that is.
 fn without(said: &str, text: &str) -> String {
-    let Some(beginning) = said.get(..said.floor_char_boundary(SHORTEST_TEXT)) else { return text.to_owned() };
+    let beginning = &said[..boundary(said, SHORTEST_TEXT)];
     let (mut clean, mut rest) = (String::new(), text);
     while let Some(at) = rest.find(beginning) {
         let (before, found) = rest.split_at(at);
         let same = found.bytes().zip(said.bytes()).take_while(|(one, other)| one == other).count();
         clean.push_str(before);
         clean.push_str(REQUEST);
-        rest = &found[found.floor_char_boundary(same)..];
+        rest = &found[boundary(found, same)..];
     }
     clean + rest
+}
+
+/// Where the character begins in which byte `index` is.
+fn boundary(text: &str, index: usize) -> usize {
+    (0..=index).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
 }
 
 /// `text` without names of organizations and projects.
