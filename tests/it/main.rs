@@ -7,6 +7,7 @@ mod contract;
 mod crashes;
 mod dead;
 mod disk;
+mod fallback;
 mod faults;
 mod flows;
 mod hostile;

@@ -104,10 +104,23 @@ async fn take_in<Q: Queue, U: Upstream>(
         place: None,
         last_error: None,
     };
-    let next = match conflicts {
-        true => Next::Conflict,
-        false => next(engine, &mut staged, message.refusal).await,
-    };
+    if conflicts {
+        return go_on(engine, staged, Next::Conflict);
+    }
+    if content::file_of(&staged.job).is_some() {
+        // Nor does whoever fetches a file.
+        let engine = Arc::clone(engine);
+        tokio::spawn(async move {
+            let next = next(&engine, &mut staged, message.refusal).await;
+            go_on(&engine, staged, next);
+        });
+        return;
+    }
+    let next = next(engine, &mut staged, message.refusal).await;
+    go_on(engine, staged, next);
+}
+
+fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next: Next) {
     staged.entry.is_for(staged.generation);
     if matches!(next, Next::Call) {
         staged.entry.admitted();
@@ -174,7 +187,11 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         staged.generation = record.completion.generation.saturating_add(1);
     }
     let interrupted = recall(engine, staged);
-    let end = match odd.or(refusal).or_else(|| choose(engine, staged)) {
+    let mut refusal = odd.or(refusal);
+    if refusal.is_none() && interrupted.is_none() {
+        refusal = content::attach(engine, &mut staged.job, &staged.flow.team, &mut staged.claim).await.err();
+    }
+    let end = match refusal.or_else(|| choose(engine, staged)) {
         Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
         None => interrupted,
     };

@@ -1,17 +1,28 @@
-//! What a message asks: itself, or the object that it names, which is fetched before anything is read.
+//! What a message asks: itself, or the object that it names, which is fetched before anything is read; and the file
+//! that a job names.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
-use forebay_schemas::subjects::{OBJECT_HEADER, is_object_of};
+use forebay_schemas::Job;
+use forebay_schemas::subjects::is_object_of;
+use serde::Deserialize;
+use serde_json::json;
+use serde_json::value::to_raw_value;
 
 use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
-use crate::large::short;
+use crate::large::{at_length, short};
+use crate::provider::Kind;
 use crate::queue::{Delivery, Queue};
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";
+
+/// The field of a body that is a file.
+const FILE: &str = "file";
 
 /// Where a job is read from.
 #[derive(Debug)]
@@ -46,29 +57,71 @@ pub(crate) async fn fetch<Q: Queue, U>(
     object: String,
     claim: &mut Claim,
 ) -> Content {
-    if !is_object_of(&object, team) {
-        let message = format!(
-            "{OBJECT_HEADER} `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
-            short(&object)
-        );
-        return Content::Missing(("invalid_object", message));
+    claim.object = is_object_of(&object, team).then(|| object.clone());
+    match bytes_of(engine, team, &object, claim).await {
+        Ok(bytes) => Content::Object(bytes),
+        Err(refusal) => Content::Missing(refusal),
     }
-    claim.object = Some(object.clone());
-    let gone = || {
+}
+
+/// The bytes of a team's object, when the stage has room for them.
+async fn bytes_of<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    team: &str,
+    object: &str,
+    claim: &mut Claim,
+) -> Result<Bytes, Refusal> {
+    if !is_object_of(object, team) {
         let message = format!(
-            "there is no whole object `{object}`; put it before its message is published, for this job alone"
+            "the object `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
+            short(object)
         );
-        Content::Missing((GONE, message))
+        return Err(("invalid_object", message));
+    }
+    let gone = || {
+        let message = format!("there is no whole object `{object}`; put it before the message that names it");
+        (GONE, message)
     };
-    let size = retry_until_done("looking for a job's object", || engine.queue.object_size(&object)).await;
-    let Some(size) = size else { return gone() };
+    let size = retry_until_done("looking for an object", || engine.queue.object_size(object)).await;
+    let size = size.ok_or_else(gone)?;
     if size > engine.max_request {
         let most = engine.max_request;
         let message =
             format!("the object `{object}` has {size} bytes, more than max_request of {most} in [call]");
-        return Content::Missing(("request_too_large", message));
+        return Err(("request_too_large", message));
     }
     claim.make_room(size).await;
-    let bytes = retry_until_done("fetching a job's object", || engine.queue.object(&object)).await;
-    bytes.map_or_else(gone, Content::Object)
+    retry_until_done("fetching an object", || engine.queue.object(object)).await.ok_or_else(gone)
+}
+
+/// A file that a job names instead of having its bytes: an object, which stays its publisher's.
+#[derive(Debug, Deserialize)]
+pub(crate) struct FileReference {
+    object: String,
+    filename: Option<String>,
+}
+
+/// The file that a job names, if it does.
+pub(crate) fn file_of(job: &Job) -> Option<FileReference> {
+    let file = job.body.get(FILE).filter(|_| Kind::of(&job.url) == Some(Kind::Transcription))?;
+    serde_json::from_str(file.get()).ok()
+}
+
+/// Puts the bytes of the file that a job names into it.
+pub(crate) async fn attach<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    job: &mut Job,
+    team: &str,
+    claim: &mut Claim,
+) -> Result<(), Refusal> {
+    let Some(FileReference { object, filename }) = file_of(job) else { return Ok(()) };
+    let bytes = bytes_of(engine, team, &object, claim).await?;
+    let named = object.rsplit('/').next().unwrap_or_default().to_owned();
+    let file = at_length(bytes.len(), || {
+        let data = BASE64_STANDARD.encode(&bytes);
+        to_raw_value(&json!({ "data": data, "filename": filename.unwrap_or(named) }))
+    });
+    let file = file.map_err(|error| ("invalid_object", error.to_string()))?;
+    job.body.insert(FILE.to_owned(), file);
+    Ok(())
 }

@@ -19,6 +19,8 @@ const ACCOUNTS: [&str; 4] = ["org-", "org_", "proj_", "proj-"];
 const SHORTEST_NAME: usize = 12;
 /// Bytes of a text of the request that are told from a chance likeness.
 const SHORTEST_TEXT: usize = 24;
+/// No error repeats more bytes of a text.
+const LONGEST_TEXT: usize = 4_096;
 /// Fields of an error that hold the request, or another provider's error, as they came.
 const FIELDS: [&str; 3] = ["flagged_input", "raw", "user_id"];
 /// Fields of a job whose texts are names that an error has to repeat.
@@ -73,7 +75,10 @@ impl<'a> Redaction<'a> {
 
 fn collect(name: &str, value: Value, texts: &mut Vec<String>) {
     match value {
-        Value::String(text) if text.len() >= SHORTEST_TEXT && !NAMES.contains(&name) => texts.push(text),
+        Value::String(mut text) if text.len() >= SHORTEST_TEXT && !NAMES.contains(&name) => {
+            text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
+            texts.push(text);
+        }
         Value::Array(items) => items.into_iter().for_each(|item| collect(name, item, texts)),
         Value::Object(map) => map.into_iter().for_each(|(name, value)| collect(&name, value, texts)),
         _ => {}
