@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large chaos fuzz interop embeddings contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -43,6 +43,10 @@ bench-backlog: nats-server build
 ## bench-large: small jobs beside large answers
 bench-large: nats-server build
 	benches/large.py
+
+## bench-mixed: one pool over three providers with different limits
+bench-mixed: nats-server build
+	benches/mixed.py
 
 ## chaos: faults at random, and an account that adds up; JOBS=, SECONDS= and SEED= choose
 chaos: nats-server build
