@@ -12,27 +12,38 @@ use crate::connection::Error;
 use crate::shutdown;
 use crate::simulate::account;
 use crate::simulate::fault::Faults;
-use crate::simulate::{Config, Provider};
+use crate::simulate::{Config, Failure, Provider, failures};
 
-/// Run a simulated provider that speaks OpenAI's chat completions and embeddings, enforces each
-/// account's limits to the letter, sends the real headers and error bodies, and can fail on purpose.
+/// Run a simulated provider that speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
+/// Bedrock, Ollama, Groq, DeepSeek and OpenRouter, enforces each account's limits to the letter, sends the
+/// real headers and error bodies, and can fail on purpose.
+///
+/// Answers are made from the request alone: `You said: …`. A text that begins with `call ` calls the first
+/// tool, with `refuse ` is refused, with `think ` is thought about. The model `fail-CASE` fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forebay simulate --listen 127.0.0.1:9001 \\\n    \
-    --account name=one,key=sk-one,limit=600/1m --account name=two,key=sk-two,limit=300/1m,algorithm=fixed")]
+    --account name=one,key=sk-one,limit=600/1m --account name=two,key=sk-two,limit=300/1m,algorithm=fixed \\\n    \
+    --account name=three,key=sk-three,fixture=anthropic-legacy-t1,scale=60")]
 pub(super) struct Args {
     /// Where it listens; port 0 is any free one.
     #[arg(long, default_value = "127.0.0.1:9001")]
     listen: String,
-    /// An account: name=NAME,key=KEY and any of limit=CALLS/PERIOD (several may be given),
-    /// algorithm=sliding|fixed|bucket, concurrent=CALLS, headers=limits|waits|none (what answers tell of
-    /// limits: all, only how long to wait after a refusal, or nothing).
-    #[arg(long = "account", value_name = "ACCOUNT", required = true)]
+    /// An account: name=NAME,key=KEY (Ollama's needs none) and any of
+    /// provider=openai|azure|anthropic|gemini|mistral|cohere|bedrock|ollama|groq|deepseek|openrouter,
+    /// limit=CALLS/PERIOD, tokens=TOKENS/PERIOD, input_tokens=… and output_tokens=… (several of each may be
+    /// given), algorithm=sliding|fixed|bucket, tokens_algorithm=…, concurrent=CALLS,
+    /// headers=limits|waits|none (what answers tell of limits: all, only how long to wait after a refusal,
+    /// or nothing), scale=N (all periods are N times shorter than written), and
+    /// fixture=openai-t1|anthropic-legacy-t1|gemini-free|groq-free|azure-600|deepseek|bedrock|mistral-rps,
+    /// an account as it is found there, of which other fields change what they name.
+    #[arg(long = "account", value_name = "ACCOUNT", required_unless_present = "list_failures")]
     accounts: Vec<account::Config>,
     /// How long an answer takes: one duration, or two with .. between them, for times that are log-normal
     /// around their geometric mean.
     #[arg(long, default_value = "50ms", value_parser = latency)]
     latency: (Duration, Duration),
-    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang, endless.
+    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang,
+    /// endless, or a failure that --list-failures names.
     #[arg(long, value_name = "FAULT=SHARE,…", default_value = "")]
     faults: String,
     /// For the choice of latencies and faults.
@@ -41,6 +52,9 @@ pub(super) struct Args {
     /// A file for the record of calls, a JSON object per line.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Print every failure that the model fail-CASE asks for: provider, case, class, status; then end.
+    #[arg(long)]
+    list_failures: bool,
 }
 
 fn latency(text: &str) -> Result<(Duration, Duration), String> {
@@ -52,6 +66,10 @@ fn latency(text: &str) -> Result<(Duration, Duration), String> {
 }
 
 pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
+    if args.list_failures {
+        list_failures(global);
+        return Ok(0);
+    }
     let faults = match args.faults.as_str() {
         "" => Faults::default(),
         text => text.parse().map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
@@ -69,10 +87,27 @@ pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
     };
     let provider = Provider::start(config, listener).map_err(|error| Error::Usage(error.into()))?;
     if global.json {
-        print::json(&json!({ "listening": provider.base_url() }));
+        print::json(&json!({ "listening": provider.base_url(), "url": provider.url() }));
     } else {
         print::line(&format!("listening on {}", provider.base_url()));
     }
     stop.cancelled().await;
     Ok(0)
+}
+
+fn list_failures(global: &Global) {
+    let failures = failures();
+    if global.json {
+        print::json(&json!({ "failures": failures }));
+        return;
+    }
+    let row = |failure: &Failure| {
+        [failure.provider, failure.case, failure.class, failure.task, &failure.status.to_string()]
+            .map(str::to_owned)
+            .to_vec()
+    };
+    print::table(
+        &["PROVIDER", "CASE", "CLASS", "OF", "STATUS"],
+        &failures.iter().map(row).collect::<Vec<_>>(),
+    );
 }

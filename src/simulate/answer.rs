@@ -1,110 +1,71 @@
-//! Answers and errors as OpenAI words them, made from the request alone.
+//! An answer before it is sent, and what all of them are made of.
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use forebay_schemas::subjects::hex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::account::{Admission, Config, Headers, Refused};
-
 /// The creation time of every answer, in Unix seconds: the same in every run.
-const CREATED: u64 = 1_767_225_600;
+pub(super) const CREATED: u64 = 1_767_225_600;
 /// Numbers in a vector, unless the request says otherwise.
-const DIMENSIONS: u64 = 8;
+pub(super) const DIMENSIONS: u64 = 8;
 
 /// An answer.
+#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    pub(super) request_id: String,
+    pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
+    /// The tokens that it was made from and that it consists of, for limits that learn of them late.
+    pub(super) spent: Option<(u64, u64)>,
 }
 
-/// The answer to a call.
-pub(super) fn to(path: &str, body: &[u8]) -> Answer {
-    let Ok(request) = serde_json::from_slice::<Value>(body) else {
-        return Answer::bad_request("We could not parse the JSON body of your request.");
-    };
-    let Some(model) = request.get("model").and_then(Value::as_str) else {
-        return Answer::bad_request("you must provide a model parameter");
-    };
-    if model == "no-such-model" {
-        let message = format!("The model `{model}` does not exist or you do not have access to it.");
-        return Answer::error(404, "invalid_request_error", Some("model_not_found"), &message);
+impl Answer {
+    pub(super) fn json(status: u16, body: &Value) -> Self {
+        Self::raw(status, "application/json", body.to_string().into_bytes())
     }
-    match path {
-        "/embeddings" => embeddings(&request, model, body),
-        _ => chat(&request, model, body),
+
+    pub(super) fn raw(status: u16, content_type: &str, body: Vec<u8>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        Self { status, headers: HeaderMap::new(), body, spent: None }.with("content-type", content_type)
+    }
+
+    pub(super) fn with(mut self, name: &'static str, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(HeaderName::from_static(name), value);
+        }
+        self
+    }
+
+    pub(super) fn spending(mut self, input: u64, output: u64) -> Self {
+        self.spent = Some((input, output));
+        self
+    }
+
+    /// What goes out: what it says itself is stronger than what `limits` tell.
+    pub(super) fn response(self, limits: HeaderMap) -> Response<Body> {
+        let mut headers = limits;
+        headers.extend(self.headers);
+        let mut response = Response::new(Body::from(self.body));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = headers;
+        response
     }
 }
 
-/// The tokens that a call counts for when it is admitted: the larger of its prompt, estimated from its
-/// length, and the longest answer that it asks for, as at OpenAI.
-pub(super) fn admission_tokens(body: &[u8]) -> u64 {
-    let request: Value = serde_json::from_slice(body).unwrap_or_default();
-    prompt_tokens(body).max(most_tokens(&request).unwrap_or_default())
-}
-
-fn most_tokens(request: &Value) -> Option<u64> {
-    let fields = ["max_completion_tokens", "max_tokens"];
-    fields.iter().find_map(|field| request.get(field).and_then(Value::as_u64))
-}
-
-fn prompt_tokens(body: &[u8]) -> u64 {
+/// The tokens of a prompt, estimated from its length.
+pub(super) fn prompt_tokens(body: &[u8]) -> u64 {
     body.len() as u64 / 4
 }
 
-fn chat(request: &Value, model: &str, body: &[u8]) -> Answer {
-    let Some(messages) = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty())
-    else {
-        return Answer::bad_request("Missing required parameter: 'messages'.");
-    };
-    let said = messages.last().and_then(|message| message.get("content")).and_then(Value::as_str);
-    let said = said.unwrap_or_default();
-    let id = digest(body);
-    let most = most_tokens(request).unwrap_or(u64::MAX);
-    let (prompt, answer) = (prompt_tokens(body), (said.len() as u64 / 4 + 2).min(most));
-    Answer::ok(
-        &id,
-        &json!({
-            "id": format!("chatcmpl-{id}"),
-            "object": "chat.completion",
-            "created": CREATED,
-            "model": model,
-            "choices": [{
-                "index": 0,
-                "message": { "role": "assistant", "content": format!("You said: {said}"), "refusal": null },
-                "logprobs": null,
-                "finish_reason": "stop",
-            }],
-            "usage": { "prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer },
-        }),
-    )
-}
-
-fn embeddings(request: &Value, model: &str, body: &[u8]) -> Answer {
-    let texts: Vec<&str> = match request.get("input") {
-        Some(Value::String(text)) => vec![text],
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
-        _ => Vec::new(),
-    };
-    if texts.is_empty() {
-        return Answer::bad_request("'$.input' is invalid.");
-    }
-    let dimensions = request.get("dimensions").and_then(Value::as_u64).unwrap_or(DIMENSIONS).clamp(1, 4096);
-    let data: Vec<_> = texts
-        .iter()
-        .enumerate()
-        .map(|(index, text)| {
-            json!({ "object": "embedding", "index": index, "embedding": vector(text, dimensions) })
-        })
-        .collect();
-    let tokens = texts.iter().map(|text| text.len() as u64).sum::<u64>() / 4 + 1;
-    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
-    Answer::ok(&digest(body), &json!({ "object": "list", "data": data, "model": model, "usage": usage }))
+/// What tells one request from another.
+pub(super) fn digest(body: &[u8]) -> String {
+    hex(&Sha256::digest(body)[..12])
 }
 
 /// A vector that only this text has.
-fn vector(text: &str, dimensions: u64) -> Vec<f64> {
+pub(super) fn vector(text: &str, dimensions: u64) -> Vec<f64> {
     let number = |index: u64| {
         let digest = Sha256::digest(format!("{index}:{text}"));
         f64::from(i16::from_be_bytes([digest[0], digest[1]])) / 32_768.0
@@ -112,96 +73,27 @@ fn vector(text: &str, dimensions: u64) -> Vec<f64> {
     (0..dimensions).map(number).collect()
 }
 
-fn digest(body: &[u8]) -> String {
-    hex(&Sha256::digest(body)[..12])
+/// How well a document answers a query: the share of the query's words that are in it, below 1.
+pub(super) fn relevance(query: &str, document: &str) -> f64 {
+    let words: Vec<_> = query.split_whitespace().map(str::to_lowercase).collect();
+    let document = document.to_lowercase();
+    let found = words.iter().filter(|word| document.contains(word.as_str())).count();
+    #[expect(clippy::cast_precision_loss, reason = "a count of words")]
+    let share = found as f64 / words.len().max(1) as f64;
+    0.05 + share * 0.9
 }
 
-impl Answer {
-    fn ok(id: &str, body: &Value) -> Self {
-        Self { status: StatusCode::OK, request_id: format!("req_{id}"), body: body.to_string().into_bytes() }
-    }
+/// Documents by their relevance, best first: each one's place in the request and its score.
+pub(super) fn ranking(query: &str, documents: &[String], most: Option<u64>) -> Vec<(usize, f64)> {
+    let mut ranks: Vec<_> = documents.iter().map(|document| relevance(query, document)).enumerate().collect();
+    ranks.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    ranks.truncate(most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX));
+    ranks
+}
 
-    fn error(status: u16, kind: &str, code: Option<&str>, message: &str) -> Self {
-        let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-        Self {
-            status: StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-            request_id: format!("req_{}", digest(message.as_bytes())),
-            body: body.to_string().into_bytes(),
-        }
-    }
-
-    pub(super) fn bad_request(message: &str) -> Self {
-        Self::error(400, "invalid_request_error", None, message)
-    }
-
-    pub(super) fn unknown_path(path: &str) -> Self {
-        Self::error(
-            404,
-            "invalid_request_error",
-            Some("unknown_url"),
-            &format!("Unknown request URL: {path}."),
-        )
-    }
-
-    pub(super) fn no_key() -> Self {
-        let message = "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.";
-        Self::error(401, "invalid_request_error", None, message)
-    }
-
-    /// OpenAI repeats the ends of a wrong key; so does this, that redaction has something to do.
-    pub(super) fn wrong_key(key: &str) -> Self {
-        let first: String = key.chars().take(8).collect();
-        let message = format!("Incorrect API key provided: {first}****.");
-        Self::error(401, "invalid_request_error", Some("invalid_api_key"), &message)
-    }
-
-    pub(super) fn refused(
-        account: &Config,
-        admission: &Admission<'_>,
-        refused: Refused,
-        tokens: u64,
-    ) -> Self {
-        let (kind, rest, requested, wait) = match refused {
-            Refused::Calls(wait) => ("requests", admission.calls, 1, Some(wait)),
-            Refused::Tokens(wait) => ("tokens", admission.tokens, tokens, Some(wait)),
-            Refused::TooLarge => ("tokens", admission.tokens, tokens, None),
-        };
-        let (name, code) = (&account.name, Some("rate_limit_exceeded"));
-        let limit = rest.map_or(0, |rest| rest.limit);
-        let used = rest.map_or(0, |rest| rest.limit - rest.remaining);
-        let Some(wait) = wait else {
-            let message = format!(
-                "Request too large for organization {name} on {kind} per min: Limit {limit}, Requested \
-                 {requested}."
-            );
-            return Self::error(429, kind, code, &message);
-        };
-        if account.headers == Headers::None {
-            return Self::error(429, kind, code, &format!("Rate limit reached for {kind}"));
-        }
-        let message = format!(
-            "Rate limit reached for {kind} in organization {name}: Limit {limit}, Used {used}, Requested \
-             {requested}. Please try again in {}ms.",
-            wait.as_millis()
-        );
-        Self::error(429, kind, code, &message)
-    }
-
-    pub(super) fn server_error() -> Self {
-        let message = "The server had an error while processing your request. Sorry about that!";
-        Self::error(500, "server_error", None, message)
-    }
-
-    pub(super) fn overloaded() -> Self {
-        Self::error(503, "server_error", None, "The engine is currently overloaded, please try again later")
-    }
-
-    pub(super) fn models() -> Self {
-        let model =
-            |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
-        Self::ok(
-            "models",
-            &json!({ "object": "list", "data": [model("gpt-4o-mini"), model("text-embedding-3-small")] }),
-        )
-    }
+/// Documents as they are sent: texts, or objects with one.
+pub(super) fn documents(request: &Value) -> Option<Vec<String>> {
+    let text =
+        |document: &Value| document.as_str().or_else(|| document.get("text")?.as_str()).map(str::to_owned);
+    request.get("documents")?.as_array()?.iter().map(text).collect()
 }

@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use super::failure;
+
 /// Something that goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -22,6 +24,9 @@ pub enum Fault {
     Hang,
     /// An answer without an end.
     Endless,
+    /// A failure of the account's provider, by its name.
+    #[serde(untagged)]
+    Case(&'static str),
 }
 
 /// Each fault's share of calls, 0 to 1.
@@ -42,7 +47,7 @@ impl Faults {
 impl FromStr for Faults {
     type Err = String;
 
-    /// Reads `error=0.01,reset=0.001`.
+    /// Reads `error=0.01,reset=0.001,billing_stop=0.001`.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = |part: &str| {
             let (name, share) = part.split_once('=').ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
@@ -54,11 +59,12 @@ impl FromStr for Faults {
                 "malformed" => Fault::Malformed,
                 "hang" => Fault::Hang,
                 "endless" => Fault::Endless,
-                _ => {
-                    return Err(format!(
-                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless"
-                    ));
-                }
+                _ => Fault::Case(failure::case(name).ok_or_else(|| {
+                    format!(
+                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless, nor \
+                         a failure of a provider"
+                    )
+                })?),
             };
             let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
             Ok((fault, share.ok_or_else(|| format!("`{part}`: a share is a number from 0 to 1"))?))
@@ -77,6 +83,10 @@ mod tests {
         assert_eq!(faults.choose(0.05), Some(Fault::Error));
         assert_eq!(faults.choose(0.15), Some(Fault::Reset));
         assert_eq!(faults.choose(0.35), None);
+        let case: Faults = "billing_stop=0.5".parse().expect("a failure's name");
+        assert_eq!(case.choose(0.1), Some(Fault::Case("billing_stop")));
+        assert_eq!(serde_json::to_string(&Fault::Case("billing_stop")).expect("JSON"), "\"billing_stop\"");
+        assert_eq!(serde_json::to_string(&Fault::Error).expect("JSON"), "\"error\"");
         assert!("error=2".parse::<Faults>().is_err());
         assert!("storm=0.1".parse::<Faults>().is_err());
     }

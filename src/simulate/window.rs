@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::account::Rest;
+use super::admission::Rest;
 
 /// How a period is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(super) struct Window {
     algorithm: Algorithm,
     limit: u64,
     per: Duration,
+    /// The period as it is written.
+    written: Duration,
     /// Sliding: when each share was taken. Fixed: only what they add up to counts.
     taken: VecDeque<(Instant, u64)>,
     used: u64,
@@ -38,9 +40,9 @@ fn float(number: u64) -> f64 {
 }
 
 impl Window {
-    pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration) -> Self {
+    pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration, written: Duration) -> Self {
         let level = float(limit);
-        Self { algorithm, limit, per, taken: VecDeque::new(), used: 0, since: None, level }
+        Self { algorithm, limit, per, written, taken: VecDeque::new(), used: 0, since: None, level }
     }
 
     /// Whether what is refused counts.
@@ -80,6 +82,16 @@ impl Window {
         } else {
             self.taken.push_back((now, share));
             self.used += share;
+        }
+    }
+
+    /// Counts `share` instead of `taken`, which was taken at `at`, if that still counts.
+    pub(super) fn amend(&mut self, at: Instant, taken: u64, share: u64) {
+        if self.algorithm == Algorithm::Bucket {
+            self.level = (self.level + float(taken) - float(share)).min(float(self.limit));
+        } else if let Some(entry) = self.taken.iter_mut().find(|entry| **entry == (at, taken)) {
+            entry.1 = share;
+            self.used = self.used - taken + share;
         }
     }
 
@@ -133,6 +145,6 @@ impl Window {
                 (left, self.per.mul_f64((1.0 - self.level / float(self.limit)).max(0.0)))
             }
         };
-        Rest { limit: self.limit, remaining, whole_in }
+        Rest { limit: self.limit, remaining, whole_in, per: self.written }
     }
 }

@@ -1,0 +1,322 @@
+//! An account's limits, enforced to the letter.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::account::{Config, Limit};
+use super::cost::Cost;
+use super::window::Window;
+
+/// A running account.
+#[derive(Debug)]
+pub(super) struct Account {
+    config: Config,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    calls: Vec<Window>,
+    tokens: Vec<Window>,
+    input: Vec<Window>,
+    output: Vec<Window>,
+    running: u64,
+}
+
+/// What an account says to one call; while it lives, the call counts among those at once.
+#[derive(Debug)]
+pub(super) struct Admission<'a> {
+    account: &'a Account,
+    at: Instant,
+    cost: Cost,
+    /// What is left of each limit.
+    pub(super) left: Left,
+    /// Why the call is refused, if it is.
+    pub(super) refused: Option<Refused>,
+    /// The limit that refuses it, if one does.
+    pub(super) by: Option<Rest>,
+}
+
+/// What is left of each limit of an account.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) calls: Vec<Rest>,
+    pub(super) tokens: Vec<Rest>,
+    pub(super) input: Vec<Rest>,
+    pub(super) output: Vec<Rest>,
+}
+
+/// What is left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// The whole limit.
+    pub(super) limit: u64,
+    /// What is left of it.
+    pub(super) remaining: u64,
+    /// When all of it is back.
+    pub(super) whole_in: Duration,
+    /// Its period as it is written, which may be longer than it is.
+    pub(super) per: Duration,
+}
+
+/// Of several limits, the one with the least left.
+pub(super) fn tightest(rests: &[Rest]) -> Option<Rest> {
+    rests.iter().copied().min_by_key(|rest| rest.remaining)
+}
+
+/// Why a call is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Calls: too many; may come again after this.
+    Calls(Duration),
+    /// Tokens: too many; may come again after this.
+    Tokens(Duration),
+    /// Tokens of prompts: too many; may come again after this.
+    Input(Duration),
+    /// Tokens of answers: too many; may come again after this.
+    Output(Duration),
+    /// It has more tokens than a whole limit.
+    TooLarge,
+    /// Too many calls at once.
+    Busy,
+}
+
+impl Refused {
+    /// How long to wait, where that helps.
+    pub(super) fn wait(self) -> Option<Duration> {
+        match self {
+            Refused::Calls(wait) | Refused::Tokens(wait) | Refused::Input(wait) | Refused::Output(wait) => {
+                Some(wait)
+            }
+            Refused::Busy => Some(Duration::from_secs(1)),
+            Refused::TooLarge => None,
+        }
+    }
+}
+
+/// The longest wait until `share` fits everywhere, and where that is.
+fn held(windows: &mut [Window], share: u64, now: Instant) -> Option<(Duration, Rest)> {
+    windows
+        .iter_mut()
+        .filter_map(|window| Some((window.wait(share, now)?, window.rest(now))))
+        .max_by_key(|(wait, _)| *wait)
+}
+
+fn rests(windows: &[Window], now: Instant) -> Vec<Rest> {
+    windows.iter().map(|window| window.rest(now)).collect()
+}
+
+impl Account {
+    pub(super) fn new(config: Config) -> Self {
+        let windows = |limits: &[Limit], algorithm| {
+            let window = |(limit, per): &Limit| Window::new(algorithm, *limit, config.scaled(*per), *per);
+            limits.iter().map(window).collect()
+        };
+        let of_tokens = config.tokens_algorithm.unwrap_or(config.algorithm);
+        let state = State {
+            calls: windows(&config.limits, config.algorithm),
+            tokens: windows(&config.tokens, of_tokens),
+            input: windows(&config.input_tokens, of_tokens),
+            output: windows(&config.output_tokens, of_tokens),
+            running: 0,
+        };
+        Self { config, state: Mutex::new(state) }
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The name of a key in the record: its place in the account.
+    pub(super) fn key_name(&self, key: &str) -> Option<String> {
+        let index = self.config.keys.iter().position(|known| known == key)?;
+        Some(format!("key-{}", index + 1))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in
+    /// a bucket; their tokens do not.
+    pub(super) fn admit(&self, cost: Cost, now: Instant) -> Admission<'_> {
+        let mut state = self.state();
+        let busy = self.config.concurrent.is_some_and(|most| state.running >= most);
+        // All are asked, so that what is told of each is as of now.
+        let calls = held(&mut state.calls, 1, now);
+        let tokens = held(&mut state.tokens, cost.tokens, now);
+        let input = held(&mut state.input, cost.input, now);
+        // How long an answer becomes is not known yet: it may begin while anything is left.
+        let output = held(&mut state.output, 1, now);
+        let larger = |limits: &[Limit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
+        let too_large =
+            larger(&self.config.tokens, cost.tokens) || larger(&self.config.input_tokens, cost.input);
+        let refused = if too_large {
+            Some((Refused::TooLarge, tokens.or(input).map(|(_, rest)| rest)))
+        } else if let Some((wait, rest)) = calls {
+            Some((Refused::Calls(wait), Some(rest)))
+        } else if let Some((wait, rest)) = tokens {
+            Some((Refused::Tokens(wait), Some(rest)))
+        } else if let Some((wait, rest)) = input {
+            Some((Refused::Input(wait), Some(rest)))
+        } else if let Some((wait, rest)) = output {
+            Some((Refused::Output(wait), Some(rest)))
+        } else {
+            busy.then_some((Refused::Busy, None))
+        };
+        for window in &mut state.calls {
+            if refused.is_none() || window.counts_refused() {
+                window.take(1, now);
+            }
+        }
+        if refused.is_none() {
+            state.tokens.iter_mut().for_each(|window| window.take(cost.tokens, now));
+            state.input.iter_mut().for_each(|window| window.take(cost.input, now));
+            state.running += 1;
+        }
+        let left = Left {
+            calls: rests(&state.calls, now),
+            tokens: rests(&state.tokens, now),
+            input: rests(&state.input, now),
+            output: rests(&state.output, now),
+        };
+        let (refused, by) = refused.map_or((None, None), |(refused, by)| (Some(refused), by));
+        Admission { account: self, at: now, cost, left, refused, by }
+    }
+}
+
+impl Admission<'_> {
+    /// Counts what the call really cost instead of what it was let in for.
+    pub(super) fn settle(&self, cost: Cost, now: Instant) {
+        let mut state = self.account.state();
+        state.tokens.iter_mut().for_each(|window| window.amend(self.at, self.cost.tokens, cost.tokens));
+        state.input.iter_mut().for_each(|window| window.amend(self.at, self.cost.input, cost.input));
+        state.output.iter_mut().for_each(|window| window.take(cost.output, now));
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        if self.refused.is_none() {
+            self.account.state().running -= 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment to count from")]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn account(text: &str) -> Account {
+        Account::new(format!("name=a,key=k,{text}").parse().expect("a config"))
+    }
+
+    fn of(tokens: u64) -> Cost {
+        Cost { tokens, input: tokens, output: 0 }
+    }
+
+    fn admitted(account: &Account, now: Instant, calls: usize) -> usize {
+        (0..calls).filter(|_| account.admit(of(0), now).refused.is_none()).count()
+    }
+
+    #[test]
+    fn a_sliding_window_never_holds_more_than_its_limit() {
+        let account = account("limit=3/1s,algorithm=sliding");
+        let start = Instant::now();
+        assert_eq!(admitted(&account, start, 3), 3);
+        assert_eq!(admitted(&account, start + SECOND, 1), 0, "exactly a second later they still count");
+        assert_eq!(
+            admitted(&account, start + SECOND + Duration::from_millis(1), 3),
+            2,
+            "and so does the refused one"
+        );
+    }
+
+    #[test]
+    fn a_fixed_window_begins_anew() {
+        let account = account("limit=3/1s,algorithm=fixed");
+        let start = Instant::now();
+        assert_eq!(admitted(&account, start + SECOND / 2, 4), 3);
+        assert_eq!(admitted(&account, start + SECOND * 3 / 2, 4), 3);
+    }
+
+    #[test]
+    fn a_bucket_refills_evenly() {
+        let account = account("limit=3/1s,algorithm=bucket");
+        let start = Instant::now();
+        assert_eq!(admitted(&account, start, 5), 3);
+        let Some(Refused::Calls(refused)) = account.admit(of(0), start).refused else { panic!("empty") };
+        assert!(refused > Duration::from_millis(300) && refused < Duration::from_millis(340), "{refused:?}");
+        assert_eq!(admitted(&account, start + Duration::from_millis(334), 2), 1);
+    }
+
+    #[test]
+    fn tokens_are_counted_beside_calls_and_a_refused_call_takes_none() {
+        let account = account("limit=9/1s,tokens=100/1s");
+        let now = Instant::now();
+        assert_eq!(account.admit(of(60), now).refused, None);
+        assert_eq!(account.admit(of(60), now).refused, Some(Refused::Tokens(SECOND)));
+        assert_eq!(account.admit(of(40), now).refused, None);
+        assert_eq!(account.admit(of(101), now).refused, Some(Refused::TooLarge));
+        let rest = tightest(&account.admit(of(0), now).left.tokens).expect("a limit");
+        assert_eq!((rest.limit, rest.remaining), (100, 0));
+    }
+
+    #[test]
+    fn a_call_refused_for_calls_is_told_what_is_left_of_tokens_now() {
+        let account = account("limit=1/1m,tokens=100/1s");
+        let now = Instant::now();
+        assert_eq!(account.admit(of(60), now).refused, None);
+        let refused = account.admit(of(10), now + 2 * SECOND);
+        assert!(matches!(refused.refused, Some(Refused::Calls(_))));
+        assert_eq!(tightest(&refused.left.tokens).map(|rest| rest.remaining), Some(100));
+    }
+
+    #[test]
+    fn calls_at_once_end_with_the_call() {
+        let account = account("concurrent=1");
+        let now = Instant::now();
+        let first = account.admit(of(0), now);
+        assert!(first.refused.is_none());
+        assert_eq!(account.admit(of(0), now).refused, Some(Refused::Busy));
+        drop(first);
+        assert!(account.admit(of(0), now).refused.is_none());
+    }
+
+    #[test]
+    fn what_was_reserved_is_settled() {
+        for algorithm in ["sliding", "fixed", "bucket"] {
+            let account = account(&format!("tokens=100/1m,algorithm={algorithm}"));
+            let now = Instant::now();
+            account.admit(of(80), now).settle(of(30), now);
+            assert_eq!(account.admit(of(71), now).refused.is_some(), true, "{algorithm}");
+            let next = account.admit(of(60), now);
+            assert_eq!(next.refused, None, "{algorithm}");
+            next.settle(of(90), now);
+            assert!(account.admit(of(1), now).refused.is_some(), "{algorithm}: more than reserved");
+        }
+    }
+
+    #[test]
+    fn answers_count_when_they_are_made() {
+        let account = account("input_tokens=100/1m,output_tokens=10/1m,algorithm=bucket,provider=anthropic");
+        let now = Instant::now();
+        account.admit(of(20), now).settle(Cost { output: 25, ..of(20) }, now);
+        assert!(matches!(account.admit(of(20), now).refused, Some(Refused::Output(_))));
+        assert_eq!(account.admit(of(20), now + 100 * SECOND).refused, None);
+        assert_eq!(account.admit(of(101), now + 100 * SECOND).refused, Some(Refused::TooLarge));
+    }
+
+    #[test]
+    fn a_period_is_told_as_it_is_written_and_counted_as_it_is_scaled() {
+        let account = account("limit=1/1m,scale=60,algorithm=fixed");
+        let now = Instant::now();
+        assert_eq!(admitted(&account, now, 2), 1);
+        let next = account.admit(of(0), now + SECOND);
+        assert_eq!(next.refused, None);
+        assert_eq!(next.left.calls[0].per, 60 * SECOND);
+    }
+}

@@ -1,0 +1,190 @@
+//! What a conversation asks for and what is said to it, in no dialect.
+
+use serde_json::{Value, json};
+
+use super::schema;
+
+/// A tool that may be called.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Tool {
+    pub(super) name: String,
+    pub(super) schema: Value,
+}
+
+/// Whether a tool is to be called.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Choice {
+    #[default]
+    Free,
+    Never,
+    Any,
+    Named(String),
+}
+
+/// The form of an answer.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) enum Form {
+    #[default]
+    Text,
+    Json,
+    Schema(Value),
+}
+
+/// What a conversation asks for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Asked {
+    /// What the last message says; what is not text is described.
+    pub(super) text: String,
+    /// What a tool gave back, where the conversation ends with that.
+    pub(super) result: Option<String>,
+    pub(super) tools: Vec<Tool>,
+    pub(super) choice: Choice,
+    pub(super) form: Form,
+    pub(super) stops: Vec<String>,
+    /// The most tokens of an answer.
+    pub(super) most: Option<u64>,
+    /// Whether reasoning is asked for.
+    pub(super) thinks: bool,
+}
+
+/// What is said.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Content {
+    Text(String),
+    Call { name: String, arguments: Value },
+    Refusal(String),
+}
+
+/// Why no more is said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum End {
+    Whole,
+    Stopped(String),
+    Length,
+}
+
+/// An answer to a conversation.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Said {
+    pub(super) thought: Option<String>,
+    pub(super) content: Content,
+    pub(super) end: End,
+    /// The tokens of the content alone.
+    pub(super) tokens: u64,
+    /// The tokens of the thought.
+    pub(super) thought_tokens: u64,
+}
+
+impl Said {
+    pub(super) fn text(&self) -> &str {
+        match &self.content {
+            Content::Text(text) | Content::Refusal(text) => text,
+            Content::Call { .. } => "",
+        }
+    }
+
+    pub(super) fn all_tokens(&self) -> u64 {
+        self.tokens + self.thought_tokens
+    }
+}
+
+/// What is said: made from what is asked alone.
+pub(super) fn reply(asked: &Asked) -> Said {
+    let thinks = asked.thinks || asked.text.starts_with("think ");
+    let thought = thinks.then(|| format!("They say: {}", asked.text));
+    let thought_tokens = thought.as_ref().map_or(0, |thought| thought.len() as u64 / 4 + 1);
+    let content = content(asked);
+    let (content, end) = match content {
+        Content::Text(text) => cut(text, asked),
+        other => (other, End::Whole),
+    };
+    let length = match &content {
+        Content::Text(text) | Content::Refusal(text) => text.len(),
+        Content::Call { name, arguments } => name.len() + arguments.to_string().len(),
+    };
+    let tokens = tokens(length);
+    let tokens = if end == End::Length { asked.most.unwrap_or(tokens) } else { tokens };
+    Said { thought, content, end, tokens, thought_tokens }
+}
+
+/// The tokens of so many bytes of an answer. `You said: ` counts as two, whatever follows.
+fn tokens(length: usize) -> u64 {
+    (length as u64).saturating_sub(10) / 4 + 2
+}
+
+fn content(asked: &Asked) -> Content {
+    if asked.text.starts_with("refuse ") && asked.result.is_none() {
+        return Content::Refusal("I cannot help with that.".to_owned());
+    }
+    if let Some(result) = &asked.result {
+        return Content::Text(format!("The tool said: {result}"));
+    }
+    if let Some(tool) = called(asked) {
+        return Content::Call { name: tool.name.clone(), arguments: schema::example(&tool.schema) };
+    }
+    Content::Text(match &asked.form {
+        Form::Text => format!("You said: {}", asked.text),
+        Form::Json => json!({ "said": asked.text }).to_string(),
+        Form::Schema(wanted) => schema::example(wanted).to_string(),
+    })
+}
+
+fn called(asked: &Asked) -> Option<&Tool> {
+    match &asked.choice {
+        Choice::Never => None,
+        Choice::Any => asked.tools.first(),
+        Choice::Named(name) => asked.tools.iter().find(|tool| tool.name == *name),
+        Choice::Free => asked.tools.first().filter(|_| asked.text.starts_with("call ")),
+    }
+}
+
+/// What is left of a text before the first stop sequence and within the most tokens.
+fn cut(mut text: String, asked: &Asked) -> (Content, End) {
+    let mut end = End::Whole;
+    let stops = asked.stops.iter().filter(|stop| !stop.is_empty());
+    if let Some((at, stop)) = stops.filter_map(|stop| Some((text.find(stop)?, stop))).min() {
+        text.truncate(at);
+        end = End::Stopped(stop.clone());
+    }
+    if let Some(most) = asked.most.filter(|most| tokens(text.len()) > *most) {
+        let mut at = usize::try_from(most * 4).unwrap_or(usize::MAX).min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        text.truncate(at);
+        end = End::Length;
+    }
+    (Content::Text(text), end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(text: &str) -> Asked {
+        Asked { text: text.to_owned(), ..Asked::default() }
+    }
+
+    #[test]
+    fn what_is_said_follows_what_is_asked() {
+        let tools = vec![Tool { name: "weather".to_owned(), schema: json!({ "type": "object" }) }];
+        let call = Content::Call { name: "weather".to_owned(), arguments: json!({}) };
+        assert_eq!(reply(&asked("hello")).text(), "You said: hello");
+        assert!(matches!(reply(&asked("refuse this")).content, Content::Refusal(_)));
+        assert!(reply(&asked("think hard")).thought.is_some());
+        assert_eq!(reply(&Asked { tools: tools.clone(), ..asked("call it") }).content, call);
+        assert_eq!(reply(&Asked { tools: tools.clone(), choice: Choice::Any, ..asked("hi") }).content, call);
+        let never = Asked { tools, choice: Choice::Never, ..asked("call it") };
+        assert_eq!(reply(&never).text(), "You said: call it");
+        let result = Asked { result: Some("rain".to_owned()), choice: Choice::Any, ..asked("call it") };
+        assert_eq!(reply(&result).text(), "The tool said: rain");
+    }
+
+    #[test]
+    fn an_answer_ends_at_a_stop_sequence_or_at_its_most_tokens() {
+        let stopped = reply(&Asked { stops: vec!["lo".to_owned(), "l".to_owned()], ..asked("hello") });
+        assert_eq!((stopped.text(), &stopped.end), ("You said: he", &End::Stopped("l".to_owned())));
+        let cut = reply(&Asked { most: Some(3), ..asked("a long story of a river") });
+        assert_eq!((cut.text(), &cut.end, cut.tokens), ("You said: a ", &End::Length, 3));
+    }
+}

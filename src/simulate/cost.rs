@@ -1,0 +1,85 @@
+//! What a call counts for: before it is answered, and after.
+
+use serde_json::Value;
+
+use super::answer::prompt_tokens;
+use super::dialect::openai::messages::most;
+use super::vendor::Vendor;
+
+/// What a call counts for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    /// Against limits on tokens of either kind.
+    pub(super) tokens: u64,
+    /// Against limits on prompts.
+    pub(super) input: u64,
+    /// Against limits on answers.
+    pub(super) output: u64,
+}
+
+/// What a call counts for when it is let in.
+pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> Cost {
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    let input = prompt_tokens(body);
+    let most = longest(vendor, &request).unwrap_or_default();
+    let tokens = match vendor {
+        // The larger of the two: the prompt, estimated, and the longest answer that is asked for.
+        Vendor::OpenAi => input.max(most),
+        Vendor::Azure => input + most + request.get("best_of").and_then(Value::as_u64).unwrap_or_default(),
+        Vendor::Groq | Vendor::Bedrock => input + most,
+        _ => input,
+    };
+    Cost { tokens, input, output: 0 }
+}
+
+/// What a call counts for once it is answered, if that is counted again.
+pub(super) fn at_the_end(vendor: Vendor, model: &str, (input, output): (u64, u64)) -> Option<Cost> {
+    match vendor {
+        Vendor::Anthropic => Some(Cost { tokens: input, input, output }),
+        Vendor::Groq | Vendor::Mistral => Some(Cost { tokens: input + output, input, output }),
+        Vendor::Bedrock => Some(Cost { tokens: input + output * burndown(model), input, output }),
+        _ => None,
+    }
+}
+
+/// What a token of an answer costs at Bedrock, in tokens.
+fn burndown(model: &str) -> u64 {
+    match model {
+        _ if !model.contains("claude") => 1,
+        _ if model.contains("-4-8") => 15,
+        _ if model.contains("sonnet-5") || model.contains("opus-5") => 10,
+        _ => 5,
+    }
+}
+
+/// The longest answer that a request asks for.
+fn longest(vendor: Vendor, request: &Value) -> Option<u64> {
+    match vendor {
+        Vendor::Bedrock => request.pointer("/inferenceConfig/maxTokens")?.as_u64(),
+        _ => most(request),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_vendor_counts_in_its_own_way() {
+        let body = format!(
+            r#"{{"max_tokens":100,"inferenceConfig":{{"maxTokens":100}},"x":"{}"}}"#,
+            "x".repeat(200)
+        );
+        let input = body.len() as u64 / 4;
+        let tokens = |vendor| at_admission(vendor, body.as_bytes()).tokens;
+        assert_eq!(tokens(Vendor::OpenAi), 100);
+        assert_eq!(tokens(Vendor::Azure), input + 100);
+        assert_eq!(tokens(Vendor::Bedrock), input + 100);
+        assert_eq!(tokens(Vendor::Gemini), input);
+        let claude = at_the_end(Vendor::Bedrock, "anthropic.claude-sonnet-4-5-v1:0", (10, 20));
+        assert_eq!(claude.map(|cost| cost.tokens), Some(110));
+        assert_eq!(at_the_end(Vendor::OpenAi, "gpt", (10, 20)), None);
+        let anthropic = at_the_end(Vendor::Anthropic, "claude", (10, 20));
+        assert_eq!(anthropic.map(|cost| (cost.input, cost.output)), Some((10, 20)));
+    }
+}

@@ -1,0 +1,194 @@
+//! The dialects: what each vendor reads and how it answers.
+
+mod anthropic;
+mod bedrock;
+mod cohere;
+mod gemini;
+mod mistral;
+mod ollama;
+pub(super) mod openai;
+
+use serde_json::{Value, json};
+
+use super::answer::{Answer, CREATED, digest};
+use super::call::{Call, Outcome, Wrong};
+use super::failure::{self, PREFIX, Told};
+use super::route::Task;
+use super::vendor::Vendor;
+
+/// A model that no account may use.
+const NO_MODEL: &str = "no-such-model";
+
+/// The answer to a call that is let in.
+pub(super) fn answer(call: &Call<'_>) -> Answer {
+    let model = model(call);
+    let told = Told { key: call.key, model: &model, account: &call.account.name, body: call.body };
+    if let Some(failure) = failure::asked_for(call.vendor, &told) {
+        return failure;
+    }
+    let outcome = match call.task {
+        _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
+        _ if model.starts_with(PREFIX) => Err(Wrong::Request(format!("no failure is called {model}"))),
+        Task::Unversioned => Err(Wrong::Case("bad_request-version")),
+        _ => spoken(call),
+    };
+    outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &told))
+}
+
+fn spoken(call: &Call<'_>) -> Outcome {
+    match call.vendor {
+        vendor if vendor.speaks_as_openai() => {
+            let mut answer = openai::answer(call)?;
+            if vendor == Vendor::DeepSeek {
+                // While a call waits, it is kept alive with empty lines.
+                answer.body.splice(0..0, *b"\n\n\n");
+            }
+            Ok(answer)
+        }
+        Vendor::Anthropic => anthropic::answer(call),
+        Vendor::Gemini => gemini::answer(call),
+        Vendor::Mistral => mistral::answer(call),
+        Vendor::Cohere => cohere::answer(call),
+        Vendor::Bedrock => bedrock::answer(call),
+        _ => ollama::answer(call),
+    }
+}
+
+/// The model that a call names, in its address or its body; a form's is that of its field.
+fn model(call: &Call<'_>) -> String {
+    if let Some(model) = call.model {
+        return model.to_owned();
+    }
+    if call.task == Task::Transcribe {
+        return openai::media::model_of_form(call).unwrap_or_default();
+    }
+    let request: Value = serde_json::from_slice(call.body).unwrap_or_default();
+    request.get("model").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// The answer to a call in which something is wrong.
+pub(super) fn refused(vendor: Vendor, wrong: &Wrong, told: &Told<'_>) -> Answer {
+    match wrong {
+        Wrong::Case(case) => failure::answer(vendor, case, told)
+            .unwrap_or_else(|| refused(vendor, &Wrong::Request((*case).to_owned()), told)),
+        Wrong::Request(message) => bad_request(vendor, message),
+        Wrong::Field(path, message) => field(vendor, path, message),
+        Wrong::Address(path) => unknown_address(vendor, path),
+        Wrong::Unreadable if vendor == Vendor::Mistral => {
+            field(vendor, &["body".to_owned()], "JSON decode error")
+        }
+        Wrong::Unreadable => bad_request(vendor, "We could not parse the JSON body of your request."),
+    }
+}
+
+/// An error in the vendor's form.
+fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answer {
+    let id = format!("req_{}", digest(message.as_bytes()));
+    let kind = if status == 404 { "not_found_error" } else { "invalid_request_error" };
+    let word = if status == 404 { "NOT_FOUND" } else { "INVALID_ARGUMENT" };
+    match vendor {
+        Vendor::Anthropic => {
+            let error = json!({ "type": kind, "message": message });
+            let body = json!({ "type": "error", "error": error, "request_id": id });
+            Answer::json(status, &body).with("request-id", &id)
+        }
+        Vendor::Gemini => {
+            let error = json!({ "code": status, "message": message, "status": word });
+            Answer::json(status, &json!({ "error": error }))
+        }
+        Vendor::Mistral => {
+            let body =
+                json!({ "object": "error", "message": message, "type": kind, "param": null, "code": "3230" });
+            Answer::json(status, &body)
+        }
+        Vendor::Cohere => Answer::json(status, &json!({ "id": &id[4..], "message": message })),
+        Vendor::Bedrock => {
+            let name = if status == 404 { "ResourceNotFoundException" } else { "ValidationException" };
+            let answer = Answer::json(status, &json!({ "message": message }));
+            answer.with("x-amzn-errortype", name).with("x-amzn-requestid", &id)
+        }
+        Vendor::Ollama => Answer::json(status, &json!({ "error": message })),
+        Vendor::OpenRouter => {
+            let metadata = json!({ "error_type": "invalid_request" });
+            let error = json!({ "code": status, "message": message, "metadata": metadata });
+            Answer::json(status, &json!({ "error": error }))
+        }
+        Vendor::DeepSeek => as_openai(status, Some("invalid_request_error"), message),
+        Vendor::OpenAi | Vendor::Azure | Vendor::Groq => as_openai(status, code, message),
+    }
+}
+
+fn as_openai(status: u16, code: Option<&str>, message: &str) -> Answer {
+    let kind = "invalid_request_error";
+    let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
+    Answer::json(status, &body).with("x-request-id", &format!("req_{}", digest(message.as_bytes())))
+}
+
+fn bad_request(vendor: Vendor, message: &str) -> Answer {
+    error(vendor, 400, None, message)
+}
+
+fn unknown_address(vendor: Vendor, path: &str) -> Answer {
+    error(vendor, 404, Some("unknown_url"), &format!("Unknown request URL: {path}."))
+}
+
+/// A field that is wrong: Mistral lists such fields, the others name it.
+fn field(vendor: Vendor, path: &[String], message: &str) -> Answer {
+    if vendor == Vendor::Mistral {
+        let detail = json!([{ "type": "value_error", "loc": path, "msg": message, "input": null }]);
+        return Answer::json(422, &json!({ "detail": detail }));
+    }
+    bad_request(vendor, &format!("{}: {message}", path.join(".")))
+}
+
+/// The models that a vendor lists.
+pub(super) fn models(vendor: Vendor) -> Answer {
+    match vendor {
+        Vendor::Anthropic => {
+            let model = json!({
+                "type": "model", "id": "claude-sonnet-4-5", "display_name": "Claude Sonnet 4.5",
+                "created_at": "2025-09-29T00:00:00Z",
+            });
+            Answer::json(
+                200,
+                &json!({
+                    "data": [model], "has_more": false, "first_id": "claude-sonnet-4-5", "last_id": "claude-sonnet-4-5"
+                }),
+            )
+        }
+        Vendor::Gemini => {
+            let model = json!({
+                "name": "models/gemini-2.5-flash", "version": "001", "displayName": "Gemini 2.5 Flash",
+                "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
+                "supportedGenerationMethods": ["generateContent"],
+            });
+            Answer::json(200, &json!({ "models": [model] }))
+        }
+        Vendor::Cohere => {
+            let model =
+                json!({ "name": "command-a-03-2025", "endpoints": ["chat"], "context_length": 256_000 });
+            Answer::json(200, &json!({ "models": [model] }))
+        }
+        Vendor::Ollama => {
+            let model = json!({
+                "name": "llama3.2:latest", "model": "llama3.2:latest", "modified_at": "2026-01-01T00:00:00Z",
+                "size": 2_019_393_189u64, "digest": digest(b"llama3.2"),
+                "details": { "format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "3.2B", "quantization_level": "Q4_K_M" },
+            });
+            Answer::json(200, &json!({ "models": [model] }))
+        }
+        Vendor::Mistral => {
+            let model = json!({
+                "id": "mistral-small-latest", "object": "model", "created": CREATED, "owned_by": "mistralai",
+                "capabilities": { "completion_chat": true, "function_calling": true, "vision": true },
+            });
+            Answer::json(200, &json!({ "object": "list", "data": [model] }))
+        }
+        _ => {
+            let model =
+                |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
+            let data = [model("gpt-4o-mini"), model("text-embedding-3-small")];
+            Answer::json(200, &json!({ "object": "list", "data": data })).with("x-request-id", "req_models")
+        }
+    }
+}

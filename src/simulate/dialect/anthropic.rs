@@ -1,0 +1,238 @@
+//! Anthropic's messages.
+
+mod conversation;
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Answer, digest, prompt_tokens};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::signature;
+
+/// The fields that a request may have. `temperature` and its like are of the older version alone.
+const FIELDS: [&str; 20] = [
+    "model",
+    "messages",
+    "max_tokens",
+    "system",
+    "stop_sequences",
+    "stream",
+    "thinking",
+    "tools",
+    "tool_choice",
+    "metadata",
+    "service_tier",
+    "output_config",
+    "cache_control",
+    "container",
+    "diagnostics",
+    "inference_geo",
+    "speed",
+    "user_profile_id",
+    "workspace_id",
+    "context_management",
+];
+const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
+/// The least tokens of a thought.
+const LEAST_BUDGET: u64 = 1_024;
+
+/// The versions of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    Of2023,
+    Of2026,
+}
+
+pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    let version = call.headers.get("anthropic-version").and_then(|value| value.to_str().ok());
+    let version = match version {
+        Some("2023-06-01") => Version::Of2023,
+        Some("2026-10-21") => Version::Of2026,
+        Some(other) => return wrong(format!("anthropic-version: \"{other}\" is not a valid version")),
+        None => return wrong("anthropic-version: header is required"),
+    };
+    let request = call.request()?;
+    let asked = asked(&request, version)?;
+    let said = reply(&asked);
+    let id = digest(call.body);
+    let model = request.get("model").cloned().unwrap_or_default();
+    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let (reason, stopped) = end(&said);
+    let refused = matches!(said.content, Content::Refusal(_));
+    let details = json!({ "type": "refusal", "category": "cyber", "explanation": said.text() });
+    let body = json!({
+        "id": format!("msg_{id}"),
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": blocks(&said, &id),
+        "stop_reason": reason,
+        "stop_sequence": stopped,
+        "stop_details": if refused { details } else { Value::Null },
+        "usage": usage(&request, &said, input, output),
+    });
+    Ok(Answer::json(200, &body).with("request-id", &format!("req_{id}")).spending(input, output))
+}
+
+/// What is cached on demand is counted apart from the rest of the input: here the system prompt.
+fn usage(request: &Value, said: &Said, input: u64, output: u64) -> Value {
+    let system = request.get("system").and_then(Value::as_array).into_iter().flatten();
+    let cached = system.filter(|block| block.get("cache_control").is_some());
+    let cached = cached.map(|block| block.to_string().len() as u64 / 4).sum::<u64>();
+    json!({
+        "input_tokens": input.saturating_sub(cached),
+        "cache_creation_input_tokens": cached,
+        "cache_read_input_tokens": 0,
+        "output_tokens": output,
+        "output_tokens_details": { "thinking_tokens": said.thought_tokens },
+        "service_tier": "standard",
+    })
+}
+
+fn end(said: &Said) -> (&'static str, Option<&str>) {
+    match (&said.content, &said.end) {
+        (Content::Call { .. }, _) => ("tool_use", None),
+        (Content::Refusal(_), _) => ("refusal", None),
+        (_, End::Stopped(sequence)) => ("stop_sequence", Some(sequence)),
+        (_, End::Length) => ("max_tokens", None),
+        (_, End::Whole) => ("end_turn", None),
+    }
+}
+
+fn blocks(said: &Said, id: &str) -> Vec<Value> {
+    let thought = said.thought.as_ref().map(
+        |thought| json!({ "type": "thinking", "thinking": thought, "signature": signature::seal(thought) }),
+    );
+    let content = match &said.content {
+        Content::Text(text) => Some(json!({ "type": "text", "text": text })),
+        Content::Call { name, arguments } => {
+            Some(json!({ "type": "tool_use", "id": format!("toolu_{id}"), "name": name, "input": arguments }))
+        }
+        Content::Refusal(_) => None,
+    };
+    thought.into_iter().chain(content).collect()
+}
+
+fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
+    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
+    for field in fields.keys().map(String::as_str) {
+        match (SAMPLING.contains(&field), version) {
+            (true, Version::Of2023) => {}
+            (true, Version::Of2026) => {
+                return wrong(format!("{field}: not supported since anthropic-version 2026-10-21"));
+            }
+            (false, _) if FIELDS.contains(&field) => {}
+            (false, _) => return wrong(format!("{field}: Extra inputs are not permitted")),
+        }
+    }
+    if request.get("model").and_then(Value::as_str).is_none() {
+        return wrong("model: Field required");
+    }
+    let Some(most) = request.get("max_tokens").and_then(Value::as_u64) else {
+        return wrong("max_tokens: Field required");
+    };
+    if most == 0 {
+        return wrong("max_tokens: Input should be greater than or equal to 1");
+    }
+    let thinks = thinking(request, most)?;
+    let (text, result) = conversation::last(request, version, thinks)?;
+    Ok(Asked {
+        text,
+        result,
+        tools: tools(request)?,
+        choice: choice(request.get("tool_choice"))?,
+        form: form(request),
+        stops: super::openai::messages::stops(request.get("stop_sequences")),
+        most: Some(most),
+        thinks,
+    })
+}
+
+fn thinking(request: &Value, most: u64) -> Result<bool, Wrong> {
+    let Some(thinking) = request.get("thinking").filter(|thinking| !thinking.is_null()) else {
+        return Ok(false);
+    };
+    match thinking.get("type").and_then(Value::as_str) {
+        Some("enabled") => match thinking.get("budget_tokens").and_then(Value::as_u64) {
+            None => wrong("thinking.enabled.budget_tokens: Field required"),
+            Some(budget) if budget < LEAST_BUDGET => {
+                wrong("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
+            }
+            Some(budget) if budget >= most => {
+                wrong("`max_tokens` must be greater than `thinking.budget_tokens`.")
+            }
+            Some(_) => Ok(true),
+        },
+        Some("adaptive" | "between_tools") => Ok(true),
+        Some("disabled") => Ok(false),
+        _ => wrong(
+            "thinking: Input tag does not match any of the expected tags: 'adaptive', 'between_tools', 'disabled', 'enabled'",
+        ),
+    }
+}
+
+fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+    let tool = |(at, tool): (usize, &Value)| {
+        let Some(name) = tool.get("name").and_then(Value::as_str) else {
+            return wrong(format!("tools.{at}.custom.name: Field required"));
+        };
+        let Some(schema) =
+            tool.get("input_schema").filter(|schema| schema.get("type") == Some(&json!("object")))
+        else {
+            return wrong(format!("tools.{at}.custom.input_schema.type: Field required"));
+        };
+        Ok(Tool { name: name.to_owned(), schema: schema.clone() })
+    };
+    request.get("tools").and_then(Value::as_array).into_iter().flatten().enumerate().map(tool).collect()
+}
+
+fn choice(choice: Option<&Value>) -> Result<Choice, Wrong> {
+    let Some(choice) = choice.filter(|choice| !choice.is_null()) else { return Ok(Choice::Free) };
+    let name = choice.get("name").and_then(Value::as_str);
+    match (choice.get("type").and_then(Value::as_str), name) {
+        (Some("auto"), _) => Ok(Choice::Free),
+        (Some("any"), _) => Ok(Choice::Any),
+        (Some("none"), _) => Ok(Choice::Never),
+        (Some("tool"), Some(name)) => Ok(Choice::Named(name.to_owned())),
+        (Some("tool"), None) => wrong("tool_choice.tool.name: Field required"),
+        _ => wrong(
+            "tool_choice: Input tag does not match any of the expected tags: 'auto', 'any', 'tool', 'none'",
+        ),
+    }
+}
+
+fn form(request: &Value) -> Form {
+    let schema = request.pointer("/output_config/format/schema");
+    schema.map_or(Form::Text, |schema| Form::Schema(schema.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(version: Version, fields: Value) -> Result<Asked, Wrong> {
+        let mut request =
+            json!({ "model": "c", "max_tokens": 2_000, "messages": [{ "role": "user", "content": "hi" }] });
+        for (name, value) in fields.as_object().expect("fields") {
+            request[name] = value.clone();
+        }
+        asked(&request, version)
+    }
+
+    #[test]
+    fn the_newer_version_takes_no_temperature() {
+        assert!(read(Version::Of2023, json!({ "temperature": 1.0 })).is_ok());
+        assert!(read(Version::Of2026, json!({ "temperature": 1.0 })).is_err());
+    }
+
+    #[test]
+    fn a_request_is_checked_strictly() {
+        assert!(read(Version::Of2026, json!({})).is_ok());
+        assert!(read(Version::Of2026, json!({ "max_tokens": null })).is_err());
+        assert!(read(Version::Of2026, json!({ "colour": "blue" })).is_err());
+        for (budget, fine) in [(1_023, false), (1_024, true), (2_000, false)] {
+            let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": budget } });
+            assert_eq!(read(Version::Of2026, thinking).is_ok(), fine, "{budget}");
+        }
+    }
+}

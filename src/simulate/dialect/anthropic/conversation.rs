@@ -1,0 +1,241 @@
+//! A conversation as Anthropic writes it, read and checked.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::super::super::call::{Wrong, wrong};
+use super::super::super::parts;
+use super::super::super::signature;
+use super::Version;
+
+/// What the last message says, and what a tool gave back where it brings that.
+pub(super) fn last(
+    request: &Value,
+    version: Version,
+    thinks: bool,
+) -> Result<(String, Option<String>), Wrong> {
+    let messages = request.get("messages").and_then(Value::as_array);
+    let Some(messages) = messages.filter(|list| !list.is_empty()) else {
+        return wrong("messages: at least one message is required");
+    };
+    let mut open = BTreeSet::new();
+    for (at, message) in messages.iter().enumerate() {
+        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        let blocks = blocks(message, at)?;
+        match role {
+            "user" => {
+                results(&blocks, &open, at)?;
+                open.clear();
+            }
+            "assistant" | "system" if at > 0 => {
+                if !open.is_empty() {
+                    return unanswered(&open, at);
+                }
+                open = calls(&blocks);
+                thoughts(&blocks, thinks, at)?;
+            }
+            "assistant" => return wrong("messages: first message must use the \"user\" role"),
+            _ => return wrong(format!("messages.{at}.role: Input should be 'user' or 'assistant'")),
+        }
+        allowed(&blocks, role, version, at)?;
+    }
+    if !open.is_empty() {
+        return unanswered(&open, messages.len());
+    }
+    let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
+    let blocks_of =
+        |message: Option<&Value>| message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0));
+    let last = blocks_of(messages.last())?;
+    let result = last.iter().find(|block| kind(block) == "tool_result");
+    let Some(result) = result else { return Ok((told(&last)?, None)) };
+    let result = content(result.get("content"))?;
+    let mut questions = messages.iter().rev().filter(of_user).skip(1);
+    let question = questions.find(|message| {
+        blocks(message, 0).is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
+    });
+    Ok((told(&blocks_of(question)?)?, Some(result)))
+}
+
+fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, Wrong> {
+    let ids: Vec<_> = open.iter().map(String::as_str).collect();
+    wrong(format!(
+        "messages.{at}: `tool_use` ids were found without `tool_result` blocks immediately after: {}. Each \
+         `tool_use` block must have a corresponding `tool_result` block in the next message.",
+        ids.join(", ")
+    ))
+}
+
+fn kind(block: &Value) -> &str {
+    block.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A message's blocks; a text alone is one.
+fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, Wrong> {
+    match message.get("content") {
+        Some(Value::String(text)) if !text.is_empty() => Ok(vec![json!({ "type": "text", "text": text })]),
+        Some(Value::Array(blocks)) if !blocks.is_empty() => Ok(blocks.clone()),
+        Some(Value::String(_) | Value::Array(_)) => {
+            wrong(format!("messages.{at}: all messages must have non-empty content"))
+        }
+        _ => wrong(format!("messages.{at}.content: Field required")),
+    }
+}
+
+/// Whether results answer all calls, come first, and come once.
+fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), Wrong> {
+    let mut left = open.clone();
+    let mut others = false;
+    for (place, block) in blocks.iter().enumerate() {
+        if kind(block) != "tool_result" {
+            others = true;
+            continue;
+        }
+        let id = block.get("tool_use_id").and_then(Value::as_str).unwrap_or_default();
+        if !left.remove(id) {
+            return wrong(format!(
+                "messages.{at}.content.{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each \
+                 `tool_result` block must have a corresponding `tool_use` block in the previous message."
+            ));
+        }
+        if others {
+            return wrong(format!("messages.{at}.content.{place}: `tool_result` blocks must come first"));
+        }
+    }
+    if left.is_empty() { Ok(()) } else { unanswered(&left, at) }
+}
+
+fn calls(blocks: &[Value]) -> BTreeSet<String> {
+    let calls = blocks.iter().filter(|block| kind(block) == "tool_use");
+    calls.filter_map(|block| block.get("id")?.as_str()).map(str::to_owned).collect()
+}
+
+/// Whether thoughts are as they were, and there where they have to be.
+fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), Wrong> {
+    for (place, block) in blocks.iter().enumerate().filter(|(_, block)| kind(block) == "thinking") {
+        let field = |name: &str| block.get(name).and_then(Value::as_str);
+        let Some(seal) = field("signature") else {
+            return wrong(format!("messages.{at}.content.{place}.thinking.signature: Field required"));
+        };
+        if !signature::holds(field("thinking").unwrap_or_default(), seal) {
+            return wrong(format!("messages.{at}.content.{place}: Invalid `signature` in `thinking` block"));
+        }
+    }
+    let first = blocks.first().map(kind).unwrap_or_default();
+    let calls = blocks.iter().any(|block| kind(block) == "tool_use");
+    if thinks && calls && !matches!(first, "thinking" | "redacted_thinking") {
+        return wrong(format!(
+            "messages.{at}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `{first}`. When \
+             `thinking` is enabled, a final `assistant` message must start with a thinking block."
+        ));
+    }
+    Ok(())
+}
+
+fn allowed(blocks: &[Value], role: &str, version: Version, at: usize) -> Result<(), Wrong> {
+    for (place, block) in blocks.iter().enumerate() {
+        let here = format!("messages.{at}.content.{place}");
+        let of_assistant = matches!(kind(block), "tool_use" | "thinking" | "redacted_thinking");
+        match (role, kind(block)) {
+            ("user", _) if of_assistant => {
+                return wrong(format!(
+                    "{here}: `{}` blocks are not permitted in `user` messages",
+                    kind(block)
+                ));
+            }
+            ("assistant", "tool_result" | "image") => {
+                return wrong(format!("{here}: `{}` blocks can only be in `user` messages", kind(block)));
+            }
+            ("assistant", "document") if version == Version::Of2026 => {
+                return wrong(format!("{here}: `document` blocks are not permitted in `assistant` messages"));
+            }
+            ("user", "text") if version == Version::Of2026 && cites(block) => {
+                return wrong(format!("{here}.citations: not permitted in `user` messages"));
+            }
+            (_, "text" | "image" | "document" | "tool_result" | "search_result") => {}
+            _ if of_assistant => {}
+            (_, other) => {
+                return wrong(format!("{here}: Input tag '{other}' does not match any of the expected tags"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn cites(block: &Value) -> bool {
+    block.get("citations").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+}
+
+fn content(content: Option<&Value>) -> Result<String, Wrong> {
+    match content {
+        Some(Value::Array(blocks)) => told(blocks),
+        Some(Value::String(text)) => Ok(text.clone()),
+        _ => Ok(String::new()),
+    }
+}
+
+/// Blocks, told as text.
+fn told(blocks: &[Value]) -> Result<String, Wrong> {
+    let block = |block: &Value| {
+        let field = |pointer: &str| block.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let name = match kind(block) {
+            "text" => return Ok(field("/text").to_owned()),
+            "image" => "image",
+            "document" => "file",
+            _ => return Ok(String::new()),
+        };
+        match field("/source/type") {
+            "base64" => parts::bytes(name, field("/source/media_type"), field("/source/data")),
+            "url" => parts::linked(name, field("/source/url")),
+            "text" => Ok(format!("[file text/plain {} bytes]", field("/source/data").len())),
+            "file" => parts::linked(name, field("/source/file_id")),
+            other => wrong(format!("source: Input tag '{other}' does not match any of the expected tags")),
+        }
+    };
+    Ok(parts::joined(blocks.iter().map(block).collect::<Result<_, _>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(messages: Value, thinks: bool) -> Result<(String, Option<String>), Wrong> {
+        last(&json!({ "messages": messages }), Version::Of2026, thinks)
+    }
+
+    #[test]
+    fn results_follow_their_calls_in_one_message() {
+        let user = json!({ "role": "user", "content": "call it" });
+        let call = |id: &str| json!({ "type": "tool_use", "id": id, "name": "f", "input": {} });
+        let calls = json!({ "role": "assistant", "content": [call("1"), call("2")] });
+        let result = |id: &str| json!({ "type": "tool_result", "tool_use_id": id, "content": "rain" });
+        let whole = json!([user, calls, { "role": "user", "content": [result("1"), result("2")] }]);
+        assert_eq!(read(whole, false), Ok(("call it".to_owned(), Some("rain".to_owned()))));
+        let apart = json!([
+            user, calls, { "role": "user", "content": [result("1")] }, { "role": "user", "content": [result("2")] }
+        ]);
+        assert!(read(apart, false).is_err(), "in two messages");
+        assert!(read(json!([user, { "role": "user", "content": [result("1")] }]), false).is_err(), "no call");
+        assert!(read(json!([user, calls]), false).is_err(), "no result");
+        assert!(read(json!([{ "role": "assistant", "content": "hi" }]), false).is_err(), "no user");
+    }
+
+    #[test]
+    fn thoughts_come_back_as_they_were() {
+        let user = json!({ "role": "user", "content": "call it" });
+        let call = json!({ "type": "tool_use", "id": "1", "name": "f", "input": {} });
+        let result = json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "1" }] });
+        let with = |seal: &str| {
+            json!([
+                user,
+                { "role": "assistant", "content": [{ "type": "thinking", "thinking": "t", "signature": seal }, call] },
+                result,
+            ])
+        };
+        assert!(read(with(&signature::seal("t")), true).is_ok());
+        assert!(read(with("sealed"), true).is_err(), "with another seal");
+        let without = json!([user, { "role": "assistant", "content": [call] }, result]);
+        assert!(read(without.clone(), true).is_err(), "without a thought");
+        assert!(read(without, false).is_ok(), "where none is asked for");
+    }
+}

@@ -1,0 +1,214 @@
+//! Cohere's second version.
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Answer, DIMENSIONS, digest, documents, prompt_tokens, ranking, vector};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, reply};
+use super::super::base64;
+use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::parts;
+use super::super::route::Task;
+use super::openai::messages;
+
+/// The most texts of one call.
+const MOST_TEXTS: usize = 96;
+/// The most stop sequences of one call.
+const MOST_STOPS: usize = 5;
+const KINDS: [&str; 5] = ["search_document", "search_query", "classification", "clustering", "image"];
+
+pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    let request = call.request()?;
+    if request.get("model").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return wrong("invalid request: model is required");
+    }
+    match call.task {
+        Task::Embed => embed(call, &request),
+        Task::Rerank => rerank(call, &request),
+        _ => chat(call, &request),
+    }
+}
+
+fn chat(call: &Call<'_>, request: &Value) -> Outcome {
+    let asked = asked(request)?;
+    let said = reply(&asked);
+    let id = digest(call.body);
+    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let reason = match (&said.content, &said.end) {
+        (Content::Call { .. }, _) => "TOOL_CALL",
+        (_, End::Length) => "MAX_TOKENS",
+        (_, End::Stopped(_)) => "STOP_SEQUENCE",
+        _ => "COMPLETE",
+    };
+    let units = json!({ "input_tokens": input, "output_tokens": output });
+    let body = json!({
+        "id": id,
+        "message": message(&said, &id),
+        "finish_reason": reason,
+        "usage": { "billed_units": units, "tokens": units, "cached_tokens": 0 },
+    });
+    Ok(Answer::json(200, &body).spending(input, output))
+}
+
+fn message(said: &Said, id: &str) -> Value {
+    let mut message = json!({ "role": "assistant" });
+    let thought = said.thought.as_ref().map(|thought| json!({ "type": "thinking", "thinking": thought }));
+    let mut content: Vec<_> = thought.into_iter().collect();
+    if let Content::Call { name, arguments } = &said.content {
+        message["tool_plan"] = json!(format!("I will call {name}."));
+        message["tool_calls"] = json!([{
+            "id": format!("{name}_{}", &id[..12]),
+            "type": "function",
+            "function": { "name": name, "arguments": arguments.to_string() },
+        }]);
+    } else {
+        content.push(json!({ "type": "text", "text": said.text() }));
+    }
+    if !content.is_empty() {
+        message["content"] = json!(content);
+    }
+    message
+}
+
+fn asked(request: &Value) -> Result<Asked, Wrong> {
+    let asked = messages::asked(super::Vendor::Cohere, request)?;
+    let stops = messages::stops(request.get("stop_sequences"));
+    if stops.len() > MOST_STOPS {
+        return wrong(format!("invalid request: at most {MOST_STOPS} stop_sequences are allowed"));
+    }
+    let choice = match request.get("tool_choice").filter(|choice| !choice.is_null()) {
+        None => Choice::Free,
+        Some(Value::String(word)) if word == "REQUIRED" => Choice::Any,
+        Some(Value::String(word)) if word == "NONE" => Choice::Never,
+        Some(other) => {
+            return wrong(format!(
+                "invalid request: tool_choice must be one of REQUIRED, NONE. Received: {other}"
+            ));
+        }
+    };
+    if choice == Choice::Any && asked.tools.is_empty() {
+        return wrong("invalid request: tool_choice is set but no tools are given");
+    }
+    let format = request.get("response_format");
+    let schema = format.and_then(|format| format.get("json_schema").or_else(|| format.get("schema")));
+    let form = match (format.and_then(|format| format.get("type")).and_then(Value::as_str), schema) {
+        (Some("json_object"), Some(schema)) => Form::Schema(schema.clone()),
+        (Some("json_object"), None) => Form::Json,
+        (Some("text") | None, _) => Form::Text,
+        (Some(other), _) => {
+            return wrong(format!(
+                "invalid request: response_format.type must be one of text, json_object. Received: {other}"
+            ));
+        }
+    };
+    Ok(Asked { choice, form, stops, ..asked })
+}
+
+fn embed(call: &Call<'_>, request: &Value) -> Outcome {
+    let kind = request.get("input_type").and_then(Value::as_str);
+    if !kind.is_some_and(|kind| KINDS.contains(&kind)) {
+        return wrong(format!(
+            "invalid request: valid input_type must be provided with the provided model: one of {}",
+            KINDS.join(", ")
+        ));
+    }
+    let inputs = inputs(request)?;
+    if inputs.is_empty() {
+        return wrong("invalid request: must provide at least one text, image or input");
+    }
+    if inputs.len() > MOST_TEXTS {
+        return wrong(format!(
+            "invalid request: total number of texts must be at most {MOST_TEXTS} - received {}",
+            inputs.len()
+        ));
+    }
+    let dimensions = request.get("output_dimension").and_then(Value::as_u64).unwrap_or(DIMENSIONS);
+    let vectors: Vec<_> = inputs.iter().map(|text| vector(text, dimensions.clamp(1, 4096))).collect();
+    let mut types = messages::stops(request.get("embedding_types"));
+    if types.is_empty() {
+        types.push("float".to_owned());
+    }
+    let mut embeddings = json!({});
+    for name in types {
+        embeddings[&name] = in_type(&name, &vectors)?;
+    }
+    let tokens = prompt_tokens(call.body);
+    let body = json!({
+        "response_type": "embeddings_by_type",
+        "id": digest(call.body),
+        "embeddings": embeddings,
+        "texts": request.get("texts").cloned().unwrap_or_else(|| json!([])),
+        "meta": { "api_version": { "version": "2" }, "billed_units": { "input_tokens": tokens } },
+    });
+    Ok(Answer::json(200, &body).spending(tokens, 0))
+}
+
+fn inputs(request: &Value) -> Result<Vec<String>, Wrong> {
+    let mut inputs = messages::stops(request.get("texts"));
+    for image in messages::stops(request.get("images")) {
+        inputs.push(parts::linked("image", &image)?);
+    }
+    for input in request.get("inputs").and_then(Value::as_array).into_iter().flatten() {
+        inputs.push(parts::text(input.get("content"))?);
+    }
+    Ok(inputs)
+}
+
+/// Vectors in the form of one type.
+fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
+    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
+    let whole = |shift: f64| -> Value {
+        let number = |number: &f64| (number * 127.0 + shift).round() as i64;
+        json!(vectors.iter().map(|vector| vector.iter().map(number).collect()).collect::<Vec<Vec<_>>>())
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
+    let packed = |vector: &Vec<f64>| {
+        let bytes: Vec<u8> = vector.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
+        base64::encode(&bytes)
+    };
+    match name {
+        "float" => Ok(json!(vectors)),
+        "int8" => Ok(whole(0.0)),
+        "uint8" => Ok(whole(128.0)),
+        "base64" => Ok(json!(vectors.iter().map(packed).collect::<Vec<_>>())),
+        other => wrong(format!("invalid request: unsupported embedding type {other}")),
+    }
+}
+
+fn rerank(call: &Call<'_>, request: &Value) -> Outcome {
+    let query = request.get("query").and_then(Value::as_str).filter(|query| !query.is_empty());
+    let (Some(query), Some(documents)) = (query, documents(request)) else {
+        return wrong("invalid request: query and documents are required");
+    };
+    let results: Vec<_> = ranking(query, &documents, request.get("top_n").and_then(Value::as_u64))
+        .into_iter()
+        .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
+        .collect();
+    let meta = json!({ "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } });
+    Ok(Answer::json(200, &json!({ "id": digest(call.body), "results": results, "meta": meta })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_is_required_or_forbidden_but_never_named() {
+        let with = |choice: Value| {
+            let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
+            let messages = json!([{ "role": "user", "content": "hi" }]);
+            asked(&json!({ "messages": messages, "tools": tools, "tool_choice": choice }))
+        };
+        assert_eq!(with(json!("REQUIRED")).map(|asked| asked.choice), Ok(Choice::Any));
+        assert_eq!(with(json!("NONE")).map(|asked| asked.choice), Ok(Choice::Never));
+        assert!(with(json!("auto")).is_err());
+        assert!(with(json!({ "type": "function", "function": { "name": "f" } })).is_err());
+    }
+
+    #[test]
+    fn vectors_come_in_many_types() {
+        let vectors = [vec![-1.0, 0.0, 1.0]];
+        assert_eq!(in_type("int8", &vectors), Ok(json!([[-127, 0, 127]])));
+        assert_eq!(in_type("uint8", &vectors), Ok(json!([[1, 128, 255]])));
+        assert!(in_type("words", &vectors).is_err());
+    }
+}

@@ -1,0 +1,322 @@
+//! Gemini's generateContent and embedContent.
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::base64;
+use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::parts;
+use super::super::route::Task;
+use super::super::signature;
+
+const FIELDS: [&str; 9] = [
+    "contents",
+    "systemInstruction",
+    "tools",
+    "toolConfig",
+    "generationConfig",
+    "safetySettings",
+    "cachedContent",
+    "labels",
+    "serviceTier",
+];
+/// The most candidates that a call may ask for.
+const MOST_CANDIDATES: u64 = 8;
+
+pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    let request = call.request()?;
+    let model = call.model.unwrap_or_default();
+    match call.task {
+        Task::Embed => {
+            let values = embedding(&request)?;
+            Ok(Answer::json(200, &json!({ "embedding": { "values": values } })))
+        }
+        Task::EmbedMany => {
+            let Some(requests) = request.get("requests").and_then(Value::as_array).filter(|r| !r.is_empty())
+            else {
+                return wrong("* BatchEmbedContentsRequest.requests: at least one request is required");
+            };
+            let embeddings: Result<Vec<_>, _> =
+                requests.iter().map(|request| Ok(json!({ "values": embedding(request)? }))).collect();
+            Ok(Answer::json(200, &json!({ "embeddings": embeddings? })))
+        }
+        _ => generated(call, &request, model),
+    }
+}
+
+fn embedding(request: &Value) -> Result<Vec<f64>, Wrong> {
+    let text = told(request.pointer("/content/parts"))?;
+    if text.is_empty() {
+        return wrong("* EmbedContentRequest.content: contents is not specified");
+    }
+    let dimensions = request.get("outputDimensionality").and_then(Value::as_u64);
+    Ok(vector(&text, dimensions.unwrap_or(DIMENSIONS).clamp(1, 4096)))
+}
+
+fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let asked = asked(request, model)?;
+    let said = reply(&asked);
+    let input = prompt_tokens(call.body);
+    let config = request.get("generationConfig");
+    let count = config.and_then(|config| config.get("candidateCount")).and_then(Value::as_u64);
+    let count = count.unwrap_or(1).clamp(1, MOST_CANDIDATES);
+    let shown = asked.text.starts_with("think ")
+        || config.and_then(|config| config.pointer("/thinkingConfig/includeThoughts")) == Some(&json!(true));
+    let (written, thought) = (said.tokens * count, said.thought_tokens * count);
+    let id = digest(call.body);
+    let refused = matches!(said.content, Content::Refusal(_));
+    let mut usage = json!({ "promptTokenCount": input });
+    if !refused {
+        usage["candidatesTokenCount"] = json!(written);
+    }
+    if said.thought.is_some() {
+        usage["thoughtsTokenCount"] = json!(thought);
+    }
+    let total = if refused { input } else { input + written + thought };
+    usage["totalTokenCount"] = json!(total);
+    usage["promptTokensDetails"] = json!([{ "modality": "TEXT", "tokenCount": input }]);
+    let candidates: Vec<_> = (0..count)
+        .map(|index| {
+            let content = json!({ "parts": said_parts(&said, shown, &id), "role": "model" });
+            let reason = if said.end == End::Length { "MAX_TOKENS" } else { "STOP" };
+            json!({ "content": content, "finishReason": reason, "index": index })
+        })
+        .collect();
+    let mut body = json!({ "candidates": candidates, "usageMetadata": usage });
+    if refused {
+        body = json!({ "promptFeedback": { "blockReason": "SAFETY" }, "usageMetadata": usage });
+    }
+    body["modelVersion"] = json!(model);
+    body["responseId"] = json!(id);
+    Ok(Answer::json(200, &body).spending(input, total - input))
+}
+
+fn said_parts(said: &Said, shown: bool, id: &str) -> Vec<Value> {
+    let mut list = Vec::new();
+    if let Some(thought) = said.thought.as_ref().filter(|_| shown) {
+        list.push(json!({ "text": thought, "thought": true }));
+    }
+    let mut part = match &said.content {
+        Content::Text(text) | Content::Refusal(text) => json!({ "text": text }),
+        Content::Call { name, arguments } => {
+            json!({ "functionCall": { "id": format!("call{}", &id[..8]), "name": name, "args": arguments } })
+        }
+    };
+    if said.thought.is_some() {
+        part["thoughtSignature"] = json!(seal(&part));
+    }
+    list.push(part);
+    list
+}
+
+/// The seal on a part: bytes, which are base64 in JSON.
+fn seal(part: &Value) -> String {
+    let what = match part.get("functionCall") {
+        Some(call) => format!("{}{}", call["name"], call["args"]),
+        None => part.get("text").map(Value::to_string).unwrap_or_default(),
+    };
+    base64::encode(signature::seal(&what).as_bytes())
+}
+
+fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
+    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
+    if let Some(field) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
+        return wrong(format!("Invalid JSON payload received. Unknown name \"{field}\": Cannot find field."));
+    }
+    let Some(contents) = request.get("contents").and_then(Value::as_array).filter(|list| !list.is_empty())
+    else {
+        return wrong("* GenerateContentRequest.contents: contents is not specified");
+    };
+    check(contents, model)?;
+    let config = request.get("generationConfig").cloned().unwrap_or_default();
+    let thinking = config.get("thinkingConfig");
+    let budget = thinking.and_then(|thinking| thinking.get("thinkingBudget")).and_then(Value::as_i64);
+    let level = thinking.and_then(|thinking| thinking.get("thinkingLevel")).is_some();
+    let included = thinking.and_then(|thinking| thinking.get("includeThoughts")) == Some(&json!(true));
+    let (text, result) = last(contents)?;
+    let (tools, choice) = tools(request)?;
+    Ok(Asked {
+        text,
+        result,
+        tools,
+        choice,
+        form: form(&config),
+        stops: super::openai::messages::stops(config.get("stopSequences")),
+        most: config.get("maxOutputTokens").and_then(Value::as_u64),
+        thinks: budget.map_or(level || included, |budget| budget != 0) || model.starts_with("gemini-3"),
+    })
+}
+
+/// Whether roles are known, results follow their calls, and seals are as they were.
+fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
+    let mut calls = Vec::new();
+    for (at, content) in contents.iter().enumerate() {
+        let role = content.get("role").and_then(Value::as_str).unwrap_or("user");
+        if !matches!(role, "user" | "model" | "function") {
+            return wrong("Please use a valid role: user, model.");
+        }
+        let parts = content.get("parts").and_then(Value::as_array).filter(|parts| !parts.is_empty());
+        let Some(parts) = parts else {
+            return wrong(format!(
+                "* GenerateContentRequest.contents[{at}].parts: contents.parts must not be empty."
+            ));
+        };
+        let mut made = Vec::new();
+        for (place, part) in parts.iter().enumerate() {
+            if let Some(call) = part.get("functionCall") {
+                made.push(call.get("name").and_then(Value::as_str).unwrap_or_default().to_owned());
+            }
+            if let Some(result) = part.get("functionResponse") {
+                let name = result.get("name").and_then(Value::as_str).unwrap_or_default();
+                if !calls.iter().any(|call| call == name) {
+                    return wrong(
+                        "Please ensure that function response turn comes immediately after a function call turn.",
+                    );
+                }
+                if !result.get("response").is_some_and(Value::is_object) {
+                    return wrong(format!(
+                        "Invalid value at 'contents[{at}].parts[{place}].function_response.response'"
+                    ));
+                }
+            }
+            sealed(part, role, place, model)?;
+        }
+        calls = made;
+    }
+    Ok(())
+}
+
+fn sealed(part: &Value, role: &str, place: usize, model: &str) -> Result<(), Wrong> {
+    let given = part.get("thoughtSignature").and_then(Value::as_str);
+    let call = part.get("functionCall").is_some();
+    match given {
+        Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
+        // Of calls made at once, only the first is sealed.
+        None if call && role == "model" && place == 0 && model.starts_with("gemini-3") => wrong(
+            "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
+    let parts = |content: Option<&Value>| content.and_then(|content| content.get("parts")).cloned();
+    let last = parts(contents.last()).unwrap_or_default();
+    let result =
+        last.as_array().into_iter().flatten().find_map(|part| part.pointer("/functionResponse/response"));
+    let Some(result) = result else { return Ok((told(Some(&last))?, None)) };
+    // A result that is one text under a well-known name is that text.
+    let text = ["result", "output"].iter().find_map(|name| result.get(name)?.as_str());
+    let result = text.map_or_else(|| result.to_string(), str::to_owned);
+    let asks = |content: &&Value| {
+        content.get("role").and_then(Value::as_str).unwrap_or("user") == "user"
+            && content.pointer("/parts/0/functionResponse").is_none()
+    };
+    let question = parts(contents.iter().rev().find(asks));
+    Ok((told(question.as_ref())?, Some(result)))
+}
+
+/// Parts, told as text.
+fn told(parts: Option<&Value>) -> Result<String, Wrong> {
+    let part = |part: &Value| {
+        let field = |pointer: &str| part.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        if part.get("thought") == Some(&json!(true)) {
+            return Ok(String::new());
+        }
+        if part.get("inlineData").is_some() {
+            let media = field("/inlineData/mimeType");
+            return parts::bytes(kind(media), media, field("/inlineData/data"));
+        }
+        if part.get("fileData").is_some() {
+            return parts::linked(kind(field("/fileData/mimeType")), field("/fileData/fileUri"));
+        }
+        Ok(field("/text").to_owned())
+    };
+    let list = parts.and_then(Value::as_array).into_iter().flatten();
+    Ok(parts::joined(list.map(part).collect::<Result<_, _>>()?))
+}
+
+fn kind(media: &str) -> &'static str {
+    match media.split('/').next() {
+        Some("image") => "image",
+        Some("audio") => "audio",
+        Some("video") => "video",
+        _ => "file",
+    }
+}
+
+fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
+    let lists = request.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let declared = lists.filter_map(|tool| tool.get("functionDeclarations")?.as_array()).flatten();
+    let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
+        Some(name) => {
+            let schema = tool.get("parametersJsonSchema").or_else(|| tool.get("parameters"));
+            Ok(Tool { name: name.to_owned(), schema: schema.cloned().unwrap_or_else(|| json!({})) })
+        }
+        None => {
+            wrong("* GenerateContentRequest.tools[0].function_declarations[0].name: Invalid function name.")
+        }
+    };
+    let tools: Vec<_> = declared.map(tool).collect::<Result<_, _>>()?;
+    let config = request.pointer("/toolConfig/functionCallingConfig");
+    let mode = config.and_then(|config| config.get("mode")).and_then(Value::as_str);
+    let allowed = config.and_then(|config| config.pointer("/allowedFunctionNames/0")).and_then(Value::as_str);
+    let choice = match (mode, allowed) {
+        (Some("NONE"), _) => Choice::Never,
+        (Some("ANY"), Some(name)) => Choice::Named(name.to_owned()),
+        (Some("ANY"), None) => Choice::Any,
+        _ => Choice::Free,
+    };
+    Ok((tools, choice))
+}
+
+fn form(config: &Value) -> Form {
+    let schema = config.get("responseJsonSchema").or_else(|| config.get("responseSchema"));
+    match (config.get("responseMimeType").and_then(Value::as_str), schema) {
+        (Some("application/json"), Some(schema)) => Form::Schema(schema.clone()),
+        (Some("application/json"), None) => Form::Json,
+        _ => Form::Text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_models_want_their_seals_back() {
+        let tools = json!([{ "functionDeclarations": [{ "name": "f" }] }]);
+        let user = json!({ "role": "user", "parts": [{ "text": "call it" }] });
+        let first = asked(&json!({ "contents": [user], "tools": tools }), "gemini-3-pro").expect("a request");
+        let call = said_parts(&reply(&first), false, "0123456789").remove(0);
+        let result = json!({ "functionResponse": { "name": "f", "response": { "result": "rain" } } });
+        let with = |call: &Value, model: &str| {
+            let contents = json!([
+                user,
+                { "role": "model", "parts": [call] },
+                { "role": "user", "parts": [result] },
+            ]);
+            asked(&json!({ "contents": contents, "tools": tools }), model)
+        };
+        assert_eq!(with(&call, "gemini-3-pro").map(|asked| asked.result), Ok(Some("rain".to_owned())));
+        let mut bare = call.clone();
+        bare.as_object_mut().expect("a part").remove("thoughtSignature");
+        assert!(with(&bare, "gemini-3-pro").is_err());
+        assert!(with(&bare, "gemini-2.5-flash").is_ok());
+        let mut other = call;
+        other["thoughtSignature"] = json!("c2VhbGVk");
+        assert!(with(&other, "gemini-2.5-flash").is_err());
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused() {
+        assert!(asked(&json!({ "contents": [{ "parts": [{ "text": "hi" }] }] }), "g").is_ok());
+        assert!(asked(&json!({ "contents": [{ "parts": [{ "text": "hi" }] }], "colour": 1 }), "g").is_err());
+        assert!(
+            asked(&json!({ "contents": [{ "role": "assistant", "parts": [{ "text": "hi" }] }] }), "g")
+                .is_err()
+        );
+        assert!(asked(&json!({ "contents": [] }), "g").is_err());
+    }
+}

@@ -1,0 +1,218 @@
+//! Mistral: OpenAI's form with rules of its own.
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
+use super::super::asked::{Asked, Choice, Content, End, Said, reply};
+use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::route::Task;
+use super::super::signature;
+use super::openai::{media, messages};
+
+const OF_CHAT: [&str; 23] = [
+    "model",
+    "messages",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "stream",
+    "stop",
+    "random_seed",
+    "metadata",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "presence_penalty",
+    "frequency_penalty",
+    "n",
+    "prediction",
+    "parallel_tool_calls",
+    "prompt_mode",
+    "reasoning_effort",
+    "safe_prompt",
+    "guardrails",
+    "prompt_cache_key",
+    "service_tier",
+];
+const OF_EMBEDDINGS: [&str; 6] =
+    ["model", "input", "metadata", "output_dimension", "output_dtype", "encoding_format"];
+const OF_MODERATIONS: [&str; 3] = ["model", "input", "metadata"];
+/// The categories of a moderation, as Mistral names them.
+const CATEGORIES: [&str; 9] = [
+    "sexual",
+    "hate_and_discrimination",
+    "violence_and_threats",
+    "dangerous_and_criminal_content",
+    "selfharm",
+    "health",
+    "financial",
+    "law",
+    "pii",
+];
+/// The length of a call's id.
+const ID: usize = 9;
+
+pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    let request = call.request()?;
+    let known: &[&str] = match call.task {
+        Task::Embed => &OF_EMBEDDINGS,
+        Task::Moderate => &OF_MODERATIONS,
+        _ => &OF_CHAT,
+    };
+    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
+    if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
+        return in_field(&[field], "Extra inputs are not permitted");
+    }
+    let Some(model) = request.get("model").and_then(Value::as_str) else {
+        return in_field(&["model"], "Field required");
+    };
+    match call.task {
+        Task::Embed => {
+            let mut request = request.clone();
+            if let Some(inputs) = request.get("input").filter(|input| input.is_string()).cloned() {
+                request["input"] = json!([inputs]);
+            }
+            let answer = media::embeddings(&request, model)?;
+            let mut body: Value = serde_json::from_slice(&answer.body).map_err(|_| Wrong::Unreadable)?;
+            body["id"] = json!(digest(call.body));
+            body["usage"]["completion_tokens"] = json!(0);
+            let (input, output) = answer.spent.unwrap_or_default();
+            Ok(Answer::json(200, &body).spending(input, output))
+        }
+        Task::Moderate => moderation(call, &request, model),
+        _ => chat(call, &request, model),
+    }
+}
+
+fn in_field<T>(path: &[&str], message: &str) -> Result<T, Wrong> {
+    let path = ["body"].iter().chain(path).map(|part| (*part).to_owned()).collect();
+    Err(Wrong::Field(path, message.to_owned()))
+}
+
+fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let texts = messages::stops(request.get("input"));
+    if texts.is_empty() {
+        return in_field(&["input"], "Field required");
+    }
+    let judged = |text: &String| {
+        let flagged = text.starts_with("refuse ");
+        let mut result = json!({ "categories": {}, "category_scores": {} });
+        for name in CATEGORIES {
+            let hit = flagged && name == "violence_and_threats";
+            result["categories"][name] = json!(hit);
+            result["category_scores"][name] = json!(if hit { 0.9 } else { 0.01 });
+        }
+        result
+    };
+    let results: Vec<_> = texts.iter().map(judged).collect();
+    Ok(Answer::json(200, &json!({ "id": digest(call.body), "model": model, "results": results })))
+}
+
+fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let list = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let Some(list) = list else { return in_field(&["messages"], "Field required") };
+    check(list)?;
+    let mut asked = messages::asked(call.vendor, request)?;
+    asked.thinks |= request.get("prompt_mode") == Some(&json!("reasoning"));
+    if let Some(name) = forbidden(&asked) {
+        return wrong(format!("Tool {name} is not among the tools of the request"));
+    }
+    let said = reply(&asked);
+    let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, 128);
+    let id = digest(call.body);
+    let choices: Vec<_> = (0..count).map(|index| choice(&said, &id, index)).collect();
+    let (input, output) = (prompt_tokens(call.body), said.all_tokens() * count);
+    let body = json!({
+        "id": id,
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": model,
+        "choices": choices,
+        "usage": { "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output },
+    });
+    Ok(Answer::json(200, &body).spending(input, output))
+}
+
+fn forbidden(asked: &Asked) -> Option<&str> {
+    match &asked.choice {
+        Choice::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => Some(name),
+        _ => None,
+    }
+}
+
+fn choice(said: &Said, id: &str, index: u64) -> Value {
+    let mut message =
+        json!({ "role": "assistant", "content": said.text(), "tool_calls": null, "prefix": false });
+    if let Some(thought) = &said.thought {
+        let text = json!({ "type": "text", "text": said.text() });
+        let thinking = json!({
+            "type": "thinking",
+            "thinking": [{ "type": "text", "text": thought }],
+            "signature": signature::seal(thought),
+            "closed": true,
+        });
+        message["content"] = json!([thinking, text]);
+    }
+    if let Content::Call { name, arguments } = &said.content {
+        message["tool_calls"] = json!([{
+            "id": &id[..ID],
+            "type": "function",
+            "function": { "name": name, "arguments": arguments.to_string() },
+            "index": 0,
+        }]);
+    }
+    let reason = match (&said.content, &said.end) {
+        (Content::Call { .. }, _) => "tool_calls",
+        (_, End::Length) => "length",
+        _ => "stop",
+    };
+    json!({ "index": index, "message": message, "finish_reason": reason })
+}
+
+/// Who speaks last, the ids of calls, and the seals on thoughts.
+fn check(list: &[Value]) -> Result<(), Wrong> {
+    let last = list.last();
+    let role = last.and_then(|message| message.get("role")).and_then(Value::as_str).unwrap_or_default();
+    let prefix = last.and_then(|message| message.get("prefix")) == Some(&json!(true));
+    if !matches!(role, "user" | "tool") && !(role == "assistant" && prefix) {
+        return wrong(format!(
+            "Expected last role User or Tool (or Assistant with prefix True) for serving but got {role}"
+        ));
+    }
+    for (at, message) in list.iter().enumerate() {
+        let place = at.to_string();
+        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        let ids = calls.filter_map(|call| call.get("id")?.as_str());
+        for id in ids.chain(message.get("tool_call_id").and_then(Value::as_str)) {
+            if id.len() != ID || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+                return wrong(format!(
+                    "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of {ID}."
+                ));
+            }
+        }
+        for part in message.get("content").and_then(Value::as_array).into_iter().flatten() {
+            let Some(seal) = part.get("signature").and_then(Value::as_str) else { continue };
+            let thought = part.pointer("/thinking/0/text").and_then(Value::as_str).unwrap_or_default();
+            if !signature::holds(thought, seal) {
+                return in_field(&["messages", &place, "content"], "Invalid signature of a thinking chunk");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_nine_letters_and_digits_and_the_user_or_a_tool_speaks_last() {
+        let user = json!({ "role": "user", "content": "hi" });
+        let call = |id: &str| json!({ "role": "assistant", "tool_calls": [{ "id": id, "function": { "name": "f", "arguments": "{}" } }] });
+        let result = |id: &str| json!({ "role": "tool", "tool_call_id": id, "content": "rain" });
+        assert!(check(&[user.clone(), call("abcDEF123"), result("abcDEF123")]).is_ok());
+        assert!(check(&[user.clone(), call("call_1"), result("call_1")]).is_err());
+        assert!(check(&[user, call("abcDEF123")]).is_err());
+        assert!(check(&[json!({ "role": "assistant", "content": "Once", "prefix": true })]).is_ok());
+    }
+}

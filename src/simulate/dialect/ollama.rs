@@ -1,0 +1,148 @@
+//! Ollama's own API.
+
+use serde_json::{Value, json};
+
+use super::super::answer::{Answer, DIMENSIONS, prompt_tokens, vector};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, reply};
+use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::parts;
+use super::super::route::Task;
+use super::openai::messages::{stops, tools};
+
+/// The time of every answer.
+const AT: &str = "2026-01-01T00:00:00Z";
+
+pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    let request = call.request()?;
+    let Some(model) = request.get("model").and_then(Value::as_str).filter(|model| !model.is_empty()) else {
+        return wrong("model is required");
+    };
+    match call.task {
+        Task::Embed => embed(call, &request, model),
+        _ => chat(call, &request, model),
+    }
+}
+
+fn embed(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let texts = stops(request.get("input"));
+    if texts.is_empty() {
+        return wrong("invalid input type");
+    }
+    let dimensions = request.get("dimensions").and_then(Value::as_u64).filter(|count| *count > 0);
+    let dimensions = dimensions.unwrap_or(DIMENSIONS).min(4096);
+    let vectors: Vec<_> = texts.iter().map(|text| vector(text, dimensions)).collect();
+    let tokens = prompt_tokens(call.body);
+    let body = json!({
+        "model": model, "embeddings": vectors, "total_duration": 1_000_000, "load_duration": 1_000, "prompt_eval_count": tokens
+    });
+    Ok(Answer::json(200, &body).spending(tokens, 0))
+}
+
+fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let asked = asked(request)?;
+    let said = reply(&asked);
+    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let last = |message: Value| {
+        json!({
+            "model": model,
+            "created_at": AT,
+            "message": message,
+            "done": true,
+            "done_reason": if said.end == End::Length { "length" } else { "stop" },
+            "total_duration": 4_000_000,
+            "load_duration": 1_000_000,
+            "prompt_eval_count": input,
+            "prompt_eval_duration": 1_000_000,
+            "eval_count": output,
+            "eval_duration": 2_000_000,
+        })
+    };
+    if request.get("stream") == Some(&json!(false)) {
+        return Ok(Answer::json(200, &last(message(&said))).spending(input, output));
+    }
+    // In pieces, a line each, as it is sent unless that is declined.
+    let piece = json!({ "model": model, "created_at": AT, "message": message(&said), "done": false });
+    let end = last(json!({ "role": "assistant", "content": "" }));
+    let lines = format!("{piece}\n{end}\n");
+    Ok(Answer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
+}
+
+fn message(said: &Said) -> Value {
+    let mut message = json!({ "role": "assistant", "content": said.text() });
+    if let Some(thought) = &said.thought {
+        message["thinking"] = json!(thought);
+    }
+    if let Content::Call { name, arguments } = &said.content {
+        message["tool_calls"] = json!([{ "function": { "name": name, "arguments": arguments } }]);
+    }
+    message
+}
+
+fn asked(request: &Value) -> Result<Asked, Wrong> {
+    let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let Some(messages) = messages else { return wrong("messages are required") };
+    for message in messages {
+        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        if !matches!(role, "system" | "user" | "assistant" | "tool") {
+            return wrong(format!("invalid role: {role}"));
+        }
+        if message.get("content").is_some_and(|content| !content.is_string() && !content.is_null()) {
+            return wrong(
+                "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
+            );
+        }
+        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        if calls.filter_map(|call| call.pointer("/function/arguments")).any(|given| !given.is_object()) {
+            return wrong(
+                "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments of type api.ToolCallFunctionArguments",
+            );
+        }
+    }
+    let last = messages.last().cloned().unwrap_or_default();
+    let of_tool = last.get("role") == Some(&json!("tool"));
+    let is_user = |message: &&Value| message.get("role") == Some(&json!("user"));
+    let question =
+        if of_tool { messages.iter().rev().find(is_user).cloned().unwrap_or_default() } else { last.clone() };
+    let options = request.get("options");
+    let most = options.and_then(|options| options.get("num_predict")).and_then(Value::as_i64);
+    Ok(Asked {
+        text: told(&question)?,
+        result: of_tool.then(|| parts::text(last.get("content"))).transpose()?,
+        tools: tools(request)?,
+        choice: Choice::Free,
+        form: match request.get("format") {
+            Some(Value::String(word)) if word == "json" => Form::Json,
+            Some(schema) if schema.is_object() => Form::Schema(schema.clone()),
+            _ => Form::Text,
+        },
+        stops: stops(options.and_then(|options| options.get("stop"))),
+        most: most.and_then(|most| u64::try_from(most).ok()),
+        thinks: request.get("think").is_some_and(|think| think.is_string() || *think == json!(true)),
+    })
+}
+
+/// A message, told as text. Of what kind its pictures are it does not say.
+fn told(message: &Value) -> Result<String, Wrong> {
+    let mut list = vec![parts::text(message.get("content"))?];
+    for image in message.get("images").and_then(Value::as_array).into_iter().flatten() {
+        list.push(parts::bytes("image", "unknown", image.as_str().unwrap_or_default())?);
+    }
+    Ok(parts::joined(list))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_is_text_and_arguments_are_objects() {
+        let read = |message: Value| asked(&json!({ "messages": [message] }));
+        assert!(read(json!({ "role": "user", "content": "hi" })).is_ok());
+        assert!(read(json!({ "role": "user", "content": [{ "type": "text", "text": "hi" }] })).is_err());
+        let call = |arguments: Value| json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": arguments } }] });
+        assert!(read(call(json!({}))).is_ok());
+        assert!(read(call(json!("{}"))).is_err());
+        let image = json!({ "role": "user", "content": "look", "images": ["Zm9v"] });
+        assert_eq!(read(image).map(|asked| asked.text), Ok("look [image unknown 3 bytes]".to_owned()));
+    }
+}

@@ -1,0 +1,187 @@
+//! What is no conversation, as OpenAI speaks it.
+
+use serde_json::{Value, json};
+
+use super::super::super::answer::{Answer, CREATED, DIMENSIONS, digest, documents, ranking, vector};
+use super::super::super::base64;
+use super::super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::super::multipart;
+
+/// The categories of a moderation, as OpenAI names them.
+const CATEGORIES: [&str; 13] = [
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+];
+/// A picture of one transparent point.
+const PICTURE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+/// The most pictures of one call.
+const MOST_PICTURES: u64 = 10;
+
+/// Texts to embed or to judge: one, or a list of them; a list of numbers is a text's tokens.
+fn texts(input: Option<&Value>) -> Vec<String> {
+    match input {
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(list)) if list.iter().all(Value::is_number) && !list.is_empty() => {
+            vec![Value::Array(list.clone()).to_string()]
+        }
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(|item| match item {
+                Value::String(text) => Some(text.clone()),
+                Value::Array(tokens) => Some(Value::Array(tokens.clone()).to_string()),
+                other => other.get("text").and_then(Value::as_str).map(str::to_owned),
+            })
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
+    let texts = texts(request.get("input"));
+    if texts.is_empty() {
+        return wrong("'$.input' is invalid.");
+    }
+    let dimensions = request.get("dimensions").or_else(|| request.get("output_dimension"));
+    let dimensions = dimensions.and_then(Value::as_u64).unwrap_or(DIMENSIONS).clamp(1, 4096);
+    let packed = request.get("encoding_format").and_then(Value::as_str) == Some("base64");
+    let data: Vec<_> = texts
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let numbers = vector(text, dimensions);
+            let embedding = if packed { json!(pack(&numbers)) } else { json!(numbers) };
+            json!({ "object": "embedding", "index": index, "embedding": embedding })
+        })
+        .collect();
+    let tokens = texts.iter().map(|text| text.len() as u64).sum::<u64>() / 4 + 1;
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
+    let body = json!({ "object": "list", "data": data, "model": model, "usage": usage });
+    Ok(Answer::json(200, &body).spending(tokens, 0))
+}
+
+/// Numbers as OpenAI packs them: four bytes each, the smallest first.
+fn pack(numbers: &[f64]) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
+    let bytes: Vec<u8> = numbers.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
+    base64::encode(&bytes)
+}
+
+pub(in crate::simulate) fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let texts = texts(request.get("input"));
+    if texts.is_empty() {
+        return wrong("Invalid type for 'input': expected a string or an array of strings.");
+    }
+    let results: Vec<_> = texts.iter().map(|text| judged(text)).collect();
+    let id = format!("modr-{}", digest(call.body));
+    Ok(Answer::json(200, &json!({ "id": id, "model": model, "results": results })))
+}
+
+/// A text that begins with `refuse ` is violent, every other is harmless.
+fn judged(text: &str) -> Value {
+    let flagged = text.starts_with("refuse ");
+    let mut result = json!({
+        "flagged": flagged, "categories": {}, "category_scores": {}, "category_applied_input_types": {}
+    });
+    for name in CATEGORIES {
+        let hit = flagged && name == "violence";
+        result["categories"][name] = json!(hit);
+        result["category_scores"][name] = json!(if hit { 0.9 } else { 0.01 });
+        result["category_applied_input_types"][name] = json!(["text"]);
+    }
+    result
+}
+
+pub(in crate::simulate) fn image(request: &Value) -> Outcome {
+    if request.get("prompt").and_then(Value::as_str).is_none_or(str::is_empty) {
+        return wrong("Missing required parameter: 'prompt'.");
+    }
+    let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST_PICTURES);
+    let data: Vec<_> = (0..count).map(|_| json!({ "b64_json": PICTURE })).collect();
+    let usage = json!({
+        "input_tokens": 10,
+        "output_tokens": 100,
+        "total_tokens": 110,
+        "input_tokens_details": { "text_tokens": 10, "image_tokens": 0 },
+    });
+    Ok(Answer::json(200, &json!({ "created": CREATED, "data": data, "usage": usage })))
+}
+
+/// Not sound, but bytes that only this text has, and that no JSON reader takes.
+pub(in crate::simulate) fn speech(request: &Value) -> Outcome {
+    let Some(text) = request.get("input").and_then(Value::as_str).filter(|text| !text.is_empty()) else {
+        return wrong("Missing required parameter: 'input'.");
+    };
+    if request.get("voice").is_none_or(Value::is_null) {
+        return wrong("Missing required parameter: 'voice'.");
+    }
+    let mut bytes = vec![0xff, 0xfb, 0x90, 0x00];
+    bytes.extend(digest(text.as_bytes()).into_bytes());
+    Ok(Answer::raw(200, "audio/mpeg", bytes))
+}
+
+pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
+    let kind = call.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let Some(parts) = multipart::parts(kind, call.body) else {
+        return wrong("Could not parse multipart form");
+    };
+    let part = |name: &str| parts.iter().find(|part| part.name == name);
+    if part("model").is_none_or(|part| part.bytes.is_empty()) {
+        return wrong("you must provide a model parameter");
+    }
+    let Some(file) = part("file").filter(|part| part.file.is_some() && !part.bytes.is_empty()) else {
+        return Err(Wrong::Request("Audio file might be corrupted or unsupported".to_owned()));
+    };
+    let name = file.file.as_deref().unwrap_or_default();
+    let text = format!("You sent: {} bytes of {name} {}", file.bytes.len(), digest(file.bytes));
+    if part("response_format").is_some_and(|part| part.bytes == b"text") {
+        return Ok(Answer::raw(200, "text/plain; charset=utf-8", text.into_bytes()));
+    }
+    let (heard, written) = (file.bytes.len() as u64 / 100 + 1, text.len() as u64 / 4);
+    let usage = json!({
+        "type": "tokens",
+        "input_tokens": heard,
+        "output_tokens": written,
+        "total_tokens": heard + written,
+        "input_token_details": { "text_tokens": 0, "audio_tokens": heard },
+    });
+    let id = format!("req_{}", digest(file.bytes));
+    Ok(Answer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
+}
+
+/// The model that a form names.
+pub(in crate::simulate) fn model_of_form(call: &Call<'_>) -> Option<String> {
+    let kind = call.headers.get("content-type")?.to_str().ok()?;
+    let parts = multipart::parts(kind, call.body)?;
+    let model = parts.iter().find(|part| part.name == "model")?;
+    Some(String::from_utf8_lossy(model.bytes).into_owned())
+}
+
+pub(in crate::simulate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let query = request.get("query").and_then(Value::as_str);
+    let (Some(query), Some(documents)) = (query, documents(request)) else {
+        return wrong("'query' and 'documents' are required");
+    };
+    let most = request.get("top_n").and_then(Value::as_u64);
+    let results: Vec<_> = ranking(query, &documents, most)
+        .into_iter()
+        .map(|(index, score)| {
+            json!({ "index": index, "document": { "text": documents[index] }, "relevance_score": score })
+        })
+        .collect();
+    let tokens = call.body.len() as u64 / 4;
+    let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
+    let id = format!("rerank-{}", digest(call.body));
+    Ok(Answer::json(200, &json!({ "id": id, "model": model, "usage": usage, "results": results })))
+}

@@ -1,0 +1,171 @@
+//! A conversation as OpenAI writes it, read and checked.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use super::super::super::asked::{Asked, Choice, Form, Tool};
+use super::super::super::call::{Wrong, wrong};
+use super::super::super::parts;
+use super::super::super::signature;
+use super::super::super::vendor::Vendor;
+
+pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
+    let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let Some(messages) = messages else {
+        return wrong("Missing required parameter: 'messages'.");
+    };
+    check(messages)?;
+    let (text, result) = last(messages)?;
+    if vendor == Vendor::OpenRouter {
+        check_thoughts(messages)?;
+    }
+    let effort = request.get("reasoning_effort").and_then(Value::as_str);
+    let effort = effort.or_else(|| request.pointer("/reasoning/effort")?.as_str());
+    let switched = request.pointer("/thinking/type") == Some(&json!("enabled"));
+    let enabled = request.pointer("/reasoning/enabled") == Some(&json!(true));
+    Ok(Asked {
+        text,
+        result,
+        tools: tools(request)?,
+        choice: choice(request),
+        form: form(request),
+        stops: stops(request.get("stop")),
+        most: most(request),
+        thinks: effort.is_some_and(|effort| effort != "none") || switched || enabled,
+    })
+}
+
+/// The longest answer that a request asks for.
+pub(in crate::simulate) fn most(request: &Value) -> Option<u64> {
+    let fields = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
+    fields.iter().find_map(|field| request.get(field).and_then(Value::as_u64))
+}
+
+/// What the last message says, and whether a tool says it.
+pub(in crate::simulate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
+    let role = |message: &Value| message.get("role").and_then(Value::as_str).map(str::to_owned);
+    let said = |message: Option<&Value>| parts::text(message.and_then(|message| message.get("content")));
+    let last = messages.last();
+    if last.and_then(role).as_deref() == Some("tool") {
+        let asked = messages.iter().rfind(|message| role(message).as_deref() == Some("user"));
+        return Ok((said(asked)?, Some(said(last)?)));
+    }
+    Ok((said(last)?, None))
+}
+
+/// Whether results follow the calls that they belong to.
+fn check(messages: &[Value]) -> Result<(), Wrong> {
+    let mut open: BTreeSet<&str> = BTreeSet::new();
+    for (at, message) in messages.iter().enumerate() {
+        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        if role == "tool" {
+            let id = message.get("tool_call_id").and_then(Value::as_str).unwrap_or_default();
+            if !open.remove(id) {
+                return wrong(format!(
+                    "Invalid parameter: messages with role 'tool' must be a response to a preceding message with 'tool_calls' (messages[{at}])."
+                ));
+            }
+            continue;
+        }
+        if let Some(id) = open.first() {
+            return wrong(format!(
+                "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The following tool_call_ids did not have response messages: {id}"
+            ));
+        }
+        if !matches!(role, "system" | "developer" | "user" | "assistant" | "function") {
+            return wrong(format!(
+                "Invalid value: '{role}'. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', and 'developer'."
+            ));
+        }
+        for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+            if call.pointer("/function/arguments").and_then(Value::as_str).is_none() {
+                return wrong(format!(
+                    "Invalid type for 'messages[{at}].tool_calls[0].function.arguments': expected a string."
+                ));
+            }
+            open.extend(call.get("id").and_then(Value::as_str));
+        }
+    }
+    Ok(())
+}
+
+/// Whether thoughts that came back are sealed as they were.
+fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
+    let details =
+        messages.iter().filter_map(|message| message.get("reasoning_details")?.as_array()).flatten();
+    for detail in details {
+        let field = |name: &str| detail.get(name).and_then(Value::as_str).unwrap_or_default();
+        if !signature::holds(field("text"), field("signature")) {
+            return wrong("Invalid `signature` in `reasoning_details` block");
+        }
+    }
+    Ok(())
+}
+
+pub(in crate::simulate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+    let tool = |tool: &Value| {
+        let name = tool.pointer("/function/name").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let Some(name) = name else {
+            return wrong("Missing required parameter: 'tools[0].function.name'.");
+        };
+        let schema = tool.pointer("/function/parameters").cloned().unwrap_or_else(|| json!({}));
+        Ok(Tool { name: name.to_owned(), schema })
+    };
+    request.get("tools").and_then(Value::as_array).into_iter().flatten().map(tool).collect()
+}
+
+fn choice(request: &Value) -> Choice {
+    match request.get("tool_choice") {
+        Some(Value::String(word)) if word == "none" => Choice::Never,
+        Some(Value::String(word)) if word == "required" || word == "any" => Choice::Any,
+        Some(object) => match object.pointer("/function/name").and_then(Value::as_str) {
+            Some(name) => Choice::Named(name.to_owned()),
+            None => Choice::Free,
+        },
+        None => Choice::Free,
+    }
+}
+
+pub(in crate::simulate) fn form(request: &Value) -> Form {
+    let format = request.get("response_format");
+    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
+        Some("json_object") => Form::Json,
+        Some("json_schema") => {
+            let schema = format.and_then(|format| format.pointer("/json_schema/schema"));
+            Form::Schema(schema.cloned().unwrap_or_else(|| json!({})))
+        }
+        _ => Form::Text,
+    }
+}
+
+/// Stop sequences: one, or a list of them.
+pub(in crate::simulate) fn stops(stop: Option<&Value>) -> Vec<String> {
+    match stop {
+        Some(Value::String(one)) => vec![one.clone()],
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(messages: Value) -> Result<Asked, Wrong> {
+        asked(Vendor::OpenAi, &json!({ "messages": messages }))
+    }
+
+    #[test]
+    fn a_result_belongs_to_a_call() {
+        let user = json!({ "role": "user", "content": "call it" });
+        let call = json!({ "role": "assistant", "content": null, "tool_calls": [
+            { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } } ] });
+        let result = json!({ "role": "tool", "tool_call_id": "c1", "content": "rain" });
+        let whole = read(json!([user, call, result])).expect("a conversation");
+        assert_eq!((whole.text.as_str(), whole.result.as_deref()), ("call it", Some("rain")));
+        assert!(read(json!([user, result])).is_err(), "no call");
+        assert!(read(json!([user, call, user])).is_err(), "no result");
+        assert!(read(json!([{ "role": "bystander", "content": "hi" }])).is_err());
+    }
+}

@@ -1,0 +1,221 @@
+//! OpenAI's Responses.
+
+use serde_json::{Value, json};
+
+use super::super::super::answer::{Answer, CREATED, digest, prompt_tokens};
+use super::super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::super::parts;
+use super::super::super::signature;
+
+/// How the id of a call begins that was thought about before: it is not taken back without the thought.
+const THOUGHT_CALL: &str = "fc_thought";
+
+pub(super) fn answer(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+    let asked = asked(request)?;
+    let said = reply(&asked);
+    let id = digest(call.body);
+    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let cut = said.end == End::Length;
+    let body = json!({
+        "id": format!("resp_{id}"),
+        "object": "response",
+        "created_at": CREATED,
+        "status": if cut { "incomplete" } else { "completed" },
+        "background": false,
+        "error": null,
+        "incomplete_details": if cut { json!({ "reason": "max_output_tokens" }) } else { Value::Null },
+        "instructions": request.get("instructions"),
+        "max_output_tokens": request.get("max_output_tokens"),
+        "metadata": request.get("metadata").cloned().unwrap_or_else(|| json!({})),
+        "model": model,
+        "output": items(&said, &id),
+        "parallel_tool_calls": request.get("parallel_tool_calls").cloned().unwrap_or(json!(true)),
+        "previous_response_id": request.get("previous_response_id"),
+        "store": request.get("store").cloned().unwrap_or(json!(true)),
+        "temperature": 1.0,
+        "text": request.get("text").cloned().unwrap_or_else(|| json!({ "format": { "type": "text" } })),
+        "tool_choice": request.get("tool_choice").cloned().unwrap_or(json!("auto")),
+        "tools": request.get("tools").cloned().unwrap_or_else(|| json!([])),
+        "top_p": 1.0,
+        "truncation": "disabled",
+        "usage": {
+            "input_tokens": input,
+            "input_tokens_details": { "cached_tokens": 0, "cache_write_tokens": 0 },
+            "output_tokens": output,
+            "output_tokens_details": { "reasoning_tokens": said.thought_tokens },
+            "total_tokens": input + output,
+        },
+    });
+    Ok(Answer::json(200, &body).spending(input, output))
+}
+
+fn items(said: &Said, id: &str) -> Vec<Value> {
+    let mut items = Vec::new();
+    if let Some(thought) = &said.thought {
+        let name = format!("rs_{id}");
+        items.push(json!({
+            "id": name,
+            "type": "reasoning",
+            "summary": [{ "type": "summary_text", "text": thought }],
+            "encrypted_content": signature::seal(&name),
+        }));
+    }
+    let prefix = if said.thought.is_some() { THOUGHT_CALL } else { "fc_" };
+    let status = if said.end == End::Length { "incomplete" } else { "completed" };
+    let message = |content: Value| {
+        json!({
+            "id": format!("msg_{id}"), "type": "message", "status": status, "role": "assistant", "content": [content]
+        })
+    };
+    items.push(match &said.content {
+        Content::Text(text) => {
+            message(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }))
+        }
+        Content::Refusal(text) => message(json!({ "type": "refusal", "refusal": text })),
+        Content::Call { name, arguments } => json!({
+            "id": format!("{prefix}{id}"),
+            "type": "function_call",
+            "status": "completed",
+            "call_id": format!("call_{id}"),
+            "name": name,
+            "arguments": arguments.to_string(),
+        }),
+    });
+    items
+}
+
+fn asked(request: &Value) -> Result<Asked, Wrong> {
+    let (text, result) = match request.get("input") {
+        Some(Value::String(text)) => (text.clone(), None),
+        Some(Value::Array(items)) if !items.is_empty() => {
+            check(items)?;
+            last(items)?
+        }
+        _ => return wrong("Missing required parameter: 'input'."),
+    };
+    let effort = request.pointer("/reasoning/effort").and_then(Value::as_str);
+    Ok(Asked {
+        text,
+        result,
+        tools: tools(request)?,
+        choice: choice(request.get("tool_choice")),
+        form: form(request.pointer("/text/format")),
+        stops: Vec::new(),
+        most: request.get("max_output_tokens").and_then(Value::as_u64),
+        thinks: effort.is_some_and(|effort| effort != "none"),
+    })
+}
+
+fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
+    let is_message = |item: &&Value| {
+        item.get("role").is_some() && item.get("role").and_then(Value::as_str) != Some("assistant")
+    };
+    let said = items.iter().rfind(is_message).and_then(|item| item.get("content"));
+    let text = parts::text(said)?;
+    let result = items.last().filter(|item| item.get("type") == Some(&json!("function_call_output")));
+    let result = result.map(|item| parts::text(item.get("output"))).transpose()?;
+    Ok((text, result))
+}
+
+/// Whether results have their calls, and calls and thoughts are as they were.
+fn check(items: &[Value]) -> Result<(), Wrong> {
+    let field =
+        |item: &Value, name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut calls = Vec::new();
+    let mut thought = false;
+    for item in items {
+        match field(item, "type").as_str() {
+            "reasoning" => {
+                let (id, seal) = (field(item, "id"), field(item, "encrypted_content"));
+                if !seal.is_empty() && !signature::holds(&id, &seal) {
+                    return wrong(format!(
+                        "The encrypted content for item {id} could not be verified. Reason: Encrypted content could not be decrypted or parsed."
+                    ));
+                }
+                thought = true;
+            }
+            "function_call" => {
+                let id = field(item, "id");
+                if id.starts_with(THOUGHT_CALL) && !thought {
+                    return wrong(format!(
+                        "Item '{id}' of type 'function_call' was provided without its required 'reasoning' item."
+                    ));
+                }
+                calls.push(field(item, "call_id"));
+            }
+            "function_call_output" => {
+                let call = field(item, "call_id");
+                if !calls.contains(&call) {
+                    return wrong(format!(
+                        "No tool call found for function call output with call_id {call}."
+                    ));
+                }
+            }
+            _ => thought = false,
+        }
+    }
+    Ok(())
+}
+
+fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+    let functions = request.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
+    let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
+        Some(name) => Ok(Tool {
+            name: name.to_owned(),
+            schema: tool.get("parameters").cloned().unwrap_or_else(|| json!({})),
+        }),
+        None => wrong("Missing required parameter: 'tools[0].name'."),
+    };
+    functions.map(tool).collect()
+}
+
+fn choice(choice: Option<&Value>) -> Choice {
+    match choice {
+        Some(Value::String(word)) if word == "none" => Choice::Never,
+        Some(Value::String(word)) if word == "required" => Choice::Any,
+        Some(object) => match object.get("name").and_then(Value::as_str) {
+            Some(name) => Choice::Named(name.to_owned()),
+            None => Choice::Free,
+        },
+        None => Choice::Free,
+    }
+}
+
+fn form(format: Option<&Value>) -> Form {
+    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
+        Some("json_object") => Form::Json,
+        Some("json_schema") => {
+            let schema = format.and_then(|format| format.get("schema"));
+            Form::Schema(schema.cloned().unwrap_or_else(|| json!({})))
+        }
+        _ => Form::Text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_was_thought_about_comes_back_with_its_thought() {
+        let request = json!({
+            "input": "call it", "reasoning": { "effort": "low" },
+            "tools": [{ "type": "function", "name": "f", "parameters": {} }],
+        });
+        let made = items(&reply(&asked(&request).expect("a request")), "1");
+        assert_eq!(made[1]["type"], "function_call");
+        let result =
+            json!({ "type": "function_call_output", "call_id": made[1]["call_id"], "output": "rain" });
+        let user = json!({ "role": "user", "content": "call it" });
+        let with = |items: Value| asked(&json!({ "input": items }));
+        let whole = with(json!([user, made[0], made[1], result])).expect("a conversation");
+        assert_eq!(whole.result.as_deref(), Some("rain"));
+        assert!(with(json!([user, made[1], result])).is_err(), "without its thought");
+        assert!(with(json!([user, result])).is_err(), "without its call");
+        let mut other = made[0].clone();
+        other["encrypted_content"] = json!("sealed");
+        assert!(with(json!([user, other, made[1], result])).is_err(), "with another seal");
+    }
+}

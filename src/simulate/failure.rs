@@ -1,0 +1,263 @@
+//! Failures on demand: every error that a provider is known for, as it sends it.
+
+mod anthropic;
+mod azure;
+mod bedrock;
+mod cohere;
+mod deepseek;
+mod gemini;
+mod groq;
+mod mistral;
+mod ollama;
+mod openai;
+mod openrouter;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::answer::{Answer, digest};
+use super::vendor::Vendor;
+
+/// How the name of a model begins that always fails.
+pub(super) const PREFIX: &str = "fail-";
+/// How the name of a case ends that only Responses know.
+const OF_RESPONSES: &str = "-responses";
+/// The most of a prompt that an error repeats, in characters.
+const MOST_OF_A_PROMPT: usize = 100;
+
+/// A failure that can be asked for, by the model `fail-CASE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Whose it is.
+    pub provider: &'static str,
+    /// Its name: its class, and what tells it from others of that class.
+    pub case: &'static str,
+    /// What it means for whoever called.
+    pub class: &'static str,
+    /// Which calls can fail so: `chat` stands for all, `responses` for OpenAI's Responses alone.
+    pub task: &'static str,
+    /// The status.
+    pub status: u16,
+}
+
+/// One failure of one vendor. In a body, `$KEY_HEAD`, `$KEY_TAIL`, `$MODEL`, `$ACCOUNT` and `$PROMPT` stand
+/// for what this vendor repeats of a call.
+#[derive(Debug)]
+struct Row {
+    case: &'static str,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    body: &'static str,
+}
+
+const fn row(case: &'static str, status: u16, body: &'static str) -> Row {
+    Row { case, status, headers: &[], body }
+}
+
+const fn telling(
+    case: &'static str,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+    body: &'static str,
+) -> Row {
+    Row { case, status, headers, body }
+}
+
+/// What a proxy in front of any of them may send.
+const OF_ALL: [Row; 2] =
+    [row("malformed_response", 200, "<html>not the answer</html>"), row("malformed_response-empty", 200, "")];
+
+fn rows(vendor: Vendor) -> &'static [Row] {
+    match vendor {
+        Vendor::OpenAi => openai::ROWS,
+        Vendor::Azure => azure::ROWS,
+        Vendor::Anthropic => anthropic::ROWS,
+        Vendor::Gemini => gemini::ROWS,
+        Vendor::Mistral => mistral::ROWS,
+        Vendor::Cohere => cohere::ROWS,
+        Vendor::Bedrock => bedrock::ROWS,
+        Vendor::Ollama => ollama::ROWS,
+        Vendor::Groq => groq::ROWS,
+        Vendor::DeepSeek => deepseek::ROWS,
+        Vendor::OpenRouter => openrouter::ROWS,
+    }
+}
+
+fn all(vendor: Vendor) -> impl Iterator<Item = &'static Row> {
+    rows(vendor).iter().chain(&OF_ALL)
+}
+
+/// All failures of all providers.
+pub fn failures() -> Vec<Failure> {
+    let of = |vendor: Vendor| {
+        all(vendor).map(move |row| Failure {
+            provider: vendor.name(),
+            case: row.case,
+            class: class(row.case),
+            task: if row.case.ends_with(OF_RESPONSES) { "responses" } else { "chat" },
+            status: row.status,
+        })
+    };
+    Vendor::ALL.into_iter().flat_map(of).collect()
+}
+
+/// A case that any provider has.
+pub(super) fn case(name: &str) -> Option<&'static str> {
+    Vendor::ALL.into_iter().flat_map(all).map(|row| row.case).find(|case| *case == name)
+}
+
+fn class(case: &'static str) -> &'static str {
+    case.split('-').next().unwrap_or(case)
+}
+
+/// What an error repeats of the call that it is for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Told<'a> {
+    pub(super) key: &'a str,
+    pub(super) model: &'a str,
+    pub(super) account: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+/// The failure of this vendor that is called so. Where it has none of this name, one of the same class.
+pub(super) fn answer(vendor: Vendor, case: &str, told: &Told<'_>) -> Option<Answer> {
+    let fits = |row: &&Row| row.case == case;
+    let like = |row: &&Row| Some(class(row.case)) == case.split('-').next();
+    let row = all(vendor).find(fits).or_else(|| all(vendor).find(like))?;
+    let body = filled(row.body, told);
+    let kind = match body.chars().next() {
+        Some('{' | '[') => "application/json",
+        Some('<') | None => "text/html",
+        Some(_) => "text/plain",
+    };
+    let id = format!("req_{}", digest(body.as_bytes()));
+    let answer = Answer::raw(row.status, kind, body.into_bytes());
+    let answer = match vendor {
+        Vendor::Anthropic => answer.with("request-id", &id),
+        Vendor::Bedrock => answer.with("x-amzn-requestid", &id),
+        Vendor::Gemini | Vendor::Ollama => answer,
+        _ => answer.with("x-request-id", &id),
+    };
+    Some(row.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value)))
+}
+
+/// The failure that a model asks for by its name.
+pub(super) fn asked_for(vendor: Vendor, told: &Told<'_>) -> Option<Answer> {
+    let case = told.model.strip_prefix(PREFIX)?;
+    all(vendor).any(|row| row.case == case).then(|| answer(vendor, case, told))?
+}
+
+/// A body with what it repeats of the call.
+fn filled(body: &str, told: &Told<'_>) -> String {
+    if !body.contains('$') {
+        return body.to_owned();
+    }
+    let part = |text: String| {
+        let quoted = serde_json::to_string(&text).unwrap_or_default();
+        quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default().to_owned()
+    };
+    let count = told.key.chars().count();
+    let tail = if count > 12 { told.key.chars().skip(count - 4).collect() } else { String::new() };
+    body.replace("$KEY_HEAD", &part(told.key.chars().take(8).collect()))
+        .replace("$KEY_TAIL", &part(tail))
+        .replace("$MODEL", &part(told.model.to_owned()))
+        .replace("$ACCOUNT", &part(told.account.to_owned()))
+        .replace("$PROMPT", &part(prompt(told.body).chars().take(MOST_OF_A_PROMPT).collect()))
+}
+
+/// The last text of a request, wherever its dialect keeps it.
+fn prompt(body: &[u8]) -> String {
+    fn last(value: &Value) -> Option<&str> {
+        match value {
+            Value::Array(list) => list.iter().rev().find_map(last_text),
+            other => last_text(other),
+        }
+    }
+    fn last_text(value: &Value) -> Option<&str> {
+        let keys = ["messages", "contents", "input", "texts", "content", "parts", "text", "prompt", "query"];
+        match value {
+            Value::String(text) => Some(text),
+            Value::Object(map) => keys.iter().find_map(|key| last(map.get(*key)?)),
+            _ => None,
+        }
+    }
+    let request: Value = serde_json::from_slice(body).unwrap_or_default();
+    last(&request).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const CLASSES: [&str; 13] = [
+        "rate_limited",
+        "ramp_limited",
+        "quota_exhausted",
+        "exceeds_key_limit",
+        "billing_stop",
+        "bad_key",
+        "model_not_allowed",
+        "overloaded",
+        "server_error",
+        "context_too_long",
+        "content_filtered",
+        "bad_request",
+        "malformed_response",
+    ];
+
+    #[test]
+    fn every_failure_has_a_name_of_its_own_and_a_known_class() {
+        let failures = failures();
+        let names: BTreeSet<_> = failures.iter().map(|failure| (failure.provider, failure.case)).collect();
+        assert_eq!(names.len(), failures.len());
+        for failure in &failures {
+            assert!(CLASSES.contains(&failure.class), "{failure:?}");
+        }
+        for class in ["rate_limited", "server_error", "overloaded", "bad_request", "malformed_response"] {
+            for vendor in Vendor::ALL {
+                let known = failures.iter().any(|f| f.provider == vendor.name() && f.class == class);
+                assert!(known || vendor == Vendor::Ollama, "{} {class}", vendor.name());
+            }
+        }
+    }
+
+    #[test]
+    fn every_body_that_looks_like_json_is_json() {
+        let told = Told {
+            key: "sk-1234567890-tail",
+            model: "m\"x",
+            account: "a",
+            body: b"{\"input\":\"a \\\"b\\\"\"}",
+        };
+        for vendor in Vendor::ALL {
+            for row in all(vendor) {
+                let body = filled(row.body, &told);
+                if body.starts_with(['{', '[']) {
+                    let read = serde_json::from_str::<Value>(&body);
+                    assert!(read.is_ok(), "{} {}: {body}", vendor.name(), row.case);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_provider_repeats_is_repeated() {
+        let body = br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a secret wish"}]}]}"#;
+        let told = Told { key: "sk-12345-67890-tail", model: "fail-bad_key", account: "acme", body };
+        let text = |vendor, case| {
+            let answer = answer(vendor, case, &told).expect("a failure");
+            String::from_utf8(answer.body).expect("text")
+        };
+        let openai = text(Vendor::OpenAi, "bad_key");
+        assert!(
+            openai.contains("sk-12345") && openai.contains("tail") && !openai.contains("67890"),
+            "{openai}"
+        );
+        assert!(text(Vendor::Groq, "rate_limited").contains("org_acme"));
+        assert!(text(Vendor::OpenRouter, "content_filtered").contains("a secret wish"));
+        assert!(asked_for(Vendor::OpenAi, &told).is_some());
+        assert!(asked_for(Vendor::OpenAi, &Told { model: "fail-nothing", ..told }).is_none());
+    }
+}

@@ -1,0 +1,41 @@
+//! Bedrock's failures.
+
+use super::{Row, telling};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    telling("rate_limited", 429, &[("x-amzn-errortype", "ThrottlingException")],
+        r#"{"message":"Too many requests, please wait before trying again."}"#),
+    telling("rate_limited-tokens", 429, &[("x-amzn-errortype", "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/")],
+        r#"{"message":"Too many tokens, please wait before trying again."}"#),
+    telling("quota_exhausted", 429, &[("x-amzn-errortype", "ThrottlingException")],
+        r#"{"message":"Too many tokens per day, please wait before trying again."}"#),
+    telling("billing_stop", 400, &[("x-amzn-errortype", "ServiceQuotaExceededException")],
+        r#"{"message":"Your request exceeds the service quota for your account."}"#),
+    telling("overloaded-429", 429, &[("x-amzn-errortype", "ModelNotReadyException")],
+        r#"{"message":"The model is not ready for inference. Wait and try your request again."}"#),
+    telling("overloaded", 503, &[("x-amzn-errortype", "ServiceUnavailableException")],
+        r#"{"message":"The service isn't currently available. Try again later."}"#),
+    telling("bad_request", 400, &[("x-amzn-errortype", "ValidationException")],
+        r#"{"message":"The provided request is not valid: messages.0.content is required."}"#),
+    telling("bad_request-conflict", 400, &[("x-amzn-errortype", "ConflictException")],
+        r#"{"message":"Error occurred because of a conflict while performing an operation."}"#),
+    telling("context_too_long", 400, &[("x-amzn-errortype", "ValidationException")],
+        r#"{"message":"Input is too long for requested model."}"#),
+    telling("model_not_allowed", 403, &[("x-amzn-errortype", "AccessDeniedException")],
+        r#"{"message":"You don't have access to the model with the specified model ID."}"#),
+    telling("model_not_allowed-404", 404, &[("x-amzn-errortype", "ResourceNotFoundException")],
+        r#"{"message":"Could not resolve the foundation model from the model identifier: $MODEL"}"#),
+    telling("bad_key", 403, &[("x-amzn-errortype", "UnrecognizedClientException")],
+        r#"{"message":"The security token included in the request is invalid."}"#),
+    telling("bad_key-expired", 403, &[("x-amzn-errortype", "ExpiredTokenException")],
+        r#"{"message":"The security token included in the request is expired"}"#),
+    telling("bad_key-signature", 403, &[("x-amzn-errortype", "InvalidSignatureException")],
+        r#"{"message":"The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key and signing method."}"#),
+    telling("server_error", 500, &[("x-amzn-errortype", "InternalServerException")],
+        r#"{"message":"The system encountered an unexpected error during processing. Try your request again."}"#),
+    telling("server_error-408", 408, &[("x-amzn-errortype", "ModelTimeoutException")],
+        r#"{"message":"The request took too long to process. Processing time exceeded the model timeout length."}"#),
+    telling("server_error-424", 424, &[("x-amzn-errortype", "ModelErrorException")],
+        r#"{"message":"The request failed due to an error while processing the model.","originalStatusCode":500,"resourceName":"$MODEL"}"#),
+];

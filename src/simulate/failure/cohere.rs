@@ -1,0 +1,41 @@
+//! Cohere's failures.
+
+use super::{Row, row, telling};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    telling("rate_limited", 429, &[("retry-after", "2")],
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"You are using a Trial key, which is limited to 40 API calls / minute. You can continue to use the Trial key for free or upgrade to a Production key with higher rate limits."}"#),
+    row("rate_limited-production", 429,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"Please wait and try again later"}"#),
+    row("quota_exhausted", 429,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"You are using a Trial key, which is limited to 1000 API calls / month. You can continue to use the Trial key for free or upgrade to a Production key with higher rate limits."}"#),
+    row("quota_exhausted-402", 402,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"Your organization has reached its billing cap. Calls resume next month."}"#),
+    row("bad_key", 401,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"invalid api token"}"#),
+    row("bad_key-missing", 401,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"no api key supplied"}"#),
+    row("model_not_allowed", 404,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"model '$MODEL' not found, make sure the correct model ID was used and that you have access to the model."}"#),
+    row("model_not_allowed-403", 403,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"Please contact us to use this model: $MODEL"}"#),
+    row("context_too_long", 400,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"too many tokens: the total number of tokens in the prompt cannot exceed 128000, received 130000. Try using a shorter prompt, or enable prompt truncating."}"#),
+    row("bad_request", 400,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"invalid request: message must be at least 1 token long or tool results must be specified. Received: $PROMPT"}"#),
+    row("bad_request-422", 422,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"invalid type: parameter messages is of type string but should be of type array. Received: $PROMPT"}"#),
+    row("bad_request-501", 501,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"this feature is not implemented"}"#),
+    row("content_filtered", 498,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"blocked input: please remove the deny-listed token from: $PROMPT"}"#),
+    row("server_error", 500,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"internal server error, this has been reported to our developers"}"#),
+    row("server_error-499", 499,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"request cancelled by user"}"#),
+    row("server_error-504", 504,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"the request took too long"}"#),
+    row("overloaded", 503,
+        r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"the service is unavailable"}"#),
+];

@@ -1,0 +1,41 @@
+//! Groq's failures.
+
+use super::{Row, row, telling};
+
+#[rustfmt::skip]
+pub(super) const ROWS: &[Row] = &[
+    telling("rate_limited", 429, &[("retry-after", "8"), ("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "7.66s")],
+        r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Used 8000, Requested 1020. Please try again in 7.66s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
+    telling("rate_limited-requests", 429, &[("retry-after", "2")],
+        r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on requests per minute (RPM): Limit 30, Used 30, Requested 1. Please try again in 1.99s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
+    telling("quota_exhausted", 429, &[("retry-after", "180"), ("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "2m59.56s")],
+        r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 2m59.56s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
+    telling("quota_exhausted-tokens", 429, &[("retry-after", "1420")],
+        r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per day (TPD): Limit 200000, Used 199500, Requested 2000. Please try again in 23m40s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
+    row("exceeds_key_limit", 413,
+        r#"{"error":{"message":"Request too large for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Requested 10013, please reduce your message size and try again.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
+    row("overloaded-498", 498,
+        r#"{"error":{"message":"Flex tier capacity exceeded. Please try again later.","type":"server_error","param":null,"code":"capacity_exceeded"}}"#),
+    row("overloaded", 503,
+        r#"{"error":{"message":"Service Unavailable","type":"service_unavailable","param":null,"code":null}}"#),
+    row("bad_key", 401,
+        r#"{"error":{"message":"Invalid API Key","type":"invalid_request_error","param":null,"code":"invalid_api_key"}}"#),
+    row("model_not_allowed", 404,
+        r#"{"error":{"message":"The model `$MODEL` does not exist or you do not have access to it.","type":"invalid_request_error","param":null,"code":"model_not_found"}}"#),
+    row("model_not_allowed-403", 403,
+        r#"{"error":{"message":"The model `$MODEL` is blocked at the organization level.","type":"permissions_error","param":null,"code":"model_permission_blocked_org"}}"#),
+    row("context_too_long", 400,
+        r#"{"error":{"message":"Please reduce the length of the messages or completion.","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#),
+    row("bad_request", 400,
+        r#"{"error":{"message":"'messages.0' : property 'colour' is unsupported","type":"invalid_request_error","param":null,"code":null}}"#),
+    row("bad_request-422", 422,
+        r#"{"error":{"message":"The request was well-formed but could not be followed.","type":"invalid_request_error","param":null,"code":null}}"#),
+    row("server_error", 500,
+        r#"{"error":{"message":"Internal Server Error","type":"internal_server_error","param":null,"code":null}}"#),
+    row("server_error-424", 424,
+        r#"{"error":{"message":"A dependent request failed.","type":"api_error","param":null,"code":null}}"#),
+    row("server_error-499", 499,
+        r#"{"error":{"message":"The request was cancelled.","type":"api_error","param":null,"code":null}}"#),
+    row("server_error-502", 502,
+        r#"<html><body>502 Bad Gateway</body></html>"#),
+];

@@ -1,0 +1,104 @@
+//! Accounts as they are found at providers, by name.
+
+use super::account::{Config, Headers, limit};
+use super::vendor::Vendor;
+use super::window::Algorithm;
+
+/// A fixture: calls, tokens, tokens of prompts and of answers, each with its period.
+struct Fixture {
+    name: &'static str,
+    provider: Vendor,
+    calls: &'static [&'static str],
+    tokens: &'static [&'static str],
+    input: &'static [&'static str],
+    output: &'static [&'static str],
+    algorithm: Algorithm,
+    tokens_algorithm: Option<Algorithm>,
+    concurrent: Option<u64>,
+}
+
+const NOTHING: Fixture = Fixture {
+    name: "",
+    provider: Vendor::OpenAi,
+    calls: &[],
+    tokens: &[],
+    input: &[],
+    output: &[],
+    algorithm: Algorithm::Fixed,
+    tokens_algorithm: None,
+    concurrent: None,
+};
+
+const FIXTURES: [Fixture; 8] = [
+    Fixture { name: "openai-t1", calls: &["500/1m"], tokens: &["200000/1m"], ..NOTHING },
+    Fixture {
+        name: "anthropic-legacy-t1",
+        provider: Vendor::Anthropic,
+        calls: &["50/1m"],
+        input: &["30000/1m"],
+        output: &["8000/1m"],
+        algorithm: Algorithm::Bucket,
+        ..NOTHING
+    },
+    Fixture {
+        name: "gemini-free",
+        provider: Vendor::Gemini,
+        calls: &["5/1m", "20/1day"],
+        tokens: &["250000/1m"],
+        ..NOTHING
+    },
+    Fixture {
+        name: "groq-free",
+        provider: Vendor::Groq,
+        calls: &["30/1m", "1000/1day"],
+        tokens: &["8000/1m", "200000/1day"],
+        algorithm: Algorithm::Sliding,
+        ..NOTHING
+    },
+    // Calls are checked over parts of the minute, tokens by a counter that is set back every minute.
+    Fixture {
+        name: "azure-600",
+        provider: Vendor::Azure,
+        calls: &["10/1s", "100/10s", "600/1m"],
+        tokens: &["100000/1m"],
+        algorithm: Algorithm::Sliding,
+        tokens_algorithm: Some(Algorithm::Fixed),
+        ..NOTHING
+    },
+    Fixture { name: "deepseek", provider: Vendor::DeepSeek, concurrent: Some(500), ..NOTHING },
+    Fixture { name: "bedrock", provider: Vendor::Bedrock, tokens: &["100000/1m"], ..NOTHING },
+    Fixture { name: "mistral-rps", provider: Vendor::Mistral, calls: &["1/1s"], ..NOTHING },
+];
+
+/// An account of this fixture, without name and keys.
+pub(super) fn named(name: &str) -> Result<Config, String> {
+    let Some(fixture) = FIXTURES.iter().find(|fixture| fixture.name == name) else {
+        let names: Vec<_> = FIXTURES.iter().map(|fixture| fixture.name).collect();
+        return Err(format!("`{name}` is not one of {}", names.join(", ")));
+    };
+    let limits = |texts: &[&str]| texts.iter().map(|text| limit(text)).collect::<Result<Vec<_>, _>>();
+    Ok(Config {
+        provider: fixture.provider,
+        limits: limits(fixture.calls)?,
+        tokens: limits(fixture.tokens)?,
+        input_tokens: limits(fixture.input)?,
+        output_tokens: limits(fixture.output)?,
+        algorithm: fixture.algorithm,
+        tokens_algorithm: fixture.tokens_algorithm,
+        concurrent: fixture.concurrent,
+        headers: Headers::Limits,
+        ..Config::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_fixture_can_be_read() {
+        for fixture in &FIXTURES {
+            assert_eq!(named(fixture.name).map(|config| config.provider), Ok(fixture.provider));
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! What an answer's headers tell of limits, in each vendor's own way.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::account::{Config, Headers};
+use super::admission::{Admission, Rest, tightest};
+use super::cost::Cost;
+use super::vendor::Vendor;
+
+const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The headers of an answer at `now`.
+pub(super) fn headers(account: &Config, admission: &Admission<'_>, cost: Cost, now: SystemTime) -> HeaderMap {
+    let mut told = Told(HeaderMap::new());
+    let vendor = account.provider;
+    if account.headers == Headers::Limits {
+        let left = &admission.left;
+        match vendor {
+            Vendor::OpenAi => told.as_openai(tightest(&left.calls), tightest(&left.tokens), go),
+            Vendor::Azure => told.as_openai(tightest(&left.calls), tightest(&left.tokens), whole),
+            // It tells of calls a day and of tokens a minute.
+            Vendor::Groq => {
+                let of = |rests: &[Rest], day: bool| {
+                    let same: Vec<_> =
+                        rests.iter().copied().filter(|rest| (rest.per >= DAY) == day).collect();
+                    tightest(&same).or_else(|| tightest(rests))
+                };
+                told.as_openai(of(&left.calls, true), of(&left.tokens, false), hundredths);
+            }
+            Vendor::Anthropic => told.as_anthropic(admission, now),
+            Vendor::Mistral => told.as_mistral(admission, cost),
+            _ => {}
+        }
+    }
+    if vendor == Vendor::Anthropic {
+        told.set("anthropic-organization-id", &account.name);
+    }
+    if let Some(wait) = admission.refused.and_then(|refused| refused.wait()) {
+        if account.headers != Headers::None {
+            told.wait(vendor, wait, now);
+        }
+        if account.headers == Headers::Limits && vendor == Vendor::OpenRouter {
+            told.as_openrouter(admission.by, wait, now);
+        }
+    }
+    told.0
+}
+
+struct Told(HeaderMap);
+
+impl Told {
+    fn set(&mut self, name: &'static str, value: &str) {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.0.insert(HeaderName::from_static(name), value);
+        }
+    }
+
+    fn as_openai(&mut self, calls: Option<Rest>, tokens: Option<Rest>, reset_in: fn(Duration) -> String) {
+        let names = [
+            (
+                calls,
+                [
+                    "x-ratelimit-limit-requests",
+                    "x-ratelimit-remaining-requests",
+                    "x-ratelimit-reset-requests",
+                ],
+            ),
+            (
+                tokens,
+                ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+            ),
+        ];
+        for (rest, [limit, remaining, reset]) in names {
+            if let Some(rest) = rest {
+                self.set(limit, &rest.limit.to_string());
+                self.set(remaining, &rest.remaining.to_string());
+                self.set(reset, &reset_in(rest.whole_in));
+            }
+        }
+    }
+
+    fn as_anthropic(&mut self, admission: &Admission<'_>, now: SystemTime) {
+        let left = &admission.left;
+        let all: Vec<_> = left.tokens.iter().chain(&left.input).chain(&left.output).copied().collect();
+        let names = [
+            (
+                tightest(&left.calls),
+                1,
+                [
+                    "anthropic-ratelimit-requests-limit",
+                    "anthropic-ratelimit-requests-remaining",
+                    "anthropic-ratelimit-requests-reset",
+                ],
+            ),
+            (
+                tightest(&all),
+                1_000,
+                [
+                    "anthropic-ratelimit-tokens-limit",
+                    "anthropic-ratelimit-tokens-remaining",
+                    "anthropic-ratelimit-tokens-reset",
+                ],
+            ),
+            (
+                tightest(&left.input),
+                1_000,
+                [
+                    "anthropic-ratelimit-input-tokens-limit",
+                    "anthropic-ratelimit-input-tokens-remaining",
+                    "anthropic-ratelimit-input-tokens-reset",
+                ],
+            ),
+            (
+                tightest(&left.output),
+                1_000,
+                [
+                    "anthropic-ratelimit-output-tokens-limit",
+                    "anthropic-ratelimit-output-tokens-remaining",
+                    "anthropic-ratelimit-output-tokens-reset",
+                ],
+            ),
+        ];
+        for (rest, rounding, [limit, remaining, reset]) in names {
+            if let Some(rest) = rest {
+                self.set(limit, &rest.limit.to_string());
+                let rounded = (rest.remaining + rounding / 2) / rounding * rounding;
+                self.set(remaining, &rounded.to_string());
+                self.set(reset, &rfc3339(now + rest.whole_in));
+            }
+        }
+    }
+
+    /// It speaks of the minute, whatever period the limit has.
+    fn as_mistral(&mut self, admission: &Admission<'_>, cost: Cost) {
+        let a_minute = |rest: Rest, amount: u64| {
+            if rest.per >= MINUTE || rest.per.is_zero() {
+                return amount;
+            }
+            amount * u64::try_from(MINUTE.as_millis() / rest.per.as_millis().max(1)).unwrap_or(1)
+        };
+        if let Some(rest) = tightest(&admission.left.calls) {
+            self.set("x-ratelimit-limit-req-minute", &a_minute(rest, rest.limit).to_string());
+            self.set("x-ratelimit-remaining-req-minute", &a_minute(rest, rest.remaining).to_string());
+        }
+        if let Some(rest) = tightest(&admission.left.tokens) {
+            self.set("x-ratelimit-limit-tokens-minute", &a_minute(rest, rest.limit).to_string());
+            self.set("x-ratelimit-remaining-tokens-minute", &a_minute(rest, rest.remaining).to_string());
+            self.set("x-ratelimit-tokens-query-cost", &cost.tokens.to_string());
+        }
+    }
+
+    fn as_openrouter(&mut self, by: Option<Rest>, wait: Duration, now: SystemTime) {
+        self.set("x-ratelimit-limit", &by.map_or(0, |rest| rest.limit).to_string());
+        self.set("x-ratelimit-remaining", &by.map_or(0, |rest| rest.remaining).to_string());
+        self.set("x-ratelimit-reset", &unix(now + wait).as_millis().to_string());
+    }
+
+    /// How long to wait, where this vendor says so in headers.
+    fn wait(&mut self, vendor: Vendor, wait: Duration, now: SystemTime) {
+        let seconds = whole(wait);
+        match vendor {
+            Vendor::OpenAi | Vendor::Azure => {
+                self.set("retry-after", &seconds);
+                self.set("retry-after-ms", &wait.as_micros().div_ceil(1_000).to_string());
+            }
+            Vendor::Anthropic | Vendor::Mistral | Vendor::Groq | Vendor::OpenRouter => {
+                self.set("retry-after", &seconds);
+            }
+            Vendor::Cohere => {
+                self.set("retry-after", &seconds);
+                self.set("x-ratelimit-reset", &unix(now + wait).as_secs().saturating_add(1).to_string());
+            }
+            Vendor::Gemini | Vendor::Bedrock | Vendor::Ollama | Vendor::DeepSeek => {}
+        }
+    }
+}
+
+pub(super) fn unix(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    // Whole seconds, and never earlier than it is.
+    humantime::format_rfc3339_seconds(time + Duration::from_millis(999)).to_string()
+}
+
+fn whole(wait: Duration) -> String {
+    wait.as_secs_f64().ceil().to_string()
+}
+
+/// `120ms`, `1.5s`, `6m0s`, `1h2m3.5s`, as Go writes it.
+pub(super) fn go(wait: Duration) -> String {
+    let (seconds, millis) = (wait.as_secs(), wait.subsec_millis());
+    if seconds == 0 {
+        return format!("{millis}ms");
+    }
+    let rest = format!("{}.{millis:03}", seconds % 60);
+    let rest = rest.trim_end_matches('0').trim_end_matches('.');
+    match (seconds / 3_600, seconds / 60 % 60) {
+        (0, 0) => format!("{rest}s"),
+        (0, minutes) => format!("{minutes}m{rest}s"),
+        (hours, minutes) => format!("{hours}h{minutes}m{rest}s"),
+    }
+}
+
+/// `2m59.56s`, `7.66s`: the same, to the hundredth.
+pub(super) fn hundredths(wait: Duration) -> String {
+    let hundredths = wait.as_millis().div_ceil(10) * 10;
+    go(Duration::from_millis(u64::try_from(hundredths).unwrap_or(u64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::admission::Account;
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "a moment to count from")]
+    fn of(config: &str, name: &str) -> Option<String> {
+        let account = Account::new(format!("name=a,key=k,{config}").parse().expect("a config"));
+        let now = Instant::now();
+        let cost = Cost { tokens: 400, input: 400, output: 0 };
+        drop(account.admit(cost, now));
+        let admission = account.admit(cost, now);
+        let headers = headers(account.config(), &admission, cost, UNIX_EPOCH);
+        headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+    }
+
+    #[test]
+    fn durations_are_written_as_go_does() {
+        for (millis, expected) in
+            [(120, "120ms"), (1_500, "1.5s"), (60_000, "1m0s"), (360_000, "6m0s"), (3_723_500, "1h2m3.5s")]
+        {
+            assert_eq!(go(Duration::from_millis(millis)), expected);
+        }
+        assert_eq!(hundredths(Duration::from_millis(7_654)), "7.66s");
+    }
+
+    #[test]
+    fn every_vendor_tells_limits_in_its_own_way() {
+        let openai = "limit=1/1m,tokens=9000/1m";
+        assert_eq!(of(openai, "x-ratelimit-reset-requests").as_deref(), Some("1m0s"));
+        assert_eq!(of(openai, "retry-after").as_deref(), Some("60"));
+        let azure = "fixture=azure-600,limit=1/10s";
+        assert_eq!(of(azure, "x-ratelimit-reset-tokens").as_deref(), Some("60"));
+        assert_eq!(of(azure, "retry-after-ms").as_deref(), Some("10000"));
+        let anthropic = "fixture=anthropic-legacy-t1,limit=1/1m";
+        assert_eq!(of(anthropic, "anthropic-ratelimit-input-tokens-remaining").as_deref(), Some("30000"));
+        assert_eq!(
+            of(anthropic, "anthropic-ratelimit-requests-reset").as_deref(),
+            Some("1970-01-01T00:01:00Z")
+        );
+        assert_eq!(of("fixture=groq-free", "x-ratelimit-limit-requests").as_deref(), Some("1000"));
+        assert_eq!(of("fixture=groq-free", "x-ratelimit-limit-tokens").as_deref(), Some("8000"));
+        assert_eq!(of("fixture=mistral-rps", "x-ratelimit-limit-req-minute").as_deref(), Some("60"));
+        assert_eq!(of("fixture=gemini-free,limit=1/1m", "retry-after"), None);
+        assert_eq!(of("provider=cohere,limit=1/1m", "x-ratelimit-reset").as_deref(), Some("61"));
+        assert_eq!(of("provider=openrouter,limit=1/1m", "x-ratelimit-reset").as_deref(), Some("60000"));
+    }
+}

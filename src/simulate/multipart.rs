@@ -1,0 +1,57 @@
+//! Forms with files in them.
+
+/// One part of a form.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    pub(super) name: String,
+    /// The name of the file, where it is one.
+    pub(super) file: Option<String>,
+    pub(super) bytes: &'a [u8],
+}
+
+/// The parts of a form, if `content_type` and `body` are one.
+pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
+    let boundary = content_type.strip_prefix("multipart/form-data")?.split("boundary=").nth(1)?;
+    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
+    let first = format!("--{boundary}");
+    let between = format!("\r\n--{boundary}");
+    let mut rest = body.strip_prefix(first.as_bytes())?;
+    let mut parts = Vec::new();
+    while !rest.starts_with(b"--") {
+        rest = rest.strip_prefix(b"\r\n")?;
+        let (head, tail) = split(rest, b"\r\n\r\n")?;
+        let (bytes, tail) = split(tail, between.as_bytes())?;
+        let head = std::str::from_utf8(head).ok()?;
+        parts.push(Part { name: field(head, "name")?, file: field(head, "filename"), bytes });
+        rest = tail;
+    }
+    Some(parts)
+}
+
+fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
+    let index = bytes.windows(at.len()).position(|window| window == at)?;
+    Some((&bytes[..index], &bytes[index + at.len()..]))
+}
+
+/// A value of the disposition, with or without quotation marks.
+fn field(head: &str, name: &str) -> Option<String> {
+    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;
+    let value = line.split(';').find_map(|item| item.trim().strip_prefix(name)?.strip_prefix('='))?;
+    Some(value.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_form_is_read() {
+        let body = b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n\
+            --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n\xff\r\n\x00\r\n--b--\r\n";
+        let parts = parts("multipart/form-data; boundary=b", body).expect("a form");
+        assert_eq!((parts[0].name.as_str(), parts[0].bytes), ("model", &b"m"[..]));
+        assert_eq!((parts[1].file.as_deref(), parts[1].bytes), (Some("a.mp3"), &b"\xff\r\n\x00"[..]));
+        assert_eq!(super::parts("application/json", b"{}"), None);
+        assert_eq!(super::parts("multipart/form-data; boundary=b", b"--b\r\nnothing"), None);
+    }
+}

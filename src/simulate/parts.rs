@@ -1,0 +1,97 @@
+//! The parts of a message, told as text.
+
+use serde_json::Value;
+
+use super::base64;
+use super::call::{Wrong, wrong};
+
+/// A message's content as OpenAI writes it: text, or a list of parts.
+pub(super) fn text(content: Option<&Value>) -> Result<String, Wrong> {
+    match content {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Array(parts)) => {
+            let parts: Result<Vec<_>, _> = parts.iter().map(part).collect();
+            Ok(joined(parts?))
+        }
+        _ => Ok(String::new()),
+    }
+}
+
+/// Parts one after the other; what says nothing leaves no gap.
+pub(super) fn joined(parts: Vec<String>) -> String {
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join(" ")
+}
+
+fn part(part: &Value) -> Result<String, Wrong> {
+    let field = |pointer: &str| part.pointer(pointer).and_then(Value::as_str);
+    let Some(kind) = field("/type") else {
+        return wrong("Missing required parameter: 'messages[].content[].type'.");
+    };
+    let link = |name: &str| field(&format!("/{name}/url")).or_else(|| field(&format!("/{name}")));
+    match kind {
+        "text" | "input_text" | "output_text" => Ok(field("/text").unwrap_or_default().to_owned()),
+        "refusal" | "thinking" => Ok(String::new()),
+        "image_url" | "input_image" => {
+            linked("image", link("image_url").or_else(|| field("/file_id")).unwrap_or_default())
+        }
+        "document_url" => linked("file", link("document_url").unwrap_or_default()),
+        "input_audio" => {
+            let data = field("/input_audio/data").or_else(|| field("/input_audio")).unwrap_or_default();
+            let format = field("/input_audio/format").unwrap_or("wav");
+            bytes("audio", &format!("audio/{format}"), data)
+        }
+        "file" | "input_file" => {
+            let file = part.get("file").unwrap_or(part);
+            let given = ["file_data", "file_url", "file_id"].iter().find_map(|name| file.get(name)?.as_str());
+            linked("file", given.unwrap_or_default())
+        }
+        _ => wrong(format!(
+            "Invalid value: '{kind}'. Supported values are: 'text', 'image_url', 'input_audio', 'refusal', 'audio', and 'file'."
+        )),
+    }
+}
+
+/// What an address leads to; one with its data in it is as good as bytes.
+pub(super) fn linked(kind: &str, url: &str) -> Result<String, Wrong> {
+    let Some(data) = url.strip_prefix("data:") else {
+        if url.is_empty() {
+            return wrong(format!("Invalid {kind}: expected a URL or a data URL."));
+        }
+        return Ok(format!("[{kind} {url}]"));
+    };
+    match data.split_once(";base64,") {
+        Some((media, data)) => bytes(kind, media, data),
+        None => wrong(format!("Invalid {kind}: the data URL is not base64.")),
+    }
+}
+
+/// Bytes as base64.
+pub(super) fn bytes(kind: &str, media: &str, data: &str) -> Result<String, Wrong> {
+    match base64::size(data) {
+        Some(size) if size > 0 => Ok(format!("[{kind} {media} {size} bytes]")),
+        _ => wrong(format!("Invalid {kind}: the data is not valid base64.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_text_is_described() {
+        let content = json!([
+            { "type": "text", "text": "look:" },
+            { "type": "image_url", "image_url": { "url": "data:image/png;base64,Zm9v" } },
+            { "type": "input_audio", "input_audio": { "data": "Zm9v", "format": "mp3" } },
+            { "type": "image_url", "image_url": { "url": "https://example.org/a.png" } },
+        ]);
+        let expected =
+            "look: [image image/png 3 bytes] [audio audio/mp3 3 bytes] [image https://example.org/a.png]";
+        assert_eq!(text(Some(&content)).as_deref(), Ok(expected));
+        let broken = json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,Z" } }]);
+        assert!(text(Some(&broken)).is_err());
+    }
+}

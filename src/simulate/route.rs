@@ -1,0 +1,196 @@
+//! What an address asks for.
+
+use axum::http::{Method, Uri};
+
+use super::vendor::Vendor;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    Chat,
+    Responses,
+    Embed,
+    EmbedMany,
+    Rerank,
+    Moderate,
+    Draw,
+    Speak,
+    Transcribe,
+    Models,
+    /// Bedrock's way to the models that Converse does not reach.
+    Invoke,
+    /// Azure's classic address without the version that it asks for.
+    Unversioned,
+}
+
+/// What an address asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) task: Task,
+    /// The model, where the address names it.
+    pub(super) model: Option<String>,
+}
+
+/// What is asked for, if this vendor serves the address.
+pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> {
+    let path = uri.path();
+    if method == Method::GET {
+        return models(vendor, path).then_some(Route { task: Task::Models, model: None });
+    }
+    if method != Method::POST {
+        return None;
+    }
+    match vendor {
+        Vendor::Azure => azure(path, uri.query().unwrap_or_default()),
+        Vendor::Gemini => gemini(path),
+        Vendor::Bedrock => bedrock(path),
+        _ => task(vendor, path).map(|task| Route { task, model: None }),
+    }
+}
+
+fn models(vendor: Vendor, path: &str) -> bool {
+    match vendor {
+        Vendor::Ollama => path == "/api/tags",
+        Vendor::Gemini => matches!(path, "/v1beta/models" | "/v1/models"),
+        Vendor::Azure => path == "/openai/v1/models",
+        Vendor::OpenRouter => path == "/api/v1/models" || path == "/v1/models",
+        Vendor::Groq => path == "/openai/v1/models" || path == "/v1/models",
+        Vendor::DeepSeek => path == "/models" || path == "/v1/models",
+        Vendor::Bedrock => false,
+        Vendor::OpenAi | Vendor::Anthropic | Vendor::Mistral | Vendor::Cohere => path == "/v1/models",
+    }
+}
+
+fn task(vendor: Vendor, path: &str) -> Option<Task> {
+    match vendor {
+        Vendor::Anthropic => (path == "/v1/messages").then_some(Task::Chat),
+        Vendor::Mistral => match path.strip_prefix("/v1")? {
+            "/chat/completions" => Some(Task::Chat),
+            "/embeddings" => Some(Task::Embed),
+            "/moderations" => Some(Task::Moderate),
+            _ => None,
+        },
+        Vendor::Cohere => match path.strip_prefix("/v2")? {
+            "/chat" => Some(Task::Chat),
+            "/embed" => Some(Task::Embed),
+            "/rerank" => Some(Task::Rerank),
+            _ => None,
+        },
+        Vendor::Ollama => match path.strip_prefix("/api")? {
+            "/chat" => Some(Task::Chat),
+            "/embed" => Some(Task::Embed),
+            _ => None,
+        },
+        Vendor::OpenRouter => as_openai(path.strip_prefix("/api").unwrap_or(path).strip_prefix("/v1")?),
+        Vendor::Groq => as_openai(path.strip_prefix("/openai").unwrap_or(path).strip_prefix("/v1")?),
+        // It has no version in its address, but takes OpenAI's.
+        Vendor::DeepSeek => {
+            let path = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/beta")).unwrap_or(path);
+            as_openai(path).filter(|task| *task == Task::Chat)
+        }
+        Vendor::OpenAi | Vendor::Azure | Vendor::Gemini | Vendor::Bedrock => {
+            as_openai(path.strip_prefix("/v1")?)
+        }
+    }
+}
+
+fn as_openai(path: &str) -> Option<Task> {
+    match path {
+        "/chat/completions" => Some(Task::Chat),
+        "/responses" => Some(Task::Responses),
+        "/embeddings" => Some(Task::Embed),
+        "/rerank" => Some(Task::Rerank),
+        "/moderations" => Some(Task::Moderate),
+        "/images/generations" => Some(Task::Draw),
+        "/audio/speech" => Some(Task::Speak),
+        "/audio/transcriptions" => Some(Task::Transcribe),
+        _ => None,
+    }
+}
+
+fn azure(path: &str, query: &str) -> Option<Route> {
+    let path = path.strip_prefix("/openai")?;
+    if let Some(path) = path.strip_prefix("/v1") {
+        return Some(Route { task: as_openai(path)?, model: None });
+    }
+    let (deployment, rest) = path.strip_prefix("/deployments/")?.split_once('/')?;
+    let versioned =
+        query.split('&').any(|pair| pair.strip_prefix("api-version=").is_some_and(|v| !v.is_empty()));
+    let task = as_openai(&format!("/{rest}"))?;
+    let task = if versioned { task } else { Task::Unversioned };
+    Some(Route { task, model: Some(decoded(deployment)) })
+}
+
+fn gemini(path: &str) -> Option<Route> {
+    let path = path.strip_prefix("/v1beta/models/").or_else(|| path.strip_prefix("/v1/models/"))?;
+    let (model, verb) = path.rsplit_once(':')?;
+    let task = match verb {
+        "generateContent" => Task::Chat,
+        "embedContent" => Task::Embed,
+        "batchEmbedContents" => Task::EmbedMany,
+        _ => return None,
+    };
+    Some(Route { task, model: Some(decoded(model)) })
+}
+
+fn bedrock(path: &str) -> Option<Route> {
+    let (model, verb) = path.strip_prefix("/model/")?.rsplit_once('/')?;
+    let task = match verb {
+        "converse" => Task::Chat,
+        "invoke" => Task::Invoke,
+        _ => return None,
+    };
+    // A colon that is not encoded breaks the signature that most callers send.
+    (!model.contains([':', '/'])).then(|| Route { task, model: Some(decoded(model)) })
+}
+
+/// Text of an address, each `%3A` a colon again.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let hex = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        let byte = hex.filter(|_| *first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(vendor: Vendor, uri: &str) -> Option<(Task, Option<String>)> {
+        let uri: Uri = uri.parse().expect("an address");
+        find(vendor, &Method::POST, &uri).map(|route| (route.task, route.model))
+    }
+
+    #[test]
+    fn each_vendor_has_its_own_addresses() {
+        let model = |name: &str| Some(name.to_owned());
+        for (vendor, uri, expected) in [
+            (Vendor::OpenAi, "/v1/responses", Some((Task::Responses, None))),
+            (Vendor::OpenAi, "/v1/messages", None),
+            (Vendor::Anthropic, "/v1/messages", Some((Task::Chat, None))),
+            (Vendor::Gemini, "/v1beta/models/g:embedContent", Some((Task::Embed, model("g")))),
+            (Vendor::Gemini, "/v1/models/g:batchEmbedContents", Some((Task::EmbedMany, model("g")))),
+            (Vendor::Azure, "/openai/v1/embeddings", Some((Task::Embed, None))),
+            (
+                Vendor::Azure,
+                "/openai/deployments/d/chat/completions?api-version=1",
+                Some((Task::Chat, model("d"))),
+            ),
+            (Vendor::Azure, "/openai/deployments/d/chat/completions", Some((Task::Unversioned, model("d")))),
+            (Vendor::Bedrock, "/model/a.b-v1%3A0/converse", Some((Task::Chat, model("a.b-v1:0")))),
+            (Vendor::Bedrock, "/model/a.b-v1:0/converse", None),
+            (Vendor::DeepSeek, "/chat/completions", Some((Task::Chat, None))),
+            (Vendor::DeepSeek, "/v1/embeddings", None),
+            (Vendor::OpenRouter, "/api/v1/chat/completions", Some((Task::Chat, None))),
+            (Vendor::Groq, "/openai/v1/chat/completions", Some((Task::Chat, None))),
+            (Vendor::Ollama, "/api/embed", Some((Task::Embed, None))),
+        ] {
+            assert_eq!(found(vendor, uri), expected, "{uri}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A value that a JSON Schema accepts.
+
+use serde_json::{Map, Value, json};
+
+/// Deeper than this, a schema refers to itself.
+const DEEPEST: usize = 16;
+
+/// The plainest value that `schema` accepts: what must be there and nothing else.
+pub(super) fn example(schema: &Value) -> Value {
+    value(schema, schema, 0)
+}
+
+fn value(schema: &Value, root: &Value, depth: usize) -> Value {
+    if depth > DEEPEST {
+        return Value::Null;
+    }
+    let inner = |schema: &Value| value(schema, root, depth + 1);
+    if let Some(given) = schema.get("const").or_else(|| schema.get("enum")?.get(0)) {
+        return given.clone();
+    }
+    if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+        return target.strip_prefix('#').and_then(|pointer| root.pointer(pointer)).map_or(Value::Null, inner);
+    }
+    for key in ["anyOf", "oneOf", "allOf"] {
+        if let Some(first) = schema.get(key).and_then(|list| list.get(0)) {
+            return inner(first);
+        }
+    }
+    let number = |key: &str| schema.get(key).and_then(Value::as_f64);
+    match kind(schema).as_str() {
+        "object" => object(schema, inner),
+        "array" => {
+            let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(1);
+            let item = schema.get("items").map_or_else(|| json!("x"), inner);
+            Value::Array((0..least).map(|_| item.clone()).collect())
+        }
+        "integer" => json!(schema.get("minimum").and_then(Value::as_i64).unwrap_or(1)),
+        "number" => number("minimum").map_or(json!(1), |least| json!(least)),
+        "boolean" => json!(true),
+        "null" => Value::Null,
+        _ => {
+            let least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).max(1);
+            json!("x".repeat(usize::try_from(least).unwrap_or(1)))
+        }
+    }
+}
+
+/// The type, in lower case: Gemini writes it in upper case. Of several, the first.
+fn kind(schema: &Value) -> String {
+    let named = schema.get("type").and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
+    let guess = if schema.get("properties").is_some() { "object" } else { "string" };
+    named.unwrap_or(guess).to_lowercase()
+}
+
+fn object(schema: &Value, inner: impl Fn(&Value) -> Value) -> Value {
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let field = |name: &str| schema.get("properties").and_then(|properties| properties.get(name));
+    let fields = required
+        .filter_map(Value::as_str)
+        .map(|name| (name.to_owned(), field(name).map_or_else(|| json!("x"), &inner)));
+    Value::Object(fields.collect::<Map<_, _>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_has_what_its_schema_requires_and_nothing_else() {
+        let schema = json!({
+            "type": "object",
+            "required": ["city", "days", "unit", "tags", "place"],
+            "properties": {
+                "city": { "type": "string" },
+                "days": { "type": "INTEGER", "minimum": 3 },
+                "unit": { "enum": ["C", "F"] },
+                "tags": { "type": "array", "items": { "type": ["boolean", "null"] } },
+                "place": { "$ref": "#/$defs/place" },
+                "more": { "type": "string" },
+            },
+            "$defs": { "place": { "properties": { "x": { "type": "number" } }, "required": ["x"] } },
+        });
+        let expected = json!({ "city": "x", "days": 3, "unit": "C", "tags": [true], "place": { "x": 1 } });
+        assert_eq!(example(&schema), expected);
+        let endless = json!({ "type": "array", "items": { "$ref": "#" } });
+        assert!(example(&endless).is_array());
+    }
+}
