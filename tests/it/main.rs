@@ -6,6 +6,7 @@ mod support;
 mod contract;
 mod crashes;
 mod dead;
+mod dialects;
 mod disk;
 mod fallback;
 mod faults;

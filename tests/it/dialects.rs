@@ -1,0 +1,234 @@
+//! Every dialect against the simulated provider that speaks it: answers in one shape, and every error of every
+//! provider taken for what it is.
+
+use forebay::simulate::{Failure, failures};
+use forebay_schemas::{Class, Completion, Status};
+use forebay_workers::clock::{Clock, SystemClock};
+use jiff::SignedDuration;
+use serde_json::{Value, json};
+
+use crate::support::{Forebay, head, provider};
+
+/// What is asked of each: the simulated provider's name of it, ours, its path under the address, and more of its
+/// quota.
+const SPOKEN: [(&str, &str, &str, &str); 13] = [
+    ("openai", "openai", "/v1", ""),
+    ("openai", "openai-responses", "/v1", ""),
+    ("azure", "azure", "/openai/v1", ""),
+    ("azure", "azure", "", "api_version = \"2024-10-21\"\n"),
+    ("anthropic", "anthropic", "", ""),
+    ("anthropic", "anthropic", "", "api_version = \"2026-10-21\"\n"),
+    ("gemini", "gemini", "/v1beta", ""),
+    ("mistral", "mistral", "/v1", ""),
+    ("cohere", "cohere", "", ""),
+    ("bedrock", "bedrock", "", ""),
+    ("ollama", "ollama", "", ""),
+    ("groq", "groq", "/openai/v1", ""),
+    ("deepseek", "deepseek", "", ""),
+];
+
+struct Speaker {
+    forebay: Forebay,
+    _simulated: forebay::simulate::Provider,
+}
+
+/// A Forebay whose pool `chat` is served by one account of a simulated provider, with these models.
+async fn speaker((simulated, name, path, more): (&str, &str, &str, &str), models: &[&str]) -> Speaker {
+    let account = match simulated {
+        "ollama" => "provider=ollama,name=one".to_owned(),
+        _ => format!("provider={simulated},name=one,key=sk-a-key-of-some-length"),
+    };
+    let simulated = provider(&[&account], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let key = dir.path().join("one.key");
+    std::fs::write(&key, "sk-a-key-of-some-length").expect("a file");
+    let url = simulated.url();
+    let quota = format!(
+        "[quota.one]\nprovider = \"{name}\"\nbase_url = \"{url}{path}\"\n{more}keys = [{{ file = {key:?} }}]\n\
+         limits = [{{ concurrent = 64 }}]\n"
+    );
+    let targets: Vec<_> =
+        models.iter().map(|model| format!("{{ quota = \"one\", model = \"{model}\" }}")).collect();
+    let pool = format!("[pool.chat]\ntargets = [{}]\n", targets.join(", "));
+    let call = "[call]\nattempts = 1\n";
+    let text = [head(dir.path()), call.to_owned(), quota, pool].concat();
+    Speaker { forebay: Forebay::start(dir, &text).await, _simulated: simulated }
+}
+
+impl Speaker {
+    async fn ask(&self, id: &str, url: &str, body: Value) -> Completion {
+        self.forebay.publish("ai.jobs.chat", &json!({ "id": id, "url": url, "body": body })).await;
+        self.forebay.completion("default", None, id).await
+    }
+
+    async fn chat(&self, id: &str, body: Value) -> Value {
+        let completion = self.ask(id, "/v1/chat/completions", body).await;
+        assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
+        let body = completion.response.expect("an answer").body;
+        serde_json::from_str(body.get()).expect("JSON")
+    }
+}
+
+const MODEL: &str = "a-model";
+
+fn question(text: &str) -> Value {
+    json!({ "messages": [{ "role": "system", "content": "Be short." }, { "role": "user", "content": text }] })
+}
+
+fn tools() -> Value {
+    json!([{ "type": "function", "function": { "name": "weather", "description": "The weather of a place.",
+        "parameters": { "type": "object", "properties": { "place": { "type": "string" } }, "required": ["place"] } } }])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_dialect_answers_a_chat_in_one_shape() {
+    for spoken in SPOKEN {
+        let speaker = speaker(spoken, &[MODEL]).await;
+        let answer = speaker.chat("plain", question("hello")).await;
+        assert_eq!(answer["object"], "chat.completion", "{spoken:?}: {answer}");
+        assert_eq!(answer["choices"][0]["message"]["content"], "You said: hello", "{spoken:?}: {answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{spoken:?}: {answer}");
+        assert!(answer["usage"]["total_tokens"].as_u64() > Some(0), "{spoken:?}: {answer}");
+        speaker.forebay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_dialect_calls_tools_and_takes_their_results() {
+    for spoken in SPOKEN {
+        let speaker = speaker(spoken, &[MODEL]).await;
+        let mut body = question("call weather");
+        body["tools"] = tools();
+        let answer = speaker.chat("call", body.clone()).await;
+        let choice = &answer["choices"][0];
+        assert_eq!(choice["finish_reason"], "tool_calls", "{spoken:?}: {answer}");
+        let call = &choice["message"]["tool_calls"][0];
+        assert_eq!(call["function"]["name"], "weather", "{spoken:?}: {answer}");
+        let arguments = call["function"]["arguments"].as_str().expect("arguments as text");
+        let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+        assert!(arguments["place"].is_string(), "{spoken:?}: {answer}");
+        let messages = body["messages"].as_array_mut().expect("messages");
+        messages.push(choice["message"].clone());
+        messages.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "{\"sky\":\"blue\"}" }));
+        let answer = speaker.chat("result", body).await;
+        let said = answer["choices"][0]["message"]["content"].as_str().expect("text");
+        assert!(said.contains("blue"), "{spoken:?}: {answer}");
+        speaker.forebay.stop().await;
+    }
+}
+
+/// Providers whose thoughts are signed, and the fields that ask for thought.
+const SIGNED: [usize; 4] = [1, 4, 6, 9];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
+    for spoken in SIGNED.map(|index| SPOKEN[index]) {
+        let speaker = speaker(spoken, &["a-claude-model"]).await;
+        let mut body = question("think about it");
+        body["reasoning_effort"] = "low".into();
+        body["max_completion_tokens"] = 4_000.into();
+        let answer = speaker.chat("thought", body.clone()).await;
+        let message = &answer["choices"][0]["message"];
+        assert!(
+            message["reasoning_details"][0]["data"].is_object()
+                || message["reasoning_details"][0]["data"].is_string(),
+            "{spoken:?}: {answer}"
+        );
+        let messages = body["messages"].as_array_mut().expect("messages");
+        messages.push(message.clone());
+        messages.push(json!({ "role": "user", "content": "and then?" }));
+        let answer = speaker.chat("again", body.clone()).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "You said: and then?", "{spoken:?}: {answer}");
+        // What was changed on the way is refused there, which shows that it was sent at all.
+        spoil(&mut body["messages"][2]["reasoning_details"][0]["data"]);
+        let completion = speaker.ask("spoiled", "/v1/chat/completions", body).await;
+        assert_eq!(completion.error.expect("refused").class, Class::BadRequest, "{spoken:?}");
+        speaker.forebay.stop().await;
+    }
+}
+
+/// Changes every signature in a value.
+fn spoil(value: &mut Value) {
+    match value {
+        Value::String(text) => text.insert(0, 'A'),
+        Value::Object(map) => {
+            for (name, value) in map {
+                if ["signature", "encrypted_content", "reasoningContent", "reasoningText"]
+                    .contains(&name.as_str())
+                {
+                    spoil(value);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// How long a job waits that is refused for now; its attempts tell what the refusal was taken for.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(4);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_error_of_every_provider_is_taken_for_what_it_is() {
+    let (mut seen, mut mistaken) = (0, Vec::new());
+    for spoken in SPOKEN.into_iter().filter(|spoken| spoken.3.is_empty()) {
+        let is_responses = spoken.1 == "openai-responses";
+        let failures = failures().into_iter().filter(|failure| failure.provider == spoken.0);
+        let cases: Vec<_> = failures.filter(|failure| is_responses || failure.task == "chat").collect();
+        assert!(cases.len() > 5, "{spoken:?}");
+        let (forebay, _simulated) = failing(spoken, &cases).await;
+        for failure in &cases {
+            let deadline = SystemClock.now() + PATIENCE;
+            let said = "a prompt that is longer than a name is";
+            let body = json!({ "messages": [{ "role": "user", "content": said }] });
+            let job = json!({ "id": failure.case, "deadline": deadline, "body": body });
+            forebay.publish(&format!("ai.jobs.{}", failure.case), &job).await;
+        }
+        for failure in &cases {
+            let completion = forebay.completion("default", None, failure.case).await;
+            let outcome = completion.attempts.first().map(|attempt| attempt.outcome.as_str());
+            if outcome != Some(failure.class) {
+                mistaken.push(format!("{} {} was taken for {outcome:?}", spoken.1, failure.case));
+            }
+            let text = serde_json::to_string(&completion).expect("JSON");
+            for secret in ["sk-a-ke", "longer than a name", "org-", "org_"] {
+                assert!(!text.contains(secret), "{} {}: {text}", spoken.1, failure.case);
+            }
+        }
+        seen += cases.len();
+        forebay.stop().await;
+    }
+    assert!(mistaken.is_empty(), "{mistaken:#?}");
+    assert!(seen > 150, "{seen}");
+}
+
+/// A Forebay with an account and a pool for each failure, since some stop a whole account.
+async fn failing(
+    (simulated, name, path, _): (&str, &str, &str, &str),
+    cases: &[Failure],
+) -> (Forebay, forebay::simulate::Provider) {
+    let key = |case: &str| format!("sk-a-key-of-{case}");
+    let accounts: Vec<_> = match simulated {
+        "ollama" => vec!["provider=ollama,name=one".to_owned()],
+        _ => {
+            let account = |failure: &Failure| {
+                format!("provider={simulated},name=org-{0},key={1}", failure.case, key(failure.case))
+            };
+            cases.iter().map(account).collect()
+        }
+    };
+    let accounts: Vec<_> = accounts.iter().map(String::as_str).collect();
+    let simulated = provider(&accounts, "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut text = head(dir.path()) + "[call]\nattempts = 1\n";
+    for Failure { case, .. } in cases {
+        let file = dir.path().join(format!("{case}.key"));
+        std::fs::write(&file, key(case)).expect("a file");
+        text += &format!(
+            "[quota.{case}]\nprovider = \"{name}\"\nbase_url = \"{}{path}\"\nkeys = [{{ file = {file:?} }}]\n\
+             limits = [{{ concurrent = 64 }}]\n[pool.{case}]\n\
+             targets = [{{ quota = \"{case}\", model = \"fail-{case}\" }}]\n",
+            simulated.url()
+        );
+    }
+    (Forebay::start(dir, &text).await, simulated)
+}
