@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop embeddings contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -62,6 +62,16 @@ fuzz: $(TOOLS)/cargo-fuzz
 ## interop: publishers in Python, JavaScript and Go
 interop: nats-server build
 	tests/interop/run.sh
+
+## sdk: the simulated provider, spoken to by the vendors' own SDKs; needs Python 3.10 and PyPI
+sdk: tests/sdk/work/installed
+	$(CARGO) build --locked
+	tests/sdk/work/venv/bin/python tests/sdk/check_simulator.py $(or $(CARGO_TARGET_DIR),target)/debug/forebay
+
+tests/sdk/work/installed: tests/sdk/requirements.txt
+	python3 -m venv tests/sdk/work/venv
+	tests/sdk/work/venv/bin/pip install --quiet --disable-pip-version-check -r $<
+	touch $@
 
 ## embeddings: 2,000 real texts through a real model
 embeddings: nats-server build

@@ -292,7 +292,7 @@ mod tests {
             let account = account(&format!("tokens=100/1m,algorithm={algorithm}"));
             let now = Instant::now();
             account.admit(of(80), now).settle(of(30), now);
-            assert_eq!(account.admit(of(71), now).refused.is_some(), true, "{algorithm}");
+            assert!(account.admit(of(71), now).refused.is_some(), "{algorithm}");
             let next = account.admit(of(60), now);
             assert_eq!(next.refused, None, "{algorithm}");
             next.settle(of(90), now);

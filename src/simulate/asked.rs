@@ -120,7 +120,8 @@ fn content(asked: &Asked) -> Content {
         return Content::Text(format!("The tool said: {result}"));
     }
     if let Some(tool) = called(asked) {
-        return Content::Call { name: tool.name.clone(), arguments: schema::example(&tool.schema) };
+        let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
+        return Content::Call { name: tool.name.clone(), arguments: arguments.unwrap_or_else(|| json!({})) };
     }
     Content::Text(match &asked.form {
         Form::Text => format!("You said: {}", asked.text),

@@ -147,7 +147,7 @@ pub(super) fn models(vendor: Vendor) -> Answer {
         Vendor::Anthropic => {
             let model = json!({
                 "type": "model", "id": "claude-sonnet-4-5", "display_name": "Claude Sonnet 4.5",
-                "created_at": "2025-09-29T00:00:00Z",
+                "created_at": "2025-09-29T00:00:00Z", "lifecycle": "active",
             });
             Answer::json(
                 200,
@@ -179,7 +179,7 @@ pub(super) fn models(vendor: Vendor) -> Answer {
         }
         Vendor::Mistral => {
             let model = json!({
-                "id": "mistral-small-latest", "object": "model", "created": CREATED, "owned_by": "mistralai",
+                "id": "mistral-small-latest", "object": "model", "created": CREATED, "owned_by": "mistralai", "type": "base",
                 "capabilities": { "completion_chat": true, "function_calling": true, "vision": true },
             });
             Answer::json(200, &json!({ "object": "list", "data": [model] }))

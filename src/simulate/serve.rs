@@ -177,3 +177,126 @@ impl Fault {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use axum::http::Method;
+    use rand::SeedableRng;
+    use rand::rngs::SmallRng;
+
+    use super::super::fault::Faults;
+    use super::super::record::Record;
+    use super::*;
+
+    const HELLO: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
+
+    fn shared(accounts: &[&str], faults: &str) -> Arc<Shared> {
+        let account = |text: &&str| Account::new(text.parse().expect("a config"));
+        let faults = if faults.is_empty() { Faults::default() } else { faults.parse().expect("faults") };
+        Arc::new(Shared {
+            accounts: accounts.iter().map(account).collect(),
+            latency: Default::default(),
+            faults: Mutex::new(faults),
+            rng: Mutex::new(SmallRng::seed_from_u64(1)),
+            record: Record::new(None).expect("a record"),
+        })
+    }
+
+    async fn call(shared: &Arc<Shared>, path: &str, header: (&str, &str), body: &str) -> (u16, String) {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header.0, header.1)
+            .header("anthropic-version", "2023-06-01")
+            .body(Body::from(body.to_owned()))
+            .expect("a request");
+        let response = handle(State(Arc::clone(shared)), request).await;
+        let status = response.status().as_u16();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        (status, String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn a_key_is_looked_for_where_its_vendor_sends_it() {
+        let all = shared(
+            &[
+                "name=o,key=k-o",
+                "name=a,key=k-a,provider=anthropic",
+                "name=z,key=k-z,provider=azure",
+                "name=g,key=k-g,provider=gemini",
+                "name=l,provider=ollama",
+            ],
+            "",
+        );
+        let gemini = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
+        let anthropic = r#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hello"}]}"#;
+        for (path, header, body, expected) in [
+            ("/v1/chat/completions", ("authorization", "Bearer k-o"), HELLO, 200),
+            ("/v1/chat/completions", ("x-api-key", "k-o"), HELLO, 401),
+            ("/v1/messages", ("x-api-key", "k-a"), anthropic, 200),
+            ("/v1/messages", ("authorization", "Bearer k-a"), anthropic, 200),
+            ("/v1/messages", ("authorization", "Bearer k-o"), anthropic, 404),
+            ("/openai/v1/chat/completions", ("api-key", "k-z"), HELLO, 200),
+            ("/v1beta/models/m:generateContent", ("x-goog-api-key", "k-g"), gemini, 200),
+            ("/v1beta/models/m:generateContent", ("authorization", "Bearer k-g"), gemini, 403),
+            ("/v1beta/models/m:generateContent", ("x-goog-api-key", "k-x"), gemini, 400),
+            ("/api/chat", ("accept", "*/*"), HELLO, 200),
+            ("/v1/embeddings", ("accept", "*/*"), HELLO, 401),
+        ] {
+            let (status, answer) = call(&all, path, header, body).await;
+            assert_eq!(status, expected, "{path} {header:?}: {answer}");
+        }
+        assert_eq!(all.record.entries().len(), 7, "who is not known is not counted");
+    }
+
+    #[tokio::test]
+    async fn a_stranger_is_told_so_in_the_dialect_of_the_path() {
+        let mistral = shared(&["name=m,key=k,provider=mistral"], "");
+        let wrong = ("authorization", "Bearer sk-wrong");
+        let expected = (401, r#"{"detail":"Unauthorized"}"#.to_owned());
+        assert_eq!(call(&mistral, "/v1/chat/completions", wrong, HELLO).await, expected);
+        let deepseek = shared(&["name=d,key=k,provider=deepseek"], "");
+        let expected = (401, "Authentication Fails (governor)".to_owned());
+        assert_eq!(call(&deepseek, "/chat/completions", ("accept", "*/*"), HELLO).await, expected);
+        assert!(call(&deepseek, "/v1/messages", wrong, HELLO).await.1.contains("authentication_error"));
+    }
+
+    #[tokio::test]
+    async fn what_openai_answers_stays_as_it_is() {
+        let one = shared(&["name=o,key=k"], "");
+        let (_, answer) = call(&one, "/v1/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+        let expected = r#"{"id":"chatcmpl-aeab1e87972b520af3eeea1d","object":"chat.completion","created":1767225600,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"You said: hello","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":15,"completion_tokens":3,"total_tokens":18}}"#;
+        assert_eq!(answer, expected);
+    }
+
+    #[tokio::test]
+    async fn a_fault_is_told_in_the_dialect_of_the_account() {
+        let key = ("x-api-key", "k");
+        for (fault, status, expected) in [
+            ("error=1", 500, "api_error"),
+            ("overloaded=1", 529, "overloaded_error"),
+            ("quota_exhausted=1", 429, "enforced_spend_limit_reached"),
+            // A case that only others have stands for its class.
+            ("rate_limited-array=1", 429, "rate_limit_error"),
+        ] {
+            let one = shared(&["name=a,key=k,provider=anthropic"], fault);
+            let (got, answer) = call(&one, "/v1/messages", key, HELLO).await;
+            assert_eq!(got, status, "{fault}");
+            assert!(answer.contains(expected), "{fault}: {answer}");
+            assert_eq!(one.record.entries()[0].status, status);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_bedrock_reserves_is_settled_with_the_burndown() {
+        let one = shared(&["name=b,key=k,provider=bedrock,tokens=390/1h"], "");
+        let body = r#"{"messages":[{"role":"user","content":[{"text":"hello"}]}],"inferenceConfig":{"maxTokens":300}}"#;
+        let key = ("authorization", "Bearer k");
+        for expected in [200, 200, 429] {
+            let path = "/model/anthropic.claude-sonnet-4-5-v1%3A0/converse";
+            assert_eq!(call(&one, path, key, body).await.0, expected);
+        }
+    }
+}

@@ -21,11 +21,21 @@ const FIELDS: [&str; 9] = [
     "labels",
     "serviceTier",
 ];
+/// Fields whose values are not of this API.
+const FOREIGN: [&str; 7] = [
+    "args",
+    "response",
+    "parameters",
+    "parametersJsonSchema",
+    "responseSchema",
+    "responseJsonSchema",
+    "labels",
+];
 /// The most candidates that a call may ask for.
 const MOST_CANDIDATES: u64 = 8;
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
-    let request = call.request()?;
+    let request = camel(call.request()?);
     let model = call.model.unwrap_or_default();
     match call.task {
         Task::Embed => {
@@ -42,6 +52,28 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
             Ok(Answer::json(200, &json!({ "embeddings": embeddings? })))
         }
         _ => generated(call, &request, model),
+    }
+}
+
+/// Names as `camelCase`: `snake_case` is taken too, and Google's own SDK sends some so. What is not of this
+/// API keeps its names.
+fn camel(value: Value) -> Value {
+    match value {
+        Value::Array(list) => Value::Array(list.into_iter().map(camel).collect()),
+        Value::Object(map) => {
+            let field = |(name, value): (String, Value)| {
+                let mut words = name.split('_');
+                let mut camel_name = words.next().unwrap_or_default().to_owned();
+                for word in words {
+                    camel_name.extend(word.chars().take(1).flat_map(char::to_uppercase));
+                    camel_name.extend(word.chars().skip(1));
+                }
+                let value = if FOREIGN.contains(&camel_name.as_str()) { value } else { camel(value) };
+                (camel_name, value)
+            };
+            Value::Object(map.into_iter().map(field).collect())
+        }
+        other => other,
     }
 }
 
@@ -307,6 +339,15 @@ mod tests {
         let mut other = call;
         other["thoughtSignature"] = json!("c2VhbGVk");
         assert!(with(&other, "gemini-2.5-flash").is_err());
+    }
+
+    #[test]
+    fn names_are_taken_in_either_form() {
+        let request =
+            json!({ "generation_config": { "response_json_schema": { "a_b": 1 } }, "x": [{ "a_b": 1 }] });
+        let expected =
+            json!({ "generationConfig": { "responseJsonSchema": { "a_b": 1 } }, "x": [{ "aB": 1 }] });
+        assert_eq!(camel(request), expected);
     }
 
     #[test]

@@ -174,7 +174,8 @@ fn check(list: &[Value]) -> Result<(), Wrong> {
     let last = list.last();
     let role = last.and_then(|message| message.get("role")).and_then(Value::as_str).unwrap_or_default();
     let prefix = last.and_then(|message| message.get("prefix")) == Some(&json!(true));
-    if !matches!(role, "user" | "tool") && !(role == "assistant" && prefix) {
+    let may_end = matches!(role, "user" | "tool") || role == "assistant" && prefix;
+    if !may_end {
         return wrong(format!(
             "Expected last role User or Tool (or Assistant with prefix True) for serving but got {role}"
         ));
