@@ -6,7 +6,7 @@ mod cohere;
 mod gemini;
 mod mistral;
 mod ollama;
-pub(super) mod openai;
+pub(crate) mod openai;
 
 use serde_json::{Value, json};
 

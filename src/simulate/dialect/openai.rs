@@ -1,7 +1,7 @@
 //! Chat as OpenAI speaks it, and what Azure, Groq, DeepSeek and OpenRouter add to it.
 
-pub(in crate::simulate) mod media;
-pub(in crate::simulate) mod messages;
+pub(crate) mod media;
+pub(crate) mod messages;
 mod responses;
 
 use serde_json::{Value, json};
