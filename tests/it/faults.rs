@@ -6,7 +6,7 @@ use forebay::simulate::fault::Faults;
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, called, chat, head, pool, provider, quota, said, soon};
 
 /// A Forebay over two accounts at one provider, each quota with its own keys and limits.
 async fn two_quotas(
@@ -198,25 +198,24 @@ async fn one_request_that_is_not_found_does_not_fail_the_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tier_is_entered_after_its_wait() {
-    let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
+    let hangs = provider(&["name=one,key=sk-one"], "hang=1").await;
+    let answers = provider(&["name=two,key=sk-two"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let spent = "{ requests = 1, per = \"1h\" }, { concurrent = 8 }";
     let pool = "[pool.chat]\ntargets = [{ quota = \"one\", model = \"m\" }, \
                 { quota = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], spent),
-        quota(dir.path(), "two", &provider.base_url(), &["sk-two"], UNLIMITED),
+        quota(dir.path(), "one", &hangs.base_url(), &["sk-one"], "{ concurrent = 1 }"),
+        quota(dir.path(), "two", &answers.base_url(), &["sk-two"], UNLIMITED),
         pool.to_owned(),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
-    let mut served = Vec::new();
-    for id in ["first", "second"] {
-        forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
-        let completion = forebay.completion("default", None, id).await;
-        served.push((completion.attempts[0].quota.clone(), completion.attempts[0].waited_ms >= 1_000));
-    }
-    assert_eq!(served, [("one".to_owned(), false), ("two".to_owned(), true)]);
+    forebay.publish("ai.jobs.chat", &chat("hangs", "hello")).await;
+    called(&hangs, 1).await;
+    forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
+    let completion = forebay.completion("default", None, "waits").await;
+    let attempt = &completion.attempts[0];
+    assert!(attempt.quota == "two" && attempt.waited_ms >= 1_000, "{completion:?}");
     forebay.stop().await;
 }
 

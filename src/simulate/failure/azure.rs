@@ -32,6 +32,6 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"The server had an error while processing your request. Sorry about that!","type":"server_error","param":null,"code":null}}"#),
     row("overloaded", 503,
         r#"{"error":{"message":"The engine is currently overloaded, please try again later","type":"server_error","param":null,"code":null}}"#),
-    row("overloaded-502", 502,
+    row("server_error-502", 502,
         r#"<html><body>502 Bad Gateway</body></html>"#),
 ];

@@ -32,6 +32,6 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"object":"error","message":"Internal server error","type":"internal_server_error","param":null,"code":"1000"}"#),
     row("overloaded", 503,
         r#"{"object":"error","message":"Service unavailable.","type":"unreachable_backend","param":null,"code":"1100"}"#),
-    row("overloaded-502", 502,
+    row("server_error-502", 502,
         r#"<html><body>502 Bad Gateway</body></html>"#),
 ];

@@ -168,7 +168,7 @@ fn by_status(status: u16) -> Class {
         401 => Class::BadKey,
         402 => Class::BillingStop,
         403 => Class::ModelNotAllowed,
-        408 | 409 | 424 | 500 | 502 | 504 | 524 => Class::ServerError,
+        408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,
         503 | 529 => Class::Overloaded,
         501 => Class::BadRequest,
