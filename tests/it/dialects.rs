@@ -169,36 +169,42 @@ const PATIENCE: SignedDuration = SignedDuration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_of_every_provider_is_taken_for_what_it_is() {
-    let (mut seen, mut mistaken) = (0, Vec::new());
-    for spoken in SPOKEN.into_iter().filter(|spoken| spoken.3.is_empty()) {
-        let is_responses = spoken.1 == "openai-responses";
-        let failures = failures().into_iter().filter(|failure| failure.provider == spoken.0);
-        let cases: Vec<_> = failures.filter(|failure| is_responses || failure.task == "chat").collect();
-        assert!(cases.len() > 5, "{spoken:?}");
-        let (forebay, _simulated) = failing(spoken, &cases).await;
-        for failure in &cases {
-            let deadline = SystemClock.now() + PATIENCE;
-            let said = "a prompt that is longer than a name is";
-            let body = json!({ "messages": [{ "role": "user", "content": said }] });
-            let job = json!({ "id": failure.case, "deadline": deadline, "body": body });
-            forebay.publish(&format!("ai.jobs.{}", failure.case), &job).await;
-        }
-        for failure in &cases {
-            let completion = forebay.completion("default", None, failure.case).await;
-            let outcome = completion.attempts.first().map(|attempt| attempt.outcome.as_str());
-            if outcome != Some(failure.class) {
-                mistaken.push(format!("{} {} was taken for {outcome:?}", spoken.1, failure.case));
-            }
-            let text = serde_json::to_string(&completion).expect("JSON");
-            for secret in ["sk-a-ke", "longer than a name", "org-", "org_"] {
-                assert!(!text.contains(secret), "{} {}: {text}", spoken.1, failure.case);
-            }
-        }
-        seen += cases.len();
-        forebay.stop().await;
-    }
+    let spoken = SPOKEN.into_iter().filter(|spoken| spoken.3.is_empty());
+    let tried = futures::future::join_all(spoken.map(mistaken)).await;
+    let all: usize = tried.iter().map(|(all, _)| all).sum();
+    let mistaken: Vec<_> = tried.into_iter().flat_map(|(_, mistaken)| mistaken).collect();
     assert!(mistaken.is_empty(), "{mistaken:#?}");
-    assert!(seen > 150, "{seen}");
+    assert!(all > 150, "{all}");
+}
+
+/// How many failures a provider has, and which of them are taken for something else.
+async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<String>) {
+    let is_responses = spoken.1 == "openai-responses";
+    let failures = failures().into_iter().filter(|failure| failure.provider == spoken.0);
+    let cases: Vec<_> = failures.filter(|failure| is_responses || failure.task == "chat").collect();
+    assert!(cases.len() > 5, "{spoken:?}");
+    let (forebay, _simulated) = failing(spoken, &cases).await;
+    for failure in &cases {
+        let deadline = SystemClock.now() + PATIENCE;
+        let said = "a prompt that is longer than a name is";
+        let body = json!({ "messages": [{ "role": "user", "content": said }] });
+        let job = json!({ "id": failure.case, "deadline": deadline, "body": body });
+        forebay.publish(&format!("ai.jobs.{}", failure.case), &job).await;
+    }
+    let mut mistaken = Vec::new();
+    for failure in &cases {
+        let completion = forebay.completion("default", None, failure.case).await;
+        let outcome = completion.attempts.first().map(|attempt| attempt.outcome.as_str());
+        if outcome != Some(failure.class) {
+            mistaken.push(format!("{} {} was taken for {outcome:?}", spoken.1, failure.case));
+        }
+        let text = serde_json::to_string(&completion).expect("JSON");
+        for secret in ["sk-a-ke", "longer than a name", "org-", "org_"] {
+            assert!(!text.contains(secret), "{} {}: {text}", spoken.1, failure.case);
+        }
+    }
+    forebay.stop().await;
+    (cases.len(), mistaken)
 }
 
 /// A Forebay with an account and a pool for each failure, since some stop a whole account.

@@ -89,3 +89,85 @@ async fn an_address_where_nobody_listens_is_not_waited_for() {
     assert_eq!(completion.attempts.last().map(|attempt| attempt.quota.as_str()), Some("spare"));
     forebay.stop().await;
 }
+
+/// What one target answers that fails so goes to another of these, if to any.
+async fn served_by(failure: &str, more: &str, windows: [Option<u64>; 3]) -> (Completion, Vec<String>) {
+    let simulated = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let models = [format!("fail-{failure}"), "small".to_owned(), "large".to_owned()];
+    let targets: Vec<_> = models
+        .iter()
+        .zip(windows)
+        .enumerate()
+        .map(|(tier, (model, window))| {
+            let window = window.map_or_else(String::new, |tokens| format!(", context_window = {tokens}"));
+            format!("{{ quota = \"one\", model = \"{model}\", tier = {tier}{window} }}")
+        })
+        .collect();
+    let pool = format!("[pool.chat]\ntargets = [{}]\n{more}", targets.join(", "));
+    let text =
+        [head(dir.path()), quota(dir.path(), "one", &simulated.base_url(), &["sk-one"], UNLIMITED), pool];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    let completion = ask(&forebay, "a").await;
+    forebay.stop().await;
+    let asked = completion.attempts.iter().map(|attempt| attempt.model.clone()).collect();
+    (completion, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_long_goes_to_a_larger_window_alone() {
+    let windows = [Some(8_000), Some(8_000), Some(1_000_000)];
+    let (completion, asked) = served_by("context_too_long", "", windows).await;
+    assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
+    assert_eq!(asked, ["fail-context_too_long", "large"]);
+    let (completion, asked) = served_by("context_too_long", "", [Some(8_000), None, Some(8_000)]).await;
+    assert_eq!(completion.error.map(|error| error.class), Some(Class::ContextTooLong));
+    assert_eq!(asked, ["fail-context_too_long"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_for_its_content_goes_elsewhere_only_where_the_pool_says_so() {
+    let (completion, asked) = served_by("content_filtered", "", [None; 3]).await;
+    assert_eq!(completion.error.map(|error| error.class), Some(Class::ContentFiltered));
+    assert_eq!(asked, ["fail-content_filtered"]);
+    let (completion, asked) = served_by("content_filtered", "content_fallback = true\n", [None; 3]).await;
+    assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
+    assert_eq!(asked, ["fail-content_filtered", "small"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_request_itself_is_wrong_about_goes_nowhere() {
+    let (completion, asked) = served_by("bad_request", "content_fallback = true\n", [None; 3]).await;
+    assert_eq!(completion.error.map(|error| error.class), Some(Class::BadRequest));
+    assert_eq!(asked, ["fail-bad_request"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_its_field() {
+    let simulated =
+        provider(&["provider=anthropic,name=a,key=sk-a", "provider=openai,name=b,key=sk-b"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let claude = quota(dir.path(), "claude", &simulated.url(), &["sk-a"], UNLIMITED);
+    let text = [
+        head(dir.path()),
+        claude.replace("\"openai\"", "\"anthropic\""),
+        quota(dir.path(), "gpt", &simulated.base_url(), &["sk-b"], UNLIMITED),
+        "[pool.chat]\ntargets = [{ quota = \"claude\", model = \"c\" }, { quota = \"gpt\", model = \"g\", tier = 1 }]\n"
+            .to_owned(),
+        "[pool.claude]\ntargets = [{ quota = \"claude\", model = \"c\" }]\n".to_owned(),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    let body = json!({ "logprobs": true, "messages": [{ "role": "user", "content": "hi" }] });
+    forebay.publish("ai.jobs.chat", &json!({ "id": "a", "body": body })).await;
+    let by = forebay.completion("default", None, "a").await.answered_by.expect("somebody answered");
+    assert_eq!((by.quota.as_str(), by.reason), ("gpt", Reason::Unsupported));
+    forebay.publish("ai.jobs.claude", &json!({ "id": "b", "body": body })).await;
+    let error = forebay.completion("default", None, "b").await.error.expect("refused");
+    assert_eq!(error.code, "unsupported");
+    assert!(error.message.contains("`body.logprobs`"), "{error:?}");
+    assert!(
+        simulated.calls().iter().all(|call| call.account == "b"),
+        "nothing was asked that cannot be said"
+    );
+    forebay.stop().await;
+}

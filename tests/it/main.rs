@@ -14,6 +14,7 @@ mod flows;
 mod hostile;
 mod identity;
 mod journal;
+mod kinds;
 mod large;
 mod nats_troubles;
 mod objects;
