@@ -61,7 +61,8 @@ def main() -> int:
         arguments = [part for account in accounts for part in ("--account", account)]
         provider = subprocess.Popen(
             [FOREBAY, "simulate", "--json", "--listen", "127.0.0.1:0", "--latency", "50ms..500ms", "--record", "record.jsonl",
-             *arguments], cwd=work, stdout=subprocess.PIPE, text=True)
+             *arguments], cwd=work, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True)
         try:
             url = json.loads(provider.stdout.readline())["listening"].removesuffix("/v1")
             configure(work, url)
