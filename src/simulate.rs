@@ -68,7 +68,7 @@ pub struct Provider {
 
 #[derive(Debug)]
 struct Shared {
-    accounts: Vec<Account>,
+    accounts: Vec<Arc<Account>>,
     latency: (Duration, Duration),
     faults: Mutex<Faults>,
     rng: Mutex<SmallRng>,

@@ -1,6 +1,6 @@
 //! An account's limits, enforced to the letter.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::account::{Config, Limit};
@@ -25,8 +25,8 @@ struct State {
 
 /// What an account says to one call; while it lives, the call counts among those at once.
 #[derive(Debug)]
-pub(super) struct Admission<'a> {
-    account: &'a Account,
+pub(super) struct Admission {
+    account: Arc<Account>,
     at: Instant,
     cost: Cost,
     /// What is left of each limit.
@@ -107,7 +107,7 @@ fn rests(windows: &[Window], now: Instant) -> Vec<Rest> {
 }
 
 impl Account {
-    pub(super) fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config) -> Arc<Self> {
         let windows = |limits: &[Limit], algorithm| {
             let window = |(limit, per): &Limit| Window::new(algorithm, *limit, config.scaled(*per), *per);
             limits.iter().map(window).collect()
@@ -120,7 +120,7 @@ impl Account {
             output: windows(&config.output_tokens, of_tokens),
             running: 0,
         };
-        Self { config, state: Mutex::new(state) }
+        Arc::new(Self { config, state: Mutex::new(state) })
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -139,7 +139,7 @@ impl Account {
 
     /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in
     /// a bucket; their tokens do not.
-    pub(super) fn admit(&self, cost: Cost, now: Instant) -> Admission<'_> {
+    pub(super) fn admit(self: &Arc<Self>, cost: Cost, now: Instant) -> Admission {
         let mut state = self.state();
         let busy = self.config.concurrent.is_some_and(|most| state.running >= most);
         // All are asked, so that what is told of each is as of now.
@@ -181,11 +181,11 @@ impl Account {
             output: rests(&state.output, now),
         };
         let (refused, by) = refused.map_or((None, None), |(refused, by)| (Some(refused), by));
-        Admission { account: self, at: now, cost, left, refused, by }
+        Admission { account: Arc::clone(self), at: now, cost, left, refused, by }
     }
 }
 
-impl Admission<'_> {
+impl Admission {
     /// Counts what the call really cost instead of what it was let in for.
     pub(super) fn settle(&self, cost: Cost, now: Instant) {
         let mut state = self.account.state();
@@ -195,7 +195,7 @@ impl Admission<'_> {
     }
 }
 
-impl Drop for Admission<'_> {
+impl Drop for Admission {
     fn drop(&mut self) {
         if self.refused.is_none() {
             self.account.state().running -= 1;
@@ -210,7 +210,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn account(text: &str) -> Account {
+    fn account(text: &str) -> Arc<Account> {
         Account::new(format!("name=a,key=k,{text}").parse().expect("a config"))
     }
 
@@ -218,7 +218,7 @@ mod tests {
         Cost { tokens, input: tokens, output: 0 }
     }
 
-    fn admitted(account: &Account, now: Instant, calls: usize) -> usize {
+    fn admitted(account: &Arc<Account>, now: Instant, calls: usize) -> usize {
         (0..calls).filter(|_| account.admit(of(0), now).refused.is_none()).count()
     }
 

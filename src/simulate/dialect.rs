@@ -27,6 +27,8 @@ pub(super) fn answer(call: &Call<'_>) -> Answer {
         return failure;
     }
     let outcome = match call.task {
+        // To DeepSeek a model that is not there is a wrong request like any other.
+        _ if model == NO_MODEL && call.vendor == Vendor::DeepSeek => Err(Wrong::Case("bad_request-model")),
         _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
         _ if model.starts_with(PREFIX) => Err(Wrong::Request(format!("no failure is called {model}"))),
         Task::Unversioned => Err(Wrong::Case("bad_request-version")),
@@ -37,14 +39,7 @@ pub(super) fn answer(call: &Call<'_>) -> Answer {
 
 fn spoken(call: &Call<'_>) -> Outcome {
     match call.vendor {
-        vendor if vendor.speaks_as_openai() => {
-            let mut answer = openai::answer(call)?;
-            if vendor == Vendor::DeepSeek {
-                // While a call waits, it is kept alive with empty lines.
-                answer.body.splice(0..0, *b"\n\n\n");
-            }
-            Ok(answer)
-        }
+        vendor if vendor.speaks_as_openai() => openai::answer(call),
         Vendor::Anthropic => anthropic::answer(call),
         Vendor::Gemini => gemini::answer(call),
         Vendor::Mistral => mistral::answer(call),

@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The headers of an answer at `now`.
-pub(super) fn headers(account: &Config, admission: &Admission<'_>, cost: Cost, now: SystemTime) -> HeaderMap {
+pub(super) fn headers(account: &Config, admission: &Admission, cost: Cost, now: SystemTime) -> HeaderMap {
     let mut told = Told(HeaderMap::new());
     let vendor = account.provider;
     if account.headers == Headers::Limits {
@@ -82,7 +82,7 @@ impl Told {
         }
     }
 
-    fn as_anthropic(&mut self, admission: &Admission<'_>, now: SystemTime) {
+    fn as_anthropic(&mut self, admission: &Admission, now: SystemTime) {
         let left = &admission.left;
         let all: Vec<_> = left.tokens.iter().chain(&left.input).chain(&left.output).copied().collect();
         let names = [
@@ -134,7 +134,7 @@ impl Told {
     }
 
     /// It speaks of the minute, whatever period the limit has.
-    fn as_mistral(&mut self, admission: &Admission<'_>, cost: Cost) {
+    fn as_mistral(&mut self, admission: &Admission, cost: Cost) {
         let a_minute = |rest: Rest, amount: u64| {
             if rest.per >= MINUTE || rest.per.is_zero() {
                 return amount;

@@ -31,7 +31,7 @@ struct Refusal<'a> {
 /// The answer to a call that a limit refuses.
 pub(super) fn answer(
     account: &Config,
-    admission: &Admission<'_>,
+    admission: &Admission,
     refused: Refused,
     cost: Cost,
     model: Option<&str>,

@@ -1,14 +1,15 @@
 //! One call from its arrival to its answer.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
+use futures::StreamExt;
 
 use super::Shared;
-use super::admission::Account;
+use super::admission::{Account, Admission};
 use super::answer::Answer;
 use super::call::{Call, Wrong};
 use super::cost::{self, Cost};
@@ -23,6 +24,8 @@ use super::vendor::Vendor;
 
 /// The largest request that is read, in bytes.
 const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+/// How many empty lines keep a call alive until its answer is made.
+const EMPTY_LINES: u32 = 10;
 /// A piece of an answer without an end, in bytes.
 const ENDLESS_PIECE: usize = 64 * 1024;
 
@@ -90,6 +93,9 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     // Noted before the wait: a client that goes away meanwhile has made its call all the same.
     let whole = fault.is_none_or(Fault::sends_a_whole_answer);
     note(if whole { answer.status.as_u16() } else { 0 }, fault);
+    if vendor == Vendor::DeepSeek && fault.is_none() && answer.status == StatusCode::OK {
+        return kept_alive(answer, headers, latency, admission);
+    }
     tokio::time::sleep(latency).await;
     let settled = answer.spent.and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
     if let Some(settled) = settled {
@@ -102,15 +108,32 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     }
 }
 
+/// An answer that begins at once and says nothing in empty lines until it is made.
+fn kept_alive(answer: Answer, headers: HeaderMap, latency: Duration, admission: Admission) -> Response<Body> {
+    let lines = futures::stream::iter(0..EMPTY_LINES).then(move |_| async move {
+        tokio::time::sleep(latency / EMPTY_LINES).await;
+        bytes::Bytes::from_static(b"\n")
+    });
+    let Answer { body, .. } = answer;
+    let end = futures::stream::once(async move {
+        drop(admission);
+        bytes::Bytes::from(body)
+    });
+    let start = futures::stream::iter([bytes::Bytes::from_static(b"\n")]);
+    let pieces = start.chain(lines).chain(end).map(Ok::<_, std::io::Error>);
+    let answer = Answer { body: Vec::new(), ..answer };
+    answer.response(headers).map(|_| Body::from_stream(pieces))
+}
+
 impl Shared {
     /// The account that a request's key opens, and the key.
-    fn account<'a>(&'a self, headers: &'a HeaderMap, path: &str) -> Option<(&'a Account, &'a str)> {
+    fn account<'a>(&'a self, headers: &'a HeaderMap, path: &str) -> Option<(&'a Arc<Account>, &'a str)> {
         let by_key = self.accounts.iter().find_map(|account| {
             let key = account.config().provider.key(headers)?;
             account.config().keys.iter().any(|known| known == key).then_some((account, key))
         });
         let keyless = || {
-            let open = |account: &&Account| account.config().keys.is_empty();
+            let open = |account: &&Arc<Account>| account.config().keys.is_empty();
             let account = self.accounts.iter().find(open)?;
             (Vendor::of_path(path) == Vendor::Ollama).then_some((account, ""))
         };
@@ -286,6 +309,17 @@ mod tests {
             assert_eq!(got, status, "{fault}");
             assert!(answer.contains(expected), "{fault}: {answer}");
             assert_eq!(one.record.entries()[0].status, status);
+        }
+    }
+
+    #[tokio::test]
+    async fn deepseek_keeps_a_call_alive_with_empty_lines() {
+        let one = shared(&["name=d,key=k,provider=deepseek,concurrent=1"], "");
+        for _ in 0..2 {
+            let (status, answer) =
+                call(&one, "/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+            assert_eq!(status, 200, "the call before has ended: {answer}");
+            assert!(answer.starts_with("\n\n") && answer.trim_start().starts_with('{'), "{answer}");
         }
     }
 

@@ -100,11 +100,7 @@ class Speaker:
         assert answer.meta.billed_units.input_tokens > 0
         raises(cohere.BadRequestError, lambda: self.client.embed(input_type="nothing", **more))
         many = {**more, "texts": ["x"] * 97}
-        raises(
-            cohere.BadRequestError,
-            lambda: self.client.v2.embed(input_type="search_query", **many) if hasattr(self.client, "v2")
-            else super(type(self.client), self.client).embed(input_type="search_query", batching=False, **many),
-        )
+        raises(cohere.BadRequestError, lambda: self.client.v2.embed(input_type="search_query", **many))
 
     def rerank(self):
         answer = self.client.rerank(

@@ -246,7 +246,7 @@ class Speaker:
 
     def unknown_model(self):
         raises(
-            openai.NotFoundError,
+            openai.BadRequestError if self.provider == "deepseek" else openai.NotFoundError,
             lambda: self.client.chat.completions.create(
                 model="no-such-model", messages=[{"role": "user", "content": "hello"}]
             ),

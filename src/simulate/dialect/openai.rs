@@ -141,9 +141,30 @@ fn unfiltered() -> Value {
     json!({ "hate": safe, "self_harm": safe, "sexual": safe, "violence": safe })
 }
 
-fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), Wrong> {
-    if vendor != Vendor::Groq {
+/// Models that reason take neither the old name of the longest answer nor a temperature.
+fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), Wrong> {
+    let model = request.get("model").and_then(Value::as_str).unwrap_or_default();
+    if !["o1", "o3", "o4", "gpt-5"].iter().any(|start| model.starts_with(start)) {
         return Ok(());
+    }
+    if request.get("max_tokens").is_some_and(|most| !most.is_null()) {
+        return wrong(
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        );
+    }
+    match request.get("temperature").and_then(Value::as_f64) {
+        Some(temperature) if (temperature - 1.0).abs() > f64::EPSILON => wrong(format!(
+            "Unsupported value: 'temperature' does not support {temperature} with this model. Only the default (1) value is supported."
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), Wrong> {
+    match vendor {
+        Vendor::OpenAi | Vendor::Azure => return refuse_what_reasoning_models_do(request),
+        Vendor::Groq => {}
+        _ => return Ok(()),
     }
     let set =
         |field: &&str| request.get(*field).is_some_and(|value| !value.is_null() && *value != json!(false));
@@ -159,5 +180,31 @@ fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), W
     match messages.enumerate().find(|(_, message)| named(message)) {
         Some((at, _)) => wrong(format!("'messages.{at}' : property 'name' is unsupported")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_that_reason_and_groq_take_less_than_others() {
+        let refused = |vendor, fields: Value| refuse_what_this_vendor_does(vendor, &fields).is_err();
+        assert!(refused(Vendor::OpenAi, json!({ "model": "gpt-5-mini", "max_tokens": 9 })));
+        assert!(refused(Vendor::OpenAi, json!({ "model": "o4-mini", "temperature": 0.5 })));
+        assert!(!refused(
+            Vendor::OpenAi,
+            json!({ "model": "gpt-5-mini", "temperature": 1, "max_completion_tokens": 9 })
+        ));
+        assert!(!refused(
+            Vendor::OpenAi,
+            json!({ "model": "gpt-4o-mini", "temperature": 0.5, "max_tokens": 9 })
+        ));
+        assert!(refused(Vendor::Groq, json!({ "model": "m", "n": 2 })));
+        assert!(refused(
+            Vendor::Groq,
+            json!({ "model": "m", "messages": [{ "role": "user", "name": "x" }] })
+        ));
+        assert!(!refused(Vendor::DeepSeek, json!({ "model": "m", "n": 2 })));
     }
 }

@@ -34,6 +34,8 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"Our servers are currently overloaded. Please try again later.","type":"server_error","param":null,"code":"server_is_overloaded"}}"#),
     row("overloaded-slow", 503,
         r#"{"error":{"message":"Slow Down","type":"server_error","param":null,"code":null}}"#),
+    row("overloaded-502", 502,
+        r#"{"error":{"message":"The engine is currently overloaded, please try again later","type":"server_error","param":null,"code":null}}"#),
     row("server_error-502", 502,
         r#"<html><body>502 Bad Gateway</body></html>"#),
     row("overloaded-504", 504,
