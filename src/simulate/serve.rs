@@ -97,14 +97,19 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
         return kept_alive(answer, headers, latency, admission);
     }
     tokio::time::sleep(latency).await;
-    let settled = answer.spent.and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
-    if let Some(settled) = settled {
-        admission.settle(settled, moment().0);
-    }
+    settle(&admission, vendor, model, &answer);
     drop(admission);
     match fault {
         Some(fault) => fault.response(answer, headers),
         None => answer.response(headers),
+    }
+}
+
+/// Counts what an answer really cost, at vendors that do.
+fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &Answer) {
+    let settled = answer.spent.and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
+    if let Some(settled) = settled {
+        admission.settle(settled, moment().0);
     }
 }
 
