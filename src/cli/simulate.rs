@@ -19,7 +19,7 @@ use crate::simulate::{Config, Failure, Provider, failures};
 /// real headers and error bodies, and can fail on purpose.
 ///
 /// Answers are made from the request alone: `You said: …`. A text that begins with `call ` calls the first
-/// tool, with `refuse ` is refused, with `think ` is thought about. The model `fail-CASE` fails.
+/// tool, with `refuse ` is refused, with `think ` is thought about, with `cached ` was half cached. The model `fail-CASE` fails.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  forebay simulate --listen 127.0.0.1:9001 \\\n    \
     --account name=one,key=sk-one,limit=600/1m --account name=two,key=sk-two,limit=300/1m,algorithm=fixed \\\n    \

@@ -47,6 +47,13 @@ pub(super) struct Asked {
     pub(super) thinks: bool,
 }
 
+impl Asked {
+    /// How many of the `input` tokens of a prompt were cached before: half of them, where that is wished for.
+    pub(super) fn cached(&self, input: u64) -> u64 {
+        if self.text.starts_with("cached ") { input / 2 } else { 0 }
+    }
+}
+
 /// What is said.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {

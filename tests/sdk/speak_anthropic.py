@@ -88,6 +88,8 @@ class Speaker:
         usage = self.chat("hello").usage
         assert usage.input_tokens > 0 and usage.output_tokens > 0
         same((usage.cache_read_input_tokens, usage.cache_creation_input_tokens), (0, 0))
+        usage = self.chat("cached words").usage
+        assert usage.cache_read_input_tokens in (usage.input_tokens, usage.input_tokens - 1), usage
 
     def thought(self):
         more = {"tools": [TOOL], "thinking": {"type": "enabled", "budget_tokens": 1024}}

@@ -95,6 +95,8 @@ class Speaker:
     def usage(self):
         usage = self.chat("hello")["usage"]
         same(usage["totalTokens"], usage["inputTokens"] + usage["outputTokens"])
+        usage = self.chat("cached words")["usage"]
+        assert usage["cacheReadInputTokens"] in (usage["inputTokens"], usage["inputTokens"] - 1), usage
 
     def thought(self):
         more = {

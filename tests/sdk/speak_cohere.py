@@ -87,6 +87,8 @@ class Speaker:
         usage = self.chat("hello").usage
         assert usage.tokens.input_tokens > 0 and usage.tokens.output_tokens > 0
         assert usage.billed_units.input_tokens > 0
+        usage = self.chat("cached words").usage
+        same(usage.cached_tokens, usage.tokens.input_tokens // 2)
 
     def thought(self):
         answer = self.chat("hello", thinking={"type": "enabled", "token_budget": 100})

@@ -97,6 +97,8 @@ class Speaker:
     def usage(self):
         usage = self.chat("hello").usage_metadata
         same(usage.total_token_count, usage.prompt_token_count + usage.candidates_token_count)
+        usage = self.chat("cached words").usage_metadata
+        same(usage.cached_content_token_count, usage.prompt_token_count // 2)
 
     def thought(self):
         thinking = types.ThinkingConfig(include_thoughts=True)

@@ -74,6 +74,8 @@ class Speaker:
     def usage(self):
         usage = self.chat("hello").usage
         same(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+        usage = self.chat("cached words").usage
+        same(usage.model_extra["prompt_tokens_details"]["cached_tokens"], usage.prompt_tokens // 2)
 
     def thought(self):
         message = self.chat("think hard").choices[0].message

@@ -117,13 +117,21 @@ class Speaker:
         same(len(self.chat("hello", n=3).choices), 3)
 
     def refusal(self):
-        message = self.chat("refuse this").choices[0].message
-        assert message.refusal and message.content is None
+        choice = self.chat("refuse this").choices[0]
+        if self.provider in ("azure", "deepseek"):
+            same((choice.finish_reason, choice.message.content), ("content_filter", ""))
+        else:
+            assert choice.message.refusal and choice.message.content is None
 
     def usage(self):
         usage = self.chat("hello").usage
         assert usage.prompt_tokens > 0 and usage.completion_tokens > 0
         same(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+        usage = self.chat("cached words").usage
+        same(usage.prompt_tokens_details.cached_tokens, usage.prompt_tokens // 2)
+        if self.provider == "deepseek":
+            hit, miss = usage.model_extra["prompt_cache_hit_tokens"], usage.model_extra["prompt_cache_miss_tokens"]
+            same(hit + miss, usage.prompt_tokens)
 
     def reasoning(self):
         answer = self.chat("think hard")

@@ -57,6 +57,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let id = digest(call.body);
     let model = request.get("model").cloned().unwrap_or_default();
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let read = asked.cached(input);
     let (reason, stopped) = end(&said);
     let refused = matches!(said.content, Content::Refusal(_));
     let details = json!({ "type": "refusal", "category": "cyber", "explanation": said.text() });
@@ -69,20 +70,21 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         "stop_reason": reason,
         "stop_sequence": stopped,
         "stop_details": if refused { details } else { Value::Null },
-        "usage": usage(&request, &said, input, output),
+        "usage": usage(&request, &said, (input, read), output),
     });
-    Ok(Answer::json(200, &body).with("request-id", &format!("req_{id}")).spending(input, output))
+    Ok(Answer::json(200, &body).with("request-id", &format!("req_{id}")).spending(input - read, output))
 }
 
-/// What is cached on demand is counted apart from the rest of the input: here the system prompt.
-fn usage(request: &Value, said: &Said, input: u64, output: u64) -> Value {
+/// What is read from the cache, and what is put there on demand, here the system prompt, is counted apart from
+/// the rest of the input.
+fn usage(request: &Value, said: &Said, (input, read): (u64, u64), output: u64) -> Value {
     let system = request.get("system").and_then(Value::as_array).into_iter().flatten();
     let cached = system.filter(|block| block.get("cache_control").is_some());
     let cached = cached.map(|block| block.to_string().len() as u64 / 4).sum::<u64>();
     json!({
-        "input_tokens": input.saturating_sub(cached),
+        "input_tokens": input.saturating_sub(cached + read),
         "cache_creation_input_tokens": cached,
-        "cache_read_input_tokens": 0,
+        "cache_read_input_tokens": read,
         "output_tokens": output,
         "output_tokens_details": { "thinking_tokens": said.thought_tokens },
         "service_tier": "standard",

@@ -22,6 +22,7 @@ fn converse(call: &Call<'_>, request: &Value) -> Outcome {
     let said = reply(&asked);
     let id = digest(call.body);
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let cached = asked.cached(input);
     let guarded = request.get("guardrailConfig").is_some();
     let reason = match (&said.content, &said.end) {
         (Content::Call { .. }, _) => "tool_use",
@@ -35,15 +36,15 @@ fn converse(call: &Call<'_>, request: &Value) -> Outcome {
         "output": { "message": { "role": "assistant", "content": content(&said, &id) } },
         "stopReason": reason,
         "usage": {
-            "inputTokens": input,
+            "inputTokens": input - cached,
             "outputTokens": output,
             "totalTokens": input + output,
-            "cacheReadInputTokens": 0,
+            "cacheReadInputTokens": cached,
             "cacheWriteInputTokens": 0,
         },
         "metrics": { "latencyMs": 1 },
     });
-    Ok(Answer::json(200, &body).spending(input, output))
+    Ok(Answer::json(200, &body).spending(input - cached, output))
 }
 
 fn content(said: &Said, id: &str) -> Vec<Value> {

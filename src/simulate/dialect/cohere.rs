@@ -44,7 +44,7 @@ fn chat(call: &Call<'_>, request: &Value) -> Outcome {
         "id": id,
         "message": message(&said, &id),
         "finish_reason": reason,
-        "usage": { "billed_units": units, "tokens": units, "cached_tokens": 0 },
+        "usage": { "billed_units": units, "tokens": units, "cached_tokens": asked.cached(input) },
     });
     Ok(Answer::json(200, &body).spending(input, output))
 }

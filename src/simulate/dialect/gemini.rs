@@ -102,6 +102,9 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     if !refused {
         usage["candidatesTokenCount"] = json!(written);
     }
+    if asked.cached(input) > 0 {
+        usage["cachedContentTokenCount"] = json!(asked.cached(input));
+    }
     if said.thought.is_some() {
         usage["thoughtsTokenCount"] = json!(thought);
     }

@@ -122,13 +122,18 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let id = digest(call.body);
     let choices: Vec<_> = (0..count).map(|index| choice(&said, &id, index)).collect();
     let (input, output) = (prompt_tokens(call.body), said.all_tokens() * count);
+    let mut usage =
+        json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
+    if asked.cached(input) > 0 {
+        usage["prompt_tokens_details"] = json!({ "cached_tokens": asked.cached(input) });
+    }
     let body = json!({
         "id": id,
         "object": "chat.completion",
         "created": CREATED,
         "model": model,
         "choices": choices,
-        "usage": { "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output },
+        "usage": usage,
     });
     Ok(Answer::json(200, &body).spending(input, output))
 }

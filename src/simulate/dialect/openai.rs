@@ -42,16 +42,20 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let asked = messages::asked(call.vendor, request)?;
     let mut said = reply(&asked);
     if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && said.thought.is_none() {
-        said = reply(&Asked { thinks: true, ..asked });
+        said = reply(&Asked { thinks: true, ..asked.clone() });
     }
     let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST_CANDIDATES);
     let id = digest(call.body);
     let choices: Vec<_> = (0..count).map(|index| choice(call.vendor, &said, &id, index)).collect();
     let (prompt, written) = (prompt_tokens(call.body), said.all_tokens() * count);
+    let cached = asked.cached(prompt);
     let mut usage =
         json!({ "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written });
     if said.thought.is_some() {
         usage["completion_tokens_details"] = json!({ "reasoning_tokens": said.thought_tokens * count });
+    }
+    if cached > 0 {
+        usage["prompt_tokens_details"] = json!({ "cached_tokens": cached });
     }
     let mut body = json!({
         "id": format!("chatcmpl-{id}"),
@@ -61,13 +65,16 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         "choices": choices,
         "usage": usage,
     });
-    add(call.vendor, &mut body, &id, prompt);
-    Ok(Answer::json(200, &body).spending(prompt, written))
+    add(call.vendor, &mut body, &id, (prompt, cached));
+    Ok(Answer::json(200, &body).spending(prompt - cached, written))
 }
 
 fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
+    let filters = filters(vendor);
     let (content, refusal) = match &said.content {
         Content::Text(text) => (json!(text), Value::Null),
+        // Filtered from outside, not refused by the model.
+        Content::Refusal(_) if filters => (json!(""), Value::Null),
         Content::Refusal(text) => (Value::Null, json!(text)),
         Content::Call { .. } => (Value::Null, Value::Null),
     };
@@ -82,15 +89,24 @@ fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
     if let Some(thought) = &said.thought {
         think(vendor, &mut message, thought);
     }
-    let reason = finish(said);
+    let filtered = filters && matches!(said.content, Content::Refusal(_));
+    let reason = if filtered { "content_filter" } else { finish(said) };
     let mut choice = json!({ "index": index, "message": message, "logprobs": null, "finish_reason": reason });
     if vendor == Vendor::OpenRouter {
         choice["native_finish_reason"] = json!(reason);
     }
     if vendor == Vendor::Azure {
         choice["content_filter_results"] = unfiltered();
+        if filtered {
+            choice["content_filter_results"]["violence"] = json!({ "filtered": true, "severity": "high" });
+        }
     }
     choice
+}
+
+/// Whether what must not be said is cut by a filter, instead of being declined in words.
+fn filters(vendor: Vendor) -> bool {
+    matches!(vendor, Vendor::Azure | Vendor::DeepSeek)
 }
 
 /// Reasoning, where this vendor shows it. OpenAI's chat shows none.
@@ -120,7 +136,7 @@ pub(super) fn finish(said: &Said) -> &'static str {
     }
 }
 
-fn add(vendor: Vendor, body: &mut Value, id: &str, prompt: u64) {
+fn add(vendor: Vendor, body: &mut Value, id: &str, (prompt, cached): (u64, u64)) {
     match vendor {
         Vendor::Azure => {
             body["prompt_filter_results"] =
@@ -128,8 +144,8 @@ fn add(vendor: Vendor, body: &mut Value, id: &str, prompt: u64) {
         }
         Vendor::Groq => body["x_groq"] = json!({ "id": format!("req_{id}") }),
         Vendor::DeepSeek => {
-            body["usage"]["prompt_cache_hit_tokens"] = json!(0);
-            body["usage"]["prompt_cache_miss_tokens"] = json!(prompt);
+            body["usage"]["prompt_cache_hit_tokens"] = json!(cached);
+            body["usage"]["prompt_cache_miss_tokens"] = json!(prompt - cached);
         }
         Vendor::OpenRouter => body["provider"] = json!("Simulated"),
         _ => {}

@@ -41,7 +41,7 @@ pub(super) fn answer(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         "truncation": "disabled",
         "usage": {
             "input_tokens": input,
-            "input_tokens_details": { "cached_tokens": 0, "cache_write_tokens": 0 },
+            "input_tokens_details": { "cached_tokens": asked.cached(input), "cache_write_tokens": 0 },
             "output_tokens": output,
             "output_tokens_details": { "reasoning_tokens": said.thought_tokens },
             "total_tokens": input + output,
