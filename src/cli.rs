@@ -86,7 +86,7 @@ enum Command {
     Check,
     /// Print what a team may do at NATS, as a user of the server's configuration.
     NatsPermissions(permissions::Args),
-    /// Run a simulated provider that enforces limits strictly.
+    /// Run a simulated provider that enforces limits strictly and speaks the API of any.
     Simulate(simulate::Args),
     /// Print a shell's completion script.
     Completions {

@@ -14,16 +14,22 @@ use crate::simulate::account;
 use crate::simulate::fault::Faults;
 use crate::simulate::{Config, Failure, Provider, failures};
 
+const AFTER_HELP: &str = "\
+Answers are made from the request alone. A last text that begins with `call ` calls the first tool, with
+`refuse ` is refused, with `think ` is thought about, with `cached ` counts as half cached; any other is
+answered with `You said: …`. The model `fail-CASE` fails.
+
+Example:
+  forebay simulate --listen 127.0.0.1:9001 \\
+    --account name=one,key=sk-one,limit=600/1m \\
+    --account name=two,key=sk-two,limit=300/1m,algorithm=fixed \\
+    --account name=three,key=sk-three,fixture=anthropic-legacy-t1,scale=60";
+
 /// Run a simulated provider that speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
 /// Bedrock, Ollama, Groq, DeepSeek and OpenRouter, enforces each account's limits to the letter, sends the
 /// real headers and error bodies, and can fail on purpose.
-///
-/// Answers are made from the request alone: `You said: …`. A text that begins with `call ` calls the first
-/// tool, with `refuse ` is refused, with `think ` is thought about, with `cached ` was half cached. The model `fail-CASE` fails.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forebay simulate --listen 127.0.0.1:9001 \\\n    \
-    --account name=one,key=sk-one,limit=600/1m --account name=two,key=sk-two,limit=300/1m,algorithm=fixed \\\n    \
-    --account name=three,key=sk-three,fixture=anthropic-legacy-t1,scale=60")]
+#[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
     /// Where it listens; port 0 is any free one.
     #[arg(long, default_value = "127.0.0.1:9001")]

@@ -92,13 +92,66 @@ pub(super) fn named(name: &str) -> Result<Config, String> {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a moment to count from")]
 mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use super::super::admission::{Account, Admission, Refused};
+    use super::super::cost::Cost;
     use super::*;
+
+    fn account(text: &str) -> Arc<Account> {
+        Account::new(format!("name=a,key=k,{text}").parse().expect("a config"))
+    }
+
+    fn admitted(account: &Arc<Account>, now: Instant, tokens: u64, calls: usize) -> Vec<Admission> {
+        let cost = Cost { tokens, input: tokens, output: 0 };
+        let all = (0..calls).map(|_| account.admit(cost, now));
+        all.filter(|admission| admission.refused.is_none()).collect()
+    }
 
     #[test]
     fn every_fixture_can_be_read() {
         for fixture in &FIXTURES {
             assert_eq!(named(fixture.name).map(|config| config.provider), Ok(fixture.provider));
         }
+    }
+
+    #[test]
+    fn azure_counts_calls_by_the_second_and_sets_tokens_back_by_the_minute() {
+        let azure = account("fixture=azure-600,scale=60");
+        let (start, second) = (Instant::now(), Duration::from_secs(1) / 60);
+        assert_eq!(admitted(&azure, start, 0, 12).len(), 10);
+        let refused = azure.admit(Cost::default(), start);
+        assert_eq!(
+            (refused.refused, refused.by.map(|rest| rest.limit)),
+            (Some(Refused::Calls(second)), Some(10))
+        );
+        let azure = account("fixture=azure-600");
+        assert_eq!(admitted(&azure, start, 50_000, 3).len(), 2);
+        assert_eq!(admitted(&azure, start + Duration::from_secs(59), 50_000, 1).len(), 0);
+        assert_eq!(admitted(&azure, start + Duration::from_secs(60), 50_000, 1).len(), 1);
+    }
+
+    #[test]
+    fn geminis_day_is_spent_after_four_minutes() {
+        let gemini = account("fixture=gemini-free");
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        for round in 0..4 {
+            assert_eq!(admitted(&gemini, start + minute * round, 1, 5).len(), 5, "{round}");
+        }
+        let refused = gemini.admit(Cost::default(), start + minute * 4);
+        assert_eq!(refused.by.map(|rest| rest.limit), Some(20));
+    }
+
+    #[test]
+    fn deepseek_counts_what_is_under_way() {
+        let deepseek = account("fixture=deepseek");
+        let now = Instant::now();
+        let under_way = admitted(&deepseek, now, 0, 501);
+        assert_eq!(under_way.len(), 500);
+        drop(under_way);
+        assert_eq!(admitted(&deepseek, now, 0, 1).len(), 1);
     }
 }
