@@ -146,6 +146,11 @@ trait Adapter: Sync {
     /// The kinds of work that it can say.
     fn kinds(&self) -> &'static [Kind];
 
+    /// What becomes of the fields of a chat; `None` where it goes as it is.
+    fn fields(&self) -> Option<&'static chat::Fields> {
+        None
+    }
+
     /// The request, without the credential.
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported>;
 

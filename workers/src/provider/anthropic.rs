@@ -39,6 +39,10 @@ impl Adapter for Anthropic {
         &[Kind::Chat]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();

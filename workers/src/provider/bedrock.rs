@@ -34,6 +34,10 @@ impl Adapter for Bedrock {
         &[Kind::Chat]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         // An id may be an ARN; AWS signs the path with its colons and slashes encoded.

@@ -136,6 +136,12 @@ pub(super) struct Quirks {
     /// Fields that have another name there.
     #[serde(default)]
     pub(super) renames: BTreeMap<String, String>,
+    /// Fields of messages, and of calls in them, that it refuses and that change no answer: they are left out.
+    #[serde(default)]
+    pub(super) message_drops: Vec<String>,
+    /// Roles that have another name there.
+    #[serde(default)]
+    pub(super) roles: BTreeMap<String, String>,
 }
 
 /// Quirks of models whose names begin so.
@@ -144,6 +150,23 @@ pub(super) struct Quirks {
 pub(super) struct ModelQuirks {
     pub(super) begin: Vec<String>,
     pub(super) quirks: Quirks,
+}
+
+/// What becomes of the fields of a chat request; what is in no list is refused by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChatFields {
+    /// Said in the provider's way. `None` where a request goes as it is, but for what the other lists name.
+    pub mapped: Option<Vec<&'static str>>,
+    /// Left out: they change what an answer costs, how fast it comes or who is told of it, not what is asked.
+    pub dropped: Vec<&'static str>,
+    /// Refused although the rest goes as it is.
+    pub refused: Vec<&'static str>,
+    /// Said by another name.
+    pub renamed: Vec<(&'static str, &'static str)>,
+    /// Left out of messages.
+    pub dropped_of_messages: Vec<&'static str>,
+    /// Roles by another name.
+    pub roles: Vec<(&'static str, &'static str)>,
 }
 
 /// What an error means. All that a rule names must hold; of a list, one entry.
@@ -263,6 +286,25 @@ impl Provider {
     pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
         let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
         self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
+    }
+
+    /// What becomes of the fields of a chat request, whichever the model.
+    pub fn chat_fields(&'static self) -> ChatFields {
+        if let Some(fields) = self.dialect.adapter().fields() {
+            return fields.told();
+        }
+        let names = |names: &'static [String]| names.iter().map(String::as_str).collect();
+        let pairs = |pairs: &'static BTreeMap<String, String>| {
+            pairs.iter().map(|(one, other)| (one.as_str(), other.as_str())).collect()
+        };
+        ChatFields {
+            mapped: None,
+            dropped: names(&self.quirks.drops),
+            refused: names(&self.quirks.refuses),
+            renamed: pairs(&self.quirks.renames),
+            dropped_of_messages: names(&self.quirks.message_drops),
+            roles: pairs(&self.quirks.roles),
+        }
     }
 
     /// Its quirks, with those of `model`.

@@ -5,16 +5,21 @@
 
 pub(super) mod answer;
 mod content;
+mod effort;
 mod fields;
 mod tools;
 
+use std::collections::HashSet;
+
 use forebay_schemas::job::Object;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::{Map, Number, Value};
 
 pub(super) use content::{Content, File, Piece};
-pub(super) use fields::Fields;
-pub(super) use tools::{Choice, Format, Function, Tool, ToolCall};
+pub(super) use effort::{Effort, Share};
+pub(super) use fields::{Fields, is_so_anyway};
+pub(super) use tools::{Choice, Format, Function, Tool, ToolCall, fitting};
 
 use super::Unsupported;
 
@@ -48,56 +53,6 @@ pub(super) struct Chat {
     pub(super) metadata: Option<Map<String, Value>>,
 }
 
-/// How much a model thinks before it answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Effort {
-    None,
-    Minimal,
-    Low,
-    Medium,
-    High,
-    Xhigh,
-    Max,
-}
-
-impl Effort {
-    /// The tokens of thought that stand for it where a budget is asked for (LiteLLM's figures).
-    pub(super) fn budget(self) -> u64 {
-        match self {
-            Effort::None => 0,
-            Effort::Minimal | Effort::Low => 1_024,
-            Effort::Medium => 2_048,
-            Effort::High => 4_096,
-            Effort::Xhigh => 8_192,
-            Effort::Max => 16_384,
-        }
-    }
-
-    /// OpenAI's word for it.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Effort::None => "none",
-            Effort::Minimal => "minimal",
-            Effort::Low => "low",
-            Effort::Medium => "medium",
-            Effort::High => "high",
-            Effort::Xhigh => "xhigh",
-            Effort::Max => "max",
-        }
-    }
-
-    /// The nearest of the three that everybody has; `None` for no thought at all.
-    pub(super) fn of_three(self) -> Option<&'static str> {
-        match self {
-            Effort::None => None,
-            Effort::Minimal | Effort::Low => Some("low"),
-            Effort::Medium => Some("medium"),
-            Effort::High | Effort::Xhigh | Effort::Max => Some("high"),
-        }
-    }
-}
-
 /// A message.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -121,15 +76,25 @@ pub(super) struct Message {
     _name: Option<String>,
     #[serde(rename = "annotations")]
     _annotations: Option<Value>,
-    #[serde(rename = "audio")]
-    _audio: Option<Value>,
-    #[serde(rename = "function_call")]
-    _function_call: Option<()>,
+    #[serde(rename = "audio", default, deserialize_with = "nothing")]
+    _audio: (),
+    #[serde(rename = "function_call", default, deserialize_with = "nothing")]
+    _function_call: (),
     #[serde(rename = "reasoning")]
     _reasoning: Option<Value>,
 }
 
-fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+/// What only OpenAI can read again.
+fn nothing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<(), D::Error> {
+    match Value::deserialize(from)? {
+        Value::Null => Ok(()),
+        _ => Err(D::Error::custom("is OpenAI's alone, say it as `content` or as `tool_calls`")),
+    }
+}
+
+pub(super) fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Vec<T>, D::Error> {
     Ok(Option::<Vec<T>>::deserialize(from)?.unwrap_or_default())
 }
 
@@ -186,17 +151,39 @@ impl Chat {
         Ok(chat)
     }
 
+    /// What no provider could do, found before it is asked.
     fn check(&self) -> Result<(), Unsupported> {
         if self.messages.is_empty() {
             return Err(Unsupported::new("body.messages", "is empty"));
         }
+        let maxima = [("max_completion_tokens", self.max_completion_tokens), ("max_tokens", self.max_tokens)];
+        if let Some((name, _)) = maxima.into_iter().find(|(_, most)| *most == Some(0)) {
+            return Err(Unsupported::new(format!("body.{name}"), "is 0, an answer has at least one token"));
+        }
+        self.check_choice()?;
+        if matches!(&self.response_format, Format::JsonSchema { json_schema } if json_schema.schema.is_null())
+        {
+            return Err(Unsupported::new("body.response_format.json_schema.schema", "is missing"));
+        }
+        let mut called = HashSet::new();
         for (index, message) in self.messages.iter().enumerate() {
-            if message.role == Role::Tool && message.tool_call_id.is_none() {
-                let field = format!("body.messages[{index}].tool_call_id");
-                return Err(Unsupported::new(field, "is missing: which call does this answer?"));
-            }
+            message.check(&format!("body.messages[{index}]"), &called)?;
+            called.extend(message.tool_calls.iter().map(|call| call.id.as_str()));
         }
         Ok(())
+    }
+
+    fn check_choice(&self) -> Result<(), Unsupported> {
+        match &self.tool_choice {
+            Choice::Required if self.tools.is_empty() => {
+                Err(Unsupported::new("body.tool_choice", "asks for a call, and there are no `tools`"))
+            }
+            Choice::One(name) if !self.tools.iter().any(|tool| tool.function().name == *name) => {
+                let problem = format!("`{name}` is none of the `tools`");
+                Err(Unsupported::new("body.tool_choice.function.name", problem))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The longest answer that is wanted, in tokens.
@@ -209,11 +196,12 @@ impl Chat {
         self.safety_identifier.as_deref().or(self.user.as_deref())
     }
 
-    /// The texts of all instructions, in their order.
+    /// The texts of all instructions, in their order; blank ones say nothing.
     pub(super) fn instructions(&self) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
         for (index, message) in self.messages.iter().enumerate().filter(|(_, m)| m.role == Role::System) {
-            texts.extend(message.content.texts(&format!("body.messages[{index}].content"))?);
+            let given = message.content.texts(&format!("body.messages[{index}].content"))?;
+            texts.extend(given.into_iter().filter(|text| !text.trim().is_empty()));
         }
         Ok(texts)
     }
@@ -231,6 +219,21 @@ impl Chat {
 }
 
 impl Message {
+    fn check(&self, field: &str, called: &HashSet<&str>) -> Result<(), Unsupported> {
+        if self.role != Role::Assistant && matches!(self.content, Content::None) {
+            return Err(Unsupported::new(format!("{field}.content"), "is missing"));
+        }
+        if self.role == Role::Tool {
+            let problem = match self.tool_call_id.as_deref() {
+                None => "is missing: which call does this answer?".to_owned(),
+                Some(id) if !called.contains(id) => format!("`{id}` is no call of an earlier message"),
+                Some(_) => return self.content.check(&format!("{field}.content")),
+            };
+            return Err(Unsupported::new(format!("{field}.tool_call_id"), problem));
+        }
+        self.content.check(&format!("{field}.content"))
+    }
+
     /// What `dialect` wants back of this message as it gave it.
     pub(super) fn opaque<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
         let of_dialect = move |detail: &&Value| detail.get("format").is_some_and(|format| format == dialect);

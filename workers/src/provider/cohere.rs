@@ -44,6 +44,10 @@ impl Adapter for Cohere {
         &[Kind::Chat, Kind::Embeddings, Kind::Rerank]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         match call.kind {
             Kind::Embeddings => call.post("/v2/embed", &embed(call)?),

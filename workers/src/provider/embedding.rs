@@ -12,6 +12,9 @@ use super::{Answer, Said, Unsupported};
 /// Left out everywhere: it says who is served.
 const HINTS: [&str; 2] = ["model", "user"];
 
+/// What vectors of texts are for.
+const INPUT_TYPES: [&str; 4] = ["search_document", "search_query", "classification", "clustering"];
+
 /// What is to be embedded.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,8 +23,7 @@ pub(super) struct Embedding {
     pub(super) dimensions: Option<u64>,
     #[serde(default)]
     encoding_format: Encoding,
-    /// What the vectors are for, as Cohere names it: `search_document`, `search_query`, `classification`,
-    /// `clustering`. OpenAI has no such field.
+    /// What the vectors are for, as Cohere names it, one of [`INPUT_TYPES`]. OpenAI has no such field.
     pub(super) input_type: Option<String>,
 }
 
@@ -47,14 +49,31 @@ impl Embedding {
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
         for (name, raw) in body.iter().filter(|(name, _)| !HINTS.contains(&name.as_str())) {
-            let value = serde_json::from_str(raw.get())
+            let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
-            known.insert(name.clone(), value);
+            if !value.is_null() {
+                known.insert(name.clone(), value);
+            }
         }
         let mut track = serde_path_to_error::Track::new();
         let from = serde_path_to_error::Deserializer::new(Value::Object(known), &mut track);
-        Self::deserialize(from)
-            .map_err(|error| Unsupported::new(format!("body.{}", track.path()), error.to_string()))
+        let embedding = Self::deserialize(from)
+            .map_err(|error| Unsupported::new(format!("body.{}", track.path()), error.to_string()))?;
+        embedding.check()?;
+        Ok(embedding)
+    }
+
+    fn check(&self) -> Result<(), Unsupported> {
+        if self.texts().is_empty() {
+            return Err(Unsupported::new("body.input", "is empty"));
+        }
+        match self.input_type.as_deref().filter(|kind| !INPUT_TYPES.contains(kind)) {
+            None => Ok(()),
+            Some(other) => {
+                let problem = format!("`{other}` is not known, use one of {}", INPUT_TYPES.join(", "));
+                Err(Unsupported::new("body.input_type", problem))
+            }
+        }
     }
 
     /// The texts.

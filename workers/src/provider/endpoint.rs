@@ -134,8 +134,14 @@ impl Endpoint {
             adapter.decode(&call, reply, now)
         });
         match answer {
-            None => Decoded { class: Some(Class::MalformedResponse), ..self.blank(reply, now) },
-            Some(Answer { said: Said::Error(error), .. }) => self.refused(error, reply, now),
+            None => match ErrorBody::within(reply) {
+                Some(error) => self.refused(error, reply, now),
+                None => Decoded { class: Some(Class::MalformedResponse), ..self.blank(reply, now) },
+            },
+            // It may have been paid for.
+            Some(Answer { said: Said::Error(error), usage, .. }) => {
+                Decoded { usage, ..self.refused(error, reply, now) }
+            }
             Some(Answer { body, usage, said }) => {
                 let (class, message) = match said {
                     Said::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),

@@ -22,6 +22,8 @@ pub(super) struct ErrorBody {
     pub(super) names: Vec<String>,
     /// How long its details ask to wait.
     pub(super) wait: Option<Duration>,
+    /// The HTTP status that it has in itself.
+    pub(super) status: Option<u16>,
 }
 
 /// What an error means.
@@ -46,23 +48,36 @@ impl ErrorBody {
         error
     }
 
+    /// An error that came with a good status, if the body is one and no answer.
+    pub(super) fn within(reply: &Reply) -> Option<Self> {
+        let value = serde_json::from_slice(&reply.body).ok()?;
+        let first = first(&value);
+        let has = |field: &str| first.get(field).is_some_and(|value| value.is_object() || value.is_string());
+        let is_named =
+            ["type", "object"].iter().any(|field| first.get(*field).is_some_and(|name| name == "error"));
+        // Cohere has nothing else in it; its answers' message is an object.
+        let is_flat = first.get("message").is_some_and(Value::is_string);
+        (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
+    }
+
     /// Reads `{"error":{…}}`, `{"error":"text"}`, `[{"error":{…}}]`, `{"message":…}` and `{"detail":…}`.
     pub(super) fn of(value: &Value) -> Self {
-        let value = match value {
-            Value::Array(items) => items.first().unwrap_or(&Value::Null),
-            other => other,
-        };
-        let error = value.get("error").unwrap_or(value);
+        let value = first(value);
+        let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(value);
         let mut body = Self::default();
         match error {
             Value::String(message) => body.message = Some(message.clone()),
             _ => body.read_object(error),
         }
+        // Together has it beside the error, too.
+        body.name_of(value.get("error_type"));
+        // A number is a name only where there is no word for it.
+        body.code = body.code.or_else(|| body.names.first().cloned());
         body
     }
 
     fn read_object(&mut self, error: &Value) {
-        let message = ["message", "detail", "msg"].iter().find_map(|field| error.get(field));
+        let message = ["message", "Message", "detail", "msg"].iter().find_map(|field| error.get(field));
         self.message = message.map(|message| match message {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -97,12 +112,18 @@ impl ErrorBody {
     fn name_of(&mut self, value: Option<&Value>) {
         match value {
             Some(Value::String(name)) => self.name(name),
-            Some(Value::Number(number)) => self.name(&number.to_string()),
+            Some(Value::Number(number)) => {
+                let status = number.as_u64().and_then(|number| u16::try_from(number).ok());
+                self.status = self.status.or(status.filter(|status| (400..600).contains(status)));
+                self.names.push(number.to_string());
+            }
             _ => {}
         }
     }
 
     fn name(&mut self, name: &str) {
+        // AWS's names may stand after a namespace.
+        let name = name.rsplit('#').next().unwrap_or(name);
         if name.is_empty() {
             return;
         }
@@ -118,6 +139,8 @@ impl ErrorBody {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Meaning {
+        // What comes with a good status says in itself which one is meant.
+        let status = self.status.filter(|_| status < 300).unwrap_or(status);
         let message = self.message.as_deref().unwrap_or_default().to_lowercase();
         let Some(rule) = provider.rules().find(|rule| self.is(rule, status, headers, &message)) else {
             let class = by_status(status);
@@ -148,6 +171,14 @@ impl ErrorBody {
     }
 }
 
+/// Google's errors may be the only item of an array.
+fn first(value: &Value) -> &Value {
+    match value {
+        Value::Array(items) => items.first().unwrap_or(&Value::Null),
+        other => other,
+    }
+}
+
 impl Back {
     /// How long it is until then.
     fn wait(&self, now: Timestamp) -> Option<Duration> {
@@ -168,7 +199,8 @@ fn by_status(status: u16) -> Class {
         401 => Class::BadKey,
         402 => Class::BillingStop,
         403 => Class::ModelNotAllowed,
-        408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
+        // An error with a good status that nobody knows is taken to pass.
+        ..300 | 408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,
         503 | 529 => Class::Overloaded,
         501 => Class::BadRequest,

@@ -42,6 +42,10 @@ impl Adapter for Gemini {
         &[Kind::Chat, Kind::Embeddings]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         let method = |name: &str| format!("/models/{}:{name}", encoded(call.model));
         if call.kind == Kind::Embeddings {
@@ -67,7 +71,7 @@ impl Adapter for Gemini {
 
 fn embed(call: &Call<'_>) -> Result<serde_json::Value, Unsupported> {
     let embedding = Embedding::read(&call.job.body)?;
-    let task = embedding.input_type.as_deref().map(task).transpose()?;
+    let task = embedding.input_type.as_deref().and_then(task);
     let requests: Vec<_> = embedding
         .texts()
         .iter()
@@ -88,16 +92,13 @@ fn embed(call: &Call<'_>) -> Result<serde_json::Value, Unsupported> {
     Ok(json!({ "requests": requests }))
 }
 
-fn task(input_type: &str) -> Result<&'static str, Unsupported> {
+fn task(input_type: &str) -> Option<&'static str> {
     match input_type {
-        "search_document" => Ok("RETRIEVAL_DOCUMENT"),
-        "search_query" => Ok("RETRIEVAL_QUERY"),
-        "classification" => Ok("CLASSIFICATION"),
-        "clustering" => Ok("CLUSTERING"),
-        other => {
-            let known = "search_document, search_query, classification, clustering";
-            Err(Unsupported::new("body.input_type", format!("`{other}` is not known, use one of {known}")))
-        }
+        "search_document" => Some("RETRIEVAL_DOCUMENT"),
+        "search_query" => Some("RETRIEVAL_QUERY"),
+        "classification" => Some("CLASSIFICATION"),
+        "clustering" => Some("CLUSTERING"),
+        _ => None,
     }
 }
 

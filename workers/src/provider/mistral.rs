@@ -43,6 +43,10 @@ impl Adapter for Mistral {
         &[Kind::Chat, Kind::Embeddings, Kind::Moderation, Kind::Transcription]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         match call.kind {
             Kind::Chat => {

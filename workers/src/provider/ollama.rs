@@ -38,6 +38,10 @@ impl Adapter for Ollama {
         &[Kind::Chat, Kind::Embeddings]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         if call.kind == Kind::Embeddings {
             return call.post("/api/embed", &embed(call)?);

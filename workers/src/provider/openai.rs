@@ -1,6 +1,7 @@
 //! OpenAI's dialect, and every server that speaks it: the job's body goes as it is, but for the quirks of the
 //! provider's entry in the table, and so does the answer.
 
+mod messages;
 mod multipart;
 
 use forebay_schemas::Usage;
@@ -12,6 +13,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::chat::{is_so_anyway, null_as_empty};
 use super::error::ErrorBody;
 use super::{Adapter, Answer, Call, Kind, Said, Unsupported, endpoint};
 use crate::upstream::{Reply, Request};
@@ -47,9 +49,14 @@ impl Adapter for OpenAi {
     fn refusal(&self, call: &Call<'_>) -> Option<Unsupported> {
         let quirks = call.endpoint.provider.quirks_of(call.model);
         let mut refused = quirks.flat_map(|quirks| &quirks.refuses);
-        let field = refused.find(|field| call.job.body.get(*field).is_some_and(|raw| raw.get() != "null"))?;
-        let problem = format!("{} refuses it, leave it out", call.endpoint.provider.name);
-        Some(Unsupported::new(format!("body.{field}"), problem))
+        if let Some(field) = refused.find(|field| asks(&call.job.body, field)) {
+            let problem = format!("{} refuses it, leave it out", call.endpoint.provider.name);
+            return Some(Unsupported::new(format!("body.{field}"), problem));
+        }
+        if call.kind == Kind::Transcription {
+            return multipart::file(&call.job.body).err();
+        }
+        None
     }
 
     fn decode(&self, call: &Call<'_>, reply: &Reply, _: Timestamp) -> Option<Answer> {
@@ -60,8 +67,15 @@ impl Adapter for OpenAi {
             // A transcription may have been asked for as plain text, or as subtitles.
             return (call.kind == Kind::Transcription).then(|| text(reply)).flatten();
         };
+        // No kind of work is answered by a bare value or a list.
+        if !body.get().trim_start().starts_with('{') {
+            return None;
+        }
         let parts: Parts = serde_json::from_str(body.get()).unwrap_or_default();
-        Some(Answer { usage: parts.usage.as_ref().map(WireUsage::unified), said: parts.said(), body })
+        if parts.object.as_deref() == Some("error") {
+            return None;
+        }
+        Some(Answer { usage: parts.usage.as_ref().and_then(WireUsage::unified), said: parts.said(), body })
     }
 }
 
@@ -72,6 +86,12 @@ fn path(call: &Call<'_>) -> String {
         Some(version) => format!("{DEPLOYMENTS}{}{path}?api-version={version}", encoded(call.model)),
         None => path.to_owned(),
     }
+}
+
+/// Whether a field asks for more than happens without it.
+fn asks(body: &Object, field: &str) -> bool {
+    let value = body.get(field).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
 }
 
 /// A name in a path.
@@ -89,7 +109,8 @@ fn body(call: &Call<'_>) -> Result<Object, Unsupported> {
     let model = serde_json::value::to_raw_value(call.model);
     body.insert("model".to_owned(), model.map_err(|error| Unsupported::new("model", error.to_string()))?);
     for quirks in call.endpoint.provider.quirks_of(call.model) {
-        for field in &quirks.drops {
+        // What is refused was not asked for, or the job were not here.
+        for field in quirks.drops.iter().chain(&quirks.refuses) {
             body.remove(field);
         }
         for (field, name) in &quirks.renames {
@@ -98,6 +119,7 @@ fn body(call: &Call<'_>) -> Result<Object, Unsupported> {
             }
         }
     }
+    messages::adapt(&mut body, call.endpoint.provider.quirks_of(call.model));
     Ok(body)
 }
 
@@ -112,8 +134,11 @@ fn text(reply: &Reply) -> Option<Answer> {
 #[serde(default)]
 struct Parts {
     usage: Option<WireUsage>,
+    #[serde(deserialize_with = "null_as_empty")]
     choices: Vec<Choice>,
     error: Option<Value>,
+    /// What it is; vLLM's older errors are `error` and have nothing around them.
+    object: Option<String>,
     /// Of Responses.
     status: Option<String>,
     incomplete_details: Option<Incomplete>,
@@ -145,6 +170,9 @@ impl Parts {
         if let Some(error) = failed.filter(|error| error.is_object() || error.is_string()) {
             return Said::Error(ErrorBody::of(error));
         }
+        if self.status.as_deref() == Some("failed") {
+            return Said::Error(ErrorBody::default());
+        }
         let cut = self.incomplete_details.as_ref().and_then(|details| details.reason.as_deref());
         if self.status.as_deref() == Some("incomplete") && cut == Some("content_filter") {
             return Said::Filtered("the provider's content filter cut the answer off".to_owned());
@@ -172,16 +200,25 @@ impl Choice {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct WireUsage {
-    #[serde(alias = "input_tokens")]
-    prompt_tokens: u64,
-    #[serde(alias = "output_tokens")]
-    completion_tokens: u64,
+    #[serde(alias = "input_tokens", deserialize_with = "count")]
+    prompt_tokens: Option<u64>,
+    #[serde(alias = "output_tokens", deserialize_with = "count")]
+    completion_tokens: Option<u64>,
     #[serde(alias = "input_tokens_details")]
     prompt_tokens_details: Option<PromptDetails>,
     #[serde(alias = "output_tokens_details")]
     completion_tokens_details: Option<CompletionDetails>,
     /// DeepSeek's name for the cached part.
-    prompt_cache_hit_tokens: u64,
+    #[serde(deserialize_with = "count")]
+    prompt_cache_hit_tokens: Option<u64>,
+}
+
+/// A count; a server that has none may say null, and some count in fractions.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let value = Value::deserialize(from)?;
+    let count = value.as_u64().or_else(|| value.as_f64().map(|count| count as u64));
+    Ok(count.map(|count| count.min(MOST_TOKENS)))
 }
 
 #[derive(Deserialize, Default)]
@@ -197,14 +234,16 @@ struct CompletionDetails {
 }
 
 impl WireUsage {
-    pub(super) fn unified(&self) -> Usage {
+    /// `None` where no tokens are told: some sound is paid for by the second.
+    pub(super) fn unified(&self) -> Option<Usage> {
+        self.prompt_tokens.or(self.completion_tokens)?;
         let cached = self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
         let reasoning = self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
-        Usage {
-            input_tokens: self.prompt_tokens.min(MOST_TOKENS),
-            output_tokens: self.completion_tokens.min(MOST_TOKENS),
-            cached_input_tokens: cached.unwrap_or(self.prompt_cache_hit_tokens),
+        Some(Usage {
+            input_tokens: self.prompt_tokens.unwrap_or(0),
+            output_tokens: self.completion_tokens.unwrap_or(0),
+            cached_input_tokens: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
             reasoning_tokens: reasoning.unwrap_or(0),
-        }
+        })
     }
 }

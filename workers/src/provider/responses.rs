@@ -38,6 +38,10 @@ impl Adapter for Responses {
         &[Kind::Chat, Kind::Responses]
     }
 
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         if call.kind == Kind::Responses {
             return OpenAi.encode(call);

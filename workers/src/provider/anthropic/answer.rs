@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Message {
@@ -81,7 +81,7 @@ fn take(choice: &mut Choice, value: Value) {
     match Block::deserialize(&value) {
         Ok(Block::Text { text }) => choice.text.get_or_insert_default().push_str(&text),
         Ok(Block::ToolUse { id, name, input }) => {
-            choice.calls.push(Call { id: Some(id), name, arguments: input.to_string(), extra: None });
+            choice.calls.push(Call { id: Some(id), name, arguments: arguments(input), extra: None });
         }
         Ok(Block::Thinking { thinking }) => {
             choice.reasoning.get_or_insert_default().push_str(&thinking);

@@ -4,20 +4,23 @@ use serde_json::{Map, Value, json};
 
 use super::DIALECT;
 use crate::provider::Unsupported;
-use crate::provider::chat::{Chat, Choice, Content, Effort, Format, Message, Piece, Role};
+use crate::provider::chat::{
+    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, Share, fitting,
+};
 
-/// The longest answer where a job names none, in tokens: the API asks for one, and the smallest model that is served
-/// gives no more (recalled).
-const MOST_TOKENS: u64 = 4_096;
-/// The fewest tokens of thought that can be asked for.
-const LEAST_THOUGHT: u64 = 1_024;
+/// The longest id of a call; no longest one is documented.
+const LONGEST_ID: usize = 256;
+/// What may stand in an id beside letters and digits.
+const ID_MARKS: &str = "_-";
 
 /// The body of a request.
 pub(super) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
-    set("max_tokens", chat.most_tokens().unwrap_or(MOST_TOKENS).into());
+    // The newer version thinks as much as it needs.
+    let share = if samples { chat.share()? } else { chat.share_without_budget() };
+    set("max_tokens", share.most.into());
     let system: Vec<_> = chat.instructions()?.into_iter().map(text).collect();
     if !system.is_empty() {
         set("system", system.into());
@@ -41,7 +44,7 @@ pub(super) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsup
         output.insert("format".to_owned(), format);
     }
     if let Some(effort) = chat.reasoning_effort {
-        set("thinking", thinking(effort, chat.most_tokens().unwrap_or(MOST_TOKENS), samples)?);
+        set("thinking", thinking(effort, share));
         if let Some(word) = effort_word(effort).filter(|_| !samples) {
             output.insert("effort".to_owned(), word.into());
         }
@@ -67,16 +70,11 @@ fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Un
 }
 
 /// The older version thinks with a budget of tokens, the newer as much as it needs.
-fn thinking(effort: Effort, most: u64, has_budget: bool) -> Result<Value, Unsupported> {
-    match effort {
-        Effort::None => Ok(json!({ "type": "disabled" })),
-        _ if !has_budget => Ok(json!({ "type": "adaptive" })),
-        _ if most <= LEAST_THOUGHT => {
-            let problem =
-                format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
-            Err(Unsupported::new("body.reasoning_effort", problem))
-        }
-        _ => Ok(json!({ "type": "enabled", "budget_tokens": effort.budget().min(most - 1) })),
+fn thinking(effort: Effort, share: Share) -> Value {
+    match (effort, share.thought) {
+        (Effort::None, _) => json!({ "type": "disabled" }),
+        (_, None) => json!({ "type": "adaptive" }),
+        (_, Some(budget)) => json!({ "type": "enabled", "budget_tokens": budget }),
     }
 }
 
@@ -104,7 +102,7 @@ fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
     }
 }
 
-fn tool_of(function: &crate::provider::chat::Function) -> Value {
+fn tool_of(function: &Function) -> Value {
     let mut tool = json!({ "name": function.name, "input_schema": function.schema() });
     if let Some(description) = &function.description {
         tool["description"] = description.as_str().into();
@@ -140,11 +138,14 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         };
         match turns.last_mut() {
             Some((last, all)) if *last == role => all.extend(blocks),
+            _ if blocks.is_empty() => {}
             _ => turns.push((role, blocks)),
         }
     }
-    let spoken = turns.into_iter().filter(|(_, blocks)| !blocks.is_empty());
-    Ok(spoken.map(|(role, content)| json!({ "role": role, "content": content })).collect())
+    if turns.first().is_none_or(|(role, _)| *role != "user") {
+        return Err(Unsupported::new("body.messages", "Anthropic wants a user's message first"));
+    }
+    Ok(turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect())
 }
 
 /// What the model said before: its thoughts as it gave them, its text, its calls.
@@ -154,14 +155,19 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
     all.extend(message.refusal.as_deref().map(text));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        all.push(json!({ "type": "tool_use", "id": call.id, "name": call.function.name, "input": input }));
+        all.push(json!({ "type": "tool_use", "id": call_id(&call.id), "name": call.function.name, "input": input }));
     }
     Ok(all)
 }
 
 fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
     let content = blocks(&message.content, &format!("{field}.content"))?;
-    Ok(json!({ "type": "tool_result", "tool_use_id": message.tool_call_id, "content": content }))
+    let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
+    Ok(json!({ "type": "tool_result", "tool_use_id": id, "content": content }))
+}
+
+fn call_id(id: &str) -> String {
+    fitting(id, LONGEST_ID, ID_MARKS)
 }
 
 fn text(text: &str) -> Value {
@@ -170,8 +176,8 @@ fn text(text: &str) -> Value {
 
 fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
-    // An empty text is refused by the API and says nothing.
-    let spoken = pieces.filter(|(_, piece)| !matches!(piece, Piece::Text("")));
+    // A blank text is refused by the API and says nothing.
+    let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
 
@@ -179,8 +185,15 @@ fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
     let source = |kind: &str, data: &str| json!({ "type": "base64", "media_type": kind, "data": data });
     match piece {
         Piece::Text(words) => Ok(text(words)),
-        Piece::Image(media) => Ok(json!({ "type": "image", "source": source(media.kind, media.data) })),
-        Piece::ImageAt(url) => Ok(json!({ "type": "image", "source": { "type": "url", "url": url } })),
+        Piece::Image(media) => match media.format() {
+            "png" | "jpeg" | "gif" | "webp" => {
+                Ok(json!({ "type": "image", "source": source(media.kind, media.data) }))
+            }
+            _ => Err(piece.unsupported(field, "Anthropic reads png, jpeg, gif and webp")),
+        },
+        Piece::ImageAt(image) => {
+            Ok(json!({ "type": "image", "source": { "type": "url", "url": image.url } }))
+        }
         Piece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
         Piece::File(file) => {
             let media = file.media(&format!("{field}.file"))?;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -79,7 +79,7 @@ impl Block {
             choice.calls.push(Call {
                 id: Some(call.tool_use_id),
                 name: call.name,
-                arguments: call.input.to_string(),
+                arguments: arguments(call.input),
                 extra: None,
             });
         }

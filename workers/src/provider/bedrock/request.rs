@@ -4,14 +4,17 @@ use serde_json::{Map, Value, json};
 
 use super::DIALECT;
 use crate::provider::Unsupported;
-use crate::provider::chat::{Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role};
+use crate::provider::chat::{
+    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, fitting,
+};
 
 /// What the names of models have in them that think with a budget and take `top_k`.
 const CLAUDE: &str = "claude";
-/// The longest answer where a job that thinks names none, in tokens.
-const MOST_TOKENS: u64 = 4_096;
-/// The fewest tokens of thought that can be asked for.
-const LEAST_THOUGHT: u64 = 1_024;
+/// The longest id of a call, and what may stand in it beside letters and digits (the model of the vendor's SDK).
+const LONGEST_ID: usize = 64;
+const ID_MARKS: &str = "_.:-";
+/// What a document is named that has no name.
+const UNNAMED: &str = "document";
 
 /// The body of a request; the model stands in the address.
 pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
@@ -22,7 +25,8 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
         set("system", system.into());
     }
     set("messages", messages(chat)?.into());
-    let inference = inference(chat)?;
+    let share = model.contains(CLAUDE).then(|| chat.share()).transpose()?;
+    let inference = inference(chat, share)?;
     if !inference.is_empty() {
         set("inferenceConfig", inference.into());
     }
@@ -32,7 +36,7 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     if let Some(tier) = chat.service_tier.as_deref().and_then(tier) {
         set("serviceTier", json!({ "type": tier }));
     }
-    let own = of_model(chat, model)?;
+    let own = of_model(chat, share)?;
     if !own.is_empty() {
         set("additionalModelRequestFields", own.into());
     }
@@ -49,10 +53,10 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn inference(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
+fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
     let mut inference = Map::new();
-    let thinks = chat.reasoning_effort.is_some_and(|effort| effort != Effort::None);
-    if let Some(most) = chat.most_tokens().or(thinks.then_some(MOST_TOKENS)) {
+    let thinks = share.filter(|share| share.thought.is_some());
+    if let Some(most) = thinks.map(|share| share.most).or(chat.most_tokens()) {
         inference.insert("maxTokens".to_owned(), most.into());
     }
     if let Some(temperature) = &chat.temperature {
@@ -71,31 +75,19 @@ fn inference(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
 }
 
 /// What only Anthropic's models there understand.
-fn of_model(chat: &Chat, model: &str) -> Result<Map<String, Value>, Unsupported> {
+fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
     let mut own = Map::new();
-    let is_claude = model.contains(CLAUDE);
     if let Some(top_k) = &chat.top_k {
-        if !is_claude {
+        if share.is_none() {
             let problem = "only Anthropic's models have it at Bedrock, leave it out";
             return Err(Unsupported::new("body.top_k", problem));
         }
         own.insert("top_k".to_owned(), top_k.clone().into());
     }
-    match chat.reasoning_effort.filter(|_| is_claude) {
-        None => {}
-        Some(Effort::None) => {
-            own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
-        }
-        Some(effort) => {
-            let most = chat.most_tokens().unwrap_or(MOST_TOKENS);
-            if most <= LEAST_THOUGHT {
-                let problem =
-                    format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
-                return Err(Unsupported::new("body.reasoning_effort", problem));
-            }
-            let budget = effort.budget().min(most - 1);
-            own.insert("thinking".to_owned(), json!({ "type": "enabled", "budget_tokens": budget }));
-        }
+    if let Some(budget) = share.and_then(|share| share.thought) {
+        own.insert("thinking".to_owned(), json!({ "type": "enabled", "budget_tokens": budget }));
+    } else if share.is_some() && chat.reasoning_effort == Some(Effort::None) {
+        own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
     }
     Ok(own)
 }
@@ -105,15 +97,17 @@ fn tier(name: &str) -> Option<&str> {
 }
 
 fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
+    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
     if chat.tools.is_empty() {
-        return Ok(None);
+        let problem = "Bedrock wants the tools again that messages call";
+        return if called { Err(Unsupported::new("body.tools", problem)) } else { Ok(None) };
     }
     let specs: Vec<_> = chat.tools.iter().map(|tool| spec(tool.function())).collect();
     let choice = match &chat.tool_choice {
         Choice::Auto => json!({ "auto": {} }),
         Choice::Required => json!({ "any": {} }),
         Choice::One(name) => json!({ "tool": { "name": name } }),
-        Choice::None if chat.messages.iter().any(|message| !message.tool_calls.is_empty()) => {
+        Choice::None if called => {
             let problem = "`none` cannot be said to Bedrock once tools were called, leave it out";
             return Err(Unsupported::new("body.tool_choice", problem));
         }
@@ -162,10 +156,10 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         };
         match turns.last_mut() {
             Some((last, all)) if *last == role => all.extend(blocks),
+            _ if blocks.is_empty() => {}
             _ => turns.push((role, blocks)),
         }
     }
-    turns.retain(|(_, blocks)| !blocks.is_empty());
     if turns.first().is_none_or(|(role, _)| *role != "user") {
         return Err(Unsupported::new("body.messages", "Bedrock wants a user's message first"));
     }
@@ -178,21 +172,25 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
     all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        all.push(json!({ "toolUse": { "toolUseId": call.id, "name": call.function.name, "input": input } }));
+        all.push(json!({ "toolUse": { "toolUseId": call_id(&call.id), "name": call.function.name, "input": input } }));
     }
     Ok(all)
 }
 
 fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
     let content = blocks(&message.content, &format!("{field}.content"))?;
-    Ok(
-        json!({ "toolResult": { "toolUseId": message.tool_call_id, "content": content, "status": "success" } }),
-    )
+    let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
+    Ok(json!({ "toolResult": { "toolUseId": id, "content": content, "status": "success" } }))
+}
+
+fn call_id(id: &str) -> String {
+    fitting(id, LONGEST_ID, ID_MARKS)
 }
 
 fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
-    let spoken = pieces.filter(|(_, piece)| !matches!(piece, Piece::Text("")));
+    // A blank text is refused by the API and says nothing.
+    let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
 
@@ -233,7 +231,8 @@ fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
             return Err(Unsupported::new(format!("{field}.file"), problem));
         }
     };
-    let name = document_name(file.filename.as_deref().unwrap_or("document"));
+    let name = document_name(file.filename.as_deref().unwrap_or(UNNAMED));
+    let name = if name.is_empty() { UNNAMED } else { &name };
     Ok(json!({ "document": { "format": format, "name": name, "source": { "bytes": media.data } } }))
 }
 

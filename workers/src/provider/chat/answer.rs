@@ -91,12 +91,19 @@ impl ChatAnswer {
         };
         let words = first.native_finish.clone();
         if all(Finish::Filtered) {
-            return Some(Said::Filtered(format!("the provider refused for the content: {words}")));
+            let said = first.text.clone().filter(|text| !text.is_empty());
+            let reason = || format!("the provider refused for the content: {words}");
+            return Some(Said::Filtered(said.unwrap_or_else(reason)));
         }
         if all(Finish::Failed) {
             let message = Some(format!("the provider ended the answer with {words}"));
             let names = vec![words.clone()];
-            return Some(Said::Error(ErrorBody { message, code: Some(words), names, wait: None }));
+            return Some(Said::Error(ErrorBody {
+                message,
+                code: Some(words),
+                names,
+                ..ErrorBody::default()
+            }));
         }
         Some(Said::Whole)
     }
@@ -170,6 +177,17 @@ pub(in crate::provider) fn wire_usage(usage: Usage) -> Value {
         "prompt_tokens_details": { "cached_tokens": usage.cached_input_tokens },
         "completion_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
     })
+}
+
+/// The arguments of a call as JSON in a text, from an object, or from a text that has them already; none are an
+/// empty object.
+pub(in crate::provider) fn arguments(given: Value) -> String {
+    match given {
+        Value::Null => "{}".to_owned(),
+        Value::String(text) if text.is_empty() => "{}".to_owned(),
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
 }
 
 /// An answer's body, from JSON.

@@ -64,9 +64,8 @@ impl<'de> Deserialize<'de> for Content {
 #[serde(deny_unknown_fields)]
 pub(in crate::provider) struct ImageUrl {
     pub(in crate::provider) url: String,
-    /// How closely it is looked at: a hint, which only OpenAI takes.
-    #[serde(rename = "detail")]
-    _detail: Option<String>,
+    /// How closely it is looked at: a hint, which not every dialect has.
+    pub(in crate::provider) detail: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -94,6 +93,8 @@ pub(in crate::provider) struct Media<'a> {
     pub(in crate::provider) kind: &'a str,
     /// In base64.
     pub(in crate::provider) data: &'a str,
+    /// How closely an image is looked at.
+    pub(in crate::provider) detail: Option<&'a str>,
 }
 
 impl<'a> Media<'a> {
@@ -101,8 +102,12 @@ impl<'a> Media<'a> {
     pub(in crate::provider) fn of(url: &'a str) -> Option<Self> {
         let (kind, data) = url.strip_prefix("data:")?.split_once(";base64,")?;
         // Parameters such as a character set say nothing that matters here.
-        let kind = kind.split(';').next()?;
-        Some(Self { kind, data })
+        let kind = match kind.split(';').next()? {
+            // Often written so, and no type.
+            "image/jpg" => "image/jpeg",
+            kind => kind,
+        };
+        Some(Self { kind, data, detail: None })
     }
 
     /// As a data URL.
@@ -143,6 +148,17 @@ impl Content {
         }
     }
 
+    /// Whether every image can be read or fetched.
+    pub(super) fn check(&self, field: &str) -> Result<(), Unsupported> {
+        for (field, piece) in self.parts(field) {
+            if matches!(piece, Piece::ImageAt(image) if image.url.starts_with("data:")) {
+                let problem = "is a data URL without base64, write for example \"data:image/png;base64,…\"";
+                return Err(piece.unsupported(&field, problem));
+            }
+        }
+        Ok(())
+    }
+
     /// The texts, where nothing else may stand.
     pub(in crate::provider) fn texts(&self, field: &str) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
@@ -163,7 +179,7 @@ pub(in crate::provider) enum Piece<'a> {
     /// An image whose bytes are here.
     Image(Media<'a>),
     /// An image that is elsewhere.
-    ImageAt(&'a str),
+    ImageAt(&'a ImageUrl),
     Audio(&'a Audio),
     File(&'a File),
 }
@@ -173,12 +189,17 @@ impl<'a> Piece<'a> {
         match part {
             Part::Text { text } | Part::Refusal { refusal: text } => Piece::Text(text),
             Part::ImageUrl { image_url } => match Media::of(&image_url.url) {
-                Some(media) => Piece::Image(media),
-                None => Piece::ImageAt(&image_url.url),
+                Some(media) => Piece::Image(Media { detail: image_url.detail.as_deref(), ..media }),
+                None => Piece::ImageAt(image_url),
             },
             Part::InputAudio { input_audio } => Piece::Audio(input_audio),
             Part::File { file } => Piece::File(file),
         }
+    }
+
+    /// Whether it says nothing.
+    pub(in crate::provider) fn is_blank(&self) -> bool {
+        matches!(self, Piece::Text(text) if text.trim().is_empty())
     }
 
     /// A refusal of this part.

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::provider::Unsupported;
+use crate::provider::catalogue::ChatFields;
 
 /// What a dialect does with the fields of a request. What is in neither list is refused, unless it asks for what is
 /// so anyway.
@@ -19,7 +20,7 @@ const ALWAYS: [&str; 4] = ["messages", "max_tokens", "max_completion_tokens", "r
 
 /// Left out where a provider has nothing like it: they change what an answer costs, how fast it comes, or who is
 /// told of it, and at most how likely it is.
-pub(in crate::provider) const HINTS: [&str; 12] = [
+const HINTS: [&str; 12] = [
     "user",
     "safety_identifier",
     "metadata",
@@ -35,6 +36,14 @@ pub(in crate::provider) const HINTS: [&str; 12] = [
 ];
 
 impl Fields {
+    /// For the documents.
+    pub(in crate::provider) fn told(&self) -> ChatFields {
+        let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();
+        let dropped = HINTS.iter().chain(self.drops).copied();
+        let dropped = dropped.filter(|name| *name != "model" && !mapped.contains(name)).collect();
+        ChatFields { mapped: Some(mapped), dropped, ..ChatFields::default() }
+    }
+
     /// Whether a field is read: false where it is left out.
     pub(super) fn passes(&self, name: &str, value: &Value, provider: &str) -> Result<bool, Unsupported> {
         if value.is_null() {
@@ -52,12 +61,13 @@ impl Fields {
 }
 
 /// Whether a field asks for what happens without it.
-fn is_so_anyway(name: &str, value: &Value) -> bool {
+pub(in crate::provider) fn is_so_anyway(name: &str, value: &Value) -> bool {
     let is_empty =
         value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|map| map.is_empty());
     is_empty
         || match name {
             "n" => value == 1,
+            "top_logprobs" => value == 0,
             "stream" | "logprobs" => value == false,
             "parallel_tool_calls" => value == true,
             "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),

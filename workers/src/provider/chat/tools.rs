@@ -1,7 +1,9 @@
 //! Tools, calls to them, and the form of the answer.
 
+use forebay_schemas::subjects::hex;
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 
 use crate::provider::Unsupported;
 
@@ -108,6 +110,7 @@ pub(in crate::provider) struct ToolCall {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(in crate::provider) struct Called {
     pub(in crate::provider) name: String,
     /// JSON as text.
@@ -124,6 +127,16 @@ impl ToolCall {
         serde_json::from_str(text)
             .map_err(|error| Unsupported::new(field, format!("is no JSON object as text: {error}")))
     }
+}
+
+/// An id of a call where a provider takes only some characters and lengths: another one is replaced by what its hash
+/// makes of it, the same each time.
+pub(in crate::provider) fn fitting(id: &str, longest: usize, marks: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
+    if (1..=longest).contains(&id.len()) && id.chars().all(fits) {
+        return id.to_owned();
+    }
+    hex(&Sha256::digest(id))[..32].to_owned()
 }
 
 /// The form of the answer.

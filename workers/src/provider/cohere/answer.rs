@@ -2,6 +2,7 @@
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::provider::chat::answer::{self, ChatAnswer, Choice, Finish};
 
@@ -44,13 +45,15 @@ struct Call {
 struct Function {
     name: String,
     #[serde(default)]
-    arguments: String,
+    arguments: Value,
 }
 
 /// Counts come as floats.
 #[derive(Deserialize)]
 struct WireUsage {
     tokens: Option<Tokens>,
+    /// What is paid for, where that alone is told.
+    billed_units: Option<Tokens>,
     cached_tokens: Option<f64>,
 }
 
@@ -81,7 +84,7 @@ impl Chat {
         let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
             id: call.id,
             name: call.function.name,
-            arguments: call.function.arguments,
+            arguments: answer::arguments(call.function.arguments),
             extra: None,
         });
         choice.calls = calls.collect();
@@ -93,7 +96,7 @@ impl Chat {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts that come as floats")]
 impl WireUsage {
     fn unified(self) -> Option<Usage> {
-        let tokens = self.tokens?;
+        let tokens = self.tokens.or(self.billed_units)?;
         Some(Usage {
             input_tokens: tokens.input_tokens as u64,
             output_tokens: tokens.output_tokens as u64,

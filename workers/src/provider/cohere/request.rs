@@ -67,10 +67,15 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
 
 /// Numbers that have a narrower range than OpenAI's.
 fn within(field: &str, number: &Number) -> Result<Number, Unsupported> {
-    let narrow = ["temperature", "presence_penalty", "frequency_penalty"].contains(&field);
+    let (least, most) = match field {
+        "temperature" | "presence_penalty" | "frequency_penalty" => (0.0, 1.0),
+        "top_p" => (0.01, 0.99),
+        "top_k" => (0.0, 500.0),
+        _ => return Ok(number.clone()),
+    };
     match number.as_f64() {
-        Some(value) if narrow && !(0.0..=1.0).contains(&value) => {
-            Err(Unsupported::new(format!("body.{field}"), "Cohere takes 0 to 1"))
+        Some(value) if !(least..=most).contains(&value) => {
+            Err(Unsupported::new(format!("body.{field}"), format!("Cohere takes {least} to {most}")))
         }
         _ => Ok(number.clone()),
     }
@@ -100,6 +105,10 @@ fn turn(index: usize, message: &Message) -> Result<Value, Unsupported> {
                 turn["content"] = text.into();
             }
             if !message.tool_calls.is_empty() {
+                // What it meant to do with its tools; the API wants it back.
+                if let Some(plan) = &message.reasoning_content {
+                    turn["tool_plan"] = plan.as_str().into();
+                }
                 let calls = message.tool_calls.iter().map(|call| {
                     let function =
                         json!({ "name": call.function.name, "arguments": call.function.arguments });
@@ -118,11 +127,19 @@ fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
     }
     let part = |(field, piece): (String, Piece<'_>)| match piece {
         Piece::Text(text) => Ok(json!({ "type": "text", "text": text })),
-        Piece::Image(media) => Ok(json!({ "type": "image_url", "image_url": { "url": media.url() } })),
-        Piece::ImageAt(url) => Ok(json!({ "type": "image_url", "image_url": { "url": url } })),
+        Piece::Image(media) => Ok(image(&media.url(), media.detail)),
+        Piece::ImageAt(at) => Ok(image(&at.url, at.detail.as_deref())),
         Piece::Audio(_) | Piece::File(_) => Err(piece.unsupported(&field, "Cohere reads text and images")),
     };
     content.parts(field).into_iter().map(part).collect()
+}
+
+fn image(url: &str, detail: Option<&str>) -> Value {
+    let mut image = json!({ "url": url });
+    if let Some(detail) = detail {
+        image["detail"] = detail.into();
+    }
+    json!({ "type": "image_url", "image_url": image })
 }
 
 fn tool(tool: &Tool) -> Value {

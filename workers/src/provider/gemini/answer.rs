@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -94,12 +94,10 @@ impl Candidate {
 impl Part {
     fn take(self, choice: &mut Choice) {
         if let Some(call) = self.function_call {
-            // No arguments are an empty object.
-            let args = if call.args.is_null() { json!({}) } else { call.args };
             let extra = self
                 .thought_signature
                 .map(|signature| json!({ "google": { "thought_signature": signature } }));
-            choice.calls.push(Call { id: call.id, name: call.name, arguments: args.to_string(), extra });
+            choice.calls.push(Call { id: call.id, name: call.name, arguments: arguments(call.args), extra });
             return;
         }
         let text = self.text.unwrap_or_default();

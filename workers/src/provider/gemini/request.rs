@@ -109,11 +109,14 @@ fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         };
         match turns.last_mut() {
             Some((last, all)) if *last == role => all.extend(parts),
+            _ if parts.is_empty() => {}
             _ => turns.push((role, parts)),
         }
     }
-    let spoken = turns.into_iter().filter(|(_, parts)| !parts.is_empty());
-    Ok(spoken.map(|(role, parts)| json!({ "role": role, "parts": parts })).collect())
+    if turns.is_empty() {
+        return Err(Unsupported::new("body.messages", "Gemini wants a message beside the instructions"));
+    }
+    Ok(turns.into_iter().map(|(role, parts)| json!({ "role": role, "parts": parts })).collect())
 }
 
 /// What the model said before, with the signatures of its thoughts where they stood.
@@ -128,7 +131,7 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
     }
     for (index, call) in message.tool_calls.iter().enumerate() {
         let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        let mut part = json!({ "functionCall": { "name": call.function.name, "args": args } });
+        let mut part = json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
         if let Some(signature) = signature(call) {
             part["thoughtSignature"] = signature.clone();
         }
@@ -145,20 +148,19 @@ fn signature(call: &ToolCall) -> Option<&Value> {
 /// The result of a call; a text that is no JSON object stands in one.
 fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsupported> {
     let id = message.tool_call_id.as_deref().unwrap_or_default();
-    let Some(name) = chat.function_of(id) else {
-        let problem = format!("`{id}` is no call of an earlier message");
-        return Err(Unsupported::new(format!("{field}.tool_call_id"), problem));
-    };
+    let name = chat.function_of(id);
     let text = message.content.texts(&format!("{field}.content"))?.concat();
     let response = match serde_json::from_str(&text) {
         Ok(object @ Value::Object(_)) => object,
         _ => json!({ "result": text }),
     };
-    Ok(json!({ "functionResponse": { "name": name, "response": response } }))
+    Ok(json!({ "functionResponse": { "id": id, "name": name, "response": response } }))
 }
 
 fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
-    content.parts(field).into_iter().map(|(field, piece)| part(&field, piece)).collect()
+    // A blank text is refused by the API and says nothing.
+    let spoken = content.parts(field).into_iter().filter(|(_, piece)| !piece.is_blank());
+    spoken.map(|(field, piece)| part(&field, piece)).collect()
 }
 
 fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
@@ -166,11 +168,32 @@ fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
     match piece {
         Piece::Text(text) => Ok(json!({ "text": text })),
         Piece::Image(media) => Ok(inline(media.kind, media.data)),
-        Piece::ImageAt(url) => Ok(json!({ "fileData": { "fileUri": url } })),
+        Piece::ImageAt(image) => match image_type(&image.url) {
+            Some(kind) => Ok(json!({ "fileData": { "mimeType": kind, "fileUri": image.url } })),
+            None => {
+                let problem = "has no ending that tells its type to Gemini, such as .png; or send the bytes as a data URL";
+                Err(piece.unsupported(field, problem))
+            }
+        },
         Piece::Audio(audio) => Ok(inline(&format!("audio/{}", audio.format), &audio.data)),
         Piece::File(file) => {
             let media = file.media(&format!("{field}.file"))?;
             Ok(inline(media.kind, media.data))
         }
+    }
+}
+
+/// The type of an image elsewhere, which has to be said, by the ending of its path.
+fn image_type(url: &str) -> Option<&'static str> {
+    let path = url.split(['?', '#']).next()?;
+    let (_, ending) = path.rsplit('/').next()?.rsplit_once('.')?;
+    match ending.to_ascii_lowercase().as_str() {
+        "png" => Some("image/png"),
+        "jpg" | "jpeg" => Some("image/jpeg"),
+        "webp" => Some("image/webp"),
+        "gif" => Some("image/gif"),
+        "heic" => Some("image/heic"),
+        "heif" => Some("image/heif"),
+        _ => None,
     }
 }

@@ -44,6 +44,7 @@ struct Call {
 #[derive(Deserialize)]
 struct Function {
     name: String,
+    #[serde(default)]
     arguments: Value,
 }
 
@@ -53,7 +54,7 @@ impl Completion {
             id: Some(self.id),
             model: self.model,
             choices: self.choices.into_iter().map(Choice::unified).collect(),
-            usage: self.usage.as_ref().map(WireUsage::unified),
+            usage: self.usage.as_ref().and_then(WireUsage::unified),
         }
     }
 }
@@ -76,10 +77,7 @@ impl Choice {
             // Some models answer with the text "null" for an id.
             id: call.id.filter(|id| id != "null"),
             name: call.function.name,
-            arguments: match call.function.arguments {
-                Value::String(text) => text,
-                other => other.to_string(),
-            },
+            arguments: answer::arguments(call.function.arguments),
             extra: None,
         });
         choice.calls = calls.collect();

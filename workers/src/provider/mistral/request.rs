@@ -123,8 +123,8 @@ fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
 fn chunk(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
     Ok(match piece {
         Piece::Text(text) => json!({ "type": "text", "text": text }),
-        Piece::Image(media) => json!({ "type": "image_url", "image_url": media.url() }),
-        Piece::ImageAt(url) => json!({ "type": "image_url", "image_url": url }),
+        Piece::Image(media) => image(&media.url(), media.detail),
+        Piece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
         Piece::Audio(audio) => json!({ "type": "input_audio", "input_audio": audio.data }),
         Piece::File(file) => {
             let media = file.media(&format!("{field}.file"))?;
@@ -135,6 +135,13 @@ fn chunk(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
             chunk
         }
     })
+}
+
+fn image(url: &str, detail: Option<&str>) -> Value {
+    match detail {
+        None => json!({ "type": "image_url", "image_url": url }),
+        Some(detail) => json!({ "type": "image_url", "image_url": { "url": url, "detail": detail } }),
+    }
 }
 
 fn tool(tool: &Tool) -> Value {

@@ -11,10 +11,9 @@ pub(super) struct Chat {
     model: Option<String>,
     message: Message,
     done_reason: Option<String>,
-    #[serde(default)]
-    prompt_eval_count: u64,
-    #[serde(default)]
-    eval_count: u64,
+    /// Absent where the prompt is in the cache.
+    prompt_eval_count: Option<u64>,
+    eval_count: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -49,7 +48,7 @@ impl Chat {
         let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
             id: call.id,
             name: call.function.name,
-            arguments: call.function.arguments.to_string(),
+            arguments: answer::arguments(call.function.arguments),
             extra: None,
         });
         let choice = Choice {
@@ -60,11 +59,12 @@ impl Chat {
             native_finish: reason,
             ..Choice::default()
         };
-        let usage = Usage {
-            input_tokens: self.prompt_eval_count,
-            output_tokens: self.eval_count,
+        let told = self.prompt_eval_count.or(self.eval_count).is_some();
+        let usage = told.then(|| Usage {
+            input_tokens: self.prompt_eval_count.unwrap_or(0),
+            output_tokens: self.eval_count.unwrap_or(0),
             ..Usage::default()
-        };
-        ChatAnswer { id: None, model: self.model, choices: vec![choice], usage: Some(usage) }
+        });
+        ChatAnswer { id: None, model: self.model, choices: vec![choice], usage }
     }
 }

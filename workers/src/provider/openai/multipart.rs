@@ -28,10 +28,7 @@ fn unnamed() -> String {
 
 /// The form and its content type.
 pub(super) fn of(body: &Object) -> Result<(HeaderValue, Bytes), Unsupported> {
-    let file =
-        body.get("file").ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
-    let file: File = serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
-    let bytes = BASE64_STANDARD.decode(&file.data).map_err(|error| wrong(&format!("`data`: {error}")))?;
+    let (filename, bytes) = file(body)?;
     // Made from what it must not occur in.
     let boundary = format!("forebay-{}", forebay_schemas::subjects::hex(&Sha256::digest(&bytes)[..16]));
     let mut form = Vec::with_capacity(bytes.len() + 1024);
@@ -47,13 +44,23 @@ pub(super) fn of(body: &Object) -> Result<(HeaderValue, Bytes), Unsupported> {
     let head = format!(
         "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{}\"\r\n\
          Content-Type: application/octet-stream\r\n\r\n",
-        quoted(&file.filename)
+        quoted(&filename)
     );
     form.extend_from_slice(head.as_bytes());
     form.extend_from_slice(&bytes);
     form.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
     let content_type = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"));
     Ok((content_type.map_err(|error| wrong(&error.to_string()))?, form.into()))
+}
+
+/// The file's name and its bytes.
+pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
+    let file =
+        body.get("file").ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
+    let file: File = serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
+    let bytes = BASE64_STANDARD.decode(&file.data);
+    let bytes = bytes.map_err(|error| Unsupported::new("body.file.data", error.to_string()))?;
+    Ok((file.filename, bytes))
 }
 
 /// A field as text; of a list one field an item.

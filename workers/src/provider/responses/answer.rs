@@ -71,7 +71,7 @@ impl Response {
         for item in self.output {
             take(&mut choice, item);
         }
-        let usage = self.usage.as_ref().map(WireUsage::unified);
+        let usage = self.usage.as_ref().and_then(WireUsage::unified);
         let answer = ChatAnswer { id: Some(self.id), model: self.model, choices: vec![choice], usage };
         answer.unified(model, now)
     }
@@ -99,7 +99,10 @@ fn take(choice: &mut Choice, value: Value) {
             if !text.is_empty() {
                 choice.reasoning.get_or_insert_default().push_str(&text);
             }
-            choice.opaque.push(Opaque { dialect: DIALECT, data: value });
+            // Without its content it is a name that only a stored answer has, and nothing is stored.
+            if value.get("encrypted_content").is_some_and(Value::is_string) {
+                choice.opaque.push(Opaque { dialect: DIALECT, data: value });
+            }
         }
         Ok(Item::Other) | Err(_) => {}
     }

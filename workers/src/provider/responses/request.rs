@@ -95,11 +95,11 @@ fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
 }
 
 fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
-    let image = |url: &str| json!({ "type": "input_image", "image_url": url, "detail": "auto" });
+    let image = |url: &str, detail: Option<&str>| json!({ "type": "input_image", "image_url": url, "detail": detail.unwrap_or("auto") });
     Ok(match piece {
         Piece::Text(text) => json!({ "type": "input_text", "text": text }),
-        Piece::Image(media) => image(&media.url()),
-        Piece::ImageAt(url) => image(url),
+        Piece::Image(media) => image(&media.url(), media.detail),
+        Piece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
         Piece::Audio(_) => return Err(piece.unsupported(field, "Responses take no sound")),
         Piece::File(file) => {
             let mut part = json!({ "type": "input_file" });

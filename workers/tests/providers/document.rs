@@ -1,0 +1,193 @@
+//! `docs/providers.md`: what every provider has, made of the table and of the fixtures' results.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use forebay_workers::provider::catalogue::{self, Auth, Dialect, Provider};
+
+use crate::targets::Target;
+use crate::{errors, files, headers, requests, targets};
+
+/// The fields of a chat that OpenAI documents, but for those that choose the model or the transport.
+const FIELDS: [&str; 34] = [
+    "audio",
+    "frequency_penalty",
+    "function_call",
+    "functions",
+    "logit_bias",
+    "logprobs",
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "metadata",
+    "modalities",
+    "moderation",
+    "n",
+    "parallel_tool_calls",
+    "prediction",
+    "presence_penalty",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning_effort",
+    "response_format",
+    "safety_identifier",
+    "seed",
+    "service_tier",
+    "stop",
+    "store",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_logprobs",
+    "top_p",
+    "user",
+    "verbosity",
+    "web_search_options",
+];
+
+const HEAD: &str = "\
+# Providers
+
+Written by `UPDATE_GOLDEN=1 cargo test -p forebay-workers --test providers` from the table of providers and from the
+fixtures in `workers/tests/providers`; do not edit it by hand. `make sdk-types` holds the same fixtures against the
+types of the vendors' own SDKs. No provider was called for it.
+
+## What each one has
+
+*Chats* is how many of the 50 chats in `chats.jsonl` can be said; the others are refused by the name of a field, and a
+job goes to another target. *Errors* counts the classes that the provider's own fixtures have, and after a plus those
+of its rows that no source confirms.
+
+";
+
+const NESTED: &str = "\
+## What is left out
+
+Beside the fields above, these parts of a chat are left out where a dialect has nothing like them; none of them is
+what is asked, and none is an answer. Everything else is said or refused by name.
+
+| part | said by | otherwise |
+|---|---|---|
+| `messages[].name` | OpenAI's dialect, but not Groq | left out |
+| place of a `system` message among others | OpenAI's dialect, Responses, Mistral, Cohere, Ollama | at Anthropic, Gemini and Bedrock all instructions stand first |
+| `messages[].content[].image_url.detail` | OpenAI's dialect, Responses, Mistral, Cohere | left out |
+| `messages[].content[].input_audio.format` | all that take sound, but not Mistral | left out: Mistral looks at the sound |
+| `messages[].content[].file.filename` | OpenAI's dialect, Responses, Anthropic, Mistral, Bedrock | left out |
+| blank texts | OpenAI's dialect, Responses, Mistral, Cohere, Ollama | left out at Anthropic, Gemini and Bedrock, which refuse them |
+| `messages[].refusal` | OpenAI's dialect | said as the assistant's text |
+| `messages[].annotations`, `.reasoning` | OpenAI's dialect, but not `reasoning` at OpenAI and Azure | left out |
+| `messages[].reasoning_content` | servers of OpenAI's dialect but OpenAI, Azure and Groq; Ollama; Cohere as `tool_plan` beside calls | left out |
+| `messages[].reasoning_details` | each dialect what it gave itself, signatures and all | left out |
+| `messages[].tool_calls[].extra_content` | Gemini its signatures; OpenAI's dialect, but not OpenAI, Azure and Groq | left out |
+| ids of calls | all | hashed where a provider takes only some characters and lengths: Anthropic, Mistral, Bedrock |
+| `response_format.json_schema.name`, `.description`, `.strict` | OpenAI's dialect, Responses, Mistral; Bedrock the first two | left out; a schema is always kept to at Anthropic, Gemini and Ollama |
+| `tools[].function.strict` | OpenAI's dialect, Responses, Anthropic, Mistral, Bedrock; Cohere for all tools together | left out |
+| `reasoning_effort` | by its word at Responses, Mistral and Anthropic's newer version; as low, medium or high at Ollama and at Bedrock's other models | as a budget of tokens at Anthropic's older version, Gemini, Cohere and Bedrock's Claude |
+
+Of answers, what OpenAI's shape has no place for is left out: citations, log probabilities, safety ratings, durations,
+and kinds of content that appear later. Signed thoughts stand in `reasoning_details` as `{\"format\", \"data\"}`, and in
+`extra_content` of a call where Google puts them; send the message back as it is, and its provider has them again.
+";
+
+fn auth(provider: &Provider) -> String {
+    let way = match &provider.auth {
+        Auth::Bearer => "`Authorization: Bearer`".to_owned(),
+        Auth::Header(name) => format!("`{name}`"),
+        Auth::AwsSigv4 => "AWS signature 4".to_owned(),
+    };
+    if provider.keyless { format!("{way}, or none") } else { way }
+}
+
+fn expressible(target: &Target) -> usize {
+    let endpoint = target.endpoint();
+    let said = |asked: &requests::Asked| requests::said(&endpoint, &asked.job(), &target.model).is_ok();
+    requests::chats().iter().filter(|asked| said(asked)).count()
+}
+
+fn abilities(text: &mut String) {
+    let errors = errors::covered();
+    let tellers = headers::tellers();
+    text.push_str("| provider | dialect | kinds of work | chats | errors | limit headers | key |\n|---|---|---|---|---|---|---|\n");
+    for provider in catalogue::providers() {
+        let kinds: Vec<_> = provider.kinds().iter().map(ToString::to_string).collect();
+        let covered = match errors.get(&provider.name) {
+            Some((classes, 0)) => classes.len().to_string(),
+            Some((classes, recalled)) => format!("{} +{recalled}", classes.len()),
+            None => "–".to_owned(),
+        };
+        let told = if tellers.contains(&provider.name) { "yes" } else { "–" };
+        let chats = expressible(&Target::plain(provider));
+        let (name, kinds, auth) = (&provider.name, kinds.join(", "), auth(provider));
+        let dialect = dialect(provider.dialect);
+        writeln!(text, "| {name} | {dialect} | {kinds} | {chats} of 50 | {covered} | {told} | {auth} |")
+            .expect("written");
+    }
+    text.push_str("\nAs the fixtures configure them:\n\n| target | model | chats |\n|---|---|---|\n");
+    for target in targets::targets() {
+        let chats = expressible(&target);
+        writeln!(text, "| {} | {} | {chats} of 50 |", target.name, target.model).expect("written");
+    }
+}
+
+fn classes(text: &mut String) {
+    text.push_str("\n## Errors that fixtures have\n\n| provider | classes |\n|---|---|\n");
+    for (provider, (classes, _)) in errors::covered() {
+        let classes: Vec<_> = classes.into_iter().map(|class| format!("`{class}`")).collect();
+        writeln!(text, "| {provider} | {} |", classes.join(", ")).expect("written");
+    }
+}
+
+fn dialect(dialect: Dialect) -> String {
+    format!("{dialect:?}").to_lowercase()
+}
+
+fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
+    let names: Vec<_> = names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect();
+    if names.is_empty() { "–".to_owned() } else { names.join(", ") }
+}
+
+fn fields(text: &mut String) {
+    text.push_str(
+        "\n## Fields of a chat, by dialect\n\nWhat asks for what is so anyway (`n: 1`, `logprobs: false`, an empty \
+         list, null) is never refused.\n\n| dialect | said | left out | refused |\n|---|---|---|---|\n",
+    );
+    let mut seen = Vec::new();
+    for provider in catalogue::providers() {
+        let fields = provider.chat_fields();
+        let Some(mapped) = fields.mapped.filter(|_| !seen.contains(&provider.dialect)) else { continue };
+        seen.push(provider.dialect);
+        let known = |name: &&&str| !mapped.contains(name) && !fields.dropped.contains(name);
+        let refused = FIELDS.iter().filter(known);
+        let (said, dropped) = (list(&mapped), list(&fields.dropped));
+        let dialect = dialect(provider.dialect);
+        writeln!(text, "| {dialect} | {said} | {dropped} | {}, and what is not known |", list(refused))
+            .expect("written");
+    }
+    text.push_str(
+        "\nIn OpenAI's own dialect a request goes as it is, but for:\n\n| provider | refused | left out | of messages | \
+         by another name |\n|---|---|---|---|---|\n",
+    );
+    for provider in catalogue::providers().iter().filter(|provider| provider.dialect == Dialect::Openai) {
+        let fields = provider.chat_fields();
+        let names = fields.renamed.iter().chain(&fields.roles);
+        let other = list(names.map(|(one, other)| format!("{one} → {other}")));
+        let (refused, dropped) = (list(&fields.refused), list(&fields.dropped));
+        let of_messages = list(&fields.dropped_of_messages);
+        writeln!(text, "| {} | {refused} | {dropped} | {of_messages} | {other} |", provider.name)
+            .expect("written");
+    }
+    text.push('\n');
+}
+
+#[test]
+fn the_document_of_providers_is_up_to_date() {
+    let mut text = HEAD.to_owned();
+    abilities(&mut text);
+    classes(&mut text);
+    fields(&mut text);
+    text.push_str(NESTED);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/providers.md");
+    let stale: Vec<_> = files::agree(&path, &text).err().into_iter().collect();
+    files::none_of(&stale);
+}

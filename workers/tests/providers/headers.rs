@@ -1,0 +1,65 @@
+//! What headers say of limits, provider by provider.
+
+use std::collections::BTreeSet;
+
+use forebay_workers::cost::Dimension;
+use forebay_workers::provider::Figures;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::answers::reply;
+use crate::{files, targets};
+
+/// Headers of an answer.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Told {
+    row: String,
+    provider: String,
+    headers: Map<String, Value>,
+    figures: Vec<Expected>,
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+struct Expected {
+    counts: Dimension,
+    limit: u64,
+    remaining: u64,
+    whole_in_ms: Option<u64>,
+    resolution_ms: u64,
+    per_seconds: Option<u64>,
+}
+
+impl From<Figures> for Expected {
+    fn from(figures: Figures) -> Self {
+        let millis = |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Self {
+            counts: figures.dimension,
+            limit: figures.limit,
+            remaining: figures.remaining,
+            whole_in_ms: figures.whole_in.map(millis),
+            resolution_ms: millis(figures.resolution),
+            per_seconds: figures.per.map(|per| per.as_secs()),
+        }
+    }
+}
+
+/// The providers that are known to tell of limits.
+pub(crate) fn tellers() -> BTreeSet<String> {
+    let told = files::json::<Vec<Told>>("headers.json").into_iter();
+    told.filter(|told| !told.figures.is_empty()).map(|told| told.provider).collect()
+}
+
+#[test]
+fn every_form_of_headers_is_read() {
+    let check = |told: &Told| {
+        let headers = reply(200, &told.headers, Vec::new()).headers;
+        let seen = targets::endpoint(&told.provider).observe(&headers, targets::now());
+        let seen: Vec<_> = seen.into_iter().map(Expected::from).collect();
+        (seen != told.figures).then(|| format!("{}: {}: is {seen:?}", told.provider, told.row))
+    };
+    let all: Vec<Told> = files::json("headers.json");
+    let wrong: Vec<_> = all.iter().filter_map(check).collect();
+    files::none_of(&wrong);
+}
