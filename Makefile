@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk embeddings contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk sdk-types embeddings contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -72,6 +72,11 @@ tests/sdk/work/installed: tests/sdk/requirements.txt
 	python3 -m venv tests/sdk/work/venv
 	tests/sdk/work/venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	touch $@
+## sdk-types: fixtures of providers against the types of the vendors' own SDKs, in an environment of their own
+sdk-types:
+	python3 -m venv $(TOOLS)/sdk-types
+	$(TOOLS)/sdk-types/bin/pip install --quiet --requirement tests/sdk/types/requirements.txt
+	$(TOOLS)/sdk-types/bin/python -B tests/sdk/types/check_types.py
 
 ## embeddings: 2,000 real texts through a real model
 embeddings: nats-server build

@@ -152,7 +152,7 @@ fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsuppor
     let text = message.content.texts(&format!("{field}.content"))?.concat();
     let response = match serde_json::from_str(&text) {
         Ok(object @ Value::Object(_)) => object,
-        _ => json!({ "result": text }),
+        _ => json!({ "output": text }),
     };
     Ok(json!({ "functionResponse": { "id": id, "name": name, "response": response } }))
 }
