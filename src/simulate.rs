@@ -7,7 +7,6 @@ pub mod account;
 mod admission;
 mod answer;
 mod asked;
-mod base64;
 mod call;
 mod cost;
 mod dialect;

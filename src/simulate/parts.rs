@@ -1,8 +1,9 @@
 //! The parts of a message, told as text.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::base64;
 use super::call::{Wrong, wrong};
 
 /// A message's content as OpenAI writes it: text, or a list of parts.
@@ -68,8 +69,8 @@ pub(super) fn linked(kind: &str, url: &str) -> Result<String, Wrong> {
 
 /// Bytes as base64.
 pub(super) fn bytes(kind: &str, media: &str, data: &str) -> Result<String, Wrong> {
-    match base64::size(data) {
-        Some(size) if size > 0 => Ok(format!("[{kind} {media} {size} bytes]")),
+    match BASE64_STANDARD.decode(data).map(|bytes| bytes.len()) {
+        Ok(size) if size > 0 => Ok(format!("[{kind} {media} {size} bytes]")),
         _ => wrong(format!("Invalid {kind}: the data is not valid base64.")),
     }
 }

@@ -1,10 +1,11 @@
 //! Cohere's second version.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, digest, documents, prompt_tokens, ranking, vector};
 use super::super::asked::{Asked, Choice, Content, End, Form, Said, reply};
-use super::super::base64;
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -163,7 +164,7 @@ fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
     #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
     let packed = |vector: &Vec<f64>| {
         let bytes: Vec<u8> = vector.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
-        base64::encode(&bytes)
+        BASE64_STANDARD.encode(&bytes)
     };
     match name {
         "float" => Ok(json!(vectors)),

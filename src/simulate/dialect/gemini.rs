@@ -1,10 +1,11 @@
 //! Gemini's generateContent and embedContent.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
 use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
-use super::super::base64;
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -151,7 +152,7 @@ fn seal(part: &Value) -> String {
         Some(call) => format!("{}{}", call["name"], call["args"]),
         None => part.get("text").map(Value::to_string).unwrap_or_default(),
     };
-    base64::encode(signature::seal(&what).as_bytes())
+    BASE64_STANDARD.encode(signature::seal(&what).as_bytes())
 }
 
 fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {

@@ -1,9 +1,10 @@
 //! What is no conversation, as OpenAI speaks it.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::super::answer::{Answer, CREATED, DIMENSIONS, digest, documents, ranking, vector};
-use super::super::super::base64;
 use super::super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::super::multipart;
 
@@ -75,7 +76,7 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
 fn pack(numbers: &[f64]) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
     let bytes: Vec<u8> = numbers.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
-    base64::encode(&bytes)
+    BASE64_STANDARD.encode(&bytes)
 }
 
 pub(in crate::simulate) fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
