@@ -28,6 +28,7 @@ mod responses;
 mod sigv4;
 #[cfg(test)]
 mod tests;
+mod vertex_claude;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Anthropic's Messages, in both versions of its API.
 
 mod answer;
-mod request;
+pub(super) mod request;
 
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -14,7 +14,7 @@ use crate::upstream::{Reply, Request};
 const DIALECT: &str = "anthropic";
 /// The first version without sampling parameters (vendor's SDK 2.12).
 const WITHOUT_SAMPLING: &str = "2026-10-21";
-const FIELDS: Fields = Fields {
+pub(super) const FIELDS: Fields = Fields {
     maps: &[
         "temperature",
         "top_p",
@@ -29,6 +29,11 @@ const FIELDS: Fields = Fields {
     ],
     drops: &[],
 };
+
+/// Whether a version takes sampling parameters. Vertex had names of its own for the older one.
+pub(super) fn samples(version: &str) -> bool {
+    version < WITHOUT_SAMPLING || version.starts_with("vertex-")
+}
 
 /// Anthropic's dialect.
 #[derive(Debug)]
@@ -46,8 +51,8 @@ impl Adapter for Anthropic {
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();
-        let samples = version < WITHOUT_SAMPLING;
-        let mut request = call.post("/v1/messages", &request::of(&chat, call.model, samples)?)?;
+        let body = request::of(&chat, call.model, samples(version))?;
+        let mut request = call.post("/v1/messages", &body)?;
         let version = HeaderValue::try_from(version)
             .map_err(|error| Unsupported::new("api_version", error.to_string()))?;
         request.headers.insert("anthropic-version", version);

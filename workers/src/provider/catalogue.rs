@@ -10,7 +10,9 @@ use serde::{Deserialize, Deserializer};
 
 use super::kind::Kind;
 use super::limits::{LimitHeader, WaitHeader};
-use super::{Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses};
+use super::{
+    Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses, vertex_claude,
+};
 use crate::cost::Together;
 
 const TABLE: &str = include_str!("providers.toml");
@@ -78,6 +80,8 @@ pub enum Dialect {
     Bedrock,
     /// Ollama's own.
     Ollama,
+    /// Anthropic's Messages at Vertex.
+    VertexClaude,
 }
 
 impl Dialect {
@@ -91,6 +95,7 @@ impl Dialect {
             Dialect::Cohere => &cohere::Cohere,
             Dialect::Bedrock => &bedrock::Bedrock,
             Dialect::Ollama => &ollama::Ollama,
+            Dialect::VertexClaude => &vertex_claude::VertexClaude,
         }
     }
 }
@@ -270,9 +275,13 @@ impl Provider {
         self.kinds.as_deref().unwrap_or_else(|| self.dialect.adapter().kinds())
     }
 
-    /// What it has in common with others of its dialect; Responses are OpenAI's in this.
+    /// What it has in common with others of its dialect; Responses are OpenAI's in this, and what is at Vertex is Anthropic's.
     fn shared(&self) -> Option<&'static Shared> {
-        let dialect = if self.dialect == Dialect::Responses { Dialect::Openai } else { self.dialect };
+        let dialect = match self.dialect {
+            Dialect::Responses => Dialect::Openai,
+            Dialect::VertexClaude => Dialect::Anthropic,
+            other => other,
+        };
         KNOWN.dialect.get(&dialect)
     }
 

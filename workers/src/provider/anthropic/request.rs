@@ -14,7 +14,7 @@ const LONGEST_ID: usize = 256;
 const ID_MARKS: &str = "_-";
 
 /// The body of a request.
-pub(super) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
+pub(in crate::provider) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
