@@ -198,8 +198,8 @@ async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
     let mut request = vec![0; 64 * 1024];
     let read = socket.read(&mut request).await.unwrap_or_default();
     let drips = String::from_utf8_lossy(&request[..read]).contains("Bearer sk-slow");
-    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n\"");
-    let rest = "x".repeat(SIZE - 2) + "\"";
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n{{\"a\":\"");
+    let rest = "x".repeat(SIZE - 8) + "\"}";
     let at_once = if drips { SIZE * 3 / 4 } else { rest.len() };
     let mut sent =
         socket.write_all(head.as_bytes()).await.and(socket.write_all(&rest.as_bytes()[..at_once]).await);

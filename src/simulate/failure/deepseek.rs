@@ -12,7 +12,7 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"Authentication Fails, Your api key: ****$KEY_TAIL is invalid","type":"authentication_error","param":null,"code":"invalid_request_error"}}"#),
     row("bad_key-missing", 401,
         r#"Authentication Fails (governor)"#),
-    row("bad_request-model", 400,
+    row("model_not_allowed", 400,
         r#"{"error":{"message":"Model Not Exist","type":"invalid_request_error","param":null,"code":"invalid_request_error"}}"#),
     row("context_too_long", 400,
         r#"{"error":{"message":"This model's maximum context length is 131072 tokens. However, you requested 140000 tokens. Please reduce the length of the messages or completion.","type":"invalid_request_error","param":null,"code":"invalid_request_error"}}"#),
