@@ -27,8 +27,6 @@ pub(super) fn answer(call: &Call<'_>) -> Answer {
         return failure;
     }
     let outcome = match call.task {
-        // To DeepSeek a model that is not there is a wrong request like any other.
-        _ if model == NO_MODEL && call.vendor == Vendor::DeepSeek => Err(Wrong::Case("model_not_allowed")),
         _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
         _ if model.starts_with(PREFIX) => Err(Wrong::Request(format!("no failure is called {model}"))),
         Task::Unversioned => Err(Wrong::Case("bad_request-version")),
