@@ -48,6 +48,7 @@ pub(super) struct Chat {
     pub(super) reasoning_effort: Option<Effort>,
     pub(super) verbosity: Option<String>,
     pub(super) service_tier: Option<String>,
+    pub(super) prompt_cache_key: Option<String>,
     user: Option<String>,
     safety_identifier: Option<String>,
     pub(super) metadata: Option<Map<String, Value>>,

@@ -30,6 +30,7 @@ const FIELDS: Fields = Fields {
         "parallel_tool_calls",
         "reasoning_effort",
         "metadata",
+        "prompt_cache_key",
     ],
     drops: &[],
 };

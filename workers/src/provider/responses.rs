@@ -25,6 +25,7 @@ const FIELDS: Fields = Fields {
         "safety_identifier",
         "user",
         "metadata",
+        "prompt_cache_key",
     ],
     drops: &[],
 };

@@ -6,7 +6,7 @@ use std::path::Path;
 use forebay_workers::provider::catalogue::{self, Auth, Dialect, Provider};
 
 use crate::targets::Target;
-use crate::{errors, files, headers, requests, targets};
+use crate::{errors, files, headers, requests, silence, targets};
 
 /// The fields of a chat that OpenAI documents, but for those that choose the model or the transport.
 const FIELDS: [&str; 34] = [
@@ -61,33 +61,44 @@ of its rows that no source confirms.
 
 ";
 
-const NESTED: &str = "\
+const LEFT_OUT: &str = "\
 ## What is left out
 
-Beside the fields above, these parts of a chat are left out where a dialect has nothing like them; none of them is
-what is asked, and none is an answer. Everything else is said or refused by name.
+A test looks for every text and number of the 50 chats in what is said. Beside the fields above, these were not found:
+none of them is what is asked, and none is an answer. Everything else is said, or refused by name.
 
-| part | said by | otherwise |
-|---|---|---|
-| `messages[].name` | OpenAI's dialect, but not Groq | left out |
-| place of a `system` message among others | OpenAI's dialect, Responses, Mistral, Cohere, Ollama | at Anthropic, Gemini and Bedrock all instructions stand first |
-| `messages[].content[].image_url.detail` | OpenAI's dialect, Responses, Mistral, Cohere | left out |
-| `messages[].content[].input_audio.format` | all that take sound, but not Mistral | left out: Mistral looks at the sound |
-| `messages[].content[].file.filename` | OpenAI's dialect, Responses, Anthropic, Mistral, Bedrock | left out |
-| blank texts | OpenAI's dialect, Responses, Mistral, Cohere, Ollama | left out at Anthropic, Gemini and Bedrock, which refuse them |
-| `messages[].refusal` | OpenAI's dialect | said as the assistant's text |
-| `messages[].annotations`, `.reasoning` | OpenAI's dialect, but not `reasoning` at OpenAI and Azure | left out |
-| `messages[].reasoning_content` | servers of OpenAI's dialect but OpenAI, Azure and Groq; Ollama; Cohere as `tool_plan` beside calls | left out |
-| `messages[].reasoning_details` | each dialect what it gave itself, signatures and all | left out |
-| `messages[].tool_calls[].extra_content` | Gemini its signatures; OpenAI's dialect, but not OpenAI, Azure and Groq | left out |
-| ids of calls | all | hashed where a provider takes only some characters and lengths: Anthropic, Mistral, Bedrock |
-| `response_format.json_schema.name`, `.description`, `.strict` | OpenAI's dialect, Responses, Mistral; Bedrock the first two | left out; a schema is always kept to at Anthropic, Gemini and Ollama |
-| `tools[].function.strict` | OpenAI's dialect, Responses, Anthropic, Mistral, Bedrock; Cohere for all tools together | left out |
-| `reasoning_effort` | by its word at Responses, Mistral and Anthropic's newer version; as low, medium or high at Ollama and at Bedrock's other models | as a budget of tokens at Anthropic's older version, Gemini, Cohere and Bedrock's Claude |
+";
+
+const OTHERWISE: &str = "
+What a provider signed or hid of its thoughts stands in `messages[].reasoning_details[]` as `{\"format\", \"data\"}`, and
+in `extra_content` of a call where Google puts it. Send the message back as it is, and the provider has it again; all
+others leave it out.
+
+## What is said otherwise
+
+| part | how |
+|---|---|
+| a `system` message among others | stays where it is in OpenAI's dialect, Responses, Mistral, Cohere and Ollama; at Anthropic, Gemini and Bedrock all instructions stand first |
+| blank texts | left out at Anthropic, Gemini and Bedrock, which refuse them |
+| `refusal` of an earlier answer | the assistant's text everywhere but in OpenAI's dialect |
+| ids of calls | hashed where a provider takes only some characters and lengths: Anthropic, Mistral, Bedrock; Ollama has names instead |
+| names of files | other characters than letters, digits, blanks, hyphens and brackets become hyphens at Bedrock |
+| text files | at Anthropic as text, whatever its kind |
+| `tool_choice: none` | at Bedrock and Ollama no tools are sent |
+| `tool_choice` of one function | at Cohere the other tools are not sent |
+| `tools[].function.strict` | kept in OpenAI's dialect, Responses, Anthropic, Mistral and Bedrock; at Cohere of all tools if of one; nothing at Gemini and Ollama |
+| `response_format.json_schema.strict` | a schema is always kept to at Anthropic, Gemini, Cohere, Bedrock and Ollama |
+| `reasoning_effort` | its word at Responses, Mistral and Anthropic's newer version; low, medium or high at Ollama and at Bedrock's other models; a budget of tokens at Anthropic's older version, Gemini, Cohere and Bedrock's Claude |
+| no longest answer | 4,096 tokens and the budget of thoughts at Anthropic, and at Bedrock's Claude if it thinks; else the provider's own |
+| `store` | chats said as Responses are never stored |
 
 Of answers, what OpenAI's shape has no place for is left out: citations, log probabilities, safety ratings, durations,
-and kinds of content that appear later. Signed thoughts stand in `reasoning_details` as `{\"format\", \"data\"}`, and in
-`extra_content` of a call where Google puts them; send the message back as it is, and its provider has them again.
+and kinds of content that appear later. A reason to end that is not known counts as `stop`; the provider's word for it
+stands in `native_finish_reason`.
+
+Headers that are not read: OpenAI's of projects, Anthropic's of all tokens together and of its priority tier, Fireworks'
+of prompts without the cache, Together's older ones, OpenRouter's of limits (they come with refusals alone, and when
+they end is read).
 ";
 
 fn auth(provider: &Provider) -> String {
@@ -180,13 +191,25 @@ fn fields(text: &mut String) {
     text.push('\n');
 }
 
+/// Proven paths, but for the thoughts, of which each dialect has its own.
+fn left_out(text: &mut String) {
+    text.push_str("| part | left out at |\n|---|---|\n");
+    for (path, targets) in silence::left_out() {
+        if !path.starts_with("messages[].reasoning_details") {
+            writeln!(text, "| `{path}` | {} |", targets.join(", ")).expect("written");
+        }
+    }
+}
+
 #[test]
 fn the_document_of_providers_is_up_to_date() {
     let mut text = HEAD.to_owned();
     abilities(&mut text);
     classes(&mut text);
     fields(&mut text);
-    text.push_str(NESTED);
+    text.push_str(LEFT_OUT);
+    left_out(&mut text);
+    text.push_str(OTHERWISE);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/providers.md");
     let stale: Vec<_> = files::agree(&path, &text).err().into_iter().collect();
     files::none_of(&stale);

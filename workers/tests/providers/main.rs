@@ -7,5 +7,7 @@ mod document;
 mod errors;
 mod files;
 mod headers;
+mod mutations;
 mod requests;
+mod silence;
 mod targets;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, Share, fitting,
+    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, fitting,
 };
 
 /// The longest id of a call; no longest one is documented.
@@ -182,12 +182,12 @@ fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
 }
 
 fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
-    let source = |kind: &str, data: &str| json!({ "type": "base64", "media_type": kind, "data": data });
     match piece {
         Piece::Text(words) => Ok(text(words)),
         Piece::Image(media) => match media.format() {
             "png" | "jpeg" | "gif" | "webp" => {
-                Ok(json!({ "type": "image", "source": source(media.kind, media.data) }))
+                let source = json!({ "type": "base64", "media_type": media.kind, "data": media.data });
+                Ok(json!({ "type": "image", "source": source }))
             }
             _ => Err(piece.unsupported(field, "Anthropic reads png, jpeg, gif and webp")),
         },
@@ -195,17 +195,26 @@ fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
             Ok(json!({ "type": "image", "source": { "type": "url", "url": image.url } }))
         }
         Piece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
-        Piece::File(file) => {
-            let media = file.media(&format!("{field}.file"))?;
-            if media.kind != "application/pdf" {
-                let problem = format!("Anthropic reads application/pdf, not {}", media.kind);
-                return Err(piece.unsupported(field, &problem));
-            }
-            let mut block = json!({ "type": "document", "source": source(media.kind, media.data) });
-            if let Some(name) = &file.filename {
-                block["title"] = name.as_str().into();
-            }
-            Ok(block)
-        }
+        Piece::File(file) => document(field, file),
     }
+}
+
+/// PDFs as bytes, and text of every kind as text.
+fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+    let media = file.media(&format!("{field}.file"))?;
+    let source = match media.text() {
+        _ if media.kind == "application/pdf" => {
+            json!({ "type": "base64", "media_type": media.kind, "data": media.data })
+        }
+        Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
+        None => {
+            let problem = format!("Anthropic reads application/pdf and text, not {}", media.kind);
+            return Err(Unsupported::new(format!("{field}.file"), problem));
+        }
+    };
+    let mut block = json!({ "type": "document", "source": source });
+    if let Some(name) = file.filename.as_deref().filter(|name| !name.is_empty()) {
+        block["title"] = name.into();
+    }
+    Ok(block)
 }

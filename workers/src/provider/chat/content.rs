@@ -1,5 +1,7 @@
 //! What a message holds: text, images, sound, files.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
@@ -108,6 +110,12 @@ impl<'a> Media<'a> {
             kind => kind,
         };
         Some(Self { kind, data, detail: None })
+    }
+
+    /// Its text, if it is one.
+    pub(in crate::provider) fn text(&self) -> Option<String> {
+        let bytes = self.kind.starts_with("text/").then(|| BASE64_STANDARD.decode(self.data))?;
+        String::from_utf8(bytes.ok()?).ok()
     }
 
     /// As a data URL.

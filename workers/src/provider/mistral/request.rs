@@ -56,6 +56,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     if let Some(effort) = chat.reasoning_effort {
         set("reasoning_effort", effort.as_str().into());
     }
+    if let Some(key) = &chat.prompt_cache_key {
+        set("prompt_cache_key", key.as_str().into());
+    }
     if let Some(metadata) = &chat.metadata {
         set("metadata", metadata.clone().into());
     }

@@ -48,6 +48,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     if let Some(tier) = &chat.service_tier {
         set("service_tier", tier.as_str().into());
     }
+    if let Some(key) = &chat.prompt_cache_key {
+        set("prompt_cache_key", key.as_str().into());
+    }
     if let Some(user) = chat.end_user() {
         set("safety_identifier", user.into());
     }
