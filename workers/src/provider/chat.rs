@@ -237,7 +237,40 @@ impl Message {
 
     /// What `dialect` wants back of this message as it gave it.
     pub(super) fn opaque<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
-        let of_dialect = move |detail: &&Value| detail.get("format").is_some_and(|format| format == dialect);
-        self.reasoning_details.iter().filter(of_dialect).filter_map(|detail| detail.get("data"))
+        self.kept(dialect).filter_map(|detail| detail.get("data"))
     }
+
+    fn kept<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
+        let of_dialect = move |detail: &&Value| detail.get("format").is_some_and(|format| format == dialect);
+        self.reasoning_details.iter().filter(of_dialect)
+    }
+
+    /// The text with what `dialect` wants back at the places where it stood; `None` where no places are told.
+    pub(super) fn woven<'a>(&'a self, dialect: &'a str) -> Option<Vec<Woven<'a>>> {
+        let Content::Text(text) = &self.content else { return None };
+        self.kept(dialect).find(|detail| detail.get("after").is_some())?;
+        let (mut woven, mut rest, mut said) = (Vec::new(), text.as_str(), 0);
+        for detail in self.kept(dialect) {
+            let after = detail.get("after").and_then(Value::as_u64).unwrap_or(0);
+            let after = usize::try_from(after).unwrap_or(usize::MAX);
+            let place = rest.char_indices().nth(after.saturating_sub(said)).map_or(rest.len(), |(at, _)| at);
+            let (before, behind) = rest.split_at(place);
+            if !before.is_empty() {
+                woven.push(Woven::Text(before));
+            }
+            woven.extend(detail.get("data").map(Woven::Opaque));
+            (rest, said) = (behind, said.max(after));
+        }
+        if !rest.is_empty() {
+            woven.push(Woven::Text(rest));
+        }
+        Some(woven)
+    }
+}
+
+/// A piece of what was said, or a thing that is wanted back.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Woven<'a> {
+    Text(&'a str),
+    Opaque(&'a Value),
 }

@@ -70,8 +70,8 @@ none of them is what is asked, and none is an answer. Everything else is said, o
 ";
 
 const OTHERWISE: &str = "
-What a provider signed or hid of its thoughts stands in `messages[].reasoning_details[]` as `{\"format\", \"data\"}`, and
-in `extra_content` of a call where Google puts it. Send the message back as it is, and the provider has it again; all
+What a provider signed or hid of its thoughts stands in `messages[].reasoning_details[]` as `{\"format\", \"data\"}`, with
+`\"after\": N` where N characters of the text stood before it, and in `extra_content` of a call where Google puts it. Send the message back as it is, and the provider has it again; all
 others leave it out.
 
 ## What is said otherwise

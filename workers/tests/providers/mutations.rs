@@ -49,13 +49,14 @@ fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
     }
 }
 
-fn each_mutation(value: &Value, mut act: impl FnMut(&str, &Value)) {
+/// Each thing in turn becomes three others, so that over the fixtures each kind of thing becomes all of them.
+fn each_mutation(value: &Value, others: &[Value], mut act: impl FnMut(&str, &Value)) {
     let mut found = Vec::new();
     pointers(value, "", &mut found);
-    for at in found.iter().filter(|at| !at.is_empty()) {
-        for other in others() {
+    for (place, at) in found.iter().enumerate().filter(|(_, at)| !at.is_empty()) {
+        for step in [0, 3, 5] {
             let mut mutated = value.clone();
-            *mutated.pointer_mut(at).expect("there") = other;
+            *mutated.pointer_mut(at).expect("there") = others[(place + step) % others.len()].clone();
             act(at, &mutated);
         }
     }
@@ -69,9 +70,10 @@ fn a_chat_with_a_mistake_is_said_or_refused_by_name() {
     // One of each dialect: the others differ in no more than the table.
     let targets: Vec<_> =
         targets.filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect)).collect();
+    let others = others();
     let mut refusals = 0;
     for chat in &chats {
-        each_mutation(&chat.body, |at, body| {
+        each_mutation(&chat.body, &others, |at, body| {
             // A job that asks for a stream is no job.
             if at == "/stream" {
                 return;
@@ -85,11 +87,12 @@ fn a_chat_with_a_mistake_is_said_or_refused_by_name() {
             }
         });
     }
-    assert!(refusals > 10_000, "{refusals} refusals");
+    assert!(refusals > 5_000, "{refusals} refusals");
 }
 
 #[test]
 fn an_answer_with_a_mistake_is_read_as_something() {
+    let others = others();
     let mut read = 0;
     for stem in files::stems("answers", ".json") {
         for answered in files::json::<Vec<Answered>>(&format!("answers/{stem}.json")) {
@@ -99,7 +102,7 @@ fn an_answer_with_a_mistake_is_read_as_something() {
                     .expect("JSON")
             });
             let job = targets::job(answered.url.as_deref().unwrap_or("/v1/chat/completions"), &ask);
-            each_mutation(&answered.body, |at, body| {
+            each_mutation(&answered.body, &others, |at, body| {
                 let bytes = serde_json::to_vec(body).expect("JSON");
                 for status in [200, 429] {
                     let reply = reply(status, &Map::new(), bytes.clone());
@@ -112,5 +115,5 @@ fn an_answer_with_a_mistake_is_read_as_something() {
             });
         }
     }
-    assert!(read > 10_000, "{read} answers");
+    assert!(read > 5_000, "{read} answers");
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Message {
@@ -85,9 +85,9 @@ fn take(choice: &mut Choice, value: Value) {
         }
         Ok(Block::Thinking { thinking }) => {
             choice.reasoning.get_or_insert_default().push_str(&thinking);
-            choice.opaque.push(Opaque { dialect: DIALECT, data: value });
+            choice.keep(DIALECT, value);
         }
-        Ok(Block::RedactedThinking {}) => choice.opaque.push(Opaque { dialect: DIALECT, data: value }),
+        Ok(Block::RedactedThinking {}) => choice.keep(DIALECT, value),
         Ok(Block::Other) | Err(_) => {}
     }
 }

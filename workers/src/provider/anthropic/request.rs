@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, fitting,
+    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven, fitting,
 };
 
 /// The longest id of a call; no longest one is documented.
@@ -150,8 +150,17 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
 
 /// What the model said before: its thoughts as it gave them, its text, its calls.
 fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
-    let mut all: Vec<_> = message.opaque(DIALECT).cloned().collect();
-    all.extend(blocks(&message.content, &format!("{field}.content"))?);
+    let mut all: Vec<Value> = Vec::new();
+    match message.woven(DIALECT) {
+        Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
+            Woven::Opaque(thought) => Some(thought.clone()),
+            Woven::Text(words) => (!words.trim().is_empty()).then(|| text(words)),
+        })),
+        None => {
+            all.extend(message.opaque(DIALECT).cloned());
+            all.extend(blocks(&message.content, &format!("{field}.content"))?);
+        }
+    }
     all.extend(message.refusal.as_deref().map(text));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -88,7 +88,7 @@ impl Block {
                 choice.reasoning.get_or_insert_default().push_str(text);
             }
             let data = serde_json::json!({ "reasoningContent": content });
-            choice.opaque.push(Opaque { dialect: DIALECT, data });
+            choice.keep(DIALECT, data);
         }
     }
 }

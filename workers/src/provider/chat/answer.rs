@@ -31,11 +31,13 @@ pub(in crate::provider) struct Choice {
 }
 
 /// A thing that a provider wants back in a later turn, and that means nothing to others: a signature of thoughts.
-/// It stands in the message's `reasoning_details` as `{"format": DIALECT, "data": …}`.
+/// It stands in the message's `reasoning_details` as `{"format": DIALECT, "data": …}`, with `"after": N` where N
+/// characters of the text were said before it.
 #[derive(Debug)]
 pub(in crate::provider) struct Opaque {
-    pub(in crate::provider) dialect: &'static str,
-    pub(in crate::provider) data: Value,
+    dialect: &'static str,
+    data: Value,
+    after: usize,
 }
 
 /// A call of a tool.
@@ -110,6 +112,12 @@ impl ChatAnswer {
 }
 
 impl Choice {
+    /// Keeps what `dialect` wants back at this place of the text.
+    pub(in crate::provider) fn keep(&mut self, dialect: &'static str, data: Value) {
+        let after = self.text.as_deref().map_or(0, |text| text.chars().count());
+        self.opaque.push(Opaque { dialect, data, after });
+    }
+
     /// Whether nothing was said; a refusal's words count as nothing.
     fn is_empty(&self) -> bool {
         self.calls.is_empty()
@@ -134,8 +142,7 @@ impl Choice {
         }
         if !self.opaque.is_empty() {
             let details = self.opaque.into_iter();
-            let details: Vec<_> =
-                details.map(|opaque| json!({ "format": opaque.dialect, "data": opaque.data })).collect();
+            let details: Vec<_> = details.map(Opaque::unified).collect();
             message.insert("reasoning_details".to_owned(), details.into());
         }
         if !self.calls.is_empty() {
@@ -150,6 +157,16 @@ impl Choice {
             "finish_reason": finish,
             "native_finish_reason": self.native_finish,
         })
+    }
+}
+
+impl Opaque {
+    fn unified(self) -> Value {
+        let mut detail = json!({ "format": self.dialect, "data": self.data });
+        if self.after > 0 {
+            detail["after"] = self.after.into();
+        }
+        detail
     }
 }
 

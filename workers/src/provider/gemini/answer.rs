@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, arguments};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -107,7 +107,7 @@ impl Part {
             choice.text.get_or_insert_default().push_str(&text);
         }
         if let Some(data) = self.thought_signature {
-            choice.opaque.push(Opaque { dialect: DIALECT, data });
+            choice.keep(DIALECT, data);
         }
     }
 }

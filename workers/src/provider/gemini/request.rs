@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, ToolCall,
+    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, ToolCall, Woven,
 };
 
 /// The body of a request; the model stands in the address.
@@ -121,14 +121,19 @@ fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
 
 /// What the model said before, with the signatures of its thoughts where they stood.
 fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
-    let mut all = parts(&message.content, &format!("{field}.content"))?;
-    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
-    for signature in message.opaque(DIALECT) {
-        match all.last_mut() {
-            Some(part) => part["thoughtSignature"] = signature.clone(),
-            None => all.push(json!({ "text": "", "thoughtSignature": signature })),
+    let mut all = Vec::new();
+    if let Some(woven) = message.woven(DIALECT) {
+        for piece in woven {
+            match piece {
+                Woven::Text(text) => all.push(json!({ "text": text })),
+                Woven::Opaque(signature) => sign(&mut all, signature),
+            }
         }
+    } else {
+        all = parts(&message.content, &format!("{field}.content"))?;
+        message.opaque(DIALECT).for_each(|signature| sign(&mut all, signature));
     }
+    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
         let mut part = json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
@@ -138,6 +143,14 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
         all.push(part);
     }
     Ok(all)
+}
+
+/// Puts a signature on what it was given with: the last part, unless that has one of its own.
+fn sign(parts: &mut Vec<Value>, signature: &Value) {
+    match parts.last_mut().filter(|part| part.get("thoughtSignature").is_none()) {
+        Some(part) => part["thoughtSignature"] = signature.clone(),
+        None => parts.push(json!({ "text": "", "thoughtSignature": signature })),
+    }
 }
 
 /// The signature that came with a call, where Google's own OpenAI surface puts it.

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{self, ChatAnswer, Finish, Opaque};
+use crate::provider::chat::answer::{self, ChatAnswer, Finish};
 use crate::provider::openai::WireUsage;
 
 #[derive(Deserialize)]
@@ -94,5 +94,5 @@ fn take(choice: &mut answer::Choice, chunk: Value) {
     let Some(thoughts) = chunk.get("thinking").and_then(Value::as_array) else { return };
     let texts = thoughts.iter().filter_map(|thought| thought.get("text")?.as_str());
     choice.reasoning.get_or_insert_default().extend(texts);
-    choice.opaque.push(Opaque { dialect: DIALECT, data: chunk });
+    choice.keep(DIALECT, chunk);
 }

@@ -51,7 +51,7 @@ fn details(message: &mut Object) {
     let ours = |detail: &Value| {
         let fields = detail.as_object();
         fields.is_some_and(|fields| {
-            fields.len() == 2 && fields.contains_key("format") && fields.contains_key("data")
+            fields.contains_key("format") && fields.contains_key("data") && !fields.contains_key("type")
         })
     };
     details.retain(|detail| !ours(detail));

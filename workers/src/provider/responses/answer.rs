@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, Opaque, raw};
+use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, raw};
 use crate::provider::openai::WireUsage;
 use crate::provider::{Answer, ErrorBody, Said};
 
@@ -101,7 +101,7 @@ fn take(choice: &mut Choice, value: Value) {
             }
             // Without its content it is a name that only a stored answer has, and nothing is stored.
             if value.get("encrypted_content").is_some_and(Value::is_string) {
-                choice.opaque.push(Opaque { dialect: DIALECT, data: value });
+                choice.keep(DIALECT, value);
             }
         }
         Ok(Item::Other) | Err(_) => {}
