@@ -66,7 +66,7 @@ interop: nats-server build
 ## sdk: the simulated provider, spoken to by the vendors' own SDKs; needs Python 3.10 and PyPI
 sdk: tests/sdk/work/installed
 	$(CARGO) build --locked
-	tests/sdk/work/venv/bin/python tests/sdk/check_simulator.py $(or $(CARGO_TARGET_DIR),target)/debug/forebay
+	tests/sdk/work/venv/bin/python -B tests/sdk/check_simulator.py $(or $(CARGO_TARGET_DIR),target)/debug/forebay
 
 tests/sdk/work/installed: tests/sdk/requirements.txt
 	python3 -m venv tests/sdk/work/venv

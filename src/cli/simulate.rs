@@ -15,8 +15,8 @@ use crate::simulate::fault::Faults;
 use crate::simulate::{Config, Failure, Provider, failures};
 
 const AFTER_HELP: &str = "\
-Answers are made from the request alone. A last text that begins with `call ` calls the first tool, with
-`refuse ` is refused, with `think ` is thought about, with `cached ` counts as half cached; any other is
+Answers are made from the request alone. A last text that begins with `call ` calls the first tool, with \
+`refuse ` is refused, with `think ` is thought about, with `cached ` counts as half cached; any other is \
 answered with `You said: …`. The model `fail-CASE` fails.
 
 Example:

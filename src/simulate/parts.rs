@@ -37,6 +37,11 @@ fn part(part: &Value) -> Result<String, Wrong> {
             linked("image", link("image_url").or_else(|| field("/file_id")).unwrap_or_default())
         }
         "document_url" => linked("file", link("document_url").unwrap_or_default()),
+        "document" => Ok(match part.pointer("/document/data") {
+            Some(Value::String(text)) => text.clone(),
+            Some(data) => data.to_string(),
+            None => String::new(),
+        }),
         "input_audio" => {
             let data = field("/input_audio/data").or_else(|| field("/input_audio")).unwrap_or_default();
             let format = field("/input_audio/format").unwrap_or("wav");

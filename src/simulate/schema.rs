@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 /// Deeper than this, a schema refers to itself.
 const DEEPEST: usize = 16;
 
+/// The longest array or text, whatever a schema asks for.
+const MOST: u64 = 100;
+
 /// The plainest value that `schema` accepts: what must be there and nothing else.
 pub(super) fn example(schema: &Value) -> Value {
     value(schema, schema, 0)
@@ -30,7 +33,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
     match kind(schema).as_str() {
         "object" => object(schema, inner),
         "array" => {
-            let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(1);
+            let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(1).min(MOST);
             let item = schema.get("items").map_or_else(|| json!("x"), inner);
             Value::Array((0..least).map(|_| item.clone()).collect())
         }
@@ -39,7 +42,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
         "boolean" => json!(true),
         "null" => Value::Null,
         _ => {
-            let least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).max(1);
+            let least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST);
             json!("x".repeat(usize::try_from(least).unwrap_or(1)))
         }
     }

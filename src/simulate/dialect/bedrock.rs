@@ -168,7 +168,8 @@ fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
     if results.is_empty() {
         return Ok((told(&last)?, None));
     }
-    let result = told(results[0])?;
+    let results: Vec<_> = results.into_iter().map(|result| told(result)).collect::<Result<_, _>>()?;
+    let result = parts::joined(results);
     let asks = |message: &&Value| {
         message.get("role") == Some(&json!("user")) && message.pointer("/content/0/toolResult").is_none()
     };

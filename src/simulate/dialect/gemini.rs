@@ -114,7 +114,7 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     usage["promptTokensDetails"] = json!([{ "modality": "TEXT", "tokenCount": input }]);
     let candidates: Vec<_> = (0..count)
         .map(|index| {
-            let content = json!({ "parts": said_parts(&said, shown, &id), "role": "model" });
+            let content = json!({ "parts": said_parts(&said, shown, Some(id.as_str()).filter(|_| newer(model))), "role": "model" });
             let reason = if said.end == End::Length { "MAX_TOKENS" } else { "STOP" };
             json!({ "content": content, "finishReason": reason, "index": index })
         })
@@ -128,7 +128,7 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     Ok(Answer::json(200, &body).spending(input, total - input))
 }
 
-fn said_parts(said: &Said, shown: bool, id: &str) -> Vec<Value> {
+fn said_parts(said: &Said, shown: bool, id: Option<&str>) -> Vec<Value> {
     let mut list = Vec::new();
     if let Some(thought) = said.thought.as_ref().filter(|_| shown) {
         list.push(json!({ "text": thought, "thought": true }));
@@ -136,7 +136,12 @@ fn said_parts(said: &Said, shown: bool, id: &str) -> Vec<Value> {
     let mut part = match &said.content {
         Content::Text(text) | Content::Refusal(text) => json!({ "text": text }),
         Content::Call { name, arguments } => {
-            json!({ "functionCall": { "id": format!("call{}", &id[..8]), "name": name, "args": arguments } })
+            let mut call = json!({ "name": name, "args": arguments });
+            // Older models give their calls no ids.
+            if let Some(id) = id {
+                call["id"] = json!(format!("call{}", &id[..8]));
+            }
+            json!({ "functionCall": call })
         }
     };
     if said.thought.is_some() {
@@ -144,6 +149,11 @@ fn said_parts(said: &Said, shown: bool, id: &str) -> Vec<Value> {
     }
     list.push(part);
     list
+}
+
+/// Whether a model seals all of its calls and wants them back so.
+fn newer(model: &str) -> bool {
+    model.starts_with("gemini-3")
 }
 
 /// The seal on a part: bytes, which are base64 in JSON.
@@ -180,7 +190,7 @@ fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
         form: form(&config),
         stops: super::openai::messages::stops(config.get("stopSequences")),
         most: config.get("maxOutputTokens").and_then(Value::as_u64),
-        thinks: budget.map_or(level || included, |budget| budget != 0) || model.starts_with("gemini-3"),
+        thinks: budget.map_or(level || included, |budget| budget != 0) || newer(model),
     })
 }
 
@@ -229,7 +239,7 @@ fn sealed(part: &Value, role: &str, place: usize, model: &str) -> Result<(), Wro
     match given {
         Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
         // Of calls made at once, only the first is sealed.
-        None if call && role == "model" && place == 0 && model.starts_with("gemini-3") => wrong(
+        None if call && role == "model" && place == 0 && newer(model) => wrong(
             "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
         ),
         _ => Ok(()),
@@ -239,12 +249,19 @@ fn sealed(part: &Value, role: &str, place: usize, model: &str) -> Result<(), Wro
 fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
     let parts = |content: Option<&Value>| content.and_then(|content| content.get("parts")).cloned();
     let last = parts(contents.last()).unwrap_or_default();
-    let result =
-        last.as_array().into_iter().flatten().find_map(|part| part.pointer("/functionResponse/response"));
-    let Some(result) = result else { return Ok((told(Some(&last))?, None)) };
-    // A result that is one text under a well-known name is that text.
-    let text = ["result", "output"].iter().find_map(|name| result.get(name)?.as_str());
-    let result = text.map_or_else(|| result.to_string(), str::to_owned);
+    let list = last.as_array().into_iter().flatten();
+    let results = list.filter_map(|part| part.pointer("/functionResponse/response"));
+    let results: Vec<_> = results
+        .map(|result| {
+            // A result that is one text under a well-known name is that text.
+            let text = ["result", "output"].iter().find_map(|name| result.get(name)?.as_str());
+            text.map_or_else(|| result.to_string(), str::to_owned)
+        })
+        .collect();
+    if results.is_empty() {
+        return Ok((told(Some(&last))?, None));
+    }
+    let result = parts::joined(results);
     let asks = |content: &&Value| {
         content.get("role").and_then(Value::as_str).unwrap_or("user") == "user"
             && content.pointer("/parts/0/functionResponse").is_none()
@@ -325,7 +342,7 @@ mod tests {
         let tools = json!([{ "functionDeclarations": [{ "name": "f" }] }]);
         let user = json!({ "role": "user", "parts": [{ "text": "call it" }] });
         let first = asked(&json!({ "contents": [user], "tools": tools }), "gemini-3-pro").expect("a request");
-        let call = said_parts(&reply(&first), false, "0123456789").remove(0);
+        let call = said_parts(&reply(&first), false, Some("0123456789")).remove(0);
         let result = json!({ "functionResponse": { "name": "f", "response": { "result": "rain" } } });
         let with = |call: &Value, model: &str| {
             let contents = json!([

@@ -107,7 +107,10 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let most = options.and_then(|options| options.get("num_predict")).and_then(Value::as_i64);
     Ok(Asked {
         text: told(&question)?,
-        result: of_tool.then(|| parts::text(last.get("content"))).transpose()?,
+        result: of_tool
+            .then(|| super::openai::messages::last(messages))
+            .transpose()?
+            .and_then(|(_, result)| result),
         tools: tools(request)?,
         choice: Choice::Free,
         form: match request.get("format") {

@@ -9,7 +9,7 @@ use super::super::super::parts;
 use super::super::super::signature;
 use super::Version;
 
-/// What the last message says, and what a tool gave back where it brings that.
+/// What the last message says; where tools answer in it, what was asked before, and all that they say.
 pub(super) fn last(
     request: &Value,
     version: Version,
@@ -47,9 +47,12 @@ pub(super) fn last(
     let blocks_of =
         |message: Option<&Value>| message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0));
     let last = blocks_of(messages.last())?;
-    let result = last.iter().find(|block| kind(block) == "tool_result");
-    let Some(result) = result else { return Ok((told(&last)?, None)) };
-    let result = content(result.get("content"))?;
+    let results = last.iter().filter(|block| kind(block) == "tool_result");
+    let results: Vec<_> = results.map(|block| content(block.get("content"))).collect::<Result<_, _>>()?;
+    if results.is_empty() {
+        return Ok((told(&last)?, None));
+    }
+    let result = parts::joined(results);
     let mut questions = messages.iter().rev().filter(of_user).skip(1);
     let question = questions.find(|message| {
         blocks(message, 0).is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
@@ -210,7 +213,7 @@ mod tests {
         let calls = json!({ "role": "assistant", "content": [call("1"), call("2")] });
         let result = |id: &str| json!({ "type": "tool_result", "tool_use_id": id, "content": "rain" });
         let whole = json!([user, calls, { "role": "user", "content": [result("1"), result("2")] }]);
-        assert_eq!(read(whole, false), Ok(("call it".to_owned(), Some("rain".to_owned()))));
+        assert_eq!(read(whole, false), Ok(("call it".to_owned(), Some("rain rain".to_owned()))));
         let apart = json!([
             user, calls, { "role": "user", "content": [result("1")] }, { "role": "user", "content": [result("2")] }
         ]);

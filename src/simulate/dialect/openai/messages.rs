@@ -15,7 +15,7 @@ pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Aske
     let Some(messages) = messages else {
         return wrong("Missing required parameter: 'messages'.");
     };
-    check(messages)?;
+    check(vendor, messages)?;
     let (text, result) = last(messages)?;
     if vendor == Vendor::OpenRouter {
         check_thoughts(messages)?;
@@ -42,20 +42,23 @@ pub(in crate::simulate) fn most(request: &Value) -> Option<u64> {
     fields.iter().find_map(|field| request.get(field).and_then(Value::as_u64))
 }
 
-/// What the last message says, and whether a tool says it.
+/// What the last message says; where tools say it, what was asked before, and all that they say.
 pub(in crate::simulate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
     let role = |message: &Value| message.get("role").and_then(Value::as_str).map(str::to_owned);
     let said = |message: Option<&Value>| parts::text(message.and_then(|message| message.get("content")));
     let last = messages.last();
     if last.and_then(role).as_deref() == Some("tool") {
         let asked = messages.iter().rfind(|message| role(message).as_deref() == Some("user"));
-        return Ok((said(asked)?, Some(said(last)?)));
+        let before = messages.iter().rposition(|message| role(message).as_deref() != Some("tool"));
+        let results = &messages[before.map_or(0, |before| before + 1)..];
+        let results: Result<Vec<_>, _> = results.iter().map(|result| said(Some(result))).collect();
+        return Ok((said(asked)?, Some(parts::joined(results?))));
     }
     Ok((said(last)?, None))
 }
 
 /// Whether results follow the calls that they belong to.
-fn check(messages: &[Value]) -> Result<(), Wrong> {
+fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
@@ -79,7 +82,10 @@ fn check(messages: &[Value]) -> Result<(), Wrong> {
             ));
         }
         for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
-            if call.pointer("/function/arguments").and_then(Value::as_str).is_none() {
+            let arguments = call.pointer("/function/arguments");
+            // Mistral takes them as an object too.
+            let object = vendor == Vendor::Mistral && arguments.is_some_and(Value::is_object);
+            if !object && !arguments.is_some_and(Value::is_string) {
                 return wrong(format!(
                     "Invalid type for 'messages[{at}].tool_calls[0].function.arguments': expected a string."
                 ));
@@ -164,6 +170,13 @@ mod tests {
         let result = json!({ "role": "tool", "tool_call_id": "c1", "content": "rain" });
         let whole = read(json!([user, call, result])).expect("a conversation");
         assert_eq!((whole.text.as_str(), whole.result.as_deref()), ("call it", Some("rain")));
+        let two = json!({ "role": "assistant", "tool_calls": [
+            { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } },
+            { "id": "c2", "type": "function", "function": { "name": "f", "arguments": "{}" } } ] });
+        let other =
+            json!({ "role": "tool", "tool_call_id": "c2", "content": [{ "type": "text", "text": "wind" }] });
+        let both = read(json!([user, two, result, other])).expect("a conversation");
+        assert_eq!(both.result.as_deref(), Some("rain wind"));
         assert!(read(json!([user, result])).is_err(), "no call");
         assert!(read(json!([user, call, user])).is_err(), "no result");
         assert!(read(json!([{ "role": "bystander", "content": "hi" }])).is_err());

@@ -89,7 +89,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let (text, result) = match request.get("input") {
         Some(Value::String(text)) => (text.clone(), None),
         Some(Value::Array(items)) if !items.is_empty() => {
-            check(items)?;
+            check(items, request.get("previous_response_id").is_some_and(Value::is_string))?;
             last(items)?
         }
         _ => return wrong("Missing required parameter: 'input'."),
@@ -113,13 +113,17 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
     };
     let said = items.iter().rfind(is_message).and_then(|item| item.get("content"));
     let text = parts::text(said)?;
-    let result = items.last().filter(|item| item.get("type") == Some(&json!("function_call_output")));
-    let result = result.map(|item| parts::text(item.get("output"))).transpose()?;
+    let of_tool = |item: &&Value| item.get("type") == Some(&json!("function_call_output"));
+    let results = items.iter().rev().take_while(of_tool).map(|item| parts::text(item.get("output")));
+    let mut results: Vec<_> = results.collect::<Result<_, _>>()?;
+    results.reverse();
+    let result = (!results.is_empty()).then(|| parts::joined(results));
     Ok((text, result))
 }
 
-/// Whether results have their calls, and calls and thoughts are as they were.
-fn check(items: &[Value]) -> Result<(), Wrong> {
+/// Whether results have their calls, and calls and thoughts are as they were. What a response before this one
+/// held is not known any more, so that what `follows` one is taken at its word.
+fn check(items: &[Value], follows: bool) -> Result<(), Wrong> {
     let field =
         |item: &Value, name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut calls = Vec::new();
@@ -146,7 +150,7 @@ fn check(items: &[Value]) -> Result<(), Wrong> {
             }
             "function_call_output" => {
                 let call = field(item, "call_id");
-                if !calls.contains(&call) {
+                if !follows && !calls.contains(&call) {
                     return wrong(format!(
                         "No tool call found for function call output with call_id {call}."
                     ));
