@@ -45,6 +45,8 @@ pub(super) struct Asked {
     pub(super) most: Option<u64>,
     /// Whether reasoning is asked for.
     pub(super) thinks: bool,
+    /// Whether no more than one tool may be called at once.
+    pub(super) one_call: bool,
 }
 
 impl Asked {
@@ -54,11 +56,19 @@ impl Asked {
     }
 }
 
+/// A call of a tool.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct ToolCall {
+    pub(super) name: String,
+    /// An object.
+    pub(super) arguments: Value,
+}
+
 /// What is said.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Content {
     Text(String),
-    Call { name: String, arguments: Value },
+    Calls(Vec<ToolCall>),
     Refusal(String),
 }
 
@@ -86,7 +96,7 @@ impl Said {
     pub(super) fn text(&self) -> &str {
         match &self.content {
             Content::Text(text) | Content::Refusal(text) => text,
-            Content::Call { .. } => "",
+            Content::Calls(_) => "",
         }
     }
 
@@ -107,7 +117,9 @@ pub(super) fn reply(asked: &Asked) -> Said {
     };
     let length = match &content {
         Content::Text(text) | Content::Refusal(text) => text.len(),
-        Content::Call { name, arguments } => name.len() + arguments.to_string().len(),
+        Content::Calls(calls) => {
+            calls.iter().map(|call| call.name.len() + call.arguments.to_string().len()).sum()
+        }
     };
     let tokens = tokens(length);
     let tokens = if end == End::Length { asked.most.unwrap_or(tokens) } else { tokens };
@@ -126,9 +138,9 @@ fn content(asked: &Asked) -> Content {
     if let Some(result) = &asked.result {
         return Content::Text(format!("The tool said: {result}"));
     }
-    if let Some(tool) = called(asked) {
-        let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
-        return Content::Call { name: tool.name.clone(), arguments: arguments.unwrap_or_else(|| json!({})) };
+    let tools = called(asked);
+    if !tools.is_empty() {
+        return Content::Calls(tools.iter().map(call).collect());
     }
     Content::Text(match &asked.form {
         Form::Text => format!("You said: {}", asked.text),
@@ -137,12 +149,26 @@ fn content(asked: &Asked) -> Content {
     })
 }
 
-fn called(asked: &Asked) -> Option<&Tool> {
+/// A call with the plainest arguments.
+fn call(tool: &Tool) -> ToolCall {
+    let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
+    ToolCall { name: tool.name.clone(), arguments: arguments.unwrap_or_else(|| json!({})) }
+}
+
+/// The tools that are to be called: all only where the text says so.
+fn called(asked: &Asked) -> &[Tool] {
+    let tools = asked.tools.as_slice();
+    let first = &tools[..tools.len().min(1)];
+    let wished = if asked.text.starts_with("call all ") && !asked.one_call { tools } else { first };
     match &asked.choice {
-        Choice::Never => None,
-        Choice::Any => asked.tools.first(),
-        Choice::Named(name) => asked.tools.iter().find(|tool| tool.name == *name),
-        Choice::Free => asked.tools.first().filter(|_| asked.text.starts_with("call ")),
+        Choice::Never => &[],
+        Choice::Any => wished,
+        Choice::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
+            Some(at) => &tools[at..=at],
+            None => &[],
+        },
+        Choice::Free if asked.text.starts_with("call ") => wished,
+        Choice::Free => &[],
     }
 }
 
@@ -175,13 +201,19 @@ mod tests {
 
     #[test]
     fn what_is_said_follows_what_is_asked() {
-        let tools = vec![Tool { name: "weather".to_owned(), schema: json!({ "type": "object" }) }];
-        let call = Content::Call { name: "weather".to_owned(), arguments: json!({}) };
+        let tool = |name: &str| Tool { name: name.to_owned(), schema: json!({ "type": "object" }) };
+        let tools = vec![tool("weather"), tool("time")];
+        let made = |name: &str| ToolCall { name: name.to_owned(), arguments: json!({}) };
+        let call = Content::Calls(vec![made("weather")]);
+        let both = Content::Calls(vec![made("weather"), made("time")]);
         assert_eq!(reply(&asked("hello")).text(), "You said: hello");
         assert!(matches!(reply(&asked("refuse this")).content, Content::Refusal(_)));
         assert!(reply(&asked("think hard")).thought.is_some());
         assert_eq!(reply(&Asked { tools: tools.clone(), ..asked("call it") }).content, call);
         assert_eq!(reply(&Asked { tools: tools.clone(), choice: Choice::Any, ..asked("hi") }).content, call);
+        let all = Asked { tools: tools.clone(), ..asked("call all of them") };
+        assert_eq!(reply(&all).content, both);
+        assert_eq!(reply(&Asked { one_call: true, ..all }).content, call);
         let never = Asked { tools, choice: Choice::Never, ..asked("call it") };
         assert_eq!(reply(&never).text(), "You said: call it");
         let result = Asked { result: Some("rain".to_owned()), choice: Choice::Any, ..asked("call it") };

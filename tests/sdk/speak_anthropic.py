@@ -36,7 +36,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.system_and_cache, self.image, self.tool_and_result, self.json_schema, self.stop,
+            self.plain, self.system_and_cache, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop,
             self.length, self.refusal, self.usage, self.thought, self.versions, self.headers, self.models,
             self.wrong_key, self.unknown_model,
         ]
@@ -66,6 +66,22 @@ class Speaker:
         messages = [user, {"role": "assistant", "content": first.content}, {"role": "user", "content": [result]}]
         same(self.chat("", messages=messages, tools=[TOOL]).content[0].text, "The tool said: rain")
         raises(anthropic.BadRequestError, lambda: self.chat("", messages=[user, messages[2]], tools=[TOOL]))
+
+    def calls_at_once(self):
+        tools = [TOOL, {**TOOL, "name": "time"}]
+        first = self.chat("call all of them", tools=tools)
+        same([call.name for call in first.content], ["weather", "time"])
+        results = [
+            {"type": "tool_result", "tool_use_id": call.id, "content": text}
+            for call, text in zip(first.content, ("rain", "noon"))
+        ]
+        messages = [{"role": "user", "content": "call all of them"}, {"role": "assistant", "content": first.content}]
+        whole = messages + [{"role": "user", "content": results}]
+        same(self.chat("", messages=whole, tools=tools).content[0].text, "The tool said: rain noon")
+        apart = messages + [{"role": "user", "content": [result]} for result in results]
+        raises(anthropic.BadRequestError, lambda: self.chat("", messages=apart, tools=tools))
+        choice = {"type": "auto", "disable_parallel_tool_use": True}
+        same(len(self.chat("call all of them", tools=tools, tool_choice=choice).content), 1)
 
     def json_schema(self):
         form = {"format": {"type": "json_schema", "schema": CITY}}

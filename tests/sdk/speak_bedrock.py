@@ -46,7 +46,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.system, self.image, self.tool_and_result, self.json_schema, self.stop, self.length,
+            self.plain, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop, self.length,
             self.refusal, self.usage, self.thought, self.alternation, self.embeddings, self.wrong_key,
             self.unknown_model,
         ]
@@ -73,6 +73,23 @@ class Speaker:
         messages = [user, first["output"]["message"], {"role": "user", "content": [result]}]
         same(self.blocks("", messages=messages, toolConfig={"tools": [SPEC]}), [{"text": "The tool said: rain"}])
         raises(self.client.exceptions.ValidationException, lambda: self.chat("", messages=messages))
+
+    def calls_at_once(self):
+        other = {"toolSpec": {**SPEC["toolSpec"], "name": "time"}}
+        tools = {"tools": [SPEC, other]}
+        first = self.chat("call all of them", toolConfig=tools)["output"]["message"]
+        calls = [block["toolUse"] for block in first["content"]]
+        same([call["name"] for call in calls], ["weather", "time"])
+        results = [
+            {"toolResult": {"toolUseId": call["toolUseId"], "content": [{"text": text}]}}
+            for call, text in zip(calls, ("rain", "noon"))
+        ]
+        user = {"role": "user", "content": [{"text": "call all of them"}]}
+        back = lambda results: self.blocks(
+            "", messages=[user, first, {"role": "user", "content": results}], toolConfig=tools
+        )
+        same(back(results), [{"text": "The tool said: rain noon"}])
+        raises(self.client.exceptions.ValidationException, lambda: back(results[:1]))
 
     def json_schema(self):
         schema = {"jsonSchema": {"name": "city", "schema": json.dumps(CITY)}}

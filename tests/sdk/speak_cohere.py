@@ -40,7 +40,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.system, self.image, self.tool_and_result, self.json_schema, self.stop, self.length,
+            self.plain, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop, self.length,
             self.usage, self.thought, self.embeddings, self.rerank, self.models, self.wrong_key,
             self.unknown_model,
         ]
@@ -71,6 +71,17 @@ class Speaker:
         ]
         answer = self.chat("", messages=messages, tools=[TOOL])
         same(answer.message.content[0].text, "The tool said: rain")
+
+    def calls_at_once(self):
+        tools = [TOOL, {"type": "function", "function": {"name": "time", "parameters": CITY}}]
+        first = self.chat("call all of them", tools=tools).message
+        same([call.function.name for call in first.tool_calls], ["weather", "time"])
+        calls = [call.model_dump() for call in first.tool_calls]
+        messages = [{"role": "user", "content": "call all of them"}, {"role": "assistant", "tool_calls": calls}]
+        for call, text in zip(first.tool_calls, ("rain", "noon")):
+            document = [{"type": "document", "document": {"data": text}}]
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": document})
+        same(self.chat("", messages=messages, tools=tools).message.content[0].text, "The tool said: rain noon")
 
     def json_schema(self):
         answer = self.chat("hello", response_format={"type": "json_object", "json_schema": CITY})

@@ -29,7 +29,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.older_address, self.system, self.image, self.tool_and_result, self.json_schema,
+            self.plain, self.older_address, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema,
             self.stop, self.length, self.candidates, self.refusal, self.usage, self.thought, self.embeddings,
             self.models, self.wrong_key, self.unknown_model,
         ]
@@ -68,6 +68,22 @@ class Speaker:
         contents = [user, first.candidates[0].content, result]
         same(self.chat(contents, tools=[DECLARED]).text, "The tool said: rain")
         raises(errors.ClientError, lambda: self.chat([user, result], tools=[DECLARED]))
+
+    def calls_at_once(self):
+        names = ("weather", "time")
+        tools = [types.Tool(function_declarations=[
+            types.FunctionDeclaration(name=name, parameters_json_schema=CITY) for name in names])]
+        for model in ("gemini-2.5-flash", "gemini-3-pro"):
+            first = self.chat("call all of them", model=model, tools=tools)
+            same([call.name for call in first.function_calls], list(names))
+            same(all(call.id for call in first.function_calls), model == "gemini-3-pro")
+            user = types.Content(role="user", parts=[types.Part(text="call all of them")])
+            parts = [
+                types.Part.from_function_response(name=name, response={"result": text})
+                for name, text in zip(names, ("rain", "noon"))
+            ]
+            contents = [user, first.candidates[0].content, types.Content(role="user", parts=parts)]
+            same(self.chat(contents, model=model, tools=tools).text, "The tool said: rain noon")
 
     def json_schema(self):
         answer = self.chat("hello", response_mime_type="application/json", response_json_schema=CITY)

@@ -23,7 +23,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.system, self.image, self.tool_and_result, self.json_schema, self.stop, self.length,
+            self.plain, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop, self.length,
             self.candidates, self.usage, self.thought, self.embeddings, self.moderation, self.models,
             self.order_of_roles, self.wrong_key, self.unknown_model,
         ]
@@ -56,6 +56,15 @@ class Speaker:
         answer = self.chat("", messages=made(call.id), tools=[TOOL])
         same(answer.choices[0].message.content, "The tool said: rain")
         raises(errors.SDKError, lambda: self.chat("", messages=made("call_123"), tools=[TOOL]))
+
+    def calls_at_once(self):
+        tools = [TOOL, {"type": "function", "function": {"name": "time", "parameters": CITY}}]
+        first = self.chat("call all of them", tools=tools).choices[0].message
+        same([call.function.name for call in first.tool_calls], ["weather", "time"])
+        messages = [{"role": "user", "content": "call all of them"}, first.model_dump(exclude_none=True)]
+        for call, text in zip(first.tool_calls, ("rain", "noon")):
+            messages.append({"role": "tool", "tool_call_id": call.id, "name": call.function.name, "content": text})
+        same(self.chat("", messages=messages, tools=tools).choices[0].message.content, "The tool said: rain noon")
 
     def json_schema(self):
         form = {"type": "json_schema", "json_schema": {"name": "city", "schema_definition": CITY, "strict": True}}

@@ -20,7 +20,7 @@ class Speaker:
 
     def abilities(self):
         return [
-            self.plain, self.pieces, self.system, self.image, self.tool_and_result, self.json_schema, self.stop,
+            self.plain, self.pieces, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop,
             self.length, self.usage, self.thought, self.embeddings, self.models, self.unknown_model,
         ]
 
@@ -52,6 +52,15 @@ class Speaker:
             {"role": "tool", "tool_name": "weather", "content": "rain"},
         ]
         same(self.chat("", messages=messages, tools=[TOOL]).message.content, "The tool said: rain")
+
+    def calls_at_once(self):
+        tools = [TOOL, {**TOOL, "function": {**TOOL["function"], "name": "time"}}]
+        first = self.chat("call all of them", tools=tools).message
+        same([call.function.name for call in first.tool_calls], ["weather", "time"])
+        messages = [{"role": "user", "content": "call all of them"}, first]
+        for name, text in (("weather", "rain"), ("time", "noon")):
+            messages.append({"role": "tool", "tool_name": name, "content": text})
+        same(self.chat("", messages=messages, tools=tools).message.content, "The tool said: rain noon")
 
     def json_schema(self):
         same(json.loads(self.chat("hello", format=CITY).message.content), CITY_MADE)

@@ -45,7 +45,7 @@ class Speaker:
 
     def abilities(self):
         every = [
-            self.plain, self.system, self.image, self.tool_and_result, self.json_schema, self.json_object,
+            self.plain, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.json_object,
             self.stop, self.length, self.refusal, self.usage, self.models, self.wrong_key, self.unknown_model,
         ]
         if self.provider != "groq":
@@ -96,6 +96,18 @@ class Speaker:
         named = {"type": "function", "function": {"name": "weather"}}
         answer = self.chat("hi", tools=[TOOL], tool_choice=named)
         same(answer.choices[0].message.tool_calls[0].function.name, "weather")
+
+    def calls_at_once(self):
+        tools = [TOOL, {"type": "function", "function": {"name": "time", "parameters": CITY}}]
+        first = self.chat("call all of them", tools=tools).choices[0].message
+        same([call.function.name for call in first.tool_calls], ["weather", "time"])
+        messages = [{"role": "user", "content": "call all of them"}, first.model_dump(exclude_none=True)]
+        for call, text in zip(first.tool_calls, ("rain", "noon")):
+            messages.append({"role": "tool", "tool_call_id": call.id, "content": text})
+        same(self.chat("", messages=messages, tools=tools).choices[0].message.content, "The tool said: rain noon")
+        raises(openai.BadRequestError, lambda: self.chat("", messages=messages[:3] + messages[:1], tools=tools))
+        alone = self.chat("call all of them", tools=tools, parallel_tool_calls=False)
+        same(len(alone.choices[0].message.tool_calls), 1)
 
     def json_schema(self):
         form = {"type": "json_schema", "json_schema": {"name": "city", "schema": CITY, "strict": True}}

@@ -5,7 +5,7 @@ mod conversation;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, digest, prompt_tokens};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::signature;
 
@@ -93,7 +93,7 @@ fn usage(request: &Value, said: &Said, (input, read): (u64, u64), output: u64) -
 
 fn end(said: &Said) -> (&'static str, Option<&str>) {
     match (&said.content, &said.end) {
-        (Content::Call { .. }, _) => ("tool_use", None),
+        (Content::Calls(_), _) => ("tool_use", None),
         (Content::Refusal(_), _) => ("refusal", None),
         (_, End::Stopped(sequence)) => ("stop_sequence", Some(sequence)),
         (_, End::Length) => ("max_tokens", None),
@@ -106,11 +106,15 @@ fn blocks(said: &Said, id: &str) -> Vec<Value> {
         |thought| json!({ "type": "thinking", "thinking": thought, "signature": signature::seal(thought) }),
     );
     let content = match &said.content {
-        Content::Text(text) => Some(json!({ "type": "text", "text": text })),
-        Content::Call { name, arguments } => {
-            Some(json!({ "type": "tool_use", "id": format!("toolu_{id}"), "name": name, "input": arguments }))
+        Content::Text(text) => vec![json!({ "type": "text", "text": text })],
+        Content::Calls(calls) => {
+            let block = |(at, call): (usize, &ToolCall)| {
+                let id = format!("toolu_{id}{at}");
+                json!({ "type": "tool_use", "id": id, "name": call.name, "input": call.arguments })
+            };
+            calls.iter().enumerate().map(block).collect()
         }
-        Content::Refusal(_) => None,
+        Content::Refusal(_) => Vec::new(),
     };
     thought.into_iter().chain(content).collect()
 }
@@ -147,6 +151,7 @@ fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
         stops: super::openai::messages::stops(request.get("stop_sequences")),
         most: Some(most),
         thinks,
+        one_call: request.pointer("/tool_choice/disable_parallel_tool_use") == Some(&json!(true)),
     })
 }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -25,7 +25,7 @@ fn converse(call: &Call<'_>, request: &Value) -> Outcome {
     let cached = asked.cached(input);
     let guarded = request.get("guardrailConfig").is_some();
     let reason = match (&said.content, &said.end) {
-        (Content::Call { .. }, _) => "tool_use",
+        (Content::Calls(_), _) => "tool_use",
         (Content::Refusal(_), _) if guarded => "guardrail_intervened",
         (Content::Refusal(_), _) => "content_filtered",
         (_, End::Stopped(_)) => "stop_sequence",
@@ -52,13 +52,17 @@ fn content(said: &Said, id: &str) -> Vec<Value> {
         let text = json!({ "text": thought, "signature": signature::seal(thought) });
         json!({ "reasoningContent": { "reasoningText": text } })
     });
-    let block = match &said.content {
-        Content::Text(text) | Content::Refusal(text) => json!({ "text": text }),
-        Content::Call { name, arguments } => {
-            json!({ "toolUse": { "toolUseId": format!("tooluse_{id}"), "name": name, "input": arguments } })
+    let blocks = match &said.content {
+        Content::Text(text) | Content::Refusal(text) => vec![json!({ "text": text })],
+        Content::Calls(calls) => {
+            let block = |(at, call): (usize, &ToolCall)| {
+                let id = format!("tooluse_{id}{at}");
+                json!({ "toolUse": { "toolUseId": id, "name": call.name, "input": call.arguments } })
+            };
+            calls.iter().enumerate().map(block).collect()
         }
     };
-    thought.into_iter().chain([block]).collect()
+    thought.into_iter().chain(blocks).collect()
 }
 
 fn asked(request: &Value) -> Result<Asked, Wrong> {
@@ -90,6 +94,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         stops: stops(config.and_then(|config| config.get("stopSequences"))),
         most: config.and_then(|config| config.get("maxTokens")).and_then(Value::as_u64),
         thinks,
+        one_call: false,
     })
 }
 

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, digest, documents, prompt_tokens, ranking, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, reply};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -35,7 +35,7 @@ fn chat(call: &Call<'_>, request: &Value) -> Outcome {
     let id = digest(call.body);
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
     let reason = match (&said.content, &said.end) {
-        (Content::Call { .. }, _) => "TOOL_CALL",
+        (Content::Calls(_), _) => "TOOL_CALL",
         (_, End::Length) => "MAX_TOKENS",
         (_, End::Stopped(_)) => "STOP_SEQUENCE",
         _ => "COMPLETE",
@@ -54,13 +54,14 @@ fn message(said: &Said, id: &str) -> Value {
     let mut message = json!({ "role": "assistant" });
     let thought = said.thought.as_ref().map(|thought| json!({ "type": "thinking", "thinking": thought }));
     let mut content: Vec<_> = thought.into_iter().collect();
-    if let Content::Call { name, arguments } = &said.content {
-        message["tool_plan"] = json!(format!("I will call {name}."));
-        message["tool_calls"] = json!([{
-            "id": format!("{name}_{}", &id[..12]),
-            "type": "function",
-            "function": { "name": name, "arguments": arguments.to_string() },
-        }]);
+    if let Content::Calls(calls) = &said.content {
+        let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
+        message["tool_plan"] = json!(format!("I will call {}.", names.join(" and ")));
+        let call = |(at, call): (usize, &ToolCall)| {
+            let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
+            json!({ "id": format!("{}_{}{at}", call.name, &id[..12]), "type": "function", "function": function })
+        };
+        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     } else {
         content.push(json!({ "type": "text", "text": said.text() }));
     }

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -133,21 +133,25 @@ fn said_parts(said: &Said, shown: bool, id: Option<&str>) -> Vec<Value> {
     if let Some(thought) = said.thought.as_ref().filter(|_| shown) {
         list.push(json!({ "text": thought, "thought": true }));
     }
-    let mut part = match &said.content {
-        Content::Text(text) | Content::Refusal(text) => json!({ "text": text }),
-        Content::Call { name, arguments } => {
-            let mut call = json!({ "name": name, "args": arguments });
-            // Older models give their calls no ids.
-            if let Some(id) = id {
-                call["id"] = json!(format!("call{}", &id[..8]));
-            }
-            json!({ "functionCall": call })
+    let mut parts = match &said.content {
+        Content::Text(text) | Content::Refusal(text) => vec![json!({ "text": text })],
+        Content::Calls(calls) => {
+            let part = |(at, call): (usize, &ToolCall)| {
+                let mut function = json!({ "name": call.name, "args": call.arguments });
+                // Older models give their calls no ids.
+                if let Some(id) = id {
+                    function["id"] = json!(format!("call{}{at}", &id[..8]));
+                }
+                json!({ "functionCall": function })
+            };
+            calls.iter().enumerate().map(part).collect()
         }
     };
-    if said.thought.is_some() {
-        part["thoughtSignature"] = json!(seal(&part));
+    // Of calls made at once, only the first is sealed.
+    if let Some(first) = parts.first_mut().filter(|_| said.thought.is_some()) {
+        first["thoughtSignature"] = json!(seal(first));
     }
-    list.push(part);
+    list.extend(parts);
     list
 }
 
@@ -191,6 +195,7 @@ fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
         stops: super::openai::messages::stops(config.get("stopSequences")),
         most: config.get("maxOutputTokens").and_then(Value::as_u64),
         thinks: budget.map_or(level || included, |budget| budget != 0) || newer(model),
+        one_call: false,
     })
 }
 
@@ -226,20 +231,20 @@ fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
                     ));
                 }
             }
-            sealed(part, role, place, model)?;
+            sealed(part, made.len() == 1 && role == "model", model)?;
         }
         calls = made;
     }
     Ok(())
 }
 
-fn sealed(part: &Value, role: &str, place: usize, model: &str) -> Result<(), Wrong> {
+fn sealed(part: &Value, first: bool, model: &str) -> Result<(), Wrong> {
     let given = part.get("thoughtSignature").and_then(Value::as_str);
     let call = part.get("functionCall").is_some();
     match given {
         Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
         // Of calls made at once, only the first is sealed.
-        None if call && role == "model" && place == 0 && newer(model) => wrong(
+        None if call && first && newer(model) => wrong(
             "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
         ),
         _ => Ok(()),

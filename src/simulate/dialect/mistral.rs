@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
-use super::super::asked::{Asked, Choice, Content, End, Said, reply};
+use super::super::asked::{Asked, Choice, Content, End, Said, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::route::Task;
 use super::super::signature;
@@ -158,16 +158,17 @@ fn choice(said: &Said, id: &str, index: u64) -> Value {
         });
         message["content"] = json!([thinking, text]);
     }
-    if let Content::Call { name, arguments } = &said.content {
-        message["tool_calls"] = json!([{
-            "id": &id[..ID],
-            "type": "function",
-            "function": { "name": name, "arguments": arguments.to_string() },
-            "index": 0,
-        }]);
+    if let Content::Calls(calls) = &said.content {
+        let call = |(at, call): (usize, &ToolCall)| {
+            let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
+            // The last of its letters and digits tells calls apart.
+            let id = format!("{}{}", &id[..ID - 1], at % 10);
+            json!({ "id": id, "type": "function", "function": function, "index": at })
+        };
+        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     }
     let reason = match (&said.content, &said.end) {
-        (Content::Call { .. }, _) => "tool_calls",
+        (Content::Calls(_), _) => "tool_calls",
         (_, End::Length) => "length",
         _ => "stop",
     };

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, DIMENSIONS, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, reply};
+use super::super::asked::{Asked, Choice, Content, End, Form, Said, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::parts;
 use super::super::route::Task;
@@ -72,8 +72,10 @@ fn message(said: &Said) -> Value {
     if let Some(thought) = &said.thought {
         message["thinking"] = json!(thought);
     }
-    if let Content::Call { name, arguments } = &said.content {
-        message["tool_calls"] = json!([{ "function": { "name": name, "arguments": arguments } }]);
+    if let Content::Calls(calls) = &said.content {
+        let call =
+            |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
+        message["tool_calls"] = calls.iter().map(call).collect();
     }
     message
 }
@@ -121,6 +123,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         stops: stops(options.and_then(|options| options.get("stop"))),
         most: most.and_then(|most| u64::try_from(most).ok()),
         thinks: request.get("think").is_some_and(|think| think.is_string() || *think == json!(true)),
+        one_call: false,
     })
 }
 

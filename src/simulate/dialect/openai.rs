@@ -7,7 +7,7 @@ mod responses;
 use serde_json::{Value, json};
 
 use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
-use super::super::asked::{Asked, Content, End, Said, reply};
+use super::super::asked::{Asked, Content, End, Said, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::route::Task;
 use super::super::signature;
@@ -76,15 +76,15 @@ fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
         // Filtered from outside, not refused by the model.
         Content::Refusal(_) if filters => (json!(""), Value::Null),
         Content::Refusal(text) => (Value::Null, json!(text)),
-        Content::Call { .. } => (Value::Null, Value::Null),
+        Content::Calls(_) => (Value::Null, Value::Null),
     };
     let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal });
-    if let Content::Call { name, arguments } = &said.content {
-        message["tool_calls"] = json!([{
-            "id": format!("call_{id}{index}"),
-            "type": "function",
-            "function": { "name": name, "arguments": arguments.to_string() },
-        }]);
+    if let Content::Calls(calls) = &said.content {
+        let call = |(at, call): (usize, &ToolCall)| {
+            let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
+            json!({ "id": format!("call_{id}{index}{at}"), "type": "function", "function": function })
+        };
+        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     }
     if let Some(thought) = &said.thought {
         think(vendor, &mut message, thought);
@@ -130,7 +130,7 @@ fn think(vendor: Vendor, message: &mut Value, thought: &str) {
 
 pub(super) fn finish(said: &Said) -> &'static str {
     match (&said.content, &said.end) {
-        (Content::Call { .. }, _) => "tool_calls",
+        (Content::Calls(_), _) => "tool_calls",
         (_, End::Length) => "length",
         _ => "stop",
     }

@@ -33,6 +33,7 @@ pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Aske
         stops: stops(request.get("stop")),
         most: most(request),
         thinks: effort.is_some_and(|effort| effort != "none") || switched || enabled,
+        one_call: request.get("parallel_tool_calls") == Some(&json!(false)),
     })
 }
 

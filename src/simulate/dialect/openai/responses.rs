@@ -68,20 +68,23 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
             "id": format!("msg_{id}"), "type": "message", "status": status, "role": "assistant", "content": [content]
         })
     };
-    items.push(match &said.content {
+    match &said.content {
         Content::Text(text) => {
-            message(json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] }))
+            let text = json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
+            items.push(message(text));
         }
-        Content::Refusal(text) => message(json!({ "type": "refusal", "refusal": text })),
-        Content::Call { name, arguments } => json!({
-            "id": format!("{prefix}{id}"),
-            "type": "function_call",
-            "status": "completed",
-            "call_id": format!("call_{id}"),
-            "name": name,
-            "arguments": arguments.to_string(),
-        }),
-    });
+        Content::Refusal(text) => items.push(message(json!({ "type": "refusal", "refusal": text }))),
+        Content::Calls(calls) => items.extend(calls.iter().enumerate().map(|(at, call)| {
+            json!({
+                "id": format!("{prefix}{id}{at}"),
+                "type": "function_call",
+                "status": "completed",
+                "call_id": format!("call_{id}{at}"),
+                "name": call.name,
+                "arguments": call.arguments.to_string(),
+            })
+        })),
+    }
     items
 }
 
@@ -104,6 +107,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         stops: Vec::new(),
         most: request.get("max_output_tokens").and_then(Value::as_u64),
         thinks: effort.is_some_and(|effort| effort != "none"),
+        one_call: request.get("parallel_tool_calls") == Some(&json!(false)),
     })
 }
 
