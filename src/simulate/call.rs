@@ -17,6 +17,8 @@ pub(super) struct Call<'a> {
     pub(super) model: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
+    /// The body, where it is JSON.
+    pub(super) request: Option<&'a Value>,
     pub(super) account: &'a Config,
     pub(super) key: &'a str,
 }
@@ -45,8 +47,8 @@ pub(super) fn wrong<T>(message: impl Into<String>) -> Result<T, Wrong> {
 }
 
 impl Call<'_> {
-    pub(super) fn request(&self) -> Result<Value, Wrong> {
-        serde_json::from_slice(self.body).map_err(|_| Wrong::Unreadable)
+    pub(super) fn request(&self) -> Result<&Value, Wrong> {
+        self.request.ok_or(Wrong::Unreadable)
     }
 
     /// The model that a request names, in its address or in its body.

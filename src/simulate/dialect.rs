@@ -19,11 +19,14 @@ use super::vendor::Vendor;
 /// A model that no account may use.
 const NO_MODEL: &str = "no-such-model";
 
-/// The answer to a call that is let in.
-pub(super) fn answer(call: &Call<'_>) -> Answer {
+/// The answer to a call that is let in; a failure where one is wanted `instead`.
+pub(super) fn answer(call: &Call<'_>, instead: Option<&str>) -> Answer {
+    let request = serde_json::from_slice(call.body).ok();
+    let call = &Call { request: request.as_ref(), ..*call };
     let model = model(call);
     let told = Told { key: call.key, model: &model, account: &call.account.name, body: call.body };
-    if let Some(failure) = failure::asked_for(call.vendor, &told) {
+    let failure = instead.and_then(|case| failure::answer(call.vendor, case, &told));
+    if let Some(failure) = failure.or_else(|| failure::asked_for(call.vendor, &told)) {
         return failure;
     }
     let outcome = match call.task {
@@ -55,8 +58,8 @@ fn model(call: &Call<'_>) -> String {
     if call.task == Task::Transcribe {
         return openai::media::model_of_form(call).unwrap_or_default();
     }
-    let request: Value = serde_json::from_slice(call.body).unwrap_or_default();
-    request.get("model").and_then(Value::as_str).unwrap_or_default().to_owned()
+    let model = call.request.and_then(|request| request.get("model"));
+    model.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// The answer to a call in which something is wrong.
@@ -182,6 +185,49 @@ pub(super) fn models(vendor: Vendor) -> Answer {
                 |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
             let data = [model("gpt-4o-mini"), model("text-embedding-3-small")];
             Answer::json(200, &json!({ "object": "list", "data": data })).with("x-request-id", "req_models")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderMap;
+
+    use super::*;
+
+    fn answered(vendor: Vendor, model: &str) -> Answer {
+        let account = format!("name=a,key=k,provider={}", vendor.name()).parse().expect("a config");
+        let body = json!({ "model": model }).to_string();
+        let call = Call {
+            vendor,
+            task: Task::Chat,
+            model: None,
+            headers: &HeaderMap::new(),
+            body: body.as_bytes(),
+            request: None,
+            account: &account,
+            key: "k",
+        };
+        answer(&call, None)
+    }
+
+    #[test]
+    fn every_failure_comes_by_its_name() {
+        for failure in failure::failures() {
+            let vendor: Vendor = failure.provider.parse().expect("a provider");
+            let answer = answered(vendor, &format!("fail-{}", failure.case));
+            assert_eq!(answer.status.as_u16(), failure.status, "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_and_a_failure_that_is_none_are_refused_by_all() {
+        for vendor in Vendor::ALL {
+            let expected = if vendor == Vendor::DeepSeek { 400 } else { 404 };
+            // Bedrock's first row of that class is a model that the account may not use.
+            let expected = if vendor == Vendor::Bedrock { 403 } else { expected };
+            assert_eq!(answered(vendor, NO_MODEL).status.as_u16(), expected, "{}", vendor.name());
+            assert_eq!(answered(vendor, "fail-nothing").status.as_u16(), 400, "{}", vendor.name());
         }
     }
 }

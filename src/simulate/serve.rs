@@ -14,12 +14,12 @@ use super::answer::Answer;
 use super::call::{Call, Wrong};
 use super::cost::{self, Cost};
 use super::dialect;
-use super::failure::{self, Told};
+use super::failure::Told;
 use super::fault::Fault;
 use super::limits;
 use super::record::Entry;
 use super::refusal;
-use super::route::{self, Task};
+use super::route::{self, Route, Task};
 use super::vendor::Vendor;
 
 /// The largest request that is read, in bytes.
@@ -79,17 +79,12 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     let answer = match (&route, axum::body::to_bytes(body, LARGEST_REQUEST).await) {
         (None, _) => dialect::refused(vendor, &Wrong::Address(parts.uri.path().to_owned()), &told),
         (Some(_), Err(_)) => unread(),
-        (Some(route), Ok(body)) => dialect::answer(&Call {
-            vendor,
-            task: route.task,
-            model,
-            headers: &parts.headers,
-            body: &body,
-            account: account.config(),
-            key,
-        }),
+        (Some(Route { task, .. }), Ok(body)) => {
+            let (task, headers, account) = (*task, &parts.headers, account.config());
+            let call = Call { vendor, task, model, headers, body: &body, request: None, account, key };
+            dialect::answer(&call, fault.and_then(Fault::case))
+        }
     };
-    let answer = fault.and_then(|fault| fault.instead(vendor, &told)).unwrap_or(answer);
     // Noted before the wait: a client that goes away meanwhile has made its call all the same.
     let whole = fault.is_none_or(Fault::sends_a_whole_answer);
     note(if whole { answer.status.as_u16() } else { 0 }, fault);
@@ -114,19 +109,23 @@ fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &A
 }
 
 /// An answer that begins at once and says nothing in empty lines until it is made.
-fn kept_alive(answer: Answer, headers: HeaderMap, latency: Duration, admission: Admission) -> Response<Body> {
+fn kept_alive(
+    mut answer: Answer,
+    headers: HeaderMap,
+    latency: Duration,
+    admission: Admission,
+) -> Response<Body> {
     let lines = futures::stream::iter(0..EMPTY_LINES).then(move |_| async move {
         tokio::time::sleep(latency / EMPTY_LINES).await;
         bytes::Bytes::from_static(b"\n")
     });
-    let Answer { body, .. } = answer;
+    let body = std::mem::take(&mut answer.body);
     let end = futures::stream::once(async move {
         drop(admission);
         bytes::Bytes::from(body)
     });
     let start = futures::stream::iter([bytes::Bytes::from_static(b"\n")]);
     let pieces = start.chain(lines).chain(end).map(Ok::<_, std::io::Error>);
-    let answer = Answer { body: Vec::new(), ..answer };
     answer.response(headers).map(|_| Body::from_stream(pieces))
 }
 
@@ -169,15 +168,14 @@ impl Fault {
         !matches!(self, Fault::Reset | Fault::Truncated | Fault::Hang | Fault::Endless)
     }
 
-    /// What is answered instead, in the dialect of `vendor`.
-    fn instead(self, vendor: Vendor, told: &Told<'_>) -> Option<Answer> {
-        let case = match self {
-            Fault::Error => "server_error",
-            Fault::Overloaded => "overloaded",
-            Fault::Case(case) => case,
-            _ => return None,
-        };
-        failure::answer(vendor, case, told)
+    /// The failure that is answered instead.
+    fn case(self) -> Option<&'static str> {
+        match self {
+            Fault::Error => Some("server_error"),
+            Fault::Overloaded => Some("overloaded"),
+            Fault::Case(case) => Some(case),
+            _ => None,
+        }
     }
 
     fn response(self, answer: Answer, headers: HeaderMap) -> Response<Body> {
@@ -315,6 +313,18 @@ mod tests {
             assert!(answer.contains(expected), "{fault}: {answer}");
             assert_eq!(one.record.entries()[0].status, status);
         }
+    }
+
+    #[tokio::test]
+    async fn a_fault_repeats_what_the_failure_of_that_name_does() {
+        let one = shared(&["name=r,key=k,provider=openrouter"], "content_filtered=1");
+        let (status, answer) =
+            call(&one, "/api/v1/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+        assert_eq!(status, 403);
+        assert!(
+            answer.contains(r#""flagged_input":"hello""#) && answer.contains(r#""model_slug":"m""#),
+            "{answer}"
+        );
     }
 
     #[tokio::test]

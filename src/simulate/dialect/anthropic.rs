@@ -52,7 +52,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         None => return wrong("anthropic-version: header is required"),
     };
     let request = call.request()?;
-    let asked = asked(&request, version)?;
+    let asked = asked(request, version)?;
     let said = reply(&asked);
     let id = digest(call.body);
     let model = request.get("model").cloned().unwrap_or_default();
@@ -70,7 +70,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         "stop_reason": reason,
         "stop_sequence": stopped,
         "stop_details": if refused { details } else { Value::Null },
-        "usage": usage(&request, &said, (input, read), output),
+        "usage": usage(request, &said, (input, read), output),
     });
     Ok(Answer::json(200, &body).with("request-id", &format!("req_{id}")).spending(input - read, output))
 }

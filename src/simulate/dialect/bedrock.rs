@@ -13,7 +13,7 @@ use super::openai::messages::stops;
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let request = call.request()?;
     let id = digest(call.body);
-    let answer = if call.task == Task::Invoke { invoked(call, &request)? } else { converse(call, &request)? };
+    let answer = if call.task == Task::Invoke { invoked(call, request)? } else { converse(call, request)? };
     Ok(answer.with("x-amzn-requestid", &id))
 }
 

@@ -23,9 +23,9 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return wrong("invalid request: model is required");
     }
     match call.task {
-        Task::Embed => embed(call, &request),
-        Task::Rerank => rerank(call, &request),
-        _ => chat(call, &request),
+        Task::Embed => embed(call, request),
+        Task::Rerank => rerank(call, request),
+        _ => chat(call, request),
     }
 }
 

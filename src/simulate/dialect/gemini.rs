@@ -11,7 +11,8 @@ use super::super::parts;
 use super::super::route::Task;
 use super::super::signature;
 
-const FIELDS: [&str; 9] = [
+const FIELDS: [&str; 10] = [
+    "model",
     "contents",
     "systemInstruction",
     "tools",
@@ -36,7 +37,7 @@ const FOREIGN: [&str; 7] = [
 const MOST_CANDIDATES: u64 = 8;
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
-    let request = camel(call.request()?);
+    let request = camel(call.request()?.clone());
     let model = call.model.unwrap_or_default();
     match call.task {
         Task::Embed => {

@@ -9,7 +9,7 @@ use super::super::route::Task;
 use super::super::signature;
 use super::openai::{media, messages};
 
-const OF_CHAT: [&str; 23] = [
+const OF_CHAT: [&str; 30] = [
     "model",
     "messages",
     "temperature",
@@ -33,6 +33,13 @@ const OF_CHAT: [&str; 23] = [
     "guardrails",
     "prompt_cache_key",
     "service_tier",
+    "min_tokens",
+    "repetition_penalty",
+    "top_k",
+    "logprobs",
+    "top_logprobs",
+    "prompt_logprobs",
+    "top_prompt_logprobs",
 ];
 const OF_EMBEDDINGS: [&str; 6] =
     ["model", "input", "metadata", "output_dimension", "output_dtype", "encoding_format"];
@@ -79,8 +86,8 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
             let (input, output) = answer.spent.unwrap_or_default();
             Ok(Answer::json(200, &body).spending(input, output))
         }
-        Task::Moderate => moderation(call, &request, model),
-        _ => chat(call, &request, model),
+        Task::Moderate => moderation(call, request, model),
+        _ => chat(call, request, model),
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return wrong("model is required");
     };
     match call.task {
-        Task::Embed => embed(call, &request, model),
-        _ => chat(call, &request, model),
+        Task::Embed => embed(call, request, model),
+        _ => chat(call, request, model),
     }
 }
 

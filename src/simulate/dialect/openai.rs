@@ -21,18 +21,18 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return media::transcription(call);
     }
     let request = call.request()?;
-    let Some(model) = call.model_of(&request) else {
+    let Some(model) = call.model_of(request) else {
         return wrong("you must provide a model parameter");
     };
     let id = format!("req_{}", digest(call.body));
     let answer = match call.task {
-        Task::Responses => responses::answer(call, &request, model)?,
-        Task::Embed => media::embeddings(&request, model)?,
-        Task::Moderate => media::moderation(call, &request, model)?,
-        Task::Draw => media::image(&request)?,
-        Task::Speak => media::speech(&request)?,
-        Task::Rerank => media::rerank(call, &request, model)?,
-        _ => chat(call, &request, model)?,
+        Task::Responses => responses::answer(call, request, model)?,
+        Task::Embed => media::embeddings(request, model)?,
+        Task::Moderate => media::moderation(call, request, model)?,
+        Task::Draw => media::image(request)?,
+        Task::Speak => media::speech(request)?,
+        Task::Rerank => media::rerank(call, request, model)?,
+        _ => chat(call, request, model)?,
     };
     Ok(answer.with("x-request-id", &id))
 }
