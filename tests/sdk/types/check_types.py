@@ -19,6 +19,7 @@ REQUESTS = {
     "openai-responses": vendors.openai_responses,
     "anthropic": vendors.anthropic_2023_request,
     "anthropic-2026": vendors.anthropic_request,
+    "vertex-claude": vendors.vertex_claude_request,
     "gemini": vendors.gemini_request,
     "mistral": vendors.mistral_request,
     "cohere": vendors.cohere_request,

@@ -129,6 +129,13 @@ def anthropic_2023_request(body):
     return anthropic_request({name: value for name, value in body.items() if name not in SAMPLING_OF_2023})
 
 
+def vertex_claude_request(body):
+    """The same, but the model stands in the address and the version in the body."""
+    assert "model" not in body and body["anthropic_version"], body
+    rest = {name: value for name, value in body.items() if name != "anthropic_version"}
+    return anthropic_request({"model": "in-the-address", **rest})
+
+
 def anthropic_answer(body):
     return model(AnthropicMessage, body)
 
