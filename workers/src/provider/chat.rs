@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::{Map, Number, Value};
 
+use content::Part;
 pub(super) use content::{Content, File, Piece};
 pub(super) use effort::{Effort, Share};
 pub(super) use fields::{Fields, is_so_anyway};
@@ -68,6 +69,9 @@ pub(super) struct Message {
     pub(super) refusal: Option<String>,
     /// What the model thought, for people.
     pub(super) reasoning_content: Option<String>,
+    /// What the model drew: see [`answer::Choice`].
+    #[serde(default, deserialize_with = "null_as_empty")]
+    images: Vec<Part>,
     /// What a provider wants back as it gave it: see [`answer::Opaque`].
     #[serde(default, deserialize_with = "null_as_empty")]
     pub(super) reasoning_details: Vec<Value>,
@@ -141,13 +145,14 @@ impl Chat {
                 known.insert(name.clone(), value);
             }
         }
-        let chat: Chat = serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
+        let mut chat: Chat = serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
             let path = match error.path().to_string() {
                 path if path == "." => "body".to_owned(),
                 path => format!("body.{path}"),
             };
             Unsupported::new(path, error.into_inner().to_string())
         })?;
+        chat.messages.iter_mut().for_each(Message::take_images);
         chat.check()?;
         Ok(chat)
     }
@@ -220,6 +225,20 @@ impl Chat {
 }
 
 impl Message {
+    /// Images that the model drew stand behind what it said.
+    fn take_images(&mut self) {
+        if self.images.is_empty() {
+            return;
+        }
+        let mut parts = match std::mem::take(&mut self.content) {
+            Content::None => Vec::new(),
+            Content::Text(text) => vec![Part::Text { text }],
+            Content::Parts(parts) => parts,
+        };
+        parts.append(&mut self.images);
+        self.content = Content::Parts(parts);
+    }
+
     fn check(&self, field: &str, called: &HashSet<&str>) -> Result<(), Unsupported> {
         if self.role != Role::Assistant && matches!(self.content, Content::None) {
             return Err(Unsupported::new(format!("{field}.content"), "is missing"));

@@ -83,6 +83,8 @@ impl Adapter for OpenAi {
 fn path(call: &Call<'_>) -> String {
     let path = call.kind.url().trim_start_matches("/v1");
     match &call.endpoint.api_version {
+        // Responses name no deployment.
+        Some(version) if call.kind == Kind::Responses => format!("/openai{path}?api-version={version}"),
         Some(version) => format!("{DEPLOYMENTS}{}{path}?api-version={version}", encoded(call.model)),
         None => path.to_owned(),
     }

@@ -92,7 +92,7 @@ others leave it out.
 | no longest answer | 4,096 tokens and the budget of thoughts at Anthropic, and at Bedrock's Claude if it thinks; else the provider's own |
 | `store` | chats said as Responses are never stored |
 
-Of answers, what OpenAI's shape has no place for is left out: citations, log probabilities, safety ratings, durations,
+Images that a model draws in a chat stand in `images` of the message, as at OpenRouter. Of answers, what OpenAI's shape has no place for is left out: citations, log probabilities, safety ratings, durations,
 and kinds of content that appear later. A reason to end that is not known counts as `stop`; the provider's word for it
 stands in `native_finish_reason`.
 

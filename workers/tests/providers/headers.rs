@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use forebay_workers::Secret;
 use forebay_workers::cost::Dimension;
 use forebay_workers::provider::Figures;
+use forebay_workers::provider::catalogue;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::answers::reply;
-use crate::{files, targets};
+use crate::{files, requests, targets};
 
 /// Headers of an answer.
 #[derive(Deserialize)]
@@ -62,4 +64,33 @@ fn every_form_of_headers_is_read() {
     let all: Vec<Told> = files::json("headers.json");
     let wrong: Vec<_> = all.iter().filter_map(check).collect();
     files::none_of(&wrong);
+}
+
+#[test]
+fn each_key_is_sent_as_its_provider_wants_it_and_in_no_other_place() {
+    for provider in catalogue::providers() {
+        let endpoint = targets::endpoint(&provider.name);
+        let job = requests::chats()[0].job();
+        let mut request = endpoint.encode(&job, "model").expect("plain");
+        let before = request.clone();
+        let key = "AKIDEXAMPLE:secret-of-ours";
+        endpoint.authorise(&mut request, &Secret::new(key), targets::now()).expect("a plain key");
+        assert_eq!((&request.url, &request.body), (&before.url, &before.body), "{}", provider.name);
+        let added = request.headers.iter().filter(|(name, _)| !before.headers.contains_key(*name));
+        let added: Vec<_> =
+            added.map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
+        match provider.name.as_str() {
+            "azure" => assert_eq!(added, [("api-key", key)]),
+            "anthropic" => assert_eq!(added, [("x-api-key", key)]),
+            "gemini" => assert_eq!(added, [("x-goog-api-key", key)]),
+            "bedrock-iam" => {
+                assert!(added.iter().all(|(_, value)| !value.contains("secret-of-ours")), "{added:?}");
+                let signed = |(name, value): &(&str, &str)| {
+                    *name == "authorization" && value.starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+                };
+                assert!(added.iter().any(signed), "{added:?}");
+            }
+            _ => assert_eq!(added, [("authorization", &*format!("Bearer {key}"))], "{}", provider.name),
+        }
+    }
 }

@@ -20,6 +20,8 @@ pub(in crate::provider) struct ChatAnswer {
 #[derive(Debug, Default)]
 pub(in crate::provider) struct Choice {
     pub(in crate::provider) text: Option<String>,
+    /// Images as data URLs. OpenAI's shape has no place for them; OpenRouter's `images` of a message is taken.
+    pub(in crate::provider) images: Vec<String>,
     /// What was thought, for people.
     pub(in crate::provider) reasoning: Option<String>,
     /// What the provider wants back as it gave it.
@@ -121,6 +123,7 @@ impl Choice {
     /// Whether nothing was said; a refusal's words count as nothing.
     fn is_empty(&self) -> bool {
         self.calls.is_empty()
+            && self.images.is_empty()
             && (self.finish == Finish::Filtered || self.text.as_deref().is_none_or(str::is_empty))
     }
 
@@ -139,6 +142,11 @@ impl Choice {
         message.insert("refusal".to_owned(), refusal.into());
         if let Some(reasoning) = self.reasoning {
             message.insert("reasoning_content".to_owned(), reasoning.into());
+        }
+        if !self.images.is_empty() {
+            let image = |url: String| json!({ "type": "image_url", "image_url": { "url": url } });
+            let images: Vec<_> = self.images.into_iter().map(image).collect();
+            message.insert("images".to_owned(), images.into());
         }
         if !self.opaque.is_empty() {
             let details = self.opaque.into_iter();

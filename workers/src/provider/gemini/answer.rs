@@ -39,6 +39,14 @@ struct Part {
     thought: bool,
     thought_signature: Option<Value>,
     function_call: Option<FunctionCall>,
+    inline_data: Option<Blob>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Blob {
+    mime_type: String,
+    data: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -100,7 +108,10 @@ impl Part {
             choice.calls.push(Call { id: call.id, name: call.name, arguments: arguments(call.args), extra });
             return;
         }
-        let text = self.text.unwrap_or_default();
+        if let Some(Blob { mime_type, data }) = self.inline_data {
+            choice.images.push(format!("data:{mime_type};base64,{data}"));
+        }
+        let Some(text) = self.text.or(self.thought_signature.is_some().then(String::new)) else { return };
         if self.thought {
             choice.reasoning.get_or_insert_default().push_str(&text);
         } else {
