@@ -166,6 +166,7 @@ impl Chat {
         if let Some((name, _)) = maxima.into_iter().find(|(_, most)| *most == Some(0)) {
             return Err(Unsupported::new(format!("body.{name}"), "is 0, an answer has at least one token"));
         }
+        self.check_names()?;
         self.check_choice()?;
         if matches!(&self.response_format, Format::JsonSchema { json_schema } if json_schema.schema.is_null())
         {
@@ -177,6 +178,14 @@ impl Chat {
             called.extend(message.tool_calls.iter().map(|call| call.id.as_str()));
         }
         Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), Unsupported> {
+        let mut names = HashSet::new();
+        let mut tools = self.tools.iter().map(|tool| &tool.function().name).enumerate();
+        let Some((index, name)) = tools.find(|(_, name)| !names.insert(*name)) else { return Ok(()) };
+        let problem = format!("`{name}` is the name of an earlier tool, too");
+        Err(Unsupported::new(format!("body.tools[{index}].function.name"), problem))
     }
 
     fn check_choice(&self) -> Result<(), Unsupported> {

@@ -1,6 +1,6 @@
 //! A chat as `generateContent`.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::DIALECT;
 use crate::provider::Unsupported;
@@ -17,7 +17,7 @@ pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
         set("systemInstruction", json!({ "parts": system }));
     }
     set("contents", contents(chat)?.into());
-    let config = config(chat);
+    let config = config(chat)?;
     if !config.is_empty() {
         set("generationConfig", config.into());
     }
@@ -29,7 +29,7 @@ pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn config(chat: &Chat) -> Map<String, Value> {
+fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
     let numbers = [
@@ -40,7 +40,9 @@ fn config(chat: &Chat) -> Map<String, Value> {
         ("frequencyPenalty", &chat.frequency_penalty),
     ];
     for (name, number) in numbers {
-        if let Some(number) = number {
+        // Some models know no penalties, and refuse even none.
+        let says_nothing = |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
+        if let Some(number) = number.as_ref().filter(|number| !says_nothing(number)) {
             set(name, number.clone().into());
         }
     }
@@ -48,6 +50,9 @@ fn config(chat: &Chat) -> Map<String, Value> {
         set("maxOutputTokens", most.into());
     }
     if let Some(seed) = chat.seed {
+        if i32::try_from(seed).is_err() {
+            return Err(Unsupported::new("body.seed", "Gemini takes a number of 32 bits"));
+        }
         set("seed", seed.into());
     }
     if let Some(n) = chat.n.filter(|n| *n != 1) {
@@ -69,7 +74,7 @@ fn config(chat: &Chat) -> Map<String, Value> {
     if let Some(effort) = chat.reasoning_effort {
         set("thinkingConfig", thinking(effort));
     }
-    config
+    Ok(config)
 }
 
 /// A budget is understood by every model that thinks; levels only by the newest.
