@@ -136,6 +136,11 @@ impl Job {
         self.body.get("model").and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
+    /// Bytes of its body.
+    pub fn size(&self) -> usize {
+        self.body.values().map(|value| value.get().len()).sum()
+    }
+
     fn is_true(&self, field: &str) -> bool {
         self.body.get(field).is_some_and(|raw| raw.get() == "true")
     }

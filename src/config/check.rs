@@ -208,6 +208,14 @@ impl Checker<'_> {
         let base_url = self.base_url(&path, raw.base_url, provider);
         let mut endpoint = Endpoint::new(provider, &base_url);
         endpoint.api_version = self.api_version(&path, raw.api_version, provider);
+        if provider.is_versioned()
+            && endpoint.api_version.is_some()
+            && endpoint.base_url.ends_with("/openai/v1")
+        {
+            let problem =
+                "is for the older address, https://RESOURCE.openai.azure.com: leave it out of the newer one";
+            self.wrong(&format!("{path}.api_version"), problem);
+        }
         let algorithm = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
         let keys = self.keys(&format!("{path}.keys"), raw.keys, provider.keyless);
         let limits = raw.limits.into_iter().enumerate();

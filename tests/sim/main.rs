@@ -5,6 +5,7 @@
 //! that fails is kept as a test of its own. Not simulated: NATS's own failures, and the disk,
 //! which is real. Not a failure: a call that is made again because its fate was unknown.
 
+mod fallback;
 mod invariants;
 mod schedule;
 mod schedules;

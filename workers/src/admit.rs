@@ -16,12 +16,13 @@ use crate::claim::{Claim, Stage};
 use crate::content::{self, Content};
 use crate::cost::Cost;
 use crate::crash::{self, Point};
-use crate::dispatch::Arrived;
-use crate::engine::{Candidate, Engine};
+use crate::dispatch::{Arrived, LONGEST_REST};
+use crate::engine::{Candidate, Engine, Target};
 use crate::finish::{self, retry_until_done};
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::{Outcome, UNSUPPORTED};
+use crate::provider::Unsupported;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
@@ -97,7 +98,8 @@ async fn take_in<Q: Queue, U: Upstream>(
         generation: message.generation,
         choices: Choices::default(),
         reason: Reason::default(),
-        here_since: Instant::now(),
+        here_since: None,
+        interrupted: false,
         cost: Cost::default(),
         attempts: message.attempts,
         counted: message.counted,
@@ -188,7 +190,9 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     }
     let interrupted = recall(engine, staged);
     let mut refusal = odd.or(refusal);
-    if refusal.is_none() && interrupted.is_none() {
+    // One that waits for its time is delivered again then.
+    let waits = staged.not_before.is_some_and(|at| at > Instant::now() + LONGEST_REST);
+    if refusal.is_none() && interrupted.is_none() && !waits {
         refusal = content::attach(engine, &mut staged.job, &staged.flow.team, &mut staged.claim).await.err();
     }
     let end = match refusal.or_else(|| choose(engine, staged)) {
@@ -209,6 +213,7 @@ fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
         }
     }
     staged.counted = staged.counted.max(past.counted);
+    staged.interrupted = past.unknown;
     // An end of this process is no failure of the provider's: it uses up no attempt.
     let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
     gives_up.then(|| End::of(Outcome::of_interrupted()))
@@ -313,7 +318,11 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
 /// As [`choose_targets`], marked: what a job costs is told by its own bytes.
 fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let name = staged.delivery.unique_id.clone();
-    engine.journal.suspects.around(Work::Calling, &name, || choose_targets(engine, staged))
+    let size = staged.job.size();
+    engine
+        .journal
+        .suspects
+        .around(Work::Calling, &name, || at_length(size, || choose_targets(engine, staged)))
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
@@ -342,24 +351,27 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         );
         return Some(("unknown_model", message));
     };
-    let mut unsupported = None;
     staged.cost = cost_at(engine, staged, first, &found.candidates);
+    let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
     let costs: Vec<_> = named
         .iter()
         .map(|candidate| {
             let target = &engine.targets[candidate.target];
             let endpoint = &target.quota.config().endpoint;
-            match endpoint.refusal(&staged.job, &target.model) {
-                None => Some(endpoint.counted(staged.cost)),
-                Some(refusal) => {
-                    unsupported.get_or_insert(refusal);
-                    None
-                }
-            }
+            // What cannot be said to one account of a provider cannot be said to another.
+            let known = asked.iter().position(|(other, _)| other.speaks_as(target));
+            let known = known.unwrap_or_else(|| {
+                asked.push((target, endpoint.refusal(&staged.job, &target.model)));
+                asked.len() - 1
+            });
+            asked[known].1.is_none().then(|| endpoint.counted(staged.cost))
         })
         .collect();
+    let unsupported = asked.into_iter().find_map(|(_, refusal)| refusal);
     staged.choices = Choices::new(found, &named, &costs);
-    staged.choices.recall(&staged.attempts, &engine.targets);
+    // An end of this process is no failure of the provider's.
+    let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
+    staged.choices.recall(&staged.attempts[..told], &engine.targets);
     let is_said = costs.iter().any(Option::is_some);
     unsupported.filter(|_| !is_said).map(|refusal| (UNSUPPORTED, refusal.to_string()))
 }
@@ -372,8 +384,7 @@ fn cost_at<Q, U>(engine: &Engine<Q, U>, staged: &Staged, first: &Candidate, all:
         let target = &engine.targets[first.target];
         return target.quota.config().endpoint.admission_cost(&staged.job, &target.model);
     }
-    let length: usize = staged.job.body.values().map(|value| value.get().len()).sum();
-    Cost { requests: 1, input_tokens: length as u64 / 3, ..Cost::default() }
+    Cost { requests: 1, input_tokens: staged.job.size() as u64 / 3, ..Cost::default() }
 }
 
 fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {

@@ -29,7 +29,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     let mut reply = send(engine, staged, permit, started).await;
     crash::at(Point::Answered);
     let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
-    let size = reply.as_ref().map_or(0, |reply| reply.body.len());
+    let size = reply.as_ref().map_or(0, |reply| reply.body.len()) + staged.job.size();
     let outcome =
         at_length(size, || working(engine, staged, || classify(engine, &staged.job, permit, reply)));
     // What is tried again waits without its answer.

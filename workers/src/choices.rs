@@ -140,6 +140,14 @@ impl Choices {
         !self.left.is_empty()
     }
 
+    /// Asks `target` no more for what it failed at for good. Returns whether another is left.
+    pub(crate) fn leave(&mut self, target: usize, class: Option<Class>) -> bool {
+        if matches!(class, Some(Class::ServerError | Class::Overloaded | Class::MalformedResponse)) {
+            self.left.retain(|choice| choice.target != target);
+        }
+        !self.left.is_empty()
+    }
+
     /// The job waits so long before it asks `target` again.
     pub(crate) fn back_off(&mut self, target: usize, until: Instant) {
         let called = self.left.iter_mut().filter(|choice| choice.target == target);

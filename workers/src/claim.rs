@@ -98,8 +98,11 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    /// Waits until there is room for a job of so many bytes.
-    pub(crate) async fn make_room(&mut self, size: usize) {
+    /// Waits until there is room for a job of so many bytes more.
+    pub(crate) async fn make_room(&mut self, more: usize) {
+        // What it has is given up first: two that have some and wait for more would wait for each other.
+        let has = self.room.take().map_or(0, |room| room.num_permits() * 1024);
+        let size = has.saturating_add(more);
         let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
         // It is never closed.
         self.room = Arc::clone(&self.mark.0.room).acquire_many_owned(kib).await.ok();

@@ -58,18 +58,24 @@ pub(crate) async fn fetch<Q: Queue, U>(
     claim: &mut Claim,
 ) -> Content {
     claim.object = is_object_of(&object, team).then(|| object.clone());
-    match bytes_of(engine, team, &object, claim).await {
+    match bytes_of(engine, team, &object, claim, |size| size).await {
         Ok(bytes) => Content::Object(bytes),
         Err(refusal) => Content::Missing(refusal),
     }
 }
 
-/// The bytes of a team's object, when the stage has room for them.
+/// How much room bytes take as text.
+fn in_base64(size: usize) -> usize {
+    size / 3 * 4
+}
+
+/// The bytes of a team's object, when the stage has the room that they take.
 async fn bytes_of<Q: Queue, U>(
     engine: &Engine<Q, U>,
     team: &str,
     object: &str,
     claim: &mut Claim,
+    room: impl Fn(usize) -> usize,
 ) -> Result<Bytes, Refusal> {
     if !is_object_of(object, team) {
         let message = format!(
@@ -90,12 +96,13 @@ async fn bytes_of<Q: Queue, U>(
             format!("the object `{object}` has {size} bytes, more than max_request of {most} in [call]");
         return Err(("request_too_large", message));
     }
-    claim.make_room(size).await;
+    claim.make_room(room(size)).await;
     retry_until_done("fetching an object", || engine.queue.object(object)).await.ok_or_else(gone)
 }
 
 /// A file that a job names instead of having its bytes: an object, which stays its publisher's.
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct FileReference {
     object: String,
     filename: Option<String>,
@@ -115,7 +122,7 @@ pub(crate) async fn attach<Q: Queue, U>(
     claim: &mut Claim,
 ) -> Result<(), Refusal> {
     let Some(FileReference { object, filename }) = file_of(job) else { return Ok(()) };
-    let bytes = bytes_of(engine, team, &object, claim).await?;
+    let bytes = bytes_of(engine, team, &object, claim, in_base64).await?;
     let named = object.rsplit('/').next().unwrap_or_default().to_owned();
     let file = at_length(bytes.len(), || {
         let data = BASE64_STANDARD.encode(&bytes);

@@ -23,7 +23,7 @@ use crate::upstream::Upstream;
 use crate::work::work;
 
 /// A job that waits for itself for longer does so outside of this process.
-const LONGEST_REST: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
@@ -133,7 +133,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     fn queue(&mut self, mut staged: Staged) {
-        staged.here_since = Instant::now();
+        staged.here_since.get_or_insert_with(Instant::now);
         let tried = !staged.attempts.is_empty();
         let weight = self.engine.team(&staged.flow.team).weight;
         let (lane, team) = (staged.flow.lane, staged.flow.team.clone());

@@ -122,6 +122,16 @@ pub(crate) struct Target {
     pub(crate) model: String,
 }
 
+impl Target {
+    /// Whether a job is said to both of them in the same way.
+    pub(crate) fn speaks_as(&self, other: &Self) -> bool {
+        let (one, two) = (&self.quota.config().endpoint, &other.quota.config().endpoint);
+        std::ptr::eq(one.provider, two.provider)
+            && one.api_version == two.api_version
+            && self.model == other.model
+    }
+}
+
 /// A target that a pool names.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {

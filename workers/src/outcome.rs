@@ -52,8 +52,9 @@ impl Outcome {
     pub(crate) fn of_reply(decoded: Decoded, status: u16, secret: &Secret, job: &Job) -> Self {
         let class = decoded.class;
         // A refusal with a good status is an answer, whose words are for whoever asked.
-        let is_error = class.is_some_and(|class| status >= 300 || class != Class::ContentFiltered);
-        let redaction = is_error.then(|| Redaction::new(secret, job));
+        // A refusal that is an answer has words for whoever asked.
+        let redaction =
+            decoded.is_error.then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
         let redact = |text: String| match &redaction {
             Some(redaction) => redaction.text(&text),
             None => text,

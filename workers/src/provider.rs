@@ -66,6 +66,8 @@ pub struct Decoded {
     pub scope: Scope,
     /// Whether the provider forbids to ask again.
     pub is_final: bool,
+    /// Whether it is an error, with whatever status, and no answer.
+    pub is_error: bool,
 }
 
 /// What the headers of an answer say of one limit.

@@ -3,6 +3,8 @@
 //! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request, OpenRouter the
 //! beginning of a prompt that its moderation flagged.
 
+use std::collections::HashMap;
+
 use forebay_schemas::Job;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -18,7 +20,9 @@ const ACCOUNTS: [&str; 4] = ["org-", "org_", "proj_", "proj-"];
 /// Characters of such a name at least; less is a word.
 const SHORTEST_NAME: usize = 12;
 /// Bytes of a text of the request that are told from a chance likeness.
-const SHORTEST_TEXT: usize = 24;
+const BEGINNING: usize = 24;
+/// Texts that begin alike, of which each is found whole; of more, what they have in common with these.
+const MOST_ALIKE: usize = 8;
 /// No error repeats more bytes of a text.
 const LONGEST_TEXT: usize = 4_096;
 /// Fields of an error that hold the request, or another provider's error, as they came.
@@ -30,14 +34,16 @@ const NAMES: [&str; 4] = ["model", "name", "type", "role"];
 #[derive(Debug)]
 pub(crate) struct Redaction<'a> {
     secret: &'a Secret,
-    /// The texts of the request.
-    texts: Vec<String>,
+    /// The texts of the request, by their beginnings, as they are and as they stand in JSON.
+    texts: HashMap<[u8; BEGINNING], Vec<String>>,
 }
 
 impl<'a> Redaction<'a> {
-    pub(crate) fn new(secret: &'a Secret, job: &Job) -> Self {
-        let mut texts = Vec::new();
-        for (name, raw) in job.body.iter().filter(|(name, _)| !NAMES.contains(&name.as_str())) {
+    /// A refusal by a limit repeats nothing of the request, and there may be many.
+    pub(crate) fn new(secret: &'a Secret, job: &Job, by_limit: bool) -> Self {
+        let mut texts = HashMap::new();
+        let fields = job.body.iter().filter(|(name, _)| !by_limit && !NAMES.contains(&name.as_str()));
+        for (name, raw) in fields {
             let value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
             collect(name, value, &mut texts);
         }
@@ -46,11 +52,7 @@ impl<'a> Redaction<'a> {
 
     /// A text without what is not to be read.
     pub(crate) fn text(&self, text: &str) -> String {
-        let mut clean = without_accounts(&self.secret.redact(text));
-        for said in &self.texts {
-            clean = without(said, &clean);
-        }
-        clean
+        self.without_request(&without_accounts(&self.secret.redact(text)))
     }
 
     /// A body without it, JSON as before.
@@ -71,32 +73,56 @@ impl<'a> Redaction<'a> {
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
+
+    /// `text` without what it repeats of the beginnings of the request's texts, however much that is.
+    fn without_request(&self, text: &str) -> String {
+        let (mut clean, mut from, mut at) = (String::new(), 0, 0);
+        while let Some(window) = text.as_bytes().get(at..).and_then(|rest| rest.first_chunk::<BEGINNING>()) {
+            let Some(said) = self.texts.get(window) else {
+                at += 1;
+                continue;
+            };
+            let found = &text[at..];
+            let same = said.iter().map(|said| same_bytes(found, said)).max().unwrap_or(BEGINNING);
+            clean.push_str(&text[from..at]);
+            clean.push_str(REQUEST);
+            at += boundary(found, same);
+            from = at;
+        }
+        clean.push_str(&text[from..]);
+        clean
+    }
 }
 
-fn collect(name: &str, value: Value, texts: &mut Vec<String>) {
+fn same_bytes(one: &str, other: &str) -> usize {
+    one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count()
+}
+
+/// Keeps texts that are told from a chance likeness.
+fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
+    text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
+    if let Some(beginning) = text.as_bytes().first_chunk::<BEGINNING>() {
+        let known = texts.entry(*beginning).or_default();
+        if known.len() < MOST_ALIKE {
+            known.push(text);
+        }
+    }
+}
+
+fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
     match value {
-        Value::String(mut text) if text.len() >= SHORTEST_TEXT && !NAMES.contains(&name) => {
-            text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
-            texts.push(text);
+        Value::String(text) if text.len() >= BEGINNING && !NAMES.contains(&name) => {
+            let escaped = Value::from(&text[..boundary(&text, LONGEST_TEXT.min(text.len()))]).to_string();
+            let escaped = &escaped[1..escaped.len() - 1];
+            if !text.starts_with(escaped) {
+                keep(escaped.to_owned(), texts);
+            }
+            keep(text, texts);
         }
         Value::Array(items) => items.into_iter().for_each(|item| collect(name, item, texts)),
         Value::Object(map) => map.into_iter().for_each(|(name, value)| collect(&name, value, texts)),
         _ => {}
     }
-}
-
-/// `text` without what it repeats of the beginning of `said`, however much that is.
-fn without(said: &str, text: &str) -> String {
-    let beginning = &said[..boundary(said, SHORTEST_TEXT)];
-    let (mut clean, mut rest) = (String::new(), text);
-    while let Some(at) = rest.find(beginning) {
-        let (before, found) = rest.split_at(at);
-        let same = found.bytes().zip(said.bytes()).take_while(|(one, other)| one == other).count();
-        clean.push_str(before);
-        clean.push_str(REQUEST);
-        rest = &found[boundary(found, same)..];
-    }
-    clean + rest
 }
 
 /// Where the character begins in which byte `index` is.
@@ -128,7 +154,7 @@ mod tests {
             {"role":"user","content":"Ring me up: my number is 555 0100\nand not any other, please."}]}}"#;
         let job = Job::parse(job.as_bytes()).expect("a job");
         let secret = Secret::new("sk-very-secret");
-        let redaction = Redaction::new(&secret, &job);
+        let redaction = Redaction::new(&secret, &job, false);
         let raw: Box<RawValue> = serde_json::from_str(error).expect("JSON");
         redaction.body(&raw).expect("JSON").get().to_owned()
     }
@@ -149,6 +175,10 @@ mod tests {
                 r#"{"message":"invalid: [request]"}"#,
             ),
             (
+                r#"{"message":"[{\"input\":\"Ring me up: my number is 555 0100\\nand not any other, please.\"}]"}"#,
+                r#"{"message":"[{\"input\":\"[request]\"}]"}"#,
+            ),
+            (
                 r#"{"error":{"code":403,"metadata":{"flagged_input":"Ring me up","reasons":["x"]}},"user_id":"u"}"#,
                 r#"{"error":{"code":403,"metadata":{"reasons":["x"]}}}"#,
             ),
@@ -160,5 +190,18 @@ mod tests {
         ] {
             assert_eq!(clean(error), expected);
         }
+    }
+
+    #[test]
+    fn many_texts_and_a_long_error_take_one_look() {
+        let texts: Vec<_> =
+            (0..20_000).map(|index| format!("the text of this number: {index:09}, whole")).collect();
+        let job = serde_json::json!({ "body": { "input": texts } });
+        let job = Job::parse(job.to_string().as_bytes()).expect("a job");
+        let secret = Secret::new("sk");
+        let clean = Redaction::new(&secret, &job, false).text(&texts.join(" | "));
+        // They begin alike, so that each is found, and cut where it differs from those that are kept.
+        assert_eq!(clean.matches(REQUEST).count(), texts.len());
+        assert!(!clean.contains("the text of this number"));
     }
 }

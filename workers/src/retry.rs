@@ -22,7 +22,7 @@ const UNSAID_EXHAUSTION: Duration = Duration::from_secs(60 * 60);
 const SHORTEST_EXHAUSTION: Duration = Duration::from_secs(60);
 /// How long a model that the account may not use is left alone.
 const NOT_ALLOWED: Duration = Duration::from_secs(60 * 60);
-/// Tries at an answer that cannot be read.
+/// Tries at an answer of one target that cannot be read.
 const MALFORMED_TRIES: u32 = 2;
 
 /// What becomes of the job.
@@ -83,20 +83,22 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Decides about an outcome, given how many attempts counted before it.
+    /// Decides about an outcome, given how many attempts counted before it, and how many of this target's answers to
+    /// the job could not be read, this one included.
     pub(crate) fn decide(
         &self,
         outcome: &Outcome,
         counted_before: u32,
+        malformed_here: u32,
         on_ambiguous: OnAmbiguous,
         rng: &mut impl Rng,
     ) -> (Verdict, Effect) {
         let Some(class) = outcome.class else { return (Verdict::Finish, Effect::None) };
-        if outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded) {
-            return (Verdict::Finish, Effect::None);
-        }
         let waits = Verdict::Again { counted: false, backoff: Duration::ZERO };
         let tries = counted_before + 1;
+        if outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded) {
+            return (self.elsewhere_or_finish(tries), Effect::None);
+        }
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
             Class::RateLimited => {
@@ -136,21 +138,23 @@ impl Policy {
                 (waits, Effect::CoolModel(wait))
             }
             Class::MalformedResponse if outcome.is_too_large() => (Verdict::Finish, Effect::None),
+            Class::MalformedResponse if malformed_here >= MALFORMED_TRIES => {
+                (self.elsewhere_or_finish(tries), Effect::None)
+            }
             Class::MalformedResponse => {
-                let most = MALFORMED_TRIES.min(self.max_attempts);
-                (self.again_or_finish(tries, most, jittered(counted_before, rng)), Effect::None)
+                let backoff = jittered(counted_before, rng);
+                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
             }
             // To a larger window, or where the pool says so to a laxer provider.
-            Class::ContextTooLong | Class::ContentFiltered if tries < self.max_attempts => {
-                (Verdict::Elsewhere { counted: true }, Effect::None)
+            Class::ContextTooLong | Class::ContentFiltered => (self.elsewhere_or_finish(tries), Effect::None),
+            Class::BadRequest | Class::Rejected | Class::DeadlinePassed | Class::Cancelled => {
+                (Verdict::Finish, Effect::None)
             }
-            Class::ContextTooLong
-            | Class::ContentFiltered
-            | Class::BadRequest
-            | Class::Rejected
-            | Class::DeadlinePassed
-            | Class::Cancelled => (Verdict::Finish, Effect::None),
         }
+    }
+
+    fn elsewhere_or_finish(&self, tries: u32) -> Verdict {
+        if tries < self.max_attempts { Verdict::Elsewhere { counted: true } } else { Verdict::Finish }
     }
 
     fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> Verdict {
@@ -195,7 +199,7 @@ mod tests {
             status_code: None,
         };
         let mut rng = SmallRng::seed_from_u64(1);
-        Policy { max_attempts: 3 }.decide(&outcome, counted, on_ambiguous, &mut rng)
+        Policy { max_attempts: 3 }.decide(&outcome, counted, 1, on_ambiguous, &mut rng)
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl Round {
         if let Some(at) = choice.rests_until(self.now) {
             return Err(at);
         }
-        let enters = choice.enters_at(staged.here_since);
+        let enters = choice.enters_at(staged.here_since.unwrap_or(self.now));
         if enters <= self.now || queue.first.is_none_or(|first| first == choice.rank()) {
             return Ok(());
         }

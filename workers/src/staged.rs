@@ -40,8 +40,10 @@ pub(crate) struct Staged {
     pub(crate) choices: Choices,
     /// Why its last call went where it went.
     pub(crate) reason: Reason,
-    /// Since when it waits here for its next call.
-    pub(crate) here_since: Instant,
+    /// Since when it waits here, from its first turn on.
+    pub(crate) here_since: Option<Instant>,
+    /// Whether nobody knows what became of its last call, since the process ended over it.
+    pub(crate) interrupted: bool,
     pub(crate) cost: Cost,
     pub(crate) attempts: Vec<Attempt>,
     /// Attempts that counted.
@@ -141,6 +143,16 @@ impl Staged {
             model: last.model.clone(),
             reason: self.reason,
         })
+    }
+
+    /// How many answers of a target to this job could not be read.
+    pub(crate) fn malformed_at(&self, quota: &str, model: &str) -> u32 {
+        let malformed = |attempt: &&Attempt| {
+            attempt.outcome == Class::MalformedResponse.as_str()
+                && attempt.quota == quota
+                && attempt.model == model
+        };
+        self.attempts.iter().filter(malformed).count().try_into().unwrap_or(u32::MAX)
     }
 
     /// How long it is until its deadline.

@@ -30,8 +30,9 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     crash::at(Point::Permitted);
     staged.reason = staged.choices.reason(target, &staged.attempts);
     let outcome = attempt(&engine, &mut staged, &permit).await;
-    let (verdict, effect) =
-        engine.policy.decide(&outcome, staged.counted, staged.job.on_ambiguous, &mut *engine.rng());
+    let malformed = staged.malformed_at(&permit.quota().config().name, permit.model());
+    let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
+    let (verdict, effect) = engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng());
     apply(&mut permit, &outcome, effect, staged.cost);
     drop(permit);
     crash::at(Point::Decided);
@@ -44,7 +45,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
             staged.choices.back_off(target, now + backoff);
             again(&engine, staged, counted, now);
         }
-        Verdict::Elsewhere { counted } if others => {
+        Verdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
             staged.last_error = Some(outcome.error());
             again(&engine, staged, counted, now);
         }

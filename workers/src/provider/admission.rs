@@ -3,12 +3,15 @@
 use forebay_schemas::Job;
 use serde_json::Value;
 
+use super::chat::{Effort, MOST_UNSTATED};
 use super::estimate;
 use super::kind::Kind;
 use crate::cost::{Cost, Together};
 
 /// The most answer tokens that are reserved: more than any model gives.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
+/// The most answers that a request can ask for at once.
+const MOST_ANSWERS: u64 = 128;
 /// The fields of a body that make its prompt.
 const PROMPT: [&str; 9] = [
     "messages",
@@ -26,17 +29,30 @@ const LONGEST_ANSWER: [&str; 3] = ["max_completion_tokens", "max_output_tokens",
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
-/// The tokens of a job's prompt and of the longest answer that it allows, as far as can be told.
-pub(super) fn cost(job: &Job, model: &str, together: Together) -> Cost {
+/// The tokens of a job's prompt and of the longest answers that it allows, as far as can be told. Where it allows any,
+/// a provider that is always told a maximum counts that one.
+pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maximum: bool) -> Cost {
     let number = |field: &&str| job.body.get(*field).and_then(|raw| raw.get().parse::<u64>().ok());
     let parts = job.body.iter().filter(|(key, _)| PROMPT.contains(&key.as_str()));
     let parts = parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
     let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
     let answer = match Kind::of(&job.url) {
         Some(kind) if !kind.has_answer_tokens() => 0,
-        _ => LONGEST_ANSWER.iter().find_map(number).unwrap_or(UNSTATED_ANSWER_TOKENS).min(MOST_ANSWER_TOKENS),
+        _ => {
+            let stated = LONGEST_ANSWER.iter().find_map(number);
+            let unstated = || if always_sets_maximum { sent_unstated(job) } else { UNSTATED_ANSWER_TOKENS };
+            let answers = number(&"n").unwrap_or(1).clamp(1, MOST_ANSWERS);
+            stated.unwrap_or_else(unstated).saturating_mul(answers).min(MOST_ANSWER_TOKENS)
+        }
     };
     Cost { requests: 1, input_tokens: prompt as u64, output_tokens: answer, together }
+}
+
+/// What is sent as the longest answer where a job sets none: thoughts come on top of it.
+fn sent_unstated(job: &Job) -> u64 {
+    let effort = job.body.get("reasoning_effort");
+    let effort: Option<Effort> = effort.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    MOST_UNSTATED + effort.map_or(0, Effort::budget)
 }
 
 /// Tokens of a part of a request's body: as the model's tokenizer counts them, if that is here, else likely.

@@ -115,16 +115,17 @@ pub enum Auth {
 
 /// How tokens count against limits.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub(super) struct Tokens {
     /// What a limit on all tokens counts of a call when it is admitted.
-    #[serde(default)]
     pub(super) together: Together,
     /// Whether what was admitted and not used is given back.
-    #[serde(default)]
     pub(super) settles: bool,
+    /// Whether prompt tokens that were read from the provider's cache count for nothing once it is settled.
+    pub(super) cached_is_free: bool,
+    /// Whether the longest answer is sent also where a job sets none; see [`super::chat`].
+    pub(super) always_sets_maximum: bool,
     /// How many times an answer token counts when it is settled; the first entry whose text is in the model's name.
-    #[serde(default)]
     pub(super) burndown: Vec<(String, u64)>,
 }
 

@@ -18,7 +18,7 @@ use serde_json::{Map, Number, Value};
 
 use content::Part;
 pub(super) use content::{Content, File, Piece};
-pub(super) use effort::{Effort, Share};
+pub(super) use effort::{Effort, MOST_UNSTATED, Share};
 pub(super) use fields::{Fields, is_so_anyway};
 pub(super) use tools::{Choice, Format, Function, Tool, ToolCall, fitting};
 

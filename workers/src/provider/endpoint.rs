@@ -11,9 +11,10 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::catalogue::{Auth, Dialect, Provider};
+use super::catalogue::{Auth, Dialect, Provider, Tokens};
 use super::error::{ErrorBody, Meaning};
 use super::kind::Kind;
+use super::openai::MOST_TOKENS;
 use super::{Answer, Call, Decoded, Figures, Said, Scope, Unsupported, admission, sigv4};
 use crate::cost::{Cost, Together};
 use crate::retry_after;
@@ -96,7 +97,8 @@ impl Endpoint {
 
     /// What the provider takes a call to `model` to cost when it admits it.
     pub fn admission_cost(&self, job: &Job, model: &str) -> Cost {
-        admission::cost(job, model, self.provider.tokens.together)
+        let Tokens { together, always_sets_maximum, .. } = self.provider.tokens;
+        admission::cost(job, model, together, always_sets_maximum)
     }
 
     /// What costs so much elsewhere, as this provider counts it.
@@ -111,7 +113,9 @@ impl Endpoint {
             Together::Sum | Together::Larger => Together::Sum,
         };
         let output_tokens = usage.output_tokens.saturating_mul(self.provider.burndown(model));
-        Cost { requests: 1, input_tokens: usage.input_tokens, output_tokens, together }
+        let free = if self.provider.tokens.cached_is_free { usage.cached_input_tokens } else { 0 };
+        let input_tokens = usage.input_tokens.saturating_sub(free);
+        Cost { requests: 1, input_tokens, output_tokens, together }
     }
 
     /// Whether the provider gives back what was admitted and not used.
@@ -127,7 +131,7 @@ impl Endpoint {
     /// Reads the reply to `job`.
     pub fn decode(&self, job: &Job, model: &str, reply: &Reply, now: Timestamp) -> Decoded {
         if !(200..300).contains(&reply.status) {
-            return self.refused(ErrorBody::read(reply), reply, now);
+            return self.refused(job, ErrorBody::read(reply), reply, now);
         }
         let answer = self.call(job, model).ok().and_then(|call| {
             let adapter = self.provider.dialect.adapter();
@@ -135,12 +139,12 @@ impl Endpoint {
         });
         match answer {
             None => match ErrorBody::within(reply) {
-                Some(error) => self.refused(error, reply, now),
+                Some(error) => self.refused(job, error, reply, now),
                 None => Decoded { class: Some(Class::MalformedResponse), ..self.blank(reply, now) },
             },
             // It may have been paid for.
             Some(Answer { said: Said::Error(error), usage, .. }) => {
-                Decoded { usage, ..self.refused(error, reply, now) }
+                Decoded { usage: usage.map(within_reason), ..self.refused(job, error, reply, now) }
             }
             Some(Answer { body, usage, said }) => {
                 let (class, message) = match said {
@@ -152,7 +156,7 @@ impl Endpoint {
                     response: Some(response(reply, body)),
                     code: class.map(|_| "content_filter".to_owned()),
                     message,
-                    usage,
+                    usage: usage.map(within_reason),
                     ..self.blank(reply, now)
                 }
             }
@@ -170,11 +174,13 @@ impl Endpoint {
             retry_after: retry_after::from_headers(&reply.headers, now).or_else(own),
             scope: Scope::Model,
             is_final: false,
+            is_error: false,
         }
     }
 
-    fn refused(&self, error: ErrorBody, reply: &Reply, now: Timestamp) -> Decoded {
-        let Meaning { class, scope, back } = error.meaning(self.provider, reply.status, &reply.headers, now);
+    fn refused(&self, job: &Job, error: ErrorBody, reply: &Reply, now: Timestamp) -> Decoded {
+        let Meaning { class, scope, back } =
+            error.meaning(self.provider, job, reply.status, &reply.headers, now);
         let hint = |wait: Option<Duration>| {
             wait.or(error.wait).or_else(|| retry_after::from_message(error.message.as_deref()?))
         };
@@ -189,6 +195,7 @@ impl Endpoint {
             retry_after,
             scope,
             is_final,
+            is_error: true,
             ..blank
         }
     }
@@ -207,6 +214,16 @@ impl Endpoint {
             "message": error.message, "type": kind, "param": null, "code": error.code, "native": own,
         } });
         serde_json::value::to_raw_value(&body).ok()
+    }
+}
+
+/// Usage as far as it can be true: no call has more tokens.
+fn within_reason(usage: Usage) -> Usage {
+    Usage {
+        input_tokens: usage.input_tokens.min(MOST_TOKENS),
+        output_tokens: usage.output_tokens.min(MOST_TOKENS),
+        cached_input_tokens: usage.cached_input_tokens.min(usage.input_tokens),
+        reasoning_tokens: usage.reasoning_tokens.min(usage.output_tokens),
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use forebay_schemas::Class;
+use forebay_schemas::{Class, Job};
 use http::HeaderMap;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::Scope;
 use super::catalogue::{Back, Provider, Rule};
@@ -131,10 +132,11 @@ impl ErrorBody {
         self.names.push(name.to_owned());
     }
 
-    /// What it means at `provider`.
+    /// What it means at `provider` to a call for `job`.
     pub(super) fn meaning(
         &self,
         provider: &Provider,
+        job: &Job,
         status: u16,
         headers: &HeaderMap,
         now: Timestamp,
@@ -142,7 +144,7 @@ impl ErrorBody {
         // What comes with a good status says in itself which one is meant.
         let status = self.status.filter(|_| status < 300).unwrap_or(status);
         let message = self.message.as_deref().unwrap_or_default().to_lowercase();
-        let Some(rule) = provider.rules().find(|rule| self.is(rule, status, headers, &message)) else {
+        let Some(rule) = provider.rules().find(|rule| self.is(rule, job, status, headers, &message)) else {
             let class = by_status(status);
             let scope = match class {
                 Class::BadKey => Scope::Key,
@@ -157,7 +159,7 @@ impl ErrorBody {
         Meaning { class: rule.class, scope: rule.scope.unwrap_or(scope), back }
     }
 
-    fn is(&self, rule: &Rule, status: u16, headers: &HeaderMap, message: &str) -> bool {
+    fn is(&self, rule: &Rule, job: &Job, status: u16, headers: &HeaderMap, message: &str) -> bool {
         let named = |wanted: &String| self.names.iter().any(|name| name == wanted);
         let in_name = |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
         let header = |(name, value): &(String, String)| {
@@ -166,8 +168,35 @@ impl ErrorBody {
         (rule.status.is_empty() || rule.status.contains(&status))
             && (rule.names.is_empty() || rule.names.iter().any(named))
             && (rule.names_with.is_empty() || rule.names_with.iter().any(in_name))
-            && (rule.says.is_empty() || rule.says.iter().any(|words| message.contains(words.as_str())))
             && rule.header.as_ref().is_none_or(header)
+            && (rule.says.is_empty() || rule.says.iter().any(|words| says(rule.class, job, message, words)))
+    }
+}
+
+/// Whether a message says certain words by itself: providers repeat values of a request that they refuse, and no
+/// job's words must stop an account or a model for the jobs of others.
+fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
+    let is_of_the_job = matches!(
+        class,
+        Class::ContextTooLong | Class::ContentFiltered | Class::ExceedsKeyLimit | Class::BadRequest
+    );
+    message.contains(words) && (is_of_the_job || !job.body.iter().any(|(name, raw)| holds(name, raw, words)))
+}
+
+fn holds(name: &str, raw: &RawValue, words: &str) -> bool {
+    // A field that cannot be read may hold anything.
+    let value = serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::String(words.to_owned()));
+    name.to_lowercase().contains(words) || has_words(&value, words)
+}
+
+fn has_words(value: &Value, words: &str) -> bool {
+    match value {
+        Value::String(text) => text.to_lowercase().contains(words),
+        Value::Array(items) => items.iter().any(|item| has_words(item, words)),
+        Value::Object(map) => {
+            map.iter().any(|(name, value)| name.to_lowercase().contains(words) || has_words(value, words))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 

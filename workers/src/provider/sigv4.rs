@@ -20,7 +20,9 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
     let (Some(id), Some(secret)) = (parts.next(), parts.next()) else {
         return Err("an AWS key is ACCESS_KEY_ID:SECRET_ACCESS_KEY, or with :SESSION_TOKEN".to_owned());
     };
-    let region = region(&request.url).ok_or("the address has no AWS region in it")?.to_owned();
+    let region = region(&request.url)
+        .ok_or("the address names no region of AWS: write https://bedrock-runtime.REGION.amazonaws.com")?
+        .to_owned();
     let identity =
         Credentials::new(id, secret, parts.next().map(str::to_owned), None, "configuration").into();
     let time = SystemTime::UNIX_EPOCH
@@ -50,14 +52,12 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
     Ok(())
 }
 
-/// `eu-west-1` of `https://bedrock-runtime.eu-west-1.amazonaws.com/…`; a host that is no AWS one is taken to be in
-/// `us-east-1`, so that a proxy can be named.
+/// The region in `https://bedrock-runtime.eu-west-1.amazonaws.com/…`, also of private links and other partitions: it
+/// follows the name of the service.
 fn region(url: &str) -> Option<&str> {
-    let host = url.split_once("://")?.1.split('/').next()?;
-    match host.split(':').next()?.strip_suffix(".amazonaws.com") {
-        Some(name) => name.rsplit('.').next(),
-        None => Some("us-east-1"),
-    }
+    let host = url.split_once("://")?.1.split(['/', ':']).next()?;
+    let mut labels = host.split('.').skip_while(|label| !label.starts_with("bedrock-runtime"));
+    labels.nth(1).filter(|label| label.contains('-'))
 }
 
 #[cfg(test)]
@@ -90,6 +90,20 @@ mod tests {
             authorization.ends_with("2e927695657aab2232874555486530f5886f9d9d7990e01e7580f4ee9be67266"),
             "{authorization}"
         );
+    }
+
+    #[test]
+    fn the_region_is_that_of_the_service() {
+        for (host, expected) in [
+            ("bedrock-runtime.eu-west-1.amazonaws.com", Some("eu-west-1")),
+            ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", Some("us-gov-west-1")),
+            ("vpce-1a.bedrock-runtime.eu-west-1.vpce.amazonaws.com", Some("eu-west-1")),
+            ("bedrock-runtime.cn-north-1.amazonaws.com.cn", Some("cn-north-1")),
+            ("bedrock-runtime.eu-west-1.api.aws", Some("eu-west-1")),
+            ("127.0.0.1:9001", None),
+        ] {
+            assert_eq!(region(&format!("https://{host}/model/m/converse")), expected, "{host}");
+        }
     }
 
     #[test]

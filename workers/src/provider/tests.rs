@@ -58,7 +58,7 @@ fn the_credential_goes_into_one_header_and_prints_nowhere() {
 
 #[test]
 fn a_success_has_its_usage() {
-    let body = r#"{"id":"x","usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#;
+    let body = r#"{"id":"x","choices":[{}],"usage":{"prompt_tokens":9,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":4}}}"#;
     let decoded = decode(200, &[("x-request-id", "req_1")], body);
     assert_eq!(decoded.class, None);
     let response = decoded.response.expect("an answer");
@@ -69,7 +69,7 @@ fn a_success_has_its_usage() {
 
 #[test]
 fn keep_alive_lines_before_the_answer_are_no_mistake() {
-    assert_eq!(decode(200, &[], "\n\n {\"id\":\"x\"}").class, None);
+    assert_eq!(decode(200, &[], "\n\n {\"choices\":[{}]}").class, None);
 }
 
 #[test]

@@ -297,7 +297,7 @@ impl Meter {
             return bucket.peek(share, now).map_err(Wait::Until);
         }
         // What is larger than the whole limit goes when nothing else is taken.
-        let missing = (self.taken + share.min(limit)).saturating_sub(limit);
+        let missing = self.taken.saturating_add(share.min(limit)).saturating_sub(limit);
         if missing > 0 {
             return Err(self.return_of(missing));
         }

@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven, fitting,
+    Chat, Choice, Content, Effort, File, Format, Function, MOST_UNSTATED, Message, Piece, Role, Share, Woven,
+    fitting,
 };
 
 /// What the names of models have in them that think with a budget and take `top_k`.
@@ -56,9 +57,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
 fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
     let mut inference = Map::new();
     let thinks = share.filter(|share| share.thought.is_some());
-    if let Some(most) = thinks.map(|share| share.most).or(chat.most_tokens()) {
-        inference.insert("maxTokens".to_owned(), most.into());
-    }
+    // What is not stated is the model's own, and counts in full when the call is admitted.
+    let most = thinks.map(|share| share.most).or(chat.most_tokens()).unwrap_or(MOST_UNSTATED);
+    inference.insert("maxTokens".to_owned(), most.into());
     if let Some(temperature) = &chat.temperature {
         if temperature.as_f64().is_some_and(|number| number > 1.0) {
             return Err(Unsupported::new("body.temperature", "Bedrock takes 0 to 1"));

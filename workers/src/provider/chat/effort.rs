@@ -7,7 +7,7 @@ use crate::provider::Unsupported;
 
 /// The longest answer where a job names none and the API asks for one, in tokens: the smallest model that is served
 /// gives no more (recalled).
-const MOST_TOKENS: u64 = 4_096;
+pub(in crate::provider) const MOST_UNSTATED: u64 = 4_096;
 /// The fewest tokens of thought that Anthropic's models can be given.
 const LEAST_THOUGHT: u64 = 1_024;
 /// The least `top_p` with which they think.
@@ -79,12 +79,12 @@ impl Chat {
     pub(in crate::provider) fn share(&self) -> Result<Share, Unsupported> {
         let stated = self.most_tokens();
         let Some(effort) = self.reasoning_effort.filter(|effort| *effort != Effort::None) else {
-            return Ok(Share { most: stated.unwrap_or(MOST_TOKENS), thought: None });
+            return Ok(Share { most: stated.unwrap_or(MOST_UNSTATED), thought: None });
         };
         self.may_think()?;
         let budget = effort.budget();
         match stated {
-            None => Ok(Share { most: MOST_TOKENS + budget, thought: Some(budget) }),
+            None => Ok(Share { most: MOST_UNSTATED + budget, thought: Some(budget) }),
             Some(most) if most <= LEAST_THOUGHT => {
                 let problem =
                     format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
@@ -96,7 +96,7 @@ impl Chat {
 
     /// The same where thoughts have no budget.
     pub(in crate::provider) fn share_without_budget(&self) -> Share {
-        Share { most: self.most_tokens().unwrap_or(MOST_TOKENS), thought: None }
+        Share { most: self.most_tokens().unwrap_or(MOST_UNSTATED), thought: None }
     }
 
     /// Anthropic's models do not think where it is said how they sample or what they must call (vendor's

@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::DIALECT;
 use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, raw};
@@ -53,12 +53,11 @@ struct Part {
 
 impl Response {
     pub(super) fn unified(self, model: &str, now: Timestamp) -> Option<Answer> {
-        if let Some(error) = self.error.filter(|error| !error.is_null()) {
-            return Some(Answer {
-                body: raw(&error)?,
-                usage: None,
-                said: Said::Error(ErrorBody::of(&error)),
-            });
+        let usage = self.usage.as_ref().and_then(WireUsage::unified);
+        let error = self.error.filter(|error| !error.is_null());
+        if error.is_some() || !["completed", "incomplete"].contains(&self.status.as_str()) {
+            let error = error.unwrap_or_else(|| json!({ "code": self.status }));
+            return Some(Answer { body: raw(&error)?, usage, said: Said::Error(ErrorBody::of(&error)) });
         }
         let reason = self.incomplete_details.and_then(|details| details.reason);
         let finish = match reason.as_deref() {
@@ -71,7 +70,6 @@ impl Response {
         for item in self.output {
             take(&mut choice, item);
         }
-        let usage = self.usage.as_ref().and_then(WireUsage::unified);
         let answer = ChatAnswer { id: Some(self.id), model: self.model, choices: vec![choice], usage };
         answer.unified(model, now)
     }
