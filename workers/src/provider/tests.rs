@@ -4,6 +4,7 @@ use http::header::AUTHORIZATION;
 
 use super::catalogue::provider;
 use super::*;
+use crate::cost::Dimension;
 use crate::secret::Secret;
 
 /// An endpoint of a provider at an address that nobody calls.
@@ -174,4 +175,58 @@ fn headers_on_limits_are_read_in_every_form() {
     ]);
     let expected = figures(Dimension::Tokens, 10, 10, Duration::ZERO);
     assert_eq!(absurd, [Figures { whole_in: None, resolution: Duration::from_secs(1), ..expected }]);
+}
+
+#[test]
+fn what_a_call_costs_is_counted_as_its_provider_counts() {
+    let body = r#"{"body":{"messages":[{"role":"user","content":"hi"}],"max_tokens":500,"n":2}}"#;
+    let job = Job::parse(body.as_bytes()).expect("a job");
+    let cost = |name: &str| at(name, "http://h").admission_cost(&job, "m");
+    let prompt = cost("openai").input_tokens;
+    for (name, tokens) in
+        [("openai", 1_000), ("azure", prompt + 1_000), ("gemini", prompt), ("bedrock", prompt + 1_000)]
+    {
+        assert_eq!(cost(name).of(Dimension::Tokens), tokens, "{name}");
+    }
+    // What no job states is sent all the same at some, and thoughts come on top.
+    let thinks = r#"{"body":{"messages":[],"reasoning_effort":"max"}}"#;
+    let thinks = Job::parse(thinks.as_bytes()).expect("a job");
+    let endpoint = at("bedrock", "http://h");
+    let sent =
+        endpoint.encode(&chat(r#","reasoning_effort":"max""#), "anthropic.claude").expect("can be said");
+    let sent: serde_json::Value = serde_json::from_slice(&sent.body).expect("JSON");
+    let reserved = endpoint.admission_cost(&thinks, "anthropic.claude").output_tokens;
+    assert_eq!(sent["inferenceConfig"]["maxTokens"], reserved);
+}
+
+fn chat(more: &str) -> Job {
+    let line = format!(r#"{{"body":{{"messages":[{{"role":"user","content":"hi"}}]{more}}}}}"#);
+    Job::parse(line.as_bytes()).expect("a job")
+}
+
+#[test]
+fn what_a_call_cost_is_settled_as_its_provider_settles() {
+    let usage = Usage { input_tokens: 100, output_tokens: 10, cached_input_tokens: 90, reasoning_tokens: 0 };
+    for (name, model, tokens) in [
+        ("openai", "m", 110),
+        ("anthropic", "m", 20),
+        ("groq", "m", 20),
+        ("gemini", "m", 100),
+        ("bedrock", "amazon.nova-lite-v1:0", 20),
+        ("bedrock", "anthropic.claude-sonnet-4-5", 10 + 5 * 10),
+        ("bedrock", "anthropic.claude-opus-4-8", 10 + 15 * 10),
+    ] {
+        assert_eq!(at(name, "http://h").spent(usage, model).of(Dimension::Tokens), tokens, "{name} {model}");
+    }
+}
+
+#[test]
+fn words_that_the_job_has_said_itself_mean_nothing_of_an_account() {
+    let job = Job::parse(br#"{"body":{"messages":[{"role":"Insufficient Balance"}]}}"#).expect("a job");
+    let said =
+        r#"{"error":{"message":"unknown variant `Insufficient Balance`","type":"invalid_request_error"}}"#;
+    let endpoint = at("openai", "http://h/v1");
+    let class = |job: &Job| endpoint.decode(job, "m", &reply(400, &[], said), Timestamp::UNIX_EPOCH).class;
+    assert_eq!(class(&job), Some(Class::BadRequest));
+    assert_eq!(class(&chat("")), Some(Class::BillingStop), "the provider's own words");
 }

@@ -56,7 +56,9 @@ impl<'a> Parts<'a> {
             Kind::Chat => self.choices().next().is_some(),
             Kind::Responses => self.output.is_some_and(|output| output.get().starts_with('[')),
             Kind::Embeddings | Kind::Image => has_items(self.data),
-            Kind::Moderation | Kind::Rerank => self.results.is_some_and(|results| results.get().starts_with('[')),
+            Kind::Moderation | Kind::Rerank => {
+                self.results.is_some_and(|results| results.get().starts_with('['))
+            }
             Kind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
             // It is no JSON.
             Kind::Speech => false,
