@@ -96,7 +96,8 @@ impl Policy {
         let Some(class) = outcome.class else { return (Verdict::Finish, Effect::None) };
         let waits = Verdict::Again { counted: false, backoff: Duration::ZERO };
         let tries = counted_before + 1;
-        if outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded) {
+        let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
+        if is_final && on_ambiguous == OnAmbiguous::Retry {
             return (self.elsewhere_or_finish(tries), Effect::None);
         }
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
@@ -242,6 +243,60 @@ mod tests {
             assert_eq!(decide(class, 0, OnAmbiguous::Retry), elsewhere, "{class}");
             assert_eq!(decide(class, 2, OnAmbiguous::Retry), (Verdict::Finish, Effect::None), "{class}");
         }
+    }
+
+    /// What is done about each class, as a first outcome without a hint: the whole policy at a glance.
+    #[test]
+    fn each_class_has_its_action() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for (class, verdict, effect) in [
+            (Class::RateLimited, "again", "cools"),
+            (Class::RampLimited, "again", "cools for 2s"),
+            (Class::QuotaExhausted, "again", "cools for 3600s"),
+            (Class::ExceedsKeyLimit, "elsewhere", "none"),
+            (Class::BillingStop, "again", "the quota is disabled until a restart"),
+            (Class::BadKey, "again", "the key is disabled until a restart"),
+            (Class::ModelNotAllowed, "elsewhere", "cools for 3600s"),
+            (Class::Overloaded, "again, counted", "cools for a while"),
+            (Class::ServerError, "again, counted", "none"),
+            (Class::NetBeforeSend, "again", "cools for a while"),
+            (Class::NetAfterSend, "again, counted", "none"),
+            (Class::ContextTooLong, "elsewhere, counted", "none"),
+            (Class::ContentFiltered, "elsewhere, counted", "none"),
+            (Class::BadRequest, "finish", "none"),
+            (Class::MalformedResponse, "again, counted", "none"),
+            (Class::Rejected, "finish", "none"),
+            (Class::DeadlinePassed, "finish", "none"),
+            (Class::Cancelled, "finish", "none"),
+        ] {
+            let outcome = Outcome::local(class, "code", String::new());
+            let policy = Policy { max_attempts: 3 };
+            let (said, done) = policy.decide(&outcome, 0, 1, OnAmbiguous::Retry, &mut rng);
+            let said = match said {
+                Verdict::Finish => "finish",
+                Verdict::Again { counted: false, .. } => "again",
+                Verdict::Again { counted: true, .. } => "again, counted",
+                Verdict::Elsewhere { counted: false } => "elsewhere",
+                Verdict::Elsewhere { counted: true } => "elsewhere, counted",
+            };
+            assert_eq!(said, verdict, "{class}");
+            match effect {
+                "cools for a while" => assert!(matches!(done, Effect::CoolModel(_)), "{class}: {done}"),
+                _ => assert_eq!(done.to_string(), effect, "{class}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_its_provider_calls_final_or_cannot_be_read_twice_is_left_to_others() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
+        let policy = Policy { max_attempts: 5 };
+        let failed = Outcome::local(Class::ServerError, "code", String::new());
+        let last = Outcome { is_final: true, ..failed };
+        assert_eq!(policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng), elsewhere);
+        let malformed = Outcome::local(Class::MalformedResponse, "code", String::new());
+        assert_eq!(policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng), elsewhere);
     }
 
     #[test]
