@@ -26,9 +26,11 @@ mod openai;
 mod rerank;
 mod responses;
 mod sigv4;
+mod usage;
+mod vertex_claude;
+
 #[cfg(test)]
 mod tests;
-mod vertex_claude;
 
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -46,6 +49,9 @@ pub use kind::Kind;
 
 use crate::cost::Dimension;
 use crate::upstream::{Reply, Request};
+
+/// What is encoded of a name in a path: AWS signs it so.
+const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
 /// What a reply turned out to be.
 #[derive(Debug, Clone)]
@@ -173,6 +179,11 @@ impl Call<'_> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(self.request(path, headers, body.into()))
+    }
+
+    /// The model's name in a path.
+    fn model_in_path(&self) -> String {
+        percent_encoding::utf8_percent_encode(self.model, IN_PATHS).to_string()
     }
 
     fn request(&self, path: &str, headers: HeaderMap, body: Bytes) -> Request {

@@ -41,7 +41,7 @@ impl Adapter for Bedrock {
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
         let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         // An id may be an ARN; AWS signs the path with its colons and slashes encoded.
-        let path = format!("/model/{}/converse", super::openai::encoded(call.model));
+        let path = format!("/model/{}/converse", call.model_in_path());
         call.post(&path, &request::of(&chat, call.model)?)
     }
 

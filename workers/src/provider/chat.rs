@@ -226,6 +226,26 @@ impl Chat {
         self.messages.iter().enumerate().filter(|(_, message)| message.role != Role::System)
     }
 
+    /// What is said by turns, of users and of the model: what follows in the same turn joins it, and results of calls
+    /// are of the user's. `parts` says what a message is made of in a dialect; whether a turn is the model's stands
+    /// before it.
+    pub(super) fn by_turns(
+        &self,
+        parts: impl Fn(&Message, &str) -> Result<Vec<Value>, Unsupported>,
+    ) -> Result<Vec<(bool, Vec<Value>)>, Unsupported> {
+        let mut turns: Vec<(bool, Vec<Value>)> = Vec::new();
+        for (index, message) in self.turns() {
+            let parts = parts(message, &format!("body.messages[{index}]"))?;
+            let of_model = message.role == Role::Assistant;
+            match turns.last_mut() {
+                Some((last, all)) if *last == of_model => all.extend(parts),
+                _ if parts.is_empty() => {}
+                _ => turns.push((of_model, parts)),
+            }
+        }
+        Ok(turns)
+    }
+
     /// The name of the function that a result answers.
     pub(super) fn function_of(&self, call_id: &str) -> Option<&str> {
         let calls = self.messages.iter().flat_map(|message| &message.tool_calls);

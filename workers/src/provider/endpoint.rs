@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::catalogue::{Auth, Dialect, Provider, Tokens};
 use super::error::{ErrorBody, Meaning};
 use super::kind::Kind;
-use super::openai::MOST_TOKENS;
+use super::usage::within_reason;
 use super::{Answer, Call, Decoded, Figures, Said, Scope, Unsupported, admission, sigv4};
 use crate::cost::{Cost, Together};
 use crate::retry_after;
@@ -214,16 +214,6 @@ impl Endpoint {
             "message": error.message, "type": kind, "param": null, "code": error.code, "native": own,
         } });
         serde_json::value::to_raw_value(&body).ok()
-    }
-}
-
-/// Usage as far as it can be true: no call has more tokens.
-fn within_reason(usage: Usage) -> Usage {
-    Usage {
-        input_tokens: usage.input_tokens.min(MOST_TOKENS),
-        output_tokens: usage.output_tokens.min(MOST_TOKENS),
-        cached_input_tokens: usage.cached_input_tokens.min(usage.input_tokens),
-        reasoning_tokens: usage.reasoning_tokens.min(usage.output_tokens),
     }
 }
 

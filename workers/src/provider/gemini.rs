@@ -10,7 +10,6 @@ use serde_json::json;
 
 use super::chat::{Chat, Fields};
 use super::embedding::Embedding;
-use super::openai::encoded;
 use super::{Adapter, Answer, Call, Kind, Unsupported};
 use crate::upstream::{Reply, Request};
 
@@ -47,7 +46,7 @@ impl Adapter for Gemini {
     }
 
     fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        let method = |name: &str| format!("/models/{}:{name}", encoded(call.model));
+        let method = |name: &str| format!("/models/{}:{name}", call.model_in_path());
         if call.kind == Kind::Embeddings {
             return call.post(&method("batchEmbedContents"), &embed(call)?);
         }

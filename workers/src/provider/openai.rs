@@ -12,8 +12,6 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-pub(super) use answer::{MOST_TOKENS, WireUsage};
-
 use super::chat::is_so_anyway;
 use super::{Adapter, Answer, Call, Kind, Said, Unsupported};
 use crate::upstream::{Reply, Request};
@@ -79,7 +77,7 @@ fn path(call: &Call<'_>) -> String {
     match &call.endpoint.api_version {
         // Responses name no deployment.
         Some(version) if call.kind == Kind::Responses => format!("/openai{path}?api-version={version}"),
-        Some(version) => format!("{DEPLOYMENTS}{}{path}?api-version={version}", encoded(call.model)),
+        Some(version) => format!("{DEPLOYMENTS}{}{path}?api-version={version}", call.model_in_path()),
         None => path.to_owned(),
     }
 }
@@ -88,15 +86,6 @@ fn path(call: &Call<'_>) -> String {
 fn asks(body: &Object, field: &str) -> bool {
     let value = body.get(field).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
     value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
-}
-
-/// A name in a path.
-pub(super) fn encoded(name: &str) -> String {
-    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC)
-        .to_string()
-        .replace("%2D", "-")
-        .replace("%2E", ".")
-        .replace("%5F", "_")
 }
 
 /// The job's body with the target's model and the provider's quirks.

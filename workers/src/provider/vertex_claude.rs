@@ -5,7 +5,6 @@ use jiff::Timestamp;
 
 use super::anthropic::{Anthropic, FIELDS, request, samples};
 use super::chat::{Chat, Fields};
-use super::openai::encoded;
 use super::{Adapter, Answer, Call, Kind, Unsupported};
 use crate::upstream::{Reply, Request};
 
@@ -30,7 +29,7 @@ impl Adapter for VertexClaude {
             body.remove("model");
             body.insert("anthropic_version".to_owned(), version.into());
         }
-        call.post(&format!("/models/{}:rawPredict", encoded(call.model)), &body)
+        call.post(&format!("/models/{}:rawPredict", call.model_in_path()), &body)
     }
 
     fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {

@@ -126,26 +126,19 @@ fn tool_choice(chat: &Chat) -> Value {
     choice
 }
 
-/// Turns of users and the model by turns: what follows in the same role joins it, results of tools among them.
+/// What is said by turns; the first is a user's.
 fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
-    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
-    for (index, message) in chat.turns() {
-        let field = format!("body.messages[{index}]");
-        let (role, blocks) = match message.role {
-            Role::Assistant => ("assistant", said(message, &field)?),
-            Role::Tool => ("user", vec![result(message, &field)?]),
-            Role::User | Role::System => ("user", blocks(&message.content, &format!("{field}.content"))?),
-        };
-        match turns.last_mut() {
-            Some((last, all)) if *last == role => all.extend(blocks),
-            _ if blocks.is_empty() => {}
-            _ => turns.push((role, blocks)),
-        }
-    }
-    if turns.first().is_none_or(|(role, _)| *role != "user") {
+    let turns = chat.by_turns(|message, field| match message.role {
+        Role::Assistant => said(message, field),
+        Role::Tool => Ok(vec![result(message, field)?]),
+        Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
+    })?;
+    if turns.first().is_none_or(|(of_model, _)| *of_model) {
         return Err(Unsupported::new("body.messages", "Anthropic wants a user's message first"));
     }
-    Ok(turns.into_iter().map(|(role, content)| json!({ "role": role, "content": content })).collect())
+    let role = |of_model| if of_model { "assistant" } else { "user" };
+    let message = |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
+    Ok(turns.into_iter().map(message).collect())
 }
 
 /// What the model said before: its thoughts as it gave them, its text, its calls.

@@ -104,24 +104,17 @@ fn calling(choice: &Choice) -> Value {
 
 /// Turns of users and the model by turns: the results of one turn's calls stand together.
 fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
-    let mut turns: Vec<(&str, Vec<Value>)> = Vec::new();
-    for (index, message) in chat.turns() {
-        let field = format!("body.messages[{index}]");
-        let (role, parts) = match message.role {
-            Role::Assistant => ("model", said(message, &field)?),
-            Role::Tool => ("user", vec![result(chat, message, &field)?]),
-            Role::User | Role::System => ("user", parts(&message.content, &format!("{field}.content"))?),
-        };
-        match turns.last_mut() {
-            Some((last, all)) if *last == role => all.extend(parts),
-            _ if parts.is_empty() => {}
-            _ => turns.push((role, parts)),
-        }
-    }
+    let turns = chat.by_turns(|message, field| match message.role {
+        Role::Assistant => said(message, field),
+        Role::Tool => Ok(vec![result(chat, message, field)?]),
+        Role::User | Role::System => parts(&message.content, &format!("{field}.content")),
+    })?;
     if turns.is_empty() {
         return Err(Unsupported::new("body.messages", "Gemini wants a message beside the instructions"));
     }
-    Ok(turns.into_iter().map(|(role, parts)| json!({ "role": role, "parts": parts })).collect())
+    let role = |of_model| if of_model { "model" } else { "user" };
+    let content = |(of_model, parts)| json!({ "role": role(of_model), "parts": Value::Array(parts) });
+    Ok(turns.into_iter().map(content).collect())
 }
 
 /// What the model said before, with the signatures of its thoughts where they stood.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::DIALECT;
 use crate::provider::chat::answer::{self, ChatAnswer, Finish};
-use crate::provider::openai::WireUsage;
+use crate::provider::usage::WireUsage;
 
 #[derive(Deserialize)]
 pub(super) struct Completion {

@@ -8,11 +8,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::provider::error::ErrorBody;
+use crate::provider::usage::WireUsage;
 use crate::provider::{Call, Kind, Said, endpoint};
 use crate::upstream::Reply;
 
-/// No call has more tokens; an answer that says so is not understood.
-pub(in crate::provider) const MOST_TOKENS: u64 = 1 << 40;
 /// The forms of a transcription that are no JSON.
 const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
 
@@ -125,56 +124,4 @@ pub(super) fn plain_text(call: &Call<'_>, reply: &Reply) -> Option<Box<RawValue>
 
 fn content_type(reply: &Reply) -> Option<&str> {
     reply.headers.get(CONTENT_TYPE)?.to_str().ok()
-}
-
-/// Usage of chats and embeddings, and of Responses with its other names.
-#[derive(Deserialize, Default)]
-#[serde(default)]
-pub(in crate::provider) struct WireUsage {
-    #[serde(alias = "input_tokens", deserialize_with = "count")]
-    prompt_tokens: Option<u64>,
-    #[serde(alias = "output_tokens", deserialize_with = "count")]
-    completion_tokens: Option<u64>,
-    #[serde(alias = "input_tokens_details")]
-    prompt_tokens_details: Option<PromptDetails>,
-    #[serde(alias = "output_tokens_details")]
-    completion_tokens_details: Option<CompletionDetails>,
-    /// DeepSeek's name for the cached part.
-    #[serde(deserialize_with = "count")]
-    prompt_cache_hit_tokens: Option<u64>,
-}
-
-/// A count; a server that has none may say null, and some count in fractions.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
-fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let value = Value::deserialize(from)?;
-    let count = value.as_u64().or_else(|| value.as_f64().map(|count| count as u64));
-    Ok(count.map(|count| count.min(MOST_TOKENS)))
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
-}
-
-impl WireUsage {
-    /// `None` where no tokens are told: some sound is paid for by the second.
-    pub(in crate::provider) fn unified(&self) -> Option<Usage> {
-        self.prompt_tokens.or(self.completion_tokens)?;
-        let cached = self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
-        let reasoning = self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
-        Some(Usage {
-            input_tokens: self.prompt_tokens.unwrap_or(0),
-            output_tokens: self.completion_tokens.unwrap_or(0),
-            cached_input_tokens: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
-            reasoning_tokens: reasoning.unwrap_or(0),
-        })
-    }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::DIALECT;
 use crate::provider::chat::answer::{Call, ChatAnswer, Choice, Finish, raw};
-use crate::provider::openai::WireUsage;
+use crate::provider::usage::WireUsage;
 use crate::provider::{Answer, ErrorBody, Said};
 
 #[derive(Deserialize)]

@@ -1,0 +1,70 @@
+//! What a call used: as OpenAI's dialect and its relatives write it, and as far as it can be true.
+
+use forebay_schemas::Usage;
+use serde::Deserialize;
+use serde_json::Value;
+
+/// No call has more tokens; an answer that says so is not understood.
+const MOST_TOKENS: u64 = 1 << 40;
+
+/// Usage as far as it can be true.
+pub(super) fn within_reason(usage: Usage) -> Usage {
+    Usage {
+        input_tokens: usage.input_tokens.min(MOST_TOKENS),
+        output_tokens: usage.output_tokens.min(MOST_TOKENS),
+        cached_input_tokens: usage.cached_input_tokens.min(usage.input_tokens),
+        reasoning_tokens: usage.reasoning_tokens.min(usage.output_tokens),
+    }
+}
+
+/// Usage of chats and embeddings, and of Responses with its other names.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct WireUsage {
+    #[serde(alias = "input_tokens", deserialize_with = "count")]
+    prompt_tokens: Option<u64>,
+    #[serde(alias = "output_tokens", deserialize_with = "count")]
+    completion_tokens: Option<u64>,
+    #[serde(alias = "input_tokens_details")]
+    prompt_tokens_details: Option<PromptDetails>,
+    #[serde(alias = "output_tokens_details")]
+    completion_tokens_details: Option<CompletionDetails>,
+    /// DeepSeek's name for the cached part.
+    #[serde(deserialize_with = "count")]
+    prompt_cache_hit_tokens: Option<u64>,
+}
+
+/// A count; a server that has none may say null, and some count in fractions.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let value = Value::deserialize(from)?;
+    let count = value.as_u64().or_else(|| value.as_f64().map(|count| count as u64));
+    Ok(count)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct PromptDetails {
+    cached_tokens: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct CompletionDetails {
+    reasoning_tokens: Option<u64>,
+}
+
+impl WireUsage {
+    /// `None` where no tokens are told: some sound is paid for by the second.
+    pub(super) fn unified(&self) -> Option<Usage> {
+        self.prompt_tokens.or(self.completion_tokens)?;
+        let cached = self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+        let reasoning = self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+        Some(Usage {
+            input_tokens: self.prompt_tokens.unwrap_or(0),
+            output_tokens: self.completion_tokens.unwrap_or(0),
+            cached_input_tokens: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+            reasoning_tokens: reasoning.unwrap_or(0),
+        })
+    }
+}
