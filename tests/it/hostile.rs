@@ -64,7 +64,7 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
                 "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: {}\r\n\r\n{large}",
                 large.len()
             ),
-            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned(),
+            "HTTP/1.1 200 OK\r\ncontent-length: 16\r\n\r\n{\"choices\":[{}]}".to_owned(),
         ];
         for answer in answers {
             let (mut socket, _) = listener.accept().await.expect("a call");
@@ -195,11 +195,12 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
 /// Answers one call: whole, or its first part and then next to nothing.
 async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
     const SIZE: usize = 2 << 20;
+    const ANSWER: &str = "{\"choices\":[{}],\"a\":\"";
     let mut request = vec![0; 64 * 1024];
     let read = socket.read(&mut request).await.unwrap_or_default();
     let drips = String::from_utf8_lossy(&request[..read]).contains("Bearer sk-slow");
-    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n{{\"a\":\"");
-    let rest = "x".repeat(SIZE - 8) + "\"}";
+    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n{ANSWER}");
+    let rest = "x".repeat(SIZE - ANSWER.len() - 2) + "\"}";
     let at_once = if drips { SIZE * 3 / 4 } else { rest.len() };
     let mut sent =
         socket.write_all(head.as_bytes()).await.and(socket.write_all(&rest.as_bytes()[..at_once]).await);

@@ -56,7 +56,7 @@ async fn the_provider_is_called_over_tls() {
                 let Ok(mut stream) = acceptor.accept(stream).await else { return };
                 let mut request = vec![0; 64 * 1024];
                 let _ = stream.read(&mut request).await;
-                let body = r#"{"id":"over-tls"}"#;
+                let body = r#"{"id":"over-tls","choices":[{}]}"#;
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
                     body.len()
