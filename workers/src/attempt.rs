@@ -65,7 +65,8 @@ async fn send<Q, U: Upstream>(
     started: Timestamp,
 ) -> Result<Reply, Unsent> {
     let config = permit.quota().config();
-    let encoded = working(engine, staged, || config.endpoint.encode(&staged.job, permit.model()));
+    let encode = || config.endpoint.encode(&staged.job, permit.model());
+    let encoded = at_length(staged.job.size(), || working(engine, staged, encode));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
     request.account.clone_from(&config.name);
     let secret = &permit.key().secret;

@@ -24,7 +24,12 @@ pub(super) fn tokens(value: &Value) -> usize {
         Value::Array(items) => items.iter().map(tokens).sum(),
         Value::Object(map) => {
             let of_message = if map.contains_key("role") { MESSAGE } else { 0 };
-            of_message + map.iter().map(|(key, value)| key.len().div_ceil(8) + tokens(value)).sum::<usize>()
+            let of_field = |(key, value): (&String, &Value)| match key.as_str() {
+                // Sound has no mark in its data, as images have.
+                "input_audio" => MEDIA,
+                _ => key.len().div_ceil(8) + tokens(value),
+            };
+            of_message + map.iter().map(of_field).sum::<usize>()
         }
         Value::Number(_) | Value::Bool(_) | Value::Null => 1,
     }
@@ -74,5 +79,13 @@ mod tests {
     fn a_message_costs_more_than_its_text() {
         let message: Value = serde_json::from_str(r#"{"role":"user","content":"Hello"}"#).expect("JSON");
         assert!((6..12).contains(&tokens(&message)), "{}", tokens(&message));
+    }
+
+    #[test]
+    fn sound_is_not_counted_as_text() {
+        let data = "UklGRg".repeat(100_000);
+        let part =
+            serde_json::json!({ "type": "input_audio", "input_audio": { "data": data, "format": "wav" } });
+        assert!((MEDIA..MEDIA + 20).contains(&tokens(&part)), "{}", tokens(&part));
     }
 }
