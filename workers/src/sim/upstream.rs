@@ -218,7 +218,7 @@ impl Upstream for SimUpstream {
             ));
         }
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        Ok(self.answer(200, told, &format!(r#"{{"echo":{body}}}"#)))
+        Ok(self.answer(200, told, &format!(r#"{{"choices":[{{}}],"echo":{body}}}"#)))
     }
 }
 
