@@ -119,7 +119,7 @@ fn expressible(target: &Target) -> usize {
 fn abilities(text: &mut String) {
     let errors = errors::covered();
     let tellers = headers::tellers();
-    text.push_str("| provider | dialect | kinds of work | chats | errors | limit headers | key |\n|---|---|---|---|---|---|---|\n");
+    text.push_str("| provider | dialect | kinds of work | chats | errors | limit headers | key | `base_url` |\n|---|---|---|---|---|---|---|---|\n");
     for provider in catalogue::providers() {
         let kinds: Vec<_> = provider.kinds().iter().map(ToString::to_string).collect();
         let covered = match errors.get(&provider.name) {
@@ -131,8 +131,14 @@ fn abilities(text: &mut String) {
         let chats = expressible(&Target::plain(provider));
         let (name, kinds, auth) = (&provider.name, kinds.join(", "), auth(provider));
         let dialect = dialect(provider.dialect);
-        writeln!(text, "| {name} | {dialect} | {kinds} | {chats} of 50 | {covered} | {told} | {auth} |")
-            .expect("written");
+        let base_url = provider.base_url.as_ref().map(|url| format!("`{url}` unless you give one"));
+        let example = || format!("yours, such as `{}`", provider.example_url.as_deref().unwrap_or_default());
+        let base_url = base_url.unwrap_or_else(example);
+        writeln!(
+            text,
+            "| {name} | {dialect} | {kinds} | {chats} of 50 | {covered} | {told} | {auth} | {base_url} |"
+        )
+        .expect("written");
     }
     text.push_str("\nAs the fixtures configure them:\n\n| target | model | chats |\n|---|---|---|\n");
     for target in targets::targets() {
