@@ -209,6 +209,15 @@ pub struct OutputError {
     pub message: String,
 }
 
+impl Attempt {
+    /// How it failed; `None` where it succeeded.
+    pub fn class(&self) -> Option<Class> {
+        let class: Result<Class, serde::de::value::Error> =
+            Class::deserialize(self.outcome.as_str().into_deserializer());
+        class.ok()
+    }
+}
+
 impl Completion {
     /// The identity that this answers.
     pub fn identity(&self) -> Identity {
@@ -218,11 +227,7 @@ impl Completion {
     /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
     /// has, or where the job was cancelled, it may be published again, as the next generation.
     pub fn is_final(&self) -> bool {
-        let worked = |attempt: &Attempt| {
-            let class: Result<Class, serde::de::value::Error> =
-                Class::deserialize(attempt.outcome.as_str().into_deserializer());
-            !class.is_ok_and(Class::is_before_work)
-        };
+        let worked = |attempt: &Attempt| !attempt.class().is_some_and(Class::is_before_work);
         match self.status {
             Status::Succeeded => true,
             Status::Cancelled => false,

@@ -3,9 +3,6 @@
 use std::time::Duration;
 
 use forebay_schemas::{Attempt, Class, Reason};
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::Error as Unknown;
 use tokio::time::Instant;
 
 use crate::cost::Cost;
@@ -95,13 +92,11 @@ impl Choices {
     pub(crate) fn recall(&mut self, attempts: &[Attempt], targets: &[Target]) {
         let all = self.left.clone();
         for attempt in attempts {
-            let class: Result<Class, Unknown> =
-                Class::deserialize(attempt.outcome.as_str().into_deserializer());
             let is_asked = |target: &Target| {
                 target.model == attempt.model && target.quota.config().name == attempt.quota
             };
             let target = targets.iter().position(is_asked);
-            if let (Ok(class), Some(target)) = (class, target) {
+            if let (Some(class), Some(target)) = (attempt.class(), target) {
                 self.note(target, class);
             }
         }
@@ -163,11 +158,7 @@ impl Choices {
     /// Why `target` is asked, after the calls that were made before.
     pub(crate) fn reason(&self, target: usize, attempts: &[Attempt]) -> Reason {
         let tier = self.left.iter().find(|choice| choice.target == target).map(|choice| choice.tier);
-        let failed = |attempt: &Attempt| {
-            let class: Result<Class, Unknown> =
-                Class::deserialize(attempt.outcome.as_str().into_deserializer());
-            class.is_ok_and(|class| !class.is_limit())
-        };
+        let failed = |attempt: &Attempt| attempt.class().is_some_and(|class| !class.is_limit());
         match tier {
             _ if attempts.iter().any(failed) => Reason::Failed,
             Some(tier) if tier == self.lowest_tier => Reason::Preferred,

@@ -148,7 +148,7 @@ impl Staged {
     /// How many answers of a target to this job could not be read.
     pub(crate) fn malformed_at(&self, quota: &str, model: &str) -> u32 {
         let malformed = |attempt: &&Attempt| {
-            attempt.outcome == Class::MalformedResponse.as_str()
+            attempt.class() == Some(Class::MalformedResponse)
                 && attempt.quota == quota
                 && attempt.model == model
         };

@@ -27,7 +27,6 @@ pub(super) const FIELDS: Fields = Fields {
         "safety_identifier",
         "user",
     ],
-    drops: &[],
 };
 
 /// Whether a version takes sampling parameters. Vertex had names of its own for the older one.

@@ -22,7 +22,6 @@ const FIELDS: Fields = Fields {
         "reasoning_effort",
         "service_tier",
     ],
-    drops: &[],
 };
 
 /// Bedrock's dialect.

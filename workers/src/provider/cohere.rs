@@ -32,7 +32,6 @@ const FIELDS: Fields = Fields {
         "tool_choice",
         "reasoning_effort",
     ],
-    drops: &[],
 };
 
 /// Cohere's dialect.

@@ -29,7 +29,6 @@ const FIELDS: Fields = Fields {
         "tool_choice",
         "reasoning_effort",
     ],
-    drops: &[],
 };
 
 /// Gemini's dialect.

@@ -32,7 +32,6 @@ const FIELDS: Fields = Fields {
         "metadata",
         "prompt_cache_key",
     ],
-    drops: &[],
 };
 
 /// Mistral's dialect.

@@ -26,7 +26,6 @@ const FIELDS: Fields = Fields {
         "tool_choice",
         "reasoning_effort",
     ],
-    drops: &[],
 };
 
 /// Ollama's dialect.

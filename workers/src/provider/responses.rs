@@ -27,7 +27,6 @@ const FIELDS: Fields = Fields {
         "metadata",
         "prompt_cache_key",
     ],
-    drops: &[],
 };
 
 /// OpenAI's dialect of Responses.

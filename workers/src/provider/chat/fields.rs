@@ -5,14 +5,12 @@ use serde_json::Value;
 use crate::provider::Unsupported;
 use crate::provider::catalogue::ChatFields;
 
-/// What a dialect does with the fields of a request. What is in neither list is refused, unless it asks for what is
-/// so anyway.
+/// What a dialect does with the fields of a request. What it does not say and is no hint is refused, unless it
+/// asks for what is so anyway.
 #[derive(Debug)]
 pub(in crate::provider) struct Fields {
     /// Said in the provider's way, beside [`ALWAYS`].
     pub(in crate::provider) maps: &'static [&'static str],
-    /// Left out although it asks for something, beside [`HINTS`].
-    pub(in crate::provider) drops: &'static [&'static str],
 }
 
 /// Said by every dialect.
@@ -39,7 +37,7 @@ impl Fields {
     /// For the documents.
     pub(in crate::provider) fn told(&self) -> ChatFields {
         let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();
-        let dropped = HINTS.iter().chain(self.drops).copied();
+        let dropped = HINTS.iter().copied();
         let dropped = dropped.filter(|name| *name != "model" && !mapped.contains(name)).collect();
         ChatFields { mapped: Some(mapped), dropped, ..ChatFields::default() }
     }
@@ -52,7 +50,7 @@ impl Fields {
         if ALWAYS.contains(&name) || self.maps.contains(&name) {
             return Ok(true);
         }
-        if HINTS.contains(&name) || self.drops.contains(&name) || is_so_anyway(name, value) {
+        if HINTS.contains(&name) || is_so_anyway(name, value) {
             return Ok(false);
         }
         let problem = format!("{provider} has nothing like it, leave it out or name another target");
