@@ -274,7 +274,12 @@ impl Quota {
         let mut keys = Vec::new();
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
-                Ok(secret) => keys.push(quota::Key { name: key.name.clone(), secret }),
+                Ok(secret) => match self.endpoint.wrong_key(&secret) {
+                    None => keys.push(quota::Key { name: key.name.clone(), secret }),
+                    Some(problem) => {
+                        mistakes.push(Mistake { path: format!("quota.{name}.keys[{index}]"), problem });
+                    }
+                },
                 Err((field, problem)) => {
                     mistakes.push(Mistake { path: format!("quota.{name}.keys[{index}].{field}"), problem });
                 }

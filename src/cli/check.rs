@@ -12,7 +12,7 @@ pub(super) async fn check(global: &Global) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let workers = config.workers()?;
     let file = config.file.as_ref().map_or_else(String::new, |file| file.display().to_string());
-    let keys: usize = workers.quotas.iter().map(|quota| quota.keys.len()).sum();
+    let keys: usize = config.quotas.values().map(|quota| quota.keys.len()).sum();
     let (quotas, pools, teams) = (workers.quotas.len(), workers.pools.len(), config.teams.len());
     let server = server(&config).await?;
     if global.json {

@@ -80,10 +80,15 @@ impl Checker<'_> {
 
     /// A value that must be there.
     fn required<T>(&mut self, path: &str, value: Option<T>, what: &str) -> Option<T> {
-        if value.is_none() && !self.unreadable.contains(path) {
+        if value.is_none() && !self.has_unreadable(path) {
             self.wrong(path, format!("is missing: {what}"));
         }
         value
+    }
+
+    /// Whether something there could not be read, which says nothing of whether it is missing.
+    fn has_unreadable(&self, path: &str) -> bool {
+        self.unreadable.iter().any(|unreadable| unreadable.starts_with(path))
     }
 
     fn duration(&mut self, path: &str, text: Option<String>, default: Duration) -> Duration {
@@ -207,13 +212,8 @@ impl Checker<'_> {
         let provider = self.provider(&path, raw.provider);
         let base_url = self.base_url(&path, raw.base_url, provider);
         let mut endpoint = Endpoint::new(provider, &base_url);
-        endpoint.api_version = self.api_version(&path, raw.api_version, provider);
-        if provider.is_versioned()
-            && endpoint.api_version.is_some()
-            && endpoint.base_url.ends_with("/openai/v1")
-        {
-            let problem =
-                "is for the older address, https://RESOURCE.openai.azure.com: leave it out of the newer one";
+        endpoint.api_version = raw.api_version.or(endpoint.api_version);
+        if let Some(problem) = endpoint.wrong_version() {
             self.wrong(&format!("{path}.api_version"), problem);
         }
         let algorithm = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
@@ -257,22 +257,6 @@ impl Checker<'_> {
         base_url
     }
 
-    /// The version of an API that has several, by the header or the address that names it.
-    fn api_version(&mut self, path: &str, given: Option<String>, provider: &Provider) -> Option<String> {
-        let path = format!("{path}.api_version");
-        if given.is_some() && !provider.is_versioned() {
-            self.wrong(&path, format!("{} has no versions to choose from, leave it out", provider.name));
-        }
-        let is_version = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-        };
-        if let Some(version) = given.as_deref().filter(|version| !is_version(version)) {
-            self.wrong(&path, format!("`{version}` is no version, write for example \"2024-10-21\""));
-        }
-        given.or_else(|| provider.api_version.clone())
-    }
-
     /// How periods up to a minute are spent: evenly, unless the provider's algorithm is named.
     fn algorithm(&mut self, path: &str, name: Option<&str>) -> Algorithm {
         match name {
@@ -288,7 +272,7 @@ impl Checker<'_> {
     }
 
     fn keys(&mut self, path: &str, raw: Vec<raw::Key>, keyless: bool) -> Vec<Key> {
-        if raw.is_empty() && !keyless && !self.unreadable.contains(path) {
+        if raw.is_empty() && !keyless && !self.has_unreadable(path) {
             self.wrong(
                 path,
                 "is missing: at least one key, for example [{ name = \"a\", env = \"OPENAI_API_KEY\" }]",
@@ -385,7 +369,7 @@ impl Checker<'_> {
     ) -> Pool {
         let path = format!("pool.{name}");
         self.name(&path, name);
-        if raw.targets.is_empty() && !self.unreadable.contains(&format!("{path}.targets")) {
+        if raw.targets.is_empty() && !self.has_unreadable(&format!("{path}.targets")) {
             self.wrong(
                 &format!("{path}.targets"),
                 "is missing: at least one { quota = \"…\", model = \"…\" }",
@@ -402,6 +386,12 @@ impl Checker<'_> {
                 let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                 let problem = format!("there is no quota `{quota}`; known quotas: {known}");
                 self.wrong(&format!("{path}.quota"), problem);
+            }
+            if targets.iter().any(|other: &Target| (&other.quota, &other.model) == (&quota, &model)) {
+                self.wrong(
+                    &path,
+                    format!("`{model}` at `{quota}` is a target already; its `weight` is its share"),
+                );
             }
             let weight = target.weight.unwrap_or(1.0);
             if !(weight.is_finite() && weight > 0.0) {

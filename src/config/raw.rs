@@ -174,14 +174,27 @@ fn syntax(text: &str, error: &toml::de::Error) -> Mistake {
     Mistake { path: format!("line {line}, column {column}"), problem: error.message().to_owned() }
 }
 
-/// A type error without the value that it quotes: it may be a credential.
+/// A type error without the value that it quotes, which may be a credential, and in the words of TOML.
 fn without_values(message: &str) -> String {
-    match (message.find(" \""), message.rfind("\", ")) {
+    let message = match (message.find(" \""), message.rfind("\", ")) {
         (Some(start), Some(end)) if start < end => {
             format!("{}{}", &message[..start], &message[end + 1..])
         }
         _ => message.to_owned(),
-    }
+    };
+    let (found, expected) = message.split_once("expected ").unwrap_or((&message, ""));
+    let expected = match expected {
+        "" => return message,
+        "a sequence" => "a list",
+        "a map" => "a table",
+        other if other.starts_with("struct ") => "a table",
+        other if other.starts_with(['u', 'i']) && other[1..].bytes().all(|byte| byte.is_ascii_digit()) => {
+            "a whole number"
+        }
+        "f64" => "a number",
+        other => other,
+    };
+    format!("{}expected {expected}", found.replace("sequence", "list").replace("map", "table"))
 }
 
 /// `limits.0.per` as `limits[0].per`, the form that the other messages have.

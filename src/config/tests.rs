@@ -129,3 +129,66 @@ fn the_configurations_that_are_shown_have_no_mistakes() {
         Config::parse(text).expect("a configuration of the README");
     }
 }
+
+#[test]
+fn versions_keys_and_targets_that_no_call_could_be_made_with_are_mistakes() {
+    let quota = |name: &str, fields: &str| format!("[quota.{name}]\nkeys = [{{ env = \"K\" }}]\n{fields}\n");
+    let azure = |name: &str, end: &str, rest: &str| {
+        quota(name, &format!("provider = \"azure\"\nbase_url = \"https://r.openai.azure.com{end}\"\n{rest}"))
+    };
+    let text = [
+        azure("newer", "/openai/v1", ""),
+        azure("older", "", "api_version = \"2024-10-21-preview\""),
+        azure("newer-with", "/openai/v1/", "api_version = \"2024-10-21\""),
+        azure("older-without", "", ""),
+        azure("older-wrong", "", "api_version = \"banana\""),
+        quota("anthropic", "provider = \"anthropic\"\napi_version = \"2026-10-21\""),
+        quota("anthropic-wrong", "provider = \"anthropic\"\napi_version = \"2025-01-01\""),
+        quota("openai", "provider = \"openai\"\napi_version = \"1\""),
+        "[pool.chat]\ntargets = [{ quota = \"newer\", model = \"m\" }, { quota = \"newer\", model = \"m\", tier = 1 }]"
+            .to_owned(),
+    ];
+    let found = mistakes(&text.concat());
+    let expected = [
+        "quota.anthropic-wrong.api_version: `2025-01-01` is not known, use one of 2023-06-01, 2026-10-21",
+        "quota.newer-with.api_version: is for the older address alone",
+        "quota.older-without.api_version: is missing",
+        "quota.older-wrong.api_version: `banana` is no version",
+        "quota.openai.api_version: openai has no versions",
+        "pool.chat.targets[1]: `m` at `newer` is a target already",
+    ];
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for expected in expected {
+        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} not in {found:#?}");
+    }
+}
+
+#[test]
+fn a_key_that_no_call_can_be_signed_with_is_a_mistake_that_does_not_repeat_it() {
+    let file = std::env::temp_dir().join(format!("forebay-key-{}", std::process::id()));
+    std::fs::write(&file, "AKIASECRET").expect("a file");
+    let text = format!(
+        "[quota.aws]\nprovider = \"bedrock-iam\"\nbase_url = \"https://bedrock-runtime.us-east-1.amazonaws.com\"\n\
+         keys = [{{ file = \"{}\" }}]\n[pool.p]\ntargets = [{{ quota = \"aws\", model = \"m\" }}]\n",
+        file.display()
+    );
+    let error = Config::parse(&text).expect("no mistakes").workers().expect_err("half a key").to_string();
+    std::fs::remove_file(&file).expect("removed");
+    assert!(error.contains("quota.aws.keys[0]: an AWS key is ACCESS_KEY_ID:SECRET_ACCESS_KEY"), "{error}");
+    assert!(!error.contains("AKIASECRET"), "{error}");
+}
+
+#[test]
+fn a_value_of_another_type_is_told_in_the_words_of_toml_and_only_once() {
+    let found = mistakes(
+        "[quota.q]\nprovider = \"openai\"\nkeys = [\"sk\"]\nlimits = [{ requests = \"many\", per = \"1m\" }, 5]\n",
+    );
+    let expected = [
+        "quota.q.keys[0]: invalid type: string, expected a table",
+        "quota.q.limits[0].requests: invalid type: string, expected a whole number",
+    ];
+    for expected in expected {
+        assert!(found.iter().any(|line| line == expected), "{expected} not in {found:#?}");
+    }
+    assert!(!found.iter().any(|line| line.contains("is missing")), "{found:#?}");
+}

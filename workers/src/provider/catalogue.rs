@@ -31,9 +31,11 @@ pub struct Provider {
     pub dialect: Dialect,
     /// The version of its API that is asked for when the configuration gives none.
     pub api_version: Option<String>,
-    /// Whether a version may be asked for although there is none by default.
+    /// The versions that there are.
     #[serde(default)]
-    versioned: bool,
+    pub(super) api_versions: Vec<String>,
+    /// The end of addresses that need no version, where all others are asked for one by its date.
+    pub(super) dated_address: Option<String>,
     /// How its keys are sent.
     #[serde(default)]
     pub auth: Auth,
@@ -266,11 +268,6 @@ pub fn provider(name: &str) -> Option<&'static Provider> {
 }
 
 impl Provider {
-    /// Whether a version of its API can be asked for.
-    pub fn is_versioned(&self) -> bool {
-        self.versioned || self.api_version.is_some()
-    }
-
     /// The kinds of work that it has.
     pub fn kinds(&self) -> &[Kind] {
         self.kinds.as_deref().unwrap_or_else(|| self.dialect.adapter().kinds())

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -42,6 +43,33 @@ impl Endpoint {
     pub fn new(provider: &'static Provider, base_url: &str) -> Self {
         let base_url = base_url.trim_end_matches('/').to_owned();
         Self { provider, base_url, api_version: provider.api_version.clone() }
+    }
+
+    /// What is wrong with the version that is asked for, or with asking for none.
+    pub fn wrong_version(&self) -> Option<String> {
+        let Provider { name, api_versions, dated_address, .. } = self.provider;
+        let undated = dated_address.as_ref().map(|end| self.base_url.ends_with(end.as_str()));
+        let shape: String =
+            self.api_version.iter().flat_map(|version| version.chars()).map(as_digit).collect();
+        match (undated, &self.api_version) {
+            (None, Some(_)) if api_versions.is_empty() => {
+                Some(format!("{name} has no versions to choose from, leave it out"))
+            }
+            (None, Some(version)) if !api_versions.contains(version) => {
+                Some(format!("`{version}` is not known, use one of {}", api_versions.join(", ")))
+            }
+            (Some(true), Some(_)) => Some("is for the older address alone, leave it out".to_owned()),
+            (Some(false), None) => Some(format!(
+                "is missing: this address needs one, for example \"2024-10-21\"; the newer address, {}, needs none",
+                self.provider.example_url.as_deref().unwrap_or_default()
+            )),
+            (Some(false), Some(version))
+                if !matches!(shape.as_str(), "0000-00-00" | "0000-00-00-preview") =>
+            {
+                Some(format!("`{version}` is no version, write for example \"2024-10-21\""))
+            }
+            _ => None,
+        }
     }
 
     fn call<'a>(&'a self, job: &'a Job, model: &'a str) -> Result<Call<'a>, Unsupported> {
@@ -93,6 +121,13 @@ impl Endpoint {
         value.set_sensitive(true);
         request.headers.insert(name, value);
         Ok(())
+    }
+
+    /// Why no call can be made with this credential, if none can.
+    pub fn wrong_key(&self, secret: &Secret) -> Option<String> {
+        let (url, account) = (self.base_url.clone(), String::new());
+        let mut request = Request { url, headers: HeaderMap::new(), body: Bytes::new(), account };
+        self.authorise(&mut request, secret, Timestamp::UNIX_EPOCH).err()
     }
 
     /// What the provider takes a call to `model` to cost when it admits it.
@@ -187,11 +222,16 @@ impl Endpoint {
         let blank = self.blank(reply, now);
         let retry_after = back.into_iter().chain(hint(blank.retry_after)).max();
         let is_final = reply.headers.get("x-should-retry").is_some_and(|value| value == "false");
+        let response = self.error_body(&error, reply).map(|body| response(reply, body));
+        let message = match (class, scope, reply.status) {
+            (Class::ModelNotAllowed, Scope::Request, 404) => Some(not_found(error.message)),
+            _ => error.message,
+        };
         Decoded {
             class: Some(class),
-            response: self.error_body(&error, reply).map(|body| response(reply, body)),
+            response,
             code: error.code,
-            message: error.message,
+            message,
             retry_after,
             scope,
             is_final,
@@ -215,6 +255,17 @@ impl Endpoint {
         } });
         serde_json::value::to_raw_value(&body).ok()
     }
+}
+
+/// Every digit as 0, so that what is left is the form of a text.
+fn as_digit(char: char) -> char {
+    if char.is_ascii_digit() { '0' } else { char }
+}
+
+/// What is said of a 404 that speaks of no model: nobody but the operator can tell whose mistake it is.
+fn not_found(message: Option<String>) -> String {
+    let message = message.unwrap_or_else(|| "the provider answered 404".to_owned());
+    format!("{message} (if every call is answered so, put `base_url` of the quota right)")
 }
 
 fn response(reply: &Reply, body: Box<RawValue>) -> Response {

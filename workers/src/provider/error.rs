@@ -227,7 +227,8 @@ fn by_status(status: u16) -> Class {
     match status {
         401 => Class::BadKey,
         402 => Class::BillingStop,
-        403 => Class::ModelNotAllowed,
+        // Most often an address that is not there; another target has another one.
+        403 | 404 => Class::ModelNotAllowed,
         // An error with a good status that nobody knows is taken to pass.
         ..300 | 408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,

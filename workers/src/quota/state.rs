@@ -143,10 +143,11 @@ impl State {
         }
     }
 
-    /// What of it outlives the process. A word of the provider's that only a new start can take back does
-    /// not, and neither does what is over in a moment.
+    /// What of it outlives the process. What an operator mends and then starts Forebay again does not, be it a
+    /// key or the name of a model, and neither does what is over in a moment.
     pub(super) fn paused(&self, moment: Moment) -> Option<Paused> {
         match *self {
+            State::Cooling { reason: Class::ModelNotAllowed, .. } => None,
             State::Cooling { until, reason } if until > moment.instant + SOON => {
                 Some(Paused { until: Some(moment.wall_in_steps(until, SECOND)), reason: Some(reason) })
             }

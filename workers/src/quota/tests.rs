@@ -265,6 +265,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     before.disable_by_hand(Some("key-1"));
     before.ledger().keys[2] = State::Disabled { reason: Some(Class::BadKey) };
     before.cool_model("n", Class::QuotaExhausted, 600 * SECOND, moment.instant);
+    before.cool_model("misspelt", Class::ModelNotAllowed, 3_600 * SECOND, moment.instant);
     let json = |ahead| serde_json::to_string(&before.standing(ahead, moment)).expect("JSON");
     let resumed = |text: &str, moment| {
         let after = quota(vec![day.clone()], 3);
@@ -284,6 +285,10 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     assert_eq!(state(1), State::Disabled { reason: None });
     assert_eq!(state(2), State::Ready, "whoever mends a key starts anew");
     assert!(matches!(after.reserve("n", ONE, moment.instant), Err(Denied::Until(_))));
+    assert!(
+        after.reserve("misspelt", ONE, moment.instant).is_ok(),
+        "and so does whoever mends a model's name"
+    );
 }
 
 fn per_day(limit: u64, algorithm: Algorithm) -> Limit {
