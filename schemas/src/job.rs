@@ -81,9 +81,9 @@ fn default_url() -> String {
 /// Why bytes are not a job.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    /// Not JSON, or not of a job's shape; says the line and column.
+    /// Not JSON, or not of a job's shape.
     #[error("not a job: {0}")]
-    Shape(serde_json::Error),
+    Shape(String),
     /// A field whose value cannot be meant.
     #[error("field `{field}`: {problem}")]
     Field {
@@ -106,7 +106,7 @@ impl Job {
     /// # Errors
     /// When `bytes` is not a JSON object of a job's shape, or a field cannot be meant.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, error))?;
+        let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
         let wrong = |field: &str, problem| Err(ParseError::Field { field: field.to_owned(), problem });
         if let Some(method) = job.method.as_deref().filter(|method| *method != "POST") {
             return wrong("method", format!("`{method}` is not supported, use POST"));
@@ -171,13 +171,29 @@ pub fn is_id(id: &str) -> bool {
 }
 
 /// Reads once more to learn which field is wrong; only mistakes pay for that.
-fn name_field(bytes: &[u8], error: serde_json::Error) -> ParseError {
+fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
+    if !error.is_data() {
+        return ParseError::Shape(format!("not valid JSON: {error}"));
+    }
+    if bytes.trim_ascii_start().first() != Some(&b'{') {
+        return ParseError::Shape(
+            "expected one JSON object, such as {\"id\": \"1\", \"body\": {}}".to_owned(),
+        );
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     match serde_path_to_error::deserialize::<_, Job>(&mut json) {
         Err(found) if found.path().iter().next().is_some() => {
-            ParseError::Field { field: found.path().to_string(), problem: found.into_inner().to_string() }
+            let field = found.path().to_string();
+            let problem = match field.as_str() {
+                "deadline" | "not_before" => {
+                    "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
+                }
+                "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
+                _ => found.inner().to_string(),
+            };
+            ParseError::Field { field, problem }
         }
-        _ => ParseError::Shape(error),
+        _ => ParseError::Shape(error.to_string()),
     }
 }
 
@@ -246,17 +262,29 @@ mod tests {
     #[test]
     fn mistakes_name_the_field() {
         for (text, expected) in [
-            ("{", "EOF"),
+            ("{", "not a job: not valid JSON: EOF"),
+            (r#"{"body":{},}"#, "not a job: not valid JSON: trailing comma at line 1 column 12"),
+            (r#"{"body":{"model":"m""#, "not a job: not valid JSON: EOF"),
+            (r#"{"id":"a" "body":{}}"#, "not a job: not valid JSON: expected `,` or `}`"),
+            ("[]", "not a job: expected one JSON object"),
+            (r#""text""#, "not a job: expected one JSON object"),
+            (r#"{"id":1,"body":{}}"#, "field `id`: invalid type: integer `1`, expected a string"),
+            (r#"{"body":[]}"#, "field `body`: expected a JSON object"),
             (r#"{"custom_id":"a"}"#, "body"),
             (r#"{"body":{},"method":"GET"}"#, "method"),
             (r#"{"body":{},"batch":"a.b"}"#, "batch"),
             (r#"{"body":{},"id":""}"#, "id"),
             (&format!(r#"{{"body":{{}},"custom_id":"{}"}}"#, "x".repeat(513)), "513 bytes"),
             (r#"{"body":{"stream":true}}"#, "stream"),
-            (r#"{"body":{},"deadline":"soon"}"#, "deadline"),
+            (
+                r#"{"body":{},"deadline":"soon"}"#,
+                "field `deadline`: expected a time in RFC 3339, for example",
+            ),
+            (r#"{"body":{},"not_before":7}"#, "field `not_before`: expected a time in RFC 3339, for example"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
+            assert!(!error.contains('?') && !error.contains("struct"), "{text}: {error}");
         }
     }
 
