@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use forebay_schemas::subjects::{hex, is_name, pool_of_model};
 use forebay_schemas::{Identity, Job};
+use forebay_workers::provider::Kind;
 use sha2::{Digest, Sha256};
 
 /// Problems that are printed; the rest is counted.
@@ -205,6 +206,7 @@ struct Read {
 
 fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     let job = Job::parse(line).map_err(|error| error.to_string())?;
+    check_url(&job)?;
     let id = job.own_id().ok_or("has no custom_id, which its answer is found by")?.to_owned();
     let pool = match pool {
         Some(pool) => pool.to_owned(),
@@ -213,6 +215,18 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
         ),
     };
     Ok(Read { id, custom_id: job.custom_id, pool })
+}
+
+/// Refuses a job whose `url` no provider has.
+///
+/// # Errors
+/// With the urls that there are.
+pub fn check_url(job: &Job) -> Result<(), String> {
+    if Kind::of(&job.url).is_some() {
+        return Ok(());
+    }
+    let known: Vec<_> = Kind::ALL.into_iter().map(Kind::url).collect();
+    Err(format!("field `url`: no provider has `{}`, use one of {}", job.url, known.join(", ")))
 }
 
 /// A text without the mark that some programs begin it with.
@@ -263,17 +277,19 @@ mod tests {
     #[test]
     fn all_lines_that_cannot_be_sent_are_told_with_their_numbers() {
         let other = r#"{"id":"z","custom_id":"a","body":{"model":"gpt-4.1"}}"#;
+        let elsewhere = r#"{"id":"y","url":"/v1/nonsense","body":{"model":"gpt-4.1"}}"#;
         let text = format!(
-            "{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n{other}"
+            "{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n{other}\n{elsewhere}"
         );
-        let error = parse(&text, &choices()).expect_err("five mistakes").to_string();
+        let error = parse(&text, &choices()).expect_err("six mistakes").to_string();
         for expected in [
-            "5 lines",
+            "6 lines",
             "line 2: not a job",
             "line 3: not a job: missing field `body`",
             "line 4: custom_id `a` is that of line 1",
             "line 5: has no custom_id",
             "line 6: custom_id `a` is that of line 1",
+            "line 7: field `url`: no provider has `/v1/nonsense`, use one of /v1/chat/completions, ",
         ] {
             assert!(error.contains(expected), "{expected} not in {error}");
         }

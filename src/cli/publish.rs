@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::client::connect;
 use super::{Global, lane, print};
-use crate::batch::without_bom;
+use crate::batch::{check_url, without_bom};
 use crate::config::Config;
 use crate::connection::Error;
 
@@ -67,6 +67,7 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
             return Err(Error::Usage(in_line(problem)));
         }
         let job = Job::parse(&line).map_err(|error| Error::Usage(in_line(error.into())))?;
+        check_url(&job).map_err(|problem| Error::Usage(in_line(anyhow!(problem))))?;
         let identity = Identity {
             team: flow.team.clone(),
             batch: job.batch.clone(),

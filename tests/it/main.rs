@@ -22,6 +22,7 @@ mod orders;
 mod permissions;
 mod process;
 mod program;
+mod publish;
 mod replies;
 mod run_command;
 mod services;

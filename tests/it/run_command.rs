@@ -198,7 +198,7 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
     let (dir, provider) = configured().await;
     let good =
         r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
-    let cases: [(&str, String, &[&str]); 6] = [
+    let cases: [(&str, String, &[&str]); 7] = [
         ("not JSON", format!("{good}\nnot json"), &["line 2", "expected"]),
         ("no body", r#"{"custom_id":"a"}"#.to_owned(), &["line 1", "missing field `body`"]),
         ("twice", format!("{good}\n{good}"), &["line 2", "custom_id `a`", "line 1"]),
@@ -208,6 +208,11 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
             &["line 1", "no pool `gpt-9`", "gpt-4o-mini", "--pool"],
         ),
         ("no model", good.replace(r#""model":"gpt-4o-mini","#, ""), &["line 1", "no body.model", "--pool"]),
+        (
+            "unknown url",
+            format!("{good}\n{}", good.replace(r#""a","#, r#""b","url":"/v1/nonsense","#)),
+            &["in.jsonl", "line 2", "no provider has `/v1/nonsense`", "/v1/embeddings"],
+        ),
         ("empty", String::new(), &["no line in this file"]),
     ];
     for (what, text, words) in cases {
