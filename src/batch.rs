@@ -1,6 +1,6 @@
 //! An OpenAI Batch input file: read and checked as a whole before anything is published.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -33,6 +33,8 @@ pub struct Line {
     pub id: String,
     /// The pool that it is for.
     pub pool: String,
+    /// The model that it names.
+    model: Option<String>,
     /// The line as it stands in the file.
     text: Bytes,
 }
@@ -114,7 +116,7 @@ impl Batch {
                 continue;
             }
             match read_line(line, choices.pool.as_deref()) {
-                Ok(Read { id, custom_id, pool }) => {
+                Ok(Read { id, custom_id, pool, model }) => {
                     let names = [("custom_id", custom_id.as_ref().unwrap_or(&id)), ("id", &id)];
                     let twice = names
                         .into_iter()
@@ -125,7 +127,7 @@ impl Batch {
                     for (field, name) in names {
                         seen.entry((field, name.clone())).or_insert(number);
                     }
-                    lines.push(Line { number, id, pool, text: text.slice_ref(line.trim_ascii()) });
+                    lines.push(Line { number, id, pool, model, text: text.slice_ref(line.trim_ascii()) });
                 }
                 Err(problem) => problems.push((number, problem)),
             }
@@ -139,19 +141,33 @@ impl Batch {
         Err(Problems { file: path.to_owned(), all: problems }.into())
     }
 
-    /// Refuses lines whose pool is not among `known`, and lines that are too large to be called.
+    /// Refuses lines whose pool is not among `known`, lines whose model is none of their pool's, where those are
+    /// known, and lines that are too large to be called.
     ///
     /// # Errors
     /// With all those lines.
-    pub fn check(&self, path: &Path, known: &[String], max_request: usize) -> anyhow::Result<()> {
+    pub fn check(
+        &self,
+        path: &Path,
+        known: &BTreeMap<String, BTreeSet<String>>,
+        max_request: usize,
+    ) -> anyhow::Result<()> {
         let mut problems = Vec::new();
         for line in &self.lines {
             let number = line.number;
-            if !known.contains(&line.pool) {
+            let Some(models) = known.get(&line.pool) else {
+                let problem = format!("{}; name one with --pool", unknown_pool(&line.pool, known));
+                problems.push((number, problem));
+                continue;
+            };
+            // The pool's own name stands for any of its models.
+            let named = line.model.as_ref().filter(|model| **model != line.pool);
+            if let Some(model) = named.filter(|model| !models.is_empty() && !models.contains(*model)) {
+                let models: Vec<_> = models.iter().map(String::as_str).collect();
                 let problem = format!(
-                    "there is no pool `{}`; known pools: {}; name one with --pool",
+                    "pool `{}` has no model `{model}`; it has {}; name one of them, or with --pool none",
                     line.pool,
-                    known.join(", ")
+                    models.join(", ")
                 );
                 problems.push((number, problem));
             } else if line.size() > max_request {
@@ -202,19 +218,28 @@ struct Read {
     id: String,
     custom_id: Option<String>,
     pool: String,
+    model: Option<String>,
 }
 
 fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     let job = Job::parse(line).map_err(|error| error.to_string())?;
     check_url(&job)?;
     let id = job.own_id().ok_or("has no custom_id, which its answer is found by")?.to_owned();
-    let pool = match pool {
-        Some(pool) => pool.to_owned(),
-        None => pool_of_model(
-            &job.model().ok_or("has no body.model, so its pool is not known; name one with --pool")?,
-        ),
+    let model = job.model();
+    let pool = match (pool, &model) {
+        (Some(pool), _) => pool.to_owned(),
+        (None, Some(model)) => pool_of_model(model),
+        (None, None) => {
+            return Err("has no body.model, so its pool is not known; name one with --pool".into());
+        }
     };
-    Ok(Read { id, custom_id: job.custom_id, pool })
+    Ok(Read { id, custom_id: job.custom_id, pool, model })
+}
+
+/// What is said of a pool that is not among `known`.
+pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
+    let known: Vec<_> = known.keys().map(String::as_str).collect();
+    format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
 }
 
 /// Refuses a job whose `url` no provider has.
@@ -296,15 +321,30 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_unknown_pools_and_oversize_lines_are_refused() {
+    fn lines_of_unknown_pools_and_models_and_oversize_lines_are_refused() {
         let batch = parse(&format!("\n\n{LINE}"), &choices()).expect("a batch");
         let path = Path::new("in.jsonl");
-        let error = batch.check(path, &["chat".to_owned()], 1 << 20).expect_err("no such pool").to_string();
+        let known = |pool: &str, models: &[&str]| {
+            let models = models.iter().copied().map(str::to_owned).collect();
+            BTreeMap::from([(pool.to_owned(), models)])
+        };
+        let error = batch.check(path, &known("chat", &[]), 1 << 20).expect_err("no such pool").to_string();
         assert!(
             error.contains("line 3") && error.contains("gpt-4_1") && error.contains("known pools: chat"),
             "{error}"
         );
-        let error = batch.check(path, &["gpt-4_1".to_owned()], 10).expect_err("too large").to_string();
+        let error = batch.check(path, &known("gpt-4_1", &[]), 10).expect_err("too large").to_string();
         assert!(error.contains("more than max_request of 10 "), "{error}");
+        let other = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1-nano"]);
+        let error = batch.check(path, &other, 1 << 20).expect_err("no such model").to_string();
+        assert!(error.contains("has no model `gpt-4.1`; it has gpt-4.1-mini, gpt-4.1-nano;"), "{error}");
+        let own = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1"]);
+        batch.check(path, &own, 1 << 20).expect("a target's model");
+        // The pool's name, or none, is any of its models.
+        let chat = Choices { pool: Some("chat".to_owned()), ..choices() };
+        for line in [LINE.replace("gpt-4.1", "chat"), LINE.replace(r#""model":"gpt-4.1","#, "")] {
+            let batch = parse(&line, &chat).expect("a batch");
+            batch.check(path, &known("chat", &["gpt-4.1-mini"]), 1 << 20).expect("any model");
+        }
     }
 }

@@ -3,6 +3,7 @@
 
 mod desk;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_nats::service::{Service, ServiceExt};
@@ -67,6 +68,21 @@ pub struct Keys {
     pub quotas: Vec<Quota>,
     /// Every pool and the names of its quotas.
     pub pools: Vec<(String, Vec<String>)>,
+    /// Every pool and the models of its targets; workers before these were told say nothing here.
+    #[serde(default)]
+    pub models: Vec<(String, Vec<String>)>,
+}
+
+impl Keys {
+    /// Every pool and the models that its jobs may name, where these are known.
+    pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let mut served: BTreeMap<_, _> =
+            self.pools.iter().map(|(name, _)| (name.clone(), BTreeSet::new())).collect();
+        served.extend(
+            self.models.iter().map(|(name, models)| (name.clone(), models.iter().cloned().collect())),
+        );
+        served
+    }
 }
 
 /// An account.

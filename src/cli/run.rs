@@ -9,7 +9,7 @@ use serde_json::json;
 use super::client::{ask, with_worker};
 use super::{Global, SOME_FAILED, lane, print};
 use crate::batch::{Batch, Choices};
-use crate::config::Config;
+use crate::config::{Config, Pool};
 use crate::connection::{Connection, Error};
 use crate::control::Keys;
 use crate::run::output::{Files, Output};
@@ -63,7 +63,8 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let name = batch.name.clone();
     // What can be refused without starting anything is.
     if config.nats.url.is_none() && !config.pools.is_empty() {
-        let known: Vec<_> = config.pools.keys().cloned().collect();
+        let models = |pool: &Pool| pool.targets.iter().map(|target| target.model.clone()).collect();
+        let known = config.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect();
         batch.check(&args.input, &known, usize::MAX).map_err(Error::Usage)?;
     }
     let mut prepared = Some((batch, output));
@@ -85,8 +86,7 @@ async fn go(
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<Ended, Error> {
     let keys: Keys = ask(connection, "keys", Vec::new()).await?;
-    let known: Vec<_> = keys.pools.into_iter().map(|(name, _)| name).collect();
-    batch.check(&args.input, &known, max_request).map_err(Error::Usage)?;
+    batch.check(&args.input, &keys.served(), max_request).map_err(Error::Usage)?;
     run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
 }
 

@@ -80,7 +80,11 @@ impl Desk {
 
     fn keys(&self) -> Keys {
         let snapshot = self.worker.snapshot();
-        Keys { quotas: snapshot.quotas.into_iter().map(Quota::from).collect(), pools: snapshot.pools }
+        Keys {
+            quotas: snapshot.quotas.into_iter().map(Quota::from).collect(),
+            pools: snapshot.pools,
+            models: snapshot.models,
+        }
     }
 
     /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a

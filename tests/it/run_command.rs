@@ -223,6 +223,20 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
             assert!(output.stderr.contains(word), "{what}: {word} not in {}", output.stderr);
         }
     }
+    fs::write(dir.path().join("in.jsonl"), good.replace("gpt-4o-mini", "gpt-9")).expect("written");
+    let named = [&RUN[..], &["--pool", "gpt-4o-mini"]].concat();
+    let wrong_model = async |args: &[&str]| {
+        let output = run(dir.path(), &[&named[..], args].concat()).await;
+        assert_eq!(output.code, Some(2), "{output:?}");
+        let words = "line 1: pool `gpt-4o-mini` has no model `gpt-9`; it has gpt-4o-mini;";
+        assert!(output.stderr.contains(words), "{output:?}");
+    };
+    wrong_model(&[]).await;
+    // Where the configuration names no pools the worker is asked.
+    fs::write(dir.path().join("client.toml"), head(dir.path())).expect("written");
+    let serve = Serve::start(dir.path()).await;
+    wrong_model(&["--config", "client.toml"]).await;
+    serve.terminate().await;
     let missing = run(dir.path(), &["run", "nowhere.jsonl", "--output", "out.jsonl"]).await;
     assert_eq!(missing.code, Some(2), "{missing:?}");
     assert!(missing.stderr.contains("nowhere.jsonl"), "{missing:?}");

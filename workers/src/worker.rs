@@ -1,5 +1,6 @@
 //! A running worker: its tasks, what it shows of itself, and how it stops.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub quotas: Vec<quota::Snapshot>,
     /// Names of its pools, and the names of each one's quotas.
     pub pools: Vec<(String, Vec<String>)>,
+    /// Names of its pools, and the models of each one's targets.
+    pub models: Vec<(String, Vec<String>)>,
     /// Jobs that are here and wait for a permit or for themselves.
     pub staged: u64,
     /// Jobs that are being called or finished.
@@ -108,11 +111,17 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             names.dedup();
             names
         };
+        let models = |pool: &crate::engine::Pool| {
+            let models =
+                pool.candidates.iter().map(|candidate| engine.targets[candidate.target].model.clone());
+            models.collect::<BTreeSet<_>>().into_iter().collect()
+        };
         let now = Instant::now();
         let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
         Snapshot {
             quotas: engine.quotas.iter().map(|quota| quota.snapshot(now)).collect(),
             pools: engine.pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
+            models: engine.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect(),
             staged: engine.counters.staged.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),
             ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
