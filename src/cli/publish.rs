@@ -2,18 +2,25 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use async_nats::HeaderMap;
+use async_nats::jetstream::context::PublishErrorKind;
 use forebay_schemas::subjects::{DEFAULT_TEAM, is_name};
 use forebay_schemas::{Flow, Identity, Job, Lane};
+use forebay_workers::queue::jetstream::given_id;
 use serde_json::json;
 
-use super::client::connect;
+use super::client::{ask, connect};
 use super::{Global, lane, print};
-use crate::batch::{check_url, without_bom};
+use crate::batch::{check_url, unknown_pool, without_bom};
 use crate::config::Config;
-use crate::connection::Error;
+use crate::connection::{Connection, Error};
+use crate::control::Keys;
+
+/// How long a worker is waited for that may know the pool.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Publish jobs, one JSON object per line, and print what NATS acknowledged. Answers come as
 /// completions: see `forebay results tail`.
@@ -45,7 +52,10 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     let flow = Flow { pool: args.pool, team: args.team, lane: args.lane };
+    check_pool(&connection, &flow.pool).await?;
     let subject = connection.names.job(&flow);
+    // When the stream of jobs was made, once that has been asked for.
+    let mut created = None;
     let input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             let file = std::fs::File::open(path).with_context(|| path.display().to_string());
@@ -78,16 +88,50 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
             let mut headers = HeaderMap::new();
             let message = connection.enclose(&identity, line.into(), &mut headers).await?;
             let ack = connection.context.publish_with_headers(subject.clone(), headers, message).await?;
-            anyhow::Ok(ack.await?)
+            let no_stream =
+                || anyhow!("no stream takes {subject}: `forebay serve` makes it when it first starts");
+            ack.await.map_err(|error| match error.kind() {
+                PublishErrorKind::StreamNotFound => no_stream(),
+                _ => error.into(),
+            })
         };
         let ack = published.await.map_err(|error| Error::Unreachable(in_line(error)))?;
+        let id = match job.own_id() {
+            Some(id) => Some(id.to_owned()),
+            None => {
+                if created.is_none() {
+                    created = Some(created_at(&connection).await);
+                }
+                created.flatten().map(|created| given_id(created, ack.sequence))
+            }
+        };
         if global.json {
             print::json(
-                &json!({ "id": job.own_id(), "subject": subject, "stream": ack.stream, "sequence": ack.sequence }),
+                &json!({ "id": id, "subject": subject, "stream": ack.stream, "sequence": ack.sequence }),
             );
         } else {
-            print::line(&format!("{} {} {subject}", ack.sequence, job.own_id().unwrap_or("-")));
+            print::line(&format!("{} {} {subject}", ack.sequence, id.as_deref().unwrap_or("-")));
         }
     }
     Ok(0)
+}
+
+/// Refuses a pool that the worker does not have. Without a worker jobs wait for one, which may have it.
+async fn check_pool(connection: &Connection, pool: &str) -> Result<(), Error> {
+    let asked = tokio::time::timeout(PATIENCE, ask::<Keys>(connection, "keys", Vec::new())).await;
+    let Ok(Ok(keys)) = asked else {
+        print::note(&format!(
+            "no worker answers, so it is not checked whether there is a pool `{pool}`; jobs wait for a worker"
+        ));
+        return Ok(());
+    };
+    let known = keys.served();
+    if known.contains_key(pool) { Ok(()) } else { Err(Error::Usage(anyhow!(unknown_pool(pool, &known)))) }
+}
+
+/// When the stream of jobs was made, in seconds since 1970. Not everybody who may publish may ask for that.
+async fn created_at(connection: &Connection) -> Option<i64> {
+    let stream =
+        tokio::time::timeout(PATIENCE, connection.context.get_stream(connection.names.jobs_stream()));
+    Some(stream.await.ok()?.ok()?.cached_info().created.unix_timestamp())
 }

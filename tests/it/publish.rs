@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use forebay::simulate::Provider;
+use serde_json::Value;
 
 use crate::program::{Output, Serve, run};
-use crate::support::{provider, simple};
+use crate::support::{nats_server, provider, simple, soon};
 
 const BODY: &str = r#""body":{"messages":[{"role":"user","content":"hello"}]}"#;
 
@@ -35,4 +36,54 @@ async fn a_url_that_no_provider_has_is_refused_with_its_line() {
     }
     assert_eq!(output.stdout.trim(), "1 a ai.jobs.chat.default.normal");
     serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_no_worker_has_is_refused_with_those_that_there_are() {
+    let (dir, _provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "nopool"]).await;
+    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
+    assert!(output.stderr.contains("there is no pool `nopool`; known pools: chat"), "{output:?}");
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
+    let (dir, _provider) = configured().await;
+    let serve = Serve::start(dir.path()).await;
+    let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "chat"]).await;
+    assert_eq!(output.stderr, "", "{output:?}");
+    let id = output.stdout.split(' ').nth(1).expect("an id").to_owned();
+    let json = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "chat", "--json"]).await;
+    let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
+    for id in [&id, json["id"].as_str().expect("an id")] {
+        soon("its result", async {
+            while run(dir.path(), &["results", "get", id]).await.code != Some(0) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    serve.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
+    let (dir, _provider) = configured().await;
+    let store = format!("jetstream {{ store_dir: {:?} }}\n", dir.path().join("store"));
+    let (_server, address) = nats_server(dir.path(), &store, &[]).await;
+    let path = dir.path().join("forebay.toml");
+    let text = fs::read_to_string(&path).expect("there");
+    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("url = \"nats://{address}\""));
+    fs::write(&path, text).expect("written");
+    let lines = [format!(r#"{{"id":"early",{BODY}}}"#)];
+    let none = publish(dir.path(), &lines, &["--pool", "chat"]).await;
+    assert_eq!(none.code, Some(3), "{none:?}");
+    assert!(none.stderr.contains("no stream takes ai.jobs.chat.default.normal: `forebay serve` makes it"));
+    // The worker that made the streams is gone.
+    Serve::start(dir.path()).await.terminate().await;
+    let output = publish(dir.path(), &lines, &["--pool", "chat"]).await;
+    assert_eq!((output.code, output.stdout.trim()), (Some(0), "1 early ai.jobs.chat.default.normal"));
+    assert!(output.stderr.contains("no worker answers, so it is not checked"), "{output:?}");
 }

@@ -154,7 +154,7 @@ impl JetStreamQueue {
             object: header(OBJECT_HEADER),
             generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()),
             traceparent: header(TRACEPARENT).filter(|trace| trace.len() <= LONGEST_TRACE),
-            unique_id: format!("{}{created}-{sequence}", if due { "l" } else { "s" }),
+            unique_id: if due { format!("l{created}-{sequence}") } else { given_id(created, sequence) },
             published,
             redelivered: delivered > 1 || due,
             state: header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok()),
@@ -220,6 +220,12 @@ impl JetStreamQueue {
         }
         Ok((headers, payload))
     }
+}
+
+/// The id of a job that has none of its own, by when its stream was made, in seconds since 1970, and by its place
+/// there.
+pub fn given_id(created: i64, sequence: u64) -> String {
+    format!("s{created}-{sequence}")
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
