@@ -196,7 +196,7 @@ pub struct OutputLine {
     pub custom_id: String,
     /// The answer, an error answer included.
     pub response: Option<Response>,
-    /// Set only where there was no HTTP answer at all.
+    /// Set where the answer is no HTTP error: there was none at all, or one with a good status that refuses.
     pub error: Option<OutputError>,
 }
 
@@ -237,14 +237,13 @@ impl Completion {
 
     /// This completion as a line of OpenAI's output file, or of its error file if it did not succeed.
     /// An HTTP error stands in `response` with `error` null; anything else in `error` with `response`
-    /// null, as at OpenAI.
+    /// null, as at OpenAI. A refusal that came with a good status stands in both: nothing in its `response` need say
+    /// that it is one.
     pub fn output_line(&self) -> OutputLine {
-        let error = match (&self.error, &self.response) {
-            (Some(error), None) => {
-                Some(OutputError { code: error.code.clone(), message: error.message.clone() })
-            }
-            _ => None,
-        };
+        let is_told = self.response.as_ref().is_some_and(|response| response.status_code >= 400);
+        let error = self.error.as_ref().filter(|_| !is_told);
+        let error =
+            error.map(|error| OutputError { code: error.code.clone(), message: error.message.clone() });
         OutputLine {
             id: output_line_id(&self.identity()),
             custom_id: self.custom_id.clone(),

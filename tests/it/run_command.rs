@@ -81,6 +81,19 @@ async fn a_file_is_answered_in_order_and_its_failures_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_refused_for_its_content_says_so_beside_the_providers_words() {
+    let (dir, _provider) = configured().await;
+    input(dir.path(), "in.jsonl", 1, "refuse hello");
+    assert_eq!(run(dir.path(), &RUN).await.code, Some(1));
+    let errors = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there");
+    let line: OutputLine = serde_json::from_str(errors.trim()).expect("one line");
+    let response = line.response.expect("the provider's words");
+    let error = line.error.expect("why it is no success");
+    assert_eq!((response.status_code, error.code.as_str()), (200, "content_filter"));
+    assert!(!error.message.is_empty() && response.body.get().contains(&error.message), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 10, "hello");
