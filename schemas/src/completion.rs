@@ -2,7 +2,6 @@
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -212,9 +211,7 @@ pub struct OutputError {
 impl Attempt {
     /// How it failed; `None` where it succeeded.
     pub fn class(&self) -> Option<Class> {
-        let class: Result<Class, serde::de::value::Error> =
-            Class::deserialize(self.outcome.as_str().into_deserializer());
-        class.ok()
+        Class::named(&self.outcome)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can become of a call, as a closed list.
 
 use schemars::JsonSchema;
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
 /// What an attempt turned out to be, or why a job was refused. Providers' own words are mapped onto
@@ -66,6 +67,12 @@ impl Class {
     /// Whether a limit refused: the request was not at fault, and neither was the provider.
     pub fn is_limit(self) -> bool {
         matches!(self, Class::RateLimited | Class::RampLimited | Class::QuotaExhausted)
+    }
+
+    /// The class that has this name, if one has.
+    pub fn named(name: &str) -> Option<Self> {
+        let class: Result<Self, serde::de::value::Error> = Self::deserialize(name.into_deserializer());
+        class.ok()
     }
 
     /// The class's name on the wire and in metrics.

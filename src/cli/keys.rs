@@ -1,13 +1,14 @@
 //! `forebay keys`.
 
 use clap::Subcommand;
+use forebay_schemas::Class;
 use jiff::Timestamp;
 
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::{Condition, Keys, SwitchRequest};
+use crate::control::{Condition, Keys, Quota, SwitchRequest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -87,7 +88,53 @@ fn show(keys: &Keys) {
                 model.learned.join(", ")
             ));
         }
+        for hint in hints(quota) {
+            print::line(&hint);
+        }
     }
+}
+
+/// What somebody can do where calls do not go on by themselves, or seem not to.
+fn hints(quota: &Quota) -> Vec<String> {
+    let name = &quota.name;
+    let reason = |condition: &Condition| Class::named(condition.reason.as_deref()?);
+    let mut hints = Vec::new();
+    for key in quota.keys.iter().filter(|key| key.state == "disabled") {
+        let (key, reason) = (&key.name, reason(key));
+        hints.push(match reason {
+            Some(Class::BillingStop) => format!(
+                "{name}: the account cannot pay or has reached its spending cap: put that right at the provider, then \
+                 `forebay keys enable {name}`"
+            ),
+            Some(_) => format!(
+                "{name}: key {key} is not accepted: put it right and restart Forebay, which reads keys when it starts; \
+                 if it was put right at the provider, `forebay keys enable {name} {key}`"
+            ),
+            None => format!(
+                "{name}: key {key} was disabled by an operator; `forebay keys enable {name} {key}` uses it again"
+            ),
+        });
+    }
+    for model in quota.models.iter().filter(|model| model.state == "cooling" || model.state == "probing") {
+        let (model, reason) = (&model.name, reason(model));
+        hints.push(match reason {
+            Some(Class::ModelNotAllowed) => format!(
+                "{name}: the account may not use {model}: have it allowed at the provider, then `forebay keys enable \
+                 {name}`, or take it out of its pools"
+            ),
+            Some(Class::NetBeforeSend) => format!(
+                "{name}: no call for {model} gets through: if it stays so, look at base_url and at the way there; \
+                 calls go on by themselves"
+            ),
+            Some(
+                Class::Overloaded | Class::ServerError | Class::NetAfterSend | Class::MalformedResponse,
+            ) => format!("{name}: the provider fails for {model}: calls go on by themselves when one succeeds"),
+            _ => continue,
+        });
+    }
+    // A stop of the whole account stands at each of its keys.
+    hints.dedup();
+    hints
 }
 
 fn row(what: &str, condition: &Condition) -> Vec<String> {
@@ -97,4 +144,59 @@ fn row(what: &str, condition: &Condition) -> Vec<String> {
         (reason, _) => (reason.clone().unwrap_or_default(), condition.until.map_or_else(String::new, time)),
     };
     vec![String::new(), format!("{what} {}", condition.name), condition.state.clone(), reason, until]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(name: &str, state: &str, reason: &str) -> Condition {
+        let (name, state, reason) = (name.to_owned(), state.to_owned(), Some(reason.to_owned()));
+        Condition { name, state, reason, until: None, spent: None, learned: Vec::new() }
+    }
+
+    fn hints_of(keys: Vec<Condition>, models: Vec<Condition>) -> Vec<String> {
+        hints(&Quota {
+            name: "q".to_owned(),
+            provider: "openai".to_owned(),
+            keys,
+            models,
+            requests_per_second: None,
+            calls: 0,
+            in_flight: 0,
+            refusals: 0,
+            last_problem: None,
+        })
+    }
+
+    #[test]
+    fn what_does_not_go_on_by_itself_has_a_hint_and_nothing_else_has() {
+        let key = |reason| hints_of(vec![condition("k", "disabled", reason)], Vec::new());
+        for (reason, words) in [
+            ("bad_key", "restart Forebay"),
+            ("bad_key", "`forebay keys enable q k`"),
+            ("billing_stop", "then `forebay keys enable q`"),
+            ("operator", "disabled by an operator; `forebay keys enable q k`"),
+        ] {
+            let hints = key(reason);
+            assert!(hints.len() == 1 && hints[0].contains(words), "{reason}: {hints:?}");
+        }
+        let model = |state, reason| hints_of(Vec::new(), vec![condition("m", state, reason)]);
+        for (reason, words) in [
+            ("model_not_allowed", "`forebay keys enable q`"),
+            ("net_before_send", "base_url"),
+            ("server_error", "by themselves"),
+        ] {
+            let hints = model("cooling", reason);
+            assert!(hints.len() == 1 && hints[0].contains(words), "{reason}: {hints:?}");
+        }
+        assert_eq!(model("cooling", "rate_limited"), [""; 0], "a limit is nothing to mend");
+        assert_eq!(model("ready", "server_error"), [""; 0]);
+    }
+
+    #[test]
+    fn an_account_that_cannot_pay_is_told_of_once() {
+        let stopped = |name| condition(name, "disabled", "billing_stop");
+        assert_eq!(hints_of(vec![stopped("a"), stopped("b")], Vec::new()).len(), 1);
+    }
 }

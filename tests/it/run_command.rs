@@ -269,6 +269,19 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
         output.stderr.contains("no account serves pool `gpt-4o-mini` any more (one/key-1: bad_key"),
         "{output:?}"
     );
+    // Before that a worker says what is to be done.
+    let serve = Serve::start(dir.path()).await;
+    soon("a key that is not accepted", async {
+        while !run(dir.path(), &["keys"])
+            .await
+            .stdout
+            .contains("one: key key-1 is not accepted: put it right")
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    serve.terminate().await;
     for key in ["one", "two"] {
         fs::write(dir.path().join(format!("{key}-0.key")), format!("sk-{key}")).expect("written");
     }

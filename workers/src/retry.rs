@@ -67,11 +67,20 @@ impl std::fmt::Display for Effect {
         match self {
             Effect::None => f.write_str("none"),
             Effect::Refused(None) => f.write_str("cools"),
-            Effect::Refused(Some(wait)) | Effect::CoolModel(wait) => write!(f, "cools for {wait:?}"),
+            Effect::Refused(Some(wait)) | Effect::CoolModel(wait) => {
+                write!(f, "cools for {}", humantime::format_duration(rounded(*wait)))
+            }
             Effect::DisableKey => f.write_str("the key is disabled until a restart"),
             Effect::DisableQuota => f.write_str("the quota is disabled until a restart"),
         }
     }
+}
+
+/// A wait for people: in whole seconds, or milliseconds where it is shorter; never less than it is.
+fn rounded(wait: Duration) -> Duration {
+    let unit = if wait < Duration::from_secs(1) { 1_000_000 } else { 1_000_000_000 };
+    let units = wait.as_nanos().div_ceil(unit);
+    Duration::from_nanos(u64::try_from(units * unit).unwrap_or(u64::MAX))
 }
 
 /// How often a job is tried.
@@ -252,11 +261,11 @@ mod tests {
         for (class, verdict, effect) in [
             (Class::RateLimited, "again", "cools"),
             (Class::RampLimited, "again", "cools for 2s"),
-            (Class::QuotaExhausted, "again", "cools for 3600s"),
+            (Class::QuotaExhausted, "again", "cools for 1h"),
             (Class::ExceedsKeyLimit, "elsewhere", "none"),
             (Class::BillingStop, "again", "the quota is disabled until a restart"),
             (Class::BadKey, "again", "the key is disabled until a restart"),
-            (Class::ModelNotAllowed, "elsewhere", "cools for 3600s"),
+            (Class::ModelNotAllowed, "elsewhere", "cools for 1h"),
             (Class::Overloaded, "again, counted", "cools for a while"),
             (Class::ServerError, "again, counted", "none"),
             (Class::NetBeforeSend, "again", "cools for a while"),
@@ -297,6 +306,18 @@ mod tests {
         assert_eq!(policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng), elsewhere);
         let malformed = Outcome::local(Class::MalformedResponse, "code", String::new());
         assert_eq!(policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng), elsewhere);
+    }
+
+    #[test]
+    fn a_wait_is_told_as_people_say_it() {
+        for (nanos, expected) in [
+            (508_410_724_162_546, "cools for 5days 21h 13m 31s"),
+            (2_000_000_000, "cools for 2s"),
+            (50_400_000, "cools for 51ms"),
+            (0, "cools for 0s"),
+        ] {
+            assert_eq!(Effect::CoolModel(Duration::from_nanos(nanos)).to_string(), expected);
+        }
     }
 
     #[test]
