@@ -112,10 +112,27 @@ mod tests {
 
     #[test]
     fn the_name_in_code_is_the_name_on_the_wire() {
-        for class in
-            [Class::RateLimited, Class::NetAfterSend, Class::DeadlinePassed, Class::MalformedResponse]
-        {
-            assert_eq!(serde_json::to_value(class).expect("a string"), class.as_str());
+        for name in names() {
+            assert_eq!(Class::named(&name).map(Class::as_str), Some(name.as_str()));
         }
+    }
+
+    #[test]
+    fn the_list_for_people_has_every_class_once() {
+        let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failures.md");
+        let text = std::fs::read_to_string(text).expect("the list");
+        let table = text.split_once("| class |").expect("a table").1.split("\n\n").next().unwrap_or_default();
+        let rows = table.lines().filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0));
+        assert_eq!(rows.collect::<Vec<_>>(), names(), "docs/failures.md");
+    }
+
+    /// Every class, by its name on the wire and in the order of the code.
+    fn names() -> Vec<String> {
+        let schema = serde_json::to_value(schemars::schema_for!(Class)).expect("JSON");
+        let classes = schema["oneOf"].as_array().expect("a list").iter();
+        let names: Vec<_> =
+            classes.map(|class| class["const"].as_str().expect("a name").to_owned()).collect();
+        assert!(names.len() > 10, "{schema}");
+        names
     }
 }
