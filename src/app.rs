@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{Control, Worker};
-use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::data_dir::{DataDir, Hold, TakenBy, told};
 use crate::events;
 use crate::objects;
 use crate::orders::OrderBook;
@@ -63,9 +63,9 @@ impl App {
     /// # Errors
     /// When a part cannot start; what had started is stopped.
     pub async fn start(config: &Config) -> Result<Started, Error> {
-        let held = hold(&config.data.dir).await.map_err(|error| {
-            Error::Usage(anyhow!("data directory {}: {error}", config.data.dir.display()))
-        })?;
+        let held = hold(&config.data.dir)
+            .await
+            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;
         let dir = match held {
             Hold::Ours(dir) => dir,
             Hold::Taken(by) => return Ok(Started::Elsewhere(by)),

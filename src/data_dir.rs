@@ -52,13 +52,20 @@ pub struct TakenBy {
     pub holder: Option<Holder>,
 }
 
+/// A data directory as messages name it: what it is relative to cannot be told from them, and where it is set can.
+pub fn told(path: &Path) -> String {
+    let whole = std::path::absolute(path);
+    format!("{} ([data] dir)", whole.as_deref().unwrap_or(path).display())
+}
+
 impl DataDir {
     /// Takes hold of `path`, which is made if it is not there, unless another process has it.
     ///
     /// # Errors
     /// When the directory cannot be made or written.
     pub fn hold(path: &Path) -> std::io::Result<Hold> {
-        fs::create_dir_all(path)?;
+        let path = std::path::absolute(path)?;
+        fs::create_dir_all(&path)?;
         let mut lock = File::options()
             .read(true)
             .write(true)
@@ -76,7 +83,7 @@ impl DataDir {
             }
             Err(error) => return Err(error.into()),
         }
-        let dir = Self { path: path.to_owned(), _lock: lock };
+        let dir = Self { path: path.clone(), _lock: lock };
         dir.check_format()?;
         dir.forget_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
@@ -103,13 +110,13 @@ impl DataDir {
 
     /// Says, now and then, that this process lives, so that the next one knows for how long it has not.
     pub fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
-        let path = self.path.join(ALIVE);
+        let (path, dir) = (self.path.join(ALIVE), told(&self.path));
         tokio::spawn(async move {
             let mut pulse = tokio::time::interval(PULSE);
             loop {
                 pulse.tick().await;
                 if let Err(error) = fs::write(&path, std::process::id().to_string()) {
-                    warn!(%error, "the data directory cannot be written");
+                    warn!(%error, "the data directory {dir} cannot be written");
                 }
             }
         })

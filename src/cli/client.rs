@@ -1,5 +1,6 @@
 //! A command's way to a worker: as a client of the one that runs, or by running one.
 
+use std::path::Path;
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
@@ -8,7 +9,7 @@ use tracing::warn;
 use crate::app::{App, Started};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::data_dir::{DataDir, Hold, TakenBy};
+use crate::data_dir::{DataDir, Hold, TakenBy, told};
 use crate::seat::Seat;
 use crate::shutdown;
 
@@ -25,17 +26,23 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
     let dir = &config.data.dir;
     let nobody = || {
         Error::Unreachable(anyhow::anyhow!(
-            "nothing runs on the data directory {}: start `forebay serve`, or name a configuration",
-            dir.display()
+            "nothing runs on the data directory {}: start `forebay serve`, or name the configuration of the one that runs \
+             with --config",
+            told(dir)
         ))
     };
     if !dir.exists() {
         return Err(nobody());
     }
-    match DataDir::hold(dir).map_err(|error| Error::Usage(error.into()))? {
+    match hold(dir)? {
         Hold::Ours(_) => Err(nobody()),
         Hold::Taken(by) => connect_to(config, by).await,
     }
+}
+
+/// Whose the data directory is.
+pub(super) fn hold(dir: &Path) -> Result<Hold, Error> {
+    DataDir::hold(dir).map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
 }
 
 /// A connection to the process that holds the data directory.
@@ -47,14 +54,14 @@ pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connectio
             return Connection::open(&holder.url, config).await;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        match DataDir::hold(&config.data.dir).map_err(|error| Error::Usage(error.into()))? {
+        match hold(&config.data.dir)? {
             Hold::Ours(_) => break,
             Hold::Taken(again) => by = again,
         }
     }
     Err(Error::Unreachable(anyhow::anyhow!(
         "the process that holds the data directory {} does not come up",
-        config.data.dir.display()
+        told(&config.data.dir)
     )))
 }
 

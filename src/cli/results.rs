@@ -13,13 +13,13 @@ use forebay_workers::queue::jetstream::object_of;
 use futures::StreamExt;
 use tracing::warn;
 
-use super::client::{self, connect, connect_to, reply};
+use super::client::{self, connect, connect_to, hold, reply};
 use super::{Global, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{ResultsReply, ResultsRequest};
-use crate::data_dir::{DataDir, Hold};
+use crate::data_dir::Hold;
 use crate::shutdown;
 
 /// The pause before completions that are lost are asked for again.
@@ -82,7 +82,7 @@ async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>
     if config.nats.url.is_none() && !config.data.dir.exists() {
         return Ok(None);
     }
-    let connection = match DataDir::hold(&config.data.dir).map_err(|error| Error::Usage(error.into()))? {
+    let connection = match hold(&config.data.dir)? {
         Hold::Taken(by) => connect_to(config, by).await?,
         Hold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
         Hold::Ours(dir) => {

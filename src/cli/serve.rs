@@ -7,6 +7,7 @@ use super::{Global, USAGE, print};
 use crate::app::{App, Started};
 use crate::config::Config;
 use crate::connection::Error;
+use crate::data_dir::told;
 use crate::shutdown;
 
 /// Serve jobs until a signal comes. The first signal ends taking jobs and waits for those in flight;
@@ -22,8 +23,8 @@ pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
         Started::Elsewhere(by) => {
             let pid = by.pid.map_or_else(String::new, |pid| format!(" by process {pid}"));
             print::error(&format!(
-                "the data directory {} is in use{pid}; stop that process or set [data] dir to another",
-                config.data.dir.display()
+                "the data directory {} is in use{pid}; stop that process or name another directory",
+                told(&config.data.dir)
             ));
             return Ok(USAGE);
         }
@@ -41,6 +42,7 @@ fn tell_ready(global: &Global, config: &Config, app: &App) {
     let server = app.connection.client.server_info();
     let pools: Vec<_> = config.pools.keys().collect();
     let holder = config.nats.url.is_none().then(|| config.data.dir.join("forebay.json"));
+    let holder = holder.map(|holder| std::path::absolute(&holder).unwrap_or(holder));
     if global.json {
         let at = format!("{}:{}", server.host, server.port);
         let ready = json!({ "ready": { "pools": pools, "nats": at, "nats_version": server.version, "holder": holder } });

@@ -164,7 +164,27 @@ async fn clients_say_when_nothing_runs() {
     for args in [&["queues"][..], &["keys"], &["publish", "--pool", "chat"]] {
         let output = program::run(dir.path(), args).await;
         assert_eq!(output.code, Some(3), "{args:?}: {output:?}");
-        assert!(output.stderr.contains("nothing runs on the data directory"), "{output:?}");
+        let data = dir.path().join("data").display().to_string();
+        let words = format!("nothing runs on the data directory {data} ([data] dir): start `forebay serve`");
+        assert!(output.stderr.contains(&words), "{output:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole() {
+    let (dir, _provider) = configured().await;
+    let dir = dir.path().canonicalize().expect("a path");
+    let path = dir.join("forebay.toml");
+    let text = std::fs::read_to_string(&path).expect("there");
+    std::fs::write(&path, text.replace(&format!("{:?}", dir.join("data")), "\"data\"")).expect("written");
+    let whole = format!("{} ([data] dir)", dir.join("data").display());
+    let nobody = program::run(&dir, &["keys"]).await;
+    assert!(nobody.stderr.contains(&format!("nothing runs on the data directory {whole}")), "{nobody:?}");
+    std::fs::write(dir.join("data"), "a file").expect("written");
+    for args in [&["serve"][..], &["keys"], &["results", "get", "a"]] {
+        let refused = program::run(&dir, args).await;
+        assert_eq!(refused.code, Some(2), "{args:?}: {refused:?}");
+        assert!(refused.stderr.contains(&format!("data directory {whole}: ")), "{args:?}: {refused:?}");
     }
 }
 
