@@ -28,6 +28,8 @@ pub const MESSAGE_HEADER: &str = "Forebay-Message";
 /// Header that names the object that holds the job, or the completion, which no message can hold. It begins with
 /// the team's name and a slash.
 pub const OBJECT_HEADER: &str = "Forebay-Object";
+/// On the answer that there is no result: the worker has the job and calls it, or will.
+pub const UNDER_WAY_HEADER: &str = "Forebay-Under-Way";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
 /// Longest name of a job's object, in bytes.

@@ -6,7 +6,8 @@ use anyhow::anyhow;
 use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use bytes::Bytes;
+use forebay_schemas::subjects::{DEFAULT_TEAM, UNDER_WAY_HEADER};
 use forebay_schemas::{Completion, Identity};
 use forebay_workers::clock::SystemClock;
 use forebay_workers::queue::jetstream::object_of;
@@ -19,7 +20,7 @@ use crate::app::open_results;
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::control::{ResultsReply, ResultsRequest};
-use crate::data_dir::Hold;
+use crate::data_dir::{Hold, told};
 use crate::shutdown;
 
 /// The pause before completions that are lost are asked for again.
@@ -66,31 +67,40 @@ pub(super) async fn results(global: &Global, command: Command) -> Result<u8, Err
 
 async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
     match find(config, &identity).await? {
-        Some(completion) => {
+        Found::Result(completion) => {
             print::json(&completion);
             Ok(0)
         }
-        None => {
-            print::error(&format!("there is no result for {identity} (team/batch/id)"));
+        Found::None(why) => {
+            print::error(&format!("there is no result for {identity} (team/batch/id): {why}"));
             Ok(SOME_FAILED)
         }
     }
 }
 
+enum Found {
+    Result(Box<Completion>),
+    /// With what is known of the job.
+    None(String),
+}
+
 /// Asks the worker; without one, the store itself is read.
-async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>, Error> {
+async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
+    let result = |completion| Found::Result(Box::new(completion));
     if config.nats.url.is_none() && !config.data.dir.exists() {
-        return Ok(None);
+        return Ok(Found::None(format!("there is no data directory {}", told(&config.data.dir))));
     }
     let connection = match hold(&config.data.dir)? {
         Hold::Taken(by) => connect_to(config, by).await?,
         Hold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
         Hold::Ours(dir) => {
             let results = open_results(config, &dir.join("results"), &SystemClock).await?;
-            let identity = identity.clone();
-            let found = tokio::task::spawn_blocking(move || results.get(&identity)).await;
+            let asked = identity.clone();
+            let found = tokio::task::spawn_blocking(move || results.get(&asked)).await;
             let found = found.map_err(|error| Error::Usage(error.into()))?;
-            return Ok(found.map_err(|error| Error::Usage(error.into()))?.map(|record| record.completion));
+            let found = found.map_err(|error| Error::Usage(error.into()))?;
+            let none = || Found::None(format!("{}; no worker runs", not_known(identity)));
+            return Ok(found.map_or_else(none, |record| result(record.completion)));
         }
     };
     let Identity { team, batch, id } = identity.clone();
@@ -98,12 +108,43 @@ async fn find(config: &Config, identity: &Identity) -> Result<Option<Completion>
     let request = request.map_err(|error| Error::Usage(error.into()))?;
     let reply = reply(&connection, "results", request).await?;
     match serde_json::from_slice(&reply.payload) {
-        Ok(ResultsReply::None) => Ok(None),
+        Ok(ResultsReply::None) => Ok(Found::None(why_none(&connection, identity, &reply).await)),
         _ => {
             let whole = connection.open_completion(&reply.payload, reply.headers.as_ref()).await;
-            whole.map(Some).map_err(|error| client::unreadable(&error))
+            whole.map(result).map_err(|error| client::unreadable(&error))
         }
     }
+}
+
+/// Why there is no result, as far as it can be told without looking at every job that waits.
+async fn why_none(connection: &Connection, identity: &Identity, reply: &async_nats::Message) -> String {
+    if reply.headers.as_ref().is_some_and(|headers| headers.get(UNDER_WAY_HEADER).is_some()) {
+        return "it is not answered yet: it waits for its call, or is being called".to_owned();
+    }
+    let Identity { team, batch, id } = identity;
+    let names = &connection.names;
+    if last_of(connection, names.later_stream(), &names.later(team, batch.as_deref(), id)).await.is_some() {
+        return "it is not answered yet: it waits for its time".to_owned();
+    }
+    let of_any = names.completion(team, Some("*"), id);
+    let elsewhere = last_of(connection, names.completions_stream(), &of_any).await;
+    let elsewhere = elsewhere.and_then(|payload| serde_json::from_slice::<Completion>(&payload).ok());
+    match elsewhere.filter(|completion| completion.batch != *batch).map(|completion| completion.batch) {
+        Some(Some(other)) => format!("batch {other} has a job of this id: say --batch {other}"),
+        Some(None) => "a job of this id is of no batch: leave --batch out".to_owned(),
+        None => not_known(identity),
+    }
+}
+
+fn not_known(identity: &Identity) -> String {
+    let batch = if identity.batch.is_none() { "; a job of a batch needs --batch" } else { "" };
+    format!("it is not answered yet, or was never published{batch}")
+}
+
+/// The last message on a subject of a stream, if there is one.
+async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<Bytes> {
+    let stream = connection.context.get_stream_no_info(stream).await.ok()?;
+    stream.get_last_raw_message_by_subject(subject).await.ok().map(|message| message.payload)
 }
 
 async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all: bool) -> Result<u8, Error> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
-use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER, is_name};
+use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER, UNDER_WAY_HEADER, is_name};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
@@ -206,7 +206,13 @@ impl Desk {
             Some(record) => {
                 self.queue().message(&record.completion, None).await.map_err(|error| failed(503, error))
             }
-            None => json(&ResultsReply::None),
+            None => {
+                let (mut headers, none) = json(&ResultsReply::None)?;
+                if self.worker.has(&identity) {
+                    headers.insert(UNDER_WAY_HEADER, "true");
+                }
+                Ok((headers, none))
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! `forebay publish`: what it takes, what it refuses, and what it says of both.
+//! `forebay publish`: what it takes, what it refuses, what it says of both; and `forebay results get` of what it took.
 
 use std::fs;
 use std::path::Path;
@@ -86,4 +86,50 @@ async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
     let output = publish(dir.path(), &lines, &["--pool", "chat"]).await;
     assert_eq!((output.code, output.stdout.trim()), (Some(0), "1 early ai.jobs.chat.default.normal"));
     assert!(output.stderr.contains("no worker answers, so it is not checked"), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
+    let (dir, _provider) = configured().await;
+    let dir = dir.path();
+    let missing = run(dir, &["results", "get", "never"]).await;
+    assert_eq!(missing.code, Some(1), "{missing:?}");
+    let data = dir.join("data").display().to_string();
+    assert!(missing.stderr.contains(&format!("there is no data directory {data}")), "{missing:?}");
+
+    let serve = Serve::start(dir).await;
+    let paused = run(dir, &["pause", "team", "slow"]).await;
+    assert_eq!(paused.code, Some(0), "{paused:?}");
+    publish(dir, &[format!(r#"{{"id":"waits",{BODY}}}"#)], &["--pool", "chat", "--team", "slow"]).await;
+    let lines = [
+        format!(r#"{{"id":"of-none",{BODY}}}"#),
+        format!(r#"{{"id":"of-a-batch","batch":"nightly",{BODY}}}"#),
+        format!(r#"{{"id":"later","not_before":"2100-01-01T00:00:00Z",{BODY}}}"#),
+    ];
+    let published = publish(dir, &lines, &["--pool", "chat"]).await;
+    assert_eq!(published.code, Some(0), "{published:?}");
+    // What becomes of a job is told as soon as it is so.
+    for (args, words) in [
+        (&["of-none"][..], ""),
+        (&["of-a-batch", "--batch", "nightly"], ""),
+        (&["waits", "--team", "slow"], "it waits for its call, or is being called"),
+        (&["later"], "it waits for its time"),
+        (&["of-a-batch"], "batch nightly has a job of this id: say --batch nightly"),
+        (&["of-none", "--batch", "nightly"], "a job of this id is of no batch: leave --batch out"),
+        (&["never"], "it is not answered yet, or was never published; a job of a batch needs --batch"),
+    ] {
+        let code = if words.is_empty() { 0 } else { 1 };
+        soon(&format!("{args:?}: {words}"), async {
+            loop {
+                let got = run(dir, &[&["results", "get"], args].concat()).await;
+                if got.code == Some(code) && got.stderr.contains(words) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
+    serve.terminate().await;
+    let stopped = run(dir, &["results", "get", "never"]).await;
+    assert!(stopped.stderr.contains("needs --batch; no worker runs"), "{stopped:?}");
 }

@@ -87,6 +87,11 @@ impl Running {
         }
     }
 
+    /// Whether it is being worked on.
+    pub(crate) fn has(&self, identity: &Identity) -> bool {
+        self.lock().contains_key(identity)
+    }
+
     fn end(&self, identity: &Identity) -> Followers {
         let mut followers = Followers::default();
         let Some(job) = self.lock().remove(identity) else { return followers };

@@ -159,6 +159,12 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         may_reply(subject, team, &self.engine.team(team).reply_prefixes)
     }
 
+    /// Whether a job of this identity is here: it waits for its call, is being called or finished. One that is still
+    /// in the stream is not.
+    pub fn has(&self, identity: &forebay_schemas::Identity) -> bool {
+        self.engine.running.has(identity)
+    }
+
     /// The stored result of an identity. Blocks on the disk.
     ///
     /// # Errors
