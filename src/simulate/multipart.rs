@@ -1,4 +1,6 @@
-//! Forms with files in them.
+//! Forms with files in them, and forms without.
+
+use std::borrow::Cow;
 
 /// One part of a form.
 #[derive(Debug, PartialEq, Eq)]
@@ -6,11 +8,18 @@ pub(super) struct Part<'a> {
     pub(super) name: String,
     /// The name of the file, where it is one.
     pub(super) file: Option<String>,
-    pub(super) bytes: &'a [u8],
+    pub(super) bytes: Cow<'a, [u8]>,
 }
 
 /// The parts of a form, if `content_type` and `body` are one.
 pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
+    if content_type.starts_with("application/x-www-form-urlencoded") {
+        let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
+            let bytes = value.into_owned().into_bytes().into();
+            Part { name: name.into_owned(), file: None, bytes }
+        };
+        return Some(form_urlencoded::parse(body).map(part).collect());
+    }
     let boundary = content_type.strip_prefix("multipart/form-data")?.split("boundary=").nth(1)?;
     let boundary = boundary.split(';').next()?.trim().trim_matches('"');
     let first = format!("--{boundary}");
@@ -22,7 +31,7 @@ pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'
         let (head, tail) = split(rest, b"\r\n\r\n")?;
         let (bytes, tail) = split(tail, between.as_bytes())?;
         let head = std::str::from_utf8(head).ok()?;
-        parts.push(Part { name: field(head, "name")?, file: field(head, "filename"), bytes });
+        parts.push(Part { name: field(head, "name")?, file: field(head, "filename"), bytes: bytes.into() });
         rest = tail;
     }
     Some(parts)
@@ -49,8 +58,11 @@ mod tests {
         let body = b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n\
             --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n\xff\r\n\x00\r\n--b--\r\n";
         let parts = parts("multipart/form-data; boundary=b", body).expect("a form");
-        assert_eq!((parts[0].name.as_str(), parts[0].bytes), ("model", &b"m"[..]));
-        assert_eq!((parts[1].file.as_deref(), parts[1].bytes), (Some("a.mp3"), &b"\xff\r\n\x00"[..]));
+        assert_eq!((parts[0].name.as_str(), &*parts[0].bytes), ("model", &b"m"[..]));
+        assert_eq!((parts[1].file.as_deref(), &*parts[1].bytes), (Some("a.mp3"), &b"\xff\r\n\x00"[..]));
+        let parts = super::parts("application/x-www-form-urlencoded", b"a=b+c&d=%2F").expect("a form");
+        let read: Vec<_> = parts.iter().map(|part| (part.name.as_str(), &*part.bytes)).collect();
+        assert_eq!(read, [("a", &b"b c"[..]), ("d", &b"/"[..])]);
         assert_eq!(super::parts("application/json", b"{}"), None);
         assert_eq!(super::parts("multipart/form-data; boundary=b", b"--b\r\nnothing"), None);
     }

@@ -68,6 +68,7 @@ fn task(vendor: Vendor, path: &str) -> Option<Task> {
             "/chat/completions" => Some(Task::Chat),
             "/embeddings" => Some(Task::Embed),
             "/moderations" => Some(Task::Moderate),
+            "/audio/transcriptions" => Some(Task::Transcribe),
             _ => None,
         },
         Vendor::Cohere => match path.strip_prefix("/v2")? {
@@ -189,6 +190,8 @@ mod tests {
             (Vendor::OpenRouter, "/api/v1/chat/completions", Some((Task::Chat, None))),
             (Vendor::Groq, "/openai/v1/chat/completions", Some((Task::Chat, None))),
             (Vendor::Ollama, "/api/embed", Some((Task::Embed, None))),
+            (Vendor::Mistral, "/v1/audio/transcriptions", Some((Task::Transcribe, None))),
+            (Vendor::Mistral, "/v1/audio/speech", None),
         ] {
             assert_eq!(found(vendor, uri), expected, "{uri}");
         }

@@ -91,6 +91,27 @@ async fn responses_moderations_images_and_sound_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn mistral_transcribes_what_it_has_a_field_for() {
+    let (forebay, _simulated) = forebay("mistral", "/v1").await;
+    let file = json!({ "data": BASE64_STANDARD.encode(b"some sound"), "filename": "a.mp3" });
+    let body = json!({ "file": file, "language": "en", "response_format": "json",
+        "timestamp_granularities": ["segment"] });
+    let completion = ask(&forebay, "t", "/v1/audio/transcriptions", body).await;
+    let text = answer(&completion);
+    assert!(text["text"].as_str().expect("a text").contains("10 bytes of a.mp3"), "{text}");
+    assert_eq!(
+        (&text["language"], text["segments"].as_array().map(Vec::len)),
+        (&json!("en"), Some(1)),
+        "{text}"
+    );
+    assert!(completion.usage.expect("usage").input_tokens > 0);
+    let body = json!({ "file": file, "prompt": "names" });
+    let error = ask(&forebay, "p", "/v1/audio/transcriptions", body).await.error.expect("refused");
+    assert!(error.message.contains("body.prompt"), "{error:?}");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_is_transcribed_from_the_job_and_from_an_object_alike() {
     let (forebay, _simulated) = forebay("openai", "/v1").await;
     let sound = b"RIFF\r\n--sound\x00\xff".repeat(1_000);

@@ -4,7 +4,7 @@ import json
 
 from mistralai.client import Mistral, errors
 
-from sample import CITY, CITY_MADE, DATA_URL, PICTURE_TOLD, raises, same
+from sample import CITY, CITY_MADE, DATA_URL, PICTURE_BYTES, PICTURE_TOLD, raises, same
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 
@@ -24,8 +24,8 @@ class Speaker:
     def abilities(self):
         return [
             self.plain, self.system, self.image, self.tool_and_result, self.calls_at_once, self.json_schema, self.stop, self.length,
-            self.candidates, self.usage, self.thought, self.embeddings, self.moderation, self.models,
-            self.order_of_roles, self.wrong_key, self.unknown_model,
+            self.candidates, self.usage, self.thought, self.embeddings, self.moderation, self.transcription,
+            self.models, self.order_of_roles, self.wrong_key, self.unknown_model,
         ]
 
     def plain(self):
@@ -105,6 +105,19 @@ class Speaker:
     def moderation(self):
         answer = self.client.classifiers.moderate(model="mistral-moderation-latest", inputs=["hello", "refuse it"])
         same([any(result.categories.values()) for result in answer.results], [False, True])
+
+    def transcription(self):
+        file = {"file_name": "talk.mp3", "content": PICTURE_BYTES}
+        hear = lambda model="voxtral-mini-latest", **more: self.client.audio.transcriptions.complete(model=model, **more)
+        answer = hear(file=file, language="en")
+        assert answer.text.startswith(f"You sent: {len(PICTURE_BYTES)} bytes of talk.mp3"), answer.text
+        same((answer.model, answer.language, answer.segments), ("voxtral-mini-latest", "en", []))
+        usage = answer.usage
+        same((usage.prompt_audio_seconds, usage.total_tokens), (1, usage.prompt_tokens + usage.completion_tokens))
+        answer = hear(file_url="https://example.com/talk.mp3", timestamp_granularities=["segment"])
+        same(([segment.text for segment in answer.segments], answer.language), ([answer.text], None))
+        same(raises(errors.SDKError, hear).status_code, 422)
+        same(raises(errors.SDKError, lambda: hear("no-such-model", file=file)).status_code, 404)
 
     def models(self):
         assert [model.id for model in self.client.models.list().data]

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
 use super::super::asked::{Asked, Choice, Content, End, Said, ToolCall, reply};
 use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::multipart::{self, Part};
 use super::super::route::Task;
 use super::super::signature;
 use super::openai::{media, messages};
@@ -44,6 +45,19 @@ const OF_CHAT: [&str; 30] = [
 const OF_EMBEDDINGS: [&str; 6] =
     ["model", "input", "metadata", "output_dimension", "output_dtype", "encoding_format"];
 const OF_MODERATIONS: [&str; 3] = ["model", "input", "metadata"];
+const OF_TRANSCRIPTIONS: [&str; 11] = [
+    "model",
+    "file",
+    "file_url",
+    "file_id",
+    "language",
+    "temperature",
+    "stream",
+    "diarize",
+    "context_bias",
+    "speaker_references",
+    "timestamp_granularities",
+];
 /// The categories of a moderation, as Mistral names them.
 const CATEGORIES: [&str; 9] = [
     "sexual",
@@ -58,8 +72,13 @@ const CATEGORIES: [&str; 9] = [
 ];
 /// The length of a call's id.
 const ID: usize = 9;
+/// Bytes of a second of sound.
+const SECOND: u64 = 32_000;
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
+    if call.task == Task::Transcribe {
+        return transcription(call);
+    }
     let request = call.request()?;
     let known: &[&str] = match call.task {
         Task::Embed => &OF_EMBEDDINGS,
@@ -113,6 +132,48 @@ fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     };
     let results: Vec<_> = texts.iter().map(judged).collect();
     Ok(Answer::json(200, &json!({ "id": digest(call.body), "model": model, "results": results })))
+}
+
+/// Lists are fields of the same name, unlike OpenAI's.
+fn transcription(call: &Call<'_>) -> Outcome {
+    let kind = call.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let Some(parts) = multipart::parts(kind, call.body) else { return Err(Wrong::Unreadable) };
+    if let Some(part) = parts.iter().find(|part| !OF_TRANSCRIPTIONS.contains(&part.name.as_str())) {
+        return in_field(&[&part.name], "Extra inputs are not permitted");
+    }
+    let text = |name: &str| {
+        let part = parts.iter().find(|part| part.name == name && part.file.is_none())?;
+        std::str::from_utf8(&part.bytes).ok().filter(|text| !text.is_empty())
+    };
+    let Some(model) = text("model") else { return in_field(&["model"], "Field required") };
+    let file = parts.iter().find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
+    let (said, length) = match (file, text("file_url")) {
+        (Some(Part { file: Some(name), bytes, .. }), None) => {
+            (format!("You sent: {} bytes of {name} {}", bytes.len(), digest(bytes)), bytes.len() as u64)
+        }
+        // Nothing is fetched: what is there is taken for a second long.
+        (None, Some(url)) => (format!("You sent: {url}"), SECOND),
+        _ => return in_field(&["file"], "Exactly one of file, file_url and file_id is required"),
+    };
+    let seconds = length.div_ceil(SECOND);
+    // Of words there are none: one segment is all that is said.
+    let wants_segments =
+        parts.iter().any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
+    let segment = json!({ "type": "transcription_segment", "text": said, "start": 0.0, "end": seconds });
+    let (input, output) = (length / 100 + 1, said.len() as u64 / 4);
+    let body = json!({
+        "model": model,
+        "text": said,
+        "language": text("language"),
+        "segments": if wants_segments { vec![segment] } else { Vec::new() },
+        "usage": {
+            "prompt_audio_seconds": seconds,
+            "prompt_tokens": input,
+            "completion_tokens": output,
+            "total_tokens": input + output,
+        },
+    });
+    Ok(Answer::json(200, &body).spending(input, output))
 }
 
 fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::catalogue::Dialect;
 use super::chat::is_so_anyway;
 use super::{Adapter, Answer, Call, Kind, Said, Unsupported};
 use crate::upstream::{Reply, Request};
@@ -34,7 +35,9 @@ impl Adapter for OpenAi {
         }
         let body = body(call)?;
         if call.kind == Kind::Transcription {
-            let (content_type, bytes) = multipart::of(&body)?;
+            // Mistral has a list's items under its plain name.
+            let plain_lists = call.endpoint.provider.dialect == Dialect::Mistral;
+            let (content_type, bytes) = multipart::of(&body, if plain_lists { "" } else { "[]" })?;
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, content_type);
             return Ok(call.request(&path(call), headers, bytes));

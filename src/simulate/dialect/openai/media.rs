@@ -145,8 +145,8 @@ pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
         return Err(Wrong::Request("Audio file might be corrupted or unsupported".to_owned()));
     };
     let name = file.file.as_deref().unwrap_or_default();
-    let text = format!("You sent: {} bytes of {name} {}", file.bytes.len(), digest(file.bytes));
-    if part("response_format").is_some_and(|part| part.bytes == b"text") {
+    let text = format!("You sent: {} bytes of {name} {}", file.bytes.len(), digest(&file.bytes));
+    if part("response_format").is_some_and(|part| *part.bytes == *b"text") {
         return Ok(Answer::raw(200, "text/plain; charset=utf-8", text.into_bytes()));
     }
     let (heard, written) = (file.bytes.len() as u64 / 100 + 1, text.len() as u64 / 4);
@@ -157,7 +157,7 @@ pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
         "total_tokens": heard + written,
         "input_token_details": { "text_tokens": 0, "audio_tokens": heard },
     });
-    let id = format!("req_{}", digest(file.bytes));
+    let id = format!("req_{}", digest(&file.bytes));
     Ok(Answer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
 }
 
@@ -166,7 +166,7 @@ pub(in crate::simulate) fn model_of_form(call: &Call<'_>) -> Option<String> {
     let kind = call.headers.get("content-type")?.to_str().ok()?;
     let parts = multipart::parts(kind, call.body)?;
     let model = parts.iter().find(|part| part.name == "model")?;
-    Some(String::from_utf8_lossy(model.bytes).into_owned())
+    Some(String::from_utf8_lossy(&model.bytes).into_owned())
 }
 
 pub(in crate::simulate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {

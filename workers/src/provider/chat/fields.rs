@@ -70,6 +70,8 @@ pub(in crate::provider) fn is_so_anyway(name: &str, value: &Value) -> bool {
             "parallel_tool_calls" => value == true,
             "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
             "tool_choice" => value == "auto",
+            // Of a transcription.
+            "response_format" => value == "json",
             "modalities" => value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text")),
             _ => false,
         }

@@ -26,14 +26,14 @@ fn unnamed() -> String {
     "audio.wav".to_owned()
 }
 
-/// The form and its content type.
-pub(super) fn of(body: &Object) -> Result<(HeaderValue, Bytes), Unsupported> {
+/// The form and its content type. `of_lists` follows the name of a list.
+pub(super) fn of(body: &Object, of_lists: &str) -> Result<(HeaderValue, Bytes), Unsupported> {
     let (filename, bytes) = file(body)?;
     // Made from what it must not occur in.
     let boundary = format!("forebay-{}", forebay_schemas::subjects::hex(&Sha256::digest(&bytes)[..16]));
     let mut form = Vec::with_capacity(bytes.len() + 1024);
     for (name, value) in body.iter().filter(|(name, _)| *name != "file") {
-        for (name, text) in fields(name, value.get()) {
+        for (name, text) in fields(name, value.get(), of_lists) {
             let head =
                 format!("--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"\r\n\r\n", quoted(&name));
             form.extend_from_slice(head.as_bytes());
@@ -64,14 +64,16 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
 }
 
 /// A field as text; of a list one field an item.
-fn fields(name: &str, raw: &str) -> Vec<(String, String)> {
+fn fields(name: &str, raw: &str, of_lists: &str) -> Vec<(String, String)> {
     let text = |value: Value| match value {
         Value::String(text) => text,
         other => other.to_string(),
     };
     match serde_json::from_str(raw) {
         Ok(Value::Null) => Vec::new(),
-        Ok(Value::Array(items)) => items.into_iter().map(|item| (format!("{name}[]"), text(item))).collect(),
+        Ok(Value::Array(items)) => {
+            items.into_iter().map(|item| (format!("{name}{of_lists}"), text(item))).collect()
+        }
         Ok(value) => vec![(name.to_owned(), text(value))],
         Err(_) => vec![(name.to_owned(), raw.to_owned())],
     }
