@@ -74,6 +74,21 @@ async fn documents_are_put_in_their_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn moderations_have_one_shape() {
+    for (name, category) in [("openai", "violence"), ("mistral", "violence_and_threats")] {
+        let (forebay, _simulated) = forebay(name, "/v1").await;
+        let body = json!({ "input": ["hello", "refuse this"] });
+        let judged = answer(&ask(&forebay, "m", "/v1/moderations", body).await);
+        for (result, flagged) in [(&judged["results"][0], false), (&judged["results"][1], true)] {
+            assert_eq!(result["flagged"], flagged, "{name}: {judged}");
+            assert_eq!(result["categories"][category], flagged, "{name}: {judged}");
+            assert!(result["category_scores"][category].is_number(), "{name}: {judged}");
+        }
+        forebay.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn responses_moderations_images_and_sound_are_answered() {
     let (forebay, _simulated) = forebay("openai", "/v1").await;
     let response = answer(&ask(&forebay, "a", "/v1/responses", json!({ "input": "hello" })).await);

@@ -120,6 +120,8 @@ def answers():
                 unified += hold(f"{where}, unified", vendors.openai_completion(line["body"]))
             if answer.get("url") == "/v1/embeddings":
                 unified += hold(f"{where}, unified", vendors.openai_embeddings(line["body"]))
+            if answer.get("url") == "/v1/moderations":
+                unified += hold(f"{where}, unified", vendors.openai_moderations(line["body"]))
         print(f"answers  {path.stem:18} {own:3} of the vendor's shape validated, {unified:3} unified")
 
 

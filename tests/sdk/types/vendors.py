@@ -107,6 +107,19 @@ def openai_embeddings(body):
     return model(openai.types.CreateEmbeddingResponse, body, closed=False, strict=True)
 
 
+def openai_moderations(body):
+    """But for the names of categories, which are the provider's own."""
+    body = json.loads(json.dumps(body))
+    names = [field.alias or name for name, field in openai.types.moderation.Categories.model_fields.items()]
+    for result in body.get("results", []):
+        if not all(isinstance(hit, bool) for hit in result["categories"].values()):
+            return ["a category is neither true nor false"]
+        result["categories"] = dict.fromkeys(names, False)
+        result["category_scores"] = dict.fromkeys(names, 0.0)
+        result.setdefault("category_applied_input_types", dict.fromkeys(names, []))
+    return model(openai.types.ModerationCreateResponse, body, closed=False, strict=True)
+
+
 OPENAI_KINDS = {
     "/embeddings": embedding_create_params.EmbeddingCreateParams,
     "/moderations": moderation_create_params.ModerationCreateParams,

@@ -2,6 +2,7 @@
 //! answers in chunks where it thinks.
 
 mod answer;
+mod moderation;
 mod request;
 
 use jiff::Timestamp;
@@ -63,6 +64,10 @@ impl Adapter for Mistral {
             Kind::Chat => {
                 let completion: answer::Completion = serde_json::from_slice(&reply.body).ok()?;
                 completion.unified().unified(call.model, now)
+            }
+            Kind::Moderation => {
+                let moderated: moderation::Moderated = serde_json::from_slice(&reply.body).ok()?;
+                moderated.unified(call.model)
             }
             _ => OpenAi.decode(call, reply, now),
         }

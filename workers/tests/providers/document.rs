@@ -96,6 +96,10 @@ Images that a model draws in a chat stand in `images` of the message, as at Open
 and kinds of content that appear later. A reason to end that is not known counts as `stop`; the provider's word for it
 stands in `native_finish_reason`.
 
+A moderation has OpenAI's shape from Mistral, too: `flagged` says whether any category is true. The categories keep
+Mistral's names (`hate_and_discrimination`, `selfharm`, `pii` and so on), since most are wider or narrower than any of
+OpenAI's: whoever reads categories by name reads those of the provider that answered.
+
 Headers that are not read: OpenAI's of projects, Anthropic's of all tokens together and of its priority tier, Fireworks'
 of prompts without the cache, Together's older ones, OpenRouter's of limits (they come with refusals alone, and when
 they end is read).
