@@ -45,7 +45,11 @@ async fn embeddings_have_one_shape_and_the_order_of_their_texts() {
     ] {
         let (forebay, _simulated) = forebay(name, path).await;
         let both = ask(&forebay, "both", "/v1/embeddings", json!({ "input": ["one", "two"] })).await;
+        // Gemini does not say what it used, and nothing else does for it.
+        let says = name != "gemini";
+        assert_eq!(both.usage.is_some(), says, "{name}: {both:?}");
         let both = answer(&both);
+        assert_eq!(both["usage"]["total_tokens"].is_number(), says, "{name}: {both}");
         assert_eq!(
             (&both["object"], both["data"].as_array().map(Vec::len)),
             (&json!("list"), Some(2)),

@@ -104,6 +104,9 @@ def openai_embeddings(body):
             if len(packed) % 4:
                 return ["base64 of no whole number of 32-bit floats"]
             item["embedding"] = [0.0] * (len(packed) // 4)
+    # Null is what the provider does not tell; the SDK itself takes it.
+    if "usage" in body and body["usage"] is None:
+        body["usage"] = {"prompt_tokens": 0, "total_tokens": 0}
     return model(openai.types.CreateEmbeddingResponse, body, closed=False, strict=True)
 
 

@@ -63,7 +63,7 @@ impl Adapter for Cohere {
             Kind::Embeddings => {
                 let embedding = Embedding::read(&call.job.body).ok()?;
                 let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
-                let usage = embedded.meta.and_then(|meta| meta.billed_units).map(Billed::usage);
+                let usage = embedded.meta.and_then(|meta| meta.billed_units).and_then(Billed::usage);
                 embedding.answer(call.model, embedded.embeddings.float, usage)
             }
             Kind::Rerank => {
@@ -127,14 +127,13 @@ struct Meta {
 
 #[derive(Deserialize)]
 struct Billed {
-    #[serde(default)]
-    input_tokens: f64,
+    input_tokens: Option<f64>,
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
 impl Billed {
-    fn usage(self) -> Usage {
-        Usage { input_tokens: self.input_tokens as u64, ..Usage::default() }
+    fn usage(self) -> Option<Usage> {
+        Some(Usage { input_tokens: self.input_tokens? as u64, ..Usage::default() })
     }
 }
 

@@ -108,13 +108,10 @@ impl Embedding {
         }
         let item = |(index, vector): (usize, Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": self.written(&vector) });
         let data: Vec<_> = vectors.into_iter().enumerate().map(item).collect();
-        let tokens = usage.map_or(0, |usage| usage.input_tokens);
-        let body = json!({
-            "object": "list",
-            "data": data,
-            "model": model,
-            "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-        });
+        // OpenAI's always has a usage. Where the provider tells none it is null: 0 would be taken for a count.
+        let tokens = usage.map(|usage| usage.input_tokens);
+        let told = tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
+        let body = json!({ "object": "list", "data": data, "model": model, "usage": told });
         Some(Answer { body: serde_json::value::to_raw_value(&body).ok()?, usage, said: Said::Whole })
     }
 

@@ -57,7 +57,7 @@ impl Adapter for Gemini {
         if call.kind == Kind::Embeddings {
             let embedding = Embedding::read(&call.job.body).ok()?;
             let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
-            let tokens = embedded.usage_metadata.map(|usage| usage.prompt_token_count);
+            let tokens = embedded.usage_metadata.and_then(|usage| usage.prompt_token_count);
             let usage = tokens.map(|input_tokens| Usage { input_tokens, ..Usage::default() });
             let vectors = embedded.embeddings.into_iter().map(|vector| vector.values).collect();
             return embedding.answer(call.model, vectors, usage);
@@ -115,6 +115,5 @@ struct Vector {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EmbedUsage {
-    #[serde(default)]
-    prompt_token_count: u64,
+    prompt_token_count: Option<u64>,
 }

@@ -96,6 +96,9 @@ Images that a model draws in a chat stand in `images` of the message, as at Open
 and kinds of content that appear later. A reason to end that is not known counts as `stop`; the provider's word for it
 stands in `native_finish_reason`.
 
+Where a provider does not say what embeddings used, as Gemini does not, `usage` of the answer is null, and so is the
+completion's.
+
 A moderation has OpenAI's shape from Mistral, too: `flagged` says whether any category is true. The categories keep
 Mistral's names (`hate_and_discrimination`, `selfharm`, `pii` and so on), since most are wider or narrower than any of
 OpenAI's: whoever reads categories by name reads those of the provider that answered.
