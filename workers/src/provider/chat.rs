@@ -17,7 +17,7 @@ use serde::de::Error as _;
 use serde_json::{Map, Number, Value};
 
 use content::Part;
-pub(super) use content::{Content, File, Piece};
+pub(super) use content::{Content, File, Media, Piece};
 pub(super) use effort::{Effort, MOST_UNSTATED, Share};
 pub(super) use fields::{Fields, is_so_anyway};
 pub(super) use tools::{Choice, Format, Function, Tool, ToolCall, fitting};

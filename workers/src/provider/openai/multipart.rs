@@ -10,20 +10,16 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::provider::Unsupported;
+use crate::provider::chat::Media;
 
 /// What stands for a file in a job's body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    /// Its bytes in base64.
+    /// Its bytes in base64, or a data URL.
     data: String,
     /// Its name: providers tell the format by its ending.
-    #[serde(default = "unnamed")]
-    filename: String,
-}
-
-fn unnamed() -> String {
-    "audio.wav".to_owned()
+    filename: Option<String>,
 }
 
 /// The form and its content type. `of_lists` follows the name of a list.
@@ -58,9 +54,24 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     let file =
         body.get("file").ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
     let file: File = serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
-    let bytes = BASE64_STANDARD.decode(&file.data);
+    let media = Media::of(&file.data);
+    let name = file.filename.or_else(|| media.map(|media| format!("audio.{}", ending(&media))));
+    let name = name.ok_or_else(|| {
+        let problem = "is missing: providers tell the sound's format by the ending, such as `a.mp3`";
+        Unsupported::new("body.file.filename", problem)
+    })?;
+    let bytes = BASE64_STANDARD.decode(media.map_or(&*file.data, |media| media.data));
     let bytes = bytes.map_err(|error| Unsupported::new("body.file.data", error.to_string()))?;
-    Ok((file.filename, bytes))
+    Ok((name, bytes))
+}
+
+/// The ending of names of files of this type.
+fn ending<'a>(media: &Media<'a>) -> &'a str {
+    match media.format() {
+        "mpeg" => "mp3",
+        "vnd.wave" | "wave" => "wav",
+        other => other.strip_prefix("x-").unwrap_or(other),
+    }
 }
 
 /// A field as text; of a list one field an item.
