@@ -165,6 +165,13 @@ async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_it
     let error = forebay.completion("default", None, "b").await.error.expect("refused");
     assert_eq!(error.code, "unsupported");
     assert!(error.message.contains("`body.logprobs`"), "{error:?}");
+    // What is wrong whoever is asked has another code.
+    let mut wrong = body.clone();
+    (wrong["logprobs"], wrong["temperature"]) = (json!(null), json!("hot"));
+    forebay.publish("ai.jobs.claude", &json!({ "id": "c", "body": wrong })).await;
+    let error = forebay.completion("default", None, "c").await.error.expect("refused");
+    assert_eq!(error.code, "invalid_value");
+    assert!(error.message.contains("`body.temperature`"), "{error:?}");
     assert!(
         simulated.calls().iter().all(|call| call.account == "b"),
         "nothing was asked that cannot be said"

@@ -21,7 +21,7 @@ use crate::engine::{Candidate, Engine, Target};
 use crate::finish::{self, retry_until_done};
 use crate::journal::Work;
 use crate::large::at_length;
-use crate::outcome::{Outcome, UNSUPPORTED};
+use crate::outcome::Outcome;
 use crate::provider::Unsupported;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
@@ -373,7 +373,7 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
     staged.choices.recall(&staged.attempts[..told], &engine.targets);
     let is_said = costs.iter().any(Option::is_some);
-    unsupported.filter(|_| !is_said).map(|refusal| (UNSUPPORTED, refusal.to_string()))
+    unsupported.filter(|_| !is_said).map(|refusal| (refusal.obstacle.code(), refusal.to_string()))
 }
 
 /// What a job costs at the first of its targets, as far as it matters: where nobody counts tokens, their number need

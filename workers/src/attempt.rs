@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::finish::retry_until_done;
 use crate::journal::Work;
 use crate::large::at_length;
-use crate::outcome::{Outcome, UNSUPPORTED};
+use crate::outcome::Outcome;
 use crate::provider::Unsupported;
 use crate::quota::Permit;
 use crate::staged::Staged;
@@ -144,7 +144,7 @@ fn classify<Q, U>(
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(unsupported)) => {
-            Outcome::local(Class::BadRequest, UNSUPPORTED, unsupported.to_string())
+            Outcome::local(Class::BadRequest, unsupported.obstacle.code(), unsupported.to_string())
         }
         Err(Unsent::Late) => Outcome::of_unjournalled(),
         Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),

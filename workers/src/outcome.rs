@@ -15,8 +15,6 @@ use crate::upstream;
 const LONGEST_CODE: usize = 200;
 /// The code of a call that was not made because it could not be journalled in time.
 const NOT_JOURNALLED: &str = "not_journalled";
-/// The code of a job that cannot be said to a target.
-pub(crate) const UNSUPPORTED: &str = "unsupported";
 /// The code of an answer that is larger than is taken.
 const TOO_LARGE: &str = "answer_too_large";
 /// After this providers give up on a call themselves.
@@ -72,9 +70,10 @@ impl Outcome {
             code: decoded
                 .code
                 .map_or_else(|| default.to_owned(), |code| redact(code).chars().take(LONGEST_CODE).collect()),
-            message: decoded
-                .message
-                .map_or_else(|| format!("the provider answered {status}"), |text| short(&redact(text))),
+            message: decoded.message.map_or_else(
+                || format!("the provider failed without a word (status {status})"),
+                |text| short(&redact(text)),
+            ),
             usage: decoded.usage,
             retry_after: decoded.retry_after,
             scope: decoded.scope,

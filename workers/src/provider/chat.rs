@@ -116,7 +116,7 @@ pub(super) enum Role {
 
 /// Texts that end the answer.
 #[derive(Debug, Default, Deserialize)]
-#[serde(untagged, expecting = "a text or a list of texts")]
+#[serde(untagged, expecting = "invalid type: not a text or a list of texts")]
 pub(super) enum Stop {
     #[default]
     None,
@@ -140,7 +140,7 @@ impl Chat {
         let mut known = Map::new();
         for (name, raw) in body {
             let value: Value = serde_json::from_str(raw.get())
-                .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
+                .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if fields.passes(name, &value, provider)? {
                 known.insert(name.clone(), value);
             }
@@ -150,7 +150,7 @@ impl Chat {
                 path if path == "." => "body".to_owned(),
                 path => format!("body.{path}"),
             };
-            Unsupported::new(path, error.into_inner().to_string())
+            Unsupported::unreadable(path, error.inner())
         })?;
         chat.messages.iter_mut().for_each(Message::take_images);
         chat.check()?;
@@ -160,17 +160,20 @@ impl Chat {
     /// What no provider could do, found before it is asked.
     fn check(&self) -> Result<(), Unsupported> {
         if self.messages.is_empty() {
-            return Err(Unsupported::new("body.messages", "is empty"));
+            return Err(Unsupported::invalid("body.messages", "is empty"));
         }
         let maxima = [("max_completion_tokens", self.max_completion_tokens), ("max_tokens", self.max_tokens)];
         if let Some((name, _)) = maxima.into_iter().find(|(_, most)| *most == Some(0)) {
-            return Err(Unsupported::new(format!("body.{name}"), "is 0, an answer has at least one token"));
+            return Err(Unsupported::invalid(
+                format!("body.{name}"),
+                "is 0, an answer has at least one token",
+            ));
         }
         self.check_names()?;
         self.check_choice()?;
         if matches!(&self.response_format, Format::JsonSchema { json_schema } if json_schema.schema.is_null())
         {
-            return Err(Unsupported::new("body.response_format.json_schema.schema", "is missing"));
+            return Err(Unsupported::invalid("body.response_format.json_schema.schema", "is missing"));
         }
         let mut called = HashSet::new();
         for (index, message) in self.messages.iter().enumerate() {
@@ -185,17 +188,17 @@ impl Chat {
         let mut tools = self.tools.iter().map(|tool| &tool.function().name).enumerate();
         let Some((index, name)) = tools.find(|(_, name)| !names.insert(*name)) else { return Ok(()) };
         let problem = format!("`{name}` is the name of an earlier tool, too");
-        Err(Unsupported::new(format!("body.tools[{index}].function.name"), problem))
+        Err(Unsupported::invalid(format!("body.tools[{index}].function.name"), problem))
     }
 
     fn check_choice(&self) -> Result<(), Unsupported> {
         match &self.tool_choice {
             Choice::Required if self.tools.is_empty() => {
-                Err(Unsupported::new("body.tool_choice", "asks for a call, and there are no `tools`"))
+                Err(Unsupported::invalid("body.tool_choice", "asks for a call, and there are no `tools`"))
             }
             Choice::One(name) if !self.tools.iter().any(|tool| tool.function().name == *name) => {
                 let problem = format!("`{name}` is none of the `tools`");
-                Err(Unsupported::new("body.tool_choice.function.name", problem))
+                Err(Unsupported::invalid("body.tool_choice.function.name", problem))
             }
             _ => Ok(()),
         }
@@ -270,7 +273,7 @@ impl Message {
 
     fn check(&self, field: &str, called: &HashSet<&str>) -> Result<(), Unsupported> {
         if self.role != Role::Assistant && matches!(self.content, Content::None) {
-            return Err(Unsupported::new(format!("{field}.content"), "is missing"));
+            return Err(Unsupported::invalid(format!("{field}.content"), "is missing"));
         }
         if self.role == Role::Tool {
             let problem = match self.tool_call_id.as_deref() {
@@ -278,7 +281,7 @@ impl Message {
                 Some(id) if !called.contains(id) => format!("`{id}` is no call of an earlier message"),
                 Some(_) => return self.content.check(&format!("{field}.content")),
             };
-            return Err(Unsupported::new(format!("{field}.tool_call_id"), problem));
+            return Err(Unsupported::invalid(format!("{field}.tool_call_id"), problem));
         }
         self.content.check(&format!("{field}.content"))
     }

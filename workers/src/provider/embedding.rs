@@ -50,7 +50,7 @@ impl Embedding {
         let mut known = Map::new();
         for (name, raw) in body.iter().filter(|(name, _)| !HINTS.contains(&name.as_str())) {
             let value: Value = serde_json::from_str(raw.get())
-                .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
+                .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if !value.is_null() {
                 known.insert(name.clone(), value);
             }
@@ -58,20 +58,20 @@ impl Embedding {
         let mut track = serde_path_to_error::Track::new();
         let from = serde_path_to_error::Deserializer::new(Value::Object(known), &mut track);
         let embedding = Self::deserialize(from)
-            .map_err(|error| Unsupported::new(format!("body.{}", track.path()), error.to_string()))?;
+            .map_err(|error| Unsupported::unreadable(format!("body.{}", track.path()), &error))?;
         embedding.check()?;
         Ok(embedding)
     }
 
     fn check(&self) -> Result<(), Unsupported> {
         if self.texts().is_empty() {
-            return Err(Unsupported::new("body.input", "is empty"));
+            return Err(Unsupported::invalid("body.input", "is empty"));
         }
         match self.input_type.as_deref().filter(|kind| !INPUT_TYPES.contains(kind)) {
             None => Ok(()),
             Some(other) => {
                 let problem = format!("`{other}` is not known, use one of {}", INPUT_TYPES.join(", "));
-                Err(Unsupported::new("body.input_type", problem))
+                Err(Unsupported::invalid("body.input_type", problem))
             }
         }
     }

@@ -6,9 +6,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::{Class, Job, Response, Usage};
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use jiff::Timestamp;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -175,7 +176,11 @@ impl Endpoint {
         match answer {
             None => match ErrorBody::within(reply) {
                 Some(error) => self.refused(job, error, reply, now),
-                None => Decoded { class: Some(Class::MalformedResponse), ..self.blank(reply, now) },
+                None => {
+                    let message = unread(Kind::of(&job.url), reply);
+                    let blank = self.blank(reply, now);
+                    Decoded { class: Some(Class::MalformedResponse), message: Some(message), ..blank }
+                }
             },
             // It may have been paid for.
             Some(Answer { said: Said::Error(error), usage, .. }) => {
@@ -268,6 +273,19 @@ fn not_found(message: Option<String>) -> String {
     format!("{message} (if every call is answered so, put `base_url` of the quota right)")
 }
 
+/// Why an answer cannot be read, without a word of it.
+fn unread(kind: Option<Kind>, reply: &Reply) -> String {
+    let content_type = reply.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let reason = match serde_json::from_slice::<IgnoredAny>(&reply.body) {
+        _ if reply.body.is_empty() => "it is empty".to_owned(),
+        _ if content_type.is_some_and(|kind| kind.contains("html")) => "it is a page of HTML".to_owned(),
+        _ if kind == Some(Kind::Speech) => "it is no sound".to_owned(),
+        Ok(_) => "it is JSON of another shape".to_owned(),
+        Err(error) => format!("it is no JSON: {error}"),
+    };
+    format!("the provider's answer (status {}) is not what its API answers: {reason}", reply.status)
+}
+
 fn response(reply: &Reply, body: Box<RawValue>) -> Response {
     let id = REQUEST_IDS.iter().find_map(|name| reply.headers.get(*name)?.to_str().ok());
     let request_id = id.map(|id| id.chars().take(LONGEST_REQUEST_ID).collect());
@@ -282,7 +300,7 @@ fn text_as_json(body: &[u8]) -> Option<Box<RawValue>> {
 
 /// A binary answer in JSON: its type and its bytes in base64.
 pub(super) fn binary(reply: &Reply) -> Option<Box<RawValue>> {
-    let kind = reply.headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let kind = reply.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
     let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
     serde_json::value::to_raw_value(&body).ok()
 }

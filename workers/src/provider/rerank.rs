@@ -21,12 +21,12 @@ impl Rerank {
         let mut known = Map::new();
         for (name, raw) in body.iter().filter(|(name, _)| *name != "model") {
             let value: Value = serde_json::from_str(raw.get())
-                .map_err(|error| Unsupported::new(format!("body.{name}"), error.to_string()))?;
+                .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             known.insert(name.clone(), value);
         }
         serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
             let path = error.path().to_string();
-            Unsupported::new(format!("body.{path}"), error.into_inner().to_string())
+            Unsupported::unreadable(format!("body.{path}"), error.inner())
         })
     }
 }

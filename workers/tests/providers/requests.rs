@@ -1,7 +1,7 @@
 //! What is sent for a job: the path, the headers and the body, or the field that cannot be said.
 
 use forebay_schemas::Job;
-use forebay_workers::provider::{Endpoint, Kind};
+use forebay_workers::provider::{Endpoint, Kind, Obstacle};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -83,6 +83,47 @@ fn every_chat_is_said_in_every_dialect_or_refused_by_name() {
 #[test]
 fn what_nobody_should_send_is_said_or_refused_by_name() {
     goldens("hostile");
+}
+
+/// What is wrong whoever is asked, of all that is refused at Mistral.
+const MISTAKES: [&str; 25] = [
+    "huge-seed",
+    "zero-max-tokens",
+    "negative-max-tokens",
+    "no-messages",
+    "no-content",
+    "duplicate-tool-names",
+    "choice-without-tools",
+    "choice-of-unknown-tool",
+    "result-without-call",
+    "result-before-call",
+    "result-without-id",
+    "arguments-as-object",
+    "image-not-base64",
+    "file-of-bare-base64",
+    "schema-missing",
+    "messages-no-list",
+    "message-no-object",
+    "temperature-as-text",
+    "stop-as-number",
+    "tools-as-object",
+    "embeddings-of-an-unknown-kind",
+    "embeddings-of-nothing",
+    "transcription-without-file",
+    "transcription-without-a-name",
+    "transcription-not-base64",
+];
+
+#[test]
+fn a_mistake_is_told_from_what_a_provider_has_not() {
+    let endpoint = targets::endpoint("mistral");
+    let asked = ["hostile.jsonl", "kinds.jsonl"].map(files::jsonl::<Asked>);
+    let is_mistake = |asked: &&Asked| {
+        let refused = endpoint.refusal(&asked.job(), "model");
+        refused.is_some_and(|refused| refused.obstacle == Obstacle::InvalidValue)
+    };
+    let mistakes: Vec<_> = asked.iter().flatten().filter(is_mistake).map(|asked| &asked.name).collect();
+    assert_eq!(mistakes, MISTAKES);
 }
 
 #[test]

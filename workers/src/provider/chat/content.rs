@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::provider::Unsupported;
+use crate::provider::{Obstacle, Unsupported};
 
 /// What a message holds.
 #[derive(Debug, Default)]
@@ -138,7 +138,7 @@ impl File {
         })?;
         Media::of(data).ok_or_else(|| {
             let problem = "is no data URL, write for example \"data:application/pdf;base64,…\"";
-            Unsupported::new(format!("{field}.file_data"), problem)
+            Unsupported::invalid(format!("{field}.file_data"), problem)
         })
     }
 }
@@ -161,7 +161,10 @@ impl Content {
         for (field, piece) in self.parts(field) {
             if matches!(piece, Piece::ImageAt(image) if image.url.starts_with("data:")) {
                 let problem = "is a data URL without base64, write for example \"data:image/png;base64,…\"";
-                return Err(piece.unsupported(&field, problem));
+                return Err(Unsupported {
+                    obstacle: Obstacle::InvalidValue,
+                    ..piece.unsupported(&field, problem)
+                });
             }
         }
         Ok(())

@@ -125,7 +125,7 @@ impl ToolCall {
             return Ok(Map::new());
         }
         serde_json::from_str(text)
-            .map_err(|error| Unsupported::new(field, format!("is no JSON object as text: {error}")))
+            .map_err(|error| Unsupported::invalid(field, format!("is no JSON object as text: {error}")))
     }
 }
 

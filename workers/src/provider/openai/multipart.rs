@@ -58,10 +58,11 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     let name = file.filename.or_else(|| media.map(|media| format!("audio.{}", ending(&media))));
     let name = name.ok_or_else(|| {
         let problem = "is missing: providers tell the sound's format by the ending, such as `a.mp3`";
-        Unsupported::new("body.file.filename", problem)
+        Unsupported::invalid("body.file.filename", problem)
     })?;
     let bytes = BASE64_STANDARD.decode(media.map_or(&*file.data, |media| media.data));
-    let bytes = bytes.map_err(|error| Unsupported::new("body.file.data", error.to_string()))?;
+    let bytes =
+        bytes.map_err(|error| Unsupported::invalid("body.file.data", format!("is not base64: {error}")))?;
     Ok((name, bytes))
 }
 
@@ -96,5 +97,5 @@ fn quoted(name: &str) -> String {
 }
 
 fn wrong(problem: &str) -> Unsupported {
-    Unsupported::new("body.file", problem)
+    Unsupported::invalid("body.file", problem)
 }
