@@ -93,6 +93,22 @@ async fn every_dialect_answers_a_chat_in_one_shape() {
     }
 }
 
+/// Providers whose refusals are text like any other.
+const UNSIGNED: [&str; 3] = ["mistral", "cohere", "ollama"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_fails_the_job_where_the_provider_has_a_sign_of_it() {
+    for spoken in SPOKEN {
+        let speaker = speaker(spoken, &[MODEL]).await;
+        let completion = speaker.ask("refused", "/v1/chat/completions", question("refuse this")).await;
+        let class = completion.error.as_ref().map(|error| error.class);
+        let expected = (!UNSIGNED.contains(&spoken.1)).then_some(Class::ContentFiltered);
+        assert_eq!(class, expected, "{spoken:?}: {completion:?}");
+        assert!(completion.response.is_some(), "{spoken:?}: the answer is told: {completion:?}");
+        speaker.forebay.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dialect_calls_tools_and_takes_their_results() {
     for spoken in SPOKEN {

@@ -96,6 +96,9 @@ Images that a model draws in a chat stand in `images` of the message, as at Open
 and kinds of content that appear later. A reason to end that is not known counts as `stop`; the provider's word for it
 stands in `native_finish_reason`.
 
+Mistral, Cohere and Ollama have no sign of a refusal on the wire: what their models say instead of an answer is text, and
+the job succeeds. Everywhere else a refusal fails the job as `content_filtered`, with the provider's answer.
+
 Where a provider does not say what embeddings used, as Gemini does not, `usage` of the answer is null, and so is the
 completion's.
 
