@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk sdk-types embeddings contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk sdk-types embeddings dialects contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -81,6 +81,10 @@ sdk-types:
 ## embeddings: 2,000 real texts through a real model
 embeddings: nats-server build
 	examples/local-embeddings/run.sh
+
+## dialects: one job to each simulated provider, in its own dialect, with no key of anybody's
+dialects: nats-server build
+	examples/simulated-providers/run.sh
 
 ## contract: write the JSON Schemas and the AsyncAPI description anew
 contract:

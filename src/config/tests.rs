@@ -116,9 +116,12 @@ fn relations_are_checked() {
 #[test]
 fn the_configurations_that_are_shown_have_no_mistakes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for file in
-        ["examples/forebay.toml", "examples/compose/forebay.toml", "examples/local-embeddings/forebay.toml"]
-    {
+    for file in [
+        "examples/forebay.toml",
+        "examples/compose/forebay.toml",
+        "examples/local-embeddings/forebay.toml",
+        "examples/simulated-providers/forebay.toml",
+    ] {
         let config = Config::load(Some(&root.join(file))).expect(file);
         assert!(!config.pools.is_empty(), "{file}");
     }

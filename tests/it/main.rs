@@ -8,6 +8,7 @@ mod crashes;
 mod dead;
 mod dialects;
 mod disk;
+mod examples;
 mod fallback;
 mod faults;
 mod flows;
