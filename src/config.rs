@@ -19,6 +19,9 @@ use forebay_workers::{Secret, Team};
 /// The file that is read when none is named.
 const DEFAULT_FILE: &str = "forebay.toml";
 
+/// No stream is smaller, in bytes: one message may have half of it.
+pub const SMALLEST_STREAM: u64 = 16 << 20;
+
 /// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -108,16 +111,33 @@ pub struct Data {
 #[derive(Debug, Clone, Copy)]
 pub struct Streams {
     /// Bytes of waiting jobs beyond which publishers are refused.
-    pub jobs_max_bytes: u64,
+    pub jobs_max_bytes: Size,
     /// Waiting jobs of one pool, team and lane beyond which their publishers are refused, if that is limited.
     pub jobs_max_per_flow: Option<u32>,
     /// How long completions are kept in the stream.
     pub completions_max_age: Duration,
     /// Bytes of completions beyond which the oldest go.
-    pub completions_max_bytes: u64,
+    pub completions_max_bytes: Size,
     /// The most that each of the two object stores holds, in bytes: what does not fit is refused of jobs, and of
     /// completions the oldest go.
-    pub objects_max_bytes: u64,
+    pub objects_max_bytes: Size,
+}
+
+/// The most that a stream holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// So many bytes, or the stream cannot be made.
+    Given(u64),
+    /// So many bytes, or what the server has room for when the stream is made.
+    Usual(u64),
+}
+
+impl Size {
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        let (Size::Given(bytes) | Size::Usual(bytes)) = self;
+        bytes
+    }
 }
 
 /// How calls are made.

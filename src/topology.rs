@@ -7,7 +7,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::{Lane, Names};
 use tracing::{debug, warn};
 
-use crate::config::Streams;
+use crate::config::{SMALLEST_STREAM, Size, Streams};
 
 /// Flows that a stream may have: each is a durable consumer, and the server's own default is 1,000.
 const MAX_CONSUMERS: i32 = 10_000;
@@ -54,23 +54,32 @@ pub enum Error {
 /// # Errors
 /// When the server refuses, or a stream that is there cannot keep a promise.
 pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
-    for wanted in streams(names, sizes) {
+    let mut missing = Vec::new();
+    for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
             Some(existing) => {
                 if let Some(unfit) = unfit(&existing, &wanted) {
                     return Err(unfit);
                 }
                 let stream = wanted.name.clone();
-                // Replicas and placement are the operator's.
-                let updated =
-                    Config { num_replicas: existing.num_replicas, placement: existing.placement, ..wanted };
+                // Replicas and placement are the operator's, and nobody asked for another size than it was made with.
+                let max_bytes = match size {
+                    Some(Size::Usual(_)) => existing.max_bytes,
+                    _ => wanted.max_bytes,
+                };
+                let updated = Config {
+                    num_replicas: existing.num_replicas,
+                    placement: existing.placement,
+                    max_bytes,
+                    ..wanted
+                };
                 let updated = context.update_stream(updated).await;
                 updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
             }
-            None => create(context, wanted).await?,
+            None => missing.push((wanted, size)),
         }
     }
-    Ok(())
+    create(context, &missing).await
 }
 
 /// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
@@ -87,13 +96,14 @@ pub fn watch(context: Context, names: Names, sizes: Streams) -> tokio::task::Joi
 }
 
 async fn make_missing(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
-    for wanted in streams(names, sizes) {
+    let mut missing = Vec::new();
+    for (wanted, size) in streams(names, sizes) {
         if existing(context, &wanted.name).await?.is_none() {
             warn!(stream = wanted.name, "the stream was deleted with all that it held; making it again");
-            create(context, wanted).await?;
+            missing.push((wanted, size));
         }
     }
-    Ok(())
+    create(context, &missing).await
 }
 
 async fn existing(context: &Context, stream: &str) -> Result<Option<Config>, Error> {
@@ -104,10 +114,57 @@ async fn existing(context: &Context, stream: &str) -> Result<Option<Config>, Err
     }
 }
 
-async fn create(context: &Context, wanted: Config) -> Result<(), Error> {
-    let stream = wanted.name.clone();
-    let created = context.create_stream(wanted).await;
-    created.map(|_| ()).map_err(|error| Error::Server { stream, problem: error.to_string() })
+/// Makes streams. A server keeps room for the most that each may hold: where there is too little, all that have their
+/// usual size have half of it, and half of that.
+async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
+    let mut halved = 0;
+    let problem = |wanted: &Config, problem| Error::Server { stream: wanted.name.clone(), problem };
+    for (index, one) in missing.iter().enumerate() {
+        while let Err(error) = context.create_stream(at_most(one, halved)).await {
+            let wanted = at_most(one, halved);
+            if !has_no_room(&error) {
+                return Err(problem(&wanted, error.to_string()));
+            }
+            halved += 1;
+            let smaller = |one: &&Sized| at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes;
+            if !missing[..=index].iter().any(|one| smaller(&one)) {
+                let told = format!(
+                    "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
+                    wanted.max_bytes
+                );
+                return Err(problem(&wanted, told));
+            }
+            for made in missing[..index].iter().filter(smaller) {
+                let made = at_most(made, halved);
+                let updated = context.update_stream(&made).await;
+                updated.map_err(|error| problem(&made, error.to_string()))?;
+            }
+        }
+    }
+    if halved > 0 {
+        let parts = 1u64 << halved;
+        warn!("the server's disk has little room, so that streams hold 1/{parts} of what they usually do");
+    }
+    Ok(())
+}
+
+/// A stream whose usual size is so often halved.
+fn at_most((wanted, size): &Sized, halved: u32) -> Config {
+    let max_bytes = match size {
+        Some(Size::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
+        Some(Size::Given(_)) | None => wanted.max_bytes,
+    };
+    Config { max_bytes, ..wanted.clone() }
+}
+
+fn has_no_room(error: &async_nats::jetstream::context::CreateStreamError) -> bool {
+    use async_nats::jetstream::context::CreateStreamErrorKind::JetStream;
+    let of_room = [ErrorCode::STORAGE_RESOURCES_EXCEEDED, ErrorCode::ACCOUNT_RESOURCES_EXCEEDED];
+    matches!(error.kind(), JetStream(error) if of_room.contains(&error.error_code()))
+}
+
+fn whole(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool {
@@ -115,8 +172,11 @@ fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool 
     matches!(error.kind(), JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
+/// A stream, and the most that it holds, where that is limited.
+type Sized = (Config, Option<Size>);
+
 /// The streams as they should be.
-fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
+fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
     let base = |name: String, subjects: Vec<String>| Config {
         name,
         subjects,
@@ -126,75 +186,85 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Config> {
         duplicate_window: NO_WINDOW,
         ..Config::default()
     };
-    let bytes = |size: u64| i64::try_from(size).unwrap_or(i64::MAX);
+    let sized =
+        |size: Size, config: Config| (Config { max_bytes: whole(size.bytes()), ..config }, Some(size));
     vec![
-        Config {
-            retention: RetentionPolicy::WorkQueue,
-            discard: DiscardPolicy::New,
-            max_bytes: bytes(sizes.jobs_max_bytes),
-            // A flow's jobs have one subject, so the server can count them.
-            max_messages_per_subject: sizes.jobs_max_per_flow.map_or(-1, i64::from),
-            discard_new_per_subject: sizes.jobs_max_per_flow.is_some(),
-            republish: Some(Republish {
-                source: names.all_jobs(),
-                destination: names.all_seen(),
-                headers_only: true,
-            }),
-            ..base(names.jobs_stream(), job_subjects(names))
-        },
-        Config {
-            retention: RetentionPolicy::WorkQueue,
-            discard: DiscardPolicy::Old,
-            allow_message_schedules: true,
-            allow_rollup: true,
-            allow_direct: true,
-            republish: Some(Republish {
-                source: names.all_due(),
-                destination: names.all_seen_due(),
-                headers_only: true,
-            }),
-            ..base(names.later_stream(), names.later_subjects())
-        },
-        Config {
-            max_age: sizes.completions_max_age,
-            max_bytes: bytes(sizes.completions_max_bytes),
-            allow_direct: true,
-            ..base(names.completions_stream(), vec![names.all_completions()])
-        },
-        Config {
-            max_age: LONG,
-            duplicate_window: Duration::from_secs(120),
-            ..base(names.dead_stream(), vec![names.all_dead()])
-        },
-        Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) },
+        sized(
+            sizes.jobs_max_bytes,
+            Config {
+                retention: RetentionPolicy::WorkQueue,
+                discard: DiscardPolicy::New,
+                // A flow's jobs have one subject, so the server can count them.
+                max_messages_per_subject: sizes.jobs_max_per_flow.map_or(-1, i64::from),
+                discard_new_per_subject: sizes.jobs_max_per_flow.is_some(),
+                republish: Some(Republish {
+                    source: names.all_jobs(),
+                    destination: names.all_seen(),
+                    headers_only: true,
+                }),
+                ..base(names.jobs_stream(), job_subjects(names))
+            },
+        ),
+        (
+            Config {
+                retention: RetentionPolicy::WorkQueue,
+                discard: DiscardPolicy::Old,
+                allow_message_schedules: true,
+                allow_rollup: true,
+                allow_direct: true,
+                republish: Some(Republish {
+                    source: names.all_due(),
+                    destination: names.all_seen_due(),
+                    headers_only: true,
+                }),
+                ..base(names.later_stream(), names.later_subjects())
+            },
+            None,
+        ),
+        sized(
+            sizes.completions_max_bytes,
+            Config {
+                max_age: sizes.completions_max_age,
+                allow_direct: true,
+                ..base(names.completions_stream(), vec![names.all_completions()])
+            },
+        ),
+        (
+            Config {
+                max_age: LONG,
+                duplicate_window: Duration::from_secs(120),
+                ..base(names.dead_stream(), vec![names.all_dead()])
+            },
+            None,
+        ),
+        (Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) }, None),
         // Jobs wait, and can be replayed, for about as long as there are dead letters.
-        Config {
-            max_age: LONG,
-            max_bytes: bytes(sizes.objects_max_bytes),
-            discard: DiscardPolicy::New,
-            ..bucket(&names.requests_bucket())
-        },
+        objects(&names.requests_bucket(), sizes.objects_max_bytes, LONG, DiscardPolicy::New),
         // The store has what is pushed out.
-        Config {
-            max_age: sizes.completions_max_age,
-            max_bytes: bytes(sizes.objects_max_bytes),
-            discard: DiscardPolicy::Old,
-            ..bucket(&names.answers_bucket())
-        },
+        objects(
+            &names.answers_bucket(),
+            sizes.objects_max_bytes,
+            sizes.completions_max_age,
+            DiscardPolicy::Old,
+        ),
     ]
 }
 
 /// An object store as NATS clients make one.
-fn bucket(bucket: &str) -> Config {
-    Config {
+fn objects(bucket: &str, size: Size, max_age: Duration, discard: DiscardPolicy) -> Sized {
+    let stream = Config {
         name: Names::bucket_stream(bucket),
         subjects: Names::bucket_subjects(bucket).into(),
         storage: StorageType::File,
         num_replicas: 1,
         allow_rollup: true,
         allow_direct: true,
+        max_age,
+        max_bytes: whole(size.bytes()),
+        discard,
         ..Config::default()
-    }
+    };
+    (stream, Some(size))
 }
 
 /// The three forms of a job's subject. A subject of another form, an unknown lane among them, is taken

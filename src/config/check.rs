@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
@@ -15,11 +16,12 @@ use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
-use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Pool, Quota, Streams, Target};
+use super::{
+    Call, Config, Data, Key, KeySource, Mistake, Nats, Pool, Quota, SMALLEST_STREAM, Size, Streams, Target,
+};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const SMALLEST_STREAM: u64 = 16 << 20;
 const GIB: u64 = 1 << 30;
 
 /// Checks everything; what is wrong is noted and stands with its default in the result.
@@ -141,16 +143,18 @@ impl Checker<'_> {
     }
 
     fn streams(&mut self, raw: raw::Streams, dedupe_days: u16) -> Streams {
+        let size =
+            |given: Option<ByteSize>, usual| given.map_or(Size::Usual(usual), |size| Size::Given(size.0));
         let streams = Streams {
-            jobs_max_bytes: raw.jobs_max_bytes.map_or(10 * GIB, |size| size.0),
+            jobs_max_bytes: size(raw.jobs_max_bytes, 10 * GIB),
             jobs_max_per_flow: raw.jobs_max_per_flow,
             completions_max_age: self.duration(
                 "streams.completions_max_age",
                 raw.completions_max_age,
                 7 * DAY,
             ),
-            completions_max_bytes: raw.completions_max_bytes.map_or(10 * GIB, |size| size.0),
-            objects_max_bytes: raw.objects_max_bytes.map_or(2 * GIB, |size| size.0),
+            completions_max_bytes: size(raw.completions_max_bytes, 10 * GIB),
+            objects_max_bytes: size(raw.objects_max_bytes, 2 * GIB),
         };
         if streams.jobs_max_per_flow == Some(0) {
             self.wrong("streams.jobs_max_per_flow", "must be at least 1; leave it out for no limit");
@@ -160,7 +164,7 @@ impl Checker<'_> {
             ("completions_max_bytes", streams.completions_max_bytes),
             ("objects_max_bytes", streams.objects_max_bytes),
         ] {
-            if size < SMALLEST_STREAM {
+            if size.bytes() < SMALLEST_STREAM {
                 self.wrong(
                     &format!("streams.{field}"),
                     "must be at least \"16MiB\": one message may have 8 MiB",

@@ -10,7 +10,7 @@ use forebay::topology;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Forebay, UNLIMITED, chat, ctl, head, install_crypto, pool, provider, quota, said, soon,
+    Forebay, UNLIMITED, chat, ctl, head, install_crypto, nats_server, pool, provider, quota, said, soon,
 };
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
@@ -159,4 +159,27 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 6);
     forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_given() {
+    install_crypto();
+    let dir = tempfile::tempdir().expect("a directory");
+    let jetstream = format!("jetstream {{ store_dir: {:?}, max_file_store: 1GB }}\n", dir.path());
+    let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
+    let context = jetstream::new(async_nats::connect(address).await.expect("connected"));
+    let given = Config::parse("[streams]\njobs_max_bytes = \"2GiB\"\n").expect("a configuration").streams;
+    let error = topology::establish(&context, &Names::default(), &given).await.expect_err("no room");
+    assert!(error.to_string().contains("AI_JOBS: the server has no room for 2147483648 bytes"), "{error}");
+    // Twice: what was made small stays so.
+    for _ in 0..2 {
+        topology::establish(&context, &Names::default(), &config().streams).await.expect("established");
+        let mut all = 0;
+        for name in ["AI_JOBS", "AI_COMPLETIONS", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
+            let size = context.get_stream(name).await.expect(name).cached_info().config.max_bytes;
+            assert!(size >= 16 << 20, "{name}: {size}");
+            all += size;
+        }
+        assert!(all <= 1_000_000_000, "{all}");
+    }
 }
