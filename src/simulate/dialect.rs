@@ -32,7 +32,7 @@ pub(super) fn answer(call: &Call<'_>, instead: Option<&str>) -> Answer {
     let outcome = match call.task {
         _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
         _ if model.starts_with(PREFIX) => Err(Wrong::Request(format!("no failure is called {model}"))),
-        Task::Unversioned => Err(Wrong::Case("bad_request-version")),
+        Task::Unversioned => Err(Wrong::Case("model_not_allowed-version")),
         _ => spoken(call),
     };
     outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &told))

@@ -26,7 +26,7 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"Unrecognized request argument supplied: colour","type":"invalid_request_error","param":null,"code":null}}"#),
     row("bad_request-422", 422,
         r#"{"error":{"message":"Invalid type for 'messages'.","type":"invalid_request_error","param":null,"code":null}}"#),
-    row("bad_request-version", 404,
+    row("model_not_allowed-version", 404,
         r#"{"error":{"code":"404","message":"Resource not found"}}"#),
     row("server_error", 500,
         r#"{"error":{"message":"The server had an error while processing your request. Sorry about that!","type":"server_error","param":null,"code":null}}"#),
