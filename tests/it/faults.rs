@@ -20,6 +20,8 @@ async fn two_quotas(
     let url = provider.base_url();
     let text = [
         head(dir.path()),
+        // No job runs out of them by chance.
+        "[call]\nattempts = 20\n".to_owned(),
         quota(dir.path(), "first", &url, first.0, first.1),
         quota(dir.path(), "second", &url, second.0, second.1),
         pool("chat", "gpt-4o-mini", &["first", "second"]),
@@ -101,11 +103,13 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
 #[tokio::test(flavor = "multi_thread")]
 async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.1";
+    let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.03";
     let (forebay, provider) =
         two_quotas(&accounts, faults, (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     let completions = answer_all(&forebay, 40).await;
-    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
+    let failed: Vec<_> =
+        completions.iter().filter(|completion| completion.status != Status::Succeeded).collect();
+    assert!(failed.is_empty(), "{failed:?}");
     let attempts: usize = completions.iter().map(|completion| completion.attempts.len()).sum();
     assert_eq!(attempts, provider.calls().len(), "every call is an attempt of some completion");
     assert!(attempts > 40, "there were faults");

@@ -19,7 +19,11 @@ async fn configured() -> (tempfile::TempDir, Provider) {
 
 fn configure(dir: &Path, provider: &Provider) {
     let text = [
-        head(dir).replace("[streams]", "keep_days = 10000\n[streams]\ncompletions_max_age = \"10000d\""),
+        // What a fixture holds counts however old it is.
+        head(dir).replace(
+            "[streams]",
+            "keep_days = 10000\ndedupe_days = 9000\n[streams]\ncompletions_max_age = \"10000d\"",
+        ),
         quota(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
