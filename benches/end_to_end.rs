@@ -203,7 +203,13 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
             async move {
                 let mut headers = axum::http::HeaderMap::new();
                 headers.insert("content-type", axum::http::HeaderValue::from_static("application/json"));
-                let request = Request { url, headers, body: message.payload.clone(), account: String::new() };
+                let request = Request {
+                    method: axum::http::Method::POST,
+                    url,
+                    headers,
+                    body: message.payload.clone(),
+                    account: String::new(),
+                };
                 let reply = client.send(request, |_| {}).await?;
                 let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
                 context.publish(format!("done.{sequence}"), reply.body).await?.await?;

@@ -41,7 +41,7 @@ pub struct Completion {
     pub error: Option<CompletionError>,
     /// Tokens that the last attempt used, where the provider says; also where it refused for the content.
     pub usage: Option<Usage>,
-    /// What the job cost, where prices are known.
+    /// What the last attempt cost, exactly; null where a price of it is not known.
     pub cost: Option<Cost>,
     /// Who answered, and why it was asked; null where nobody did.
     #[serde(default)]
@@ -114,6 +114,9 @@ pub struct Usage {
     /// Of `input_tokens`, those read from the provider's cache.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_input_tokens: u64,
+    /// Of `input_tokens`, those written to the provider's cache, where that has a price of its own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_tokens: u64,
     /// Of `output_tokens`, those spent on reasoning.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reasoning_tokens: u64,

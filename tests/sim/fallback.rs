@@ -79,10 +79,12 @@ impl Tiers {
             weight: 1.0,
             after: Duration::from_secs(*after),
             context_window: None,
+            prices: None,
         };
         let targets = self.after.iter().enumerate().map(target).collect();
         Config {
             quotas: self.after.iter().map(quota).collect(),
+            on_demand: None,
             pools: vec![PoolConfig { name: "p".to_owned(), targets, content_fallback: false }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 5 },

@@ -237,9 +237,11 @@ impl Schedule {
             weight: 1.0,
             after: Duration::ZERO,
             context_window: None,
+            prices: None,
         };
         Config {
             quotas: self.accounts.iter().zip(keys).map(quota).collect(),
+            on_demand: None,
             pools: vec![PoolConfig {
                 name: "p".to_owned(),
                 targets: (0..keys.len()).map(target).collect(),

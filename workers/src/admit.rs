@@ -17,11 +17,12 @@ use crate::content::{self, Content};
 use crate::cost::Cost;
 use crate::crash::{self, Point};
 use crate::dispatch::{Arrived, LONGEST_REST};
-use crate::engine::{Candidate, Engine, Target};
+use crate::engine::Engine;
 use crate::finish::{self, retry_until_done};
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::Outcome;
+use crate::pools::{Candidate, Target};
 use crate::provider::Unsupported;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
@@ -328,20 +329,18 @@ fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
 /// Sets the targets that may serve a job and its cost; or says why there is none.
 fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let pool = &staged.flow.pool;
-    let Some(found) = engine.pools.get(pool) else {
-        let known: Vec<_> = engine.pools.keys().map(String::as_str).collect();
-        return Some((
-            "unknown_pool",
-            format!("there is no pool `{pool}`; known pools: {}", known.join(", ")),
-        ));
+    let model = staged.job.model();
+    let Some(found) = engine.pools.for_job(pool, model.as_deref()) else {
+        return Some(unknown_pool(engine, pool));
     };
-    let model = staged.job.model().filter(|model| model != pool);
+    let model = model.filter(|model| model != pool);
     let serves = |candidate: &&Candidate| {
-        model.as_ref().is_none_or(|model| engine.targets[candidate.target].model == *model)
+        model.as_ref().is_none_or(|model| engine.pools.targets()[candidate.target].model == *model)
     };
     let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
     let Some(first) = named.first() else {
-        let models = found.candidates.iter().map(|candidate| engine.targets[candidate.target].model.as_str());
+        let models =
+            found.candidates.iter().map(|candidate| engine.pools.targets()[candidate.target].model.as_str());
         let mut known: Vec<_> = models.collect();
         known.dedup();
         let message = format!(
@@ -356,7 +355,7 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     let costs: Vec<_> = named
         .iter()
         .map(|candidate| {
-            let target = &engine.targets[candidate.target];
+            let target = &engine.pools.targets()[candidate.target];
             let endpoint = &target.quota.config().endpoint;
             // What cannot be said to one account of a provider cannot be said to another.
             let known = asked.iter().position(|(other, _)| other.speaks_as(target));
@@ -368,20 +367,35 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         })
         .collect();
     let unsupported = asked.into_iter().find_map(|(_, refusal)| refusal);
-    staged.choices = Choices::new(found, &named, &costs);
+    staged.choices = Choices::new(&found, &named, &costs);
     // An end of this process is no failure of the provider's.
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
-    staged.choices.recall(&staged.attempts[..told], &engine.targets);
+    staged.choices.recall(&staged.attempts[..told], &engine.pools);
     let is_said = costs.iter().any(Option::is_some);
     unsupported.filter(|_| !is_said).map(|refusal| (refusal.obstacle.code(), refusal.to_string()))
+}
+
+fn unknown_pool<Q, U>(engine: &Engine<Q, U>, pool: &str) -> Refusal {
+    let message = match engine.pools.are_made_on_demand() {
+        true => format!(
+            "there is no pool `{pool}`: without a configuration each is named after its model, and no account whose key \
+             is in the environment is known to have this one"
+        ),
+        false => {
+            let known: Vec<_> = engine.pools.all().into_keys().collect();
+            format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
+        }
+    };
+    ("unknown_pool", message)
 }
 
 /// What a job costs at the first of its targets, as far as it matters: where nobody counts tokens, their number need
 /// not be near, since only turns are told by it.
 fn cost_at<Q, U>(engine: &Engine<Q, U>, staged: &Staged, first: &Candidate, all: &[Candidate]) -> Cost {
-    let by_quotas = all.iter().any(|candidate| engine.targets[candidate.target].quota.counts_tokens());
+    let by_quotas =
+        all.iter().any(|candidate| engine.pools.targets()[candidate.target].quota.counts_tokens());
     if by_quotas || engine.caps.contains_key(&staged.flow.team) {
-        let target = &engine.targets[first.target];
+        let target = &engine.pools.targets()[first.target];
         return target.quota.config().endpoint.admission_cost(&staged.job, &target.model);
     }
     Cost { requests: 1, input_tokens: staged.job.size() as u64 / 3, ..Cost::default() }

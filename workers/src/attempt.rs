@@ -14,6 +14,7 @@ use crate::finish::retry_until_done;
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::Outcome;
+use crate::price::Prices;
 use crate::provider::Unsupported;
 use crate::quota::Permit;
 use crate::staged::Staged;
@@ -23,6 +24,7 @@ use crate::upstream::{self, Reply, Upstream};
 pub(crate) async fn attempt<Q, U: Upstream>(
     engine: &Engine<Q, U>,
     staged: &mut Staged,
+    target: usize,
     permit: &Permit,
 ) -> Outcome {
     let started = engine.clock.now();
@@ -30,8 +32,9 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     crash::at(Point::Answered);
     let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
     let size = reply.as_ref().map_or(0, |reply| reply.body.len()) + staged.job.size();
-    let outcome =
-        at_length(size, || working(engine, staged, || classify(engine, &staged.job, permit, reply)));
+    let prices = engine.pools.targets()[target].prices.as_deref();
+    let classify = || classify(engine, &staged.job, prices, permit, reply);
+    let outcome = at_length(size, || working(engine, staged, classify));
     // What is tried again waits without its answer.
     staged.place = place.filter(|_| outcome.class.is_none());
     crash::at(Point::Classified);
@@ -131,6 +134,7 @@ enum Unsent {
 fn classify<Q, U>(
     engine: &Engine<Q, U>,
     job: &Job,
+    prices: Option<&Prices>,
     permit: &Permit,
     reply: Result<Reply, Unsent>,
 ) -> Outcome {
@@ -140,7 +144,7 @@ fn classify<Q, U>(
             let now = engine.clock.now();
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
-            Outcome::of_reply(decoded, reply.status, &permit.key().secret, job)
+            Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(unsupported)) => {

@@ -6,7 +6,7 @@ use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
 use crate::cost::Cost;
-use crate::engine::{Candidate, Pool, Target};
+use crate::pools::{Candidate, Pool, Pools};
 
 /// A target that may serve a job.
 #[derive(Debug, Clone)]
@@ -89,13 +89,10 @@ impl Choices {
     }
 
     /// What the calls that were made for the job before say of them.
-    pub(crate) fn recall(&mut self, attempts: &[Attempt], targets: &[Target]) {
+    pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();
         for attempt in attempts {
-            let is_asked = |target: &Target| {
-                target.model == attempt.model && target.quota.config().name == attempt.quota
-            };
-            let target = targets.iter().position(is_asked);
+            let target = pools.place(&attempt.quota, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
                 self.note(target, class);
             }

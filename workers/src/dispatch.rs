@@ -151,7 +151,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             self.queue(staged);
         }
         self.engine.wake.listen();
-        let mut round = Round::new(self.engine.targets.len(), now);
+        let mut round = Round::new(self.engine.pools.targets().count(), now);
         loop {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };

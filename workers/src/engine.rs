@@ -1,6 +1,6 @@
 //! What the steps of a job share: pools, quotas, the queue, the provider's wire, the store.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::flow;
 use crate::held::Held;
 use crate::journal::Journal;
 use crate::orders::Orders;
+use crate::pools::{OnDemand, PoolConfig, Pools};
 use crate::queue::Readings;
 use crate::quota::{self, Cap, Circuits, Limit, Moment, Quota, Standing, Wake};
 use crate::results::Results;
@@ -34,6 +35,8 @@ pub struct Config {
     pub quotas: Vec<quota::Config>,
     /// The pools.
     pub pools: Vec<PoolConfig>,
+    /// What serves models that no pool is for, where pools are made as they are asked for.
+    pub on_demand: Option<OnDemand>,
     /// What is known of teams; others have the defaults.
     pub teams: HashMap<String, Team>,
     /// How often a job is tried.
@@ -69,35 +72,6 @@ pub(crate) fn standing_of_team(team: &str) -> String {
     format!("team.{team}")
 }
 
-/// A named queue and what serves it.
-#[derive(Debug, Clone)]
-pub struct PoolConfig {
-    /// Its name.
-    pub name: String,
-    /// What serves it.
-    pub targets: Vec<TargetConfig>,
-    /// Whether what one target refuses for its content is taken to another.
-    pub content_fallback: bool,
-}
-
-/// A quota and a model that can serve a pool.
-#[derive(Debug, Clone)]
-pub struct TargetConfig {
-    /// The quota, as an index into [`Config::quotas`].
-    pub quota: usize,
-    /// The model to ask for.
-    pub model: String,
-    /// Lower tiers first.
-    pub tier: u32,
-    /// Its share where several of a tier have room; 1 is usual.
-    pub weight: f64,
-    /// How long a job waits here for lower tiers before it is asked.
-    pub after: Duration,
-    /// The most tokens of prompt and answer together, where that is known: what is too long for one target is taken
-    /// to one with a larger window.
-    pub context_window: Option<u64>,
-}
-
 /// What is known of a team.
 #[derive(Debug, Clone)]
 pub struct Team {
@@ -115,44 +89,6 @@ impl Default for Team {
     }
 }
 
-/// A quota × model, as the dispatcher sees it. Pools that name the same one share it.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) quota: Arc<Quota>,
-    pub(crate) model: String,
-}
-
-impl Target {
-    /// Whether a job is said to both of them in the same way.
-    pub(crate) fn speaks_as(&self, other: &Self) -> bool {
-        let (one, two) = (&self.quota.config().endpoint, &other.quota.config().endpoint);
-        std::ptr::eq(one.provider, two.provider)
-            && one.api_version == two.api_version
-            && self.model == other.model
-    }
-}
-
-/// A target that a pool names.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Candidate {
-    /// Which target.
-    pub(crate) target: usize,
-    /// Lower ones first.
-    pub(crate) tier: u32,
-    pub(crate) weight: f64,
-    /// How long a job waits here for lower tiers first.
-    pub(crate) after: Duration,
-    pub(crate) context_window: Option<u64>,
-}
-
-/// What may serve a pool.
-#[derive(Debug, Default)]
-pub(crate) struct Pool {
-    pub(crate) candidates: Vec<Candidate>,
-    /// Whether what one target refuses for its content is taken to another.
-    pub(crate) content_fallback: bool,
-}
-
 /// What the steps of a job share.
 #[derive(Debug)]
 pub(crate) struct Engine<Q, U> {
@@ -162,8 +98,7 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) journal: Journal,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) quotas: Vec<Arc<Quota>>,
-    pub(crate) targets: Vec<Target>,
-    pub(crate) pools: BTreeMap<String, Pool>,
+    pub(crate) pools: Pools,
     pub(crate) teams: HashMap<String, Team>,
     /// Limits of teams that have some.
     pub(crate) caps: HashMap<String, Arc<Cap>>,
@@ -224,26 +159,6 @@ impl Counters {
     }
 }
 
-/// Every quota × model once, and what of them each pool names.
-fn lay_out(configured: Vec<PoolConfig>, quotas: &[Arc<Quota>]) -> (Vec<Target>, BTreeMap<String, Pool>) {
-    let mut targets: Vec<Target> = Vec::new();
-    let mut pools = BTreeMap::new();
-    for pool in configured {
-        let entry: &mut Pool = pools.entry(pool.name).or_default();
-        entry.content_fallback = pool.content_fallback;
-        for TargetConfig { quota, model, tier, weight, after, context_window } in pool.targets {
-            let quota = Arc::clone(&quotas[quota]);
-            let same = |target: &Target| Arc::ptr_eq(&target.quota, &quota) && target.model == model;
-            let index = targets.iter().position(same).unwrap_or_else(|| {
-                targets.push(Target { quota: Arc::clone(&quota), model: model.clone() });
-                targets.len() - 1
-            });
-            entry.candidates.push(Candidate { target: index, tier, weight, after, context_window });
-        }
-    }
-    (targets, pools)
-}
-
 impl<Q, U> Engine<Q, U> {
     pub(crate) fn new(
         config: Config,
@@ -263,7 +178,7 @@ impl<Q, U> Engine<Q, U> {
         let caps: HashMap<_, _> = capped
             .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
             .collect();
-        let (targets, pools) = lay_out(config.pools, &quotas);
+        let pools = Pools::new(config.pools, &quotas, config.on_demand);
         let moment = Moment { instant: Instant::now(), wall: clock.now() };
         for quota in &quotas {
             if config.kept {
@@ -272,10 +187,10 @@ impl<Q, U> Engine<Q, U> {
             let Some(standing) = config.standings.get(&quota.config().name) else { continue };
             let mut standing = standing.clone();
             // A model that no pool names any more is of no interest, unless it has spent what others share.
-            let named =
-                |target: &Target, model: &str| Arc::ptr_eq(&target.quota, quota) && target.model == model;
             standing.models.retain(|model, _| {
-                quota.config().shares_limits(model) || targets.iter().any(|target| named(target, model))
+                quota.config().shares_limits(model)
+                    || pools.are_made_on_demand()
+                    || pools.place(&quota.config().name, model).is_some()
             });
             quota.resume(&standing, moment);
         }
@@ -296,7 +211,6 @@ impl<Q, U> Engine<Q, U> {
             rng: Mutex::new(SmallRng::seed_from_u64(clock.now().as_nanosecond() as u64)),
             clock,
             quotas,
-            targets,
             pools,
             caps,
             teams: config.teams,
@@ -328,7 +242,7 @@ impl<Q, U> Engine<Q, U> {
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
         let rates = pool.candidates.iter().map(|candidate| {
-            let target = &self.targets[candidate.target];
+            let target = &self.pools.targets()[candidate.target];
             target.quota.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{Class, Job, Response, Usage};
+use rust_decimal::Decimal;
 
 use crate::large::short;
-use crate::provider::{Decoded, Scope};
+use crate::price::Prices;
+use crate::provider::{Charge, Decoded, Scope};
 use crate::redact::Redaction;
 use crate::secret::Secret;
 use crate::upstream;
@@ -33,6 +35,8 @@ pub(crate) struct Outcome {
     pub(crate) message: String,
     /// Tokens used, where the provider says.
     pub(crate) usage: Option<Usage>,
+    /// What the call cost, where that is known, in US dollars.
+    pub(crate) cost: Option<Decimal>,
     /// How long the provider asks to wait.
     pub(crate) retry_after: Option<Duration>,
     /// What an error speaks of.
@@ -47,8 +51,14 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
-    pub(crate) fn of_reply(decoded: Decoded, status: u16, secret: &Secret, job: &Job) -> Self {
+    pub(crate) fn of_reply(
+        decoded: Decoded,
+        status: u16,
+        (secret, prices): (&Secret, Option<&Prices>),
+        job: &Job,
+    ) -> Self {
         let class = decoded.class;
+        let cost = prices.and_then(|prices| cost(&decoded, prices));
         // A refusal with a good status is an answer, whose words are for whoever asked.
         // A refusal that is an answer has words for whoever asked.
         let redaction =
@@ -75,6 +85,7 @@ impl Outcome {
                 |text| short(&redact(text)),
             ),
             usage: decoded.usage,
+            cost,
             retry_after: decoded.retry_after,
             scope: decoded.scope,
             is_final: decoded.is_final,
@@ -115,6 +126,7 @@ impl Outcome {
             code: code.to_owned(),
             message,
             usage: None,
+            cost: None,
             retry_after: None,
             scope: if class == Class::BadKey { Scope::Key } else { Scope::Model },
             is_final: false,
@@ -152,4 +164,11 @@ impl Outcome {
     pub(crate) fn name(&self) -> &'static str {
         self.class.map_or("succeeded", Class::as_str)
     }
+}
+
+/// What an answer cost, if its tokens tell that.
+fn cost(decoded: &Decoded, prices: &Prices) -> Option<Decimal> {
+    let Charge { tier, has_extras, billed } = &decoded.charge;
+    let usage = billed.or(decoded.usage).filter(|_| !has_extras)?;
+    prices.amount(&usage, tier.as_deref())
 }

@@ -9,6 +9,7 @@ mod admission;
 mod anthropic;
 mod bedrock;
 pub mod catalogue;
+mod charge;
 mod chat;
 mod cohere;
 mod embedding;
@@ -20,6 +21,7 @@ mod exact;
 mod gemini;
 mod kind;
 mod limits;
+pub(crate) mod listing;
 mod mistral;
 mod ollama;
 mod openai;
@@ -37,12 +39,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use charge::Charge;
 pub use endpoint::Endpoint;
 use error::ErrorBody;
 pub use kind::Kind;
@@ -69,6 +72,8 @@ pub struct Decoded {
     pub message: Option<String>,
     /// Tokens used, where the provider says.
     pub usage: Option<Usage>,
+    /// What else its price depends on.
+    pub charge: Charge,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// What an error speaks of.
@@ -226,6 +231,6 @@ impl Call<'_> {
 
     fn request(&self, path: &str, headers: HeaderMap, body: Bytes) -> Request {
         let url = format!("{}{path}", self.endpoint.base_url);
-        Request { url, headers, body, account: String::new() }
+        Request { method: Method::POST, url, headers, body, account: String::new() }
     }
 }

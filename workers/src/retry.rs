@@ -202,6 +202,7 @@ mod tests {
             code: String::new(),
             message: String::new(),
             usage: None,
+            cost: None,
             retry_after: Some(Duration::from_secs(9)),
             scope: Scope::Model,
             is_final: false,

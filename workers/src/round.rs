@@ -168,7 +168,7 @@ impl Round {
         if let Some(denied) = self.denied[choice.target] {
             return Err(denied);
         }
-        let target = &engine.targets[choice.target];
+        let target = &engine.pools.targets()[choice.target];
         let answer = match engine.orders.pauses_quota(&target.quota.config().name) {
             true => Err(Denied::ForRelease),
             false => target.quota.reserve(&target.model, choice.cost, self.now),
@@ -200,7 +200,7 @@ impl Round {
         let mut order: Vec<_> = choices
             .iter()
             .map(|choice| {
-                let target = &engine.targets[choice.target];
+                let target = &engine.pools.targets()[choice.target];
                 let room = match choices.len() {
                     1 => 0.0,
                     _ if self.denied[choice.target].is_some() => -1.0,

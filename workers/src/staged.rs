@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use forebay_schemas::completion::{CompletionError, MOST_ATTEMPTS};
+use forebay_schemas::completion::{self, CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{
     AnsweredBy, Attempt, Class, Completion, Flow, Identity, Job, Reason, Response, Status, Usage,
 };
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -58,6 +59,10 @@ pub(crate) struct Staged {
     pub(crate) last_error: Option<CompletionError>,
 }
 
+fn in_dollars(amount: Decimal) -> completion::Cost {
+    completion::Cost { amount: amount.to_string(), currency: "USD".to_owned() }
+}
+
 /// How a job ends.
 #[derive(Debug)]
 pub(crate) struct End {
@@ -65,6 +70,7 @@ pub(crate) struct End {
     pub(crate) response: Option<Response>,
     pub(crate) error: Option<CompletionError>,
     pub(crate) usage: Option<Usage>,
+    pub(crate) cost: Option<Decimal>,
 }
 
 impl End {
@@ -75,6 +81,7 @@ impl End {
             response: None,
             error: Some(CompletionError { code: code.to_owned(), message: short(&message), class }),
             usage: None,
+            cost: None,
         }
     }
 
@@ -86,6 +93,7 @@ impl End {
                 response: outcome.response,
                 error: None,
                 usage: outcome.usage,
+                cost: outcome.cost,
             },
             Some(_) => Self {
                 status: Status::Failed,
@@ -93,6 +101,7 @@ impl End {
                 response: outcome.response,
                 // What was refused for its content was charged all the same.
                 usage: outcome.usage,
+                cost: outcome.cost,
             },
         }
     }
@@ -126,7 +135,7 @@ impl Staged {
             response: end.response,
             error: end.error,
             usage: end.usage,
-            cost: None,
+            cost: end.cost.map(in_dollars),
             answered_by: self.answered_by(end.status),
             attempts: std::mem::take(&mut self.attempts),
             queued_ms: millis_between(self.delivery.published, first),

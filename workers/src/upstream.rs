@@ -5,7 +5,7 @@ pub mod http;
 use std::future::Future;
 use std::time::Duration;
 
-use ::http::HeaderMap;
+use ::http::{HeaderMap, Method};
 use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -13,6 +13,8 @@ use tokio::time::Instant;
 /// A request that is ready to leave, credential included; it is not `Debug` for that reason.
 #[derive(Clone)]
 pub struct Request {
+    /// POST for every job.
+    pub method: Method,
     /// The whole address.
     pub url: String,
     /// Headers, the credential among them.

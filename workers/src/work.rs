@@ -29,7 +29,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
 ) {
     crash::at(Point::Permitted);
     staged.reason = staged.choices.reason(target, &staged.attempts);
-    let outcome = attempt(&engine, &mut staged, &permit).await;
+    let outcome = attempt(&engine, &mut staged, target, &permit).await;
     let malformed = staged.malformed_at(&permit.quota().config().name, permit.model());
     let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
     let (verdict, effect) = engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng());

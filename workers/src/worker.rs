@@ -19,6 +19,7 @@ use crate::dispatch::Dispatcher;
 use crate::engine::{Config, Engine, standing_of_team};
 use crate::flow;
 use crate::journal::Journal;
+use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
 use crate::quota::{self, Moment, Standing};
@@ -54,6 +55,8 @@ pub struct Snapshot {
     pub pools: Vec<(String, Vec<String>)>,
     /// Names of its pools, and the models of each one's targets.
     pub models: Vec<(String, Vec<String>)>,
+    /// Whether pools are made as they are asked for.
+    pub makes_pools: bool,
     /// Jobs that are here and wait for a permit or for themselves.
     pub staged: u64,
     /// Jobs that are being called or finished.
@@ -102,26 +105,29 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// What it is doing.
     pub fn snapshot(&self) -> Snapshot {
         let engine = &self.engine;
-        let quota_names = |pool: &crate::engine::Pool| {
+        let quota_names = |pool: &Pool| {
             let mut names: Vec<_> = pool
                 .candidates
                 .iter()
-                .map(|candidate| engine.targets[candidate.target].quota.config().name.clone())
+                .map(|candidate| engine.pools.targets()[candidate.target].quota.config().name.clone())
                 .collect();
             names.dedup();
             names
         };
-        let models = |pool: &crate::engine::Pool| {
-            let models =
-                pool.candidates.iter().map(|candidate| engine.targets[candidate.target].model.clone());
+        let models = |pool: &Pool| {
+            let models = pool
+                .candidates
+                .iter()
+                .map(|candidate| engine.pools.targets()[candidate.target].model.clone());
             models.collect::<BTreeSet<_>>().into_iter().collect()
         };
-        let now = Instant::now();
+        let (now, pools) = (Instant::now(), engine.pools.all());
         let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
         Snapshot {
             quotas: engine.quotas.iter().map(|quota| quota.snapshot(now)).collect(),
-            pools: engine.pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
-            models: engine.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect(),
+            pools: pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
+            models: pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect(),
+            makes_pools: engine.pools.are_made_on_demand(),
             staged: engine.counters.staged.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),
             ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),

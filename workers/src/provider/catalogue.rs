@@ -29,6 +29,18 @@ pub struct Provider {
     pub example_url: Option<String>,
     /// Its dialect.
     pub dialect: Dialect,
+    /// The environment variables that its key is usually in.
+    #[serde(default)]
+    pub key_env: Vec<String>,
+    /// The environment variable that its address is usually in.
+    pub url_env: Option<String>,
+    /// The provider under whose name its models are listed, if it is another.
+    listed_as: Option<String>,
+    /// Whether it has no list of an account's models, although its dialect has.
+    #[serde(default)]
+    lists_no_models: bool,
+    /// How it spends limits, where it documents that: the name of an `algorithm` in the configuration.
+    pub algorithm: Option<String>,
     /// The version of its API that is asked for when the configuration gives none.
     pub api_version: Option<String>,
     /// The versions that there are.
@@ -99,6 +111,22 @@ impl Dialect {
             Dialect::Ollama => &ollama::Ollama,
             Dialect::VertexClaude => &vertex_claude::VertexClaude,
         }
+    }
+}
+
+impl std::fmt::Display for Dialect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Dialect::Openai => "openai",
+            Dialect::Responses => "responses",
+            Dialect::Anthropic => "anthropic",
+            Dialect::Gemini => "gemini",
+            Dialect::Mistral => "mistral",
+            Dialect::Cohere => "cohere",
+            Dialect::Bedrock => "bedrock",
+            Dialect::Ollama => "ollama",
+            Dialect::VertexClaude => "vertex_claude",
+        })
     }
 }
 
@@ -267,7 +295,50 @@ pub fn provider(name: &str) -> Option<&'static Provider> {
     KNOWN.provider.iter().find(|provider| provider.name == name)
 }
 
+/// Every provider that is known by name, with those of `text`: a table of `[[provider]]` entries like the built-in
+/// one, which replace those of the same name and may be `like` them. It stays in memory as long as the process, so it
+/// is for whoever reads a configuration once.
+///
+/// # Errors
+/// When the text is no such table; says where.
+pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Added {
+        provider: Vec<toml::Table>,
+    }
+    #[derive(Deserialize)]
+    struct BuiltIn {
+        provider: Vec<toml::Table>,
+    }
+    let added: Added = toml::from_str(text).map_err(|error| error.to_string())?;
+    let BuiltIn { mut provider } = toml::from_str(TABLE).map_err(|error| error.to_string())?;
+    let known = provider.len();
+    provider.extend(added.provider);
+    let all = like_others(toml::Value::from(provider)).map_err(|error: toml::de::Error| error.to_string())?;
+    let (built_in, added) = all.split_at(known);
+    let replaced = |one: &&Provider| added.iter().any(|other| other.name == one.name);
+    let kept = built_in.iter().filter(|one| !replaced(one)).filter_map(|one| self::provider(&one.name));
+    let leaked = added.iter().cloned().map(|one| &*Box::leak(Box::new(one)));
+    Ok(kept.chain(leaked).collect())
+}
+
 impl Provider {
+    /// The name under which its models are listed.
+    pub fn listed_as(&self) -> &str {
+        self.listed_as.as_deref().unwrap_or(&self.name)
+    }
+
+    /// Whether it lists an account's models, if its dialect can.
+    pub(super) fn lists_models(&self) -> bool {
+        !self.lists_no_models
+    }
+
+    /// Whether it gives back what was admitted and not used.
+    pub fn settles(&self) -> bool {
+        self.tokens.settles
+    }
+
     /// The kinds of work that it has.
     pub fn kinds(&self) -> &[Kind] {
         self.kinds.as_deref().unwrap_or_else(|| self.dialect.adapter().kinds())

@@ -7,7 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -17,7 +17,7 @@ use super::catalogue::{Auth, Dialect, Provider, Tokens};
 use super::error::{ErrorBody, Meaning};
 use super::kind::Kind;
 use super::usage::within_reason;
-use super::{Answer, Call, Decoded, Figures, Said, Scope, Unsupported, admission, sigv4};
+use super::{Answer, Call, Charge, Decoded, Figures, Said, Scope, Unsupported, admission, charge, sigv4};
 use crate::cost::{Cost, Together};
 use crate::retry_after;
 use crate::secret::Secret;
@@ -127,7 +127,8 @@ impl Endpoint {
     /// Why no call can be made with this credential, if none can.
     pub fn wrong_key(&self, secret: &Secret) -> Option<String> {
         let (url, account) = (self.base_url.clone(), String::new());
-        let mut request = Request { url, headers: HeaderMap::new(), body: Bytes::new(), account };
+        let (method, headers) = (Method::POST, HeaderMap::new());
+        let mut request = Request { method, url, headers, body: Bytes::new(), account };
         self.authorise(&mut request, secret, Timestamp::UNIX_EPOCH).err()
     }
 
@@ -171,7 +172,7 @@ impl Endpoint {
         }
         let answer = self.call(job, model).ok().and_then(|call| {
             let adapter = self.provider.dialect.adapter();
-            adapter.decode(&call, reply, now)
+            Some((call.kind, adapter.decode(&call, reply, now)?))
         });
         match answer {
             None => match ErrorBody::within(reply) {
@@ -183,10 +184,10 @@ impl Endpoint {
                 }
             },
             // It may have been paid for.
-            Some(Answer { said: Said::Error(error), usage, .. }) => {
+            Some((_, Answer { said: Said::Error(error), usage, .. })) => {
                 Decoded { usage: usage.map(within_reason), ..self.refused(job, error, reply, now) }
             }
-            Some(Answer { body, usage, said }) => {
+            Some((kind, Answer { body, usage, said })) => {
                 let (class, message) = match said {
                     Said::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
                     _ => (None, None),
@@ -197,6 +198,7 @@ impl Endpoint {
                     code: class.map(|_| "content_filter".to_owned()),
                     message,
                     usage: usage.map(within_reason),
+                    charge: charge::charge(kind, job, &reply.body),
                     ..self.blank(reply, now)
                 }
             }
@@ -211,6 +213,7 @@ impl Endpoint {
             code: None,
             message: None,
             usage: None,
+            charge: Charge::default(),
             retry_after: retry_after::from_headers(&reply.headers, now).or_else(own),
             scope: Scope::Model,
             is_final: false,

@@ -1,9 +1,9 @@
 //! The kinds of work, each by the path that it has at OpenAI.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// A kind of work: what a job's `url` means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A chat completion.

@@ -38,8 +38,13 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
         .map_err(|error| error.to_string())?;
     let headers =
         request.headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    let signable = SignableRequest::new("POST", &request.url, headers, SignableBody::Bytes(&request.body))
-        .map_err(|error| error.to_string())?;
+    let signable = SignableRequest::new(
+        request.method.as_str(),
+        &request.url,
+        headers,
+        SignableBody::Bytes(&request.body),
+    )
+    .map_err(|error| error.to_string())?;
     let (instructions, _) =
         sign_request(signable, &params.into()).map_err(|error| error.to_string())?.into_parts();
     let (signed, _) = instructions.into_parts();
@@ -63,14 +68,15 @@ fn region(url: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use http::HeaderMap;
+    use http::{HeaderMap, Method};
 
     use super::*;
 
     fn request(url: &str) -> Request {
         let mut headers = HeaderMap::new();
         headers.insert("content-type", HeaderValue::from_static("application/json"));
-        Request { url: url.to_owned(), headers, body: Bytes::from_static(b"{}"), account: String::new() }
+        let (url, body) = (url.to_owned(), Bytes::from_static(b"{}"));
+        Request { method: Method::POST, url, headers, body, account: String::new() }
     }
 
     /// The signature that botocore 1.44.8 computes for the same request, key and time.

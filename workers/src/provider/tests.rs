@@ -64,7 +64,7 @@ fn a_success_has_its_usage() {
     assert_eq!(decoded.class, None);
     let response = decoded.response.expect("an answer");
     assert_eq!((response.request_id.as_deref(), response.body.get()), (Some("req_1"), body));
-    let usage = Usage { input_tokens: 9, output_tokens: 3, cached_input_tokens: 4, reasoning_tokens: 0 };
+    let usage = Usage { input_tokens: 9, output_tokens: 3, cached_input_tokens: 4, ..Usage::default() };
     assert_eq!(decoded.usage, Some(usage));
 }
 
@@ -207,7 +207,7 @@ fn chat(more: &str) -> Job {
 
 #[test]
 fn what_a_call_cost_is_settled_as_its_provider_settles() {
-    let usage = Usage { input_tokens: 100, output_tokens: 10, cached_input_tokens: 90, reasoning_tokens: 0 };
+    let usage = Usage { input_tokens: 100, output_tokens: 10, cached_input_tokens: 90, ..Usage::default() };
     for (name, model, tokens) in [
         ("openai", "m", 110),
         ("anthropic", "m", 20),
@@ -230,4 +230,37 @@ fn words_that_the_job_has_said_itself_mean_nothing_of_an_account() {
     let class = |job: &Job| endpoint.decode(job, "m", &reply(400, &[], said), Timestamp::UNIX_EPOCH).class;
     assert_eq!(class(&job), Some(Class::BadRequest));
     assert_eq!(class(&chat("")), Some(Class::BillingStop), "the provider's own words");
+}
+
+#[test]
+fn providers_of_ones_own_add_and_replace() {
+    let text = r#"
+[[provider]]
+name = "ours"
+like = "vllm"
+base_url = "http://gpu.internal:8000/v1"
+
+[[provider]]
+name = "openai"
+dialect = "openai"
+base_url = "http://proxy.internal/v1"
+"#;
+    let all = catalogue::providers_with(text).expect("a table");
+    let address = |name: &str| {
+        let mut found = all.iter().filter(|provider| provider.name == name);
+        let (one, more) = (found.next().expect("a provider"), found.next());
+        assert!(more.is_none(), "{name} is there once");
+        one.base_url.clone().unwrap_or_default()
+    };
+    assert_eq!(address("ours"), "http://gpu.internal:8000/v1");
+    assert_eq!(address("openai"), "http://proxy.internal/v1");
+    assert_eq!(address("anthropic"), "https://api.anthropic.com", "as before");
+    for (text, problem) in [
+        ("[[provider]]\nname = \"a\"\nlike = \"nobody\"\n", "nobody"),
+        ("[[provider]]\nname = \"a\"\ndialect = \"openai\"\ncolour = \"blue\"\n", "colour"),
+        ("provider = 1\n", "line 1"),
+    ] {
+        let error = catalogue::providers_with(text).expect_err("a mistake");
+        assert!(error.contains(problem), "{error}");
+    }
 }

@@ -9,10 +9,12 @@ const MOST_TOKENS: u64 = 1 << 40;
 
 /// Usage as far as it can be true.
 pub(super) fn within_reason(usage: Usage) -> Usage {
+    let cached_input_tokens = usage.cached_input_tokens.min(usage.input_tokens);
     Usage {
         input_tokens: usage.input_tokens.min(MOST_TOKENS),
         output_tokens: usage.output_tokens.min(MOST_TOKENS),
-        cached_input_tokens: usage.cached_input_tokens.min(usage.input_tokens),
+        cached_input_tokens,
+        cache_write_tokens: usage.cache_write_tokens.min(usage.input_tokens - cached_input_tokens),
         reasoning_tokens: usage.reasoning_tokens.min(usage.output_tokens),
     }
 }
@@ -46,6 +48,7 @@ fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Er
 #[serde(default)]
 struct PromptDetails {
     cached_tokens: Option<u64>,
+    cache_write_tokens: Option<u64>,
 }
 
 #[derive(Deserialize, Default)]
@@ -58,12 +61,14 @@ impl WireUsage {
     /// `None` where no tokens are told: some sound is paid for by the second.
     pub(super) fn unified(&self) -> Option<Usage> {
         self.prompt_tokens.or(self.completion_tokens)?;
-        let cached = self.prompt_tokens_details.as_ref().and_then(|details| details.cached_tokens);
+        let prompt = self.prompt_tokens_details.as_ref();
+        let cached = prompt.and_then(|details| details.cached_tokens);
         let reasoning = self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
         Some(Usage {
             input_tokens: self.prompt_tokens.unwrap_or(0),
             output_tokens: self.completion_tokens.unwrap_or(0),
             cached_input_tokens: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
+            cache_write_tokens: prompt.and_then(|details| details.cache_write_tokens).unwrap_or(0),
             reasoning_tokens: reasoning.unwrap_or(0),
         })
     }

@@ -91,8 +91,8 @@ impl HttpUpstream {
             true => Error::TimedOut(self.config.timeout),
             false => Error::NotSent(format!("no connection within {:?}", self.config.timeout)),
         };
-        let call =
-            self.client.post(request.url).headers(request.headers).body(reqwest::Body::wrap(body)).send();
+        let call = self.client.request(request.method, request.url).headers(request.headers);
+        let call = call.body(reqwest::Body::wrap(body)).send();
         let mut response = timeout_at(deadline, call).await.map_err(late)?.map_err(failed)?;
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();

@@ -140,7 +140,7 @@ fn abilities(text: &mut String) {
         let told = if tellers.contains(&provider.name) { "yes" } else { "–" };
         let chats = expressible(&Target::plain(provider));
         let (name, kinds, auth) = (&provider.name, kinds.join(", "), auth(provider));
-        let dialect = dialect(provider.dialect);
+        let dialect = provider.dialect;
         let base_url = provider.base_url.as_ref().map(|url| format!("`{url}` unless you give one"));
         let example = || format!("yours, such as `{}`", provider.example_url.as_deref().unwrap_or_default());
         let base_url = base_url.unwrap_or_else(example);
@@ -165,10 +165,6 @@ fn classes(text: &mut String) {
     }
 }
 
-fn dialect(dialect: Dialect) -> String {
-    format!("{dialect:?}").to_lowercase()
-}
-
 fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let names: Vec<_> = names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect();
     if names.is_empty() { "–".to_owned() } else { names.join(", ") }
@@ -187,7 +183,7 @@ fn fields(text: &mut String) {
         let known = |name: &&&str| !mapped.contains(name) && !fields.dropped.contains(name);
         let refused = FIELDS.iter().filter(known);
         let (said, dropped) = (list(&mapped), list(&fields.dropped));
-        let dialect = dialect(provider.dialect);
+        let dialect = provider.dialect;
         writeln!(text, "| {dialect} | {said} | {dropped} | {}, and what is not known |", list(refused))
             .expect("written");
     }

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use forebay_workers::Secret;
 use forebay_workers::cost::Dimension;
-use forebay_workers::provider::Figures;
 use forebay_workers::provider::catalogue;
+use forebay_workers::provider::{Figures, Kind};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::answers::reply;
@@ -70,7 +71,11 @@ fn every_form_of_headers_is_read() {
 fn each_key_is_sent_as_its_provider_wants_it_and_in_no_other_place() {
     for provider in catalogue::providers() {
         let endpoint = targets::endpoint(&provider.name);
-        let job = requests::chats()[0].job();
+        let text = RawValue::from_string(r#"{"input":"the forebay"}"#.to_owned()).expect("JSON");
+        let job = match provider.kinds()[0] {
+            Kind::Chat => requests::chats()[0].job(),
+            other => targets::job(other.url(), &text),
+        };
         let mut request = endpoint.encode(&job, "model").expect("plain");
         let before = request.clone();
         let key = "AKIDEXAMPLE:secret-of-ours";

@@ -108,6 +108,7 @@ impl WireUsage {
             input_tokens: self.input_tokens.saturating_add(read).saturating_add(written),
             output_tokens: self.output_tokens,
             cached_input_tokens: read,
+            cache_write_tokens: written,
             reasoning_tokens: self
                 .output_tokens_details
                 .as_ref()

@@ -100,6 +100,7 @@ impl WireUsage {
             input_tokens: self.input_tokens.saturating_add(cached),
             output_tokens: self.output_tokens,
             cached_input_tokens: self.cache_read_input_tokens,
+            cache_write_tokens: self.cache_write_input_tokens,
             reasoning_tokens: 0,
         }
     }

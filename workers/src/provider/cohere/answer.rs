@@ -101,7 +101,7 @@ impl WireUsage {
             input_tokens: tokens.input_tokens as u64,
             output_tokens: tokens.output_tokens as u64,
             cached_input_tokens: self.cached_tokens.unwrap_or(0.0) as u64,
-            reasoning_tokens: 0,
+            ..Usage::default()
         })
     }
 }

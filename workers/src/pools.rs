@@ -1,0 +1,207 @@
+//! Targets and the pools that name them: those that are configured, and those that are made when a model is first
+//! asked for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use forebay_schemas::subjects::pool_of_model;
+
+use crate::price::Prices;
+use crate::quota::Quota;
+
+/// Models for which pools are made, at most: a producer must not fill the memory with names.
+const MOST_MODELS: usize = 10_000;
+
+/// A named queue and what serves it.
+#[derive(Debug, Clone)]
+pub struct PoolConfig {
+    /// Its name.
+    pub name: String,
+    /// What serves it.
+    pub targets: Vec<TargetConfig>,
+    /// Whether what one target refuses for its content is taken to another.
+    pub content_fallback: bool,
+}
+
+/// A quota and a model that can serve a pool.
+#[derive(Debug, Clone)]
+pub struct TargetConfig {
+    /// The quota, as an index into [`crate::Config::quotas`].
+    pub quota: usize,
+    /// The model to ask for.
+    pub model: String,
+    /// Lower tiers first.
+    pub tier: u32,
+    /// Its share where several of a tier have room; 1 is usual.
+    pub weight: f64,
+    /// How long a job waits here for lower tiers before it is asked.
+    pub after: Duration,
+    /// The most tokens of prompt and answer together, where that is known: what is too long for one target is taken
+    /// to one with a larger window.
+    pub context_window: Option<u64>,
+    /// What calls cost, where that is known.
+    pub prices: Option<Arc<Prices>>,
+}
+
+type Find = dyn Fn(&str) -> Vec<TargetConfig> + Send + Sync;
+
+/// What serves models that no configured pool is for.
+#[derive(Clone)]
+pub struct OnDemand(Arc<Find>);
+
+impl OnDemand {
+    /// `find` says what serves a model; nothing, if nobody has it.
+    pub fn new(find: impl Fn(&str) -> Vec<TargetConfig> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(find))
+    }
+
+    /// What serves `model`.
+    pub fn targets(&self, model: &str) -> Vec<TargetConfig> {
+        (self.0)(model)
+    }
+}
+
+impl fmt::Debug for OnDemand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OnDemand")
+    }
+}
+
+/// A quota × model, as the dispatcher sees it. Pools that name the same one share it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) model: String,
+    pub(crate) prices: Option<Arc<Prices>>,
+}
+
+impl Target {
+    /// Whether a job is said to both of them in the same way.
+    pub(crate) fn speaks_as(&self, other: &Self) -> bool {
+        let (one, two) = (&self.quota.config().endpoint, &other.quota.config().endpoint);
+        std::ptr::eq(one.provider, two.provider)
+            && one.api_version == two.api_version
+            && self.model == other.model
+    }
+}
+
+/// A target that a pool names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    /// Which target.
+    pub(crate) target: usize,
+    /// Lower ones first.
+    pub(crate) tier: u32,
+    pub(crate) weight: f64,
+    /// How long a job waits here for lower tiers first.
+    pub(crate) after: Duration,
+    pub(crate) context_window: Option<u64>,
+}
+
+/// What may serve a pool.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Pool {
+    pub(crate) candidates: Vec<Candidate>,
+    /// Whether what one target refuses for its content is taken to another.
+    pub(crate) content_fallback: bool,
+}
+
+/// Every quota × model once, and what of them each pool names.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    /// Only ever added to: an index stays what it is.
+    targets: boxcar::Vec<Target>,
+    named: RwLock<BTreeMap<String, Arc<Pool>>>,
+    quotas: Vec<Arc<Quota>>,
+    on_demand: Option<OnDemand>,
+}
+
+impl Pools {
+    pub(crate) fn new(
+        configured: Vec<PoolConfig>,
+        quotas: &[Arc<Quota>],
+        on_demand: Option<OnDemand>,
+    ) -> Self {
+        let pools = Self {
+            targets: boxcar::Vec::new(),
+            named: RwLock::default(),
+            quotas: quotas.to_vec(),
+            on_demand,
+        };
+        for PoolConfig { name, targets, content_fallback } in configured {
+            let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
+            let pool = Arc::new(Pool { candidates, content_fallback });
+            pools.named.write().unwrap_or_else(PoisonError::into_inner).insert(name, pool);
+        }
+        pools
+    }
+
+    /// Every target; its place is its index.
+    pub(crate) fn targets(&self) -> &boxcar::Vec<Target> {
+        &self.targets
+    }
+
+    /// The place of a target.
+    pub(crate) fn place(&self, quota: &str, model: &str) -> Option<usize> {
+        let is_it = |target: &Target| target.model == model && target.quota.config().name == quota;
+        self.targets.iter().find(|(_, target)| is_it(target)).map(|(place, _)| place)
+    }
+
+    fn candidate(&self, config: TargetConfig) -> Candidate {
+        let TargetConfig { quota, model, tier, weight, after, context_window, prices } = config;
+        let quota = Arc::clone(&self.quotas[quota]);
+        let known = self.place(&quota.config().name, &model);
+        let target = known.unwrap_or_else(|| self.targets.push(Target { quota, model, prices }));
+        Candidate { target, tier, weight, after, context_window }
+    }
+
+    /// Every pool, by name.
+    pub(crate) fn all(&self) -> BTreeMap<String, Arc<Pool>> {
+        self.named.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A pool, if it was configured or made.
+    pub(crate) fn get(&self, name: &str) -> Option<Arc<Pool>> {
+        self.named.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Whether pools are made as they are asked for.
+    pub(crate) fn are_made_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    /// The pool for a job that names `model`; made, if that is how pools come to be and somebody has the model.
+    pub(crate) fn for_job(&self, name: &str, model: Option<&str>) -> Option<Arc<Pool>> {
+        // A job that names none is for the model that its pool is named after.
+        let model = model.unwrap_or(name);
+        let known = self.get(name);
+        let has_it = |pool: &Arc<Pool>| {
+            pool.candidates.iter().any(|candidate| self.targets[candidate.target].model == model)
+        };
+        let Some(on_demand) = &self.on_demand else { return known };
+        if known.as_ref().is_some_and(has_it)
+            || pool_of_model(model) != name
+            || self.targets.count() >= MOST_MODELS
+        {
+            return known;
+        }
+        let found = on_demand.targets(model);
+        if found.is_empty() {
+            return known;
+        }
+        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = named.get(name).map(|pool| Pool::clone(pool)).unwrap_or_default();
+        for target in found {
+            let candidate = self.candidate(target);
+            // Another job may have asked for it meanwhile.
+            if pool.candidates.iter().all(|known| known.target != candidate.target) {
+                pool.candidates.push(candidate);
+            }
+        }
+        let pool = Arc::new(pool);
+        named.insert(name.to_owned(), Arc::clone(&pool));
+        Some(pool)
+    }
+}

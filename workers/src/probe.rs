@@ -1,0 +1,86 @@
+//! Whether a provider accepts a key, found out by the list of its models, or where there is none by the smallest call.
+
+use std::time::Duration;
+
+use forebay_schemas::{Class, Job};
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::outcome::Outcome;
+use crate::provider::{Figures, Kind, listing};
+use crate::quota::{self, Key};
+use crate::upstream::{self, Reply, Request, Upstream};
+
+/// How long a provider may take; a list of models is there at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a provider said to a key.
+#[derive(Debug)]
+pub struct Probe {
+    /// Why it is not accepted; `None` if it is.
+    pub problem: Option<Problem>,
+    /// The models that the account has, where the provider lists them.
+    pub models: Option<Vec<String>>,
+    /// What the answer's headers say of limits.
+    pub limits: Vec<Figures>,
+}
+
+/// Why a key is not accepted.
+#[derive(Debug)]
+pub struct Problem {
+    /// The class of the failure.
+    pub class: Class,
+    /// The provider's words, without the key.
+    pub message: String,
+}
+
+/// Asks the provider of `quota` for its models with `key`; where it lists none, for the smallest answer of `model`.
+/// `None` where neither can be asked.
+pub async fn probe(
+    upstream: &impl Upstream,
+    quota: &quota::Config,
+    key: &Key,
+    model: Option<&str>,
+    clock: &dyn Clock,
+) -> Option<Probe> {
+    let job = smallest(quota)?;
+    let endpoint = &quota.endpoint;
+    let (mut request, model) = match (endpoint.list_models(), model) {
+        (Some(list), _) => (list, None),
+        (None, model) => (endpoint.encode(&job, model?).ok()?, model),
+    };
+    request.account.clone_from(&quota.name);
+    let outcome =
+        |outcome: &Outcome| outcome.class.map(|class| Problem { class, message: outcome.message.clone() });
+    let failed = |problem: Option<Problem>| Probe { problem, models: None, limits: Vec::new() };
+    if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
+        return Some(failed(outcome(&Outcome::local(Class::BadKey, "unusable_key", problem))));
+    }
+    let reply = match send(upstream, request).await {
+        Ok(reply) => reply,
+        Err(error) => return Some(failed(outcome(&Outcome::of_error(&error)))),
+    };
+    let now = clock.now();
+    let limits = endpoint.observe(&reply.headers, now);
+    if model.is_none() && (200..300).contains(&reply.status) {
+        return Some(Probe { problem: None, models: listing::models(&reply), limits });
+    }
+    let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
+    let problem = outcome(&Outcome::of_reply(decoded, reply.status, (&key.secret, None), &job));
+    Some(Probe { problem, models: None, limits })
+}
+
+async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
+    let late = |_| Err(upstream::Error::TimedOut(PATIENCE));
+    timeout(PATIENCE, upstream.send(request, |_| {})).await.unwrap_or_else(late)
+}
+
+/// A job that costs as little as any that the provider takes.
+fn smallest(quota: &quota::Config) -> Option<Job> {
+    let body = match quota.endpoint.provider.kinds().first()? {
+        Kind::Embeddings => r#"{"input":"."}"#.to_owned(),
+        _ => r#"{"messages":[{"role":"user","content":"."}],"max_tokens":1}"#.to_owned(),
+    };
+    let url = quota.endpoint.provider.kinds().first()?.url();
+    Job::parse(format!(r#"{{"id":"check","url":"{url}","body":{body}}}"#).as_bytes()).ok()
+}

@@ -1,0 +1,158 @@
+//! What of an answer tells its price beside its tokens.
+
+use forebay_schemas::{Job, Usage};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kind::Kind;
+
+/// The tools that cost nothing by themselves: whoever asked runs them.
+const OWN_TOOLS: [&str; 2] = ["function", "custom"];
+
+/// What of an answer tells its price beside its tokens.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Charge {
+    /// The service tier that it was served in, where the provider says.
+    pub tier: Option<String>,
+    /// Whether it is paid for by something that usage does not count, or counts at a price that is not the usual
+    /// one: sound, searches, a cache that lasts long.
+    pub has_extras: bool,
+    /// What is paid for, where that is not what the call used: Cohere counts the text alone.
+    pub billed: Option<Usage>,
+}
+
+/// What all providers' answers may have; the names of one mean nothing else at another.
+#[derive(Deserialize, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Parts {
+    #[serde(rename = "service_tier")]
+    tier: Option<Value>,
+    usage: Option<Value>,
+    /// Gemini's.
+    usage_metadata: Option<Value>,
+}
+
+/// Where sound and searches are counted, and Anthropic's longer cache.
+const EXTRAS: [&str; 8] = [
+    "/prompt_tokens_details/audio_tokens",
+    "/completion_tokens_details/audio_tokens",
+    "/input_tokens_details/audio_tokens",
+    "/output_tokens_details/audio_tokens",
+    "/server_tool_use/web_search_requests",
+    "/server_tool_use/web_fetch_requests",
+    "/num_search_queries",
+    "/cache_creation/ephemeral_1h_input_tokens",
+];
+/// Where Gemini counts tokens by what they are of, and what has the usual price there.
+const BY_MODALITY: [(&str, &[&str]); 3] = [
+    ("promptTokensDetails", &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"]),
+    ("cacheTokensDetails", &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"]),
+    ("candidatesTokensDetails", &["TEXT"]),
+];
+
+/// What the answer `body` to `job` says of its price.
+pub(super) fn charge(kind: Kind, job: &Job, body: &[u8]) -> Charge {
+    match kind {
+        Kind::Chat | Kind::Responses => {}
+        Kind::Embeddings | Kind::Moderation => return Charge::default(),
+        // Paid for by the image, the second, the character or the search.
+        Kind::Rerank | Kind::Image | Kind::Speech | Kind::Transcription => {
+            return Charge { has_extras: true, ..Charge::default() };
+        }
+    }
+    let parts: Parts = serde_json::from_slice(body).unwrap_or_default();
+    let usage = parts.usage.unwrap_or_default();
+    let counts = |path: &str| usage.pointer(path).and_then(Value::as_f64).is_some_and(|count| count > 0.0);
+    let of_usage = EXTRAS.into_iter().any(counts);
+    let metadata = parts.usage_metadata.unwrap_or_default();
+    let of_modality = BY_MODALITY.iter().any(|(field, usual)| {
+        let parts = metadata.get(field).and_then(Value::as_array).into_iter().flatten();
+        parts.filter(|part| has_tokens(part)).any(|part| {
+            let modality = part.get("modality").and_then(Value::as_str);
+            modality.is_some_and(|modality| !usual.contains(&modality))
+        })
+    });
+    let tier = parts.tier.as_ref().or_else(|| usage.get("service_tier"));
+    Charge {
+        tier: tier.and_then(Value::as_str).map(str::to_owned),
+        has_extras: of_usage || of_modality || asks_extras(job),
+        billed: billed(&usage),
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+fn billed(usage: &Value) -> Option<Usage> {
+    let count = |path: &str| usage.pointer(path).and_then(Value::as_f64).map(|count| count as u64);
+    let input_tokens = count("/billed_units/input_tokens")?;
+    let output_tokens = count("/billed_units/output_tokens")?;
+    Some(Usage { input_tokens, output_tokens, ..Usage::default() })
+}
+
+fn has_tokens(part: &Value) -> bool {
+    part.get("tokenCount").and_then(Value::as_u64).is_some_and(|count| count > 0)
+}
+
+/// Whether a job asks for tools that its provider runs, and charges.
+fn asks_extras(job: &Job) -> bool {
+    let field = |name: &str| job.body.get(name).filter(|raw| raw.get() != "null");
+    let tools: Vec<Value> =
+        field("tools").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
+    let is_own =
+        |tool: &Value| tool.get("type").and_then(Value::as_str).is_none_or(|kind| OWN_TOOLS.contains(&kind));
+    !tools.iter().all(is_own) || field("web_search_options").is_some() || field("plugins").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(job: &str, body: &str) -> Charge {
+        let job = format!(r#"{{"id":"1","body":{job}}}"#);
+        charge(Kind::Chat, &Job::parse(job.as_bytes()).expect("a job"), body.as_bytes())
+    }
+
+    #[test]
+    fn plain_answers_have_no_extras() {
+        for (job, body) in [
+            (
+                r#"{"tools":[{"type":"function"}]}"#,
+                r#"{"usage":{"prompt_tokens_details":{"audio_tokens":0}}}"#,
+            ),
+            (
+                r#"{"web_search_options":null}"#,
+                r#"{"usageMetadata":{"promptTokensDetails":[{"modality":"TEXT","tokenCount":9}]}}"#,
+            ),
+            ("{}", "no JSON"),
+        ] {
+            assert_eq!(of(job, body), Charge::default(), "{job} {body}");
+        }
+    }
+
+    #[test]
+    fn sound_searches_and_long_caches_are_extras() {
+        for (job, body) in [
+            ("{}", r#"{"usage":{"completion_tokens_details":{"audio_tokens":5}}}"#),
+            ("{}", r#"{"usage":{"server_tool_use":{"web_search_requests":1}}}"#),
+            ("{}", r#"{"usage":{"cache_creation":{"ephemeral_1h_input_tokens":7}}}"#),
+            ("{}", r#"{"usageMetadata":{"promptTokensDetails":[{"modality":"AUDIO","tokenCount":9}]}}"#),
+            ("{}", r#"{"usageMetadata":{"candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":9}]}}"#),
+            (r#"{"tools":[{"type":"web_search"}]}"#, "{}"),
+            (r#"{"web_search_options":{}}"#, "{}"),
+        ] {
+            assert!(of(job, body).has_extras, "{job} {body}");
+        }
+    }
+
+    #[test]
+    fn what_is_billed_may_be_less_than_what_was_used() {
+        let body = r#"{"usage":{"billed_units":{"input_tokens":5.0,"output_tokens":7.0},"tokens":{"input_tokens":71}}}"#;
+        let expected = Usage { input_tokens: 5, output_tokens: 7, ..Usage::default() };
+        assert_eq!(of("{}", body).billed, Some(expected));
+    }
+
+    #[test]
+    fn the_tier_is_the_one_that_served() {
+        assert_eq!(of("{}", r#"{"service_tier":"flex"}"#).tier.as_deref(), Some("flex"));
+        assert_eq!(of("{}", r#"{"usage":{"service_tier":"priority"}}"#).tier.as_deref(), Some("priority"));
+    }
+}
