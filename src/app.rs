@@ -206,14 +206,22 @@ async fn start_worker(
     let journal = tokio::task::spawn_blocking(move || Journal::open(&journal)).await;
     let journal = journal.map_err(|error| Error::Usage(error.into()))?;
     let journal = journal.map_err(|error| Error::Usage(error.into()))?;
-    let upstream = HttpUpstream::new(HttpConfig {
+    let upstream = upstream(config)?;
+    let workers = forebay_workers::Config { results_are_complete, ..workers };
+    Worker::start(workers, queue, upstream, (results, journal), clock).await.map_err(unreachable)
+}
+
+/// The way to providers.
+///
+/// # Errors
+/// When TLS cannot be set up.
+pub fn upstream(config: &Config) -> Result<HttpUpstream, Error> {
+    let config = HttpConfig {
         timeout: config.call.timeout,
         connect_timeout: config.call.connect_timeout,
         max_answer: config.call.max_answer,
-    })
-    .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))?;
-    let workers = forebay_workers::Config { results_are_complete, ..workers };
-    Worker::start(workers, queue, upstream, (results, journal), clock).await.map_err(unreachable)
+    };
+    HttpUpstream::new(config).map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))
 }
 
 /// Opens the store of results.

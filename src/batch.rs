@@ -40,6 +40,29 @@ pub struct Line {
 }
 
 impl Line {
+    /// The model that it asks for: that which its pool is named after, if it names none.
+    pub fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or(&self.pool)
+    }
+
+    /// Why none of the pools that there are can serve it.
+    fn no_pool(&self, known: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
+        let Some(models) = known.get(&self.pool) else {
+            return Some(format!("{}; name one with --pool", unknown_pool(&self.pool, known)));
+        };
+        // The pool's own name stands for any of its models.
+        let model = self.model.as_ref().filter(|model| **model != self.pool)?;
+        if models.is_empty() || models.contains(model) {
+            return None;
+        }
+        let models: Vec<_> = models.iter().map(String::as_str).collect();
+        Some(format!(
+            "pool `{}` has no model `{model}`; it has {}; name one of them, or with --pool none",
+            self.pool,
+            models.join(", ")
+        ))
+    }
+
     /// Bytes of its job.
     pub fn size(&self) -> usize {
         self.text.len()
@@ -142,39 +165,25 @@ impl Batch {
     }
 
     /// Refuses lines whose pool is not among `known`, lines whose model is none of their pool's, where those are
-    /// known, and lines that are too large to be called.
+    /// known, and lines that are too large to be called. Where pools are made as they are asked for, none need be known.
     ///
     /// # Errors
     /// With all those lines.
     pub fn check(
         &self,
         path: &Path,
-        known: &BTreeMap<String, BTreeSet<String>>,
+        known: Option<&BTreeMap<String, BTreeSet<String>>>,
         max_request: usize,
     ) -> anyhow::Result<()> {
         let mut problems = Vec::new();
         for line in &self.lines {
-            let number = line.number;
-            let Some(models) = known.get(&line.pool) else {
-                let problem = format!("{}; name one with --pool", unknown_pool(&line.pool, known));
-                problems.push((number, problem));
-                continue;
-            };
-            // The pool's own name stands for any of its models.
-            let named = line.model.as_ref().filter(|model| **model != line.pool);
-            if let Some(model) = named.filter(|model| !models.is_empty() && !models.contains(*model)) {
-                let models: Vec<_> = models.iter().map(String::as_str).collect();
-                let problem = format!(
-                    "pool `{}` has no model `{model}`; it has {}; name one of them, or with --pool none",
-                    line.pool,
-                    models.join(", ")
-                );
-                problems.push((number, problem));
-            } else if line.size() > max_request {
+            let too_large = || {
                 let size = line.size();
                 let problem = format!("{size} bytes are more than max_request of {max_request} in [call]");
-                problems.push((number, problem));
-            }
+                (size > max_request).then_some(problem)
+            };
+            let problem = known.and_then(|known| line.no_pool(known)).or_else(too_large);
+            problems.extend(problem.map(|problem| (line.number, problem)));
         }
         if problems.is_empty() {
             Ok(())
@@ -239,6 +248,11 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
 /// What is said of a pool that is not among `known`.
 pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
     let known: Vec<_> = known.keys().map(String::as_str).collect();
+    if known.is_empty() {
+        return format!(
+            "there is no pool `{pool}`, and no account whose key is in the environment is known to have such a model"
+        );
+    }
     format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
 }
 
@@ -328,23 +342,24 @@ mod tests {
             let models = models.iter().copied().map(str::to_owned).collect();
             BTreeMap::from([(pool.to_owned(), models)])
         };
-        let error = batch.check(path, &known("chat", &[]), 1 << 20).expect_err("no such pool").to_string();
+        let error =
+            batch.check(path, Some(&known("chat", &[])), 1 << 20).expect_err("no such pool").to_string();
         assert!(
             error.contains("line 3") && error.contains("gpt-4_1") && error.contains("known pools: chat"),
             "{error}"
         );
-        let error = batch.check(path, &known("gpt-4_1", &[]), 10).expect_err("too large").to_string();
+        let error = batch.check(path, Some(&known("gpt-4_1", &[])), 10).expect_err("too large").to_string();
         assert!(error.contains("more than max_request of 10 "), "{error}");
         let other = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1-nano"]);
-        let error = batch.check(path, &other, 1 << 20).expect_err("no such model").to_string();
+        let error = batch.check(path, Some(&other), 1 << 20).expect_err("no such model").to_string();
         assert!(error.contains("has no model `gpt-4.1`; it has gpt-4.1-mini, gpt-4.1-nano;"), "{error}");
         let own = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1"]);
-        batch.check(path, &own, 1 << 20).expect("a target's model");
+        batch.check(path, Some(&own), 1 << 20).expect("a target's model");
         // The pool's name, or none, is any of its models.
         let chat = Choices { pool: Some("chat".to_owned()), ..choices() };
         for line in [LINE.replace("gpt-4.1", "chat"), LINE.replace(r#""model":"gpt-4.1","#, "")] {
             let batch = parse(&line, &chat).expect("a batch");
-            batch.check(path, &known("chat", &["gpt-4.1-mini"]), 1 << 20).expect("any model");
+            batch.check(path, Some(&known("chat", &["gpt-4.1-mini"])), 1 << 20).expect("any model");
         }
     }
 }

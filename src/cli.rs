@@ -4,7 +4,9 @@ mod check;
 mod client;
 mod dead;
 mod demo;
+mod init;
 mod keys;
+mod models;
 mod orders;
 mod permissions;
 mod print;
@@ -73,6 +75,10 @@ enum Command {
     Queues,
     /// Show accounts and keys: state, reason, time of return, calls and refusals.
     Keys(keys::Args),
+    /// List models that are known: windows, prices and abilities.
+    Models(models::ModelsArgs),
+    /// List the providers that a quota may name.
+    Providers(models::ProvidersArgs),
     /// Show, replay and drop jobs that were given up.
     #[command(subcommand)]
     Dead(dead::Command),
@@ -82,8 +88,10 @@ enum Command {
     Resume(orders::PauseArgs),
     /// Cancel jobs: what waits ends as cancelled, what is being called has its answer.
     Cancel(orders::CancelArgs),
-    /// Check the configuration, the keys it names and the NATS server, and change nothing.
-    Check,
+    /// Write a forebay.toml with comments from the keys that are in the environment.
+    Init(init::Args),
+    /// Check the configuration, the NATS server, and each key at its provider; change nothing.
+    Check(check::Args),
     /// Print what a team may do at NATS, as a user of the server's configuration.
     NatsPermissions(permissions::Args),
     /// Run a simulated provider that enforces limits strictly and speaks the API of any.
@@ -123,11 +131,14 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Results(command) => results::results(&global, command).await,
         Command::Queues => queues::queues(&global).await,
         Command::Keys(args) => keys::keys(&global, args).await,
+        Command::Models(args) => models::models(&global, &args),
+        Command::Providers(args) => models::providers(&global, &args),
         Command::Dead(command) => dead::dead(&global, command).await,
         Command::Pause(args) => orders::pause(&global, args, "pause").await,
         Command::Resume(args) => orders::pause(&global, args, "resume").await,
         Command::Cancel(args) => orders::cancel(&global, args).await,
-        Command::Check => check::check(&global).await,
+        Command::Init(args) => init::init(&global, &args),
+        Command::Check(args) => check::check(&global, &args).await,
         Command::NatsPermissions(args) => permissions::permissions(&global, &args),
         Command::Simulate(args) => simulate::simulate(&global, args).await,
         Command::Completions { shell } => {

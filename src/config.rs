@@ -4,20 +4,26 @@
 //! values and relations must hold ([`check`]).
 
 mod check;
+mod environment;
 mod raw;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::{Lane, Names};
+use forebay_workers::price::Prices;
 use forebay_workers::provider::Endpoint;
+use forebay_workers::provider::catalogue::Provider;
 use forebay_workers::quota::{self, Limit};
-use forebay_workers::{Secret, Team};
+use forebay_workers::{OnDemand, Secret, Team};
+
+use crate::catalogue::Catalogue;
 
 /// The file that is read when none is named.
-const DEFAULT_FILE: &str = "forebay.toml";
+pub const DEFAULT_FILE: &str = "forebay.toml";
 
 /// No stream is smaller, in bytes: one message may have half of it.
 pub const SMALLEST_STREAM: u64 = 16 << 20;
@@ -73,12 +79,18 @@ pub struct Config {
     pub streams: Streams,
     /// How calls are made.
     pub call: Call,
+    /// What is known of models.
+    pub catalogue: Catalogue,
+    /// The providers that can be named.
+    pub providers: Vec<&'static Provider>,
     /// Lanes and their weights.
     pub lanes: [(Lane, u64); 3],
     /// The accounts, by name.
     pub quotas: BTreeMap<String, Quota>,
     /// The pools, by name.
     pub pools: BTreeMap<String, Pool>,
+    /// What serves models that no pool is for: without a configuration there is a pool for each that is asked for.
+    pub on_demand: Option<OnDemand>,
     /// Teams that differ from the defaults.
     pub teams: BTreeMap<String, Team>,
 }
@@ -211,14 +223,14 @@ pub struct Target {
 }
 
 impl Config {
-    /// Reads `file`, or `forebay.toml` in the working directory if there is one, or the defaults.
+    /// Reads `file`, or `forebay.toml` in the working directory if there is one, or else what the environment says.
     ///
     /// # Errors
     /// With all mistakes.
     pub fn load(file: Option<&Path>) -> Result<Self, Mistakes> {
         let default = Path::new(DEFAULT_FILE);
         let Some(file) = file.or_else(|| default.exists().then_some(default)) else {
-            return Self::parse("");
+            return Self::of_environment();
         };
         let in_file = |mistakes: Mistakes| Mistakes { file: Some(file.to_owned()), ..mistakes };
         let text = std::fs::read_to_string(file).map_err(|error| {
@@ -239,18 +251,34 @@ impl Config {
         if mistakes.is_empty() { Ok(config) } else { Err(Mistakes { file: None, all: mistakes }) }
     }
 
+    /// The defaults, with what the environment says.
+    ///
+    /// # Errors
+    /// Never, but for a mistake in the defaults.
+    pub fn of_environment() -> Result<Self, Mistakes> {
+        Self::parse("").map(|config| config.with_environment(|variable| std::env::var(variable).ok()))
+    }
+
+    /// With an account for each provider whose key is in the environment, and a pool for each model asked for.
+    pub(crate) fn with_environment(self, read: impl Fn(&str) -> Option<String>) -> Self {
+        let quotas = environment::quotas(&self.providers, read);
+        let on_demand = (!quotas.is_empty()).then(|| environment::on_demand(&quotas, &self.catalogue));
+        Self { quotas, on_demand, ..self }
+    }
+
     /// What workers need, with the credentials read.
     ///
     /// # Errors
     /// With every credential that is not there, and if there is nothing to serve.
     pub fn workers(&self) -> Result<forebay_workers::Config, Mistakes> {
         let mut mistakes = Vec::new();
-        if self.pools.is_empty() {
+        if self.pools.is_empty() && self.on_demand.is_none() {
             let problem = match &self.file {
                 Some(_) => "no pool is configured: add [quota.NAME] and [pool.NAME]".to_owned(),
-                None => {
-                    format!("there is no {DEFAULT_FILE} here: name one with --config, or try `forebay demo`")
-                }
+                None => format!(
+                    "there is no {DEFAULT_FILE} here, and no key of a provider in the environment: set OPENAI_API_KEY or \
+                     another that `forebay providers` names, name a file with --config, or try `forebay demo`"
+                ),
             };
             mistakes.push(Mistake { path: String::new(), problem });
         }
@@ -267,6 +295,7 @@ impl Config {
             weight: target.weight,
             after: target.after,
             context_window: target.context_window,
+            prices: self.prices(target),
         };
         let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
             name: name.clone(),
@@ -276,6 +305,7 @@ impl Config {
         Ok(forebay_workers::Config {
             quotas,
             pools: self.pools.iter().map(pool).collect(),
+            on_demand: self.on_demand.clone(),
             teams: self.teams.clone().into_iter().collect(),
             policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
             lane_weights: self.lanes,
@@ -286,6 +316,20 @@ impl Config {
             results_are_complete: true,
             max_request: self.call.max_request,
         })
+    }
+}
+
+impl Config {
+    /// Whether somebody serves a model that no pool is for.
+    pub fn serves(&self, model: &str) -> bool {
+        self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(model).is_empty())
+    }
+
+    /// The prices of a target's model, where they are known.
+    fn prices(&self, target: &Target) -> Option<Arc<Prices>> {
+        let quota = self.quotas.get(&target.quota)?;
+        let model = self.catalogue.find(quota.endpoint.provider, &target.model)?;
+        Some(Arc::new(model.prices.clone()))
     }
 }
 

@@ -71,6 +71,9 @@ pub struct Keys {
     /// Every pool and the models of its targets; workers before these were told say nothing here.
     #[serde(default)]
     pub models: Vec<(String, Vec<String>)>,
+    /// Whether pools are made as they are asked for, so that others than these can be.
+    #[serde(default)]
+    pub makes_pools: bool,
 }
 
 impl Keys {

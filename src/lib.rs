@@ -2,6 +2,7 @@
 //! everything a person touches, and the process; `forebay-workers` is everything from fetch to ack,
 //! and `forebay-schemas` what crosses the wire between them.
 
+pub mod catalogue;
 pub mod config;
 
 pub mod connection;

@@ -1,5 +1,6 @@
 //! Running a batch: what is not answered yet is published, completions are gathered, files written.
 
+pub mod bill;
 mod completions;
 pub mod output;
 pub mod progress;
@@ -22,6 +23,7 @@ use tracing::warn;
 use crate::batch::{Batch, Line};
 use crate::connection::{Connection, Error};
 use crate::control::{Keys, Quota};
+use bill::Bill;
 use completions::{Completions, Found};
 use output::Output;
 use progress::Progress;
@@ -58,6 +60,8 @@ pub struct Totals {
     pub succeeded: usize,
     /// Lines that failed, expired or were cancelled.
     pub failed: usize,
+    /// What they used and cost.
+    pub bill: Bill,
 }
 
 impl Totals {
@@ -255,6 +259,7 @@ impl Gathering {
             Status::Succeeded => self.totals.succeeded += 1,
             _ => self.totals.failed += 1,
         }
+        self.totals.bill.add(completion);
         self.output.take(*place, completion)?;
         self.progress.show(&self.totals);
         Ok(())

@@ -1,31 +1,155 @@
 //! `forebay check`.
 
-use anyhow::{Context, anyhow};
-use serde_json::json;
+use std::sync::Arc;
 
-use super::{Global, print};
+use anyhow::{Context, anyhow};
+use forebay_schemas::Class;
+use forebay_workers::clock::SystemClock;
+use forebay_workers::probe::{Probe, probe};
+use forebay_workers::quota;
+use forebay_workers::upstream::http::HttpUpstream;
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use super::{Global, UNREACHABLE, USAGE, print};
+use crate::app::upstream;
 use crate::config::Config;
 use crate::connection::{Connection, Error};
 use crate::nats;
 
-pub(super) async fn check(global: &Global) -> Result<u8, Error> {
+/// Keys that are tried at once.
+const AT_ONCE: usize = 8;
+
+/// Check the configuration, the NATS server, and each key at its provider; change nothing. A key is tried by listing
+/// the account's models, which costs nothing, or where the provider lists none by an answer of one token.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Call no provider.
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let workers = config.workers()?;
-    let file = config.file.as_ref().map_or_else(String::new, |file| file.display().to_string());
+    let file =
+        config.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
     let keys: usize = config.quotas.values().map(|quota| quota.keys.len()).sum();
     let (quotas, pools, teams) = (workers.quotas.len(), workers.pools.len(), config.teams.len());
     let server = server(&config).await?;
+    let tried = if args.offline { Vec::new() } else { try_keys(&config, workers.quotas).await? };
     if global.json {
         print::json(&json!({
             "config": file, "quotas": quotas, "keys": keys, "pools": pools, "teams": teams, "nats": server,
+            "tried": tried.iter().map(Tried::in_json).collect::<Vec<_>>(),
         }));
     } else {
         print::line(&format!(
             "{file}: {quotas} quotas with {keys} keys, {pools} pools, {teams} teams: no mistakes"
         ));
         print::line(&server);
+        if !tried.is_empty() {
+            let header = ["QUOTA", "KEY", "STATE", "MODELS", "LIMITS SEEN"];
+            print::table(&header, &tried.iter().map(Tried::row).collect::<Vec<_>>());
+        }
+        for note in tried.iter().flat_map(Tried::notes) {
+            print::line(&note);
+        }
     }
-    Ok(0)
+    let problems = || tried.iter().filter_map(|tried| tried.probe.as_ref()?.problem.as_ref());
+    Ok(match problems().next() {
+        None => 0,
+        Some(_) if problems().all(|problem| problem.class == Class::NetBeforeSend) => UNREACHABLE,
+        Some(_) => USAGE,
+    })
+}
+
+/// A key, and what its provider said to it.
+struct Tried {
+    quota: String,
+    key: String,
+    /// The models that pools ask for.
+    asked: Vec<String>,
+    probe: Option<Probe>,
+}
+
+async fn try_keys(config: &Config, quotas: Vec<quota::Config>) -> Result<Vec<Tried>, Error> {
+    let upstream: Arc<HttpUpstream> = Arc::new(upstream(config)?);
+    let keys = quotas.iter().flat_map(|quota| quota.keys.iter().map(move |key| (quota, key)));
+    let tried = keys.map(async |(quota, key)| {
+        let mut asked: Vec<_> = config
+            .pools
+            .values()
+            .flat_map(|pool| &pool.targets)
+            .filter(|target| target.quota == quota.name)
+            .map(|target| target.model.clone())
+            .collect();
+        asked.sort_unstable();
+        asked.dedup();
+        let first = asked.first().map(String::as_str);
+        let probe = probe(&*upstream, quota, key, first, &SystemClock).await;
+        Tried { quota: quota.name.clone(), key: key.name.clone(), asked, probe }
+    });
+    Ok(futures::stream::iter(tried).buffered(AT_ONCE).collect().await)
+}
+
+impl Tried {
+    fn state(&self) -> &'static str {
+        match &self.probe {
+            None => "not tried",
+            Some(Probe { problem: None, .. }) => "accepted",
+            Some(Probe { problem: Some(problem), .. }) => problem.class.as_str(),
+        }
+    }
+
+    fn limits(&self) -> Vec<String> {
+        let limits = self.probe.iter().flat_map(|probe| &probe.limits);
+        limits.map(|limit| format!("{} {}", limit.limit, limit.dimension)).collect()
+    }
+
+    fn row(&self) -> Vec<String> {
+        let models = self.probe.as_ref().and_then(|probe| probe.models.as_ref());
+        let models = models.map_or_else(|| "-".to_owned(), |models| models.len().to_string());
+        let limits = self.limits();
+        let limits = if limits.is_empty() { "-".to_owned() } else { limits.join(", ") };
+        vec![self.quota.clone(), self.key.clone(), self.state().to_owned(), models, limits]
+    }
+
+    /// What a person should do something about.
+    fn notes(&self) -> Vec<String> {
+        let Some(probe) = &self.probe else {
+            let why = "its provider lists no models, and no pool says which one to ask";
+            return vec![format!("{}: {} is not tried: {why}", self.quota, self.key)];
+        };
+        let problem = probe.problem.as_ref();
+        let problem = problem.map(|problem| format!("{}: {}: {}", self.quota, self.key, problem.message));
+        let missing = self.missing().into_iter().map(|model| {
+            format!("{}: {}: `{model}` is not in the provider's list of models", self.quota, self.key)
+        });
+        problem.into_iter().chain(missing).collect()
+    }
+
+    /// The models that pools ask for and the provider does not list.
+    fn missing(&self) -> Vec<&String> {
+        let Some(models) = self.probe.as_ref().and_then(|probe| probe.models.as_ref()) else {
+            return Vec::new();
+        };
+        // Ollama's have a tag, which may be left out.
+        let is_it = |listed: &String, model: &String| {
+            listed.strip_prefix(model.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        };
+        self.asked.iter().filter(|model| !models.iter().any(|listed| is_it(listed, model))).collect()
+    }
+
+    fn in_json(&self) -> Value {
+        let problem = self.probe.as_ref().and_then(|probe| probe.problem.as_ref());
+        json!({
+            "quota": self.quota, "key": self.key, "state": self.state(),
+            "message": problem.map(|problem| &problem.message),
+            "models": self.probe.as_ref().and_then(|probe| probe.models.as_ref()),
+            "models_not_listed": self.missing(), "limits": self.limits(),
+        })
+    }
 }
 
 /// The server that would be used, which must have JetStream.

@@ -126,7 +126,11 @@ async fn check_pool(connection: &Connection, pool: &str) -> Result<(), Error> {
         return Ok(());
     };
     let known = keys.served();
-    if known.contains_key(pool) { Ok(()) } else { Err(Error::Usage(anyhow!(unknown_pool(pool, &known)))) }
+    if keys.makes_pools || known.contains_key(pool) {
+        Ok(())
+    } else {
+        Err(Error::Usage(anyhow!(unknown_pool(pool, &known))))
+    }
 }
 
 /// When the stream of jobs was made, in seconds since 1970. Not everybody who may publish may ask for that.

@@ -1,9 +1,10 @@
 //! `forebay run`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use forebay_schemas::Lane;
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::subjects::{DEFAULT_TEAM, pool_of_model};
 use serde_json::json;
 
 use super::client::{ask, with_worker};
@@ -54,7 +55,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
-    let config = Config::load(global.config.as_deref())?;
+    let mut config = Config::load(global.config.as_deref())?;
+    if config.file.is_none() {
+        // Nobody else is told where its server is.
+        config.nats.listen.set_port(0);
+    }
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let choices = Choices { pool: args.pool.clone(), team: args.team.clone(), name: args.batch.clone() };
     let files = Files::new(args.output.clone(), args.errors.clone());
@@ -62,10 +67,9 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
     // What can be refused without starting anything is.
-    if config.nats.url.is_none() && !config.pools.is_empty() {
-        let models = |pool: &Pool| pool.targets.iter().map(|target| target.model.clone()).collect();
-        let known = config.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect();
-        batch.check(&args.input, &known, usize::MAX).map_err(Error::Usage)?;
+    let serves = !config.pools.is_empty() || config.on_demand.is_some();
+    if config.nats.url.is_none() && serves {
+        batch.check(&args.input, Some(&pools(&config, &batch)), usize::MAX).map_err(Error::Usage)?;
     }
     let mut prepared = Some((batch, output));
     let ended = with_worker(&config, async |connection| {
@@ -77,6 +81,20 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     report(global, &name, &files, ended)
 }
 
+/// The pools that a worker with this configuration has for a batch, and their models.
+fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
+    let models = |pool: &Pool| pool.targets.iter().map(|target| target.model.clone()).collect();
+    let mut pools: BTreeMap<String, BTreeSet<_>> =
+        config.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect();
+    for line in config.on_demand.iter().flat_map(|_| &batch.lines) {
+        let model = line.model();
+        if pool_of_model(model) == line.pool && config.serves(model) {
+            pools.entry(line.pool.clone()).or_default().insert(model.to_owned());
+        }
+    }
+    pools
+}
+
 async fn go(
     connection: &Connection,
     (args, max_request): (&Args, usize),
@@ -86,7 +104,8 @@ async fn go(
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<Ended, Error> {
     let keys: Keys = ask(connection, "keys", Vec::new()).await?;
-    batch.check(&args.input, &keys.served(), max_request).map_err(Error::Usage)?;
+    let known = (!keys.makes_pools).then(|| keys.served());
+    batch.check(&args.input, known.as_ref(), max_request).map_err(Error::Usage)?;
     run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
 }
 
@@ -95,17 +114,22 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
         Ended::Done(totals) => (false, totals),
         Ended::Interrupted(totals) => (true, totals),
     };
-    let Totals { lines, succeeded, failed } = totals;
+    let Totals { lines, succeeded, failed, bill } = totals;
     if global.json {
-        print::json(&json!({
+        let mut report = json!({
             "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
             "interrupted": interrupted, "output": files.output, "errors": files.errors,
-        }));
+        });
+        if let (Some(report), Some(bill)) = (report.as_object_mut(), bill.in_json().as_object_mut()) {
+            report.append(bill);
+        }
+        print::json(&report);
     } else if interrupted {
         print::line(&format!(
             "batch {name}: interrupted with {} of {lines} lines done; run the same command again to go on",
             totals.done()
         ));
+        print::line(&bill.to_string());
     } else {
         print::line(&format!(
             "batch {name}: {succeeded} of {lines} lines succeeded, in {}{}",
@@ -116,6 +140,7 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
                 String::new()
             }
         ));
+        print::line(&bill.to_string());
     }
     Ok(match (interrupted, failed) {
         (true, _) => INTERRUPTED,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -11,7 +11,7 @@ use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
 use forebay_workers::cost::Dimension;
 use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::{Provider, provider, providers};
+use forebay_workers::provider::catalogue::{Provider, providers, providers_with};
 use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
@@ -19,6 +19,7 @@ use super::raw::{self, Raw};
 use super::{
     Call, Config, Data, Key, KeySource, Mistake, Nats, Pool, Quota, SMALLEST_STREAM, Size, Streams, Target,
 };
+use crate::catalogue::Catalogue;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -26,7 +27,8 @@ const GIB: u64 = 1 << 30;
 
 /// Checks everything; what is wrong is noted and stands with its default in the result.
 pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<Mistake>) -> Config {
-    let mut checker = Checker { unreadable, mistakes };
+    let mut checker = Checker { unreadable, mistakes, providers: providers().iter().collect() };
+    let catalogue = checker.catalogue(raw.catalogue);
     let data = Data {
         dir: raw.data.dir.map_or_else(|| "./forebay-data".into(), PathBuf::from),
         keep_days: raw.data.keep_days.unwrap_or(7),
@@ -63,9 +65,12 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         data,
         streams,
         call: checker.call(raw.call),
+        catalogue,
+        providers: checker.providers.clone(),
         lanes: checker.lanes(&raw.lanes),
         quotas,
         pools,
+        on_demand: None,
         teams,
     }
 }
@@ -73,6 +78,8 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
 struct Checker<'a> {
     unreadable: &'a BTreeSet<String>,
     mistakes: &'a mut Vec<Mistake>,
+    /// The providers that can be named.
+    providers: Vec<&'static Provider>,
 }
 
 impl Checker<'_> {
@@ -228,16 +235,45 @@ impl Checker<'_> {
         Quota { endpoint, keys, limits: limits.collect() }
     }
 
+    /// What is known of models and providers: what is built in, and the files that add to it.
+    fn catalogue(&mut self, raw: raw::Catalogue) -> Catalogue {
+        let built_in = raw.built_in.unwrap_or(true);
+        let mut catalogue = if built_in { Catalogue::known().clone() } else { Catalogue::default() };
+        for (index, file) in raw.models.into_iter().enumerate() {
+            if let Err(error) = catalogue.extend_from(Path::new(&file)) {
+                self.wrong(&format!("catalogue.models[{index}]"), format!("{error:#}"));
+            }
+        }
+        let mut table = String::new();
+        for (index, file) in raw.providers.into_iter().enumerate() {
+            match std::fs::read_to_string(&file) {
+                Ok(text) => table.push_str(&text),
+                Err(error) => {
+                    let path = format!("catalogue.providers[{index}]");
+                    self.wrong(&path, format!("{file} cannot be read: {error}"));
+                }
+            }
+        }
+        if !table.is_empty() {
+            match providers_with(&table) {
+                Ok(all) => self.providers = all,
+                Err(error) => self.wrong("catalogue.providers", error),
+            }
+        }
+        catalogue
+    }
+
     fn provider(&mut self, path: &str, name: Option<String>) -> &'static Provider {
-        let names: Vec<_> = providers().iter().map(|provider| provider.name.as_str()).collect();
-        let (names, path) = (names.join(", "), format!("{path}.provider"));
-        let Some(name) = self.required(&path, name, &format!("one of {names}")) else {
-            return &providers()[0];
+        let path = format!("{path}.provider");
+        let what = "one of those that `forebay providers` lists";
+        let Some(name) = self.required(&path, name, what) else {
+            return self.providers[0];
         };
-        provider(&name).unwrap_or_else(|| {
+        let found = self.providers.iter().find(|provider| provider.name == name).copied();
+        found.unwrap_or_else(|| {
             let advice = "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
-            self.wrong(&path, format!("`{name}` is not known, use one of {names}; {advice}"));
-            &providers()[0]
+            self.wrong(&path, format!("`{name}` is not known, use {what}; {advice}"));
+            self.providers[0]
         })
     }
 

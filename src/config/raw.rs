@@ -20,6 +20,8 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) call: Call,
     #[serde(default)]
+    pub(super) catalogue: Catalogue,
+    #[serde(default)]
     pub(super) lanes: Lanes,
     #[serde(default)]
     pub(super) quota: BTreeMap<String, Quota>,
@@ -60,6 +62,15 @@ pub(super) struct Call {
     pub(super) connect_timeout: Option<String>,
     pub(super) max_request: Option<ByteSize>,
     pub(super) max_answer: Option<ByteSize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Catalogue {
+    pub(super) built_in: Option<bool>,
+    #[serde(default)]
+    pub(super) models: Vec<String>,
+    #[serde(default)]
+    pub(super) providers: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

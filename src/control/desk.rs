@@ -84,6 +84,7 @@ impl Desk {
             quotas: snapshot.quotas.into_iter().map(Quota::from).collect(),
             pools: snapshot.pools,
             models: snapshot.models,
+            makes_pools: snapshot.makes_pools,
         }
     }
 

@@ -3,7 +3,9 @@
 mod standing;
 mod support;
 
+mod check;
 mod contract;
+mod costs;
 mod crashes;
 mod dead;
 mod dialects;
@@ -18,6 +20,7 @@ mod journal;
 mod kinds;
 mod large;
 mod nats_troubles;
+mod no_configuration;
 mod objects;
 mod orders;
 mod permissions;

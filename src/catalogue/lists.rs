@@ -1,0 +1,259 @@
+//! Published lists of models: `LiteLLM`'s, models.dev's, and our own.
+
+use std::str::FromStr;
+
+use anyhow::{anyhow, bail};
+use forebay_workers::price::{Prices, Rates};
+use forebay_workers::provider::Kind;
+use rust_decimal::Decimal;
+use serde_json::{Map, Value};
+
+use super::{Ability, List, Model};
+
+/// Names of providers in lists that are not Forebay's.
+const PROVIDERS: [(&str, &str); 32] = [
+    ("alibaba", "dashscope"),
+    ("amazon-bedrock", "bedrock"),
+    ("bedrock_converse", "bedrock"),
+    ("cohere_chat", "cohere"),
+    ("codestral", "mistral"),
+    ("fireworks-ai", "fireworks"),
+    ("fireworks_ai", "fireworks"),
+    ("fireworks_ai-embedding-models", "fireworks"),
+    ("featherless_ai", "featherless"),
+    ("google", "gemini"),
+    ("google-vertex", "vertex"),
+    ("google-vertex-anthropic", "vertex-claude"),
+    ("lambda_ai", "lambda"),
+    ("meta_llama", "meta"),
+    ("moonshotai", "moonshot"),
+    ("nvidia_nim", "nvidia"),
+    ("novita-ai", "novita"),
+    ("ollama_chat", "ollama"),
+    ("togetherai", "together"),
+    ("together_ai", "together"),
+    ("vercel", "vercel-ai-gateway"),
+    ("vercel_ai_gateway", "vercel-ai-gateway"),
+    ("vertex_ai", "vertex"),
+    ("vertex_ai-anthropic_models", "vertex-claude"),
+    ("vertex_ai-embedding-models", "vertex"),
+    ("vertex_ai-language-models", "vertex"),
+    ("xiaomi_mimo", "xiaomi-mimo"),
+    ("friendli", "friendliai"),
+    ("jina_ai", "jina"),
+    ("zhipuai", "zai"),
+    ("gradient_ai", "digitalocean"),
+    ("github-models", "github"),
+];
+
+/// Digits after the point that a price may have; what is beyond is an error of floating-point numbers.
+const DIGITS: u32 = 10;
+
+/// Reads a list in whichever of the formats it is.
+pub(super) fn read(text: &str) -> anyhow::Result<Vec<Model>> {
+    let value: Value = serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
+    let Value::Object(entries) = value else { bail!("it is no list of models: {FORMATS}") };
+    if entries.get("models").is_some_and(Value::is_array) {
+        let list: List = serde_json::from_value(entries.into()).map_err(|error| anyhow!("{error}"))?;
+        return Ok(list.models);
+    }
+    let of_litellm = entries.iter().filter_map(|(name, entry)| litellm(name, entry.as_object()?));
+    let of_models_dev = entries.iter().flat_map(|(provider, entry)| {
+        let models = entry.get("models").and_then(Value::as_object).into_iter().flatten();
+        models.filter_map(move |(name, entry)| Some(models_dev(provider, name, entry.as_object()?)))
+    });
+    let models: Vec<_> = of_litellm.chain(of_models_dev).collect();
+    if models.is_empty() {
+        bail!("it names no model: {FORMATS}");
+    }
+    Ok(models)
+}
+
+const FORMATS: &str =
+    "use LiteLLM's or models.dev's format, or {\"models\": [{\"provider\", \"name\", \"kind\", …}]}";
+
+fn our_name(provider: &str) -> &str {
+    PROVIDERS.iter().find(|(theirs, _)| *theirs == provider).map_or(provider, |(_, ours)| ours)
+}
+
+/// An entry of `LiteLLM`'s list; `None` for what is no model that a job could ask for.
+fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
+    let listed = entry.get("litellm_provider")?.as_str()?;
+    let kind = match entry.get("mode")?.as_str()? {
+        "chat" => Kind::Chat,
+        "responses" => Kind::Responses,
+        "embedding" => Kind::Embeddings,
+        "moderation" => Kind::Moderation,
+        "rerank" => Kind::Rerank,
+        "image_generation" => Kind::Image,
+        "audio_speech" => Kind::Speech,
+        "audio_transcription" => Kind::Transcription,
+        _ => return None,
+    };
+    let prefix = listed.split('-').next().unwrap_or(listed);
+    let strip = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('/');
+    let name = strip(listed).or_else(|| strip(prefix)).or_else(|| strip("bedrock")).unwrap_or(name);
+    let provider = our_name(listed);
+    // Sizes of images, and regions, which are in the address and not in the model's name.
+    if name.contains("-x-") || (matches!(provider, "azure" | "bedrock") && name.contains('/')) {
+        return None;
+    }
+    let number = |field: &str| entry.get(field).and_then(Value::as_u64);
+    let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
+    let abilities = [
+        ("supports_function_calling", Ability::Tools),
+        ("supports_response_schema", Ability::JsonSchema),
+        ("supports_reasoning", Ability::Reasoning),
+        ("supports_vision", Ability::Vision),
+        ("supports_pdf_input", Ability::Pdf),
+        ("supports_audio_input", Ability::AudioInput),
+        ("supports_audio_output", Ability::AudioOutput),
+        ("supports_prompt_caching", Ability::PromptCache),
+    ];
+    Some(Model {
+        provider: provider.to_owned(),
+        name: name.to_owned(),
+        kind,
+        context_window: number("max_input_tokens"),
+        max_output: number("max_output_tokens").filter(|_| kind != Kind::Embeddings),
+        dimensions: number("output_vector_size"),
+        abilities: abilities
+            .into_iter()
+            .filter(|(field, _)| can(field))
+            .map(|(_, ability)| ability)
+            .collect(),
+        retires: entry.get("deprecation_date").and_then(Value::as_str).and_then(|date| date.parse().ok()),
+        prices: litellm_prices(entry),
+    })
+}
+
+/// Prices for a token each: usual ones, those of longer prompts (`…_above_200k_tokens`) and those of service tiers
+/// (`…_flex`, `…_priority`).
+fn litellm_prices(entry: &Map<String, Value>) -> Prices {
+    let mut prices = Prices::default();
+    // They change with the time of day, which no price here can say.
+    if entry.contains_key("off_peak_pricing") {
+        return prices;
+    }
+    for (field, value) in entry {
+        let Some((rate, rest)) = litellm_rate(field) else { continue };
+        let (above, tier) = match rest.strip_prefix("_above_") {
+            None => (None, rest),
+            Some(rest) => match rest.split_once("k_tokens") {
+                Some((thousands, tier)) if let Ok(thousands) = thousands.parse::<u64>() => {
+                    (Some(thousands * 1_000), tier)
+                }
+                _ => continue,
+            },
+        };
+        let of_tier = match tier {
+            "" => &mut prices,
+            "_flex" | "_priority" => prices.tiers.entry(tier[1..].to_owned()).or_default(),
+            _ => continue,
+        };
+        let rates = match above {
+            None => &mut of_tier.rates,
+            Some(above) => of_tier.beyond(above),
+        };
+        *rate(rates) = a_million(value);
+    }
+    for step in entry.get("tiered_pricing").and_then(Value::as_array).into_iter().flatten() {
+        let from = step.pointer("/range/0").and_then(Value::as_f64).unwrap_or_default();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a count of tokens as a float"
+        )]
+        let rates = match from as u64 {
+            0 => &mut prices.rates,
+            from => prices.beyond(from),
+        };
+        for (field, value) in step.as_object().into_iter().flatten() {
+            if let Some((rate, "")) = litellm_rate(field) {
+                *rate(rates) = a_million(value);
+            }
+        }
+    }
+    prices
+}
+
+type RateOf = fn(&mut Rates) -> &mut Option<Decimal>;
+
+/// Which price a field of `LiteLLM`'s tells, and what follows the name.
+fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
+    let fields: [(&str, RateOf); 5] = [
+        ("input_cost_per_token", |rates| &mut rates.input),
+        ("output_cost_per_token", |rates| &mut rates.output),
+        ("cache_read_input_token_cost", |rates| &mut rates.cached_input),
+        ("cache_creation_input_token_cost", |rates| &mut rates.cache_write),
+        ("output_cost_per_reasoning_token", |rates| &mut rates.reasoning),
+    ];
+    fields.into_iter().find_map(|(name, rate)| Some((rate, field.strip_prefix(name)?)))
+}
+
+/// The price of a million tokens, from that of one.
+fn a_million(value: &Value) -> Option<Decimal> {
+    let price = decimal(value)?.checked_mul(Decimal::from(1_000_000))?;
+    Some(price.round_dp(DIGITS).normalize())
+}
+
+fn decimal(value: &Value) -> Option<Decimal> {
+    let text = match value {
+        Value::Number(number) => number.to_string(),
+        Value::String(text) => text.clone(),
+        _ => return None,
+    };
+    let number = Decimal::from_scientific(&text).or_else(|_| Decimal::from_str(&text)).ok()?;
+    (!number.is_sign_negative()).then_some(number)
+}
+
+/// An entry of models.dev's list, whose prices are for a million tokens.
+fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
+    let entry = Value::Object(entry.clone());
+    let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
+    let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
+    let takes = |way: &str, what: &str| {
+        let modalities = entry.pointer(&format!("/modalities/{way}")).and_then(Value::as_array);
+        modalities.into_iter().flatten().any(|modality| modality == what)
+    };
+    let rates = |path: &str| {
+        let rate = |name: &str| {
+            let price = decimal(entry.pointer(&format!("{path}/{name}"))?)?;
+            Some(price.round_dp(DIGITS).normalize())
+        };
+        Rates {
+            input: rate("input"),
+            output: rate("output"),
+            cached_input: rate("cache_read"),
+            cache_write: rate("cache_write"),
+            reasoning: rate("reasoning"),
+        }
+    };
+    let mut prices = Prices { rates: rates("/cost"), ..Prices::default() };
+    let longer = rates("/cost/context_over_200k");
+    if longer != Rates::default() {
+        *prices.beyond(200_000) = longer;
+    }
+    let abilities = [
+        (can("tool_call"), Ability::Tools),
+        (can("structured_output"), Ability::JsonSchema),
+        (can("reasoning"), Ability::Reasoning),
+        (takes("input", "image"), Ability::Vision),
+        (takes("input", "pdf"), Ability::Pdf),
+        (takes("input", "audio"), Ability::AudioInput),
+        (takes("output", "audio"), Ability::AudioOutput),
+        (entry.pointer("/cost/cache_read").is_some(), Ability::PromptCache),
+    ];
+    Model {
+        provider: our_name(provider).to_owned(),
+        name: name.to_owned(),
+        // It has no word for it but the name.
+        kind: if name.contains("embed") { Kind::Embeddings } else { Kind::Chat },
+        context_window: number("/limit/context"),
+        max_output: number("/limit/output"),
+        dimensions: None,
+        abilities: abilities.into_iter().filter(|(can, _)| *can).map(|(_, ability)| ability).collect(),
+        retires: None,
+        prices,
+    }
+}

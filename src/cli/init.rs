@@ -1,0 +1,195 @@
+//! `forebay init`.
+
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use forebay_schemas::subjects::pool_of_model;
+use forebay_workers::clock::{Clock as _, SystemClock};
+use forebay_workers::provider::Kind;
+use forebay_workers::provider::catalogue::Provider;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use rust_decimal::Decimal;
+
+use super::{Global, print};
+use crate::catalogue::{Ability, Catalogue, Model};
+use crate::config::{Config, DEFAULT_FILE, KeySource, Quota};
+use crate::connection::Error;
+
+/// Write a forebay.toml with comments from the keys that are in the environment.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Replace a file that is there.
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
+    let path = global.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let found = Config::of_environment()?;
+    let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
+    let text = starter(&found, today);
+    write(&path, &text, args.force).map_err(Error::Usage)?;
+    let names: Vec<_> = found.quotas.keys().map(String::as_str).collect();
+    let of = if names.is_empty() {
+        "no key of a provider is in the environment, so that its accounts are examples".to_owned()
+    } else {
+        format!("with accounts of {}", names.join(", "))
+    };
+    print::line(&format!("{} is written, {of}; `forebay check` tries it", path.display()));
+    Ok(0)
+}
+
+fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true);
+    if force {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
+    let mut file = options.open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            anyhow!("{} is there already; --force replaces it", path.display())
+        }
+        _ => anyhow!("{}: {error}", path.display()),
+    })?;
+    file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+}
+
+const HEAD: &str = r#"# Forebay's configuration: accounts, and the pools that jobs are published to. The README describes every field.
+
+# [nats]
+# url = "nats://127.0.0.1:4222"  # a server that you run; without it Forebay minds its own
+
+# [data]
+# dir = "./forebay-data"         # results and journals
+"#;
+
+const NO_ACCOUNT: &str = r#"
+# No key of a provider was in the environment. `forebay providers` lists the providers; an account looks like this:
+#
+# [quota.openai]
+# provider = "openai"
+# keys = [{ name = "main", env = "OPENAI_API_KEY" }]
+# limits = [{ requests = 500, per = "1m" }, { tokens = 200_000, per = "1m" }]
+#
+# [pool.gpt-4o-mini]
+# targets = [{ quota = "openai", model = "gpt-4o-mini" }]
+"#;
+
+/// The text of a configuration with what was found.
+fn starter(found: &Config, today: Date) -> String {
+    let mut text = HEAD.to_owned();
+    if found.quotas.is_empty() {
+        text.push_str(NO_ACCOUNT);
+    }
+    for (name, quota) in &found.quotas {
+        text.push_str(&account(name, quota));
+        text.push_str(&pool(name, quota.endpoint.provider, &found.catalogue, today));
+    }
+    text
+}
+
+fn account(name: &str, quota: &Quota) -> String {
+    let provider = quota.endpoint.provider;
+    let mut text = format!("\n[quota.{name}]\nprovider = \"{}\"\n", provider.name);
+    if provider.base_url.as_deref() != Some(quota.endpoint.base_url.as_str()) {
+        text.push_str(&format!("base_url = {:?}\n", quota.endpoint.base_url));
+    }
+    let variables = quota.keys.iter().filter_map(|key| match &key.source {
+        KeySource::Env(variable) => Some(format!("{{ name = \"main\", env = \"{variable}\" }}")),
+        KeySource::File(_) => None,
+    });
+    let keys: Vec<_> = variables.collect();
+    text.push_str(&format!("keys = [{}]\n", keys.join(", ")));
+    text.push_str(
+        "# What the provider allows this account. Without any, limits are learned from headers and refusals.\n\
+         # limits = [{ requests = 500, per = \"1m\" }, { tokens = 200_000, per = \"1m\" }]\n",
+    );
+    if let Some(algorithm) = &provider.algorithm {
+        text.push_str(&format!(
+            "# It documents this; without it, a minute's limit is spent evenly, which every provider allows.\n\
+             # algorithm = \"{algorithm}\"\n"
+        ));
+    }
+    text
+}
+
+/// A pool for the cheapest chat model that calls tools and stays for a while; others are a comment away.
+fn pool(name: &str, provider: &Provider, catalogue: &Catalogue, today: Date) -> String {
+    let stays = |model: &Model| {
+        model.retires.is_none_or(|date| date > today.saturating_add(jiff::Span::new().days(90)))
+    };
+    let suits = |model: &&std::sync::Arc<Model>| {
+        model.provider == provider.listed_as()
+            && model.kind == Kind::Chat
+            && model.abilities.contains(&Ability::Tools)
+            && stays(model)
+            && price(model) > Decimal::ZERO
+    };
+    let cheapest = catalogue.models().filter(suits).min_by_key(|model| price(model));
+    let more =
+        format!("# `forebay models --provider {}` lists others; a pool may have any name.\n", provider.name);
+    match cheapest {
+        Some(model) => format!(
+            "\n{more}[pool.{}]\ntargets = [{{ quota = \"{name}\", model = {:?} }}]\n",
+            pool_of_model(&model.name),
+            model.name
+        ),
+        None => format!("\n{more}# [pool.chat]\n# targets = [{{ quota = \"{name}\", model = \"…\" }}]\n"),
+    }
+}
+
+fn price(model: &Model) -> Decimal {
+    let rates = &model.prices.rates;
+    rates.input.unwrap_or_default() + rates.output.unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(variables: &[(&str, &str)]) -> String {
+        let read = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let found = Config::parse("").expect("the defaults").with_environment(read);
+        starter(&found, jiff::civil::date(2026, 11, 25))
+    }
+
+    #[test]
+    fn what_is_written_is_a_configuration_with_what_was_found_and_no_key() {
+        let variables = [
+            ("OPENAI_API_KEY", "sk-secret"),
+            ("OPENAI_BASE_URL", "http://127.0.0.1:9001/v1"),
+            ("ANTHROPIC_API_KEY", "sk-secret"),
+            ("OPENROUTER_API_KEY", "sk-secret"),
+        ];
+        let text = of(&variables);
+        assert!(!text.contains("sk-secret"), "{text}");
+        let config = Config::parse(&text).expect(&text);
+        assert_eq!(config.quotas.keys().collect::<Vec<_>>(), ["anthropic", "openai", "openrouter"]);
+        assert_eq!(config.quotas["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
+        assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
+        // Every line that is commented out can be taken in as it is.
+        let all: Vec<_> = text
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
+            .collect();
+        let all = all
+            .join("\n")
+            .replace("url = \"nats", "[nats]\nurl = \"nats")
+            .replace("dir = ", "[data]\ndir = ");
+        let all = all.replace("targets = [{ quota = \"openrouter\", model = \"…\" }]", "");
+        let config = Config::parse(&all).expect(&all);
+        assert_eq!(config.quotas["anthropic"].limits.len(), 2);
+    }
+
+    #[test]
+    fn without_a_key_the_accounts_are_examples() {
+        let config = Config::parse(&of(&[])).expect("a configuration");
+        assert!(config.quotas.is_empty() && config.pools.is_empty());
+    }
+}

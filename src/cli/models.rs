@@ -1,0 +1,131 @@
+//! `forebay models` and `forebay providers`.
+
+use forebay_workers::provider::Kind;
+use forebay_workers::provider::catalogue::Provider;
+use rust_decimal::Decimal;
+use serde_json::json;
+
+use super::{Global, print};
+use crate::catalogue::{Ability, Model};
+use crate::config::Config;
+use crate::connection::Error;
+
+/// List models that are known: windows, prices in US dollars for a million tokens, and abilities.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  forebay models --provider anthropic\n  \
+    forebay models gemini flash --can vision --can tools\n\n\
+    What is not known of a model is -. Lists of your own are named in [catalogue] of the configuration.")]
+pub(super) struct ModelsArgs {
+    /// Words that the model's name has.
+    words: Vec<String>,
+    /// Only this provider's.
+    #[arg(long, value_name = "PROVIDER")]
+    provider: Option<String>,
+    /// Only those for this kind of work: chat, embeddings, …
+    #[arg(long, value_name = "KIND", value_parser = kind)]
+    kind: Option<Kind>,
+    /// Only those that can do this; may be given more than once.
+    #[arg(long = "can", value_name = "ABILITY")]
+    abilities: Vec<Ability>,
+}
+
+/// List the providers that a quota may name.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProvidersArgs {
+    /// Words that the provider's name has.
+    words: Vec<String>,
+}
+
+pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let listed_as = match &args.provider {
+        None => None,
+        Some(name) => {
+            let provider = config.providers.iter().find(|provider| provider.name == *name);
+            let unknown = || Error::Usage(anyhow::anyhow!("`{name}` is not known; see `forebay providers`"));
+            Some(provider.ok_or_else(unknown)?.listed_as())
+        }
+    };
+    let found = config.catalogue.models().filter(|model| {
+        listed_as.is_none_or(|provider| model.provider == provider)
+            && args.kind.is_none_or(|kind| model.kind == kind)
+            && args.abilities.iter().all(|ability| model.abilities.contains(ability))
+            && has_words(&model.name, &args.words)
+    });
+    if global.json {
+        print::json(&found.map(AsRef::as_ref).collect::<Vec<&Model>>());
+        return Ok(0);
+    }
+    let header = ["PROVIDER", "MODEL", "KIND", "WINDOW", "OUTPUT", "$ IN", "$ OUT", "$ CACHED", "CAN"];
+    print::table(&header, &found.map(|model| row(model)).collect::<Vec<_>>());
+    Ok(0)
+}
+
+fn row(model: &Model) -> Vec<String> {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let price = |price: Option<Decimal>| price.map_or_else(|| "-".to_owned(), |price| price.to_string());
+    let rates = &model.prices.rates;
+    let abilities: Vec<_> = model.abilities.iter().map(Ability::to_string).collect();
+    vec![
+        model.provider.clone(),
+        model.name.clone(),
+        model.kind.to_string(),
+        count(model.context_window),
+        count(model.max_output),
+        price(rates.input),
+        price(rates.output),
+        price(rates.cached_input),
+        abilities.join(" "),
+    ]
+}
+
+pub(super) fn providers(global: &Global, args: &ProvidersArgs) -> Result<u8, Error> {
+    let config = Config::load(global.config.as_deref())?;
+    let found = config.providers.iter().filter(|provider| has_words(&provider.name, &args.words));
+    if global.json {
+        print::json(&found.map(|provider| in_json(provider)).collect::<Vec<_>>());
+        return Ok(0);
+    }
+    let header = ["PROVIDER", "DIALECT", "KEY IN", "ADDRESS", "KINDS"];
+    let rows = found.map(|provider| {
+        vec![
+            provider.name.clone(),
+            provider.dialect.to_string(),
+            provider.key_env.first().cloned().unwrap_or_else(|| "-".to_owned()),
+            address(provider).to_owned(),
+            kinds(provider).join(" "),
+        ]
+    });
+    print::table(&header, &rows.collect::<Vec<_>>());
+    Ok(0)
+}
+
+fn in_json(provider: &Provider) -> serde_json::Value {
+    json!({
+        "name": provider.name, "dialect": provider.dialect.to_string(), "base_url": provider.base_url,
+        "example_url": provider.example_url, "key_env": provider.key_env, "url_env": provider.url_env,
+        "keyless": provider.keyless, "kinds": kinds(provider), "algorithm": provider.algorithm,
+        "settles_tokens": provider.settles(),
+    })
+}
+
+/// Where it is called; what an address looks like, where each account has its own.
+fn address(provider: &Provider) -> &str {
+    provider.base_url.as_deref().or(provider.example_url.as_deref()).unwrap_or("-")
+}
+
+fn kinds(provider: &Provider) -> Vec<String> {
+    provider.kinds().iter().map(Kind::to_string).collect()
+}
+
+fn has_words(name: &str, words: &[String]) -> bool {
+    let name = name.to_lowercase();
+    words.iter().all(|word| name.contains(&word.to_lowercase()))
+}
+
+fn kind(text: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| {
+        let all: Vec<_> = Kind::ALL.iter().map(Kind::to_string).collect();
+        format!("use one of {}", all.join(", "))
+    })
+}

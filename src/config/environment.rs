@@ -1,0 +1,116 @@
+//! What is served without a configuration: an account for each provider whose key is in the environment, with limits
+//! that are learned, and a pool for each model that is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_workers::provider::Endpoint;
+use forebay_workers::provider::catalogue::Provider;
+use forebay_workers::{OnDemand, TargetConfig};
+
+use super::{Key, KeySource, Quota};
+use crate::catalogue::{Catalogue, Model};
+
+/// The accounts whose keys are in the environment, by provider.
+pub(super) fn quotas(
+    providers: &[&'static Provider],
+    read: impl Fn(&str) -> Option<String>,
+) -> BTreeMap<String, Quota> {
+    let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
+    let quota = |provider: &&'static Provider| {
+        let variable = provider.key_env.iter().find(|variable| read(variable).is_some())?;
+        let base_url = provider.url_env.as_deref().and_then(read).or_else(|| provider.base_url.clone())?;
+        let mut endpoint = Endpoint::new(provider, base_url.trim());
+        if endpoint.wrong_version().is_some() && provider.base_url.is_none() {
+            // Azure's variable has the address without the path that needs no version.
+            endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
+        }
+        let key = Key { name: variable.clone(), source: KeySource::Env(variable.clone()) };
+        Some((provider.name.clone(), Quota { endpoint, keys: vec![key], limits: Vec::new() }))
+    };
+    providers.iter().filter_map(quota).collect()
+}
+
+/// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
+/// is known, or the only one that there is.
+pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue) -> OnDemand {
+    let providers: Vec<_> = quotas.values().map(|quota| quota.endpoint.provider).collect();
+    let listed: BTreeSet<_> = catalogue.models().map(|model| model.provider.as_str()).collect();
+    let is_alone = providers.len() == 1;
+    let may_have_any: Vec<_> =
+        providers.iter().map(|provider| is_alone || !listed.contains(provider.listed_as())).collect();
+    let catalogue = catalogue.clone();
+    OnDemand::new(move |model| {
+        let known: Vec<_> = providers.iter().map(|provider| catalogue.find(provider, model)).collect();
+        let is_known = known.iter().any(Option::is_some);
+        let serves = |quota: &usize| if is_known { known[*quota].is_some() } else { may_have_any[*quota] };
+        (0..known.len()).filter(serves).map(|quota| target(quota, model, known[quota])).collect()
+    })
+}
+
+fn target(quota: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig {
+    TargetConfig {
+        quota,
+        model: model.to_owned(),
+        tier: 0,
+        weight: 1.0,
+        after: Duration::ZERO,
+        context_window: None,
+        prices: known.map(|model| Arc::new(model.prices.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forebay_workers::provider::catalogue::providers;
+
+    use super::*;
+
+    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Quota> {
+        let read = |name: &str| {
+            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        quotas(&providers().iter().collect::<Vec<_>>(), read)
+    }
+
+    fn serve(quotas: &BTreeMap<String, Quota>, model: &str) -> Vec<String> {
+        let names: Vec<_> = quotas.keys().collect();
+        let targets = on_demand(quotas, Catalogue::known()).targets(model);
+        targets.into_iter().map(|target| names[target.quota].clone()).collect()
+    }
+
+    #[test]
+    fn each_key_in_the_environment_is_an_account_at_its_usual_or_its_own_address() {
+        let quotas = found(&[
+            ("OPENAI_API_KEY", "sk-1"),
+            ("OPENAI_BASE_URL", "http://127.0.0.1:9001/v1/"),
+            ("GOOGLE_API_KEY", "g"),
+            ("GROQ_API_KEY", " "),
+            ("AZURE_OPENAI_API_KEY", "a"),
+            ("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com/"),
+            ("AWS_BEARER_TOKEN_BEDROCK", "no address"),
+        ]);
+        let addresses: Vec<_> =
+            quotas.iter().map(|(name, quota)| (name.as_str(), quota.endpoint.base_url.as_str())).collect();
+        let expected = [
+            ("azure", "https://r.openai.azure.com/openai/v1"),
+            ("gemini", "https://generativelanguage.googleapis.com/v1beta"),
+            ("openai", "http://127.0.0.1:9001/v1"),
+        ];
+        assert_eq!(addresses, expected);
+        assert!(matches!(&quotas["gemini"].keys[0].source, KeySource::Env(name) if name == "GOOGLE_API_KEY"));
+    }
+
+    #[test]
+    fn a_model_goes_to_those_who_have_it() {
+        let both = found(&[("OPENAI_API_KEY", "1"), ("ANTHROPIC_API_KEY", "2")]);
+        assert_eq!(serve(&both, "gpt-4o-mini"), ["openai"]);
+        assert_eq!(serve(&both, "claude-sonnet-4-5"), ["anthropic"]);
+        assert_eq!(serve(&both, "a-model-of-tomorrow"), [""; 0], "nobody can tell whose it is");
+        let with_router = found(&[("OPENAI_API_KEY", "1"), ("OPENROUTER_API_KEY", "3")]);
+        assert_eq!(serve(&with_router, "acme/model"), ["openrouter"], "it may have any");
+        let one = found(&[("OPENAI_API_KEY", "1")]);
+        assert_eq!(serve(&one, "a-model-of-tomorrow"), ["openai"]);
+    }
+}

@@ -1,0 +1,69 @@
+//! `forebay check`: keys at their providers.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::program::{Output, run};
+use crate::support::{UNLIMITED, head, pool, provider, quota};
+
+/// `forebay check` on quotas, each of a provider, at an address, with keys, and with a pool for a model.
+async fn check(quotas: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut text = head(dir.path());
+    for (index, (provider, url, keys, model)) in quotas.iter().enumerate() {
+        let name = format!("q{index}");
+        let quota = quota(dir.path(), &name, url, keys, UNLIMITED);
+        text.push_str(&quota.replace("\"openai\"", &format!("\"{provider}\"")));
+        text.push_str(&pool(&format!("p{index}"), model, &[&name]));
+    }
+    fs::write(dir.path().join("forebay.toml"), text).expect("written");
+    let output = run(dir.path(), &["check", "--json"]).await;
+    let report: Value = serde_json::from_str(&output.stdout).expect("a report");
+    let tried = report["tried"].as_array().expect("a list").clone();
+    for key in quotas.iter().flat_map(|(_, _, keys, _)| *keys) {
+        assert!(!format!("{output:?}").contains(key), "a key is told: {output:?}");
+    }
+    (output, tried)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_key_is_tried_at_its_provider_and_none_is_told() {
+    for (name, path) in [
+        ("openai", "/v1"),
+        ("azure", "/openai/v1"),
+        ("anthropic", ""),
+        ("gemini", "/v1beta"),
+        ("mistral", "/v1"),
+        ("cohere", ""),
+        ("bedrock", ""),
+        ("ollama", ""),
+        ("groq", "/openai/v1"),
+        ("deepseek", ""),
+        ("openrouter", "/api/v1"),
+    ] {
+        let simulated = provider(&[&format!("provider={name},name=one,key=sk-right-key")], "").await;
+        let url = format!("{}{path}", simulated.url());
+        // Ollama has no keys.
+        let keys = &["sk-right-key", "sk-wrong-key"][..if name == "ollama" { 1 } else { 2 }];
+        let (output, tried) = check(&[(name, url, keys, "an-unlisted-model")]).await;
+        assert_eq!(tried[0]["state"], "accepted", "{name}: {output:?}");
+        // Bedrock has no list.
+        let listed = tried[0]["models"].as_array().is_some_and(|models| !models.is_empty());
+        assert_eq!(listed, name != "bedrock", "{name}: {output:?}");
+        if listed {
+            assert_eq!(tried[0]["models_not_listed"], json!(["an-unlisted-model"]), "{name}");
+        }
+        if name == "ollama" {
+            assert_eq!(output.code, Some(0), "{output:?}");
+        } else {
+            assert_eq!((&tried[1]["state"], output.code), (&json!("bad_key"), Some(2)), "{name}: {output:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_where_nobody_is_is_told() {
+    let (output, tried) = check(&[("openai", "http://127.0.0.1:1/v1".to_owned(), &["sk-a-key"], "m")]).await;
+    assert_eq!((&tried[0]["state"], output.code), (&json!("net_before_send"), Some(3)), "{output:?}");
+}
