@@ -203,6 +203,8 @@ pub struct Pool {
     pub targets: Vec<Target>,
     /// Whether what one target refuses for its content is taken to another.
     pub content_fallback: bool,
+    /// Whether embeddings of several jobs travel in one request.
+    pub join: bool,
 }
 
 /// A quota and a model that serve a pool.
@@ -301,6 +303,7 @@ impl Config {
             name: name.clone(),
             targets: pool.targets.iter().map(target).collect(),
             content_fallback: pool.content_fallback,
+            join: pool.join,
         };
         Ok(forebay_workers::Config {
             quotas,

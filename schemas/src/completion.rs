@@ -187,6 +187,9 @@ pub struct Attempt {
     pub outcome: String,
     /// The HTTP status, if an answer came.
     pub status_code: Option<u16>,
+    /// For how many jobs together the call was made; absent where it was for this one alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<u32>,
 }
 
 /// A line of an OpenAI Batch output or error file.

@@ -448,7 +448,7 @@ impl Checker<'_> {
                 context_window,
             });
         }
-        Pool { targets, content_fallback: raw.content_fallback }
+        Pool { targets, content_fallback: raw.content_fallback, join: raw.join.unwrap_or(true) }
     }
 
     fn team(&mut self, name: &str, raw: raw::Team) -> Team {

@@ -117,6 +117,7 @@ pub(super) struct Pool {
     pub(super) targets: Vec<Target>,
     #[serde(default)]
     pub(super) content_fallback: bool,
+    pub(super) join: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -16,6 +16,7 @@ mod faults;
 mod flows;
 mod hostile;
 mod identity;
+mod joined;
 mod journal;
 mod kinds;
 mod large;

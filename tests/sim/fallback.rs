@@ -85,7 +85,7 @@ impl Tiers {
         Config {
             quotas: self.after.iter().map(quota).collect(),
             on_demand: None,
-            pools: vec![PoolConfig { name: "p".to_owned(), targets, content_fallback: false }],
+            pools: vec![PoolConfig { name: "p".to_owned(), targets, content_fallback: false, join: true }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 5 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],

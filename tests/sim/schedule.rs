@@ -246,6 +246,7 @@ impl Schedule {
                 name: "p".to_owned(),
                 targets: (0..keys.len()).map(target).collect(),
                 content_fallback: false,
+                join: true,
             }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 6 },

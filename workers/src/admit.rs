@@ -19,6 +19,7 @@ use crate::crash::{self, Point};
 use crate::dispatch::{Arrived, LONGEST_REST};
 use crate::engine::Engine;
 use crate::finish::{self, retry_until_done};
+use crate::joined::Join;
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::Outcome;
@@ -105,6 +106,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         attempts: message.attempts,
         counted: message.counted,
         place: None,
+        join: None,
         last_error: None,
     };
     if conflicts {
@@ -371,8 +373,23 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     // An end of this process is no failure of the provider's.
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
     staged.choices.recall(&staged.attempts[..told], &engine.pools);
+    staged.join = found.join.then(|| join(engine, staged)).flatten();
     let is_said = costs.iter().any(Option::is_some);
     unsupported.filter(|_| !is_said).map(|refusal| (refusal.obstacle.code(), refusal.to_string()))
+}
+
+/// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
+fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
+    // One over which the process ended is worked on alone.
+    if engine.journal.suspects.suspects(&staged.delivery.unique_id) {
+        return None;
+    }
+    let join = Join::of(&staged.job, &staged.flow.pool)?;
+    let targets = staged.choices.left().iter().map(|choice| &engine.pools.targets()[choice.target]);
+    let saving = targets.filter(|target| target.quota.counts_calls(&target.model));
+    let most = saving.map(|target| target.quota.config().endpoint.provider.joins.inputs).max()?;
+    staged.claim.travels_with(most.saturating_sub(1));
+    (most > 1).then_some(join)
 }
 
 fn unknown_pool<Q, U>(engine: &Engine<Q, U>, pool: &str) -> Refusal {

@@ -1,8 +1,9 @@
 //! One attempt: encoded, authorised, journalled, sent, classified, noted.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use forebay_schemas::{Attempt, Class, Job, OnAmbiguous};
+use forebay_schemas::{Attempt, Class, OnAmbiguous};
 use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
@@ -11,6 +12,7 @@ use crate::clock::millis_between;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
+use crate::joined::Party;
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::Outcome;
@@ -20,62 +22,70 @@ use crate::quota::Permit;
 use crate::staged::Staged;
 use crate::upstream::{self, Reply, Upstream};
 
-/// Makes the permitted call; what it turned out to be is noted in the job and returned.
+/// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
 pub(crate) async fn attempt<Q, U: Upstream>(
     engine: &Engine<Q, U>,
-    staged: &mut Staged,
+    party: &mut Party,
     target: usize,
     permit: &Permit,
 ) -> Outcome {
     let started = engine.clock.now();
-    let mut reply = send(engine, staged, permit, started).await;
+    let mut reply = send(engine, party, permit, started).await;
     crash::at(Point::Answered);
     let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
-    let size = reply.as_ref().map_or(0, |reply| reply.body.len()) + staged.job.size();
+    let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
     let prices = engine.pools.targets()[target].prices.as_deref();
-    let classify = || classify(engine, &staged.job, prices, permit, reply);
-    let outcome = at_length(size, || working(engine, staged, classify));
+    let classify = || classify(engine, party, prices, permit, reply);
+    let outcome = at_length(bytes + party.job().size(), || working(engine, party, classify));
+    engine.sizes.learn(target, party, &outcome, bytes);
     // What is tried again waits without its answer.
-    staged.place = place.filter(|_| outcome.class.is_none());
+    let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
     crash::at(Point::Classified);
-    if outcome.was_not_made() {
-        return outcome;
+    let (now, jobs) = (engine.clock.now(), party.members().len());
+    for staged in party.members_mut() {
+        staged.place.clone_from(&place);
+        if outcome.was_not_made() {
+            continue;
+        }
+        let attempt = Attempt {
+            took_ms: millis_between(started, now),
+            outcome: outcome.name().to_owned(),
+            status_code: outcome.status_code,
+            ..unanswered(staged, jobs, permit, started)
+        };
+        staged.note(attempt);
+        staged.waiting_since = now;
     }
-    let now = engine.clock.now();
-    let attempt = Attempt {
-        took_ms: millis_between(started, now),
-        outcome: outcome.name().to_owned(),
-        status_code: outcome.status_code,
-        ..unanswered(staged, permit, started)
-    };
-    staged.note(attempt);
-    staged.waiting_since = now;
     outcome
 }
 
-/// Works on what the job asked or was answered, so that the next process knows it if this one ends over it.
-fn working<Q, U, T>(engine: &Engine<Q, U>, staged: &Staged, act: impl FnOnce() -> T) -> T {
-    engine.journal.suspects.around(Work::Calling, &staged.delivery.unique_id, || {
-        crash::over("calling", &staged.delivery.payload);
+/// Works on what the jobs asked or were answered, so that the next process knows it if this one ends over it.
+fn working<Q, U, T>(engine: &Engine<Q, U>, party: &Party, act: impl FnOnce() -> T) -> T {
+    let names = party.members().iter().map(|staged| staged.delivery.unique_id.as_str());
+    engine.journal.suspects.around_all(Work::Calling, names, || {
+        party.members().iter().for_each(|staged| crash::over("calling", &staged.delivery.payload));
         act()
     })
 }
 
 async fn send<Q, U: Upstream>(
     engine: &Engine<Q, U>,
-    staged: &Staged,
+    party: &Party,
     permit: &Permit,
     started: Timestamp,
 ) -> Result<Reply, Unsent> {
     let config = permit.quota().config();
-    let encode = || config.endpoint.encode(&staged.job, permit.model());
-    let encoded = at_length(staged.job.size(), || working(engine, staged, encode));
+    let encode = || config.endpoint.encode(party.job(), permit.model());
+    let encoded = at_length(party.job().size(), || working(engine, party, encode));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
     request.account.clone_from(&config.name);
     let secret = &permit.key().secret;
     config.endpoint.authorise(&mut request, secret, started).map_err(Unsent::UnusableKey)?;
-    if begin(engine, staged, &unanswered(staged, permit, started)).await == Begun::Late {
-        return Err(Unsent::Late);
+    let jobs = party.members().len();
+    for staged in party.members() {
+        if begin(engine, staged, &unanswered(staged, jobs, permit, started)).await == Begun::Late {
+            return Err(Unsent::Late);
+        }
     }
     crash::at(Point::Journalled);
     let stamp = permit.stamp();
@@ -133,18 +143,20 @@ enum Unsent {
 
 fn classify<Q, U>(
     engine: &Engine<Q, U>,
-    job: &Job,
+    party: &Party,
     prices: Option<&Prices>,
     permit: &Permit,
     reply: Result<Reply, Unsent>,
 ) -> Outcome {
+    let job = party.job();
     match reply {
         Ok(reply) => {
             let endpoint = &permit.quota().config().endpoint;
             let now = engine.clock.now();
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
-            Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job)
+            let outcome = Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
+            party.checked(outcome)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
         Err(Unsent::Inexpressible(unsupported)) => {
@@ -156,7 +168,7 @@ fn classify<Q, U>(
 }
 
 /// A call as it is if nothing is ever known of it but that it began.
-fn unanswered(staged: &Staged, permit: &Permit, started: Timestamp) -> Attempt {
+fn unanswered(staged: &Staged, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
     let config = permit.quota().config();
     Attempt {
         quota: config.name.clone(),
@@ -168,5 +180,6 @@ fn unanswered(staged: &Staged, permit: &Permit, started: Timestamp) -> Attempt {
         took_ms: 0,
         outcome: Class::NetAfterSend.as_str().to_owned(),
         status_code: None,
+        jobs: u32::try_from(jobs).ok().filter(|jobs| *jobs > 1),
     }
 }

@@ -88,6 +88,12 @@ impl Choices {
         &self.left
     }
 
+    /// What a call costs at `target`, if it may be asked now.
+    pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<Cost> {
+        let choice = self.left.iter().find(|choice| choice.target == target)?;
+        choice.rests_until(now).is_none().then_some(choice.cost)
+    }
+
     /// What the calls that were made for the job before say of them.
     pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();

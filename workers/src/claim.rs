@@ -1,7 +1,7 @@
 //! A delivery that is held, its place in a stage, and who wants to know what comes of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -22,6 +22,8 @@ pub(crate) struct Stage {
     held: AtomicUsize,
     /// For jobs that no message can hold.
     room: Arc<Semaphore>,
+    /// Whether it has places for jobs that travel together.
+    wide: AtomicBool,
 }
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
@@ -36,7 +38,16 @@ impl Stage {
     /// An empty stage.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(ROOM));
-        Arc::new(Self { free, taken: AtomicUsize::new(0), held: AtomicUsize::new(0), room })
+        let (taken, held, wide) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+        Arc::new(Self { free, taken, held, room, wide })
+    }
+
+    /// Makes `places` more, once: jobs of the flow can travel together, and so many are wanted at a time.
+    fn widen(&self, places: usize) {
+        if !self.wide.swap(true, Ordering::Relaxed) {
+            // A flow that has ended wants no more.
+            let _ = self.free.send(places);
+        }
     }
 
     /// Takes a place.
@@ -106,6 +117,11 @@ impl Claim {
         let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
         // It is never closed.
         self.room = Arc::clone(&self.mark.0.room).acquire_many_owned(kib).await.ok();
+    }
+
+    /// So many of its flow can travel together.
+    pub(crate) fn travels_with(&self, others: usize) {
+        self.mark.0.widen(others);
     }
 
     /// What is known of a delivery before it is read.

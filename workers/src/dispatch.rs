@@ -14,9 +14,11 @@ use tokio_util::task::TaskTracker;
 use crate::engine::Engine;
 use crate::fairness::Fairness;
 use crate::finish;
+use crate::joined::Party;
+use crate::joining::{COMPANY, Joining, Ride, leads};
 use crate::queue::{Queue, Reading};
 use crate::quota::Permit;
-use crate::round::Round;
+use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
@@ -41,6 +43,8 @@ pub(crate) struct Dispatcher<Q, U> {
     engine: Arc<Engine<Q, U>>,
     arrivals: mpsc::UnboundedReceiver<Arrived>,
     waiting: Fairness<Staged>,
+    /// Jobs that will travel with one of those.
+    joining: Joining,
     /// Jobs that wait for themselves, by when they may go.
     resting: BTreeMap<(Instant, u64), Staged>,
     rested: u64,
@@ -58,6 +62,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             engine,
             arrivals,
             waiting: Fairness::new(lane_weights),
+            joining: Joining::default(),
             resting: BTreeMap::new(),
             rested: 0,
             tasks,
@@ -132,7 +137,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn queue(&mut self, mut staged: Staged) {
+    /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
+    fn queue(&mut self, staged: Staged) {
+        if staged.join.is_none() || leads(&staged) {
+            return self.line_up(staged);
+        }
+        let Some(first) = self.joining.meet(staged) else { return };
+        if first.flow.lane == Lane::Interactive {
+            return self.line_up(first);
+        }
+        self.rested += 1;
+        self.resting.insert((Instant::now() + COMPANY, self.rested), first);
+    }
+
+    fn line_up(&mut self, mut staged: Staged) {
         staged.here_since.get_or_insert_with(Instant::now);
         let tried = !staged.attempts.is_empty();
         let weight = self.engine.team(&staged.flow.team).weight;
@@ -156,7 +174,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
             match round.take_chosen() {
-                Some((target, permit)) => self.start(staged, target, permit),
+                Some((target, permit)) => self.start(staged, target, permit, now),
                 None => self.no_target_left(staged),
             }
         }
@@ -166,23 +184,63 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         self.engine
             .counters
             .staged
-            .store((self.waiting.len() + self.resting.len()) as u64, Ordering::Relaxed);
+            .store((self.waiting.len() + self.resting.len() + self.joining.len()) as u64, Ordering::Relaxed);
         let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
         round.wake().into_iter().chain(resting).min()
     }
 
-    fn start(&self, mut staged: Staged, target: usize, permit: Permit) {
-        // The place in the stage is free: the flow fetches the next one while this one is called.
-        drop(staged.claim.slot.take());
+    fn start(&mut self, mut first: Staged, target: usize, permit: Permit, now: Instant) {
+        let company = self.company(&first, target, &permit, now);
+        self.leaves_line(&mut first);
+        let mut party = Party::of(first, company);
+        // The places in the stage are free: the flow fetches the next ones while these are called.
+        party.members_mut().iter_mut().for_each(|staged| drop(staged.claim.slot.take()));
         let engine = Arc::clone(&self.engine);
-        let in_flight = engine.counters.in_flight();
+        let in_flight = engine.counters.in_flight(party.members().len());
         self.tasks.spawn(async move {
-            work(engine, staged, target, permit).await;
+            work(engine, party, target, permit).await;
             drop(in_flight);
         });
     }
 
-    fn no_target_left(&self, mut staged: Staged) {
+    /// Those that travel with `first`, as many as the provider and the limits take in one call.
+    fn company(&mut self, first: &Staged, target: usize, permit: &Permit, now: Instant) -> Vec<Staged> {
+        let engine = &self.engine;
+        let quota = permit.quota();
+        let Some(join) = first.join.as_ref().filter(|_| quota.counts_calls(permit.model())) else {
+            return Vec::new();
+        };
+        let joins = quota.config().endpoint.provider.joins;
+        let most = if join.part.is_some() { joins.inputs } else { engine.sizes.most(target, joins) };
+        let (mut inputs, mut tokens, wall) = (join.inputs, first.cost.input_tokens, engine.clock.now());
+        let company = self.joining.company(first, |staged| {
+            let Some((join, cost)) = staged.join.as_ref().zip(staged.choices.cost_at(target, now)) else {
+                return Ride::Stay;
+            };
+            if staged.is_late(wall) || staged.is_cancelled(&engine.orders) {
+                return Ride::Stay;
+            }
+            let (all, all_tokens) = (inputs + join.inputs, tokens.saturating_add(staged.cost.input_tokens));
+            if all > most || all_tokens > joins.tokens || !permit.take_on(&cost, now) {
+                return Ride::Full;
+            }
+            (inputs, tokens) = (all, all_tokens);
+            Ride::Take
+        });
+        let more = tokens - first.cost.input_tokens;
+        self.waiting.charge(first.flow.lane, &first.flow.team, more.min(LARGEST_TURN));
+        company
+    }
+
+    /// The next of those behind it takes its place.
+    fn leaves_line(&mut self, staged: &mut Staged) {
+        if let Some(next) = self.joining.next(staged) {
+            self.line_up(next);
+        }
+    }
+
+    fn no_target_left(&mut self, mut staged: Staged) {
+        self.leaves_line(&mut staged);
         let end = match staged.last_error.take() {
             Some(error) => End::failed(&error.code, error.message, error.class),
             None => {
@@ -218,6 +276,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let resting: Vec<_> =
             self.resting.iter().filter(|(_, staged)| which(staged)).map(|(key, _)| *key).collect();
         removed.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
+        removed.extend(self.joining.remove_where(which));
+        removed.iter_mut().for_each(|staged| self.leaves_line(staged));
         removed
     }
 

@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::dispatch::Arrived;
 use crate::flow;
 use crate::held::Held;
+use crate::joined::Sizes;
 use crate::journal::Journal;
 use crate::orders::Orders;
 use crate::pools::{OnDemand, PoolConfig, Pools};
@@ -118,6 +119,8 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) wake: Arc<Wake>,
     pub(crate) brake: Brake,
     pub(crate) counters: Counters,
+    /// How many texts travel together.
+    pub(crate) sizes: Sizes,
 }
 
 /// What has become of jobs since the worker started.
@@ -128,13 +131,13 @@ pub(crate) struct Counters {
     in_flight: Arc<AtomicU64>,
 }
 
-/// A job that is counted as in flight until this is dropped, however its task ends.
+/// Jobs that are counted as in flight until this is dropped, however their task ends.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<AtomicU64>);
+pub(crate) struct InFlight(Arc<AtomicU64>, u64);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
@@ -143,10 +146,10 @@ impl Counters {
         self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts one more job in flight.
-    pub(crate) fn in_flight(&self) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(&self.in_flight))
+    /// Counts so many more jobs in flight.
+    pub(crate) fn in_flight(&self, jobs: usize) -> InFlight {
+        self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight), jobs as u64)
     }
 
     /// How many jobs are in flight.
@@ -226,6 +229,7 @@ impl<Q, U> Engine<Q, U> {
             wake,
             brake: Brake::default(),
             counters: Counters::default(),
+            sizes: Sizes::default(),
         }
     }
 

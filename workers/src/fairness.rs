@@ -127,6 +127,15 @@ impl<T> Fairness<T> {
         None
     }
 
+    /// What goes with an item that was taken costs its team and lane so much more.
+    pub(crate) fn charge(&mut self, lane: Lane, team: &str, cost: u64) {
+        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else { return };
+        lane.charge(cost);
+        if let Some(team) = lane.items.teams.get_mut(team) {
+            team.charge(cost);
+        }
+    }
+
     /// Takes out every item for which `which` holds.
     pub(crate) fn remove_where(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
@@ -208,6 +217,24 @@ mod tests {
             queue.push(Lane::Normal, item, 1, item, false);
         }
         assert_eq!(order, ["a", "b", "a", "b", "a", "b"]);
+    }
+
+    #[test]
+    fn what_goes_with_a_job_is_paid_for_too() {
+        let mut queue = Fairness::new(WEIGHTS);
+        for _ in 0..100 {
+            queue.push(Lane::Normal, "alone", 1, "alone", false);
+            queue.push(Lane::Normal, "joined", 1, "joined", false);
+        }
+        let mut counts = HashMap::<_, u64>::new();
+        for _ in 0..40 {
+            let item = queue.offer(|_| Offer::Take(1)).expect("something waits");
+            *counts.entry(item).or_default() += 1;
+            if item == "joined" {
+                queue.charge(Lane::Normal, "joined", 3);
+            }
+        }
+        assert_eq!((counts["alone"], counts["joined"]), (32, 8));
     }
 
     #[test]

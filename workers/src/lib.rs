@@ -25,6 +25,8 @@ mod fairness;
 mod finish;
 mod flow;
 mod held;
+mod joined;
+mod joining;
 pub mod journal;
 mod large;
 mod orders;

@@ -23,6 +23,8 @@ pub struct PoolConfig {
     pub targets: Vec<TargetConfig>,
     /// Whether what one target refuses for its content is taken to another.
     pub content_fallback: bool,
+    /// Whether embeddings of several jobs travel in one request.
+    pub join: bool,
 }
 
 /// A quota and a model that can serve a pool.
@@ -101,11 +103,13 @@ pub(crate) struct Candidate {
 }
 
 /// What may serve a pool.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(crate) candidates: Vec<Candidate>,
     /// Whether what one target refuses for its content is taken to another.
     pub(crate) content_fallback: bool,
+    /// Whether embeddings of several jobs travel in one request.
+    pub(crate) join: bool,
 }
 
 /// Every quota × model once, and what of them each pool names.
@@ -130,9 +134,9 @@ impl Pools {
             quotas: quotas.to_vec(),
             on_demand,
         };
-        for PoolConfig { name, targets, content_fallback } in configured {
+        for PoolConfig { name, targets, content_fallback, join } in configured {
             let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
-            let pool = Arc::new(Pool { candidates, content_fallback });
+            let pool = Arc::new(Pool { candidates, content_fallback, join });
             pools.named.write().unwrap_or_else(PoisonError::into_inner).insert(name, pool);
         }
         pools
@@ -192,7 +196,8 @@ impl Pools {
             return known;
         }
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        let mut pool = named.get(name).map(|pool| Pool::clone(pool)).unwrap_or_default();
+        let fresh = || Pool { candidates: Vec::new(), content_fallback: false, join: true };
+        let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));
         for target in found {
             let candidate = self.candidate(target);
             // Another job may have asked for it meanwhile.

@@ -264,6 +264,11 @@ impl Quota {
         Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, passage, now))
     }
 
+    /// Whether any limit on `model` counts calls: then what travels in one of them saves others.
+    pub(crate) fn counts_calls(&self, model: &str) -> bool {
+        self.learns || self.config.limits_of(model).any(|limit| !limit.counts_tokens())
+    }
+
     /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
     /// be made now.
     pub fn headroom(&self, model: &str, now: Instant) -> f64 {

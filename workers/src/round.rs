@@ -10,7 +10,7 @@ use crate::staged::Staged;
 
 /// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
 /// cost them more turns than the largest call is worth.
-const LARGEST_TURN: u64 = 1_000_000;
+pub(crate) const LARGEST_TURN: u64 = 1_000_000;
 
 /// The choice of one round.
 pub(crate) struct Round {

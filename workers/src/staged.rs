@@ -1,5 +1,6 @@
 //! A job on its way: what is known of it between delivery and completion.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::completion::{self, CompletionError, MOST_ATTEMPTS};
@@ -15,6 +16,7 @@ use crate::choices::Choices;
 use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
+use crate::joined::Join;
 use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
@@ -52,7 +54,9 @@ pub(crate) struct Staged {
     /// When it was published, or last tried.
     pub(crate) waiting_since: Timestamp,
     /// The right of its large answer to be here; held for its drop.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
+    /// How it can travel with others.
+    pub(crate) join: Option<Join>,
     /// It waits for itself until then.
     pub(crate) not_before: Option<Instant>,
     /// What the last target said that can never serve it.

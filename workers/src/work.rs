@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use forebay_schemas::Class;
+use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::warn;
 
 use crate::attempt::attempt;
-use crate::cost::Cost;
 use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::finish;
+use crate::joined::Party;
+use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::provider::Scope;
 use crate::queue::Queue;
@@ -20,45 +22,69 @@ use crate::retry::{Effect, Verdict, failure};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
-/// Makes the permitted call and does what its outcome asks for.
+/// Makes the permitted call and does what its outcome asks for, for each of its jobs.
 pub(crate) async fn work<Q: Queue, U: Upstream>(
     engine: Arc<Engine<Q, U>>,
-    mut staged: Staged,
+    mut party: Party,
     target: usize,
     mut permit: Permit,
 ) {
     crash::at(Point::Permitted);
-    staged.reason = staged.choices.reason(target, &staged.attempts);
-    let outcome = attempt(&engine, &mut staged, target, &permit).await;
-    let malformed = staged.malformed_at(&permit.quota().config().name, permit.model());
-    let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
-    let (verdict, effect) = engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng());
-    apply(&mut permit, &outcome, effect, staged.cost);
+    for staged in party.members_mut() {
+        staged.reason = staged.choices.reason(target, &staged.attempts);
+    }
+    let outcome = attempt(&engine, &mut party, target, &permit).await;
+    let decide = |staged: &Staged| {
+        let malformed = staged.malformed_at(&permit.quota().config().name, permit.model());
+        let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
+        engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
+    };
+    let (verdicts, effects): (Vec<_>, Vec<_>) = party.members().iter().map(decide).unzip();
+    let effect = effects.into_iter().next().unwrap_or(Effect::None);
+    apply(&mut permit, &outcome, effect, party.input_tokens());
     drop(permit);
     crash::at(Point::Decided);
 
+    if party.must_part(&outcome) {
+        let now = Instant::now();
+        return party.parts(&engine.sizes).into_iter().for_each(|staged| again(&engine, staged, false, now));
+    }
+    let bytes = outcome.response.as_ref().map_or(0, |response| response.body.get().len());
+    let divided = at_length(bytes, || party.divided(outcome));
+    let ends = divided.into_iter().zip(verdicts);
+    join_all(ends.map(|((staged, outcome), verdict)| end(&engine, staged, target, outcome, verdict))).await;
+}
+
+/// Does what is decided about one job.
+async fn end<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    target: usize,
+    outcome: Outcome,
+    verdict: Verdict,
+) {
     let class = outcome.class.filter(|_| !outcome.was_not_made());
     let others = class.is_some_and(|class| staged.choices.note(target, class));
     let now = Instant::now();
     match verdict {
         Verdict::Again { counted, backoff } => {
             staged.choices.back_off(target, now + backoff);
-            again(&engine, staged, counted, now);
+            again(engine, staged, counted, now);
         }
         Verdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
             staged.last_error = Some(outcome.error());
-            again(&engine, staged, counted, now);
+            again(engine, staged, counted, now);
         }
         Verdict::Finish | Verdict::Elsewhere { .. } => {
-            finish::finish(&engine, staged, End::of(outcome)).await;
+            finish::finish(engine, staged, End::of(outcome)).await;
         }
     }
 }
 
-fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: Cost) {
+fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
-        permit.learn(estimated.input_tokens, usage.input_tokens);
+        permit.learn(estimated, usage.input_tokens);
         let endpoint = permit.quota().config().endpoint.clone();
         permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }

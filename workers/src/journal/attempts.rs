@@ -302,6 +302,7 @@ mod tests {
             took_ms: 2,
             outcome: outcome.to_owned(),
             status_code: None,
+            jobs: None,
         }
     }
 

@@ -71,7 +71,6 @@ struct Mark<'a> {
     slot: u64,
     work: Work,
     message: &'a str,
-    _turn: Turn<'a>,
 }
 
 /// Held for its drop.
@@ -117,17 +116,36 @@ impl Suspects {
 
     /// Works on a message's bytes. A panic counts as an end of the process.
     pub(crate) fn around<T>(&self, work: Work, message: &str, act: impl FnOnce() -> T) -> T {
-        let _mark = self.mark(work, message);
+        self.around_all(work, [message], act)
+    }
+
+    /// Works on the bytes of several messages at once.
+    pub(crate) fn around_all<'a, T>(
+        &'a self,
+        work: Work,
+        messages: impl IntoIterator<Item = &'a str>,
+        act: impl FnOnce() -> T,
+    ) -> T {
+        let messages: Vec<_> = messages.into_iter().collect();
+        let _turn = self.turn(&messages);
+        let _marks: Vec<_> = messages.into_iter().map(|message| self.mark(work, message)).collect();
         act()
     }
 
-    fn mark<'a>(&'a self, work: Work, message: &'a str) -> Mark<'a> {
+    /// Whether the process ended over a message before.
+    pub(crate) fn suspects(&self, message: &str) -> bool {
+        self.ends().contains_key(message)
+    }
+
+    fn turn(&self, messages: &[&str]) -> Turn<'_> {
         // Asked before the turn is waited for: whoever has it may ask too.
-        let suspected = self.ends().contains_key(message);
-        let turn = match suspected {
+        match messages.iter().any(|message| self.suspects(message)) {
             true => Turn::Alone { _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner) },
             false => Turn::Shared { _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner) },
-        };
+        }
+    }
+
+    fn mark<'a>(&'a self, work: Work, message: &'a str) -> Mark<'a> {
         let slot = {
             let mut slots = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             slots.free.pop().unwrap_or_else(|| {
@@ -140,7 +158,7 @@ impl Suspects {
         bytes.push(u8::try_from(name.len()).unwrap_or_default());
         bytes.extend_from_slice(name);
         self.write(slot, &bytes);
-        Mark { suspects: self, slot, work, message, _turn: turn }
+        Mark { suspects: self, slot, work, message }
     }
 
     fn write(&self, slot: u64, bytes: &[u8]) {

@@ -59,6 +59,9 @@ pub struct Provider {
     /// How it counts tokens against limits.
     #[serde(default)]
     pub(super) tokens: Tokens,
+    /// What of several jobs' embeddings fits one request.
+    #[serde(default)]
+    pub joins: Joins,
     /// Headers that tell of limits, where they are not its dialect's.
     pub(super) limits: Option<Vec<LimitHeader>>,
     /// A header that tells how long to wait, beside `retry-after`.
@@ -157,6 +160,23 @@ pub(super) struct Tokens {
     pub(super) always_sets_maximum: bool,
     /// How many times an answer token counts when it is settled; the first entry whose text is in the model's name.
     pub(super) burndown: Vec<(String, u64)>,
+}
+
+/// What of several jobs' embeddings fits one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Joins {
+    /// Texts of one request; with 1 nothing is joined.
+    pub inputs: usize,
+    /// Tokens of them all.
+    pub tokens: u64,
+}
+
+impl Default for Joins {
+    /// Where nothing is documented: so few that no provider is known to refuse them.
+    fn default() -> Self {
+        Self { inputs: 64, tokens: 60_000 }
+    }
 }
 
 /// Where a server that speaks OpenAI's dialect differs from OpenAI.

@@ -92,6 +92,16 @@ impl Share {
         (Arc::clone(&self.cap), self.call)
     }
 
+    /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
+    pub(super) fn take_on(&self, more: &Cost, now: Instant) -> bool {
+        let mut inner = self.cap.inner();
+        let is_free = inner.meters.iter_mut().all(|meter| meter.has_room_for(more, now));
+        if is_free {
+            inner.meters.iter_mut().for_each(|meter| meter.take_on(self.call, more));
+        }
+        is_free
+    }
+
     /// What the call took of tokens, both ways: a team is charged what it used.
     pub(super) fn settle(&self, actual: &Cost) {
         self.cap.inner().meters.iter_mut().for_each(|meter| meter.correct(self.call, actual, true));

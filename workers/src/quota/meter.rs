@@ -357,6 +357,20 @@ impl Meter {
         self.cover_more(share);
     }
 
+    /// Whether so much more is free for a call that was permitted and not sent.
+    pub(super) fn has_room_for(&mut self, more: &Cost, now: Instant) -> bool {
+        self.share(more) == 0 || self.peek(more, now).is_ok()
+    }
+
+    /// Takes so much more for `call`.
+    pub(super) fn take_on(&mut self, call: u64, more: &Cost) {
+        let (share, taken) = (self.share(more), self.open.get(&call).copied().unwrap_or_default());
+        if share > 0 {
+            self.take(call, more);
+            self.open.insert(call, taken + share);
+        }
+    }
+
     fn cover_more(&mut self, share: u64) {
         let block = self.block();
         if let Some(cover) = &mut self.cover {

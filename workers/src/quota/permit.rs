@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::cap::{Cap, Share};
 use super::circuit::Passage;
+use super::ledger::{Ledger, Model};
 use super::{Key, Quota};
 use crate::cost::Cost;
 use crate::provider::Figures;
@@ -48,6 +49,21 @@ impl Permit {
     /// Holds what the call takes of its team's limits.
     pub(crate) fn charge(&mut self, share: Share) {
         self.share = Some(share);
+    }
+
+    /// Takes the tokens of one more job for the same call, which was not sent yet, from all meters or from none.
+    /// Returns whether they were free.
+    pub(crate) fn take_on(&self, cost: &Cost, now: Instant) -> bool {
+        let mut ledger = self.quota.ledger();
+        let Ledger { models, meters, .. } = &mut *ledger;
+        let Some(Model { factor, meters: used, .. }) = models.get(&self.model) else { return false };
+        let more = Cost { requests: 0, input_tokens: factor.apply(cost.input_tokens), ..*cost };
+        let is_free = used.iter().all(|meter| meters[*meter].has_room_for(&more, now));
+        let is_free = is_free && self.share.as_ref().is_none_or(|share| share.take_on(&more, now));
+        if is_free {
+            used.iter().for_each(|meter| meters[*meter].take_on(self.call, &more));
+        }
+        is_free
     }
 
     /// The quota that was charged.

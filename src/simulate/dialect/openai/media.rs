@@ -27,6 +27,10 @@ const CATEGORIES: [&str; 13] = [
 /// A picture of one transparent point.
 const PICTURE: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+/// The most texts to embed in one call, tokens of each, and tokens of all together.
+const MOST_TEXTS: usize = 2_048;
+const LONGEST_TEXT: u64 = 8_192;
+const MOST_TOKENS: u64 = 300_000;
 /// The most pictures of one call.
 const MOST_PICTURES: u64 = 10;
 
@@ -51,8 +55,20 @@ fn texts(input: Option<&Value>) -> Vec<String> {
 
 pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
     let texts = texts(request.get("input"));
-    if texts.is_empty() {
+    if texts.is_empty() || texts.iter().any(String::is_empty) {
         return wrong("'$.input' is invalid.");
+    }
+    if texts.len() > MOST_TEXTS {
+        let length = texts.len();
+        return wrong(format!("'$.input' has {length} items, at most {MOST_TEXTS} are allowed."));
+    }
+    let tokens_of = |text: &String| text.len() as u64 / 4 + 1;
+    if texts.iter().any(|text| tokens_of(text) > LONGEST_TEXT) {
+        return Err(Wrong::Case("context_too_long"));
+    }
+    let tokens: u64 = texts.iter().map(tokens_of).sum();
+    if tokens > MOST_TOKENS {
+        return wrong(format!("Requested {tokens} tokens, max {MOST_TOKENS} tokens per request."));
     }
     let dimensions = request.get("dimensions").or_else(|| request.get("output_dimension"));
     let dimensions = dimensions.and_then(Value::as_u64).unwrap_or(DIMENSIONS).clamp(1, 4096);
@@ -66,7 +82,6 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
             json!({ "object": "embedding", "index": index, "embedding": embedding })
         })
         .collect();
-    let tokens = texts.iter().map(|text| text.len() as u64).sum::<u64>() / 4 + 1;
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let body = json!({ "object": "list", "data": data, "model": model, "usage": usage });
     Ok(Answer::json(200, &body).spending(tokens, 0))
