@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Lane, Names};
+use forebay_schemas::{Lane, Names, Reuse};
 use forebay_workers::price::Prices;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::Provider;
@@ -205,6 +205,8 @@ pub struct Pool {
     pub content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
     pub join: bool,
+    /// Whether another job's answer may serve one that does not say.
+    pub reuse: Reuse,
 }
 
 /// A quota and a model that serve a pool.
@@ -304,6 +306,7 @@ impl Config {
             targets: pool.targets.iter().map(target).collect(),
             content_fallback: pool.content_fallback,
             join: pool.join,
+            reuse: pool.reuse,
         };
         Ok(forebay_workers::Config {
             quotas,

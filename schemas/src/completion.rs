@@ -41,11 +41,15 @@ pub struct Completion {
     pub error: Option<CompletionError>,
     /// Tokens that the last attempt used, where the provider says; also where it refused for the content.
     pub usage: Option<Usage>,
-    /// What the last attempt cost, exactly; null where a price of it is not known.
+    /// What the last attempt cost, exactly; null where a price of it is not known, nothing where another job's answer
+    /// served.
     pub cost: Option<Cost>,
     /// Who answered, and why it was asked; null where nobody did.
     #[serde(default)]
     pub answered_by: Option<AnsweredBy>,
+    /// Whose answer this is, where the job's `reuse` or its pool's allowed that no call was made for it; else absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reused: Option<Reused>,
     /// Every call that was made, in order; of more than 100 the first 50 and the last 50.
     pub attempts: Vec<Attempt>,
     /// Time between the publish and the first attempt, in milliseconds.
@@ -147,6 +151,18 @@ pub struct AnsweredBy {
     pub model: String,
     /// Why it was asked.
     pub reason: Reason,
+}
+
+/// The job whose answer served another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reused {
+    /// Its batch, if any; its team is the same.
+    pub batch: Option<String>,
+    /// Its id.
+    pub id: String,
+    /// When its call was made (RFC 3339).
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub called_at: Timestamp,
 }
 
 /// Why a target was asked.

@@ -9,6 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use crate::reuse::Reuse;
 use crate::subjects::{hex, is_name};
 
 /// Longest id, in bytes: it stands in every message about its job.
@@ -57,6 +58,10 @@ pub struct Job {
     /// What to do with an attempt that was sent and whose fate is unknown.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
+    /// Whether an answer to the same request of another job of the team may serve this one; without it, as the
+    /// pool says. No answer is older than the dedupe horizon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
     /// Anything; travels to the completion unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
@@ -285,6 +290,7 @@ mod tests {
                 r#"{"body":{},"deadline":"soon"}"#,
                 "field `deadline`: expected a time in RFC 3339, for example",
             ),
+            (r#"{"body":{},"reuse":"soon"}"#, "field `reuse`: `soon` is no duration, write for example"),
             (r#"{"body":{},"not_before":7}"#, "field `not_before`: expected a time in RFC 3339, for example"),
         ] {
             let error = parse(text).expect_err(text).to_string();

@@ -1,5 +1,7 @@
 //! What values and relations must hold.
 
+mod pool;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,9 +18,7 @@ use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
-use super::{
-    Call, Config, Data, Key, KeySource, Mistake, Nats, Pool, Quota, SMALLEST_STREAM, Size, Streams, Target,
-};
+use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, SMALLEST_STREAM, Size, Streams};
 use crate::catalogue::Catalogue;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -50,7 +50,7 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
     });
     let quotas: std::collections::BTreeMap<_, _> = quotas.collect();
     let pools = raw.pool.into_iter().map(|(name, pool)| {
-        let pool = checker.pool(&name, pool, &quotas);
+        let pool = checker.pool(&name, pool, &quotas, data.dedupe_days);
         (name, pool)
     });
     let pools = pools.collect();
@@ -399,56 +399,6 @@ impl Checker<'_> {
             self.wrong(&in_zone, format!("`{zone}` is no time zone; {advice}"));
         }
         Some((DAY, Some(found.unwrap_or(TimeZone::UTC))))
-    }
-
-    fn pool(
-        &mut self,
-        name: &str,
-        raw: raw::Pool,
-        quotas: &std::collections::BTreeMap<String, Quota>,
-    ) -> Pool {
-        let path = format!("pool.{name}");
-        self.name(&path, name);
-        if raw.targets.is_empty() && !self.has_unreadable(&format!("{path}.targets")) {
-            self.wrong(
-                &format!("{path}.targets"),
-                "is missing: at least one { quota = \"…\", model = \"…\" }",
-            );
-        }
-        let mut targets = Vec::new();
-        for (index, target) in raw.targets.into_iter().enumerate() {
-            let path = format!("{path}.targets[{index}]");
-            let quota = self.required(&format!("{path}.quota"), target.quota, "the name of a quota");
-            let model = self.required(&format!("{path}.model"), target.model, "the model to ask for");
-            let (Some(quota), Some(model)) = (quota, model) else { continue };
-            if !quotas.contains_key(&quota) {
-                let known: Vec<_> = quotas.keys().map(String::as_str).collect();
-                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                let problem = format!("there is no quota `{quota}`; known quotas: {known}");
-                self.wrong(&format!("{path}.quota"), problem);
-            }
-            if targets.iter().any(|other: &Target| (&other.quota, &other.model) == (&quota, &model)) {
-                self.wrong(
-                    &path,
-                    format!("`{model}` at `{quota}` is a target already; its `weight` is its share"),
-                );
-            }
-            let weight = target.weight.unwrap_or(1.0);
-            if !(weight.is_finite() && weight > 0.0) {
-                self.wrong(&format!("{path}.weight"), "must be a number above 0");
-            }
-            let after = self.duration(&format!("{path}.after"), target.after, Duration::ZERO);
-            let context_window = target.context_window;
-            targets.push(Target {
-                quota,
-                model,
-                tier: target.tier.unwrap_or(0),
-                weight,
-                after,
-                context_window,
-            });
-        }
-        Pool { targets, content_fallback: raw.content_fallback, join: raw.join.unwrap_or(true) }
     }
 
     fn team(&mut self, name: &str, raw: raw::Team) -> Team {

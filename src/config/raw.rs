@@ -118,6 +118,7 @@ pub(super) struct Pool {
     #[serde(default)]
     pub(super) content_fallback: bool,
     pub(super) join: Option<bool>,
+    pub(super) reuse: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use forebay_schemas::{Class, Completion, Status};
+use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};
 
@@ -124,7 +125,7 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
     let (forebay, _provider) = forebay().await;
     let pool = Pausable::Pool("joined".to_owned());
     ctl::<Value>(&forebay, "pause", &pool).await.expect("paused");
-    let deadline = jiff::Timestamp::now() + jiff::SignedDuration::from_millis(300);
+    let deadline = SystemClock.now() + jiff::SignedDuration::from_millis(300);
     for index in 0..6 {
         let mut job = embed(&format!("w-{index}"), json!({ "input": "hello" }));
         if index % 3 == 0 {

@@ -29,6 +29,7 @@ mod process;
 mod program;
 mod publish;
 mod replies;
+mod reuse;
 mod run_command;
 mod services;
 mod store;

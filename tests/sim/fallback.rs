@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use forebay_schemas::{Class, Completion, Flow, Lane, Status};
+use forebay_schemas::{Class, Completion, Flow, Lane, Reuse, Status};
 use forebay_workers::clock::Clock;
 use forebay_workers::cost::Dimension;
 use forebay_workers::journal::Journal;
@@ -85,7 +85,13 @@ impl Tiers {
         Config {
             quotas: self.after.iter().map(quota).collect(),
             on_demand: None,
-            pools: vec![PoolConfig { name: "p".to_owned(), targets, content_fallback: false, join: true }],
+            pools: vec![PoolConfig {
+                name: "p".to_owned(),
+                targets,
+                content_fallback: false,
+                join: true,
+                reuse: Reuse::Off,
+            }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 5 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],

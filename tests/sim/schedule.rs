@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Flow, Lane};
+use forebay_schemas::{Flow, Lane, Reuse};
 use forebay_workers::cost::Dimension;
 use forebay_workers::journal::Journal;
 use forebay_workers::provider::Endpoint;
@@ -247,6 +247,7 @@ impl Schedule {
                 targets: (0..keys.len()).map(target).collect(),
                 content_fallback: false,
                 join: true,
+                reuse: Reuse::Off,
             }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 6 },

@@ -28,6 +28,7 @@ use crate::provider::Unsupported;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
+use crate::sharing::Share;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 
@@ -106,6 +107,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         attempts: message.attempts,
         counted: message.counted,
         place: None,
+        share: None,
         join: None,
         last_error: None,
     };
@@ -373,6 +375,9 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     // An end of this process is no failure of the provider's.
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
     staged.choices.recall(&staged.attempts[..told], &engine.pools);
+    // The file that a job names may be another one under the same name.
+    let shared = content::file_of(&staged.job).is_none().then(|| Share::of(staged.job.reuse, found.reuse));
+    staged.share = shared.flatten();
     staged.join = found.join.then(|| join(engine, staged)).flatten();
     let is_said = costs.iter().any(Option::is_some);
     unsupported.filter(|_| !is_said).map(|refusal| (refusal.obstacle.code(), refusal.to_string()))
@@ -452,6 +457,7 @@ fn nothing() -> Job {
         deadline: None::<Timestamp>,
         not_before: None,
         on_ambiguous: Default::default(),
+        reuse: None,
         metadata: None,
     }
 }

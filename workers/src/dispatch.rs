@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Lane};
+use forebay_schemas::{Class, Completion, Lane};
+use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::engine::Engine;
 use crate::fairness::Fairness;
@@ -20,6 +22,7 @@ use crate::queue::{Queue, Reading};
 use crate::quota::Permit;
 use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
+use crate::sharing::{Request, Share, Sharing};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
@@ -36,6 +39,8 @@ pub(crate) enum Arrived {
     Job(Box<Staged>),
     /// What was read there and was never called is to be given back; it is answered when that is done.
     GiveBack(Reading, oneshot::Sender<()>),
+    /// A job that was called for others too has ended, perhaps with an answer.
+    Led(Request, Option<Box<Completion>>),
 }
 
 /// Matches staged jobs of all pools with quotas.
@@ -45,6 +50,8 @@ pub(crate) struct Dispatcher<Q, U> {
     waiting: Fairness<Staged>,
     /// Jobs that will travel with one of those.
     joining: Joining,
+    /// Jobs that wait for the answer to another.
+    sharing: Sharing,
     /// Jobs that wait for themselves, by when they may go.
     resting: BTreeMap<(Instant, u64), Staged>,
     rested: u64,
@@ -63,6 +70,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             arrivals,
             waiting: Fairness::new(lane_weights),
             joining: Joining::default(),
+            sharing: Sharing::default(),
             resting: BTreeMap::new(),
             rested: 0,
             tasks,
@@ -102,6 +110,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn take(&mut self, arrived: Arrived) {
         match arrived {
             Arrived::Job(staged) => self.accept(*staged),
+            Arrived::Led(request, answer) => self.led(&request, answer.as_deref()),
             Arrived::GiveBack(reading, done) => {
                 let unbegun = |staged: &Staged| {
                     staged.flow == reading.flow && staged.due == reading.due && staged.attempts.is_empty()
@@ -111,13 +120,14 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn accept(&mut self, mut staged: Staged) {
+    fn accept(&mut self, staged: Staged) {
         if staged.is_cancelled(&self.engine.orders) {
             return self.end(staged, End::cancelled());
         }
         if staged.is_late(self.engine.clock.now()) {
             return self.end(staged, End::expired());
         }
+        let Some(mut staged) = self.share(staged) else { return };
         let now = Instant::now();
         match staged.not_before.filter(|at| *at > now) {
             Some(at)
@@ -134,6 +144,34 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 self.resting.insert((at, self.rested), staged);
             }
             None => self.queue(staged),
+        }
+    }
+
+    /// Returns a job that has to be called: no answer to the same request is kept for it, and none is waited for.
+    fn share(&mut self, staged: Staged) -> Option<Staged> {
+        let Some(Share { within, lead: None }) = staged.share else { return Some(staged) };
+        let mut staged = self.sharing.meet(staged)?;
+        let since = self.engine.clock.now().checked_sub(within).unwrap_or(Timestamp::MIN);
+        match self.engine.results.kept(&staged.request(), since) {
+            Ok(Some(identity)) => {
+                let engine = Arc::clone(&self.engine);
+                self.tasks.spawn(async move { finish::reuse(&engine, staged, &identity).await });
+                return None;
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "kept answers cannot be looked up"),
+        }
+        self.sharing.lead(&mut staged, &self.engine.stage);
+        Some(staged)
+    }
+
+    /// What waited for the answer has it; where there is none, one of them is called for the others.
+    fn led(&mut self, request: &Request, answer: Option<&Completion>) {
+        for staged in self.sharing.led(request) {
+            match answer.and_then(End::reused) {
+                Some(end) => self.end(staged, end),
+                None => self.accept(staged),
+            }
         }
     }
 
@@ -181,10 +219,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         if !round.waits() {
             self.engine.wake.ignore();
         }
-        self.engine
-            .counters
-            .staged
-            .store((self.waiting.len() + self.resting.len() + self.joining.len()) as u64, Ordering::Relaxed);
+        let waiting = self.waiting.len() + self.resting.len() + self.joining.len() + self.sharing.len();
+        self.engine.counters.staged.store(waiting as u64, Ordering::Relaxed);
         let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
         round.wake().into_iter().chain(resting).min()
     }
@@ -276,7 +312,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let resting: Vec<_> =
             self.resting.iter().filter(|(_, staged)| which(staged)).map(|(key, _)| *key).collect();
         removed.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
-        removed.extend(self.joining.remove_where(which));
+        removed.extend(self.joining.remove_where(&which));
+        removed.extend(self.sharing.remove_where(which));
         removed.iter_mut().for_each(|staged| self.leaves_line(staged));
         removed
     }

@@ -6,13 +6,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Completion, Status};
+use forebay_schemas::{Class, Completion, Identity, Status};
 use jiff::Timestamp;
 use tracing::warn;
 
 use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::crash::{self, Point};
+use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::queue::{DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
@@ -34,12 +35,16 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
     };
     persist(engine, &staged, &record).await;
     crash::at(Point::Stored);
+    keep(engine, &staged, &record.completion).await;
     over(engine, &staged);
     make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
         return conflict(engine, staged).await;
     };
     crash::at(Point::Completed);
+    if let Some(lead) = staged.share.as_mut().and_then(|share| share.lead.as_mut()) {
+        lead.answered(&record.completion);
+    }
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
         bury(engine, &staged, &record.completion).await;
@@ -73,6 +78,23 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     });
     staged.joined = joined;
     give_back(engine, anew.into_iter().chain(others)).await;
+}
+
+/// Ends a job with the answer that is kept of another one; where it is gone after all, the job is called.
+pub(crate) async fn reuse<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    of: &Identity,
+) {
+    let found = engine.results.answered(of, engine.clock.now());
+    let found = found.inspect_err(|error| warn!(%error, "a kept answer cannot be read")).ok().flatten();
+    let same = found.filter(|record| record.fingerprint == staged.fingerprint);
+    if let Some(end) = same.and_then(|record| End::reused(&record.completion)) {
+        return finish(engine, staged, end).await;
+    }
+    staged.share = None;
+    // Nobody receives any more only when the process ends; the delivery then comes again.
+    let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
 }
 
 /// Gives deliveries back, to be delivered again at once.
@@ -190,6 +212,18 @@ async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Sta
     warn!(%error, "a result cannot be stored; no call is made until that is mended");
     let _no_calls = engine.brake.cannot_store();
     retry_until_done("storing a result", store).await;
+}
+
+/// Keeps an answer for others that ask the same, if its job asks for that. They are called by themselves where that
+/// fails.
+async fn keep<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
+    let asks = staged.share.as_ref().is_some_and(|share| !share.within.is_zero());
+    if !asks || completion.status != Status::Succeeded || completion.reused.is_some() {
+        return;
+    }
+    if let Err(error) = engine.results.keep(&staged.request(), completion, engine.clock.now()).await {
+        warn!(%error, "an answer cannot be kept for others that ask the same");
+    }
 }
 
 /// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that

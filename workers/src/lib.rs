@@ -44,6 +44,7 @@ mod retry_after;
 mod round;
 mod running;
 mod secret;
+mod sharing;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod staged;

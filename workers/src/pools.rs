@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use forebay_schemas::Reuse;
 use forebay_schemas::subjects::pool_of_model;
 
 use crate::price::Prices;
@@ -25,6 +26,8 @@ pub struct PoolConfig {
     pub content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
     pub join: bool,
+    /// Whether another job's answer may serve one that does not say.
+    pub reuse: Reuse,
 }
 
 /// A quota and a model that can serve a pool.
@@ -110,6 +113,8 @@ pub(crate) struct Pool {
     pub(crate) content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
     pub(crate) join: bool,
+    /// Whether another job's answer may serve one that does not say.
+    pub(crate) reuse: Reuse,
 }
 
 /// Every quota × model once, and what of them each pool names.
@@ -134,9 +139,9 @@ impl Pools {
             quotas: quotas.to_vec(),
             on_demand,
         };
-        for PoolConfig { name, targets, content_fallback, join } in configured {
+        for PoolConfig { name, targets, content_fallback, join, reuse } in configured {
             let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
-            let pool = Arc::new(Pool { candidates, content_fallback, join });
+            let pool = Arc::new(Pool { candidates, content_fallback, join, reuse });
             pools.named.write().unwrap_or_else(PoisonError::into_inner).insert(name, pool);
         }
         pools
@@ -196,7 +201,10 @@ impl Pools {
             return known;
         }
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Pool { candidates: Vec::new(), content_fallback: false, join: true };
+        let fresh = || {
+            let candidates = Vec::new();
+            Pool { candidates, content_fallback: false, join: true, reuse: Reuse::Off }
+        };
         let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));
         for target in found {
             let candidate = self.candidate(target);

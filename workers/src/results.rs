@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::large::{LARGE, at_length, size_of};
+use crate::sharing::Request;
 use day::Day;
 use writer::{Value, Write, Writer};
 
@@ -148,8 +149,7 @@ impl Results {
         let key = key_of(identity);
         let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
         let json = json.map_err(|error| Error::new(&self.dir, error))?;
-        let Some(writer) = &self.writer else { return writer::write_one(&day, &key, &json) };
-        let value = if json.len() < LARGE {
+        let value = if json.len() < LARGE || self.writer.is_none() {
             Value::Record(json)
         } else {
             let (name, path) = (digest(&key), day.path().to_owned());
@@ -161,12 +161,52 @@ impl Results {
             written.map_err(|error| Error::new(&self.dir, error))??;
             Value::InFile(name)
         };
+        self.write(day, key, value).await
+    }
+
+    async fn write(&self, day: Arc<Day>, key: Vec<u8>, value: Value) -> Result<(), Error> {
+        let Some(writer) = &self.writer else { return writer::write_one(&day, &key, &value) };
         let (done, written) = oneshot::channel();
         writer.send(Write { day, key, value, done });
         match written.await {
             Ok(result) => result,
             Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),
         }
+    }
+
+    /// Keeps the stored answer of a job for others that ask the same. A large one is not kept: each of them would store
+    /// it again.
+    ///
+    /// # Errors
+    /// When that could not be written.
+    pub(crate) async fn keep(
+        &self,
+        request: &Request,
+        answer: &Completion,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if size_of(answer) >= LARGE {
+            return Ok(());
+        }
+        let kept = Kept { batch: answer.batch.clone(), id: answer.id.clone(), at: now };
+        let kept = serde_json::to_vec(&kept).map_err(|error| Error::new(&self.dir, error))?;
+        self.write(self.day(day_of(now))?, key_of_request(request), Value::Kept(kept)).await
+    }
+
+    /// Whose answer serves a request, if one is kept since then and within the horizon.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn kept(&self, request: &Request, since: Timestamp) -> Result<Option<Identity>, Error> {
+        let key = key_of_request(request);
+        for day in self.days_since(day_of(since)) {
+            let Some(kept) = day.kept(&key)? else { continue };
+            let Kept { batch, id, at } =
+                serde_json::from_slice(&kept).map_err(|error| Error::new(day.path(), error))?;
+            let team = request.team.clone();
+            return Ok((at >= since).then_some(Identity { team, batch, id }));
+        }
+        Ok(None)
     }
 
     /// What was answered before this does not count any more: the start of a day, so that the horizon is
@@ -204,12 +244,14 @@ impl Results {
         Ok(None)
     }
 
+    /// The open days since `first`, the newest first.
+    fn days_since(&self, first: Date) -> Vec<Arc<Day>> {
+        let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
+        days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
+    }
+
     fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
-        let days: Vec<_> = {
-            let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-            days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
-        };
-        for day in days {
+        for day in self.days_since(first) {
             if let Some(record) = record_in(&day, identity)? {
                 return Ok(Some(record));
             }
@@ -292,6 +334,19 @@ fn record_in(day: &Day, identity: &Identity) -> Result<Option<Record>, Error> {
 /// The first of the `days` days that end with `today`.
 fn back(today: Date, days: u16) -> Date {
     today.checked_sub(i64::from(days.max(1) - 1).days()).unwrap_or(Date::MIN)
+}
+
+/// Whose answer is kept for a request.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    batch: Option<String>,
+    id: String,
+    at: Timestamp,
+}
+
+/// A team is a name of at most 64 bytes, and what follows has a fixed length.
+fn key_of_request(request: &Request) -> Vec<u8> {
+    [request.team.as_bytes(), b"/", request.fingerprint.as_bytes()].concat()
 }
 
 /// Team and batch are names of at most 64 bytes, so a length byte each keeps the parts apart.

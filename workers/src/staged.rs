@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay_schemas::completion::{self, CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{
-    AnsweredBy, Attempt, Class, Completion, Flow, Identity, Job, Reason, Response, Status, Usage,
+    AnsweredBy, Attempt, Class, Completion, Flow, Identity, Job, Reason, Response, Reused, Status, Usage,
 };
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -22,6 +22,7 @@ use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::queue::Delivery;
 use crate::running::Entry;
+use crate::sharing::{Request, Share};
 
 /// A job on its way.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(crate) struct Staged {
     pub(crate) waiting_since: Timestamp,
     /// The right of its large answer to be here; held for its drop.
     pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
+    /// Whether another one's answer may serve it.
+    pub(crate) share: Option<Share>,
     /// How it can travel with others.
     pub(crate) join: Option<Join>,
     /// It waits for itself until then.
@@ -75,9 +78,25 @@ pub(crate) struct End {
     pub(crate) error: Option<CompletionError>,
     pub(crate) usage: Option<Usage>,
     pub(crate) cost: Option<Decimal>,
+    /// Whose answer it is, if it is another job's; and who answered that.
+    pub(crate) reused: Option<(Reused, Option<AnsweredBy>)>,
 }
 
 impl End {
+    /// With the answer to the same request of another job; `None` if that has none which can serve.
+    pub(crate) fn reused(of: &Completion) -> Option<Self> {
+        let called_at = of.attempts.last().filter(|_| of.status == Status::Succeeded)?.started_at;
+        let reused = Reused { batch: of.batch.clone(), id: of.id.clone(), called_at };
+        Some(Self {
+            status: Status::Succeeded,
+            response: of.response.clone(),
+            error: None,
+            usage: None,
+            cost: Some(Decimal::ZERO),
+            reused: Some((reused, of.answered_by.clone())),
+        })
+    }
+
     /// A failure without an answer.
     pub(crate) fn failed(code: &str, message: String, class: Class) -> Self {
         Self {
@@ -86,6 +105,7 @@ impl End {
             error: Some(CompletionError { code: code.to_owned(), message: short(&message), class }),
             usage: None,
             cost: None,
+            reused: None,
         }
     }
 
@@ -98,6 +118,7 @@ impl End {
                 error: None,
                 usage: outcome.usage,
                 cost: outcome.cost,
+                reused: None,
             },
             Some(_) => Self {
                 status: Status::Failed,
@@ -106,6 +127,7 @@ impl End {
                 // What was refused for its content was charged all the same.
                 usage: outcome.usage,
                 cost: outcome.cost,
+                reused: None,
             },
         }
     }
@@ -126,6 +148,10 @@ impl End {
 impl Staged {
     /// The completion that `end` makes of this job.
     pub(crate) fn completion(&mut self, end: End) -> Completion {
+        let (reused, answered_by) = match end.reused {
+            Some((reused, answered_by)) => (Some(reused), answered_by),
+            None => (None, self.answered_by(end.status)),
+        };
         let first = self.attempts.first().map_or(self.waiting_since, |attempt| attempt.started_at);
         Completion {
             id: self.identity.id.clone(),
@@ -140,11 +166,17 @@ impl Staged {
             error: end.error,
             usage: end.usage,
             cost: end.cost.map(in_dollars),
-            answered_by: self.answered_by(end.status),
+            answered_by,
+            reused,
             attempts: std::mem::take(&mut self.attempts),
             queued_ms: millis_between(self.delivery.published, first),
             metadata: self.job.metadata.take(),
         }
+    }
+
+    /// What it asks, and for whom.
+    pub(crate) fn request(&self) -> Request {
+        Request { team: self.identity.team.clone(), fingerprint: self.fingerprint.clone() }
     }
 
     /// Who answered, and why it was asked.

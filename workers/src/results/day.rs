@@ -21,6 +21,8 @@ const CHUNK: usize = 48 * 1024;
 /// Records and chunks live under different first bytes.
 const RECORD: u8 = b'r';
 const PIECE: u8 = b'p';
+/// As are the requests whose answers are kept for others.
+const KEPT: u8 = b'k';
 /// What sled may keep in memory for one day, in bytes.
 const CACHE: u64 = 16 * 1024 * 1024;
 /// How often it is looked at a database that is still open, and how long after each time.
@@ -80,6 +82,19 @@ impl Day {
             whole.extend_from_slice(&piece.ok_or_else(|| failed(&"a piece of a record is missing"))?);
         }
         Ok(Some(whole))
+    }
+
+    /// Whose record answers the request of this key.
+    pub(super) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
+        let found = db.get(kept_key(key)).map_err(|error| of_sled(&self.path, &error))?;
+        Ok(found.map(|value| value.to_vec()))
+    }
+
+    /// Adds to `batch` whose record answers the request of this key.
+    pub(super) fn put_kept(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
+        batch.insert(kept_key(key), value);
     }
 
     /// Adds a record to `batch`: its head, and pieces after it where it is large.
@@ -164,6 +179,10 @@ fn of_sled(path: &Path, error: &sled::Error) -> Error {
 
 fn record_key(key: &[u8]) -> Vec<u8> {
     [&[RECORD], key].concat()
+}
+
+fn kept_key(key: &[u8]) -> Vec<u8> {
+    [&[KEPT], key].concat()
 }
 
 fn piece_key(key: &[u8], index: u32) -> Vec<u8> {

@@ -25,6 +25,7 @@ fn record(identity: &Identity, text: &str) -> Record {
             usage: None,
             cost: None,
             answered_by: None,
+            reused: None,
             attempts: Vec::new(),
             queued_ms: 0,
             metadata: None,
@@ -205,4 +206,31 @@ async fn a_day_that_is_gone_is_missed() {
     std::fs::remove_dir_all(dir.path().join("2026-11-24")).expect("removed");
     let results = Results::open(dir.path(), KEEP, second).expect("opens");
     assert!(!results.is_complete(Some((Some(&who), second)), second).expect("readable"));
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_for_others_for_as_long_as_they_say_and_not_if_it_is_large() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let now: Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
+    let later: Timestamp = "2026-11-25T09:00:00Z".parse().expect("a time");
+    let results = Results::open(dir.path(), KEEP, now).expect("opened");
+    let request = |team: &str| Request { team: team.to_owned(), fingerprint: "f".to_owned() };
+    let identity = |id: &str| Identity { team: "t".to_owned(), batch: None, id: id.to_owned() };
+    let found = |team: &str, since: Timestamp| results.kept(&request(team), since).expect("looked up");
+    assert_eq!(found("t", now), None);
+    let first = record(&identity("one"), "hello").completion;
+    results.keep(&request("t"), &first, now).await.expect("kept");
+    assert_eq!(found("t", now), Some(identity("one")));
+    assert_eq!(found("other", now), None, "it is another team's");
+    let after = now.checked_add(1.second()).expect("a time");
+    assert_eq!(found("t", after), None, "it is older");
+    let second = record(&identity("two"), "hello").completion;
+    results.keep(&request("t"), &second, later).await.expect("kept");
+    assert_eq!(found("t", now), Some(identity("two")), "the newest");
+    let large = record(&identity("three"), &"x".repeat(LARGE)).completion;
+    results.keep(&request("t"), &large, later).await.expect("no failure");
+    assert_eq!(found("t", now), Some(identity("two")));
+    drop(results);
+    let again = Results::open(dir.path(), KEEP, later).expect("opened");
+    assert_eq!(again.kept(&request("t"), later).expect("looked up"), Some(identity("two")));
 }

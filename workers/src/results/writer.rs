@@ -17,6 +17,8 @@ pub(super) enum Value {
     Record(Vec<u8>),
     /// The name of the file that holds it.
     InFile(String),
+    /// Whose record answers the request of this key.
+    Kept(Vec<u8>),
 }
 
 pub(super) struct Write {
@@ -75,12 +77,7 @@ fn run(receiver: &mpsc::Receiver<Write>) {
 
 fn commit(day: &Day, group: Vec<Write>) {
     let mut batch = sled::Batch::default();
-    for write in &group {
-        match &write.value {
-            Value::Record(record) => Day::put(&mut batch, &write.key, record),
-            Value::InFile(name) => Day::put_name(&mut batch, &write.key, name),
-        }
-    }
+    group.iter().for_each(|write| put(&mut batch, &write.key, &write.value));
     let result = day.commit(batch);
     for write in group {
         let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
@@ -89,9 +86,17 @@ fn commit(day: &Day, group: Vec<Write>) {
     }
 }
 
-/// Commits one record by itself.
-pub(super) fn write_one(day: &Day, key: &[u8], value: &[u8]) -> Result<(), Error> {
+fn put(batch: &mut sled::Batch, key: &[u8], value: &Value) {
+    match value {
+        Value::Record(record) => Day::put(batch, key, record),
+        Value::InFile(name) => Day::put_name(batch, key, name),
+        Value::Kept(record) => Day::put_kept(batch, key, record),
+    }
+}
+
+/// Commits one value by itself.
+pub(super) fn write_one(day: &Day, key: &[u8], value: &Value) -> Result<(), Error> {
     let mut batch = sled::Batch::default();
-    Day::put(&mut batch, key, value);
+    put(&mut batch, key, value);
     day.commit(batch)
 }

@@ -1,0 +1,149 @@
+//! Identical jobs of a team: one call for those under way together, and answers that serve again.
+
+use std::collections::BTreeSet;
+
+use forebay_schemas::{Completion, Status};
+use forebay_workers::{Cancelled, Pausable};
+use serde_json::{Value, json};
+
+use crate::program::{Serve, run};
+use crate::support::{Forebay, UNLIMITED, chat, ctl, head, pool, provider, quota, said, soon};
+
+/// A Forebay whose pool `chat` says what may be reused.
+async fn forebay(reuse: &str) -> (Forebay, forebay::simulate::Provider) {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        pool("chat", "gpt-4o-mini", &["one"]),
+        reuse.to_owned(),
+    ];
+    (Forebay::start(dir, &text.concat()).await, provider)
+}
+
+async fn ask(forebay: &Forebay, subject: &str, job: &Value) -> Completion {
+    forebay.publish(subject, job).await;
+    let team = subject.split('.').nth(3).unwrap_or("default");
+    forebay.completion(team, None, job["id"].as_str().expect("an id")).await
+}
+
+fn with(mut job: Value, field: &str, value: Value) -> Value {
+    job[field] = value;
+    job
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_is() {
+    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let first = ask(&forebay, "ai.jobs.chat", &chat("first", "hello")).await;
+    assert_eq!((first.reused.as_ref(), first.attempts.len()), (None, 1));
+    let again = with(chat("again", "hello"), "metadata", json!({ "mine": 1 }));
+    let again = ask(&forebay, "ai.jobs.chat", &again).await;
+    let reused = again.reused.as_ref().expect("another's");
+    assert_eq!((reused.id.as_str(), reused.called_at), ("first", first.attempts[0].started_at));
+    assert_eq!((said(&again), &again.answered_by), (said(&first), &first.answered_by));
+    assert_eq!((again.attempts.len(), again.usage), (0, None));
+    assert_eq!(again.cost.as_ref().expect("known").amount, "0");
+    assert_eq!(again.metadata.as_ref().expect("its own")["mine"].get(), "1");
+    // Of an answer that was reused, the age is that of its call.
+    let third = ask(&forebay, "ai.jobs.chat.default.bulk", &chat("third", "hello")).await;
+    assert_eq!(third.reused.expect("another's").id, "first");
+    for (subject, job) in [
+        ("ai.jobs.chat", chat("other", "hello!")),
+        ("ai.jobs.chat.acme", chat("theirs", "hello")),
+        ("ai.jobs.chat", with(chat("off", "hello"), "reuse", "off".into())),
+        ("ai.jobs.chat", with(chat("older", "hello"), "reuse", "0s".into())),
+    ] {
+        let completion = ask(&forebay, subject, &job).await;
+        assert_eq!((completion.status, completion.reused), (Status::Succeeded, None), "{job}");
+    }
+    assert_eq!(provider.calls().len(), 5);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
+    let (forebay, provider) = forebay("").await;
+    for (id, reuse) in [("a", Value::Null), ("b", "1h".into()), ("c", Value::Null), ("d", "1h".into())] {
+        let completion = ask(&forebay, "ai.jobs.chat", &with(chat(id, "hello"), "reuse", reuse)).await;
+        assert_eq!(completion.reused.is_some(), id == "d", "{completion:?}");
+    }
+    assert_eq!(provider.calls().len(), 3);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_under_way_together_share_one_call() {
+    let (forebay, provider) = forebay("reuse = \"0s\"\n").await;
+    let chats = Pausable::Pool("chat".to_owned());
+    ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
+    for index in 0..20 {
+        let job = chat(&format!("s-{index}"), "hello");
+        forebay.publish("ai.jobs.chat", &job).await;
+    }
+    forebay.publish("ai.jobs.chat", &chat("another", "good day")).await;
+    soon("all to be here", async {
+        while forebay.app.worker().snapshot().staged < 21 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // The first of them is the one that would be called.
+    for id in ["s-0", "s-7"] {
+        let what = Cancelled { team: "default".to_owned(), batch: None, id: Some(id.to_owned()) };
+        ctl::<Value>(&forebay, "cancel", &what).await.expect("cancelled");
+        assert_eq!(forebay.completion("default", None, id).await.status, Status::Cancelled);
+    }
+    ctl::<Value>(&forebay, "resume", &chats).await.expect("resumed");
+    let mut leaders = BTreeSet::new();
+    for index in (1..20).filter(|index| *index != 7) {
+        let completion = forebay.completion("default", None, &format!("s-{index}")).await;
+        assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
+        assert!(said(&completion).contains("hello"));
+        leaders.insert(completion.reused.map_or(completion.id, |reused| reused.id));
+    }
+    assert_eq!(leaders.len(), 1, "{leaders:?}");
+    forebay.completion("default", None, "another").await;
+    assert_eq!(provider.calls().len(), 2);
+    // It was not kept.
+    assert_eq!(ask(&forebay, "ai.jobs.chat", &chat("later", "hello")).await.reused, None);
+    forebay.drained().await;
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_not_shared() {
+    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let body = json!({ "messages": [] });
+    for id in ["a", "b", "c"] {
+        let completion = ask(&forebay, "ai.jobs.chat", &json!({ "id": id, "body": body })).await;
+        assert_eq!((completion.status, completion.reused), (Status::Failed, None), "{id}");
+    }
+    assert_eq!(provider.calls().len(), 3);
+    forebay.drained().await;
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_answer_outlives_the_process() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        pool("chat", "gpt-4o-mini", &["one"]),
+        "reuse = \"1h\"\n".to_owned(),
+    ];
+    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    for id in ["one", "two"] {
+        let serve = Serve::start(dir.path()).await;
+        let line = json!({ "custom_id": id, "body": chat(id, "hello")["body"] });
+        std::fs::write(dir.path().join("in.jsonl"), line.to_string()).expect("written");
+        let output = format!("{id}.jsonl");
+        let done = run(dir.path(), &["run", "in.jsonl", "--output", &output, "--pool", "chat"]).await;
+        assert_eq!(done.code, Some(0), "{done:?}");
+        assert!(serve.terminate().await.0.success());
+    }
+    assert_eq!(provider.calls().len(), 1);
+}
