@@ -192,6 +192,12 @@ impl Batch {
         }
     }
 
+    /// The pool and the job of each line.
+    pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
+        // The lines were read before.
+        self.lines.iter().filter_map(|line| Some((line.pool.clone(), Job::parse(&line.text).ok()?)))
+    }
+
     /// The identity of a line's job.
     pub fn identity(&self, line: &Line) -> Identity {
         Identity { team: self.team.clone(), batch: Some(self.name.clone()), id: line.id.clone() }

@@ -1,5 +1,7 @@
 //! `forebay run`.
 
+mod dry;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
@@ -29,8 +31,8 @@ pub(super) struct Args {
     #[arg(value_name = "INPUT.jsonl")]
     input: PathBuf,
     /// Where succeeded lines go, in input order.
-    #[arg(long, value_name = "OUT.jsonl")]
-    output: PathBuf,
+    #[arg(long, value_name = "OUT.jsonl", required_unless_present = "dry_run")]
+    output: Option<PathBuf>,
     /// Where all other lines go; OUT.errors.jsonl if none is named.
     #[arg(long, value_name = "ERR.jsonl")]
     errors: Option<PathBuf>,
@@ -52,6 +54,9 @@ pub(super) struct Args {
     /// Overwrite an output file that is not this batch's.
     #[arg(long)]
     force: bool,
+    /// Send and write nothing: print the calls, tokens, cost and time that all lines together are likely to take.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
@@ -60,9 +65,15 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
         // Nobody else is told where its server is.
         config.nats.listen.set_port(0);
     }
-    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let choices = Choices { pool: args.pool.clone(), team: args.team.clone(), name: args.batch.clone() };
-    let files = Files::new(args.output.clone(), args.errors.clone());
+    let Some(output) = args.output.clone().filter(|_| !args.dry_run) else {
+        let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
+        let (workers, known) = (config.workers()?, pools(&config, &batch));
+        batch.check(&args.input, Some(&known), config.call.max_request).map_err(Error::Usage)?;
+        return Ok(dry::dry_run(global, &config, workers, &batch));
+    };
+    let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
+    let files = Files::new(output, args.errors.clone());
     let prepare = || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
     let (batch, output) = prepare()?;
     let name = batch.name.clone();

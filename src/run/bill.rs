@@ -64,6 +64,7 @@ impl fmt::Display for Bill {
         match self.unknown {
             0 => write!(f, "{amount} USD"),
             _ if amount.is_zero() => f.write_str("unknown"),
+            1 => write!(f, "{amount} USD and that of a line, which is unknown"),
             unknown => write!(f, "{amount} USD and that of {unknown} lines, which is unknown"),
         }
     }
@@ -105,10 +106,7 @@ mod tests {
         bill.add(&completion("null", "null", "null"));
         assert_eq!(bill.to_string(), known, "nothing was called");
         bill.add(&completion("null", "null", ANSWER));
-        assert!(
-            bill.to_string().ends_with("0.100000002 USD and that of 1 lines, which is unknown"),
-            "{bill}"
-        );
+        assert!(bill.to_string().ends_with("0.100000002 USD and that of a line, which is unknown"), "{bill}");
         let mut unknown = Bill::default();
         unknown.add(&completion(used, "null", ANSWER));
         assert!(unknown.to_string().ends_with("cost: unknown"), "{unknown}");

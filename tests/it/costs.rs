@@ -71,6 +71,6 @@ async fn a_run_ends_with_what_all_its_lines_used_and_cost() {
     assert_eq!(report["lines_of_unknown_cost"], 1);
     // Again: what was answered before counts, and is told to people too.
     let output = run(dir.path(), &args[..4]).await;
-    let told = format!("{} USD and that of 1 lines, which is unknown", priced.iter().sum::<u64>());
+    let told = format!("{} USD and that of a line, which is unknown", priced.iter().sum::<u64>());
     assert!(output.stdout.contains(&told), "{output:?}");
 }

@@ -10,6 +10,7 @@ mod crashes;
 mod dead;
 mod dialects;
 mod disk;
+mod dry_run;
 mod examples;
 mod fallback;
 mod faults;

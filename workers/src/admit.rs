@@ -22,9 +22,8 @@ use crate::finish::{self, retry_until_done};
 use crate::joined::Join;
 use crate::journal::Work;
 use crate::large::at_length;
+use crate::matching::{Match, matching};
 use crate::outcome::Outcome;
-use crate::pools::{Candidate, Target};
-use crate::provider::Unsupported;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
@@ -332,55 +331,19 @@ fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
 fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
-    let pool = &staged.flow.pool;
-    let model = staged.job.model();
-    let Some(found) = engine.pools.for_job(pool, model.as_deref()) else {
-        return Some(unknown_pool(engine, pool));
-    };
-    let model = model.filter(|model| model != pool);
-    let serves = |candidate: &&Candidate| {
-        model.as_ref().is_none_or(|model| engine.pools.targets()[candidate.target].model == *model)
-    };
-    let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
-    let Some(first) = named.first() else {
-        let models =
-            found.candidates.iter().map(|candidate| engine.pools.targets()[candidate.target].model.as_str());
-        let mut known: Vec<_> = models.collect();
-        known.dedup();
-        let message = format!(
-            "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
-            model.unwrap_or_default(),
-            known.join(", ")
-        );
-        return Some(("unknown_model", message));
-    };
-    staged.cost = cost_at(engine, staged, first, &found.candidates);
-    let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
-    let costs: Vec<_> = named
-        .iter()
-        .map(|candidate| {
-            let target = &engine.pools.targets()[candidate.target];
-            let endpoint = &target.quota.config().endpoint;
-            // What cannot be said to one account of a provider cannot be said to another.
-            let known = asked.iter().position(|(other, _)| other.speaks_as(target));
-            let known = known.unwrap_or_else(|| {
-                asked.push((target, endpoint.refusal(&staged.job, &target.model)));
-                asked.len() - 1
-            });
-            asked[known].1.is_none().then(|| endpoint.counted(staged.cost))
-        })
-        .collect();
-    let unsupported = asked.into_iter().find_map(|(_, refusal)| refusal);
-    staged.choices = Choices::new(&found, &named, &costs);
+    let counts_tokens = engine.caps.contains_key(&staged.flow.team);
+    let Match { pool, choices, cost, refusal } =
+        match matching(&engine.pools, &staged.flow.pool, &staged.job, counts_tokens) {
+            Ok(found) => found,
+            Err(refusal) => return Some(refusal),
+        };
+    (staged.choices, staged.cost) = (choices, cost);
     // An end of this process is no failure of the provider's.
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
     staged.choices.recall(&staged.attempts[..told], &engine.pools);
-    // The file that a job names may be another one under the same name.
-    let shared = content::file_of(&staged.job).is_none().then(|| Share::of(staged.job.reuse, found.reuse));
-    staged.share = shared.flatten();
-    staged.join = found.join.then(|| join(engine, staged)).flatten();
-    let is_said = costs.iter().any(Option::is_some);
-    unsupported.filter(|_| !is_said).map(|refusal| (refusal.obstacle.code(), refusal.to_string()))
+    staged.share = Share::of(&staged.job, pool.reuse);
+    staged.join = pool.join.then(|| join(engine, staged)).flatten();
+    refusal
 }
 
 /// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
@@ -395,32 +358,6 @@ fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
     let most = saving.map(|target| target.quota.config().endpoint.provider.joins.inputs).max()?;
     staged.claim.travels_with(most.saturating_sub(1));
     (most > 1).then_some(join)
-}
-
-fn unknown_pool<Q, U>(engine: &Engine<Q, U>, pool: &str) -> Refusal {
-    let message = match engine.pools.are_made_on_demand() {
-        true => format!(
-            "there is no pool `{pool}`: without a configuration each is named after its model, and no account whose key \
-             is in the environment is known to have this one"
-        ),
-        false => {
-            let known: Vec<_> = engine.pools.all().into_keys().collect();
-            format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
-        }
-    };
-    ("unknown_pool", message)
-}
-
-/// What a job costs at the first of its targets, as far as it matters: where nobody counts tokens, their number need
-/// not be near, since only turns are told by it.
-fn cost_at<Q, U>(engine: &Engine<Q, U>, staged: &Staged, first: &Candidate, all: &[Candidate]) -> Cost {
-    let by_quotas =
-        all.iter().any(|candidate| engine.pools.targets()[candidate.target].quota.counts_tokens());
-    if by_quotas || engine.caps.contains_key(&staged.flow.team) {
-        let target = &engine.pools.targets()[first.target];
-        return target.quota.config().endpoint.admission_cost(&staged.job, &target.model);
-    }
-    Cost { requests: 1, input_tokens: staged.job.size() as u64 / 3, ..Cost::default() }
 }
 
 fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {

@@ -264,6 +264,11 @@ impl Quota {
         Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, passage, now))
     }
 
+    /// Whether its limits are learned.
+    pub(crate) fn learns(&self) -> bool {
+        self.learns
+    }
+
     /// Whether any limit on `model` counts calls: then what travels in one of them saves others.
     pub(crate) fn counts_calls(&self, model: &str) -> bool {
         self.learns || self.config.limits_of(model).any(|limit| !limit.counts_tokens())

@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use forebay_schemas::{Completion, Reuse};
+use forebay_schemas::{Completion, Job, Reuse};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::content;
 use crate::dispatch::Arrived;
 use crate::staged::Staged;
 
@@ -31,9 +32,10 @@ pub(crate) struct Share {
 
 impl Share {
     /// As a job asks, or else its pool.
-    pub(crate) fn of(job: Option<Reuse>, pool: Reuse) -> Option<Self> {
-        let within = job.unwrap_or(pool).within()?;
-        Some(Self { within, lead: None })
+    pub(crate) fn of(job: &Job, pool: Reuse) -> Option<Self> {
+        let within = job.reuse.unwrap_or(pool).within()?;
+        // The file that it names may be another one under the same name.
+        content::file_of(job).is_none().then_some(Self { within, lead: None })
     }
 }
 

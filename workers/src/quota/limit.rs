@@ -88,6 +88,11 @@ impl Limit {
         }
     }
 
+    /// Whether this limit is on calls at once.
+    pub fn is_on_calls_at_once(&self) -> bool {
+        matches!(self.amount, Amount::Concurrent(_))
+    }
+
     /// Whether this limit is for a period up to a minute.
     pub fn is_short(&self) -> bool {
         self.amount.is_short()

@@ -1,0 +1,123 @@
+//! `forebay run --dry-run`: what a batch is going to take, before anything is sent.
+
+use std::time::Duration;
+
+use forebay_workers::clock::{Clock as _, SystemClock};
+use forebay_workers::forecast::{self, Forecast, forecast};
+use rust_decimal::Decimal;
+use serde_json::{Value, json};
+
+use crate::batch::Batch;
+use crate::cli::{Global, print};
+use crate::config::Config;
+use crate::run::bill::thousands;
+
+/// Digits after the point of an estimated amount: a millionth of a dollar.
+const DIGITS: u32 = 6;
+
+pub(super) fn dry_run(
+    global: &Global,
+    config: &Config,
+    workers: forebay_workers::Config,
+    batch: &Batch,
+) -> u8 {
+    let found = forecast(workers, &batch.team, batch.jobs(), SystemClock.now());
+    if global.json {
+        print::json(&in_json(batch, &found));
+    } else {
+        lines(config, &found).iter().for_each(|line| {
+            print::line(line);
+        });
+    }
+    0
+}
+
+fn lines(config: &Config, found: &Forecast) -> Vec<String> {
+    let calls: usize = found.calls.values().sum();
+    let count = |count: usize| thousands(count as u64);
+    let mut lines = vec![
+        format!(
+            "{} lines, {} calls: about {} tokens in, at most {} out",
+            count(found.jobs),
+            count(calls),
+            thousands(found.input_tokens),
+            thousands(found.output_tokens)
+        ),
+        cost(found),
+        took(config, found),
+    ];
+    if found.calls.len() > 1 {
+        lines.extend(
+            found
+                .calls
+                .iter()
+                .map(|((quota, model), calls)| format!("  {quota}: {model}: {} calls", count(*calls))),
+        );
+    }
+    if found.unserved > 0 {
+        let what = if found.unserved == 1 { "line" } else { "lines" };
+        let unserved = count(found.unserved);
+        lines.push(format!("{unserved} {what} would fail: no target of the pool can serve what is asked"));
+    }
+    lines.push("nothing was sent".to_owned());
+    lines
+}
+
+fn cost(found: &Forecast) -> String {
+    let called = found.jobs - found.unserved;
+    if found.unpriced > 0 && found.prompts.is_zero() && found.answers.is_zero() {
+        return "cost: unknown".to_owned();
+    }
+    let [prompts, answers] = [found.prompts, found.answers].map(rounded);
+    let unknown = match found.unpriced {
+        0 => String::new(),
+        unknown => format!(" and that of {unknown} of {called} lines, which is unknown"),
+    };
+    format!("cost: about {prompts} USD for prompts and at most {answers} USD for answers{unknown}")
+}
+
+fn took(config: &Config, found: &Forecast) -> String {
+    let Some(takes) = found.takes else {
+        let names: Vec<_> = found.unlimited.iter().map(String::as_str).collect();
+        return format!("time: unknown, since no limits are configured of {}", names.join(", "));
+    };
+    let concurrent = found.calls.keys().any(|(quota, model)| {
+        config.quotas.get(quota).is_some_and(|quota| {
+            quota.limits.iter().any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
+        })
+    });
+    let assumed = match concurrent {
+        true => format!(", if a call takes {:?}", forecast::CALL),
+        false => String::new(),
+    };
+    format!("time: {} under the configured limits{assumed}", humantime::format_duration(in_seconds(takes)))
+}
+
+/// Whole seconds, at least one.
+fn in_seconds(time: Duration) -> Duration {
+    Duration::from_secs(time.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))
+}
+
+fn rounded(amount: Decimal) -> Decimal {
+    amount.round_dp(DIGITS).normalize()
+}
+
+fn in_json(batch: &Batch, found: &Forecast) -> Value {
+    let calls: Vec<_> = found
+        .calls
+        .iter()
+        .map(|((quota, model), calls)| json!({ "quota": quota, "model": model, "calls": calls }))
+        .collect();
+    json!({
+        "batch": batch.name, "dry_run": true, "lines": found.jobs, "calls": calls,
+        "lines_that_would_fail": found.unserved,
+        "input_tokens": found.input_tokens, "output_tokens_at_most": found.output_tokens,
+        "cost": {
+            "prompts": rounded(found.prompts).to_string(), "answers_at_most": rounded(found.answers).to_string(),
+            "currency": "USD",
+        },
+        "lines_of_unknown_cost": found.unpriced,
+        "seconds": found.takes.map(|takes| takes.as_secs_f64()),
+        "quotas_without_limits": found.unlimited,
+    })
+}

@@ -1,0 +1,313 @@
+//! What a set of jobs is going to take: calls, tokens, money, and time under the configured limits.
+//!
+//! The ledger's own rules are played ahead of time: every call is reserved, sent and settled as it will be, only that
+//! the time between them passes at once. What cannot be known is assumed: how long a call lasts, and how many tokens
+//! its prompt has as its provider counts them. No call is taken to fail.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use forebay_schemas::{Job, Usage};
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use tokio::time::Instant;
+
+use crate::choices::Choice;
+use crate::clock::Clock;
+use crate::cost::Cost;
+use crate::engine::Config;
+use crate::joined::Join;
+use crate::matching::matching;
+use crate::pools::Pools;
+use crate::quota::{Cap, Circuits, Denied, Permit, Quota, Wake};
+use crate::sharing::Share;
+
+/// How long a call is taken to last. It matters where limits are on calls at once, and at the very end.
+pub const CALL: Duration = Duration::from_secs(2);
+/// Of the tokens that are estimated for a prompt, which are on the safe side, those that it is likely to have.
+const LIKELY: (u64, u64) = (3, 4);
+/// Where nothing says when a call may start, it is tried again after so long.
+const STEP: Duration = Duration::from_millis(1);
+
+/// What a set of jobs is going to take.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Forecast {
+    /// The jobs.
+    pub jobs: usize,
+    /// Calls to providers, at each target: quota and model.
+    pub calls: BTreeMap<(String, String), usize>,
+    /// Jobs that no target can serve, because of what they ask or because they are larger than limits.
+    pub unserved: usize,
+    /// Tokens that the prompts are likely to have.
+    pub input_tokens: u64,
+    /// Tokens that the answers have at most.
+    pub output_tokens: u64,
+    /// What the prompts are likely to cost, in US dollars, as far as prices are known.
+    pub prompts: Decimal,
+    /// What the answers cost at most, likewise.
+    pub answers: Decimal,
+    /// Jobs whose prices are not known.
+    pub unpriced: usize,
+    /// Until the last answer; `None` where a quota's limits are not configured.
+    pub takes: Option<Duration>,
+    /// Quotas that would be called and whose limits are not configured.
+    pub unlimited: BTreeSet<String>,
+}
+
+/// Plays `jobs`, each with its pool, of `team` ahead of time, as if they all began at `now`.
+pub fn forecast(
+    config: Config,
+    team: &str,
+    jobs: impl IntoIterator<Item = (String, Job)>,
+    now: Timestamp,
+) -> Forecast {
+    let mut player = Player::new(config, team, now);
+    let mut seen = HashSet::new();
+    for (pool, job) in jobs {
+        player.forecast.jobs += 1;
+        player.take_in(&pool, &job, team, &mut seen);
+    }
+    player.play()
+}
+
+/// Wall time as it will be when what is played comes to pass.
+#[derive(Debug)]
+struct Ahead {
+    from: Timestamp,
+    nanos: AtomicU64,
+}
+
+impl Clock for Ahead {
+    fn now(&self) -> Timestamp {
+        let passed = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
+        self.from.checked_add(passed).unwrap_or(Timestamp::MAX)
+    }
+}
+
+/// A job that waits.
+struct Pending {
+    choices: Vec<Choice>,
+    cost: Cost,
+    join: Option<Join>,
+}
+
+/// A call that is under way.
+struct Call {
+    permit: Permit,
+    estimated: u64,
+    used: Usage,
+}
+
+struct Player {
+    pools: Pools,
+    cap: Option<Arc<Cap>>,
+    clock: Arc<Ahead>,
+    start: Instant,
+    now: Instant,
+    /// Jobs that wait for the same targets, and may travel together.
+    lines: Vec<VecDeque<Pending>>,
+    under_way: BTreeMap<(Instant, u64), Call>,
+    sent: u64,
+    forecast: Forecast,
+    places: HashMap<(Vec<usize>, Option<Arc<str>>), usize>,
+}
+
+impl Player {
+    fn new(config: Config, team: &str, now: Timestamp) -> Self {
+        let clock = Arc::new(Ahead { from: now, nanos: AtomicU64::new(0) });
+        let (wake, circuits) = (Arc::new(Wake::default()), Arc::new(Circuits::default()));
+        let shown: Arc<dyn Clock> = Arc::<Ahead>::clone(&clock);
+        let quota =
+            |quota| Quota::new(quota, Arc::clone(&wake), Arc::clone(&circuits), None, Arc::clone(&shown));
+        let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
+        let limits = config.teams.get(team).map(|team| team.limits.clone()).unwrap_or_default();
+        let cap = (!limits.is_empty()).then(|| Cap::new(&limits, Arc::clone(&wake), None, &shown));
+        let start = Instant::now();
+        Self {
+            pools: Pools::new(config.pools, &quotas, config.on_demand),
+            cap,
+            clock,
+            start,
+            now: start,
+            lines: Vec::new(),
+            under_way: BTreeMap::new(),
+            sent: 0,
+            forecast: Forecast::default(),
+            places: HashMap::new(),
+        }
+    }
+
+    fn take_in(&mut self, pool: &str, job: &Job, team: &str, seen: &mut HashSet<(String, String)>) {
+        let found = matching(&self.pools, pool, job, true).ok().filter(|found| found.refusal.is_none());
+        let Some(found) = found else {
+            self.forecast.unserved += 1;
+            return;
+        };
+        let is_shared = Share::of(job, found.pool.reuse).is_some();
+        if is_shared && !seen.insert((team.to_owned(), job.fingerprint(pool))) {
+            return;
+        }
+        let choices = found.choices.left().to_vec();
+        let join = found.pool.join.then(|| Join::of(job, pool)).flatten();
+        let targets = choices.iter().map(|choice| choice.target).collect();
+        let key = (targets, join.as_ref().map(|join| Arc::clone(&join.key)));
+        let lines = &mut self.lines;
+        let place = *self.places.entry(key).or_insert_with(|| {
+            lines.push(VecDeque::new());
+            lines.len() - 1
+        });
+        self.lines[place].push_back(Pending { choices, cost: found.cost, join });
+    }
+
+    fn play(mut self) -> Forecast {
+        let mut last = self.start;
+        while self.lines.iter().any(|line| !line.is_empty()) || !self.under_way.is_empty() {
+            let mut next = None;
+            for line in 0..self.lines.len() {
+                while let Some(first) = self.lines[line].pop_front() {
+                    let Err((first, denied)) = self.start(first, line) else { continue };
+                    match denied {
+                        Denied::TooLarge | Denied::Shut(_) => self.forecast.unserved += 1,
+                        Denied::Until(_) | Denied::ForRelease => {
+                            self.lines[line].push_front(first);
+                            let until = if let Denied::Until(at) = denied { Some(at) } else { None };
+                            next = next.into_iter().chain(until).min();
+                            break;
+                        }
+                    }
+                }
+            }
+            let ends = self.under_way.first_key_value().map(|((at, _), _)| *at);
+            let Some(at) = next.into_iter().chain(ends).min() else { break };
+            self.pass(at.max(self.now + STEP));
+            while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
+                last = last.max(entry.key().0);
+                end(entry.remove(), self.now);
+            }
+        }
+        let takes = last.saturating_duration_since(self.start);
+        self.forecast.takes = self.forecast.unlimited.is_empty().then_some(takes);
+        self.forecast
+    }
+
+    fn pass(&mut self, at: Instant) {
+        self.now = at;
+        let passed = u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
+        self.clock.nanos.store(passed, Ordering::Relaxed);
+    }
+
+    /// Starts a call for `first` and what travels with it, or says what it waits for.
+    fn start(&mut self, first: Pending, line: usize) -> Result<(), (Pending, Denied)> {
+        let (target, permit) = match self.reserve(&first) {
+            Ok(reserved) => reserved,
+            Err(denied) => return Err((first, denied)),
+        };
+        let mut party = vec![first];
+        self.join(&mut party, line, target, &permit);
+        let place = &self.pools.targets()[target];
+        let quota = &place.quota;
+        if quota.learns() {
+            self.forecast.unlimited.insert(quota.config().name.clone());
+        }
+        let mut all = Call { permit, estimated: 0, used: Usage::default() };
+        for Pending { cost, .. } in &party {
+            let input_tokens = cost.input_tokens * LIKELY.0 / LIKELY.1;
+            let used = Usage { input_tokens, output_tokens: cost.output_tokens, ..Usage::default() };
+            let prompt = Usage { output_tokens: 0, ..used };
+            let price = |used| place.prices.as_ref().and_then(|prices| prices.amount(used, None));
+            match price(&prompt).zip(price(&used)) {
+                Some((prompt, both)) => {
+                    self.forecast.prompts += prompt;
+                    self.forecast.answers += both - prompt;
+                }
+                None => self.forecast.unpriced += 1,
+            }
+            all.estimated += cost.input_tokens;
+            all.used.input_tokens += input_tokens;
+            all.used.output_tokens += cost.output_tokens;
+        }
+        self.forecast.input_tokens += all.used.input_tokens;
+        self.forecast.output_tokens += all.used.output_tokens;
+        *self.forecast.calls.entry((quota.config().name.clone(), place.model.clone())).or_default() += 1;
+        all.permit.stamp().sent(self.now);
+        self.sent += 1;
+        self.under_way.insert((self.now + CALL, self.sent), all);
+        Ok(())
+    }
+
+    /// A permit at the first target that has room, the lower tiers first.
+    fn reserve(&self, job: &Pending) -> Result<(usize, Permit), Denied> {
+        if let Some(cap) = &self.cap {
+            cap.peek(&job.cost, self.now)?;
+        }
+        let room = |choice: &Choice| {
+            let target = &self.pools.targets()[choice.target];
+            target.quota.headroom(&target.model, self.now) * choice.weight
+        };
+        let mut order: Vec<_> = job.choices.iter().map(|choice| (choice, room(choice))).collect();
+        order.sort_by(|(one, one_room), (other, other_room)| {
+            one.rank().cmp(&other.rank()).then(other_room.total_cmp(one_room))
+        });
+        let mut denied: Option<Denied> = None;
+        for (choice, _) in order {
+            let waits_for_lower =
+                denied.is_some_and(Denied::passes) && choice.enters_at(self.start) > self.start;
+            if waits_for_lower {
+                continue;
+            }
+            let target = &self.pools.targets()[choice.target];
+            match target.quota.reserve(&target.model, choice.cost, self.now) {
+                Ok(mut permit) => {
+                    if let Some(cap) = &self.cap {
+                        permit.charge(cap.take(&job.cost, self.now)?);
+                    }
+                    return Ok((choice.target, permit));
+                }
+                Err(other) => denied = Some(denied.map_or(other, |known| sooner(known, other))),
+            }
+        }
+        Err(denied.unwrap_or(Denied::TooLarge))
+    }
+
+    fn join(&mut self, party: &mut Vec<Pending>, line: usize, target: usize, permit: &Permit) {
+        let quota = permit.quota();
+        if party[0].join.is_none() || !quota.counts_calls(permit.model()) {
+            return;
+        }
+        let joins = quota.config().endpoint.provider.joins;
+        let size = |job: &Pending| job.join.as_ref().map_or(1, |join| join.inputs);
+        let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
+        while let Some(next) = self.lines[line].front() {
+            let cost = next.choices.iter().find(|choice| choice.target == target).map(|choice| choice.cost);
+            let (all, all_tokens) = (inputs + size(next), tokens + next.cost.input_tokens);
+            let fits = all <= joins.inputs && all_tokens <= joins.tokens;
+            if !fits || !cost.is_some_and(|cost| permit.take_on(&cost, self.now)) {
+                break;
+            }
+            (inputs, tokens) = (all, all_tokens);
+            party.extend(self.lines[line].pop_front());
+        }
+    }
+}
+
+/// What a job waits for that two targets deny.
+fn sooner(one: Denied, other: Denied) -> Denied {
+    match (one, other) {
+        (Denied::Until(one), Denied::Until(other)) => Denied::Until(one.min(other)),
+        (Denied::TooLarge | Denied::Shut(_), other) => other,
+        (one, _) => one,
+    }
+}
+
+fn end(call: Call, now: Instant) {
+    let Call { mut permit, estimated, used } = call;
+    let quota = Arc::clone(permit.quota());
+    let endpoint = &quota.config().endpoint;
+    permit.learn(estimated, used.input_tokens);
+    permit.settle(endpoint.spent(used, permit.model()), endpoint.settles());
+    permit.answered();
+    permit.went(None, now);
+    permit.accepted(now);
+}

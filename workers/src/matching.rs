@@ -1,0 +1,92 @@
+//! A job and the targets of its pool: which may serve it, and what it costs there.
+
+use std::sync::Arc;
+
+use forebay_schemas::Job;
+
+use crate::admit::Refusal;
+use crate::choices::Choices;
+use crate::cost::Cost;
+use crate::pools::{Candidate, Pool, Pools, Target};
+use crate::provider::Unsupported;
+
+/// What may serve a job.
+#[derive(Debug)]
+pub(crate) struct Match {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) choices: Choices,
+    /// What it costs at the first of them.
+    pub(crate) cost: Cost,
+    /// Why none of them can be asked, if none can.
+    pub(crate) refusal: Option<Refusal>,
+}
+
+/// Matches `job` with the targets of `pool`. Tokens are counted where a target's limits do, or `counts_tokens`.
+pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool) -> Result<Match, Refusal> {
+    let model = job.model();
+    let Some(found) = pools.for_job(pool, model.as_deref()) else {
+        return Err(unknown_pool(pools, pool));
+    };
+    let model = model.filter(|model| model != pool);
+    let target = |candidate: &Candidate| &pools.targets()[candidate.target];
+    let serves =
+        |candidate: &&Candidate| model.as_ref().is_none_or(|model| target(candidate).model == *model);
+    let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
+    let Some(first) = named.first() else {
+        let mut known: Vec<_> =
+            found.candidates.iter().map(|candidate| target(candidate).model.as_str()).collect();
+        known.dedup();
+        let message = format!(
+            "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
+            model.unwrap_or_default(),
+            known.join(", ")
+        );
+        return Err(("unknown_model", message));
+    };
+    let counts_tokens =
+        counts_tokens || found.candidates.iter().any(|candidate| target(candidate).quota.counts_tokens());
+    let cost = cost_at(target(first), job, counts_tokens);
+    let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
+    let costs: Vec<_> = named
+        .iter()
+        .map(|candidate| {
+            let target = target(candidate);
+            let endpoint = &target.quota.config().endpoint;
+            // What cannot be said to one account of a provider cannot be said to another.
+            let known = asked.iter().position(|(other, _)| other.speaks_as(target));
+            let known = known.unwrap_or_else(|| {
+                asked.push((target, endpoint.refusal(job, &target.model)));
+                asked.len() - 1
+            });
+            asked[known].1.is_none().then(|| endpoint.counted(cost))
+        })
+        .collect();
+    let is_said = costs.iter().any(Option::is_some);
+    let unsupported = asked.into_iter().find_map(|(_, refusal)| refusal).filter(|_| !is_said);
+    let refusal = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
+    let choices = Choices::new(&found, &named, &costs);
+    Ok(Match { pool: found, choices, cost, refusal })
+}
+
+fn unknown_pool(pools: &Pools, pool: &str) -> Refusal {
+    let message = match pools.are_made_on_demand() {
+        true => format!(
+            "there is no pool `{pool}`: without a configuration each is named after its model, and no account whose key \
+             is in the environment is known to have this one"
+        ),
+        false => {
+            let known: Vec<_> = pools.all().into_keys().collect();
+            format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
+        }
+    };
+    ("unknown_pool", message)
+}
+
+/// What a job costs at `target`, as far as it matters: where nobody counts tokens, their number need not be near, since
+/// only turns are told by it.
+fn cost_at(target: &Target, job: &Job, counts_tokens: bool) -> Cost {
+    if counts_tokens {
+        return target.quota.config().endpoint.admission_cost(job, &target.model);
+    }
+    Cost { requests: 1, input_tokens: job.size() as u64 / 3, ..Cost::default() }
+}
