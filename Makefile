@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed chaos fuzz interop sdk sdk-types embeddings dialects contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-joining bench-sharing bench-forecast chaos fuzz interop sdk sdk-types embeddings dialects contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -47,6 +47,18 @@ bench-large: nats-server build
 ## bench-mixed: one pool over three providers with different limits
 bench-mixed: nats-server build
 	benches/mixed.py
+
+## bench-joining: embeddings of many jobs in one request, beside each alone
+bench-joining: nats-server build
+	benches/joining.py
+
+## bench-sharing: jobs that repeat, with and without sharing calls
+bench-sharing: nats-server build
+	benches/sharing.py
+
+## bench-forecast: what --dry-run tells beside what the run takes; CASE= chooses
+bench-forecast: nats-server build
+	benches/forecast.py
 
 ## chaos: faults at random, and an account that adds up; JOBS=, SECONDS= and SEED= choose
 chaos: nats-server build

@@ -119,6 +119,11 @@ impl Provider {
         *self.shared.faults() = faults;
     }
 
+    /// The vector that a text is answered with.
+    pub fn vector(text: &str) -> Vec<f64> {
+        answer::vector(text, answer::DIMENSIONS)
+    }
+
     /// The accounts that it has.
     pub fn accounts(&self) -> Vec<account::Config> {
         self.shared.accounts.iter().map(|account| account.config().clone()).collect()

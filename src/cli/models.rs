@@ -6,7 +6,7 @@ use rust_decimal::Decimal;
 use serde_json::json;
 
 use super::{Global, print};
-use crate::catalogue::{Ability, Model};
+use crate::catalogue::{Ability, Catalogue, Model, Origin};
 use crate::config::Config;
 use crate::connection::Error;
 
@@ -27,6 +27,9 @@ pub(super) struct ModelsArgs {
     /// Only those that can do this; may be given more than once.
     #[arg(long = "can", value_name = "ABILITY")]
     abilities: Vec<Ability>,
+    /// Print where the list in the program is from, and its licence.
+    #[arg(long)]
+    notice: bool,
 }
 
 /// List the providers that a quota may name.
@@ -37,6 +40,12 @@ pub(super) struct ProvidersArgs {
 }
 
 pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
+    if args.notice {
+        let Origin { source, date, notice } = &Catalogue::known().origin;
+        let date = date.map_or_else(String::new, |date| format!(", taken over on {date}"));
+        print::line(&format!("Models and prices are from {source}{date}.\n\n{}", notice.trim_end()));
+        return Ok(0);
+    }
     let config = Config::load(global.config.as_deref())?;
     let listed_as = match &args.provider {
         None => None,

@@ -7,6 +7,7 @@ mod check;
 mod contract;
 mod costs;
 mod crashes;
+mod crashes_together;
 mod dead;
 mod dialects;
 mod disk;

@@ -1,0 +1,130 @@
+//! The process ends amid a call that is made for several jobs, and the next one goes on.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use forebay::config::Config;
+use forebay::connection::Connection;
+use forebay::nats::Server;
+use forebay::topology;
+use forebay_schemas::{Completion, Status};
+use forebay_workers::crash::{AT, Point};
+use futures::StreamExt;
+use serde_json::{Value, json};
+
+use crate::program::{Serve, command};
+use crate::support::{UNLIMITED, chat, install_crypto, provider, quota, said};
+
+/// Jobs whose embeddings travel together, and as many that ask the same as each other.
+const EACH: usize = 10;
+/// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
+const PATIENCE: Duration = Duration::from_secs(180);
+const MODEL: &str = "text-embedding-3-small";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended() {
+    install_crypto();
+    let dir = tempfile::tempdir().expect("a directory");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let server = Server::start(dir.path(), listen, Duration::from_millis(100)).await.expect("it starts");
+    // Some of them are passed once for each job, so that others of its call are before or after it.
+    let points = [
+        (Point::Permitted, 1),
+        (Point::Sending, 1),
+        (Point::Answered, 1),
+        (Point::Decided, 1),
+        (Point::Stored, 3),
+        (Point::Completed, 4),
+        (Point::Acked, 5),
+    ];
+    let cases = points.map(|(point, passage)| {
+        let url = server.url().to_owned();
+        let case = case(url, point, passage);
+        async move {
+            let ended = tokio::time::timeout(PATIENCE, case).await;
+            ended.unwrap_or_else(|_| panic!("{point:?}: waited in vain"));
+        }
+    });
+    futures::future::join_all(cases).await;
+}
+
+async fn case(url: String, point: Point, passage: usize) {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = format!("together-{point:?}");
+    let text = [
+        format!("[nats]\nurl = {url:?}\nprefix = {name:?}\n[data]\ndir = {:?}\n", dir.path().join("data")),
+        // All cases share a server, whose store must hold the most of every stream.
+        "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n"
+            .to_owned(),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        format!("[pool.vectors]\ntargets = [{{ quota = \"one\", model = {MODEL:?} }}]\n"),
+        "[pool.chat]\nreuse = \"1h\"\ntargets = [{ quota = \"one\", model = \"gpt-4o-mini\" }]\n".to_owned(),
+    ]
+    .concat();
+    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+    let config = Config::parse(&text).expect("a configuration");
+    let connection = Connection::open(&url, &config).await.expect("connected");
+    topology::establish(&connection.context, &connection.names, &config.streams).await.expect("streams");
+    for index in 0..EACH {
+        let (id, body) = (format!("vector-{index}"), json!({ "input": format!("text {index}") }));
+        let job = json!({ "id": id, "url": "/v1/embeddings", "body": body });
+        publish(&connection, &format!("{name}.jobs.vectors"), &job).await;
+        publish(&connection, &format!("{name}.jobs.chat"), &chat(&format!("chat-{index}"), "hello")).await;
+    }
+    let mut child = command(dir.path(), &["serve"]);
+    let child = child.env(AT, format!("{point:?}:{passage}")).stderr(std::process::Stdio::null());
+    assert!(!child.status().await.expect("it ran").success(), "{point:?}: it was never reached");
+    let serve = Serve::spawn(dir.path());
+    let completions = all(&connection).await;
+    for index in 0..EACH {
+        let vector = &completions[&format!("vector-{index}")];
+        let body = &vector.response.as_ref().unwrap_or_else(|| panic!("{point:?}: {vector:?}")).body;
+        let body: Value = serde_json::from_str(body.get()).expect("JSON");
+        let expected = forebay::simulate::Provider::vector(&format!("text {index}"));
+        assert_eq!(body["data"][0]["embedding"], json!(expected), "{point:?}: {index}");
+        assert_eq!(body["data"].as_array().map(Vec::len), Some(1));
+        let chat = &completions[&format!("chat-{index}")];
+        assert_eq!((chat.status, said(chat).as_str()), (Status::Succeeded, "You said: hello"), "{point:?}");
+    }
+    drained(&connection).await;
+    assert!(serve.terminate().await.0.success());
+    let stream = connection.context.get_stream(connection.names.completions_stream()).await.expect("there");
+    let state = &stream.cached_info().state;
+    assert_eq!(
+        (state.messages, state.last_sequence),
+        (2 * EACH as u64, 2 * EACH as u64),
+        "none was replaced"
+    );
+    let calls = provider.calls().len();
+    assert!(calls < 2 * EACH, "{point:?}: {calls} calls");
+}
+
+async fn publish(connection: &Connection, subject: &str, job: &Value) {
+    let sent = connection.context.publish(subject.to_owned(), job.to_string().into()).await;
+    sent.expect("sent").await.expect("acknowledged");
+}
+
+async fn all(connection: &Connection) -> BTreeMap<String, Completion> {
+    let stream = connection.context.get_stream(connection.names.completions_stream()).await.expect("there");
+    let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+    let mut messages = consumer.messages().await.expect("messages");
+    let mut completions = BTreeMap::new();
+    while completions.len() < 2 * EACH {
+        let message = messages.next().await.expect("open").expect("a message");
+        let completion: Completion = serde_json::from_slice(&message.payload).expect("a completion");
+        completions.insert(completion.id.clone(), completion);
+    }
+    completions
+}
+
+async fn drained(connection: &Connection) {
+    loop {
+        let stream = connection.context.get_stream(connection.names.jobs_stream()).await.expect("the stream");
+        if stream.cached_info().state.messages == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
