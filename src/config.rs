@@ -14,13 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::{Lane, Names, Reuse};
-use forebay_workers::price::Prices;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::Provider;
 use forebay_workers::quota::{self, Limit};
 use forebay_workers::{OnDemand, Secret, Team};
 
-use crate::catalogue::Catalogue;
+use crate::catalogue::{Catalogue, Model};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "forebay.toml";
@@ -298,8 +297,8 @@ impl Config {
             tier: target.tier,
             weight: target.weight,
             after: target.after,
-            context_window: target.context_window,
-            prices: self.prices(target),
+            context_window: target.context_window.or_else(|| self.model(target)?.context_window),
+            prices: self.model(target).map(|model| Arc::new(model.prices.clone())),
         };
         let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
             name: name.clone(),
@@ -331,11 +330,10 @@ impl Config {
         self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(model).is_empty())
     }
 
-    /// The prices of a target's model, where they are known.
-    fn prices(&self, target: &Target) -> Option<Arc<Prices>> {
+    /// What is known of a target's model.
+    fn model(&self, target: &Target) -> Option<&Model> {
         let quota = self.quotas.get(&target.quota)?;
-        let model = self.catalogue.find(quota.endpoint.provider, &target.model)?;
-        Some(Arc::new(model.prices.clone()))
+        self.catalogue.find(quota.endpoint.provider, &target.model).map(AsRef::as_ref)
     }
 }
 

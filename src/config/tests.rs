@@ -195,3 +195,44 @@ fn a_value_of_another_type_is_told_in_the_words_of_toml_and_only_once() {
     }
     assert!(!found.iter().any(|line| line.contains("is missing")), "{found:#?}");
 }
+
+#[test]
+fn what_is_known_of_models_is_theirs_unless_a_target_says_otherwise() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "sk-test").expect("written");
+    let text =
+        GOOD.replace("env = \"FOREBAY_TEST_KEY_THAT_IS_NOT_SET\"", &format!("file = {:?}", file.path()));
+    let text = text.replace(
+        "model = \"gpt-4o-mini\" }]",
+        "model = \"gpt-4o-mini\" }, { quota = \"main\", model = \"gpt-4o\", context_window = 9 }, \
+         { quota = \"main\", model = \"ours\" }]",
+    );
+    let workers = Config::parse(&text).expect("no mistakes").workers().expect("the key is there");
+    let known = |target: &forebay_workers::TargetConfig| (target.context_window, target.prices.is_some());
+    let known: Vec<_> = workers.pools[0].targets.iter().map(known).collect();
+    assert_eq!(known, [(Some(128_000), true), (Some(9), true), (None, false)]);
+}
+
+#[test]
+fn reuse_is_off_or_a_time_within_the_horizon() {
+    let with = |reuse: &str| {
+        format!(
+            "{GOOD}\n[pool.other]\nreuse = \"{reuse}\"\ntargets = [{{ quota = \"main\", model = \"m\" }}]\n"
+        )
+    };
+    for (reuse, expected) in [
+        ("off", Reuse::Off),
+        ("0s", Reuse::Within(Duration::ZERO)),
+        ("2days", Reuse::Within(Duration::from_secs(172_800))),
+    ] {
+        let config = Config::parse(&with(reuse)).expect("no mistakes");
+        assert_eq!(config.pools["other"].reuse, expected, "{reuse}");
+    }
+    for (reuse, problem) in [("soon", "no duration"), ("3days", "dedupe_days")] {
+        let mistakes = mistakes(&with(reuse));
+        assert!(
+            mistakes[0].starts_with("pool.other.reuse: ") && mistakes[0].contains(problem),
+            "{mistakes:?}"
+        );
+    }
+}

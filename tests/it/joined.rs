@@ -100,7 +100,7 @@ async fn a_text_that_is_refused_fails_no_other() {
     let (forebay, provider) = forebay().await;
     let bad = [5, 6, 30];
     let body = |index: usize| match bad.contains(&index) {
-        true => json!({ "input": "x".repeat(TOO_LONG) }),
+        true => json!({ "input": format!("reject {index}") }),
         false => json!({ "input": format!("text {index}") }),
     };
     let bodies: Vec<_> = (0..60).map(body).collect();
@@ -109,7 +109,7 @@ async fn a_text_that_is_refused_fails_no_other() {
     for (index, (completion, alone)) in completions.iter().zip(&vectors).enumerate() {
         if bad.contains(&index) {
             assert_eq!(completion.status, Status::Failed, "{completion:?}");
-            assert_eq!(completion.error.as_ref().expect("an error").class, Class::ContextTooLong);
+            assert_eq!(completion.error.as_ref().expect("an error").class, Class::BadRequest);
             assert_eq!(completion.attempts.last().expect("a call").jobs, None, "its own call said so");
         } else {
             assert_eq!(answer(completion)["data"], answer(alone)["data"], "{index}");
@@ -117,6 +117,23 @@ async fn a_text_that_is_refused_fails_no_other() {
     }
     let calls = provider.calls().iter().filter(|call| call.account == "joined").count();
     assert!(calls < bodies.len(), "{calls} calls");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_is_known_to_be_too_long_travels_alone() {
+    let (forebay, provider) = forebay().await;
+    let body = |index: usize| match index % 10 {
+        3 => json!({ "input": "too long ".repeat(TOO_LONG / 9) }),
+        _ => json!({ "input": format!("text {index}") }),
+    };
+    let completions = all(&forebay, "joined", &(0..40).map(body).collect::<Vec<_>>()).await;
+    for (index, completion) in completions.iter().enumerate() {
+        let class = completion.error.as_ref().map(|error| error.class);
+        assert_eq!(class, (index % 10 == 3).then_some(Class::ContextTooLong), "{completion:?}");
+        assert_eq!(completion.attempts.len(), 1, "none is called again because of it");
+    }
+    assert!(provider.calls().len() < 40);
     forebay.stop().await;
 }
 

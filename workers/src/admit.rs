@@ -24,6 +24,7 @@ use crate::journal::Work;
 use crate::large::at_length;
 use crate::matching::{Match, matching};
 use crate::outcome::Outcome;
+use crate::provider::catalogue::Joins;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
@@ -353,11 +354,22 @@ fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
         return None;
     }
     let join = Join::of(&staged.job, &staged.flow.pool)?;
+    // One text that is too long by all that is known would be refused, and all others with it.
+    let likely = staged.cost.input_tokens * 3 / 4;
+    if join.inputs == 1 && staged.choices.are_too_small_for(likely) {
+        return None;
+    }
     let targets = staged.choices.left().iter().map(|choice| &engine.pools.targets()[choice.target]);
     let saving = targets.filter(|target| target.quota.counts_calls(&target.model));
-    let most = saving.map(|target| target.quota.config().endpoint.provider.joins.inputs).max()?;
-    staged.claim.travels_with(most.saturating_sub(1));
-    (most > 1).then_some(join)
+    let joins = saving.map(|target| target.quota.config().endpoint.provider.joins);
+    // So many like it fit one request.
+    let like_it = |joins: Joins| {
+        let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
+        (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
+    };
+    let others = joins.map(like_it).max()?.checked_sub(1).filter(|others| *others > 0)?;
+    staged.claim.travels_with(others);
+    Some(join)
 }
 
 fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {

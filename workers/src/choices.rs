@@ -88,6 +88,11 @@ impl Choices {
         &self.left
     }
 
+    /// Whether none of them has a window for a prompt of so many tokens, as far as windows are known.
+    pub(crate) fn are_too_small_for(&self, tokens: u64) -> bool {
+        self.left.iter().all(|choice| choice.context_window.is_some_and(|window| window < tokens))
+    }
+
     /// What a call costs at `target`, if it may be asked now.
     pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<Cost> {
         let choice = self.left.iter().find(|choice| choice.target == target)?;

@@ -31,6 +31,8 @@ const PICTURE: &str =
 const MOST_TEXTS: usize = 2_048;
 const LONGEST_TEXT: u64 = 8_192;
 const MOST_TOKENS: u64 = 300_000;
+/// What a text begins with that is not embedded.
+const REJECTED: &str = "reject ";
 /// The most pictures of one call.
 const MOST_PICTURES: u64 = 10;
 
@@ -57,6 +59,9 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
     let texts = texts(request.get("input"));
     if texts.is_empty() || texts.iter().any(String::is_empty) {
         return wrong("'$.input' is invalid.");
+    }
+    if texts.iter().any(|text| text.starts_with(REJECTED)) {
+        return wrong("'$.input' holds a text that cannot be embedded.");
     }
     if texts.len() > MOST_TEXTS {
         let length = texts.len();
