@@ -29,7 +29,7 @@ use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
 use crate::sharing::Share;
-use crate::staged::{End, Staged};
+use crate::staged::{End, Refusal, Staged};
 use crate::upstream::Upstream;
 
 /// What the fingerprint of a message that cannot be read begins with.
@@ -158,9 +158,6 @@ enum Next {
     AnswerAgain(Box<Record>),
     End(Box<End>),
 }
-
-/// A failure's code and message.
-pub(crate) type Refusal = (&'static str, String);
 
 async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
     let odd = staged.flow.problem().map(|problem| ("invalid_subject", problem));

@@ -10,13 +10,13 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
-use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::engine::Engine;
 use crate::finish::retry_until_done;
 use crate::large::{at_length, short};
 use crate::provider::Kind;
 use crate::queue::{Delivery, Queue};
+use crate::staged::Refusal;
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";

@@ -10,7 +10,6 @@ use forebay_schemas::{Class, Completion, Identity, Status};
 use jiff::Timestamp;
 use tracing::warn;
 
-use crate::admit::Refusal;
 use crate::claim::Claim;
 use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
@@ -18,6 +17,7 @@ use crate::engine::Engine;
 use crate::queue::{DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
 use crate::running::Followers;
+use crate::staged::Refusal;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use forebay_schemas::Job;
 
-use crate::admit::Refusal;
 use crate::choices::Choices;
 use crate::cost::Cost;
 use crate::pools::{Candidate, Pool, Pools, Target};
 use crate::provider::Unsupported;
+use crate::staged::Refusal;
 
 /// What may serve a job.
 #[derive(Debug)]

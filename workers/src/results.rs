@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::large::{LARGE, at_length, size_of};
-use crate::sharing::Request;
 use day::Day;
 use writer::{Value, Write, Writer};
 
@@ -63,6 +62,14 @@ pub struct Record {
     pub message: Option<String>,
     /// Its answer.
     pub completion: Completion,
+}
+
+/// What is asked, and by whom: an answer to it may serve again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub(crate) team: String,
+    /// The fingerprint of pool, url and body.
+    pub(crate) fingerprint: String,
 }
 
 /// How long results matter.

@@ -8,18 +8,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::content;
 use crate::dispatch::Arrived;
+use crate::results::Request;
 use crate::staged::Staged;
 
 /// So many may wait without a place in their flow's stage, so that others of it are read meanwhile.
 const MOST_WITHOUT_PLACE: usize = 4_096;
-
-/// Which request of whom.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Request {
-    pub(crate) team: String,
-    /// The fingerprint of pool, url and body.
-    pub(crate) fingerprint: String,
-}
 
 /// A job that another one's answer may serve.
 #[derive(Debug)]

@@ -21,8 +21,9 @@ use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::queue::Delivery;
+use crate::results::Request;
 use crate::running::Entry;
-use crate::sharing::{Request, Share};
+use crate::sharing::Share;
 
 /// A job on its way.
 #[derive(Debug)]
@@ -69,6 +70,9 @@ pub(crate) struct Staged {
 fn in_dollars(amount: Decimal) -> completion::Cost {
     completion::Cost { amount: amount.to_string(), currency: "USD".to_owned() }
 }
+
+/// A failure's code and message.
+pub(crate) type Refusal = (&'static str, String);
 
 /// How a job ends.
 #[derive(Debug)]
