@@ -40,9 +40,9 @@ pub struct Line {
 }
 
 impl Line {
-    /// The model that it asks for: that which its pool is named after, if it names none.
-    pub fn model(&self) -> &str {
-        self.model.as_deref().unwrap_or(&self.pool)
+    /// The model that it asks for, if it names one.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
     }
 
     /// Why none of the pools that there are can serve it.

@@ -257,16 +257,24 @@ impl Config {
     /// The defaults, with what the environment says.
     ///
     /// # Errors
-    /// Never, but for a mistake in the defaults.
+    /// With every address there that is none.
     pub fn of_environment() -> Result<Self, Mistakes> {
-        Self::parse("").map(|config| config.with_environment(|variable| std::env::var(variable).ok()))
+        Self::parse("")?.with_environment(|variable| std::env::var(variable).ok())
     }
 
     /// With an account for each provider whose key is in the environment, and a pool for each model asked for.
-    pub(crate) fn with_environment(self, read: impl Fn(&str) -> Option<String>) -> Self {
-        let quotas = environment::quotas(&self.providers, read);
+    ///
+    /// # Errors
+    /// With every address there that is none.
+    pub(crate) fn with_environment(self, read: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let quotas = environment::quotas(&self.providers, read, &mut mistakes);
         let on_demand = (!quotas.is_empty()).then(|| environment::on_demand(&quotas, &self.catalogue));
-        Self { quotas, on_demand, ..self }
+        if mistakes.is_empty() {
+            Ok(Self { quotas, on_demand, ..self })
+        } else {
+            Err(Mistakes { file: None, all: mistakes })
+        }
     }
 
     /// What workers need, with the credentials read.
@@ -325,9 +333,9 @@ impl Config {
 }
 
 impl Config {
-    /// Whether somebody serves a model that no pool is for.
-    pub fn serves(&self, model: &str) -> bool {
-        self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(model).is_empty())
+    /// Whether somebody serves a job for a pool that is not configured.
+    pub fn serves(&self, pool: &str, model: Option<&str>) -> bool {
+        self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(pool, model).is_empty())
     }
 
     /// What is known of a target's model.

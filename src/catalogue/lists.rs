@@ -8,7 +8,7 @@ use forebay_workers::provider::Kind;
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
-use super::{Ability, List, Model};
+use super::{Ability, Model};
 
 /// Names of providers in lists that are not Forebay's.
 const PROVIDERS: [(&str, &str); 32] = [
@@ -53,9 +53,8 @@ const DIGITS: u32 = 10;
 pub(super) fn read(text: &str) -> anyhow::Result<Vec<Model>> {
     let value: Value = serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
     let Value::Object(entries) = value else { bail!("it is no list of models: {FORMATS}") };
-    if entries.get("models").is_some_and(Value::is_array) {
-        let list: List = serde_json::from_value(entries.into()).map_err(|error| anyhow!("{error}"))?;
-        return Ok(list.models);
+    if let Some(models) = entries.get("models").and_then(Value::as_array) {
+        return models.iter().enumerate().map(|(index, model)| own(index, model)).collect();
     }
     let of_litellm = entries.iter().filter_map(|(name, entry)| litellm(name, entry.as_object()?));
     let of_models_dev = entries.iter().flat_map(|(provider, entry)| {
@@ -67,6 +66,60 @@ pub(super) fn read(text: &str) -> anyhow::Result<Vec<Model>> {
         bail!("it names no model: {FORMATS}");
     }
     Ok(models)
+}
+
+/// The fields of an entry of our own.
+const FIELDS: [&str; 15] = [
+    "provider",
+    "name",
+    "kind",
+    "context_window",
+    "max_output",
+    "dimensions",
+    "abilities",
+    "retires",
+    "input",
+    "output",
+    "cached_input",
+    "cache_write",
+    "reasoning",
+    "above",
+    "tiers",
+];
+const PRICES: [&str; 5] = ["input", "output", "cached_input", "cache_write", "reasoning"];
+
+/// An entry of our own format, whose prices may be numbers or texts.
+fn own(index: usize, entry: &Value) -> anyhow::Result<Model> {
+    let name = entry.get("name").and_then(Value::as_str);
+    let which = name.map_or_else(|| format!("models[{index}]"), |name| format!("model `{name}`"));
+    let mut entry = entry.clone();
+    if let Some(unknown) = entry.as_object().and_then(|fields| fields.keys().find(|field| !is_field(field))) {
+        bail!("{which}: `{unknown}` is no field, use {}", FIELDS.join(", "));
+    }
+    prices_as_texts(&mut entry).map_err(|problem| anyhow!("{which}: {problem}"))?;
+    serde_json::from_value(entry).map_err(|error| anyhow!("{which}: {error}"))
+}
+
+fn is_field(name: &str) -> bool {
+    FIELDS.contains(&name)
+}
+
+/// Prices that are numbers, here and in what is below, become texts, which is how they are kept.
+fn prices_as_texts(value: &mut Value) -> Result<(), String> {
+    match value {
+        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
+            if !PRICES.contains(&name.as_str()) {
+                return prices_as_texts(value);
+            }
+            let price = decimal(value).ok_or_else(|| {
+                format!("`{name}` is no price, write for example \"0.15\": US dollars for a million tokens")
+            })?;
+            *value = price.to_string().into();
+            Ok(())
+        }),
+        Value::Array(items) => items.iter_mut().try_for_each(prices_as_texts),
+        _ => Ok(()),
+    }
 }
 
 const FORMATS: &str =

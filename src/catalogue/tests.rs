@@ -96,7 +96,23 @@ fn what_is_no_list_is_refused() {
         ("[]", "no list of models"),
         ("{}", "names no model"),
         ("{", "no JSON"),
-        (r#"{"models":[{"provider":"openai","name":"m","kind":"chat","input":0.5}]}"#, "0.5"),
+        (
+            r#"{"models":[{"provider":"openai","name":"m","kind":"chat","input":-0.5}]}"#,
+            "model `m`: `input` is no price",
+        ),
+        (
+            r#"{"models":[{"provider":"openai","name":"m","kind":"chat","input":"free"}]}"#,
+            "model `m`: `input` is no price",
+        ),
+        (
+            r#"{"models":[{"provider":"openai","name":"m","kind":"chat","inputt":"1"}]}"#,
+            "model `m`: `inputt` is no field",
+        ),
+        (r#"{"models":[{"provider":"openai","kind":"chat"}]}"#, "models[0]: missing field `name`"),
+        (
+            r#"{"models":[{"provider":"openai","name":"m","kind":"talk"}]}"#,
+            "model `m`: unknown variant `talk`",
+        ),
     ] {
         let error = lists::read(text).expect_err("no list").to_string();
         assert!(error.contains(problem), "{text}: {error}");
@@ -106,7 +122,7 @@ fn what_is_no_list_is_refused() {
 #[test]
 fn a_list_of_ones_own_adds_and_replaces() {
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let text = r#"{"models":[{"provider":"openai","name":"gpt-4o-mini","kind":"chat","input":"1"},
+    let text = r#"{"models":[{"provider":"openai","name":"gpt-4o-mini","kind":"chat","input":1},
         {"provider":"azure","name":"our-deployment","kind":"chat","input":"2"}]}"#;
     std::fs::write(file.path(), text).expect("written");
     let mut catalogue = Catalogue::known().clone();

@@ -70,6 +70,8 @@ struct Tried {
     key: String,
     /// The models that pools ask for.
     asked: Vec<String>,
+    /// Whether they are called by names that no list has.
+    names_deployments: bool,
     probe: Option<Probe>,
 }
 
@@ -88,7 +90,8 @@ async fn try_keys(config: &Config, quotas: Vec<quota::Config>) -> Result<Vec<Tri
         asked.dedup();
         let first = asked.first().map(String::as_str);
         let probe = probe(&*upstream, quota, key, first, &SystemClock).await;
-        Tried { quota: quota.name.clone(), key: key.name.clone(), asked, probe }
+        let names_deployments = quota.endpoint.provider.names_deployments;
+        Tried { quota: quota.name.clone(), key: key.name.clone(), asked, names_deployments, probe }
     });
     Ok(futures::stream::iter(tried).buffered(AT_ONCE).collect().await)
 }
@@ -131,6 +134,9 @@ impl Tried {
 
     /// The models that pools ask for and the provider does not list.
     fn missing(&self) -> Vec<&String> {
+        if self.names_deployments {
+            return Vec::new();
+        }
         let Some(models) = self.probe.as_ref().and_then(|probe| probe.models.as_ref()) else {
             return Vec::new();
         };

@@ -1,7 +1,9 @@
 //! `forebay init`.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use forebay_schemas::subjects::pool_of_model;
@@ -30,6 +32,7 @@ pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
     let found = Config::of_environment()?;
     let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
     let text = starter(&found, today);
+    Config::parse(&text)?;
     write(&path, &text, args.force).map_err(Error::Usage)?;
     let names: Vec<_> = found.quotas.keys().map(String::as_str).collect();
     let of = if names.is_empty() {
@@ -84,10 +87,30 @@ fn starter(found: &Config, today: Date) -> String {
     let mut text = HEAD.to_owned();
     if found.quotas.is_empty() {
         text.push_str(NO_ACCOUNT);
+        return text;
     }
+    let mut pools: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, quota) in &found.quotas {
         text.push_str(&account(name, quota));
-        text.push_str(&pool(name, quota.endpoint.provider, &found.catalogue, today));
+        let provider = quota.endpoint.provider;
+        match cheapest(provider, &found.catalogue, today) {
+            Some(model) => {
+                let target = format!("{{ quota = \"{name}\", model = {:?} }}", model.name);
+                pools.entry(pool_of_model(&model.name)).or_default().push(target);
+            }
+            None => text.push_str(&format!(
+                "# [pool.chat]\n# targets = [{{ quota = \"{name}\", model = \"…\" }}]  # `forebay models --provider {}`\n",
+                provider.name
+            )),
+        }
+    }
+    if !pools.is_empty() {
+        text.push_str(
+            "\n# `forebay models` lists other models; a pool may have any name, and several targets.\n",
+        );
+    }
+    for (pool, targets) in pools {
+        text.push_str(&format!("[pool.{pool}]\ntargets = [{}]\n", targets.join(", ")));
     }
     text
 }
@@ -117,29 +140,20 @@ fn account(name: &str, quota: &Quota) -> String {
     text
 }
 
-/// A pool for the cheapest chat model that calls tools and stays for a while; others are a comment away.
-fn pool(name: &str, provider: &Provider, catalogue: &Catalogue, today: Date) -> String {
+/// The cheapest chat model that calls tools and stays for a while; none where an account names its models itself.
+fn cheapest<'a>(provider: &Provider, catalogue: &'a Catalogue, today: Date) -> Option<&'a Arc<Model>> {
     let stays = |model: &Model| {
         model.retires.is_none_or(|date| date > today.saturating_add(jiff::Span::new().days(90)))
     };
-    let suits = |model: &&std::sync::Arc<Model>| {
+    let suits = |model: &&Arc<Model>| {
         model.provider == provider.listed_as()
             && model.kind == Kind::Chat
             && model.abilities.contains(&Ability::Tools)
             && stays(model)
             && price(model) > Decimal::ZERO
     };
-    let cheapest = catalogue.models().filter(suits).min_by_key(|model| price(model));
-    let more =
-        format!("# `forebay models --provider {}` lists others; a pool may have any name.\n", provider.name);
-    match cheapest {
-        Some(model) => format!(
-            "\n{more}[pool.{}]\ntargets = [{{ quota = \"{name}\", model = {:?} }}]\n",
-            pool_of_model(&model.name),
-            model.name
-        ),
-        None => format!("\n{more}# [pool.chat]\n# targets = [{{ quota = \"{name}\", model = \"…\" }}]\n"),
-    }
+    let models = catalogue.models().filter(|_| !provider.names_deployments);
+    models.filter(suits).min_by_key(|model| price(model))
 }
 
 fn price(model: &Model) -> Decimal {
@@ -155,7 +169,7 @@ mod tests {
         let read = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        let found = Config::parse("").expect("the defaults").with_environment(read);
+        let found = Config::parse("").expect("the defaults").with_environment(read).expect("addresses");
         starter(&found, jiff::civil::date(2026, 11, 25))
     }
 
@@ -166,23 +180,30 @@ mod tests {
             ("OPENAI_BASE_URL", "http://127.0.0.1:9001/v1"),
             ("ANTHROPIC_API_KEY", "sk-secret"),
             ("OPENROUTER_API_KEY", "sk-secret"),
+            // These have the same models, by names of their own.
+            ("AZURE_OPENAI_API_KEY", "sk-secret"),
+            ("AZURE_OPENAI_AD_TOKEN", "sk-secret"),
+            ("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com"),
         ];
         let text = of(&variables);
         assert!(!text.contains("sk-secret"), "{text}");
         let config = Config::parse(&text).expect(&text);
-        assert_eq!(config.quotas.keys().collect::<Vec<_>>(), ["anthropic", "openai", "openrouter"]);
+        assert_eq!(
+            config.quotas.keys().collect::<Vec<_>>(),
+            ["anthropic", "azure", "azure-entra", "openai", "openrouter"]
+        );
         assert_eq!(config.quotas["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
         assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
         // Every line that is commented out can be taken in as it is.
         let all: Vec<_> = text
             .lines()
+            .filter(|line| !line.contains('…'))
             .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
             .collect();
         let all = all
             .join("\n")
             .replace("url = \"nats", "[nats]\nurl = \"nats")
             .replace("dir = ", "[data]\ndir = ");
-        let all = all.replace("targets = [{ quota = \"openrouter\", model = \"…\" }]", "");
         let config = Config::parse(&all).expect(&all);
         assert_eq!(config.quotas["anthropic"].limits.len(), 2);
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use forebay_schemas::Lane;
-use forebay_schemas::subjects::{DEFAULT_TEAM, pool_of_model};
+use forebay_schemas::subjects::DEFAULT_TEAM;
 use serde_json::json;
 
 use super::client::{ask, with_worker};
@@ -99,8 +99,8 @@ fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
         config.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect();
     for line in config.on_demand.iter().flat_map(|_| &batch.lines) {
         let model = line.model();
-        if pool_of_model(model) == line.pool && config.serves(model) {
-            pools.entry(line.pool.clone()).or_default().insert(model.to_owned());
+        if config.serves(&line.pool, model) {
+            pools.entry(line.pool.clone()).or_default().extend(model.map(str::to_owned));
         }
     }
     pools

@@ -75,6 +75,18 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
     }
 }
 
+/// Why an account cannot be called at this address, if it cannot; repeats nothing of it that may be secret.
+pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<String> {
+    if base_url.contains(['@', '?', '#']) {
+        return Some("must have no user, password, query or fragment: keys belong into `keys`".to_owned());
+    }
+    let is_one = base_url
+        .parse::<http::Uri>()
+        .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
+    let example = provider.example_url.as_deref().or(provider.base_url.as_deref()).unwrap_or_default();
+    (!is_one).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
+}
+
 struct Checker<'a> {
     unreadable: &'a BTreeSet<String>,
     mistakes: &'a mut Vec<Mistake>,
@@ -285,13 +297,7 @@ impl Checker<'_> {
             self.required(&path, None::<String>, &what);
             return String::new();
         };
-        let valid = base_url
-            .parse::<http::Uri>()
-            .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-        if !valid {
-            self.wrong(&path, format!("`{base_url}` is no address, write for example \"{example}\""));
-        } else if base_url.contains(['@', '?', '#']) {
-            let problem = "must have no user, password, query or fragment: keys belong into `keys`";
+        if let Some(problem) = wrong_address(&base_url, provider) {
             self.wrong(&path, problem);
         }
         base_url

@@ -5,22 +5,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_schemas::subjects::pool_of_model;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::Provider;
-use forebay_workers::{OnDemand, TargetConfig};
+use forebay_workers::{OnDemand, TargetConfig, Wanted};
 
-use super::{Key, KeySource, Quota};
+use super::check::wrong_address;
+use super::{Key, KeySource, Mistake, Quota};
 use crate::catalogue::{Catalogue, Model};
 
 /// The accounts whose keys are in the environment, by provider.
 pub(super) fn quotas(
     providers: &[&'static Provider],
     read: impl Fn(&str) -> Option<String>,
+    mistakes: &mut Vec<Mistake>,
 ) -> BTreeMap<String, Quota> {
     let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
     let quota = |provider: &&'static Provider| {
         let variable = provider.key_env.iter().find(|variable| read(variable).is_some())?;
-        let base_url = provider.url_env.as_deref().and_then(read).or_else(|| provider.base_url.clone())?;
+        let given = provider.url_env.as_ref().and_then(|variable| Some((variable, read(variable)?)));
+        let problem = given.as_ref().and_then(|(_, url)| wrong_address(url.trim(), provider));
+        if let Some(((path, _), problem)) = given.as_ref().zip(problem) {
+            mistakes.push(Mistake { path: (*path).clone(), problem });
+            return None;
+        }
+        let base_url = given.map(|(_, url)| url).or_else(|| provider.base_url.clone())?;
         let mut endpoint = Endpoint::new(provider, base_url.trim());
         if endpoint.wrong_version().is_some() && provider.base_url.is_none() {
             // Azure's variable has the address without the path that needs no version.
@@ -40,12 +49,28 @@ pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue)
     let is_alone = providers.len() == 1;
     let may_have_any: Vec<_> =
         providers.iter().map(|provider| is_alone || !listed.contains(provider.listed_as())).collect();
+    let listed_as: BTreeSet<_> = providers.iter().map(|provider| provider.listed_as()).collect();
+    let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for model in catalogue.models().filter(|model| listed_as.contains(model.provider.as_str())) {
+        let models = named.entry(pool_of_model(&model.name)).or_default();
+        if !models.contains(&model.name) {
+            models.push(model.name.clone());
+        }
+    }
     let catalogue = catalogue.clone();
-    OnDemand::new(move |model| {
+    let serving = move |model: &str| -> Vec<TargetConfig> {
         let known: Vec<_> = providers.iter().map(|provider| catalogue.find(provider, model)).collect();
         let is_known = known.iter().any(Option::is_some);
         let serves = |quota: &usize| if is_known { known[*quota].is_some() } else { may_have_any[*quota] };
         (0..known.len()).filter(serves).map(|quota| target(quota, model, known[quota])).collect()
+    };
+    OnDemand::new(move |wanted| match wanted {
+        Wanted::Model(model) => serving(model),
+        // Dots and slashes of a model's name are gone from its pool's.
+        Wanted::AnyOf(pool) => match named.get(pool) {
+            Some(models) => models.iter().flat_map(|model| serving(model)).collect(),
+            None => serving(pool),
+        },
     })
 }
 
@@ -67,17 +92,49 @@ mod tests {
 
     use super::*;
 
-    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Quota> {
+    fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, Quota>, Vec<Mistake>) {
         let read = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
-        quotas(&providers().iter().collect::<Vec<_>>(), read)
+        let mut mistakes = Vec::new();
+        let found = quotas(&providers().iter().collect::<Vec<_>>(), read, &mut mistakes);
+        (found, mistakes)
+    }
+
+    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Quota> {
+        let (found, mistakes) = read(variables);
+        assert!(mistakes.is_empty(), "{mistakes:?}");
+        found
     }
 
     fn serve(quotas: &BTreeMap<String, Quota>, model: &str) -> Vec<String> {
         let names: Vec<_> = quotas.keys().collect();
-        let targets = on_demand(quotas, Catalogue::known()).targets(model);
+        let targets = on_demand(quotas, Catalogue::known()).targets(&pool_of_model(model), Some(model));
         targets.into_iter().map(|target| names[target.quota].clone()).collect()
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_told_by_its_variable_and_what_is_secret_in_it_is_not() {
+        for url in
+            ["not a url", "proxy.example/v1", "ftp://x", "https://h/v1?key=s3cret", "https://u:s3cret@h"]
+        {
+            let (found, mistakes) = read(&[("OPENAI_API_KEY", "sk-1"), ("OPENAI_BASE_URL", url)]);
+            assert!(found.is_empty() && mistakes[0].path == "OPENAI_BASE_URL", "{url}: {mistakes:?}");
+            assert!(!mistakes[0].problem.contains("s3cret"), "{mistakes:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_names_its_pool_alone_takes_the_model_that_the_pool_is_named_after() {
+        let one = found(&[("OPENAI_API_KEY", "1")]);
+        let demand = on_demand(&one, Catalogue::known());
+        let models = |model: Option<&str>| -> Vec<String> {
+            demand.targets("gpt-4_1", model).into_iter().map(|target| target.model).collect()
+        };
+        for model in [None, Some("gpt-4_1"), Some("gpt-4.1")] {
+            assert_eq!(models(model), ["gpt-4.1"]);
+        }
+        assert_eq!(models(Some("gpt-4o")), [""; 0], "it is another pool's");
     }
 
     #[test]

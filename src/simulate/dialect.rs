@@ -137,6 +137,13 @@ fn field(vendor: Vendor, path: &[String], message: &str) -> Answer {
     bad_request(vendor, &format!("{}: {message}", path.join(".")))
 }
 
+/// What OpenRouter says of a key.
+pub(super) fn key(label: &str) -> Answer {
+    let data =
+        json!({ "label": label, "limit": null, "limit_remaining": null, "usage": 0, "is_free_tier": false });
+    Answer::json(200, &json!({ "data": data }))
+}
+
 /// The models that a vendor lists.
 pub(super) fn models(vendor: Vendor) -> Answer {
     match vendor {

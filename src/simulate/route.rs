@@ -17,6 +17,8 @@ pub(super) enum Task {
     Speak,
     Transcribe,
     Models,
+    /// OpenRouter's account of a key.
+    Key,
     /// Bedrock's way to the models that Converse does not reach.
     Invoke,
     /// Azure's classic address without the version that it asks for.
@@ -34,6 +36,9 @@ pub(super) struct Route {
 /// What is asked for, if this vendor serves the address.
 pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> {
     let path = uri.path();
+    if method == Method::GET && vendor == Vendor::OpenRouter && path == "/api/v1/key" {
+        return Some(Route { task: Task::Key, model: None });
+    }
     if method == Method::GET {
         return models(vendor, path).then_some(Route { task: Task::Models, model: None });
     }
@@ -46,6 +51,11 @@ pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> 
         Vendor::Bedrock => bedrock(path),
         _ => task(vendor, path).map(|task| Route { task, model: None }),
     }
+}
+
+/// Whether whoever asks is answered, with a key or without: OpenRouter's list of models is there for everybody.
+pub(super) fn is_public(method: &Method, path: &str) -> bool {
+    method == Method::GET && path == "/api/v1/models"
 }
 
 fn models(vendor: Vendor, path: &str) -> bool {

@@ -38,6 +38,9 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
+    if route::is_public(&parts.method, parts.uri.path()) {
+        return dialect::models(Vendor::OpenRouter).response(HeaderMap::new());
+    }
     let Some((account, key)) = shared.account(&parts.headers, parts.uri.path()) else {
         return shared.stranger(&parts.headers, parts.uri.path()).response(HeaderMap::new());
     };
@@ -45,6 +48,9 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     let route = route::find(vendor, &parts.method, &parts.uri);
     if route.as_ref().is_some_and(|route| route.task == Task::Models) {
         return dialect::models(vendor).response(HeaderMap::new());
+    }
+    if route.as_ref().is_some_and(|route| route.task == Task::Key) {
+        return dialect::key(&account.config().name).response(HeaderMap::new());
     }
     let told = Told { key, account: &account.config().name, ..Told::default() };
     let unread = || dialect::refused(vendor, &Wrong::Request("the body cannot be read".to_owned()), &told);

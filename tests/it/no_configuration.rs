@@ -6,7 +6,7 @@ use std::time::Duration;
 use forebay::app::{App, Started};
 use forebay::config::Config;
 use forebay_schemas::Status;
-use forebay_workers::{OnDemand, TargetConfig};
+use forebay_workers::{OnDemand, TargetConfig, Wanted};
 use serde_json::json;
 
 use crate::program::{Output, command, finish};
@@ -62,7 +62,10 @@ async fn pools_are_made_as_models_are_asked_for() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [head(dir.path()), quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED)];
     let mut config = Config::parse(&text.concat()).expect("a configuration");
-    let serve = |model: &str| {
+    let serve = |wanted: Wanted<'_>| {
+        let model = match wanted {
+            Wanted::Model(name) | Wanted::AnyOf(name) => name,
+        };
         let target = TargetConfig {
             quota: 0,
             model: model.to_owned(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use forebay_schemas::{Completion, Status};
+use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};
 
@@ -146,4 +147,99 @@ async fn a_kept_answer_outlives_the_process() {
         assert!(serve.terminate().await.0.success());
     }
     assert_eq!(provider.calls().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
+    let (forebay, provider) = forebay("reuse = \"0s\"\n").await;
+    let chats = Pausable::Pool("chat".to_owned());
+    ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
+    for index in 0..50 {
+        forebay
+            .publish("ai.jobs.chat", &json!({ "id": format!("f-{index}"), "body": { "messages": [] } }))
+            .await;
+    }
+    soon("all to be here", async {
+        while forebay.app.worker().snapshot().staged < 50 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    ctl::<Value>(&forebay, "resume", &chats).await.expect("resumed");
+    for index in 0..50 {
+        let completion = forebay.completion("default", None, &format!("f-{index}")).await;
+        assert_eq!(completion.status, Status::Failed);
+    }
+    assert_eq!(provider.calls().len(), 50, "each was asked itself, since nothing was shared");
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
+    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let later = SystemClock.now() + jiff::SignedDuration::from_hours(1);
+    for index in 0..20 {
+        let job = with(chat(&format!("later-{index}"), "hello"), "not_before", later.to_string().into());
+        forebay.publish("ai.jobs.chat", &job).await;
+    }
+    let now = ask(&forebay, "ai.jobs.chat", &chat("now", "hello")).await;
+    assert_eq!((now.status, now.reused), (Status::Succeeded, None));
+    // What is kept serves nobody before its time.
+    forebay.drained().await;
+    assert_eq!(forebay.count(forebay.connection.names.later_stream()).await, 20);
+    assert_eq!(provider.calls().len(), 1);
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 5, per = \"1s\" }"),
+        pool("chat", "gpt-4o-mini", &["one"]),
+        "reuse = \"0s\"\n".to_owned(),
+    ];
+    let forebay = Forebay::start(dir, &text.concat()).await;
+    for index in 0..30 {
+        forebay
+            .publish("ai.jobs.chat.default.bulk", &chat(&format!("b-{index}"), &format!("bulk {index}")))
+            .await;
+    }
+    // The same as the last of them.
+    let urgent = ask(&forebay, "ai.jobs.chat.default.interactive", &chat("urgent", "bulk 29")).await;
+    assert_eq!((urgent.status, urgent.reused), (Status::Succeeded, None));
+    assert!(provider.calls().len() < 20, "{} calls before it", provider.calls().len());
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_another_pool_serves_nobody() {
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let text = [
+        head(dir.path()),
+        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        pool("good", "fail-server_error", &["one"]),
+        "reuse = \"1h\"\n".to_owned(),
+        pool("cheap", "gpt-4o-mini", &["one"]),
+        "reuse = \"1h\"\n".to_owned(),
+    ];
+    let text = text.concat().replace("[streams]", "[call]\nattempts = 1\n[streams]");
+    let forebay = Forebay::start(dir, &text).await;
+    let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;
+    assert_eq!(failed.status, Status::Failed);
+    let replay = json!({ "sequence": 1, "pool": "cheap" });
+    let _: Value = ctl(&forebay, "dead.replay", &replay).await.expect("replayed");
+    soon("its second answer", async {
+        while provider.calls().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    forebay.drained().await;
+    let asked_in_good = ask(&forebay, "ai.jobs.good", &chat("y", "hello")).await;
+    assert_eq!((asked_in_good.status, asked_in_good.reused), (Status::Failed, None));
+    forebay.stop().await;
 }

@@ -339,7 +339,9 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     // An end of this process is no failure of the provider's.
     let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
     staged.choices.recall(&staged.attempts[..told], &engine.pools);
-    staged.share = Share::of(&staged.job, pool.reuse);
+    // One that was sent to another pool is asked something else there than it was first.
+    let asks_this = |_: &Share| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
+    staged.share = Share::of(&staged.job, pool.reuse).filter(asks_this);
     staged.join = pool.join.then(|| join(engine, staged)).flatten();
     refusal
 }

@@ -6,6 +6,7 @@ use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
 use crate::cost::Cost;
+use crate::joined::says_nothing;
 use crate::pools::{Candidate, Pool, Pools};
 
 /// A target that may serve a job.
@@ -93,16 +94,17 @@ impl Choices {
         self.left.iter().all(|choice| choice.context_window.is_some_and(|window| window < tokens))
     }
 
-    /// What a call costs at `target`, if it may be asked now.
+    /// What a call costs at `target`, if that is among the first that are asked now.
     pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<Cost> {
-        let choice = self.left.iter().find(|choice| choice.target == target)?;
-        choice.rests_until(now).is_none().then_some(choice.cost)
+        let awake = || self.left.iter().filter(|choice| choice.rests_until(now).is_none());
+        let choice = awake().find(|choice| choice.target == target)?;
+        awake().all(|other| other.rank() >= choice.rank()).then_some(choice.cost)
     }
 
     /// What the calls that were made for the job before say of them.
     pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();
-        for attempt in attempts {
+        for attempt in attempts.iter().filter(|attempt| !says_nothing(attempt)) {
             let target = pools.place(&attempt.quota, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
                 self.note(target, class);
@@ -166,7 +168,9 @@ impl Choices {
     /// Why `target` is asked, after the calls that were made before.
     pub(crate) fn reason(&self, target: usize, attempts: &[Attempt]) -> Reason {
         let tier = self.left.iter().find(|choice| choice.target == target).map(|choice| choice.tier);
-        let failed = |attempt: &Attempt| attempt.class().is_some_and(|class| !class.is_limit());
+        let failed = |attempt: &Attempt| {
+            !says_nothing(attempt) && attempt.class().is_some_and(|class| !class.is_limit())
+        };
         match tier {
             _ if attempts.iter().any(failed) => Reason::Failed,
             Some(tier) if tier == self.lowest_tier => Reason::Preferred,

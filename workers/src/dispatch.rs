@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Completion, Lane};
-use jiff::Timestamp;
+use forebay_schemas::{Class, Lane};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use crate::engine::Engine;
 use crate::fairness::Fairness;
@@ -20,10 +18,9 @@ use crate::joined::Party;
 use crate::joining::{COMPANY, Joining, Ride, leads};
 use crate::queue::{Queue, Reading};
 use crate::quota::Permit;
-use crate::results::Request;
 use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
-use crate::sharing::{Share, Sharing};
+use crate::sharing::{Errand, Led, Share, Sharing};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
@@ -41,7 +38,7 @@ pub(crate) enum Arrived {
     /// What was read there and was never called is to be given back; it is answered when that is done.
     GiveBack(Reading, oneshot::Sender<()>),
     /// A job that was called for others too has ended, perhaps with an answer.
-    Led(Request, Option<Box<Completion>>),
+    Led(Errand, Led),
 }
 
 /// Matches staged jobs of all pools with quotas.
@@ -111,7 +108,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn take(&mut self, arrived: Arrived) {
         match arrived {
             Arrived::Job(staged) => self.accept(*staged),
-            Arrived::Led(request, answer) => self.led(&request, answer.as_deref()),
+            Arrived::Led(errand, led) => self.led(&errand, led),
             Arrived::GiveBack(reading, done) => {
                 let unbegun = |staged: &Staged| {
                     staged.flow == reading.flow && staged.due == reading.due && staged.attempts.is_empty()
@@ -121,14 +118,13 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn accept(&mut self, staged: Staged) {
+    fn accept(&mut self, mut staged: Staged) {
         if staged.is_cancelled(&self.engine.orders) {
             return self.end(staged, End::cancelled());
         }
         if staged.is_late(self.engine.clock.now()) {
             return self.end(staged, End::expired());
         }
-        let Some(mut staged) = self.share(staged) else { return };
         let now = Instant::now();
         match staged.not_before.filter(|at| *at > now) {
             Some(at)
@@ -139,6 +135,12 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 self.tasks.spawn(async move { finish::postpone(&engine, staged, at - now).await });
             }
             Some(at) => {
+                if at - now > LONGEST_REST
+                    && let Some(share) = &mut staged.share
+                {
+                    // Nor must others that ask the same.
+                    share.lead = None;
+                }
                 // It waits for itself: others of its flow must not wait for it.
                 drop(staged.claim.slot.take());
                 self.rested += 1;
@@ -148,36 +150,37 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    /// Returns a job that has to be called: no answer to the same request is kept for it, and none is waited for.
+    /// Returns a job that has to be called: it is the first that asks this. Whether an answer is kept for it is looked
+    /// up beside this loop, which must not wait for the disk.
     fn share(&mut self, staged: Staged) -> Option<Staged> {
         let Some(Share { within, lead: None }) = staged.share else { return Some(staged) };
-        let mut staged = self.sharing.meet(staged)?;
-        let since = self.engine.clock.now().checked_sub(within).unwrap_or(Timestamp::MIN);
-        match self.engine.results.kept(&staged.request(), since) {
-            Ok(Some(identity)) => {
-                let engine = Arc::clone(&self.engine);
-                self.tasks.spawn(async move { finish::reuse(&engine, staged, &identity).await });
-                return None;
-            }
-            Ok(None) => {}
-            Err(error) => warn!(%error, "kept answers cannot be looked up"),
+        let staged = self.sharing.meet(staged, &self.engine.stage)?;
+        if within.is_zero() {
+            return Some(staged);
         }
-        self.sharing.lead(&mut staged, &self.engine.stage);
-        Some(staged)
+        let engine = Arc::clone(&self.engine);
+        self.tasks.spawn(async move { finish::reuse(&engine, staged, within).await });
+        None
     }
 
-    /// What waited for the answer has it; where there is none, one of them is called for the others.
-    fn led(&mut self, request: &Request, answer: Option<&Completion>) {
-        for staged in self.sharing.led(request) {
-            match answer.and_then(End::reused) {
-                Some(end) => self.end(staged, end),
-                None => self.accept(staged),
+    /// What waited for the answer has it. Where there is none, each is called by itself if that was asked in vain, and
+    /// one of them for the others if not.
+    fn led(&mut self, errand: &Errand, led: Led) {
+        for mut staged in self.sharing.led(errand) {
+            match &led {
+                Led::Answered(answer) if let Some(end) = End::reused(answer) => self.end(staged, end),
+                Led::Answered(_) | Led::Asked => {
+                    staged.share = None;
+                    self.accept(staged);
+                }
+                Led::Nowhere => self.accept(staged),
             }
         }
     }
 
     /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
     fn queue(&mut self, staged: Staged) {
+        let Some(staged) = self.share(staged) else { return };
         if staged.join.is_none() || leads(&staged) {
             return self.line_up(staged);
         }

@@ -6,8 +6,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Class, Completion, Identity, Status};
+use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
+use tokio::sync::mpsc::error::SendError;
 use tracing::warn;
 
 use crate::claim::Claim;
@@ -43,7 +44,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mu
     };
     crash::at(Point::Completed);
     if let Some(lead) = staged.share.as_mut().and_then(|share| share.lead.as_mut()) {
-        lead.answered(&record.completion);
+        lead.ended(&record.completion);
     }
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
@@ -80,21 +81,28 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     give_back(engine, anew.into_iter().chain(others)).await;
 }
 
-/// Ends a job with the answer that is kept of another one; where it is gone after all, the job is called.
+/// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
 pub(crate) async fn reuse<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
-    of: &Identity,
+    staged: Staged,
+    within: Duration,
 ) {
-    let found = engine.results.answered(of, engine.clock.now());
-    let found = found.inspect_err(|error| warn!(%error, "a kept answer cannot be read")).ok().flatten();
+    let now = engine.clock.now();
+    let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
+    let kept = || -> Result<Option<Record>, crate::results::Error> {
+        let Some(of) = engine.results.kept(&staged.request(), since)? else { return Ok(None) };
+        engine.results.answered(&of, now)
+    };
+    let found = kept().inspect_err(|error| warn!(%error, "a kept answer cannot be read")).ok().flatten();
     let same = found.filter(|record| record.fingerprint == staged.fingerprint);
     if let Some(end) = same.and_then(|record| End::reused(&record.completion)) {
         return finish(engine, staged, end).await;
     }
-    staged.share = None;
-    // Nobody receives any more only when the process ends; the delivery then comes again.
-    let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
+    if let Err(SendError(Arrived::Job(mut staged))) = engine.stage.send(Arrived::Job(Box::new(staged))) {
+        // Nobody receives any more: the process ends.
+        let Followers { same, others } = staged.entry.end();
+        give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
+    }
 }
 
 /// Gives deliveries back, to be delivered again at once.

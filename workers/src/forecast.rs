@@ -93,6 +93,12 @@ struct Pending {
     join: Option<Join>,
 }
 
+/// Jobs that wait for the same targets, and may travel together.
+struct Line {
+    targets: Vec<usize>,
+    jobs: VecDeque<Pending>,
+}
+
 /// A call that is under way.
 struct Call {
     permit: Permit,
@@ -106,8 +112,7 @@ struct Player {
     clock: Arc<Ahead>,
     start: Instant,
     now: Instant,
-    /// Jobs that wait for the same targets, and may travel together.
-    lines: Vec<VecDeque<Pending>>,
+    lines: Vec<Line>,
     under_way: BTreeMap<(Instant, u64), Call>,
     sent: u64,
     forecast: Forecast,
@@ -151,27 +156,33 @@ impl Player {
         }
         let choices = found.choices.left().to_vec();
         let join = found.pool.join.then(|| Join::of(job, pool)).flatten();
-        let targets = choices.iter().map(|choice| choice.target).collect();
-        let key = (targets, join.as_ref().map(|join| Arc::clone(&join.key)));
+        let targets: Vec<_> = choices.iter().map(|choice| choice.target).collect();
+        let key = (targets.clone(), join.as_ref().map(|join| Arc::clone(&join.key)));
         let lines = &mut self.lines;
         let place = *self.places.entry(key).or_insert_with(|| {
-            lines.push(VecDeque::new());
+            lines.push(Line { targets, jobs: VecDeque::new() });
             lines.len() - 1
         });
-        self.lines[place].push_back(Pending { choices, cost: found.cost, join });
+        self.lines[place].jobs.push_back(Pending { choices, cost: found.cost, join });
     }
 
     fn play(mut self) -> Forecast {
         let mut last = self.start;
-        while self.lines.iter().any(|line| !line.is_empty()) || !self.under_way.is_empty() {
+        while !self.lines.is_empty() || !self.under_way.is_empty() {
             let mut next = None;
+            // Whoever is denied keeps its turn: who waits for the same is not asked.
+            let mut denied_here: Vec<Vec<usize>> = Vec::new();
             for line in 0..self.lines.len() {
-                while let Some(first) = self.lines[line].pop_front() {
+                if denied_here.contains(&self.lines[line].targets) {
+                    continue;
+                }
+                while let Some(first) = self.lines[line].jobs.pop_front() {
                     let Err((first, denied)) = self.start(first, line) else { continue };
                     match denied {
                         Denied::TooLarge | Denied::Shut(_) => self.forecast.unserved += 1,
                         Denied::Until(_) | Denied::ForRelease => {
-                            self.lines[line].push_front(first);
+                            self.lines[line].jobs.push_front(first);
+                            denied_here.push(self.lines[line].targets.clone());
                             let until = if let Denied::Until(at) = denied { Some(at) } else { None };
                             next = next.into_iter().chain(until).min();
                             break;
@@ -179,6 +190,7 @@ impl Player {
                     }
                 }
             }
+            self.lines.retain(|line| !line.jobs.is_empty());
             let ends = self.under_way.first_key_value().map(|((at, _), _)| *at);
             let Some(at) = next.into_iter().chain(ends).min() else { break };
             self.pass(at.max(self.now + STEP));
@@ -279,7 +291,7 @@ impl Player {
         let joins = quota.config().endpoint.provider.joins;
         let size = |job: &Pending| job.join.as_ref().map_or(1, |join| join.inputs);
         let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
-        while let Some(next) = self.lines[line].front() {
+        while let Some(next) = self.lines[line].jobs.front() {
             let cost = next.choices.iter().find(|choice| choice.target == target).map(|choice| choice.cost);
             let (all, all_tokens) = (inputs + size(next), tokens + next.cost.input_tokens);
             let fits = all <= joins.inputs && all_tokens <= joins.tokens;
@@ -287,7 +299,7 @@ impl Player {
                 break;
             }
             (inputs, tokens) = (all, all_tokens);
-            party.extend(self.lines[line].pop_front());
+            party.extend(self.lines[line].jobs.pop_front());
         }
     }
 }

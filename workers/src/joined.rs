@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use forebay_schemas::job::Object;
-use forebay_schemas::{Class, Job, OnAmbiguous, Response, Usage};
+use forebay_schemas::{Attempt, Class, Job, OnAmbiguous, Response, Usage};
 use rust_decimal::Decimal;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
@@ -22,8 +22,27 @@ use crate::staged::Staged;
 const INPUT: &str = "input";
 /// An answer of so many bytes is not asked for: there is place for a few of them.
 const LARGEST_ANSWER: usize = 32 << 20;
+/// What is taken of it by a text as long as no answer has told: some 2,000 numbers.
+const LIKELY_WIDTH: usize = 24 << 10;
 /// Digits after the point that a share of a cost may have.
 const DIGITS: u32 = 18;
+
+/// Whether a failure may be that of one text of several.
+fn may_be_of_one(class: Class) -> bool {
+    matches!(
+        class,
+        Class::BadRequest
+            | Class::ContextTooLong
+            | Class::ContentFiltered
+            | Class::ExceedsKeyLimit
+            | Class::MalformedResponse
+    )
+}
+
+/// Whether a call for several jobs failed for what may be another one's fault: it then says nothing of this one.
+pub(crate) fn says_nothing(attempt: &Attempt) -> bool {
+    attempt.jobs.is_some() && attempt.class().is_some_and(may_be_of_one)
+}
 
 /// How a job can travel with others.
 #[derive(Debug, Clone)]
@@ -140,17 +159,7 @@ impl Party {
 
     /// Whether the outcome may be that of one of several, so that they have to be asked apart.
     pub(crate) fn must_part(&self, outcome: &Outcome) -> bool {
-        let of_one = |class| {
-            matches!(
-                class,
-                Class::BadRequest
-                    | Class::ContextTooLong
-                    | Class::ContentFiltered
-                    | Class::ExceedsKeyLimit
-                    | Class::MalformedResponse
-            )
-        };
-        self.members.len() > 1 && outcome.class.is_some_and(of_one)
+        self.members.len() > 1 && outcome.class.is_some_and(may_be_of_one)
     }
 
     /// The jobs in two parts, each of which travels together.
@@ -286,8 +295,8 @@ pub(crate) struct Sizes {
 struct Size {
     /// Texts of the next request that is none of a refused one's parts.
     most: usize,
-    /// Bytes of an answer for each text.
-    width: usize,
+    /// Bytes of an answer for each text, once one has told.
+    width: Option<usize>,
 }
 
 impl Sizes {
@@ -297,7 +306,7 @@ impl Sizes {
 
     fn change(&self, target: usize, act: impl FnOnce(&mut Size)) -> Size {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = of.entry(target).or_insert(Size { most: usize::MAX, width: 1 });
+        let size = of.entry(target).or_insert(Size { most: usize::MAX, width: None });
         act(size);
         *size
     }
@@ -305,7 +314,7 @@ impl Sizes {
     /// Texts that may travel together to `target`.
     pub(crate) fn most(&self, target: usize, joins: Joins) -> usize {
         let Size { most, width } = self.change(target, |_| {});
-        most.min(joins.inputs).min(LARGEST_ANSWER / width).max(1)
+        most.min(joins.inputs).min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH)).max(1)
     }
 
     /// What came of `party`, which was answered by so many bytes.
@@ -314,7 +323,7 @@ impl Sizes {
             (party.inputs(), party.members[0].join.as_ref().is_some_and(|join| join.part.is_some()));
         self.change(target, |size| {
             if outcome.class.is_none() {
-                size.width = size.width.max(bytes / inputs.max(1));
+                size.width = size.width.max(Some((bytes / inputs.max(1)).max(1)));
             }
             // With bad texts at random, where half of the requests are refused the fewest calls are made in all.
             match outcome.class {

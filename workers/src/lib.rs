@@ -56,6 +56,6 @@ mod worker;
 
 pub use engine::{Config, Team};
 pub use orders::{Cancelled, Orders, Pausable};
-pub use pools::{OnDemand, PoolConfig, TargetConfig};
+pub use pools::{OnDemand, PoolConfig, TargetConfig, Wanted};
 pub use secret::Secret;
 pub use worker::{Snapshot, Worker};

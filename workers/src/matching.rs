@@ -70,6 +70,10 @@ pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool
 
 fn unknown_pool(pools: &Pools, pool: &str) -> Refusal {
     let message = match pools.are_made_on_demand() {
+        true if pools.is_full() => format!(
+            "there is no pool `{pool}`, and none is made any more for models that are in no list: too many were asked for \
+             since the start; name yours in a configuration"
+        ),
         true => format!(
             "there is no pool `{pool}`: without a configuration each is named after its model, and no account whose key \
              is in the environment is known to have this one"

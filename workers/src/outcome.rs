@@ -59,7 +59,6 @@ impl Outcome {
     ) -> Self {
         let class = decoded.class;
         let cost = prices.and_then(|prices| cost(&decoded, prices));
-        // A refusal with a good status is an answer, whose words are for whoever asked.
         // A refusal that is an answer has words for whoever asked.
         let redaction =
             decoded.is_error.then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));

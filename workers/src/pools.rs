@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use forebay_schemas::subjects::pool_of_model;
 use crate::price::Prices;
 use crate::quota::Quota;
 
-/// Models for which pools are made, at most: a producer must not fill the memory with names.
-const MOST_MODELS: usize = 10_000;
+/// Models of which nothing is known and for which pools are made, at most: a producer must not fill the memory with
+/// names.
+const MOST_UNKNOWN: usize = 1_000;
 
 /// A named queue and what serves it.
 #[derive(Debug, Clone)]
@@ -50,7 +52,16 @@ pub struct TargetConfig {
     pub prices: Option<Arc<Prices>>,
 }
 
-type Find = dyn Fn(&str) -> Vec<TargetConfig> + Send + Sync;
+/// What a job asks for where pools are made as they are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// This model.
+    Model(&'a str),
+    /// Any model after which this pool may be named.
+    AnyOf(&'a str),
+}
+
+type Find = dyn Fn(Wanted<'_>) -> Vec<TargetConfig> + Send + Sync;
 
 /// What serves models that no configured pool is for.
 #[derive(Clone)]
@@ -58,13 +69,17 @@ pub struct OnDemand(Arc<Find>);
 
 impl OnDemand {
     /// `find` says what serves a model; nothing, if nobody has it.
-    pub fn new(find: impl Fn(&str) -> Vec<TargetConfig> + Send + Sync + 'static) -> Self {
+    pub fn new(find: impl Fn(Wanted<'_>) -> Vec<TargetConfig> + Send + Sync + 'static) -> Self {
         Self(Arc::new(find))
     }
 
-    /// What serves `model`.
-    pub fn targets(&self, model: &str) -> Vec<TargetConfig> {
-        (self.0)(model)
+    /// What serves a job for `pool` that names `model`, or none.
+    pub fn targets(&self, pool: &str, model: Option<&str>) -> Vec<TargetConfig> {
+        match model.filter(|model| *model != pool) {
+            None => (self.0)(Wanted::AnyOf(pool)),
+            Some(model) if pool_of_model(model) == pool => (self.0)(Wanted::Model(model)),
+            Some(_) => Vec::new(),
+        }
     }
 }
 
@@ -125,6 +140,8 @@ pub(crate) struct Pools {
     named: RwLock<BTreeMap<String, Arc<Pool>>>,
     quotas: Vec<Arc<Quota>>,
     on_demand: Option<OnDemand>,
+    /// Models of which nothing is known and that pools were made for.
+    unknown: AtomicUsize,
 }
 
 impl Pools {
@@ -138,6 +155,7 @@ impl Pools {
             named: RwLock::default(),
             quotas: quotas.to_vec(),
             on_demand,
+            unknown: AtomicUsize::new(0),
         };
         for PoolConfig { name, targets, content_fallback, join, reuse } in configured {
             let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
@@ -176,6 +194,11 @@ impl Pools {
         self.named.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// Whether no more pools are made for models of which nothing is known.
+    pub(crate) fn is_full(&self) -> bool {
+        self.unknown.load(Ordering::Relaxed) >= MOST_UNKNOWN
+    }
+
     /// Whether pools are made as they are asked for.
     pub(crate) fn are_made_on_demand(&self) -> bool {
         self.on_demand.is_some()
@@ -183,22 +206,26 @@ impl Pools {
 
     /// The pool for a job that names `model`; made, if that is how pools come to be and somebody has the model.
     pub(crate) fn for_job(&self, name: &str, model: Option<&str>) -> Option<Arc<Pool>> {
-        // A job that names none is for the model that its pool is named after.
-        let model = model.unwrap_or(name);
         let known = self.get(name);
+        // A job that names none takes any of its pool's.
+        let named = model.filter(|model| *model != name);
         let has_it = |pool: &Arc<Pool>| {
-            pool.candidates.iter().any(|candidate| self.targets[candidate.target].model == model)
+            let is_it = |candidate: &Candidate| {
+                named.is_none_or(|model| self.targets[candidate.target].model == model)
+            };
+            pool.candidates.iter().any(is_it)
         };
         let Some(on_demand) = &self.on_demand else { return known };
-        if known.as_ref().is_some_and(has_it)
-            || pool_of_model(model) != name
-            || self.targets.count() >= MOST_MODELS
-        {
+        if known.as_ref().is_some_and(has_it) {
             return known;
         }
-        let found = on_demand.targets(model);
-        if found.is_empty() {
+        let found = on_demand.targets(name, model);
+        let is_unknown = found.iter().all(|target| target.prices.is_none());
+        if found.is_empty() || (is_unknown && self.is_full()) {
             return known;
+        }
+        if is_unknown {
+            self.unknown.fetch_add(1, Ordering::Relaxed);
         }
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use forebay_schemas::{Class, Job};
+use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::outcome::Outcome;
-use crate::provider::{Figures, Kind, listing};
+use crate::provider::{Endpoint, Figures, Kind, listing};
 use crate::quota::{self, Key};
 use crate::upstream::{self, Reply, Request, Upstream};
 
@@ -63,11 +64,23 @@ pub async fn probe(
     let now = clock.now();
     let limits = endpoint.observe(&reply.headers, now);
     if model.is_none() && (200..300).contains(&reply.status) {
-        return Some(Probe { problem: None, models: listing::models(&reply), limits });
+        return Some(listed(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
     let problem = outcome(&Outcome::of_reply(decoded, reply.status, (&key.secret, None), &job));
     Some(Probe { problem, models: None, limits })
+}
+
+/// What a list says of a key that is asked for with it.
+fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
+    let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
+    let models = listing::models(reply);
+    let problem =
+        (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none())).then(|| {
+            let message = "what is answered is no list of models: is `base_url` right?".to_owned();
+            Problem { class: Class::MalformedResponse, message }
+        });
+    Probe { problem, models, limits }
 }
 
 async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
@@ -83,4 +96,35 @@ fn smallest(quota: &quota::Config) -> Option<Job> {
     };
     let url = quota.endpoint.provider.kinds().first()?.url();
     Job::parse(format!(r#"{{"id":"check","url":"{url}","body":{body}}}"#).as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::provider::catalogue::provider;
+
+    #[test]
+    fn what_is_no_list_of_models_accepts_no_key() {
+        let said = |name: &str, body: &'static str| {
+            let provider = provider(name).expect("a known provider");
+            let endpoint = Endpoint::new(provider, "http://h/v1");
+            let body = Bytes::from_static(body.as_bytes());
+            let reply = Reply { status: 200, headers: HeaderMap::new(), body, place: None };
+            let Probe { problem, models, .. } = listed(&endpoint, &reply, Vec::new());
+            (problem.map(|problem| problem.class), models.map(|models| models.len()))
+        };
+        assert_eq!(said("openai", r#"{"data":[{"id":"a"},{"id":"b"}]}"#), (None, Some(2)));
+        let wrong = (Some(Class::MalformedResponse), None);
+        assert_eq!(said("openai", "<html>please log in</html>"), wrong);
+        assert_eq!(said("openai", r#"{"ok":true}"#), wrong);
+        assert_eq!(
+            said("openrouter", r#"{"data":{"label":"mine"}}"#),
+            (None, None),
+            "of a key, not of models"
+        );
+        assert_eq!(said("openrouter", "<html>"), wrong);
+    }
 }

@@ -16,7 +16,7 @@ use crate::choices::Choices;
 use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
-use crate::joined::Join;
+use crate::joined::{Join, says_nothing};
 use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
@@ -89,8 +89,15 @@ pub(crate) struct End {
 impl End {
     /// With the answer to the same request of another job; `None` if that has none which can serve.
     pub(crate) fn reused(of: &Completion) -> Option<Self> {
-        let called_at = of.attempts.last().filter(|_| of.status == Status::Succeeded)?.started_at;
-        let reused = Reused { batch: of.batch.clone(), id: of.id.clone(), called_at };
+        if of.status != Status::Succeeded {
+            return None;
+        }
+        let own = || {
+            let called_at = of.attempts.last()?.started_at;
+            Some(Reused { batch: of.batch.clone(), id: of.id.clone(), called_at })
+        };
+        // It may be another one's answer itself.
+        let reused = of.reused.clone().or_else(own)?;
         Some(Self {
             status: Status::Succeeded,
             response: of.response.clone(),
@@ -197,7 +204,8 @@ impl Staged {
     /// How many answers of a target to this job could not be read.
     pub(crate) fn malformed_at(&self, quota: &str, model: &str) -> u32 {
         let malformed = |attempt: &&Attempt| {
-            attempt.class() == Some(Class::MalformedResponse)
+            !says_nothing(attempt)
+                && attempt.class() == Some(Class::MalformedResponse)
                 && attempt.quota == quota
                 && attempt.model == model
         };

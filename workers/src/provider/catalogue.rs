@@ -39,6 +39,12 @@ pub struct Provider {
     /// Whether it has no list of an account's models, although its dialect has.
     #[serde(default)]
     lists_no_models: bool,
+    /// The request that tells whether a key is accepted, where the list of models does not: it is there for everybody.
+    /// Without a path it is the smallest call.
+    pub(super) tries_keys_at: Option<String>,
+    /// Whether models are called by names that each account chooses.
+    #[serde(default)]
+    pub names_deployments: bool,
     /// How it spends limits, where it documents that: the name of an `algorithm` in the configuration.
     pub algorithm: Option<String>,
     /// The version of its API that is asked for when the configuration gives none.
@@ -349,9 +355,14 @@ impl Provider {
         self.listed_as.as_deref().unwrap_or(&self.name)
     }
 
-    /// Whether it lists an account's models, if its dialect can.
+    /// Whether it lists an account's models, if its dialect can, and to nobody else.
     pub(super) fn lists_models(&self) -> bool {
-        !self.lists_no_models
+        !self.lists_no_models && self.tries_keys_at.is_none()
+    }
+
+    /// Where it tells whether a key is accepted, if its list of models does not.
+    pub(crate) fn tries_keys_at(&self) -> Option<&str> {
+        self.tries_keys_at.as_deref()
     }
 
     /// Whether it gives back what was admitted and not used.

@@ -9,10 +9,14 @@ use super::catalogue::Dialect;
 use crate::upstream::{Reply, Request};
 
 impl Endpoint {
-    /// The request for the list of an account's models, without the credential; `None` where the provider has none.
+    /// The request for the list of an account's models, or another that costs nothing and needs a key, without the
+    /// credential; `None` where the provider has none.
     pub(crate) fn list_models(&self) -> Option<Request> {
         let mut headers = HeaderMap::new();
         let path = match self.provider.dialect {
+            _ if self.provider.tries_keys_at.as_ref().is_some_and(|path| !path.is_empty()) => {
+                self.provider.tries_keys_at.clone()?
+            }
             _ if !self.provider.lists_models() => return None,
             Dialect::Openai | Dialect::Responses => match &self.api_version {
                 Some(version) => format!("/openai/models?api-version={version}"),

@@ -59,7 +59,11 @@ impl Permit {
         let Some(Model { factor, meters: used, .. }) = models.get(&self.model) else { return false };
         let more = Cost { requests: 0, input_tokens: factor.apply(cost.input_tokens), ..*cost };
         let is_free = used.iter().all(|meter| meters[*meter].has_room_for(&more, now));
-        let is_free = is_free && self.share.as_ref().is_none_or(|share| share.take_on(&more, now));
+        let is_free = is_free
+            && self.share.as_ref().is_none_or(|share| {
+                // A team's limits count what was estimated, until it is known.
+                share.take_on(&Cost { requests: 0, ..*cost }, now)
+            });
         if is_free {
             used.iter().for_each(|meter| meters[*meter].take_on(self.call, &more));
         }
