@@ -131,7 +131,7 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     drop(context);
     let server = forebay::nats::Server::start(
         &dir.path().join("data/nats"),
-        config.nats.listen,
+        config.nats.address(),
         config.nats.sync_interval,
     )
     .await?;
@@ -160,9 +160,12 @@ async fn drained(context: &Context, stream: &str) -> anyhow::Result<()> {
 async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let config = config(dir.path(), upstream)?;
-    let server =
-        forebay::nats::Server::start(&dir.path().join("nats"), config.nats.listen, config.nats.sync_interval)
-            .await?;
+    let server = forebay::nats::Server::start(
+        &dir.path().join("nats"),
+        config.nats.address(),
+        config.nats.sync_interval,
+    )
+    .await?;
     let connection = Connection::open(server.url(), &config).await?;
     let context = jetstream::new(connection.client.clone());
     let stream = context

@@ -75,7 +75,7 @@ impl App {
             Some(url) => (None, url.clone()),
             None => {
                 let server =
-                    nats::Server::start(&dir.join("nats"), config.nats.listen, config.nats.sync_interval)
+                    nats::Server::start(&dir.join("nats"), config.nats.address(), config.nats.sync_interval)
                         .await
                         .map_err(|error| Error::Unreachable(error.into()))?;
                 let url = server.url().to_owned();

@@ -48,7 +48,10 @@ impl Line {
     /// Why none of the pools that there are can serve it.
     fn no_pool(&self, known: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
         let Some(models) = known.get(&self.pool) else {
-            return Some(format!("{}; name one with --pool", unknown_pool(&self.pool, known)));
+            return Some(match &self.model {
+                Some(model) if known.is_empty() => nobody_has(model),
+                _ => format!("{}; name one with --pool", unknown_pool(&self.pool, known)),
+            });
         };
         // The pool's own name stands for any of its models.
         let model = self.model.as_ref().filter(|model| **model != self.pool)?;
@@ -251,12 +254,20 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     Ok(Read { id, custom_id: job.custom_id, pool, model })
 }
 
+/// What is said of a model that nobody serves, where pools are made for models.
+fn nobody_has(model: &str) -> String {
+    format!(
+        "no account is known to have the model `{model}`, or its pool is another than --pool says; to have it called all \
+         the same, give it a pool in the configuration"
+    )
+}
+
 /// What is said of a pool that is not among `known`.
 pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
     let known: Vec<_> = known.keys().map(String::as_str).collect();
     if known.is_empty() {
         return format!(
-            "there is no pool `{pool}`, and no account whose key is in the environment is known to have such a model"
+            "there is no pool `{pool}`, and no account is known to have a model that it is named after"
         );
     }
     format!("there is no pool `{pool}`; known pools: {}", known.join(", "))

@@ -9,6 +9,7 @@ mod raw;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,9 @@ use crate::catalogue::{Catalogue, Model};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "forebay.toml";
+
+/// Where the minded server listens unless somebody says otherwise.
+const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222);
 
 /// No stream is smaller, in bytes: one message may have half of it.
 pub const SMALLEST_STREAM: u64 = 16 << 20;
@@ -99,12 +103,19 @@ pub struct Config {
 pub struct Nats {
     /// A server that others run; without it, Forebay minds its own.
     pub url: Option<String>,
-    /// Where the minded server listens; port 0 is any free one.
-    pub listen: std::net::SocketAddr,
+    /// Where the minded server listens, if that is given; port 0 is any free one.
+    pub listen: Option<SocketAddr>,
     /// All names.
     pub names: Names,
     /// How often the minded server syncs its files.
     pub sync_interval: Duration,
+}
+
+impl Nats {
+    /// Where the minded server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.listen.unwrap_or(USUAL_ADDRESS)
+    }
 }
 
 /// Where things are kept, and for how long.
@@ -240,18 +251,27 @@ impl Config {
             let problem = format!("cannot be read: {error}");
             in_file(Mistakes { file: None, all: vec![Mistake { path: String::new(), problem }] })
         })?;
-        let config = Self::parse(&text).map_err(in_file)?;
-        Ok(Self { file: Some(file.to_owned()), ..config })
+        let config = Self { file: Some(file.to_owned()), ..Self::parse(&text).map_err(in_file)? };
+        match config.quotas.is_empty() && config.pools.is_empty() {
+            true => config.with_environment(environment::variable),
+            false => Ok(config),
+        }
     }
 
-    /// Reads a configuration from its text.
+    /// Reads a configuration from its text. Where it has accounts and no pools, these are made as models are asked for.
     ///
     /// # Errors
     /// With all mistakes.
     pub fn parse(text: &str) -> Result<Self, Mistakes> {
         let (raw, mut mistakes, unreadable) = raw::read(text);
-        let config = check::check(raw, &unreadable, &mut mistakes);
-        if mistakes.is_empty() { Ok(config) } else { Err(Mistakes { file: None, all: mistakes }) }
+        let mut config = check::check(raw, &unreadable, &mut mistakes);
+        if !mistakes.is_empty() {
+            return Err(Mistakes { file: None, all: mistakes });
+        }
+        if config.pools.is_empty() && !config.quotas.is_empty() {
+            config.on_demand = Some(environment::on_demand(&config.quotas, &config.catalogue));
+        }
+        Ok(config)
     }
 
     /// The defaults, with what the environment says.
@@ -259,7 +279,7 @@ impl Config {
     /// # Errors
     /// With every address there that is none.
     pub fn of_environment() -> Result<Self, Mistakes> {
-        Self::parse("")?.with_environment(|variable| std::env::var(variable).ok())
+        Self::parse("")?.with_environment(environment::variable)
     }
 
     /// With an account for each provider whose key is in the environment, and a pool for each model asked for.
@@ -284,13 +304,18 @@ impl Config {
     pub fn workers(&self) -> Result<forebay_workers::Config, Mistakes> {
         let mut mistakes = Vec::new();
         if self.pools.is_empty() && self.on_demand.is_none() {
-            let problem = match &self.file {
-                Some(_) => "no pool is configured: add [quota.NAME] and [pool.NAME]".to_owned(),
-                None => format!(
-                    "there is no {DEFAULT_FILE} here, and no key of a provider in the environment: set OPENAI_API_KEY or \
-                     another that `forebay providers` names, name a file with --config, or try `forebay demo`"
-                ),
+            let missing = match &self.file {
+                Some(_) => "no [quota.NAME] is configured".to_owned(),
+                None => format!("there is no {DEFAULT_FILE} here"),
             };
+            let half = environment::without_address(&self.providers, environment::variable);
+            let half =
+                half.into_iter().map(|(key, url)| format!("; {key} is set, and needs {url} beside it"));
+            let problem = format!(
+                "{missing}, and no key of a provider is in the environment: set OPENAI_API_KEY or another that `forebay \
+                 providers` names, name a file with --config, or try `forebay demo`{}",
+                half.collect::<String>()
+            );
             mistakes.push(Mistake { path: String::new(), problem });
         }
         let quotas: Vec<_> =
@@ -307,6 +332,7 @@ impl Config {
             after: target.after,
             context_window: target.context_window.or_else(|| self.model(target)?.context_window),
             prices: self.model(target).map(|model| Arc::new(model.prices.clone())),
+            max_output: self.model(target).and_then(|model| model.max_output),
         };
         let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
             name: name.clone(),

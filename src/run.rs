@@ -2,6 +2,7 @@
 
 pub mod bill;
 mod completions;
+pub mod failures;
 pub mod output;
 pub mod progress;
 
@@ -25,6 +26,7 @@ use crate::connection::{Connection, Error};
 use crate::control::{Keys, Quota};
 use bill::Bill;
 use completions::{Completions, Found};
+use failures::Failures;
 use output::Output;
 use progress::Progress;
 
@@ -43,7 +45,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// How a batch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
     /// Every line has its completion.
     Done(Totals),
@@ -52,7 +54,7 @@ pub enum Ended {
 }
 
 /// How many lines have which end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Lines in all.
     pub lines: usize,
@@ -62,6 +64,8 @@ pub struct Totals {
     pub failed: usize,
     /// What they used and cost.
     pub bill: Bill,
+    /// Why lines did not succeed.
+    pub failures: Failures,
 }
 
 impl Totals {
@@ -259,6 +263,7 @@ impl Gathering {
             Status::Succeeded => self.totals.succeeded += 1,
             _ => self.totals.failed += 1,
         }
+        self.totals.failures.add(completion);
         self.totals.bill.add(completion);
         self.output.take(*place, completion)?;
         self.progress.show(&self.totals);

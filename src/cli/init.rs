@@ -40,7 +40,11 @@ pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
     } else {
         format!("with accounts of {}", names.join(", "))
     };
-    print::line(&format!("{} is written, {of}; `forebay check` tries it", path.display()));
+    if global.json {
+        print::json(&serde_json::json!({ "written": path, "quotas": names }));
+    } else {
+        print::line(&format!("{} is written, {of}; `forebay check` tries it", path.display()));
+    }
     Ok(0)
 }
 
@@ -82,6 +86,11 @@ const NO_ACCOUNT: &str = r#"
 # targets = [{ quota = "openai", model = "gpt-4o-mini" }]
 "#;
 
+const POOLS: &str = r#"
+# Without any pool, one is made for each model that is asked for, over the accounts that are known to have it. Where there
+# are pools, only those are served. `forebay models` lists models; a pool may have any name, and several targets.
+"#;
+
 /// The text of a configuration with what was found.
 fn starter(found: &Config, today: Date) -> String {
     let mut text = HEAD.to_owned();
@@ -92,25 +101,14 @@ fn starter(found: &Config, today: Date) -> String {
     let mut pools: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, quota) in &found.quotas {
         text.push_str(&account(name, quota));
-        let provider = quota.endpoint.provider;
-        match cheapest(provider, &found.catalogue, today) {
-            Some(model) => {
-                let target = format!("{{ quota = \"{name}\", model = {:?} }}", model.name);
-                pools.entry(pool_of_model(&model.name)).or_default().push(target);
-            }
-            None => text.push_str(&format!(
-                "# [pool.chat]\n# targets = [{{ quota = \"{name}\", model = \"…\" }}]  # `forebay models --provider {}`\n",
-                provider.name
-            )),
+        if let Some(model) = cheapest(quota.endpoint.provider, &found.catalogue, today) {
+            let target = format!("{{ quota = \"{name}\", model = {:?} }}", model.name);
+            pools.entry(pool_of_model(&model.name)).or_default().push(target);
         }
     }
-    if !pools.is_empty() {
-        text.push_str(
-            "\n# `forebay models` lists other models; a pool may have any name, and several targets.\n",
-        );
-    }
+    text.push_str(POOLS);
     for (pool, targets) in pools {
-        text.push_str(&format!("[pool.{pool}]\ntargets = [{}]\n", targets.join(", ")));
+        text.push_str(&format!("# [pool.{pool}]\n# targets = [{}]\n", targets.join(", ")));
     }
     text
 }
@@ -127,10 +125,14 @@ fn account(name: &str, quota: &Quota) -> String {
     });
     let keys: Vec<_> = variables.collect();
     text.push_str(&format!("keys = [{}]\n", keys.join(", ")));
-    text.push_str(
+    let tokens = match provider.settles() {
+        true => "{ input_tokens = 30_000, per = \"1m\" }, { output_tokens = 8_000, per = \"1m\" }",
+        false => "{ tokens = 200_000, per = \"1m\" }",
+    };
+    text.push_str(&format!(
         "# What the provider allows this account. Without any, limits are learned from headers and refusals.\n\
-         # limits = [{ requests = 500, per = \"1m\" }, { tokens = 200_000, per = \"1m\" }]\n",
-    );
+         # limits = [{{ requests = 500, per = \"1m\" }}, {tokens}]\n"
+    ));
     if let Some(algorithm) = &provider.algorithm {
         text.push_str(&format!(
             "# It documents this; without it, a minute's limit is spent evenly, which every provider allows.\n\
@@ -193,7 +195,7 @@ mod tests {
             ["anthropic", "azure", "azure-entra", "openai", "openrouter"]
         );
         assert_eq!(config.quotas["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
-        assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
+        assert!(config.pools.is_empty() && config.on_demand.is_some(), "each model is served: {text}");
         // Every line that is commented out can be taken in as it is.
         let all: Vec<_> = text
             .lines()
@@ -204,8 +206,10 @@ mod tests {
             .join("\n")
             .replace("url = \"nats", "[nats]\nurl = \"nats")
             .replace("dir = ", "[data]\ndir = ");
+        let all = all.replace("# [pool.", "[pool.");
         let config = Config::parse(&all).expect(&all);
-        assert_eq!(config.quotas["anthropic"].limits.len(), 2);
+        assert_eq!(config.quotas["anthropic"].limits.len(), 3);
+        assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
     }
 
     #[test]

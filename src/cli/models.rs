@@ -65,7 +65,7 @@ pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
         print::json(&found.map(AsRef::as_ref).collect::<Vec<&Model>>());
         return Ok(0);
     }
-    let header = ["PROVIDER", "MODEL", "KIND", "WINDOW", "OUTPUT", "$ IN", "$ OUT", "$ CACHED", "CAN"];
+    let header = ["PROVIDER", "MODEL", "KIND", "WINDOW", "OUTPUT", "$/M IN", "$/M OUT", "$/M CACHED", "CAN"];
     print::table(&header, &found.map(|model| row(model)).collect::<Vec<_>>());
     Ok(0)
 }
@@ -95,12 +95,13 @@ pub(super) fn providers(global: &Global, args: &ProvidersArgs) -> Result<u8, Err
         print::json(&found.map(|provider| in_json(provider)).collect::<Vec<_>>());
         return Ok(0);
     }
-    let header = ["PROVIDER", "DIALECT", "KEY IN", "ADDRESS", "KINDS"];
+    let header = ["PROVIDER", "DIALECT", "KEY IN", "ADDRESS IN", "ADDRESS", "KINDS"];
     let rows = found.map(|provider| {
         vec![
             provider.name.clone(),
             provider.dialect.to_string(),
             provider.key_env.first().cloned().unwrap_or_else(|| "-".to_owned()),
+            provider.url_env.clone().unwrap_or_else(|| "-".to_owned()),
             address(provider).to_owned(),
             kinds(provider).join(" "),
         ]

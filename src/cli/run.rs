@@ -3,6 +3,7 @@
 mod dry;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use forebay_schemas::Lane;
@@ -19,6 +20,9 @@ use crate::run::output::{Files, Output};
 use crate::run::progress::Progress;
 use crate::run::{self, Ended, Totals};
 use crate::shutdown::{self, INTERRUPTED};
+
+/// Any free port of this machine.
+const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Run an OpenAI Batch input file to its end. The whole file is checked before anything is published.
 /// Stopped or killed, the same command goes on where it was: what is answered is not called again.
@@ -61,10 +65,8 @@ pub(super) struct Args {
 
 pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let mut config = Config::load(global.config.as_deref())?;
-    if config.file.is_none() {
-        // Nobody else is told where its server is.
-        config.nats.listen.set_port(0);
-    }
+    // Nobody else is told where its server is.
+    config.nats.listen.get_or_insert(ANY_ADDRESS);
     let choices = Choices { pool: args.pool.clone(), team: args.team.clone(), name: args.batch.clone() };
     let Some(output) = args.output.clone().filter(|_| !args.dry_run) else {
         let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
@@ -125,11 +127,13 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
         Ended::Done(totals) => (false, totals),
         Ended::Interrupted(totals) => (true, totals),
     };
-    let Totals { lines, succeeded, failed, bill } = totals;
+    let done = totals.done();
+    let Totals { lines, succeeded, failed, bill, failures } = totals;
     if global.json {
         let mut report = json!({
             "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
             "interrupted": interrupted, "output": files.output, "errors": files.errors,
+            "failures": failures.in_json(),
         });
         if let (Some(report), Some(bill)) = (report.as_object_mut(), bill.in_json().as_object_mut()) {
             report.append(bill);
@@ -137,8 +141,7 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
         print::json(&report);
     } else if interrupted {
         print::line(&format!(
-            "batch {name}: interrupted with {} of {lines} lines done; run the same command again to go on",
-            totals.done()
+            "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
         ));
         print::line(&bill.to_string());
     } else {
@@ -151,6 +154,9 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
                 String::new()
             }
         ));
+        failures.lines().iter().for_each(|line| {
+            print::line(line);
+        });
         print::line(&bill.to_string());
     }
     Ok(match (interrupted, failed) {

@@ -48,7 +48,13 @@ fn tell_ready(global: &Global, config: &Config, app: &App) {
         let ready = json!({ "ready": { "pools": pools, "nats": at, "nats_version": server.version, "holder": holder } });
         return print::note(&ready.to_string());
     }
-    let pools = pools.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    let pools = match pools.is_empty() {
+        true => {
+            let accounts: Vec<_> = config.quotas.keys().map(String::as_str).collect();
+            format!("for each model that is asked for, with accounts of {}", accounts.join(", "))
+        }
+        false => pools.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+    };
     let credential = holder.map_or_else(String::new, |holder| {
         format!("; its address with the credential is in {}", holder.display())
     });

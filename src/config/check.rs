@@ -83,7 +83,8 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
     let is_one = base_url
         .parse::<http::Uri>()
         .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    let example = provider.example_url.as_deref().or(provider.base_url.as_deref()).unwrap_or_default();
+    let example = provider.example_url.as_deref().or(provider.base_url.as_deref());
+    let example = example.filter(|example| *example != base_url).unwrap_or("https://HOST/v1");
     (!is_one).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
 }
 
@@ -133,15 +134,11 @@ impl Checker<'_> {
     }
 
     fn nats(&mut self, raw: raw::Nats) -> Nats {
-        let listen = raw.listen.unwrap_or_else(|| "127.0.0.1:4222".to_owned());
-        let listen = listen.parse::<SocketAddr>().unwrap_or_else(|_| {
-            self.wrong(
-                "nats.listen",
-                format!("`{listen}` is no address, write for example \"127.0.0.1:4222\""),
-            );
-            SocketAddr::from(([127, 0, 0, 1], 4222))
+        let listen = raw.listen.and_then(|listen| {
+            let problem = format!("`{listen}` is no address, write for example \"127.0.0.1:4222\"");
+            listen.parse::<SocketAddr>().map_err(|_| self.wrong("nats.listen", problem)).ok()
         });
-        if !listen.ip().is_loopback() {
+        if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
             self.wrong(
                 "nats.listen",
                 "the minded server serves this machine alone; run your own and set nats.url",
@@ -258,21 +255,33 @@ impl Checker<'_> {
         }
         let mut table = String::new();
         for (index, file) in raw.providers.into_iter().enumerate() {
+            let path = format!("catalogue.providers[{index}]");
             match std::fs::read_to_string(&file) {
-                Ok(text) => table.push_str(&text),
-                Err(error) => {
-                    let path = format!("catalogue.providers[{index}]");
-                    self.wrong(&path, format!("{file} cannot be read: {error}"));
-                }
+                Ok(text) => match toml::from_str::<toml::Table>(&text) {
+                    Ok(_) => table.push_str(&format!("\n{text}")),
+                    Err(error) => self.wrong(&path, format!("{file}: {}", error.to_string().trim_end())),
+                },
+                Err(error) => self.wrong(&path, format!("{file} cannot be read: {error}")),
             }
         }
         if !table.is_empty() {
             match providers_with(&table) {
-                Ok(all) => self.providers = all,
-                Err(error) => self.wrong("catalogue.providers", error),
+                Ok(all) => self.take_in(all),
+                Err(error) => self.wrong("catalogue.providers", error.trim_end().to_owned()),
             }
         }
         catalogue
+    }
+
+    /// Takes providers in that files name; what is wrong with their addresses would else be told by a call.
+    fn take_in(&mut self, all: Vec<&'static Provider>) {
+        for provider in &all {
+            let problem = provider.base_url.as_deref().and_then(|url| wrong_address(url, provider));
+            if let Some(problem) = problem {
+                self.wrong(&format!("catalogue.providers: {}.base_url", provider.name), problem);
+            }
+        }
+        self.providers = all;
     }
 
     fn provider(&mut self, path: &str, name: Option<String>) -> &'static Provider {

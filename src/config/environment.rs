@@ -1,4 +1,4 @@
-//! What is served without a configuration: an account for each provider whose key is in the environment, with limits
+//! What is served where nothing is configured: an account for each provider whose key is in the environment, with limits
 //! that are learned, and a pool for each model that is asked for.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +41,25 @@ pub(super) fn quotas(
     providers.iter().filter_map(quota).collect()
 }
 
+/// A variable of the environment.
+pub(super) fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Variables that hold a key of a provider whose address is in no other, and that other.
+pub(super) fn without_address(
+    providers: &[&'static Provider],
+    read: impl Fn(&str) -> Option<String>,
+) -> Vec<(&'static str, &'static str)> {
+    let is_set = |variable: &str| read(variable).is_some_and(|value| !value.trim().is_empty());
+    let half = |provider: &&'static Provider| {
+        let key = provider.key_env.iter().find(|variable| is_set(variable))?;
+        let url = provider.url_env.as_ref().filter(|variable| !is_set(variable))?;
+        provider.base_url.is_none().then_some((key.as_str(), url.as_str()))
+    };
+    providers.iter().filter_map(half).collect()
+}
+
 /// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
 /// is known, or the only one that there is.
 pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue) -> OnDemand {
@@ -81,7 +100,8 @@ fn target(quota: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig
         tier: 0,
         weight: 1.0,
         after: Duration::ZERO,
-        context_window: None,
+        context_window: known.and_then(|model| model.context_window),
+        max_output: known.and_then(|model| model.max_output),
         prices: known.map(|model| Arc::new(model.prices.clone())),
     }
 }

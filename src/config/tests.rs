@@ -30,7 +30,7 @@ fn the_documented_configuration_is_read() {
     assert_eq!(day.to_string(), "1500 requests per day in America/Los_Angeles");
     assert_eq!(config.quotas["main"].endpoint.base_url, "https://api.openai.com/v1");
     assert_eq!(config.teams["acme"].weight, 2);
-    assert_eq!(config.nats.listen.port(), 4222);
+    assert_eq!(config.nats.address().port(), 4222);
 }
 
 #[test]
@@ -211,6 +211,24 @@ fn what_is_known_of_models_is_theirs_unless_a_target_says_otherwise() {
     let known = |target: &forebay_workers::TargetConfig| (target.context_window, target.prices.is_some());
     let known: Vec<_> = workers.pools[0].targets.iter().map(known).collect();
     assert_eq!(known, [(Some(128_000), true), (Some(9), true), (None, false)]);
+}
+
+#[test]
+fn where_accounts_have_no_pools_these_are_made_for_models() {
+    let (accounts, _) = GOOD.split_once("[pool").expect("a pool");
+    let config = Config::parse(accounts).expect("no mistakes");
+    assert!(config.serves("gpt-4_1", Some("gpt-4.1")) && config.serves("gpt-4_1", None));
+    assert!(!config.serves("chat", Some("gpt-4.1")), "it is of another pool");
+    let with_pools = Config::parse(GOOD).expect("no mistakes");
+    assert!(!with_pools.serves("gpt-4_1", None), "only what is configured");
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "[nats]\nprefix = \"ours\"\n").expect("written");
+    let config = Config::load(Some(file.path())).expect("no mistakes");
+    assert_eq!(
+        config.nats.names.prefix(),
+        "ours",
+        "what is written holds, though accounts are of the environment"
+    );
 }
 
 #[test]

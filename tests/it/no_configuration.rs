@@ -74,6 +74,7 @@ async fn pools_are_made_as_models_are_asked_for() {
             after: Duration::ZERO,
             context_window: None,
             prices: None,
+            max_output: None,
         };
         if model.starts_with("gpt-") { vec![target] } else { Vec::new() }
     };

@@ -66,6 +66,7 @@ async fn a_file_is_answered_in_order_and_its_failures_apart() {
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(1), "{output:?}");
     assert!(output.stdout.contains("40 of 41 lines succeeded"), "{output:?}");
+    assert!(output.stdout.contains("  1 × "), "the reason is told: {output:?}");
     whole(&dir.path().join("out.jsonl"), 40, "hello");
     let errors = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there");
     let error: OutputLine = serde_json::from_str(errors.trim()).expect("one line");

@@ -80,6 +80,7 @@ impl Tiers {
             after: Duration::from_secs(*after),
             context_window: None,
             prices: None,
+            max_output: None,
         };
         let targets = self.after.iter().enumerate().map(target).collect();
         Config {

@@ -238,6 +238,7 @@ impl Schedule {
             after: Duration::ZERO,
             context_window: None,
             prices: None,
+            max_output: None,
         };
         Config {
             quotas: self.accounts.iter().zip(keys).map(quota).collect(),

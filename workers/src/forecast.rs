@@ -21,6 +21,7 @@ use crate::engine::Config;
 use crate::joined::Join;
 use crate::matching::matching;
 use crate::pools::Pools;
+use crate::provider::Endpoint;
 use crate::quota::{Cap, Circuits, Denied, Permit, Quota, Wake};
 use crate::sharing::Share;
 
@@ -42,8 +43,12 @@ pub struct Forecast {
     pub unserved: usize,
     /// Tokens that the prompts are likely to have.
     pub input_tokens: u64,
-    /// Tokens that the answers have at most.
+    /// Tokens that the answers have at most, as far as that is known.
     pub output_tokens: u64,
+    /// Jobs of whose answers nobody says how long they may be.
+    pub unbounded: usize,
+    /// Jobs whose prompt is likely to be too long for every target.
+    pub too_long: usize,
     /// What the prompts are likely to cost, in US dollars, as far as prices are known.
     pub prompts: Decimal,
     /// What the answers cost at most, likewise.
@@ -91,12 +96,16 @@ struct Pending {
     choices: Vec<Choice>,
     cost: Cost,
     join: Option<Join>,
+    /// Whether it says how long its answer may be.
+    states_maximum: bool,
+    /// The service tier that it asks for.
+    tier: Option<String>,
 }
 
 /// Jobs that wait for the same targets, and may travel together.
 struct Line {
     targets: Vec<usize>,
-    jobs: VecDeque<Pending>,
+    jobs: VecDeque<Box<Pending>>,
 }
 
 /// A call that is under way.
@@ -155,7 +164,12 @@ impl Player {
             return;
         }
         let choices = found.choices.left().to_vec();
+        let is_too_long = found.choices.are_too_small_for(likely(found.cost.input_tokens));
+        self.forecast.too_long += usize::from(is_too_long);
         let join = found.pool.join.then(|| Join::of(job, pool)).flatten();
+        let join = join.filter(|join| join.inputs > 1 || !is_too_long);
+        let tier = job.body.get("service_tier").and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let states_maximum = Endpoint::states_maximum(job);
         let targets: Vec<_> = choices.iter().map(|choice| choice.target).collect();
         let key = (targets.clone(), join.as_ref().map(|join| Arc::clone(&join.key)));
         let lines = &mut self.lines;
@@ -163,7 +177,13 @@ impl Player {
             lines.push(Line { targets, jobs: VecDeque::new() });
             lines.len() - 1
         });
-        self.lines[place].jobs.push_back(Pending { choices, cost: found.cost, join });
+        self.lines[place].jobs.push_back(Box::new(Pending {
+            choices,
+            cost: found.cost,
+            join,
+            states_maximum,
+            tier,
+        }));
     }
 
     fn play(mut self) -> Forecast {
@@ -211,12 +231,12 @@ impl Player {
     }
 
     /// Starts a call for `first` and what travels with it, or says what it waits for.
-    fn start(&mut self, first: Pending, line: usize) -> Result<(), (Pending, Denied)> {
+    fn start(&mut self, first: Box<Pending>, line: usize) -> Result<(), (Box<Pending>, Denied)> {
         let (target, permit) = match self.reserve(&first) {
             Ok(reserved) => reserved,
             Err(denied) => return Err((first, denied)),
         };
-        let mut party = vec![first];
+        let mut party = vec![*first];
         self.join(&mut party, line, target, &permit);
         let place = &self.pools.targets()[target];
         let quota = &place.quota;
@@ -224,12 +244,17 @@ impl Player {
             self.forecast.unlimited.insert(quota.config().name.clone());
         }
         let mut all = Call { permit, estimated: 0, used: Usage::default() };
-        for Pending { cost, .. } in &party {
-            let input_tokens = cost.input_tokens * LIKELY.0 / LIKELY.1;
+        for Pending { cost, states_maximum, tier, .. } in &party {
+            let input_tokens = likely(cost.input_tokens);
+            let is_bound = *states_maximum || cost.output_tokens == 0;
+            let most = if is_bound { Some(cost.output_tokens) } else { place.max_output };
+            self.forecast.unbounded += usize::from(most.is_none());
             let used = Usage { input_tokens, output_tokens: cost.output_tokens, ..Usage::default() };
+            let longest = Usage { output_tokens: most.unwrap_or(cost.output_tokens), ..used };
+            self.forecast.output_tokens += longest.output_tokens;
             let prompt = Usage { output_tokens: 0, ..used };
-            let price = |used| place.prices.as_ref().and_then(|prices| prices.amount(used, None));
-            match price(&prompt).zip(price(&used)) {
+            let price = |used| place.prices.as_ref().and_then(|prices| prices.amount(used, tier.as_deref()));
+            match price(&prompt).zip(price(&longest)) {
                 Some((prompt, both)) => {
                     self.forecast.prompts += prompt;
                     self.forecast.answers += both - prompt;
@@ -241,7 +266,6 @@ impl Player {
             all.used.output_tokens += cost.output_tokens;
         }
         self.forecast.input_tokens += all.used.input_tokens;
-        self.forecast.output_tokens += all.used.output_tokens;
         *self.forecast.calls.entry((quota.config().name.clone(), place.model.clone())).or_default() += 1;
         all.permit.stamp().sent(self.now);
         self.sent += 1;
@@ -299,9 +323,14 @@ impl Player {
                 break;
             }
             (inputs, tokens) = (all, all_tokens);
-            party.extend(self.lines[line].jobs.pop_front());
+            party.extend(self.lines[line].jobs.pop_front().map(|job| *job));
         }
     }
+}
+
+/// Tokens that a prompt is likely to have of which so many are estimated.
+fn likely(estimated: u64) -> u64 {
+    estimated.saturating_mul(LIKELY.0) / LIKELY.1
 }
 
 /// What a job waits for that two targets deny.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use forebay_schemas::Job;
+use forebay_schemas::subjects::pool_of_model;
 
 use crate::choices::Choices;
 use crate::cost::Cost;
@@ -25,7 +26,7 @@ pub(crate) struct Match {
 pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool) -> Result<Match, Refusal> {
     let model = job.model();
     let Some(found) = pools.for_job(pool, model.as_deref()) else {
-        return Err(unknown_pool(pools, pool));
+        return Err(unknown_pool(pools, pool, model.as_deref()));
     };
     let model = model.filter(|model| model != pool);
     let target = |candidate: &Candidate| &pools.targets()[candidate.target];
@@ -68,15 +69,21 @@ pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool
     Ok(Match { pool: found, choices, cost, refusal })
 }
 
-fn unknown_pool(pools: &Pools, pool: &str) -> Refusal {
+fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
+    let other = model.filter(|model| *model != pool && pool_of_model(model) != pool);
     let message = match pools.are_made_on_demand() {
+        true if let Some(model) = other => format!(
+            "there is no pool `{pool}` for the model `{model}`: where none is configured each is named after its model, so \
+             publish to `{}`",
+            pool_of_model(model)
+        ),
         true if pools.is_full() => format!(
             "there is no pool `{pool}`, and none is made any more for models that are in no list: too many were asked for \
              since the start; name yours in a configuration"
         ),
         true => format!(
-            "there is no pool `{pool}`: without a configuration each is named after its model, and no account whose key \
-             is in the environment is known to have this one"
+            "there is no pool `{pool}`: where none is configured each is named after its model, and no account is known to \
+             have this one"
         ),
         false => {
             let known: Vec<_> = pools.all().into_keys().collect();

@@ -50,6 +50,8 @@ pub struct TargetConfig {
     pub context_window: Option<u64>,
     /// What calls cost, where that is known.
     pub prices: Option<Arc<Prices>>,
+    /// The most tokens of an answer, where that is known.
+    pub max_output: Option<u64>,
 }
 
 /// What a job asks for where pools are made as they are asked for.
@@ -95,6 +97,7 @@ pub(crate) struct Target {
     pub(crate) quota: Arc<Quota>,
     pub(crate) model: String,
     pub(crate) prices: Option<Arc<Prices>>,
+    pub(crate) max_output: Option<u64>,
 }
 
 impl Target {
@@ -177,10 +180,10 @@ impl Pools {
     }
 
     fn candidate(&self, config: TargetConfig) -> Candidate {
-        let TargetConfig { quota, model, tier, weight, after, context_window, prices } = config;
+        let TargetConfig { quota, model, tier, weight, after, context_window, prices, max_output } = config;
         let quota = Arc::clone(&self.quotas[quota]);
         let known = self.place(&quota.config().name, &model);
-        let target = known.unwrap_or_else(|| self.targets.push(Target { quota, model, prices }));
+        let target = known.unwrap_or_else(|| self.targets.push(Target { quota, model, prices, max_output }));
         Candidate { target, tier, weight, after, context_window }
     }
 

@@ -34,12 +34,11 @@ pub(super) fn dry_run(
 
 fn lines(config: &Config, found: &Forecast) -> Vec<String> {
     let calls: usize = found.calls.values().sum();
-    let count = |count: usize| thousands(count as u64);
     let mut lines = vec![
         format!(
-            "{} lines, {} calls: about {} tokens in, at most {} out",
-            count(found.jobs),
-            count(calls),
+            "{}, {}: about {} tokens in, at most {} out",
+            many(found.jobs, "line"),
+            many(calls, "call"),
             thousands(found.input_tokens),
             thousands(found.output_tokens)
         ),
@@ -51,13 +50,24 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
             found
                 .calls
                 .iter()
-                .map(|((quota, model), calls)| format!("  {quota}: {model}: {} calls", count(*calls))),
+                .map(|((quota, model), calls)| format!("  {quota}: {model}: {}", many(*calls, "call"))),
         );
     }
+    if found.unbounded > 0 {
+        lines.push(format!(
+            "of {} nobody says how long the answer may be: what it may take at most is not known",
+            many(found.unbounded, "line")
+        ));
+    }
+    if found.too_long > 0 {
+        lines.push(format!(
+            "{} would likely fail: too long for every model of the pool",
+            many(found.too_long, "line")
+        ));
+    }
     if found.unserved > 0 {
-        let what = if found.unserved == 1 { "line" } else { "lines" };
-        let unserved = count(found.unserved);
-        lines.push(format!("{unserved} {what} would fail: no target of the pool can serve what is asked"));
+        let unserved = many(found.unserved, "line");
+        lines.push(format!("{unserved} would fail: no target of the pool can serve what is asked"));
     }
     lines.push("nothing was sent".to_owned());
     lines
@@ -65,7 +75,7 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
 
 fn cost(found: &Forecast) -> String {
     let called = found.jobs - found.unserved;
-    if found.unpriced > 0 && found.prompts.is_zero() && found.answers.is_zero() {
+    if !is_priced(found) {
         return "cost: unknown".to_owned();
     }
     let [prompts, answers] = [found.prompts, found.answers].map(rounded);
@@ -74,6 +84,11 @@ fn cost(found: &Forecast) -> String {
         unknown => format!(" and that of {unknown} of {called} lines, which is unknown"),
     };
     format!("cost: about {prompts} USD for prompts and at most {answers} USD for answers{unknown}")
+}
+
+/// Whether any price is known.
+fn is_priced(found: &Forecast) -> bool {
+    found.unpriced == 0 || !found.prompts.is_zero() || !found.answers.is_zero()
 }
 
 fn took(config: &Config, found: &Forecast) -> String {
@@ -93,6 +108,12 @@ fn took(config: &Config, found: &Forecast) -> String {
     format!("time: {} under the configured limits{assumed}", humantime::format_duration(in_seconds(takes)))
 }
 
+/// A count and what is counted.
+fn many(count: usize, what: &str) -> String {
+    let end = if count == 1 { "" } else { "s" };
+    format!("{} {what}{end}", thousands(count as u64))
+}
+
 /// Whole seconds, at least one.
 fn in_seconds(time: Duration) -> Duration {
     Duration::from_secs(time.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))
@@ -110,12 +131,13 @@ fn in_json(batch: &Batch, found: &Forecast) -> Value {
         .collect();
     json!({
         "batch": batch.name, "dry_run": true, "lines": found.jobs, "calls": calls,
-        "lines_that_would_fail": found.unserved,
+        "lines_that_would_fail": found.unserved, "lines_likely_too_long": found.too_long,
+        "lines_without_a_longest_answer": found.unbounded,
         "input_tokens": found.input_tokens, "output_tokens_at_most": found.output_tokens,
-        "cost": {
+        "cost": is_priced(found).then(|| json!({
             "prompts": rounded(found.prompts).to_string(), "answers_at_most": rounded(found.answers).to_string(),
             "currency": "USD",
-        },
+        })),
         "lines_of_unknown_cost": found.unpriced,
         "seconds": found.takes.map(|takes| takes.as_secs_f64()),
         "quotas_without_limits": found.unlimited,

@@ -29,6 +29,11 @@ const LONGEST_ANSWER: [&str; 3] = ["max_completion_tokens", "max_output_tokens",
 /// Answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
+/// Whether a job says how long its answer may be.
+pub(super) fn states_maximum(job: &Job) -> bool {
+    LONGEST_ANSWER.iter().any(|field| job.body.contains_key(*field))
+}
+
 /// The tokens of a job's prompt and of the longest answers that it allows, as far as can be told. Where it allows any,
 /// a provider that is always told a maximum counts that one.
 pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maximum: bool) -> Cost {

@@ -281,14 +281,26 @@ fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::E
     for mut entry in Vec::<toml::Table>::deserialize(from)? {
         if let Some(name) = entry.remove("like") {
             let like = entries.iter().find(|other| other.get("name") == Some(&name));
-            let mut fields =
-                like.ok_or_else(|| D::Error::custom(format!("nothing above is named {name}")))?.clone();
+            let unknown = || D::Error::custom(of_entry(&entry, &format!("nothing above is named {name}")));
+            let mut fields = like.ok_or_else(unknown)?.clone();
             fields.extend(entry);
             entry = fields;
         }
         entries.push(entry);
     }
-    entries.into_iter().map(|entry| entry.try_into().map_err(D::Error::custom)).collect()
+    let read = |entry: toml::Table| {
+        let named = entry.clone();
+        entry.try_into().map_err(|error: toml::de::Error| D::Error::custom(of_entry(&named, error.message())))
+    };
+    entries.into_iter().map(read).collect()
+}
+
+/// A problem of an entry, with its name.
+fn of_entry(entry: &toml::Table, problem: &str) -> String {
+    let name = entry.get("name").and_then(toml::Value::as_str).unwrap_or("without a name");
+    let like =
+        if entry.contains_key("dialect") { "" } else { "; say which one it is `like`, or its `dialect`" };
+    format!("provider {name}: {problem}{like}")
 }
 
 /// What the providers of a dialect have in common.

@@ -138,6 +138,11 @@ impl Endpoint {
         admission::cost(job, model, together, always_sets_maximum)
     }
 
+    /// Whether a job says how long its answer may be.
+    pub(crate) fn states_maximum(job: &Job) -> bool {
+        admission::states_maximum(job)
+    }
+
     /// What costs so much elsewhere, as this provider counts it.
     pub fn counted(&self, cost: Cost) -> Cost {
         Cost { together: self.provider.tokens.together, ..cost }

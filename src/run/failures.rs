@@ -1,0 +1,60 @@
+//! Why lines of a batch did not succeed: the reasons, and what one of each was told.
+
+use std::collections::BTreeMap;
+
+use forebay_schemas::Completion;
+use serde_json::{Value, json};
+
+/// Reasons that are shown to a person.
+const SHOWN: usize = 3;
+/// What is shown of a message, in characters.
+const LONGEST: usize = 200;
+
+/// Why lines did not succeed, by the code of the failure.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures(BTreeMap<String, Reason>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Reason {
+    lines: usize,
+    /// What the first of them was told.
+    message: String,
+}
+
+impl Failures {
+    /// Adds a line, if it failed.
+    pub fn add(&mut self, completion: &Completion) {
+        let Some(error) = &completion.error else { return };
+        let reason = self.0.entry(error.code.clone()).or_default();
+        if reason.lines == 0 {
+            reason.message = error.message.chars().take(LONGEST).collect();
+        }
+        reason.lines += 1;
+    }
+
+    fn most_first(&self) -> Vec<(&String, &Reason)> {
+        let mut all: Vec<_> = self.0.iter().collect();
+        all.sort_by_key(|(_, reason)| std::cmp::Reverse(reason.lines));
+        all
+    }
+
+    /// The most frequent reasons, a line each.
+    pub fn lines(&self) -> Vec<String> {
+        let all = self.most_first();
+        let mut lines: Vec<_> = all
+            .iter()
+            .take(SHOWN)
+            .map(|(code, Reason { lines, message })| format!("  {lines} × {code}, for example: {message}"))
+            .collect();
+        if all.len() > SHOWN {
+            lines.push(format!("  … and {} other reasons", all.len() - SHOWN));
+        }
+        lines
+    }
+
+    /// For programs.
+    pub fn in_json(&self) -> Value {
+        let reason = |(code, reason): &(&String, &Reason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
+        self.most_first().iter().map(reason).collect()
+    }
+}
