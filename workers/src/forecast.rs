@@ -254,11 +254,12 @@ impl Player {
             self.forecast.output_tokens += longest.output_tokens;
             let prompt = Usage { output_tokens: 0, ..used };
             let price = |used| place.prices.as_ref().and_then(|prices| prices.amount(used, tier.as_deref()));
-            match price(&prompt).zip(price(&longest)) {
-                Some((prompt, both)) => {
-                    self.forecast.prompts += prompt;
-                    self.forecast.answers += both - prompt;
-                }
+            let priced = price(&prompt).zip(price(&longest)).and_then(|(prompt, both)| {
+                let prompts = self.forecast.prompts.checked_add(prompt)?;
+                Some((prompts, self.forecast.answers.checked_add(both.checked_sub(prompt)?)?))
+            });
+            match priced {
+                Some(sums) => (self.forecast.prompts, self.forecast.answers) = sums,
                 None => self.forecast.unpriced += 1,
             }
             all.estimated += cost.input_tokens;
