@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-FOREBAY = os.environ.get("FOREBAY", str(ROOT / "target/release/forebay"))
+from simulated import FOREBAY, print_machine, provider
+
 CASES = os.environ.get("CASE", "").split()
 WORDS = ("The forebay is the pool of water held just above the turbines: it takes in whatever arrives and lets through "
          "exactly what they can take. ").split()
@@ -52,13 +52,8 @@ def measure(name: str) -> float:
     jobs, accounts, latency, model = TABLE[name]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        given = [part for index, (_, limits) in enumerate(accounts)
-                 for part in ("--account", f"name=a{index},key=sk-{index},{limits}")]
-        provider = subprocess.Popen(
-            [FOREBAY, "simulate", "--json", "--listen", "127.0.0.1:0", "--latency", latency, *given],
-            cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            url = json.loads(provider.stdout.readline())["listening"]
+        given = [f"name=a{index},key=sk-{index},{limits}" for index, (_, limits) in enumerate(accounts)]
+        with provider(work, given, latency) as url:
             text = '[nats]\nlisten = "127.0.0.1:0"\n'
             for index, (limits, _) in enumerate(accounts):
                 (work / f"{index}.key").write_text(f"sk-{index}")
@@ -76,9 +71,6 @@ def measure(name: str) -> float:
                                  stderr=subprocess.DEVNULL, text=True)
             took = time.monotonic() - started
             ran = json.loads(ran.stdout)
-        finally:
-            provider.terminate()
-            provider.wait()
     ratio = told["seconds"] / took
     used, cost = ran["usage"], told["cost"]
     print(f"{name}: {told['seconds']:.1f} s told, {took:.1f} s taken: {ratio - 1:+.1%}; tokens in {told['input_tokens']} "
@@ -88,8 +80,7 @@ def measure(name: str) -> float:
 
 
 def main() -> int:
-    processor = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    print(f"{os.cpu_count()} cores, {processor}", flush=True)
+    print_machine()
     ratios = [measure(name) for name in TABLE if not CASES or name in CASES]
     off = max(abs(ratio - 1) for ratio in ratios)
     print(f"off by {off:.1%} at most")

@@ -18,8 +18,8 @@ import time
 import warnings
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-FOREBAY = os.environ.get("FOREBAY", str(ROOT / "target/release/forebay"))
+from simulated import FOREBAY, print_machine, provider
+
 JOBS = int(os.environ.get("JOBS", "10000"))
 MODEL = "text-embedding-3-small"
 #: Calls a second.
@@ -54,12 +54,7 @@ def run(name: str, asked: list[str], join: bool) -> dict[str, list[float] | str]
     """Embeds the texts; returns each one's vector, or that it failed."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        provider = subprocess.Popen(
-            [FOREBAY, "simulate", "--json", "--listen", "127.0.0.1:0", "--latency", "50ms", "--record", "record.jsonl",
-             "--account", f"name=one,key=sk-one,limit={RATE}/1s"],
-            cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            url = json.loads(provider.stdout.readline())["listening"]
+        with provider(work, [f"name=one,key=sk-one,limit={RATE}/1s"], "50ms") as url:
             (work / "one.key").write_text("sk-one")
             (work / "forebay.toml").write_text(
                 f'[nats]\nlisten = "127.0.0.1:0"\n[quota.one]\nprovider = "openai"\nbase_url = "{url}"\n'
@@ -73,9 +68,6 @@ def run(name: str, asked: list[str], join: bool) -> dict[str, list[float] | str]
                                    stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             took = time.monotonic() - started
             assert ended.returncode in (0, 1), ended
-        finally:
-            provider.terminate()
-            provider.wait()
         record = [json.loads(line) for line in (work / "record.jsonl").open()]
         refusals = sum(call["status"] == 429 for call in record)
         calls = len(record)
@@ -96,8 +88,7 @@ def run(name: str, asked: list[str], join: bool) -> dict[str, list[float] | str]
 
 
 def main() -> int:
-    processor = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    print(f"{os.cpu_count()} cores, {processor}", flush=True)
+    print_machine()
     asked = texts(JOBS)
     joined = run("joined", asked, join=True)
     bad = {index: f"reject {index}" for index in range(50, JOBS, 100)}

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-FOREBAY = os.environ.get("FOREBAY", str(ROOT / "target/release/forebay"))
+from simulated import FOREBAY, ROOT, print_machine, provider
+
 JOBS = int(os.environ.get("JOBS", "1000"))
 #: provider, path of its address, model, calls in ten seconds, and its own limits on tokens: as the simulated account
 #: enforces them, and as they are configured.
@@ -52,19 +52,13 @@ def check(work: Path) -> None:
 
 
 def main() -> int:
-    processor = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    print(f"{os.cpu_count()} cores, {processor}", flush=True)
+    print_machine()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         accounts = [f"provider={name},name={name},key=sk-{name},limit={calls}/10s,{tokens}"
                     for name, _, _, calls, tokens, _ in ACCOUNTS]
-        arguments = [part for account in accounts for part in ("--account", account)]
-        provider = subprocess.Popen(
-            [FOREBAY, "simulate", "--json", "--listen", "127.0.0.1:0", "--latency", "50ms..500ms", "--record", "record.jsonl",
-             *arguments], cwd=work, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True)
-        try:
-            url = json.loads(provider.stdout.readline())["listening"].removesuffix("/v1")
+        with provider(work, accounts, "50ms..500ms") as url:
+            url = url.removesuffix("/v1")
             configure(work, url)
             lines = (json.dumps({"custom_id": f"r-{index}", "method": "POST", "url": "/v1/chat/completions", "body":
                      {"max_tokens": 100, "messages": [{"role": "user", "content": question(index)}]}}) for index in range(JOBS))
@@ -72,9 +66,6 @@ def main() -> int:
             subprocess.run([FOREBAY, "run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat"], cwd=work, check=True,
                            stderr=subprocess.DEVNULL)
             check(work)
-        finally:
-            provider.terminate()
-            provider.wait()
         record = [json.loads(line) for line in (work / "record.jsonl").open()]
         times = [call["at"] for call in record]
         rate = sum(calls for _, _, _, calls, *_ in ACCOUNTS) / 10

@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-FOREBAY = os.environ.get("FOREBAY", str(ROOT / "target/release/forebay"))
+from simulated import FOREBAY, print_machine, provider
+
 JOBS = int(os.environ.get("JOBS", "10000"))
 #: Calls a second.
 RATE = 200
@@ -26,12 +26,7 @@ def run(name: str, reuse: str, questions: list[int]) -> int:
     """Runs the questions; returns how many calls the provider had."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        provider = subprocess.Popen(
-            [FOREBAY, "simulate", "--json", "--listen", "127.0.0.1:0", "--latency", "200ms..2s", "--record",
-             "record.jsonl", "--account", f"name=one,key=sk-one,limit={RATE}/1s"],
-            cwd=work, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        try:
-            url = json.loads(provider.stdout.readline())["listening"]
+        with provider(work, [f"name=one,key=sk-one,limit={RATE}/1s"], "200ms..2s") as url:
             (work / "one.key").write_text("sk-one")
             (work / "forebay.toml").write_text(
                 f'[nats]\nlisten = "127.0.0.1:0"\n[quota.one]\nprovider = "openai"\nbase_url = "{url}"\n'
@@ -45,9 +40,6 @@ def run(name: str, reuse: str, questions: list[int]) -> int:
             ended = subprocess.run([FOREBAY, "run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat"], cwd=work,
                                    check=True, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
             took = time.monotonic() - started
-        finally:
-            provider.terminate()
-            provider.wait()
         answers = [json.loads(line) for line in (work / "out.jsonl").open()]
         assert [one["custom_id"] for one in answers] == [str(index) for index in range(len(questions))]
         for answer, question in zip(answers, questions):
@@ -60,8 +52,7 @@ def run(name: str, reuse: str, questions: list[int]) -> int:
 
 
 def main() -> int:
-    processor = next((line.split(": ")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "?")
-    print(f"{os.cpu_count()} cores, {processor}", flush=True)
+    print_machine()
     questions = [index % (JOBS // 10) for index in range(JOBS)]
     random.Random(1).shuffle(questions)
     run("each called", "off", questions)

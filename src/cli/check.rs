@@ -1,13 +1,10 @@
 //! `forebay check`.
 
-use std::sync::Arc;
-
 use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
 use forebay_workers::clock::SystemClock;
 use forebay_workers::probe::{Probe, probe};
 use forebay_workers::quota;
-use forebay_workers::upstream::http::HttpUpstream;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -76,7 +73,7 @@ struct Tried {
 }
 
 async fn try_keys(config: &Config, quotas: Vec<quota::Config>) -> Result<Vec<Tried>, Error> {
-    let upstream: Arc<HttpUpstream> = Arc::new(upstream(config)?);
+    let upstream = upstream(config)?;
     let keys = quotas.iter().flat_map(|quota| quota.keys.iter().map(move |key| (quota, key)));
     let tried = keys.map(async |(quota, key)| {
         let mut asked: Vec<_> = config
@@ -89,7 +86,7 @@ async fn try_keys(config: &Config, quotas: Vec<quota::Config>) -> Result<Vec<Tri
         asked.sort_unstable();
         asked.dedup();
         let first = asked.first().map(String::as_str);
-        let probe = probe(&*upstream, quota, key, first, &SystemClock).await;
+        let probe = probe(&upstream, quota, key, first, &SystemClock).await;
         let names_deployments = quota.endpoint.provider.names_deployments;
         Tried { quota: quota.name.clone(), key: key.name.clone(), asked, names_deployments, probe }
     });

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use forebay_schemas::subjects::pool_of_model;
 use forebay_workers::provider::Endpoint;
@@ -95,14 +94,10 @@ pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue)
 
 fn target(quota: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig {
     TargetConfig {
-        quota,
-        model: model.to_owned(),
-        tier: 0,
-        weight: 1.0,
-        after: Duration::ZERO,
         context_window: known.and_then(|model| model.context_window),
         max_output: known.and_then(|model| model.max_output),
         prices: known.map(|model| Arc::new(model.prices.clone())),
+        ..TargetConfig::new(quota, model)
     }
 }
 

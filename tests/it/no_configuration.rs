@@ -1,7 +1,6 @@
 //! Forebay without a configuration: accounts from the environment, and pools as they are asked for.
 
 use std::fs;
-use std::time::Duration;
 
 use forebay::app::{App, Started};
 use forebay::config::Config;
@@ -66,17 +65,7 @@ async fn pools_are_made_as_models_are_asked_for() {
         let model = match wanted {
             Wanted::Model(name) | Wanted::AnyOf(name) => name,
         };
-        let target = TargetConfig {
-            quota: 0,
-            model: model.to_owned(),
-            tier: 0,
-            weight: 1.0,
-            after: Duration::ZERO,
-            context_window: None,
-            prices: None,
-            max_output: None,
-        };
-        if model.starts_with("gpt-") { vec![target] } else { Vec::new() }
+        if model.starts_with("gpt-") { vec![TargetConfig::new(0, model)] } else { Vec::new() }
     };
     config.on_demand = Some(OnDemand::new(serve));
     let Started::Here(app) = App::start(&config).await.expect("it starts") else { panic!("held by another") };

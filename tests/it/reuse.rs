@@ -8,19 +8,14 @@ use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
-use crate::support::{Forebay, UNLIMITED, chat, ctl, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, chat, ctl, limited, pool, provider, said, simple, soon};
 
 /// A Forebay whose pool `chat` says what may be reused.
 async fn forebay(reuse: &str) -> (Forebay, forebay::simulate::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        pool("chat", "gpt-4o-mini", &["one"]),
-        reuse.to_owned(),
-    ];
-    (Forebay::start(dir, &text.concat()).await, provider)
+    let text = simple(dir.path(), &provider) + reuse;
+    (Forebay::start(dir, &text).await, provider)
 }
 
 async fn ask(forebay: &Forebay, subject: &str, job: &Value) -> Completion {
@@ -130,13 +125,8 @@ async fn a_failure_is_not_shared() {
 async fn a_kept_answer_outlives_the_process() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        pool("chat", "gpt-4o-mini", &["one"]),
-        "reuse = \"1h\"\n".to_owned(),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let text = simple(dir.path(), &provider) + "reuse = \"1h\"\n";
+    std::fs::write(dir.path().join("forebay.toml"), text).expect("written");
     for id in ["one", "two"] {
         let serve = Serve::start(dir.path()).await;
         let line = json!({ "custom_id": id, "body": chat(id, "hello")["body"] });
@@ -195,13 +185,8 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
 async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 5, per = \"1s\" }"),
-        pool("chat", "gpt-4o-mini", &["one"]),
-        "reuse = \"0s\"\n".to_owned(),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let text = limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "reuse = \"0s\"\n";
+    let forebay = Forebay::start(dir, &text).await;
     for index in 0..30 {
         forebay
             .publish("ai.jobs.chat.default.bulk", &chat(&format!("b-{index}"), &format!("bulk {index}")))
@@ -218,19 +203,13 @@ async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
 async fn an_answer_of_another_pool_serves_nobody() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        pool("good", "fail-server_error", &["one"]),
-        "reuse = \"1h\"\n".to_owned(),
-        pool("cheap", "gpt-4o-mini", &["one"]),
-        "reuse = \"1h\"\n".to_owned(),
-    ];
-    let text = text.concat().replace("[streams]", "[call]\nattempts = 1\n[streams]");
-    let forebay = Forebay::start(dir, &text).await;
+    let reuse = "reuse = \"1h\"\n";
+    let good = pool("good", "fail-server_error", &["one"]);
+    let text = [&simple(dir.path(), &provider), reuse, &good, reuse, "[call]\nattempts = 1\n"];
+    let forebay = Forebay::start(dir, &text.concat()).await;
     let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;
     assert_eq!(failed.status, Status::Failed);
-    let replay = json!({ "sequence": 1, "pool": "cheap" });
+    let replay = json!({ "sequence": 1, "pool": "chat" });
     let _: Value = ctl(&forebay, "dead.replay", &replay).await.expect("replayed");
     soon("its second answer", async {
         while provider.calls().len() < 2 {

@@ -73,14 +73,9 @@ impl Tiers {
             limits: vec![Limit { amount: self.limit.clone(), models: None }],
         };
         let target = |(tier, (_, after)): (usize, &(&str, u64))| TargetConfig {
-            quota: tier,
-            model: "m".to_owned(),
             tier: u32::try_from(tier).expect("few tiers"),
-            weight: 1.0,
             after: Duration::from_secs(*after),
-            context_window: None,
-            prices: None,
-            max_output: None,
+            ..TargetConfig::new(tier, "m")
         };
         let targets = self.after.iter().enumerate().map(target).collect();
         Config {

@@ -230,16 +230,7 @@ impl Schedule {
             .filter(|_| !limits.learned)
             .collect(),
         };
-        let target = |quota| TargetConfig {
-            quota,
-            model: "m".to_owned(),
-            tier: 0,
-            weight: 1.0,
-            after: Duration::ZERO,
-            context_window: None,
-            prices: None,
-            max_output: None,
-        };
+        let target = |quota| TargetConfig::new(quota, "m");
         Config {
             quotas: self.accounts.iter().zip(keys).map(quota).collect(),
             on_demand: None,

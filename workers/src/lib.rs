@@ -1,14 +1,17 @@
 //! Everything from fetch to ack. A job's way, and the file of each step:
 //!
 //! 1. *staged*: [`flow`](crate::Worker) reads a flow into a small stage, [`queue`] says from where;
-//!    `admit` reads the job, looks its identity up and matches it with the pool's targets;
+//!    `admit` reads the job, looks its identity up and matches it (`matching`) with the targets of its pool (`pools`);
 //! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness`; a `round` asks
-//!    the [`quota`]s of a job's `choices`, which answer with a permit or with what has to be waited for;
-//! 3. *journalled, sent*: `work`, the spine, makes an `attempt` through a [`provider`]'s adapter and
-//!    [`upstream`], and [`journal`] tells the next process of it;
+//!    the [`quota`]s of a job's `choices`, which answer with a permit or with what has to be waited for. Jobs that ask
+//!    the same wait for one of them in `sharing`, embeddings that will travel together behind the first in `joining`;
+//! 3. *journalled, sent*: `work`, the spine, makes an `attempt`, for one job or for those that are `joined`, through a
+//!    [`provider`]'s adapter and [`upstream`], and [`journal`] tells the next process of it;
 //! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
 //! 5. *persisted, completed, acked*: `finish` stores the result in [`results`], publishes the
 //!    completion and only then acks.
+//!
+//! Beside that way: [`price`] makes money of tokens, [`forecast`] plays limits ahead of time, [`probe`] tries a key.
 
 mod admit;
 mod attempt;

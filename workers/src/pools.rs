@@ -63,6 +63,22 @@ pub enum Wanted<'a> {
     AnyOf(&'a str),
 }
 
+impl TargetConfig {
+    /// A target of the lowest tier of which nothing more is known.
+    pub fn new(quota: usize, model: &str) -> Self {
+        Self {
+            quota,
+            model: model.to_owned(),
+            tier: 0,
+            weight: 1.0,
+            after: Duration::ZERO,
+            context_window: None,
+            prices: None,
+            max_output: None,
+        }
+    }
+}
+
 type Find = dyn Fn(Wanted<'_>) -> Vec<TargetConfig> + Send + Sync;
 
 /// What serves models that no configured pool is for.
