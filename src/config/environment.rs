@@ -60,14 +60,14 @@ pub(super) fn without_address(
 }
 
 /// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
-/// is known, or the only one that there is.
+/// is known, or all if they are of one provider.
 pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue) -> OnDemand {
     let providers: Vec<_> = quotas.values().map(|quota| quota.endpoint.provider).collect();
     let listed: BTreeSet<_> = catalogue.models().map(|model| model.provider.as_str()).collect();
-    let is_alone = providers.len() == 1;
+    let listed_as: BTreeSet<_> = providers.iter().map(|provider| provider.listed_as()).collect();
+    let is_alone = listed_as.len() == 1;
     let may_have_any: Vec<_> =
         providers.iter().map(|provider| is_alone || !listed.contains(provider.listed_as())).collect();
-    let listed_as: BTreeSet<_> = providers.iter().map(|provider| provider.listed_as()).collect();
     let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for model in catalogue.models().filter(|model| listed_as.contains(model.provider.as_str())) {
         let models = named.entry(pool_of_model(&model.name)).or_default();
@@ -184,5 +184,8 @@ mod tests {
         assert_eq!(serve(&with_router, "acme/model"), ["openrouter"], "it may have any");
         let one = found(&[("OPENAI_API_KEY", "1")]);
         assert_eq!(serve(&one, "a-model-of-tomorrow"), ["openai"]);
+        let two_accounts =
+            BTreeMap::from(["one", "two"].map(|name| (name.to_owned(), one["openai"].clone())));
+        assert_eq!(serve(&two_accounts, "a-model-of-tomorrow"), ["one", "two"]);
     }
 }
