@@ -76,6 +76,8 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
             (Status::Failed, code, Class::Rejected)
         );
         assert!(error.message.contains(words), "{}", error.message);
+        // Its letter is there before it is acknowledged, and not before its completion.
+        forebay.drained().await;
         let dead = subject.replace(".jobs.", ".dead.") + ".default";
         let stream = forebay.connection.names.dead_stream();
         let letters = forebay.connection.context.get_stream(stream.clone()).await.expect("the stream");
