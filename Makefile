@@ -7,7 +7,7 @@ FUZZ_VERSION := 0.13.2
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
-.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-joining bench-sharing bench-forecast chaos fuzz interop sdk sdk-types embeddings dialects contract
+.PHONY: demo test build bench bench-pacing bench-backlog bench-large bench-mixed bench-merging bench-caching bench-forecast chaos fuzz interop sdk sdk-types embeddings dialects contract
 
 ## demo: watch Forebay run 300 jobs over two simulated accounts
 demo: nats-server
@@ -29,7 +29,7 @@ build:
 ## bench: jobs per second beside the bare loop; three accounts at their limits, killed and recounted
 bench: nats-server build
 	$(CARGO) bench --locked --bench end_to_end
-	benches/three-quotas.sh
+	benches/three-accounts.sh
 
 ## bench-pacing: limits and algorithms case by case; SCALE= and CASE= choose
 bench-pacing: nats-server build
@@ -48,13 +48,13 @@ bench-large: nats-server build
 bench-mixed: nats-server build
 	benches/mixed.py
 
-## bench-joining: embeddings of many jobs in one request, beside each alone
-bench-joining: nats-server build
-	benches/joining.py
+## bench-merging: embeddings of many jobs in one request, beside each alone
+bench-merging: nats-server build
+	benches/merging.py
 
-## bench-sharing: jobs that repeat, with and without sharing calls
-bench-sharing: nats-server build
-	benches/sharing.py
+## bench-caching: jobs that repeat: each called, calls shared, answers kept
+bench-caching: nats-server build
+	benches/caching.py
 
 ## bench-forecast: what --dry-run tells beside what the run takes; CASE= chooses
 bench-forecast: nats-server build

@@ -36,7 +36,7 @@ def queues(home: Path) -> dict | None:
 
 def waiting(home: Path) -> int | None:
     found = queues(home)
-    return found and sum(flow["jobs"] for flow in found["flows"])
+    return found and sum(queue["jobs"] for queue in found["queues"])
 
 
 def until(home: Path, reached) -> None:
@@ -68,8 +68,8 @@ def configure(home: Path, provider: str, limits: str) -> None:
     (home / "key").write_text("sk-a")
     (home / "forebay.toml").write_text(
         f'[nats]\nlisten = "127.0.0.1:0"\n[data]\ndir = "data"\n[streams]\njobs_max_bytes = "4GiB"\ncompletions_max_bytes = "2GiB"\n'
-        f'[quota.a]\nprovider = "openai"\nbase_url = "{provider}"\nkeys = [{{ file = "key" }}]\nlimits = [{limits}]\n'
-        f'[pool.m]\ntargets = [{{ quota = "a", model = "m" }}]\n')
+        f'[account.a]\nprovider = "openai"\nbase_url = "{provider}"\nkeys = [{{ file = "key" }}]\nlimits = [{limits}]\n'
+        f'[pool.m]\ntargets = [{{ account = "a", model = "m" }}]\n')
 
 
 def rss(pid: int) -> float:

@@ -248,12 +248,12 @@ async def at_peace(config: Path, home: Path) -> None:
         await asyncio.sleep(1)
         with contextlib.suppress(RuntimeError):
             queues = json.loads(await run(config, "--json", "queues"))
-            waiting = sum(flow["jobs"] for flow in queues["flows"])
-            left = (waiting, queues["staged"], queues["in_flight"], queues["postponed"])
+            waiting = sum(queue["jobs"] for queue in queues["queues"])
+            left = (waiting, queues["prefetched"], queues["in_flight"], queues["scheduled"])
             if left == (0, 0, 0, 0):
                 return
             if left != last and int(time.monotonic() - BEGAN) % 15 == 0:
-                log(f"{waiting} jobs in the stream, {queues['postponed']} postponed")
+                log(f"{waiting} jobs in the stream, {queues['scheduled']} scheduled")
             last = left
     raise RuntimeError(f"still not at peace: {last}; see {home}")
 
@@ -315,9 +315,9 @@ def account(made: dict, sent: collections.Counter, found: list[dict], dead: int,
 
 def is_once(answers: list[dict], sent: int) -> bool:
     """Whether these are one answer, after refusals of earlier publishes of the same job if it was sent so often."""
-    generations = [answer["generation"] for answer in answers]
+    revisions = [answer["revision"] for answer in answers]
     refused = all(answer["status"] != "succeeded" and not answer["attempts"] for answer in answers[:-1])
-    return generations == list(range(1, len(answers) + 1)) and len(answers) <= sent and refused
+    return revisions == list(range(1, len(answers) + 1)) and len(answers) <= sent and refused
 
 
 async def main() -> int:
@@ -329,13 +329,13 @@ async def main() -> int:
     await to_provider.start()
     (home / "nats.conf").write_text(
         f'host: 127.0.0.1\nport: {nats_port}\nmax_payload: 8MB\njetstream {{ store_dir: "{home}/store", sync_interval: 100ms }}\n')
-    quotas = ""
+    accounts = ""
     for name in "abc":
         (home / f"{name}.key").write_text(f"sk-{name}")
-        quotas += (f'[quota.{name}]\nprovider = "openai"\nbase_url = "http://127.0.0.1:{to_provider.port}/v1"\n'
+        accounts += (f'[account.{name}]\nprovider = "openai"\nbase_url = "http://127.0.0.1:{to_provider.port}/v1"\n'
                    f'keys = [{{ name = "{name}", file = "{home}/{name}.key" }}]\nlimits = [{{ requests = 1000, per = "10s" }}, {{ concurrent = 200 }}]\n')
-    targets = ", ".join(f'{{ quota = "{name}", model = "gpt-4o-mini" }}' for name in "abc")
-    common = f'{quotas}[pool.chat]\ntargets = [{targets}]\n[call]\ntimeout = "20s"\n[data]\ndir = "{home}/data"\n'
+    targets = ", ".join(f'{{ account = "{name}", model = "gpt-4o-mini" }}' for name in "abc")
+    common = f'{accounts}[pool.chat]\ntargets = [{targets}]\n[call]\ntimeout = "20s"\n[data]\ndir = "{home}/data"\n'
     config, client = home / "forebay.toml", home / "client.toml"
     config.write_text(common + f'[nats]\nurl = "nats://127.0.0.1:{to_nats.port}"\n')
     client.write_text(common + f'[nats]\nurl = "nats://127.0.0.1:{nats_port}"\n')

@@ -111,9 +111,9 @@ fn config(dir: &std::path::Path, upstream: &str) -> anyhow::Result<Config> {
     let key = dir.join("key");
     std::fs::write(&key, "sk-bench")?;
     let text = format!(
-        "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n[quota.q]\nprovider = \"openai\"\nbase_url = {upstream:?}\n\
+        "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n[account.q]\nprovider = \"openai\"\nbase_url = {upstream:?}\n\
          keys = [{{ file = {key:?} }}]\nlimits = [{{ concurrent = {AT_ONCE} }}]\n\
-         [pool.chat]\ntargets = [{{ quota = \"q\", model = \"m\" }}]\n",
+         [pool.chat]\ntargets = [{{ account = \"q\", model = \"m\" }}]\n",
         dir.join("data")
     );
     Ok(Config::parse(&text)?)

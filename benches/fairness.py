@@ -55,9 +55,9 @@ def broker(limit: str, per: str) -> Iterator[Broker]:
         url = provider.stdout.readline().split()[-1]
         (work / "q.key").write_text("sk-q")
         (work / "forebay.toml").write_text(
-            f'[nats]\nlisten = "127.0.0.1:0"\n[quota.q]\nprovider = "openai"\nbase_url = "{url}"\n'
+            f'[nats]\nlisten = "127.0.0.1:0"\n[account.q]\nprovider = "openai"\nbase_url = "{url}"\n'
             f'keys = [{{ file = "q.key" }}]\nlimits = [{{ requests = {limit}, per = "{per}" }}]\n'
-            '[pool.m]\ntargets = [{ quota = "q", model = "m" }]\n')
+            '[pool.m]\ntargets = [{ account = "q", model = "m" }]\n')
         serving = start("serve", errors=subprocess.PIPE)
         next(line for line in serving.stderr if line.startswith("ready"))
         threading.Thread(target=serving.stderr.read, daemon=True).start()

@@ -57,9 +57,9 @@ def measure(name: str) -> float:
             text = '[nats]\nlisten = "127.0.0.1:0"\n'
             for index, (limits, _) in enumerate(accounts):
                 (work / f"{index}.key").write_text(f"sk-{index}")
-                text += (f'[quota.a{index}]\nprovider = "openai"\nbase_url = "{url}"\nkeys = [{{ file = "{index}.key" }}]\n'
+                text += (f'[account.a{index}]\nprovider = "openai"\nbase_url = "{url}"\nkeys = [{{ file = "{index}.key" }}]\n'
                          f'limits = [{limits}]\n')
-            targets = ", ".join(f'{{ quota = "a{index}", model = "{model}" }}' for index in range(len(accounts)))
+            targets = ", ".join(f'{{ account = "a{index}", model = "{model}" }}' for index in range(len(accounts)))
             (work / "forebay.toml").write_text(text + f"[pool.work]\ntargets = [{targets}]\n")
             lines = (json.dumps({"custom_id": f"r-{index}", **job}) for index, job in enumerate(jobs))
             (work / "in.jsonl").write_text("\n".join(lines) + "\n")

@@ -114,9 +114,9 @@ def main() -> None:
         config = '[nats]\nlisten = "127.0.0.1:0"\n[data]\ndir = "data"\n'
         for pool, provider in zip(("large", "small"), providers):
             config += (
-                f'[quota.{pool}]\nprovider = "openai"\nbase_url = "http://127.0.0.1:{provider.server_port}/v1"\n'
+                f'[account.{pool}]\nprovider = "openai"\nbase_url = "http://127.0.0.1:{provider.server_port}/v1"\n'
                 f'keys = [{{ file = "key" }}]\nlimits = [{{ concurrent = 64 }}]\n'
-                f'[pool.{pool}]\ntargets = [{{ quota = "{pool}", model = "{pool}" }}]\n')
+                f'[pool.{pool}]\ntargets = [{{ account = "{pool}", model = "{pool}" }}]\n')
         (home / "forebay.toml").write_text(config)
         process = subprocess.Popen([FOREBAY, "serve"], cwd=home, stderr=open(home / "log", "wb"))
         while not (home / "data/forebay.json").exists():

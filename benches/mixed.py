@@ -34,9 +34,9 @@ def configure(work: Path, url: str) -> None:
     text = '[nats]\nlisten = "127.0.0.1:0"\n'
     for name, path, _, calls, _, tokens in ACCOUNTS:
         (work / f"{name}.key").write_text(f"sk-{name}")
-        text += (f'[quota.{name}]\nprovider = "{name}"\nbase_url = "{url}{path}"\nkeys = [{{ file = "{name}.key" }}]\n'
+        text += (f'[account.{name}]\nprovider = "{name}"\nbase_url = "{url}{path}"\nkeys = [{{ file = "{name}.key" }}]\n'
                  f'limits = [{{ requests = {calls}, per = "10s" }}, {tokens}]\n')
-    targets = ", ".join(f'{{ quota = "{name}", model = "{model}" }}' for name, _, model, *_ in ACCOUNTS)
+    targets = ", ".join(f'{{ account = "{name}", model = "{model}" }}' for name, _, model, *_ in ACCOUNTS)
     (work / "forebay.toml").write_text(text + f"[pool.chat]\ntargets = [{targets}]\n")
 
 

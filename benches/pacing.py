@@ -106,7 +106,7 @@ def greedy_time(limits: list[tuple[int, float]], jobs: int) -> float:
 def configuration(case: Case, url: str) -> str:
     text = '[nats]\nlisten = "127.0.0.1:0"\n'
     for account in case.accounts:
-        text += f'[quota.{account.name}]\nprovider = "openai"\nbase_url = "{url}"\n'
+        text += f'[account.{account.name}]\nprovider = "openai"\nbase_url = "{url}"\n'
         text += f'keys = [{{ file = "{account.name}.key" }}]\n'
         if account.configured:
             text += f'algorithm = "{account.configured}"\n'
@@ -116,7 +116,7 @@ def configuration(case: Case, url: str) -> str:
         if account.tokens:
             limits = f"{{ tokens = {account.tokens[0]}, per = \"{account.tokens[1] * 1000:.0f}ms\" }}"
         text += f"limits = [{limits}]\n"
-    targets = ", ".join(f'{{ quota = "{account.name}", model = "m" }}' for account in case.accounts)
+    targets = ", ".join(f'{{ account = "{account.name}", model = "m" }}' for account in case.accounts)
     return text + f"[pool.m]\ntargets = [{targets}]\n"
 
 

@@ -22,7 +22,7 @@ use crate::objects;
 use crate::orders::OrderBook;
 use crate::seat::Seat;
 use crate::standing::{self, Standings};
-use crate::{nats, topology};
+use crate::{nats, topology, upgrade};
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
 const LOOKS: u32 = 10;
@@ -88,12 +88,9 @@ impl App {
             Some(_) => None,
             None => Some(Seat::take(&connection).await?),
         };
-        topology::establish(&connection.context, &connection.names, &config.streams).await.map_err(
-            |error| match error {
-                topology::Error::Server { .. } => Error::Unreachable(error.into()),
-                topology::Error::Unfit { .. } => Error::Usage(error.into()),
-            },
-        )?;
+        dir.begin_format()
+            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;
+        upgrade::take_over(&connection, establish(&connection, config)).await?;
         let standings = Standings::read(&connection, workers.standing_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
@@ -174,6 +171,15 @@ impl App {
         tokio::task::block_in_place(|| drop((self.server, self.dir)));
         info!("stopped");
     }
+}
+
+/// Makes the streams.
+async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
+    let made = topology::establish(&connection.context, &connection.names, &config.streams).await;
+    made.map_err(|error| match error {
+        topology::Error::Server { .. } => Error::Unreachable(error.into()),
+        topology::Error::Unfit { .. } => Error::Usage(error.into()),
+    })
 }
 
 /// Takes hold of the data directory. A client that looks who holds it has the lock for a moment, and

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use forebay_schemas::subjects::{hex, is_name, pool_of_model};
+use forebay_schemas::subjects::{hex, pool_of_model, problem_of_name, problem_of_team};
 use forebay_schemas::{Identity, Job};
 use forebay_workers::provider::Kind;
 use sha2::{Digest, Sha256};
@@ -127,12 +127,11 @@ impl Batch {
     /// With all lines that cannot be sent.
     pub fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
         let name = choices.name.clone().unwrap_or_else(|| name_of(&text, choices));
-        for (what, name) in
-            [("batch", Some(&name)), ("team", Some(&choices.team)), ("pool", choices.pool.as_ref())]
-        {
-            if let Some(name) = name.filter(|name| !is_name(name)) {
-                anyhow::bail!("`{name}` is no {what} name, use 1 to 64 of A-Z a-z 0-9 _ -");
-            }
+        let problem = problem_of_name("batch", &name)
+            .or_else(|| problem_of_team(&choices.team))
+            .or_else(|| problem_of_name("pool", choices.pool.as_ref()?));
+        if let Some(problem) = problem {
+            anyhow::bail!(problem);
         }
         let mut problems = Vec::new();
         let mut lines = Vec::new();

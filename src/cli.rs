@@ -1,17 +1,18 @@
 //! The command line: one file per command below `cli/`.
 
+mod accounts;
 mod check;
 mod client;
 mod dead;
 mod demo;
 mod init;
-mod keys;
 mod models;
 mod orders;
 mod permissions;
 mod print;
 mod publish;
 mod queues;
+mod renamed;
 mod results;
 mod run;
 mod serve;
@@ -73,11 +74,11 @@ enum Command {
     Results(results::Command),
     /// Show waiting jobs by pool, team and lane.
     Queues,
-    /// Show accounts and keys: state, reason, time of return, calls and refusals.
-    Keys(keys::Args),
+    /// Show accounts, their keys and models: state, reason, time of return, calls and refusals.
+    Accounts(accounts::Args),
     /// List models that are known: windows, prices and abilities.
     Models(models::ModelsArgs),
-    /// List the providers that a quota may name.
+    /// List the providers that an account may name.
     Providers(models::ProvidersArgs),
     /// Show, replay and drop jobs that were given up.
     #[command(subcommand)]
@@ -92,7 +93,7 @@ enum Command {
     Init(init::Args),
     /// Check the configuration, the NATS server, and each key at its provider; change nothing.
     Check(check::Args),
-    /// Print what a team may do at NATS, as a user of the server's configuration.
+    /// Print what a team may do at NATS, as an account of the server's configuration.
     NatsPermissions(permissions::Args),
     /// Run a simulated provider that enforces limits strictly and speaks the API of any.
     Simulate(simulate::Args),
@@ -105,7 +106,16 @@ enum Command {
 
 /// Reads the command line and does what it says.
 pub async fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match renamed::message(&error) {
+            Some(message) => {
+                print::error(message);
+                return ExitCode::from(USAGE);
+            }
+            None => error.exit(),
+        },
+    };
     // What serves tells what it does; a command that prints results tells of trouble alone.
     let serves = matches!(cli.command, Command::Serve(_) | Command::Simulate(_));
     telemetry::start(cli.global.json, if serves { "info,async_nats=warn" } else { "warn" });
@@ -130,7 +140,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Publish(args) => publish::publish(&global, args).await,
         Command::Results(command) => results::results(&global, command).await,
         Command::Queues => queues::queues(&global).await,
-        Command::Keys(args) => keys::keys(&global, args).await,
+        Command::Accounts(args) => accounts::accounts(&global, args).await,
         Command::Models(args) => models::models(&global, &args),
         Command::Providers(args) => models::providers(&global, &args),
         Command::Dead(command) => dead::dead(&global, command).await,

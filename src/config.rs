@@ -6,6 +6,7 @@
 mod check;
 mod environment;
 mod raw;
+mod renamed;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Lane, Names, Reuse};
+use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::{Cache, Lane, Names};
+use forebay_workers::accounts::{self, Limit};
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::Provider;
-use forebay_workers::quota::{self, Limit};
-use forebay_workers::{OnDemand, Secret, Team};
+use forebay_workers::{Addressing, OnDemand, Secret, Team, unknown_team};
 
 use crate::catalogue::{Catalogue, Model};
 
@@ -34,7 +36,7 @@ pub const SMALLEST_STREAM: u64 = 16 << 20;
 /// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Where, for example `quota.openai-main.limits[0].per`.
+    /// Where, for example `account.openai-main.limits[0].per`.
     pub path: String,
     /// What is wrong and what to do.
     pub problem: String,
@@ -89,7 +91,7 @@ pub struct Config {
     /// Lanes and their weights.
     pub lanes: [(Lane, u64); 3],
     /// The accounts, by name.
-    pub quotas: BTreeMap<String, Quota>,
+    pub accounts: BTreeMap<String, Account>,
     /// The pools, by name.
     pub pools: BTreeMap<String, Pool>,
     /// What serves models that no pool is for: without a configuration there is a pool for each that is asked for.
@@ -109,6 +111,8 @@ pub struct Nats {
     pub names: Names,
     /// How often the minded server syncs its files.
     pub sync_interval: Duration,
+    /// Whether jobs of teams that are not configured are refused.
+    pub refuses_unknown_teams: bool,
 }
 
 impl Nats {
@@ -135,7 +139,7 @@ pub struct Streams {
     /// Bytes of waiting jobs beyond which publishers are refused.
     pub jobs_max_bytes: Size,
     /// Waiting jobs of one pool, team and lane beyond which their publishers are refused, if that is limited.
-    pub jobs_max_per_flow: Option<u32>,
+    pub jobs_max_per_queue: Option<u32>,
     /// How long completions are kept in the stream.
     pub completions_max_age: Duration,
     /// Bytes of completions beyond which the oldest go.
@@ -179,7 +183,7 @@ pub struct Call {
 
 /// An account.
 #[derive(Debug, Clone)]
-pub struct Quota {
+pub struct Account {
     /// Where its calls go.
     pub endpoint: Endpoint,
     /// Where its credentials are.
@@ -214,16 +218,16 @@ pub struct Pool {
     /// Whether what one target refuses for its content is taken to another.
     pub content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
-    pub join: bool,
+    pub merge: bool,
     /// Whether another job's answer may serve one that does not say.
-    pub reuse: Reuse,
+    pub cache: Cache,
 }
 
-/// A quota and a model that serve a pool.
+/// An account and a model that serve a pool.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The quota's name.
-    pub quota: String,
+    /// The account's name.
+    pub account: String,
     /// The model to ask for.
     pub model: String,
     /// Lower tiers first.
@@ -252,7 +256,7 @@ impl Config {
             in_file(Mistakes { file: None, all: vec![Mistake { path: String::new(), problem }] })
         })?;
         let config = Self { file: Some(file.to_owned()), ..Self::parse(&text).map_err(in_file)? };
-        match config.quotas.is_empty() && config.pools.is_empty() {
+        match config.accounts.is_empty() && config.pools.is_empty() {
             true => config.with_environment(environment::variable),
             false => Ok(config),
         }
@@ -268,8 +272,8 @@ impl Config {
         if !mistakes.is_empty() {
             return Err(Mistakes { file: None, all: mistakes });
         }
-        if config.pools.is_empty() && !config.quotas.is_empty() {
-            config.on_demand = Some(environment::on_demand(&config.quotas, &config.catalogue));
+        if config.pools.is_empty() && !config.accounts.is_empty() {
+            config.on_demand = Some(environment::on_demand(&config.accounts, &config.catalogue));
         }
         Ok(config)
     }
@@ -288,10 +292,10 @@ impl Config {
     /// With every address there that is none.
     pub(crate) fn with_environment(self, read: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let quotas = environment::quotas(&self.providers, read, &mut mistakes);
-        let on_demand = (!quotas.is_empty()).then(|| environment::on_demand(&quotas, &self.catalogue));
+        let accounts = environment::accounts(&self.providers, read, &mut mistakes);
+        let on_demand = (!accounts.is_empty()).then(|| environment::on_demand(&accounts, &self.catalogue));
         if mistakes.is_empty() {
-            Ok(Self { quotas, on_demand, ..self })
+            Ok(Self { accounts, on_demand, ..self })
         } else {
             Err(Mistakes { file: None, all: mistakes })
         }
@@ -305,7 +309,7 @@ impl Config {
         let mut mistakes = Vec::new();
         if self.pools.is_empty() && self.on_demand.is_none() {
             let missing = match &self.file {
-                Some(_) => "no [quota.NAME] is configured".to_owned(),
+                Some(_) => "no [account.NAME] is configured".to_owned(),
                 None => format!("there is no {DEFAULT_FILE} here"),
             };
             let half = environment::without_address(&self.providers, environment::variable);
@@ -318,14 +322,14 @@ impl Config {
             );
             mistakes.push(Mistake { path: String::new(), problem });
         }
-        let quotas: Vec<_> =
-            self.quotas.iter().map(|(name, quota)| quota.build(name, &mut mistakes)).collect();
+        let accounts: Vec<_> =
+            self.accounts.iter().map(|(name, account)| account.build(name, &mut mistakes)).collect();
         if !mistakes.is_empty() {
             return Err(Mistakes { file: self.file.clone(), all: mistakes });
         }
-        let index = |quota: &str| self.quotas.keys().position(|name| name == quota).unwrap_or_default();
+        let index = |account: &str| self.accounts.keys().position(|name| name == account).unwrap_or_default();
         let target = |target: &Target| forebay_workers::TargetConfig {
-            quota: index(&target.quota),
+            account: index(&target.account),
             model: target.model.clone(),
             tier: target.tier,
             weight: target.weight,
@@ -338,14 +342,15 @@ impl Config {
             name: name.clone(),
             targets: pool.targets.iter().map(target).collect(),
             content_fallback: pool.content_fallback,
-            join: pool.join,
-            reuse: pool.reuse,
+            merge: pool.merge,
+            cache: pool.cache,
         };
         Ok(forebay_workers::Config {
-            quotas,
+            accounts,
             pools: self.pools.iter().map(pool).collect(),
             on_demand: self.on_demand.clone(),
             teams: self.teams.clone().into_iter().collect(),
+            addressing: self.addressing(),
             policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
             lane_weights: self.lanes,
             idle: None,
@@ -364,34 +369,50 @@ impl Config {
         self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(pool, model).is_empty())
     }
 
+    fn addressing(&self) -> Addressing {
+        let models = self.catalogue.models().map(|model| &model.name);
+        let dotted = models.filter(|name| name.matches('.').count() == 1).cloned();
+        Addressing {
+            names: self.nats.names.clone(),
+            dotted_models: Arc::new(dotted.collect()),
+            refuses_unknown_teams: self.nats.refuses_unknown_teams,
+        }
+    }
+
+    /// Why jobs of a team would be refused, if they would be.
+    pub fn refuses_team(&self, team: &str) -> Option<String> {
+        let is_known = team == DEFAULT_TEAM || self.teams.contains_key(team);
+        (self.nats.refuses_unknown_teams && !is_known).then(|| unknown_team(team))
+    }
+
     /// What is known of a target's model.
     fn model(&self, target: &Target) -> Option<&Model> {
-        let quota = self.quotas.get(&target.quota)?;
-        self.catalogue.find(quota.endpoint.provider, &target.model).map(AsRef::as_ref)
+        let account = self.accounts.get(&target.account)?;
+        self.catalogue.find(account.endpoint.provider, &target.model).map(AsRef::as_ref)
     }
 }
 
-impl Quota {
-    fn build(&self, name: &str, mistakes: &mut Vec<Mistake>) -> quota::Config {
+impl Account {
+    fn build(&self, name: &str, mistakes: &mut Vec<Mistake>) -> accounts::Config {
         let mut keys = Vec::new();
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
                 Ok(secret) => match self.endpoint.wrong_key(&secret) {
-                    None => keys.push(quota::Key { name: key.name.clone(), secret }),
+                    None => keys.push(accounts::Key { name: key.name.clone(), secret }),
                     Some(problem) => {
-                        mistakes.push(Mistake { path: format!("quota.{name}.keys[{index}]"), problem });
+                        mistakes.push(Mistake { path: format!("account.{name}.keys[{index}]"), problem });
                     }
                 },
                 Err((field, problem)) => {
-                    mistakes.push(Mistake { path: format!("quota.{name}.keys[{index}].{field}"), problem });
+                    mistakes.push(Mistake { path: format!("account.{name}.keys[{index}].{field}"), problem });
                 }
             }
         }
         if self.keys.is_empty() {
             // The provider may be called without one.
-            keys.push(quota::Key { name: "none".to_owned(), secret: Secret::new("") });
+            keys.push(accounts::Key { name: "none".to_owned(), secret: Secret::new("") });
         }
-        quota::Config {
+        accounts::Config {
             name: name.to_owned(),
             endpoint: self.endpoint.clone(),
             keys,

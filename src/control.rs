@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use async_nats::service::{Service, ServiceExt};
 use forebay_schemas::{Class, Completion, Status};
+use forebay_workers::accounts::{self, State};
 use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::quota::{self, State};
 use forebay_workers::upstream::http::HttpUpstream;
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{Cancelled, Pausable, unknown_team};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -32,25 +32,23 @@ pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Queues {
-    /// Jobs in the stream, by flow; those that are being worked on are among them.
-    pub flows: Vec<FlowDepth>,
+    /// Jobs in the stream, by queue; those that are being worked on are among them.
+    pub queues: Vec<QueueDepth>,
     /// Jobs that wait for their time, or come back from that now.
-    #[serde(default)]
-    pub postponed: u64,
+    pub scheduled: u64,
     /// Jobs that wait in the worker for a permit or for themselves.
-    pub staged: u64,
+    pub prefetched: u64,
     /// Jobs that are being called or finished.
     pub in_flight: u64,
     /// Jobs that ended since the worker started, by status.
     pub ended: Vec<(Status, u64)>,
     /// What pauses.
-    #[serde(default)]
     pub paused: Vec<Pausable>,
 }
 
-/// How many jobs a flow holds.
+/// How many jobs a queue holds: those of one pool, team and lane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct FlowDepth {
+pub struct QueueDepth {
     /// The pool.
     pub pool: String,
     /// The team.
@@ -61,22 +59,22 @@ pub struct FlowDepth {
     pub jobs: u64,
 }
 
-/// The answer to `ai.ctl.keys`.
+/// The answer to `ai.ctl.accounts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Keys {
+pub struct Accounts {
     /// Every account.
-    pub quotas: Vec<Quota>,
-    /// Every pool and the names of its quotas.
+    pub accounts: Vec<Account>,
+    /// Every pool and the names of its accounts.
     pub pools: Vec<(String, Vec<String>)>,
-    /// Every pool and the models of its targets; workers before these were told say nothing here.
-    #[serde(default)]
+    /// Every pool and the models of its targets.
     pub models: Vec<(String, Vec<String>)>,
     /// Whether pools are made as they are asked for, so that others than these can be.
-    #[serde(default)]
     pub makes_pools: bool,
+    /// The teams that are served, if others are refused.
+    pub teams: Option<BTreeSet<String>>,
 }
 
-impl Keys {
+impl Accounts {
     /// Every pool and the models that its jobs may name, where these are known.
     pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut served: BTreeMap<_, _> =
@@ -86,11 +84,17 @@ impl Keys {
         );
         served
     }
+
+    /// Why jobs of a team would be refused, if they would be.
+    pub fn refuses_team(&self, team: &str) -> Option<String> {
+        let is_unknown = self.teams.as_ref().is_some_and(|teams| !teams.contains(team));
+        is_unknown.then(|| unknown_team(team))
+    }
 }
 
 /// An account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Quota {
+pub struct Account {
     /// Its name.
     pub name: String,
     /// Its provider.
@@ -111,7 +115,7 @@ pub struct Quota {
     pub last_problem: Option<String>,
 }
 
-impl Quota {
+impl Account {
     /// Whether nothing can be asked of it until somebody acts: no key is accepted, or no model allowed.
     pub fn is_shut(&self) -> bool {
         let allowed = |model: &Condition| model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str());
@@ -162,11 +166,11 @@ pub struct Spent {
     pub until: Timestamp,
 }
 
-/// A request on `ai.ctl.keys.disable` and `ai.ctl.keys.enable`.
+/// A request on `ai.ctl.accounts.disable` and `ai.ctl.accounts.enable`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SwitchRequest {
     /// The account.
-    pub quota: String,
+    pub account: String,
     /// One of its keys; all, if none is named.
     pub key: Option<String>,
 }
@@ -197,7 +201,7 @@ pub struct CancelReply {
     /// What was published until then.
     pub at: Timestamp,
     /// How many jobs do not wait for their time any more.
-    pub hastened: usize,
+    pub rescheduled: usize,
 }
 
 /// A request on `ai.ctl.dead.show`, `ai.ctl.dead.replay` and `ai.ctl.dead.drop`.
@@ -248,9 +252,9 @@ impl Control {
         let mut tasks = Vec::new();
         let subjects = [
             ("queues", names.ctl("queues")),
-            ("keys", names.ctl("keys")),
-            ("keys-disable", names.ctl("keys.disable")),
-            ("keys-enable", names.ctl("keys.enable")),
+            ("accounts", names.ctl("accounts")),
+            ("accounts-disable", names.ctl("accounts.disable")),
+            ("accounts-enable", names.ctl("accounts.enable")),
             ("pause", names.ctl("pause")),
             ("resume", names.ctl("resume")),
             ("cancel", names.ctl("cancel")),
@@ -284,8 +288,8 @@ impl Control {
     }
 }
 
-impl From<quota::Snapshot> for Quota {
-    fn from(snapshot: quota::Snapshot) -> Self {
+impl From<accounts::Snapshot> for Account {
+    fn from(snapshot: accounts::Snapshot) -> Self {
         let condition = |name, state: &State| Condition {
             name,
             state: state.name().to_owned(),
@@ -297,7 +301,7 @@ impl From<quota::Snapshot> for Quota {
             spent: None,
             learned: Vec::new(),
         };
-        let model = |model: quota::ModelSnapshot| Condition {
+        let model = |model: accounts::ModelSnapshot| Condition {
             learned: model.learned,
             spent: model.spent.map(|(limit, until)| Spent { limit, until: wall_time(until) }),
             ..condition(model.name, &model.state)

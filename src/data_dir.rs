@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use forebay_schemas::Format;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
@@ -13,8 +14,8 @@ use crate::nats::write_private;
 
 /// The file whose age tells for how long no process has lived here.
 const ALIVE: &str = "alive";
-/// What the directory holds and how, as a number that grows with every change that an older Forebay would misread.
-const FORMAT: &str = "1";
+/// The formats that are read. There is another one after every change that an older Forebay would misread.
+const FORMATS: [Format; 2] = [Format::One, Format::Two];
 /// How often it is written.
 const PULSE: Duration = Duration::from_secs(1);
 
@@ -129,26 +130,40 @@ impl DataDir {
 
     /// Refuses what a newer Forebay wrote, which this one might misread.
     fn check_format(&self) -> std::io::Result<()> {
-        let path = self.join("format");
-        match fs::read_to_string(&path) {
-            Ok(format) if format.trim() == FORMAT => Ok(()),
-            // The power went while it was written.
-            Ok(format) if format.trim().is_empty() => self.write_format(&path),
-            Ok(format) => Err(std::io::Error::other(format!(
-                "it has format {}, which a newer Forebay wrote; this one knows format {FORMAT}",
-                format.trim()
-            ))),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write_format(&path),
-            Err(error) => Err(error),
+        let format = self.format()?;
+        let is_known = |known: &Format| known.number().to_string() == format;
+        if format.is_empty() || FORMATS.iter().any(is_known) {
+            return Ok(());
         }
+        let known = FORMATS.map(|known| known.number().to_string()).join(" and ");
+        Err(std::io::Error::other(format!(
+            "it has format {format}, which a newer Forebay wrote; this one knows formats {known}"
+        )))
     }
 
-    fn write_format(&self, path: &Path) -> std::io::Result<()> {
-        let anew = self.join("format.new");
-        let mut file = File::create(&anew)?;
-        file.write_all(FORMAT.as_bytes())?;
+    /// From now on what is written here is of the newest format: an older Forebay must not work on it any more.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn begin_format(&self) -> std::io::Result<()> {
+        let newest = Format::default().number().to_string();
+        if self.format()? == newest {
+            return Ok(());
+        }
+        let fresh = self.join("format.new");
+        let mut file = File::create(&fresh)?;
+        file.write_all(newest.as_bytes())?;
         file.sync_all()?;
-        fs::rename(anew, path)
+        fs::rename(fresh, self.join("format"))
+    }
+
+    /// What the directory says of its format: nothing where it is new, or the power went while that was written.
+    fn format(&self) -> std::io::Result<String> {
+        match fs::read_to_string(self.join("format")) {
+            Ok(format) => Ok(format.trim().to_owned()),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(error),
+        }
     }
 
     fn forget_holder(&self) {

@@ -4,7 +4,8 @@
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use bytes::Bytes;
-use forebay_schemas::{Flow, Identity, Job, subjects};
+use forebay_schemas::format::FORMAT_1_DEAD_LETTER_HEADER;
+use forebay_schemas::{Flow, Format, Identity, Job, subjects};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Letter, Postponed, Queue, State};
@@ -135,7 +136,7 @@ impl<'a> DeadLetters<'a> {
         Ok(letter)
     }
 
-    /// Has a job called again, by its own pool or another, as the next generation of its identity; its letter
+    /// Has a job called again, by its own pool or another, as the next revision of its identity; its letter
     /// goes when that is certain.
     ///
     /// # Errors
@@ -177,7 +178,7 @@ impl<'a> DeadLetters<'a> {
                 kept.ok_or_else(|| unfit(format!("its object `{object}` is gone; publish it again")))?
             }
         };
-        let job = Job::parse(&job)
+        let job = Job::parse_as(&job, dead.letter.format)
             .map_err(|error| unfit(format!("it is not a job ({error}); publish it mended, and drop this")))?;
         let now = SystemClock.now();
         if let Some(deadline) = job.deadline.filter(|deadline| *deadline <= now) {
@@ -187,23 +188,25 @@ impl<'a> DeadLetters<'a> {
         let flow =
             flow.ok_or_else(|| unfit(format!("its subject {} names no pool and team", dead.subject)))?;
         let flow = Flow { pool: pool.map_or(flow.pool, str::to_owned), ..flow };
-        if let Some(problem) = flow.problem() {
+        let is_taken = dead.letter.format == Format::One && flow.has_names();
+        if let Some(problem) = flow.problem().filter(|_| !is_taken) {
             return Err(unfit(problem));
         }
         let (id, batch) = (dead.letter.id.clone(), dead.letter.batch.clone());
         let identity = Identity { team: flow.team.clone(), batch, id: id.clone() };
         let standing = queue.completion(&identity).await.map_err(unavailable)?;
         let answered =
-            standing.and_then(|standing| standing.completion).map(|completion| completion.generation);
+            standing.and_then(|standing| standing.completion).map(|completion| completion.revision);
         Ok(Postponed {
             state: State {
                 id,
                 fingerprint: job.fingerprint(&dead.letter.pool),
-                generation: answered.unwrap_or(dead.letter.generation).saturating_add(1),
+                revision: answered.unwrap_or(dead.letter.revision).saturating_add(1),
                 published: now,
                 attempts: Vec::new(),
                 counted: 0,
                 replies: Vec::new(),
+                format: dead.letter.format,
             },
             flow,
             identity,
@@ -218,12 +221,13 @@ impl<'a> DeadLetters<'a> {
 /// A message of the stream as a letter; `None` if it is not Forebay's.
 fn read(message: &StreamMessage) -> Option<DeadLetter> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
+    let letter = header(subjects::DEAD_LETTER_HEADER).or_else(|| header(FORMAT_1_DEAD_LETTER_HEADER))?;
     Some(DeadLetter {
         sequence: message.sequence,
         at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
         subject: header(subjects::SUBJECT_HEADER)?.to_owned(),
         size: message.payload.len(),
         object: header(subjects::OBJECT_HEADER).map(str::to_owned),
-        letter: serde_json::from_str(header(subjects::LETTER_HEADER)?).ok()?,
+        letter: serde_json::from_str(letter).ok()?,
     })
 }

@@ -14,6 +14,7 @@ pub mod orders;
 pub mod permissions;
 pub mod seat;
 pub mod topology;
+pub mod upgrade;
 
 pub mod app;
 pub mod control;

@@ -102,7 +102,7 @@ impl Connection {
         let request = serde_json::to_vec(&ResultsRequest { team, batch, id })?;
         if let Ok(reply) = self.client.request(self.names.ctl("results"), request.into()).await
             && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(&reply.payload)
-            && stored.generation == completion.generation
+            && stored.revision == completion.revision
             && let Some(whole) = answers.whole(stored, object_of(reply.headers.as_ref()).as_deref()).await?
         {
             return Ok(whole);

@@ -28,9 +28,19 @@ pub struct OrderBook {
 /// An order as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Order {
+pub(crate) enum Order {
     Pause(Pausable),
     Cancel { what: Cancelled, at: Timestamp },
+}
+
+impl Order {
+    /// The key under which it is kept: a hash, since ids can hold what keys cannot.
+    pub(crate) fn key(&self) -> String {
+        match self {
+            Order::Pause(what) => key_of("pause", what),
+            Order::Cancel { what, .. } => key_of("cancel", what),
+        }
+    }
 }
 
 impl OrderBook {
@@ -67,7 +77,7 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn pause(&self, what: Pausable) -> Result<(), String> {
         self.orders.pause(what.clone());
-        self.keep(&key_of("pause", &what), &Order::Pause(what)).await
+        self.keep(&Order::Pause(what)).await
     }
 
     /// Makes calls for `what` again.
@@ -76,7 +86,7 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn resume(&self, what: &Pausable) -> Result<(), String> {
         self.orders.resume(what);
-        self.store.purge(key_of("pause", what)).await.map_err(|error| error.to_string())
+        self.store.purge(Order::Pause(what.clone()).key()).await.map_err(|error| error.to_string())
     }
 
     /// Cancels what was published until `at`.
@@ -85,25 +95,24 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn cancel(&self, what: Cancelled, at: Timestamp) -> Result<(), String> {
         self.orders.cancel(what.clone(), at);
-        self.keep(&key_of("cancel", &what), &Order::Cancel { what, at }).await
+        self.keep(&Order::Cancel { what, at }).await
     }
 
-    async fn keep(&self, key: &str, order: &Order) -> Result<(), String> {
+    async fn keep(&self, order: &Order) -> Result<(), String> {
         let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
-        self.store.put(key, value.into()).await.map_err(|error| error.to_string())?;
+        self.store.put(order.key(), value.into()).await.map_err(|error| error.to_string())?;
         Ok(())
     }
 }
 
-/// Ids can hold what keys cannot, so a key is a hash.
 fn key_of(verb: &str, what: &impl Serialize) -> String {
     let text = serde_json::to_vec(what).unwrap_or_default();
     format!("{verb}.{}", hex(&Sha256::digest(text)[..16]))
 }
 
 /// Makes the bucket, if there is none.
-async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
-    let bucket = connection.names.orders_bucket();
+pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
+    let bucket = connection.names.controls_bucket();
     let config = kv::Config { bucket, history: 1, max_age: KEPT, ..kv::Config::default() };
     connection.context.create_or_update_key_value(config).await
 }

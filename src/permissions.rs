@@ -8,6 +8,9 @@
 
 use forebay_schemas::Names;
 
+/// The name of the account that Forebay's own user is in.
+const FOREBAY: &str = "FOREBAY";
+
 /// What a team may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grants {
@@ -30,19 +33,20 @@ impl Grants {
         }
     }
 
-    /// The same as an account of the team's own in a nats-server's configuration, beside Forebay's account: what that
-    /// one exports, and what the team's imports. The server then keeps apart what they call subjects, and answers
-    /// nowhere but in the account of whoever asked.
-    pub fn to_account(&self, team: &str, forebay: &str) -> String {
+    /// The same as an account of the team's own in a nats-server's configuration, beside the account that Forebay is in:
+    /// what that one exports, and what the team's imports. The server then keeps apart what they call subjects, and
+    /// answers nowhere but in the account of whoever asked.
+    pub fn to_account(&self, team: &str) -> String {
         let lines = |kind: &str, subjects: &[String], line: &dyn Fn(&str, &str) -> String| {
             subjects.iter().map(|subject| line(kind, subject)).collect::<Vec<_>>().join("\n")
         };
         let export = |kind: &str, subject: &str| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}");
         let import = |kind: &str, subject: &str| {
-            format!("    {{ {kind}: {{ account: {forebay:?}, subject: {subject:?} }} }}")
+            format!("    {{ {kind}: {{ account: {FOREBAY}, subject: {subject:?} }} }}")
         };
         format!(
-            r#"# Team {team}, in an account of its own. Goes into `accounts {{ {forebay}: {{ exports: [ … ] }} }}`:
+            r#"# Team {team}, in an account of its own. {FOREBAY} is the account of Forebay's own user.
+# Goes into `accounts {{ {FOREBAY}: {{ exports: [ … ] }} }}`:
 {service_exports}
 {stream_exports}
 # Goes into `accounts {{ … }}`:
@@ -62,7 +66,7 @@ impl Grants {
     }
 
     /// The same as a user in a nats-server's configuration; the password is read from the environment.
-    pub fn to_config(&self, team: &str, names: &Names) -> String {
+    pub fn to_user(&self, team: &str, names: &Names) -> String {
         let list = |subjects: &[String]| {
             let quoted: Vec<_> = subjects.iter().map(|subject| format!("        {subject:?}")).collect();
             quoted.join("\n")

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::HeaderMap;
-use forebay_schemas::subjects::GENERATION_HEADER;
+use forebay_schemas::subjects::REVISION_HEADER;
 use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use tracing::warn;
 
 use crate::batch::{Batch, Line};
 use crate::connection::{Connection, Error};
-use crate::control::{Keys, Quota};
+use crate::control::{Account, Accounts};
 use bill::Bill;
 use completions::{Completions, Found};
 use failures::Failures;
@@ -78,7 +78,7 @@ impl Totals {
 /// Runs a batch to its end, or until `stop`.
 ///
 /// # Errors
-/// When NATS does not answer, files cannot be written, or no quota of a pool can serve it any more.
+/// When NATS does not answer, files cannot be written, or no account of a pool can serve it any more.
 pub async fn run(
     connection: &Connection,
     batch: Batch,
@@ -141,12 +141,12 @@ async fn publish(
     connection: &Connection,
     batch: &Batch,
     lane: Lane,
-    (line, generation): (Line, u32),
+    (line, revision): (Line, u32),
     large: &Semaphore,
 ) -> anyhow::Result<()> {
     let mut headers = HeaderMap::new();
-    if generation > 1 {
-        headers.insert(GENERATION_HEADER, generation.to_string());
+    if revision > 1 {
+        headers.insert(REVISION_HEADER, revision.to_string());
     }
     let flow = Flow { pool: line.pool.clone(), team: batch.team.clone(), lane };
     let subject = connection.names.job(&flow);
@@ -184,7 +184,7 @@ struct Gathering {
     /// Whether lines that an earlier run got another answer than success for are called again.
     retry_failed: bool,
     /// The number of the answer that is asked for, of lines that are called again.
-    generations: HashMap<String, u32>,
+    revisions: HashMap<String, u32>,
     /// The last place in the stream that was there before anything was published now.
     before: u64,
     totals: Totals,
@@ -205,7 +205,7 @@ impl Gathering {
             places,
             answered: HashSet::new(),
             retry_failed,
-            generations: HashMap::new(),
+            revisions: HashMap::new(),
             before: 0,
             totals,
             done_before: 0,
@@ -232,7 +232,7 @@ impl Gathering {
     /// Lines without an answer, and the number of the answer that each is to have.
     fn open(&self) -> Vec<(Line, u32)> {
         let open = self.batch.lines.iter().filter(|line| !self.answered.contains(&line.id));
-        open.map(|line| (line.clone(), self.generations.get(&line.id).copied().unwrap_or(1))).collect()
+        open.map(|line| (line.clone(), self.revisions.get(&line.id).copied().unwrap_or(1))).collect()
     }
 
     fn take(&mut self, found: &Found) -> anyhow::Result<()> {
@@ -246,7 +246,7 @@ impl Gathering {
         let failed = self.retry_failed && completion.status != Status::Succeeded;
         let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
         if passed_over && failed {
-            self.generations.insert(completion.id.clone(), completion.generation.saturating_add(1));
+            self.revisions.insert(completion.id.clone(), completion.revision.saturating_add(1));
         }
         if passed_over || !self.answered.insert(completion.id.clone()) {
             return Ok(());
@@ -272,37 +272,40 @@ impl Gathering {
 
     /// Asks the worker what it is doing, for the progress and to learn whether it can go on at all.
     async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
-        let asked = connection.client.request(connection.names.ctl("keys"), "".into());
+        let asked = connection.client.request(connection.names.ctl("accounts"), "".into());
         let answer = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
-        let Some(Ok(keys)) = answer.map(|reply| serde_json::from_slice::<Keys>(&reply.payload)) else {
+        let Some(Ok(told)) = answer.map(|reply| serde_json::from_slice::<Accounts>(&reply.payload)) else {
             self.progress.note("no worker answers".to_owned());
             self.progress.show(&self.totals);
             return Ok(());
         };
         let pools = self.batch.pools();
-        let used: Vec<_> = keys.pools.iter().filter(|(name, _)| pools.contains_key(name.as_str())).collect();
+        let used: Vec<_> = told.pools.iter().filter(|(name, _)| pools.contains_key(name.as_str())).collect();
         for (pool, names) in &used {
-            let quotas: Vec<_> = keys.quotas.iter().filter(|quota| names.contains(&quota.name)).collect();
-            if !quotas.is_empty() && quotas.iter().all(|quota| quota.is_shut()) {
-                let reasons: Vec<_> = quotas.iter().flat_map(|quota| quota.reasons()).collect();
+            let accounts: Vec<_> =
+                told.accounts.iter().filter(|account| names.contains(&account.name)).collect();
+            if !accounts.is_empty() && accounts.iter().all(|account| account.is_shut()) {
+                let reasons: Vec<_> = accounts.iter().flat_map(|account| account.reasons()).collect();
                 return Err(Error::Unreachable(anyhow!(
                     "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
                     reasons.join(", ")
                 )));
             }
-            self.give_up_unreachable(pool, &quotas)?;
+            self.give_up_unreachable(pool, &accounts)?;
         }
-        let quotas =
-            keys.quotas.iter().filter(|quota| used.iter().any(|(_, names)| names.contains(&quota.name)));
-        self.progress.look(quotas.cloned().collect());
+        let accounts = told
+            .accounts
+            .iter()
+            .filter(|account| used.iter().any(|(_, names)| names.contains(&account.name)));
+        self.progress.look(accounts.cloned().collect());
         self.progress.show(&self.totals);
         Ok(())
     }
 
     /// An outage in the middle of a batch is waited out; but where no call ever got through, a wrong
     /// address is likelier.
-    fn give_up_unreachable(&mut self, pool: &str, quotas: &[&Quota]) -> Result<(), Error> {
-        let unreachable = !quotas.is_empty() && quotas.iter().all(|quota| quota.is_unreachable());
+    fn give_up_unreachable(&mut self, pool: &str, accounts: &[&Account]) -> Result<(), Error> {
+        let unreachable = !accounts.is_empty() && accounts.iter().all(|account| account.is_unreachable());
         if !unreachable || self.totals.done() > self.done_before {
             self.unreachable.remove(pool);
             return Ok(());
@@ -311,7 +314,7 @@ impl Gathering {
         if since.elapsed() < UNREACHABLE {
             return Ok(());
         }
-        let reasons: Vec<_> = quotas.iter().flat_map(|quota| quota.reasons()).collect();
+        let reasons: Vec<_> = accounts.iter().flat_map(|account| account.reasons()).collect();
         Err(Error::Unreachable(anyhow!(
             "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
             reasons.join(", ")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::jetstream::context::CreateKeyValueError;
 use async_nats::jetstream::kv::{self, Store};
-use forebay_workers::quota::Standing;
+use forebay_workers::accounts::Standing;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -172,8 +172,8 @@ impl Standings {
 }
 
 /// Makes the bucket, if there is none.
-async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
-    let bucket = connection.names.quotas_bucket();
+pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
+    let bucket = connection.names.accounts_bucket();
     let config = kv::Config { bucket, history: 1, ..kv::Config::default() };
     connection.context.create_or_update_key_value(config).await
 }

@@ -1,9 +1,11 @@
 //! The streams: made or updated at the start, and refused where they would break a promise.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Republish, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
+use forebay_schemas::format::FORMAT_1_UNTIL;
 use forebay_schemas::{Lane, Names};
 use tracing::{debug, warn};
 
@@ -57,11 +59,16 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
-            Some(existing) => {
+            Some(Info { config: existing, state, .. }) => {
                 if let Some(unfit) = unfit(&existing, &wanted) {
                     return Err(unfit);
                 }
                 let stream = wanted.name.clone();
+                let mut metadata = existing.metadata;
+                for key in wanted.metadata.into_keys() {
+                    // What a Forebay made that knew of one format alone holds that.
+                    metadata.entry(key).or_insert_with(|| state.last_sequence.to_string());
+                }
                 // Replicas and placement are the operator's, and nobody asked for another size than it was made with.
                 let max_bytes = match size {
                     Some(Size::Usual(_)) => existing.max_bytes,
@@ -71,15 +78,28 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
                     num_replicas: existing.num_replicas,
                     placement: existing.placement,
                     max_bytes,
+                    metadata,
                     ..wanted
                 };
                 let updated = context.update_stream(updated).await;
                 updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
             }
-            None => missing.push((wanted, size)),
+            None => missing.push((in_place(context, names, wanted).await?, size)),
         }
     }
     create(context, &missing).await
+}
+
+/// A stream that is to be made, with the replicas and the placement of the one whose place it takes, if there is one.
+async fn in_place(context: &Context, names: &Names, wanted: Config) -> Result<Config, Error> {
+    if wanted.name != names.scheduled_stream() {
+        return Ok(wanted);
+    }
+    let former = existing(context, &names.format_1_scheduled_stream()).await?;
+    Ok(match former.map(|former| former.config) {
+        Some(Config { num_replicas, placement, .. }) => Config { num_replicas, placement, ..wanted },
+        None => wanted,
+    })
 }
 
 /// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
@@ -106,9 +126,10 @@ async fn make_missing(context: &Context, names: &Names, sizes: &Streams) -> Resu
     create(context, &missing).await
 }
 
-async fn existing(context: &Context, stream: &str) -> Result<Option<Config>, Error> {
+/// What the server says of a stream, if there is one of this name.
+pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<Info>, Error> {
     match context.get_stream(stream).await {
-        Ok(found) => Ok(Some(found.cached_info().config.clone())),
+        Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(Error::Server { stream: stream.to_owned(), problem: error.to_string() }),
     }
@@ -195,13 +216,14 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
                 retention: RetentionPolicy::WorkQueue,
                 discard: DiscardPolicy::New,
                 // A flow's jobs have one subject, so the server can count them.
-                max_messages_per_subject: sizes.jobs_max_per_flow.map_or(-1, i64::from),
-                discard_new_per_subject: sizes.jobs_max_per_flow.is_some(),
+                max_messages_per_subject: sizes.jobs_max_per_queue.map_or(-1, i64::from),
+                discard_new_per_subject: sizes.jobs_max_per_queue.is_some(),
                 republish: Some(Republish {
                     source: names.all_jobs(),
                     destination: names.all_seen(),
                     headers_only: true,
                 }),
+                metadata: HashMap::from([(FORMAT_1_UNTIL.to_owned(), "0".to_owned())]),
                 ..base(names.jobs_stream(), job_subjects(names))
             },
         ),
@@ -217,7 +239,7 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
                     destination: names.all_seen_due(),
                     headers_only: true,
                 }),
-                ..base(names.later_stream(), names.later_subjects())
+                ..base(names.scheduled_stream(), names.scheduled_subjects())
             },
             None,
         ),

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::failure::Class;
+use crate::format::class_name;
 use crate::job::{Identity, Object};
 use crate::subjects::{Lane, hex};
 
@@ -32,7 +33,8 @@ pub struct Completion {
     pub lane: Lane,
     /// 1 for the first answer to this identity. One that no provider has worked for is followed by the
     /// next when the job is published again.
-    pub generation: u32,
+    #[serde(alias = "generation")]
+    pub revision: u32,
     /// How the job ended.
     pub status: Status,
     /// The provider's last whole answer, an error answer included; null where there was none.
@@ -47,9 +49,9 @@ pub struct Completion {
     /// Who answered, and why it was asked; null where nobody did.
     #[serde(default)]
     pub answered_by: Option<AnsweredBy>,
-    /// Whose answer this is, where the job's `reuse` or its pool's allowed that no call was made for it; else absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reused: Option<Reused>,
+    /// Whose answer this is, where the job's `cache` or its pool's allowed that no call was made for it; else absent.
+    #[serde(default, alias = "reused", skip_serializing_if = "Option::is_none")]
+    pub cached_from: Option<CachedFrom>,
     /// Every call that was made, in order; of more than 100 the first 50 and the last 50.
     pub attempts: Vec<Attempt>,
     /// Time between the publish and the first attempt, in milliseconds.
@@ -101,6 +103,7 @@ pub struct Response {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionError {
     /// A short name of the cause, the provider's own where it has one.
+    #[serde(deserialize_with = "class_name")]
     pub code: String,
     /// What happened, for a person.
     pub message: String,
@@ -143,8 +146,9 @@ pub struct Cost {
 /// Who answered a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AnsweredBy {
-    /// The quota that was charged.
-    pub quota: String,
+    /// The account that was charged.
+    #[serde(alias = "quota")]
+    pub account: String,
     /// The provider's name.
     pub provider: String,
     /// The model.
@@ -155,7 +159,7 @@ pub struct AnsweredBy {
 
 /// The job whose answer served another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct Reused {
+pub struct CachedFrom {
     /// Its batch, if any; its team is the same.
     pub batch: Option<String>,
     /// Its id.
@@ -183,8 +187,9 @@ pub enum Reason {
 /// One HTTP call for a job.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Attempt {
-    /// The quota that was charged.
-    pub quota: String,
+    /// The account that was charged.
+    #[serde(alias = "quota")]
+    pub account: String,
     /// The name of the key that was used, never the key.
     pub key: String,
     /// The provider's name.
@@ -198,8 +203,10 @@ pub struct Attempt {
     /// milliseconds.
     pub waited_ms: u64,
     /// From sending to the end of the answer, in milliseconds.
-    pub took_ms: u64,
+    #[serde(alias = "took_ms")]
+    pub duration_ms: u64,
     /// What it turned out to be: `succeeded`, or the failure's class.
+    #[serde(deserialize_with = "class_name")]
     pub outcome: String,
     /// The HTTP status, if an answer came.
     pub status_code: Option<u16>,
@@ -244,7 +251,7 @@ impl Completion {
     }
 
     /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
-    /// has, or where the job was cancelled, it may be published again, as the next generation.
+    /// has, or where the job was cancelled, it may be published again, as the next revision.
     pub fn is_final(&self) -> bool {
         let worked = |attempt: &Attempt| !attempt.class().is_some_and(Class::is_before_work);
         match self.status {

@@ -4,7 +4,7 @@
 use schemars::schema_for;
 
 use crate::subjects::{Flow, Lane, Names};
-use crate::{Completion, Job, QuotaEvent};
+use crate::{AccountEvent, Completion, Job};
 
 /// The AsyncAPI description, with `<<name>>` where a name of [`Names`] belongs.
 const TEMPLATE: &str = include_str!("contract/asyncapi.yaml.in");
@@ -14,7 +14,7 @@ pub fn documents() -> Vec<(&'static str, String)> {
     vec![
         ("json/job.schema.json", pretty(&schema_for!(Job))),
         ("json/completion.schema.json", pretty(&schema_for!(Completion))),
-        ("json/quota_event.schema.json", pretty(&schema_for!(QuotaEvent))),
+        ("json/account_event.schema.json", pretty(&schema_for!(AccountEvent))),
         ("asyncapi.yaml", asyncapi(&Names::default())),
     ]
 }
@@ -50,7 +50,7 @@ fn asyncapi(names: &Names) -> String {
         ("ask", ask),
         ("dead", dead),
         ("events_stream", names.events_stream()),
-        ("quota_event", names.quota_event("{quota}")),
+        ("account_event", names.account_event("{account}")),
     ];
     values
         .into_iter()

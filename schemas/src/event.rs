@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 /// A change of an account's key, or of a model there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(title = "Quota event")]
-pub struct QuotaEvent {
+#[schemars(title = "Account event")]
+pub struct AccountEvent {
     /// When it was seen, within a second of when it happened. What is over sooner is not told.
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub at: Timestamp,
     /// The account.
-    pub quota: String,
+    pub account: String,
     /// The key that changed, if one did.
     pub key: Option<String>,
     /// The model that changed, if one did.

@@ -16,7 +16,8 @@ pub enum Class {
     /// A day's or a month's allowance is spent.
     QuotaExhausted,
     /// The request alone is larger than the whole limit.
-    ExceedsKeyLimit,
+    #[serde(alias = "exceeds_key_limit")]
+    ExceedsLimit,
     /// The account cannot pay, or has reached its spending cap.
     BillingStop,
     /// The credential is not accepted.
@@ -56,7 +57,7 @@ impl Class {
             Class::RateLimited
                 | Class::RampLimited
                 | Class::QuotaExhausted
-                | Class::ExceedsKeyLimit
+                | Class::ExceedsLimit
                 | Class::BillingStop
                 | Class::BadKey
                 | Class::ModelNotAllowed
@@ -81,7 +82,7 @@ impl Class {
             Class::RateLimited => "rate_limited",
             Class::RampLimited => "ramp_limited",
             Class::QuotaExhausted => "quota_exhausted",
-            Class::ExceedsKeyLimit => "exceeds_key_limit",
+            Class::ExceedsLimit => "exceeds_limit",
             Class::BillingStop => "billing_stop",
             Class::BadKey => "bad_key",
             Class::ModelNotAllowed => "model_not_allowed",

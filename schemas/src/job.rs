@@ -9,9 +9,12 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use crate::reuse::Reuse;
+use crate::cache::Cache;
+use crate::format::{Format, Reuse};
 use crate::subjects::{hex, is_name};
 
+/// What is wrong with a job that has the field `reuse`.
+const RENAMED: &str = "is now `cache`: \"1h\", \"coalesce\" (was \"0s\") or \"off\"";
 /// Longest id, in bytes: it stands in every message about its job.
 const MAX_ID: usize = 512;
 
@@ -19,7 +22,7 @@ const MAX_ID: usize = 512;
 pub type Object = BTreeMap<String, Box<RawValue>>;
 
 /// One AI call that somebody wants made. Every line of an OpenAI Batch input file is one.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Job")]
 pub struct Job {
     /// The job's id within its team and batch. Without it: `custom_id`, else the `Nats-Msg-Id`
@@ -58,14 +61,18 @@ pub struct Job {
     /// What to do with an attempt that was sent and whose fate is unknown.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
-    /// Whether an answer to the same request of another job of the team may serve this one; without it, as the
-    /// pool says. No answer is older than the dedupe horizon.
+    /// Whether the answer to an identical request of another job of the team may serve this one; without it, as
+    /// the pool says. No answer is older than the dedupe horizon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reuse: Option<Reuse>,
+    pub cache: Option<Cache>,
     /// Anything; travels to the completion unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub metadata: Option<Object>,
+    /// What format 1 called `cache`.
+    #[serde(default, skip_serializing)]
+    #[schemars(skip)]
+    reuse: Option<Reuse>,
 }
 
 /// What to do with an attempt that was sent and whose fate is unknown.
@@ -111,7 +118,29 @@ impl Job {
     /// # Errors
     /// When `bytes` is not a JSON object of a job's shape, or a field cannot be meant.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
-        let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
+        Self::parse_as(bytes, Format::Two)
+    }
+
+    /// As [`Job::parse`], of a message of this format.
+    ///
+    /// # Errors
+    /// As [`Job::parse`]; words of format 1 are errors in format 2, which name the ones of today.
+    pub fn parse_as(bytes: &[u8], format: Format) -> Result<Self, ParseError> {
+        let mut job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
+        match (job.reuse.take(), format) {
+            (None, _) => {}
+            (Some(Reuse(cache)), Format::One) => job.cache = Some(cache),
+            (Some(_), Format::Two) => {
+                return Err(ParseError::Field { field: "reuse".to_owned(), problem: RENAMED.to_owned() });
+            }
+        }
+        job.check()?;
+        Ok(job)
+    }
+
+    /// Whether each field can be meant.
+    fn check(&self) -> Result<(), ParseError> {
+        let job = self;
         let wrong = |field: &str, problem| Err(ParseError::Field { field: field.to_owned(), problem });
         if let Some(method) = job.method.as_deref().filter(|method| *method != "POST") {
             return wrong("method", format!("`{method}` is not supported, use POST"));
@@ -128,7 +157,7 @@ impl Job {
         if job.is_true("stream") {
             return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
         }
-        Ok(job)
+        Ok(())
     }
 
     /// The id that the job itself gives.
@@ -198,6 +227,7 @@ fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
                 "deadline" | "not_before" => {
                     "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
                 }
+                "reuse" => RENAMED.to_owned(),
                 "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
                 _ => found.inner().to_string(),
             };
@@ -290,13 +320,26 @@ mod tests {
                 r#"{"body":{},"deadline":"soon"}"#,
                 "field `deadline`: expected a time in RFC 3339, for example",
             ),
-            (r#"{"body":{},"reuse":"soon"}"#, "field `reuse`: `soon` is no duration, write for example"),
+            (r#"{"body":{},"cache":"soon"}"#, "field `cache`: `soon` is no duration: write for example"),
+            (r#"{"body":{},"cache":"0s"}"#, "field `cache`: `0s` is now \"coalesce\""),
+            (r#"{"body":{},"reuse":"0s"}"#, "field `reuse`: is now `cache`: \"1h\", \"coalesce\""),
+            (r#"{"body":{},"reuse":7}"#, "field `reuse`: is now `cache`: \"1h\", \"coalesce\""),
             (r#"{"body":{},"not_before":7}"#, "field `not_before`: expected a time in RFC 3339, for example"),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
             assert!(!error.contains('?') && !error.contains("struct"), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn a_job_of_format_1_is_read_in_the_words_of_today() {
+        let old = br#"{"id":"1","body":{},"reuse":"0s"}"#;
+        let job = Job::parse_as(old, Format::One).expect("a job");
+        assert_eq!(job.cache, Some(Cache::Coalesce));
+        assert!(serde_json::to_string(&job).expect("json").contains(r#""cache":"coalesce""#));
+        let new = br#"{"id":"1","body":{},"cache":"1h"}"#;
+        assert!(Job::parse_as(new, Format::One).expect("a job").cache.is_some(), "it was published in time");
     }
 
     #[test]

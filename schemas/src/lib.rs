@@ -1,8 +1,8 @@
 //! What crosses the wire: jobs in, completions out, and the subjects both travel on.
 //!
 //! Nothing here is asynchronous and nothing here does I/O. Reading order: [`subjects`] (names and
-//! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`], [`event`]; [`reuse`] is a field
-//! of jobs and pools.
+//! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`], [`event`]; [`cache`] is a field
+//! of jobs and pools, [`format`] what of 0.1 is still read.
 
 pub mod subjects;
 
@@ -14,15 +14,18 @@ pub mod completion;
 
 pub mod event;
 
-pub mod reuse;
+pub mod cache;
+
+pub mod format;
 
 pub mod contract;
 
+pub use cache::Cache;
 pub use completion::{
-    AnsweredBy, Attempt, Completion, CompletionError, Reason, Response, Reused, Status, Usage,
+    AnsweredBy, Attempt, CachedFrom, Completion, CompletionError, Reason, Response, Status, Usage,
 };
-pub use event::QuotaEvent;
+pub use event::AccountEvent;
 pub use failure::Class;
+pub use format::Format;
 pub use job::{Identity, Job, OnAmbiguous};
-pub use reuse::Reuse;
 pub use subjects::{Flow, Lane, Names};

@@ -9,11 +9,11 @@ use sha2::{Digest, Sha256};
 
 /// The header of a job that asks for another answer where the identity's last one failed: the number of the
 /// answer, 2 for the second.
-pub const GENERATION_HEADER: &str = "Forebay-Generation";
+pub const REVISION_HEADER: &str = "Forebay-Revision";
 /// The header of a dead letter that names the subject its message came on.
 pub const SUBJECT_HEADER: &str = "Forebay-Subject";
 /// The header of a dead letter with all that is known of its job, as JSON.
-pub const LETTER_HEADER: &str = "Forebay-Letter";
+pub const DEAD_LETTER_HEADER: &str = "Forebay-Dead-Letter";
 
 /// The team of a job whose subject names none.
 pub const DEFAULT_TEAM: &str = "default";
@@ -29,13 +29,17 @@ pub const MESSAGE_HEADER: &str = "Forebay-Message";
 /// the team's name and a slash.
 pub const OBJECT_HEADER: &str = "Forebay-Object";
 /// On the answer that there is no result: the worker has the job and calls it, or will.
-pub const UNDER_WAY_HEADER: &str = "Forebay-Under-Way";
+pub const IN_PROGRESS_HEADER: &str = "Forebay-In-Progress";
 /// Longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
 /// Longest name of a job's object, in bytes.
 const MAX_OBJECT: usize = 512;
 /// Longest team, pool or batch name, in bytes.
 const MAX_NAME: usize = 64;
+/// What a name is made of, for people.
+const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -";
+/// What a team's name is made of, for people.
+const TEAM_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -, the first of them a letter";
 
 /// How urgent a job is.
 #[derive(
@@ -95,16 +99,20 @@ pub struct Flow {
 }
 
 impl Flow {
-    /// What is wrong with a flow whose subject holds what is no name, for its publisher.
+    /// Whether its pool and its team are names, so that subjects and consumers can be made of them.
+    pub fn has_names(&self) -> bool {
+        is_name(&self.pool) && is_name(&self.team)
+    }
+
+    /// What is wrong with its pool or its team, for the publisher; `None` if both can be served.
     pub fn problem(&self) -> Option<String> {
-        for (what, name) in [("pool", &self.pool), ("team", &self.team)] {
-            if !is_name(name) {
-                let near = pool_of_model(name);
-                let hint = if is_name(&near) { format!("; write `{near}`") } else { String::new() };
-                return Some(format!("`{name}` is no {what} name: use 1 to 64 of A-Z a-z 0-9 _ -{hint}"));
-            }
-        }
-        None
+        problem_of_name("pool", &self.pool).or_else(|| problem_of_team(&self.team))
+    }
+
+    /// The model that a publisher may have meant whose subject ends with a model's name: a dot in the name parts it
+    /// into a pool and a team.
+    pub fn dotted_model(&self) -> String {
+        format!("{}.{}", self.pool, self.team)
     }
 }
 
@@ -119,6 +127,28 @@ pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name != NO_BATCH
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Whether `name` can be a team: a name that begins with a letter. The rest of a model's name behind a dot, such as
+/// the `1-mini` of gpt-4.1-mini, often is none.
+pub fn is_team(name: &str) -> bool {
+    is_name(name) && name.starts_with(|first: char| first.is_ascii_alphabetic())
+}
+
+/// What is wrong with the name of a pool, a batch or another `what`, for people; `None` if it is one.
+pub fn problem_of_name(what: &str, name: &str) -> Option<String> {
+    (!is_name(name)).then(|| no_name(what, name, NAME_RULE))
+}
+
+/// What is wrong with a team's name, for people; `None` if it is one.
+pub fn problem_of_team(name: &str) -> Option<String> {
+    (!is_team(name)).then(|| no_name("team", name, TEAM_RULE))
+}
+
+fn no_name(what: &str, name: &str, rule: &str) -> String {
+    let near = pool_of_model(name);
+    let hint = if is_name(&near) && near != name { format!("; write `{near}`") } else { String::new() };
+    format!("`{name}` is no {what} name: use {rule}{hint}")
 }
 
 /// Whether an object may hold a job of this team: its name begins with the team's and a slash, and has at most 512
@@ -190,7 +220,7 @@ impl Names {
         if is_name(prefix) {
             Ok(Self { prefix: prefix.to_owned() })
         } else {
-            Err(format!("`{prefix}` cannot be a prefix: use 1 to 64 of A-Z a-z 0-9 _ -"))
+            Err(format!("`{prefix}` cannot be a prefix: use {NAME_RULE}"))
         }
     }
 
@@ -199,7 +229,7 @@ impl Names {
         &self.prefix
     }
 
-    fn stream(&self, what: &str) -> String {
+    pub(crate) fn stream(&self, what: &str) -> String {
         format!("{}_{what}", self.prefix.to_uppercase().replace('-', "_"))
     }
 
@@ -208,9 +238,9 @@ impl Names {
         self.stream("JOBS")
     }
 
-    /// Jobs that wait for their own time.
-    pub fn later_stream(&self) -> String {
-        self.stream("LATER")
+    /// Jobs that are scheduled for their own time.
+    pub fn scheduled_stream(&self) -> String {
+        self.stream("SCHEDULED")
     }
 
     /// The final answers.
@@ -223,7 +253,7 @@ impl Names {
         self.stream("DEAD")
     }
 
-    /// Changes of keys, quotas and pools.
+    /// Changes of accounts: their keys and models.
     pub fn events_stream(&self) -> String {
         self.stream("EVENTS")
     }
@@ -234,13 +264,13 @@ impl Names {
     }
 
     /// The key-value bucket of what of accounts outlives a process.
-    pub fn quotas_bucket(&self) -> String {
-        self.stream("QUOTAS")
+    pub fn accounts_bucket(&self) -> String {
+        self.stream("ACCOUNTS")
     }
 
-    /// The key-value bucket of what operators ordered.
-    pub fn orders_bucket(&self) -> String {
-        self.stream("ORDERS")
+    /// The key-value bucket of what operators paused and cancelled.
+    pub fn controls_bucket(&self) -> String {
+        self.stream("CONTROLS")
     }
 
     /// The object store of jobs that no message can hold.
@@ -310,6 +340,15 @@ impl Names {
         tokens.next().is_none().then_some(Flow { pool, team, lane })
     }
 
+    /// The subjects of jobs for a model, in words: to publish on, and to ask on.
+    pub fn subjects_of_model(&self, model: &str) -> String {
+        let pool = pool_of_model(model);
+        format!(
+            "`{prefix}.jobs.{pool}`, or `{prefix}.ask.{pool}.{DEFAULT_TEAM}` to wait for the answer",
+            prefix = self.prefix
+        )
+    }
+
     /// Where the server announces the headers of new jobs.
     pub fn all_seen(&self) -> String {
         format!("{}.seen.>", self.prefix)
@@ -322,26 +361,26 @@ impl Names {
 
     /// The durable consumer of a flow. Names can hold `-`, so the parts are joined by what they cannot.
     pub fn consumer(&self, flow: &Flow) -> String {
-        if flow.problem().is_some() {
+        if !flow.has_names() {
             return format!("odd+{}", hex(&Sha256::digest(flow.to_string())[..16]));
         }
         format!("{}+{}+{}", flow.pool, flow.team, flow.lane)
     }
 
     /// Jobs that wait for their own time, and those whose time has come.
-    pub fn later_subjects(&self) -> Vec<String> {
-        vec![format!("{}.later.>", self.prefix), format!("{}.due.>", self.prefix)]
+    pub fn scheduled_subjects(&self) -> Vec<String> {
+        vec![format!("{}.scheduled.>", self.prefix), format!("{}.due.>", self.prefix)]
     }
 
     /// Where a job waits for its time.
-    pub fn later(&self, team: &str, batch: Option<&str>, id: &str) -> String {
+    pub fn scheduled(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         let batch = batch.unwrap_or(NO_BATCH);
-        format!("{}.later.{team}.{batch}.{}", self.prefix, encode_id(id))
+        format!("{}.scheduled.{team}.{batch}.{}", self.prefix, encode_id(id))
     }
 
     /// Where all jobs of a batch wait for their time, or those of a team that are of none.
-    pub fn later_of(&self, team: &str, batch: Option<&str>) -> String {
-        format!("{}.later.{team}.{}.*", self.prefix, batch.unwrap_or(NO_BATCH))
+    pub fn scheduled_of(&self, team: &str, batch: Option<&str>) -> String {
+        format!("{}.scheduled.{team}.{}.*", self.prefix, batch.unwrap_or(NO_BATCH))
     }
 
     /// Where a flow's jobs come back when their time has come.
@@ -410,8 +449,8 @@ impl Names {
     }
 
     /// Where changes of an account are told.
-    pub fn quota_event(&self, quota: &str) -> String {
-        format!("{}.events.quotas.{quota}", self.prefix)
+    pub fn account_event(&self, account: &str) -> String {
+        format!("{}.events.accounts.{account}", self.prefix)
     }
 
     /// The request subject of those who wait for their completion; tokens are pool and team.
@@ -492,10 +531,28 @@ mod tests {
         assert!(odd.problem().is_some_and(|problem| problem.contains("write `llama3_8b`")), "{odd}");
         assert!(is_name(&names.consumer(&odd).replace('+', "")));
         assert_eq!(names.dead(&odd.pool, &odd.team), "ai.dead.llama3_8b.default");
-        for subject in ["ai.jobs.a._", "ai.jobs.a.b:c", "ai.jobs.a/b"] {
+        for subject in ["ai.jobs.a._", "ai.jobs.a.b:c", "ai.jobs.a/b", "ai.jobs.gpt-4.1-mini", "ai.jobs.a.-b"]
+        {
             assert!(names.flow_of(subject).expect("a flow").problem().is_some(), "{subject}");
         }
         assert_eq!(names.flow_of("ai.jobs.a.b").expect("a flow").problem(), None);
+    }
+
+    #[test]
+    fn a_team_begins_with_a_letter_and_the_rest_of_a_models_name_is_told_as_such() {
+        for team in ["acme", "A-1", "b_2"] {
+            assert!(is_team(team), "{team}");
+        }
+        for team in ["1-mini", "_a", "-a", "", "a.b"] {
+            assert!(!is_team(team), "{team}");
+        }
+        let names = Names::default();
+        let flow = names.flow_of("ai.jobs.gpt-4.1-mini").expect("a flow");
+        assert!(flow.problem().is_some_and(|problem| problem.contains("a letter")), "{flow}");
+        assert_eq!(
+            names.subjects_of_model(&flow.dotted_model()),
+            "`ai.jobs.gpt-4_1-mini`, or `ai.ask.gpt-4_1-mini.default` to wait for the answer"
+        );
     }
 
     #[test]

@@ -46,6 +46,20 @@ fn golden_jobs_read_and_write_back() {
 }
 
 #[test]
+fn a_completion_of_format_1_is_written_in_the_words_of_today() {
+    let completion: Completion =
+        serde_json::from_str(&golden("completion.format-1.json")).expect("a completion");
+    let written = serde_json::to_string(&completion).expect("a completion is JSON");
+    let today = golden("completion.format-1.json")
+        .replace("\"generation\"", "\"revision\"")
+        .replace("\"quota\"", "\"account\"")
+        .replace("\"took_ms\"", "\"duration_ms\"")
+        .replace("\"reused\"", "\"cached_from\"")
+        .replace("exceeds_key_limit", "exceeds_limit");
+    same_json(&written, &today);
+}
+
+#[test]
 fn golden_completions_read_and_write_back() {
     for (name, line) in [
         ("completion.succeeded.json", "output.succeeded.json"),

@@ -2,9 +2,9 @@
 
 use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
+use forebay_workers::accounts;
 use forebay_workers::clock::SystemClock;
 use forebay_workers::probe::{Probe, probe};
-use forebay_workers::quota;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -31,22 +31,22 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
     let workers = config.workers()?;
     let file =
         config.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
-    let keys: usize = config.quotas.values().map(|quota| quota.keys.len()).sum();
-    let (quotas, pools, teams) = (workers.quotas.len(), workers.pools.len(), config.teams.len());
+    let keys: usize = config.accounts.values().map(|account| account.keys.len()).sum();
+    let (accounts, pools, teams) = (workers.accounts.len(), workers.pools.len(), config.teams.len());
     let server = server(&config).await?;
-    let tried = if args.offline { Vec::new() } else { try_keys(&config, workers.quotas).await? };
+    let tried = if args.offline { Vec::new() } else { try_keys(&config, workers.accounts).await? };
     if global.json {
         print::json(&json!({
-            "config": file, "quotas": quotas, "keys": keys, "pools": pools, "teams": teams, "nats": server,
+            "config": file, "accounts": accounts, "keys": keys, "pools": pools, "teams": teams, "nats": server,
             "tried": tried.iter().map(Tried::in_json).collect::<Vec<_>>(),
         }));
     } else {
         print::line(&format!(
-            "{file}: {quotas} quotas with {keys} keys, {pools} pools, {teams} teams: no mistakes"
+            "{file}: {accounts} accounts with {keys} keys, {pools} pools, {teams} teams: no mistakes"
         ));
         print::line(&server);
         if !tried.is_empty() {
-            let header = ["QUOTA", "KEY", "STATE", "MODELS", "LIMITS SEEN"];
+            let header = ["ACCOUNT", "KEY", "STATE", "MODELS", "LIMITS SEEN"];
             print::table(&header, &tried.iter().map(Tried::row).collect::<Vec<_>>());
         }
         for note in tried.iter().flat_map(Tried::notes) {
@@ -63,7 +63,7 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
 
 /// A key, and what its provider said to it.
 struct Tried {
-    quota: String,
+    account: String,
     key: String,
     /// The models that pools ask for.
     asked: Vec<String>,
@@ -72,23 +72,23 @@ struct Tried {
     probe: Option<Probe>,
 }
 
-async fn try_keys(config: &Config, quotas: Vec<quota::Config>) -> Result<Vec<Tried>, Error> {
+async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Vec<Tried>, Error> {
     let upstream = upstream(config)?;
-    let keys = quotas.iter().flat_map(|quota| quota.keys.iter().map(move |key| (quota, key)));
-    let tried = keys.map(async |(quota, key)| {
+    let keys = accounts.iter().flat_map(|account| account.keys.iter().map(move |key| (account, key)));
+    let tried = keys.map(async |(account, key)| {
         let mut asked: Vec<_> = config
             .pools
             .values()
             .flat_map(|pool| &pool.targets)
-            .filter(|target| target.quota == quota.name)
+            .filter(|target| target.account == account.name)
             .map(|target| target.model.clone())
             .collect();
         asked.sort_unstable();
         asked.dedup();
         let first = asked.first().map(String::as_str);
-        let probe = probe(&upstream, quota, key, first, &SystemClock).await;
-        let names_deployments = quota.endpoint.provider.names_deployments;
-        Tried { quota: quota.name.clone(), key: key.name.clone(), asked, names_deployments, probe }
+        let probe = probe(&upstream, account, key, first, &SystemClock).await;
+        let names_deployments = account.endpoint.provider.names_deployments;
+        Tried { account: account.name.clone(), key: key.name.clone(), asked, names_deployments, probe }
     });
     Ok(futures::stream::iter(tried).buffered(AT_ONCE).collect().await)
 }
@@ -112,19 +112,19 @@ impl Tried {
         let models = models.map_or_else(|| "-".to_owned(), |models| models.len().to_string());
         let limits = self.limits();
         let limits = if limits.is_empty() { "-".to_owned() } else { limits.join(", ") };
-        vec![self.quota.clone(), self.key.clone(), self.state().to_owned(), models, limits]
+        vec![self.account.clone(), self.key.clone(), self.state().to_owned(), models, limits]
     }
 
     /// What a person should do something about.
     fn notes(&self) -> Vec<String> {
         let Some(probe) = &self.probe else {
             let why = "its provider lists no models, and no pool says which one to ask";
-            return vec![format!("{}: {} is not tried: {why}", self.quota, self.key)];
+            return vec![format!("{}: {} is not tried: {why}", self.account, self.key)];
         };
         let problem = probe.problem.as_ref();
-        let problem = problem.map(|problem| format!("{}: {}: {}", self.quota, self.key, problem.message));
+        let problem = problem.map(|problem| format!("{}: {}: {}", self.account, self.key, problem.message));
         let missing = self.missing().into_iter().map(|model| {
-            format!("{}: {}: `{model}` is not in the provider's list of models", self.quota, self.key)
+            format!("{}: {}: `{model}` is not in the provider's list of models", self.account, self.key)
         });
         problem.into_iter().chain(missing).collect()
     }
@@ -147,7 +147,7 @@ impl Tried {
     fn in_json(&self) -> Value {
         let problem = self.probe.as_ref().and_then(|probe| probe.problem.as_ref());
         json!({
-            "quota": self.quota, "key": self.key, "state": self.state(),
+            "account": self.account, "key": self.key, "state": self.state(),
             "message": problem.map(|problem| &problem.message),
             "models": self.probe.as_ref().and_then(|probe| probe.models.as_ref()),
             "models_not_listed": self.missing(), "limits": self.limits(),

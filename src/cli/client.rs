@@ -184,7 +184,7 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
 
 /// Whether a worker answers, as far as it can be told.
 async fn answers(connection: &Connection) -> bool {
-    let asked = connection.client.request(connection.names.ctl("keys"), "".into());
+    let asked = connection.client.request(connection.names.ctl("accounts"), "".into());
     let asked = tokio::time::timeout(LOOK, asked).await;
     !matches!(asked, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

@@ -25,7 +25,7 @@ pub(super) enum Command {
         /// Its number.
         number: u64,
     },
-    /// Have jobs called again, each as the next generation of its identity.
+    /// Have jobs called again, each as the next revision of its identity.
     Replay {
         #[command(flatten)]
         chosen: Chosen,

@@ -88,10 +88,10 @@ fn configuration(dir: &Path, base_url: &str) -> anyhow::Result<Config> {
         let file = dir.join(format!("{name}.key"));
         std::fs::write(&file, format!("sk-demo-{name}"))?;
         text.push_str(&format!(
-            "[quota.{name}]\nprovider = \"openai\"\nbase_url = {base_url:?}\nkeys = [{{ name = \"a\", file = {file:?} }}]\n\
+            "[account.{name}]\nprovider = \"openai\"\nbase_url = {base_url:?}\nkeys = [{{ name = \"a\", file = {file:?} }}]\n\
              limits = [{{ requests = {limit}, per = \"1m\" }}]\n"
         ));
-        targets.push(format!("{{ quota = \"{name}\", model = \"gpt-4o-mini\" }}"));
+        targets.push(format!("{{ account = \"{name}\", model = \"gpt-4o-mini\" }}"));
     }
     text.push_str(&format!("[pool.gpt-4o-mini]\ntargets = [{}]\n", targets.join(", ")));
     Ok(Config::parse(&text)?)
@@ -120,7 +120,7 @@ fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
     };
     let rows: Vec<_> = summaries.iter().map(row).collect();
     print::line("\nWhat the provider counted:");
-    print::table(&["QUOTA", "KEY", "CALLS", "REFUSALS", "OF THE ALLOWED RATE"], &rows);
+    print::table(&["ACCOUNT", "KEY", "CALLS", "REFUSALS", "OF THE ALLOWED RATE"], &rows);
     print::line("\nThree of the answers:");
     for answer in answers {
         let body = answer.response.as_ref().map(|response| response.body.get());

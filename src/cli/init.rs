@@ -16,7 +16,7 @@ use rust_decimal::Decimal;
 
 use super::{Global, print};
 use crate::catalogue::{Ability, Catalogue, Model};
-use crate::config::{Config, DEFAULT_FILE, KeySource, Quota};
+use crate::config::{Account, Config, DEFAULT_FILE, KeySource};
 use crate::connection::Error;
 
 /// Write a forebay.toml with comments from the keys that are in the environment.
@@ -34,14 +34,14 @@ pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
     let text = starter(&found, today);
     Config::parse(&text)?;
     write(&path, &text, args.force).map_err(Error::Usage)?;
-    let names: Vec<_> = found.quotas.keys().map(String::as_str).collect();
+    let names: Vec<_> = found.accounts.keys().map(String::as_str).collect();
     let of = if names.is_empty() {
         "no key of a provider is in the environment, so that its accounts are examples".to_owned()
     } else {
         format!("with accounts of {}", names.join(", "))
     };
     if global.json {
-        print::json(&serde_json::json!({ "written": path, "quotas": names }));
+        print::json(&serde_json::json!({ "written": path, "accounts": names }));
     } else {
         print::line(&format!("{} is written, {of}; `forebay check` tries it", path.display()));
     }
@@ -77,13 +77,13 @@ const HEAD: &str = r#"# Forebay's configuration: accounts, and the pools that jo
 const NO_ACCOUNT: &str = r#"
 # No key of a provider was in the environment. `forebay providers` lists the providers; an account looks like this:
 #
-# [quota.openai]
+# [account.openai]
 # provider = "openai"
 # keys = [{ name = "main", env = "OPENAI_API_KEY" }]
 # limits = [{ requests = 500, per = "1m" }, { tokens = 200_000, per = "1m" }]
 #
 # [pool.gpt-4o-mini]
-# targets = [{ quota = "openai", model = "gpt-4o-mini" }]
+# targets = [{ account = "openai", model = "gpt-4o-mini" }]
 "#;
 
 const POOLS: &str = r#"
@@ -94,15 +94,15 @@ const POOLS: &str = r#"
 /// The text of a configuration with what was found.
 fn starter(found: &Config, today: Date) -> String {
     let mut text = HEAD.to_owned();
-    if found.quotas.is_empty() {
+    if found.accounts.is_empty() {
         text.push_str(NO_ACCOUNT);
         return text;
     }
     let mut pools: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, quota) in &found.quotas {
-        text.push_str(&account(name, quota));
-        if let Some(model) = cheapest(quota.endpoint.provider, &found.catalogue, today) {
-            let target = format!("{{ quota = \"{name}\", model = {:?} }}", model.name);
+    for (name, account) in &found.accounts {
+        text.push_str(&section(name, account));
+        if let Some(model) = cheapest(account.endpoint.provider, &found.catalogue, today) {
+            let target = format!("{{ account = \"{name}\", model = {:?} }}", model.name);
             pools.entry(pool_of_model(&model.name)).or_default().push(target);
         }
     }
@@ -113,13 +113,13 @@ fn starter(found: &Config, today: Date) -> String {
     text
 }
 
-fn account(name: &str, quota: &Quota) -> String {
-    let provider = quota.endpoint.provider;
-    let mut text = format!("\n[quota.{name}]\nprovider = \"{}\"\n", provider.name);
-    if provider.base_url.as_deref() != Some(quota.endpoint.base_url.as_str()) {
-        text.push_str(&format!("base_url = {:?}\n", quota.endpoint.base_url));
+fn section(name: &str, account: &Account) -> String {
+    let provider = account.endpoint.provider;
+    let mut text = format!("\n[account.{name}]\nprovider = \"{}\"\n", provider.name);
+    if provider.base_url.as_deref() != Some(account.endpoint.base_url.as_str()) {
+        text.push_str(&format!("base_url = {:?}\n", account.endpoint.base_url));
     }
-    let variables = quota.keys.iter().filter_map(|key| match &key.source {
+    let variables = account.keys.iter().filter_map(|key| match &key.source {
         KeySource::Env(variable) => Some(format!("{{ name = \"main\", env = \"{variable}\" }}")),
         KeySource::File(_) => None,
     });
@@ -191,10 +191,10 @@ mod tests {
         assert!(!text.contains("sk-secret"), "{text}");
         let config = Config::parse(&text).expect(&text);
         assert_eq!(
-            config.quotas.keys().collect::<Vec<_>>(),
+            config.accounts.keys().collect::<Vec<_>>(),
             ["anthropic", "azure", "azure-entra", "openai", "openrouter"]
         );
-        assert_eq!(config.quotas["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
+        assert_eq!(config.accounts["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
         assert!(config.pools.is_empty() && config.on_demand.is_some(), "each model is served: {text}");
         // Every line that is commented out can be taken in as it is.
         let all: Vec<_> = text
@@ -208,13 +208,13 @@ mod tests {
             .replace("dir = ", "[data]\ndir = ");
         let all = all.replace("# [pool.", "[pool.");
         let config = Config::parse(&all).expect(&all);
-        assert_eq!(config.quotas["anthropic"].limits.len(), 3);
+        assert_eq!(config.accounts["anthropic"].limits.len(), 3);
         assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
     }
 
     #[test]
     fn without_a_key_the_accounts_are_examples() {
         let config = Config::parse(&of(&[])).expect("a configuration");
-        assert!(config.quotas.is_empty() && config.pools.is_empty());
+        assert!(config.accounts.is_empty() && config.pools.is_empty());
     }
 }

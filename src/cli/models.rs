@@ -32,7 +32,7 @@ pub(super) struct ModelsArgs {
     notice: bool,
 }
 
-/// List the providers that a quota may name.
+/// List the providers that an account may name.
 #[derive(Debug, clap::Args)]
 pub(super) struct ProvidersArgs {
     /// Words that the provider's name has.

@@ -22,7 +22,7 @@ enum Kind {
     /// All jobs of a pool.
     Pool,
     /// All calls through an account.
-    Quota,
+    Account,
     /// All jobs of a team.
     Team,
 }
@@ -44,7 +44,7 @@ impl PauseArgs {
     fn what(self) -> Pausable {
         match self.kind {
             Kind::Pool => Pausable::Pool(self.name),
-            Kind::Quota => Pausable::Quota(self.name),
+            Kind::Account => Pausable::Account(self.name),
             Kind::Team => Pausable::Team(self.name),
         }
     }
@@ -72,7 +72,7 @@ pub(super) async fn pause(global: &Global, args: PauseArgs, verb: &str) -> Resul
 pub(super) fn named(what: &Pausable) -> String {
     match what {
         Pausable::Pool(name) => format!("pool {name}"),
-        Pausable::Quota(name) => format!("quota {name}"),
+        Pausable::Account(name) => format!("account {name}"),
         Pausable::Team(name) => format!("team {name}"),
     }
 }

@@ -1,7 +1,7 @@
 //! `forebay nats-permissions`.
 
 use anyhow::anyhow;
-use forebay_schemas::subjects::is_name;
+use forebay_schemas::subjects::problem_of_team;
 use serde_json::json;
 
 use super::{Global, print};
@@ -13,17 +13,17 @@ use crate::permissions::Grants;
 pub(super) struct Args {
     /// The team.
     team: String,
-    /// Print an account of the team's own beside this one, in which Forebay is. Teams that do not trust each other
-    /// need that.
-    #[arg(long, value_name = "ACCOUNT")]
-    beside: Option<String>,
+    /// Print a user of the NATS account that Forebay is in, for teams that trust each other, instead of an account of
+    /// the team's own.
+    #[arg(long)]
+    shared_account: bool,
 }
 
 pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let team = &args.team;
-    if !is_name(team) {
-        return Err(Error::Usage(anyhow!("`{team}` is no team name, use 1 to 64 of A-Z a-z 0-9 _ -")));
+    if let Some(problem) = problem_of_team(team) {
+        return Err(Error::Usage(anyhow!(problem)));
     }
     let names = &config.nats.names;
     let grants = Grants::of(team, names);
@@ -35,10 +35,10 @@ pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
                 "subscribe": { "allow": grants.subscribe },
             },
         }));
-    } else if let Some(forebay) = &args.beside {
-        print::line(&grants.to_account(team, forebay));
+    } else if args.shared_account {
+        print::line(&grants.to_user(team, names));
     } else {
-        print::line(&grants.to_config(team, names));
+        print::line(&grants.to_account(team));
     }
     Ok(0)
 }

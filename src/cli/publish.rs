@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use forebay_schemas::subjects::{DEFAULT_TEAM, is_name};
+use forebay_schemas::subjects::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Identity, Job, Lane};
 use forebay_workers::queue::jetstream::given_id;
 use serde_json::json;
@@ -17,7 +17,7 @@ use super::{Global, lane, print};
 use crate::batch::{check_url, unknown_pool, without_bom};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::control::Keys;
+use crate::control::Accounts;
 
 /// How long a worker is waited for that may know the pool.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -44,15 +44,13 @@ pub(super) struct Args {
 }
 
 pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
-    for (what, name) in [("pool", &args.pool), ("team", &args.team)] {
-        if !is_name(name) {
-            return Err(Error::Usage(anyhow!("`{name}` is no {what} name, use 1 to 64 of A-Z a-z 0-9 _ -")));
-        }
+    let flow = Flow { pool: args.pool, team: args.team, lane: args.lane };
+    if let Some(problem) = flow.problem() {
+        return Err(Error::Usage(anyhow!(problem)));
     }
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let flow = Flow { pool: args.pool, team: args.team, lane: args.lane };
-    check_pool(&connection, &flow.pool).await?;
+    check_flow(&connection, &flow).await?;
     let subject = connection.names.job(&flow);
     // When the stream of jobs was made, once that has been asked for.
     let mut created = None;
@@ -116,17 +114,20 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     Ok(0)
 }
 
-/// Refuses a pool that the worker does not have. Without a worker jobs wait for one, which may have it.
-async fn check_pool(connection: &Connection, pool: &str) -> Result<(), Error> {
-    let asked = tokio::time::timeout(PATIENCE, ask::<Keys>(connection, "keys", Vec::new())).await;
-    let Ok(Ok(keys)) = asked else {
+/// Refuses a pool or a team that the worker does not serve. Without a worker jobs wait for one, which may.
+async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
+    let asked = tokio::time::timeout(PATIENCE, ask::<Accounts>(connection, "accounts", Vec::new())).await;
+    let Ok(Ok(accounts)) = asked else {
         print::note(&format!(
-            "no worker answers, so it is not checked whether there is a pool `{pool}`; jobs wait for a worker"
+            "no worker answers, so it is not checked whether pool `{pool}` and team `{team}` are served; jobs wait for a worker"
         ));
         return Ok(());
     };
-    let known = keys.served();
-    if keys.makes_pools || known.contains_key(pool) {
+    if let Some(problem) = accounts.refuses_team(team) {
+        return Err(Error::Usage(anyhow!(problem)));
+    }
+    let known = accounts.served();
+    if accounts.makes_pools || known.contains_key(pool) {
         Ok(())
     } else {
         Err(Error::Usage(anyhow!(unknown_pool(pool, &known))))

@@ -16,9 +16,11 @@ pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
         return Ok(0);
     }
     let rows: Vec<_> = queues
-        .flows
+        .queues
         .iter()
-        .map(|flow| vec![flow.pool.clone(), flow.team.clone(), flow.lane.to_string(), flow.jobs.to_string()])
+        .map(|queue| {
+            vec![queue.pool.clone(), queue.team.clone(), queue.lane.to_string(), queue.jobs.to_string()]
+        })
         .collect();
     for what in &queues.paused {
         print::line(&format!("paused: {}", named(what)));
@@ -27,10 +29,10 @@ pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
     let ended: Vec<_> =
         queues.ended.iter().map(|(status, count)| format!("{count} {}", status.as_str())).collect();
     print::line(&format!(
-        "{} in flight, {} staged, {} postponed; since the start: {}",
+        "{} in flight, {} prefetched, {} scheduled; since the start: {}",
         queues.in_flight,
-        queues.staged,
-        queues.postponed,
+        queues.prefetched,
+        queues.scheduled,
         ended.join(", ")
     ));
     Ok(0)

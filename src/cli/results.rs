@@ -7,7 +7,8 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use bytes::Bytes;
-use forebay_schemas::subjects::{DEFAULT_TEAM, UNDER_WAY_HEADER};
+use forebay_schemas::format::is_of_format_1;
+use forebay_schemas::subjects::{DEFAULT_TEAM, IN_PROGRESS_HEADER};
 use forebay_schemas::{Completion, Identity};
 use forebay_workers::clock::SystemClock;
 use forebay_workers::queue::jetstream::object_of;
@@ -118,12 +119,15 @@ async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
 
 /// Why there is no result, as far as it can be told without looking at every job that waits.
 async fn why_none(connection: &Connection, identity: &Identity, reply: &async_nats::Message) -> String {
-    if reply.headers.as_ref().is_some_and(|headers| headers.get(UNDER_WAY_HEADER).is_some()) {
+    if reply.headers.as_ref().is_some_and(|headers| headers.get(IN_PROGRESS_HEADER).is_some()) {
         return "it is not answered yet: it waits for its call, or is being called".to_owned();
     }
     let Identity { team, batch, id } = identity;
     let names = &connection.names;
-    if last_of(connection, names.later_stream(), &names.later(team, batch.as_deref(), id)).await.is_some() {
+    if last_of(connection, names.scheduled_stream(), &names.scheduled(team, batch.as_deref(), id))
+        .await
+        .is_some()
+    {
         return "it is not answered yet: it waits for its time".to_owned();
     }
     let of_any = names.completion(team, Some("*"), id);
@@ -190,9 +194,9 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
     }
 }
 
-/// A completion as it was published; whole, if its message names an object.
+/// A completion as it was published; whole, if its message names an object, and always in the words of today.
 async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<String> {
-    if object_of(message.headers.as_ref()).is_none() {
+    if object_of(message.headers.as_ref()).is_none() && !is_of_format_1(&message.payload) {
         return Ok(String::from_utf8_lossy(&message.payload).into_owned());
     }
     let completion = connection.open_completion(&message.payload, message.headers.as_ref()).await?;

@@ -15,7 +15,7 @@ use super::{Global, SOME_FAILED, lane, print};
 use crate::batch::{Batch, Choices};
 use crate::config::{Config, Pool};
 use crate::connection::{Connection, Error};
-use crate::control::Keys;
+use crate::control::Accounts;
 use crate::run::output::{Files, Output};
 use crate::run::progress::Progress;
 use crate::run::{self, Ended, Totals};
@@ -82,6 +82,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     // What can be refused without starting anything is.
     let serves = !config.pools.is_empty() || config.on_demand.is_some();
     if config.nats.url.is_none() && serves {
+        refuse_unknown_team(config.refuses_team(&args.team))?;
         batch.check(&args.input, Some(&pools(&config, &batch)), usize::MAX).map_err(Error::Usage)?;
     }
     let mut prepared = Some((batch, output));
@@ -92,6 +93,10 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     })
     .await?;
     report(global, &name, &files, ended)
+}
+
+fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
+    problem.map_or(Ok(()), |problem| Err(Error::Usage(anyhow::anyhow!(problem))))
 }
 
 /// The pools that a worker with this configuration has for a batch, and their models.
@@ -116,8 +121,9 @@ async fn go(
     progress: Progress,
     stop: &tokio_util::sync::CancellationToken,
 ) -> Result<Ended, Error> {
-    let keys: Keys = ask(connection, "keys", Vec::new()).await?;
-    let known = (!keys.makes_pools).then(|| keys.served());
+    let accounts: Accounts = ask(connection, "accounts", Vec::new()).await?;
+    refuse_unknown_team(accounts.refuses_team(&args.team))?;
+    let known = (!accounts.makes_pools).then(|| accounts.served());
     batch.check(&args.input, known.as_ref(), max_request).map_err(Error::Usage)?;
     run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
 }

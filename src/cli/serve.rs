@@ -50,7 +50,7 @@ fn tell_ready(global: &Global, config: &Config, app: &App) {
     }
     let pools = match pools.is_empty() {
         true => {
-            let accounts: Vec<_> = config.quotas.keys().map(String::as_str).collect();
+            let accounts: Vec<_> = config.accounts.keys().map(String::as_str).collect();
             format!("for each model that is asked for, with accounts of {}", accounts.join(", "))
         }
         false => pools.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "),

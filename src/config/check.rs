@@ -2,23 +2,23 @@
 
 mod pool;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use forebay_schemas::subjects::is_name;
+use forebay_schemas::subjects::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
+use forebay_workers::accounts::{Algorithm, Amount, Limit};
 use forebay_workers::cost::Dimension;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::{Provider, providers, providers_with};
-use forebay_workers::quota::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
-use super::{Call, Config, Data, Key, KeySource, Mistake, Nats, Quota, SMALLEST_STREAM, Size, Streams};
+use super::{Account, Call, Config, Data, Key, KeySource, Mistake, Nats, SMALLEST_STREAM, Size, Streams};
 use crate::catalogue::Catalogue;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -44,13 +44,13 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         );
     }
     let streams = checker.streams(raw.streams, data.dedupe_days);
-    let quotas = raw.quota.into_iter().map(|(name, quota)| {
-        let quota = checker.quota(&name, quota);
-        (name, quota)
+    let accounts = raw.account.into_iter().map(|(name, account)| {
+        let account = checker.account(&name, account);
+        (name, account)
     });
-    let quotas: std::collections::BTreeMap<_, _> = quotas.collect();
+    let accounts: BTreeMap<_, _> = accounts.collect();
     let pools = raw.pool.into_iter().map(|(name, pool)| {
-        let pool = checker.pool(&name, pool, &quotas, data.dedupe_days);
+        let pool = checker.pool(&name, pool, &accounts, data.dedupe_days);
         (name, pool)
     });
     let pools = pools.collect();
@@ -58,17 +58,17 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
         let team = checker.team(&name, team);
         (name, team)
     });
-    let teams = teams.collect();
+    let teams: BTreeMap<_, _> = teams.collect();
     Config {
         file: None,
-        nats: checker.nats(raw.nats),
+        nats: checker.nats(raw.nats, !teams.is_empty()),
         data,
         streams,
         call: checker.call(raw.call),
         catalogue,
         providers: checker.providers.clone(),
         lanes: checker.lanes(&raw.lanes),
-        quotas,
+        accounts,
         pools,
         on_demand: None,
         teams,
@@ -127,13 +127,13 @@ impl Checker<'_> {
         }
     }
 
-    fn name(&mut self, path: &str, name: &str) {
-        if !is_name(name) {
-            self.wrong(path, format!("`{name}` is no name, use 1 to 64 of A-Z a-z 0-9 _ -"));
+    fn name(&mut self, path: &str, what: &str, name: &str) {
+        if let Some(problem) = problem_of_name(what, name) {
+            self.wrong(path, problem);
         }
     }
 
-    fn nats(&mut self, raw: raw::Nats) -> Nats {
+    fn nats(&mut self, raw: raw::Nats, has_teams: bool) -> Nats {
         let listen = raw.listen.and_then(|listen| {
             let problem = format!("`{listen}` is no address, write for example \"127.0.0.1:4222\"");
             listen.parse::<SocketAddr>().map_err(|_| self.wrong("nats.listen", problem)).ok()
@@ -155,6 +155,23 @@ impl Checker<'_> {
             listen,
             names,
             sync_interval: self.duration("nats.sync_interval", raw.sync_interval, sync),
+            refuses_unknown_teams: self.refuses_unknown_teams(raw.unknown_teams.as_deref(), has_teams),
+        }
+    }
+
+    /// As configured, or else where any team is: who names teams means those.
+    fn refuses_unknown_teams(&mut self, given: Option<&str>, has_teams: bool) -> bool {
+        match given {
+            None => has_teams,
+            Some("refuse") => true,
+            Some("serve") => false,
+            Some(other) => {
+                self.wrong(
+                    "nats.unknown_teams",
+                    format!("`{other}` is not known, use \"serve\" or \"refuse\""),
+                );
+                has_teams
+            }
         }
     }
 
@@ -163,7 +180,7 @@ impl Checker<'_> {
             |given: Option<ByteSize>, usual| given.map_or(Size::Usual(usual), |size| Size::Given(size.0));
         let streams = Streams {
             jobs_max_bytes: size(raw.jobs_max_bytes, 10 * GIB),
-            jobs_max_per_flow: raw.jobs_max_per_flow,
+            jobs_max_per_queue: raw.jobs_max_per_queue,
             completions_max_age: self.duration(
                 "streams.completions_max_age",
                 raw.completions_max_age,
@@ -172,8 +189,8 @@ impl Checker<'_> {
             completions_max_bytes: size(raw.completions_max_bytes, 10 * GIB),
             objects_max_bytes: size(raw.objects_max_bytes, 2 * GIB),
         };
-        if streams.jobs_max_per_flow == Some(0) {
-            self.wrong("streams.jobs_max_per_flow", "must be at least 1; leave it out for no limit");
+        if streams.jobs_max_per_queue == Some(0) {
+            self.wrong("streams.jobs_max_per_queue", "must be at least 1; leave it out for no limit");
         }
         for (field, size) in [
             ("jobs_max_bytes", streams.jobs_max_bytes),
@@ -226,9 +243,9 @@ impl Checker<'_> {
         ]
     }
 
-    fn quota(&mut self, name: &str, raw: raw::Quota) -> Quota {
-        let path = format!("quota.{name}");
-        self.name(&path, name);
+    fn account(&mut self, name: &str, raw: raw::Account) -> Account {
+        let path = format!("account.{name}");
+        self.name(&path, "account", name);
         let provider = self.provider(&path, raw.provider);
         let base_url = self.base_url(&path, raw.base_url, provider);
         let mut endpoint = Endpoint::new(provider, &base_url);
@@ -241,7 +258,7 @@ impl Checker<'_> {
         let limits = raw.limits.into_iter().enumerate();
         let limits = limits
             .filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, algorithm));
-        Quota { endpoint, keys, limits: limits.collect() }
+        Account { endpoint, keys, limits: limits.collect() }
     }
 
     /// What is known of models and providers: what is built in, and the files that add to it.
@@ -339,7 +356,7 @@ impl Checker<'_> {
             let path = format!("{path}[{index}]");
             let name = key.name.unwrap_or_else(|| format!("key-{}", index + 1));
             if !names.insert(name.clone()) {
-                self.wrong(&format!("{path}.name"), format!("there is another key `{name}` in this quota"));
+                self.wrong(&format!("{path}.name"), format!("there is another key `{name}` in this account"));
             }
             let source = match (key.env, key.file) {
                 (Some(variable), None) => KeySource::Env(variable),
@@ -418,7 +435,9 @@ impl Checker<'_> {
 
     fn team(&mut self, name: &str, raw: raw::Team) -> Team {
         let path = format!("team.{name}");
-        self.name(&path, name);
+        if let Some(problem) = problem_of_team(name) {
+            self.wrong(&path, problem);
+        }
         if raw.weight == Some(0) {
             self.wrong(&format!("{path}.weight"), "must be at least 1: no team starves");
         }

@@ -10,17 +10,17 @@ use forebay_workers::provider::catalogue::Provider;
 use forebay_workers::{OnDemand, TargetConfig, Wanted};
 
 use super::check::wrong_address;
-use super::{Key, KeySource, Mistake, Quota};
+use super::{Account, Key, KeySource, Mistake};
 use crate::catalogue::{Catalogue, Model};
 
 /// The accounts whose keys are in the environment, by provider.
-pub(super) fn quotas(
+pub(super) fn accounts(
     providers: &[&'static Provider],
     read: impl Fn(&str) -> Option<String>,
     mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, Quota> {
+) -> BTreeMap<String, Account> {
     let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
-    let quota = |provider: &&'static Provider| {
+    let account = |provider: &&'static Provider| {
         let variable = provider.key_env.iter().find(|variable| read(variable).is_some())?;
         let given = provider.url_env.as_ref().and_then(|variable| Some((variable, read(variable)?)));
         let problem = given.as_ref().and_then(|(_, url)| wrong_address(url.trim(), provider));
@@ -35,9 +35,9 @@ pub(super) fn quotas(
             endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
         }
         let key = Key { name: variable.clone(), source: KeySource::Env(variable.clone()) };
-        Some((provider.name.clone(), Quota { endpoint, keys: vec![key], limits: Vec::new() }))
+        Some((provider.name.clone(), Account { endpoint, keys: vec![key], limits: Vec::new() }))
     };
-    providers.iter().filter_map(quota).collect()
+    providers.iter().filter_map(account).collect()
 }
 
 /// A variable of the environment.
@@ -61,8 +61,8 @@ pub(super) fn without_address(
 
 /// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
 /// is known, or all if they are of one provider.
-pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue) -> OnDemand {
-    let providers: Vec<_> = quotas.values().map(|quota| quota.endpoint.provider).collect();
+pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalogue) -> OnDemand {
+    let providers: Vec<_> = accounts.values().map(|account| account.endpoint.provider).collect();
     let listed: BTreeSet<_> = catalogue.models().map(|model| model.provider.as_str()).collect();
     let listed_as: BTreeSet<_> = providers.iter().map(|provider| provider.listed_as()).collect();
     let is_alone = listed_as.len() == 1;
@@ -79,8 +79,9 @@ pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue)
     let serving = move |model: &str| -> Vec<TargetConfig> {
         let known: Vec<_> = providers.iter().map(|provider| catalogue.find(provider, model)).collect();
         let is_known = known.iter().any(Option::is_some);
-        let serves = |quota: &usize| if is_known { known[*quota].is_some() } else { may_have_any[*quota] };
-        (0..known.len()).filter(serves).map(|quota| target(quota, model, known[quota])).collect()
+        let serves =
+            |account: &usize| if is_known { known[*account].is_some() } else { may_have_any[*account] };
+        (0..known.len()).filter(serves).map(|account| target(account, model, known[account])).collect()
     };
     OnDemand::new(move |wanted| match wanted {
         Wanted::Model(model) => serving(model),
@@ -92,12 +93,12 @@ pub(super) fn on_demand(quotas: &BTreeMap<String, Quota>, catalogue: &Catalogue)
     })
 }
 
-fn target(quota: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig {
+fn target(account: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig {
     TargetConfig {
         context_window: known.and_then(|model| model.context_window),
         max_output: known.and_then(|model| model.max_output),
         prices: known.map(|model| Arc::new(model.prices.clone())),
-        ..TargetConfig::new(quota, model)
+        ..TargetConfig::new(account, model)
     }
 }
 
@@ -107,25 +108,25 @@ mod tests {
 
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, Quota>, Vec<Mistake>) {
+    fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, Account>, Vec<Mistake>) {
         let read = |name: &str| {
             variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
         };
         let mut mistakes = Vec::new();
-        let found = quotas(&providers().iter().collect::<Vec<_>>(), read, &mut mistakes);
+        let found = accounts(&providers().iter().collect::<Vec<_>>(), read, &mut mistakes);
         (found, mistakes)
     }
 
-    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Quota> {
+    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Account> {
         let (found, mistakes) = read(variables);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         found
     }
 
-    fn serve(quotas: &BTreeMap<String, Quota>, model: &str) -> Vec<String> {
-        let names: Vec<_> = quotas.keys().collect();
-        let targets = on_demand(quotas, Catalogue::known()).targets(&pool_of_model(model), Some(model));
-        targets.into_iter().map(|target| names[target.quota].clone()).collect()
+    fn serve(accounts: &BTreeMap<String, Account>, model: &str) -> Vec<String> {
+        let names: Vec<_> = accounts.keys().collect();
+        let targets = on_demand(accounts, Catalogue::known()).targets(&pool_of_model(model), Some(model));
+        targets.into_iter().map(|target| names[target.account].clone()).collect()
     }
 
     #[test]
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn each_key_in_the_environment_is_an_account_at_its_usual_or_its_own_address() {
-        let quotas = found(&[
+        let accounts = found(&[
             ("OPENAI_API_KEY", "sk-1"),
             ("OPENAI_BASE_URL", "http://127.0.0.1:9001/v1/"),
             ("GOOGLE_API_KEY", "g"),
@@ -163,15 +164,19 @@ mod tests {
             ("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com/"),
             ("AWS_BEARER_TOKEN_BEDROCK", "no address"),
         ]);
-        let addresses: Vec<_> =
-            quotas.iter().map(|(name, quota)| (name.as_str(), quota.endpoint.base_url.as_str())).collect();
+        let addresses: Vec<_> = accounts
+            .iter()
+            .map(|(name, account)| (name.as_str(), account.endpoint.base_url.as_str()))
+            .collect();
         let expected = [
             ("azure", "https://r.openai.azure.com/openai/v1"),
             ("gemini", "https://generativelanguage.googleapis.com/v1beta"),
             ("openai", "http://127.0.0.1:9001/v1"),
         ];
         assert_eq!(addresses, expected);
-        assert!(matches!(&quotas["gemini"].keys[0].source, KeySource::Env(name) if name == "GOOGLE_API_KEY"));
+        assert!(
+            matches!(&accounts["gemini"].keys[0].source, KeySource::Env(name) if name == "GOOGLE_API_KEY")
+        );
     }
 
     #[test]

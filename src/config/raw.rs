@@ -8,6 +8,7 @@ use serde::Deserialize;
 use toml::{Table, Value};
 
 use super::Mistake;
+use super::renamed::renamed;
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Raw {
@@ -24,7 +25,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) lanes: Lanes,
     #[serde(default)]
-    pub(super) quota: BTreeMap<String, Quota>,
+    pub(super) account: BTreeMap<String, Account>,
     #[serde(default)]
     pub(super) pool: BTreeMap<String, Pool>,
     #[serde(default)]
@@ -37,6 +38,7 @@ pub(super) struct Nats {
     pub(super) listen: Option<String>,
     pub(super) prefix: Option<String>,
     pub(super) sync_interval: Option<String>,
+    pub(super) unknown_teams: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,7 +51,7 @@ pub(super) struct Data {
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Streams {
     pub(super) jobs_max_bytes: Option<ByteSize>,
-    pub(super) jobs_max_per_flow: Option<u32>,
+    pub(super) jobs_max_per_queue: Option<u32>,
     pub(super) completions_max_age: Option<String>,
     pub(super) completions_max_bytes: Option<ByteSize>,
     pub(super) objects_max_bytes: Option<ByteSize>,
@@ -81,7 +83,7 @@ pub(super) struct Lanes {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Quota {
+pub(super) struct Account {
     pub(super) provider: Option<String>,
     pub(super) base_url: Option<String>,
     pub(super) api_version: Option<String>,
@@ -117,13 +119,13 @@ pub(super) struct Pool {
     pub(super) targets: Vec<Target>,
     #[serde(default)]
     pub(super) content_fallback: bool,
-    pub(super) join: Option<bool>,
-    pub(super) reuse: Option<String>,
+    pub(super) merge: Option<bool>,
+    pub(super) cache: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Target {
-    pub(super) quota: Option<String>,
+    pub(super) account: Option<String>,
     pub(super) model: Option<String>,
     pub(super) tier: Option<u32>,
     pub(super) weight: Option<f64>,
@@ -151,6 +153,7 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
             return (Raw::default(), vec![syntax(text, &error)], unreadable);
         }
     };
+    mistakes.extend(renamed(&mut table));
     loop {
         let mut unknown = Vec::new();
         let mut track = serde_path_to_error::Track::new();

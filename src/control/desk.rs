@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
-use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER, UNDER_WAY_HEADER, is_name};
+use forebay_schemas::subjects::{IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, is_name};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
@@ -16,8 +16,8 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::{
-    CancelReply, FlowDepth, Keys, LetterRequest, OrdersReply, Queues, Quota, ResultsReply, ResultsRequest,
-    ShownLetter, SwitchRequest, Worker,
+    Account, Accounts, CancelReply, LetterRequest, OrdersReply, QueueDepth, Queues, ResultsReply,
+    ResultsRequest, ShownLetter, SwitchRequest, Worker,
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};
@@ -42,9 +42,9 @@ impl Desk {
     pub(super) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
         let answer = match endpoint {
             "queues" => self.queues().await,
-            "keys" => json(&self.keys()),
-            "keys-disable" => self.switch(&request.message.payload, false).await,
-            "keys-enable" => self.switch(&request.message.payload, true).await,
+            "accounts" => json(&self.accounts()),
+            "accounts-disable" => self.switch(&request.message.payload, false).await,
+            "accounts-enable" => self.switch(&request.message.payload, true).await,
             "pause" => self.pause(&request.message.payload).await,
             "resume" => self.resume(&request.message.payload).await,
             "cancel" => self.cancel(&request.message.payload).await,
@@ -70,21 +70,22 @@ impl Desk {
 
     async fn queues(&self) -> Answer {
         let snapshot = self.worker.snapshot();
-        let flows = depths(&self.connection).await.map_err(|problem| failed(503, problem))?;
+        let queues = depths(&self.connection).await.map_err(|problem| failed(503, problem))?;
         let paused = self.book.orders().paused();
-        let forebay_workers::Snapshot { staged, in_flight, ended, .. } = snapshot;
-        let later = self.connection.context.get_stream(self.connection.names.later_stream()).await;
-        let postponed = later.map_err(|error| failed(503, error))?.cached_info().state.messages;
-        json(&Queues { flows, postponed, staged, in_flight, ended, paused })
+        let forebay_workers::Snapshot { staged: prefetched, in_flight, ended, .. } = snapshot;
+        let stream = self.connection.context.get_stream(self.connection.names.scheduled_stream()).await;
+        let scheduled = stream.map_err(|error| failed(503, error))?.cached_info().state.messages;
+        json(&Queues { queues, scheduled, prefetched, in_flight, ended, paused })
     }
 
-    fn keys(&self) -> Keys {
+    fn accounts(&self) -> Accounts {
         let snapshot = self.worker.snapshot();
-        Keys {
-            quotas: snapshot.quotas.into_iter().map(Quota::from).collect(),
+        Accounts {
+            accounts: snapshot.accounts.into_iter().map(Account::from).collect(),
             pools: snapshot.pools,
             models: snapshot.models,
             makes_pools: snapshot.makes_pools,
+            teams: snapshot.teams,
         }
     }
 
@@ -92,18 +93,18 @@ impl Desk {
     /// restart.
     async fn switch(&self, payload: &[u8], on: bool) -> Answer {
         let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        if !self.worker.switch(&request.quota, request.key.as_deref(), on) {
-            return Err(failed(404, unknown_key(&request, &self.keys().quotas)));
+        if !self.worker.switch(&request.account, request.key.as_deref(), on) {
+            return Err(failed(404, unknown_key(&request, &self.accounts().accounts)));
         }
         let act = if on { "enabled" } else { "disabled" };
-        info!(quota = request.quota, key = request.key, "{act} by an operator");
+        info!(account = request.account, key = request.key, "{act} by an operator");
         if !self.writer.write().await {
             return Err(failed(
                 503,
                 format!("{act}, but not written down, so a restart may undo it; ask again"),
             ));
         }
-        json(&self.keys())
+        json(&self.accounts())
     }
 
     /// Makes no more calls for something; answers all that pauses then.
@@ -111,12 +112,12 @@ impl Desk {
         let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let unknown = match &what {
             Pausable::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
-            Pausable::Quota(name) => {
-                self.worker.snapshot().quotas.iter().all(|known| known.name != *name).then_some("account")
+            Pausable::Account(name) => {
+                self.worker.snapshot().accounts.iter().all(|known| known.name != *name).then_some("account")
             }
             Pausable::Team(name) => (!is_name(name)).then_some("team"),
         };
-        if let (Some(kind), Pausable::Pool(name) | Pausable::Quota(name) | Pausable::Team(name)) =
+        if let (Some(kind), Pausable::Pool(name) | Pausable::Account(name) | Pausable::Team(name)) =
             (unknown, &what)
         {
             return Err(failed(404, format!("there is no {kind} `{name}`")));
@@ -146,10 +147,10 @@ impl Desk {
         let at = SystemClock.now();
         info!(?what, "cancelled by an operator");
         self.book.cancel(what.clone(), at).await.map_err(not_kept)?;
-        let hastened = self.queue().hasten(&what, at).await.map_err(|error| {
+        let rescheduled = self.queue().hasten(&what, at).await.map_err(|error| {
             failed(503, format!("cancelled, but those that wait for their time end only then: {error}"))
         })?;
-        json(&CancelReply { what, at, hastened })
+        json(&CancelReply { what, at, rescheduled })
     }
 
     async fn dead_list(&self, payload: &[u8]) -> Answer {
@@ -210,7 +211,7 @@ impl Desk {
             None => {
                 let (mut headers, none) = json(&ResultsReply::None)?;
                 if self.worker.has(&identity) {
-                    headers.insert(UNDER_WAY_HEADER, "true");
+                    headers.insert(IN_PROGRESS_HEADER, "true");
                 }
                 Ok((headers, none))
             }
@@ -254,11 +255,11 @@ impl Desk {
     }
 }
 
-/// Jobs in the stream, by flow.
+/// Jobs in the stream, by queue.
 ///
 /// # Errors
 /// When the stream cannot be read.
-pub async fn depths(connection: &Connection) -> Result<Vec<FlowDepth>, String> {
+pub async fn depths(connection: &Connection) -> Result<Vec<QueueDepth>, String> {
     let Connection { context, names, .. } = connection;
     let stream = context
         .get_stream_no_info(names.jobs_stream())
@@ -274,20 +275,20 @@ pub async fn depths(connection: &Connection) -> Result<Vec<FlowDepth>, String> {
         }
     }
     let depth =
-        |(flow, jobs): (Flow, u64)| FlowDepth { pool: flow.pool, team: flow.team, lane: flow.lane, jobs };
+        |(flow, jobs): (Flow, u64)| QueueDepth { pool: flow.pool, team: flow.team, lane: flow.lane, jobs };
     Ok(flows.into_iter().map(depth).collect())
 }
 
-fn unknown_key(request: &SwitchRequest, quotas: &[Quota]) -> String {
+fn unknown_key(request: &SwitchRequest, accounts: &[Account]) -> String {
     let names = |names: Vec<&str>| names.join(", ");
-    match (&request.key, quotas.iter().find(|quota| quota.name == request.quota)) {
-        (Some(key), Some(quota)) => {
-            let known = names(quota.keys.iter().map(|key| key.name.as_str()).collect());
-            format!("account `{}` has no key `{key}`; it has {known}", quota.name)
+    match (&request.key, accounts.iter().find(|account| account.name == request.account)) {
+        (Some(key), Some(account)) => {
+            let known = names(account.keys.iter().map(|key| key.name.as_str()).collect());
+            format!("account `{}` has no key `{key}`; it has {known}", account.name)
         }
         _ => {
-            let known = names(quotas.iter().map(|quota| quota.name.as_str()).collect());
-            format!("there is no account `{}`; known accounts: {known}", request.quota)
+            let known = names(accounts.iter().map(|account| account.name.as_str()).collect());
+            format!("there is no account `{}`; known accounts: {known}", request.account)
         }
     }
 }

@@ -83,7 +83,7 @@ mod tests {
 
     fn completion(usage: &str, cost: &str, response: &str) -> Completion {
         let text = format!(
-            r#"{{"id":"1","custom_id":"1","team":"default","batch":null,"pool":"p","lane":"normal","generation":1,
+            r#"{{"id":"1","custom_id":"1","team":"default","batch":null,"pool":"p","lane":"normal","revision":1,
                 "status":"succeeded","response":{response},"error":null,"usage":{usage},"cost":{cost},"attempts":[],
                 "queued_ms":0,"metadata":null}}"#
         );

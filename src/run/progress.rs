@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 use super::Totals;
-use crate::control::Quota;
+use crate::control::Account;
 
 /// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(5);
@@ -53,22 +53,22 @@ impl Progress {
         }
     }
 
-    /// What the worker's quotas are doing.
-    pub fn look(&mut self, quotas: Vec<Quota>) {
-        self.looks.push_back((Instant::now(), quotas.iter().map(|quota| quota.calls).sum()));
+    /// What the worker's accounts are doing.
+    pub fn look(&mut self, accounts: Vec<Account>) {
+        self.looks.push_back((Instant::now(), accounts.iter().map(|account| account.calls).sum()));
         if self.looks.len() > LOOKS {
             self.looks.pop_front();
         }
-        self.in_flight = quotas.iter().map(|quota| quota.in_flight).sum();
-        self.allowed = quotas.iter().map(|quota| quota.requests_per_second).sum();
-        let waiting = quotas.iter().flat_map(|quota| {
-            quota.keys.iter().chain(&quota.models).filter_map(|condition| {
+        self.in_flight = accounts.iter().map(|account| account.in_flight).sum();
+        self.allowed = accounts.iter().map(|account| account.requests_per_second).sum();
+        let waiting = accounts.iter().flat_map(|account| {
+            account.keys.iter().chain(&account.models).filter_map(|condition| {
                 let why = match (&condition.reason, &condition.spent) {
                     (Some(reason), _) => format!("{} ({reason})", condition.state),
                     (None, Some(spent)) => format!("has spent {}", spent.limit),
                     (None, None) => return None,
                 };
-                Some(format!("{}/{} {why}", quota.name, condition.name))
+                Some(format!("{}/{} {why}", account.name, condition.name))
             })
         });
         self.note = waiting.collect::<Vec<_>>().join(", ");

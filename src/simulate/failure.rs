@@ -195,7 +195,7 @@ mod tests {
         "rate_limited",
         "ramp_limited",
         "quota_exhausted",
-        "exceeds_key_limit",
+        "exceeds_limit",
         "billing_stop",
         "bad_key",
         "model_not_allowed",

@@ -59,6 +59,7 @@ impl FromStr for Faults {
                 "malformed" => Fault::Malformed,
                 "hang" => Fault::Hang,
                 "endless" => Fault::Endless,
+                "exceeds_key_limit" => return Err(format!("`{name}` is now `exceeds_limit`")),
                 _ => Fault::Case(failure::case(name).ok_or_else(|| {
                     format!(
                         "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless, nor \

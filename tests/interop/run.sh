@@ -71,13 +71,13 @@ cat >"$run/forebay.toml" <<TOML
 listen = "127.0.0.1:0"
 [data]
 dir = "$run/data"
-[quota.simulated]
+[account.simulated]
 provider = "openai"
 base_url = "$provider"
 keys = [{ name = "one", env = "SIM_KEY" }]
 limits = [{ requests = 600, per = "1m" }]
 [pool.chat]
-targets = [{ quota = "simulated", model = "gpt-4o-mini" }]
+targets = [{ account = "simulated", model = "gpt-4o-mini" }]
 TOML
 start serve "$forebay" serve --config "$run/forebay.toml"
 wait_for serve '(^|[^a-z])ready'

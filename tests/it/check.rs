@@ -5,23 +5,23 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::program::{Output, run};
-use crate::support::{UNLIMITED, head, pool, provider, quota};
+use crate::support::{UNLIMITED, account, head, pool, provider};
 
-/// `forebay check` on quotas, each of a provider, at an address, with keys, and with a pool for a model.
-async fn check(quotas: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value>) {
+/// `forebay check` on accounts, each of a provider, at an address, with keys, and with a pool for a model.
+async fn check(accounts: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value>) {
     let dir = tempfile::tempdir().expect("a directory");
     let mut text = head(dir.path());
-    for (index, (provider, url, keys, model)) in quotas.iter().enumerate() {
+    for (index, (provider, url, keys, model)) in accounts.iter().enumerate() {
         let name = format!("q{index}");
-        let quota = quota(dir.path(), &name, url, keys, UNLIMITED);
-        text.push_str(&quota.replace("\"openai\"", &format!("\"{provider}\"")));
+        let account = account(dir.path(), &name, url, keys, UNLIMITED);
+        text.push_str(&account.replace("\"openai\"", &format!("\"{provider}\"")));
         text.push_str(&pool(&format!("p{index}"), model, &[&name]));
     }
     fs::write(dir.path().join("forebay.toml"), text).expect("written");
     let output = run(dir.path(), &["check", "--json"]).await;
     let report: Value = serde_json::from_str(&output.stdout).expect("a report");
     let tried = report["tried"].as_array().expect("a list").clone();
-    for key in quotas.iter().flat_map(|(_, _, keys, _)| *keys) {
+    for key in accounts.iter().flat_map(|(_, _, keys, _)| *keys) {
         assert!(!format!("{output:?}").contains(key), "a key is told: {output:?}");
     }
     (output, tried)

@@ -23,7 +23,7 @@ async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
         job["metadata"] = json!({ "row": index });
         forebay.publish(subject, &job).await;
         let completion = forebay.completion(team, Some("nightly"), &id).await;
-        assert_eq!((completion.status, completion.lane, completion.generation), (Status::Succeeded, lane, 1));
+        assert_eq!((completion.status, completion.lane, completion.revision), (Status::Succeeded, lane, 1));
         assert_eq!((completion.id.as_str(), completion.custom_id.as_str()), (id.as_str(), id.as_str()));
         assert_eq!(said(&completion), format!("You said: hello {index}"));
         assert_eq!(completion.attempts.len(), 1);
@@ -187,7 +187,7 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
     job["reply_to"] = json!("_INBOX.later");
     job["batch"] = json!("b");
     forebay.publish("ai.jobs.chat.acme.bulk", &job).await;
-    let waiting = forebay.postponed("ai.later.acme.b.later").await;
+    let waiting = forebay.postponed("ai.scheduled.acme.b.later").await;
     let schedule = waiting.headers.get("Nats-Schedule");
     assert!(schedule.is_some_and(|schedule| schedule.as_str().starts_with("@at ")));
     forebay.drained().await;
@@ -215,7 +215,7 @@ async fn a_job_for_later_survives_a_restart() {
     forebay.publish("ai.jobs.chat.acme", &job).await;
     let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
     let id = format!("s{}-1", stream.cached_info().created.unix_timestamp());
-    forebay.postponed(&format!("ai.later.acme._.{id}")).await;
+    forebay.postponed(&format!("ai.scheduled.acme._.{id}")).await;
     let dir = forebay.leave().await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);

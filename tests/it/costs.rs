@@ -6,7 +6,7 @@ use forebay_schemas::completion::OutputLine;
 use serde_json::{Value, json};
 
 use crate::program::run;
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, provider, quota};
+use crate::support::{Forebay, UNLIMITED, account, chat, head, pool, provider};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completion_says_its_cost_or_that_it_is_not_known() {
@@ -41,7 +41,7 @@ async fn a_run_ends_with_what_all_its_lines_used_and_cost() {
     let text = [
         head(dir.path()),
         "[catalogue]\nmodels = [\"prices.json\"]\n".to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("ours", "ours", &["one"]),
         pool("unpriced", "unpriced", &["one"]),
     ];

@@ -20,7 +20,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{chat, install_crypto, pool, provider, quota};
+use crate::support::{account, chat, install_crypto, pool, provider};
 
 /// Jobs of each kind: that succeed, that fail, and that wait for their time first.
 const EACH: usize = 4;
@@ -77,7 +77,7 @@ impl Case {
             ),
             // All cases share a server, whose store must hold the most of every stream.
             "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n".to_owned(),
-            quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
+            account(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
             pool("chat", "gpt-4o-mini", &["one"]),
         ]
         .concat();
@@ -152,7 +152,7 @@ impl Case {
             let whole = self.connection.open_completion(&message.payload, message.headers.as_ref()).await;
             completions.push(whole.expect("a completion"));
         }
-        for stream in [names.jobs_stream(), names.later_stream()] {
+        for stream in [names.jobs_stream(), names.scheduled_stream()] {
             while self.messages_and_last(&stream).await.0 > 0 {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -202,7 +202,7 @@ impl Case {
         let published = self.messages_and_last(&names.completions_stream()).await;
         assert_eq!(published, (3 * EACH as u64, 3 * EACH as u64), "{name}: no completion was replaced");
         // After a clean stop nothing waits for the ack wait of what was delivered before it.
-        for stream in [names.jobs_stream(), names.later_stream()] {
+        for stream in [names.jobs_stream(), names.scheduled_stream()] {
             let stream = self.connection.context.get_stream(stream).await.expect("a stream");
             assert_eq!(stream.cached_info().state.consumer_count, 0, "{name}: consumers are left");
         }

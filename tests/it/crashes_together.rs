@@ -14,7 +14,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{Serve, command};
-use crate::support::{UNLIMITED, chat, install_crypto, provider, quota, said};
+use crate::support::{UNLIMITED, account, chat, install_crypto, provider, said};
 
 /// Jobs whose embeddings travel together, and as many that ask the same as each other.
 const EACH: usize = 10;
@@ -58,9 +58,9 @@ async fn case(url: String, point: Point, passage: usize) {
         // All cases share a server, whose store must hold the most of every stream.
         "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n"
             .to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        format!("[pool.vectors]\ntargets = [{{ quota = \"one\", model = {MODEL:?} }}]\n"),
-        "[pool.chat]\nreuse = \"1h\"\ntargets = [{ quota = \"one\", model = \"gpt-4o-mini\" }]\n".to_owned(),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        format!("[pool.vectors]\ntargets = [{{ account = \"one\", model = {MODEL:?} }}]\n"),
+        "[pool.chat]\ncache = \"1h\"\ntargets = [{ account = \"one\", model = \"gpt-4o-mini\" }]\n".to_owned(),
     ]
     .concat();
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");

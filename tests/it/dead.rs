@@ -5,7 +5,7 @@ use forebay_schemas::Status;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
-use crate::support::{Forebay, UNLIMITED, chat, ctl, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, account, chat, ctl, head, pool, provider, said, soon};
 
 /// A configuration with pools `chat` and `other`.
 async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
@@ -14,7 +14,7 @@ async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
     let text = [
         head(dir.path()),
         "[call]\nattempts = 2\n".to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
         pool("other", "gpt-4o", &["one"]),
     ];
@@ -75,8 +75,8 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
     assert!(wrong.stderr.contains("there is no pool `none`"), "{wrong:?}");
     let replayed = dead(dir, &["replay", &number("tried"), "--to", "other"]).await;
     assert_eq!((replayed.code, replayed.stdout.trim()), (Some(0), "1 replayed"), "{replayed:?}");
-    soon("the next generation", async {
-        while result(dir, "tried").await["generation"] != 2 {
+    soon("the next revision", async {
+        while result(dir, "tried").await["revision"] != 2 {
             tokio::task::yield_now().await;
         }
     })
@@ -115,6 +115,6 @@ async fn what_cannot_be_replayed_says_why_and_stays() {
     }
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 2);
     let first = forebay.completion("default", None, "one").await;
-    assert_eq!((first.generation, first.status), (1, Status::Succeeded));
+    assert_eq!((first.revision, first.status), (1, Status::Succeeded));
     forebay.stop().await;
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::{Forebay, head, provider};
 
 /// What is asked of each: the simulated provider's name of it, ours, its path under the address, and more of its
-/// quota.
+/// account.
 const SPOKEN: [(&str, &str, &str, &str); 13] = [
     ("openai", "openai", "/v1", ""),
     ("openai", "openai-responses", "/v1", ""),
@@ -43,15 +43,15 @@ async fn speaker((simulated, name, path, more): (&str, &str, &str, &str), models
     let key = dir.path().join("one.key");
     std::fs::write(&key, "sk-a-key-of-some-length").expect("a file");
     let url = simulated.url();
-    let quota = format!(
-        "[quota.one]\nprovider = \"{name}\"\nbase_url = \"{url}{path}\"\n{more}keys = [{{ file = {key:?} }}]\n\
+    let account = format!(
+        "[account.one]\nprovider = \"{name}\"\nbase_url = \"{url}{path}\"\n{more}keys = [{{ file = {key:?} }}]\n\
          limits = [{{ concurrent = 64 }}]\n"
     );
     let targets: Vec<_> =
-        models.iter().map(|model| format!("{{ quota = \"one\", model = \"{model}\" }}")).collect();
+        models.iter().map(|model| format!("{{ account = \"one\", model = \"{model}\" }}")).collect();
     let pool = format!("[pool.chat]\ntargets = [{}]\n", targets.join(", "));
     let call = "[call]\nattempts = 1\n";
-    let text = [head(dir.path()), call.to_owned(), quota, pool].concat();
+    let text = [head(dir.path()), call.to_owned(), account, pool].concat();
     Speaker { forebay: Forebay::start(dir, &text).await, _simulated: simulated }
 }
 
@@ -246,9 +246,9 @@ async fn failing(
         let file = dir.path().join(format!("{case}.key"));
         std::fs::write(&file, key(case)).expect("a file");
         text += &format!(
-            "[quota.{case}]\nprovider = \"{name}\"\nbase_url = \"{}{path}\"\nkeys = [{{ file = {file:?} }}]\n\
+            "[account.{case}]\nprovider = \"{name}\"\nbase_url = \"{}{path}\"\nkeys = [{{ file = {file:?} }}]\n\
              limits = [{{ concurrent = 64 }}]\n[pool.{case}]\n\
-             targets = [{{ quota = \"{case}\", model = \"fail-{case}\" }}]\n",
+             targets = [{{ account = \"{case}\", model = \"fail-{case}\" }}]\n",
             simulated.url()
         );
     }

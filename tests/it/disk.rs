@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::program;
-use crate::support::{SMALL_STREAMS, install_crypto, pool, provider, quota, soon};
+use crate::support::{SMALL_STREAMS, account, install_crypto, pool, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -29,7 +29,13 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     let text = [
         format!("[nats]\nurl = {:?}\n[data]\ndir = {:?}\n", server.url(), dir.path().join("data")),
         SMALL_STREAMS.to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &format!("{{ concurrent = {AT_ONCE} }}")),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            &format!("{{ concurrent = {AT_ONCE} }}"),
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
@@ -71,16 +77,7 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     assert!(calls < JOBS - AT_ONCE, "{calls}");
     assert!(provider.calls().len() <= calls + AT_ONCE, "those that were under way alone");
     limit(None);
-    let drained = soon("the rest", async {
-        loop {
-            let queues = program::run(dir.path(), &["queues", "--json"]).await.stdout;
-            let queues: serde_json::Value = serde_json::from_str(&queues).expect("JSON");
-            if queues["flows"] == json!([]) {
-                return queues;
-            }
-        }
-    });
-    let drained = drained.await;
+    let drained = drained(dir.path()).await;
     assert_eq!(drained["ended"][0], json!(["succeeded", JOBS]), "{drained}");
     assert_eq!(provider.calls().len(), JOBS, "no call was lost");
     for index in [0, JOBS / 2, JOBS - 1] {
@@ -88,4 +85,18 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
         assert_eq!(got.code, Some(0), "{got:?}");
     }
     serve.kill().await.expect("killed");
+}
+
+/// What `forebay queues` tells once no job waits.
+async fn drained(dir: &std::path::Path) -> serde_json::Value {
+    soon("the rest", async {
+        loop {
+            let told = program::run(dir, &["queues", "--json"]).await.stdout;
+            let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+            if told["queues"] == json!([]) {
+                return told;
+            }
+        }
+    })
+    .await
 }

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::program::{Output, run};
-use crate::support::{head, provider, quota};
+use crate::support::{account, head, provider};
 
 const HOUR: f64 = 3_600.0;
 
@@ -15,8 +15,8 @@ async fn told(limits: &str, model: &str, more: &str, lines: &[Value], json: bool
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
-        format!("[pool.work]\n{more}targets = [{{ quota = \"one\", model = {model:?} }}]\n"),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
+        format!("[pool.work]\n{more}targets = [{{ account = \"one\", model = {model:?} }}]\n"),
     ];
     fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
     let lines: Vec<_> = lines
@@ -65,7 +65,7 @@ async fn time_follows_from_limits_of_each_kind() {
         assert!((told - expected).abs() < expected * 0.1 + 3.0, "{limits}: {told}: {output:?}");
     }
     let (_, told) = told("", "gpt-4o-mini", "", &chats(3), true).await;
-    assert_eq!((&told["seconds"], &told["quotas_without_limits"]), (&Value::Null, &json!(["one"])));
+    assert_eq!((&told["seconds"], &told["accounts_without_limits"]), (&Value::Null, &json!(["one"])));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +91,9 @@ async fn what_needs_no_call_of_its_own_is_not_counted_as_one() {
     let limits = "{ requests = 10, per = \"1s\" }";
     let (_, joined) = told(limits, "text-embedding-3-small", "", &texts, true).await;
     assert_eq!(calls(&joined), 3, "2,048 at a time");
-    let (_, alone) = told(limits, "text-embedding-3-small", "join = false\n", &texts, true).await;
+    let (_, alone) = told(limits, "text-embedding-3-small", "merge = false\n", &texts, true).await;
     assert_eq!(calls(&alone), 5_000);
-    let (_, shared) = told(limits, "gpt-4o-mini", "reuse = \"1h\"\n", &chats(100), true).await;
+    let (_, shared) = told(limits, "gpt-4o-mini", "cache = \"1h\"\n", &chats(100), true).await;
     assert_eq!(calls(&shared), 1, "all ask the same");
 }
 

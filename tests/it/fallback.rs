@@ -3,12 +3,12 @@
 use forebay_schemas::{Class, Completion, Reason, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, head, provider, quota};
+use crate::support::{Forebay, UNLIMITED, account, head, provider};
 
 /// A pool over `main`, and over `spare` where that cannot serve within an hour.
 const POOL: &str = "[pool.chat]\ntargets = [
-  { quota = \"main\", model = \"gpt-4o-mini\" },
-  { quota = \"spare\", model = \"gpt-4o\", tier = 1, after = \"1h\" },
+  { account = \"main\", model = \"gpt-4o-mini\" },
+  { account = \"spare\", model = \"gpt-4o\", tier = 1, after = \"1h\" },
 ]\n";
 
 /// Two accounts at two addresses, the first with these faults and limits.
@@ -18,8 +18,8 @@ async fn forebay(faults: &str, limits: &str) -> (Forebay, [forebay::simulate::Pr
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "main", &main.base_url(), &["sk-main"], limits),
-        quota(dir.path(), "spare", &spare.base_url(), &["sk-spare"], UNLIMITED),
+        account(dir.path(), "main", &main.base_url(), &["sk-main"], limits),
+        account(dir.path(), "spare", &spare.base_url(), &["sk-spare"], UNLIMITED),
         POOL.to_owned(),
     ];
     (Forebay::start(dir, &text.concat()).await, [main, spare])
@@ -32,7 +32,7 @@ async fn ask(forebay: &Forebay, id: &str) -> Completion {
 }
 
 fn outcomes(completion: &Completion) -> Vec<(&str, &str)> {
-    completion.attempts.iter().map(|attempt| (attempt.quota.as_str(), attempt.outcome.as_str())).collect()
+    completion.attempts.iter().map(|attempt| (attempt.account.as_str(), attempt.outcome.as_str())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -48,7 +48,7 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
         assert_eq!(completion.status, Status::Succeeded, "{fault}: {completion:?}");
         assert_eq!(outcomes(&completion), [("main", class.as_str()), ("spare", "succeeded")], "{fault}");
         let by = completion.answered_by.expect("somebody answered");
-        assert_eq!((by.quota.as_str(), by.model.as_str(), by.reason), ("spare", "gpt-4o", Reason::Failed));
+        assert_eq!((by.account.as_str(), by.model.as_str(), by.reason), ("spare", "gpt-4o", Reason::Failed));
         assert_eq!(providers.iter().map(|provider| provider.calls().len()).collect::<Vec<_>>(), [1, 1]);
         forebay.stop().await;
     }
@@ -58,7 +58,7 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
 async fn what_is_spent_for_longer_than_the_pool_waits_is_not_waited_for() {
     let (forebay, _providers) = forebay("", "{ requests = 1, per = \"1d\" }").await;
     let first = ask(&forebay, "a").await.answered_by.expect("somebody answered");
-    assert_eq!((first.quota.as_str(), first.reason), ("main", Reason::Preferred));
+    assert_eq!((first.account.as_str(), first.reason), ("main", Reason::Preferred));
     let second = ask(&forebay, "b").await;
     assert_eq!(outcomes(&second), [("spare", "succeeded")]);
     assert_eq!(second.answered_by.expect("somebody answered").reason, Reason::Unavailable);
@@ -74,7 +74,7 @@ async fn what_has_room_soon_is_waited_for() {
     }
     for id in ["a", "b", "c"] {
         let by = forebay.completion("default", None, id).await.answered_by.expect("somebody answered");
-        assert_eq!((by.quota.as_str(), by.reason), ("main", Reason::Preferred));
+        assert_eq!((by.account.as_str(), by.reason), ("main", Reason::Preferred));
     }
     assert_eq!((main.calls().len(), spare.calls().len()), (3, 0));
     forebay.stop().await;
@@ -86,7 +86,7 @@ async fn an_address_where_nobody_listens_is_not_waited_for() {
     drop(main);
     let completion = ask(&forebay, "a").await;
     assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
-    assert_eq!(completion.attempts.last().map(|attempt| attempt.quota.as_str()), Some("spare"));
+    assert_eq!(completion.attempts.last().map(|attempt| attempt.account.as_str()), Some("spare"));
     forebay.stop().await;
 }
 
@@ -101,12 +101,12 @@ async fn served_by(failure: &str, more: &str, windows: [Option<u64>; 3]) -> (Com
         .enumerate()
         .map(|(tier, (model, window))| {
             let window = window.map_or_else(String::new, |tokens| format!(", context_window = {tokens}"));
-            format!("{{ quota = \"one\", model = \"{model}\", tier = {tier}{window} }}")
+            format!("{{ account = \"one\", model = \"{model}\", tier = {tier}{window} }}")
         })
         .collect();
     let pool = format!("[pool.chat]\ntargets = [{}]\n{more}", targets.join(", "));
     let text =
-        [head(dir.path()), quota(dir.path(), "one", &simulated.base_url(), &["sk-one"], UNLIMITED), pool];
+        [head(dir.path()), account(dir.path(), "one", &simulated.base_url(), &["sk-one"], UNLIMITED), pool];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let completion = ask(&forebay, "a").await;
     forebay.stop().await;
@@ -147,20 +147,20 @@ async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_it
     let simulated =
         provider(&["provider=anthropic,name=a,key=sk-a", "provider=openai,name=b,key=sk-b"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let claude = quota(dir.path(), "claude", &simulated.url(), &["sk-a"], UNLIMITED);
+    let claude = account(dir.path(), "claude", &simulated.url(), &["sk-a"], UNLIMITED);
     let text = [
         head(dir.path()),
         claude.replace("\"openai\"", "\"anthropic\""),
-        quota(dir.path(), "gpt", &simulated.base_url(), &["sk-b"], UNLIMITED),
-        "[pool.chat]\ntargets = [{ quota = \"claude\", model = \"c\" }, { quota = \"gpt\", model = \"g\", tier = 1 }]\n"
+        account(dir.path(), "gpt", &simulated.base_url(), &["sk-b"], UNLIMITED),
+        "[pool.chat]\ntargets = [{ account = \"claude\", model = \"c\" }, { account = \"gpt\", model = \"g\", tier = 1 }]\n"
             .to_owned(),
-        "[pool.claude]\ntargets = [{ quota = \"claude\", model = \"c\" }]\n".to_owned(),
+        "[pool.claude]\ntargets = [{ account = \"claude\", model = \"c\" }]\n".to_owned(),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let body = json!({ "logprobs": true, "messages": [{ "role": "user", "content": "hi" }] });
     forebay.publish("ai.jobs.chat", &json!({ "id": "a", "body": body })).await;
     let by = forebay.completion("default", None, "a").await.answered_by.expect("somebody answered");
-    assert_eq!((by.quota.as_str(), by.reason), ("gpt", Reason::Unsupported));
+    assert_eq!((by.account.as_str(), by.reason), ("gpt", Reason::Unsupported));
     forebay.publish("ai.jobs.claude", &json!({ "id": "b", "body": body })).await;
     let error = forebay.completion("default", None, "b").await.error.expect("refused");
     assert_eq!(error.code, "unsupported");

@@ -6,10 +6,10 @@ use forebay::simulate::fault::Faults;
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, called, chat, head, pool, provider, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, soon};
 
-/// A Forebay over two accounts at one provider, each quota with its own keys and limits.
-async fn two_quotas(
+/// A Forebay over two accounts at one provider, each account with its own keys and limits.
+async fn two_accounts(
     accounts: &[&str],
     faults: &str,
     first: (&[&str], &str),
@@ -22,8 +22,8 @@ async fn two_quotas(
         head(dir.path()),
         // No job runs out of them by chance.
         "[call]\nattempts = 20\n".to_owned(),
-        quota(dir.path(), "first", &url, first.0, first.1),
-        quota(dir.path(), "second", &url, second.0, second.1),
+        account(dir.path(), "first", &url, first.0, first.1),
+        account(dir.path(), "second", &url, second.0, second.1),
         pool("chat", "gpt-4o-mini", &["first", "second"]),
     ];
     (Forebay::start(dir, &text.concat()).await, provider)
@@ -41,10 +41,10 @@ async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Comp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_cools_the_quota_while_jobs_go_elsewhere_without_a_lost_attempt() {
+async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt() {
     let accounts = ["name=tight,key=sk-tight,limit=2/1h", "name=wide,key=sk-wide"];
     let first: (&[&str], &str) = (&["sk-tight"], "{ concurrent = 4 }");
-    let (forebay, provider) = two_quotas(&accounts, "", first, (&["sk-wide"], "{ concurrent = 4 }")).await;
+    let (forebay, provider) = two_accounts(&accounts, "", first, (&["sk-wide"], "{ concurrent = 4 }")).await;
     let completions = answer_all(&forebay, 40).await;
     assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
     let refused = provider.calls().iter().filter(|call| call.status == 429).count();
@@ -52,10 +52,10 @@ async fn a_429_cools_the_quota_while_jobs_go_elsewhere_without_a_lost_attempt() 
     let elsewhere = completions.iter().find(|completion| completion.attempts.len() == 2).expect("one moved");
     assert_eq!(elsewhere.attempts[0].outcome, "rate_limited");
     assert_eq!(
-        (elsewhere.attempts[0].quota.as_str(), elsewhere.attempts[1].quota.as_str()),
+        (elsewhere.attempts[0].account.as_str(), elsewhere.attempts[1].account.as_str()),
         ("first", "second")
     );
-    let keys = forebay.app.worker().snapshot().quotas;
+    let keys = forebay.app.worker().snapshot().accounts;
     let state = &keys[0].models[0].state;
     assert_eq!((state.name(), state.reason()), ("cooling", Some(Class::RateLimited)));
     assert_eq!(keys[0].keys[0].1.name(), "ready", "the refusal spoke of the limit, not of the key");
@@ -67,13 +67,13 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
     let accounts = ["name=good,key=sk-good"];
     let first: (&[&str], &str) = (&["sk-wrong", "sk-good"], "{ concurrent = 1 }");
     let (forebay, provider) =
-        two_quotas(&accounts, "", first, (&["sk-also-wrong"], "{ concurrent = 1 }")).await;
+        two_accounts(&accounts, "", first, (&["sk-also-wrong"], "{ concurrent = 1 }")).await;
     let completions = answer_all(&forebay, 10).await;
     assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
     let outcomes: Vec<_> = completions
         .iter()
         .flat_map(|completion| &completion.attempts)
-        .map(|attempt| (attempt.quota.as_str(), attempt.key.as_str(), attempt.outcome.as_str()))
+        .map(|attempt| (attempt.account.as_str(), attempt.key.as_str(), attempt.outcome.as_str()))
         .collect();
     let wrong: Vec<_> = outcomes.iter().filter(|(_, _, outcome)| *outcome == "bad_key").collect();
     assert_eq!(wrong.len(), 2, "each wrong key was used once: {outcomes:?}");
@@ -82,13 +82,13 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
         .app
         .worker()
         .snapshot()
-        .quotas
+        .accounts
         .into_iter()
-        .flat_map(|quota| {
-            quota.keys.into_iter().map(move |(name, state)| (quota.name.clone(), name, state.name()))
+        .flat_map(|account| {
+            account.keys.into_iter().map(move |(name, state)| (account.name.clone(), name, state.name()))
         })
         .collect();
-    let state = |quota: &str, key: &str, state| (quota.to_owned(), key.to_owned(), state);
+    let state = |account: &str, key: &str, state| (account.to_owned(), key.to_owned(), state);
     assert_eq!(
         states,
         BTreeSet::from([
@@ -105,7 +105,7 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.03";
     let (forebay, provider) =
-        two_quotas(&accounts, faults, (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+        two_accounts(&accounts, faults, (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     let completions = answer_all(&forebay, 40).await;
     let failed: Vec<_> =
         completions.iter().filter(|completion| completion.status != Status::Succeeded).collect();
@@ -121,15 +121,16 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let four = "{ concurrent = 4 }";
     let (forebay, provider) =
-        two_quotas(&accounts, "error=1", (&["sk-one"], four), (&["sk-two"], four)).await;
+        two_accounts(&accounts, "error=1", (&["sk-one"], four), (&["sk-two"], four)).await;
     const JOBS: usize = 60;
     for job in 0..JOBS {
         forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
     }
     let stopped = || {
-        let quotas = forebay.app.worker().snapshot().quotas;
-        let mut states = quotas.iter().flat_map(|quota| &quota.models).map(|model| &model.state);
-        quotas.iter().all(|quota| !quota.models.is_empty()) && states.all(|state| state.name() == "cooling")
+        let accounts = forebay.app.worker().snapshot().accounts;
+        let mut states = accounts.iter().flat_map(|account| &account.models).map(|model| &model.state);
+        accounts.iter().all(|account| !account.models.is_empty())
+            && states.all(|state| state.name() == "cooling")
     };
     soon("both accounts to stop", async {
         while !stopped() {
@@ -152,7 +153,7 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
 async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, provider) =
-        two_quotas(&accounts, "reset=1", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+        two_accounts(&accounts, "reset=1", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     let mut job = chat("once", "hello");
     job["on_ambiguous"] = json!(OnAmbiguous::Fail);
     forebay.publish("ai.jobs.chat", &job).await;
@@ -167,7 +168,7 @@ async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
 async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, provider) =
-        two_quotas(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+        two_accounts(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     forebay.publish("ai.jobs.chat", &json!({ "id": "bad", "body": { "messages": [] } })).await;
     let completion = forebay.completion("default", None, "bad").await;
     let error = completion.error.as_ref().expect("an error");
@@ -186,7 +187,7 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
 async fn one_request_that_is_not_found_does_not_fail_the_others() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, _provider) =
-        two_quotas(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+        two_accounts(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
     // Large enough that no estimate of it fits a turn.
     let greedy = json!({ "id": "greedy", "body": { "messages": [{ "role": "user", "content": "x" }], "max_tokens": u64::MAX } });
     forebay.publish("ai.jobs.chat", &greedy).await;
@@ -205,12 +206,12 @@ async fn a_tier_is_entered_after_its_wait() {
     let hangs = provider(&["name=one,key=sk-one"], "hang=1").await;
     let answers = provider(&["name=two,key=sk-two"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let pool = "[pool.chat]\ntargets = [{ quota = \"one\", model = \"m\" }, \
-                { quota = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
+    let pool = "[pool.chat]\ntargets = [{ account = \"one\", model = \"m\" }, \
+                { account = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &hangs.base_url(), &["sk-one"], "{ concurrent = 1 }"),
-        quota(dir.path(), "two", &answers.base_url(), &["sk-two"], UNLIMITED),
+        account(dir.path(), "one", &hangs.base_url(), &["sk-one"], "{ concurrent = 1 }"),
+        account(dir.path(), "two", &answers.base_url(), &["sk-two"], UNLIMITED),
         pool.to_owned(),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
@@ -219,7 +220,7 @@ async fn a_tier_is_entered_after_its_wait() {
     forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
     let completion = forebay.completion("default", None, "waits").await;
     let attempt = &completion.attempts[0];
-    assert!(attempt.quota == "two" && attempt.waited_ms >= 1_000, "{completion:?}");
+    assert!(attempt.account == "two" && attempt.waited_ms >= 1_000, "{completion:?}");
     forebay.stop().await;
 }
 
@@ -229,9 +230,10 @@ async fn a_teams_limits_hold_up_its_own_jobs_alone() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "m", &["one"]),
-        "[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n".to_owned(),
+        "[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n[team.large]\n"
+            .to_owned(),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     for id in 0..4 {

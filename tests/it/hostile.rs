@@ -8,7 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Forebay, UNLIMITED, chat, head, pool, quota, said, soon};
+use crate::support::{Forebay, UNLIMITED, account, chat, head, pool, said, soon};
 
 /// A server that answers every request with the same bytes; and the requests.
 async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -40,7 +40,7 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
         let text = [
             head(dir.path()),
             "[call]\nattempts = 1\n".to_owned(),
-            quota(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
+            account(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
             pool("chat", "gpt-4o-mini", &["one"]),
         ];
         let forebay = Forebay::start(dir, &text.concat()).await;
@@ -77,7 +77,7 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
     let text = [
         head(dir.path()),
         "[call]\nattempts = 1\nmax_answer = \"16MiB\"\n".to_owned(),
-        quota(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
@@ -126,7 +126,7 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
         "*",
         ">",
         "a b",
-        "\r\nForebay-Generation: 9\r\n\r\nPUB x 1",
+        "\r\nForebay-Revision: 9\r\n\r\nPUB x 1",
         "\u{0}",
         "é%2E",
         "$JS.API",
@@ -152,7 +152,7 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
         assert_eq!((completion.id.as_str(), said(&completion).as_str()), (id, "You said: hello"));
         let names: Vec<_> =
             message.headers.iter().flat_map(HeaderMap::iter).map(|(name, _)| name.to_string()).collect();
-        assert!(!names.iter().any(|name| name == "Forebay-Generation"), "{names:?}");
+        assert!(!names.iter().any(|name| name == "Forebay-Revision"), "{names:?}");
     }
     forebay.stop().await;
 }
@@ -228,8 +228,8 @@ async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
     let text = [
         head(dir.path()),
         "[call]\nattempts = 1\n".to_owned(),
-        quota(dir.path(), "slow", &address, &["sk-slow"], UNLIMITED),
-        quota(dir.path(), "fast", &address, &["sk-fast"], UNLIMITED),
+        account(dir.path(), "slow", &address, &["sk-slow"], UNLIMITED),
+        account(dir.path(), "fast", &address, &["sk-fast"], UNLIMITED),
         pool("slow", "gpt-4o-mini", &["slow"]),
         pool("fast", "gpt-4o-mini", &["fast"]),
     ];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::config::Config;
 use forebay::topology;
-use forebay_schemas::{Completion, Flow, Identity, Lane, Names, Status};
+use forebay_schemas::{Completion, Flow, Format, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Postponed, Queue, State};
@@ -12,7 +12,7 @@ use futures::StreamExt;
 use serde_json::json;
 
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, chat, copy_in, head, limited, pool, provider, quota, said, simple,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, chat, copy_in, head, limited, pool, provider, said, simple,
     soon,
 };
 
@@ -94,7 +94,7 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("gpt-4o", "gpt-4o", &["one"]),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ]
@@ -147,9 +147,9 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     forebay.stop().await;
 }
 
-/// The completion of this generation, whenever it comes.
-async fn generation(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas::Completion {
-    soon("the next generation", async {
+/// The completion of this revision, whenever it comes.
+async fn revision(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas::Completion {
+    soon("the next revision", async {
         loop {
             let subject = format!("ai.completions.default._.{id}");
             let stream = forebay.connection.context.get_stream("AI_COMPLETIONS").await.expect("the stream");
@@ -157,7 +157,7 @@ async fn generation(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas
             let found = last.ok().map(|last| {
                 serde_json::from_slice::<forebay_schemas::Completion>(&last.payload).expect("a completion")
             });
-            if let Some(found) = found.filter(|found| found.generation == wanted) {
+            if let Some(found) = found.filter(|found| found.revision == wanted) {
                 return found;
             }
             tokio::task::yield_now().await;
@@ -181,13 +181,13 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
     ];
     for (before, (code, job)) in (0..).zip(&refusals) {
         forebay.publish("ai.jobs.chat", job).await;
-        let refused = generation(&forebay, "again", before + 1).await;
+        let refused = revision(&forebay, "again", before + 1).await;
         assert_eq!(refused.error.expect("an error").code, *code);
     }
     assert!(provider.calls().is_empty());
     let right = with(&|_| {});
     forebay.publish("ai.jobs.chat", &right).await;
-    assert_eq!(said(&generation(&forebay, "again", 4).await), "You said: hello");
+    assert_eq!(said(&revision(&forebay, "again", 4).await), "You said: hello");
 
     // From here on it is answered: the same again gives the same, another is a conflict.
     forebay.publish("ai.jobs.chat", &right).await;
@@ -199,7 +199,7 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_jobs_next_generation_is_found_where_the_store_has_lost_the_first() {
+async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_first() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let text = simple(dir.path(), &provider);
@@ -212,7 +212,7 @@ async fn a_refused_jobs_next_generation_is_found_where_the_store_has_lost_the_fi
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let forebay = Forebay::start(dir, &text).await;
     forebay.publish("ai.jobs.chat", &chat("lost", "hello")).await;
-    assert_eq!(said(&generation(&forebay, "lost", 2).await), "You said: hello");
+    assert_eq!(said(&revision(&forebay, "lost", 2).await), "You said: hello");
     forebay.stop().await;
 }
 
@@ -225,7 +225,7 @@ async fn a_mended_job_that_comes_while_the_refused_one_ends_is_called() {
         wrong["body"]["model"] = json!("gpt-9");
         forebay.publish("ai.jobs.chat", &wrong).await;
         forebay.publish("ai.jobs.chat", &chat(&id, "hello")).await;
-        assert_eq!(said(&generation(&forebay, &id, 2).await), "You said: hello");
+        assert_eq!(said(&revision(&forebay, &id, 2).await), "You said: hello");
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 20);
@@ -248,7 +248,7 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
     forebay.publish("ai.jobs.chat", &chat("same", "hello")).await;
     let expired = forebay.completion("default", None, "same").await;
     assert_eq!(expired.status, Status::Expired);
-    assert_eq!(said(&generation(&forebay, "same", 2).await), "You said: hello");
+    assert_eq!(said(&revision(&forebay, "same", 2).await), "You said: hello");
     forebay.stop().await;
 }
 
@@ -268,7 +268,7 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
         forebay.publish("ai.jobs.chat", &hurried).await;
     }
     forebay.drained().await;
-    assert_eq!(generation(&forebay, "same", 1).await.status, Status::Expired);
+    assert_eq!(revision(&forebay, "same", 1).await.status, Status::Expired);
     forebay.stop().await;
 }
 
@@ -283,7 +283,7 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
         job
     };
     forebay.publish("ai.jobs.chat", &later("first")).await;
-    forebay.postponed("ai.later.default._.later").await;
+    forebay.postponed("ai.scheduled.default._.later").await;
     let mut other = later("second");
     other["reply_to"] = json!("_INBOX.later");
     forebay.publish("ai.jobs.chat", &other).await;
@@ -312,11 +312,12 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
             state: State {
                 id: round.to_string(),
                 fingerprint: request.to_owned(),
-                generation: 1,
+                revision: 1,
                 published: at,
                 attempts: Vec::new(),
                 counted: 0,
                 replies: Vec::new(),
+                format: Format::Two,
             },
             payload: "{}".into(),
             traceparent: None,
@@ -342,18 +343,18 @@ async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
         let message = soon("a completion", live.next()).await.expect("open");
         let completion: Completion = serde_json::from_slice(&message.payload).expect("a completion");
         answers += 1;
-        if completion.generation == 1 {
+        if completion.revision == 1 {
             let mut headers = async_nats::HeaderMap::new();
-            headers.insert("Forebay-Generation", "2");
+            headers.insert("Forebay-Revision", "2");
             forebay.publish_with("ai.jobs.chat", &bad(&completion.id), headers).await;
         }
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 2 * ids.len());
-    // Another request is a conflict in any generation, and no number is too large.
-    for (text, generation) in [("another", "3"), ("hello", "4294967295"), ("hello", "-1")] {
+    // Another request is a conflict in any revision, and no number is too large.
+    for (text, revision) in [("another", "3"), ("hello", "4294967295"), ("hello", "-1")] {
         let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Forebay-Generation", generation);
+        headers.insert("Forebay-Revision", revision);
         forebay.publish_with("ai.jobs.chat", &chat(&ids[0], text), headers).await;
     }
     forebay.drained().await;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{UNLIMITED, called, chat, head, pool, provider, quota};
+use crate::support::{UNLIMITED, account, called, chat, head, pool, provider};
 
 /// What a dead process held is delivered again after 30 s.
 const PATIENCE: Duration = Duration::from_secs(100);
@@ -23,7 +23,7 @@ async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let text = [
         head(dir.path()),
         "[call]\ntimeout = \"50s\"\n".to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");

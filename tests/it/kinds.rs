@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use forebay_schemas::{Completion, Status};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, head, provider, quota};
+use crate::support::{Forebay, UNLIMITED, account, head, provider};
 
 /// A Forebay whose pool `work` is served by one account of a provider.
 async fn forebay(name: &str, path: &str) -> (Forebay, forebay::simulate::Provider) {
@@ -14,11 +14,11 @@ async fn forebay(name: &str, path: &str) -> (Forebay, forebay::simulate::Provide
     let simulated = provider(&[&format!("provider={simulated},name=one,key=sk-one")], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let url = format!("{}{path}", simulated.url());
-    let one = quota(dir.path(), "one", &url, &["sk-one"], UNLIMITED);
+    let one = account(dir.path(), "one", &url, &["sk-one"], UNLIMITED);
     let text = [
         head(dir.path()),
         one.replace("\"openai\"", &format!("\"{name}\"")),
-        "[pool.work]\ntargets = [{ quota = \"one\", model = \"a-model\" }]\n".to_owned(),
+        "[pool.work]\ntargets = [{ account = \"one\", model = \"a-model\" }]\n".to_owned(),
     ];
     (Forebay::start(dir, &text.concat()).await, simulated)
 }

@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{Forebay, UNLIMITED, called, chat, head, pool, provider, quota, said, simple, soon};
+use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, simple, soon};
 
 /// More than the 8 MiB that the minded server takes of a message.
 const LARGE: usize = 9 << 20;
@@ -177,7 +177,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
     job["not_before"] = json!(soon_after.to_string());
     job["batch"] = json!("b");
     publish_object(&forebay, "ai.jobs.chat", "default/none", &job, &json!({ "id": "other" })).await;
-    forebay.postponed("ai.later.default.b.missing").await;
+    forebay.postponed("ai.scheduled.default.b.missing").await;
     assert_eq!(said(&forebay.completion("default", Some("b"), "missing").await), "You said: hello");
     forebay.drained().await;
     forebay.stop().await;
@@ -250,8 +250,8 @@ async fn answers_without_an_end_take_little_memory_and_hold_up_nobody_else() {
     let text = [
         head(dir.path()),
         format!("[call]\nmax_answer = \"{MAX_ANSWER_MIB}MiB\"\n"),
-        quota(dir.path(), "bad", &endless.base_url(), &["sk-bad"], UNLIMITED),
-        quota(dir.path(), "good", &good.base_url(), &["sk-good"], UNLIMITED),
+        account(dir.path(), "bad", &endless.base_url(), &["sk-bad"], UNLIMITED),
+        account(dir.path(), "good", &good.base_url(), &["sk-good"], UNLIMITED),
         pool("bad", "gpt-4o-mini", &["bad"]),
         pool("good", "gpt-4o-mini", &["good"]),
     ];

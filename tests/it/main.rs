@@ -1,8 +1,9 @@
 //! Forebay against a real nats-server, real sockets and a simulated provider, in one binary.
 
-mod standing;
 mod support;
 
+mod addressing;
+mod cache;
 mod check;
 mod contract;
 mod costs;
@@ -18,10 +19,10 @@ mod faults;
 mod flows;
 mod hostile;
 mod identity;
-mod joined;
 mod journal;
 mod kinds;
 mod large;
+mod merged;
 mod nats_troubles;
 mod no_configuration;
 mod objects;
@@ -31,9 +32,10 @@ mod process;
 mod program;
 mod publish;
 mod replies;
-mod reuse;
 mod run_command;
 mod services;
+mod standing;
 mod store;
 mod tls;
 mod topology;
+mod upgrade;

@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{Forebay, SMALL_STREAMS, called, chat, nats_server, pool, provider, quota, soon};
+use crate::support::{Forebay, SMALL_STREAMS, account, called, chat, nats_server, pool, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -33,7 +33,7 @@ async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Fore
     let text = [
         format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
         streams.to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     Forebay::start(dir, &text.concat()).await

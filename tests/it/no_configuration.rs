@@ -9,7 +9,7 @@ use forebay_workers::{OnDemand, TargetConfig, Wanted};
 use serde_json::json;
 
 use crate::program::{Output, command, finish};
-use crate::support::{Forebay, UNLIMITED, head, install_crypto, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, account, head, install_crypto, provider, said};
 
 /// `forebay run` on these lines, with nothing but a key and an address in the environment.
 async fn run(lines: &[String], key: &str, url: &str) -> (Output, tempfile::TempDir) {
@@ -59,7 +59,7 @@ async fn pools_are_made_as_models_are_asked_for() {
     install_crypto();
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [head(dir.path()), quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED)];
+    let text = [head(dir.path()), account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED)];
     let mut config = Config::parse(&text.concat()).expect("a configuration");
     let serve = |wanted: Wanted<'_>| {
         let model = match wanted {

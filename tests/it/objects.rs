@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, called, chat, copy_in, ctl, limited, nats_server, pool, provider,
-    quota, said, simple, soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, limited, nats_server, pool,
+    provider, said, simple, soon,
 };
 
 /// More than the 8 MiB that the minded server takes of a message.
@@ -100,7 +100,7 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
     let job = job.to_string().into();
     forebay.connection.requests().put("acme/x", &job).await.expect("put");
     publish_named(&forebay, "ai.jobs.chat.acme", "acme/x", "victim").await;
-    forebay.postponed("ai.later.acme._.victim").await;
+    forebay.postponed("ai.scheduled.acme._.victim").await;
     publish_named(&forebay, "ai.jobs.chat.evil", "acme/x", "garbage").await;
     assert_eq!(
         forebay.completion("evil", None, "garbage").await.error.expect("an error").code,
@@ -197,7 +197,7 @@ async fn texts_of_any_length_stop_nothing() {
     let text = [
         format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
         SMALL_STREAMS.to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
@@ -239,7 +239,7 @@ async fn a_batch_larger_than_the_object_stores_flows_through_them() {
     let text = [
         format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
         SMALL_STREAMS.replace("64MiB", "16MiB").replace("256MiB", "16MiB"),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 10, per = \"1s\" }"),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 10, per = \"1s\" }"),
         pool("chat", "gpt-4o-mini", &["one"]),
     ]
     .concat();

@@ -9,7 +9,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, called, chat, ctl, head, pool, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, account, called, chat, ctl, head, pool, provider, said};
 
 /// Pools `chat` and `other`, each over an account of its own at one provider.
 async fn two_pools(faults: &str) -> (Forebay, Provider, String) {
@@ -18,8 +18,8 @@ async fn two_pools(faults: &str) -> (Forebay, Provider, String) {
     let url = provider.base_url();
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &url, &["sk-one"], UNLIMITED),
-        quota(dir.path(), "two", &url, &["sk-two"], UNLIMITED),
+        account(dir.path(), "one", &url, &["sk-one"], UNLIMITED),
+        account(dir.path(), "two", &url, &["sk-two"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
         pool("other", "gpt-4o-mini", &["two"]),
     ]
@@ -47,7 +47,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
     let (mut forebay, provider, text) = two_pools("").await;
     let kinds = [
         Pausable::Pool("chat".to_owned()),
-        Pausable::Quota("one".to_owned()),
+        Pausable::Account("one".to_owned()),
         Pausable::Team("acme".to_owned()),
     ];
     for (index, what) in kinds.into_iter().enumerate() {
@@ -70,7 +70,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
     }
     for (what, problem) in [
         (Pausable::Pool("gpt".to_owned()), "there is no pool `gpt`"),
-        (Pausable::Quota("three".to_owned()), "there is no account `three`"),
+        (Pausable::Account("three".to_owned()), "there is no account `three`"),
         (Pausable::Team("a b".to_owned()), "there is no team `a b`"),
     ] {
         assert_eq!(pause(&forebay, &what).await.expect_err("unknown"), problem);
@@ -90,8 +90,8 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     let hour = SystemClock.now().checked_add(Duration::from_secs(3_600)).expect("soon");
     later["not_before"] = json!(hour.to_string());
     forebay.publish("ai.jobs.other", &later).await;
-    forebay.postponed("ai.later.default.b.later").await;
-    assert_eq!(cancel(&forebay, Some("b"), None).await.hastened, 1);
+    forebay.postponed("ai.scheduled.default.b.later").await;
+    assert_eq!(cancel(&forebay, Some("b"), None).await.rescheduled, 1);
     let ended =
         async |forebay: &Forebay, id| -> Completion { forebay.completion("default", Some("b"), id).await };
     for id in ["staged-1", "staged-2", "later"] {
@@ -110,7 +110,7 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     let request = json!({ "team": "default", "batch": "b", "id": "staged-1" });
     let again: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
     let again = again.expect("a result");
-    assert_eq!((again.generation, said(&again).as_str()), (2, "You said: hello"));
+    assert_eq!((again.revision, said(&again).as_str()), (2, "You said: hello"));
     assert_eq!(provider.calls().len(), 2);
     forebay.stop().await;
 }

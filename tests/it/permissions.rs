@@ -12,8 +12,8 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, called, chat, copy_in, ctl, install_crypto, nats_server, pool,
-    provider, quota, said, soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, install_crypto, nats_server,
+    pool, provider, said, soon,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -22,16 +22,16 @@ const FOREIGN: [&str; 30] = [
     "ai.jobs.chat.acme2",
     "ai.jobs.chat.acme2.interactive",
     "ai.ask.chat.acme2",
-    "ai.later.acme._.intruder",
+    "ai.scheduled.acme._.intruder",
     "ai.due.chat.acme.normal",
     "ai.completions.acme._.forged",
     "ai.completions.acme2._.forged",
     "ai.dead.chat.acme",
-    "ai.events.quotas.one",
+    "ai.events.accounts.one",
     "ai.ctl.cancel",
-    "ai.ctl.keys.disable",
+    "ai.ctl.accounts.disable",
     "ai.ctl.dead.drop",
-    "$KV.AI_ORDERS.pause.x",
+    "$KV.AI_CONTROLS.pause.x",
     "$JS.API.STREAM.PURGE.AI_JOBS",
     "$JS.API.STREAM.DELETE.AI_COMPLETIONS",
     "$JS.API.STREAM.MSG.GET.AI_COMPLETIONS",
@@ -58,7 +58,7 @@ const TARGETS: [&str; 9] = [
     "ai.completions.acme2._.order-2",
     "ai.jobs.chat.acme2",
     "ai.ctl.cancel",
-    "ai.later.acme2._.order-2",
+    "ai.scheduled.acme2._.order-2",
     "ai.due.chat.acme2.normal",
 ];
 
@@ -67,7 +67,7 @@ async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
     let mut users = vec!["{ user: operator, password: secret }".to_owned()];
     std::fs::write(dir.join("empty.toml"), "").expect("written");
     for team in teams {
-        let args = ["--config", "empty.toml", "nats-permissions", team];
+        let args = ["--config", "empty.toml", "nats-permissions", team, "--shared-account"];
         let printed = program::run(dir, &args).await;
         assert_eq!(printed.code, Some(0), "{printed:?}");
         users.push(printed.stdout);
@@ -85,7 +85,7 @@ async fn server_with_accounts(dir: &Path, teams: &[&str]) -> (Child, String) {
     let (mut exports, mut accounts) = (String::new(), String::new());
     std::fs::write(dir.join("empty.toml"), "").expect("written");
     for team in teams {
-        let args = ["--config", "empty.toml", "nats-permissions", team, "--beside", "FOREBAY"];
+        let args = ["--config", "empty.toml", "nats-permissions", team];
         let printed = program::run(dir, &args).await;
         assert_eq!(printed.code, Some(0), "{printed:?}");
         let (export, account) =
@@ -160,7 +160,7 @@ async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::si
             dir.path().join("data")
         ),
         SMALL_STREAMS.to_owned(),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ]
     .concat();
@@ -279,7 +279,7 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
         ("Nats-Rollup", "sub"),
         ("Nats-TTL", "1s"),
         ("Nats-Schedule", "@every 1s"),
-        ("Nats-Expected-Stream", "AI_LATER"),
+        ("Nats-Expected-Stream", "AI_SCHEDULED"),
     ] {
         let mut headers = HeaderMap::new();
         headers.insert(name, value);
@@ -306,7 +306,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
     let Site { forebay, acme, provider, _server } = site().await;
     forebay.publish("ai.jobs.chat.acme2", &chat("order-1", "hello")).await;
     let theirs = forebay.completion("acme2", None, "order-1").await;
-    let streams = ["AI_JOBS", "AI_LATER", "AI_COMPLETIONS", "AI_DEAD", "AI_EVENTS", "KV_AI_ORDERS"];
+    let streams = ["AI_JOBS", "AI_SCHEDULED", "AI_COMPLETIONS", "AI_DEAD", "AI_EVENTS", "KV_AI_CONTROLS"];
     for (index, target) in TARGETS.into_iter().enumerate() {
         // Asked well and asked badly, and what the server answers to a publish.
         for (subject, id) in
@@ -333,7 +333,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
         let stored = stored.expect("a result");
         assert_eq!((stored.team.as_str(), said(&stored).as_str()), ("acme2", "You said: hello"), "{id}");
     }
-    assert_eq!(theirs.generation, 1);
+    assert_eq!(theirs.revision, 1);
     let of_acme = provider.calls().len() - 2;
     assert!(of_acme <= 1 + 2 * TARGETS.len(), "{of_acme}");
     forebay.stop().await;
@@ -368,7 +368,7 @@ async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers(
     assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, jobs as u64);
     let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
     assert_eq!(stream.cached_info().state.last_sequence, jobs as u64);
-    for stream in ["AI_LATER", "AI_DEAD", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
+    for stream in ["AI_SCHEDULED", "AI_DEAD", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
         assert_eq!(forebay.count(stream.to_owned()).await, 0, "{stream}");
     }
     assert_eq!(provider.calls().len(), jobs);

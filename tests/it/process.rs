@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{UNLIMITED, head, nats_server, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, account, head, nats_server, pool, provider, soon};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
@@ -17,7 +17,7 @@ async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
@@ -135,7 +135,7 @@ async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     let result = answered(dir.path(), "secret").await.to_string();
-    let keys = program::run(dir.path(), &["keys", "--json"]).await.stdout;
+    let keys = program::run(dir.path(), &["accounts", "--json"]).await.stdout;
     let (_, log) = serve.terminate().await;
     assert!(log.contains("TRACE"), "{log}");
     let credential = std::fs::read_to_string(dir.path().join("data/nats/credential")).expect("there");
@@ -161,7 +161,7 @@ fn files(dir: &Path) -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_say_when_nothing_runs() {
     let (dir, _provider) = configured().await;
-    for args in [&["queues"][..], &["keys"], &["publish", "--pool", "chat"]] {
+    for args in [&["queues"][..], &["accounts"], &["publish", "--pool", "chat"]] {
         let output = program::run(dir.path(), args).await;
         assert_eq!(output.code, Some(3), "{args:?}: {output:?}");
         let data = dir.path().join("data").display().to_string();
@@ -178,10 +178,10 @@ async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole
     let text = std::fs::read_to_string(&path).expect("there");
     std::fs::write(&path, text.replace(&format!("{:?}", dir.join("data")), "\"data\"")).expect("written");
     let whole = format!("{} ([data] dir)", dir.join("data").display());
-    let nobody = program::run(&dir, &["keys"]).await;
+    let nobody = program::run(&dir, &["accounts"]).await;
     assert!(nobody.stderr.contains(&format!("nothing runs on the data directory {whole}")), "{nobody:?}");
     std::fs::write(dir.join("data"), "a file").expect("written");
-    for args in [&["serve"][..], &["keys"], &["results", "get", "a"]] {
+    for args in [&["serve"][..], &["accounts"], &["results", "get", "a"]] {
         let refused = program::run(&dir, args).await;
         assert_eq!(refused.code, Some(2), "{args:?}: {refused:?}");
         assert!(refused.stderr.contains(&format!("data directory {whole}: ")), "{args:?}: {refused:?}");

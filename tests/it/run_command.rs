@@ -13,17 +13,17 @@ use forebay_workers::results::{Results, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{UNLIMITED, called, head, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, account, called, head, pool, provider, soon};
 
-/// A directory with a configuration of two quotas of two calls at once each.
+/// A directory with a configuration of two accounts of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let limits = "{ concurrent = 2 }";
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
-        quota(dir.path(), "two", &provider.base_url(), &["sk-two"], limits),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
+        account(dir.path(), "two", &provider.base_url(), &["sk-two"], limits),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one", "two"]),
     ];
     fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
@@ -273,7 +273,7 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
     // Before that a worker says what is to be done.
     let serve = Serve::start(dir.path()).await;
     soon("a key that is not accepted", async {
-        while !run(dir.path(), &["keys"])
+        while !run(dir.path(), &["accounts"])
             .await
             .stdout
             .contains("one: key key-1 is not accepted: put it right")
@@ -299,15 +299,15 @@ async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
     assert_eq!(nothing.code, Some(2), "{nothing:?}");
     assert!(nothing.stderr.contains("there is no forebay.toml here"), "{nothing:?}");
 
-    write("[nats]\nlisten = 1\nurll = \"x\"\n[pool.m]\ntargets = [{ quota = \"q\", model = \"m\" }]\n");
+    write("[nats]\nlisten = 1\nurll = \"x\"\n[pool.m]\ntargets = [{ account = \"q\", model = \"m\" }]\n");
     let mistakes = run(dir.path(), &RUN).await;
     assert_eq!(mistakes.code, Some(2), "{mistakes:?}");
-    for words in ["3 mistakes in forebay.toml", "nats.listen", "nats.urll", "pool.m.targets[0].quota"] {
+    for words in ["3 mistakes in forebay.toml", "nats.listen", "nats.urll", "pool.m.targets[0].account"] {
         assert!(mistakes.stderr.contains(words), "{words} not in {}", mistakes.stderr);
     }
 
     write(
-        "[nats]\nurl = \"nats://127.0.0.1:9\"\n[quota.q]\nprovider = \"openai\"\nkeys = [{ env = \"FOREBAY_NO_SUCH_KEY\" }]\n[pool.m]\ntargets = [{ quota = \"q\", model = \"m\" }]\n",
+        "[nats]\nurl = \"nats://127.0.0.1:9\"\n[account.q]\nprovider = \"openai\"\nkeys = [{ env = \"FOREBAY_NO_SUCH_KEY\" }]\n[pool.m]\ntargets = [{ account = \"q\", model = \"m\" }]\n",
     );
     let down = run(dir.path(), &RUN).await;
     assert_eq!(down.code, Some(3), "{down:?}");
@@ -315,7 +315,7 @@ async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
     let key = program::run(dir.path(), &["check"]).await;
     assert_eq!(key.code, Some(2), "{key:?}");
     assert!(
-        key.stderr.contains("quota.q.keys[0].env: the environment variable FOREBAY_NO_SUCH_KEY is not set"),
+        key.stderr.contains("account.q.keys[0].env: the environment variable FOREBAY_NO_SUCH_KEY is not set"),
         "{key:?}"
     );
 }
@@ -324,9 +324,19 @@ async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
 async fn every_command_explains_itself() {
     let dir = tempfile::tempdir().expect("a directory");
     let top = run(dir.path(), &["--help"]).await.stdout;
-    let commands: BTreeSet<_> =
-        ["demo", "serve", "run", "publish", "results", "queues", "keys", "check", "simulate", "completions"]
-            .into();
+    let commands: BTreeSet<_> = [
+        "demo",
+        "serve",
+        "run",
+        "publish",
+        "results",
+        "queues",
+        "accounts",
+        "check",
+        "simulate",
+        "completions",
+    ]
+    .into();
     for name in commands {
         assert!(top.contains(&format!("\n  {name} ")), "{name} not in {top}");
         let help = run(dir.path(), &[name, "--help"]).await;
@@ -491,7 +501,7 @@ async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
     input(dir.path(), "in.jsonl", 5, "hello");
     let text = [
         head(dir.path()),
-        quota(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], UNLIMITED),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ];
     fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");

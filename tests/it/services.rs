@@ -1,6 +1,6 @@
 //! What can be asked over NATS.
 
-use forebay::control::{Keys, Queues, ResultsReply, ResultsRequest};
+use forebay::control::{Accounts, Queues, ResultsReply, ResultsRequest};
 use forebay_schemas::{Completion, Status};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -39,9 +39,9 @@ async fn operators_see_queues_keys_and_results() {
     let queues: Queues = serde_json::from_slice(&queues.payload).expect("queues");
     assert!(queues.ended.contains(&(Status::Succeeded, 1)), "{queues:?}");
 
-    let keys = client.request("ai.ctl.keys", "".into()).await.expect("an answer");
-    let keys: Keys = serde_json::from_slice(&keys.payload).expect("keys");
-    assert_eq!((keys.quotas[0].calls, keys.quotas[0].keys[0].state.as_str()), (1, "ready"));
+    let accounts = client.request("ai.ctl.accounts", "".into()).await.expect("an answer");
+    let accounts: Accounts = serde_json::from_slice(&accounts.payload).expect("accounts");
+    assert_eq!((accounts.accounts[0].calls, accounts.accounts[0].keys[0].state.as_str()), (1, "ready"));
 
     let result = async |id: &str| {
         let request = ResultsRequest { team: "default".to_owned(), batch: None, id: id.to_owned() };
@@ -67,7 +67,7 @@ async fn the_services_show_in_discovery() {
     assert_eq!(info["name"], "forebay");
     let subjects: Vec<_> =
         info["endpoints"].as_array().expect("endpoints").iter().map(|one| one["subject"].clone()).collect();
-    for subject in ["ai.ask.*.*", "ai.ctl.queues", "ai.ctl.keys", "ai.ctl.results"] {
+    for subject in ["ai.ask.*.*", "ai.ctl.queues", "ai.ctl.accounts", "ai.ctl.results"] {
         assert!(subjects.contains(&json!(subject)), "{subject} not in {subjects:?}");
     }
     forebay.stop().await;

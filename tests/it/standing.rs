@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use forebay::control::{Keys, SwitchRequest};
-use forebay_schemas::{QuotaEvent, Status};
+use forebay::control::{Accounts, SwitchRequest};
+use forebay_schemas::{AccountEvent, Status};
+use forebay_workers::accounts::Standing;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::quota::Standing;
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, chat, ctl, head, limited, pool, provider, quota, said};
+use crate::support::{Forebay, UNLIMITED, account, chat, ctl, head, limited, pool, provider, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
@@ -23,8 +23,8 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     let dir = forebay.leave().await;
 
     let forebay = Forebay::start(dir, &text).await;
-    let keys = keys(&forebay, "keys", None).await.expect("keys");
-    let spent = keys.quotas[0].models[0].spent.as_ref().expect("it is spent");
+    let shown = accounts(&forebay, "accounts", None).await.expect("keys");
+    let spent = shown.accounts[0].models[0].spent.as_ref().expect("it is spent");
     assert_eq!(spent.limit, "2 requests per 3600s");
     forebay.publish("ai.jobs.chat", &in_a_hurry("third")).await;
     assert_eq!(forebay.completion("default", None, "third").await.status, Status::Expired);
@@ -64,7 +64,7 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
         // Each of so few calls is written down before it is made.
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
         assert_eq!(said(&forebay.completion("default", None, id).await), "You said: hello");
-        forebay.connection.context.delete_key_value("AI_QUOTAS").await.expect("deleted");
+        forebay.connection.context.delete_key_value("AI_ACCOUNTS").await.expect("deleted");
     }
     forebay.stop().await;
 }
@@ -81,12 +81,12 @@ fn in_a_hurry(id: &str) -> serde_json::Value {
 async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
     let provider = provider(&["name=one,key=sk-one,key=sk-two"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one", "sk-two"], UNLIMITED);
-    let text = [head(dir.path()), quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let account = account(dir.path(), "one", &provider.base_url(), &["sk-one", "sk-two"], UNLIMITED);
+    let text = [head(dir.path()), account, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
-    forebay.connection.context.delete_key_value("AI_QUOTAS").await.expect("deleted");
-    keys(&forebay, "keys.disable", Some(("one", Some("key-1")))).await.expect("disabled");
-    let bucket = forebay.connection.context.get_key_value("AI_QUOTAS").await.expect("made again");
+    forebay.connection.context.delete_key_value("AI_ACCOUNTS").await.expect("deleted");
+    accounts(&forebay, "accounts.disable", Some(("one", Some("key-1")))).await.expect("disabled");
+    let bucket = forebay.connection.context.get_key_value("AI_ACCOUNTS").await.expect("made again");
     let written = bucket.get("one").await.expect("read").expect("written before it was answered");
     let written: Standing = serde_json::from_slice(&written).expect("a standing");
     assert!(written.keys.contains_key("key-1"));
@@ -95,28 +95,34 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         forebay.completion("default", None, &id.to_string()).await;
     }
     assert!(provider.calls().iter().all(|call| call.key == "key-2"), "the other key goes on");
-    let told = forebay.message("AI_EVENTS".to_owned(), "ai.events.quotas.one").await;
-    let event: QuotaEvent = serde_json::from_slice(&told.payload).expect("an event");
+    let told = forebay.message("AI_EVENTS".to_owned(), "ai.events.accounts.one").await;
+    let event: AccountEvent = serde_json::from_slice(&told.payload).expect("an event");
     assert_eq!((event.key.as_deref(), event.state.as_str()), (Some("key-1"), "disabled"));
-    let all = keys(&forebay, "keys.disable", Some(("one", None))).await.expect("disabled");
-    assert!(all.quotas[0].keys.iter().all(|key| key.reason.as_deref() == Some("operator")));
-    let wrong = keys(&forebay, "keys.enable", Some(("one", Some("key-9")))).await.expect_err("no such key");
+    let all = accounts(&forebay, "accounts.disable", Some(("one", None))).await.expect("disabled");
+    assert!(all.accounts[0].keys.iter().all(|key| key.reason.as_deref() == Some("operator")));
+    let wrong =
+        accounts(&forebay, "accounts.enable", Some(("one", Some("key-9")))).await.expect_err("no such key");
     assert_eq!(wrong, "account `one` has no key `key-9`; it has key-1, key-2");
-    let wrong = keys(&forebay, "keys.enable", Some(("two", None))).await.expect_err("no such account");
+    let wrong =
+        accounts(&forebay, "accounts.enable", Some(("two", None))).await.expect_err("no such account");
     assert_eq!(wrong, "there is no account `two`; known accounts: one");
     let dir = forebay.leave().await;
 
     let forebay = Forebay::start(dir, &text).await;
-    let after = keys(&forebay, "keys", None).await.expect("keys");
-    assert!(after.quotas[0].keys.iter().all(|key| key.state == "disabled"), "over a restart too");
+    let after = accounts(&forebay, "accounts", None).await.expect("keys");
+    assert!(after.accounts[0].keys.iter().all(|key| key.state == "disabled"), "over a restart too");
     forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
-    keys(&forebay, "keys.enable", Some(("one", None))).await.expect("enabled");
+    accounts(&forebay, "accounts.enable", Some(("one", None))).await.expect("enabled");
     assert_eq!(said(&forebay.completion("default", None, "waits").await), "You said: hello");
     forebay.stop().await;
 }
 
-async fn keys(forebay: &Forebay, verb: &str, which: Option<(&str, Option<&str>)>) -> Result<Keys, String> {
-    let request =
-        which.map(|(quota, key)| SwitchRequest { quota: quota.to_owned(), key: key.map(str::to_owned) });
+async fn accounts(
+    forebay: &Forebay,
+    verb: &str,
+    which: Option<(&str, Option<&str>)>,
+) -> Result<Accounts, String> {
+    let request = which
+        .map(|(account, key)| SwitchRequest { account: account.to_owned(), key: key.map(str::to_owned) });
     ctl(forebay, verb, &request).await
 }

@@ -7,7 +7,7 @@ use forebay::simulate::Provider;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{UNLIMITED, chat, head, pool, provider, quota};
+use crate::support::{UNLIMITED, account, chat, head, pool, provider};
 
 /// A directory whose configuration has its data in `data`, and keeps it for long.
 async fn configured() -> (tempfile::TempDir, Provider) {
@@ -24,7 +24,7 @@ fn configure(dir: &Path, provider: &Provider) {
             "[streams]",
             "keep_days = 10000\ndedupe_days = 9000\n[streams]\ncompletions_max_age = \"10000d\"",
         ),
-        quota(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.join("forebay.toml"), text.concat()).expect("written");
@@ -47,7 +47,7 @@ async fn publish_again(dir: &Path, id: &str) {
     let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
     assert_eq!(published.code, Some(0), "{published:?}");
     crate::support::soon("an empty stream", async {
-        while !program::run(dir, &["queues", "--json"]).await.stdout.contains("\"flows\":[]") {}
+        while !program::run(dir, &["queues", "--json"]).await.stdout.contains("\"queues\":[]") {}
     })
     .await;
 }
@@ -135,43 +135,26 @@ async fn a_copied_data_directory_goes_on_where_the_first_one_stopped() {
     assert!(serve.terminate().await.0.success());
 }
 
-/// A data directory as format 1 began, without its credentials; UPDATE_FIXTURE=1 makes it anew.
+/// The data directory of Forebay 0.1, as format 1 began, without its credentials: a job is answered, another waits, the
+/// pool `chat` is paused, and the keys of the account are disabled.
 const FORMAT_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures/data-format-1.tar.gz");
-
-async fn make_fixture() {
-    let (dir, _provider) = configured().await;
-    let dir = dir.path();
-    let serve = Serve::start(dir).await;
-    answer(dir, "answered").await;
-    for args in [["pause", "pool", "chat"], ["keys", "disable", "one"]] {
-        let done = program::run(dir, &args).await;
-        assert_eq!(done.code, Some(0), "{done:?}");
-    }
-    std::fs::write(dir.join("jobs.jsonl"), chat("waits", "hello").to_string()).expect("written");
-    let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
-    assert_eq!(published.code, Some(0), "{published:?}");
-    assert!(serve.terminate().await.0.success());
-    let excluded =
-        ["--exclude=credential", "--exclude=nats-server.conf", "--exclude=*.log", "--exclude=*.pid"];
-    let packed =
-        Command::new("tar").args(excluded).args(["-czf", FORMAT_1, "data"]).current_dir(dir).status();
-    assert!(packed.expect("it runs").success());
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_data_directory_of_an_earlier_version_is_read() {
-    if std::env::var_os("UPDATE_FIXTURE").is_some() {
-        make_fixture().await;
-    }
     let (dir, provider) = configured().await;
     let dir = dir.path();
     let unpacked = Command::new("tar").args(["-xzf", FORMAT_1]).current_dir(dir).status();
     assert!(unpacked.expect("it runs").success());
+    let looked_at = result(dir, "answered").await;
+    let format = || std::fs::read_to_string(dir.join("data/format")).expect("the format");
+    assert_eq!(format(), "1", "whoever only looks changes nothing");
     let serve = Serve::start(dir).await;
+    assert_eq!(format(), "2");
     assert!(result(dir, "answered").await.contains("I am answered"));
-    let keys = program::run(dir, &["keys", "--json"]).await.stdout;
+    assert!(looked_at.contains("\"revision\":1") && looked_at.contains("\"duration_ms\""), "{looked_at}");
+    let keys = program::run(dir, &["accounts", "--json"]).await.stdout;
     assert!(keys.contains("\"disabled\""), "{keys}");
-    for args in [["keys", "enable", "one"].as_slice(), &["resume", "pool", "chat"]] {
+    for args in [["accounts", "enable", "one"].as_slice(), &["resume", "pool", "chat"]] {
         let done = program::run(dir, args).await;
         assert_eq!(done.code, Some(0), "{done:?}");
     }

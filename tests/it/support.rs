@@ -49,8 +49,8 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
 /// Limits that no test reaches.
 pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
 
-/// A quota of a configuration; its key stands in a file.
-pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limits: &str) -> String {
+/// An account of a configuration; its key stands in a file.
+pub(crate) fn account(dir: &Path, name: &str, base_url: &str, keys: &[&str], limits: &str) -> String {
     let mut entries = Vec::new();
     for (index, key) in keys.iter().enumerate() {
         let file = dir.join(format!("{name}-{index}.key"));
@@ -58,7 +58,7 @@ pub(crate) fn quota(dir: &Path, name: &str, base_url: &str, keys: &[&str], limit
         entries.push(format!("{{ name = \"key-{}\", file = {file:?} }}", index + 1));
     }
     format!(
-        "[quota.{name}]\nprovider = \"openai\"\nbase_url = \"{base_url}\"\nkeys = [{}]\nlimits = [{limits}]\n",
+        "[account.{name}]\nprovider = \"openai\"\nbase_url = \"{base_url}\"\nkeys = [{}]\nlimits = [{limits}]\n",
         entries.join(", ")
     )
 }
@@ -71,10 +71,12 @@ pub(crate) fn head(dir: &Path) -> String {
     format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n{SMALL_STREAMS}", dir.join("data"))
 }
 
-/// A pool over quotas, all for one model.
-pub(crate) fn pool(name: &str, model: &str, quotas: &[&str]) -> String {
-    let targets: Vec<_> =
-        quotas.iter().map(|quota| format!("{{ quota = \"{quota}\", model = \"{model}\" }}")).collect();
+/// A pool over accounts, all for one model.
+pub(crate) fn pool(name: &str, model: &str, accounts: &[&str]) -> String {
+    let targets: Vec<_> = accounts
+        .iter()
+        .map(|account| format!("{{ account = \"{account}\", model = \"{model}\" }}"))
+        .collect();
     format!("[pool.{name}]\ntargets = [{}]\n", targets.join(", "))
 }
 
@@ -85,8 +87,8 @@ pub(crate) fn simple(dir: &Path, provider: &Provider) -> String {
 
 /// The same by one account with these limits.
 pub(crate) fn limited(dir: &Path, provider: &Provider, limits: &str) -> String {
-    let quota = quota(dir, "one", &provider.base_url(), &["sk-one"], limits);
-    [head(dir), quota, pool("chat", "gpt-4o-mini", &["one"])].concat()
+    let account = account(dir, "one", &provider.base_url(), &["sk-one"], limits);
+    [head(dir), account, pool("chat", "gpt-4o-mini", &["one"])].concat()
 }
 
 /// A running Forebay.
@@ -154,7 +156,7 @@ impl Forebay {
 
     /// A job that waits for its time, as soon as it does.
     pub(crate) async fn postponed(&self, subject: &str) -> async_nats::jetstream::message::StreamMessage {
-        let stream = self.connection.context.get_stream("AI_LATER").await.expect("the stream");
+        let stream = self.connection.context.get_stream("AI_SCHEDULED").await.expect("the stream");
         soon(subject, async {
             loop {
                 if let Ok(message) = stream.direct_get_last_for_subject(subject).await {

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::program::{Output, command, finish};
-use crate::support::{UNLIMITED, head, install_crypto, pool, provider, quota, soon};
+use crate::support::{UNLIMITED, account, head, install_crypto, pool, provider, soon};
 
 /// A certificate authority in `ca.pem`, and a certificate of its for localhost.
 fn certificate(dir: &Path) -> (rcgen::Certificate, KeyPair) {
@@ -68,7 +68,7 @@ async fn the_provider_is_called_over_tls() {
     });
     let config = [
         head(dir.path()),
-        quota(dir.path(), "one", &format!("https://localhost:{port}/v1"), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &format!("https://localhost:{port}/v1"), &["sk-one"], UNLIMITED),
         pool("m", "m", &["one"]),
     ];
     let output = run_one(dir.path(), &config.concat(), true).await;
@@ -114,7 +114,7 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
         head(dir.path()).replace("listen = \"127.0.0.1:0\"", &format!("url = \"tls://localhost:{port}\""));
     let config = [
         head,
-        quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
         pool("m", "m", &["one"]),
     ];
     let config = config.concat();

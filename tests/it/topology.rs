@@ -10,7 +10,7 @@ use forebay::topology;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Forebay, UNLIMITED, chat, ctl, head, install_crypto, nats_server, pool, provider, quota, said, soon,
+    Forebay, UNLIMITED, account, chat, ctl, head, install_crypto, nats_server, pool, provider, said, soon,
 };
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
@@ -40,7 +40,7 @@ async fn streams_are_made_once_and_found_again() {
     assert_eq!(jobs.retention, stream::RetentionPolicy::WorkQueue);
     assert_eq!(jobs.discard, stream::DiscardPolicy::New);
     assert!(!jobs.allow_rollup && !jobs.allow_message_schedules && !jobs.allow_message_ttl);
-    let later = context.get_stream("AI_LATER").await.expect("there").cached_info().config.clone();
+    let later = context.get_stream("AI_SCHEDULED").await.expect("there").cached_info().config.clone();
     assert!(later.allow_message_schedules);
 }
 
@@ -82,8 +82,8 @@ async fn one_worker_at_a_time_serves_a_prefix() {
         let head = head(dir.path())
             .replace("listen = \"127.0.0.1:0\"", &format!("url = {:?}", server.url()))
             .replace("/data\"", &format!("/{data}\""));
-        let quota = quota(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], UNLIMITED);
-        Config::parse(&[head, quota, pool("chat", "m", &["one"])].concat()).expect("a configuration")
+        let account = account(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], UNLIMITED);
+        Config::parse(&[head, account, pool("chat", "m", &["one"])].concat()).expect("a configuration")
     };
     let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else { panic!("it starts") };
     let second = App::start(&text("two")).await.err().expect("the seat is taken").to_string();
@@ -130,10 +130,10 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
 async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let quota = quota(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED);
+    let account = account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED);
     let head = head(dir.path())
-        .replace("jobs_max_bytes = \"64MiB\"", "jobs_max_bytes = \"16MiB\"\njobs_max_per_flow = 2");
-    let text = [head, quota, pool("chat", "gpt-4o-mini", &["one"])].concat();
+        .replace("jobs_max_bytes = \"64MiB\"", "jobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2");
+    let text = [head, account, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
     let what = forebay_workers::Pausable::Pool("chat".to_owned());
     let _: forebay::control::OrdersReply = ctl(&forebay, "pause", &what).await.expect("paused");

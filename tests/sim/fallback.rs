@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use forebay_schemas::{Class, Completion, Flow, Lane, Reuse, Status};
+use forebay_schemas::{Cache, Class, Completion, Flow, Lane, Status};
+use forebay_workers::accounts::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::clock::Clock;
 use forebay_workers::cost::Dimension;
 use forebay_workers::journal::Journal;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::provider;
-use forebay_workers::quota::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
 use forebay_workers::upstream::{Error, Reply, Request, Upstream};
-use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker};
+use forebay_workers::{Addressing, Config, PoolConfig, Secret, TargetConfig, Worker};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ impl Tiers {
     }
 
     fn config(&self) -> Config {
-        let quota = |(name, _): &(&str, u64)| quota::Config {
+        let account = |(name, _): &(&str, u64)| accounts::Config {
             name: (*name).to_owned(),
             endpoint: Endpoint::new(provider(self.provider).expect("a known provider"), "http://provider"),
             keys: vec![Key { name: "only".to_owned(), secret: Secret::new(*name) }],
@@ -79,14 +79,14 @@ impl Tiers {
         };
         let targets = self.after.iter().enumerate().map(target).collect();
         Config {
-            quotas: self.after.iter().map(quota).collect(),
+            accounts: self.after.iter().map(account).collect(),
             on_demand: None,
             pools: vec![PoolConfig {
                 name: "p".to_owned(),
                 targets,
                 content_fallback: false,
-                join: true,
-                reuse: Reuse::Off,
+                merge: true,
+                cache: Cache::Off,
             }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 5 },
@@ -95,6 +95,7 @@ impl Tiers {
             standings: HashMap::new(),
             kept: false,
             orders: forebay_workers::Orders::default(),
+            addressing: Addressing::default(),
             results_are_complete: true,
             max_request: usize::MAX,
         }

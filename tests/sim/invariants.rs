@@ -36,8 +36,8 @@ impl Run {
 
     /// No permit is out.
     pub(crate) fn nothing_leaked(&self) -> &Self {
-        for quota in self.worker.snapshot().quotas {
-            assert_eq!(quota.totals.in_flight, 0, "seed {}: {}", self.schedule.seed, quota.name);
+        for account in self.worker.snapshot().accounts {
+            assert_eq!(account.totals.in_flight, 0, "seed {}: {}", self.schedule.seed, account.name);
         }
         self
     }

@@ -4,18 +4,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::{Flow, Lane, Reuse};
+use forebay_schemas::{Cache, Flow, Lane};
+use forebay_workers::accounts::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::cost::Dimension;
 use forebay_workers::journal::Journal;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::provider;
-use forebay_workers::quota::{self, Algorithm, Amount, Key, Limit};
 use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
 use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream, Tells};
-use forebay_workers::{Config, PoolConfig, Secret, TargetConfig, Worker};
+use forebay_workers::{Addressing, Config, PoolConfig, Secret, TargetConfig, Worker};
 use jiff::SignedDuration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -212,7 +212,7 @@ impl Schedule {
     }
 
     fn config(&self, keys: &[String]) -> Config {
-        let quota = |(limits, key): (&Limits, &String)| quota::Config {
+        let account = |(limits, key): (&Limits, &String)| accounts::Config {
             name: key.clone(),
             endpoint: Endpoint::new(provider("openai").expect("a known provider"), "http://provider"),
             keys: vec![Key { name: "only".to_owned(), secret: Secret::new(key.as_str()) }],
@@ -230,16 +230,16 @@ impl Schedule {
             .filter(|_| !limits.learned)
             .collect(),
         };
-        let target = |quota| TargetConfig::new(quota, "m");
+        let target = |account| TargetConfig::new(account, "m");
         Config {
-            quotas: self.accounts.iter().zip(keys).map(quota).collect(),
+            accounts: self.accounts.iter().zip(keys).map(account).collect(),
             on_demand: None,
             pools: vec![PoolConfig {
                 name: "p".to_owned(),
                 targets: (0..keys.len()).map(target).collect(),
                 content_fallback: false,
-                join: true,
-                reuse: Reuse::Off,
+                merge: true,
+                cache: Cache::Off,
             }],
             teams: HashMap::new(),
             policy: Policy { max_attempts: 6 },
@@ -248,6 +248,7 @@ impl Schedule {
             standings: HashMap::new(),
             kept: false,
             orders: forebay_workers::Orders::default(),
+            addressing: Addressing::default(),
             results_are_complete: true,
             max_request: usize::MAX,
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_workers::quota::Algorithm;
+use forebay_workers::accounts::Algorithm;
 use forebay_workers::sim::upstream::{Counting, Tells};
 
 use jiff::SignedDuration;

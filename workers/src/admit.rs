@@ -6,7 +6,6 @@ use std::time::Duration;
 use forebay_schemas::job::is_id;
 use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Reason, Status};
-use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::warn;
@@ -24,7 +23,7 @@ use crate::journal::Work;
 use crate::large::at_length;
 use crate::matching::{Match, matching};
 use crate::outcome::Outcome;
-use crate::provider::catalogue::Joins;
+use crate::provider::catalogue::Merges;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
@@ -35,7 +34,7 @@ use crate::upstream::Upstream;
 /// What the fingerprint of a message that cannot be read begins with.
 const NO_JOB: &str = "not a job: ";
 /// What a producer can ask for: nobody tries a job so often.
-const MOST_GENERATIONS: u32 = 1_000_000;
+const MOST_REVISIONS: u32 = 1_000_000;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
@@ -98,7 +97,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         claim,
         entry,
         joined: Vec::new(),
-        generation: message.generation,
+        revision: message.revision,
         choices: Choices::default(),
         reason: Reason::default(),
         here_since: None,
@@ -128,7 +127,7 @@ async fn take_in<Q: Queue, U: Upstream>(
 }
 
 fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next: Next) {
-    staged.entry.is_for(staged.generation);
+    staged.entry.is_for(staged.revision);
     if matches!(next, Next::Call) {
         staged.entry.admitted();
         crash::at(Point::Admitted);
@@ -160,11 +159,11 @@ enum Next {
 }
 
 async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
-    let odd = staged.flow.problem().map(|problem| ("invalid_subject", problem));
+    let odd = engine.addressing.refusal(&staged.flow, &engine.teams, staged.delivery.format);
     if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
         return Next::SetAside(refusal);
     }
-    // What failed before this generation began does not count for it.
+    // What failed before this revision began does not count for it.
     let answered = answered(engine, staged).await;
     let is_unknown = refusal.as_ref().is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
     if let (Some(record), true) = (&answered, is_unknown) {
@@ -178,7 +177,7 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         return Next::Conflict;
     }
     let counts = |record: &Record| {
-        record.completion.generation >= staged.generation || record.completion.status == Status::Succeeded
+        record.completion.revision >= staged.revision || record.completion.status == Status::Succeeded
     };
     if let Some(record) = answered.filter(counts) {
         let same = record.fingerprint == staged.fingerprint;
@@ -188,7 +187,7 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {
             return Next::AnswerAgain(Box::new(record));
         }
-        staged.generation = record.completion.generation.saturating_add(1);
+        staged.revision = record.completion.revision.saturating_add(1);
     }
     let interrupted = recall(engine, staged);
     let mut refusal = odd.or(refusal);
@@ -207,9 +206,10 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
 /// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
 fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
-    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint, staged.generation)?;
+    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint, staged.revision)?;
     for attempt in past.attempts {
-        let same = |known: &Attempt| (known.started_at, &known.quota) == (attempt.started_at, &attempt.quota);
+        let same =
+            |known: &Attempt| (known.started_at, &known.account) == (attempt.started_at, &attempt.account);
         if !staged.attempts.iter().any(same) {
             staged.note(attempt);
         }
@@ -230,7 +230,7 @@ struct Message {
     claim: Claim,
     attempts: Vec<Attempt>,
     counted: u32,
-    generation: u32,
+    revision: u32,
     refusal: Option<Refusal>,
 }
 
@@ -249,7 +249,7 @@ fn read<Q, U>(
         _ if let Content::Missing(refusal) = content => {
             (lenient_identity(flow, &delivery), None, Some(refusal))
         }
-        _ => match Job::parse(content.of(&delivery)) {
+        _ => match Job::parse_as(content.of(&delivery), delivery.format) {
             Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), Some(job), None),
             Err(error) => (lenient_identity(flow, &delivery), None, Some(("invalid_job", error.to_string()))),
         },
@@ -258,7 +258,8 @@ fn read<Q, U>(
     // One that was sent to another pool is the same request still, and so is one whose object is gone.
     let fingerprint = kept.or_else(|| Some(job.as_ref()?.fingerprint(&flow.pool)));
     let fingerprint = fingerprint.unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id));
-    let job = job.unwrap_or_else(nothing);
+    // What stands in for the job of a message that is none.
+    let job = job.unwrap_or_default();
     if guilty.is_some() {
         let message = "the worker ended twice while it worked on this job, which is therefore set aside";
         refusal = Some(("killed_worker", message.to_owned()));
@@ -267,21 +268,22 @@ fn read<Q, U>(
     let prefixes = engine.team(&flow.team).reply_prefixes;
     let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
-    let (mut attempts, mut counted, mut generation) =
-        (Vec::new(), 0, delivery.generation.unwrap_or(1).clamp(1, MOST_GENERATIONS));
+    let (mut attempts, mut counted, mut revision) =
+        (Vec::new(), 0, delivery.revision.unwrap_or(1).clamp(1, MOST_REVISIONS));
     if let Some(known) = known {
         identity.id = known.id;
         replies.extend(known.replies);
         delivery.published = known.published;
-        (attempts, counted, generation) = (known.attempts, known.counted, known.generation);
+        (attempts, counted, revision) = (known.attempts, known.counted, known.revision);
     }
     claim.published = delivery.published;
-    claim.generation = generation;
+    claim.revision = revision;
     claim.deadline = job.deadline;
     claim.tried = !attempts.is_empty();
     claim.replies = replies;
+    let refusal = refusal.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
     let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
-    Message { job, identity, fingerprint, delivery, claim, attempts, counted, generation, refusal }
+    Message { job, identity, fingerprint, delivery, claim, attempts, counted, revision, refusal }
 }
 
 /// What the store says of an identity whose record it cannot read.
@@ -341,8 +343,8 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
     staged.choices.recall(&staged.attempts[..told], &engine.pools);
     // One that was sent to another pool is asked something else there than it was first.
     let asks_this = |_: &Share| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
-    staged.share = Share::of(&staged.job, pool.reuse).filter(asks_this);
-    staged.join = pool.join.then(|| join(engine, staged)).flatten();
+    staged.share = Share::of(&staged.job, pool.cache).filter(asks_this);
+    staged.join = pool.merge.then(|| join(engine, staged)).flatten();
     refusal
 }
 
@@ -359,10 +361,10 @@ fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
         return None;
     }
     let targets = staged.choices.left().iter().map(|choice| &engine.pools.targets()[choice.target]);
-    let saving = targets.filter(|target| target.quota.counts_calls(&target.model));
-    let joins = saving.map(|target| target.quota.config().endpoint.provider.joins);
+    let saving = targets.filter(|target| target.account.counts_calls(&target.model));
+    let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
     // So many like it fit one request.
-    let like_it = |joins: Joins| {
+    let like_it = |joins: Merges| {
         let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
         (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
     };
@@ -390,24 +392,6 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
     let named: Named = serde_json::from_slice(&delivery.payload).unwrap_or_default();
     let own = named.id.or(named.custom_id).filter(|id| is_id(id));
     identity_of(flow, own.as_deref(), named.batch.filter(|batch| is_name(batch)), delivery)
-}
-
-/// What stands in for the job of a message that is none.
-fn nothing() -> Job {
-    Job {
-        id: None,
-        custom_id: None,
-        url: String::new(),
-        method: None,
-        body: Default::default(),
-        batch: None,
-        reply_to: None,
-        deadline: None::<Timestamp>,
-        not_before: None,
-        on_ambiguous: Default::default(),
-        reuse: None,
-        metadata: None,
-    }
 }
 
 fn refused_reply(subject: &str, flow: &Flow) -> Refusal {

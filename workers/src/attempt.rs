@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::accounts::Permit;
 use crate::clock::millis_between;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
@@ -18,7 +19,6 @@ use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::price::Prices;
 use crate::provider::Unsupported;
-use crate::quota::Permit;
 use crate::staged::Staged;
 use crate::upstream::{self, Reply, Upstream};
 
@@ -48,7 +48,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
             continue;
         }
         let attempt = Attempt {
-            took_ms: millis_between(started, now),
+            duration_ms: millis_between(started, now),
             outcome: outcome.name().to_owned(),
             status_code: outcome.status_code,
             ..unanswered(staged, jobs, permit, started)
@@ -74,7 +74,7 @@ async fn send<Q, U: Upstream>(
     permit: &Permit,
     started: Timestamp,
 ) -> Result<Reply, Unsent> {
-    let config = permit.quota().config();
+    let config = permit.account().config();
     let encode = || config.endpoint.encode(party.job(), permit.model());
     let encoded = at_length(party.job().size(), || working(engine, party, encode));
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
@@ -108,7 +108,7 @@ enum Begun {
 /// call is not held up by a disk that is full.
 async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) -> Begun {
     let attempts = &engine.journal.attempts;
-    let write = || attempts.begin(&staged.identity, (&staged.fingerprint, staged.generation), attempt);
+    let write = || attempts.begin(&staged.identity, (&staged.fingerprint, staged.revision), attempt);
     match staged.job.on_ambiguous {
         OnAmbiguous::Retry => {
             if let Err(error) = write() {
@@ -151,7 +151,7 @@ fn classify<Q, U>(
     let job = party.job();
     match reply {
         Ok(reply) => {
-            let endpoint = &permit.quota().config().endpoint;
+            let endpoint = &permit.account().config().endpoint;
             let now = engine.clock.now();
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
@@ -169,15 +169,15 @@ fn classify<Q, U>(
 
 /// A call as it is if nothing is ever known of it but that it began.
 fn unanswered(staged: &Staged, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
-    let config = permit.quota().config();
+    let config = permit.account().config();
     Attempt {
-        quota: config.name.clone(),
+        account: config.name.clone(),
         key: permit.key().name.clone(),
         provider: config.endpoint.provider.name.clone(),
         model: permit.model().to_owned(),
         started_at: started,
         waited_ms: millis_between(staged.waiting_since, started),
-        took_ms: 0,
+        duration_ms: 0,
         outcome: Class::NetAfterSend.as_str().to_owned(),
         status_code: None,
         jobs: u32::try_from(jobs).ok().filter(|jobs| *jobs > 1),

@@ -105,7 +105,7 @@ impl Choices {
     pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();
         for attempt in attempts.iter().filter(|attempt| !says_nothing(attempt)) {
-            let target = pools.place(&attempt.quota, &attempt.model);
+            let target = pools.place(&attempt.account, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
                 self.note(target, class);
             }
@@ -132,7 +132,7 @@ impl Choices {
                 }
                 return true;
             }
-            Class::ExceedsKeyLimit | Class::ModelNotAllowed => {
+            Class::ExceedsLimit | Class::ModelNotAllowed => {
                 self.left.retain(|choice| choice.target != target);
             }
             Class::ContextTooLong => self.left.retain(|choice| choice.context_window > window),

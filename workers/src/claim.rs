@@ -96,7 +96,7 @@ pub(crate) struct Claim {
     /// When it was published.
     pub(crate) published: Timestamp,
     /// Which answer of its identity it asks for.
-    pub(crate) generation: u32,
+    pub(crate) revision: u32,
     /// Until when its publisher wants it to be called.
     pub(crate) deadline: Option<Timestamp>,
     /// Whether calls were made for it before it was postponed.
@@ -131,7 +131,7 @@ impl Claim {
             mark: stage.mark(),
             replies: Vec::new(),
             published: delivery.published,
-            generation: 1,
+            revision: 1,
             deadline: None,
             tried: false,
             object: None,

@@ -1,4 +1,4 @@
-//! The only loop: staged jobs meet quotas.
+//! The only loop: staged jobs meet accounts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::accounts::Permit;
 use crate::engine::Engine;
 use crate::fairness::Fairness;
 use crate::finish;
 use crate::joined::Party;
 use crate::joining::{COMPANY, Joining, Ride, leads};
 use crate::queue::{Queue, Reading};
-use crate::quota::Permit;
 use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
 use crate::sharing::{Errand, Led, Share, Sharing};
@@ -41,7 +41,7 @@ pub(crate) enum Arrived {
     Led(Errand, Led),
 }
 
-/// Matches staged jobs of all pools with quotas.
+/// Matches staged jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
     engine: Arc<Engine<Q, U>>,
     arrivals: mpsc::UnboundedReceiver<Arrived>,
@@ -159,7 +159,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             return Some(staged);
         }
         let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move { finish::reuse(&engine, staged, within).await });
+        self.tasks.spawn(async move { finish::answer_from_cache(&engine, staged, within).await });
         None
     }
 
@@ -168,7 +168,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn led(&mut self, errand: &Errand, led: Led) {
         for mut staged in self.sharing.led(errand) {
             match &led {
-                Led::Answered(answer) if let Some(end) = End::reused(answer) => self.end(staged, end),
+                Led::Answered(answer) if let Some(end) = End::cached(answer) => self.end(staged, end),
                 Led::Answered(_) | Led::Asked => {
                     staged.share = None;
                     self.accept(staged);
@@ -246,11 +246,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Those that travel with `first`, as many as the provider and the limits take in one call.
     fn company(&mut self, first: &Staged, target: usize, permit: &Permit, now: Instant) -> Vec<Staged> {
         let engine = &self.engine;
-        let quota = permit.quota();
-        let Some(join) = first.join.as_ref().filter(|_| quota.counts_calls(permit.model())) else {
+        let account = permit.account();
+        let Some(join) = first.join.as_ref().filter(|_| account.counts_calls(permit.model())) else {
             return Vec::new();
         };
-        let joins = quota.config().endpoint.provider.joins;
+        let joins = account.config().endpoint.provider.merges;
         let most = if join.part.is_some() { joins.inputs } else { engine.sizes.most(target, joins) };
         let (mut inputs, mut tokens, wall) = (join.inputs, first.cost.input_tokens, engine.clock.now());
         let company = self.joining.company(first, |staged| {
@@ -284,8 +284,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let end = match staged.last_error.take() {
             Some(error) => End::failed(&error.code, error.message, error.class),
             None => {
-                let message = "no quota of the pool can ever serve this: it is larger than their limits";
-                End::failed("no_target", message.to_owned(), Class::ExceedsKeyLimit)
+                let message = "no account of the pool can ever serve this: it is larger than their limits";
+                End::failed("no_target", message.to_owned(), Class::ExceedsLimit)
             }
         };
         self.end(staged, end);

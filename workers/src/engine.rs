@@ -1,4 +1,4 @@
-//! What the steps of a job share: pools, quotas, the queue, the provider's wire, the store.
+//! What the steps of a job share: pools, accounts, the queue, the provider's wire, the store.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +11,8 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::accounts::{self, Account, Cap, Circuits, Limit, Moment, Standing, Wake};
+use crate::addressing::Addressing;
 use crate::brake::Brake;
 use crate::clock::Clock;
 use crate::dispatch::Arrived;
@@ -21,7 +23,6 @@ use crate::journal::Journal;
 use crate::orders::Orders;
 use crate::pools::{OnDemand, PoolConfig, Pools};
 use crate::queue::Readings;
-use crate::quota::{self, Cap, Circuits, Limit, Moment, Quota, Standing, Wake};
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
@@ -33,13 +34,15 @@ const LARGEST_STAGE: usize = 512;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The accounts.
-    pub quotas: Vec<quota::Config>,
+    pub accounts: Vec<accounts::Config>,
     /// The pools.
     pub pools: Vec<PoolConfig>,
     /// What serves models that no pool is for, where pools are made as they are asked for.
     pub on_demand: Option<OnDemand>,
     /// What is known of teams; others have the defaults.
     pub teams: HashMap<String, Team>,
+    /// Which subjects are served.
+    pub addressing: Addressing,
     /// How often a job is tried.
     pub policy: Policy,
     /// How lanes share.
@@ -60,15 +63,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// The names of what outlives the process: of quotas their own, of teams with limits `team.<team>`.
+    /// The names of what outlives the process: of accounts their own, of teams with limits `team.<team>`.
     pub fn standing_names(&self) -> Vec<String> {
         let capped = self.teams.iter().filter(|(_, team)| !team.limits.is_empty());
         let teams = capped.map(|(name, _)| standing_of_team(name));
-        self.quotas.iter().map(|quota| quota.name.clone()).chain(teams).collect()
+        self.accounts.iter().map(|account| account.name.clone()).chain(teams).collect()
     }
 }
 
-/// The name under which it is written down how far a team's limits are spent: no quota's name has a dot.
+/// The name under which it is written down how far a team's limits are spent: no account's name has a dot.
 pub(crate) fn standing_of_team(team: &str) -> String {
     format!("team.{team}")
 }
@@ -98,9 +101,10 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) results: Results,
     pub(crate) journal: Journal,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) quotas: Vec<Arc<Quota>>,
+    pub(crate) accounts: Vec<Arc<Account>>,
     pub(crate) pools: Pools,
     pub(crate) teams: HashMap<String, Team>,
+    pub(crate) addressing: Addressing,
     /// Limits of teams that have some.
     pub(crate) caps: HashMap<String, Arc<Cap>>,
     pub(crate) policy: Policy,
@@ -174,28 +178,29 @@ impl<Q, U> Engine<Q, U> {
         let wake = Arc::new(Wake::default());
         let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
         let circuits = Arc::new(Circuits::default());
-        let quota =
-            |quota| Quota::new(quota, Arc::clone(&wake), Arc::clone(&circuits), spent_at, Arc::clone(&clock));
-        let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
+        let account = |account| {
+            Account::new(account, Arc::clone(&wake), Arc::clone(&circuits), spent_at, Arc::clone(&clock))
+        };
+        let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
         let capped = config.teams.iter().filter(|(_, team)| !team.limits.is_empty());
         let caps: HashMap<_, _> = capped
             .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
             .collect();
-        let pools = Pools::new(config.pools, &quotas, config.on_demand);
+        let pools = Pools::new(config.pools, &accounts, config.on_demand);
         let moment = Moment { instant: Instant::now(), wall: clock.now() };
-        for quota in &quotas {
+        for account in &accounts {
             if config.kept {
-                quota.keep();
+                account.keep();
             }
-            let Some(standing) = config.standings.get(&quota.config().name) else { continue };
+            let Some(standing) = config.standings.get(&account.config().name) else { continue };
             let mut standing = standing.clone();
             // A model that no pool names any more is of no interest, unless it has spent what others share.
             standing.models.retain(|model, _| {
-                quota.config().shares_limits(model)
+                account.config().shares_limits(model)
                     || pools.are_made_on_demand()
-                    || pools.place(&quota.config().name, model).is_some()
+                    || pools.place(&account.config().name, model).is_some()
             });
-            quota.resume(&standing, moment);
+            account.resume(&standing, moment);
         }
         for (team, cap) in &caps {
             if config.kept {
@@ -213,10 +218,11 @@ impl<Q, U> Engine<Q, U> {
             // Jitter only has to differ between processes that start together.
             rng: Mutex::new(SmallRng::seed_from_u64(clock.now().as_nanosecond() as u64)),
             clock,
-            quotas,
+            accounts,
             pools,
             caps,
             teams: config.teams,
+            addressing: config.addressing,
             policy: config.policy,
             orders: config.orders,
             results_are_complete: config.results_are_complete,
@@ -247,7 +253,7 @@ impl<Q, U> Engine<Q, U> {
         let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
         let rates = pool.candidates.iter().map(|candidate| {
             let target = &self.pools.targets()[candidate.target];
-            target.quota.short_rate(&target.model)
+            target.account.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };
         #[expect(

@@ -82,7 +82,7 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
 }
 
 /// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
-pub(crate) async fn reuse<Q: Queue, U: Upstream>(
+pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     engine: &Arc<Engine<Q, U>>,
     staged: Staged,
     within: Duration,
@@ -95,7 +95,7 @@ pub(crate) async fn reuse<Q: Queue, U: Upstream>(
     };
     let found = kept().inspect_err(|error| warn!(%error, "a kept answer cannot be read")).ok().flatten();
     let same = found.filter(|record| record.fingerprint == staged.fingerprint);
-    if let Some(end) = same.and_then(|record| End::reused(&record.completion)) {
+    if let Some(end) = same.and_then(|record| End::cached(&record.completion)) {
         return finish(engine, staged, end).await;
     }
     if let Err(SendError(Arrived::Job(mut staged))) = engine.stage.send(Arrived::Job(Box::new(staged))) {
@@ -133,11 +133,12 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         state: State {
             id: staged.identity.id.clone(),
             fingerprint: staged.fingerprint.clone(),
-            generation: staged.generation,
+            revision: staged.revision,
             published: staged.delivery.published,
             attempts: staged.attempts.clone(),
             counted: staged.counted,
             replies: std::iter::once(&staged.claim).chain(&same).flat_map(|c| c.replies.clone()).collect(),
+            format: staged.delivery.format,
         },
         payload: staged.delivery.payload.clone(),
         object: staged.delivery.object.clone(),
@@ -226,7 +227,7 @@ async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Sta
 /// fails.
 async fn keep<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
     let asks = staged.share.as_ref().is_some_and(|share| !share.within.is_zero());
-    if !asks || completion.status != Status::Succeeded || completion.reused.is_some() {
+    if !asks || completion.status != Status::Succeeded || completion.cached_from.is_some() {
         return;
     }
     if let Err(error) = engine.results.keep(&staged.request(), completion, engine.clock.now()).await {
@@ -261,10 +262,10 @@ async fn complete<Q: Queue, U: Upstream>(
             }
             Ok(Published::Already(standing)) => {
                 match judge(*standing, &record, engine.results.horizon(engine.clock.now())) {
-                    Judgement::Replace { sequence, generation } => {
+                    Judgement::Replace { sequence, revision } => {
                         replaces = sequence;
-                        if record.completion.generation != generation {
-                            record.completion.generation = generation;
+                        if record.completion.revision != revision {
+                            record.completion.revision = revision;
                             persist(engine, staged, &record).await;
                         }
                         continue;
@@ -291,31 +292,31 @@ async fn complete<Q: Queue, U: Upstream>(
 
 /// What to do about the message that stands on a completion's subject.
 enum Judgement {
-    /// It is no answer that counts: replace it, as this generation.
-    Replace { sequence: u64, generation: u32 },
+    /// It is no answer that counts: replace it, as this revision.
+    Replace { sequence: u64, revision: u32 },
     /// It is the identity's answer.
     Stands(Box<Record>),
 }
 
 /// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced by the next
-/// generation; so is what is not final, unless it is the answer to the same message, and what cannot be
+/// revision; so is what is not final, unless it is the answer to the same message, and what cannot be
 /// read as a completion.
 fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
-    let (sequence, generation) = (standing.sequence, ours.completion.generation);
+    let (sequence, revision) = (standing.sequence, ours.completion.revision);
     let Some(completion) = standing.completion else {
-        return Judgement::Replace { sequence, generation };
+        return Judgement::Replace { sequence, revision };
     };
     let same_message = ours.message.is_some() && standing.message == ours.message;
     let repeats_ours = same_message && !ours.completion.is_final();
     // Somebody else's, that was put there, is no answer to this.
     let ours_by_name = completion.identity() == ours.completion.identity();
-    let counts = ours_by_name && standing.published >= horizon && completion.generation >= generation;
+    let counts = ours_by_name && standing.published >= horizon && completion.revision >= revision;
     if counts && (completion.is_final() || repeats_ours) {
         // One that does not say which request it answers is taken to answer ours.
         let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
         return Judgement::Stands(Box::new(Record { fingerprint, message: standing.message, completion }));
     }
-    Judgement::Replace { sequence, generation: generation.max(completion.generation.saturating_add(1)) }
+    Judgement::Replace { sequence, revision: revision.max(completion.revision.saturating_add(1)) }
 }
 
 async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
@@ -328,10 +329,11 @@ async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged
         team: staged.flow.team.clone(),
         batch: completion.batch.clone(),
         id: completion.id.clone(),
-        generation: completion.generation,
+        revision: completion.revision,
         code,
         message,
         attempts: completion.attempts.clone(),
+        format: staged.delivery.format,
     };
     let dead = DeadLetter { letter, delivery: staged.delivery.clone() };
     retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;

@@ -14,6 +14,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use tokio::time::Instant;
 
+use crate::accounts::{Account, Cap, Circuits, Denied, Permit, Wake};
 use crate::choices::Choice;
 use crate::clock::Clock;
 use crate::cost::Cost;
@@ -22,7 +23,6 @@ use crate::joined::Join;
 use crate::matching::matching;
 use crate::pools::Pools;
 use crate::provider::Endpoint;
-use crate::quota::{Cap, Circuits, Denied, Permit, Quota, Wake};
 use crate::sharing::Share;
 
 /// How long a call is taken to last. It matters where limits are on calls at once, and at the very end.
@@ -37,7 +37,7 @@ const STEP: Duration = Duration::from_millis(1);
 pub struct Forecast {
     /// The jobs.
     pub jobs: usize,
-    /// Calls to providers, at each target: quota and model.
+    /// Calls to providers, at each target: account and model.
     pub calls: BTreeMap<(String, String), usize>,
     /// Jobs that no target can serve, because of what they ask or because they are larger than limits.
     pub unserved: usize,
@@ -55,9 +55,9 @@ pub struct Forecast {
     pub answers: Decimal,
     /// Jobs whose prices are not known.
     pub unpriced: usize,
-    /// Until the last answer; `None` where a quota's limits are not configured.
+    /// Until the last answer; `None` where an account's limits are not configured.
     pub takes: Option<Duration>,
-    /// Quotas that would be called and whose limits are not configured.
+    /// Accounts that would be called and whose limits are not configured.
     pub unlimited: BTreeSet<String>,
 }
 
@@ -133,14 +133,15 @@ impl Player {
         let clock = Arc::new(Ahead { from: now, nanos: AtomicU64::new(0) });
         let (wake, circuits) = (Arc::new(Wake::default()), Arc::new(Circuits::default()));
         let shown: Arc<dyn Clock> = Arc::<Ahead>::clone(&clock);
-        let quota =
-            |quota| Quota::new(quota, Arc::clone(&wake), Arc::clone(&circuits), None, Arc::clone(&shown));
-        let quotas: Vec<_> = config.quotas.into_iter().map(quota).collect();
+        let account = |account| {
+            Account::new(account, Arc::clone(&wake), Arc::clone(&circuits), None, Arc::clone(&shown))
+        };
+        let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
         let limits = config.teams.get(team).map(|team| team.limits.clone()).unwrap_or_default();
         let cap = (!limits.is_empty()).then(|| Cap::new(&limits, Arc::clone(&wake), None, &shown));
         let start = Instant::now();
         Self {
-            pools: Pools::new(config.pools, &quotas, config.on_demand),
+            pools: Pools::new(config.pools, &accounts, config.on_demand),
             cap,
             clock,
             start,
@@ -159,14 +160,14 @@ impl Player {
             self.forecast.unserved += 1;
             return;
         };
-        let is_shared = Share::of(job, found.pool.reuse).is_some();
+        let is_shared = Share::of(job, found.pool.cache).is_some();
         if is_shared && !seen.insert((team.to_owned(), job.fingerprint(pool))) {
             return;
         }
         let choices = found.choices.left().to_vec();
         let is_too_long = found.choices.are_too_small_for(likely(found.cost.input_tokens));
         self.forecast.too_long += usize::from(is_too_long);
-        let join = found.pool.join.then(|| Join::of(job, pool)).flatten();
+        let join = found.pool.merge.then(|| Join::of(job, pool)).flatten();
         let join = join.filter(|join| join.inputs > 1 || !is_too_long);
         let tier = job.body.get("service_tier").and_then(|raw| serde_json::from_str(raw.get()).ok());
         let states_maximum = Endpoint::states_maximum(job);
@@ -239,9 +240,9 @@ impl Player {
         let mut party = vec![*first];
         self.join(&mut party, line, target, &permit);
         let place = &self.pools.targets()[target];
-        let quota = &place.quota;
-        if quota.learns() {
-            self.forecast.unlimited.insert(quota.config().name.clone());
+        let account = &place.account;
+        if account.learns() {
+            self.forecast.unlimited.insert(account.config().name.clone());
         }
         let mut all = Call { permit, estimated: 0, used: Usage::default() };
         for Pending { cost, states_maximum, tier, .. } in &party {
@@ -267,7 +268,7 @@ impl Player {
             all.used.output_tokens += cost.output_tokens;
         }
         self.forecast.input_tokens += all.used.input_tokens;
-        *self.forecast.calls.entry((quota.config().name.clone(), place.model.clone())).or_default() += 1;
+        *self.forecast.calls.entry((account.config().name.clone(), place.model.clone())).or_default() += 1;
         all.permit.stamp().sent(self.now);
         self.sent += 1;
         self.under_way.insert((self.now + CALL, self.sent), all);
@@ -281,7 +282,7 @@ impl Player {
         }
         let room = |choice: &Choice| {
             let target = &self.pools.targets()[choice.target];
-            target.quota.headroom(&target.model, self.now) * choice.weight
+            target.account.headroom(&target.model, self.now) * choice.weight
         };
         let mut order: Vec<_> = job.choices.iter().map(|choice| (choice, room(choice))).collect();
         order.sort_by(|(one, one_room), (other, other_room)| {
@@ -295,7 +296,7 @@ impl Player {
                 continue;
             }
             let target = &self.pools.targets()[choice.target];
-            match target.quota.reserve(&target.model, choice.cost, self.now) {
+            match target.account.reserve(&target.model, choice.cost, self.now) {
                 Ok(mut permit) => {
                     if let Some(cap) = &self.cap {
                         permit.charge(cap.take(&job.cost, self.now)?);
@@ -309,11 +310,11 @@ impl Player {
     }
 
     fn join(&mut self, party: &mut Vec<Pending>, line: usize, target: usize, permit: &Permit) {
-        let quota = permit.quota();
-        if party[0].join.is_none() || !quota.counts_calls(permit.model()) {
+        let account = permit.account();
+        if party[0].join.is_none() || !account.counts_calls(permit.model()) {
             return;
         }
-        let joins = quota.config().endpoint.provider.joins;
+        let joins = account.config().endpoint.provider.merges;
         let size = |job: &Pending| job.join.as_ref().map_or(1, |join| join.inputs);
         let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
         while let Some(next) = self.lines[line].jobs.front() {
@@ -345,8 +346,8 @@ fn sooner(one: Denied, other: Denied) -> Denied {
 
 fn end(call: Call, now: Instant) {
     let Call { mut permit, estimated, used } = call;
-    let quota = Arc::clone(permit.quota());
-    let endpoint = &quota.config().endpoint;
+    let account = Arc::clone(permit.account());
+    let endpoint = &account.config().endpoint;
     permit.learn(estimated, used.input_tokens);
     permit.settle(endpoint.spent(used, permit.model()), endpoint.settles());
     permit.answered();

@@ -15,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::outcome::Outcome;
 use crate::provider::Kind;
-use crate::provider::catalogue::Joins;
+use crate::provider::catalogue::Merges;
 use crate::staged::Staged;
 
 /// The field of a body that holds the texts.
@@ -34,7 +34,7 @@ fn may_be_of_one(class: Class) -> bool {
         Class::BadRequest
             | Class::ContextTooLong
             | Class::ContentFiltered
-            | Class::ExceedsKeyLimit
+            | Class::ExceedsLimit
             | Class::MalformedResponse
     )
 }
@@ -312,7 +312,7 @@ impl Sizes {
     }
 
     /// Texts that may travel together to `target`.
-    pub(crate) fn most(&self, target: usize, joins: Joins) -> usize {
+    pub(crate) fn most(&self, target: usize, joins: Merges) -> usize {
         let Size { most, width } = self.change(target, |_| {});
         most.min(joins.inputs).min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH)).max(1)
     }

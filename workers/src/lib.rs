@@ -3,7 +3,7 @@
 //! 1. *staged*: [`flow`](crate::Worker) reads a flow into a small stage, [`queue`] says from where;
 //!    `admit` reads the job, looks its identity up and matches it (`matching`) with the targets of its pool (`pools`);
 //! 2. *permitted*: `dispatch`, the only loop, offers waiting jobs in the order of `fairness`; a `round` asks
-//!    the [`quota`]s of a job's `choices`, which answer with a permit or with what has to be waited for. Jobs that ask
+//!    the [`accounts`] of a job's `choices`, which answer with a permit or with what has to be waited for. Jobs that ask
 //!    the same wait for one of them in `sharing`, embeddings that will travel together behind the first in `joining`;
 //! 3. *journalled, sent*: `work`, the spine, makes an `attempt`, for one job or for those that are `joined`, through a
 //!    [`provider`]'s adapter and [`upstream`], and [`journal`] tells the next process of it;
@@ -13,6 +13,8 @@
 //!
 //! Beside that way: [`price`] makes money of tokens, [`forecast`] plays limits ahead of time, [`probe`] tries a key.
 
+pub mod accounts;
+mod addressing;
 mod admit;
 mod attempt;
 mod brake;
@@ -41,7 +43,6 @@ pub mod price;
 pub mod probe;
 pub mod provider;
 pub mod queue;
-pub mod quota;
 mod redact;
 pub mod results;
 pub mod retry;
@@ -57,6 +58,7 @@ pub mod upstream;
 mod work;
 mod worker;
 
+pub use addressing::{Addressing, unknown_team};
 pub use engine::{Config, Team};
 pub use orders::{Cancelled, Orders, Pausable};
 pub use pools::{OnDemand, PoolConfig, TargetConfig, Wanted};

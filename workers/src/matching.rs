@@ -45,14 +45,14 @@ pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool
         return Err(("unknown_model", message));
     };
     let counts_tokens =
-        counts_tokens || found.candidates.iter().any(|candidate| target(candidate).quota.counts_tokens());
+        counts_tokens || found.candidates.iter().any(|candidate| target(candidate).account.counts_tokens());
     let cost = cost_at(target(first), job, counts_tokens);
     let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
     let costs: Vec<_> = named
         .iter()
         .map(|candidate| {
             let target = target(candidate);
-            let endpoint = &target.quota.config().endpoint;
+            let endpoint = &target.account.config().endpoint;
             // What cannot be said to one account of a provider cannot be said to another.
             let known = asked.iter().position(|(other, _)| other.speaks_as(target));
             let known = known.unwrap_or_else(|| {
@@ -97,7 +97,7 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
 /// only turns are told by it.
 fn cost_at(target: &Target, job: &Job, counts_tokens: bool) -> Cost {
     if counts_tokens {
-        return target.quota.config().endpoint.admission_cost(job, &target.model);
+        return target.account.config().endpoint.admission_cost(job, &target.model);
     }
     Cost { requests: 1, input_tokens: job.size() as u64 / 3, ..Cost::default() }
 }

@@ -15,7 +15,7 @@ pub enum Pausable {
     /// A pool, by its name.
     Pool(String),
     /// An account, by its name.
-    Quota(String),
+    Account(String),
     /// A team, by its name.
     Team(String),
 }
@@ -95,9 +95,9 @@ impl Orders {
     }
 
     /// Whether no call may be made through an account.
-    pub(crate) fn pauses_quota(&self, quota: &str) -> bool {
+    pub(crate) fn pauses_account(&self, account: &str) -> bool {
         let inner = self.inner();
-        !inner.paused.is_empty() && inner.paused.contains(&Pausable::Quota(quota.to_owned()))
+        !inner.paused.is_empty() && inner.paused.contains(&Pausable::Account(account.to_owned()))
     }
 
     /// Cancels what was published until `at`.
@@ -168,11 +168,11 @@ mod tests {
         for what in [Pausable::Pool("chat".to_owned()), Pausable::Team("acme".to_owned())] {
             orders.pause(what.clone());
             assert!(orders.pauses(&flow));
-            assert!(!orders.pauses_quota("chat"));
+            assert!(!orders.pauses_account("chat"));
             orders.resume(&what);
             assert!(!orders.pauses(&flow));
         }
-        orders.pause(Pausable::Quota("one".to_owned()));
-        assert!(orders.pauses_quota("one") && !orders.pauses(&flow));
+        orders.pause(Pausable::Account("one".to_owned()));
+        assert!(orders.pauses_account("one") && !orders.pauses(&flow));
     }
 }

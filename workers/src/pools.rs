@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use forebay_schemas::Reuse;
+use forebay_schemas::Cache;
 use forebay_schemas::subjects::pool_of_model;
 
+use crate::accounts::Account;
 use crate::price::Prices;
-use crate::quota::Quota;
 
 /// Models of which nothing is known and for which pools are made, at most: a producer must not fill the memory with
 /// names.
@@ -27,16 +27,16 @@ pub struct PoolConfig {
     /// Whether what one target refuses for its content is taken to another.
     pub content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
-    pub join: bool,
+    pub merge: bool,
     /// Whether another job's answer may serve one that does not say.
-    pub reuse: Reuse,
+    pub cache: Cache,
 }
 
-/// A quota and a model that can serve a pool.
+/// An account and a model that can serve a pool.
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
-    /// The quota, as an index into [`crate::Config::quotas`].
-    pub quota: usize,
+    /// The account, as an index into [`crate::Config::accounts`].
+    pub account: usize,
     /// The model to ask for.
     pub model: String,
     /// Lower tiers first.
@@ -65,9 +65,9 @@ pub enum Wanted<'a> {
 
 impl TargetConfig {
     /// A target of the lowest tier of which nothing more is known.
-    pub fn new(quota: usize, model: &str) -> Self {
+    pub fn new(account: usize, model: &str) -> Self {
         Self {
-            quota,
+            account,
             model: model.to_owned(),
             tier: 0,
             weight: 1.0,
@@ -107,10 +107,10 @@ impl fmt::Debug for OnDemand {
     }
 }
 
-/// A quota × model, as the dispatcher sees it. Pools that name the same one share it.
+/// An account × model, as the dispatcher sees it. Pools that name the same one share it.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) quota: Arc<Quota>,
+    pub(crate) account: Arc<Account>,
     pub(crate) model: String,
     pub(crate) prices: Option<Arc<Prices>>,
     pub(crate) max_output: Option<u64>,
@@ -119,7 +119,7 @@ pub(crate) struct Target {
 impl Target {
     /// Whether a job is said to both of them in the same way.
     pub(crate) fn speaks_as(&self, other: &Self) -> bool {
-        let (one, two) = (&self.quota.config().endpoint, &other.quota.config().endpoint);
+        let (one, two) = (&self.account.config().endpoint, &other.account.config().endpoint);
         std::ptr::eq(one.provider, two.provider)
             && one.api_version == two.api_version
             && self.model == other.model
@@ -146,18 +146,18 @@ pub(crate) struct Pool {
     /// Whether what one target refuses for its content is taken to another.
     pub(crate) content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
-    pub(crate) join: bool,
+    pub(crate) merge: bool,
     /// Whether another job's answer may serve one that does not say.
-    pub(crate) reuse: Reuse,
+    pub(crate) cache: Cache,
 }
 
-/// Every quota × model once, and what of them each pool names.
+/// Every account × model once, and what of them each pool names.
 #[derive(Debug)]
 pub(crate) struct Pools {
     /// Only ever added to: an index stays what it is.
     targets: boxcar::Vec<Target>,
     named: RwLock<BTreeMap<String, Arc<Pool>>>,
-    quotas: Vec<Arc<Quota>>,
+    accounts: Vec<Arc<Account>>,
     on_demand: Option<OnDemand>,
     /// Models of which nothing is known and that pools were made for.
     unknown: AtomicUsize,
@@ -166,19 +166,19 @@ pub(crate) struct Pools {
 impl Pools {
     pub(crate) fn new(
         configured: Vec<PoolConfig>,
-        quotas: &[Arc<Quota>],
+        accounts: &[Arc<Account>],
         on_demand: Option<OnDemand>,
     ) -> Self {
         let pools = Self {
             targets: boxcar::Vec::new(),
             named: RwLock::default(),
-            quotas: quotas.to_vec(),
+            accounts: accounts.to_vec(),
             on_demand,
             unknown: AtomicUsize::new(0),
         };
-        for PoolConfig { name, targets, content_fallback, join, reuse } in configured {
+        for PoolConfig { name, targets, content_fallback, merge, cache } in configured {
             let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
-            let pool = Arc::new(Pool { candidates, content_fallback, join, reuse });
+            let pool = Arc::new(Pool { candidates, content_fallback, merge, cache });
             pools.named.write().unwrap_or_else(PoisonError::into_inner).insert(name, pool);
         }
         pools
@@ -190,16 +190,17 @@ impl Pools {
     }
 
     /// The place of a target.
-    pub(crate) fn place(&self, quota: &str, model: &str) -> Option<usize> {
-        let is_it = |target: &Target| target.model == model && target.quota.config().name == quota;
+    pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
+        let is_it = |target: &Target| target.model == model && target.account.config().name == account;
         self.targets.iter().find(|(_, target)| is_it(target)).map(|(place, _)| place)
     }
 
     fn candidate(&self, config: TargetConfig) -> Candidate {
-        let TargetConfig { quota, model, tier, weight, after, context_window, prices, max_output } = config;
-        let quota = Arc::clone(&self.quotas[quota]);
-        let known = self.place(&quota.config().name, &model);
-        let target = known.unwrap_or_else(|| self.targets.push(Target { quota, model, prices, max_output }));
+        let TargetConfig { account, model, tier, weight, after, context_window, prices, max_output } = config;
+        let account = Arc::clone(&self.accounts[account]);
+        let known = self.place(&account.config().name, &model);
+        let target =
+            known.unwrap_or_else(|| self.targets.push(Target { account, model, prices, max_output }));
         Candidate { target, tier, weight, after, context_window }
     }
 
@@ -249,7 +250,7 @@ impl Pools {
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
             let candidates = Vec::new();
-            Pool { candidates, content_fallback: false, join: true, reuse: Reuse::Off }
+            Pool { candidates, content_fallback: false, merge: true, cache: Cache::Off }
         };
         let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));
         for target in found {

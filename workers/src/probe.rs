@@ -6,10 +6,10 @@ use forebay_schemas::{Class, Job};
 use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
+use crate::accounts::{self, Key};
 use crate::clock::Clock;
 use crate::outcome::Outcome;
 use crate::provider::{Endpoint, Figures, Kind, listing};
-use crate::quota::{self, Key};
 use crate::upstream::{self, Reply, Request, Upstream};
 
 /// How long a provider may take; a list of models is there at once.
@@ -35,22 +35,22 @@ pub struct Problem {
     pub message: String,
 }
 
-/// Asks the provider of `quota` for its models with `key`; where it lists none, for the smallest answer of `model`.
+/// Asks the provider of `account` for its models with `key`; where it lists none, for the smallest answer of `model`.
 /// `None` where neither can be asked.
 pub async fn probe(
     upstream: &impl Upstream,
-    quota: &quota::Config,
+    account: &accounts::Config,
     key: &Key,
     model: Option<&str>,
     clock: &dyn Clock,
 ) -> Option<Probe> {
-    let job = smallest(quota)?;
-    let endpoint = &quota.endpoint;
+    let job = smallest(account)?;
+    let endpoint = &account.endpoint;
     let (mut request, model) = match (endpoint.list_models(), model) {
         (Some(list), _) => (list, None),
         (None, model) => (endpoint.encode(&job, model?).ok()?, model),
     };
-    request.account.clone_from(&quota.name);
+    request.account.clone_from(&account.name);
     let outcome =
         |outcome: &Outcome| outcome.class.map(|class| Problem { class, message: outcome.message.clone() });
     let failed = |problem: Option<Problem>| Probe { problem, models: None, limits: Vec::new() };
@@ -89,12 +89,12 @@ async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstr
 }
 
 /// A job that costs as little as any that the provider takes.
-fn smallest(quota: &quota::Config) -> Option<Job> {
-    let body = match quota.endpoint.provider.kinds().first()? {
+fn smallest(account: &accounts::Config) -> Option<Job> {
+    let body = match account.endpoint.provider.kinds().first()? {
         Kind::Embeddings => r#"{"input":"."}"#.to_owned(),
         _ => r#"{"messages":[{"role":"user","content":"."}],"max_tokens":1}"#.to_owned(),
     };
-    let url = quota.endpoint.provider.kinds().first()?.url();
+    let url = account.endpoint.provider.kinds().first()?.url();
     Job::parse(format!(r#"{{"id":"check","url":"{url}","body":{body}}}"#).as_bytes()).ok()
 }
 

@@ -8,7 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_schemas::{Attempt, Completion, Flow, Identity};
+use forebay_schemas::format::class_name;
+use forebay_schemas::{Attempt, Completion, Flow, Format, Identity};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -34,8 +35,10 @@ pub struct Delivery {
     pub traceparent: Option<String>,
     /// Its `Forebay-Object`: the object that holds the job, if the message does not.
     pub object: Option<String>,
-    /// Its `Forebay-Generation`: which answer of its identity is asked for, where the one before failed.
-    pub generation: Option<u32>,
+    /// Its `Forebay-Revision`: which answer of its identity is asked for, where the one before failed.
+    pub revision: Option<u32>,
+    /// What is wrong with its headers, for its publisher.
+    pub problem: Option<String>,
     /// A name for the message that no other message of the stream has or had.
     pub unique_id: String,
     /// When it was published.
@@ -44,6 +47,8 @@ pub struct Delivery {
     pub redelivered: bool,
     /// What was known of the job when it was postponed, if it was.
     pub state: Option<State>,
+    /// The format in which it was published.
+    pub format: Format,
     /// For its acknowledgement.
     pub receipt: Receipt,
 }
@@ -118,8 +123,8 @@ pub struct State {
     #[serde(default)]
     pub fingerprint: String,
     /// Which answer of its identity it will have.
-    #[serde(default = "first_generation")]
-    pub generation: u32,
+    #[serde(default = "first_revision", alias = "generation")]
+    pub revision: u32,
     /// When it was published first.
     pub published: Timestamp,
     /// The calls that were made for it.
@@ -128,9 +133,12 @@ pub struct State {
     pub counted: u32,
     /// Who wants a copy of its completion.
     pub replies: Vec<String>,
+    /// The format of its message.
+    #[serde(default = "Format::unsaid")]
+    pub format: Format,
 }
 
-fn first_generation() -> u32 {
+fn first_revision() -> u32 {
     1
 }
 
@@ -215,13 +223,18 @@ pub struct Letter {
     /// Its id.
     pub id: String,
     /// Which answer of its identity it had.
-    pub generation: u32,
+    #[serde(alias = "generation")]
+    pub revision: u32,
     /// A short name of the cause.
+    #[serde(deserialize_with = "class_name")]
     pub code: String,
     /// What happened, for a person.
     pub message: String,
     /// The calls that were made for it.
     pub attempts: Vec<Attempt>,
+    /// The format of the message.
+    #[serde(default = "Format::unsaid")]
+    pub format: Format,
 }
 
 impl Letter {

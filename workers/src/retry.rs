@@ -46,20 +46,20 @@ pub(crate) enum Verdict {
 
 const ELSEWHERE: Verdict = Verdict::Elsewhere { counted: false };
 
-/// What becomes of the quota that was called.
+/// What becomes of the account that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effect {
     /// Nothing.
     None,
-    /// A limit refused: the key, if the refusal speaks of it, else quota × model cools; longer each time
+    /// A limit refused: the key, if the refusal speaks of it, else account × model cools; longer each time
     /// where the provider does not say for how long.
     Refused(Option<Duration>),
-    /// Quota × model cools.
+    /// Account × model cools.
     CoolModel(Duration),
     /// The key is not used again.
     DisableKey,
-    /// The quota is not used again.
-    DisableQuota,
+    /// The account is not used again.
+    DisableAccount,
 }
 
 impl std::fmt::Display for Effect {
@@ -71,7 +71,7 @@ impl std::fmt::Display for Effect {
                 write!(f, "cools for {}", humantime::format_duration(rounded(*wait)))
             }
             Effect::DisableKey => f.write_str("the key is disabled until a restart"),
-            Effect::DisableQuota => f.write_str("the quota is disabled until a restart"),
+            Effect::DisableAccount => f.write_str("the account is disabled until a restart"),
         }
     }
 }
@@ -122,8 +122,8 @@ impl Policy {
                 let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION).max(SHORTEST_EXHAUSTION);
                 (waits, Effect::Refused(Some(wait)))
             }
-            Class::ExceedsKeyLimit => (ELSEWHERE, Effect::None),
-            Class::BillingStop => (waits, Effect::DisableQuota),
+            Class::ExceedsLimit => (ELSEWHERE, Effect::None),
+            Class::BillingStop => (waits, Effect::DisableAccount),
             Class::BadKey => (waits, Effect::DisableKey),
             Class::ModelNotAllowed if outcome.scope == Scope::Request => (ELSEWHERE, Effect::None),
             Class::ModelNotAllowed => (ELSEWHERE, Effect::CoolModel(NOT_ALLOWED)),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn limits_quotas_and_keys_never_use_up_attempts() {
+    fn limits_accounts_and_keys_never_use_up_attempts() {
         for class in [
             Class::RateLimited,
             Class::RampLimited,
@@ -263,8 +263,8 @@ mod tests {
             (Class::RateLimited, "again", "cools"),
             (Class::RampLimited, "again", "cools for 2s"),
             (Class::QuotaExhausted, "again", "cools for 1h"),
-            (Class::ExceedsKeyLimit, "elsewhere", "none"),
-            (Class::BillingStop, "again", "the quota is disabled until a restart"),
+            (Class::ExceedsLimit, "elsewhere", "none"),
+            (Class::BillingStop, "again", "the account is disabled until a restart"),
             (Class::BadKey, "again", "the key is disabled until a restart"),
             (Class::ModelNotAllowed, "elsewhere", "cools for 1h"),
             (Class::Overloaded, "again, counted", "cools for a while"),

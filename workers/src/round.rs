@@ -1,11 +1,11 @@
-//! One round of the dispatcher: waiting jobs are offered by turns, and the quotas of each one's choices are asked.
+//! One round of the dispatcher: waiting jobs are offered by turns, and the accounts of each one's choices are asked.
 
 use tokio::time::Instant;
 
+use crate::accounts::{Denied, Permit};
 use crate::choices::Choice;
 use crate::engine::Engine;
 use crate::fairness::Offer;
-use crate::quota::{Denied, Permit};
 use crate::staged::Staged;
 
 /// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
@@ -169,9 +169,9 @@ impl Round {
             return Err(denied);
         }
         let target = &engine.pools.targets()[choice.target];
-        let answer = match engine.orders.pauses_quota(&target.quota.config().name) {
+        let answer = match engine.orders.pauses_account(&target.account.config().name) {
             true => Err(Denied::ForRelease),
-            false => target.quota.reserve(&target.model, choice.cost, self.now),
+            false => target.account.reserve(&target.model, choice.cost, self.now),
         };
         if let Err(denied) = &answer
             && denied.passes()
@@ -204,7 +204,7 @@ impl Round {
                 let room = match choices.len() {
                     1 => 0.0,
                     _ if self.denied[choice.target].is_some() => -1.0,
-                    _ => target.quota.headroom(&target.model, self.now) * choice.weight,
+                    _ => target.account.headroom(&target.model, self.now) * choice.weight,
                 };
                 (choice, room)
             })

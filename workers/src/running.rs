@@ -16,7 +16,7 @@ pub(crate) struct Running {
 #[derive(Debug)]
 struct Job {
     fingerprint: String,
-    generation: u32,
+    revision: u32,
     /// Whether it will be called, as far as is known: then it keeps its identity.
     admitted: bool,
     followers: Vec<(String, Claim)>,
@@ -77,7 +77,7 @@ impl Running {
             None => {
                 let job = Job {
                     fingerprint: fingerprint.to_owned(),
-                    generation: claim.generation,
+                    revision: claim.revision,
                     admitted: false,
                     followers: Vec::new(),
                 };
@@ -97,7 +97,7 @@ impl Running {
         let Some(job) = self.lock().remove(identity) else { return followers };
         for (fingerprint, claim) in job.followers {
             // One that asks for a later answer is not answered by this one.
-            let same = fingerprint == job.fingerprint && claim.generation <= job.generation;
+            let same = fingerprint == job.fingerprint && claim.revision <= job.revision;
             if same { followers.same.push(claim) } else { followers.others.push(claim) }
         }
         followers
@@ -106,11 +106,11 @@ impl Running {
 
 impl Entry {
     /// The job will have this answer of its identity.
-    pub(crate) fn is_for(&self, generation: u32) {
+    pub(crate) fn is_for(&self, revision: u32) {
         if let Some(identity) = &self.identity
             && let Some(job) = self.running.lock().get_mut(identity)
         {
-            job.generation = generation;
+            job.revision = revision;
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use forebay_schemas::{Completion, Job, Lane, Reuse, Status};
+use forebay_schemas::{Cache, Completion, Job, Lane, Status};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::content;
@@ -39,8 +39,8 @@ pub(crate) struct Share {
 
 impl Share {
     /// As a job asks, or else its pool.
-    pub(crate) fn of(job: &Job, pool: Reuse) -> Option<Self> {
-        let within = job.reuse.unwrap_or(pool).within()?;
+    pub(crate) fn of(job: &Job, pool: Cache) -> Option<Self> {
+        let within = job.cache.unwrap_or(pool).max_age()?;
         // The file that it names may be another one under the same name.
         content::file_of(job).is_none().then_some(Self { within, lead: None })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay_schemas::completion::{self, CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{
-    AnsweredBy, Attempt, Class, Completion, Flow, Identity, Job, Reason, Response, Reused, Status, Usage,
+    AnsweredBy, Attempt, CachedFrom, Class, Completion, Flow, Identity, Job, Reason, Response, Status, Usage,
 };
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -40,7 +40,7 @@ pub(crate) struct Staged {
     /// Deliveries that end with this one although its identity is free again.
     pub(crate) joined: Vec<Claim>,
     /// Which answer of its identity it will have.
-    pub(crate) generation: u32,
+    pub(crate) revision: u32,
     /// Targets that may serve it.
     pub(crate) choices: Choices,
     /// Why its last call went where it went.
@@ -83,28 +83,28 @@ pub(crate) struct End {
     pub(crate) usage: Option<Usage>,
     pub(crate) cost: Option<Decimal>,
     /// Whose answer it is, if it is another job's; and who answered that.
-    pub(crate) reused: Option<(Reused, Option<AnsweredBy>)>,
+    pub(crate) cached_from: Option<(CachedFrom, Option<AnsweredBy>)>,
 }
 
 impl End {
     /// With the answer to the same request of another job; `None` if that has none which can serve.
-    pub(crate) fn reused(of: &Completion) -> Option<Self> {
+    pub(crate) fn cached(of: &Completion) -> Option<Self> {
         if of.status != Status::Succeeded {
             return None;
         }
         let own = || {
             let called_at = of.attempts.last()?.started_at;
-            Some(Reused { batch: of.batch.clone(), id: of.id.clone(), called_at })
+            Some(CachedFrom { batch: of.batch.clone(), id: of.id.clone(), called_at })
         };
         // It may be another one's answer itself.
-        let reused = of.reused.clone().or_else(own)?;
+        let cached_from = of.cached_from.clone().or_else(own)?;
         Some(Self {
             status: Status::Succeeded,
             response: of.response.clone(),
             error: None,
             usage: None,
             cost: Some(Decimal::ZERO),
-            reused: Some((reused, of.answered_by.clone())),
+            cached_from: Some((cached_from, of.answered_by.clone())),
         })
     }
 
@@ -116,7 +116,7 @@ impl End {
             error: Some(CompletionError { code: code.to_owned(), message: short(&message), class }),
             usage: None,
             cost: None,
-            reused: None,
+            cached_from: None,
         }
     }
 
@@ -129,7 +129,7 @@ impl End {
                 error: None,
                 usage: outcome.usage,
                 cost: outcome.cost,
-                reused: None,
+                cached_from: None,
             },
             Some(_) => Self {
                 status: Status::Failed,
@@ -138,7 +138,7 @@ impl End {
                 // What was refused for its content was charged all the same.
                 usage: outcome.usage,
                 cost: outcome.cost,
-                reused: None,
+                cached_from: None,
             },
         }
     }
@@ -159,8 +159,8 @@ impl End {
 impl Staged {
     /// The completion that `end` makes of this job.
     pub(crate) fn completion(&mut self, end: End) -> Completion {
-        let (reused, answered_by) = match end.reused {
-            Some((reused, answered_by)) => (Some(reused), answered_by),
+        let (cached_from, answered_by) = match end.cached_from {
+            Some((cached_from, answered_by)) => (Some(cached_from), answered_by),
             None => (None, self.answered_by(end.status)),
         };
         let first = self.attempts.first().map_or(self.waiting_since, |attempt| attempt.started_at);
@@ -171,14 +171,14 @@ impl Staged {
             batch: self.identity.batch.clone(),
             pool: self.flow.pool.clone(),
             lane: self.flow.lane,
-            generation: self.generation,
+            revision: self.revision,
             status: end.status,
             response: end.response,
             error: end.error,
             usage: end.usage,
             cost: end.cost.map(in_dollars),
             answered_by,
-            reused,
+            cached_from,
             attempts: std::mem::take(&mut self.attempts),
             queued_ms: millis_between(self.delivery.published, first),
             metadata: self.job.metadata.take(),
@@ -194,7 +194,7 @@ impl Staged {
     fn answered_by(&self, status: Status) -> Option<AnsweredBy> {
         let last = self.attempts.last().filter(|_| status == Status::Succeeded)?;
         Some(AnsweredBy {
-            quota: last.quota.clone(),
+            account: last.account.clone(),
             provider: last.provider.clone(),
             model: last.model.clone(),
             reason: self.reason,
@@ -202,11 +202,11 @@ impl Staged {
     }
 
     /// How many answers of a target to this job could not be read.
-    pub(crate) fn malformed_at(&self, quota: &str, model: &str) -> u32 {
+    pub(crate) fn malformed_at(&self, account: &str, model: &str) -> u32 {
         let malformed = |attempt: &&Attempt| {
             !says_nothing(attempt)
                 && attempt.class() == Some(Class::MalformedResponse)
-                && attempt.quota == quota
+                && attempt.account == account
                 && attempt.model == model
         };
         self.attempts.iter().filter(malformed).count().try_into().unwrap_or(u32::MAX)

@@ -7,6 +7,7 @@ use futures::future::join_all;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::accounts::Permit;
 use crate::attempt::attempt;
 use crate::crash::{self, Point};
 use crate::dispatch::Arrived;
@@ -17,7 +18,6 @@ use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::provider::Scope;
 use crate::queue::Queue;
-use crate::quota::Permit;
 use crate::retry::{Effect, Verdict, failure};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
@@ -35,7 +35,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     }
     let outcome = attempt(&engine, &mut party, target, &permit).await;
     let decide = |staged: &Staged| {
-        let malformed = staged.malformed_at(&permit.quota().config().name, permit.model());
+        let malformed = staged.malformed_at(&permit.account().config().name, permit.model());
         let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
         engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
     };
@@ -85,7 +85,7 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64)
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
         permit.learn(estimated, usage.input_tokens);
-        let endpoint = permit.quota().config().endpoint.clone();
+        let endpoint = permit.account().config().endpoint.clone();
         permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }
     if let Some(rest) = outcome.runs_on {
@@ -110,11 +110,11 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64)
         Effect::Refused(wait) => permit.refused(outcome.scope == Scope::Key, class, wait, now),
         Effect::CoolModel(wait) => permit.cool(false, class, wait, now),
         Effect::DisableKey => permit.disable_key(class),
-        Effect::DisableQuota => permit.quota().disable(class),
+        Effect::DisableAccount => permit.account().disable(class),
     }
-    permit.quota().note_problem(&outcome.message);
+    permit.account().note_problem(&outcome.message);
     warn!(
-        quota = permit.quota().config().name,
+        account = permit.account().config().name,
         key = permit.key().name,
         model = permit.model(),
         outcome = %class,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::accounts::{self, Moment, Standing};
 use crate::admit::may_reply;
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
@@ -22,7 +23,6 @@ use crate::journal::Journal;
 use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
-use crate::quota::{self, Moment, Standing};
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 
@@ -49,14 +49,16 @@ pub struct Worker<Q, U> {
 /// What a worker is doing.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Its quotas.
-    pub quotas: Vec<quota::Snapshot>,
-    /// Names of its pools, and the names of each one's quotas.
+    /// Its accounts.
+    pub accounts: Vec<accounts::Snapshot>,
+    /// Names of its pools, and the names of each one's accounts.
     pub pools: Vec<(String, Vec<String>)>,
     /// Names of its pools, and the models of each one's targets.
     pub models: Vec<(String, Vec<String>)>,
     /// Whether pools are made as they are asked for.
     pub makes_pools: bool,
+    /// The teams that are served, if others are refused.
+    pub teams: Option<BTreeSet<String>>,
     /// Jobs that are here and wait for a permit or for themselves.
     pub staged: u64,
     /// Jobs that are being called or finished.
@@ -105,11 +107,11 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// What it is doing.
     pub fn snapshot(&self) -> Snapshot {
         let engine = &self.engine;
-        let quota_names = |pool: &Pool| {
+        let account_names = |pool: &Pool| {
             let mut names: Vec<_> = pool
                 .candidates
                 .iter()
-                .map(|candidate| engine.pools.targets()[candidate.target].quota.config().name.clone())
+                .map(|candidate| engine.pools.targets()[candidate.target].account.config().name.clone())
                 .collect();
             names.dedup();
             names
@@ -124,40 +126,42 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let (now, pools) = (Instant::now(), engine.pools.all());
         let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
         Snapshot {
-            quotas: engine.quotas.iter().map(|quota| quota.snapshot(now)).collect(),
-            pools: pools.iter().map(|(name, pool)| (name.clone(), quota_names(pool))).collect(),
+            accounts: engine.accounts.iter().map(|account| account.snapshot(now)).collect(),
+            pools: pools.iter().map(|(name, pool)| (name.clone(), account_names(pool))).collect(),
             models: pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect(),
             makes_pools: engine.pools.are_made_on_demand(),
+            teams: engine.addressing.served(&engine.teams),
             staged: engine.counters.staged.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),
             ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
         }
     }
 
-    /// What of each quota and of each team's limits outlives this process, by the names of
+    /// What of each account and of each team's limits outlives this process, by the names of
     /// [`Config::standing_names`]; with `ahead` what may be spent before this is asked
     /// for again counts as spent.
     pub fn standings(&self, ahead: bool) -> Vec<(String, Standing)> {
         let moment = Moment { instant: Instant::now(), wall: self.engine.clock.now() };
-        let quotas = self.engine.quotas.iter();
-        let quotas = quotas.map(|quota| (quota.config().name.clone(), quota.standing(ahead, moment)));
+        let accounts = self.engine.accounts.iter();
+        let accounts =
+            accounts.map(|account| (account.config().name.clone(), account.standing(ahead, moment)));
         let teams = self.engine.caps.iter();
         let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
-        quotas.chain(teams).collect()
+        accounts.chain(teams).collect()
     }
 
     /// What [`Worker::standings`] said last under a name is written down.
     pub fn confirm(&self, name: &str) {
-        let quotas = self.engine.quotas.iter();
-        quotas.filter(|quota| quota.config().name == name).for_each(|quota| quota.confirm());
+        let accounts = self.engine.accounts.iter();
+        accounts.filter(|account| account.config().name == name).for_each(|account| account.confirm());
         let teams = self.engine.caps.iter();
         teams.filter(|(team, _)| standing_of_team(team) == name).for_each(|(_, cap)| cap.confirm());
     }
 
-    /// Disables or enables a key, or all keys of a quota. False if there is no such quota or key.
-    pub fn switch(&self, quota: &str, key: Option<&str>, on: bool) -> bool {
-        let quota = self.engine.quotas.iter().find(|known| known.config().name == quota);
-        quota.is_some_and(|quota| if on { quota.enable(key) } else { quota.disable_by_hand(key) })
+    /// Disables or enables a key, or all keys of an account. False if there is no such account or key.
+    pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
+        let account = self.engine.accounts.iter().find(|known| known.config().name == account);
+        account.is_some_and(|account| if on { account.enable(key) } else { account.disable_by_hand(key) })
     }
 
     /// Whether a team may have answers published on `subject`.

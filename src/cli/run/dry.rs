@@ -50,7 +50,7 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
             found
                 .calls
                 .iter()
-                .map(|((quota, model), calls)| format!("  {quota}: {model}: {}", many(*calls, "call"))),
+                .map(|((account, model), calls)| format!("  {account}: {model}: {}", many(*calls, "call"))),
         );
     }
     if found.unbounded > 0 {
@@ -96,9 +96,9 @@ fn took(config: &Config, found: &Forecast) -> String {
         let names: Vec<_> = found.unlimited.iter().map(String::as_str).collect();
         return format!("time: unknown, since no limits are configured of {}", names.join(", "));
     };
-    let concurrent = found.calls.keys().any(|(quota, model)| {
-        config.quotas.get(quota).is_some_and(|quota| {
-            quota.limits.iter().any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
+    let concurrent = found.calls.keys().any(|(account, model)| {
+        config.accounts.get(account).is_some_and(|account| {
+            account.limits.iter().any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
         })
     });
     let assumed = match concurrent {
@@ -127,7 +127,7 @@ fn in_json(batch: &Batch, found: &Forecast) -> Value {
     let calls: Vec<_> = found
         .calls
         .iter()
-        .map(|((quota, model), calls)| json!({ "quota": quota, "model": model, "calls": calls }))
+        .map(|((account, model), calls)| json!({ "account": account, "model": model, "calls": calls }))
         .collect();
     json!({
         "batch": batch.name, "dry_run": true, "lines": found.jobs, "calls": calls,
@@ -140,6 +140,6 @@ fn in_json(batch: &Batch, found: &Forecast) -> Value {
         })),
         "lines_of_unknown_cost": found.unpriced,
         "seconds": found.takes.map(|takes| takes.as_secs_f64()),
-        "quotas_without_limits": found.unlimited,
+        "accounts_without_limits": found.unlimited,
     })
 }

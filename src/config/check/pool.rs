@@ -3,55 +3,55 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use forebay_schemas::Reuse;
+use forebay_schemas::Cache;
 
 use super::{Checker, DAY};
 use crate::config::raw;
-use crate::config::{Pool, Quota, Target};
+use crate::config::{Account, Pool, Target};
 
 impl Checker<'_> {
     pub(super) fn pool(
         &mut self,
         name: &str,
         raw: raw::Pool,
-        quotas: &BTreeMap<String, Quota>,
+        accounts: &BTreeMap<String, Account>,
         dedupe_days: u16,
     ) -> Pool {
         let path = format!("pool.{name}");
-        self.name(&path, name);
+        self.name(&path, "pool", name);
         if raw.targets.is_empty() && !self.has_unreadable(&format!("{path}.targets")) {
             self.wrong(
                 &format!("{path}.targets"),
-                "is missing: at least one { quota = \"…\", model = \"…\" }",
+                "is missing: at least one { account = \"…\", model = \"…\" }",
             );
         }
         let mut targets = Vec::new();
         for (index, target) in raw.targets.into_iter().enumerate() {
-            let target = self.target(&format!("{path}.targets[{index}]"), target, quotas, &targets);
+            let target = self.target(&format!("{path}.targets[{index}]"), target, accounts, &targets);
             targets.extend(target);
         }
-        let reuse = self.reuse(&format!("{path}.reuse"), raw.reuse, dedupe_days);
-        Pool { targets, content_fallback: raw.content_fallback, join: raw.join.unwrap_or(true), reuse }
+        let cache = self.cache(&format!("{path}.cache"), raw.cache, dedupe_days);
+        Pool { targets, content_fallback: raw.content_fallback, merge: raw.merge.unwrap_or(true), cache }
     }
 
     fn target(
         &mut self,
         path: &str,
         raw: raw::Target,
-        quotas: &BTreeMap<String, Quota>,
+        accounts: &BTreeMap<String, Account>,
         others: &[Target],
     ) -> Option<Target> {
-        let quota = self.required(&format!("{path}.quota"), raw.quota, "the name of a quota");
+        let account = self.required(&format!("{path}.account"), raw.account, "the name of an account");
         let model = self.required(&format!("{path}.model"), raw.model, "the model to ask for");
-        let (quota, model) = quota.zip(model)?;
-        if !quotas.contains_key(&quota) {
-            let known: Vec<_> = quotas.keys().map(String::as_str).collect();
+        let (account, model) = account.zip(model)?;
+        if !accounts.contains_key(&account) {
+            let known: Vec<_> = accounts.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            let problem = format!("there is no quota `{quota}`; known quotas: {known}");
-            self.wrong(&format!("{path}.quota"), problem);
+            let problem = format!("there is no account `{account}`; known accounts: {known}");
+            self.wrong(&format!("{path}.account"), problem);
         }
-        if others.iter().any(|other| (&other.quota, &other.model) == (&quota, &model)) {
-            let problem = format!("`{model}` at `{quota}` is a target already; its `weight` is its share");
+        if others.iter().any(|other| (&other.account, &other.model) == (&account, &model)) {
+            let problem = format!("`{model}` at `{account}` is a target already; its `weight` is its share");
             self.wrong(path, problem);
         }
         let weight = raw.weight.unwrap_or(1.0);
@@ -60,23 +60,23 @@ impl Checker<'_> {
         }
         let after = self.duration(&format!("{path}.after"), raw.after, Duration::ZERO);
         let (tier, context_window) = (raw.tier.unwrap_or(0), raw.context_window);
-        Some(Target { quota, model, tier, weight, after, context_window })
+        Some(Target { account, model, tier, weight, after, context_window })
     }
 
-    fn reuse(&mut self, path: &str, raw: Option<String>, dedupe_days: u16) -> Reuse {
-        let Some(text) = raw else { return Reuse::Off };
+    fn cache(&mut self, path: &str, raw: Option<String>, dedupe_days: u16) -> Cache {
+        let Some(text) = raw else { return Cache::Off };
         match text.parse() {
-            Ok(Reuse::Within(age)) if age > DAY * u32::from(dedupe_days) => {
+            Ok(Cache::Within(age)) if age > DAY * u32::from(dedupe_days) => {
                 self.wrong(
                     path,
                     format!("`{text}` is more than data.dedupe_days, after which no answer serves again"),
                 );
-                Reuse::Off
+                Cache::Off
             }
-            Ok(reuse) => reuse,
+            Ok(cache) => cache,
             Err(problem) => {
                 self.wrong(path, problem);
-                Reuse::Off
+                Cache::Off
             }
         }
     }

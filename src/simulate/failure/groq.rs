@@ -12,7 +12,7 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 2m59.56s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
     telling("quota_exhausted-tokens", 429, &[("retry-after", "1420")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per day (TPD): Limit 200000, Used 199500, Requested 2000. Please try again in 23m40s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
-    row("exceeds_key_limit", 413,
+    row("exceeds_limit", 413,
         r#"{"error":{"message":"Request too large for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Requested 10013, please reduce your message size and try again.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
     row("overloaded-498", 498,
         r#"{"error":{"message":"Flex tier capacity exceeded. Please try again later.","type":"server_error","param":null,"code":"capacity_exceeded"}}"#),

@@ -10,7 +10,7 @@ pub(super) const ROWS: &[Row] = &[
         r#"{"error":{"message":"Rate limit reached for $MODEL in organization $ACCOUNT on requests per min (RPM): Limit 500, Used 500, Requested 1. Please try again in 120ms.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
     telling("rate_limited-type", 429, &[("retry-after", "1")],
         r#"{"error":{"message":"Rate limit reached.","type":"rate_limit_error","param":null,"code":null}}"#),
-    row("exceeds_key_limit", 429,
+    row("exceeds_limit", 429,
         r#"{"error":{"message":"Request too large for $MODEL in organization $ACCOUNT on tokens per min (TPM): Limit 30000, Requested 40123. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
     telling("ramp_limited", 429, &[("retry-after", "60")],
         r#"{"error":{"message":"Slow down: your traffic has grown too quickly. Ramp up more gradually.","type":"rate_limit_error","param":null,"code":"slow_down"}}"#),

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
     let names = Names::default();
-    for subject in is_id(text).then(|| [names.completion("team", None, text), names.later("team", Some("batch"), text)]).into_iter().flatten() {
+    for subject in is_id(text).then(|| [names.completion("team", None, text), names.scheduled("team", Some("batch"), text)]).into_iter().flatten() {
         assert_eq!(subject.split('.').count(), 5, "{subject}");
         assert!(subject.split('.').all(|token| !token.is_empty() && token.is_ascii()), "{subject}");
         assert!(!subject.contains(['*', '>', ' ', '\r', '\n', '\t']), "{subject}");

@@ -165,7 +165,7 @@ def gemini_request(body):
         "systemInstruction": google.Content,
         "tools": list[google.Tool],
         "toolConfig": google.ToolConfig,
-        "generationConfig": google.GenerationConfig,
+        "revisionConfig": google.RevisionConfig,
     }
     unknown = [f"{name} is no field" for name in body if name not in parts]
     for name, value in body.items():

@@ -23,7 +23,13 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line<'a> {
     /// A call is about to be made. It is written as what it is if nothing follows.
-    Begun { identity: Identity, fingerprint: String, generation: u32, attempt: Cow<'a, Attempt> },
+    Begun {
+        identity: Identity,
+        fingerprint: String,
+        #[serde(alias = "generation")]
+        revision: u32,
+        attempt: Cow<'a, Attempt>,
+    },
     /// It ended, and its job goes on.
     Ended { identity: Identity, attempt: Cow<'a, Attempt>, counted: bool },
     /// The job's result is stored, or what is known of it is kept elsewhere.
@@ -52,7 +58,7 @@ struct Inner {
 struct Job {
     fingerprint: String,
     /// Which answer of its identity they are for.
-    generation: u32,
+    revision: u32,
     /// Each with whether it counts.
     attempts: Vec<(Attempt, bool)>,
     /// Whether the last of them is under way.
@@ -91,19 +97,19 @@ impl Attempts {
     pub(crate) fn begin(
         &self,
         identity: &Identity,
-        (fingerprint, generation): (&str, u32),
+        (fingerprint, revision): (&str, u32),
         attempt: &Attempt,
     ) -> io::Result<()> {
         let line = Line::Begun {
             identity: identity.clone(),
             fingerprint: fingerprint.to_owned(),
-            generation,
+            revision,
             attempt: Cow::Borrowed(attempt),
         };
         let mut inner = self.inner();
         inner.write(&line)?;
-        let job = inner.jobs.entry(identity.clone()).or_insert_with(|| Job::new(fingerprint, generation));
-        job.begin(fingerprint, generation, attempt.clone());
+        let job = inner.jobs.entry(identity.clone()).or_insert_with(|| Job::new(fingerprint, revision));
+        job.begin(fingerprint, revision, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
     }
@@ -135,11 +141,11 @@ impl Attempts {
         }
     }
 
-    /// What was done for this request, in this generation, before it was delivered now.
-    pub(crate) fn recall(&self, identity: &Identity, fingerprint: &str, generation: u32) -> Option<Past> {
+    /// What was done for this request, in this revision, before it was delivered now.
+    pub(crate) fn recall(&self, identity: &Identity, fingerprint: &str, revision: u32) -> Option<Past> {
         let inner = self.inner();
         let job = inner.jobs.get(identity)?;
-        if (job.fingerprint.as_str(), job.generation) != (fingerprint, generation) {
+        if (job.fingerprint.as_str(), job.revision) != (fingerprint, revision) {
             return None;
         }
         let ended = job.attempts.len() - usize::from(job.under_way);
@@ -189,13 +195,13 @@ impl Inner {
 }
 
 impl Job {
-    fn new(fingerprint: &str, generation: u32) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), generation, attempts: Vec::new(), under_way: false }
+    fn new(fingerprint: &str, revision: u32) -> Self {
+        Self { fingerprint: fingerprint.to_owned(), revision, attempts: Vec::new(), under_way: false }
     }
 
-    fn begin(&mut self, fingerprint: &str, generation: u32, attempt: Attempt) {
-        if (self.fingerprint.as_str(), self.generation) != (fingerprint, generation) {
-            *self = Self::new(fingerprint, generation);
+    fn begin(&mut self, fingerprint: &str, revision: u32, attempt: Attempt) {
+        if (self.fingerprint.as_str(), self.revision) != (fingerprint, revision) {
+            *self = Self::new(fingerprint, revision);
         }
         // As in a completion, of very many the middle ones are forgotten.
         if self.attempts.len() >= MOST_ATTEMPTS {
@@ -226,9 +232,9 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
     for line in BufReader::new(file).split(b'\n') {
         let line = line?;
         match serde_json::from_slice(&line) {
-            Ok(Line::Begun { identity, fingerprint, generation, attempt }) => {
-                let job = jobs.entry(identity).or_insert_with(|| Job::new(&fingerprint, generation));
-                job.begin(&fingerprint, generation, attempt.into_owned());
+            Ok(Line::Begun { identity, fingerprint, revision, attempt }) => {
+                let job = jobs.entry(identity).or_insert_with(|| Job::new(&fingerprint, revision));
+                job.begin(&fingerprint, revision, attempt.into_owned());
             }
             Ok(Line::Ended { identity, attempt, counted }) => {
                 if let Some(job) = jobs.get_mut(&identity) {
@@ -255,7 +261,7 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File
         let begun = |attempt| Line::Begun {
             identity: identity.clone(),
             fingerprint: job.fingerprint.clone(),
-            generation: job.generation,
+            revision: job.revision,
             attempt: Cow::Borrowed(attempt),
         };
         for (attempt, counted) in ended {
@@ -293,13 +299,13 @@ mod tests {
 
     fn attempt(outcome: &str) -> Attempt {
         Attempt {
-            quota: "one".to_owned(),
+            account: "one".to_owned(),
             key: "a".to_owned(),
             provider: "openai".to_owned(),
             model: "m".to_owned(),
             started_at: "2026-11-24T10:00:00Z".parse().expect("a time"),
             waited_ms: 1,
-            took_ms: 2,
+            duration_ms: 2,
             outcome: outcome.to_owned(),
             status_code: None,
             jobs: None,

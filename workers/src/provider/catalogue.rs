@@ -67,7 +67,7 @@ pub struct Provider {
     pub(super) tokens: Tokens,
     /// What of several jobs' embeddings fits one request.
     #[serde(default)]
-    pub joins: Joins,
+    pub merges: Merges,
     /// Headers that tell of limits, where they are not its dialect's.
     pub(super) limits: Option<Vec<LimitHeader>>,
     /// A header that tells how long to wait, beside `retry-after`.
@@ -171,14 +171,14 @@ pub(super) struct Tokens {
 /// What of several jobs' embeddings fits one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Joins {
-    /// Texts of one request; with 1 nothing is joined.
+pub struct Merges {
+    /// Texts of one request; with 1 nothing is merged.
     pub inputs: usize,
     /// Tokens of them all.
     pub tokens: u64,
 }
 
-impl Default for Joins {
+impl Default for Merges {
     /// Where nothing is documented: so few that no provider is known to refuse them.
     fn default() -> Self {
         Self { inputs: 64, tokens: 60_000 }
@@ -350,6 +350,9 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
         provider: Vec<toml::Table>,
     }
     let added: Added = toml::from_str(text).map_err(|error| error.to_string())?;
+    for provider in &added.provider {
+        refuse_words_of_0_1(provider)?;
+    }
     let BuiltIn { mut provider } = toml::from_str(TABLE).map_err(|error| error.to_string())?;
     let known = provider.len();
     provider.extend(added.provider);
@@ -359,6 +362,20 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     let kept = built_in.iter().filter(|one| !replaced(one)).filter_map(|one| self::provider(&one.name));
     let leaked = added.iter().cloned().map(|one| &*Box::leak(Box::new(one)));
     Ok(kept.chain(leaked).collect())
+}
+
+/// Refuses an entry in words that are others now.
+fn refuse_words_of_0_1(provider: &toml::Table) -> Result<(), String> {
+    let name = provider.get("name").and_then(toml::Value::as_str).unwrap_or_default();
+    if provider.contains_key("joins") {
+        return Err(format!("provider `{name}`: `joins` is now `merges`"));
+    }
+    let rules = provider.get("errors").and_then(toml::Value::as_array).into_iter().flatten();
+    let mut classes = rules.filter_map(|rule| rule.get("class")?.as_str());
+    match classes.any(|class| class == "exceeds_key_limit") {
+        true => Err(format!("provider `{name}`: the class `exceeds_key_limit` is now `exceeds_limit`")),
+        false => Ok(()),
+    }
 }
 
 impl Provider {

@@ -1,4 +1,4 @@
-//! Where a quota's calls go, and everything that is done with a call there: pure functions of job, reply and time.
+//! Where an account's calls go, and everything that is done with a call there: pure functions of job, reply and time.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ const LONGEST_REQUEST_ID: usize = 200;
 /// How providers name a request.
 const REQUEST_IDS: [&str; 4] = ["x-request-id", "request-id", "x-amzn-requestid", "apim-request-id"];
 
-/// Where a quota's calls go.
+/// Where an account's calls go.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The provider.
@@ -278,7 +278,7 @@ fn as_digit(char: char) -> char {
 /// What is said of a 404 that speaks of no model: nobody but the operator can tell whose mistake it is.
 fn not_found(message: Option<String>) -> String {
     let message = message.unwrap_or_else(|| "the provider answered 404".to_owned());
-    format!("{message} (if every call is answered so, put `base_url` of the quota right)")
+    format!("{message} (if every call is answered so, put `base_url` of the account right)")
 }
 
 /// Why an answer cannot be read, without a word of it.

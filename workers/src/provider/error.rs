@@ -178,7 +178,7 @@ impl ErrorBody {
 fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
     let is_of_the_job = matches!(
         class,
-        Class::ContextTooLong | Class::ContentFiltered | Class::ExceedsKeyLimit | Class::BadRequest
+        Class::ContextTooLong | Class::ContentFiltered | Class::ExceedsLimit | Class::BadRequest
     );
     message.contains(words) && (is_of_the_job || !job.body.iter().any(|(name, raw)| holds(name, raw, words)))
 }

@@ -2,7 +2,7 @@
 //!
 //! Three bytes a token is on the safe side in every natural language and in code; digits and base64
 //! need fewer bytes a token. Data of images and sound is not text and has a flat price. What is left of
-//! the error is learned from what the provider reports: see `quota::factor`.
+//! the error is learned from what the provider reports: see `accounts::factor`.
 
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 //!
 //! Messages are framed as OpenAI's cookbook counts them ("How to count tokens with tiktoken"). Schemas of
 //! tools are counted as their JSON: how they are framed is not published, and what the provider reports
-//! corrects the rest, see `quota::factor`.
+//! corrects the rest, see `accounts::factor`.
 
 use std::collections::HashSet;
 

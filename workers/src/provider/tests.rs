@@ -80,7 +80,7 @@ fn every_documented_error_has_its_class() {
     };
     for (status, body, class) in [
         (429, error("requests", "rate_limit_exceeded", "Limit 3, Used 3, Requested 1."), Class::RateLimited),
-        (429, error("tokens", "rate_limit_exceeded", "Request too large for gpt-4o"), Class::ExceedsKeyLimit),
+        (429, error("tokens", "rate_limit_exceeded", "Request too large for gpt-4o"), Class::ExceedsLimit),
         (429, error("requests", "rate_limit_exceeded", "on requests per day (RPD)"), Class::QuotaExhausted),
         (429, error("requests", "slow_down", "slow down"), Class::RampLimited),
         (429, error("insufficient_quota", "insufficient_quota", "check your plan"), Class::BillingStop),
@@ -259,6 +259,11 @@ base_url = "http://proxy.internal/v1"
         ("[[provider]]\nname = \"a\"\nlike = \"nobody\"\n", "nobody"),
         ("[[provider]]\nname = \"a\"\ndialect = \"openai\"\ncolour = \"blue\"\n", "colour"),
         ("provider = 1\n", "line 1"),
+        ("[[provider]]\nname = \"a\"\njoins = { inputs = 1 }\n", "`joins` is now `merges`"),
+        (
+            "[[provider]]\nname = \"a\"\nerrors = [{ status = [429], class = \"exceeds_key_limit\" }]\n",
+            "is now `exceeds_limit`",
+        ),
     ] {
         let error = catalogue::providers_with(text).expect_err("a mistake");
         assert!(error.contains(problem), "{error}");

@@ -2,13 +2,14 @@
 
 mod dead;
 mod discovery;
-mod later;
+mod format_1;
 mod objects;
+mod scheduled;
 mod source;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -18,10 +19,11 @@ use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
+use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
 use forebay_schemas::subjects::{
-    FINGERPRINT_HEADER, GENERATION_HEADER, MESSAGE_HEADER, OBJECT_HEADER, REPLY_TO_HEADER,
+    FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
 };
-use forebay_schemas::{Completion, Identity, Names};
+use forebay_schemas::{Completion, Format, Identity, Names};
 use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
@@ -30,11 +32,12 @@ use crate::crash::{self, Point};
 use crate::large::{at_length, size_of};
 use crate::orders::Cancelled;
 
+pub use format_1::FormerSchedules;
 pub use objects::{Objects, object_of};
 
 use super::{
     Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
-    Receipt, Source, Standing,
+    Receipt, Source, Standing, State,
 };
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
@@ -64,6 +67,8 @@ pub struct JetStreamQueue {
     names: Names,
     /// When the streams that are read were created, in Unix seconds: sequences start again with them.
     created: Arc<[AtomicI64; 2]>,
+    /// The sequence of the last job that is of format 1.
+    format_1_until: Arc<AtomicU64>,
     /// Consumers that are made or deleted at once: of thousands, each would wait for all the others.
     turns: Arc<Semaphore>,
     requests: Objects,
@@ -82,6 +87,7 @@ impl JetStreamQueue {
             context,
             names,
             created: Arc::default(),
+            format_1_until: Arc::default(),
             turns: Arc::new(Semaphore::new(TURNS)),
         }
     }
@@ -106,8 +112,12 @@ impl JetStreamQueue {
         };
         let _turn = self.turns.acquire().await.map_err(unavailable)?;
         let stream = self.context.get_stream(self.stream_of(reading)).await.map_err(unavailable)?;
-        let created = stream.cached_info().created.unix_timestamp();
-        self.created[usize::from(reading.due)].store(created, Ordering::Relaxed);
+        let info = stream.cached_info();
+        self.created[usize::from(reading.due)].store(info.created.unix_timestamp(), Ordering::Relaxed);
+        if !reading.due {
+            let until = info.config.metadata.get(FORMAT_1_UNTIL).and_then(|until| until.parse().ok());
+            self.format_1_until.store(until.unwrap_or_default(), Ordering::Relaxed);
+        }
         stream.create_consumer(config).await.map_err(unavailable)?;
         Ok(())
     }
@@ -132,7 +142,7 @@ impl JetStreamQueue {
     }
 
     fn stream_of(&self, reading: &Reading) -> String {
-        if reading.due { self.names.later_stream() } else { self.names.jobs_stream() }
+        if reading.due { self.names.scheduled_stream() } else { self.names.jobs_stream() }
     }
 
     /// A message as a delivery. The state of a job is believed only where nobody but Forebay publishes.
@@ -146,18 +156,33 @@ impl JetStreamQueue {
         let async_nats::Message { subject, reply, payload, headers, .. } = message.message;
         let created = self.created[usize::from(due)].load(Ordering::Relaxed);
         let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
+        let state: Option<State> =
+            header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok());
+        let format = match &state {
+            Some(state) => state.format,
+            None if sequence <= self.format_1_until.load(Ordering::Relaxed) => Format::One,
+            None => Format::Two,
+        };
+        let revision_header = match format {
+            Format::One => FORMAT_1_REVISION_HEADER,
+            Format::Two => REVISION_HEADER,
+        };
+        let renamed = format == Format::Two && header(FORMAT_1_REVISION_HEADER).is_some();
         Some(Delivery {
             payload,
             subject: subject.into_string(),
             message_id: header("Nats-Msg-Id"),
             reply_to: header(REPLY_TO_HEADER),
             object: header(OBJECT_HEADER),
-            generation: header(GENERATION_HEADER).and_then(|text| text.parse().ok()),
+            revision: header(revision_header).and_then(|text| text.parse().ok()),
+            problem: renamed
+                .then(|| format!("header `{FORMAT_1_REVISION_HEADER}` is now `{REVISION_HEADER}`")),
             traceparent: header(TRACEPARENT).filter(|trace| trace.len() <= LONGEST_TRACE),
             unique_id: if due { format!("l{created}-{sequence}") } else { given_id(created, sequence) },
             published,
             redelivered: delivered > 1 || due,
-            state: header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok()),
+            state,
+            format,
             receipt: Receipt(reply?.into_string()),
         })
     }
@@ -187,7 +212,7 @@ impl JetStreamQueue {
     /// # Errors
     /// When they cannot be read or written.
     pub async fn hasten(&self, which: &Cancelled, now: Timestamp) -> Result<usize, Error> {
-        later::hasten(self, which, now).await
+        scheduled::hasten(self, which, now).await
     }
 
     /// What the server takes of one message's payload.
@@ -276,7 +301,7 @@ impl Queue for JetStreamQueue {
     }
 
     async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
-        later::postpone(self, job).await
+        scheduled::postpone(self, job).await
     }
 
     async fn keep(&self, receipts: Vec<Receipt>) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use forebay_schemas::{Completion, Flow, Identity};
+use forebay_schemas::{Completion, Flow, Format, Identity};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -81,7 +81,9 @@ impl SimQueue {
             reply_to: None,
             traceparent: None,
             object: None,
-            generation: None,
+            revision: None,
+            problem: None,
+            format: Format::Two,
             unique_id: format!("s0-{name}"),
             published: self.clock.now(),
             redelivered: false,

@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
-use forebay_schemas::subjects::{LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER, is_object_of};
+use forebay_schemas::subjects::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER, is_object_of};
 use futures::TryFutureExt;
 
 use super::{JetStreamQueue, one_line, traced, unavailable};
@@ -26,7 +26,7 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     headers.insert("Forebay-Reason", one_line(&reason));
     headers.insert(SUBJECT_HEADER, one_line(&delivery.subject));
     headers.insert("Forebay-Attempts", letter.attempts.len().to_string());
-    headers.insert(LETTER_HEADER, json(&letter)?);
+    headers.insert(DEAD_LETTER_HEADER, json(&letter)?);
     // Burying the same delivery again leaves one letter.
     headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
     let mut payload = delivery.payload;
@@ -48,7 +48,7 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     }
     // Of a server that takes next to nothing: the completion tells of the calls too.
     letter.attempts.clear();
-    headers.insert(LETTER_HEADER, json(&letter)?);
+    headers.insert(DEAD_LETTER_HEADER, json(&letter)?);
     match publish(queue, &subject, &headers, payload).await? {
         true => Ok(()),
         false => Err(unavailable("a dead letter is larger than the server takes")),

@@ -58,9 +58,10 @@ struct Finder {
 impl Finder {
     async fn read_all(&mut self) -> Result<(), Error> {
         let names = self.queue.names.clone();
-        for (stream, filter, due) in
-            [(names.jobs_stream(), names.all_jobs(), false), (names.later_stream(), names.all_due(), true)]
-        {
+        for (stream, filter, due) in [
+            (names.jobs_stream(), names.all_jobs(), false),
+            (names.scheduled_stream(), names.all_due(), true),
+        ] {
             let stream = self.queue.stream(stream).await?;
             let mut listed = stream.info_with_subjects(filter).await.map_err(unavailable)?;
             while let Some(entry) = listed.next().await {
@@ -74,7 +75,7 @@ impl Finder {
     /// Flows that were read before: those that are idle are let go then.
     async fn read_consumers(&mut self) -> Result<(), Error> {
         let names = self.queue.names.clone();
-        for (stream, due) in [(names.jobs_stream(), false), (names.later_stream(), true)] {
+        for (stream, due) in [(names.jobs_stream(), false), (names.scheduled_stream(), true)] {
             let stream = self.queue.stream(stream).await?;
             let mut consumers = stream.consumers();
             while let Some(consumer) = consumers.next().await {

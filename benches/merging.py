@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """JOBS= (10,000) embedding jobs of real texts (docstrings of Python's library) at 60 requests a second, which is 60 a
-minute at SCALE 60: each in a call of its own, joined, and joined with 1 % of texts that the provider refuses. Compares
+minute at SCALE 60: each in a call of its own, merged, and merged with 1 % of texts that the provider refuses. Compares
 every vector with that of the lone call.
 
-    benches/joining.py
+    benches/merging.py
 """
 from __future__ import annotations
 
@@ -50,16 +50,16 @@ def texts(count: int) -> list[str]:
     sys.exit(f"Python's library has {len(known)} texts, {count} are wanted: set JOBS=")
 
 
-def run(name: str, asked: list[str], join: bool) -> dict[str, list[float] | str]:
+def run(name: str, asked: list[str], merge: bool) -> dict[str, list[float] | str]:
     """Embeds the texts; returns each one's vector, or that it failed."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with provider(work, [f"name=one,key=sk-one,limit={RATE}/1s"], "50ms") as url:
             (work / "one.key").write_text("sk-one")
             (work / "forebay.toml").write_text(
-                f'[nats]\nlisten = "127.0.0.1:0"\n[quota.one]\nprovider = "openai"\nbase_url = "{url}"\n'
+                f'[nats]\nlisten = "127.0.0.1:0"\n[account.one]\nprovider = "openai"\nbase_url = "{url}"\n'
                 f'keys = [{{ file = "one.key" }}]\nlimits = [{{ requests = {RATE}, per = "1s" }}]\n'
-                f'[pool.{MODEL}]\ntargets = [{{ quota = "one", model = "{MODEL}" }}]\njoin = {str(join).lower()}\n')
+                f'[pool.{MODEL}]\ntargets = [{{ account = "one", model = "{MODEL}" }}]\nmerge = {str(merge).lower()}\n')
             lines = (json.dumps({"custom_id": str(index), "method": "POST", "url": "/v1/embeddings",
                                  "body": {"model": MODEL, "input": text}}) for index, text in enumerate(asked))
             (work / "in.jsonl").write_text("\n".join(lines) + "\n")

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Told by quotas whenever a call that had to wait might now start; passes that on only while
+/// Told by accounts whenever a call that had to wait might now start; passes that on only while
 /// somebody waits, because every call of an account that is far from its limits says so twice.
 #[derive(Debug, Default)]
 pub struct Wake {
@@ -20,7 +20,7 @@ impl Wake {
         }
     }
 
-    /// To be called before quotas are asked: what is released from now on wakes [`Wake::released`].
+    /// To be called before accounts are asked: what is released from now on wakes [`Wake::released`].
     pub(crate) fn listen(&self) {
         self.waiting.store(true, Ordering::Release);
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::cap::{Cap, Share};
 use super::circuit::Passage;
 use super::ledger::{Ledger, Model};
-use super::{Key, Quota};
+use super::{Account, Key};
 use crate::cost::Cost;
 use crate::provider::Figures;
 
@@ -18,7 +18,7 @@ use crate::provider::Figures;
 #[derive(Debug)]
 #[must_use = "a permit that is dropped gives its room back"]
 pub struct Permit {
-    quota: Arc<Quota>,
+    account: Arc<Account>,
     call: u64,
     model: String,
     key: usize,
@@ -35,7 +35,7 @@ pub struct Permit {
 
 impl Permit {
     pub(super) fn new(
-        quota: Arc<Quota>,
+        account: Arc<Account>,
         call: u64,
         model: String,
         key: usize,
@@ -43,7 +43,7 @@ impl Permit {
         granted: Instant,
     ) -> Self {
         let passage = Some(passage);
-        Self { quota, call, model, key, passage, granted, answered: false, runs_until: None, share: None }
+        Self { account, call, model, key, passage, granted, answered: false, runs_until: None, share: None }
     }
 
     /// Holds what the call takes of its team's limits.
@@ -54,7 +54,7 @@ impl Permit {
     /// Takes the tokens of one more job for the same call, which was not sent yet, from all meters or from none.
     /// Returns whether they were free.
     pub(crate) fn take_on(&self, cost: &Cost, now: Instant) -> bool {
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         let Ledger { models, meters, .. } = &mut *ledger;
         let Some(Model { factor, meters: used, .. }) = models.get(&self.model) else { return false };
         let more = Cost { requests: 0, input_tokens: factor.apply(cost.input_tokens), ..*cost };
@@ -70,9 +70,9 @@ impl Permit {
         is_free
     }
 
-    /// The quota that was charged.
-    pub fn quota(&self) -> &Arc<Quota> {
-        &self.quota
+    /// The account that was charged.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
     }
 
     /// The model that may be called.
@@ -82,13 +82,13 @@ impl Permit {
 
     /// The key to use.
     pub fn key(&self) -> &Key {
-        &self.quota.config.keys[self.key]
+        &self.account.config.keys[self.key]
     }
 
     /// The note of when the call leaves, to be written by whoever hands it to the network.
     pub fn stamp(&self) -> Stamp {
         Stamp {
-            quota: Arc::clone(&self.quota),
+            account: Arc::clone(&self.account),
             call: self.call,
             model: self.model.clone(),
             granted: self.granted,
@@ -103,7 +103,7 @@ impl Permit {
 
     /// The provider reported so many prompt tokens where so many were estimated.
     pub fn learn(&mut self, estimated: u64, reported: u64) {
-        if let Some(model) = self.quota.ledger().models.get_mut(&self.model) {
+        if let Some(model) = self.account.ledger().models.get_mut(&self.model) {
             model.factor.learn(estimated, reported);
         }
     }
@@ -114,7 +114,7 @@ impl Permit {
         if let Some(share) = &self.share {
             share.settle(&actual);
         }
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
     }
 
@@ -129,19 +129,19 @@ impl Permit {
 
     /// The provider took the call in, whatever came of it.
     pub fn accepted(&mut self, now: Instant) {
-        self.quota.ledger().accepted(self.call, &self.model, self.granted, now);
+        self.account.ledger().accepted(self.call, &self.model, self.granted, now);
     }
 
     /// What the headers of the answer said of limits, where they are learned.
     pub fn observe(&self, figures: &[Figures], now: Instant) {
         let age = now.saturating_duration_since(self.granted);
-        self.quota.ledger().observe(&self.model, figures, age, now);
+        self.account.ledger().observe(&self.model, figures, age, now);
     }
 
     /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model. One that
     /// does not say for how long cools longer each time.
     pub fn refused(&mut self, speaks_of_key: bool, reason: Class, wait: Option<Duration>, now: Instant) {
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         ledger.totals.refusals += 1;
         if reason == Class::RateLimited && !speaks_of_key {
             ledger.refused(&self.model, self.granted, wait, now);
@@ -154,15 +154,15 @@ impl Permit {
     /// Cools the key or the model for `wait`.
     pub fn cool(&mut self, key: bool, reason: Class, wait: Duration, now: Instant) {
         if key {
-            self.quota.ledger().keys[self.key].cool(reason, wait, now);
+            self.account.ledger().keys[self.key].cool(reason, wait, now);
         } else {
-            self.quota.cool_model(&self.model, reason, wait, now);
+            self.account.cool_model(&self.model, reason, wait, now);
         }
     }
 
     /// The key is not accepted: no more calls with it until an operator acts.
     pub fn disable_key(&mut self, reason: Class) {
-        self.quota.ledger().keys[self.key].shut(reason);
+        self.account.ledger().keys[self.key].shut(reason);
     }
 
     /// The call left and was given up on at `now`, but may run on at the provider for `rest`: it keeps its place
@@ -178,7 +178,7 @@ impl Permit {
 /// Notes when a permitted call leaves: until then its slots of a period cannot begin to return.
 #[derive(Debug)]
 pub struct Stamp {
-    quota: Arc<Quota>,
+    account: Arc<Account>,
     call: u64,
     model: String,
     granted: Instant,
@@ -188,7 +188,7 @@ pub struct Stamp {
 impl Stamp {
     /// The call was handed to the network at `at`.
     pub fn sent(self, at: Instant) {
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         ledger.totals.calls += 1;
         let delay = at.saturating_duration_since(self.granted);
         ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at, delay));
@@ -196,13 +196,13 @@ impl Stamp {
         if let Some((cap, call)) = &self.share {
             cap.sent(*call, at, delay);
         }
-        self.quota.wake.release();
+        self.account.wake.release();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         ledger.totals.in_flight -= 1;
         let (call, until) = (self.call, self.runs_until);
         ledger.each_meter_of(&self.model, |meter| meter.release(call, until));
@@ -214,6 +214,6 @@ impl Drop for Permit {
         drop(ledger);
         // Whoever is woken must find all of it given back.
         drop((self.passage.take(), self.share.take()));
-        self.quota.wake.release();
+        self.account.wake.release();
     }
 }

@@ -1,4 +1,4 @@
-//! What of quotas and of teams' limits outlives a process: how far long limits are spent, what keys and
+//! What of accounts and of teams' limits outlives a process: how far long limits are spent, what keys and
 //! models wait for, and what was found out.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +13,12 @@ use super::learn::Learned;
 use super::ledger::Ledger;
 use super::meter::Meter;
 use super::state::State;
-use super::{Cap, Quota};
+use super::{Account, Cap};
 
 /// What is spent of limits over more than a minute, by limit, and when each part of it returns.
 pub type Spent = BTreeMap<String, Vec<(Timestamp, u64)>>;
 
-/// What of a quota, or of a team's limits, outlives its process.
+/// What of an account, or of a team's limits, outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Its keys that may not be used, by name.
@@ -27,12 +27,12 @@ pub struct Standing {
     /// Its models that were called, by name.
     #[serde(default)]
     pub models: BTreeMap<String, ModelStanding>,
-    /// What a team has spent of its limits; a quota's are its models'.
+    /// What a team has spent of its limits; an account's are its models'.
     #[serde(default)]
     pub spent: Spent,
 }
 
-/// What of a model at a quota outlives its process.
+/// What of a model at an account outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelStanding {
     /// Why it may not be called, if it may not.
@@ -101,7 +101,7 @@ impl ModelStanding {
 }
 
 impl Cap {
-    /// As [`Quota::standing`].
+    /// As [`Account::standing`].
     pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
         let mut inner = self.inner();
         let limits = self.limits.iter().zip(&mut inner.meters);
@@ -110,18 +110,18 @@ impl Cap {
         Standing { spent: spent.collect(), ..Standing::default() }
     }
 
-    /// As [`Quota::keep`].
+    /// As [`Account::keep`].
     pub fn keep(&self) {
         self.inner().meters.iter_mut().for_each(Meter::keep);
     }
 
-    /// As [`Quota::confirm`].
+    /// As [`Account::confirm`].
     pub fn confirm(&self) {
         self.inner().meters.iter_mut().for_each(Meter::confirm);
         self.wake.release();
     }
 
-    /// As [`Quota::resume`].
+    /// As [`Account::resume`].
     pub fn resume(&self, standing: &Standing, moment: Moment) {
         for (limit, meter) in self.limits.iter().zip(&mut self.inner().meters) {
             if let Some(parts) = standing.spent.get(&limit.key()) {
@@ -131,7 +131,7 @@ impl Cap {
     }
 }
 
-impl Quota {
+impl Account {
     /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
     /// spent.
     pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
@@ -159,12 +159,12 @@ impl Quota {
     }
 
     /// From now on nothing is spent of long limits that is not written down: who calls this asks for
-    /// [`Quota::standing`] again and again, and says when it stands.
+    /// [`Account::standing`] again and again, and says when it stands.
     pub fn keep(&self) {
         self.ledger().kept = true;
     }
 
-    /// What [`Quota::standing`] said last is written down.
+    /// What [`Account::standing`] said last is written down.
     pub fn confirm(&self) {
         self.ledger().meters.iter_mut().for_each(Meter::confirm);
         self.wake.release();

@@ -15,7 +15,7 @@ use crate::provider::Figures;
 use period::Period;
 use search::Search;
 
-/// What is learned of one model's limits. Its meters stand in the quota's ledger.
+/// What is learned of one model's limits. Its meters stand in the account's ledger.
 #[derive(Debug)]
 pub(super) struct Learned {
     search: Search,

@@ -1,6 +1,6 @@
-//! A quota: an account at a provider, its limits, and the keys that share them.
+//! An account at a provider: its limits, and the keys that share them.
 //!
-//! All meters of a quota are asked together and taken together, under one lock. Division of labour:
+//! All meters of an account are asked together and taken together, under one lock. Division of labour:
 //! this ledger counts what is taken and when it returns; governor ([`pace`]) spaces the starts and is
 //! asked last, so that nothing it granted has to be taken back.
 
@@ -51,7 +51,7 @@ const CONCURRENT_WHILE_LEARNING: u64 = 256;
 /// A limit that a call may start under again sooner is not worth telling of.
 const SOON: Duration = Duration::from_secs(5);
 
-/// One credential of a quota.
+/// One credential of an account.
 #[derive(Debug, Clone)]
 pub struct Key {
     /// Its name, for people.
@@ -60,7 +60,7 @@ pub struct Key {
     pub secret: Secret,
 }
 
-/// What a quota is made of.
+/// What an account is made of.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Its name, for people.
@@ -87,7 +87,7 @@ impl Config {
 
 /// An account at a provider.
 #[derive(Debug)]
-pub struct Quota {
+pub struct Account {
     config: Config,
     /// Whether its limits are learned.
     learns: bool,
@@ -127,7 +127,7 @@ impl Denied {
     }
 }
 
-/// What a quota has done since it was built.
+/// What an account has done since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Calls that were sent.
@@ -138,10 +138,10 @@ pub struct Totals {
     pub refusals: u64,
 }
 
-/// A quota as an operator sees it.
+/// An account as an operator sees it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The quota's name.
+    /// The account's name.
     pub name: String,
     /// The provider's name.
     pub provider: String,
@@ -157,7 +157,7 @@ pub struct Snapshot {
     pub last_problem: Option<String>,
 }
 
-/// A model at a quota, as an operator sees it.
+/// A model at an account, as an operator sees it.
 #[derive(Debug, Clone)]
 pub struct ModelSnapshot {
     /// Its name.
@@ -170,9 +170,9 @@ pub struct ModelSnapshot {
     pub learned: Vec<String>,
 }
 
-impl Quota {
-    /// Builds a quota; `wake` is told whenever a call that had to wait might now start, and `circuits` are
-    /// shared with the other quotas. A process before this one may have spent its limits up to `spent_at`.
+impl Account {
+    /// Builds an account; `wake` is told whenever a call that had to wait might now start, and `circuits` are
+    /// shared with the other accounts. A process before this one may have spent its limits up to `spent_at`.
     pub(crate) fn new(
         mut config: Config,
         wake: Arc<Wake>,
@@ -305,7 +305,7 @@ impl Quota {
         self.wake.release();
     }
 
-    /// Stops all calls with a key, or with all of them, until [`Quota::enable`]. False if there is no such
+    /// Stops all calls with a key, or with all of them, until [`Account::enable`]. False if there is no such
     /// key.
     pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
         self.each_key(key, |state| *state = State::Disabled { reason: None })

@@ -10,11 +10,11 @@ use serde_json::{Value, json};
 use crate::program::{Serve, run};
 use crate::support::{Forebay, chat, ctl, limited, pool, provider, said, simple, soon};
 
-/// A Forebay whose pool `chat` says what may be reused.
-async fn forebay(reuse: &str) -> (Forebay, forebay::simulate::Provider) {
+/// A Forebay whose pool `chat` says what may be cached.
+async fn forebay(cache: &str) -> (Forebay, forebay::simulate::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider) + reuse;
+    let text = simple(dir.path(), &provider) + cache;
     (Forebay::start(dir, &text).await, provider)
 }
 
@@ -31,28 +31,28 @@ fn with(mut job: Value, field: &str, value: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_is() {
-    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let first = ask(&forebay, "ai.jobs.chat", &chat("first", "hello")).await;
-    assert_eq!((first.reused.as_ref(), first.attempts.len()), (None, 1));
+    assert_eq!((first.cached_from.as_ref(), first.attempts.len()), (None, 1));
     let again = with(chat("again", "hello"), "metadata", json!({ "mine": 1 }));
     let again = ask(&forebay, "ai.jobs.chat", &again).await;
-    let reused = again.reused.as_ref().expect("another's");
-    assert_eq!((reused.id.as_str(), reused.called_at), ("first", first.attempts[0].started_at));
+    let from = again.cached_from.as_ref().expect("another's");
+    assert_eq!((from.id.as_str(), from.called_at), ("first", first.attempts[0].started_at));
     assert_eq!((said(&again), &again.answered_by), (said(&first), &first.answered_by));
     assert_eq!((again.attempts.len(), again.usage), (0, None));
     assert_eq!(again.cost.as_ref().expect("known").amount, "0");
     assert_eq!(again.metadata.as_ref().expect("its own")["mine"].get(), "1");
-    // Of an answer that was reused, the age is that of its call.
+    // Of an answer from the cache, the age is that of its call.
     let third = ask(&forebay, "ai.jobs.chat.default.bulk", &chat("third", "hello")).await;
-    assert_eq!(third.reused.expect("another's").id, "first");
+    assert_eq!(third.cached_from.expect("another's").id, "first");
     for (subject, job) in [
         ("ai.jobs.chat", chat("other", "hello!")),
         ("ai.jobs.chat.acme", chat("theirs", "hello")),
-        ("ai.jobs.chat", with(chat("off", "hello"), "reuse", "off".into())),
-        ("ai.jobs.chat", with(chat("older", "hello"), "reuse", "0s".into())),
+        ("ai.jobs.chat", with(chat("off", "hello"), "cache", "off".into())),
+        ("ai.jobs.chat", with(chat("older", "hello"), "cache", "coalesce".into())),
     ] {
         let completion = ask(&forebay, subject, &job).await;
-        assert_eq!((completion.status, completion.reused), (Status::Succeeded, None), "{job}");
+        assert_eq!((completion.status, completion.cached_from), (Status::Succeeded, None), "{job}");
     }
     assert_eq!(provider.calls().len(), 5);
     forebay.stop().await;
@@ -61,9 +61,9 @@ async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_i
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
     let (forebay, provider) = forebay("").await;
-    for (id, reuse) in [("a", Value::Null), ("b", "1h".into()), ("c", Value::Null), ("d", "1h".into())] {
-        let completion = ask(&forebay, "ai.jobs.chat", &with(chat(id, "hello"), "reuse", reuse)).await;
-        assert_eq!(completion.reused.is_some(), id == "d", "{completion:?}");
+    for (id, cache) in [("a", Value::Null), ("b", "1h".into()), ("c", Value::Null), ("d", "1h".into())] {
+        let completion = ask(&forebay, "ai.jobs.chat", &with(chat(id, "hello"), "cache", cache)).await;
+        assert_eq!(completion.cached_from.is_some(), id == "d", "{completion:?}");
     }
     assert_eq!(provider.calls().len(), 3);
     forebay.stop().await;
@@ -71,7 +71,7 @@ async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_under_way_together_share_one_call() {
-    let (forebay, provider) = forebay("reuse = \"0s\"\n").await;
+    let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = Pausable::Pool("chat".to_owned());
     ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
     for index in 0..20 {
@@ -97,24 +97,24 @@ async fn jobs_under_way_together_share_one_call() {
         let completion = forebay.completion("default", None, &format!("s-{index}")).await;
         assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
         assert!(said(&completion).contains("hello"));
-        leaders.insert(completion.reused.map_or(completion.id, |reused| reused.id));
+        leaders.insert(completion.cached_from.map_or(completion.id, |from| from.id));
     }
     assert_eq!(leaders.len(), 1, "{leaders:?}");
     forebay.completion("default", None, "another").await;
     assert_eq!(provider.calls().len(), 2);
     // It was not kept.
-    assert_eq!(ask(&forebay, "ai.jobs.chat", &chat("later", "hello")).await.reused, None);
+    assert_eq!(ask(&forebay, "ai.jobs.chat", &chat("later", "hello")).await.cached_from, None);
     forebay.drained().await;
     forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_is_not_shared() {
-    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let body = json!({ "messages": [] });
     for id in ["a", "b", "c"] {
         let completion = ask(&forebay, "ai.jobs.chat", &json!({ "id": id, "body": body })).await;
-        assert_eq!((completion.status, completion.reused), (Status::Failed, None), "{id}");
+        assert_eq!((completion.status, completion.cached_from), (Status::Failed, None), "{id}");
     }
     assert_eq!(provider.calls().len(), 3);
     forebay.drained().await;
@@ -125,7 +125,7 @@ async fn a_failure_is_not_shared() {
 async fn a_kept_answer_outlives_the_process() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider) + "reuse = \"1h\"\n";
+    let text = simple(dir.path(), &provider) + "cache = \"1h\"\n";
     std::fs::write(dir.path().join("forebay.toml"), text).expect("written");
     for id in ["one", "two"] {
         let serve = Serve::start(dir.path()).await;
@@ -141,7 +141,7 @@ async fn a_kept_answer_outlives_the_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
-    let (forebay, provider) = forebay("reuse = \"0s\"\n").await;
+    let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = Pausable::Pool("chat".to_owned());
     ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
     for index in 0..50 {
@@ -166,17 +166,17 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
-    let (forebay, provider) = forebay("reuse = \"1h\"\n").await;
+    let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let later = SystemClock.now() + jiff::SignedDuration::from_hours(1);
     for index in 0..20 {
         let job = with(chat(&format!("later-{index}"), "hello"), "not_before", later.to_string().into());
         forebay.publish("ai.jobs.chat", &job).await;
     }
     let now = ask(&forebay, "ai.jobs.chat", &chat("now", "hello")).await;
-    assert_eq!((now.status, now.reused), (Status::Succeeded, None));
+    assert_eq!((now.status, now.cached_from), (Status::Succeeded, None));
     // What is kept serves nobody before its time.
     forebay.drained().await;
-    assert_eq!(forebay.count(forebay.connection.names.later_stream()).await, 20);
+    assert_eq!(forebay.count(forebay.connection.names.scheduled_stream()).await, 20);
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -185,7 +185,7 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
 async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "reuse = \"0s\"\n";
+    let text = limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "cache = \"coalesce\"\n";
     let forebay = Forebay::start(dir, &text).await;
     for index in 0..30 {
         forebay
@@ -194,7 +194,7 @@ async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     }
     // The same as the last of them.
     let urgent = ask(&forebay, "ai.jobs.chat.default.interactive", &chat("urgent", "bulk 29")).await;
-    assert_eq!((urgent.status, urgent.reused), (Status::Succeeded, None));
+    assert_eq!((urgent.status, urgent.cached_from), (Status::Succeeded, None));
     assert!(provider.calls().len() < 20, "{} calls before it", provider.calls().len());
     forebay.stop().await;
 }
@@ -203,9 +203,9 @@ async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
 async fn an_answer_of_another_pool_serves_nobody() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let reuse = "reuse = \"1h\"\n";
+    let cache = "cache = \"1h\"\n";
     let good = pool("good", "fail-server_error", &["one"]);
-    let text = [&simple(dir.path(), &provider), reuse, &good, reuse, "[call]\nattempts = 1\n"];
+    let text = [&simple(dir.path(), &provider), cache, &good, cache, "[call]\nattempts = 1\n"];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;
     assert_eq!(failed.status, Status::Failed);
@@ -221,6 +221,6 @@ async fn an_answer_of_another_pool_serves_nobody() {
     .await;
     forebay.drained().await;
     let asked_in_good = ask(&forebay, "ai.jobs.good", &chat("y", "hello")).await;
-    assert_eq!((asked_in_good.status, asked_in_good.reused), (Status::Failed, None));
+    assert_eq!((asked_in_good.status, asked_in_good.cached_from), (Status::Failed, None));
     forebay.stop().await;
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""JOBS= (10,000) chats of which nine in ten repeat another one: calls made, without sharing, sharing those under way,
-and keeping answers too. Each job's answer must be that of its own question.
+"""JOBS= (10,000) chats of which nine in ten repeat another one: calls made where each is called, where calls
+are coalesced, and where answers are kept too. Each job's answer must be that of its own question.
 
-    benches/sharing.py
+    benches/caching.py
 """
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ JOBS = int(os.environ.get("JOBS", "10000"))
 RATE = 200
 
 
-def run(name: str, reuse: str, questions: list[int]) -> int:
+def run(name: str, cache: str, questions: list[int]) -> int:
     """Runs the questions; returns how many calls the provider had."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         with provider(work, [f"name=one,key=sk-one,limit={RATE}/1s"], "200ms..2s") as url:
             (work / "one.key").write_text("sk-one")
             (work / "forebay.toml").write_text(
-                f'[nats]\nlisten = "127.0.0.1:0"\n[quota.one]\nprovider = "openai"\nbase_url = "{url}"\n'
+                f'[nats]\nlisten = "127.0.0.1:0"\n[account.one]\nprovider = "openai"\nbase_url = "{url}"\n'
                 f'keys = [{{ file = "one.key" }}]\nlimits = [{{ requests = {RATE}, per = "1s" }}]\n'
-                f'[pool.chat]\ntargets = [{{ quota = "one", model = "gpt-4o-mini" }}]\nreuse = "{reuse}"\n')
+                f'[pool.chat]\ntargets = [{{ account = "one", model = "gpt-4o-mini" }}]\ncache = "{cache}"\n')
             lines = (json.dumps({"custom_id": str(index), "method": "POST", "url": "/v1/chat/completions", "body":
                      {"messages": [{"role": "user", "content": f"question {question}"}]}})
                      for index, question in enumerate(questions))
@@ -56,7 +56,7 @@ def main() -> int:
     questions = [index % (JOBS // 10) for index in range(JOBS)]
     random.Random(1).shuffle(questions)
     run("each called", "off", questions)
-    run("sharing calls under way", "0s", questions)
+    run("calls coalesced", "coalesce", questions)
     kept = run("keeping answers too", "1h", questions)
     assert kept == len(set(questions)), "a question was asked twice"
     print("every answer is that of its own question")

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tokio::time::{Instant, advance};
 
-use super::tests::quota;
+use super::tests::account;
 use super::*;
 use crate::clock::SystemClock;
 use crate::cost::{Dimension, Together};
@@ -116,7 +116,7 @@ fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
 
 /// An account, a team with limits, and the calls that are under way.
 struct World {
-    quota: Arc<Quota>,
+    account: Arc<Account>,
     cap: Arc<Cap>,
     permits: Vec<Permit>,
 }
@@ -129,14 +129,14 @@ impl World {
         ];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let cap = Cap::new(&team, Arc::default(), None, &clock);
-        Self { quota: quota(limits, 2), cap, permits: Vec::new() }
+        Self { account: account(limits, 2), cap, permits: Vec::new() }
     }
 
     async fn apply(&mut self, step: Step) {
         let now = Instant::now();
         match step {
             Step::Reserve { model, input, output } => self.reserve(model, cost(input, output), now),
-            Step::Enable => drop(self.quota.enable(None)),
+            Step::Enable => drop(self.account.enable(None)),
             Step::Advance(by) => advance(by).await,
             Step::Shutdown => self.permits.clear(),
             Step::Send(place) => self.with(place, |permit| permit.stamp().sent(now)),
@@ -177,7 +177,7 @@ impl World {
         if self.cap.peek(&cost, now).is_err() {
             return;
         }
-        if let Ok(mut permit) = self.quota.reserve(model, cost, now)
+        if let Ok(mut permit) = self.account.reserve(model, cost, now)
             && let Ok(share) = self.cap.take(&cost, now)
         {
             permit.charge(share);
@@ -194,7 +194,7 @@ impl World {
 
     /// No more calls are under way than may be, and each of them has its permit.
     fn holds(&self) {
-        let under_way = self.quota.snapshot(Instant::now()).totals.in_flight;
+        let under_way = self.account.snapshot(Instant::now()).totals.in_flight;
         assert_eq!(under_way, self.permits.len() as u64);
         assert!(self.permits.len() <= 3, "the team's calls at once");
     }
@@ -202,10 +202,10 @@ impl World {
     /// Long after all calls have ended nothing is taken, and calls may be made.
     async fn ends(mut self) {
         self.permits.clear();
-        self.quota.enable(None);
+        self.account.enable(None);
         advance(7_200 * SECOND).await;
         let now = Instant::now();
-        let mut ledger = self.quota.ledger();
+        let mut ledger = self.account.ledger();
         let mut inner = self.cap.inner();
         for meter in ledger.meters.iter_mut().chain(&mut inner.meters) {
             assert_eq!(meter.taken(now), 0, "{meter:?}");
@@ -214,7 +214,7 @@ impl World {
         }
         drop((ledger, inner));
         for model in MODELS {
-            let permit = self.quota.reserve(model, cost(1, 1), now);
+            let permit = self.account.reserve(model, cost(1, 1), now);
             assert!(permit.is_ok(), "{model}: {permit:?}");
             assert!(self.cap.peek(&cost(1, 1), now).is_ok());
         }

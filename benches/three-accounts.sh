@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A batch of LINES lines over three quotas of 600, 600 and 300 calls a minute, which the simulated
+# A batch of LINES lines over three accounts of 600, 600 and 300 calls a minute, which the simulated
 # provider enforces as 100, 100 and 50 in any trailing 10 s: once straight through, and once with
 # `kill -9` at one third and at two thirds. Checks that both give the same bytes, and recounts the record.
 set -euo pipefail
@@ -36,14 +36,14 @@ prepare() {
   url=$(sed -n 's/^listening on //p' "$work/$1/provider.log")
   {
     printf '[nats]\nlisten = "127.0.0.1:0"\n'
-    for quota in one:ONE_KEY:600 two:TWO_KEY:600 three:THREE_KEY:300; do
-      IFS=: read -r name variable limit <<<"$quota"
-      printf '[quota.%s]\nprovider = "openai"\nbase_url = "%s"\nkeys = [{ env = "%s" }]\n' "$name" "$url" "$variable"
+    for account in one:ONE_KEY:600 two:TWO_KEY:600 three:THREE_KEY:300; do
+      IFS=: read -r name variable limit <<<"$account"
+      printf '[account.%s]\nprovider = "openai"\nbase_url = "%s"\nkeys = [{ env = "%s" }]\n' "$name" "$url" "$variable"
       # The provider counts any 10 s, so that is what is configured: a sixth of the minute's.
       printf 'limits = [{ requests = %s, per = "10s" }]\n' $((limit / 6))
     done
     printf '[pool.gpt-4o-mini]\ntargets = [\n'
-    for name in one two three; do printf '  { quota = "%s", model = "gpt-4o-mini" },\n' "$name"; done
+    for name in one two three; do printf '  { account = "%s", model = "gpt-4o-mini" },\n' "$name"; done
     printf ']\n'
   } >"$work/$1/forebay.toml"
 }

@@ -1,4 +1,4 @@
-//! The states of a key, and of a quota × model.
+//! The states of a key, and of an account × model.
 
 use std::time::Duration;
 

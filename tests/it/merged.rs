@@ -7,7 +7,7 @@ use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, ctl, head, provider, quota};
+use crate::support::{Forebay, UNLIMITED, account, ctl, head, provider};
 
 const MODEL: &str = "text-embedding-3-small";
 /// Longer than a text may be.
@@ -21,10 +21,10 @@ async fn forebay() -> (Forebay, forebay::simulate::Provider) {
     let url = provider.base_url();
     let text = [
         head(dir.path()),
-        quota(dir.path(), "joined", &url, &["sk-joined"], "{ requests = 20, per = \"1s\" }"),
-        quota(dir.path(), "alone", &url, &["sk-alone"], UNLIMITED),
-        format!("[pool.joined]\ntargets = [{{ quota = \"joined\", model = {MODEL:?} }}]\n"),
-        format!("[pool.alone]\njoin = false\ntargets = [{{ quota = \"alone\", model = {MODEL:?} }}]\n"),
+        account(dir.path(), "joined", &url, &["sk-joined"], "{ requests = 20, per = \"1s\" }"),
+        account(dir.path(), "alone", &url, &["sk-alone"], UNLIMITED),
+        format!("[pool.joined]\ntargets = [{{ account = \"joined\", model = {MODEL:?} }}]\n"),
+        format!("[pool.alone]\nmerge = false\ntargets = [{{ account = \"alone\", model = {MODEL:?} }}]\n"),
     ];
     (Forebay::start(dir, &text.concat()).await, provider)
 }

@@ -1,4 +1,4 @@
-//! `forebay keys`.
+//! `forebay accounts`.
 
 use clap::Subcommand;
 use forebay_schemas::Class;
@@ -8,7 +8,7 @@ use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::{Condition, Keys, Quota, SwitchRequest};
+use crate::control::{Account, Accounts, Condition, SwitchRequest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -27,99 +27,99 @@ enum Act {
 #[derive(Debug, clap::Args)]
 struct Which {
     /// The account.
-    quota: String,
+    account: String,
     /// One of its keys; all, if none is named.
     key: Option<String>,
 }
 
-pub(super) async fn keys(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
     let (verb, which) = match args.act {
-        None => ("keys", None),
-        Some(Act::Disable(which)) => ("keys.disable", Some(which)),
-        Some(Act::Enable(which)) => ("keys.enable", Some(which)),
+        None => ("accounts", None),
+        Some(Act::Disable(which)) => ("accounts.disable", Some(which)),
+        Some(Act::Enable(which)) => ("accounts.enable", Some(which)),
     };
-    let request = which.map(|Which { quota, key }| SwitchRequest { quota, key });
+    let request = which.map(|Which { account, key }| SwitchRequest { account, key });
     let request = request.map(|request| serde_json::to_vec(&request)).transpose();
     let request = request.map_err(|error| Error::Usage(error.into()))?.unwrap_or_default();
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let keys: Keys = ask(&connection, verb, request).await?;
+    let accounts: Accounts = ask(&connection, verb, request).await?;
     if global.json {
-        print::json(&keys);
+        print::json(&accounts);
         return Ok(0);
     }
-    show(&keys);
+    show(&accounts);
     Ok(0)
 }
 
-fn show(keys: &Keys) {
+fn show(accounts: &Accounts) {
     let mut rows = Vec::new();
-    for quota in &keys.quotas {
-        let rate = quota.requests_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
+    for account in &accounts.accounts {
+        let rate = account.requests_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
         rows.push(vec![
-            quota.name.clone(),
+            account.name.clone(),
             String::new(),
             String::new(),
             String::new(),
             String::new(),
             rate,
-            quota.calls.to_string(),
-            quota.in_flight.to_string(),
-            quota.refusals.to_string(),
+            account.calls.to_string(),
+            account.in_flight.to_string(),
+            account.refusals.to_string(),
         ]);
         let named = |what: &'static str| move |condition| (what, condition);
-        let keys = quota.keys.iter().map(named("key"));
-        for (what, condition) in keys.chain(quota.models.iter().map(named("model"))) {
+        let keys = account.keys.iter().map(named("key"));
+        for (what, condition) in keys.chain(account.models.iter().map(named("model"))) {
             rows.push(row(what, condition));
         }
     }
     let header =
-        ["QUOTA", "KEY OR MODEL", "STATE", "REASON", "UNTIL", "CALLS/S", "CALLS", "IN FLIGHT", "REFUSALS"];
+        ["ACCOUNT", "KEY OR MODEL", "STATE", "REASON", "UNTIL", "CALLS/S", "CALLS", "IN FLIGHT", "REFUSALS"];
     print::table(&header, &rows);
-    for quota in &keys.quotas {
-        if let Some(problem) = &quota.last_problem {
-            print::line(&format!("{}: the last call that was not accepted: {problem}", quota.name));
+    for account in &accounts.accounts {
+        if let Some(problem) = &account.last_problem {
+            print::line(&format!("{}: the last call that was not accepted: {problem}", account.name));
         }
-        for model in quota.models.iter().filter(|model| !model.learned.is_empty()) {
+        for model in account.models.iter().filter(|model| !model.learned.is_empty()) {
             print::line(&format!(
                 "{}/{}: limits as learned: {}",
-                quota.name,
+                account.name,
                 model.name,
                 model.learned.join(", ")
             ));
         }
-        for hint in hints(quota) {
+        for hint in hints(account) {
             print::line(&hint);
         }
     }
 }
 
 /// What somebody can do where calls do not go on by themselves, or seem not to.
-fn hints(quota: &Quota) -> Vec<String> {
-    let name = &quota.name;
+fn hints(account: &Account) -> Vec<String> {
+    let name = &account.name;
     let reason = |condition: &Condition| Class::named(condition.reason.as_deref()?);
     let mut hints = Vec::new();
-    for key in quota.keys.iter().filter(|key| key.state == "disabled") {
+    for key in account.keys.iter().filter(|key| key.state == "disabled") {
         let (key, reason) = (&key.name, reason(key));
         hints.push(match reason {
             Some(Class::BillingStop) => format!(
                 "{name}: the account cannot pay or has reached its spending cap: put that right at the provider, then \
-                 `forebay keys enable {name}`"
+                 `forebay accounts enable {name}`"
             ),
             Some(_) => format!(
                 "{name}: key {key} is not accepted: put it right and restart Forebay, which reads keys when it starts; \
-                 if it was put right at the provider, `forebay keys enable {name} {key}`"
+                 if it was put right at the provider, `forebay accounts enable {name} {key}`"
             ),
             None => format!(
-                "{name}: key {key} was disabled by an operator; `forebay keys enable {name} {key}` uses it again"
+                "{name}: key {key} was disabled by an operator; `forebay accounts enable {name} {key}` uses it again"
             ),
         });
     }
-    for model in quota.models.iter().filter(|model| model.state == "cooling" || model.state == "probing") {
+    for model in account.models.iter().filter(|model| model.state == "cooling" || model.state == "probing") {
         let (model, reason) = (&model.name, reason(model));
         hints.push(match reason {
             Some(Class::ModelNotAllowed) => format!(
-                "{name}: the account may not use {model}: have it allowed at the provider, then `forebay keys enable \
+                "{name}: the account may not use {model}: have it allowed at the provider, then `forebay accounts enable \
                  {name}`, or take it out of its pools"
             ),
             Some(Class::NetBeforeSend) => format!(
@@ -156,7 +156,7 @@ mod tests {
     }
 
     fn hints_of(keys: Vec<Condition>, models: Vec<Condition>) -> Vec<String> {
-        hints(&Quota {
+        hints(&Account {
             name: "q".to_owned(),
             provider: "openai".to_owned(),
             keys,
@@ -174,16 +174,16 @@ mod tests {
         let key = |reason| hints_of(vec![condition("k", "disabled", reason)], Vec::new());
         for (reason, words) in [
             ("bad_key", "restart Forebay"),
-            ("bad_key", "`forebay keys enable q k`"),
-            ("billing_stop", "then `forebay keys enable q`"),
-            ("operator", "disabled by an operator; `forebay keys enable q k`"),
+            ("bad_key", "`forebay accounts enable q k`"),
+            ("billing_stop", "then `forebay accounts enable q`"),
+            ("operator", "disabled by an operator; `forebay accounts enable q k`"),
         ] {
             let hints = key(reason);
             assert!(hints.len() == 1 && hints[0].contains(words), "{reason}: {hints:?}");
         }
         let model = |state, reason| hints_of(Vec::new(), vec![condition("m", state, reason)]);
         for (reason, words) in [
-            ("model_not_allowed", "`forebay keys enable q`"),
+            ("model_not_allowed", "`forebay accounts enable q`"),
             ("net_before_send", "base_url"),
             ("server_error", "by themselves"),
         ] {

@@ -16,15 +16,20 @@ fn at_once(calls: u64) -> Limit {
     Limit { amount: Amount::Concurrent(calls), models: None }
 }
 
-pub(super) fn quota(limits: Vec<Limit>, keys: usize) -> Arc<Quota> {
-    quota_after(limits, keys, None)
+pub(super) fn account(limits: Vec<Limit>, keys: usize) -> Arc<Account> {
+    account_after(limits, keys, None)
 }
 
-fn quota_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> Arc<Quota> {
-    quota_on(limits, keys, spent_at, Arc::new(SystemClock))
+fn account_after(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>) -> Arc<Account> {
+    account_on(limits, keys, spent_at, Arc::new(SystemClock))
 }
 
-fn quota_on(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>, clock: Arc<dyn Clock>) -> Arc<Quota> {
+fn account_on(
+    limits: Vec<Limit>,
+    keys: usize,
+    spent_at: Option<Instant>,
+    clock: Arc<dyn Clock>,
+) -> Arc<Account> {
     let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
     let config = Config {
         name: "q".to_owned(),
@@ -32,41 +37,41 @@ fn quota_on(limits: Vec<Limit>, keys: usize, spent_at: Option<Instant>, clock: A
         keys: (0..keys).map(key).collect(),
         limits,
     };
-    Quota::new(config, Arc::default(), Arc::default(), spent_at, clock)
+    Account::new(config, Arc::default(), Arc::default(), spent_at, clock)
 }
 
 const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_granted() {
-    let quota = quota(vec![per_second(1, Algorithm::Counted)], 1);
+    let account = account(vec![per_second(1, Algorithm::Counted)], 1);
     let start = Instant::now();
-    let permit = quota.reserve("m", ONE, start).expect("room");
+    let permit = account.reserve("m", ONE, start).expect("room");
     // The call waits for its connection for longer than a period.
     let sent = start + 5 * SECOND;
-    assert_eq!(quota.reserve("m", ONE, sent).err(), Some(Denied::ForRelease));
+    assert_eq!(account.reserve("m", ONE, sent).err(), Some(Denied::ForRelease));
     permit.stamp().sent(sent);
-    let Err(Denied::Until(free)) = quota.reserve("m", ONE, sent) else { panic!("one a second") };
+    let Err(Denied::Until(free)) = account.reserve("m", ONE, sent) else { panic!("one a second") };
     assert!(free > sent + SECOND, "a period and some slack");
     drop(permit);
-    assert!(quota.reserve("m", ONE, free - Duration::from_millis(1)).is_err(), "a sent call stays counted");
-    assert!(quota.reserve("m", ONE, free).is_ok());
+    assert!(account.reserve("m", ONE, free - Duration::from_millis(1)).is_err(), "a sent call stays counted");
+    assert!(account.reserve("m", ONE, free).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_was_never_sent_gives_everything_back() {
     let shared = Limit { amount: Amount::Concurrent(1), models: Some(vec!["m".to_owned(), "n".to_owned()]) };
-    let quota = quota(vec![per_second(2, Algorithm::Counted), shared], 1);
+    let account = account(vec![per_second(2, Algorithm::Counted), shared], 1);
     let now = Instant::now();
     for _ in 0..100 {
-        let permit = quota.reserve("m", ONE, now).expect("room");
-        assert_eq!(quota.reserve("n", ONE, now).err(), Some(Denied::ForRelease), "m and n share one place");
+        let permit = account.reserve("m", ONE, now).expect("room");
+        assert_eq!(account.reserve("n", ONE, now).err(), Some(Denied::ForRelease), "m and n share one place");
         drop(permit);
     }
-    for meter in &mut quota.ledger().meters {
+    for meter in &mut account.ledger().meters {
         assert_eq!(meter.taken(now), 0);
     }
-    assert_eq!(quota.snapshot(now).totals, Totals::default());
+    assert_eq!(account.snapshot(now).totals, Totals::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,67 +83,68 @@ async fn meters_are_taken_together_or_not_at_all() {
         algorithm: Algorithm::Counted,
         day_in: None,
     };
-    let quota = quota(vec![per_second(10, Algorithm::Counted), Limit { amount: tokens, models: None }], 1);
+    let account =
+        account(vec![per_second(10, Algorithm::Counted), Limit { amount: tokens, models: None }], 1);
     let now = Instant::now();
-    let mut first = quota.reserve("m", ONE, now).expect("20 of 30 tokens");
-    assert!(quota.reserve("m", ONE, now).is_err(), "20 more do not fit");
-    assert_eq!(quota.ledger().meters[0].taken(now), 1, "the refused call took no request");
+    let mut first = account.reserve("m", ONE, now).expect("20 of 30 tokens");
+    assert!(account.reserve("m", ONE, now).is_err(), "20 more do not fit");
+    assert_eq!(account.ledger().meters[0].taken(now), 1, "the refused call took no request");
     first.stamp().sent(now);
     first.settle(Cost { input_tokens: 5, output_tokens: 5, ..ONE }, true);
-    assert!(quota.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
+    assert!(account.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
     let huge = Cost { input_tokens: 31, output_tokens: 0, ..ONE };
     assert!(
-        matches!(quota.reserve("m", huge, now), Err(Denied::Until(_))),
+        matches!(account.reserve("m", huge, now), Err(Denied::Until(_))),
         "larger than the limit: it goes alone"
     );
-    assert!(quota.reserve("m", huge, now + 2 * SECOND).is_ok());
+    assert!(account.reserve("m", huge, now + 2 * SECOND).is_ok());
     let many = Cost { requests: 11, ..ONE };
-    assert_eq!(quota.reserve("m", many, now).err(), Some(Denied::TooLarge));
+    assert_eq!(account.reserve("m", many, now).err(), Some(Denied::TooLarge));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
-    let quota = quota(vec![at_once(256)], 2);
+    let account = account(vec![at_once(256)], 2);
     let now = Instant::now();
-    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    let mut permit = account.reserve("m", ONE, now).expect("room");
     let refused = permit.key().name.clone();
     permit.refused(true, Class::RateLimited, Some(10 * SECOND), now);
     drop(permit);
     for _ in 0..4 {
-        let permit = quota.reserve("m", ONE, now).expect("the other key");
+        let permit = account.reserve("m", ONE, now).expect("the other key");
         assert_ne!(permit.key().name, refused);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_model_cools_alone_and_returns_through_one_probe() {
-    let quota = quota(vec![at_once(256)], 1);
+    let account = account(vec![at_once(256)], 1);
     let now = Instant::now();
-    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    let mut permit = account.reserve("m", ONE, now).expect("room");
     permit.refused(false, Class::RateLimited, Some(2 * SECOND), now);
-    quota.cool_model("m", Class::RateLimited, SECOND, now);
+    account.cool_model("m", Class::RateLimited, SECOND, now);
     drop(permit);
-    assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
-    assert!(quota.reserve("n", ONE, now).is_ok(), "another model is not cooled");
+    assert_eq!(account.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
+    assert!(account.reserve("n", ONE, now).is_ok(), "another model is not cooled");
     let later = now + 2 * SECOND;
-    drop(quota.reserve("m", ONE, later).expect("one probe"));
-    let mut probe = quota.reserve("m", ONE, later).expect("another, as the first was not answered");
-    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Until(later + 30 * SECOND)));
+    drop(account.reserve("m", ONE, later).expect("one probe"));
+    let mut probe = account.reserve("m", ONE, later).expect("another, as the first was not answered");
+    assert_eq!(account.reserve("m", ONE, later).err(), Some(Denied::Until(later + 30 * SECOND)));
     probe.answered();
     drop(probe);
     let (_one, _two) =
-        (quota.reserve("m", ONE, later).expect("ready"), quota.reserve("m", ONE, later).expect("ready"));
+        (account.reserve("m", ONE, later).expect("ready"), account.reserve("m", ONE, later).expect("ready"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
-    let quota = quota(vec![at_once(1)], 1);
+    let account = account(vec![at_once(1)], 1);
     let now = Instant::now();
-    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    let mut permit = account.reserve("m", ONE, now).expect("room");
     permit.stamp().sent(now);
     permit.abandoned(now, 10 * SECOND);
     drop(permit);
-    assert_eq!(quota.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
+    assert_eq!(account.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,26 +156,26 @@ async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
         algorithm: Algorithm::Counted,
         day_in: None,
     };
-    let quota = quota(vec![Limit { amount, models: None }, per_second(1, Algorithm::Counted)], 1);
+    let account = account(vec![Limit { amount, models: None }, per_second(1, Algorithm::Counted)], 1);
     let now = Instant::now();
     let large = Cost { input_tokens: 100, ..ONE };
-    let permit = quota.reserve("m", large, now).expect("nothing else is taken");
+    let permit = account.reserve("m", large, now).expect("nothing else is taken");
     permit.stamp().sent(now);
     drop(permit);
-    let (limit, until) = quota.snapshot(now).models[0].spent.clone().expect("spent");
+    let (limit, until) = account.snapshot(now).models[0].spent.clone().expect("spent");
     assert_eq!(limit, "30 tokens per 60s");
     assert!(until > now + 60 * SECOND, "not the limit that returns in a second");
-    assert_eq!(quota.snapshot(until).models[0].spent, None);
+    assert_eq!(account.snapshot(until).models[0].spent, None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn smooth_calls_come_out_even_from_the_first_one() {
-    let quota = quota(vec![per_second(10, Algorithm::Smooth)], 1);
+    let account = account(vec![per_second(10, Algorithm::Smooth)], 1);
     let start = Instant::now();
     let mut times = Vec::new();
     let mut now = start;
     while times.len() < 101 {
-        match quota.reserve("m", ONE, now) {
+        match account.reserve("m", ONE, now) {
             Ok(permit) => {
                 permit.stamp().sent(now);
                 times.push(now);
@@ -187,14 +193,14 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_disabled_key_ends_calls_until_an_operator_acts() {
-    let quota = quota(vec![at_once(256)], 1);
+    let account = account(vec![at_once(256)], 1);
     let now = Instant::now();
-    let mut permit = quota.reserve("m", ONE, now).expect("room");
+    let mut permit = account.reserve("m", ONE, now).expect("room");
     permit.disable_key(Class::BadKey);
     drop(permit);
-    quota.cool_model("m", Class::RateLimited, SECOND, now);
+    account.cool_model("m", Class::RateLimited, SECOND, now);
     let later = now + 100 * 24 * 3600 * SECOND;
-    assert_eq!(quota.reserve("m", ONE, later).err(), Some(Denied::Shut(Some(Class::BadKey))));
+    assert_eq!(account.reserve("m", ONE, later).err(), Some(Denied::Shut(Some(Class::BadKey))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -207,23 +213,23 @@ async fn what_the_process_before_may_have_spent_counts_as_spent() {
         (Algorithm::Counted, SECOND),
         (Algorithm::Bucket, Duration::from_millis(100)),
     ] {
-        let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
-        let Err(Denied::Until(at)) = quota.reserve("m", ONE, now) else { panic!("{algorithm:?}: spent") };
+        let account = account_after(vec![per_second(10, algorithm)], 1, Some(before));
+        let Err(Denied::Until(at)) = account.reserve("m", ONE, now) else { panic!("{algorithm:?}: spent") };
         let wait = at - before;
         assert!(wait >= least && wait < least + Duration::from_millis(25), "{algorithm:?}: {wait:?}");
         let much_later = now + 10 * SECOND;
-        let quota = quota_after(vec![per_second(10, algorithm)], 1, Some(before));
-        assert!(quota.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
+        let account = account_after(vec![per_second(10, algorithm)], 1, Some(before));
+        assert!(account.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn headers_replace_the_search_and_count_what_others_use() {
-    let quota = quota(vec![], 1);
+    let account = account(vec![], 1);
     let now = Instant::now();
-    let permit = quota.reserve("m", ONE, now).expect("room");
+    let permit = account.reserve("m", ONE, now).expect("room");
     permit.stamp().sent(now);
-    assert!(matches!(quota.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND), "gently");
+    assert!(matches!(account.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND), "gently");
     let told = |remaining| Figures {
         dimension: Dimension::Requests,
         limit: 600,
@@ -233,13 +239,13 @@ async fn headers_replace_the_search_and_count_what_others_use() {
         per: None,
     };
     permit.observe(&[told(599)], now);
-    assert_eq!(quota.snapshot(now).requests_per_second, Some(10.0));
-    assert_eq!(quota.snapshot(now).models[0].learned, ["600 requests per 60s"]);
-    let another = quota.reserve("m", ONE, now).expect("limits are known");
+    assert_eq!(account.snapshot(now).requests_per_second, Some(10.0));
+    assert_eq!(account.snapshot(now).models[0].learned, ["600 requests per 60s"]);
+    let another = account.reserve("m", ONE, now).expect("limits are known");
     another.stamp().sent(now);
     another.observe(&[told(0)], now);
     let later = now + SECOND;
-    let Err(Denied::Until(at)) = quota.reserve("m", ONE, later) else { panic!("somebody else used it up") };
+    let Err(Denied::Until(at)) = account.reserve("m", ONE, later) else { panic!("somebody else used it up") };
     assert_eq!(at, now + 60 * SECOND);
 }
 
@@ -255,7 +261,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
         },
         models: None,
     };
-    let before = quota(vec![day.clone()], 3);
+    let before = account(vec![day.clone()], 3);
     let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
     let moment = Moment { instant: Instant::now(), wall };
     for _ in 0..90 {
@@ -268,12 +274,12 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     before.cool_model("misspelt", Class::ModelNotAllowed, 3_600 * SECOND, moment.instant);
     let json = |ahead| serde_json::to_string(&before.standing(ahead, moment)).expect("JSON");
     let resumed = |text: &str, moment| {
-        let after = quota(vec![day.clone()], 3);
+        let after = account(vec![day.clone()], 3);
         after.resume(&serde_json::from_str(text).expect("a standing"), moment);
         after
     };
-    let left = |quota: &Arc<Quota>, now| {
-        std::iter::from_fn(|| quota.reserve("m", ONE, now).ok())
+    let left = |account: &Arc<Account>, now| {
+        std::iter::from_fn(|| account.reserve("m", ONE, now).ok())
             .map(|permit| permit.stamp().sent(now))
             .count()
     };
@@ -305,21 +311,21 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     let (mut spent, mut written) = (0, Standing::default());
     // Each process is killed when it waits for the next writing down.
     for _ in 0..3 {
-        let quota = quota(limit(), 1);
-        quota.keep();
-        quota.resume(&written, moment);
+        let account = account(limit(), 1);
+        account.keep();
+        account.resume(&written, moment);
         for _ in 0..4 {
-            while let Ok(permit) = quota.reserve("m", ONE, moment.instant) {
+            while let Ok(permit) = account.reserve("m", ONE, moment.instant) {
                 permit.stamp().sent(moment.instant);
                 spent += 1;
             }
-            assert_eq!(quota.reserve("m", ONE, moment.instant).err(), Some(Denied::ForRelease));
-            written = quota.standing(true, moment);
-            quota.confirm();
+            assert_eq!(account.reserve("m", ONE, moment.instant).err(), Some(Denied::ForRelease));
+            written = account.standing(true, moment);
+            account.confirm();
         }
     }
     assert_eq!(spent, 3 * 3 * 6, "a 200th and one at a time");
-    let after = quota(limit(), 1);
+    let after = account(limit(), 1);
     after.resume(&written, moment);
     let left = std::iter::from_fn(|| after.reserve("m", ONE, moment.instant).ok())
         .map(|permit| permit.stamp().sent(moment.instant))
@@ -331,27 +337,27 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
 async fn a_days_bucket_goes_on_as_full_as_it_was() {
     let start = Instant::now();
     let wall: jiff::Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let before = quota(vec![per_day(24, Algorithm::Bucket)], 1);
+    let before = account(vec![per_day(24, Algorithm::Bucket)], 1);
     for _ in 0..23 {
         before.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
         tokio::time::advance(3_600 * SECOND).await;
     }
     let moment = Moment { instant: Instant::now(), wall: wall + start.elapsed() };
-    let after = quota(vec![per_day(24, Algorithm::Bucket)], 1);
+    let after = account(vec![per_day(24, Algorithm::Bucket)], 1);
     after.resume(&before.standing(false, moment), moment);
     let _first = after.reserve("m", ONE, moment.instant).expect("it is nearly full");
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_operators_act_stays_whatever_the_provider_says_after_it() {
-    let quota = quota(vec![at_once(8)], 2);
+    let account = account(vec![at_once(8)], 2);
     let now = Instant::now();
-    quota.disable_by_hand(Some("key-0"));
-    quota.disable(Class::BillingStop);
-    let state = |key: usize| quota.snapshot(now).keys[key].1.clone();
+    account.disable_by_hand(Some("key-0"));
+    account.disable(Class::BillingStop);
+    let state = |key: usize| account.snapshot(now).keys[key].1.clone();
     assert_eq!(state(0), State::Disabled { reason: None });
     assert_eq!(state(1), State::Disabled { reason: Some(Class::BillingStop) });
-    quota.enable(None);
+    account.enable(None);
     assert_eq!((state(0), state(1)), (State::Ready, State::Ready));
 }
 
@@ -375,16 +381,18 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
         algorithm: Algorithm::Counted,
         day_in: Some(zone),
     };
-    let quota = quota_on(vec![Limit { amount, models: None }], 1, None, Arc::new(ShowsElevenAt(start)));
+    let account = account_on(vec![Limit { amount, models: None }], 1, None, Arc::new(ShowsElevenAt(start)));
     for wait in [0, 60] {
         tokio::time::advance(wait * SECOND).await;
-        quota.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
+        account.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
     }
-    let Err(Denied::Until(at)) = quota.reserve("m", ONE, Instant::now()) else { panic!("the day is spent") };
+    let Err(Denied::Until(at)) = account.reserve("m", ONE, Instant::now()) else {
+        panic!("the day is spent")
+    };
     assert_eq!(at, start + 3_605 * SECOND, "midnight and some slack");
     tokio::time::advance(at - Instant::now()).await;
     let _both =
-        [(); 2].map(|()| quota.reserve("m", ONE, Instant::now()).expect("the whole day is back at once"));
+        [(); 2].map(|()| account.reserve("m", ONE, Instant::now()).expect("the whole day is back at once"));
 }
 
 /// Counts strictly, in windows of ten seconds on a clock of its own, and tells their ends as `round` rounds.
@@ -397,7 +405,7 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
         algorithm: Algorithm::Fixed,
         day_in: None,
     };
-    let quota = quota(vec![Limit { amount, models: None }], 1);
+    let account = account(vec![Limit { amount, models: None }], 1);
     let ahead = Duration::from_millis(5_950);
     let start = Instant::now();
     let (mut window, mut calls, mut refused) = (0, 0, 0);
@@ -411,7 +419,7 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
         // Few calls at first, so that some are left when the window ends.
         let wanted = if milli > 4_400 { usize::MAX } else { usize::from(milli % 700 == 0) };
         for _ in 0..wanted {
-            let Ok(permit) = quota.reserve("m", ONE, now) else { break };
+            let Ok(permit) = account.reserve("m", ONE, now) else { break };
             permit.stamp().sent(now);
             calls += 1;
             refused += usize::from(calls > limit);

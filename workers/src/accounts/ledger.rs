@@ -1,4 +1,4 @@
-//! The ledger of a quota: its keys, its models, and the meters that they share.
+//! The ledger of an account: its keys, its models, and the meters that they share.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::learn::Learned;
 use super::limit::Amount;
 use super::meter::Meter;
 use super::state::{Gate, State};
-use super::{Denied, Quota, Totals};
+use super::{Account, Denied, Totals};
 use crate::provider::Figures;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
@@ -63,12 +63,12 @@ impl Model {
 
 impl Ledger {
     /// Makes the meters that bear on `model` when it is first heard of.
-    pub(super) fn know(&mut self, model: &str, quota: &Quota, now: Instant) {
+    pub(super) fn know(&mut self, model: &str, account: &Account, now: Instant) {
         if self.models.contains_key(model) {
             return;
         }
         let mut used = Vec::new();
-        let limits = quota.config.limits.iter().enumerate();
+        let limits = account.config.limits.iter().enumerate();
         for (index, limit) in limits.filter(|(_, limit)| limit.covers(model)) {
             let shared = limit.models.is_some();
             if let Some(meter) = self.shared[index].filter(|_| shared) {
@@ -76,7 +76,7 @@ impl Ledger {
                 continue;
             }
             let meter = Meter::new(limit.amount.clone(), now, self.spent_at);
-            let mut meter = meter.with_clock(&quota.clock);
+            let mut meter = meter.with_clock(&account.clock);
             if self.kept {
                 meter.keep();
             }
@@ -86,11 +86,11 @@ impl Ledger {
             used.push(meter);
         }
         let configured = used.len();
-        let learned = quota.learns.then(|| Learned::new(&mut self.meters, now, self.spent_at));
+        let learned = account.learns.then(|| Learned::new(&mut self.meters, now, self.spent_at));
         used.extend(learned.iter().flat_map(Learned::meters));
         let model_state = Model {
             state: State::Ready,
-            circuit: quota.circuits.of(&quota.config.endpoint.base_url, model),
+            circuit: account.circuits.of(&account.config.endpoint.base_url, model),
             factor: Factor::unknown(),
             meters: used,
             configured,

@@ -22,7 +22,7 @@ const AT_ONCE: usize = 64;
 /// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<bool, Error> {
     let identity = &job.identity;
-    let subject = queue.names.later(&identity.team, identity.batch.as_deref(), &identity.id);
+    let subject = queue.names.scheduled(&identity.team, identity.batch.as_deref(), &identity.id);
     let (last, before) = scheduled(queue, &subject).await?;
     if let Some(before) = before {
         if before.fingerprint != job.state.fingerprint {
@@ -73,7 +73,7 @@ fn shorten(replies: &mut Vec<String>, subject: &str) {
 
 /// The last sequence on `subject`, 0 if there is none, and what is known of the job that waits there.
 async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option<State>), Error> {
-    let stream = queue.stream(queue.names.later_stream()).await?;
+    let stream = queue.stream(queue.names.scheduled_stream()).await?;
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => {
             let state = message.headers.get(STATE).map(|state| state.as_str());
@@ -92,10 +92,10 @@ pub(super) async fn hasten(
 ) -> Result<usize, Error> {
     let Cancelled { team, batch, id } = which;
     let filter = match id {
-        Some(id) => queue.names.later(team, batch.as_deref(), id),
-        None => queue.names.later_of(team, batch.as_deref()),
+        Some(id) => queue.names.scheduled(team, batch.as_deref(), id),
+        None => queue.names.scheduled_of(team, batch.as_deref()),
     };
-    let stream = queue.stream(queue.names.later_stream()).await?;
+    let stream = queue.stream(queue.names.scheduled_stream()).await?;
     let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
     let hastened =
         subjects.map_err(unavailable).map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::accounts::limit::{Algorithm, Amount};
+use crate::accounts::meter::Wait;
+use crate::accounts::standing::Found;
 use crate::cost::Dimension;
-use crate::quota::limit::{Algorithm, Amount};
-use crate::quota::meter::Wait;
-use crate::quota::standing::Found;
 
 /// What is searched is a number of calls per this.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -1,0 +1,68 @@
+//! The words of 0.1 in a configuration. Each is a mistake that names the word of today; it is then read as that, so that no
+//! other message follows from it.
+
+use toml::{Table, Value};
+
+use super::Mistake;
+
+/// Fields of a pool, and what they are now.
+const OF_POOLS: [(&str, &str); 2] = [("join", "merge"), ("reuse", "cache")];
+
+/// Renames what 0.1 called otherwise.
+pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
+    let mut mistakes = Vec::new();
+    rename_accounts(table, &mut mistakes);
+    if let Some(Value::Table(streams)) = table.get_mut("streams") {
+        rename(streams, "streams", ("jobs_max_per_flow", "jobs_max_per_queue"), &mut mistakes);
+    }
+    let pools = table.get_mut("pool").and_then(Value::as_table_mut);
+    for (name, pool) in pools.into_iter().flatten() {
+        let Value::Table(pool) = pool else { continue };
+        let path = format!("pool.{name}");
+        for words in OF_POOLS {
+            rename(pool, &path, words, &mut mistakes);
+        }
+        // Such an age meant that calls are shared and no answer is kept.
+        if let Some(Value::String(cache)) = pool.get_mut("cache")
+            && mistakes.last().is_some_and(|mistake| mistake.path == format!("{path}.reuse"))
+            && humantime::parse_duration(cache).is_ok_and(|age| age.is_zero())
+        {
+            "coalesce".clone_into(cache);
+        }
+        let targets = pool.get_mut("targets").and_then(Value::as_array_mut);
+        for (index, target) in targets.into_iter().flatten().enumerate() {
+            if let Value::Table(target) = target {
+                rename(target, &format!("{path}.targets[{index}]"), ("quota", "account"), &mut mistakes);
+            }
+        }
+    }
+    mistakes
+}
+
+/// `[quota.NAME]` as `[account.NAME]`.
+fn rename_accounts(table: &mut Table, mistakes: &mut Vec<Mistake>) {
+    let Some(quotas) = table.remove("quota") else { return };
+    let Value::Table(quotas) = quotas else {
+        let problem = "is now [account.NAME]".to_owned();
+        return mistakes.push(Mistake { path: "quota".to_owned(), problem });
+    };
+    let names = quotas.keys();
+    mistakes.extend(
+        names.map(|name| Mistake {
+            path: format!("quota.{name}"),
+            problem: format!("is now [account.{name}]"),
+        }),
+    );
+    let accounts = table.entry("account").or_insert_with(|| Value::Table(Table::new()));
+    if let Value::Table(accounts) = accounts {
+        for (name, account) in quotas {
+            accounts.entry(name).or_insert(account);
+        }
+    }
+}
+
+fn rename(table: &mut Table, path: &str, (old, new): (&str, &str), mistakes: &mut Vec<Mistake>) {
+    let Some(value) = table.remove(old) else { return };
+    mistakes.push(Mistake { path: format!("{path}.{old}"), problem: format!("is now `{new}`") });
+    table.entry(new).or_insert(value);
+}

@@ -1,0 +1,127 @@
+//! What Forebay 0.1 left at the NATS server is taken over once: state in key-value buckets and scheduled jobs get the names
+//! and words of today, and what held them is deleted. Completions, dead letters and waiting jobs stay where they are and
+//! are read as they are: see [`forebay_schemas::format`].
+//!
+//! Each step can be done again, so that a process that ends amid them loses nothing.
+
+use std::future::Future;
+
+use anyhow::{Context as _, anyhow};
+use async_nats::jetstream::kv::{self, Store};
+use forebay_workers::accounts::Standing;
+use forebay_workers::queue::jetstream::FormerSchedules;
+use forebay_workers::{Cancelled, Pausable};
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use serde::Deserialize;
+use tracing::{info, warn};
+
+use crate::connection::{Connection, Error};
+use crate::orders::{self, Order};
+use crate::{standing, topology};
+
+/// Makes today's streams with `make`, and takes over what 0.1 left.
+///
+/// # Errors
+/// When NATS does not answer or does not do it, and those of `make`.
+pub async fn take_over(
+    connection: &Connection,
+    make: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let failed = |error: anyhow::Error| {
+        Error::Unreachable(error.context("what Forebay 0.1 left at the NATS server cannot be taken over"))
+    };
+    // Before today's streams are made, which need its subjects.
+    let schedules = FormerSchedules::find(&connection.context, &connection.names).await;
+    let schedules = schedules.map_err(|error| failed(error.into()))?;
+    make.await?;
+    if let Some(schedules) = schedules {
+        let jobs = schedules.take_over().await.context("scheduled jobs").map_err(failed)?;
+        info!(jobs, "scheduled jobs of Forebay 0.1 are taken over");
+    }
+    take_over_buckets(connection).await.map_err(failed)
+}
+
+async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
+    let names = &connection.names;
+    if let Some(former) = bucket(connection, names.format_1_accounts_bucket()).await? {
+        let store = standing::make(connection).await?;
+        copy(&former, &store, account).await.context("the state of accounts")?;
+        delete(connection, names.format_1_accounts_bucket()).await?;
+    }
+    if let Some(former) = bucket(connection, names.format_1_controls_bucket()).await? {
+        let store = orders::make(connection).await?;
+        copy(&former, &store, control).await.context("what is paused and cancelled")?;
+        delete(connection, names.format_1_controls_bucket()).await?;
+    }
+    Ok(())
+}
+
+async fn bucket(connection: &Connection, name: String) -> anyhow::Result<Option<Store>> {
+    match topology::existing(&connection.context, &format!("KV_{name}")).await? {
+        Some(_) => Ok(Some(connection.context.get_key_value(name).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn delete(connection: &Connection, name: String) -> anyhow::Result<()> {
+    connection.context.delete_key_value(&name).await?;
+    info!(bucket = name, "the bucket of Forebay 0.1 is taken over and deleted");
+    Ok(())
+}
+
+/// An entry's key and value of today.
+type Entry = (String, Vec<u8>);
+
+/// Copies each entry in the words of today, unless it was copied before.
+async fn copy(
+    former: &Store,
+    store: &Store,
+    renamed: impl Fn(&str, &[u8]) -> serde_json::Result<Entry>,
+) -> anyhow::Result<()> {
+    let keys: Vec<String> = former.keys().await?.try_collect().await?;
+    for key in keys {
+        let Some(value) = former.get(key.as_str()).await? else { continue };
+        match renamed(&key, &value) {
+            Ok((key, value)) => match store.create(key.as_str(), value.into()).await {
+                Ok(_) => {}
+                Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {}
+                Err(error) => return Err(anyhow!(error)),
+            },
+            Err(error) => warn!(key, %error, "an entry of Forebay 0.1 is not understood, and is left out"),
+        }
+    }
+    Ok(())
+}
+
+fn account(key: &str, value: &[u8]) -> serde_json::Result<Entry> {
+    let standing: Standing = serde_json::from_slice(value)?;
+    Ok((key.to_owned(), serde_json::to_vec(&standing)?))
+}
+
+/// What can pause, in the words of 0.1.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "kind", content = "name", rename_all = "lowercase")]
+enum FormerPausable {
+    Pool(String),
+    Quota(String),
+    Team(String),
+}
+
+/// What operators ordered, in the words of 0.1.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FormerOrder {
+    Pause(FormerPausable),
+    Cancel { what: Cancelled, at: Timestamp },
+}
+
+fn control(_: &str, value: &[u8]) -> serde_json::Result<Entry> {
+    let order = match serde_json::from_slice(value)? {
+        FormerOrder::Pause(FormerPausable::Pool(name)) => Order::Pause(Pausable::Pool(name)),
+        FormerOrder::Pause(FormerPausable::Quota(name)) => Order::Pause(Pausable::Account(name)),
+        FormerOrder::Pause(FormerPausable::Team(name)) => Order::Pause(Pausable::Team(name)),
+        FormerOrder::Cancel { what, at } => Order::Cancel { what, at },
+    };
+    Ok((order.key(), serde_json::to_vec(&order)?))
+}

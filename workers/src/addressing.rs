@@ -1,0 +1,110 @@
+//! Which subjects are served, and what the publishers of the others are told.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::{Flow, Format, Names};
+
+use crate::engine::Team;
+use crate::staged::Refusal;
+
+/// What decides whether jobs of a pool and a team are taken.
+#[derive(Debug, Clone, Default)]
+pub struct Addressing {
+    /// The names under which jobs are published.
+    pub names: Names,
+    /// The known models that a subject could part into a pool and a team: their names have one dot.
+    pub dotted_models: Arc<HashSet<String>>,
+    /// Whether only teams that are configured are served, and the team of jobs that name none.
+    pub refuses_unknown_teams: bool,
+}
+
+impl Addressing {
+    /// Why a flow's jobs are refused, if they are. What was published before these rules is served.
+    pub(crate) fn refusal(
+        &self,
+        flow: &Flow,
+        teams: &HashMap<String, Team>,
+        format: Format,
+    ) -> Option<Refusal> {
+        if format == Format::One && flow.has_names() {
+            return None;
+        }
+        let is_configured = teams.contains_key(&flow.team);
+        let model = flow.dotted_model();
+        if !is_configured && self.dotted_models.contains(&model) {
+            let subjects = self.names.subjects_of_model(&model);
+            let Flow { pool, team, .. } = flow;
+            let problem = format!(
+                "the subject names the pool `{pool}` and the team `{team}`: for the model {model} use {subjects}"
+            );
+            return Some(("invalid_subject", problem));
+        }
+        if let Some(mut problem) = flow.problem() {
+            if flow.has_names() {
+                let subjects = self.names.subjects_of_model(&model);
+                problem.push_str(&format!("; if {model} is a model, use {subjects}"));
+            }
+            return Some(("invalid_subject", problem));
+        }
+        if self.refuses_unknown_teams && !is_configured && flow.team != DEFAULT_TEAM {
+            return Some(("unknown_team", unknown_team(&flow.team)));
+        }
+        None
+    }
+
+    /// The teams that are served, if others are refused.
+    pub(crate) fn served(&self, teams: &HashMap<String, Team>) -> Option<BTreeSet<String>> {
+        let names = || teams.keys().cloned().chain([DEFAULT_TEAM.to_owned()]);
+        self.refuses_unknown_teams.then(|| names().collect())
+    }
+}
+
+/// What is wrong with a team that is not configured where only those are served.
+pub fn unknown_team(team: &str) -> String {
+    format!(
+        "there is no team `{team}`: add [team.{team}] to the configuration, or set [nats] unknown_teams = \"serve\""
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(subject: &str, refuses_unknown_teams: bool, format: Format) -> Option<Refusal> {
+        let names = Names::default();
+        let flow = names.flow_of(subject).expect("a flow");
+        let dotted_models =
+            Arc::new(["gpt-4.1-mini", "anthropic.claude-v2", "amazon.acme"].map(str::to_owned).into());
+        let teams = HashMap::from([("acme".to_owned(), Team::default())]);
+        Addressing { names, dotted_models, refuses_unknown_teams }.refusal(&flow, &teams, format)
+    }
+
+    #[test]
+    fn a_models_name_that_its_dot_makes_a_pool_and_a_team_is_refused_with_the_right_subject() {
+        for (subject, right) in [
+            ("ai.jobs.gpt-4.1-mini", "`ai.jobs.gpt-4_1-mini`"),
+            ("ai.jobs.gpt-4.1-mini.bulk", "`ai.jobs.gpt-4_1-mini`"),
+            ("ai.jobs.anthropic.claude-v2", "`ai.jobs.anthropic_claude-v2`"),
+            // Not a known model, but no team either.
+            ("ai.jobs.gpt-9.9-nano", "`ai.jobs.gpt-9_9-nano`"),
+        ] {
+            let (code, message) = refusal(subject, false, Format::Two).expect(subject);
+            assert!(code == "invalid_subject" && message.contains(right), "{subject}: {message}");
+        }
+        assert_eq!(refusal("ai.jobs.amazon.acme", false, Format::Two), None, "that team is configured");
+        assert_eq!(refusal("ai.jobs.anthropic.other", false, Format::Two), None);
+        assert_eq!(refusal("ai.jobs.gpt-4.1-mini", false, Format::One), None, "it was taken before");
+    }
+
+    #[test]
+    fn unknown_teams_are_refused_where_that_is_configured() {
+        assert_eq!(refusal("ai.jobs.chat.other", false, Format::Two), None);
+        let (code, message) = refusal("ai.jobs.chat.other", true, Format::Two).expect("refused");
+        assert!(code == "unknown_team" && message.contains("[team.other]"), "{message}");
+        for known in ["ai.jobs.chat.acme", "ai.jobs.chat.default.bulk", "ai.jobs.chat"] {
+            assert_eq!(refusal(known, true, Format::Two), None, "{known}");
+        }
+    }
+}
