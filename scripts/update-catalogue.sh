@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes src/catalogue/models.json.gz anew from the list in LiteLLM's wheel (MIT): update-catalogue.sh [VERSION]
+# Writes src/catalogue/models.json.gz and NOTICE from the list in LiteLLM's wheel (MIT): update-catalogue.sh [VERSION]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
@@ -24,4 +24,4 @@ PYTHON
 UPDATE_CATALOGUE=$work/models.json CATALOGUE_NOTICE=$work/LICENSE \
   CATALOGUE_SOURCE="LiteLLM $version" CATALOGUE_DATE=$(date -u +%F) \
   cargo test --locked --quiet --lib -- catalogue::tests::the_built_in_list_is_read_and_written_anew_when_asked
-ls -l src/catalogue/models.json.gz
+ls -l src/catalogue/models.json.gz NOTICE

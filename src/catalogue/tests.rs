@@ -1,4 +1,5 @@
 use std::io::Write as _;
+use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -18,6 +19,7 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
         let notice = std::fs::read_to_string(told("CATALOGUE_NOTICE")).expect("a licence");
         let date = Some(told("CATALOGUE_DATE").parse().expect("a date"));
         let origin = Origin { source: told("CATALOGUE_SOURCE"), date, notice };
+        std::fs::write(notice_file(), notice_of(&origin)).expect("written");
         let models = catalogue.models().map(|model| Model::clone(model)).collect();
         let mut file = GzEncoder::new(Vec::new(), Compression::best());
         file.write_all(&serde_json::to_vec(&List { origin, models }).expect("JSON")).expect("written");
@@ -28,6 +30,22 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
     let known = Catalogue::known();
     assert!(known.models().count() >= 1_000, "{}", known.models().count());
     assert!(known.origin.notice.contains("MIT License"), "{:?}", known.origin);
+    let notice = std::fs::read_to_string(notice_file()).expect("the notice");
+    assert_eq!(notice, notice_of(&known.origin), "NOTICE is that of the built-in list");
+}
+
+fn notice_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("NOTICE")
+}
+
+/// What NOTICE says of the built-in list.
+fn notice_of(origin: &Origin) -> String {
+    format!(
+        "Forebay\n\nThis product includes a list of models and their prices from {}\n\
+         (https://github.com/BerriAI/litellm), under this licence:\n\n{}\n",
+        origin.source,
+        origin.notice.trim_end()
+    )
 }
 
 fn read(text: &str) -> Vec<Model> {
