@@ -44,7 +44,7 @@ TABLE = {
     "two limits": (chats(300), [("{ requests = 20, per = \"1s\" }, { requests = 100, per = \"20s\" }",
                                  "limit=20/1s")], "50ms..500ms", GPT),
     "at once": (chats(240), [("{ concurrent = 8 }", "concurrent=8")], "2s", GPT),
-    "joined": (embeddings(100_000), [("{ requests = 10, per = \"10s\" }", "limit=10/10s")], "200ms", EMBEDDING),
+    "merged": (embeddings(100_000), [("{ requests = 10, per = \"10s\" }", "limit=10/10s")], "200ms", EMBEDDING),
 }
 
 

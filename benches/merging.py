@@ -90,13 +90,13 @@ def run(name: str, asked: list[str], merge: bool) -> dict[str, list[float] | str
 def main() -> int:
     print_machine()
     asked = texts(JOBS)
-    joined = run("joined", asked, join=True)
+    merged = run("merged", asked, merge=True)
     bad = {index: f"reject {index}" for index in range(50, JOBS, 100)}
     some_bad = [bad.get(index, text) for index, text in enumerate(asked)]
-    parted = run("joined, one text in a hundred refused", some_bad, join=True)
-    alone = run("each alone", asked, join=False)
-    assert len(joined) == len(alone) == len(parted) == JOBS, "a text has no answer"
-    assert joined == alone, "a vector is not that of the lone call"
+    parted = run("merged, one text in a hundred refused", some_bad, merge=True)
+    alone = run("each alone", asked, merge=False)
+    assert len(merged) == len(alone) == len(parted) == JOBS, "a text has no answer"
+    assert merged == alone, "a vector is not that of the lone call"
     for index, text in enumerate(some_bad):
         expected = "failed" if index in bad else alone[text]
         assert parted[text] == expected, (index, parted[text])

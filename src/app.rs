@@ -88,9 +88,11 @@ impl App {
             Some(_) => None,
             None => Some(Seat::take(&connection).await?),
         };
+        establish(&connection, config).await?;
+        upgrade::take_over(&connection).await?;
+        // Until here an older Forebay could go on.
         dir.begin_format()
             .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;
-        upgrade::take_over(&connection, establish(&connection, config)).await?;
         let standings = Standings::read(&connection, workers.standing_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {

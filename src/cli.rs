@@ -93,7 +93,7 @@ enum Command {
     Init(init::Args),
     /// Check the configuration, the NATS server, and each key at its provider; change nothing.
     Check(check::Args),
-    /// Print what a team may do at NATS, as an account of the server's configuration.
+    /// Print what a team may do at NATS, as a NATS account of its own for the server's configuration.
     NatsPermissions(permissions::Args),
     /// Run a simulated provider that enforces limits strictly and speaks the API of any.
     Simulate(simulate::Args),

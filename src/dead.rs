@@ -221,13 +221,19 @@ impl<'a> DeadLetters<'a> {
 /// A message of the stream as a letter; `None` if it is not Forebay's.
 fn read(message: &StreamMessage) -> Option<DeadLetter> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
-    let letter = header(subjects::DEAD_LETTER_HEADER).or_else(|| header(FORMAT_1_DEAD_LETTER_HEADER))?;
+    let letter: Letter = match header(subjects::DEAD_LETTER_HEADER) {
+        Some(letter) => serde_json::from_str(letter).ok()?,
+        None => {
+            let letter = serde_json::from_str(header(FORMAT_1_DEAD_LETTER_HEADER)?).ok()?;
+            Letter { format: Format::One, ..letter }
+        }
+    };
     Some(DeadLetter {
         sequence: message.sequence,
         at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
         subject: header(subjects::SUBJECT_HEADER)?.to_owned(),
         size: message.payload.len(),
         object: header(subjects::OBJECT_HEADER).map(str::to_owned),
-        letter: serde_json::from_str(letter).ok()?,
+        letter,
     })
 }

@@ -7,8 +7,9 @@
 //! requests to delete are; and no consumers, for which the server publishes to any subject that one names.
 
 use forebay_schemas::Names;
+use serde_json::{Value, json};
 
-/// The name of the account that Forebay's own user is in.
+/// What stands for the NATS account that Forebay's own user is in.
 const FOREBAY: &str = "FOREBAY";
 
 /// What a team may do.
@@ -33,7 +34,7 @@ impl Grants {
         }
     }
 
-    /// The same as an account of the team's own in a nats-server's configuration, beside the account that Forebay is in:
+    /// The same as a NATS account of the team's own in a nats-server's configuration, beside the one that Forebay is in:
     /// what that one exports, and what the team's imports. The server then keeps apart what they call subjects, and
     /// answers nowhere but in the account of whoever asked.
     pub fn to_account(&self, team: &str) -> String {
@@ -45,7 +46,7 @@ impl Grants {
             format!("    {{ {kind}: {{ account: {FOREBAY}, subject: {subject:?} }} }}")
         };
         format!(
-            r#"# Team {team}, in an account of its own. {FOREBAY} is the account of Forebay's own user.
+            r#"# Team {team}, in a NATS account of its own. {FOREBAY} stands for the NATS account that Forebay's user is in.
 # Goes into `accounts {{ {FOREBAY}: {{ exports: [ … ] }} }}`:
 {service_exports}
 {stream_exports}
@@ -63,6 +64,21 @@ impl Grants {
             stream_imports = lines("stream", &self.subscribe, &import),
             variable = password_of(team),
         )
+    }
+
+    /// The same as JSON: exports of Forebay's NATS account, and the team's own.
+    pub fn in_json(&self, team: &str) -> Value {
+        let of = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
+            subjects.iter().map(|subject| entry(kind, subject)).collect::<Vec<_>>()
+        };
+        let both = |entry: &dyn Fn(&str, &str) -> Value| {
+            [of("service", &self.publish, entry), of("stream", &self.subscribe, entry)].concat()
+        };
+        json!({
+            "exports": both(&|kind, subject| json!({ kind: subject, "accounts": [team] })),
+            "account": team,
+            "imports": both(&|kind, subject| json!({ kind: { "account": FOREBAY, "subject": subject } })),
+        })
     }
 
     /// The same as a user in a nats-server's configuration; the password is read from the environment.

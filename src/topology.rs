@@ -84,22 +84,32 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
                 let updated = context.update_stream(updated).await;
                 updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
             }
-            None => missing.push((in_place(context, names, wanted).await?, size)),
+            None => missing.push((wanted, size)),
         }
+    }
+    // Only now, when nothing that is there is refused: until here an older Forebay could go on.
+    if let Some((wanted, _)) = missing.iter_mut().find(|(wanted, _)| wanted.name == names.scheduled_stream())
+        && let Some(former) = existing(context, &names.format_1_scheduled_stream()).await?
+    {
+        *wanted = in_place_of(former.config, context, names, wanted.clone()).await?;
     }
     create(context, &missing).await
 }
 
-/// A stream that is to be made, with the replicas and the placement of the one whose place it takes, if there is one.
-async fn in_place(context: &Context, names: &Names, wanted: Config) -> Result<Config, Error> {
-    if wanted.name != names.scheduled_stream() {
-        return Ok(wanted);
-    }
-    let former = existing(context, &names.format_1_scheduled_stream()).await?;
-    Ok(match former.map(|former| former.config) {
-        Some(Config { num_replicas, placement, .. }) => Config { num_replicas, placement, ..wanted },
-        None => wanted,
-    })
+/// Has the stream in which 0.1 scheduled jobs give up the subjects that today's stream has too. Returns today's with the
+/// replicas and the placement of that one.
+async fn in_place_of(
+    former: Config,
+    context: &Context,
+    names: &Names,
+    wanted: Config,
+) -> Result<Config, Error> {
+    let Config { num_replicas, placement, .. } = former.clone();
+    let stream = former.name.clone();
+    let narrowed = Config { subjects: vec![names.format_1_scheduled_subjects()], republish: None, ..former };
+    let updated = context.update_stream(narrowed).await;
+    updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
+    Ok(Config { num_replicas, placement, ..wanted })
 }
 
 /// Makes a stream that somebody deletes while it is served again, so that publishers and completions are

@@ -4,12 +4,10 @@
 //!
 //! Each step can be done again, so that a process that ends amid them loses nothing.
 
-use std::future::Future;
-
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::kv::{self, Store};
 use forebay_workers::accounts::Standing;
-use forebay_workers::queue::jetstream::FormerSchedules;
+use forebay_workers::queue::jetstream::take_over_schedules;
 use forebay_workers::{Cancelled, Pausable};
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -20,26 +18,18 @@ use crate::connection::{Connection, Error};
 use crate::orders::{self, Order};
 use crate::{standing, topology};
 
-/// Makes today's streams with `make`, and takes over what 0.1 left.
+/// Takes over what 0.1 left, if it left anything; today's streams are made.
 ///
 /// # Errors
-/// When NATS does not answer or does not do it, and those of `make`.
-pub async fn take_over(
-    connection: &Connection,
-    make: impl Future<Output = Result<(), Error>>,
-) -> Result<(), Error> {
-    let failed = |error: anyhow::Error| {
-        Error::Unreachable(error.context("what Forebay 0.1 left at the NATS server cannot be taken over"))
+/// When NATS does not answer, or does not do it.
+pub async fn take_over(connection: &Connection) -> Result<(), Error> {
+    let taken = async {
+        take_over_schedules(&connection.context, &connection.names).await.context("scheduled jobs")?;
+        take_over_buckets(connection).await
     };
-    // Before today's streams are made, which need its subjects.
-    let schedules = FormerSchedules::find(&connection.context, &connection.names).await;
-    let schedules = schedules.map_err(|error| failed(error.into()))?;
-    make.await?;
-    if let Some(schedules) = schedules {
-        let jobs = schedules.take_over().await.context("scheduled jobs").map_err(failed)?;
-        info!(jobs, "scheduled jobs of Forebay 0.1 are taken over");
-    }
-    take_over_buckets(connection).await.map_err(failed)
+    taken.await.map_err(|error: anyhow::Error| {
+        Error::Unreachable(error.context("what Forebay 0.1 left at the NATS server cannot be taken over"))
+    })
 }
 
 async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {

@@ -4,10 +4,11 @@
 //! fields by serde's aliases beside today's names, the rest by what stands here. Only format 2 is written. A message of a
 //! producer is of format 1 if it was published before the first start of a Forebay that writes format 2.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cache::Cache;
 use crate::subjects::Names;
@@ -31,9 +32,14 @@ impl Format {
         }
     }
 
-    /// The format of what says nothing of one: 0.1 did not.
+    /// The format of what says nothing of one, as 0.1 did not.
     pub fn unsaid() -> Self {
         Format::One
+    }
+
+    /// Whether it is the one that is written.
+    pub fn is_newest(&self) -> bool {
+        *self == Format::default()
     }
 }
 
@@ -99,19 +105,18 @@ impl Names {
     }
 }
 
-/// A job's `reuse`, which format 2 calls `cache`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reuse(pub(crate) Cache);
-
-impl<'de> Deserialize<'de> for Reuse {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        let cache = match humantime::parse_duration(&text) {
-            Ok(Duration::ZERO) => Cache::Coalesce,
-            _ => text.parse().map_err(de::Error::custom)?,
-        };
-        Ok(Self(cache))
+/// A job of format 1 in the words of today: its `reuse` is `cache`, and a `cache` of its own, which meant nothing, is left
+/// out. `None` if it is no JSON object.
+pub(crate) fn job_of_today(job: &[u8]) -> Option<Vec<u8>> {
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(job).ok()?;
+    fields.remove("cache");
+    if let Some(reuse) = fields.remove("reuse") {
+        let is_zero = |text: String| humantime::parse_duration(&text).is_ok_and(|age| age.is_zero());
+        let coalesces = serde_json::from_str(reuse.get()).is_ok_and(is_zero);
+        let cache = if coalesces { to_raw_value(&Cache::Coalesce).ok()? } else { reuse };
+        fields.insert("cache".to_owned(), cache);
     }
+    serde_json::to_vec(&fields).ok()
 }
 
 /// Reads the name of a failure's class, or another short name of a cause, as format 2 has it.
@@ -136,14 +141,16 @@ mod tests {
 
     #[test]
     fn reuse_is_read_as_what_it_is_now() {
-        for (text, expected) in [
-            ("\"off\"", Cache::Off),
-            ("\"0s\"", Cache::Coalesce),
-            ("\"0ms\"", Cache::Coalesce),
-            ("\"1h\"", Cache::Within(Duration::from_secs(3_600))),
+        for (reuse, cache) in [
+            ("\"off\"", "\"off\""),
+            ("\"0s\"", "\"coalesce\""),
+            ("\"0ms\"", "\"coalesce\""),
+            ("\"1h\"", "\"1h\""),
+            ("7", "7"),
         ] {
-            assert_eq!(serde_json::from_str::<Reuse>(text).expect(text), Reuse(expected));
+            let job = job_of_today(format!(r#"{{"reuse":{reuse},"cache":"mine"}}"#).as_bytes());
+            assert_eq!(job.map(String::from_utf8), Some(Ok(format!(r#"{{"cache":{cache}}}"#))));
         }
-        assert!(serde_json::from_str::<Reuse>("\"soon\"").is_err());
+        assert_eq!(job_of_today(b"[]"), None);
     }
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
-use crate::format::{Format, Reuse};
+use crate::format::{Format, job_of_today};
 use crate::subjects::{hex, is_name};
 
 /// What is wrong with a job that has the field `reuse`.
@@ -69,10 +70,10 @@ pub struct Job {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub metadata: Option<Object>,
-    /// What format 1 called `cache`.
-    #[serde(default, skip_serializing)]
+    /// What format 1 called `cache`: refused where it is given.
+    #[serde(default, rename = "reuse", skip_serializing)]
     #[schemars(skip)]
-    reuse: Option<Reuse>,
+    _reuse: FormerReuse,
 }
 
 /// What to do with an attempt that was sent and whose fate is unknown.
@@ -84,6 +85,19 @@ pub enum OnAmbiguous {
     Retry,
     /// Give the job up: the call is made at most once.
     Fail,
+}
+
+/// The field `reuse`, whose every value is refused with the name that it has now.
+#[derive(Debug, Clone, Copy, Default)]
+struct FormerReuse;
+
+impl<'de> Deserialize<'de> for FormerReuse {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match Option::<IgnoredAny>::deserialize(from)? {
+            None => Ok(Self),
+            Some(_) => Err(de::Error::custom(RENAMED)),
+        }
+    }
 }
 
 fn default_url() -> String {
@@ -126,35 +140,29 @@ impl Job {
     /// # Errors
     /// As [`Job::parse`]; words of format 1 are errors in format 2, which name the ones of today.
     pub fn parse_as(bytes: &[u8], format: Format) -> Result<Self, ParseError> {
-        let mut job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
-        match (job.reuse.take(), format) {
-            (None, _) => {}
-            (Some(Reuse(cache)), Format::One) => job.cache = Some(cache),
-            (Some(_), Format::Two) => {
-                return Err(ParseError::Field { field: "reuse".to_owned(), problem: RENAMED.to_owned() });
-            }
-        }
+        let of_today = (format == Format::One).then(|| job_of_today(bytes)).flatten();
+        let bytes = of_today.as_deref().unwrap_or(bytes);
+        let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
         job.check()?;
         Ok(job)
     }
 
     /// Whether each field can be meant.
     fn check(&self) -> Result<(), ParseError> {
-        let job = self;
         let wrong = |field: &str, problem| Err(ParseError::Field { field: field.to_owned(), problem });
-        if let Some(method) = job.method.as_deref().filter(|method| *method != "POST") {
+        if let Some(method) = self.method.as_deref().filter(|method| *method != "POST") {
             return wrong("method", format!("`{method}` is not supported, use POST"));
         }
-        if let Some(batch) = job.batch.as_deref().filter(|batch| !is_name(batch)) {
+        if let Some(batch) = self.batch.as_deref().filter(|batch| !is_name(batch)) {
             return wrong("batch", format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"));
         }
-        if let Some(id) = job.own_id().filter(|id| !is_id(id)) {
+        if let Some(id) = self.own_id().filter(|id| !is_id(id)) {
             return wrong("id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
         }
-        if let Some(id) = job.custom_id.as_deref().filter(|id| !is_id(id)) {
+        if let Some(id) = self.custom_id.as_deref().filter(|id| !is_id(id)) {
             return wrong("custom_id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
         }
-        if job.is_true("stream") {
+        if self.is_true("stream") {
             return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
         }
         Ok(())
@@ -227,7 +235,6 @@ fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
                 "deadline" | "not_before" => {
                     "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
                 }
-                "reuse" => RENAMED.to_owned(),
                 "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
                 _ => found.inner().to_string(),
             };
@@ -338,8 +345,15 @@ mod tests {
         let job = Job::parse_as(old, Format::One).expect("a job");
         assert_eq!(job.cache, Some(Cache::Coalesce));
         assert!(serde_json::to_string(&job).expect("json").contains(r#""cache":"coalesce""#));
-        let new = br#"{"id":"1","body":{},"cache":"1h"}"#;
-        assert!(Job::parse_as(new, Format::One).expect("a job").cache.is_some(), "it was published in time");
+        // 0.1 knew no `cache`, so that it meant nothing.
+        for cache in ["\"1h\"", "true", "\"0s\""] {
+            let old = format!(r#"{{"body":{{"a":1e400}},"cache":{cache}}}"#);
+            let job = Job::parse_as(old.as_bytes(), Format::One).expect("a job");
+            assert_eq!((job.cache, job.body["a"].get()), (None, "1e400"));
+        }
+        for wrong in [r#"{"body":{},"reuse":"soon"}"#, "[]", "{"] {
+            assert!(Job::parse_as(wrong.as_bytes(), Format::One).is_err(), "{wrong}");
+        }
     }
 
     #[test]

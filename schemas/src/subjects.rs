@@ -137,17 +137,17 @@ pub fn is_team(name: &str) -> bool {
 
 /// What is wrong with the name of a pool, a batch or another `what`, for people; `None` if it is one.
 pub fn problem_of_name(what: &str, name: &str) -> Option<String> {
-    (!is_name(name)).then(|| no_name(what, name, NAME_RULE))
+    (!is_name(name)).then(|| no_name(what, name, NAME_RULE, is_name))
 }
 
 /// What is wrong with a team's name, for people; `None` if it is one.
 pub fn problem_of_team(name: &str) -> Option<String> {
-    (!is_team(name)).then(|| no_name("team", name, TEAM_RULE))
+    (!is_team(name)).then(|| no_name("team", name, TEAM_RULE, is_team))
 }
 
-fn no_name(what: &str, name: &str, rule: &str) -> String {
+fn no_name(what: &str, name: &str, rule: &str, is_one: fn(&str) -> bool) -> String {
     let near = pool_of_model(name);
-    let hint = if is_name(&near) && near != name { format!("; write `{near}`") } else { String::new() };
+    let hint = if is_one(&near) { format!("; write `{near}`") } else { String::new() };
     format!("`{name}` is no {what} name: use {rule}{hint}")
 }
 

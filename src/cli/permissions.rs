@@ -13,8 +13,8 @@ use crate::permissions::Grants;
 pub(super) struct Args {
     /// The team.
     team: String,
-    /// Print a user of the NATS account that Forebay is in, for teams that trust each other, instead of an account of
-    /// the team's own.
+    /// Print a user of the NATS account that Forebay is in, for teams that trust each other, instead of a NATS
+    /// account of the team's own.
     #[arg(long)]
     shared_account: bool,
 }
@@ -27,7 +27,9 @@ pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
     }
     let names = &config.nats.names;
     let grants = Grants::of(team, names);
-    if global.json {
+    if global.json && !args.shared_account {
+        print::json(&grants.in_json(team));
+    } else if global.json {
         print::json(&json!({
             "user": team,
             "permissions": {

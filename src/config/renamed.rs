@@ -5,9 +5,6 @@ use toml::{Table, Value};
 
 use super::Mistake;
 
-/// Fields of a pool, and what they are now.
-const OF_POOLS: [(&str, &str); 2] = [("join", "merge"), ("reuse", "cache")];
-
 /// Renames what 0.1 called otherwise.
 pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
@@ -19,12 +16,10 @@ pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
     for (name, pool) in pools.into_iter().flatten() {
         let Value::Table(pool) = pool else { continue };
         let path = format!("pool.{name}");
-        for words in OF_POOLS {
-            rename(pool, &path, words, &mut mistakes);
-        }
-        // Such an age meant that calls are shared and no answer is kept.
-        if let Some(Value::String(cache)) = pool.get_mut("cache")
-            && mistakes.last().is_some_and(|mistake| mistake.path == format!("{path}.reuse"))
+        rename(pool, &path, ("join", "merge"), &mut mistakes);
+        // No age meant that calls are shared and no answer is kept.
+        if rename(pool, &path, ("reuse", "cache"), &mut mistakes)
+            && let Some(Value::String(cache)) = pool.get_mut("cache")
             && humantime::parse_duration(cache).is_ok_and(|age| age.is_zero())
         {
             "coalesce".clone_into(cache);
@@ -61,8 +56,10 @@ fn rename_accounts(table: &mut Table, mistakes: &mut Vec<Mistake>) {
     }
 }
 
-fn rename(table: &mut Table, path: &str, (old, new): (&str, &str), mistakes: &mut Vec<Mistake>) {
-    let Some(value) = table.remove(old) else { return };
+/// Returns whether the old word was there.
+fn rename(table: &mut Table, path: &str, (old, new): (&str, &str), mistakes: &mut Vec<Mistake>) -> bool {
+    let Some(value) = table.remove(old) else { return false };
     mistakes.push(Mistake { path: format!("{path}.{old}"), problem: format!("is now `{new}`") });
     table.entry(new).or_insert(value);
+    true
 }

@@ -6,7 +6,10 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
-use forebay_schemas::subjects::{IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, is_name};
+use forebay_schemas::format::FORMAT_1_REVISION_HEADER;
+use forebay_schemas::subjects::{
+    IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER, is_name,
+};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
@@ -234,6 +237,11 @@ impl Desk {
         let flow = names
             .flow_of_ask(&request.message.subject)
             .ok_or_else(|| failed(400, "the subject names no pool and team"))?;
+        let has = |name| request.message.headers.as_ref().is_some_and(|headers| headers.get(name).is_some());
+        if has(FORMAT_1_REVISION_HEADER) {
+            let problem = format!("the header {FORMAT_1_REVISION_HEADER} is now {REVISION_HEADER}");
+            return Err(failed(400, problem));
+        }
         let inbox = client.new_inbox();
         let mut copies = client.subscribe(inbox.clone()).await.map_err(|error| failed(503, error))?;
         let mut headers = HeaderMap::new();

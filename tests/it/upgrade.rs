@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use async_nats::jetstream::{self, Context, kv};
+use async_nats::jetstream::{self, Context, kv, stream};
 use forebay::control::{CancelReply, Queues};
 use forebay::simulate::Provider;
 use forebay_schemas::{Class, Completion, Status};
@@ -177,7 +177,8 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     for what in [json!({ "kind": "pool", "name": "chat" }), json!({ "kind": "account", "name": "free" })] {
         let _: Value = ctl(forebay, "resume", &what).await.expect("resumed");
     }
-    for id in ["waits-pool", "waits-bulk", "later-due", "later-overdue"] {
+    // 0.1 knew no `cache`: what a job said there meant nothing.
+    for id in ["waits-pool", "waits-bulk", "waits-own-field", "later-due", "later-overdue"] {
         assert_eq!(said(&completed(forebay, "default", id).await), format!("You said: I am {id}"));
     }
     assert_eq!(said(&completed(forebay, "9lives", "waits-digit").await), "You said: I am waits-digit");
@@ -191,8 +192,8 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
         }
         assert_eq!(served, 1, "one call for both of {pair:?}");
     }
-    // Key, pool, bulk, two later ones, digit, object, and the three for two or again.
-    called(provider, 10).await;
+    // Key, pool, bulk, own field, two later ones, digit, object, and the three for two or again.
+    called(provider, 11).await;
     let request = json!({ "team": "default", "batch": null, "id": "failed" });
     let again: Completion = soon("the second revision", async {
         loop {
@@ -211,7 +212,7 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     let reply: CancelReply = ctl(forebay, "cancel", &what).await.expect("cancelled");
     assert_eq!(reply.rescheduled, 1);
     assert_eq!(forebay.completion("default", None, "later-2100").await.status, Status::Cancelled);
-    assert_eq!(provider.calls().len(), 10, "nothing is called that was cancelled or whose day is spent");
+    assert_eq!(provider.calls().len(), 11, "nothing is called that was cancelled or whose day is spent");
 }
 
 /// What is spent of a day counts against another limit too.
@@ -227,7 +228,7 @@ async fn a_higher_limit_lets_the_day_go_on(
     completed(&forebay, "acme", "waits-acme").await;
     forebay.drained().await;
     assert_eq!(forebay.count("AI_SCHEDULED".to_owned()).await, 0);
-    assert_eq!(provider.calls().len(), 12, "every job that waited, once");
+    assert_eq!(provider.calls().len(), 13, "every job that waited, once");
     forebay.stop().await;
 }
 
@@ -258,6 +259,35 @@ async fn a_takeover_that_was_cut_short_goes_on() {
     };
     assert_eq!((state("off"), state("free")), (json!("disabled"), json!("disabled")), "the newer one counts");
     forebay.postponed("ai.scheduled.default._.later-2100").await;
+    forebay.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let (_server, address, context) = server_of_format_1(dir.path()).await;
+    let taken = stream::Config {
+        name: "SOMEBODYS".to_owned(),
+        subjects: vec!["ai.scheduled.>".to_owned()],
+        ..stream::Config::default()
+    };
+    context.create_stream(taken).await.expect("made");
+    let text = configuration(dir.path(), &provider, &address, "{ requests = 30, per = \"day\" }");
+    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+    let refused = program::run(dir.path(), &["serve"]).await;
+    assert_eq!(refused.code, Some(3), "{refused:?}");
+    assert!(refused.stderr.contains("stream AI_SCHEDULED"), "{refused:?}");
+    assert!(!dir.path().join("data/format").exists(), "0.1 may go on here");
+    let before = streams(&context).await;
+    assert!(FORMER.iter().all(|former| before.iter().any(|stream| stream == former)), "{before:?}");
+    context.delete_stream("SOMEBODYS").await.expect("deleted");
+    // What that process held it would else hold for some seconds.
+    let nodes = context.get_key_value("AI_NODES").await.expect("the bucket");
+    nodes.purge("worker").await.expect("purged");
+    let forebay = Forebay::start(dir, &text).await;
+    forebay.postponed("ai.scheduled.default._.later-2100").await;
+    assert!(forebay.dir.path().join("data/format").exists());
     forebay.stop().await;
 }
 

@@ -42,7 +42,8 @@ impl Addressing {
             return Some(("invalid_subject", problem));
         }
         if let Some(mut problem) = flow.problem() {
-            if flow.has_names() {
+            // Who names no team has not parted a model's name by its dot.
+            if flow.team != DEFAULT_TEAM {
                 let subjects = self.names.subjects_of_model(&model);
                 problem.push_str(&format!("; if {model} is a model, use {subjects}"));
             }
@@ -89,6 +90,7 @@ mod tests {
             ("ai.jobs.anthropic.claude-v2", "`ai.jobs.anthropic_claude-v2`"),
             // Not a known model, but no team either.
             ("ai.jobs.gpt-9.9-nano", "`ai.jobs.gpt-9_9-nano`"),
+            ("ai.jobs.llama3.1:8b", "`ai.jobs.llama3_1_8b`"),
         ] {
             let (code, message) = refusal(subject, false, Format::Two).expect(subject);
             assert!(code == "invalid_subject" && message.contains(right), "{subject}: {message}");

@@ -145,11 +145,11 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         traceparent: staged.delivery.traceparent.clone(),
     };
     let mut job = job;
-    let mut postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+    let mut postponed = retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
     if postponed && staged.is_cancelled(&engine.orders) {
         // Whoever cancelled it may have looked before it was there.
         job.at = engine.clock.now();
-        postponed = retry_until_done("postponing a job", || engine.queue.postpone(job.clone())).await;
+        postponed = retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
     }
     crash::at(Point::Scheduled);
     give_back(engine, others).await;

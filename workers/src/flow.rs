@@ -48,7 +48,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
     let size = engine.stage_size(&reading.flow.pool);
     let (free, mut credit) = Credit::new(size);
     let stage = Stage::new(free);
-    info!(flow = %reading.flow, stage = size, due = reading.due, "reading jobs");
+    info!(queue = %reading.flow, prefetch = size, due = reading.due, "reading jobs");
     let _forgotten_in_panic = engine.readings.guard(&reading);
     loop {
         let place = tokio::select! {
@@ -57,7 +57,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
         };
         if let Err(error) = engine.queue.prepare(&reading).await {
             drop(place);
-            warn!(flow = %reading.flow, %error, "cannot read this flow yet");
+            warn!(queue = %reading.flow, %error, "cannot read this queue yet");
             tokio::select! {
                 () = tokio::time::sleep(AGAIN) => continue,
                 () = stop.cancelled() => return,
@@ -82,7 +82,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             _ => return,
         };
         if matches!(over, Over::Idle) && is_forgotten(&engine, &reading).await {
-            debug!(flow = %reading.flow, due = reading.due, "nothing more to read");
+            debug!(queue = %reading.flow, due = reading.due, "nothing more to read");
             return;
         }
     }
@@ -134,7 +134,7 @@ async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, 
         return;
     }
     if let Err(error) = engine.queue.leave(reading).await {
-        debug!(flow = %reading.flow, %error, "a flow's turn does not end cleanly");
+        debug!(queue = %reading.flow, %error, "a queue's turn does not end cleanly");
     }
 }
 
@@ -143,7 +143,7 @@ async fn is_forgotten<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) -> 
     match engine.queue.forget(reading).await {
         Ok(idle) => idle && engine.readings.close(reading),
         Err(error) => {
-            debug!(flow = %reading.flow, %error, "cannot let go of this flow yet");
+            debug!(queue = %reading.flow, %error, "cannot let go of this queue yet");
             false
         }
     }

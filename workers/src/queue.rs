@@ -232,8 +232,8 @@ pub struct Letter {
     pub message: String,
     /// The calls that were made for it.
     pub attempts: Vec<Attempt>,
-    /// The format of the message.
-    #[serde(default = "Format::unsaid")]
+    /// The format of the message; told where it is an earlier one.
+    #[serde(default, skip_serializing_if = "Format::is_newest")]
     pub format: Format,
 }
 

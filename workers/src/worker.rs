@@ -220,7 +220,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         }
         let leave = |reading: Reading| async move {
             if let Err(error) = queue.leave(&reading).await {
-                debug!(flow = %reading.flow, %error, "a flow is not left cleanly");
+                debug!(queue = %reading.flow, %error, "a queue is not left cleanly");
             }
         };
         let readings = futures::stream::iter(self.engine.readings.open());

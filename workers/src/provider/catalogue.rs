@@ -350,8 +350,9 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
         provider: Vec<toml::Table>,
     }
     let added: Added = toml::from_str(text).map_err(|error| error.to_string())?;
-    for provider in &added.provider {
-        refuse_words_of_0_1(provider)?;
+    let former: Vec<_> = added.provider.iter().flat_map(words_of_0_1).collect();
+    if !former.is_empty() {
+        return Err(former.join("; "));
     }
     let BuiltIn { mut provider } = toml::from_str(TABLE).map_err(|error| error.to_string())?;
     let known = provider.len();
@@ -364,18 +365,19 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     Ok(kept.chain(leaked).collect())
 }
 
-/// Refuses an entry in words that are others now.
-fn refuse_words_of_0_1(provider: &toml::Table) -> Result<(), String> {
+/// What an entry says in words that are others now, with those.
+fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
     let name = provider.get("name").and_then(toml::Value::as_str).unwrap_or_default();
-    if provider.contains_key("joins") {
-        return Err(format!("provider `{name}`: `joins` is now `merges`"));
-    }
     let rules = provider.get("errors").and_then(toml::Value::as_array).into_iter().flatten();
     let mut classes = rules.filter_map(|rule| rule.get("class")?.as_str());
-    match classes.any(|class| class == "exceeds_key_limit") {
-        true => Err(format!("provider `{name}`: the class `exceeds_key_limit` is now `exceeds_limit`")),
-        false => Ok(()),
+    let mut found = Vec::new();
+    if provider.contains_key("joins") {
+        found.push(format!("provider `{name}`: `joins` is now `merges`"));
     }
+    if classes.any(|class| class == "exceeds_key_limit") {
+        found.push(format!("provider `{name}`: the class `exceeds_key_limit` is now `exceeds_limit`"));
+    }
+    found
 }
 
 impl Provider {

@@ -32,7 +32,7 @@ use crate::crash::{self, Point};
 use crate::large::{at_length, size_of};
 use crate::orders::Cancelled;
 
-pub use format_1::FormerSchedules;
+pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
 
 use super::{

@@ -1,79 +1,85 @@
-//! Jobs that Forebay 0.1 had scheduled: its stream gives way to today's.
+//! Jobs that Forebay 0.1 had scheduled move to today's stream.
 //!
-//! The two streams cannot both have the subjects of jobs whose time has come. So the old one gives those up first, then its
-//! messages are copied, each deleted once its copy is acknowledged, and then the stream is deleted. A process that ends
-//! in between leaves at most one job in both; it is one identity, so it is called once.
+//! The two streams cannot both have the subjects of jobs whose time has come: whoever makes today's stream has the old one
+//! give those up first ([`Names::format_1_scheduled_subjects`]). What waits for its time is copied under a subject of its
+//! own, so that copying it again changes nothing. What has come back is copied and then deleted: a process that ends in
+//! between, or a schedule that fires while it is copied, leaves a job there twice, as two publishes of it would.
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::{Config, RawMessageErrorKind, Stream};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::{DeleteStatus, RawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::Names;
 use forebay_schemas::subjects::OBJECT_HEADER;
-use futures::TryFutureExt;
+use futures::{StreamExt, TryFutureExt, TryStreamExt};
+use serde_json::json;
+use tracing::info;
 
 use super::{STATE, TRACEPARENT, unavailable};
 use crate::queue::Error;
 
+/// Jobs that are moved at once.
+const AT_ONCE: usize = 64;
 /// The headers of a schedule that make it one.
 const SCHEDULE: [&str; 2] = ["Nats-Schedule", "Nats-Schedule-Target"];
 /// The headers that tell of the job.
 const OF_JOB: [&str; 3] = [STATE, TRACEPARENT, OBJECT_HEADER];
 
-/// The stream in which 0.1 scheduled jobs.
-#[derive(Debug)]
-pub struct FormerSchedules {
-    context: Context,
-    names: Names,
-    stream: Stream,
+/// Moves all jobs that 0.1 had scheduled to today's stream, which is there, and deletes the old one.
+///
+/// # Errors
+/// When the server does not answer or does not do it; done again, it goes on where it was.
+pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(), Error> {
+    let stream = match context.get_stream(names.format_1_scheduled_stream()).await {
+        Ok(stream) => stream,
+        Err(error) if is_no_stream(&error.kind()) => return Ok(()),
+        Err(error) => return Err(unavailable(error)),
+    };
+    let jobs = stream.cached_info().state.messages;
+    info!(jobs, "taking over the scheduled jobs of Forebay 0.1");
+    let mover = Mover { context, names, stream: &stream };
+    // Schedules first: one that fires before it is copied has come back by then.
+    for filter in [names.format_1_scheduled_subjects(), names.all_due()] {
+        let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+        let moved = subjects.map_err(unavailable).map(async |subject| {
+            let (subject, _) = subject?;
+            mover.move_all(&subject).await
+        });
+        moved.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    }
+    context.delete_stream(names.format_1_scheduled_stream()).await.map_err(unavailable)?;
+    info!(jobs, "the scheduled jobs of Forebay 0.1 are taken over");
+    Ok(())
 }
 
-impl FormerSchedules {
-    /// Finds the stream, if there is one, and has it give up the subjects that today's stream needs.
-    ///
-    /// # Errors
-    /// When the server does not answer or does not do it.
-    pub async fn find(context: &Context, names: &Names) -> Result<Option<Self>, Error> {
-        let is_none = |error: &async_nats::jetstream::context::GetStreamError| match error.kind() {
-            GetStreamErrorKind::JetStream(error) => error.error_code() == ErrorCode::STREAM_NOT_FOUND,
-            _ => false,
-        };
-        let stream = match context.get_stream(names.format_1_scheduled_stream()).await {
-            Ok(stream) => stream,
-            Err(error) if is_none(&error) => return Ok(None),
-            Err(error) => return Err(unavailable(error)),
-        };
-        let narrowed = Config {
-            subjects: vec![names.format_1_scheduled_subjects()],
-            republish: None,
-            ..stream.cached_info().config.clone()
-        };
-        context.update_stream(narrowed).await.map_err(unavailable)?;
-        Ok(Some(Self { context: context.clone(), names: names.clone(), stream }))
-    }
+fn is_no_stream(kind: &GetStreamErrorKind) -> bool {
+    matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
+}
 
-    /// Moves all jobs to today's stream and deletes the old one. Returns how many there were.
-    ///
-    /// # Errors
-    /// When the server does not answer or does not do it; done again, it goes on where it was.
-    pub async fn take_over(self) -> Result<usize, Error> {
-        let (mut next, mut jobs) = (1, 0);
+/// Moves messages of the old stream.
+struct Mover<'a> {
+    context: &'a Context,
+    names: &'a Names,
+    stream: &'a Stream,
+}
+
+impl Mover<'_> {
+    /// Moves every message on `subject`, the oldest first.
+    async fn move_all(&self, subject: &str) -> Result<(), Error> {
+        let mut next = 1;
         loop {
-            let message = match self.stream.get_first_raw_message_by_subject(">", next).await {
+            let message = match self.stream.get_first_raw_message_by_subject(subject, next).await {
                 Ok(message) => message,
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => break,
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
                 Err(error) => return Err(unavailable(error)),
             };
             self.copy(&message).await?;
-            // One that was fired meanwhile is gone already, and comes behind all others.
-            let _ = self.stream.delete_message(message.sequence).await;
+            self.delete(message.sequence).await?;
             next = message.sequence + 1;
-            jobs += 1;
         }
-        self.context.delete_stream(self.names.format_1_scheduled_stream()).await.map_err(unavailable)?;
-        Ok(jobs)
     }
 
     async fn copy(&self, message: &StreamMessage) -> Result<(), Error> {
@@ -95,5 +101,14 @@ impl FormerSchedules {
             Err(error) if is_schedule && error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
             Err(error) => Err(unavailable(error)),
         }
+    }
+
+    /// Deletes a message that is copied. Its bytes are not overwritten, which would take the server many times as long.
+    /// What the server answers does not matter: one that has fired is gone, and the stream is deleted in the end.
+    async fn delete(&self, sequence: u64) -> Result<(), Error> {
+        let subject = format!("STREAM.MSG.DELETE.{}", self.names.format_1_scheduled_stream());
+        let request = json!({ "seq": sequence, "no_erase": true });
+        let _: Response<DeleteStatus> = self.context.request(subject, &request).await.map_err(unavailable)?;
+        Ok(())
     }
 }

@@ -66,7 +66,7 @@ fn shorten(replies: &mut Vec<String>, subject: &str) {
     });
     let fit = fit.count();
     if fit < replies.len() {
-        warn!(subject, left_out = replies.len() - fit, "a postponed job has too many subjects to reply to");
+        warn!(subject, left_out = replies.len() - fit, "a scheduled job has too many subjects to reply to");
         replies.truncate(fit);
     }
 }

@@ -88,7 +88,7 @@ impl Feed {
                     self.inbox = inbox;
                     return subscriber;
                 }
-                Err(error) => warn!(flow = %self.reading.flow, %error, "cannot listen for jobs"),
+                Err(error) => warn!(queue = %self.reading.flow, %error, "cannot listen for jobs"),
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -100,7 +100,7 @@ impl Feed {
         let silent = self.asked > 0 && self.heard.elapsed() > SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
-            debug!(flow = %self.reading.flow, "requests for jobs are lost, asking again");
+            debug!(queue = %self.reading.flow, "requests for jobs are lost, asking again");
         }
         lost
     }
@@ -139,7 +139,7 @@ impl Feed {
         );
         let sent = self.queue.client.publish_with_reply(subject, self.inbox.clone(), request.into()).await;
         if let Err(error) = sent {
-            warn!(flow = %self.reading.flow, %error, "cannot ask for jobs");
+            warn!(queue = %self.reading.flow, %error, "cannot ask for jobs");
         }
         self.asked = self.credit.open;
         self.heard = Instant::now();
@@ -180,11 +180,11 @@ impl Feed {
 
     /// The consumer is gone: somebody deleted it, or the server lost it. It is made again.
     async fn restore(&mut self) {
-        warn!(flow = %self.reading.flow, "the consumer is gone, making it again");
+        warn!(queue = %self.reading.flow, "the consumer is gone, making it again");
         match self.queue.consumer(&self.reading).await {
             Ok(()) => self.asked = 0,
             Err(error) => {
-                warn!(flow = %self.reading.flow, %error, "the consumer cannot be made");
+                warn!(queue = %self.reading.flow, %error, "the consumer cannot be made");
                 // The next try waits until the request counts as lost.
                 self.asked = self.credit.open;
             }
