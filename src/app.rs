@@ -89,7 +89,8 @@ impl App {
             None => Some(Seat::take(&connection).await?),
         };
         establish(&connection, config).await?;
-        upgrade::take_over(&connection).await?;
+        // Once in a lifetime, so its state has no place in that of every start.
+        Box::pin(upgrade::take_over(&connection)).await?;
         // Until here an older Forebay could go on.
         dir.begin_format()
             .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;

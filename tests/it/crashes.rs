@@ -53,14 +53,15 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
     let cases = one_by_one.into_iter().chain(several);
     futures::future::join_all(cases.map(|(point, passage, at_once)| {
         let url = server.url().to_owned();
-        async move {
+        // Boxed, or all of them would be moved over the stack of the test's thread.
+        Box::pin(async move {
             let case = Case::new(&url, point, format!("{point:?}-{passage}"), at_once).await;
             case.crash(&format!("{point:?}:{passage}")).await;
             let ended = tokio::time::timeout(PATIENCE, case.go_on()).await;
             let (completions, unstored) =
                 ended.unwrap_or_else(|_| panic!("{}: waited in vain for the rest", case.name));
             case.check(&completions, unstored).await;
-        }
+        })
     }))
     .await;
 }

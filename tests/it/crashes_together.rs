@@ -41,10 +41,11 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
     let cases = points.map(|(point, passage)| {
         let url = server.url().to_owned();
         let case = case(url, point, passage);
-        async move {
+        // Boxed, or all of them would be moved over the stack of the test's thread.
+        Box::pin(async move {
             let ended = tokio::time::timeout(PATIENCE, case).await;
             ended.unwrap_or_else(|_| panic!("{point:?}: waited in vain"));
-        }
+        })
     });
     futures::future::join_all(cases).await;
 }
