@@ -83,8 +83,11 @@ impl Serve {
         self.child.id().expect("it runs")
     }
 
-    /// Ends it with SIGTERM; returns how it ended and all that it logged.
+    /// Ends it with SIGTERM, which it does not handle before it is ready; returns how it ended and all that it logged.
     pub(crate) async fn terminate(mut self) -> (ExitStatus, String) {
+        if !self.seen.contains("ready:") {
+            self.wait_for("ready:").await;
+        }
         let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
         rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::TERM).expect("told");
         let status = soon("the end of serve", self.child.wait()).await.expect("it ended");
