@@ -5,7 +5,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use forebay_schemas::subjects::{hex, pool_of_model, problem_of_name, problem_of_team};
+use forebay_schemas::flow::{pool_of_model, problem_of_name, problem_of_team};
+use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
 use forebay_workers::provider::Kind;
 use sha2::{Digest, Sha256};

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
 use forebay_workers::provider::Endpoint;

@@ -5,7 +5,8 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use bytes::Bytes;
 use forebay_schemas::format::FORMAT_1_DEAD_LETTER_HEADER;
-use forebay_schemas::{Flow, Format, Identity, Job, subjects};
+use forebay_schemas::header::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER};
+use forebay_schemas::{Flow, Format, Identity, Job};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{Letter, Postponed, Queue, State};
@@ -221,7 +222,7 @@ impl<'a> DeadLetters<'a> {
 /// A message of the stream as a letter; `None` if it is not Forebay's.
 fn read(message: &StreamMessage) -> Option<DeadLetter> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
-    let letter: Letter = match header(subjects::DEAD_LETTER_HEADER) {
+    let letter: Letter = match header(DEAD_LETTER_HEADER) {
         Some(letter) => serde_json::from_str(letter).ok()?,
         None => {
             let letter = serde_json::from_str(header(FORMAT_1_DEAD_LETTER_HEADER)?).ok()?;
@@ -231,9 +232,9 @@ fn read(message: &StreamMessage) -> Option<DeadLetter> {
     Some(DeadLetter {
         sequence: message.sequence,
         at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
-        subject: header(subjects::SUBJECT_HEADER)?.to_owned(),
+        subject: header(SUBJECT_HEADER)?.to_owned(),
         size: message.payload.len(),
-        object: header(subjects::OBJECT_HEADER).map(str::to_owned),
+        object: header(OBJECT_HEADER).map(str::to_owned),
         letter,
     })
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use forebay_schemas::completion::CompletionError;
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Class, Completion, Identity, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{Objects, object_of};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::HeaderMap;
-use forebay_schemas::subjects::REVISION_HEADER;
+use forebay_schemas::header::REVISION_HEADER;
 use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;

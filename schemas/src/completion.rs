@@ -8,9 +8,10 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::failure::Class;
+use crate::flow::Lane;
 use crate::format::class_name;
 use crate::job::{Identity, Object};
-use crate::subjects::{Lane, hex};
+use crate::subjects::hex;
 
 /// The most attempts that a completion tells of: the first half and the last half of them.
 pub const MOST_ATTEMPTS: usize = 100;

@@ -3,7 +3,8 @@
 
 use schemars::schema_for;
 
-use crate::subjects::{Flow, Lane, Names};
+use crate::flow::{Flow, Lane};
+use crate::subjects::Names;
 use crate::{AccountEvent, Completion, Job};
 
 /// The AsyncAPI description, with `<<name>>` where a name of [`Names`] belongs.
@@ -39,8 +40,8 @@ fn asyncapi(names: &Names) -> String {
         ("jobs_stream", names.jobs_stream()),
         ("completions_stream", names.completions_stream()),
         ("dead_stream", names.dead_stream()),
-        ("reply_to", crate::subjects::REPLY_TO_HEADER.to_owned()),
-        ("object", crate::subjects::OBJECT_HEADER.to_owned()),
+        ("reply_to", crate::header::REPLY_TO_HEADER.to_owned()),
+        ("object", crate::header::OBJECT_HEADER.to_owned()),
         ("requests_bucket", names.requests_bucket()),
         ("answers_bucket", names.answers_bucket()),
         ("job", job),

@@ -61,9 +61,9 @@ impl<'de> Deserialize<'de> for Format {
 
 /// The metadata of the stream of jobs that says up to which sequence its jobs are of format 1.
 pub const FORMAT_1_UNTIL: &str = "forebay-format-1-until";
-/// The header of format 1 that [`crate::subjects::REVISION_HEADER`] took the place of.
+/// The header of format 1 that [`crate::header::REVISION_HEADER`] took the place of.
 pub const FORMAT_1_REVISION_HEADER: &str = "Forebay-Generation";
-/// The header of format 1 that [`crate::subjects::DEAD_LETTER_HEADER`] took the place of.
+/// The header of format 1 that [`crate::header::DEAD_LETTER_HEADER`] took the place of.
 pub const FORMAT_1_DEAD_LETTER_HEADER: &str = "Forebay-Letter";
 
 /// Whether a completion's message is of format 1, and so has other words than one of today.

@@ -11,8 +11,9 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
+use crate::flow::is_name;
 use crate::format::{Format, job_of_today};
-use crate::subjects::{hex, is_name};
+use crate::subjects::hex;
 
 /// What is wrong with a job that has the field `reuse`.
 const RENAMED: &str = "is now `cache`: \"1h\", \"coalesce\" (was \"0s\") or \"off\"";

@@ -1,8 +1,12 @@
 //! What crosses the wire: jobs in, completions out, and the subjects both travel on.
 //!
-//! Nothing here is asynchronous and nothing here does I/O. Reading order: [`subjects`] (names and
+//! Nothing here is asynchronous and nothing here does I/O. Reading order: [`flow`] (pool, team and lane), [`header`], [`subjects`] (names and
 //! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`], [`event`]; [`cache`] is a field
 //! of jobs and pools, [`format`] what of 0.1 is still read.
+
+pub mod flow;
+
+pub mod header;
 
 pub mod subjects;
 
@@ -26,6 +30,7 @@ pub use completion::{
 };
 pub use event::AccountEvent;
 pub use failure::Class;
+pub use flow::{Flow, Lane};
 pub use format::Format;
 pub use job::{Identity, Job, OnAmbiguous};
-pub use subjects::{Flow, Lane, Names};
+pub use subjects::Names;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use forebay_schemas::Lane;
 use forebay_schemas::completion::OutputLine;
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::flow::DEFAULT_TEAM;
 use serde_json::json;
 use tokio::net::TcpListener;
 

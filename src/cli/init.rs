@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use forebay_schemas::subjects::pool_of_model;
+use forebay_schemas::flow::pool_of_model;
 use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::provider::Kind;
 use forebay_workers::provider::catalogue::Provider;

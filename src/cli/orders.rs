@@ -36,7 +36,7 @@ pub(super) struct CancelArgs {
     #[arg(long)]
     batch: Option<String>,
     /// Their team.
-    #[arg(long, default_value = forebay_schemas::subjects::DEFAULT_TEAM)]
+    #[arg(long, default_value = forebay_schemas::flow::DEFAULT_TEAM)]
     team: String,
 }
 

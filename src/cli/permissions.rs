@@ -1,7 +1,7 @@
 //! `forebay nats-permissions`.
 
 use anyhow::anyhow;
-use forebay_schemas::subjects::problem_of_team;
+use forebay_schemas::flow::problem_of_team;
 use serde_json::json;
 
 use super::{Global, print};

@@ -4,10 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::PublishErrorKind;
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use async_nats::jetstream::publish::PublishAck;
+use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Identity, Job, Lane};
 use forebay_workers::queue::jetstream::given_id;
 use serde_json::json;
@@ -52,8 +53,8 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     let connection = connect(&config).await?;
     check_flow(&connection, &flow).await?;
     let subject = connection.names.job(&flow);
-    // When the stream of jobs was made, once that has been asked for.
-    let mut created = None;
+    let max_request = config.call.max_request;
+    let mut publisher = Publisher { connection, flow, subject, max_request, created: None };
     let input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             let file = std::fs::File::open(path).with_context(|| path.display().to_string());
@@ -66,52 +67,79 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
         if line.trim_ascii().is_empty() {
             continue;
         }
+        let line = if number == 1 { without_bom(&line).to_vec() } else { line };
         let in_line =
             |error: anyhow::Error| error.context(format!("line {number}; the lines before it are published"));
-        let line = if number == 1 { without_bom(&line).to_vec() } else { line };
-        let (size, most) = (line.len(), config.call.max_request);
+        let job = publisher.read(&line).map_err(|error| Error::Usage(in_line(error)))?;
+        let ack = publisher.publish(&job, line).await;
+        let ack = ack.map_err(|error| Error::Unreachable(in_line(error)))?;
+        let id = publisher.id(&job, ack.sequence).await;
+        print_ack(global, id.as_deref(), &publisher.subject, &ack);
+    }
+    Ok(0)
+}
+
+fn print_ack(global: &Global, id: Option<&str>, subject: &str, ack: &PublishAck) {
+    if global.json {
+        let (stream, sequence) = (&ack.stream, ack.sequence);
+        print::json(&json!({ "id": id, "subject": subject, "stream": stream, "sequence": sequence }));
+    } else {
+        print::line(&format!("{} {} {subject}", ack.sequence, id.unwrap_or("-")));
+    }
+}
+
+/// Publishes jobs to one subject.
+struct Publisher {
+    connection: Connection,
+    flow: Flow,
+    subject: String,
+    /// Bytes.
+    max_request: usize,
+    /// When the stream of jobs was made, once that has been asked for.
+    created: Option<Option<i64>>,
+}
+
+impl Publisher {
+    fn read(&self, line: &[u8]) -> anyhow::Result<Job> {
+        let (size, most) = (line.len(), self.max_request);
         if size > most {
-            let problem = anyhow!("{size} bytes are more than max_request of {most} in [call]");
-            return Err(Error::Usage(in_line(problem)));
+            bail!("{size} bytes are more than max_request of {most} in [call]");
         }
-        let job = Job::parse(&line).map_err(|error| Error::Usage(in_line(error.into())))?;
-        check_url(&job).map_err(|problem| Error::Usage(in_line(anyhow!(problem))))?;
+        let job = Job::parse(line)?;
+        check_url(&job).map_err(|problem| anyhow!(problem))?;
+        Ok(job)
+    }
+
+    async fn publish(&self, job: &Job, line: Vec<u8>) -> anyhow::Result<PublishAck> {
         let identity = Identity {
-            team: flow.team.clone(),
+            team: self.flow.team.clone(),
             batch: job.batch.clone(),
             // One without a name is given one when its message has a place.
             id: job.own_id().map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
         };
-        let published = async {
-            let mut headers = HeaderMap::new();
-            let message = connection.enclose(&identity, line.into(), &mut headers).await?;
-            let ack = connection.context.publish_with_headers(subject.clone(), headers, message).await?;
-            let no_stream =
-                || anyhow!("no stream takes {subject}: `forebay serve` makes it when it first starts");
-            ack.await.map_err(|error| match error.kind() {
-                PublishErrorKind::StreamNotFound => no_stream(),
-                _ => error.into(),
-            })
-        };
-        let ack = published.await.map_err(|error| Error::Unreachable(in_line(error)))?;
-        let id = match job.own_id() {
-            Some(id) => Some(id.to_owned()),
-            None => {
-                if created.is_none() {
-                    created = Some(created_at(&connection).await);
-                }
-                created.flatten().map(|created| given_id(created, ack.sequence))
+        let mut headers = HeaderMap::new();
+        let message = self.connection.enclose(&identity, line.into(), &mut headers).await?;
+        let jetstream = &self.connection.context;
+        let ack = jetstream.publish_with_headers(self.subject.clone(), headers, message).await?;
+        ack.await.map_err(|error| match error.kind() {
+            PublishErrorKind::StreamNotFound => {
+                let subject = &self.subject;
+                anyhow!("no stream takes {subject}: `forebay serve` makes it when it first starts")
             }
-        };
-        if global.json {
-            print::json(
-                &json!({ "id": id, "subject": subject, "stream": ack.stream, "sequence": ack.sequence }),
-            );
-        } else {
-            print::line(&format!("{} {} {subject}", ack.sequence, id.as_deref().unwrap_or("-")));
-        }
+            _ => error.into(),
+        })
     }
-    Ok(0)
+
+    /// The job's own id, or the one that the worker gives it by its place in the stream.
+    async fn id(&mut self, job: &Job, sequence: u64) -> Option<String> {
+        if let Some(id) = job.own_id() {
+            return Some(id.to_owned());
+        }
+        if self.created.is_none() {
+            self.created = Some(created_at(&self.connection).await);
+        }
+        self.created.flatten().map(|created| given_id(created, sequence))
+    }
 }
 
 /// Refuses a pool or a team that the worker does not serve. Without a worker jobs wait for one, which may.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use forebay_schemas::Lane;
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::flow::DEFAULT_TEAM;
 use serde_json::json;
 
 use super::client::{ask, with_worker};

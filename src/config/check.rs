@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use forebay_schemas::subjects::{problem_of_name, problem_of_team};
+use forebay_schemas::flow::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use forebay_schemas::subjects::pool_of_model;
+use forebay_schemas::flow::pool_of_model;
 use forebay_workers::provider::Endpoint;
 use forebay_workers::provider::catalogue::Provider;
 use forebay_workers::{OnDemand, TargetConfig, Wanted};

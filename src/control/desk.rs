@@ -6,10 +6,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
+use forebay_schemas::flow::is_name;
 use forebay_schemas::format::FORMAT_1_REVISION_HEADER;
-use forebay_schemas::subjects::{
-    IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER, is_name,
-};
+use forebay_schemas::header::{IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};

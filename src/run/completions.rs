@@ -7,7 +7,7 @@ use async_nats::jetstream::Message;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use forebay_schemas::Completion;
-use forebay_schemas::subjects::FINGERPRINT_HEADER;
+use forebay_schemas::header::FINGERPRINT_HEADER;
 use forebay_workers::queue;
 use futures::StreamExt;
 use tokio_util::task::AbortOnDropHandle;

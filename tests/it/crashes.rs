@@ -11,7 +11,7 @@ use forebay::connection::Connection;
 use forebay::nats::Server;
 use forebay::simulate::Provider;
 use forebay::topology;
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Identity, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::crash::{AT, Point};

@@ -6,7 +6,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::object_store::ObjectStore;
 use forebay::control::ResultsRequest;
 use forebay_schemas::completion::OutputLine;
-use forebay_schemas::subjects::{OBJECT_HEADER, REPLY_TO_HEADER};
+use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER};
 use forebay_schemas::{Completion, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use futures::{StreamExt, TryStreamExt};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use forebay::dead::DeadLetter;
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Identity, Status};
 use forebay_workers::Cancelled;
 use forebay_workers::clock::{Clock, SystemClock};

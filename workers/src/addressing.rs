@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use forebay_schemas::subjects::DEFAULT_TEAM;
+use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Format, Names};
 
 use crate::engine::Team;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_schemas::flow::is_name;
 use forebay_schemas::job::is_id;
-use forebay_schemas::subjects::is_name;
 use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Reason, Status};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -163,31 +163,8 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
         return Next::SetAside(refusal);
     }
-    // What failed before this revision began does not count for it.
-    let answered = answered(engine, staged).await;
-    let is_unknown = refusal.as_ref().is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
-    if let (Some(record), true) = (&answered, is_unknown) {
-        // Which request it was can no longer be told; its publisher put it there for this identity.
-        staged.fingerprint.clone_from(&record.fingerprint);
-    }
-    if let Some(record) = &answered
-        && record.completion.is_final()
-        && record.fingerprint != staged.fingerprint
-    {
-        return Next::Conflict;
-    }
-    let counts = |record: &Record| {
-        record.completion.revision >= staged.revision || record.completion.status == Status::Succeeded
-    };
-    if let Some(record) = answered.filter(counts) {
-        let same = record.fingerprint == staged.fingerprint;
-        if record.completion.is_final() {
-            return Next::AnswerAgain(Box::new(record));
-        }
-        if same && record.message.as_ref() == Some(&staged.delivery.unique_id) {
-            return Next::AnswerAgain(Box::new(record));
-        }
-        staged.revision = record.completion.revision.saturating_add(1);
+    if let Some(next) = next_of_answered(engine, staged, refusal.as_ref()).await {
+        return next;
     }
     let interrupted = recall(engine, staged);
     let mut refusal = odd.or(refusal);
@@ -201,6 +178,39 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
         None => interrupted,
     };
     end.map_or(Next::Call, |end| Next::End(Box::new(end)))
+}
+
+/// What becomes of a job by the result that its identity already has; `None` if it is called all the same.
+async fn next_of_answered<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    staged: &mut Staged,
+    refusal: Option<&Refusal>,
+) -> Option<Next> {
+    // What failed before this revision began does not count for it.
+    let answered = answered(engine, staged).await;
+    let is_unknown = refusal.is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
+    if let (Some(record), true) = (&answered, is_unknown) {
+        // Which request it was can no longer be told; its publisher put it there for this identity.
+        staged.fingerprint.clone_from(&record.fingerprint);
+    }
+    if let Some(record) = &answered
+        && record.completion.is_final()
+        && record.fingerprint != staged.fingerprint
+    {
+        return Some(Next::Conflict);
+    }
+    let counts = |record: &Record| {
+        record.completion.revision >= staged.revision || record.completion.status == Status::Succeeded
+    };
+    if let Some(record) = answered.filter(counts) {
+        let same = record.fingerprint == staged.fingerprint;
+        let same_message = record.message.as_ref() == Some(&staged.delivery.unique_id);
+        if record.completion.is_final() || (same && same_message) {
+            return Some(Next::AnswerAgain(Box::new(record)));
+        }
+        staged.revision = record.completion.revision.saturating_add(1);
+    }
+    None
 }
 
 /// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called

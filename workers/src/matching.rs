@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use forebay_schemas::Job;
-use forebay_schemas::subjects::pool_of_model;
+use forebay_schemas::flow::pool_of_model;
 
 use crate::choices::Choices;
 use crate::cost::Cost;

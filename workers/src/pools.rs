@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use forebay_schemas::Cache;
-use forebay_schemas::subjects::pool_of_model;
+use forebay_schemas::flow::pool_of_model;
 
 use crate::accounts::Account;
 use crate::price::Prices;

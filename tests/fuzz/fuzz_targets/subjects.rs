@@ -2,7 +2,7 @@
 #![no_main]
 
 use forebay_schemas::job::is_id;
-use forebay_schemas::{Names, subjects};
+use forebay_schemas::{Names, flow, subjects};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
@@ -12,8 +12,8 @@ fuzz_target!(|text: &str| {
         assert!(subject.split('.').all(|token| !token.is_empty() && token.is_ascii()), "{subject}");
         assert!(!subject.contains(['*', '>', ' ', '\r', '\n', '\t']), "{subject}");
     }
-    let pool = subjects::pool_of_model(text);
-    assert!(pool.is_empty() || pool.len() > 64 || pool == "_" || subjects::is_name(&pool), "{pool}");
+    let pool = flow::pool_of_model(text);
+    assert!(pool.is_empty() || pool.len() > 64 || pool == "_" || flow::is_name(&pool), "{pool}");
     if let Some(flow) = names.flow_of(text) {
         let consumer = names.consumer(&flow);
         assert!(!consumer.contains(['.', '*', '>', ' ', '/']), "{consumer}");

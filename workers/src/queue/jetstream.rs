@@ -20,7 +20,7 @@ use async_nats::jetstream::stream::DirectGetErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
-use forebay_schemas::subjects::{
+use forebay_schemas::header::{
     FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
 };
 use forebay_schemas::{Completion, Format, Identity, Names};

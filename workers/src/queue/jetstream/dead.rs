@@ -4,7 +4,8 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
-use forebay_schemas::subjects::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER, is_object_of};
+use forebay_schemas::header::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER};
+use forebay_schemas::subjects::is_object_of;
 use futures::TryFutureExt;
 
 use super::{JetStreamQueue, one_line, traced, unavailable};

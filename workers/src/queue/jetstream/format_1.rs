@@ -13,7 +13,7 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{DeleteStatus, RawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::Names;
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use futures::{StreamExt, TryFutureExt, TryStreamExt};
 use serde_json::json;
 use tracing::info;

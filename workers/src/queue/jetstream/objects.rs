@@ -12,7 +12,7 @@ use async_nats::jetstream::object_store::{
 };
 use async_nats::jetstream::stream::{DirectGetErrorKind, DiscardPolicy, Stream};
 use bytes::Bytes;
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Names};
 use futures::TryStreamExt;
 use jiff::Timestamp;

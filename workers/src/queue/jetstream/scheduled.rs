@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
-use forebay_schemas::subjects::OBJECT_HEADER;
+use forebay_schemas::header::OBJECT_HEADER;
 use futures::{TryFutureExt, TryStreamExt};
 use jiff::Timestamp;
 use tracing::warn;

@@ -1,0 +1,145 @@
+//! Whose jobs share a queue: a pool, a team and a lane, and what their names are made of.
+
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The team of a job whose subject names none.
+pub const DEFAULT_TEAM: &str = "default";
+/// The token that stands for "no batch" in a completion's subject.
+pub const NO_BATCH: &str = "_";
+/// Longest team, pool or batch name, in bytes.
+const MAX_NAME: usize = 64;
+/// What a name is made of, for people.
+pub(crate) const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -";
+/// What a team's name is made of, for people.
+const TEAM_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -, the first of them a letter";
+
+/// How urgent a job is.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Somebody waits for the answer.
+    Interactive,
+    /// The default.
+    #[default]
+    Normal,
+    /// Whenever there is room; never starved.
+    Bulk,
+}
+
+impl Lane {
+    /// All lanes, most urgent first.
+    pub const ALL: [Lane; 3] = [Lane::Interactive, Lane::Normal, Lane::Bulk];
+
+    /// The lane's token in subjects and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Lane::Interactive => "interactive",
+            Lane::Normal => "normal",
+            Lane::Bulk => "bulk",
+        }
+    }
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Lane {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Lane::ALL
+            .into_iter()
+            .find(|lane| lane.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no lane: expected interactive, normal or bulk"))
+    }
+}
+
+/// One (pool, team, lane): one durable pull consumer, and the unit of fairness.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Flow {
+    /// The pool that the jobs ask for.
+    pub pool: String,
+    /// The team that the jobs belong to.
+    pub team: String,
+    /// How urgent the jobs are.
+    pub lane: Lane,
+}
+
+impl Flow {
+    /// Whether its pool and its team are names, so that subjects and consumers can be made of them.
+    pub fn has_names(&self) -> bool {
+        is_name(&self.pool) && is_name(&self.team)
+    }
+
+    /// What is wrong with its pool or its team, for the publisher; `None` if both can be served.
+    pub fn problem(&self) -> Option<String> {
+        problem_of_name("pool", &self.pool).or_else(|| problem_of_team(&self.team))
+    }
+
+    /// The model that a publisher may have meant whose subject ends with a model's name: a dot in the name parts it
+    /// into a pool and a team.
+    pub fn dotted_model(&self) -> String {
+        format!("{}.{}", self.pool, self.team)
+    }
+}
+
+impl fmt::Display for Flow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.pool, self.team, self.lane)
+    }
+}
+
+/// Whether `name` can be a team, a pool or a batch: 1 to 64 of `[A-Za-z0-9_-]`, and not `_` alone.
+pub fn is_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && name != NO_BATCH
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+}
+
+/// Whether `name` can be a team: a name that begins with a letter. The rest of a model's name behind a dot, such as
+/// the `1-mini` of gpt-4.1-mini, often is none.
+pub fn is_team(name: &str) -> bool {
+    is_name(name) && name.starts_with(|first: char| first.is_ascii_alphabetic())
+}
+
+/// What is wrong with the name of a pool, a batch or another `what`, for people; `None` if it is one.
+pub fn problem_of_name(what: &str, name: &str) -> Option<String> {
+    (!is_name(name)).then(|| no_name(what, name, NAME_RULE, is_name))
+}
+
+/// What is wrong with a team's name, for people; `None` if it is one.
+pub fn problem_of_team(name: &str) -> Option<String> {
+    (!is_team(name)).then(|| no_name("team", name, TEAM_RULE, is_team))
+}
+
+fn no_name(what: &str, name: &str, rule: &str, is_one: fn(&str) -> bool) -> String {
+    let near = pool_of_model(name);
+    let hint = if is_one(&near) { format!("; write `{near}`") } else { String::new() };
+    format!("`{name}` is no {what} name: use {rule}{hint}")
+}
+
+/// The pool of a model: every character that a name cannot hold becomes `_`.
+pub fn pool_of_model(model: &str) -> String {
+    let name = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    model.chars().map(name).take(MAX_NAME).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_pool_is_a_name() {
+        assert_eq!(pool_of_model("meta-llama/Llama-3.3:free"), "meta-llama_Llama-3_3_free");
+        assert!(is_name(&pool_of_model("gpt-4.1")));
+        assert!(!is_name("_"));
+    }
+}
