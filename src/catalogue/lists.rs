@@ -132,17 +132,7 @@ fn our_name(provider: &str) -> &str {
 /// An entry of `LiteLLM`'s list; `None` for what is no model that a job could ask for.
 fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
     let listed = entry.get("litellm_provider")?.as_str()?;
-    let kind = match entry.get("mode")?.as_str()? {
-        "chat" => Kind::Chat,
-        "responses" => Kind::Responses,
-        "embedding" => Kind::Embeddings,
-        "moderation" => Kind::Moderation,
-        "rerank" => Kind::Rerank,
-        "image_generation" => Kind::Image,
-        "audio_speech" => Kind::Speech,
-        "audio_transcription" => Kind::Transcription,
-        _ => return None,
-    };
+    let kind = litellm_kind(entry.get("mode")?.as_str()?)?;
     let prefix = listed.split('-').next().unwrap_or(listed);
     let strip = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('/');
     let name = strip(listed).or_else(|| strip(prefix)).or_else(|| strip("bedrock")).unwrap_or(name);
@@ -177,6 +167,20 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
             .collect(),
         retires: entry.get("deprecation_date").and_then(Value::as_str).and_then(|date| date.parse().ok()),
         prices: litellm_prices(entry),
+    })
+}
+
+fn litellm_kind(mode: &str) -> Option<Kind> {
+    Some(match mode {
+        "chat" => Kind::Chat,
+        "responses" => Kind::Responses,
+        "embedding" => Kind::Embeddings,
+        "moderation" => Kind::Moderation,
+        "rerank" => Kind::Rerank,
+        "image_generation" => Kind::Image,
+        "audio_speech" => Kind::Speech,
+        "audio_transcription" => Kind::Transcription,
+        _ => return None,
     })
 }
 

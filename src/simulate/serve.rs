@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Request, Response, StatusCode};
 use futures::StreamExt;
 
 use super::Shared;
+use super::account::Config;
 use super::admission::{Account, Admission};
 use super::answer::Answer;
 use super::call::{Call, Wrong};
@@ -46,11 +47,8 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     };
     let vendor = account.config().provider;
     let route = route::find(vendor, &parts.method, &parts.uri);
-    if route.as_ref().is_some_and(|route| route.task == Task::Models) {
-        return dialect::models(vendor).response(HeaderMap::new());
-    }
-    if route.as_ref().is_some_and(|route| route.task == Task::Key) {
-        return dialect::key(&account.config().name).response(HeaderMap::new());
+    if let Some(answer) = route.as_ref().and_then(|route| unlimited(route.task, account.config())) {
+        return answer.response(HeaderMap::new());
     }
     let told = Told { key, account: &account.config().name, ..Told::default() };
     let unread = || dialect::refused(vendor, &Wrong::Request("the body cannot be read".to_owned()), &told);
@@ -103,6 +101,15 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     match fault {
         Some(fault) => fault.response(answer, headers),
         None => answer.response(headers),
+    }
+}
+
+/// The answer to what no limit counts: the list of models, and the state of a key.
+fn unlimited(task: Task, account: &Config) -> Option<Answer> {
+    match task {
+        Task::Models => Some(dialect::models(account.provider)),
+        Task::Key => Some(dialect::key(&account.name)),
+        _ => None,
     }
 }
 

@@ -98,6 +98,22 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     })
 }
 
+/// A turn of the user answers the calls before it, each once.
+fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Wrong> {
+    if results.len() > open.len() {
+        return wrong(format!(
+            "The number of toolResult blocks at messages.{at}.content exceeds the number of toolUse blocks of previous turn."
+        ));
+    }
+    if results != open {
+        return wrong(format!(
+            "Expected toolResult blocks at messages.{at}.content for the following Ids: {}",
+            open.join(", ")
+        ));
+    }
+    Ok(())
+}
+
 /// Turns alternate, results follow their calls, thoughts are as they were.
 fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), Wrong> {
     let mut open: Vec<String> = Vec::new();
@@ -130,18 +146,10 @@ fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), 
                 "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
             );
         }
-        results.sort();
-        open.sort();
-        if role == "user" && results.len() > open.len() {
-            return wrong(format!(
-                "The number of toolResult blocks at messages.{at}.content exceeds the number of toolUse blocks of previous turn."
-            ));
-        }
-        if role == "user" && results != open {
-            return wrong(format!(
-                "Expected toolResult blocks at messages.{at}.content for the following Ids: {}",
-                open.join(", ")
-            ));
+        if role == "user" {
+            results.sort();
+            open.sort();
+            answers(&results, &open, at)?;
         }
         thoughts(blocks, thinks && !calls.is_empty(), at)?;
         open = calls;

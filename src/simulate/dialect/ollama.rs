@@ -83,23 +83,7 @@ fn message(said: &Said) -> Value {
 fn asked(request: &Value) -> Result<Asked, Wrong> {
     let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
     let Some(messages) = messages else { return wrong("messages are required") };
-    for message in messages {
-        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
-        if !matches!(role, "system" | "user" | "assistant" | "tool") {
-            return wrong(format!("invalid role: {role}"));
-        }
-        if message.get("content").is_some_and(|content| !content.is_string() && !content.is_null()) {
-            return wrong(
-                "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
-            );
-        }
-        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
-        if calls.filter_map(|call| call.pointer("/function/arguments")).any(|given| !given.is_object()) {
-            return wrong(
-                "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments of type api.ToolCallFunctionArguments",
-            );
-        }
-    }
+    messages.iter().try_for_each(check)?;
     let last = messages.last().cloned().unwrap_or_default();
     let of_tool = last.get("role") == Some(&json!("tool"));
     let is_user = |message: &&Value| message.get("role") == Some(&json!("user"));
@@ -125,6 +109,26 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         thinks: request.get("think").is_some_and(|think| think.is_string() || *think == json!(true)),
         one_call: false,
     })
+}
+
+/// The types of a message's fields are those that Go's decoder accepts.
+fn check(message: &Value) -> Result<(), Wrong> {
+    let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+    if !matches!(role, "system" | "user" | "assistant" | "tool") {
+        return wrong(format!("invalid role: {role}"));
+    }
+    if message.get("content").is_some_and(|content| !content.is_string() && !content.is_null()) {
+        return wrong(
+            "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
+        );
+    }
+    let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+    if calls.filter_map(|call| call.pointer("/function/arguments")).any(|given| !given.is_object()) {
+        return wrong(
+            "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments of type api.ToolCallFunctionArguments",
+        );
+    }
+    Ok(())
 }
 
 /// A message, told as text. Of what kind its pictures are it does not say.

@@ -19,6 +19,26 @@ pub(super) fn last(
     let Some(messages) = messages.filter(|list| !list.is_empty()) else {
         return wrong("messages: at least one message is required");
     };
+    check(messages, version, thinks)?;
+    let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
+    let blocks_of =
+        |message: Option<&Value>| message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0));
+    let last = blocks_of(messages.last())?;
+    let results = last.iter().filter(|block| kind(block) == "tool_result");
+    let results: Vec<_> = results.map(|block| content(block.get("content"))).collect::<Result<_, _>>()?;
+    if results.is_empty() {
+        return Ok((told(&last)?, None));
+    }
+    let result = parts::joined(results);
+    let mut questions = messages.iter().rev().filter(of_user).skip(1);
+    let question = questions.find(|message| {
+        blocks(message, 0).is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
+    });
+    Ok((told(&blocks_of(question)?)?, Some(result)))
+}
+
+/// Turns, their blocks, calls of tools and what answers them are as the API demands.
+fn check(messages: &[Value], version: Version, thinks: bool) -> Result<(), Wrong> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
@@ -40,24 +60,7 @@ pub(super) fn last(
         }
         allowed(&blocks, role, version, at)?;
     }
-    if !open.is_empty() {
-        return unanswered(&open, messages.len());
-    }
-    let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
-    let blocks_of =
-        |message: Option<&Value>| message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0));
-    let last = blocks_of(messages.last())?;
-    let results = last.iter().filter(|block| kind(block) == "tool_result");
-    let results: Vec<_> = results.map(|block| content(block.get("content"))).collect::<Result<_, _>>()?;
-    if results.is_empty() {
-        return Ok((told(&last)?, None));
-    }
-    let result = parts::joined(results);
-    let mut questions = messages.iter().rev().filter(of_user).skip(1);
-    let question = questions.find(|message| {
-        blocks(message, 0).is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
-    });
-    Ok((told(&blocks_of(question)?)?, Some(result)))
+    if open.is_empty() { Ok(()) } else { unanswered(&open, messages.len()) }
 }
 
 fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, Wrong> {
