@@ -1,0 +1,6 @@
+//! Budgets and boundaries: what keeps the code base easy to walk through, as tests.
+
+mod budgets;
+mod documents;
+mod rooms;
+mod sources;
