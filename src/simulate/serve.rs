@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use futures::StreamExt;
 
@@ -39,17 +40,11 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
-    if route::is_public(&parts.method, parts.uri.path()) {
-        return dialect::models(Vendor::OpenRouter).response(HeaderMap::new());
-    }
-    let Some((account, key)) = shared.account(&parts.headers, parts.uri.path()) else {
-        return shared.stranger(&parts.headers, parts.uri.path()).response(HeaderMap::new());
+    let Addressed { account, key, route } = match addressed(&shared, &parts) {
+        Ok(addressed) => addressed,
+        Err(answer) => return answer.response(HeaderMap::new()),
     };
     let vendor = account.config().provider;
-    let route = route::find(vendor, &parts.method, &parts.uri);
-    if let Some(answer) = route.as_ref().and_then(|route| unlimited(route.task, account.config())) {
-        return answer.response(HeaderMap::new());
-    }
     let told = Told { key, account: &account.config().name, ..Told::default() };
     let unread = || dialect::refused(vendor, &Wrong::Request("the body cannot be read".to_owned()), &told);
     let mut cost = Cost::default();
@@ -101,6 +96,29 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
     match fault {
         Some(fault) => fault.response(answer, headers),
         None => answer.response(headers),
+    }
+}
+
+/// A call that limits count.
+struct Addressed<'a> {
+    account: &'a Arc<Account>,
+    key: &'a str,
+    /// Where it goes, if there is something.
+    route: Option<Route>,
+}
+
+/// Whose call it is, by which key, and where it goes; or the answer to one that no limit counts.
+fn addressed<'a>(shared: &'a Shared, parts: &'a Parts) -> Result<Addressed<'a>, Box<Answer>> {
+    let path = parts.uri.path();
+    if route::is_public(&parts.method, path) {
+        return Err(Box::new(dialect::models(Vendor::OpenRouter)));
+    }
+    let account = shared.account(&parts.headers, path);
+    let (account, key) = account.ok_or_else(|| Box::new(shared.stranger(&parts.headers, path)))?;
+    let route = route::find(account.config().provider, &parts.method, &parts.uri);
+    match route.as_ref().and_then(|route| unlimited(route.task, account.config())) {
+        Some(answer) => Err(Box::new(answer)),
+        None => Ok(Addressed { account, key, route }),
     }
 }
 
