@@ -132,6 +132,24 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
     forebay.stop().await;
 }
 
+/// Puts an object whose description is a server's answer to a publish, which others can aim at any subject.
+async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
+    let subjects = async || {
+        let stream = forebay.connection.context.get_stream("OBJ_AI_REQUESTS").await;
+        let stream = stream.expect("the stream");
+        let found = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
+        let names = found.map_ok(|(subject, _)| subject);
+        names.try_collect::<Vec<_>>().await.expect("subjects")
+    };
+    let before = subjects().await;
+    requests.put(name, &mut "{}".as_bytes()).await.expect("put");
+    let after = subjects().await;
+    let of_object = after.into_iter().find(|subject| !before.contains(subject));
+    let ack = r#"{"stream":"AI_JOBS","seq":1}"#;
+    let sent = forebay.connection.context.publish(of_object.expect("a new one"), ack.into()).await;
+    sent.expect("sent").await.expect("kept");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_work() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
@@ -147,18 +165,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
     let others = requests.get("acme/x").await.expect("there");
     requests.add_link("default/link", &others).await.expect("a link");
     publish_name(&forebay, "ai.jobs.chat", "default/link", &json!({ "id": "linked" })).await;
-    // The server's answer to a publish, which others can aim at any subject.
-    let stream = forebay.connection.context.get_stream("OBJ_AI_REQUESTS").await.expect("the stream");
-    let mut subjects = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
-    let before: Vec<_> =
-        subjects.by_ref().map_ok(|(subject, _)| subject).try_collect().await.expect("subjects");
-    requests.put("default/spoilt", &mut "{}".as_bytes()).await.expect("put");
-    let mut subjects = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
-    let after: Vec<_> =
-        subjects.by_ref().map_ok(|(subject, _)| subject).try_collect().await.expect("subjects");
-    let spoilt = after.into_iter().find(|subject| !before.contains(subject)).expect("a new one");
-    let ack = r#"{"stream":"AI_JOBS","seq":1}"#;
-    forebay.connection.context.publish(spoilt, ack.into()).await.expect("sent").await.expect("kept");
+    put_spoilt(&forebay, &requests, "default/spoilt").await;
     publish_name(&forebay, "ai.jobs.chat", "default/spoilt", &json!({ "id": "spoilt" })).await;
     for (id, code, words) in [
         ("spoilt", "object_gone", "default/spoilt"),
