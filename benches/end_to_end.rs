@@ -6,7 +6,11 @@
 //! against an upstream in this process that answers at once. Runs alternate; the ratio is per pair.
 //!
 //! `JOBS` and `RUNS` change the size: `JOBS=20000 RUNS=5 cargo bench --bench end_to_end`.
-#![expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a benchmark prints what it measures")]
+#![expect(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a benchmark prints what it measures"
+)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,29 +52,48 @@ fn main() -> anyhow::Result<()> {
             pairs.push((forebay, bare));
         }
         println!();
-        spread("forebay, jobs/s", pairs.iter().map(|(forebay, _)| *forebay).collect());
-        spread("bare loop, jobs/s", pairs.iter().map(|(_, bare)| *bare).collect());
-        spread("ratio", pairs.iter().map(|(forebay, bare)| forebay / bare).collect());
+        spread(
+            "forebay, jobs/s",
+            pairs.iter().map(|(forebay, _)| *forebay).collect(),
+        );
+        spread(
+            "bare loop, jobs/s",
+            pairs.iter().map(|(_, bare)| *bare).collect(),
+        );
+        spread(
+            "ratio",
+            pairs.iter().map(|(forebay, bare)| forebay / bare).collect(),
+        );
         Ok(())
     })
 }
 
 fn from_environment(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
 }
 
 fn machine() {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model =
-        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, name)| name);
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!("{} cores, {}", cores, model.unwrap_or("unknown processor"));
 }
 
 fn spread(what: &str, mut values: Vec<f64>) {
     values.sort_by(f64::total_cmp);
-    let (Some(least), Some(most)) = (values.first(), values.last()) else { return };
-    println!("{what}: median {:.2} [{least:.2}..{most:.2}]", values[values.len() / 2]);
+    let (Some(least), Some(most)) = (values.first(), values.last()) else {
+        return;
+    };
+    println!(
+        "{what}: median {:.2} [{least:.2}..{most:.2}]",
+        values[values.len() / 2]
+    );
 }
 
 /// An upstream that answers at once, on a thread of its own.
@@ -79,7 +102,9 @@ fn upstream() -> anyhow::Result<String> {
     listener.set_nonblocking(true)?;
     let url = format!("http://{}/v1", listener.local_addr()?);
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         runtime.block_on(async {
             let listener = tokio::net::TcpListener::from_std(listener)?;
             let router = Router::new().route("/v1/chat/completions", post(async || ANSWER));
@@ -99,7 +124,10 @@ fn job(index: usize) -> String {
 async fn publish(context: &Context, subject: &str, jobs: usize) -> anyhow::Result<()> {
     futures::stream::iter(0..jobs)
         .map(|index| async move {
-            context.publish(subject.to_owned(), job(index).into()).await?.await?;
+            context
+                .publish(subject.to_owned(), job(index).into())
+                .await?
+                .await?;
             anyhow::Ok(())
         })
         .buffer_unordered(1_024)
@@ -124,8 +152,13 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let config = config(dir.path(), upstream)?;
     // A first start makes the streams; the backlog is published on a pool that nobody serves yet.
-    let idle = Config { pools: [("idle".to_owned(), config.pools["chat"].clone())].into(), ..config.clone() };
-    let Started::Here(app) = App::start(&idle).await? else { anyhow::bail!("the directory is new") };
+    let idle = Config {
+        pools: [("idle".to_owned(), config.pools["chat"].clone())].into(),
+        ..config.clone()
+    };
+    let Started::Here(app) = App::start(&idle).await? else {
+        anyhow::bail!("the directory is new")
+    };
     let context = app.connection.context.clone();
     app.stop(Duration::ZERO).await;
     drop(context);
@@ -139,18 +172,37 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     publish(&connection.context, "ai.jobs.chat", jobs).await?;
     drop(server);
     let started = Instant::now();
-    let Started::Here(app) = App::start(&config).await? else { anyhow::bail!("the directory is free") };
+    let Started::Here(app) = App::start(&config).await? else {
+        anyhow::bail!("the directory is free")
+    };
     let starting = started.elapsed();
     drained(&app.connection.context, "AI_JOBS").await?;
     let took = started.elapsed() - starting;
-    let completions = app.connection.context.get_stream("AI_COMPLETIONS").await?.cached_info().state.messages;
-    anyhow::ensure!(completions == jobs as u64, "{completions} completions of {jobs} jobs");
+    let completions = app
+        .connection
+        .context
+        .get_stream("AI_COMPLETIONS")
+        .await?
+        .cached_info()
+        .state
+        .messages;
+    anyhow::ensure!(
+        completions == jobs as u64,
+        "{completions} completions of {jobs} jobs"
+    );
     app.stop(Duration::from_secs(5)).await;
     Ok(jobs as f64 / took.as_secs_f64())
 }
 
 async fn drained(context: &Context, stream: &str) -> anyhow::Result<()> {
-    while context.get_stream(stream).await?.cached_info().state.messages > 0 {
+    while context
+        .get_stream(stream)
+        .await?
+        .cached_info()
+        .state
+        .messages
+        > 0
+    {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Ok(())
@@ -197,7 +249,11 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     })?);
     let url = format!("{upstream}/chat/completions");
     let started = Instant::now();
-    let messages = consumer.stream().max_messages_per_batch(AT_ONCE).messages().await?;
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(AT_ONCE)
+        .messages()
+        .await?;
     messages
         .take(jobs)
         .map_err(anyhow::Error::from)
@@ -205,7 +261,10 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
             let (client, context, url) = (Arc::clone(&client), context.clone(), url.clone());
             async move {
                 let mut headers = axum::http::HeaderMap::new();
-                headers.insert("content-type", axum::http::HeaderValue::from_static("application/json"));
+                headers.insert(
+                    "content-type",
+                    axum::http::HeaderValue::from_static("application/json"),
+                );
                 let request = Request {
                     method: axum::http::Method::POST,
                     url,
@@ -214,9 +273,18 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
                     account: String::new(),
                 };
                 let reply = client.send(request, |_| {}).await?;
-                let sequence = message.info().map_err(anyhow::Error::from_boxed)?.stream_sequence;
-                context.publish(format!("done.{sequence}"), reply.body).await?.await?;
-                message.double_ack_with(AckKind::Ack).await.map_err(anyhow::Error::from_boxed)
+                let sequence = message
+                    .info()
+                    .map_err(anyhow::Error::from_boxed)?
+                    .stream_sequence;
+                context
+                    .publish(format!("done.{sequence}"), reply.body)
+                    .await?
+                    .await?;
+                message
+                    .double_ack_with(AckKind::Ack)
+                    .await
+                    .map_err(anyhow::Error::from_boxed)
             }
         })
         .await?;

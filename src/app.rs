@@ -63,9 +63,12 @@ impl App {
     /// # Errors
     /// When a part cannot start; what had started is stopped.
     pub async fn start(config: &Config) -> Result<Started, Error> {
-        let held = hold(&config.data.dir)
-            .await
-            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;
+        let held = hold(&config.data.dir).await.map_err(|error| {
+            Error::Usage(anyhow!(
+                "data directory {}: {error}",
+                told(&config.data.dir)
+            ))
+        })?;
         let dir = match held {
             Hold::Ours(dir) => dir,
             Hold::Taken(by) => return Ok(Started::Elsewhere(by)),
@@ -74,10 +77,13 @@ impl App {
         let (server, url) = match &config.nats.url {
             Some(url) => (None, url.clone()),
             None => {
-                let server =
-                    nats::Server::start(&dir.join("nats"), config.nats.address(), config.nats.sync_interval)
-                        .await
-                        .map_err(|error| Error::Unreachable(error.into()))?;
+                let server = nats::Server::start(
+                    &dir.join("nats"),
+                    config.nats.address(),
+                    config.nats.sync_interval,
+                )
+                .await
+                .map_err(|error| Error::Unreachable(error.into()))?;
                 let url = server.url().to_owned();
                 (Some(server), url)
             }
@@ -92,8 +98,12 @@ impl App {
         // Once in a lifetime, so its state has no place in that of every start.
         Box::pin(upgrade::take_over(&connection)).await?;
         // Until here an older Forebay could go on.
-        dir.begin_format()
-            .map_err(|error| Error::Usage(anyhow!("data directory {}: {error}", told(&config.data.dir))))?;
+        dir.begin_format().map_err(|error| {
+            Error::Usage(anyhow!(
+                "data directory {}: {error}",
+                told(&config.data.dir)
+            ))
+        })?;
         let standings = Standings::read(&connection, workers.standing_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
@@ -113,8 +123,13 @@ impl App {
         let control = Control::start(&connection, Arc::clone(&worker), writer, book)
             .await
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
-        dir.announce(&url).map_err(|error| Error::Usage(anyhow!(error)))?;
-        let streams = topology::watch(connection.context.clone(), connection.names.clone(), config.streams);
+        dir.announce(&url)
+            .map_err(|error| Error::Usage(anyhow!(error)))?;
+        let streams = topology::watch(
+            connection.context.clone(),
+            connection.names.clone(),
+            config.streams,
+        );
         let sweeps = objects::sweep(connection.clone());
         Ok(Started::Here(Box::new(App {
             connection,
@@ -148,7 +163,10 @@ impl App {
     /// Takes no more jobs, finishes those in flight within `grace`, stops everything.
     pub async fn stop(self, grace: Duration) {
         self.control.stop().await;
-        let unseated = self.seat.as_ref().is_some_and(|seat| seat.loss().is_cancelled());
+        let unseated = self
+            .seat
+            .as_ref()
+            .is_some_and(|seat| seat.loss().is_cancelled());
         let left = self.worker.stop(grace, !unseated).await;
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
@@ -208,7 +226,9 @@ async fn start_worker(
     let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
     let results = open_results(config, &dir.join("results"), &*clock).await?;
     let last = queue.last_completion().await.map_err(unreachable)?;
-    let last = last.as_ref().map(|(identity, published)| (identity.as_ref(), *published));
+    let last = last
+        .as_ref()
+        .map(|(identity, published)| (identity.as_ref(), *published));
     let is_complete = tokio::task::block_in_place(|| results.is_complete(last, clock.now()));
     let results_are_complete = is_complete.map_err(|error| Error::Usage(error.into()))?;
     let journal = dir.join("journal");
@@ -216,8 +236,13 @@ async fn start_worker(
     let journal = journal.map_err(|error| Error::Usage(error.into()))?;
     let journal = journal.map_err(|error| Error::Usage(error.into()))?;
     let upstream = upstream(config)?;
-    let workers = forebay_workers::Config { results_are_complete, ..workers };
-    Worker::start(workers, queue, upstream, (results, journal), clock).await.map_err(unreachable)
+    let workers = forebay_workers::Config {
+        results_are_complete,
+        ..workers
+    };
+    Worker::start(workers, queue, upstream, (results, journal), clock)
+        .await
+        .map_err(unreachable)
 }
 
 /// The way to providers.
@@ -230,16 +255,26 @@ pub fn upstream(config: &Config) -> Result<HttpUpstream, Error> {
         connect_timeout: config.call.connect_timeout,
         max_answer: config.call.max_answer,
     };
-    HttpUpstream::new(config).map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))
+    HttpUpstream::new(config)
+        .map_err(|error| Error::Usage(anyhow!("TLS cannot be set up: {error}")))
 }
 
 /// Opens the store of results.
 ///
 /// # Errors
 /// When its directory cannot be made or read.
-pub async fn open_results(config: &Config, path: &Path, clock: &dyn Clock) -> Result<Results, Error> {
-    let retention = Retention { keep_days: config.data.keep_days, horizon_days: config.data.dedupe_days };
+pub async fn open_results(
+    config: &Config,
+    path: &Path,
+    clock: &dyn Clock,
+) -> Result<Results, Error> {
+    let retention = Retention {
+        keep_days: config.data.keep_days,
+        horizon_days: config.data.dedupe_days,
+    };
     let (path, now) = (path.to_owned(), clock.now());
     let opened = tokio::task::spawn_blocking(move || Results::open(&path, retention, now)).await;
-    opened.map_err(|error| Error::Usage(error.into()))?.map_err(|error| Error::Usage(error.into()))
+    opened
+        .map_err(|error| Error::Usage(error.into()))?
+        .map_err(|error| Error::Usage(error.into()))
 }

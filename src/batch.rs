@@ -118,7 +118,8 @@ impl Batch {
     /// # Errors
     /// When the file cannot be read, or with all lines that cannot be sent.
     pub fn read(path: &Path, choices: &Choices) -> anyhow::Result<Self> {
-        let text = std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+        let text =
+            std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         Self::parse(path, text.into(), choices)
     }
 
@@ -127,7 +128,10 @@ impl Batch {
     /// # Errors
     /// With all lines that cannot be sent.
     pub fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
-        let name = choices.name.clone().unwrap_or_else(|| name_of(&text, choices));
+        let name = choices
+            .name
+            .clone()
+            .unwrap_or_else(|| name_of(&text, choices));
         let problem = problem_of_name("batch", &name)
             .or_else(|| problem_of_team(&choices.team))
             .or_else(|| problem_of_name("pool", choices.pool.as_ref()?));
@@ -142,18 +146,35 @@ impl Batch {
                 continue;
             }
             match read_line(line, choices.pool.as_deref()) {
-                Ok(Read { id, custom_id, pool, model }) => {
-                    let names = [("custom_id", custom_id.as_ref().unwrap_or(&id)), ("id", &id)];
-                    let twice = names
-                        .into_iter()
-                        .find_map(|(field, name)| Some((field, name, seen.get(&(field, name.clone()))?)));
+                Ok(Read {
+                    id,
+                    custom_id,
+                    pool,
+                    model,
+                }) => {
+                    let names = [
+                        ("custom_id", custom_id.as_ref().unwrap_or(&id)),
+                        ("id", &id),
+                    ];
+                    let twice = names.into_iter().find_map(|(field, name)| {
+                        Some((field, name, seen.get(&(field, name.clone()))?))
+                    });
                     if let Some((field, name, first)) = twice {
-                        problems.push((number, format!("{field} `{name}` is that of line {first} too")));
+                        problems.push((
+                            number,
+                            format!("{field} `{name}` is that of line {first} too"),
+                        ));
                     }
                     for (field, name) in names {
                         seen.entry((field, name.clone())).or_insert(number);
                     }
-                    lines.push(Line { number, id, pool, model, text: text.slice_ref(line.trim_ascii()) });
+                    lines.push(Line {
+                        number,
+                        id,
+                        pool,
+                        model,
+                        text: text.slice_ref(line.trim_ascii()),
+                    });
                 }
                 Err(problem) => problems.push((number, problem)),
             }
@@ -162,9 +183,17 @@ impl Batch {
             anyhow::bail!("{}: there is no line in this file", path.display());
         }
         if problems.is_empty() {
-            return Ok(Self { name, team: choices.team.clone(), lines });
+            return Ok(Self {
+                name,
+                team: choices.team.clone(),
+                lines,
+            });
         }
-        Err(Problems { file: path.to_owned(), all: problems }.into())
+        Err(Problems {
+            file: path.to_owned(),
+            all: problems,
+        }
+        .into())
     }
 
     /// Refuses lines whose pool is not among `known`, lines whose model is none of their pool's, where those are
@@ -182,28 +211,41 @@ impl Batch {
         for line in &self.lines {
             let too_large = || {
                 let size = line.size();
-                let problem = format!("{size} bytes are more than max_request of {max_request} in [call]");
+                let problem =
+                    format!("{size} bytes are more than max_request of {max_request} in [call]");
                 (size > max_request).then_some(problem)
             };
-            let problem = known.and_then(|known| line.no_pool(known)).or_else(too_large);
+            let problem = known
+                .and_then(|known| line.no_pool(known))
+                .or_else(too_large);
             problems.extend(problem.map(|problem| (line.number, problem)));
         }
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Problems { file: path.to_owned(), all: problems }.into())
+            Err(Problems {
+                file: path.to_owned(),
+                all: problems,
+            }
+            .into())
         }
     }
 
     /// The pool and the job of each line.
     pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
         // The lines were read before.
-        self.lines.iter().filter_map(|line| Some((line.pool.clone(), Job::parse(&line.text).ok()?)))
+        self.lines
+            .iter()
+            .filter_map(|line| Some((line.pool.clone(), Job::parse(&line.text).ok()?)))
     }
 
     /// The identity of a line's job.
     pub fn identity(&self, line: &Line) -> Identity {
-        Identity { team: self.team.clone(), batch: Some(self.name.clone()), id: line.id.clone() }
+        Identity {
+            team: self.team.clone(),
+            batch: Some(self.name.clone()),
+            id: line.id.clone(),
+        }
     }
 
     /// The message of a line's job.
@@ -219,7 +261,9 @@ impl Batch {
 
     /// Which request a line is.
     pub fn fingerprint(&self, line: &Line) -> Option<String> {
-        Job::parse(&line.text).ok().map(|job| job.fingerprint(&line.pool))
+        Job::parse(&line.text)
+            .ok()
+            .map(|job| job.fingerprint(&line.pool))
     }
 
     /// How many lines each pool has.
@@ -242,7 +286,10 @@ struct Read {
 fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     let job = Job::parse(line).map_err(|error| error.to_string())?;
     check_url(&job)?;
-    let id = job.own_id().ok_or("has no custom_id, which its answer is found by")?.to_owned();
+    let id = job
+        .own_id()
+        .ok_or("has no custom_id, which its answer is found by")?
+        .to_owned();
     let model = job.model();
     let pool = match (pool, &model) {
         (Some(pool), _) => pool.to_owned(),
@@ -251,7 +298,12 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
             return Err("has no body.model, so its pool is not known; name one with --pool".into());
         }
     };
-    Ok(Read { id, custom_id: job.custom_id, pool, model })
+    Ok(Read {
+        id,
+        custom_id: job.custom_id,
+        pool,
+        model,
+    })
 }
 
 /// What is said of a model that nobody serves, where pools are made for models.
@@ -270,7 +322,10 @@ pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
             "there is no pool `{pool}`, and no account is known to have a model that it is named after"
         );
     }
-    format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
+    format!(
+        "there is no pool `{pool}`; known pools: {}",
+        known.join(", ")
+    )
 }
 
 /// Refuses a job whose `url` no provider has.
@@ -282,7 +337,11 @@ pub fn check_url(job: &Job) -> Result<(), String> {
         return Ok(());
     }
     let known: Vec<_> = Kind::ALL.into_iter().map(Kind::url).collect();
-    Err(format!("field `url`: no provider has `{}`, use one of {}", job.url, known.join(", ")))
+    Err(format!(
+        "field `url`: no provider has `{}`, use one of {}",
+        job.url,
+        known.join(", ")
+    ))
 }
 
 /// A text without the mark that some programs begin it with.
@@ -307,11 +366,18 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, choices: &Choices) -> anyhow::Result<Batch> {
-        Batch::parse(Path::new("in.jsonl"), Bytes::copy_from_slice(text.as_bytes()), choices)
+        Batch::parse(
+            Path::new("in.jsonl"),
+            Bytes::copy_from_slice(text.as_bytes()),
+            choices,
+        )
     }
 
     fn choices() -> Choices {
-        Choices { team: "default".to_owned(), ..Choices::default() }
+        Choices {
+            team: "default".to_owned(),
+            ..Choices::default()
+        }
     }
 
     const LINE: &str = r#"{"custom_id":"a","body":{"model":"gpt-4.1","messages":[]}}"#;
@@ -319,9 +385,15 @@ mod tests {
     #[test]
     fn a_lines_model_names_its_pool_and_the_file_names_the_batch() {
         let batch = parse(&format!("\u{feff}{LINE}\r\n\n"), &choices()).expect("a batch");
-        assert_eq!((batch.lines.len(), batch.lines[0].pool.as_str()), (1, "gpt-4_1"));
+        assert_eq!(
+            (batch.lines.len(), batch.lines[0].pool.as_str()),
+            (1, "gpt-4_1")
+        );
         assert_eq!(batch.name.len(), 16);
-        let other = Choices { pool: Some("chat".to_owned()), ..choices() };
+        let other = Choices {
+            pool: Some("chat".to_owned()),
+            ..choices()
+        };
         assert_ne!(
             parse(LINE, &other).expect("a batch").name,
             parse(LINE, &choices()).expect("a batch").name
@@ -337,7 +409,9 @@ mod tests {
         let text = format!(
             "{LINE}\nnot json\n{{\"custom_id\":\"b\"}}\n{LINE}\n{{\"body\":{{\"model\":\"m\"}}}}\n{other}\n{elsewhere}"
         );
-        let error = parse(&text, &choices()).expect_err("six mistakes").to_string();
+        let error = parse(&text, &choices())
+            .expect_err("six mistakes")
+            .to_string();
         for expected in [
             "6 lines",
             "line 2: not a job",
@@ -359,24 +433,47 @@ mod tests {
             let models = models.iter().copied().map(str::to_owned).collect();
             BTreeMap::from([(pool.to_owned(), models)])
         };
-        let error =
-            batch.check(path, Some(&known("chat", &[])), 1 << 20).expect_err("no such pool").to_string();
+        let error = batch
+            .check(path, Some(&known("chat", &[])), 1 << 20)
+            .expect_err("no such pool")
+            .to_string();
         assert!(
-            error.contains("line 3") && error.contains("gpt-4_1") && error.contains("known pools: chat"),
+            error.contains("line 3")
+                && error.contains("gpt-4_1")
+                && error.contains("known pools: chat"),
             "{error}"
         );
-        let error = batch.check(path, Some(&known("gpt-4_1", &[])), 10).expect_err("too large").to_string();
+        let error = batch
+            .check(path, Some(&known("gpt-4_1", &[])), 10)
+            .expect_err("too large")
+            .to_string();
         assert!(error.contains("more than max_request of 10 "), "{error}");
         let other = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1-nano"]);
-        let error = batch.check(path, Some(&other), 1 << 20).expect_err("no such model").to_string();
-        assert!(error.contains("has no model `gpt-4.1`; it has gpt-4.1-mini, gpt-4.1-nano;"), "{error}");
+        let error = batch
+            .check(path, Some(&other), 1 << 20)
+            .expect_err("no such model")
+            .to_string();
+        assert!(
+            error.contains("has no model `gpt-4.1`; it has gpt-4.1-mini, gpt-4.1-nano;"),
+            "{error}"
+        );
         let own = known("gpt-4_1", &["gpt-4.1-mini", "gpt-4.1"]);
-        batch.check(path, Some(&own), 1 << 20).expect("a target's model");
+        batch
+            .check(path, Some(&own), 1 << 20)
+            .expect("a target's model");
         // The pool's name, or none, is any of its models.
-        let chat = Choices { pool: Some("chat".to_owned()), ..choices() };
-        for line in [LINE.replace("gpt-4.1", "chat"), LINE.replace(r#""model":"gpt-4.1","#, "")] {
+        let chat = Choices {
+            pool: Some("chat".to_owned()),
+            ..choices()
+        };
+        for line in [
+            LINE.replace("gpt-4.1", "chat"),
+            LINE.replace(r#""model":"gpt-4.1","#, ""),
+        ] {
             let batch = parse(&line, &chat).expect("a batch");
-            batch.check(path, Some(&known("chat", &["gpt-4.1-mini"])), 1 << 20).expect("any model");
+            batch
+                .check(path, Some(&known("chat", &["gpt-4.1-mini"])), 1 << 20)
+                .expect("any model");
         }
     }
 }

@@ -121,7 +121,10 @@ impl Catalogue {
         let mut text = String::new();
         GzDecoder::new(BUILT_IN).read_to_string(&mut text)?;
         let List { origin, models } = serde_json::from_str(&text)?;
-        let mut catalogue = Self { origin, ..Self::default() };
+        let mut catalogue = Self {
+            origin,
+            ..Self::default()
+        };
         catalogue.add(models);
         Ok(catalogue)
     }
@@ -132,16 +135,19 @@ impl Catalogue {
     /// # Errors
     /// When the file cannot be read or is none of these.
     pub fn extend_from(&mut self, path: &Path) -> anyhow::Result<()> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
         let models = lists::read(&text).map_err(|error| anyhow!("{}: {error}", path.display()))?;
         self.add(models);
         Ok(())
     }
 
     fn add(&mut self, models: Vec<Model>) {
-        let keyed = models.into_iter().map(|model| ((model.provider.clone(), model.name.clone()), model));
-        self.models.extend(keyed.map(|(key, model)| (key, Arc::new(model))));
+        let keyed = models
+            .into_iter()
+            .map(|model| ((model.provider.clone(), model.name.clone()), model));
+        self.models
+            .extend(keyed.map(|(key, model)| (key, Arc::new(model))));
     }
 
     /// All models, by provider and name.
@@ -151,7 +157,10 @@ impl Catalogue {
 
     /// What is known of a model at a provider. A tuned one is as the one that it was made of.
     pub fn find(&self, provider: &Provider, name: &str) -> Option<&Arc<Model>> {
-        let find = |name: &str| self.models.get(&(provider.listed_as().to_owned(), name.to_owned()));
+        let find = |name: &str| {
+            self.models
+                .get(&(provider.listed_as().to_owned(), name.to_owned()))
+        };
         let tuned_from = || {
             let (base, _) = name.strip_prefix("ft:")?.split_once(':')?;
             find(&format!("ft:{base}"))

@@ -38,9 +38,11 @@ pub const UNREACHABLE: u8 = 3;
 /// stores each result and publishes a completion.
 #[derive(Debug, Parser)]
 #[command(name = "forebay", version, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 all succeeded, 1 some jobs failed, 2 usage or configuration, \
+#[command(
+    after_help = "Exit codes: 0 all succeeded, 1 some jobs failed, 2 usage or configuration, \
     3 NATS or provider unreachable, 130 interrupted and resumable.\n\n\
-    Begin with `forebay demo`, which needs no configuration and no account.")]
+    Begin with `forebay demo`, which needs no configuration and no account."
+)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -118,7 +120,14 @@ pub async fn main() -> ExitCode {
     };
     // What serves tells what it does; a command that prints results tells of trouble alone.
     let serves = matches!(cli.command, Command::Serve(_) | Command::Simulate(_));
-    telemetry::start(cli.global.json, if serves { "info,async_nats=warn" } else { "warn" });
+    telemetry::start(
+        cli.global.json,
+        if serves {
+            "info,async_nats=warn"
+        } else {
+            "warn"
+        },
+    );
     match dispatch(cli).await {
         Ok(code) => ExitCode::from(code),
         Err(error) => {

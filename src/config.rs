@@ -250,12 +250,24 @@ impl Config {
         let Some(file) = file.or_else(|| default.exists().then_some(default)) else {
             return Self::of_environment();
         };
-        let in_file = |mistakes: Mistakes| Mistakes { file: Some(file.to_owned()), ..mistakes };
+        let in_file = |mistakes: Mistakes| Mistakes {
+            file: Some(file.to_owned()),
+            ..mistakes
+        };
         let text = std::fs::read_to_string(file).map_err(|error| {
             let problem = format!("cannot be read: {error}");
-            in_file(Mistakes { file: None, all: vec![Mistake { path: String::new(), problem }] })
+            in_file(Mistakes {
+                file: None,
+                all: vec![Mistake {
+                    path: String::new(),
+                    problem,
+                }],
+            })
         })?;
-        let config = Self { file: Some(file.to_owned()), ..Self::parse(&text).map_err(in_file)? };
+        let config = Self {
+            file: Some(file.to_owned()),
+            ..Self::parse(&text).map_err(in_file)?
+        };
         match config.accounts.is_empty() && config.pools.is_empty() {
             true => config.with_environment(environment::variable),
             false => Ok(config),
@@ -270,7 +282,10 @@ impl Config {
         let (raw, mut mistakes, unreadable) = raw::read(text);
         let mut config = check::check(raw, &unreadable, &mut mistakes);
         if !mistakes.is_empty() {
-            return Err(Mistakes { file: None, all: mistakes });
+            return Err(Mistakes {
+                file: None,
+                all: mistakes,
+            });
         }
         if config.pools.is_empty() && !config.accounts.is_empty() {
             config.on_demand = Some(environment::on_demand(&config.accounts, &config.catalogue));
@@ -290,14 +305,25 @@ impl Config {
     ///
     /// # Errors
     /// With every address there that is none.
-    pub(crate) fn with_environment(self, read: impl Fn(&str) -> Option<String>) -> Result<Self, Mistakes> {
+    pub(crate) fn with_environment(
+        self,
+        read: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let accounts = environment::accounts(&self.providers, read, &mut mistakes);
-        let on_demand = (!accounts.is_empty()).then(|| environment::on_demand(&accounts, &self.catalogue));
+        let on_demand =
+            (!accounts.is_empty()).then(|| environment::on_demand(&accounts, &self.catalogue));
         if mistakes.is_empty() {
-            Ok(Self { accounts, on_demand, ..self })
+            Ok(Self {
+                accounts,
+                on_demand,
+                ..self
+            })
         } else {
-            Err(Mistakes { file: None, all: mistakes })
+            Err(Mistakes {
+                file: None,
+                all: mistakes,
+            })
         }
     }
 
@@ -313,29 +339,48 @@ impl Config {
                 None => format!("there is no {DEFAULT_FILE} here"),
             };
             let half = environment::without_address(&self.providers, environment::variable);
-            let half =
-                half.into_iter().map(|(key, url)| format!("; {key} is set, and needs {url} beside it"));
+            let half = half
+                .into_iter()
+                .map(|(key, url)| format!("; {key} is set, and needs {url} beside it"));
             let problem = format!(
                 "{missing}, and no key of a provider is in the environment: set OPENAI_API_KEY or another that `forebay \
                  providers` names, name a file with --config, or try `forebay demo`{}",
                 half.collect::<String>()
             );
-            mistakes.push(Mistake { path: String::new(), problem });
+            mistakes.push(Mistake {
+                path: String::new(),
+                problem,
+            });
         }
-        let accounts: Vec<_> =
-            self.accounts.iter().map(|(name, account)| account.build(name, &mut mistakes)).collect();
+        let accounts: Vec<_> = self
+            .accounts
+            .iter()
+            .map(|(name, account)| account.build(name, &mut mistakes))
+            .collect();
         if !mistakes.is_empty() {
-            return Err(Mistakes { file: self.file.clone(), all: mistakes });
+            return Err(Mistakes {
+                file: self.file.clone(),
+                all: mistakes,
+            });
         }
-        let index = |account: &str| self.accounts.keys().position(|name| name == account).unwrap_or_default();
+        let index = |account: &str| {
+            self.accounts
+                .keys()
+                .position(|name| name == account)
+                .unwrap_or_default()
+        };
         let target = |target: &Target| forebay_workers::TargetConfig {
             account: index(&target.account),
             model: target.model.clone(),
             tier: target.tier,
             weight: target.weight,
             after: target.after,
-            context_window: target.context_window.or_else(|| self.model(target)?.context_window),
-            prices: self.model(target).map(|model| Arc::new(model.prices.clone())),
+            context_window: target
+                .context_window
+                .or_else(|| self.model(target)?.context_window),
+            prices: self
+                .model(target)
+                .map(|model| Arc::new(model.prices.clone())),
             max_output: self.model(target).and_then(|model| model.max_output),
         };
         let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
@@ -351,7 +396,9 @@ impl Config {
             on_demand: self.on_demand.clone(),
             teams: self.teams.clone().into_iter().collect(),
             addressing: self.addressing(),
-            policy: forebay_workers::retry::Policy { max_attempts: self.call.attempts },
+            policy: forebay_workers::retry::Policy {
+                max_attempts: self.call.attempts,
+            },
             lane_weights: self.lanes,
             idle: None,
             standings: std::collections::HashMap::new(),
@@ -366,12 +413,16 @@ impl Config {
 impl Config {
     /// Whether somebody serves a job for a pool that is not configured.
     pub fn serves(&self, pool: &str, model: Option<&str>) -> bool {
-        self.on_demand.as_ref().is_some_and(|on_demand| !on_demand.targets(pool, model).is_empty())
+        self.on_demand
+            .as_ref()
+            .is_some_and(|on_demand| !on_demand.targets(pool, model).is_empty())
     }
 
     fn addressing(&self) -> Addressing {
         let models = self.catalogue.models().map(|model| &model.name);
-        let dotted = models.filter(|name| name.matches('.').count() == 1).cloned();
+        let dotted = models
+            .filter(|name| name.matches('.').count() == 1)
+            .cloned();
         Addressing {
             names: self.nats.names.clone(),
             dotted_models: Arc::new(dotted.collect()),
@@ -388,7 +439,9 @@ impl Config {
     /// What is known of a target's model.
     fn model(&self, target: &Target) -> Option<&Model> {
         let account = self.accounts.get(&target.account)?;
-        self.catalogue.find(account.endpoint.provider, &target.model).map(AsRef::as_ref)
+        self.catalogue
+            .find(account.endpoint.provider, &target.model)
+            .map(AsRef::as_ref)
     }
 }
 
@@ -398,19 +451,31 @@ impl Account {
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
                 Ok(secret) => match self.endpoint.wrong_key(&secret) {
-                    None => keys.push(accounts::Key { name: key.name.clone(), secret }),
+                    None => keys.push(accounts::Key {
+                        name: key.name.clone(),
+                        secret,
+                    }),
                     Some(problem) => {
-                        mistakes.push(Mistake { path: format!("account.{name}.keys[{index}]"), problem });
+                        mistakes.push(Mistake {
+                            path: format!("account.{name}.keys[{index}]"),
+                            problem,
+                        });
                     }
                 },
                 Err((field, problem)) => {
-                    mistakes.push(Mistake { path: format!("account.{name}.keys[{index}].{field}"), problem });
+                    mistakes.push(Mistake {
+                        path: format!("account.{name}.keys[{index}].{field}"),
+                        problem,
+                    });
                 }
             }
         }
         if self.keys.is_empty() {
             // The provider may be called without one.
-            keys.push(accounts::Key { name: "none".to_owned(), secret: Secret::new("") });
+            keys.push(accounts::Key {
+                name: "none".to_owned(),
+                secret: Secret::new(""),
+            });
         }
         accounts::Config {
             name: name.to_owned(),
@@ -425,13 +490,21 @@ impl Key {
     fn read(&self) -> Result<Secret, (&'static str, String)> {
         let (field, text) = match &self.source {
             KeySource::Env(variable) => {
-                let text = std::env::var(variable)
-                    .map_err(|_| ("env", format!("the environment variable {variable} is not set")))?;
+                let text = std::env::var(variable).map_err(|_| {
+                    (
+                        "env",
+                        format!("the environment variable {variable} is not set"),
+                    )
+                })?;
                 ("env", text)
             }
             KeySource::File(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|error| ("file", format!("{} cannot be read: {error}", path.display())))?;
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    (
+                        "file",
+                        format!("{} cannot be read: {error}", path.display()),
+                    )
+                })?;
                 ("file", text)
             }
         };

@@ -59,7 +59,10 @@ impl Connection {
     /// When it does not answer within 10 seconds.
     pub async fn open(url: &str, config: &Config) -> Result<Self, Error> {
         let unreachable = |error: anyhow::Error| {
-            Error::Unreachable(error.context(format!("NATS at {} does not answer", without_credential(url))))
+            Error::Unreachable(error.context(format!(
+                "NATS at {} does not answer",
+                without_credential(url)
+            )))
         };
         let addresses: Vec<async_nats::ServerAddr> = url
             .split(',')
@@ -70,7 +73,9 @@ impl Connection {
         let told = closing.clone();
         let mut options = async_nats::ConnectOptions::new();
         // The client takes a credential from its options, not from the address.
-        if let Some((user, password)) = addresses.iter().find_map(|at| Some((at.username()?, at.password()?)))
+        if let Some((user, password)) = addresses
+            .iter()
+            .find_map(|at| Some((at.username()?, at.password()?)))
         {
             options = options.user_and_password(user.to_owned(), password.to_owned());
         }
@@ -97,7 +102,12 @@ impl Connection {
             .await
             .map_err(|error| unreachable(error.into()))?;
         let context = jetstream::new(client.clone());
-        Ok(Self { client, context, names: config.nats.names.clone(), closing })
+        Ok(Self {
+            client,
+            context,
+            names: config.nats.names.clone(),
+            closing,
+        })
     }
 }
 
@@ -108,7 +118,10 @@ fn without_credential(url: &str) -> String {
             let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
             format!("{scheme}://{host}")
         }
-        None => url.rsplit_once('@').map_or(url, |(_, host)| host).to_owned(),
+        None => url
+            .rsplit_once('@')
+            .map_or(url, |(_, host)| host)
+            .to_owned(),
     }
 }
 

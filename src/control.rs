@@ -77,17 +77,25 @@ pub struct Accounts {
 impl Accounts {
     /// Every pool and the models that its jobs may name, where these are known.
     pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let mut served: BTreeMap<_, _> =
-            self.pools.iter().map(|(name, _)| (name.clone(), BTreeSet::new())).collect();
+        let mut served: BTreeMap<_, _> = self
+            .pools
+            .iter()
+            .map(|(name, _)| (name.clone(), BTreeSet::new()))
+            .collect();
         served.extend(
-            self.models.iter().map(|(name, models)| (name.clone(), models.iter().cloned().collect())),
+            self.models
+                .iter()
+                .map(|(name, models)| (name.clone(), models.iter().cloned().collect())),
         );
         served
     }
 
     /// Why jobs of a team would be refused, if they would be.
     pub fn refuses_team(&self, team: &str) -> Option<String> {
-        let is_unknown = self.teams.as_ref().is_some_and(|teams| !teams.contains(team));
+        let is_unknown = self
+            .teams
+            .as_ref()
+            .is_some_and(|teams| !teams.contains(team));
         is_unknown.then(|| unknown_team(team))
     }
 }
@@ -118,24 +126,32 @@ pub struct Account {
 impl Account {
     /// Whether nothing can be asked of it until somebody acts: no key is accepted, or no model allowed.
     pub fn is_shut(&self) -> bool {
-        let allowed = |model: &Condition| model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str());
+        let allowed =
+            |model: &Condition| model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str());
         self.keys.iter().all(|key| key.state == "disabled")
             || (!self.models.is_empty() && !self.models.iter().any(allowed))
     }
 
     /// Whether no call to any model reaches it.
     pub fn is_unreachable(&self) -> bool {
-        let unreachable = |model: &Condition| model.reason.as_deref() == Some(Class::NetBeforeSend.as_str());
+        let unreachable =
+            |model: &Condition| model.reason.as_deref() == Some(Class::NetBeforeSend.as_str());
         !self.models.is_empty() && self.models.iter().all(unreachable)
     }
 
     /// What is wrong with its keys and models.
     pub fn reasons(&self) -> impl Iterator<Item = String> {
-        self.keys.iter().chain(&self.models).filter_map(|condition| {
-            let reason = condition.reason.as_ref()?;
-            let said = self.last_problem.as_ref().map_or_else(String::new, |said| format!(", {said}"));
-            Some(format!("{}/{}: {reason}{said}", self.name, condition.name))
-        })
+        self.keys
+            .iter()
+            .chain(&self.models)
+            .filter_map(|condition| {
+                let reason = condition.reason.as_ref()?;
+                let said = self
+                    .last_problem
+                    .as_ref()
+                    .map_or_else(String::new, |said| format!(", {said}"));
+                Some(format!("{}/{}: {reason}{said}", self.name, condition.name))
+            })
     }
 }
 
@@ -248,7 +264,12 @@ impl Control {
             .description("An asynchronous broker for AI requests")
             .start("forebay", env!("CARGO_PKG_VERSION"))
             .await?;
-        let desk = Arc::new(Desk { connection: connection.clone(), worker, writer, book });
+        let desk = Arc::new(Desk {
+            connection: connection.clone(),
+            worker,
+            writer,
+            book,
+        });
         let mut tasks = Vec::new();
         let subjects = [
             ("queues", names.ctl("queues")),
@@ -303,13 +324,20 @@ impl From<accounts::Snapshot> for Account {
         };
         let model = |model: accounts::ModelSnapshot| Condition {
             learned: model.learned,
-            spent: model.spent.map(|(limit, until)| Spent { limit, until: wall_time(until) }),
+            spent: model.spent.map(|(limit, until)| Spent {
+                limit,
+                until: wall_time(until),
+            }),
             ..condition(model.name, &model.state)
         };
         Self {
             name: snapshot.name,
             provider: snapshot.provider,
-            keys: snapshot.keys.into_iter().map(|(name, state)| condition(name, &state)).collect(),
+            keys: snapshot
+                .keys
+                .into_iter()
+                .map(|(name, state)| condition(name, &state))
+                .collect(),
             models: snapshot.models.into_iter().map(model).collect(),
             requests_per_second: snapshot.requests_per_second,
             calls: snapshot.totals.calls,
@@ -320,7 +348,10 @@ impl From<accounts::Snapshot> for Account {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "for people: a moment of this process on their clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "for people: a moment of this process on their clock"
+)]
 fn wall_time(at: Instant) -> Timestamp {
     let wait = at.saturating_duration_since(Instant::now());
     Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX)

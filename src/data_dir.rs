@@ -56,7 +56,10 @@ pub struct TakenBy {
 /// A data directory as messages name it: what it is relative to cannot be told from them, and where it is set can.
 pub fn told(path: &Path) -> String {
     let whole = std::path::absolute(path);
-    format!("{} ([data] dir)", whole.as_deref().unwrap_or(path).display())
+    format!(
+        "{} ([data] dir)",
+        whole.as_deref().unwrap_or(path).display()
+    )
 }
 
 impl DataDir {
@@ -80,11 +83,17 @@ impl DataDir {
                 lock.read_to_string(&mut pid)?;
                 let holder = fs::read_to_string(path.join("forebay.json")).ok();
                 let holder = holder.and_then(|text| serde_json::from_str(&text).ok());
-                return Ok(Hold::Taken(TakenBy { pid: pid.trim().parse().ok(), holder }));
+                return Ok(Hold::Taken(TakenBy {
+                    pid: pid.trim().parse().ok(),
+                    holder,
+                }));
             }
             Err(error) => return Err(error.into()),
         }
-        let dir = Self { path: path.clone(), _lock: lock };
+        let dir = Self {
+            path: path.clone(),
+            _lock: lock,
+        };
         dir.check_format()?;
         dir.forget_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
@@ -96,8 +105,14 @@ impl DataDir {
     /// # Errors
     /// When the file cannot be written.
     pub fn announce(&self, url: &str) -> std::io::Result<()> {
-        let holder = Holder { pid: std::process::id(), url: url.to_owned() };
-        write_private(&self.path.join("forebay.json"), &serde_json::to_string(&holder)?)
+        let holder = Holder {
+            pid: std::process::id(),
+            url: url.to_owned(),
+        };
+        write_private(
+            &self.path.join("forebay.json"),
+            &serde_json::to_string(&holder)?,
+        )
     }
 
     /// How long ago a process that held this directory last said that it lives; `None` if none ever did.
@@ -135,7 +150,9 @@ impl DataDir {
         if format.is_empty() || FORMATS.iter().any(is_known) {
             return Ok(());
         }
-        let known = FORMATS.map(|known| known.number().to_string()).join(" and ");
+        let known = FORMATS
+            .map(|known| known.number().to_string())
+            .join(" and ");
         Err(std::io::Error::other(format!(
             "it has format {format}, which a newer Forebay wrote; this one knows formats {known}"
         )))

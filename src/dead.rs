@@ -80,8 +80,14 @@ impl<'a> DeadLetters<'a> {
     /// # Errors
     /// When their stream is not there.
     pub async fn open(connection: &'a Connection) -> Result<Self, Error> {
-        let stream = connection.context.get_stream_no_info(connection.names.dead_stream()).await;
-        Ok(Self { connection, stream: stream.map_err(unavailable)? })
+        let stream = connection
+            .context
+            .get_stream_no_info(connection.names.dead_stream())
+            .await;
+        Ok(Self {
+            connection,
+            stream: stream.map_err(unavailable)?,
+        })
     }
 
     /// Letters in the order in which they came.
@@ -89,16 +95,25 @@ impl<'a> DeadLetters<'a> {
     /// # Errors
     /// When they cannot be read.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, Error> {
-        let subject = self.connection.names.dead_of(filter.pool.as_deref(), filter.team.as_deref());
+        let subject = self
+            .connection
+            .names
+            .dead_of(filter.pool.as_deref(), filter.team.as_deref());
         let mut letters = Vec::new();
         let mut size = 0;
         let mut next = filter.after.saturating_add(1);
         while letters.len() < filter.limit.unwrap_or(PAGE).min(PAGE) {
-            match self.stream.get_first_raw_message_by_subject(&subject, next).await {
+            match self
+                .stream
+                .get_first_raw_message_by_subject(&subject, next)
+                .await
+            {
                 Ok(message) => {
                     next = message.sequence + 1;
                     let letter = read(&message);
-                    size += letter.as_ref().map_or(0, |letter| letter.letter.attempts.len() * 512 + 4_096);
+                    size += letter
+                        .as_ref()
+                        .map_or(0, |letter| letter.letter.attempts.len() * 512 + 4_096);
                     letters.extend(letter);
                     if size > PAGE_SIZE {
                         break;
@@ -130,9 +145,16 @@ impl<'a> DeadLetters<'a> {
     /// When there is none with this number.
     pub async fn drop(&self, sequence: u64) -> Result<DeadLetter, Error> {
         let (letter, _) = self.get(sequence).await?;
-        self.stream.delete_message(sequence).await.map_err(unavailable)?;
+        self.stream
+            .delete_message(sequence)
+            .await
+            .map_err(unavailable)?;
         if let Some(object) = &letter.object {
-            self.connection.requests().delete(object).await.map_err(unavailable)?;
+            self.connection
+                .requests()
+                .delete(object)
+                .await
+                .map_err(unavailable)?;
         }
         Ok(letter)
     }
@@ -144,7 +166,10 @@ impl<'a> DeadLetters<'a> {
     /// When there is no such letter, or it is of no job, or NATS does not take the job.
     pub async fn replay(&self, sequence: u64, pool: Option<&str>) -> Result<DeadLetter, Error> {
         let (letter, payload) = self.get(sequence).await?;
-        let queue = JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone());
+        let queue = JetStreamQueue::new(
+            self.connection.client.clone(),
+            self.connection.names.clone(),
+        );
         let job = self.job_again(&queue, &letter, payload, pool).await?;
         if !queue.can_postpone(job.payload.len()) {
             let size = job.payload.len();
@@ -154,9 +179,16 @@ impl<'a> DeadLetters<'a> {
         }
         match queue.postpone(job).await.map_err(unavailable)? {
             true => {}
-            false => return Err(Error::Unfit("another request waits under its identity".to_owned())),
+            false => {
+                return Err(Error::Unfit(
+                    "another request waits under its identity".to_owned(),
+                ));
+            }
         }
-        self.stream.delete_message(sequence).await.map_err(unavailable)?;
+        self.stream
+            .delete_message(sequence)
+            .await
+            .map_err(unavailable)?;
         Ok(letter)
     }
 
@@ -170,34 +202,60 @@ impl<'a> DeadLetters<'a> {
         let sequence = dead.sequence;
         let unfit = |problem: String| Error::Unfit(format!("dead letter {sequence}: {problem}"));
         if dead.letter.code == "id_conflict" {
-            return Err(unfit("its id is that of another request; publish it under another id".to_owned()));
+            return Err(unfit(
+                "its id is that of another request; publish it under another id".to_owned(),
+            ));
         }
         let job = match &dead.object {
             None => payload.clone(),
             Some(object) => {
-                let kept = self.connection.requests().get(object).await.map_err(unavailable)?;
-                kept.ok_or_else(|| unfit(format!("its object `{object}` is gone; publish it again")))?
+                let kept = self
+                    .connection
+                    .requests()
+                    .get(object)
+                    .await
+                    .map_err(unavailable)?;
+                kept.ok_or_else(|| {
+                    unfit(format!("its object `{object}` is gone; publish it again"))
+                })?
             }
         };
-        let job = Job::parse_as(&job, dead.letter.format)
-            .map_err(|error| unfit(format!("it is not a job ({error}); publish it mended, and drop this")))?;
+        let job = Job::parse_as(&job, dead.letter.format).map_err(|error| {
+            unfit(format!(
+                "it is not a job ({error}); publish it mended, and drop this"
+            ))
+        })?;
         let now = SystemClock.now();
         if let Some(deadline) = job.deadline.filter(|deadline| *deadline <= now) {
-            return Err(unfit(format!("its deadline {deadline} has passed; publish it again with another")));
+            return Err(unfit(format!(
+                "its deadline {deadline} has passed; publish it again with another"
+            )));
         }
         let flow = self.connection.names.flow_of(&dead.subject);
-        let flow =
-            flow.ok_or_else(|| unfit(format!("its subject {} names no pool and team", dead.subject)))?;
-        let flow = Flow { pool: pool.map_or(flow.pool, str::to_owned), ..flow };
+        let flow = flow.ok_or_else(|| {
+            unfit(format!(
+                "its subject {} names no pool and team",
+                dead.subject
+            ))
+        })?;
+        let flow = Flow {
+            pool: pool.map_or(flow.pool, str::to_owned),
+            ..flow
+        };
         let is_taken = dead.letter.format == Format::One && flow.has_names();
         if let Some(problem) = flow.problem().filter(|_| !is_taken) {
             return Err(unfit(problem));
         }
         let (id, batch) = (dead.letter.id.clone(), dead.letter.batch.clone());
-        let identity = Identity { team: flow.team.clone(), batch, id: id.clone() };
+        let identity = Identity {
+            team: flow.team.clone(),
+            batch,
+            id: id.clone(),
+        };
         let standing = queue.completion(&identity).await.map_err(unavailable)?;
-        let answered =
-            standing.and_then(|standing| standing.completion).map(|completion| completion.revision);
+        let answered = standing
+            .and_then(|standing| standing.completion)
+            .map(|completion| completion.revision);
         Ok(Postponed {
             state: State {
                 id,
@@ -226,7 +284,10 @@ fn read(message: &StreamMessage) -> Option<DeadLetter> {
         Some(letter) => serde_json::from_str(letter).ok()?,
         None => {
             let letter = serde_json::from_str(header(FORMAT_1_DEAD_LETTER_HEADER)?).ok()?;
-            Letter { format: Format::One, ..letter }
+            Letter {
+                format: Format::One,
+                ..letter
+            }
         }
     };
     Some(DeadLetter {

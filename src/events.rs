@@ -20,9 +20,15 @@ pub async fn tell(connection: Connection, worker: Arc<Worker>) {
     let mut known = HashMap::new();
     loop {
         look.tick().await;
-        for event in changes(&mut known, worker.snapshot().accounts.into_iter().map(Account::from)) {
+        for event in changes(
+            &mut known,
+            worker.snapshot().accounts.into_iter().map(Account::from),
+        ) {
             if let Err(problem) = publish(&connection, &event).await {
-                warn!(account = event.account, problem, "an event cannot be published");
+                warn!(
+                    account = event.account,
+                    problem, "an event cannot be published"
+                );
             }
         }
     }
@@ -31,7 +37,11 @@ pub async fn tell(connection: Connection, worker: Arc<Worker>) {
 async fn publish(connection: &Connection, event: &AccountEvent) -> Result<(), String> {
     let payload = serde_json::to_vec(event).map_err(|error| error.to_string())?;
     let subject = connection.names.account_event(&event.account);
-    let ack = connection.context.publish(subject, payload.into()).await.map_err(|error| error.to_string())?;
+    let ack = connection
+        .context
+        .publish(subject, payload.into())
+        .await
+        .map_err(|error| error.to_string())?;
     ack.await.map_err(|error| error.to_string())?;
     Ok(())
 }
@@ -46,7 +56,13 @@ fn changes(known: &mut Known, accounts: impl Iterator<Item = Account>) -> Vec<Ac
         let keys = account.keys.into_iter().map(|key| (true, key));
         let models = account.models.into_iter().map(|model| (false, model));
         for (is_key, condition) in keys.chain(models) {
-            let Condition { name, state, reason, until, .. } = condition;
+            let Condition {
+                name,
+                state,
+                reason,
+                until,
+                ..
+            } = condition;
             let now = (state.clone(), reason.clone());
             let before = known.insert((account.name.clone(), is_key, name.clone()), now.clone());
             if before.as_ref().unwrap_or(&ready) != &now {

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 async fn main() -> ExitCode {
     // Before anything else: async-nats and reqwest must find the same TLS crypto provider, and rustls
     // panics when it has to choose between two.
-    if rustls::crypto::ring::default_provider().install_default().is_err() {
+    if rustls::crypto::ring::default_provider()
+        .install_default()
+        .is_err()
+    {
         return ExitCode::from(forebay::cli::USAGE);
     }
     forebay::cli::main().await

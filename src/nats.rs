@@ -62,8 +62,14 @@ impl Server {
     pub async fn start(dir: &Path, listen: SocketAddr, sync: Duration) -> Result<Self, Error> {
         let dir = fs::create_dir_all(dir)
             .and_then(|()| fs::canonicalize(dir))
-            .map_err(|error| Error::Files { path: dir.to_owned(), error })?;
-        let files = |error| Error::Files { path: dir.clone(), error };
+            .map_err(|error| Error::Files {
+                path: dir.to_owned(),
+                error,
+            })?;
+        let files = |error| Error::Files {
+            path: dir.clone(),
+            error,
+        };
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(files)?;
         let binary = binary::find().map_err(Error::NoServer)?;
         child::stop_orphan(&dir).map_err(files)?;
@@ -75,7 +81,10 @@ impl Server {
         })
         .await?;
         let password = credential(&dir.join("credential")).map_err(files)?;
-        Ok(Self { url: format!("nats://{USER}:{password}@{address}"), _child: child })
+        Ok(Self {
+            url: format!("nats://{USER}:{password}@{address}"),
+            _child: child,
+        })
     }
 
     /// Its address, credential included.
@@ -88,7 +97,10 @@ impl Server {
 fn forget_addresses(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "ports") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "ports")
+        {
             fs::remove_file(path)?;
         }
     }
@@ -97,7 +109,12 @@ fn forget_addresses(dir: &Path) -> std::io::Result<()> {
 
 /// A file that only its owner can read.
 pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     // The mode above counts for a new file alone.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(text.as_bytes())
@@ -110,14 +127,27 @@ fn credential(path: &Path) -> std::io::Result<String> {
     {
         return Ok(text);
     }
-    let text: String = rand::rng().sample_iter(Alphanumeric).take(32).map(char::from).collect();
+    let text: String = rand::rng()
+        .sample_iter(Alphanumeric)
+        .take(32)
+        .map(char::from)
+        .collect();
     write_private(path, &text)?;
     Ok(text)
 }
 
 /// The server's configuration. Port 0 becomes -1, its own word for any free port.
-fn write_config(dir: &Path, listen: SocketAddr, sync: Duration, password: &str) -> std::io::Result<PathBuf> {
-    let port = if listen.port() == 0 { -1 } else { i32::from(listen.port()) };
+fn write_config(
+    dir: &Path,
+    listen: SocketAddr,
+    sync: Duration,
+    password: &str,
+) -> std::io::Result<PathBuf> {
+    let port = if listen.port() == 0 {
+        -1
+    } else {
+        i32::from(listen.port())
+    };
     let text = format!(
         r#"# Written by forebay at every start.
 host: "{host}"
@@ -134,7 +164,11 @@ jetstream {{
 authorization {{ user: "{USER}", password: "{password}" }}
 "#,
         host = listen.ip(),
-        dir = dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\""),
+        dir = dir
+            .display()
+            .to_string()
+            .replace('\\', "\\\\")
+            .replace('"', "\\\""),
         sync = sync.as_millis(),
     );
     let path = dir.join("nats-server.conf");

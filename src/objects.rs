@@ -31,7 +31,10 @@ pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
         let mut sweeps = tokio::time::interval(SWEEP);
         loop {
             sweeps.tick().await;
-            let before = SystemClock.now().checked_sub(SWEEP).unwrap_or(Timestamp::MIN);
+            let before = SystemClock
+                .now()
+                .checked_sub(SWEEP)
+                .unwrap_or(Timestamp::MIN);
             for objects in [connection.requests(), connection.answers()] {
                 match objects.sweep(before).await {
                     Ok(0) => {}
@@ -66,11 +69,17 @@ impl Connection {
         let Identity { team, batch, id } = identity;
         // An object is deleted with the message that names it, so that no two name one.
         let object = object_of(Some(headers)).unwrap_or_else(|| {
-            format!("{}/{:032x}", self.names.object(team, batch.as_deref(), id), rand::random::<u128>())
+            format!(
+                "{}/{:032x}",
+                self.names.object(team, batch.as_deref(), id),
+                rand::random::<u128>()
+            )
         });
         headers.insert(OBJECT_HEADER, object.as_str());
         let kept = self.requests().put(&object, &job).await;
-        kept.with_context(|| format!("the job of {} bytes cannot be kept as an object", job.len()))?;
+        kept.with_context(|| {
+            format!("the job of {} bytes cannot be kept as an object", job.len())
+        })?;
         Ok(json!({ "id": id, "batch": batch }).to_string().into())
     }
 
@@ -95,23 +104,37 @@ impl Connection {
     ) -> anyhow::Result<Completion> {
         let completion: Completion = serde_json::from_slice(payload)?;
         let answers = self.answers();
-        if let Some(whole) = answers.whole(completion.clone(), object_of(headers).as_deref()).await? {
+        if let Some(whole) = answers
+            .whole(completion.clone(), object_of(headers).as_deref())
+            .await?
+        {
             return Ok(whole);
         }
         let Identity { team, batch, id } = completion.identity();
         let request = serde_json::to_vec(&ResultsRequest { team, batch, id })?;
-        if let Ok(reply) = self.client.request(self.names.ctl("results"), request.into()).await
+        if let Ok(reply) = self
+            .client
+            .request(self.names.ctl("results"), request.into())
+            .await
             && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(&reply.payload)
             && stored.revision == completion.revision
-            && let Some(whole) = answers.whole(stored, object_of(reply.headers.as_ref()).as_deref()).await?
+            && let Some(whole) = answers
+                .whole(stored, object_of(reply.headers.as_ref()).as_deref())
+                .await?
         {
             return Ok(whole);
         }
         let error = CompletionError {
             code: "answer_gone".to_owned(),
-            message: "the object that held the answer is gone, and the store has no answer either".to_owned(),
+            message: "the object that held the answer is gone, and the store has no answer either"
+                .to_owned(),
             class: Class::MalformedResponse,
         };
-        Ok(Completion { status: Status::Failed, response: None, error: Some(error), ..completion })
+        Ok(Completion {
+            status: Status::Failed,
+            response: None,
+            error: Some(error),
+            ..completion
+        })
     }
 }

@@ -50,12 +50,23 @@ impl OrderBook {
     /// When the bucket cannot be made or read.
     pub async fn read(connection: &Connection) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("operators' orders: {problem}"));
-        let store = make(connection).await.map_err(|error| failed(error.to_string()))?;
+        let store = make(connection)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let orders = Orders::default();
-        let keys = store.keys().await.map_err(|error| failed(error.to_string()))?;
-        let keys: Vec<_> = keys.try_collect().await.map_err(|error| failed(error.to_string()))?;
+        let keys = store
+            .keys()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let keys: Vec<_> = keys
+            .try_collect()
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         for key in keys {
-            let value = store.get(key.as_str()).await.map_err(|error| failed(error.to_string()))?;
+            let value = store
+                .get(key.as_str())
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             match value.as_deref().map(serde_json::from_slice) {
                 Some(Ok(Order::Pause(what))) => orders.pause(what),
                 Some(Ok(Order::Cancel { what, at })) => orders.cancel(what, at),
@@ -86,7 +97,10 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn resume(&self, what: &Pausable) -> Result<(), String> {
         self.orders.resume(what);
-        self.store.purge(Order::Pause(what.clone()).key()).await.map_err(|error| error.to_string())
+        self.store
+            .purge(Order::Pause(what.clone()).key())
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Cancels what was published until `at`.
@@ -100,7 +114,10 @@ impl OrderBook {
 
     async fn keep(&self, order: &Order) -> Result<(), String> {
         let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
-        self.store.put(order.key(), value.into()).await.map_err(|error| error.to_string())?;
+        self.store
+            .put(order.key(), value.into())
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(())
     }
 }
@@ -113,6 +130,11 @@ fn key_of(verb: &str, what: &impl Serialize) -> String {
 /// Makes the bucket, if there is none.
 pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
     let bucket = connection.names.controls_bucket();
-    let config = kv::Config { bucket, history: 1, max_age: KEPT, ..kv::Config::default() };
+    let config = kv::Config {
+        bucket,
+        history: 1,
+        max_age: KEPT,
+        ..kv::Config::default()
+    };
     connection.context.create_or_update_key_value(config).await
 }

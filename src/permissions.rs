@@ -30,7 +30,10 @@ impl Grants {
                 format!("{}.*", names.job_of_team(team)),
                 names.ask_of_team(team),
             ],
-            subscribe: vec![names.completions_of(team, None), format!("{}.>", names.inbox(team))],
+            subscribe: vec![
+                names.completions_of(team, None),
+                format!("{}.>", names.inbox(team)),
+            ],
         }
     }
 
@@ -39,9 +42,14 @@ impl Grants {
     /// answers nowhere but in the account of whoever asked.
     pub fn to_account(&self, team: &str) -> String {
         let lines = |kind: &str, subjects: &[String], line: &dyn Fn(&str, &str) -> String| {
-            subjects.iter().map(|subject| line(kind, subject)).collect::<Vec<_>>().join("\n")
+            subjects
+                .iter()
+                .map(|subject| line(kind, subject))
+                .collect::<Vec<_>>()
+                .join("\n")
         };
-        let export = |kind: &str, subject: &str| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}");
+        let export =
+            |kind: &str, subject: &str| format!("{{ {kind}: {subject:?}, accounts: [{team:?}] }}");
         let import = |kind: &str, subject: &str| {
             format!("    {{ {kind}: {{ account: {FOREBAY}, subject: {subject:?} }} }}")
         };
@@ -69,10 +77,17 @@ impl Grants {
     /// The same as JSON: exports of Forebay's NATS account, and the team's own.
     pub fn in_json(&self, team: &str) -> Value {
         let of = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
-            subjects.iter().map(|subject| entry(kind, subject)).collect::<Vec<_>>()
+            subjects
+                .iter()
+                .map(|subject| entry(kind, subject))
+                .collect::<Vec<_>>()
         };
         let both = |entry: &dyn Fn(&str, &str) -> Value| {
-            [of("service", &self.publish, entry), of("stream", &self.subscribe, entry)].concat()
+            [
+                of("service", &self.publish, entry),
+                of("stream", &self.subscribe, entry),
+            ]
+            .concat()
         };
         json!({
             "exports": both(&|kind, subject| json!({ kind: subject, "accounts": [team] })),
@@ -84,7 +99,10 @@ impl Grants {
     /// The same as a user in a nats-server's configuration; the password is read from the environment.
     pub fn to_user(&self, team: &str, names: &Names) -> String {
         let list = |subjects: &[String]| {
-            let quoted: Vec<_> = subjects.iter().map(|subject| format!("        {subject:?}")).collect();
+            let quoted: Vec<_> = subjects
+                .iter()
+                .map(|subject| format!("        {subject:?}"))
+                .collect();
             quoted.join("\n")
         };
         let variable = password_of(team);
@@ -116,5 +134,8 @@ impl Grants {
 
 /// The variable that a team's password is read from; no two teams have one.
 fn password_of(team: &str) -> String {
-    format!("TEAM_{}_PASSWORD", team.replace('_', "__").replace('-', "_h"))
+    format!(
+        "TEAM_{}_PASSWORD",
+        team.replace('_', "__").replace('-', "_h")
+    )
 }

@@ -91,13 +91,21 @@ pub async fn run(
     let batch = Arc::new(batch);
     let mut gathering = Gathering::new(Arc::clone(&batch), retry_failed, output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
-    let mut completions = Completions::open(connection, &batch).await.map_err(unreachable)?;
+    let mut completions = Completions::open(connection, &batch)
+        .await
+        .map_err(unreachable)?;
     tokio::select! {
         caught_up = gathering.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
         () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
     }
-    let publish_open =
-        |gathering: &Gathering| publish_all(connection.clone(), Arc::clone(&batch), lane, gathering.open());
+    let publish_open = |gathering: &Gathering| {
+        publish_all(
+            connection.clone(),
+            Arc::clone(&batch),
+            lane,
+            gathering.open(),
+        )
+    };
     let mut publishing = std::pin::pin!(publish_open(&gathering));
     let mut published = false;
     let mut ask = tokio::time::interval(ASK);
@@ -148,7 +156,11 @@ async fn publish(
     if revision > 1 {
         headers.insert(REVISION_HEADER, revision.to_string());
     }
-    let flow = Flow { pool: line.pool.clone(), team: batch.team.clone(), lane };
+    let flow = Flow {
+        pool: line.pool.clone(),
+        team: batch.team.clone(),
+        lane,
+    };
     let subject = connection.names.job(&flow);
     let mut told = false;
     loop {
@@ -158,8 +170,13 @@ async fn publish(
                 false => None,
             };
             let message = batch.message(&line);
-            let message = connection.enclose(&batch.identity(&line), message, &mut headers).await?;
-            let publish = connection.context.publish_with_headers(subject.clone(), headers.clone(), message);
+            let message = connection
+                .enclose(&batch.identity(&line), message, &mut headers)
+                .await?;
+            let publish =
+                connection
+                    .context
+                    .publish_with_headers(subject.clone(), headers.clone(), message);
             publish.await?.await?;
             anyhow::Ok(())
         };
@@ -198,8 +215,16 @@ struct Gathering {
 
 impl Gathering {
     fn new(batch: Arc<Batch>, retry_failed: bool, output: Output, progress: Progress) -> Self {
-        let places = batch.lines.iter().enumerate().map(|(place, line)| (line.id.clone(), place)).collect();
-        let totals = Totals { lines: batch.lines.len(), ..Totals::default() };
+        let places = batch
+            .lines
+            .iter()
+            .enumerate()
+            .map(|(place, line)| (line.id.clone(), place))
+            .collect();
+        let totals = Totals {
+            lines: batch.lines.len(),
+            ..Totals::default()
+        };
         Self {
             batch,
             places,
@@ -220,7 +245,9 @@ impl Gathering {
         let mut behind = completions.stored;
         while behind > 0 {
             // What is pushed out of the stream meanwhile never comes.
-            let Ok(found) = tokio::time::timeout(PATIENCE, completions.next()).await else { break };
+            let Ok(found) = tokio::time::timeout(PATIENCE, completions.next()).await else {
+                break;
+            };
             self.before = found.sequence;
             self.take(&found)?;
             behind = found.pending;
@@ -231,12 +258,27 @@ impl Gathering {
 
     /// Lines without an answer, and the number of the answer that each is to have.
     fn open(&self) -> Vec<(Line, u32)> {
-        let open = self.batch.lines.iter().filter(|line| !self.answered.contains(&line.id));
-        open.map(|line| (line.clone(), self.revisions.get(&line.id).copied().unwrap_or(1))).collect()
+        let open = self
+            .batch
+            .lines
+            .iter()
+            .filter(|line| !self.answered.contains(&line.id));
+        open.map(|line| {
+            (
+                line.clone(),
+                self.revisions.get(&line.id).copied().unwrap_or(1),
+            )
+        })
+        .collect()
     }
 
     fn take(&mut self, found: &Found) -> anyhow::Result<()> {
-        let Found { completion, fingerprint, sequence, .. } = found;
+        let Found {
+            completion,
+            fingerprint,
+            sequence,
+            ..
+        } = found;
         let Some(place) = self.places.get(&completion.id) else {
             // A batch that was named by hand may hold other files' lines.
             return Ok(());
@@ -246,13 +288,17 @@ impl Gathering {
         let failed = self.retry_failed && completion.status != Status::Succeeded;
         let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
         if passed_over && failed {
-            self.revisions.insert(completion.id.clone(), completion.revision.saturating_add(1));
+            self.revisions
+                .insert(completion.id.clone(), completion.revision.saturating_add(1));
         }
         if passed_over || !self.answered.insert(completion.id.clone()) {
             return Ok(());
         }
         let asked = self.batch.fingerprint(&self.batch.lines[*place]);
-        if fingerprint.as_ref().is_some_and(|answered| asked.is_some_and(|asked| asked != *answered)) {
+        if fingerprint
+            .as_ref()
+            .is_some_and(|answered| asked.is_some_and(|asked| asked != *answered))
+        {
             anyhow::bail!(
                 "line `{}`: batch {} holds the answer to another request under this custom_id; name another --batch",
                 completion.id,
@@ -272,20 +318,36 @@ impl Gathering {
 
     /// Asks the worker what it is doing, for the progress and to learn whether it can go on at all.
     async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
-        let asked = connection.client.request(connection.names.ctl("accounts"), "".into());
-        let answer = tokio::time::timeout(ASK, asked).await.ok().and_then(Result::ok);
-        let Some(Ok(told)) = answer.map(|reply| serde_json::from_slice::<Accounts>(&reply.payload)) else {
+        let asked = connection
+            .client
+            .request(connection.names.ctl("accounts"), "".into());
+        let answer = tokio::time::timeout(ASK, asked)
+            .await
+            .ok()
+            .and_then(Result::ok);
+        let Some(Ok(told)) = answer.map(|reply| serde_json::from_slice::<Accounts>(&reply.payload))
+        else {
             self.progress.note("no worker answers".to_owned());
             self.progress.show(&self.totals);
             return Ok(());
         };
         let pools = self.batch.pools();
-        let used: Vec<_> = told.pools.iter().filter(|(name, _)| pools.contains_key(name.as_str())).collect();
+        let used: Vec<_> = told
+            .pools
+            .iter()
+            .filter(|(name, _)| pools.contains_key(name.as_str()))
+            .collect();
         for (pool, names) in &used {
-            let accounts: Vec<_> =
-                told.accounts.iter().filter(|account| names.contains(&account.name)).collect();
+            let accounts: Vec<_> = told
+                .accounts
+                .iter()
+                .filter(|account| names.contains(&account.name))
+                .collect();
             if !accounts.is_empty() && accounts.iter().all(|account| account.is_shut()) {
-                let reasons: Vec<_> = accounts.iter().flat_map(|account| account.reasons()).collect();
+                let reasons: Vec<_> = accounts
+                    .iter()
+                    .flat_map(|account| account.reasons())
+                    .collect();
                 return Err(Error::Unreachable(anyhow!(
                     "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
                     reasons.join(", ")
@@ -305,16 +367,23 @@ impl Gathering {
     /// An outage in the middle of a batch is waited out; but where no call ever got through, a wrong
     /// address is likelier.
     fn give_up_unreachable(&mut self, pool: &str, accounts: &[&Account]) -> Result<(), Error> {
-        let unreachable = !accounts.is_empty() && accounts.iter().all(|account| account.is_unreachable());
+        let unreachable =
+            !accounts.is_empty() && accounts.iter().all(|account| account.is_unreachable());
         if !unreachable || self.totals.done() > self.done_before {
             self.unreachable.remove(pool);
             return Ok(());
         }
-        let since = *self.unreachable.entry(pool.to_owned()).or_insert_with(Instant::now);
+        let since = *self
+            .unreachable
+            .entry(pool.to_owned())
+            .or_insert_with(Instant::now);
         if since.elapsed() < UNREACHABLE {
             return Ok(());
         }
-        let reasons: Vec<_> = accounts.iter().flat_map(|account| account.reasons()).collect();
+        let reasons: Vec<_> = accounts
+            .iter()
+            .flat_map(|account| account.reasons())
+            .collect();
         Err(Error::Unreachable(anyhow!(
             "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
             reasons.join(", ")

@@ -66,12 +66,23 @@ impl Seat {
             .create_or_update_key_value(config)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let me = Occupant { host, pid: std::process::id(), nonce: rand::rng().random() };
-        let value = Bytes::from(serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?);
+        let host = rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned();
+        let me = Occupant {
+            host,
+            pid: std::process::id(),
+            nonce: rand::rng().random(),
+        };
+        let value =
+            Bytes::from(serde_json::to_vec(&me).map_err(|error| failed(error.to_string()))?);
         let mut others = None;
         let revision = loop {
-            match claim(connection, &store, &value, others).await.map_err(&failed)? {
+            match claim(connection, &store, &value, others)
+                .await
+                .map_err(&failed)?
+            {
                 Claim::Ours(revision) => break revision,
                 Claim::Taken(revision) => match others {
                     None => others = Some((revision, Instant::now())),
@@ -93,12 +104,21 @@ impl Seat {
             revision: Arc::clone(&revision),
         };
         let renewal = tokio::spawn(renewal.run(lost.clone()));
-        Ok(Self { store, lost, renewal, revision })
+        Ok(Self {
+            store,
+            lost,
+            renewal,
+            revision,
+        })
     }
 
     /// Whether somebody has the seat, as far as it can be told.
     pub async fn is_taken(connection: &Connection) -> bool {
-        match connection.context.get_key_value(connection.names.nodes_bucket()).await {
+        match connection
+            .context
+            .get_key_value(connection.names.nodes_bucket())
+            .await
+        {
             Ok(store) => !matches!(store.get(KEY).await, Ok(None)),
             Err(_) => false,
         }
@@ -125,7 +145,9 @@ impl Seat {
         match tokio::time::timeout(RENEW, purged).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the worker's seat stays taken for some seconds"),
-            Err(_) => warn!("NATS does not answer, so the worker's seat stays taken for some seconds"),
+            Err(_) => {
+                warn!("NATS does not answer, so the worker's seat stays taken for some seconds")
+            }
         }
     }
 }
@@ -148,7 +170,9 @@ async fn claim(
     seen: Option<(u64, Instant)>,
 ) -> Result<Claim, String> {
     let entry = store.entry(KEY).await.map_err(|error| error.to_string())?;
-    let held = entry.as_ref().filter(|entry| entry.operation == kv::Operation::Put);
+    let held = entry
+        .as_ref()
+        .filter(|entry| entry.operation == kv::Operation::Put);
     if let Some(held) = held {
         let left = seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > PATIENCE);
         if !left {
@@ -166,13 +190,22 @@ async fn claim(
 /// Writes the key with its time to live, if it still has the expected revision.
 async fn put(connection: &Connection, value: Bytes, expected: u64) -> Result<u64, PublishError> {
     let subject = format!("$KV.{}.{KEY}", connection.names.nodes_bucket());
-    let message = PublishMessage::build().payload(value).expected_last_subject_sequence(expected).ttl(TTL);
-    let ack = connection.context.send_publish(subject, message).await?.await?;
+    let message = PublishMessage::build()
+        .payload(value)
+        .expected_last_subject_sequence(expected)
+        .ttl(TTL);
+    let ack = connection
+        .context
+        .send_publish(subject, message)
+        .await?
+        .await?;
     Ok(ack.sequence)
 }
 
 fn taken(connection: &Connection, by: Option<Occupant>) -> Error {
-    let by = by.map_or_else(String::new, |by| format!(" (host {}, process {})", by.host, by.pid));
+    let by = by.map_or_else(String::new, |by| {
+        format!(" (host {}, process {})", by.host, by.pid)
+    });
     Error::Usage(anyhow!(
         "another worker serves the prefix `{}`{by}; one process at a time may spend its limits",
         connection.names.prefix()
@@ -215,22 +248,29 @@ impl Renewal {
     /// Renews by a compare-and-set publish, which keeps the time to live; a plain update would drop it.
     async fn renew(&self) -> Result<u64, String> {
         let revision = self.revision.load(Ordering::Relaxed);
-        put(&self.connection, self.value.clone(), revision).await.map_err(|error| error.to_string())
+        put(&self.connection, self.value.clone(), revision)
+            .await
+            .map_err(|error| error.to_string())
     }
 
     /// Looks who has the key. Our own, renewed by a publish whose acknowledgement was lost, is adopted;
     /// where there is none, it is made.
     async fn is_anothers(&self) -> bool {
-        let Ok(entry) = self.store.entry(KEY).await else { return false };
+        let Ok(entry) = self.store.entry(KEY).await else {
+            return false;
+        };
         let entry = entry.filter(|entry| entry.operation == kv::Operation::Put);
         if let Some(entry) = entry {
-            let mine = serde_json::from_slice::<Occupant>(&entry.value).is_ok_and(|other| other == self.me);
+            let mine = serde_json::from_slice::<Occupant>(&entry.value)
+                .is_ok_and(|other| other == self.me);
             if mine {
                 self.revision.store(entry.revision, Ordering::Relaxed);
             }
             return !mine;
         }
-        if let Ok(Claim::Ours(revision)) = claim(&self.connection, &self.store, &self.value, None).await {
+        if let Ok(Claim::Ours(revision)) =
+            claim(&self.connection, &self.store, &self.value, None).await
+        {
             self.revision.store(revision, Ordering::Relaxed);
         }
         false

@@ -91,12 +91,18 @@ impl Provider {
             rng: Mutex::new(SmallRng::seed_from_u64(config.seed)),
             record: Record::new(config.record.as_deref())?,
         });
-        let router = Router::new().fallback(any(serve::handle)).with_state(Arc::clone(&shared));
+        let router = Router::new()
+            .fallback(any(serve::handle))
+            .with_state(Arc::clone(&shared));
         let server = tokio::spawn(async move {
             // Serving ends with the listener; there is nobody to tell.
             let _ = axum::serve(listener, router).await;
         });
-        Ok(Self { address, shared, server })
+        Ok(Self {
+            address,
+            shared,
+            server,
+        })
     }
 
     /// Its address.
@@ -126,7 +132,11 @@ impl Provider {
 
     /// The accounts that it has.
     pub fn accounts(&self) -> Vec<account::Config> {
-        self.shared.accounts.iter().map(|account| account.config().clone()).collect()
+        self.shared
+            .accounts
+            .iter()
+            .map(|account| account.config().clone())
+            .collect()
     }
 }
 
@@ -150,7 +160,10 @@ impl Shared {
 
 /// A time that is log-normal, as those of real calls are: two standard deviations reach to either end.
 fn draw((least, most): (Duration, Duration), rng: &mut impl Rng) -> Duration {
-    let (low, high) = (least.as_secs_f64().max(1e-6).ln(), most.as_secs_f64().max(1e-6).ln());
+    let (low, high) = (
+        least.as_secs_f64().max(1e-6).ln(),
+        most.as_secs_f64().max(1e-6).ln(),
+    );
     match LogNormal::new(f64::midpoint(low, high), (high - low) / 4.0) {
         Ok(times) if least < most => Duration::from_secs_f64(times.sample(rng)).clamp(least, most),
         _ => least,

@@ -68,27 +68,41 @@ impl Standings {
     /// # Errors
     /// When the bucket cannot be made or read.
     pub async fn read(connection: &Connection, names: Vec<String>) -> Result<Self, Error> {
-        let failed = |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
-        let store = make(connection).await.map_err(|error| failed(error.to_string()))?;
+        let failed =
+            |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
+        let store = make(connection)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let mut written = HashMap::new();
         for name in names {
-            let entry = store.entry(name.as_str()).await.map_err(|error| failed(error.to_string()))?;
+            let entry = store
+                .entry(name.as_str())
+                .await
+                .map_err(|error| failed(error.to_string()))?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-            let standing = entry.filter(|entry| entry.operation == kv::Operation::Put).map(|entry| {
-                serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
-                    warn!(name, %error, "what was known of these limits is not understood");
-                    Standing::default()
-                })
-            });
+            let standing = entry
+                .filter(|entry| entry.operation == kv::Operation::Put)
+                .map(|entry| {
+                    serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
+                        warn!(name, %error, "what was known of these limits is not understood");
+                        Standing::default()
+                    })
+                });
             written.insert(name, Written { standing, revision });
         }
-        Ok(Self { connection: connection.clone(), store, written })
+        Ok(Self {
+            connection: connection.clone(),
+            store,
+            written,
+        })
     }
 
     /// What is known, by name.
     pub fn known(&self) -> HashMap<String, Standing> {
         let known = self.written.iter();
-        known.filter_map(|(name, written)| Some((name.clone(), written.standing.clone()?))).collect()
+        known
+            .filter_map(|(name, written)| Some((name.clone(), written.standing.clone()?)))
+            .collect()
     }
 
     /// Writes down what changes until `stop`, at once when `asked`, and then what is left; nothing any more
@@ -130,7 +144,9 @@ impl Standings {
 
     /// What was written may be there no more: somebody may have deleted it.
     fn doubt(&mut self) {
-        self.written.values_mut().for_each(|written| written.standing = None);
+        self.written
+            .values_mut()
+            .for_each(|written| written.standing = None);
     }
 
     /// Writes down what has changed; with `ahead`, what may be spent until the next time too. False if
@@ -143,10 +159,19 @@ impl Standings {
                 worker.confirm(&name);
                 continue;
             }
-            let Ok(value) = serde_json::to_vec(&standing) else { continue };
-            match self.store.update(name.as_str(), value.into(), written.revision).await {
+            let Ok(value) = serde_json::to_vec(&standing) else {
+                continue;
+            };
+            match self
+                .store
+                .update(name.as_str(), value.into(), written.revision)
+                .await
+            {
                 Ok(revision) => {
-                    *written = Written { standing: Some(standing), revision };
+                    *written = Written {
+                        standing: Some(standing),
+                        revision,
+                    };
                     worker.confirm(&name);
                 }
                 Err(error) => {
@@ -174,6 +199,10 @@ impl Standings {
 /// Makes the bucket, if there is none.
 pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
     let bucket = connection.names.accounts_bucket();
-    let config = kv::Config { bucket, history: 1, ..kv::Config::default() };
+    let config = kv::Config {
+        bucket,
+        history: 1,
+        ..kv::Config::default()
+    };
     connection.context.create_or_update_key_value(config).await
 }

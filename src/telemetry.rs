@@ -21,7 +21,9 @@ pub fn start(json: bool, default: &str) {
         false => layer.with_target(false).boxed(),
     };
     // A second start, in tests, keeps the first.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
 }
 
 /// The NATS client writes the server's address with its credential into what it notes for debugging.

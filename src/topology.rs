@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, Info, Republish, RetentionPolicy, StorageType,
+};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::format::FORMAT_1_UNTIL;
 use forebay_schemas::{Lane, Names};
@@ -59,7 +61,11 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
-            Some(Info { config: existing, state, .. }) => {
+            Some(Info {
+                config: existing,
+                state,
+                ..
+            }) => {
                 if let Some(unfit) = unfit(&existing, &wanted) {
                     return Err(unfit);
                 }
@@ -67,7 +73,9 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
                 let mut metadata = existing.metadata;
                 for key in wanted.metadata.into_keys() {
                     // What a Forebay made that knew of one format alone holds that.
-                    metadata.entry(key).or_insert_with(|| state.last_sequence.to_string());
+                    metadata
+                        .entry(key)
+                        .or_insert_with(|| state.last_sequence.to_string());
                 }
                 // Replicas and placement are the operator's, and nobody asked for another size than it was made with.
                 let max_bytes = match size {
@@ -82,13 +90,18 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
                     ..wanted
                 };
                 let updated = context.update_stream(updated).await;
-                updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
+                updated.map_err(|error| Error::Server {
+                    stream,
+                    problem: error.to_string(),
+                })?;
             }
             None => missing.push((wanted, size)),
         }
     }
     // Only now, when nothing that is there is refused: until here an older Forebay could go on.
-    if let Some((wanted, _)) = missing.iter_mut().find(|(wanted, _)| wanted.name == names.scheduled_stream())
+    if let Some((wanted, _)) = missing
+        .iter_mut()
+        .find(|(wanted, _)| wanted.name == names.scheduled_stream())
         && let Some(former) = existing(context, &names.format_1_scheduled_stream()).await?
     {
         *wanted = in_place_of(former.config, context, names, wanted.clone()).await?;
@@ -104,12 +117,27 @@ async fn in_place_of(
     names: &Names,
     wanted: Config,
 ) -> Result<Config, Error> {
-    let Config { num_replicas, placement, .. } = former.clone();
+    let Config {
+        num_replicas,
+        placement,
+        ..
+    } = former.clone();
     let stream = former.name.clone();
-    let narrowed = Config { subjects: vec![names.format_1_scheduled_subjects()], republish: None, ..former };
+    let narrowed = Config {
+        subjects: vec![names.format_1_scheduled_subjects()],
+        republish: None,
+        ..former
+    };
     let updated = context.update_stream(narrowed).await;
-    updated.map_err(|error| Error::Server { stream, problem: error.to_string() })?;
-    Ok(Config { num_replicas, placement, ..wanted })
+    updated.map_err(|error| Error::Server {
+        stream,
+        problem: error.to_string(),
+    })?;
+    Ok(Config {
+        num_replicas,
+        placement,
+        ..wanted
+    })
 }
 
 /// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
@@ -129,7 +157,10 @@ async fn make_missing(context: &Context, names: &Names, sizes: &Streams) -> Resu
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         if existing(context, &wanted.name).await?.is_none() {
-            warn!(stream = wanted.name, "the stream was deleted with all that it held; making it again");
+            warn!(
+                stream = wanted.name,
+                "the stream was deleted with all that it held; making it again"
+            );
             missing.push((wanted, size));
         }
     }
@@ -141,7 +172,10 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
     match context.get_stream(stream).await {
         Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(Error::Server { stream: stream.to_owned(), problem: error.to_string() }),
+        Err(error) => Err(Error::Server {
+            stream: stream.to_owned(),
+            problem: error.to_string(),
+        }),
     }
 }
 
@@ -149,7 +183,10 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
 /// usual size have half of it, and half of that.
 async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
     let mut halved = 0;
-    let problem = |wanted: &Config, problem| Error::Server { stream: wanted.name.clone(), problem };
+    let problem = |wanted: &Config, problem| Error::Server {
+        stream: wanted.name.clone(),
+        problem,
+    };
     for (index, one) in missing.iter().enumerate() {
         while let Err(error) = context.create_stream(at_most(one, halved)).await {
             let wanted = at_most(one, halved);
@@ -157,7 +194,8 @@ async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
                 return Err(problem(&wanted, error.to_string()));
             }
             halved += 1;
-            let smaller = |one: &&Sized| at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes;
+            let smaller =
+                |one: &&Sized| at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes;
             if !missing[..=index].iter().any(|one| smaller(&one)) {
                 let told = format!(
                     "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
@@ -174,7 +212,9 @@ async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
     }
     if halved > 0 {
         let parts = 1u64 << halved;
-        warn!("the server's disk has little room, so that streams hold 1/{parts} of what they usually do");
+        warn!(
+            "the server's disk has little room, so that streams hold 1/{parts} of what they usually do"
+        );
     }
     Ok(())
 }
@@ -185,12 +225,18 @@ fn at_most((wanted, size): &Sized, halved: u32) -> Config {
         Some(Size::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
         Some(Size::Given(_)) | None => wanted.max_bytes,
     };
-    Config { max_bytes, ..wanted.clone() }
+    Config {
+        max_bytes,
+        ..wanted.clone()
+    }
 }
 
 fn has_no_room(error: &async_nats::jetstream::context::CreateStreamError) -> bool {
     use async_nats::jetstream::context::CreateStreamErrorKind::JetStream;
-    let of_room = [ErrorCode::STORAGE_RESOURCES_EXCEEDED, ErrorCode::ACCOUNT_RESOURCES_EXCEEDED];
+    let of_room = [
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED,
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED,
+    ];
     matches!(error.kind(), JetStream(error) if of_room.contains(&error.error_code()))
 }
 
@@ -217,8 +263,15 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
         duplicate_window: NO_WINDOW,
         ..Config::default()
     };
-    let sized =
-        |size: Size, config: Config| (Config { max_bytes: whole(size.bytes()), ..config }, Some(size));
+    let sized = |size: Size, config: Config| {
+        (
+            Config {
+                max_bytes: whole(size.bytes()),
+                ..config
+            },
+            Some(size),
+        )
+    };
     vec![
         sized(
             sizes.jobs_max_bytes,
@@ -269,9 +322,20 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
             },
             None,
         ),
-        (Config { max_age: LONG, ..base(names.events_stream(), vec![names.all_events()]) }, None),
+        (
+            Config {
+                max_age: LONG,
+                ..base(names.events_stream(), vec![names.all_events()])
+            },
+            None,
+        ),
         // Jobs wait, and can be replayed, for about as long as there are dead letters.
-        objects(&names.requests_bucket(), sizes.objects_max_bytes, LONG, DiscardPolicy::New),
+        objects(
+            &names.requests_bucket(),
+            sizes.objects_max_bytes,
+            LONG,
+            DiscardPolicy::New,
+        ),
         // The store has what is pushed out.
         objects(
             &names.answers_bucket(),
@@ -315,7 +379,13 @@ fn same_prefix(left: &str, right: &str) -> bool {
 
 fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
     let unless = |fits: bool, field, found: String, needed: String, why| {
-        (!fits).then(|| Error::Unfit { stream: wanted.name.clone(), field, found, needed, why })
+        (!fits).then(|| Error::Unfit {
+            stream: wanted.name.clone(),
+            field,
+            found,
+            needed,
+            why,
+        })
     };
     let debug = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
     let keeps = wanted.retention == RetentionPolicy::WorkQueue;
@@ -339,12 +409,24 @@ fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
     })
     .or_else(|| {
         let why = "an acknowledged publish must survive a restart";
-        unless(found.storage == wanted.storage, "storage", debug(&found.storage), debug(&wanted.storage), why)
+        unless(
+            found.storage == wanted.storage,
+            "storage",
+            debug(&found.storage),
+            debug(&wanted.storage),
+            why,
+        )
     })
     .or_else(|| {
         let why = "a job must be refused, not pushed out, when there is no room";
         let fits = !jobs_alone || found.discard == wanted.discard;
-        unless(fits, "discard", debug(&found.discard), debug(&wanted.discard), why)
+        unless(
+            fits,
+            "discard",
+            debug(&found.discard),
+            debug(&wanted.discard),
+            why,
+        )
     })
     .or_else(|| {
         let fits = !keeps || found.max_age.is_zero();
@@ -354,10 +436,22 @@ fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
     .or_else(|| {
         let fits = !jobs_alone || (!found.allow_rollup && !found.allow_message_schedules);
         let why = "a publisher could erase or move other people's jobs";
-        unless(fits, "allow_rollup or allow_msg_schedules", "true".to_owned(), "false".to_owned(), why)
+        unless(
+            fits,
+            "allow_rollup or allow_msg_schedules",
+            "true".to_owned(),
+            "false".to_owned(),
+            why,
+        )
     })
     .or_else(|| {
         let why = "a publish without an acknowledgement can be lost";
-        unless(!found.no_ack, "no_ack", "true".to_owned(), "false".to_owned(), why)
+        unless(
+            !found.no_ack,
+            "no_ack",
+            "true".to_owned(),
+            "false".to_owned(),
+            why,
+        )
     })
 }

@@ -24,11 +24,15 @@ use crate::{standing, topology};
 /// When NATS does not answer, or does not do it.
 pub async fn take_over(connection: &Connection) -> Result<(), Error> {
     let taken = async {
-        take_over_schedules(&connection.context, &connection.names).await.context("scheduled jobs")?;
+        take_over_schedules(&connection.context, &connection.names)
+            .await
+            .context("scheduled jobs")?;
         take_over_buckets(connection).await
     };
     taken.await.map_err(|error: anyhow::Error| {
-        Error::Unreachable(error.context("what Forebay 0.1 left at the NATS server cannot be taken over"))
+        Error::Unreachable(
+            error.context("what Forebay 0.1 left at the NATS server cannot be taken over"),
+        )
     })
 }
 
@@ -36,12 +40,16 @@ async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
     let names = &connection.names;
     if let Some(former) = bucket(connection, names.format_1_accounts_bucket()).await? {
         let store = standing::make(connection).await?;
-        copy(&former, &store, account).await.context("the state of accounts")?;
+        copy(&former, &store, account)
+            .await
+            .context("the state of accounts")?;
         delete(connection, names.format_1_accounts_bucket()).await?;
     }
     if let Some(former) = bucket(connection, names.format_1_controls_bucket()).await? {
         let store = orders::make(connection).await?;
-        copy(&former, &store, control).await.context("what is paused and cancelled")?;
+        copy(&former, &store, control)
+            .await
+            .context("what is paused and cancelled")?;
         delete(connection, names.format_1_controls_bucket()).await?;
     }
     Ok(())
@@ -56,7 +64,10 @@ async fn bucket(connection: &Connection, name: String) -> anyhow::Result<Option<
 
 async fn delete(connection: &Connection, name: String) -> anyhow::Result<()> {
     connection.context.delete_key_value(&name).await?;
-    info!(bucket = name, "the bucket of Forebay 0.1 is taken over and deleted");
+    info!(
+        bucket = name,
+        "the bucket of Forebay 0.1 is taken over and deleted"
+    );
     Ok(())
 }
 
@@ -71,14 +82,18 @@ async fn copy(
 ) -> anyhow::Result<()> {
     let keys: Vec<String> = former.keys().await?.try_collect().await?;
     for key in keys {
-        let Some(value) = former.get(key.as_str()).await? else { continue };
+        let Some(value) = former.get(key.as_str()).await? else {
+            continue;
+        };
         match renamed(&key, &value) {
             Ok((key, value)) => match store.create(key.as_str(), value.into()).await {
                 Ok(_) => {}
                 Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {}
                 Err(error) => return Err(anyhow!(error)),
             },
-            Err(error) => warn!(key, %error, "an entry of Forebay 0.1 is not understood, and is left out"),
+            Err(error) => {
+                warn!(key, %error, "an entry of Forebay 0.1 is not understood, and is left out")
+            }
         }
     }
     Ok(())

@@ -42,7 +42,9 @@ impl std::str::FromStr for Cache {
             _ => {}
         }
         let age = humantime::parse_duration(text).map_err(|_| {
-            format!("`{text}` is no duration: write for example \"1h\", or \"{COALESCE}\", or \"{OFF}\"")
+            format!(
+                "`{text}` is no duration: write for example \"1h\", or \"{COALESCE}\", or \"{OFF}\""
+            )
         })?;
         if age.is_zero() {
             return Err(format!("`{text}` is now \"{COALESCE}\""));
@@ -69,7 +71,9 @@ impl Serialize for Cache {
 
 impl<'de> Deserialize<'de> for Cache {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
+        String::deserialize(from)?
+            .parse()
+            .map_err(de::Error::custom)
     }
 }
 
@@ -104,6 +108,9 @@ mod tests {
         }
         let error = "soon".parse::<Cache>().expect_err("no duration");
         assert!(error.contains("`soon`") && error.contains("1h"), "{error}");
-        assert_eq!("0s".parse::<Cache>(), Err("`0s` is now \"coalesce\"".to_owned()));
+        assert_eq!(
+            "0s".parse::<Cache>(),
+            Err("`0s` is now \"coalesce\"".to_owned())
+        );
     }
 }

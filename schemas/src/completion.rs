@@ -130,7 +130,10 @@ pub struct Usage {
     pub reasoning_tokens: u64,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -248,7 +251,11 @@ impl Attempt {
 impl Completion {
     /// The identity that this answers.
     pub fn identity(&self) -> Identity {
-        Identity { team: self.team.clone(), batch: self.batch.clone(), id: self.id.clone() }
+        Identity {
+            team: self.team.clone(),
+            batch: self.batch.clone(),
+            id: self.id.clone(),
+        }
     }
 
     /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
@@ -267,10 +274,15 @@ impl Completion {
     /// null, as at OpenAI. A refusal that came with a good status stands in both: nothing in its `response` need say
     /// that it is one.
     pub fn output_line(&self) -> OutputLine {
-        let is_told = self.response.as_ref().is_some_and(|response| response.status_code >= 400);
+        let is_told = self
+            .response
+            .as_ref()
+            .is_some_and(|response| response.status_code >= 400);
         let error = self.error.as_ref().filter(|_| !is_told);
-        let error =
-            error.map(|error| OutputError { code: error.code.clone(), message: error.message.clone() });
+        let error = error.map(|error| OutputError {
+            code: error.code.clone(),
+            message: error.message.clone(),
+        });
         OutputLine {
             id: output_line_id(&self.identity()),
             custom_id: self.custom_id.clone(),
@@ -283,7 +295,11 @@ impl Completion {
 /// The `id` of an output line: `batch_req_` and 24 hex digits of the identity's SHA-256.
 pub fn output_line_id(identity: &Identity) -> String {
     let mut hash = Sha256::new();
-    for part in [identity.team.as_str(), identity.batch.as_deref().unwrap_or(""), &identity.id] {
+    for part in [
+        identity.team.as_str(),
+        identity.batch.as_deref().unwrap_or(""),
+        &identity.id,
+    ] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -14,8 +14,14 @@ const TEMPLATE: &str = include_str!("contract/asyncapi.yaml.in");
 pub fn documents() -> Vec<(&'static str, String)> {
     vec![
         ("json/job.schema.json", pretty(&schema_for!(Job))),
-        ("json/completion.schema.json", pretty(&schema_for!(Completion))),
-        ("json/account_event.schema.json", pretty(&schema_for!(AccountEvent))),
+        (
+            "json/completion.schema.json",
+            pretty(&schema_for!(Completion)),
+        ),
+        (
+            "json/account_event.schema.json",
+            pretty(&schema_for!(AccountEvent)),
+        ),
         ("asyncapi.yaml", asyncapi(&Names::default())),
     ]
 }
@@ -27,13 +33,22 @@ fn pretty(schema: &schemars::Schema) -> String {
 }
 
 fn asyncapi(names: &Names) -> String {
-    let flow = Flow { pool: "{pool}".to_owned(), team: "{team}".to_owned(), lane: Lane::Normal };
+    let flow = Flow {
+        pool: "{pool}".to_owned(),
+        team: "{team}".to_owned(),
+        lane: Lane::Normal,
+    };
     let job = names.job(&flow).replace("normal", "{lane}");
     let short = names.job_filters(&flow)[1].clone();
     let pool_only = short.replace(".{team}", "");
     // Built by hand: `Names::completion` encodes its id, and braces are no id characters.
-    let completion = names.completions_of("{team}", Some("{batch}")).replace('*', "{id}");
-    let ask = names.ask().replacen('*', "{pool}", 1).replacen('*', "{team}", 1);
+    let completion = names
+        .completions_of("{team}", Some("{batch}"))
+        .replace('*', "{id}");
+    let ask = names
+        .ask()
+        .replacen('*', "{pool}", 1)
+        .replacen('*', "{team}", 1);
     let dead = names.dead("{pool}", "{team}");
     let values = [
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -55,5 +70,7 @@ fn asyncapi(names: &Names) -> String {
     ];
     values
         .into_iter()
-        .fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(&format!("<<{name}>>"), &value))
+        .fold(TEMPLATE.to_owned(), |text, (name, value)| {
+            text.replace(&format!("<<{name}>>"), &value)
+        })
 }

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// What an attempt turned out to be, or why a job was refused. Providers' own words are mapped onto
 /// this list by their adapters; what is done about each is decided in one place of `workers`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// A short limit: wait and the same key serves again.
@@ -67,12 +69,16 @@ impl Class {
 
     /// Whether a limit refused: the request was not at fault, and neither was the provider.
     pub fn is_limit(self) -> bool {
-        matches!(self, Class::RateLimited | Class::RampLimited | Class::QuotaExhausted)
+        matches!(
+            self,
+            Class::RateLimited | Class::RampLimited | Class::QuotaExhausted
+        )
     }
 
     /// The class that has this name, if one has.
     pub fn named(name: &str) -> Option<Self> {
-        let class: Result<Self, serde::de::value::Error> = Self::deserialize(name.into_deserializer());
+        let class: Result<Self, serde::de::value::Error> =
+            Self::deserialize(name.into_deserializer());
         class.ok()
     }
 
@@ -122,8 +128,16 @@ mod tests {
     fn the_list_for_people_has_every_class_once() {
         let text = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/failures.md");
         let text = std::fs::read_to_string(text).expect("the list");
-        let table = text.split_once("| class |").expect("a table").1.split("\n\n").next().unwrap_or_default();
-        let rows = table.lines().filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0));
+        let table = text
+            .split_once("| class |")
+            .expect("a table")
+            .1
+            .split("\n\n")
+            .next()
+            .unwrap_or_default();
+        let rows = table
+            .lines()
+            .filter_map(|row| Some(row.strip_prefix("| `")?.split_once('`')?.0));
         assert_eq!(rows.collect::<Vec<_>>(), names(), "docs/failures.md");
     }
 
@@ -131,8 +145,9 @@ mod tests {
     fn names() -> Vec<String> {
         let schema = serde_json::to_value(schemars::schema_for!(Class)).expect("JSON");
         let classes = schema["oneOf"].as_array().expect("a list").iter();
-        let names: Vec<_> =
-            classes.map(|class| class["const"].as_str().expect("a name").to_owned()).collect();
+        let names: Vec<_> = classes
+            .map(|class| class["const"].as_str().expect("a name").to_owned())
+            .collect();
         assert!(names.len() > 10, "{schema}");
         names
     }

@@ -18,7 +18,18 @@ const TEAM_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -, the first of them a letter"
 
 /// How urgent a job is.
 #[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+    Debug,
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
@@ -101,7 +112,9 @@ impl fmt::Display for Flow {
 pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name != NO_BATCH
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
 /// Whether `name` can be a team: a name that begins with a letter. The rest of a model's name behind a dot, such as
@@ -122,13 +135,23 @@ pub fn problem_of_team(name: &str) -> Option<String> {
 
 fn no_name(what: &str, name: &str, rule: &str, is_one: fn(&str) -> bool) -> String {
     let near = pool_of_model(name);
-    let hint = if is_one(&near) { format!("; write `{near}`") } else { String::new() };
+    let hint = if is_one(&near) {
+        format!("; write `{near}`")
+    } else {
+        String::new()
+    };
     format!("`{name}` is no {what} name: use {rule}{hint}")
 }
 
 /// The pool of a model: every character that a name cannot hold becomes `_`.
 pub fn pool_of_model(model: &str) -> String {
-    let name = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    let name = |c: char| {
+        if c.is_ascii_alphanumeric() || c == '-' {
+            c
+        } else {
+            '_'
+        }
+    };
     model.chars().map(name).take(MAX_NAME).collect()
 }
 
@@ -138,7 +161,10 @@ mod tests {
 
     #[test]
     fn a_models_pool_is_a_name() {
-        assert_eq!(pool_of_model("meta-llama/Llama-3.3:free"), "meta-llama_Llama-3_3_free");
+        assert_eq!(
+            pool_of_model("meta-llama/Llama-3.3:free"),
+            "meta-llama_Llama-3_3_free"
+        );
         assert!(is_name(&pool_of_model("gpt-4.1")));
         assert!(!is_name("_"));
     }

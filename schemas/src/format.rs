@@ -90,8 +90,13 @@ impl Names {
 
     /// The subject that a message of that stream has now.
     pub fn scheduled_since_format_1(&self, subject: &str) -> String {
-        let rest = subject.strip_prefix(self.prefix()).and_then(|rest| rest.strip_prefix(".later."));
-        rest.map_or_else(|| subject.to_owned(), |rest| format!("{}.scheduled.{rest}", self.prefix()))
+        let rest = subject
+            .strip_prefix(self.prefix())
+            .and_then(|rest| rest.strip_prefix(".later."));
+        rest.map_or_else(
+            || subject.to_owned(),
+            |rest| format!("{}.scheduled.{rest}", self.prefix()),
+        )
     }
 
     /// What is [`Names::accounts_bucket`] now.
@@ -111,9 +116,14 @@ pub(crate) fn job_of_today(job: &[u8]) -> Option<Vec<u8>> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(job).ok()?;
     fields.remove("cache");
     if let Some(reuse) = fields.remove("reuse") {
-        let is_zero = |text: String| humantime::parse_duration(&text).is_ok_and(|age| age.is_zero());
+        let is_zero =
+            |text: String| humantime::parse_duration(&text).is_ok_and(|age| age.is_zero());
         let coalesces = serde_json::from_str(reuse.get()).is_ok_and(is_zero);
-        let cache = if coalesces { to_raw_value(&Cache::Coalesce).ok()? } else { reuse };
+        let cache = if coalesces {
+            to_raw_value(&Cache::Coalesce).ok()?
+        } else {
+            reuse
+        };
         fields.insert("cache".to_owned(), cache);
     }
     serde_json::to_vec(&fields).ok()
@@ -125,7 +135,11 @@ pub(crate) fn job_of_today(job: &[u8]) -> Option<Vec<u8>> {
 /// When it is no text.
 pub fn class_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
-    Ok(if name == "exceeds_key_limit" { "exceeds_limit".to_owned() } else { name })
+    Ok(if name == "exceeds_key_limit" {
+        "exceeds_limit".to_owned()
+    } else {
+        name
+    })
 }
 
 #[cfg(test)]
@@ -135,8 +149,14 @@ mod tests {
     #[test]
     fn a_scheduled_job_has_its_subject_of_today_and_one_that_came_back_keeps_its_own() {
         let names = Names::default();
-        assert_eq!(names.scheduled_since_format_1("ai.later.acme._.1"), names.scheduled("acme", None, "1"));
-        assert_eq!(names.scheduled_since_format_1("ai.due.chat.acme.bulk"), "ai.due.chat.acme.bulk");
+        assert_eq!(
+            names.scheduled_since_format_1("ai.later.acme._.1"),
+            names.scheduled("acme", None, "1")
+        );
+        assert_eq!(
+            names.scheduled_since_format_1("ai.due.chat.acme.bulk"),
+            "ai.due.chat.acme.bulk"
+        );
     }
 
     #[test]
@@ -149,7 +169,10 @@ mod tests {
             ("7", "7"),
         ] {
             let job = job_of_today(format!(r#"{{"reuse":{reuse},"cache":"mine"}}"#).as_bytes());
-            assert_eq!(job.map(String::from_utf8), Some(Ok(format!(r#"{{"cache":{cache}}}"#))));
+            assert_eq!(
+                job.map(String::from_utf8),
+                Some(Ok(format!(r#"{{"cache":{cache}}}"#)))
+            );
         }
         assert_eq!(job_of_today(b"[]"), None);
     }

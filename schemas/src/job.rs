@@ -141,7 +141,9 @@ impl Job {
     /// # Errors
     /// As [`Job::parse`]; words of format 1 are errors in format 2, which name the ones of today.
     pub fn parse_as(bytes: &[u8], format: Format) -> Result<Self, ParseError> {
-        let of_today = (format == Format::One).then(|| job_of_today(bytes)).flatten();
+        let of_today = (format == Format::One)
+            .then(|| job_of_today(bytes))
+            .flatten();
         let bytes = of_today.as_deref().unwrap_or(bytes);
         let job: Job = serde_json::from_slice(bytes).map_err(|error| name_field(bytes, &error))?;
         job.check()?;
@@ -150,21 +152,35 @@ impl Job {
 
     /// Whether each field can be meant.
     fn check(&self) -> Result<(), ParseError> {
-        let wrong = |field: &str, problem| Err(ParseError::Field { field: field.to_owned(), problem });
+        let wrong = |field: &str, problem| {
+            Err(ParseError::Field {
+                field: field.to_owned(),
+                problem,
+            })
+        };
         if let Some(method) = self.method.as_deref().filter(|method| *method != "POST") {
             return wrong("method", format!("`{method}` is not supported, use POST"));
         }
         if let Some(batch) = self.batch.as_deref().filter(|batch| !is_name(batch)) {
-            return wrong("batch", format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"));
+            return wrong(
+                "batch",
+                format!("`{batch}` is no batch name, use 1 to 64 of A-Z a-z 0-9 _ -"),
+            );
         }
         if let Some(id) = self.own_id().filter(|id| !is_id(id)) {
             return wrong("id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
         }
         if let Some(id) = self.custom_id.as_deref().filter(|id| !is_id(id)) {
-            return wrong("custom_id", format!("has {} bytes, use 1 to {MAX_ID}", id.len()));
+            return wrong(
+                "custom_id",
+                format!("has {} bytes, use 1 to {MAX_ID}", id.len()),
+            );
         }
         if self.is_true("stream") {
-            return wrong("body.stream", "a job is answered once and whole, leave `stream` out".to_owned());
+            return wrong(
+                "body.stream",
+                "a job is answered once and whole, leave `stream` out".to_owned(),
+            );
         }
         Ok(())
     }
@@ -176,7 +192,9 @@ impl Job {
 
     /// `body.model`, if it is a string.
     pub fn model(&self) -> Option<String> {
-        self.body.get("model").and_then(|raw| serde_json::from_str(raw.get()).ok())
+        self.body
+            .get("model")
+            .and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
     /// Bytes of its body.
@@ -201,7 +219,11 @@ impl Job {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        for (key, raw) in self.body.iter().filter(|(key, _)| field != Some(key.as_str())) {
+        for (key, raw) in self
+            .body
+            .iter()
+            .filter(|(key, _)| field != Some(key.as_str()))
+        {
             feed(&mut hash, &Value::String(key.clone()));
             match serde_json::from_str(raw.get()) {
                 Ok(value) => feed(&mut hash, &value),
@@ -287,7 +309,13 @@ pub struct Identity {
 
 impl std::fmt::Display for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}/{}", self.team, self.batch.as_deref().unwrap_or("_"), self.id)
+        write!(
+            f,
+            "{}/{}/{}",
+            self.team,
+            self.batch.as_deref().unwrap_or("_"),
+            self.id
+        )
     }
 }
 
@@ -311,32 +339,62 @@ mod tests {
     fn mistakes_name_the_field() {
         for (text, expected) in [
             ("{", "not a job: not valid JSON: EOF"),
-            (r#"{"body":{},}"#, "not a job: not valid JSON: trailing comma at line 1 column 12"),
+            (
+                r#"{"body":{},}"#,
+                "not a job: not valid JSON: trailing comma at line 1 column 12",
+            ),
             (r#"{"body":{"model":"m""#, "not a job: not valid JSON: EOF"),
-            (r#"{"id":"a" "body":{}}"#, "not a job: not valid JSON: expected `,` or `}`"),
+            (
+                r#"{"id":"a" "body":{}}"#,
+                "not a job: not valid JSON: expected `,` or `}`",
+            ),
             ("[]", "not a job: expected one JSON object"),
             (r#""text""#, "not a job: expected one JSON object"),
-            (r#"{"id":1,"body":{}}"#, "field `id`: invalid type: integer `1`, expected a string"),
+            (
+                r#"{"id":1,"body":{}}"#,
+                "field `id`: invalid type: integer `1`, expected a string",
+            ),
             (r#"{"body":[]}"#, "field `body`: expected a JSON object"),
             (r#"{"custom_id":"a"}"#, "body"),
             (r#"{"body":{},"method":"GET"}"#, "method"),
             (r#"{"body":{},"batch":"a.b"}"#, "batch"),
             (r#"{"body":{},"id":""}"#, "id"),
-            (&format!(r#"{{"body":{{}},"custom_id":"{}"}}"#, "x".repeat(513)), "513 bytes"),
+            (
+                &format!(r#"{{"body":{{}},"custom_id":"{}"}}"#, "x".repeat(513)),
+                "513 bytes",
+            ),
             (r#"{"body":{"stream":true}}"#, "stream"),
             (
                 r#"{"body":{},"deadline":"soon"}"#,
                 "field `deadline`: expected a time in RFC 3339, for example",
             ),
-            (r#"{"body":{},"cache":"soon"}"#, "field `cache`: `soon` is no duration: write for example"),
-            (r#"{"body":{},"cache":"0s"}"#, "field `cache`: `0s` is now \"coalesce\""),
-            (r#"{"body":{},"reuse":"0s"}"#, "field `reuse`: is now `cache`: \"1h\", \"coalesce\""),
-            (r#"{"body":{},"reuse":7}"#, "field `reuse`: is now `cache`: \"1h\", \"coalesce\""),
-            (r#"{"body":{},"not_before":7}"#, "field `not_before`: expected a time in RFC 3339, for example"),
+            (
+                r#"{"body":{},"cache":"soon"}"#,
+                "field `cache`: `soon` is no duration: write for example",
+            ),
+            (
+                r#"{"body":{},"cache":"0s"}"#,
+                "field `cache`: `0s` is now \"coalesce\"",
+            ),
+            (
+                r#"{"body":{},"reuse":"0s"}"#,
+                "field `reuse`: is now `cache`: \"1h\", \"coalesce\"",
+            ),
+            (
+                r#"{"body":{},"reuse":7}"#,
+                "field `reuse`: is now `cache`: \"1h\", \"coalesce\"",
+            ),
+            (
+                r#"{"body":{},"not_before":7}"#,
+                "field `not_before`: expected a time in RFC 3339, for example",
+            ),
         ] {
             let error = parse(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text}: {error}");
-            assert!(!error.contains('?') && !error.contains("struct"), "{text}: {error}");
+            assert!(
+                !error.contains('?') && !error.contains("struct"),
+                "{text}: {error}"
+            );
         }
     }
 
@@ -345,7 +403,11 @@ mod tests {
         let old = br#"{"id":"1","body":{},"reuse":"0s"}"#;
         let job = Job::parse_as(old, Format::One).expect("a job");
         assert_eq!(job.cache, Some(Cache::Coalesce));
-        assert!(serde_json::to_string(&job).expect("json").contains(r#""cache":"coalesce""#));
+        assert!(
+            serde_json::to_string(&job)
+                .expect("json")
+                .contains(r#""cache":"coalesce""#)
+        );
         // 0.1 knew no `cache`, so that it meant nothing.
         for cache in ["\"1h\"", "true", "\"0s\""] {
             let old = format!(r#"{{"body":{{"a":1e400}},"cache":{cache}}}"#);
@@ -353,26 +415,52 @@ mod tests {
             assert_eq!((job.cache, job.body["a"].get()), (None, "1e400"));
         }
         for wrong in [r#"{"body":{},"reuse":"soon"}"#, "[]", "{"] {
-            assert!(Job::parse_as(wrong.as_bytes(), Format::One).is_err(), "{wrong}");
+            assert!(
+                Job::parse_as(wrong.as_bytes(), Format::One).is_err(),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn numbers_in_a_body_keep_their_bytes() {
-        let job = parse(r#"{"body":{"seed":12345678901234567890123,"temperature":0.10}}"#).expect("a job");
+        let job = parse(r#"{"body":{"seed":12345678901234567890123,"temperature":0.10}}"#)
+            .expect("a job");
         let text = serde_json::to_string(&job.body).expect("json");
-        assert_eq!(text, r#"{"seed":12345678901234567890123,"temperature":0.10}"#);
+        assert_eq!(
+            text,
+            r#"{"seed":12345678901234567890123,"temperature":0.10}"#
+        );
     }
 
     #[test]
     fn the_fingerprint_sees_values_not_layout() {
         let print = |text: &str, pool: &str| parse(text).expect("a job").fingerprint(pool);
         let one = print(r#"{"body":{"a":[1,{"x":1,"y":"2"}],"b":null}}"#, "p");
-        assert_eq!(one, print(r#"{"id":"other", "body":{ "b": null, "a":[1, {"y":"2","x":1}] }}"#, "p"));
-        assert_ne!(one, print(r#"{"body":{"a":[1,{"x":1,"y":2}],"b":null}}"#, "p"));
-        assert_ne!(one, print(r#"{"body":{"a":[1,{"x":1,"y":"2"}],"b":null}}"#, "q"));
-        assert_ne!(print(r#"{"body":{"a":[[1],2]}}"#, "p"), print(r#"{"body":{"a":[[1,2]]}}"#, "p"));
-        let without = |text: &str| parse(text).expect("a job").fingerprint_without("p", Some("input"));
+        assert_eq!(
+            one,
+            print(
+                r#"{"id":"other", "body":{ "b": null, "a":[1, {"y":"2","x":1}] }}"#,
+                "p"
+            )
+        );
+        assert_ne!(
+            one,
+            print(r#"{"body":{"a":[1,{"x":1,"y":2}],"b":null}}"#, "p")
+        );
+        assert_ne!(
+            one,
+            print(r#"{"body":{"a":[1,{"x":1,"y":"2"}],"b":null}}"#, "q")
+        );
+        assert_ne!(
+            print(r#"{"body":{"a":[[1],2]}}"#, "p"),
+            print(r#"{"body":{"a":[[1,2]]}}"#, "p")
+        );
+        let without = |text: &str| {
+            parse(text)
+                .expect("a job")
+                .fingerprint_without("p", Some("input"))
+        };
         let plain = without(r#"{"body":{"input":"one"}}"#);
         assert_eq!(plain, without(r#"{"body":{"input":["two","three"]}}"#));
         assert_ne!(plain, without(r#"{"body":{"input":"one","dimensions":8}}"#));

@@ -17,7 +17,9 @@ const MAX_OBJECT: usize = 512;
 pub fn is_object_of(object: &str, team: &str) -> bool {
     object.len() <= MAX_OBJECT
         && !object.contains(char::is_control)
-        && object.strip_prefix(team).is_some_and(|rest| rest.starts_with('/'))
+        && object
+            .strip_prefix(team)
+            .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// An id as one subject token: bytes outside `[A-Za-z0-9_-]` as `%XX`; when that is longer than
@@ -43,10 +45,12 @@ pub fn encode_id(id: &str) -> String {
 /// Lower-case hex digits of `bytes`.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// 32 hex digits that no other bytes have.
@@ -62,7 +66,9 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Self { prefix: "ai".to_owned() }
+        Self {
+            prefix: "ai".to_owned(),
+        }
     }
 }
 
@@ -73,7 +79,9 @@ impl Names {
     /// When `prefix` is not a name (see [`is_name`]).
     pub fn new(prefix: &str) -> Result<Self, String> {
         if is_name(prefix) {
-            Ok(Self { prefix: prefix.to_owned() })
+            Ok(Self {
+                prefix: prefix.to_owned(),
+            })
         } else {
             Err(format!("`{prefix}` cannot be a prefix: use {NAME_RULE}"))
         }
@@ -190,7 +198,9 @@ impl Names {
         // The server stores a publish to a literal `*`; a filter made of it would take other people's jobs.
         let literal = |token: &&str| !matches!(*token, "" | "*" | ">");
         let pool = tokens.next().filter(literal)?.to_owned();
-        let team = Some(tokens.next().unwrap_or(DEFAULT_TEAM)).filter(literal)?.to_owned();
+        let team = Some(tokens.next().unwrap_or(DEFAULT_TEAM))
+            .filter(literal)?
+            .to_owned();
         let lane = tokens.next().map_or(Ok(Lane::Normal), str::parse).ok()?;
         tokens.next().is_none().then_some(Flow { pool, team, lane })
     }
@@ -224,7 +234,10 @@ impl Names {
 
     /// Jobs that wait for their own time, and those whose time has come.
     pub fn scheduled_subjects(&self) -> Vec<String> {
-        vec![format!("{}.scheduled.>", self.prefix), format!("{}.due.>", self.prefix)]
+        vec![
+            format!("{}.scheduled.>", self.prefix),
+            format!("{}.due.>", self.prefix),
+        ]
     }
 
     /// Where a job waits for its time.
@@ -235,7 +248,11 @@ impl Names {
 
     /// Where all jobs of a batch wait for their time, or those of a team that are of none.
     pub fn scheduled_of(&self, team: &str, batch: Option<&str>) -> String {
-        format!("{}.scheduled.{team}.{}.*", self.prefix, batch.unwrap_or(NO_BATCH))
+        format!(
+            "{}.scheduled.{team}.{}.*",
+            self.prefix,
+            batch.unwrap_or(NO_BATCH)
+        )
     }
 
     /// Where a flow's jobs come back when their time has come.
@@ -251,7 +268,11 @@ impl Names {
     /// Where a job's completion is published.
     pub fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         let batch = batch.unwrap_or(NO_BATCH);
-        format!("{}.completions.{team}.{batch}.{}", self.prefix, encode_id(id))
+        format!(
+            "{}.completions.{team}.{batch}.{}",
+            self.prefix,
+            encode_id(id)
+        )
     }
 
     /// Every completion's subject.
@@ -274,7 +295,12 @@ impl Names {
 
     /// Where a pool's and team's dead letters go; of one that is no name, what a name can hold.
     pub fn dead(&self, pool: &str, team: &str) -> String {
-        format!("{}.dead.{}.{}", self.prefix, pool_of_model(pool), pool_of_model(team))
+        format!(
+            "{}.dead.{}.{}",
+            self.prefix,
+            pool_of_model(pool),
+            pool_of_model(team)
+        )
     }
 
     /// The jobs of a team, in every pool and the usual lane; a lane more names the others.
@@ -336,7 +362,11 @@ mod tests {
     use crate::flow::is_team;
 
     fn flow(pool: &str, team: &str, lane: Lane) -> Flow {
-        Flow { pool: pool.to_owned(), team: team.to_owned(), lane }
+        Flow {
+            pool: pool.to_owned(),
+            team: team.to_owned(),
+            lane,
+        }
     }
 
     #[test]
@@ -351,8 +381,16 @@ mod tests {
                 assert_eq!(names.flow_of(&filter), Some(flow.clone()), "{filter}");
             }
         }
-        assert_eq!(names.job_filters(&flow("chat", "default", Lane::Normal)).len(), 3);
-        assert_eq!(names.flow_of("ai.seen.chat.acme"), Some(flow("chat", "acme", Lane::Normal)));
+        assert_eq!(
+            names
+                .job_filters(&flow("chat", "default", Lane::Normal))
+                .len(),
+            3
+        );
+        assert_eq!(
+            names.flow_of("ai.seen.chat.acme"),
+            Some(flow("chat", "acme", Lane::Normal))
+        );
         let late = flow("chat", "acme", Lane::Bulk);
         assert_eq!(names.flow_of(&names.due(&late)), Some(late));
     }
@@ -384,14 +422,32 @@ mod tests {
     fn a_flow_with_what_is_no_name_has_a_problem_and_safe_names() {
         let names = Names::default();
         let odd = names.flow_of("ai.jobs.llama3:8b").expect("a flow");
-        assert!(odd.problem().is_some_and(|problem| problem.contains("write `llama3_8b`")), "{odd}");
+        assert!(
+            odd.problem()
+                .is_some_and(|problem| problem.contains("write `llama3_8b`")),
+            "{odd}"
+        );
         assert!(is_name(&names.consumer(&odd).replace('+', "")));
-        assert_eq!(names.dead(&odd.pool, &odd.team), "ai.dead.llama3_8b.default");
-        for subject in ["ai.jobs.a._", "ai.jobs.a.b:c", "ai.jobs.a/b", "ai.jobs.gpt-4.1-mini", "ai.jobs.a.-b"]
-        {
-            assert!(names.flow_of(subject).expect("a flow").problem().is_some(), "{subject}");
+        assert_eq!(
+            names.dead(&odd.pool, &odd.team),
+            "ai.dead.llama3_8b.default"
+        );
+        for subject in [
+            "ai.jobs.a._",
+            "ai.jobs.a.b:c",
+            "ai.jobs.a/b",
+            "ai.jobs.gpt-4.1-mini",
+            "ai.jobs.a.-b",
+        ] {
+            assert!(
+                names.flow_of(subject).expect("a flow").problem().is_some(),
+                "{subject}"
+            );
         }
-        assert_eq!(names.flow_of("ai.jobs.a.b").expect("a flow").problem(), None);
+        assert_eq!(
+            names.flow_of("ai.jobs.a.b").expect("a flow").problem(),
+            None
+        );
     }
 
     #[test]
@@ -404,7 +460,11 @@ mod tests {
         }
         let names = Names::default();
         let flow = names.flow_of("ai.jobs.gpt-4.1-mini").expect("a flow");
-        assert!(flow.problem().is_some_and(|problem| problem.contains("a letter")), "{flow}");
+        assert!(
+            flow.problem()
+                .is_some_and(|problem| problem.contains("a letter")),
+            "{flow}"
+        );
         assert_eq!(
             names.subjects_of_model(&flow.dotted_model()),
             "`ai.jobs.gpt-4_1-mini`, or `ai.ask.gpt-4_1-mini.default` to wait for the answer"

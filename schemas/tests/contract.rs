@@ -23,7 +23,9 @@ fn the_committed_contract_is_the_one_in_the_code() {
 }
 
 fn golden(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -68,7 +70,10 @@ fn golden_completions_read_and_write_back() {
     ] {
         let text = golden(name);
         let completion: Completion = serde_json::from_str(&text).expect(name);
-        same_json(&serde_json::to_string(&completion).expect("a completion is JSON"), &text);
+        same_json(
+            &serde_json::to_string(&completion).expect("a completion is JSON"),
+            &text,
+        );
         let projected = serde_json::to_string(&completion.output_line()).expect("a line is JSON");
         same_json(&projected, &golden(line));
     }

@@ -51,14 +51,27 @@ const DIGITS: u32 = 10;
 
 /// Reads a list in whichever of the formats it is.
 pub(super) fn read(text: &str) -> anyhow::Result<Vec<Model>> {
-    let value: Value = serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
-    let Value::Object(entries) = value else { bail!("it is no list of models: {FORMATS}") };
+    let value: Value =
+        serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
+    let Value::Object(entries) = value else {
+        bail!("it is no list of models: {FORMATS}")
+    };
     if let Some(models) = entries.get("models").and_then(Value::as_array) {
-        return models.iter().enumerate().map(|(index, model)| own(index, model)).collect();
+        return models
+            .iter()
+            .enumerate()
+            .map(|(index, model)| own(index, model))
+            .collect();
     }
-    let of_litellm = entries.iter().filter_map(|(name, entry)| litellm(name, entry.as_object()?));
+    let of_litellm = entries
+        .iter()
+        .filter_map(|(name, entry)| litellm(name, entry.as_object()?));
     let of_models_dev = entries.iter().flat_map(|(provider, entry)| {
-        let models = entry.get("models").and_then(Value::as_object).into_iter().flatten();
+        let models = entry
+            .get("models")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
         models.filter_map(move |(name, entry)| Some(models_dev(provider, name, entry.as_object()?)))
     });
     let models: Vec<_> = of_litellm.chain(of_models_dev).collect();
@@ -86,15 +99,30 @@ const FIELDS: [&str; 15] = [
     "above",
     "tiers",
 ];
-const PRICES: [&str; 5] = ["input", "output", "cached_input", "cache_write", "reasoning"];
+const PRICES: [&str; 5] = [
+    "input",
+    "output",
+    "cached_input",
+    "cache_write",
+    "reasoning",
+];
 
 /// An entry of our own format, whose prices may be numbers or texts.
 fn own(index: usize, entry: &Value) -> anyhow::Result<Model> {
     let name = entry.get("name").and_then(Value::as_str);
-    let which = name.map_or_else(|| format!("models[{index}]"), |name| format!("model `{name}`"));
+    let which = name.map_or_else(
+        || format!("models[{index}]"),
+        |name| format!("model `{name}`"),
+    );
     let mut entry = entry.clone();
-    if let Some(unknown) = entry.as_object().and_then(|fields| fields.keys().find(|field| !is_field(field))) {
-        bail!("{which}: `{unknown}` is no field, use {}", FIELDS.join(", "));
+    if let Some(unknown) = entry
+        .as_object()
+        .and_then(|fields| fields.keys().find(|field| !is_field(field)))
+    {
+        bail!(
+            "{which}: `{unknown}` is no field, use {}",
+            FIELDS.join(", ")
+        );
     }
     prices_as_texts(&mut entry).map_err(|problem| anyhow!("{which}: {problem}"))?;
     serde_json::from_value(entry).map_err(|error| anyhow!("{which}: {error}"))
@@ -122,11 +150,13 @@ fn prices_as_texts(value: &mut Value) -> Result<(), String> {
     }
 }
 
-const FORMATS: &str =
-    "use LiteLLM's or models.dev's format, or {\"models\": [{\"provider\", \"name\", \"kind\", …}]}";
+const FORMATS: &str = "use LiteLLM's or models.dev's format, or {\"models\": [{\"provider\", \"name\", \"kind\", …}]}";
 
 fn our_name(provider: &str) -> &str {
-    PROVIDERS.iter().find(|(theirs, _)| *theirs == provider).map_or(provider, |(_, ours)| ours)
+    PROVIDERS
+        .iter()
+        .find(|(theirs, _)| *theirs == provider)
+        .map_or(provider, |(_, ours)| ours)
 }
 
 /// An entry of `LiteLLM`'s list; `None` for what is no model that a job could ask for.
@@ -135,7 +165,10 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
     let kind = litellm_kind(entry.get("mode")?.as_str()?)?;
     let prefix = listed.split('-').next().unwrap_or(listed);
     let strip = |prefix: &str| name.strip_prefix(prefix)?.strip_prefix('/');
-    let name = strip(listed).or_else(|| strip(prefix)).or_else(|| strip("bedrock")).unwrap_or(name);
+    let name = strip(listed)
+        .or_else(|| strip(prefix))
+        .or_else(|| strip("bedrock"))
+        .unwrap_or(name);
     let provider = our_name(listed);
     // Sizes of images, and regions, which are in the address and not in the model's name.
     if name.contains("-x-") || (matches!(provider, "azure" | "bedrock") && name.contains('/')) {
@@ -165,7 +198,10 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
             .filter(|(field, _)| can(field))
             .map(|(_, ability)| ability)
             .collect(),
-        retires: entry.get("deprecation_date").and_then(Value::as_str).and_then(|date| date.parse().ok()),
+        retires: entry
+            .get("deprecation_date")
+            .and_then(Value::as_str)
+            .and_then(|date| date.parse().ok()),
         prices: litellm_prices(entry),
     })
 }
@@ -193,7 +229,9 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
         return prices;
     }
     for (field, value) in entry {
-        let Some((rate, rest)) = litellm_rate(field) else { continue };
+        let Some((rate, rest)) = litellm_rate(field) else {
+            continue;
+        };
         let (above, tier) = match rest.strip_prefix("_above_") {
             None => (None, rest),
             Some(rest) => match rest.split_once("k_tokens") {
@@ -214,8 +252,16 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
         };
         *rate(rates) = a_million(value);
     }
-    for step in entry.get("tiered_pricing").and_then(Value::as_array).into_iter().flatten() {
-        let from = step.pointer("/range/0").and_then(Value::as_f64).unwrap_or_default();
+    for step in entry
+        .get("tiered_pricing")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        let from = step
+            .pointer("/range/0")
+            .and_then(Value::as_f64)
+            .unwrap_or_default();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -241,11 +287,19 @@ fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
     let fields: [(&str, RateOf); 5] = [
         ("input_cost_per_token", |rates| &mut rates.input),
         ("output_cost_per_token", |rates| &mut rates.output),
-        ("cache_read_input_token_cost", |rates| &mut rates.cached_input),
-        ("cache_creation_input_token_cost", |rates| &mut rates.cache_write),
-        ("output_cost_per_reasoning_token", |rates| &mut rates.reasoning),
+        ("cache_read_input_token_cost", |rates| {
+            &mut rates.cached_input
+        }),
+        ("cache_creation_input_token_cost", |rates| {
+            &mut rates.cache_write
+        }),
+        ("output_cost_per_reasoning_token", |rates| {
+            &mut rates.reasoning
+        }),
     ];
-    fields.into_iter().find_map(|(name, rate)| Some((rate, field.strip_prefix(name)?)))
+    fields
+        .into_iter()
+        .find_map(|(name, rate)| Some((rate, field.strip_prefix(name)?)))
 }
 
 /// The price of a million tokens, from that of one.
@@ -260,7 +314,9 @@ fn decimal(value: &Value) -> Option<Decimal> {
         Value::String(text) => text.clone(),
         _ => return None,
     };
-    let number = Decimal::from_scientific(&text).or_else(|_| Decimal::from_str(&text)).ok()?;
+    let number = Decimal::from_scientific(&text)
+        .or_else(|_| Decimal::from_str(&text))
+        .ok()?;
     (!number.is_sign_negative()).then_some(number)
 }
 
@@ -270,8 +326,13 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
     let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
     let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
     let takes = |way: &str, what: &str| {
-        let modalities = entry.pointer(&format!("/modalities/{way}")).and_then(Value::as_array);
-        modalities.into_iter().flatten().any(|modality| modality == what)
+        let modalities = entry
+            .pointer(&format!("/modalities/{way}"))
+            .and_then(Value::as_array);
+        modalities
+            .into_iter()
+            .flatten()
+            .any(|modality| modality == what)
     };
     let rates = |path: &str| {
         let rate = |name: &str| {
@@ -286,7 +347,10 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
             reasoning: rate("reasoning"),
         }
     };
-    let mut prices = Prices { rates: rates("/cost"), ..Prices::default() };
+    let mut prices = Prices {
+        rates: rates("/cost"),
+        ..Prices::default()
+    };
     let longer = rates("/cost/context_over_200k");
     if longer != Rates::default() {
         *prices.beyond(200_000) = longer;
@@ -299,17 +363,28 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
         (takes("input", "pdf"), Ability::Pdf),
         (takes("input", "audio"), Ability::AudioInput),
         (takes("output", "audio"), Ability::AudioOutput),
-        (entry.pointer("/cost/cache_read").is_some(), Ability::PromptCache),
+        (
+            entry.pointer("/cost/cache_read").is_some(),
+            Ability::PromptCache,
+        ),
     ];
     Model {
         provider: our_name(provider).to_owned(),
         name: name.to_owned(),
         // It has no word for it but the name.
-        kind: if name.contains("embed") { Kind::Embeddings } else { Kind::Chat },
+        kind: if name.contains("embed") {
+            Kind::Embeddings
+        } else {
+            Kind::Chat
+        },
         context_window: number("/limit/context"),
         max_output: number("/limit/output"),
         dimensions: None,
-        abilities: abilities.into_iter().filter(|(can, _)| *can).map(|(_, ability)| ability).collect(),
+        abilities: abilities
+            .into_iter()
+            .filter(|(can, _)| *can)
+            .map(|(_, ability)| ability)
+            .collect(),
         retires: None,
         prices,
     }

@@ -13,25 +13,55 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
     if let Ok(from) = std::env::var("UPDATE_CATALOGUE") {
         let told = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
         let text = std::fs::read_to_string(&from).expect("a published list");
-        let ours = |model: &Model| providers().iter().any(|provider| provider.listed_as() == model.provider);
+        let ours = |model: &Model| {
+            providers()
+                .iter()
+                .any(|provider| provider.listed_as() == model.provider)
+        };
         let mut catalogue = Catalogue::default();
-        catalogue.add(lists::read(&text).expect("a list").into_iter().filter(ours).collect());
+        catalogue.add(
+            lists::read(&text)
+                .expect("a list")
+                .into_iter()
+                .filter(ours)
+                .collect(),
+        );
         let notice = std::fs::read_to_string(told("CATALOGUE_NOTICE")).expect("a licence");
         let date = Some(told("CATALOGUE_DATE").parse().expect("a date"));
-        let origin = Origin { source: told("CATALOGUE_SOURCE"), date, notice };
+        let origin = Origin {
+            source: told("CATALOGUE_SOURCE"),
+            date,
+            notice,
+        };
         std::fs::write(notice_file(), notice_of(&origin)).expect("written");
-        let models = catalogue.models().map(|model| Model::clone(model)).collect();
+        let models = catalogue
+            .models()
+            .map(|model| Model::clone(model))
+            .collect();
         let mut file = GzEncoder::new(Vec::new(), Compression::best());
-        file.write_all(&serde_json::to_vec(&List { origin, models }).expect("JSON")).expect("written");
+        file.write_all(&serde_json::to_vec(&List { origin, models }).expect("JSON"))
+            .expect("written");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/catalogue/models.json.gz");
         std::fs::write(path, file.finish().expect("compressed")).expect("written");
         return;
     }
     let known = Catalogue::known();
-    assert!(known.models().count() >= 1_000, "{}", known.models().count());
-    assert!(known.origin.notice.contains("MIT License"), "{:?}", known.origin);
+    assert!(
+        known.models().count() >= 1_000,
+        "{}",
+        known.models().count()
+    );
+    assert!(
+        known.origin.notice.contains("MIT License"),
+        "{:?}",
+        known.origin
+    );
     let notice = std::fs::read_to_string(notice_file()).expect("the notice");
-    assert_eq!(notice, notice_of(&known.origin), "NOTICE is that of the built-in list");
+    assert_eq!(
+        notice,
+        notice_of(&known.origin),
+        "NOTICE is that of the built-in list"
+    );
 }
 
 fn notice_file() -> PathBuf {
@@ -71,7 +101,10 @@ fn a_list_of_litellms_is_read() {
         "search": {"litellm_provider": "perplexity", "mode": "search"}
     }"#,
     );
-    let names: Vec<_> = models.iter().map(|model| (model.provider.as_str(), model.name.as_str())).collect();
+    let names: Vec<_> = models
+        .iter()
+        .map(|model| (model.provider.as_str(), model.name.as_str()))
+        .collect();
     let expected = [
         ("gemini", "g"),
         ("fireworks", "accounts/fireworks/models/m"),
@@ -80,14 +113,21 @@ fn a_list_of_litellms_is_read() {
     ];
     assert_eq!(names, expected);
     let written = serde_json::to_string(&models[0]).expect("JSON");
-    let expected = r#"{"provider":"gemini","name":"g","kind":"chat","context_window":1000,"max_output":10,"#
-        .to_owned()
-        + r#""abilities":["vision"],"retires":"2027-01-14","input":"0.1","output":"4","cached_input":"0.025","#
-        + r#""above":[{"tokens":200000,"input":"0.2"}],"#
-        + r#""tiers":{"flex":{"output":"2"},"priority":{"above":[{"tokens":200000,"input":"0.4"}]}}}"#;
+    let expected =
+        r#"{"provider":"gemini","name":"g","kind":"chat","context_window":1000,"max_output":10,"#
+            .to_owned()
+            + r#""abilities":["vision"],"retires":"2027-01-14","input":"0.1","output":"4","cached_input":"0.025","#
+            + r#""above":[{"tokens":200000,"input":"0.2"}],"#
+            + r#""tiers":{"flex":{"output":"2"},"priority":{"above":[{"tokens":200000,"input":"0.4"}]}}}"#;
     assert_eq!(written, expected);
-    assert_eq!(models[3].prices, Prices::default(), "they change with the time of day");
-    let again = read(&format!(r#"{{"source":"","date":null,"notice":"","models":[{written}]}}"#));
+    assert_eq!(
+        models[3].prices,
+        Prices::default(),
+        "they change with the time of day"
+    );
+    let again = read(&format!(
+        r#"{{"source":"","date":null,"notice":"","models":[{written}]}}"#
+    ));
     assert_eq!(again[..], models[..1], "what is written is read");
 }
 
@@ -100,8 +140,14 @@ fn a_list_of_models_devs_is_read() {
             "limit": {"context": 1048576, "output": 65536}}}}}"#,
     );
     let model = &models[0];
-    assert_eq!((model.provider.as_str(), model.name.as_str()), ("together", "org/m"));
-    assert_eq!(model.abilities, [Ability::Tools, Ability::Vision, Ability::PromptCache]);
+    assert_eq!(
+        (model.provider.as_str(), model.name.as_str()),
+        ("together", "org/m")
+    );
+    assert_eq!(
+        model.abilities,
+        [Ability::Tools, Ability::Vision, Ability::PromptCache]
+    );
     assert_eq!(
         serde_json::to_string(&model.prices).expect("JSON"),
         r#"{"input":"1.25","output":"10","cached_input":"0.31","above":[{"tokens":200000,"input":"2.5"}]}"#
@@ -126,7 +172,10 @@ fn what_is_no_list_is_refused() {
             r#"{"models":[{"provider":"openai","name":"m","kind":"chat","inputt":"1"}]}"#,
             "model `m`: `inputt` is no field",
         ),
-        (r#"{"models":[{"provider":"openai","kind":"chat"}]}"#, "models[0]: missing field `name`"),
+        (
+            r#"{"models":[{"provider":"openai","kind":"chat"}]}"#,
+            "models[0]: missing field `name`",
+        ),
         (
             r#"{"models":[{"provider":"openai","name":"m","kind":"talk"}]}"#,
             "model `m`: unknown variant `talk`",
@@ -146,15 +195,27 @@ fn a_list_of_ones_own_adds_and_replaces() {
     let mut catalogue = Catalogue::known().clone();
     catalogue.extend_from(file.path()).expect("a list");
     let input = |provider: &str, name: &str| {
-        let provider = forebay_workers::provider::catalogue::provider(provider).expect("a provider");
+        let provider =
+            forebay_workers::provider::catalogue::provider(provider).expect("a provider");
         catalogue
             .find(provider, name)
             .and_then(|model| model.prices.rates.input)
             .map(|price| price.to_string())
     };
     assert_eq!(input("openai", "gpt-4o-mini").as_deref(), Some("1"));
-    assert_eq!(input("azure-entra", "our-deployment").as_deref(), Some("2"), "it is Azure's");
-    assert_eq!(input("openai", "gpt-4o").as_deref(), Some("2.5"), "as before");
-    assert_eq!(input("openai", "ft:gpt-4o-2024-08-06:acme::id"), input("openai", "ft:gpt-4o-2024-08-06"));
+    assert_eq!(
+        input("azure-entra", "our-deployment").as_deref(),
+        Some("2"),
+        "it is Azure's"
+    );
+    assert_eq!(
+        input("openai", "gpt-4o").as_deref(),
+        Some("2.5"),
+        "as before"
+    );
+    assert_eq!(
+        input("openai", "ft:gpt-4o-2024-08-06:acme::id"),
+        input("openai", "ft:gpt-4o-2024-08-06")
+    );
     assert!(input("openai", "ft:gpt-4o-2024-08-06").is_some());
 }

@@ -39,8 +39,12 @@ pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
         Some(Act::Enable(which)) => ("accounts.enable", Some(which)),
     };
     let request = which.map(|Which { account, key }| SwitchRequest { account, key });
-    let request = request.map(|request| serde_json::to_vec(&request)).transpose();
-    let request = request.map_err(|error| Error::Usage(error.into()))?.unwrap_or_default();
+    let request = request
+        .map(|request| serde_json::to_vec(&request))
+        .transpose();
+    let request = request
+        .map_err(|error| Error::Usage(error.into()))?
+        .unwrap_or_default();
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     let accounts: Accounts = ask(&connection, verb, request).await?;
@@ -55,7 +59,9 @@ pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
 fn show(accounts: &Accounts) {
     let mut rows = Vec::new();
     for account in &accounts.accounts {
-        let rate = account.requests_per_second.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
+        let rate = account
+            .requests_per_second
+            .map_or_else(|| "-".to_owned(), |rate| format!("{rate:.2}"));
         rows.push(vec![
             account.name.clone(),
             String::new(),
@@ -73,14 +79,30 @@ fn show(accounts: &Accounts) {
             rows.push(row(what, condition));
         }
     }
-    let header =
-        ["ACCOUNT", "KEY OR MODEL", "STATE", "REASON", "UNTIL", "CALLS/S", "CALLS", "IN FLIGHT", "REFUSALS"];
+    let header = [
+        "ACCOUNT",
+        "KEY OR MODEL",
+        "STATE",
+        "REASON",
+        "UNTIL",
+        "CALLS/S",
+        "CALLS",
+        "IN FLIGHT",
+        "REFUSALS",
+    ];
     print::table(&header, &rows);
     for account in &accounts.accounts {
         if let Some(problem) = &account.last_problem {
-            print::line(&format!("{}: the last call that was not accepted: {problem}", account.name));
+            print::line(&format!(
+                "{}: the last call that was not accepted: {problem}",
+                account.name
+            ));
         }
-        for model in account.models.iter().filter(|model| !model.learned.is_empty()) {
+        for model in account
+            .models
+            .iter()
+            .filter(|model| !model.learned.is_empty())
+        {
             print::line(&format!(
                 "{}/{}: limits as learned: {}",
                 account.name,
@@ -115,7 +137,11 @@ fn hints(account: &Account) -> Vec<String> {
             ),
         });
     }
-    for model in account.models.iter().filter(|model| model.state == "cooling" || model.state == "probing") {
+    for model in account
+        .models
+        .iter()
+        .filter(|model| model.state == "cooling" || model.state == "probing")
+    {
         let (model, reason) = (&model.name, reason(model));
         hints.push(match reason {
             Some(Class::ModelNotAllowed) => format!(
@@ -141,9 +167,18 @@ fn row(what: &str, condition: &Condition) -> Vec<String> {
     let time = |until: Timestamp| until.round(jiff::Unit::Second).unwrap_or(until).to_string();
     let (reason, until) = match (&condition.reason, &condition.spent) {
         (None, Some(spent)) => (format!("spent: {}", spent.limit), time(spent.until)),
-        (reason, _) => (reason.clone().unwrap_or_default(), condition.until.map_or_else(String::new, time)),
+        (reason, _) => (
+            reason.clone().unwrap_or_default(),
+            condition.until.map_or_else(String::new, time),
+        ),
     };
-    vec![String::new(), format!("{what} {}", condition.name), condition.state.clone(), reason, until]
+    vec![
+        String::new(),
+        format!("{what} {}", condition.name),
+        condition.state.clone(),
+        reason,
+        until,
+    ]
 }
 
 #[cfg(test)]
@@ -152,7 +187,14 @@ mod tests {
 
     fn condition(name: &str, state: &str, reason: &str) -> Condition {
         let (name, state, reason) = (name.to_owned(), state.to_owned(), Some(reason.to_owned()));
-        Condition { name, state, reason, until: None, spent: None, learned: Vec::new() }
+        Condition {
+            name,
+            state,
+            reason,
+            until: None,
+            spent: None,
+            learned: Vec::new(),
+        }
     }
 
     fn hints_of(keys: Vec<Condition>, models: Vec<Condition>) -> Vec<String> {
@@ -176,10 +218,16 @@ mod tests {
             ("bad_key", "restart Forebay"),
             ("bad_key", "`forebay accounts enable q k`"),
             ("billing_stop", "then `forebay accounts enable q`"),
-            ("operator", "disabled by an operator; `forebay accounts enable q k`"),
+            (
+                "operator",
+                "disabled by an operator; `forebay accounts enable q k`",
+            ),
         ] {
             let hints = key(reason);
-            assert!(hints.len() == 1 && hints[0].contains(words), "{reason}: {hints:?}");
+            assert!(
+                hints.len() == 1 && hints[0].contains(words),
+                "{reason}: {hints:?}"
+            );
         }
         let model = |state, reason| hints_of(Vec::new(), vec![condition("m", state, reason)]);
         for (reason, words) in [
@@ -188,15 +236,25 @@ mod tests {
             ("server_error", "by themselves"),
         ] {
             let hints = model("cooling", reason);
-            assert!(hints.len() == 1 && hints[0].contains(words), "{reason}: {hints:?}");
+            assert!(
+                hints.len() == 1 && hints[0].contains(words),
+                "{reason}: {hints:?}"
+            );
         }
-        assert_eq!(model("cooling", "rate_limited"), [""; 0], "a limit is nothing to mend");
+        assert_eq!(
+            model("cooling", "rate_limited"),
+            [""; 0],
+            "a limit is nothing to mend"
+        );
         assert_eq!(model("ready", "server_error"), [""; 0]);
     }
 
     #[test]
     fn an_account_that_cannot_pay_is_told_of_once() {
         let stopped = |name| condition(name, "disabled", "billing_stop");
-        assert_eq!(hints_of(vec![stopped("a"), stopped("b")], Vec::new()).len(), 1);
+        assert_eq!(
+            hints_of(vec![stopped("a"), stopped("b")], Vec::new()).len(),
+            1
+        );
     }
 }

@@ -29,12 +29,26 @@ pub(super) struct Args {
 pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let workers = config.workers()?;
-    let file =
-        config.file.as_ref().map_or_else(|| "the environment".to_owned(), |file| file.display().to_string());
-    let keys: usize = config.accounts.values().map(|account| account.keys.len()).sum();
-    let (accounts, pools, teams) = (workers.accounts.len(), workers.pools.len(), config.teams.len());
+    let file = config.file.as_ref().map_or_else(
+        || "the environment".to_owned(),
+        |file| file.display().to_string(),
+    );
+    let keys: usize = config
+        .accounts
+        .values()
+        .map(|account| account.keys.len())
+        .sum();
+    let (accounts, pools, teams) = (
+        workers.accounts.len(),
+        workers.pools.len(),
+        config.teams.len(),
+    );
     let server = server(&config).await?;
-    let tried = if args.offline { Vec::new() } else { try_keys(&config, workers.accounts).await? };
+    let tried = if args.offline {
+        Vec::new()
+    } else {
+        try_keys(&config, workers.accounts).await?
+    };
     if global.json {
         print::json(&json!({
             "config": file, "accounts": accounts, "keys": keys, "pools": pools, "teams": teams, "nats": server,
@@ -53,7 +67,11 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
             print::line(&note);
         }
     }
-    let problems = || tried.iter().filter_map(|tried| tried.probe.as_ref()?.problem.as_ref());
+    let problems = || {
+        tried
+            .iter()
+            .filter_map(|tried| tried.probe.as_ref()?.problem.as_ref())
+    };
     Ok(match problems().next() {
         None => 0,
         Some(_) if problems().all(|problem| problem.class == Class::NetBeforeSend) => UNREACHABLE,
@@ -74,7 +92,9 @@ struct Tried {
 
 async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Vec<Tried>, Error> {
     let upstream = upstream(config)?;
-    let keys = accounts.iter().flat_map(|account| account.keys.iter().map(move |key| (account, key)));
+    let keys = accounts
+        .iter()
+        .flat_map(|account| account.keys.iter().map(move |key| (account, key)));
     let tried = keys.map(async |(account, key)| {
         let mut asked: Vec<_> = config
             .pools
@@ -88,9 +108,18 @@ async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Ve
         let first = asked.first().map(String::as_str);
         let probe = probe(&upstream, account, key, first, &SystemClock).await;
         let names_deployments = account.endpoint.provider.names_deployments;
-        Tried { account: account.name.clone(), key: key.name.clone(), asked, names_deployments, probe }
+        Tried {
+            account: account.name.clone(),
+            key: key.name.clone(),
+            asked,
+            names_deployments,
+            probe,
+        }
     });
-    Ok(futures::stream::iter(tried).buffered(AT_ONCE).collect().await)
+    Ok(futures::stream::iter(tried)
+        .buffered(AT_ONCE)
+        .collect()
+        .await)
 }
 
 impl Tried {
@@ -98,33 +127,55 @@ impl Tried {
         match &self.probe {
             None => "not tried",
             Some(Probe { problem: None, .. }) => "accepted",
-            Some(Probe { problem: Some(problem), .. }) => problem.class.as_str(),
+            Some(Probe {
+                problem: Some(problem),
+                ..
+            }) => problem.class.as_str(),
         }
     }
 
     fn limits(&self) -> Vec<String> {
         let limits = self.probe.iter().flat_map(|probe| &probe.limits);
-        limits.map(|limit| format!("{} {}", limit.limit, limit.dimension)).collect()
+        limits
+            .map(|limit| format!("{} {}", limit.limit, limit.dimension))
+            .collect()
     }
 
     fn row(&self) -> Vec<String> {
         let models = self.probe.as_ref().and_then(|probe| probe.models.as_ref());
         let models = models.map_or_else(|| "-".to_owned(), |models| models.len().to_string());
         let limits = self.limits();
-        let limits = if limits.is_empty() { "-".to_owned() } else { limits.join(", ") };
-        vec![self.account.clone(), self.key.clone(), self.state().to_owned(), models, limits]
+        let limits = if limits.is_empty() {
+            "-".to_owned()
+        } else {
+            limits.join(", ")
+        };
+        vec![
+            self.account.clone(),
+            self.key.clone(),
+            self.state().to_owned(),
+            models,
+            limits,
+        ]
     }
 
     /// What a person should do something about.
     fn notes(&self) -> Vec<String> {
         let Some(probe) = &self.probe else {
             let why = "its provider lists no models, and no pool says which one to ask";
-            return vec![format!("{}: {} is not tried: {why}", self.account, self.key)];
+            return vec![format!(
+                "{}: {} is not tried: {why}",
+                self.account, self.key
+            )];
         };
         let problem = probe.problem.as_ref();
-        let problem = problem.map(|problem| format!("{}: {}: {}", self.account, self.key, problem.message));
+        let problem =
+            problem.map(|problem| format!("{}: {}: {}", self.account, self.key, problem.message));
         let missing = self.missing().into_iter().map(|model| {
-            format!("{}: {}: `{model}` is not in the provider's list of models", self.account, self.key)
+            format!(
+                "{}: {}: `{model}` is not in the provider's list of models",
+                self.account, self.key
+            )
         });
         problem.into_iter().chain(missing).collect()
     }
@@ -139,9 +190,14 @@ impl Tried {
         };
         // Ollama's have a tag, which may be left out.
         let is_it = |listed: &String, model: &String| {
-            listed.strip_prefix(model.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+            listed
+                .strip_prefix(model.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         };
-        self.asked.iter().filter(|model| !models.iter().any(|listed| is_it(listed, model))).collect()
+        self.asked
+            .iter()
+            .filter(|model| !models.iter().any(|listed| is_it(listed, model)))
+            .collect()
     }
 
     fn in_json(&self) -> Value {

@@ -42,7 +42,8 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
 
 /// Whose the data directory is.
 pub(super) fn hold(dir: &Path) -> Result<Hold, Error> {
-    DataDir::hold(dir).map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
+    DataDir::hold(dir)
+        .map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
 }
 
 /// A connection to the process that holds the data directory.
@@ -77,7 +78,9 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
 
 /// What a worker's answer that cannot be read ends a command with.
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Error {
-    Error::Unreachable(anyhow::anyhow!("the worker's answer cannot be read: {error}"))
+    Error::Unreachable(anyhow::anyhow!(
+        "the worker's answer cannot be read: {error}"
+    ))
 }
 
 /// The message that a running worker answers with, unless it says what is wrong.
@@ -131,7 +134,9 @@ pub(super) async fn with_worker<T>(
             },
             () = gone(config, &connection) => {}
         }
-        warn!("the worker that ran does not answer any more; looking for another, or taking its place");
+        warn!(
+            "the worker that ran does not answer any more; looking for another, or taking its place"
+        );
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -153,7 +158,9 @@ async fn start(config: &Config) -> Result<Running, Error> {
     }
     match (App::start(config).await, other) {
         (Ok(Started::Here(app)), _) => Ok(Running::Here(app)),
-        (Ok(Started::Elsewhere(by)), _) => Ok(Running::Elsewhere(Box::new(connect_to(config, by).await?))),
+        (Ok(Started::Elsewhere(by)), _) => {
+            Ok(Running::Elsewhere(Box::new(connect_to(config, by).await?)))
+        }
         // Somebody was faster.
         (Err(_), Some(connection)) if is_served(config, &connection).await => {
             Ok(Running::Elsewhere(connection))
@@ -170,7 +177,11 @@ async fn gone(config: &Config, connection: &Connection) {
         let served = is_served(config, connection).await;
         missed = if served { 0 } else { missed + 1 };
         // A server that others run is waited for: its address is fixed.
-        cut = if connection.is_up() || !served || config.nats.url.is_some() { 0 } else { cut + 1 };
+        cut = if connection.is_up() || !served || config.nats.url.is_some() {
+            0
+        } else {
+            cut + 1
+        };
     }
 }
 
@@ -184,7 +195,9 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
 
 /// Whether a worker answers, as far as it can be told.
 async fn answers(connection: &Connection) -> bool {
-    let asked = connection.client.request(connection.names.ctl("accounts"), "".into());
+    let asked = connection
+        .client
+        .request(connection.names.ctl("accounts"), "".into());
     let asked = tokio::time::timeout(LOOK, asked).await;
     !matches!(asked, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

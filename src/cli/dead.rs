@@ -68,7 +68,10 @@ pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error>
     match command {
         Command::List { which, limit } => list(global, &connection, which, limit).await,
         Command::Show { number } => {
-            let request = LetterRequest { sequence: number, pool: None };
+            let request = LetterRequest {
+                sequence: number,
+                pool: None,
+            };
             let shown: ShownLetter = asked(&connection, "dead.show", &request).await?;
             let mut letter =
                 serde_json::to_value(&shown.letter).map_err(|error| Error::Usage(error.into()))?;
@@ -83,13 +86,19 @@ pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error>
         Command::Replay { chosen, to } => {
             each(global, &connection, chosen, ("dead.replay", "replayed"), to).await
         }
-        Command::Drop { chosen } => each(global, &connection, chosen, ("dead.drop", "dropped"), None).await,
+        Command::Drop { chosen } => {
+            each(global, &connection, chosen, ("dead.drop", "dropped"), None).await
+        }
     }
 }
 
 /// The message that an object holds, if it is there still.
 async fn whole(connection: &Connection, object: &str) -> Result<Option<String>, Error> {
-    let bytes = connection.requests().get(object).await.map_err(|error| Error::Unreachable(error.into()))?;
+    let bytes = connection
+        .requests()
+        .get(object)
+        .await
+        .map_err(|error| Error::Unreachable(error.into()))?;
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -103,7 +112,11 @@ async fn asked<T: serde::de::DeserializeOwned>(
 }
 
 /// All letters after `after` that there are, or the first `limit`.
-async fn letters(connection: &Connection, which: &Which, limit: usize) -> Result<Vec<DeadLetter>, Error> {
+async fn letters(
+    connection: &Connection,
+    which: &Which,
+    limit: usize,
+) -> Result<Vec<DeadLetter>, Error> {
     let mut letters = Vec::<DeadLetter>::new();
     loop {
         let filter = Filter {
@@ -121,7 +134,12 @@ async fn letters(connection: &Connection, which: &Which, limit: usize) -> Result
     }
 }
 
-async fn list(global: &Global, connection: &Connection, which: Which, limit: usize) -> Result<u8, Error> {
+async fn list(
+    global: &Global,
+    connection: &Connection,
+    which: Which,
+    limit: usize,
+) -> Result<u8, Error> {
     let letters = letters(connection, &which, limit).await?;
     if global.json {
         print::json(&letters);
@@ -140,7 +158,18 @@ async fn list(global: &Global, connection: &Connection, which: Which, limit: usi
         ]
     };
     let rows: Vec<_> = letters.iter().map(row).collect();
-    print::table(&["NUMBER", "GIVEN UP (UTC)", "POOL", "TEAM", "ID", "CALLS", "REASON"], &rows);
+    print::table(
+        &[
+            "NUMBER",
+            "GIVEN UP (UTC)",
+            "POOL",
+            "TEAM",
+            "ID",
+            "CALLS",
+            "REASON",
+        ],
+        &rows,
+    );
     if letters.len() == limit {
         print::note(&format!("the first {limit}; --limit shows more"));
     }
@@ -164,7 +193,10 @@ async fn each(
     };
     let (mut count, mut failed) = (0, 0);
     for sequence in numbers {
-        let request = LetterRequest { sequence, pool: pool.clone() };
+        let request = LetterRequest {
+            sequence,
+            pool: pool.clone(),
+        };
         match asked::<DeadLetter>(connection, verb, &request).await {
             Ok(_) => count += 1,
             Err(Error::Usage(problem)) => {

@@ -26,8 +26,10 @@ use crate::simulate::{self, Provider};
 /// The example that is run.
 const JOBS: &str = include_str!("../../examples/demo.jsonl");
 /// The two accounts, as the simulated provider enforces them. The keys open nothing.
-const ACCOUNTS: [&str; 2] =
-    ["name=large,key=sk-demo-large,limit=600/1m", "name=small,key=sk-demo-small,limit=300/1m"];
+const ACCOUNTS: [&str; 2] = [
+    "name=large,key=sk-demo-large,limit=600/1m",
+    "name=small,key=sk-demo-small,limit=300/1m",
+];
 
 /// Watch Forebay do its job: a NATS server of its own, a simulated provider with two accounts (600 and
 /// 300 calls a minute) that refuses every call over its limits, and 300 jobs. Ends with what the
@@ -38,8 +40,12 @@ pub(super) struct Args {}
 pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let usage = |error: anyhow::Error| Error::Usage(error);
-    let dir = tempfile::tempdir().context("a directory for the demo").map_err(usage)?;
-    let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|error| usage(error.into()))?;
+    let dir = tempfile::tempdir()
+        .context("a directory for the demo")
+        .map_err(usage)?;
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(|error| usage(error.into()))?;
     let accounts: Result<Vec<_>, _> = ACCOUNTS.iter().map(|text| text.parse()).collect();
     let provider = Provider::start(
         simulate::Config {
@@ -56,7 +62,10 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     let input = dir.path().join("demo.jsonl");
     std::fs::write(&input, JOBS).map_err(|error| usage(error.into()))?;
     let files = Files::new(dir.path().join("answers.jsonl"), None);
-    let choices = Choices { team: DEFAULT_TEAM.to_owned(), ..Choices::default() };
+    let choices = Choices {
+        team: DEFAULT_TEAM.to_owned(),
+        ..Choices::default()
+    };
     if !global.json {
         print::note(&format!(
             "{} jobs for two accounts of 600 and 300 calls a minute; the provider is simulated and refuses every call over a limit",
@@ -64,12 +73,24 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
         ));
     }
     let ended = with_worker(&config, async |connection| {
-        let (batch, output) = run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
+        let (batch, output) =
+            run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
         let progress = Progress::new(batch.lines.len(), global.json);
-        run::run(&connection, batch, Lane::Normal, false, output, progress, &stop).await
+        run::run(
+            &connection,
+            batch,
+            Lane::Normal,
+            false,
+            output,
+            progress,
+            &stop,
+        )
+        .await
     })
     .await?;
-    let Ended::Done(totals) = ended else { return Ok(INTERRUPTED) };
+    let Ended::Done(totals) = ended else {
+        return Ok(INTERRUPTED);
+    };
     let summaries = summarise(&provider.calls(), &provider.accounts());
     let answers = first_answers(&files.output, 3).map_err(usage)?;
     report(global, &summaries, &answers);
@@ -77,12 +98,19 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     if refusals > 0 {
         print::error(&format!("the provider refused {refusals} calls"));
     }
-    Ok(if refusals > 0 || totals.failed > 0 { SOME_FAILED } else { 0 })
+    Ok(if refusals > 0 || totals.failed > 0 {
+        SOME_FAILED
+    } else {
+        0
+    })
 }
 
 /// A configuration as a person would write it; the keys are in files of the demo's directory.
 fn configuration(dir: &Path, base_url: &str) -> anyhow::Result<Config> {
-    let mut text = format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n", dir.join("data"));
+    let mut text = format!(
+        "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n",
+        dir.join("data")
+    );
     let mut targets = Vec::new();
     for (name, limit) in [("large", 600), ("small", 300)] {
         let file = dir.join(format!("{name}.key"));
@@ -91,15 +119,23 @@ fn configuration(dir: &Path, base_url: &str) -> anyhow::Result<Config> {
             "[account.{name}]\nprovider = \"openai\"\nbase_url = {base_url:?}\nkeys = [{{ name = \"a\", file = {file:?} }}]\n\
              limits = [{{ requests = {limit}, per = \"1m\" }}]\n"
         ));
-        targets.push(format!("{{ account = \"{name}\", model = \"gpt-4o-mini\" }}"));
+        targets.push(format!(
+            "{{ account = \"{name}\", model = \"gpt-4o-mini\" }}"
+        ));
     }
-    text.push_str(&format!("[pool.gpt-4o-mini]\ntargets = [{}]\n", targets.join(", ")));
+    text.push_str(&format!(
+        "[pool.gpt-4o-mini]\ntargets = [{}]\n",
+        targets.join(", ")
+    ));
     Ok(Config::parse(&text)?)
 }
 
 fn first_answers(path: &Path, count: usize) -> anyhow::Result<Vec<OutputLine>> {
     let text = std::fs::read_to_string(path)?;
-    text.lines().take(count).map(|line| Ok(serde_json::from_str(line)?)).collect()
+    text.lines()
+        .take(count)
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect()
 }
 
 fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
@@ -107,8 +143,9 @@ fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
         print::json(&json!({ "accounts": summaries, "answers": answers }));
         return;
     }
-    let percent =
-        |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
+    let percent = |share: Option<f64>| {
+        share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
+    };
     let row = |summary: &Summary| {
         vec![
             summary.account.clone(),
@@ -120,13 +157,23 @@ fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
     };
     let rows: Vec<_> = summaries.iter().map(row).collect();
     print::line("\nWhat the provider counted:");
-    print::table(&["ACCOUNT", "KEY", "CALLS", "REFUSALS", "OF THE ALLOWED RATE"], &rows);
+    print::table(
+        &["ACCOUNT", "KEY", "CALLS", "REFUSALS", "OF THE ALLOWED RATE"],
+        &rows,
+    );
     print::line("\nThree of the answers:");
     for answer in answers {
         let body = answer.response.as_ref().map(|response| response.body.get());
-        let body: serde_json::Value =
-            body.and_then(|body| serde_json::from_str(body).ok()).unwrap_or_default();
-        let said = body.pointer("/choices/0/message/content").and_then(|said| said.as_str());
-        print::line(&format!("  {}: {}", answer.custom_id, said.unwrap_or_default()));
+        let body: serde_json::Value = body
+            .and_then(|body| serde_json::from_str(body).ok())
+            .unwrap_or_default();
+        let said = body
+            .pointer("/choices/0/message/content")
+            .and_then(|said| said.as_str());
+        print::line(&format!(
+            "  {}: {}",
+            answer.custom_id,
+            said.unwrap_or_default()
+        ));
     }
 }

@@ -43,7 +43,10 @@ pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
     if global.json {
         print::json(&serde_json::json!({ "written": path, "accounts": names }));
     } else {
-        print::line(&format!("{} is written, {of}; `forebay check` tries it", path.display()));
+        print::line(&format!(
+            "{} is written, {of}; `forebay check` tries it",
+            path.display()
+        ));
     }
     Ok(0)
 }
@@ -62,7 +65,8 @@ fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
         }
         _ => anyhow!("{}: {error}", path.display()),
     })?;
-    file.write_all(text.as_bytes()).with_context(|| path.display().to_string())
+    file.write_all(text.as_bytes())
+        .with_context(|| path.display().to_string())
 }
 
 const HEAD: &str = r#"# Forebay's configuration: accounts, and the pools that jobs are published to. The README describes every field.
@@ -103,12 +107,18 @@ fn starter(found: &Config, today: Date) -> String {
         text.push_str(&section(name, account));
         if let Some(model) = cheapest(account.endpoint.provider, &found.catalogue, today) {
             let target = format!("{{ account = \"{name}\", model = {:?} }}", model.name);
-            pools.entry(pool_of_model(&model.name)).or_default().push(target);
+            pools
+                .entry(pool_of_model(&model.name))
+                .or_default()
+                .push(target);
         }
     }
     text.push_str(POOLS);
     for (pool, targets) in pools {
-        text.push_str(&format!("# [pool.{pool}]\n# targets = [{}]\n", targets.join(", ")));
+        text.push_str(&format!(
+            "# [pool.{pool}]\n# targets = [{}]\n",
+            targets.join(", ")
+        ));
     }
     text
 }
@@ -143,9 +153,15 @@ fn section(name: &str, account: &Account) -> String {
 }
 
 /// The cheapest chat model that calls tools and stays for a while; none where an account names its models itself.
-fn cheapest<'a>(provider: &Provider, catalogue: &'a Catalogue, today: Date) -> Option<&'a Arc<Model>> {
+fn cheapest<'a>(
+    provider: &Provider,
+    catalogue: &'a Catalogue,
+    today: Date,
+) -> Option<&'a Arc<Model>> {
     let stays = |model: &Model| {
-        model.retires.is_none_or(|date| date > today.saturating_add(jiff::Span::new().days(90)))
+        model
+            .retires
+            .is_none_or(|date| date > today.saturating_add(jiff::Span::new().days(90)))
     };
     let suits = |model: &&Arc<Model>| {
         model.provider == provider.listed_as()
@@ -169,9 +185,15 @@ mod tests {
 
     fn of(variables: &[(&str, &str)]) -> String {
         let read = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         };
-        let found = Config::parse("").expect("the defaults").with_environment(read).expect("addresses");
+        let found = Config::parse("")
+            .expect("the defaults")
+            .with_environment(read)
+            .expect("addresses");
         starter(&found, jiff::civil::date(2026, 11, 25))
     }
 
@@ -194,13 +216,23 @@ mod tests {
             config.accounts.keys().collect::<Vec<_>>(),
             ["anthropic", "azure", "azure-entra", "openai", "openrouter"]
         );
-        assert_eq!(config.accounts["openai"].endpoint.base_url, "http://127.0.0.1:9001/v1");
-        assert!(config.pools.is_empty() && config.on_demand.is_some(), "each model is served: {text}");
+        assert_eq!(
+            config.accounts["openai"].endpoint.base_url,
+            "http://127.0.0.1:9001/v1"
+        );
+        assert!(
+            config.pools.is_empty() && config.on_demand.is_some(),
+            "each model is served: {text}"
+        );
         // Every line that is commented out can be taken in as it is.
         let all: Vec<_> = text
             .lines()
             .filter(|line| !line.contains('…'))
-            .map(|line| line.strip_prefix("# ").filter(|rest| rest.contains(" = ")).unwrap_or(line))
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| rest.contains(" = "))
+                    .unwrap_or(line)
+            })
             .collect();
         let all = all
             .join("\n")
@@ -209,7 +241,11 @@ mod tests {
         let all = all.replace("# [pool.", "[pool.");
         let config = Config::parse(&all).expect(&all);
         assert_eq!(config.accounts["anthropic"].limits.len(), 3);
-        assert_eq!(config.pools.len(), 2, "of OpenRouter's models nothing is known: {text}");
+        assert_eq!(
+            config.pools.len(),
+            2,
+            "of OpenRouter's models nothing is known: {text}"
+        );
     }
 
     #[test]

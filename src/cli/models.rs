@@ -41,38 +41,67 @@ pub(super) struct ProvidersArgs {
 
 pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
     if args.notice {
-        let Origin { source, date, notice } = &Catalogue::known().origin;
+        let Origin {
+            source,
+            date,
+            notice,
+        } = &Catalogue::known().origin;
         let date = date.map_or_else(String::new, |date| format!(", taken over on {date}"));
-        print::line(&format!("Models and prices are from {source}{date}.\n\n{}", notice.trim_end()));
+        print::line(&format!(
+            "Models and prices are from {source}{date}.\n\n{}",
+            notice.trim_end()
+        ));
         return Ok(0);
     }
     let config = Config::load(global.config.as_deref())?;
     let listed_as = match &args.provider {
         None => None,
         Some(name) => {
-            let provider = config.providers.iter().find(|provider| provider.name == *name);
-            let unknown = || Error::Usage(anyhow::anyhow!("`{name}` is not known; see `forebay providers`"));
+            let provider = config
+                .providers
+                .iter()
+                .find(|provider| provider.name == *name);
+            let unknown = || {
+                Error::Usage(anyhow::anyhow!(
+                    "`{name}` is not known; see `forebay providers`"
+                ))
+            };
             Some(provider.ok_or_else(unknown)?.listed_as())
         }
     };
     let found = config.catalogue.models().filter(|model| {
         listed_as.is_none_or(|provider| model.provider == provider)
             && args.kind.is_none_or(|kind| model.kind == kind)
-            && args.abilities.iter().all(|ability| model.abilities.contains(ability))
+            && args
+                .abilities
+                .iter()
+                .all(|ability| model.abilities.contains(ability))
             && has_words(&model.name, &args.words)
     });
     if global.json {
         print::json(&found.map(AsRef::as_ref).collect::<Vec<&Model>>());
         return Ok(0);
     }
-    let header = ["PROVIDER", "MODEL", "KIND", "WINDOW", "OUTPUT", "$/M IN", "$/M OUT", "$/M CACHED", "CAN"];
+    let header = [
+        "PROVIDER",
+        "MODEL",
+        "KIND",
+        "WINDOW",
+        "OUTPUT",
+        "$/M IN",
+        "$/M OUT",
+        "$/M CACHED",
+        "CAN",
+    ];
     print::table(&header, &found.map(|model| row(model)).collect::<Vec<_>>());
     Ok(0)
 }
 
 fn row(model: &Model) -> Vec<String> {
-    let count = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
-    let price = |price: Option<Decimal>| price.map_or_else(|| "-".to_owned(), |price| price.to_string());
+    let count =
+        |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
+    let price =
+        |price: Option<Decimal>| price.map_or_else(|| "-".to_owned(), |price| price.to_string());
     let rates = &model.prices.rates;
     let abilities: Vec<_> = model.abilities.iter().map(Ability::to_string).collect();
     vec![
@@ -90,17 +119,31 @@ fn row(model: &Model) -> Vec<String> {
 
 pub(super) fn providers(global: &Global, args: &ProvidersArgs) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
-    let found = config.providers.iter().filter(|provider| has_words(&provider.name, &args.words));
+    let found = config
+        .providers
+        .iter()
+        .filter(|provider| has_words(&provider.name, &args.words));
     if global.json {
         print::json(&found.map(|provider| in_json(provider)).collect::<Vec<_>>());
         return Ok(0);
     }
-    let header = ["PROVIDER", "DIALECT", "KEY IN", "ADDRESS IN", "ADDRESS", "KINDS"];
+    let header = [
+        "PROVIDER",
+        "DIALECT",
+        "KEY IN",
+        "ADDRESS IN",
+        "ADDRESS",
+        "KINDS",
+    ];
     let rows = found.map(|provider| {
         vec![
             provider.name.clone(),
             provider.dialect.to_string(),
-            provider.key_env.first().cloned().unwrap_or_else(|| "-".to_owned()),
+            provider
+                .key_env
+                .first()
+                .cloned()
+                .unwrap_or_else(|| "-".to_owned()),
             provider.url_env.clone().unwrap_or_else(|| "-".to_owned()),
             address(provider).to_owned(),
             kinds(provider).join(" "),
@@ -121,7 +164,11 @@ fn in_json(provider: &Provider) -> serde_json::Value {
 
 /// Where it is called; what an address looks like, where each account has its own.
 fn address(provider: &Provider) -> &str {
-    provider.base_url.as_deref().or(provider.example_url.as_deref()).unwrap_or("-")
+    provider
+        .base_url
+        .as_deref()
+        .or(provider.example_url.as_deref())
+        .unwrap_or("-")
 }
 
 fn kinds(provider: &Provider) -> Vec<String> {
@@ -134,8 +181,11 @@ fn has_words(name: &str, words: &[String]) -> bool {
 }
 
 fn kind(text: &str) -> Result<Kind, String> {
-    Kind::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or_else(|| {
-        let all: Vec<_> = Kind::ALL.iter().map(Kind::to_string).collect();
-        format!("use one of {}", all.join(", "))
-    })
+    Kind::ALL
+        .into_iter()
+        .find(|kind| kind.to_string() == text)
+        .ok_or_else(|| {
+            let all: Vec<_> = Kind::ALL.iter().map(Kind::to_string).collect();
+            format!("use one of {}", all.join(", "))
+        })
 }

@@ -82,9 +82,17 @@ pub(super) async fn cancel(global: &Global, args: CancelArgs) -> Result<u8, Erro
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     let CancelArgs { ids, batch, team } = args;
-    let ids = if ids.is_empty() { vec![None] } else { ids.into_iter().map(Some).collect() };
+    let ids = if ids.is_empty() {
+        vec![None]
+    } else {
+        ids.into_iter().map(Some).collect()
+    };
     for id in ids {
-        let what = Cancelled { team: team.clone(), batch: batch.clone(), id };
+        let what = Cancelled {
+            team: team.clone(),
+            batch: batch.clone(),
+            id,
+        };
         let request = serde_json::to_vec(&what).map_err(|error| Error::Usage(error.into()))?;
         let reply: CancelReply = ask(&connection, "cancel", request).await?;
         if global.json {

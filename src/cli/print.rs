@@ -31,13 +31,21 @@ pub(super) fn error(text: &str) {
 /// A table with aligned columns.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([header[column].chars().count()]).max().unwrap_or(0)
+        let cells = rows
+            .iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count());
+        cells
+            .chain([header[column].chars().count()])
+            .max()
+            .unwrap_or(0)
     };
     let widths: Vec<_> = (0..header.len()).map(width).collect();
     let print = |cells: &mut dyn Iterator<Item = &str>| {
-        let padded: Vec<_> =
-            cells.zip(&widths).map(|(cell, width)| format!("{cell:width$}", width = *width)).collect();
+        let padded: Vec<_> = cells
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}", width = *width))
+            .collect();
         line(padded.join("  ").trim_end());
     };
     print(&mut header.iter().copied());

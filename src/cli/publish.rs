@@ -45,7 +45,11 @@ pub(super) struct Args {
 }
 
 pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
-    let flow = Flow { pool: args.pool, team: args.team, lane: args.lane };
+    let flow = Flow {
+        pool: args.pool,
+        team: args.team,
+        lane: args.lane,
+    };
     if let Some(problem) = flow.problem() {
         return Err(Error::Usage(anyhow!(problem)));
     }
@@ -54,7 +58,13 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     check_flow(&connection, &flow).await?;
     let subject = connection.names.job(&flow);
     let max_request = config.call.max_request;
-    let mut publisher = Publisher { connection, flow, subject, max_request, created: None };
+    let mut publisher = Publisher {
+        connection,
+        flow,
+        subject,
+        max_request,
+        created: None,
+    };
     let input: Box<dyn BufRead> = match &args.file {
         Some(path) => {
             let file = std::fs::File::open(path).with_context(|| path.display().to_string());
@@ -67,10 +77,17 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        let line = if number == 1 { without_bom(&line).to_vec() } else { line };
-        let in_line =
-            |error: anyhow::Error| error.context(format!("line {number}; the lines before it are published"));
-        let job = publisher.read(&line).map_err(|error| Error::Usage(in_line(error)))?;
+        let line = if number == 1 {
+            without_bom(&line).to_vec()
+        } else {
+            line
+        };
+        let in_line = |error: anyhow::Error| {
+            error.context(format!("line {number}; the lines before it are published"))
+        };
+        let job = publisher
+            .read(&line)
+            .map_err(|error| Error::Usage(in_line(error)))?;
         let ack = publisher.publish(&job, line).await;
         let ack = ack.map_err(|error| Error::Unreachable(in_line(error)))?;
         let id = publisher.id(&job, ack.sequence).await;
@@ -82,7 +99,9 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
 fn print_ack(global: &Global, id: Option<&str>, subject: &str, ack: &PublishAck) {
     if global.json {
         let (stream, sequence) = (&ack.stream, ack.sequence);
-        print::json(&json!({ "id": id, "subject": subject, "stream": stream, "sequence": sequence }));
+        print::json(
+            &json!({ "id": id, "subject": subject, "stream": stream, "sequence": sequence }),
+        );
     } else {
         print::line(&format!("{} {} {subject}", ack.sequence, id.unwrap_or("-")));
     }
@@ -115,12 +134,19 @@ impl Publisher {
             team: self.flow.team.clone(),
             batch: job.batch.clone(),
             // One without a name is given one when its message has a place.
-            id: job.own_id().map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
+            id: job
+                .own_id()
+                .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
         };
         let mut headers = HeaderMap::new();
-        let message = self.connection.enclose(&identity, line.into(), &mut headers).await?;
+        let message = self
+            .connection
+            .enclose(&identity, line.into(), &mut headers)
+            .await?;
         let jetstream = &self.connection.context;
-        let ack = jetstream.publish_with_headers(self.subject.clone(), headers, message).await?;
+        let ack = jetstream
+            .publish_with_headers(self.subject.clone(), headers, message)
+            .await?;
         ack.await.map_err(|error| match error.kind() {
             PublishErrorKind::StreamNotFound => {
                 let subject = &self.subject;
@@ -138,13 +164,19 @@ impl Publisher {
         if self.created.is_none() {
             self.created = Some(created_at(&self.connection).await);
         }
-        self.created.flatten().map(|created| given_id(created, sequence))
+        self.created
+            .flatten()
+            .map(|created| given_id(created, sequence))
     }
 }
 
 /// Refuses a pool or a team that the worker does not serve. Without a worker jobs wait for one, which may.
 async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
-    let asked = tokio::time::timeout(PATIENCE, ask::<Accounts>(connection, "accounts", Vec::new())).await;
+    let asked = tokio::time::timeout(
+        PATIENCE,
+        ask::<Accounts>(connection, "accounts", Vec::new()),
+    )
+    .await;
     let Ok(Ok(accounts)) = asked else {
         print::note(&format!(
             "no worker answers, so it is not checked whether pool `{pool}` and team `{team}` are served; jobs wait for a worker"
@@ -164,7 +196,19 @@ async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> 
 
 /// When the stream of jobs was made, in seconds since 1970. Not everybody who may publish may ask for that.
 async fn created_at(connection: &Connection) -> Option<i64> {
-    let stream =
-        tokio::time::timeout(PATIENCE, connection.context.get_stream(connection.names.jobs_stream()));
-    Some(stream.await.ok()?.ok()?.cached_info().created.unix_timestamp())
+    let stream = tokio::time::timeout(
+        PATIENCE,
+        connection
+            .context
+            .get_stream(connection.names.jobs_stream()),
+    );
+    Some(
+        stream
+            .await
+            .ok()?
+            .ok()?
+            .cached_info()
+            .created
+            .unix_timestamp(),
+    )
 }

@@ -19,15 +19,23 @@ pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
         .queues
         .iter()
         .map(|queue| {
-            vec![queue.pool.clone(), queue.team.clone(), queue.lane.to_string(), queue.jobs.to_string()]
+            vec![
+                queue.pool.clone(),
+                queue.team.clone(),
+                queue.lane.to_string(),
+                queue.jobs.to_string(),
+            ]
         })
         .collect();
     for what in &queues.paused {
         print::line(&format!("paused: {}", named(what)));
     }
     print::table(&["POOL", "TEAM", "LANE", "JOBS"], &rows);
-    let ended: Vec<_> =
-        queues.ended.iter().map(|(status, count)| format!("{count} {}", status.as_str())).collect();
+    let ended: Vec<_> = queues
+        .ended
+        .iter()
+        .map(|(status, count)| format!("{count} {}", status.as_str()))
+        .collect();
     print::line(&format!(
         "{} in flight, {} prefetched, {} scheduled; since the start: {}",
         queues.in_flight,

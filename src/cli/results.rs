@@ -74,7 +74,9 @@ async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
             Ok(0)
         }
         Found::None(why) => {
-            print::error(&format!("there is no result for {identity} (team/batch/id): {why}"));
+            print::error(&format!(
+                "there is no result for {identity} (team/batch/id): {why}"
+            ));
             Ok(SOME_FAILED)
         }
     }
@@ -90,7 +92,10 @@ enum Found {
 async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
     let result = |completion| Found::Result(Box::new(completion));
     if config.nats.url.is_none() && !config.data.dir.exists() {
-        return Ok(Found::None(format!("there is no data directory {}", told(&config.data.dir))));
+        return Ok(Found::None(format!(
+            "there is no data directory {}",
+            told(&config.data.dir)
+        )));
     }
     let connection = match hold(&config.data.dir)? {
         Hold::Taken(by) => connect_to(config, by).await?,
@@ -112,29 +117,49 @@ async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
     match serde_json::from_slice(&reply.payload) {
         Ok(ResultsReply::None) => Ok(Found::None(why_none(&connection, identity, &reply).await)),
         _ => {
-            let whole = connection.open_completion(&reply.payload, reply.headers.as_ref()).await;
-            whole.map(result).map_err(|error| client::unreadable(&error))
+            let whole = connection
+                .open_completion(&reply.payload, reply.headers.as_ref())
+                .await;
+            whole
+                .map(result)
+                .map_err(|error| client::unreadable(&error))
         }
     }
 }
 
 /// Why there is no result, as far as it can be told without looking at every job that waits.
-async fn why_none(connection: &Connection, identity: &Identity, reply: &async_nats::Message) -> String {
-    if reply.headers.as_ref().is_some_and(|headers| headers.get(IN_PROGRESS_HEADER).is_some()) {
+async fn why_none(
+    connection: &Connection,
+    identity: &Identity,
+    reply: &async_nats::Message,
+) -> String {
+    if reply
+        .headers
+        .as_ref()
+        .is_some_and(|headers| headers.get(IN_PROGRESS_HEADER).is_some())
+    {
         return "it is not answered yet: it waits for its call, or is being called".to_owned();
     }
     let Identity { team, batch, id } = identity;
     let names = &connection.names;
-    if last_of(connection, names.scheduled_stream(), &names.scheduled(team, batch.as_deref(), id))
-        .await
-        .is_some()
+    if last_of(
+        connection,
+        names.scheduled_stream(),
+        &names.scheduled(team, batch.as_deref(), id),
+    )
+    .await
+    .is_some()
     {
         return "it is not answered yet: it waits for its time".to_owned();
     }
     let of_any = names.completion(team, Some("*"), id);
     let elsewhere = last_of(connection, names.completions_stream(), &of_any).await;
-    let elsewhere = elsewhere.and_then(|payload| serde_json::from_slice::<Completion>(&payload).ok());
-    match elsewhere.filter(|completion| completion.batch != *batch).map(|completion| completion.batch) {
+    let elsewhere =
+        elsewhere.and_then(|payload| serde_json::from_slice::<Completion>(&payload).ok());
+    match elsewhere
+        .filter(|completion| completion.batch != *batch)
+        .map(|completion| completion.batch)
+    {
         Some(Some(other)) => format!("batch {other} has a job of this id: say --batch {other}"),
         Some(None) => "a job of this id is of no batch: leave --batch out".to_owned(),
         None => not_known(identity),
@@ -142,17 +167,30 @@ async fn why_none(connection: &Connection, identity: &Identity, reply: &async_na
 }
 
 fn not_known(identity: &Identity) -> String {
-    let batch = if identity.batch.is_none() { "; a job of a batch needs --batch" } else { "" };
+    let batch = if identity.batch.is_none() {
+        "; a job of a batch needs --batch"
+    } else {
+        ""
+    };
     format!("it is not answered yet, or was never published{batch}")
 }
 
 /// The last message on a subject of a stream, if there is one.
 async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<Bytes> {
     let stream = connection.context.get_stream_no_info(stream).await.ok()?;
-    stream.get_last_raw_message_by_subject(subject).await.ok().map(|message| message.payload)
+    stream
+        .get_last_raw_message_by_subject(subject)
+        .await
+        .ok()
+        .map(|message| message.payload)
 }
 
-async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all: bool) -> Result<u8, Error> {
+async fn tail(
+    config: &Config,
+    team: Option<String>,
+    batch: Option<String>,
+    all: bool,
+) -> Result<u8, Error> {
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let mut connection = connect(config).await?;
     let filter = match team {
@@ -187,7 +225,10 @@ async fn tail(config: &Config, team: Option<String>, batch: Option<String>, all:
             },
             () = stop.cancelled() => return Ok(0),
         };
-        warn!(problem, "the stream of completions cannot be read on, reading it again");
+        warn!(
+            problem,
+            "the stream of completions cannot be read on, reading it again"
+        );
         tokio::select! {
             again = again(config, &filter, next) => (connection, messages) = again,
             () = stop.cancelled() => return Ok(0),
@@ -200,7 +241,9 @@ async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<S
     if object_of(message.headers.as_ref()).is_none() && !is_of_format_1(&message.payload) {
         return Ok(String::from_utf8_lossy(&message.payload).into_owned());
     }
-    let completion = connection.open_completion(&message.payload, message.headers.as_ref()).await?;
+    let completion = connection
+        .open_completion(&message.payload, message.headers.as_ref())
+        .await?;
     Ok(serde_json::to_string(&completion)?)
 }
 
@@ -222,7 +265,9 @@ async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str
 async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
     loop {
         tokio::time::sleep(AGAIN).await;
-        let Ok(connection) = connect(config).await else { continue };
+        let Ok(connection) = connect(config).await else {
+            continue;
+        };
         if let Ok(messages) = completions(&connection, filter, next).await {
             return (connection, messages);
         }
@@ -231,8 +276,15 @@ async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered
 
 /// The place of the last completion in the stream, whether it is still there or not.
 async fn last(connection: &Connection) -> Result<u64, Error> {
-    let stream = connection.context.get_stream(connection.names.completions_stream()).await;
-    Ok(stream.map_err(|error| unreadable(&error))?.cached_info().state.last_sequence)
+    let stream = connection
+        .context
+        .get_stream(connection.names.completions_stream())
+        .await;
+    Ok(stream
+        .map_err(|error| unreadable(&error))?
+        .cached_info()
+        .state
+        .last_sequence)
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Error {
@@ -240,12 +292,24 @@ fn unreadable(error: &dyn std::fmt::Display) -> Error {
 }
 
 async fn completions(connection: &Connection, filter: &str, next: u64) -> Result<Ordered, Error> {
-    let stream = connection.context.get_stream_no_info(connection.names.completions_stream()).await;
+    let stream = connection
+        .context
+        .get_stream_no_info(connection.names.completions_stream())
+        .await;
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
-        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: next },
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: next,
+        },
         ..OrderedConfig::default()
     };
-    let consumer = stream.map_err(|error| unreadable(&error))?.create_consumer(config).await;
-    consumer.map_err(|error| unreadable(&error))?.messages().await.map_err(|error| unreadable(&error))
+    let consumer = stream
+        .map_err(|error| unreadable(&error))?
+        .create_consumer(config)
+        .await;
+    consumer
+        .map_err(|error| unreadable(&error))?
+        .messages()
+        .await
+        .map_err(|error| unreadable(&error))
 }

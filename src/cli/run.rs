@@ -27,9 +27,11 @@ const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
 /// Run an OpenAI Batch input file to its end. The whole file is checked before anything is published.
 /// Stopped or killed, the same command goes on where it was: what is answered is not called again.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  forebay run requests.jsonl --output answers.jsonl\n\n\
+#[command(
+    after_help = "Example:\n  forebay run requests.jsonl --output answers.jsonl\n\n\
     Each line's pool is that of its model: other characters than A-Z a-z 0-9 - become _, so that\n  \
-    gpt-4.1 is pool gpt-4_1. Failed lines go to answers.errors.jsonl in OpenAI's error shapes.")]
+    gpt-4.1 is pool gpt-4_1. Failed lines go to answers.errors.jsonl in OpenAI's error shapes."
+)]
 pub(super) struct Args {
     /// The input file, a job per line.
     #[arg(value_name = "INPUT.jsonl")]
@@ -67,47 +69,77 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let mut config = Config::load(global.config.as_deref())?;
     // Nobody else is told where its server is.
     config.nats.listen.get_or_insert(ANY_ADDRESS);
-    let choices = Choices { pool: args.pool.clone(), team: args.team.clone(), name: args.batch.clone() };
+    let choices = Choices {
+        pool: args.pool.clone(),
+        team: args.team.clone(),
+        name: args.batch.clone(),
+    };
     let Some(output) = args.output.clone().filter(|_| !args.dry_run) else {
         let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
         let (workers, known) = (config.workers()?, pools(&config, &batch));
-        batch.check(&args.input, Some(&known), config.call.max_request).map_err(Error::Usage)?;
+        batch
+            .check(&args.input, Some(&known), config.call.max_request)
+            .map_err(Error::Usage)?;
         return Ok(dry::dry_run(global, &config, workers, &batch));
     };
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let files = Files::new(output, args.errors.clone());
-    let prepare = || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
+    let prepare =
+        || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
     // What can be refused without starting anything is.
     let serves = !config.pools.is_empty() || config.on_demand.is_some();
     if config.nats.url.is_none() && serves {
         refuse_unknown_team(config.refuses_team(&args.team))?;
-        batch.check(&args.input, Some(&pools(&config, &batch)), usize::MAX).map_err(Error::Usage)?;
+        batch
+            .check(&args.input, Some(&pools(&config, &batch)), usize::MAX)
+            .map_err(Error::Usage)?;
     }
     let mut prepared = Some((batch, output));
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
         let progress = Progress::new(batch.lines.len(), global.json);
-        go(&connection, (&args, config.call.max_request), batch, output, progress, &stop).await
+        go(
+            &connection,
+            (&args, config.call.max_request),
+            batch,
+            output,
+            progress,
+            &stop,
+        )
+        .await
     })
     .await?;
     report(global, &name, &files, ended)
 }
 
 fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
-    problem.map_or(Ok(()), |problem| Err(Error::Usage(anyhow::anyhow!(problem))))
+    problem.map_or(Ok(()), |problem| {
+        Err(Error::Usage(anyhow::anyhow!(problem)))
+    })
 }
 
 /// The pools that a worker with this configuration has for a batch, and their models.
 fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
-    let models = |pool: &Pool| pool.targets.iter().map(|target| target.model.clone()).collect();
-    let mut pools: BTreeMap<String, BTreeSet<_>> =
-        config.pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect();
+    let models = |pool: &Pool| {
+        pool.targets
+            .iter()
+            .map(|target| target.model.clone())
+            .collect()
+    };
+    let mut pools: BTreeMap<String, BTreeSet<_>> = config
+        .pools
+        .iter()
+        .map(|(name, pool)| (name.clone(), models(pool)))
+        .collect();
     for line in config.on_demand.iter().flat_map(|_| &batch.lines) {
         let model = line.model();
         if config.serves(&line.pool, model) {
-            pools.entry(line.pool.clone()).or_default().extend(model.map(str::to_owned));
+            pools
+                .entry(line.pool.clone())
+                .or_default()
+                .extend(model.map(str::to_owned));
         }
     }
     pools
@@ -124,8 +156,19 @@ async fn go(
     let accounts: Accounts = ask(connection, "accounts", Vec::new()).await?;
     refuse_unknown_team(accounts.refuses_team(&args.team))?;
     let known = (!accounts.makes_pools).then(|| accounts.served());
-    batch.check(&args.input, known.as_ref(), max_request).map_err(Error::Usage)?;
-    run::run(connection, batch, args.lane, args.retry_failed, output, progress, stop).await
+    batch
+        .check(&args.input, known.as_ref(), max_request)
+        .map_err(Error::Usage)?;
+    run::run(
+        connection,
+        batch,
+        args.lane,
+        args.retry_failed,
+        output,
+        progress,
+        stop,
+    )
+    .await
 }
 
 fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8, Error> {
@@ -134,14 +177,21 @@ fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8
         Ended::Interrupted(totals) => (true, totals),
     };
     let done = totals.done();
-    let Totals { lines, succeeded, failed, bill, failures } = totals;
+    let Totals {
+        lines,
+        succeeded,
+        failed,
+        bill,
+        failures,
+    } = totals;
     if global.json {
         let mut report = json!({
             "batch": name, "lines": lines, "succeeded": succeeded, "failed": failed,
             "interrupted": interrupted, "output": files.output, "errors": files.errors,
             "failures": failures.in_json(),
         });
-        if let (Some(report), Some(bill)) = (report.as_object_mut(), bill.in_json().as_object_mut()) {
+        if let (Some(report), Some(bill)) = (report.as_object_mut(), bill.in_json().as_object_mut())
+        {
             report.append(bill);
         }
         print::json(&report);

@@ -21,7 +21,9 @@ pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
     let app = match App::start(&config).await? {
         Started::Here(app) => app,
         Started::Elsewhere(by) => {
-            let pid = by.pid.map_or_else(String::new, |pid| format!(" by process {pid}"));
+            let pid = by
+                .pid
+                .map_or_else(String::new, |pid| format!(" by process {pid}"));
             print::error(&format!(
                 "the data directory {} is in use{pid}; stop that process or name another directory",
                 told(&config.data.dir)
@@ -35,13 +37,21 @@ pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
         () = app.unseated() => true,
     };
     app.stop(shutdown::GRACE).await;
-    if unseated { Err(Error::Unreachable(anyhow!("another worker has taken over"))) } else { Ok(0) }
+    if unseated {
+        Err(Error::Unreachable(anyhow!("another worker has taken over")))
+    } else {
+        Ok(0)
+    }
 }
 
 fn tell_ready(global: &Global, config: &Config, app: &App) {
     let server = app.connection.client.server_info();
     let pools: Vec<_> = config.pools.keys().collect();
-    let holder = config.nats.url.is_none().then(|| config.data.dir.join("forebay.json"));
+    let holder = config
+        .nats
+        .url
+        .is_none()
+        .then(|| config.data.dir.join("forebay.json"));
     let holder = holder.map(|holder| std::path::absolute(&holder).unwrap_or(holder));
     if global.json {
         let at = format!("{}:{}", server.host, server.port);
@@ -51,12 +61,22 @@ fn tell_ready(global: &Global, config: &Config, app: &App) {
     let pools = match pools.is_empty() {
         true => {
             let accounts: Vec<_> = config.accounts.keys().map(String::as_str).collect();
-            format!("for each model that is asked for, with accounts of {}", accounts.join(", "))
+            format!(
+                "for each model that is asked for, with accounts of {}",
+                accounts.join(", ")
+            )
         }
-        false => pools.into_iter().map(String::as_str).collect::<Vec<_>>().join(", "),
+        false => pools
+            .into_iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
     };
     let credential = holder.map_or_else(String::new, |holder| {
-        format!("; its address with the credential is in {}", holder.display())
+        format!(
+            "; its address with the credential is in {}",
+            holder.display()
+        )
     });
     print::note(&format!(
         "ready: pools {pools}; NATS {} on {}:{}{credential}",

@@ -42,7 +42,11 @@ pub(super) struct Args {
     /// or nothing), scale=N (all periods are N times shorter than written), and
     /// fixture=openai-t1|anthropic-legacy-t1|gemini-free|groq-free|azure-600|deepseek|bedrock|mistral-rps,
     /// an account as it is found there, of which other fields change what they name.
-    #[arg(long = "account", value_name = "ACCOUNT", required_unless_present = "list_failures")]
+    #[arg(
+        long = "account",
+        value_name = "ACCOUNT",
+        required_unless_present = "list_failures"
+    )]
     accounts: Vec<account::Config>,
     /// How long an answer takes: one duration, or two with .. between them, for times that are log-normal
     /// around their geometric mean.
@@ -78,7 +82,9 @@ pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
     }
     let faults = match args.faults.as_str() {
         "" => Faults::default(),
-        text => text.parse().map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
+        text => text
+            .parse()
+            .map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
     };
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let listener = TcpListener::bind(&args.listen)
@@ -108,9 +114,15 @@ fn list_failures(global: &Global) {
         return;
     }
     let row = |failure: &Failure| {
-        [failure.provider, failure.case, failure.class, failure.task, &failure.status.to_string()]
-            .map(str::to_owned)
-            .to_vec()
+        [
+            failure.provider,
+            failure.case,
+            failure.class,
+            failure.task,
+            &failure.status.to_string(),
+        ]
+        .map(str::to_owned)
+        .to_vec()
     };
     print::table(
         &["PROVIDER", "CASE", "CLASS", "OF", "STATUS"],

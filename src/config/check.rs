@@ -18,7 +18,9 @@ use forebay_workers::provider::catalogue::{Provider, providers, providers_with};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};
-use super::{Account, Call, Config, Data, Key, KeySource, Mistake, Nats, SMALLEST_STREAM, Size, Streams};
+use super::{
+    Account, Call, Config, Data, Key, KeySource, Mistake, Nats, SMALLEST_STREAM, Size, Streams,
+};
 use crate::catalogue::Catalogue;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -26,11 +28,22 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GIB: u64 = 1 << 30;
 
 /// Checks everything; what is wrong is noted and stands with its default in the result.
-pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<Mistake>) -> Config {
-    let mut checker = Checker { unreadable, mistakes, providers: providers().iter().collect() };
+pub(super) fn check(
+    raw: Raw,
+    unreadable: &BTreeSet<String>,
+    mistakes: &mut Vec<Mistake>,
+) -> Config {
+    let mut checker = Checker {
+        unreadable,
+        mistakes,
+        providers: providers().iter().collect(),
+    };
     let catalogue = checker.catalogue(raw.catalogue);
     let data = Data {
-        dir: raw.data.dir.map_or_else(|| "./forebay-data".into(), PathBuf::from),
+        dir: raw
+            .data
+            .dir
+            .map_or_else(|| "./forebay-data".into(), PathBuf::from),
         keep_days: raw.data.keep_days.unwrap_or(7),
         dedupe_days: raw.data.dedupe_days.unwrap_or(2),
     };
@@ -78,13 +91,20 @@ pub(super) fn check(raw: Raw, unreadable: &BTreeSet<String>, mistakes: &mut Vec<
 /// Why an account cannot be called at this address, if it cannot; repeats nothing of it that may be secret.
 pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<String> {
     if base_url.contains(['@', '?', '#']) {
-        return Some("must have no user, password, query or fragment: keys belong into `keys`".to_owned());
+        return Some(
+            "must have no user, password, query or fragment: keys belong into `keys`".to_owned(),
+        );
     }
-    let is_one = base_url
-        .parse::<http::Uri>()
-        .is_ok_and(|uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some());
-    let example = provider.example_url.as_deref().or(provider.base_url.as_deref());
-    let example = example.filter(|example| *example != base_url).unwrap_or("https://HOST/v1");
+    let is_one = base_url.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
+    });
+    let example = provider
+        .example_url
+        .as_deref()
+        .or(provider.base_url.as_deref());
+    let example = example
+        .filter(|example| *example != base_url)
+        .unwrap_or("https://HOST/v1");
     (!is_one).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
 }
 
@@ -97,7 +117,10 @@ struct Checker<'a> {
 
 impl Checker<'_> {
     fn wrong(&mut self, path: &str, problem: impl Into<String>) {
-        self.mistakes.push(Mistake { path: path.to_owned(), problem: problem.into() });
+        self.mistakes.push(Mistake {
+            path: path.to_owned(),
+            problem: problem.into(),
+        });
     }
 
     /// A value that must be there.
@@ -110,7 +133,9 @@ impl Checker<'_> {
 
     /// Whether something there could not be read, which says nothing of whether it is missing.
     fn has_unreadable(&self, path: &str) -> bool {
-        self.unreadable.iter().any(|unreadable| unreadable.starts_with(path))
+        self.unreadable
+            .iter()
+            .any(|unreadable| unreadable.starts_with(path))
     }
 
     fn duration(&mut self, path: &str, text: Option<String>, default: Duration) -> Duration {
@@ -120,7 +145,9 @@ impl Checker<'_> {
             _ => {
                 self.wrong(
                     path,
-                    format!("`{text}` is no duration, write for example \"100ms\", \"1m\" or \"1d\""),
+                    format!(
+                        "`{text}` is no duration, write for example \"100ms\", \"1m\" or \"1d\""
+                    ),
                 );
                 default
             }
@@ -136,7 +163,10 @@ impl Checker<'_> {
     fn nats(&mut self, raw: raw::Nats, has_teams: bool) -> Nats {
         let listen = raw.listen.and_then(|listen| {
             let problem = format!("`{listen}` is no address, write for example \"127.0.0.1:4222\"");
-            listen.parse::<SocketAddr>().map_err(|_| self.wrong("nats.listen", problem)).ok()
+            listen
+                .parse::<SocketAddr>()
+                .map_err(|_| self.wrong("nats.listen", problem))
+                .ok()
         });
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
             self.wrong(
@@ -155,7 +185,8 @@ impl Checker<'_> {
             listen,
             names,
             sync_interval: self.duration("nats.sync_interval", raw.sync_interval, sync),
-            refuses_unknown_teams: self.refuses_unknown_teams(raw.unknown_teams.as_deref(), has_teams),
+            refuses_unknown_teams: self
+                .refuses_unknown_teams(raw.unknown_teams.as_deref(), has_teams),
         }
     }
 
@@ -176,8 +207,9 @@ impl Checker<'_> {
     }
 
     fn streams(&mut self, raw: raw::Streams, dedupe_days: u16) -> Streams {
-        let size =
-            |given: Option<ByteSize>, usual| given.map_or(Size::Usual(usual), |size| Size::Given(size.0));
+        let size = |given: Option<ByteSize>, usual| {
+            given.map_or(Size::Usual(usual), |size| Size::Given(size.0))
+        };
         let streams = Streams {
             jobs_max_bytes: size(raw.jobs_max_bytes, 10 * GIB),
             jobs_max_per_queue: raw.jobs_max_per_queue,
@@ -190,7 +222,10 @@ impl Checker<'_> {
             objects_max_bytes: size(raw.objects_max_bytes, 2 * GIB),
         };
         if streams.jobs_max_per_queue == Some(0) {
-            self.wrong("streams.jobs_max_per_queue", "must be at least 1; leave it out for no limit");
+            self.wrong(
+                "streams.jobs_max_per_queue",
+                "must be at least 1; leave it out for no limit",
+            );
         }
         for (field, size) in [
             ("jobs_max_bytes", streams.jobs_max_bytes),
@@ -232,7 +267,10 @@ impl Checker<'_> {
     fn lanes(&mut self, raw: &raw::Lanes) -> [(Lane, u64); 3] {
         let mut weight = |lane: Lane, given: Option<u64>, default| {
             if given == Some(0) {
-                self.wrong(&format!("lanes.{lane}"), "must be at least 1: no lane starves");
+                self.wrong(
+                    &format!("lanes.{lane}"),
+                    "must be at least 1: no lane starves",
+                );
             }
             (lane, given.unwrap_or(default))
         };
@@ -256,15 +294,24 @@ impl Checker<'_> {
         let algorithm = self.algorithm(&format!("{path}.algorithm"), raw.algorithm.as_deref());
         let keys = self.keys(&format!("{path}.keys"), raw.keys, provider.keyless);
         let limits = raw.limits.into_iter().enumerate();
-        let limits = limits
-            .filter_map(|(index, limit)| self.limit(&format!("{path}.limits[{index}]"), limit, algorithm));
-        Account { endpoint, keys, limits: limits.collect() }
+        let limits = limits.filter_map(|(index, limit)| {
+            self.limit(&format!("{path}.limits[{index}]"), limit, algorithm)
+        });
+        Account {
+            endpoint,
+            keys,
+            limits: limits.collect(),
+        }
     }
 
     /// What is known of models and providers: what is built in, and the files that add to it.
     fn catalogue(&mut self, raw: raw::Catalogue) -> Catalogue {
         let built_in = raw.built_in.unwrap_or(true);
-        let mut catalogue = if built_in { Catalogue::known().clone() } else { Catalogue::default() };
+        let mut catalogue = if built_in {
+            Catalogue::known().clone()
+        } else {
+            Catalogue::default()
+        };
         for (index, file) in raw.models.into_iter().enumerate() {
             if let Err(error) = catalogue.extend_from(Path::new(&file)) {
                 self.wrong(&format!("catalogue.models[{index}]"), format!("{error:#}"));
@@ -276,7 +323,9 @@ impl Checker<'_> {
             match std::fs::read_to_string(&file) {
                 Ok(text) => match toml::from_str::<toml::Table>(&text) {
                     Ok(_) => table.push_str(&format!("\n{text}")),
-                    Err(error) => self.wrong(&path, format!("{file}: {}", error.to_string().trim_end())),
+                    Err(error) => {
+                        self.wrong(&path, format!("{file}: {}", error.to_string().trim_end()))
+                    }
                 },
                 Err(error) => self.wrong(&path, format!("{file} cannot be read: {error}")),
             }
@@ -293,9 +342,15 @@ impl Checker<'_> {
     /// Takes providers in that files name; what is wrong with their addresses would else be told by a call.
     fn take_in(&mut self, all: Vec<&'static Provider>) {
         for provider in &all {
-            let problem = provider.base_url.as_deref().and_then(|url| wrong_address(url, provider));
+            let problem = provider
+                .base_url
+                .as_deref()
+                .and_then(|url| wrong_address(url, provider));
             if let Some(problem) = problem {
-                self.wrong(&format!("catalogue.providers: {}.base_url", provider.name), problem);
+                self.wrong(
+                    &format!("catalogue.providers: {}.base_url", provider.name),
+                    problem,
+                );
             }
         }
         self.providers = all;
@@ -307,17 +362,29 @@ impl Checker<'_> {
         let Some(name) = self.required(&path, name, what) else {
             return self.providers[0];
         };
-        let found = self.providers.iter().find(|provider| provider.name == name).copied();
+        let found = self
+            .providers
+            .iter()
+            .find(|provider| provider.name == name)
+            .copied();
         found.unwrap_or_else(|| {
-            let advice = "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
-            self.wrong(&path, format!("`{name}` is not known, use {what}; {advice}"));
+            let advice =
+                "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
+            self.wrong(
+                &path,
+                format!("`{name}` is not known, use {what}; {advice}"),
+            );
             self.providers[0]
         })
     }
 
     fn base_url(&mut self, path: &str, given: Option<String>, provider: &Provider) -> String {
         let path = format!("{path}.base_url");
-        let example = provider.example_url.as_deref().or(provider.base_url.as_deref()).unwrap_or_default();
+        let example = provider
+            .example_url
+            .as_deref()
+            .or(provider.base_url.as_deref())
+            .unwrap_or_default();
         let what = format!("the account's address, for example \"{example}\"");
         let Some(base_url) = given.or_else(|| provider.base_url.clone()) else {
             self.required(&path, None::<String>, &what);
@@ -337,7 +404,10 @@ impl Checker<'_> {
             Some("fixed") => Algorithm::Fixed,
             Some("bucket") => Algorithm::Bucket,
             Some(other) => {
-                self.wrong(path, format!("`{other}` is not known, use smooth, bucket, sliding or fixed"));
+                self.wrong(
+                    path,
+                    format!("`{other}` is not known, use smooth, bucket, sliding or fixed"),
+                );
                 Algorithm::Smooth
             }
         }
@@ -356,7 +426,10 @@ impl Checker<'_> {
             let path = format!("{path}[{index}]");
             let name = key.name.unwrap_or_else(|| format!("key-{}", index + 1));
             if !names.insert(name.clone()) {
-                self.wrong(&format!("{path}.name"), format!("there is another key `{name}` in this account"));
+                self.wrong(
+                    &format!("{path}.name"),
+                    format!("there is another key `{name}` in this account"),
+                );
             }
             let source = match (key.env, key.file) {
                 (Some(variable), None) => KeySource::Env(variable),
@@ -381,8 +454,10 @@ impl Checker<'_> {
             (raw.input_tokens, Dimension::InputTokens),
             (raw.output_tokens, Dimension::OutputTokens),
         ];
-        let given: Vec<_> =
-            counted.into_iter().filter_map(|(limit, dimension)| Some((limit?, dimension))).collect();
+        let given: Vec<_> = counted
+            .into_iter()
+            .filter_map(|(limit, dimension)| Some((limit?, dimension)))
+            .collect();
         let amount = match (given.as_slice(), raw.concurrent) {
             ([(limit, dimension)], None) => {
                 let (per, day_in) = self.period(path, raw.per, raw.zone)?;
@@ -392,7 +467,13 @@ impl Checker<'_> {
                     _ if day_in.is_some() => Algorithm::Counted,
                     named => named,
                 };
-                Amount::PerPeriod { dimension: *dimension, limit: *limit, per, algorithm, day_in }
+                Amount::PerPeriod {
+                    dimension: *dimension,
+                    limit: *limit,
+                    per,
+                    algorithm,
+                    day_in,
+                }
             }
             ([], Some(concurrent)) => Amount::Concurrent(concurrent),
             _ => {
@@ -403,10 +484,19 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if matches!(amount, Amount::PerPeriod { limit: 0, .. } | Amount::Concurrent(0)) {
-            self.wrong(path, "a limit of 0 lets nothing through: leave the model out of the pool instead");
+        if matches!(
+            amount,
+            Amount::PerPeriod { limit: 0, .. } | Amount::Concurrent(0)
+        ) {
+            self.wrong(
+                path,
+                "a limit of 0 lets nothing through: leave the model out of the pool instead",
+            );
         }
-        Some(Limit { amount, models: raw.models })
+        Some(Limit {
+            amount,
+            models: raw.models,
+        })
     }
 
     /// A duration, or `day`: the calendar day of `zone`.
@@ -439,12 +529,16 @@ impl Checker<'_> {
             self.wrong(&path, problem);
         }
         if raw.weight == Some(0) {
-            self.wrong(&format!("{path}.weight"), "must be at least 1: no team starves");
+            self.wrong(
+                &format!("{path}.weight"),
+                "must be at least 1: no team starves",
+            );
         }
         for (index, prefix) in raw.reply_prefixes.iter().enumerate() {
             if prefix.starts_with('$') || prefix.len() < 2 || !prefix.ends_with('.') {
-                let problem =
-                    format!("`{prefix}` is no prefix for replies: write for example \"acme.answers.\"");
+                let problem = format!(
+                    "`{prefix}` is no prefix for replies: write for example \"acme.answers.\""
+                );
                 self.wrong(&format!("{path}.reply_prefixes[{index}]"), problem);
             }
         }
@@ -452,10 +546,17 @@ impl Checker<'_> {
         for (index, limit) in raw.limits.into_iter().enumerate() {
             let path = format!("{path}.limits[{index}]");
             if limit.models.is_some() {
-                self.wrong(&format!("{path}.models"), "a team's limit is for all models together");
+                self.wrong(
+                    &format!("{path}.models"),
+                    "a team's limit is for all models together",
+                );
             }
             limits.extend(self.limit(&path, limit, Algorithm::Smooth));
         }
-        Team { weight: raw.weight.unwrap_or(1), reply_prefixes: raw.reply_prefixes, limits }
+        Team {
+            weight: raw.weight.unwrap_or(1),
+            reply_prefixes: raw.reply_prefixes,
+            limits,
+        }
     }
 }

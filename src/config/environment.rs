@@ -21,21 +21,44 @@ pub(super) fn accounts(
 ) -> BTreeMap<String, Account> {
     let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
     let account = |provider: &&'static Provider| {
-        let variable = provider.key_env.iter().find(|variable| read(variable).is_some())?;
-        let given = provider.url_env.as_ref().and_then(|variable| Some((variable, read(variable)?)));
-        let problem = given.as_ref().and_then(|(_, url)| wrong_address(url.trim(), provider));
+        let variable = provider
+            .key_env
+            .iter()
+            .find(|variable| read(variable).is_some())?;
+        let given = provider
+            .url_env
+            .as_ref()
+            .and_then(|variable| Some((variable, read(variable)?)));
+        let problem = given
+            .as_ref()
+            .and_then(|(_, url)| wrong_address(url.trim(), provider));
         if let Some(((path, _), problem)) = given.as_ref().zip(problem) {
-            mistakes.push(Mistake { path: (*path).clone(), problem });
+            mistakes.push(Mistake {
+                path: (*path).clone(),
+                problem,
+            });
             return None;
         }
-        let base_url = given.map(|(_, url)| url).or_else(|| provider.base_url.clone())?;
+        let base_url = given
+            .map(|(_, url)| url)
+            .or_else(|| provider.base_url.clone())?;
         let mut endpoint = Endpoint::new(provider, base_url.trim());
         if endpoint.wrong_version().is_some() && provider.base_url.is_none() {
             // Azure's variable has the address without the path that needs no version.
             endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
         }
-        let key = Key { name: variable.clone(), source: KeySource::Env(variable.clone()) };
-        Some((provider.name.clone(), Account { endpoint, keys: vec![key], limits: Vec::new() }))
+        let key = Key {
+            name: variable.clone(),
+            source: KeySource::Env(variable.clone()),
+        };
+        Some((
+            provider.name.clone(),
+            Account {
+                endpoint,
+                keys: vec![key],
+                limits: Vec::new(),
+            },
+        ))
     };
     providers.iter().filter_map(account).collect()
 }
@@ -53,8 +76,14 @@ pub(super) fn without_address(
     let is_set = |variable: &str| read(variable).is_some_and(|value| !value.trim().is_empty());
     let half = |provider: &&'static Provider| {
         let key = provider.key_env.iter().find(|variable| is_set(variable))?;
-        let url = provider.url_env.as_ref().filter(|variable| !is_set(variable))?;
-        provider.base_url.is_none().then_some((key.as_str(), url.as_str()))
+        let url = provider
+            .url_env
+            .as_ref()
+            .filter(|variable| !is_set(variable))?;
+        provider
+            .base_url
+            .is_none()
+            .then_some((key.as_str(), url.as_str()))
     };
     providers.iter().filter_map(half).collect()
 }
@@ -62,14 +91,28 @@ pub(super) fn without_address(
 /// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
 /// is known, or all if they are of one provider.
 pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalogue) -> OnDemand {
-    let providers: Vec<_> = accounts.values().map(|account| account.endpoint.provider).collect();
-    let listed: BTreeSet<_> = catalogue.models().map(|model| model.provider.as_str()).collect();
-    let listed_as: BTreeSet<_> = providers.iter().map(|provider| provider.listed_as()).collect();
+    let providers: Vec<_> = accounts
+        .values()
+        .map(|account| account.endpoint.provider)
+        .collect();
+    let listed: BTreeSet<_> = catalogue
+        .models()
+        .map(|model| model.provider.as_str())
+        .collect();
+    let listed_as: BTreeSet<_> = providers
+        .iter()
+        .map(|provider| provider.listed_as())
+        .collect();
     let is_alone = listed_as.len() == 1;
-    let may_have_any: Vec<_> =
-        providers.iter().map(|provider| is_alone || !listed.contains(provider.listed_as())).collect();
+    let may_have_any: Vec<_> = providers
+        .iter()
+        .map(|provider| is_alone || !listed.contains(provider.listed_as()))
+        .collect();
     let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for model in catalogue.models().filter(|model| listed_as.contains(model.provider.as_str())) {
+    for model in catalogue
+        .models()
+        .filter(|model| listed_as.contains(model.provider.as_str()))
+    {
         let models = named.entry(pool_of_model(&model.name)).or_default();
         if !models.contains(&model.name) {
             models.push(model.name.clone());
@@ -77,11 +120,22 @@ pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalo
     }
     let catalogue = catalogue.clone();
     let serving = move |model: &str| -> Vec<TargetConfig> {
-        let known: Vec<_> = providers.iter().map(|provider| catalogue.find(provider, model)).collect();
+        let known: Vec<_> = providers
+            .iter()
+            .map(|provider| catalogue.find(provider, model))
+            .collect();
         let is_known = known.iter().any(Option::is_some);
-        let serves =
-            |account: &usize| if is_known { known[*account].is_some() } else { may_have_any[*account] };
-        (0..known.len()).filter(serves).map(|account| target(account, model, known[account])).collect()
+        let serves = |account: &usize| {
+            if is_known {
+                known[*account].is_some()
+            } else {
+                may_have_any[*account]
+            }
+        };
+        (0..known.len())
+            .filter(serves)
+            .map(|account| target(account, model, known[account]))
+            .collect()
     };
     OnDemand::new(move |wanted| match wanted {
         Wanted::Model(model) => serving(model),
@@ -110,7 +164,10 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, Account>, Vec<Mistake>) {
         let read = |name: &str| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         };
         let mut mistakes = Vec::new();
         let found = accounts(&providers().iter().collect::<Vec<_>>(), read, &mut mistakes);
@@ -125,17 +182,28 @@ mod tests {
 
     fn serve(accounts: &BTreeMap<String, Account>, model: &str) -> Vec<String> {
         let names: Vec<_> = accounts.keys().collect();
-        let targets = on_demand(accounts, Catalogue::known()).targets(&pool_of_model(model), Some(model));
-        targets.into_iter().map(|target| names[target.account].clone()).collect()
+        let targets =
+            on_demand(accounts, Catalogue::known()).targets(&pool_of_model(model), Some(model));
+        targets
+            .into_iter()
+            .map(|target| names[target.account].clone())
+            .collect()
     }
 
     #[test]
     fn an_address_that_is_none_is_told_by_its_variable_and_what_is_secret_in_it_is_not() {
-        for url in
-            ["not a url", "proxy.example/v1", "ftp://x", "https://h/v1?key=s3cret", "https://u:s3cret@h"]
-        {
+        for url in [
+            "not a url",
+            "proxy.example/v1",
+            "ftp://x",
+            "https://h/v1?key=s3cret",
+            "https://u:s3cret@h",
+        ] {
             let (found, mistakes) = read(&[("OPENAI_API_KEY", "sk-1"), ("OPENAI_BASE_URL", url)]);
-            assert!(found.is_empty() && mistakes[0].path == "OPENAI_BASE_URL", "{url}: {mistakes:?}");
+            assert!(
+                found.is_empty() && mistakes[0].path == "OPENAI_BASE_URL",
+                "{url}: {mistakes:?}"
+            );
             assert!(!mistakes[0].problem.contains("s3cret"), "{mistakes:?}");
         }
     }
@@ -145,7 +213,11 @@ mod tests {
         let one = found(&[("OPENAI_API_KEY", "1")]);
         let demand = on_demand(&one, Catalogue::known());
         let models = |model: Option<&str>| -> Vec<String> {
-            demand.targets("gpt-4_1", model).into_iter().map(|target| target.model).collect()
+            demand
+                .targets("gpt-4_1", model)
+                .into_iter()
+                .map(|target| target.model)
+                .collect()
         };
         for model in [None, Some("gpt-4_1"), Some("gpt-4.1")] {
             assert_eq!(models(model), ["gpt-4.1"]);
@@ -184,9 +256,17 @@ mod tests {
         let both = found(&[("OPENAI_API_KEY", "1"), ("ANTHROPIC_API_KEY", "2")]);
         assert_eq!(serve(&both, "gpt-4o-mini"), ["openai"]);
         assert_eq!(serve(&both, "claude-sonnet-4-5"), ["anthropic"]);
-        assert_eq!(serve(&both, "a-model-of-tomorrow"), [""; 0], "nobody can tell whose it is");
+        assert_eq!(
+            serve(&both, "a-model-of-tomorrow"),
+            [""; 0],
+            "nobody can tell whose it is"
+        );
         let with_router = found(&[("OPENAI_API_KEY", "1"), ("OPENROUTER_API_KEY", "3")]);
-        assert_eq!(serve(&with_router, "acme/model"), ["openrouter"], "it may have any");
+        assert_eq!(
+            serve(&with_router, "acme/model"),
+            ["openrouter"],
+            "it may have any"
+        );
         let one = found(&[("OPENAI_API_KEY", "1")]);
         assert_eq!(serve(&one, "a-model-of-tomorrow"), ["openai"]);
         let two_accounts =

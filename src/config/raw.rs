@@ -159,7 +159,8 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
         let mut track = serde_path_to_error::Track::new();
         let value = Value::Table(table.clone());
         let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-        let result = serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
+        let result =
+            serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
         let error = match result {
             Ok(raw) => {
                 let known = |path: String| Mistake {
@@ -173,7 +174,10 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
         };
         let path = track.path();
         let problem = without_values(error.message());
-        mistakes.push(Mistake { path: path.to_string(), problem });
+        mistakes.push(Mistake {
+            path: path.to_string(),
+            problem,
+        });
         unreadable.insert(path.to_string());
         // Taken out, it no longer hides what is behind it.
         if !remove(&mut table, &path) {
@@ -184,10 +188,20 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
 
 /// Where the text stops being TOML, without the line itself: it may hold a credential.
 fn syntax(text: &str, error: &toml::de::Error) -> Mistake {
-    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let before = error
+        .span()
+        .and_then(|span| text.get(..span.start))
+        .unwrap_or_default();
     let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
-    Mistake { path: format!("line {line}, column {column}"), problem: error.message().to_owned() }
+    let column = before
+        .rsplit('\n')
+        .next()
+        .map_or(0, |last| last.chars().count())
+        + 1;
+    Mistake {
+        path: format!("line {line}, column {column}"),
+        problem: error.message().to_owned(),
+    }
 }
 
 /// A type error without the value that it quotes, which may be a credential, and in the words of TOML.
@@ -204,13 +218,19 @@ fn without_values(message: &str) -> String {
         "a sequence" => "a list",
         "a map" => "a table",
         other if other.starts_with("struct ") => "a table",
-        other if other.starts_with(['u', 'i']) && other[1..].bytes().all(|byte| byte.is_ascii_digit()) => {
+        other
+            if other.starts_with(['u', 'i'])
+                && other[1..].bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
             "a whole number"
         }
         "f64" => "a number",
         other => other,
     };
-    format!("{}expected {expected}", found.replace("sequence", "list").replace("map", "table"))
+    format!(
+        "{}expected {expected}",
+        found.replace("sequence", "list").replace("map", "table")
+    )
 }
 
 /// `limits.0.per` as `limits[0].per`, the form that the other messages have.
@@ -232,7 +252,9 @@ fn in_brackets(path: &str) -> String {
 fn remove(table: &mut Table, path: &serde_path_to_error::Path) -> bool {
     use serde_path_to_error::Segment;
     let mut segments: Vec<_> = path.iter().collect();
-    let Some(last) = segments.pop() else { return false };
+    let Some(last) = segments.pop() else {
+        return false;
+    };
     let mut root = Value::Table(std::mem::take(table));
     let mut place = Some(&mut root);
     for segment in segments {

@@ -10,7 +10,12 @@ pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
     let mut mistakes = Vec::new();
     rename_accounts(table, &mut mistakes);
     if let Some(Value::Table(streams)) = table.get_mut("streams") {
-        rename(streams, "streams", ("jobs_max_per_flow", "jobs_max_per_queue"), &mut mistakes);
+        rename(
+            streams,
+            "streams",
+            ("jobs_max_per_flow", "jobs_max_per_queue"),
+            &mut mistakes,
+        );
     }
     let pools = table.get_mut("pool").and_then(Value::as_table_mut);
     for (name, pool) in pools.into_iter().flatten() {
@@ -27,7 +32,12 @@ pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
         let targets = pool.get_mut("targets").and_then(Value::as_array_mut);
         for (index, target) in targets.into_iter().flatten().enumerate() {
             if let Value::Table(target) = target {
-                rename(target, &format!("{path}.targets[{index}]"), ("quota", "account"), &mut mistakes);
+                rename(
+                    target,
+                    &format!("{path}.targets[{index}]"),
+                    ("quota", "account"),
+                    &mut mistakes,
+                );
             }
         }
     }
@@ -36,19 +46,24 @@ pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
 
 /// `[quota.NAME]` as `[account.NAME]`.
 fn rename_accounts(table: &mut Table, mistakes: &mut Vec<Mistake>) {
-    let Some(quotas) = table.remove("quota") else { return };
+    let Some(quotas) = table.remove("quota") else {
+        return;
+    };
     let Value::Table(quotas) = quotas else {
         let problem = "is now [account.NAME]".to_owned();
-        return mistakes.push(Mistake { path: "quota".to_owned(), problem });
+        return mistakes.push(Mistake {
+            path: "quota".to_owned(),
+            problem,
+        });
     };
     let names = quotas.keys();
-    mistakes.extend(
-        names.map(|name| Mistake {
-            path: format!("quota.{name}"),
-            problem: format!("is now [account.{name}]"),
-        }),
-    );
-    let accounts = table.entry("account").or_insert_with(|| Value::Table(Table::new()));
+    mistakes.extend(names.map(|name| Mistake {
+        path: format!("quota.{name}"),
+        problem: format!("is now [account.{name}]"),
+    }));
+    let accounts = table
+        .entry("account")
+        .or_insert_with(|| Value::Table(Table::new()));
     if let Value::Table(accounts) = accounts {
         for (name, account) in quotas {
             accounts.entry(name).or_insert(account);
@@ -57,9 +72,19 @@ fn rename_accounts(table: &mut Table, mistakes: &mut Vec<Mistake>) {
 }
 
 /// Returns whether the old word was there.
-fn rename(table: &mut Table, path: &str, (old, new): (&str, &str), mistakes: &mut Vec<Mistake>) -> bool {
-    let Some(value) = table.remove(old) else { return false };
-    mistakes.push(Mistake { path: format!("{path}.{old}"), problem: format!("is now `{new}`") });
+fn rename(
+    table: &mut Table,
+    path: &str,
+    (old, new): (&str, &str),
+    mistakes: &mut Vec<Mistake>,
+) -> bool {
+    let Some(value) = table.remove(old) else {
+        return false;
+    };
+    mistakes.push(Mistake {
+        path: format!("{path}.{old}"),
+        problem: format!("is now `{new}`"),
+    });
     table.entry(new).or_insert(value);
     true
 }

@@ -19,7 +19,9 @@ weight = 2
 
 fn mistakes(text: &str) -> Vec<String> {
     let all = Config::parse(text).expect_err("mistakes").all;
-    all.into_iter().map(|mistake| format!("{}: {}", mistake.path, mistake.problem)).collect()
+    all.into_iter()
+        .map(|mistake| format!("{}: {}", mistake.path, mistake.problem))
+        .collect()
 }
 
 #[test]
@@ -27,8 +29,14 @@ fn the_documented_configuration_is_read() {
     let config = Config::parse(GOOD).expect("no mistakes");
     assert_eq!(config.accounts["main"].limits.len(), 5);
     let day = &config.accounts["main"].limits[3].amount;
-    assert_eq!(day.to_string(), "1500 requests per day in America/Los_Angeles");
-    assert_eq!(config.accounts["main"].endpoint.base_url, "https://api.openai.com/v1");
+    assert_eq!(
+        day.to_string(),
+        "1500 requests per day in America/Los_Angeles"
+    );
+    assert_eq!(
+        config.accounts["main"].endpoint.base_url,
+        "https://api.openai.com/v1"
+    );
     assert_eq!(config.teams["acme"].weight, 2);
     assert_eq!(config.nats.address().port(), 4222);
 }
@@ -65,7 +73,10 @@ targets = [{ account = "mian", model = "m" }, { model = "n", tire = 1 }]
         "pool.chat.targets[1].account: is missing",
         "pool.chat.targets[1].tire: there is no such field",
     ] {
-        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} not in {found:#?}");
+        assert!(
+            found.iter().any(|line| line.starts_with(expected)),
+            "{expected} not in {found:#?}"
+        );
     }
 }
 
@@ -92,16 +103,25 @@ fn mistakes_do_not_repeat_credentials() {
 #[test]
 fn a_key_that_is_not_there_is_named_and_nothing_else_of_it() {
     let config = Config::parse(GOOD).expect("no mistakes");
-    let error = config.workers().expect_err("the variable is not set").to_string();
+    let error = config
+        .workers()
+        .expect_err("the variable is not set")
+        .to_string();
     assert!(error.contains("account.main.keys[0].env"), "{error}");
-    assert!(error.contains("FOREBAY_TEST_KEY_THAT_IS_NOT_SET"), "{error}");
+    assert!(
+        error.contains("FOREBAY_TEST_KEY_THAT_IS_NOT_SET"),
+        "{error}"
+    );
 }
 
 #[test]
 fn an_address_with_a_credential_is_refused_without_repeating_it() {
     let text = "[account.q]\nprovider = \"openai\"\nbase_url = \"http://me:sk-secret@host/v1?key=sk-secret\"\nkeys = [{ env = \"K\" }]\n";
     let found = mistakes(text);
-    assert!(found.len() == 1 && found[0].starts_with("account.q.base_url"), "{found:?}");
+    assert!(
+        found.len() == 1 && found[0].starts_with("account.q.base_url"),
+        "{found:?}"
+    );
     assert!(!found[0].contains("sk-secret"), "{found:?}");
 }
 
@@ -126,7 +146,11 @@ fn the_configurations_that_are_shown_have_no_mistakes() {
         assert!(!config.pools.is_empty(), "{file}");
     }
     let readme = std::fs::read_to_string(root.join("README.md")).expect("text");
-    let shown: Vec<_> = readme.split("```toml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    let shown: Vec<_> = readme
+        .split("```toml")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
     assert!(!shown.is_empty());
     for text in shown {
         Config::parse(text).expect("a configuration of the README");
@@ -135,12 +159,15 @@ fn the_configurations_that_are_shown_have_no_mistakes() {
 
 #[test]
 fn versions_keys_and_targets_that_no_call_could_be_made_with_are_mistakes() {
-    let account =
-        |name: &str, fields: &str| format!("[account.{name}]\nkeys = [{{ env = \"K\" }}]\n{fields}\n");
+    let account = |name: &str, fields: &str| {
+        format!("[account.{name}]\nkeys = [{{ env = \"K\" }}]\n{fields}\n")
+    };
     let azure = |name: &str, end: &str, rest: &str| {
         account(
             name,
-            &format!("provider = \"azure\"\nbase_url = \"https://r.openai.azure.com{end}\"\n{rest}"),
+            &format!(
+                "provider = \"azure\"\nbase_url = \"https://r.openai.azure.com{end}\"\n{rest}"
+            ),
         )
     };
     let text = [
@@ -166,7 +193,10 @@ fn versions_keys_and_targets_that_no_call_could_be_made_with_are_mistakes() {
     ];
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for expected in expected {
-        assert!(found.iter().any(|line| line.starts_with(expected)), "{expected} not in {found:#?}");
+        assert!(
+            found.iter().any(|line| line.starts_with(expected)),
+            "{expected} not in {found:#?}"
+        );
     }
 }
 
@@ -179,9 +209,16 @@ fn a_key_that_no_call_can_be_signed_with_is_a_mistake_that_does_not_repeat_it() 
          keys = [{{ file = \"{}\" }}]\n[pool.p]\ntargets = [{{ account = \"aws\", model = \"m\" }}]\n",
         file.display()
     );
-    let error = Config::parse(&text).expect("no mistakes").workers().expect_err("half a key").to_string();
+    let error = Config::parse(&text)
+        .expect("no mistakes")
+        .workers()
+        .expect_err("half a key")
+        .to_string();
     std::fs::remove_file(&file).expect("removed");
-    assert!(error.contains("account.aws.keys[0]: an AWS key is ACCESS_KEY_ID:SECRET_ACCESS_KEY"), "{error}");
+    assert!(
+        error.contains("account.aws.keys[0]: an AWS key is ACCESS_KEY_ID:SECRET_ACCESS_KEY"),
+        "{error}"
+    );
     assert!(!error.contains("AKIASECRET"), "{error}");
 }
 
@@ -195,26 +232,41 @@ fn a_value_of_another_type_is_told_in_the_words_of_toml_and_only_once() {
         "account.q.limits[0].requests: invalid type: string, expected a whole number",
     ];
     for expected in expected {
-        assert!(found.iter().any(|line| line == expected), "{expected} not in {found:#?}");
+        assert!(
+            found.iter().any(|line| line == expected),
+            "{expected} not in {found:#?}"
+        );
     }
-    assert!(!found.iter().any(|line| line.contains("is missing")), "{found:#?}");
+    assert!(
+        !found.iter().any(|line| line.contains("is missing")),
+        "{found:#?}"
+    );
 }
 
 #[test]
 fn what_is_known_of_models_is_theirs_unless_a_target_says_otherwise() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "sk-test").expect("written");
-    let text =
-        GOOD.replace("env = \"FOREBAY_TEST_KEY_THAT_IS_NOT_SET\"", &format!("file = {:?}", file.path()));
+    let text = GOOD.replace(
+        "env = \"FOREBAY_TEST_KEY_THAT_IS_NOT_SET\"",
+        &format!("file = {:?}", file.path()),
+    );
     let text = text.replace(
         "model = \"gpt-4o-mini\" }]",
         "model = \"gpt-4o-mini\" }, { account = \"main\", model = \"gpt-4o\", context_window = 9 }, \
          { account = \"main\", model = \"ours\" }]",
     );
-    let workers = Config::parse(&text).expect("no mistakes").workers().expect("the key is there");
-    let known = |target: &forebay_workers::TargetConfig| (target.context_window, target.prices.is_some());
+    let workers = Config::parse(&text)
+        .expect("no mistakes")
+        .workers()
+        .expect("the key is there");
+    let known =
+        |target: &forebay_workers::TargetConfig| (target.context_window, target.prices.is_some());
     let known: Vec<_> = workers.pools[0].targets.iter().map(known).collect();
-    assert_eq!(known, [(Some(128_000), true), (Some(9), true), (None, false)]);
+    assert_eq!(
+        known,
+        [(Some(128_000), true), (Some(9), true), (None, false)]
+    );
 }
 
 #[test]
@@ -222,9 +274,15 @@ fn where_accounts_have_no_pools_these_are_made_for_models() {
     let (accounts, _) = GOOD.split_once("[pool").expect("a pool");
     let config = Config::parse(accounts).expect("no mistakes");
     assert!(config.serves("gpt-4_1", Some("gpt-4.1")) && config.serves("gpt-4_1", None));
-    assert!(!config.serves("chat", Some("gpt-4.1")), "it is of another pool");
+    assert!(
+        !config.serves("chat", Some("gpt-4.1")),
+        "it is of another pool"
+    );
     let with_pools = Config::parse(GOOD).expect("no mistakes");
-    assert!(!with_pools.serves("gpt-4_1", None), "only what is configured");
+    assert!(
+        !with_pools.serves("gpt-4_1", None),
+        "only what is configured"
+    );
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), "[nats]\nprefix = \"ours\"\n").expect("written");
     let config = Config::load(Some(file.path())).expect("no mistakes");
@@ -250,8 +308,11 @@ fn a_cache_is_off_or_shares_calls_or_keeps_answers_within_the_horizon() {
         let config = Config::parse(&with(cache)).expect("no mistakes");
         assert_eq!(config.pools["other"].cache, expected, "{cache}");
     }
-    for (cache, problem) in [("soon", "no duration"), ("3days", "dedupe_days"), ("0s", "is now \"coalesce\"")]
-    {
+    for (cache, problem) in [
+        ("soon", "no duration"),
+        ("3days", "dedupe_days"),
+        ("0s", "is now \"coalesce\""),
+    ] {
         let mistakes = mistakes(&with(cache));
         assert!(
             mistakes[0].starts_with("pool.other.cache: ") && mistakes[0].contains(problem),
@@ -306,7 +367,10 @@ fn a_teams_name_begins_with_a_letter() {
 #[test]
 fn teams_that_are_not_configured_are_refused_once_one_is_or_as_it_says() {
     let refused = |head: &str, rest: &str| {
-        Config::parse(&format!("{head}{rest}")).expect("no mistakes").refuses_team("other").is_some()
+        Config::parse(&format!("{head}{rest}"))
+            .expect("no mistakes")
+            .refuses_team("other")
+            .is_some()
     };
     let (without, _) = GOOD.split_once("[team").expect("a team");
     assert!(!refused("", without));
@@ -314,13 +378,22 @@ fn teams_that_are_not_configured_are_refused_once_one_is_or_as_it_says() {
     assert!(refused("[nats]\nunknown_teams = \"refuse\"\n", without));
     assert!(!refused("[nats]\nunknown_teams = \"serve\"\n", GOOD));
     let config = Config::parse(GOOD).expect("no mistakes");
-    assert_eq!((config.refuses_team("acme"), config.refuses_team("default")), (None, None));
+    assert_eq!(
+        (config.refuses_team("acme"), config.refuses_team("default")),
+        (None, None)
+    );
     let found = mistakes("[nats]\nunknown_teams = \"ask\"\n");
-    assert_eq!(found, ["nats.unknown_teams: `ask` is not known, use \"serve\" or \"refuse\""]);
+    assert_eq!(
+        found,
+        ["nats.unknown_teams: `ask` is not known, use \"serve\" or \"refuse\""]
+    );
 }
 
 #[test]
 fn models_with_one_dot_are_known_where_subjects_are_read() {
-    let models = Config::parse(GOOD).expect("no mistakes").addressing().dotted_models;
+    let models = Config::parse(GOOD)
+        .expect("no mistakes")
+        .addressing()
+        .dotted_models;
     assert!(models.contains("gpt-4.1-mini") && !models.contains("gpt-4o-mini"));
 }

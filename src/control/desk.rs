@@ -8,7 +8,9 @@ use async_nats::service::{Request, error};
 use bytes::Bytes;
 use forebay_schemas::flow::is_name;
 use forebay_schemas::format::FORMAT_1_REVISION_HEADER;
-use forebay_schemas::header::{IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
+use forebay_schemas::header::{
+    IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
+};
 use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
@@ -72,12 +74,34 @@ impl Desk {
 
     async fn queues(&self) -> Answer {
         let snapshot = self.worker.snapshot();
-        let queues = depths(&self.connection).await.map_err(|problem| failed(503, problem))?;
+        let queues = depths(&self.connection)
+            .await
+            .map_err(|problem| failed(503, problem))?;
         let paused = self.book.orders().paused();
-        let forebay_workers::Snapshot { staged: prefetched, in_flight, ended, .. } = snapshot;
-        let stream = self.connection.context.get_stream(self.connection.names.scheduled_stream()).await;
-        let scheduled = stream.map_err(|error| failed(503, error))?.cached_info().state.messages;
-        json(&Queues { queues, scheduled, prefetched, in_flight, ended, paused })
+        let forebay_workers::Snapshot {
+            staged: prefetched,
+            in_flight,
+            ended,
+            ..
+        } = snapshot;
+        let stream = self
+            .connection
+            .context
+            .get_stream(self.connection.names.scheduled_stream())
+            .await;
+        let scheduled = stream
+            .map_err(|error| failed(503, error))?
+            .cached_info()
+            .state
+            .messages;
+        json(&Queues {
+            queues,
+            scheduled,
+            prefetched,
+            in_flight,
+            ended,
+            paused,
+        })
     }
 
     fn accounts(&self) -> Accounts {
@@ -94,12 +118,23 @@ impl Desk {
     /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
     /// restart.
     async fn switch(&self, payload: &[u8], on: bool) -> Answer {
-        let request: SwitchRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        if !self.worker.switch(&request.account, request.key.as_deref(), on) {
-            return Err(failed(404, unknown_key(&request, &self.accounts().accounts)));
+        let request: SwitchRequest =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        if !self
+            .worker
+            .switch(&request.account, request.key.as_deref(), on)
+        {
+            return Err(failed(
+                404,
+                unknown_key(&request, &self.accounts().accounts),
+            ));
         }
         let act = if on { "enabled" } else { "disabled" };
-        info!(account = request.account, key = request.key, "{act} by an operator");
+        info!(
+            account = request.account,
+            key = request.key,
+            "{act} by an operator"
+        );
         if !self.writer.write().await {
             return Err(failed(
                 503,
@@ -114,9 +149,13 @@ impl Desk {
         let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let unknown = match &what {
             Pausable::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
-            Pausable::Account(name) => {
-                self.worker.snapshot().accounts.iter().all(|known| known.name != *name).then_some("account")
-            }
+            Pausable::Account(name) => self
+                .worker
+                .snapshot()
+                .accounts
+                .iter()
+                .all(|known| known.name != *name)
+                .then_some("account"),
             Pausable::Team(name) => (!is_name(name)).then_some("team"),
         };
         if let (Some(kind), Pausable::Pool(name) | Pausable::Account(name) | Pausable::Team(name)) =
@@ -126,19 +165,24 @@ impl Desk {
         }
         info!(?what, "paused by an operator");
         self.book.pause(what).await.map_err(not_kept)?;
-        json(&OrdersReply { paused: self.book.orders().paused() })
+        json(&OrdersReply {
+            paused: self.book.orders().paused(),
+        })
     }
 
     async fn resume(&self, payload: &[u8]) -> Answer {
         let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         info!(?what, "resumed by an operator");
         self.book.resume(&what).await.map_err(not_kept)?;
-        json(&OrdersReply { paused: self.book.orders().paused() })
+        json(&OrdersReply {
+            paused: self.book.orders().paused(),
+        })
     }
 
     /// Cancels what was published until now.
     async fn cancel(&self, payload: &[u8]) -> Answer {
-        let what: Cancelled = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let what: Cancelled =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if what.batch.is_none() && what.id.is_none() {
             return Err(failed(400, "name a batch, or a job"));
         }
@@ -150,9 +194,16 @@ impl Desk {
         info!(?what, "cancelled by an operator");
         self.book.cancel(what.clone(), at).await.map_err(not_kept)?;
         let rescheduled = self.queue().hasten(&what, at).await.map_err(|error| {
-            failed(503, format!("cancelled, but those that wait for their time end only then: {error}"))
+            failed(
+                503,
+                format!("cancelled, but those that wait for their time end only then: {error}"),
+            )
         })?;
-        json(&CancelReply { what, at, rescheduled })
+        json(&CancelReply {
+            what,
+            at,
+            rescheduled,
+        })
     }
 
     async fn dead_list(&self, payload: &[u8]) -> Answer {
@@ -164,9 +215,18 @@ impl Desk {
     }
 
     async fn dead_show(&self, payload: &[u8]) -> Answer {
-        let request: LetterRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let (letter, message) = self.dead().await?.get(request.sequence).await.map_err(not_done)?;
-        json(&ShownLetter { letter, message: String::from_utf8_lossy(&message).into_owned() })
+        let request: LetterRequest =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let (letter, message) = self
+            .dead()
+            .await?
+            .get(request.sequence)
+            .await
+            .map_err(not_done)?;
+        json(&ShownLetter {
+            letter,
+            message: String::from_utf8_lossy(&message).into_owned(),
+        })
     }
 
     async fn dead_replay(&self, payload: &[u8]) -> Answer {
@@ -177,20 +237,37 @@ impl Desk {
         {
             return Err(failed(404, format!("there is no pool `{pool}`")));
         }
-        let letter = self.dead().await?.replay(sequence, pool.as_deref()).await.map_err(not_done)?;
+        let letter = self
+            .dead()
+            .await?
+            .replay(sequence, pool.as_deref())
+            .await
+            .map_err(not_done)?;
         info!(sequence, pool, "a dead letter is replayed by an operator");
         json(&letter)
     }
 
     async fn dead_drop(&self, payload: &[u8]) -> Answer {
-        let request: LetterRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let letter = self.dead().await?.drop(request.sequence).await.map_err(not_done)?;
-        info!(sequence = request.sequence, "a dead letter is dropped by an operator");
+        let request: LetterRequest =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let letter = self
+            .dead()
+            .await?
+            .drop(request.sequence)
+            .await
+            .map_err(not_done)?;
+        info!(
+            sequence = request.sequence,
+            "a dead letter is dropped by an operator"
+        );
         json(&letter)
     }
 
     fn queue(&self) -> JetStreamQueue {
-        JetStreamQueue::new(self.connection.client.clone(), self.connection.names.clone())
+        JetStreamQueue::new(
+            self.connection.client.clone(),
+            self.connection.names.clone(),
+        )
     }
 
     async fn dead(&self) -> Result<DeadLetters<'_>, error::Error> {
@@ -198,18 +275,29 @@ impl Desk {
     }
 
     fn knows_pool(&self, name: &str) -> bool {
-        self.worker.snapshot().pools.iter().any(|(known, _)| known == name)
+        self.worker
+            .snapshot()
+            .pools
+            .iter()
+            .any(|(known, _)| known == name)
     }
 
     async fn results(&self, payload: &[u8]) -> Answer {
-        let request: ResultsRequest = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let identity = Identity { team: request.team, batch: request.batch, id: request.id };
+        let request: ResultsRequest =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let identity = Identity {
+            team: request.team,
+            batch: request.batch,
+            id: request.id,
+        };
         let record = tokio::task::block_in_place(|| self.worker.result(&identity))
             .map_err(|error| failed(500, error))?;
         match record {
-            Some(record) => {
-                self.queue().message(&record.completion, None).await.map_err(|error| failed(503, error))
-            }
+            Some(record) => self
+                .queue()
+                .message(&record.completion, None)
+                .await
+                .map_err(|error| failed(503, error)),
             None => {
                 let (mut headers, none) = json(&ResultsReply::None)?;
                 if self.worker.has(&identity) {
@@ -223,7 +311,12 @@ impl Desk {
     /// Whether the reply subject of a request on `ai.ask` is one that its team may name: NATS does not look.
     fn may_answer(&self, request: &Request) -> bool {
         // Its last token, also where the pool is none: then the answer says so.
-        let team = request.message.subject.rsplit('.').next().unwrap_or_default();
+        let team = request
+            .message
+            .subject
+            .rsplit('.')
+            .next()
+            .unwrap_or_default();
         // The server writes such a subject itself where the request comes from another account.
         let is_mapped = |reply: &str| reply.starts_with("_R_.");
         let reply = request.message.reply.as_ref();
@@ -232,17 +325,31 @@ impl Desk {
 
     /// Publishes the request as a job and waits for the copy of its completion.
     async fn ask(&self, request: &Request) -> Answer {
-        let Connection { client, context, names, .. } = &self.connection;
+        let Connection {
+            client,
+            context,
+            names,
+            ..
+        } = &self.connection;
         let flow = names
             .flow_of_ask(&request.message.subject)
             .ok_or_else(|| failed(400, "the subject names no pool and team"))?;
-        let has = |name| request.message.headers.as_ref().is_some_and(|headers| headers.get(name).is_some());
+        let has = |name| {
+            request
+                .message
+                .headers
+                .as_ref()
+                .is_some_and(|headers| headers.get(name).is_some())
+        };
         if has(FORMAT_1_REVISION_HEADER) {
             let problem = format!("the header {FORMAT_1_REVISION_HEADER} is now {REVISION_HEADER}");
             return Err(failed(400, problem));
         }
         let inbox = client.new_inbox();
-        let mut copies = client.subscribe(inbox.clone()).await.map_err(|error| failed(503, error))?;
+        let mut copies = client
+            .subscribe(inbox.clone())
+            .await
+            .map_err(|error| failed(503, error))?;
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_TO_HEADER, inbox);
         pass_object(request.message.headers.as_ref(), &mut headers);
@@ -272,8 +379,10 @@ pub async fn depths(connection: &Connection) -> Result<Vec<QueueDepth>, String> 
         .get_stream_no_info(names.jobs_stream())
         .await
         .map_err(|error| format!("the stream of jobs cannot be read: {error}"))?;
-    let mut subjects =
-        stream.info_with_subjects(names.all_jobs()).await.map_err(|error| error.to_string())?;
+    let mut subjects = stream
+        .info_with_subjects(names.all_jobs())
+        .await
+        .map_err(|error| error.to_string())?;
     let mut flows = std::collections::BTreeMap::<Flow, u64>::new();
     while let Some(entry) = subjects.next().await {
         let (subject, jobs) = entry.map_err(|error| error.to_string())?;
@@ -281,21 +390,41 @@ pub async fn depths(connection: &Connection) -> Result<Vec<QueueDepth>, String> 
             *flows.entry(flow).or_default() += jobs as u64;
         }
     }
-    let depth =
-        |(flow, jobs): (Flow, u64)| QueueDepth { pool: flow.pool, team: flow.team, lane: flow.lane, jobs };
+    let depth = |(flow, jobs): (Flow, u64)| QueueDepth {
+        pool: flow.pool,
+        team: flow.team,
+        lane: flow.lane,
+        jobs,
+    };
     Ok(flows.into_iter().map(depth).collect())
 }
 
 fn unknown_key(request: &SwitchRequest, accounts: &[Account]) -> String {
     let names = |names: Vec<&str>| names.join(", ");
-    match (&request.key, accounts.iter().find(|account| account.name == request.account)) {
+    match (
+        &request.key,
+        accounts
+            .iter()
+            .find(|account| account.name == request.account),
+    ) {
         (Some(key), Some(account)) => {
             let known = names(account.keys.iter().map(|key| key.name.as_str()).collect());
-            format!("account `{}` has no key `{key}`; it has {known}", account.name)
+            format!(
+                "account `{}` has no key `{key}`; it has {known}",
+                account.name
+            )
         }
         _ => {
-            let known = names(accounts.iter().map(|account| account.name.as_str()).collect());
-            format!("there is no account `{}`; known accounts: {known}", request.account)
+            let known = names(
+                accounts
+                    .iter()
+                    .map(|account| account.name.as_str())
+                    .collect(),
+            );
+            format!(
+                "there is no account `{}`; known accounts: {known}",
+                request.account
+            )
         }
     }
 }
@@ -308,7 +437,10 @@ fn not_done(problem: dead::Error) -> error::Error {
 }
 
 fn not_kept(problem: String) -> error::Error {
-    failed(503, format!("done, but not written down, so a restart may undo it; ask again: {problem}"))
+    failed(
+        503,
+        format!("done, but not written down, so a restart may undo it; ask again: {problem}"),
+    )
 }
 
 fn pass_object(from: Option<&HeaderMap>, to: &mut HeaderMap) {
@@ -323,5 +455,8 @@ fn json(value: &impl Serialize) -> Answer {
 }
 
 fn failed(code: usize, problem: impl std::fmt::Display) -> error::Error {
-    error::Error { code, status: problem.to_string() }
+    error::Error {
+        code,
+        status: problem.to_string(),
+    }
 }

@@ -20,7 +20,10 @@ fn choose(candidates: Vec<PathBuf>) -> Result<PathBuf, String> {
         match version(&candidate) {
             Some(version) if version >= OLDEST => return Ok(candidate),
             Some((major, minor, patch)) => {
-                too_old.push(format!("{} is version {major}.{minor}.{patch}", candidate.display()));
+                too_old.push(format!(
+                    "{} is version {major}.{minor}.{patch}",
+                    candidate.display()
+                ));
             }
             None => too_old.push(format!("{} does not tell its version", candidate.display())),
         }
@@ -80,7 +83,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let fake = |name: &str, version: &str| {
             let path = dir.path().join(name);
-            std::fs::write(&path, format!("#!/bin/sh\necho 'nats-server: v{version}'\n")).expect("written");
+            std::fs::write(
+                &path,
+                format!("#!/bin/sh\necho 'nats-server: v{version}'\n"),
+            )
+            .expect("written");
             std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
                 .expect("executable");
             path
@@ -88,9 +95,14 @@ mod tests {
         let (old, new) = (fake("old", "2.9.10"), fake("new", "2.15.1"));
         assert_eq!(choose(vec![old.clone(), new.clone()]), Ok(new));
         let error = choose(vec![old]).expect_err("too old");
-        assert!(error.contains("old is version 2.9.10") && error.contains("2.12.0 or later"), "{error}");
         assert!(
-            choose(vec![dir.path().join("none")]).expect_err("none").contains("no nats-server was found")
+            error.contains("old is version 2.9.10") && error.contains("2.12.0 or later"),
+            "{error}"
+        );
+        assert!(
+            choose(vec![dir.path().join("none")])
+                .expect_err("none")
+                .contains("no nats-server was found")
         );
     }
 }

@@ -1,5 +1,8 @@
 //! The server as a child process: started, watched, started again, stopped.
-#![expect(clippy::disallowed_methods, reason = "a thread of its own waits for a real process")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own waits for a real process"
+)]
 
 use std::fs;
 use std::io;
@@ -53,15 +56,30 @@ impl Child {
     ) -> Result<(Self, SocketAddr), Error> {
         let state = Arc::new(Mutex::new(State::default()));
         let (up, is_up) = tokio::sync::oneshot::channel();
-        let minder = Minder { binary, dir, config, state: Arc::clone(&state), rewrite: Box::new(rewrite) };
+        let minder = Minder {
+            binary,
+            dir,
+            config,
+            state: Arc::clone(&state),
+            rewrite: Box::new(rewrite),
+        };
         // The kernel's promise to end the child with its parent is bound to the thread that started
         // it, so that thread must live as long as the child does.
         let minder = thread::Builder::new()
             .name("nats-server".to_owned())
             .spawn(move || minder.run(up))
-            .map_err(|error| Error::Down { reason: error.to_string(), log: String::new() })?;
-        let child = Self { state, minder: Some(minder) };
-        let gone = || Error::Down { reason: "its minder ended".to_owned(), log: String::new() };
+            .map_err(|error| Error::Down {
+                reason: error.to_string(),
+                log: String::new(),
+            })?;
+        let child = Self {
+            state,
+            minder: Some(minder),
+        };
+        let gone = || Error::Down {
+            reason: "its minder ended".to_owned(),
+            log: String::new(),
+        };
         let address = is_up.await.map_err(|_| gone())??;
         Ok((child, address))
     }
@@ -177,9 +195,14 @@ impl Minder {
         while since.elapsed() < START {
             if since.elapsed() > told + TELL {
                 told = since.elapsed();
-                warn!("nats-server is still starting after {told:.0?}: a large store takes minutes");
+                warn!(
+                    "nats-server is still starting after {told:.0?}: a large store takes minutes"
+                );
             }
-            if let Some(address) = fs::read_to_string(&file).ok().and_then(|text| address_in(&text)) {
+            if let Some(address) = fs::read_to_string(&file)
+                .ok()
+                .and_then(|text| address_in(&text))
+            {
                 info!(%address, "nats-server is up");
                 return Ok(address);
             }
@@ -196,16 +219,26 @@ impl Minder {
 
 fn address_in(ports: &str) -> Option<SocketAddr> {
     let ports: serde_json::Value = serde_json::from_str(ports).ok()?;
-    ports.get("nats")?.get(0)?.as_str()?.strip_prefix("nats://")?.parse().ok()
+    ports
+        .get("nats")?
+        .get(0)?
+        .as_str()?
+        .strip_prefix("nats://")?
+        .parse()
+        .ok()
 }
 
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "pre_exec is unsafe; the one call made in it is async-signal-safe")]
+#[expect(
+    unsafe_code,
+    reason = "pre_exec is unsafe; the one call made in it is async-signal-safe"
+)]
 fn end_with_parent(command: &mut Command) {
     // SAFETY: between fork and exec the closure makes a single prctl system call and allocates nothing.
     unsafe {
         command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(io::Error::from)
+            rustix::process::set_parent_process_death_signal(Some(Signal::TERM))
+                .map_err(io::Error::from)
         });
     }
 }
@@ -229,8 +262,12 @@ fn stop(pid: Pid) {
 /// Stops a server that still runs on the store in `dir`, left by a process that could not stop it.
 pub(super) fn stop_orphan(dir: &Path) -> io::Result<()> {
     let file = dir.join("nats-server.pid");
-    let pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse().ok());
-    let Some(pid) = pid.and_then(Pid::from_raw) else { return Ok(()) };
+    let pid = fs::read_to_string(&file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let Some(pid) = pid.and_then(Pid::from_raw) else {
+        return Ok(());
+    };
     // A process id may have been given to another program since; only ours has our configuration.
     let ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
         String::from_utf8_lossy(&line).contains(&dir.join("nats-server.conf").display().to_string())

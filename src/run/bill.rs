@@ -20,19 +20,31 @@ pub struct Bill {
 impl Bill {
     /// Adds a line.
     pub fn add(&mut self, completion: &Completion) {
-        let Usage { input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens } =
-            completion.usage.unwrap_or_default();
+        let Usage {
+            input_tokens,
+            output_tokens,
+            cached_input_tokens,
+            cache_write_tokens,
+            reasoning_tokens,
+        } = completion.usage.unwrap_or_default();
         let add = |sum: &mut u64, tokens: u64| *sum = sum.saturating_add(tokens);
         add(&mut self.usage.input_tokens, input_tokens);
         add(&mut self.usage.output_tokens, output_tokens);
         add(&mut self.usage.cached_input_tokens, cached_input_tokens);
         add(&mut self.usage.cache_write_tokens, cache_write_tokens);
         add(&mut self.usage.reasoning_tokens, reasoning_tokens);
-        let cost = completion.cost.as_ref().and_then(|cost| cost.amount.parse().ok());
+        let cost = completion
+            .cost
+            .as_ref()
+            .and_then(|cost| cost.amount.parse().ok());
         match cost.and_then(|cost| self.amount.checked_add(cost)) {
             Some(amount) => self.amount = amount,
             // A refusal is not charged, and neither is what was never called.
-            None if completion.response.as_ref().is_some_and(|response| response.status_code < 300) => {
+            None if completion
+                .response
+                .as_ref()
+                .is_some_and(|response| response.status_code < 300) =>
+            {
                 self.unknown += 1;
             }
             None => {}
@@ -55,17 +67,27 @@ impl fmt::Display for Bill {
             0 => String::new(),
             tokens => format!(", {} {what}", thousands(tokens)),
         };
-        let Usage { input_tokens, output_tokens, .. } = self.usage;
+        let Usage {
+            input_tokens,
+            output_tokens,
+            ..
+        } = self.usage;
         let cached = of(self.usage.cached_input_tokens, "of them cached");
         let reasoning = of(self.usage.reasoning_tokens, "of them reasoning");
         let (input, output) = (thousands(input_tokens), thousands(output_tokens));
-        write!(f, "tokens: {input} in{cached}; {output} out{reasoning}; cost: ")?;
+        write!(
+            f,
+            "tokens: {input} in{cached}; {output} out{reasoning}; cost: "
+        )?;
         let amount = self.amount.normalize();
         match self.unknown {
             0 => write!(f, "{amount} USD"),
             _ if amount.is_zero() => f.write_str("unknown"),
             1 => write!(f, "{amount} USD and that of a line, which is unknown"),
-            unknown => write!(f, "{amount} USD and that of {unknown} lines, which is unknown"),
+            unknown => write!(
+                f,
+                "{amount} USD and that of {unknown} lines, which is unknown"
+            ),
         }
     }
 }
@@ -73,7 +95,12 @@ impl fmt::Display for Bill {
 /// A count with its thousands apart.
 pub fn thousands(count: u64) -> String {
     let digits = count.to_string();
-    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    let groups: Vec<_> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(String::from_utf8_lossy)
+        .collect();
     groups.join(",")
 }
 
@@ -95,18 +122,23 @@ mod tests {
     #[test]
     fn tokens_and_amounts_add_up_and_what_is_unknown_is_counted() {
         let mut bill = Bill::default();
-        let used =
-            r#"{"input_tokens":1000000,"output_tokens":20,"cached_input_tokens":5,"reasoning_tokens":7}"#;
-        for cost in [r#"{"amount":"0.1","currency":"USD"}"#, r#"{"amount":"0.000000002","currency":"USD"}"#] {
+        let used = r#"{"input_tokens":1000000,"output_tokens":20,"cached_input_tokens":5,"reasoning_tokens":7}"#;
+        for cost in [
+            r#"{"amount":"0.1","currency":"USD"}"#,
+            r#"{"amount":"0.000000002","currency":"USD"}"#,
+        ] {
             bill.add(&completion(used, cost, ANSWER));
         }
-        let known =
-            "tokens: 2,000,000 in, 10 of them cached; 40 out, 14 of them reasoning; cost: 0.100000002 USD";
+        let known = "tokens: 2,000,000 in, 10 of them cached; 40 out, 14 of them reasoning; cost: 0.100000002 USD";
         assert_eq!(bill.to_string(), known);
         bill.add(&completion("null", "null", "null"));
         assert_eq!(bill.to_string(), known, "nothing was called");
         bill.add(&completion("null", "null", ANSWER));
-        assert!(bill.to_string().ends_with("0.100000002 USD and that of a line, which is unknown"), "{bill}");
+        assert!(
+            bill.to_string()
+                .ends_with("0.100000002 USD and that of a line, which is unknown"),
+            "{bill}"
+        );
         let mut unknown = Bill::default();
         unknown.add(&completion(used, "null", ANSWER));
         assert!(unknown.to_string().ends_with("cost: unknown"), "{unknown}");

@@ -52,7 +52,9 @@ impl Completions {
     /// # Errors
     /// When the stream cannot be read.
     pub(super) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
-        let filter = connection.names.completions_of(&batch.team, Some(&batch.name));
+        let filter = connection
+            .names
+            .completions_of(&batch.team, Some(&batch.name));
         let made = made(connection).await?;
         let (messages, stored) = read(connection, &filter).await?;
         Ok(Self {
@@ -72,14 +74,19 @@ impl Completions {
         loop {
             if self.is_lost {
                 tokio::time::sleep(AGAIN).await;
-                let Ok((messages, _)) = read(&self.connection, &self.filter).await else { continue };
+                let Ok((messages, _)) = read(&self.connection, &self.filter).await else {
+                    continue;
+                };
                 (self.messages, self.is_lost) = (messages, false);
             }
             match self.opened().await {
                 Ok(Some(found)) => return found,
                 Ok(None) => {}
                 Err(problem) => {
-                    warn!(problem, "the stream of completions is lost, reading it again");
+                    warn!(
+                        problem,
+                        "the stream of completions is lost, reading it again"
+                    );
                     self.is_lost = true;
                 }
             }
@@ -91,14 +98,21 @@ impl Completions {
         let opening = match &mut self.opening {
             Some(opening) => opening,
             None => {
-                let message =
-                    self.messages.next().await.ok_or("it ended")?.map_err(|error| error.to_string())?;
+                let message = self
+                    .messages
+                    .next()
+                    .await
+                    .ok_or("it ended")?
+                    .map_err(|error| error.to_string())?;
                 // What it names may take long to fetch.
                 let connection = self.connection.clone();
-                self.opening.insert(AbortOnDropHandle::new(tokio::spawn(async move {
-                    let found = found(&connection, &message).await;
-                    found.map_err(|error| error.context(format!("the message on {}", message.subject)))
-                })))
+                self.opening
+                    .insert(AbortOnDropHandle::new(tokio::spawn(async move {
+                        let found = found(&connection, &message).await;
+                        found.map_err(|error| {
+                            error.context(format!("the message on {}", message.subject))
+                        })
+                    })))
             }
         };
         let opened = opening.await;
@@ -119,11 +133,15 @@ impl Completions {
         if !self.connection.is_up() {
             return false;
         }
-        let Ok(made) = made(&self.connection).await else { return false };
+        let Ok(made) = made(&self.connection).await else {
+            return false;
+        };
         if made == self.made {
             return false;
         }
-        let Ok((messages, _)) = read(&self.connection, &self.filter).await else { return false };
+        let Ok((messages, _)) = read(&self.connection, &self.filter).await else {
+            return false;
+        };
         (self.messages, self.made, self.is_lost) = (messages, made, false);
         self.opening = None;
         true
@@ -132,7 +150,10 @@ impl Completions {
 
 async fn made(connection: &Connection) -> anyhow::Result<[i64; 2]> {
     let mut made = [0; 2];
-    let names = [connection.names.jobs_stream(), connection.names.completions_stream()];
+    let names = [
+        connection.names.jobs_stream(),
+        connection.names.completions_stream(),
+    ];
     for (made, name) in made.iter_mut().zip(names) {
         let stream = connection.context.get_stream(&name).await;
         let stream = stream.with_context(|| format!("the stream {name} cannot be read"))?;
@@ -145,7 +166,11 @@ async fn made(connection: &Connection) -> anyhow::Result<[i64; 2]> {
 async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
     let unreadable = "the stream of completions cannot be read";
     let name = connection.names.completions_stream();
-    let stream = connection.context.get_stream_no_info(name).await.context(unreadable)?;
+    let stream = connection
+        .context
+        .get_stream_no_info(name)
+        .await
+        .context(unreadable)?;
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
         // Of a line that was called again, the last answer counts.
@@ -162,7 +187,9 @@ async fn found(connection: &Connection, message: &Message) -> anyhow::Result<Fou
     let headers = message.headers.as_ref();
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
     Ok(Found {
-        completion: connection.open_completion(&message.payload, headers).await?,
+        completion: connection
+            .open_completion(&message.payload, headers)
+            .await?,
         fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
         sequence: info.stream_sequence,
         pending: info.pending,

@@ -24,7 +24,9 @@ struct Reason {
 impl Failures {
     /// Adds a line, if it failed.
     pub fn add(&mut self, completion: &Completion) {
-        let Some(error) = &completion.error else { return };
+        let Some(error) = &completion.error else {
+            return;
+        };
         let reason = self.0.entry(error.code.clone()).or_default();
         if reason.lines == 0 {
             reason.message = error.message.chars().take(LONGEST).collect();
@@ -44,7 +46,9 @@ impl Failures {
         let mut lines: Vec<_> = all
             .iter()
             .take(SHOWN)
-            .map(|(code, Reason { lines, message })| format!("  {lines} × {code}, for example: {message}"))
+            .map(|(code, Reason { lines, message })| {
+                format!("  {lines} × {code}, for example: {message}")
+            })
             .collect();
         if all.len() > SHOWN {
             lines.push(format!("  … and {} other reasons", all.len() - SHOWN));

@@ -66,7 +66,13 @@ impl Output {
     pub fn open(input: &Path, files: Files, batch: &Batch, force: bool) -> anyhow::Result<Self> {
         let output = destination(&files.output)?;
         let errors = destination(&files.errors)?;
-        let paths = [destination(input)?, output.clone(), errors.clone(), partial(&output), partial(&errors)];
+        let paths = [
+            destination(input)?,
+            output.clone(),
+            errors.clone(),
+            partial(&output),
+            partial(&errors),
+        ];
         for (index, path) in paths.iter().enumerate() {
             if paths[..index].contains(path) {
                 bail!(
@@ -75,7 +81,11 @@ impl Output {
                 );
             }
         }
-        let ours: HashSet<_> = batch.lines.iter().map(|line| output_line_id(&batch.identity(line))).collect();
+        let ours: HashSet<_> = batch
+            .lines
+            .iter()
+            .map(|line| output_line_id(&batch.identity(line)))
+            .collect();
         if !force {
             refuse_foreign(&output, &ours)?;
             refuse_foreign(&errors, &ours)?;
@@ -83,7 +93,13 @@ impl Output {
         refuse_foreign(&partial(&output), &ours)?;
         refuse_foreign(&partial(&errors), &ours)?;
         let (output, errors) = (Part::open(output)?, Part::open(errors)?);
-        Ok(Self { output, errors, failed: 0, next: 0, early: BTreeMap::new() })
+        Ok(Self {
+            output,
+            errors,
+            failed: 0,
+            next: 0,
+            early: BTreeMap::new(),
+        })
     }
 
     /// Takes the completion of the line at `place`.
@@ -97,10 +113,16 @@ impl Output {
         while let Some((status, line)) = self.early.remove(&self.next) {
             self.next += 1;
             if status == Status::Succeeded {
-                self.output.file.write_all(&line).context("the output cannot be written")?;
+                self.output
+                    .file
+                    .write_all(&line)
+                    .context("the output cannot be written")?;
             } else {
                 self.failed += 1;
-                self.errors.file.write_all(&line).context("the errors cannot be written")?;
+                self.errors
+                    .file
+                    .write_all(&line)
+                    .context("the errors cannot be written")?;
             }
         }
         Ok(())
@@ -129,17 +151,29 @@ impl Part {
         let partial = partial(&path);
         let failed = || format!("{} cannot be written", partial.display());
         // Not truncated before it is known to be nobody else's.
-        let file = File::options().write(true).create(true).truncate(false).open(&partial);
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&partial);
         let file = file.with_context(failed)?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         // Another run may have given it its name between the opening and the lock.
-        let same =
-            fs::metadata(&partial).is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
+        let same = fs::metadata(&partial)
+            .is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
         if locked.is_err() || !same {
-            bail!("another run writes {}; wait for it or name another file", path.display());
+            bail!(
+                "another run writes {}; wait for it or name another file",
+                path.display()
+            );
         }
         file.set_len(0).with_context(failed)?;
-        Ok(Self { path, partial, file: BufWriter::new(file), settled: false })
+        Ok(Self {
+            path,
+            partial,
+            file: BufWriter::new(file),
+            settled: false,
+        })
     }
 
     fn keep(&mut self) -> std::io::Result<()> {
@@ -154,8 +188,12 @@ impl Part {
 impl Drop for Part {
     /// A file that nothing was written to is no partial result.
     fn drop(&mut self) {
-        let empty =
-            self.file.flush().is_ok() && self.file.get_ref().metadata().is_ok_and(|file| file.len() == 0);
+        let empty = self.file.flush().is_ok()
+            && self
+                .file
+                .get_ref()
+                .metadata()
+                .is_ok_and(|file| file.len() == 0);
         if !self.settled && empty {
             let _ = fs::remove_file(&self.partial);
         }
@@ -176,11 +214,15 @@ fn destination(path: &Path) -> anyhow::Result<PathBuf> {
         }
         Ok(_) => bail!("{} is not a plain file", path.display()),
         Err(_) => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty());
             let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
-            let folder =
-                folder.with_context(|| format!("the folder of {} cannot be read", path.display()))?;
-            let name = path.file_name().with_context(|| format!("{} names no file", path.display()))?;
+            let folder = folder
+                .with_context(|| format!("the folder of {} cannot be read", path.display()))?;
+            let name = path
+                .file_name()
+                .with_context(|| format!("{} names no file", path.display()))?;
             Ok(folder.join(name))
         }
     }
@@ -224,6 +266,9 @@ mod tests {
         let files = |output: &str| Files::new(output.into(), None).errors;
         assert_eq!(files("a/out.jsonl"), Path::new("a/out.errors.jsonl"));
         assert_eq!(files("out"), Path::new("out.errors.jsonl"));
-        assert_eq!(partial(Path::new("a/out.jsonl")), Path::new("a/out.jsonl.partial"));
+        assert_eq!(
+            partial(Path::new("a/out.jsonl")),
+            Path::new("a/out.jsonl.partial")
+        );
     }
 }

@@ -34,7 +34,8 @@ impl Progress {
     /// A bar where stderr is a terminal, else plain lines; nothing at all if `quiet`.
     pub fn new(lines: usize, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr());
+            let bar =
+                ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
             bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
@@ -55,21 +56,31 @@ impl Progress {
 
     /// What the worker's accounts are doing.
     pub fn look(&mut self, accounts: Vec<Account>) {
-        self.looks.push_back((Instant::now(), accounts.iter().map(|account| account.calls).sum()));
+        self.looks.push_back((
+            Instant::now(),
+            accounts.iter().map(|account| account.calls).sum(),
+        ));
         if self.looks.len() > LOOKS {
             self.looks.pop_front();
         }
         self.in_flight = accounts.iter().map(|account| account.in_flight).sum();
-        self.allowed = accounts.iter().map(|account| account.requests_per_second).sum();
+        self.allowed = accounts
+            .iter()
+            .map(|account| account.requests_per_second)
+            .sum();
         let waiting = accounts.iter().flat_map(|account| {
-            account.keys.iter().chain(&account.models).filter_map(|condition| {
-                let why = match (&condition.reason, &condition.spent) {
-                    (Some(reason), _) => format!("{} ({reason})", condition.state),
-                    (None, Some(spent)) => format!("has spent {}", spent.limit),
-                    (None, None) => return None,
-                };
-                Some(format!("{}/{} {why}", account.name, condition.name))
-            })
+            account
+                .keys
+                .iter()
+                .chain(&account.models)
+                .filter_map(|condition| {
+                    let why = match (&condition.reason, &condition.spent) {
+                        (Some(reason), _) => format!("{} ({reason})", condition.state),
+                        (None, Some(spent)) => format!("has spent {}", spent.limit),
+                        (None, None) => return None,
+                    };
+                    Some(format!("{}/{} {why}", account.name, condition.name))
+                })
         });
         self.note = waiting.collect::<Vec<_>>().join(", ");
     }
@@ -150,6 +161,8 @@ impl Progress {
         }
         #[expect(clippy::cast_precision_loss, reason = "counts of lines")]
         let seconds = self.started?.elapsed().as_secs_f64() / done as f64 * left as f64;
-        Some(Duration::from_secs(Duration::try_from_secs_f64(seconds).ok()?.as_secs() + 1))
+        Some(Duration::from_secs(
+            Duration::try_from_secs_f64(seconds).ok()?.as_secs() + 1,
+        ))
     }
 }

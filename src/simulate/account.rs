@@ -55,7 +55,10 @@ impl Config {
     /// Calls a second that the tightest limit allows.
     pub fn requests_per_second(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-        let rates = self.limits.iter().map(|(limit, per)| *limit as f64 / self.scaled(*per).as_secs_f64());
+        let rates = self
+            .limits
+            .iter()
+            .map(|(limit, per)| *limit as f64 / self.scaled(*per).as_secs_f64());
         rates.reduce(f64::min)
     }
 
@@ -102,7 +105,10 @@ impl FromStr for Config {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut fields = Vec::new();
         for part in text.split(',') {
-            fields.push(part.split_once('=').ok_or_else(|| format!("`{part}` is no FIELD=VALUE"))?);
+            fields.push(
+                part.split_once('=')
+                    .ok_or_else(|| format!("`{part}` is no FIELD=VALUE"))?,
+            );
         }
         let fixture = fields.iter().find(|(field, _)| *field == "fixture");
         let mut config = match fixture {
@@ -156,22 +162,38 @@ fn headers(text: &str) -> Result<Headers, String> {
 pub(super) fn limit(text: &str) -> Result<Limit, String> {
     let wrong = || format!("`{text}` is no limit, write for example 600/1m");
     let (calls, per) = text.split_once('/').ok_or_else(wrong)?;
-    let calls = calls.parse().ok().filter(|calls| *calls > 0).ok_or_else(wrong)?;
-    let per = humantime::parse_duration(per).ok().filter(|per| !per.is_zero()).ok_or_else(wrong)?;
+    let calls = calls
+        .parse()
+        .ok()
+        .filter(|calls| *calls > 0)
+        .ok_or_else(wrong)?;
+    let per = humantime::parse_duration(per)
+        .ok()
+        .filter(|per| !per.is_zero())
+        .ok_or_else(wrong)?;
     Ok((calls, per))
 }
 
 /// What is wrong with accounts that are to be served together.
 pub fn conflict(accounts: &[Config]) -> Option<String> {
-    let keyless: Vec<_> = accounts.iter().filter(|account| account.keys.is_empty()).collect();
+    let keyless: Vec<_> = accounts
+        .iter()
+        .filter(|account| account.keys.is_empty())
+        .collect();
     if let [_, second, ..] = keyless[..] {
-        return Some(format!("account {}: only one account can do without a key", second.name));
+        return Some(format!(
+            "account {}: only one account can do without a key",
+            second.name
+        ));
     }
     let mut known: Vec<&str> = Vec::new();
     for account in accounts {
         for key in &account.keys {
             if known.contains(&key.as_str()) {
-                return Some(format!("account {}: one of its keys is given twice", account.name));
+                return Some(format!(
+                    "account {}: one of its keys is given twice",
+                    account.name
+                ));
             }
             known.push(key);
         }
@@ -201,8 +223,9 @@ mod tests {
 
     #[test]
     fn a_field_is_stronger_than_a_fixture() {
-        let config: Config =
-            "name=a,key=k,limit=9/1m,fixture=anthropic-legacy-t1,scale=60".parse().expect("a config");
+        let config: Config = "name=a,key=k,limit=9/1m,fixture=anthropic-legacy-t1,scale=60"
+            .parse()
+            .expect("a config");
         assert_eq!(config.provider, Vendor::Anthropic);
         assert_eq!(config.limits, [(9, Duration::from_secs(60))]);
         assert_eq!(config.output_tokens, [(8_000, Duration::from_secs(60))]);
@@ -212,10 +235,22 @@ mod tests {
     #[test]
     fn a_key_opens_one_account() {
         let accounts = |texts: &[&str]| -> Vec<Config> {
-            texts.iter().map(|text| text.parse().expect("a config")).collect()
+            texts
+                .iter()
+                .map(|text| text.parse().expect("a config"))
+                .collect()
         };
-        assert_eq!(conflict(&accounts(&["name=a,key=k", "name=b,provider=ollama"])), None);
+        assert_eq!(
+            conflict(&accounts(&["name=a,key=k", "name=b,provider=ollama"])),
+            None
+        );
         assert!(conflict(&accounts(&["name=a,key=k", "name=b,key=k,provider=groq"])).is_some());
-        assert!(conflict(&accounts(&["name=a,provider=ollama", "name=b,provider=ollama"])).is_some());
+        assert!(
+            conflict(&accounts(&[
+                "name=a,provider=ollama",
+                "name=b,provider=ollama"
+            ]))
+            .is_some()
+        );
     }
 }

@@ -85,9 +85,10 @@ impl Refused {
     /// How long to wait, where that helps.
     pub(super) fn wait(self) -> Option<Duration> {
         match self {
-            Refused::Calls(wait) | Refused::Tokens(wait) | Refused::Input(wait) | Refused::Output(wait) => {
-                Some(wait)
-            }
+            Refused::Calls(wait)
+            | Refused::Tokens(wait)
+            | Refused::Input(wait)
+            | Refused::Output(wait) => Some(wait),
             Refused::Busy => Some(Duration::from_secs(1)),
             Refused::TooLarge => None,
         }
@@ -109,7 +110,8 @@ fn rests(windows: &[Window], now: Instant) -> Vec<Rest> {
 impl Account {
     pub(super) fn new(config: Config) -> Arc<Self> {
         let windows = |limits: &[Limit], algorithm| {
-            let window = |(limit, per): &Limit| Window::new(algorithm, *limit, config.scaled(*per), *per);
+            let window =
+                |(limit, per): &Limit| Window::new(algorithm, *limit, config.scaled(*per), *per);
             limits.iter().map(window).collect()
         };
         let of_tokens = config.tokens_algorithm.unwrap_or(config.algorithm);
@@ -120,7 +122,10 @@ impl Account {
             output: windows(&config.output_tokens, of_tokens),
             running: 0,
         };
-        Arc::new(Self { config, state: Mutex::new(state) })
+        Arc::new(Self {
+            config,
+            state: Mutex::new(state),
+        })
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -141,7 +146,10 @@ impl Account {
     /// a bucket; their tokens do not.
     pub(super) fn admit(self: &Arc<Self>, cost: Cost, now: Instant) -> Admission {
         let mut state = self.state();
-        let busy = self.config.concurrent.is_some_and(|most| state.running >= most);
+        let busy = self
+            .config
+            .concurrent
+            .is_some_and(|most| state.running >= most);
         // All are asked, so that what is told of each is as of now.
         let calls = held(&mut state.calls, 1, now);
         let tokens = held(&mut state.tokens, cost.tokens, now);
@@ -149,8 +157,8 @@ impl Account {
         // How long an answer becomes is not known yet: it may begin while anything is left.
         let output = held(&mut state.output, 1, now);
         let larger = |limits: &[Limit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
-        let too_large =
-            larger(&self.config.tokens, cost.tokens) || larger(&self.config.input_tokens, cost.input);
+        let too_large = larger(&self.config.tokens, cost.tokens)
+            || larger(&self.config.input_tokens, cost.input);
         let refused = if too_large {
             Some((Refused::TooLarge, tokens.or(input).map(|(_, rest)| rest)))
         } else if let Some((wait, rest)) = calls {
@@ -170,8 +178,14 @@ impl Account {
             }
         }
         if refused.is_none() {
-            state.tokens.iter_mut().for_each(|window| window.take(cost.tokens, now));
-            state.input.iter_mut().for_each(|window| window.take(cost.input, now));
+            state
+                .tokens
+                .iter_mut()
+                .for_each(|window| window.take(cost.tokens, now));
+            state
+                .input
+                .iter_mut()
+                .for_each(|window| window.take(cost.input, now));
             state.running += 1;
         }
         let left = Left {
@@ -181,7 +195,14 @@ impl Account {
             output: rests(&state.output, now),
         };
         let (refused, by) = refused.map_or((None, None), |(refused, by)| (Some(refused), by));
-        Admission { account: Arc::clone(self), at: now, cost, left, refused, by }
+        Admission {
+            account: Arc::clone(self),
+            at: now,
+            cost,
+            left,
+            refused,
+            by,
+        }
     }
 }
 
@@ -189,9 +210,18 @@ impl Admission {
     /// Counts what the call really cost instead of what it was let in for.
     pub(super) fn settle(&self, cost: Cost, now: Instant) {
         let mut state = self.account.state();
-        state.tokens.iter_mut().for_each(|window| window.amend(self.at, self.cost.tokens, cost.tokens));
-        state.input.iter_mut().for_each(|window| window.amend(self.at, self.cost.input, cost.input));
-        state.output.iter_mut().for_each(|window| window.take(cost.output, now));
+        state
+            .tokens
+            .iter_mut()
+            .for_each(|window| window.amend(self.at, self.cost.tokens, cost.tokens));
+        state
+            .input
+            .iter_mut()
+            .for_each(|window| window.amend(self.at, self.cost.input, cost.input));
+        state
+            .output
+            .iter_mut()
+            .for_each(|window| window.take(cost.output, now));
     }
 }
 
@@ -215,11 +245,17 @@ mod tests {
     }
 
     fn of(tokens: u64) -> Cost {
-        Cost { tokens, input: tokens, output: 0 }
+        Cost {
+            tokens,
+            input: tokens,
+            output: 0,
+        }
     }
 
     fn admitted(account: &Arc<Account>, now: Instant, calls: usize) -> usize {
-        (0..calls).filter(|_| account.admit(of(0), now).refused.is_none()).count()
+        (0..calls)
+            .filter(|_| account.admit(of(0), now).refused.is_none())
+            .count()
     }
 
     #[test]
@@ -227,7 +263,11 @@ mod tests {
         let account = account("limit=3/1s,algorithm=sliding");
         let start = Instant::now();
         assert_eq!(admitted(&account, start, 3), 3);
-        assert_eq!(admitted(&account, start + SECOND, 1), 0, "exactly a second later they still count");
+        assert_eq!(
+            admitted(&account, start + SECOND, 1),
+            0,
+            "exactly a second later they still count"
+        );
         assert_eq!(
             admitted(&account, start + SECOND + Duration::from_millis(1), 3),
             2,
@@ -248,8 +288,13 @@ mod tests {
         let account = account("limit=3/1s,algorithm=bucket");
         let start = Instant::now();
         assert_eq!(admitted(&account, start, 5), 3);
-        let Some(Refused::Calls(refused)) = account.admit(of(0), start).refused else { panic!("empty") };
-        assert!(refused > Duration::from_millis(300) && refused < Duration::from_millis(340), "{refused:?}");
+        let Some(Refused::Calls(refused)) = account.admit(of(0), start).refused else {
+            panic!("empty")
+        };
+        assert!(
+            refused > Duration::from_millis(300) && refused < Duration::from_millis(340),
+            "{refused:?}"
+        );
         assert_eq!(admitted(&account, start + Duration::from_millis(334), 2), 1);
     }
 
@@ -258,7 +303,10 @@ mod tests {
         let account = account("limit=9/1s,tokens=100/1s");
         let now = Instant::now();
         assert_eq!(account.admit(of(60), now).refused, None);
-        assert_eq!(account.admit(of(60), now).refused, Some(Refused::Tokens(SECOND)));
+        assert_eq!(
+            account.admit(of(60), now).refused,
+            Some(Refused::Tokens(SECOND))
+        );
         assert_eq!(account.admit(of(40), now).refused, None);
         assert_eq!(account.admit(of(101), now).refused, Some(Refused::TooLarge));
         let rest = tightest(&account.admit(of(0), now).left.tokens).expect("a limit");
@@ -272,7 +320,10 @@ mod tests {
         assert_eq!(account.admit(of(60), now).refused, None);
         let refused = account.admit(of(10), now + 2 * SECOND);
         assert!(matches!(refused.refused, Some(Refused::Calls(_))));
-        assert_eq!(tightest(&refused.left.tokens).map(|rest| rest.remaining), Some(100));
+        assert_eq!(
+            tightest(&refused.left.tokens).map(|rest| rest.remaining),
+            Some(100)
+        );
     }
 
     #[test]
@@ -296,18 +347,34 @@ mod tests {
             let next = account.admit(of(60), now);
             assert_eq!(next.refused, None, "{algorithm}");
             next.settle(of(90), now);
-            assert!(account.admit(of(1), now).refused.is_some(), "{algorithm}: more than reserved");
+            assert!(
+                account.admit(of(1), now).refused.is_some(),
+                "{algorithm}: more than reserved"
+            );
         }
     }
 
     #[test]
     fn answers_count_when_they_are_made() {
-        let account = account("input_tokens=100/1m,output_tokens=10/1m,algorithm=bucket,provider=anthropic");
+        let account =
+            account("input_tokens=100/1m,output_tokens=10/1m,algorithm=bucket,provider=anthropic");
         let now = Instant::now();
-        account.admit(of(20), now).settle(Cost { output: 25, ..of(20) }, now);
-        assert!(matches!(account.admit(of(20), now).refused, Some(Refused::Output(_))));
+        account.admit(of(20), now).settle(
+            Cost {
+                output: 25,
+                ..of(20)
+            },
+            now,
+        );
+        assert!(matches!(
+            account.admit(of(20), now).refused,
+            Some(Refused::Output(_))
+        ));
         assert_eq!(account.admit(of(20), now + 100 * SECOND).refused, None);
-        assert_eq!(account.admit(of(101), now + 100 * SECOND).refused, Some(Refused::TooLarge));
+        assert_eq!(
+            account.admit(of(101), now + 100 * SECOND).refused,
+            Some(Refused::TooLarge)
+        );
     }
 
     #[test]

@@ -28,7 +28,13 @@ impl Answer {
 
     pub(super) fn raw(status: u16, content_type: &str, body: Vec<u8>) -> Self {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self { status, headers: HeaderMap::new(), body, spent: None }.with("content-type", content_type)
+        Self {
+            status,
+            headers: HeaderMap::new(),
+            body,
+            spent: None,
+        }
+        .with("content-type", content_type)
     }
 
     pub(super) fn with(mut self, name: &'static str, value: &str) -> Self {
@@ -77,7 +83,10 @@ pub(super) fn vector(text: &str, dimensions: u64) -> Vec<f64> {
 pub(super) fn relevance(query: &str, document: &str) -> f64 {
     let words: Vec<_> = query.split_whitespace().map(str::to_lowercase).collect();
     let document = document.to_lowercase();
-    let found = words.iter().filter(|word| document.contains(word.as_str())).count();
+    let found = words
+        .iter()
+        .filter(|word| document.contains(word.as_str()))
+        .count();
     #[expect(clippy::cast_precision_loss, reason = "a count of words")]
     let share = found as f64 / words.len().max(1) as f64;
     0.05 + share * 0.9
@@ -85,15 +94,31 @@ pub(super) fn relevance(query: &str, document: &str) -> f64 {
 
 /// Documents by their relevance, best first: each one's place in the request and its score.
 pub(super) fn ranking(query: &str, documents: &[String], most: Option<u64>) -> Vec<(usize, f64)> {
-    let mut ranks: Vec<_> = documents.iter().map(|document| relevance(query, document)).enumerate().collect();
+    let mut ranks: Vec<_> = documents
+        .iter()
+        .map(|document| relevance(query, document))
+        .enumerate()
+        .collect();
     ranks.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    ranks.truncate(most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX));
+    ranks.truncate(
+        most.and_then(|most| usize::try_from(most).ok())
+            .unwrap_or(usize::MAX),
+    );
     ranks
 }
 
 /// Documents as they are sent: texts, or objects with one.
 pub(super) fn documents(request: &Value) -> Option<Vec<String>> {
-    let text =
-        |document: &Value| document.as_str().or_else(|| document.get("text")?.as_str()).map(str::to_owned);
-    request.get("documents")?.as_array()?.iter().map(text).collect()
+    let text = |document: &Value| {
+        document
+            .as_str()
+            .or_else(|| document.get("text")?.as_str())
+            .map(str::to_owned)
+    };
+    request
+        .get("documents")?
+        .as_array()?
+        .iter()
+        .map(text)
+        .collect()
 }

@@ -52,7 +52,11 @@ pub(super) struct Asked {
 impl Asked {
     /// How many of the `input` tokens of a prompt were cached before: half of them, where that is wished for.
     pub(super) fn cached(&self, input: u64) -> u64 {
-        if self.text.starts_with("cached ") { input / 2 } else { 0 }
+        if self.text.starts_with("cached ") {
+            input / 2
+        } else {
+            0
+        }
     }
 }
 
@@ -109,7 +113,9 @@ impl Said {
 pub(super) fn reply(asked: &Asked) -> Said {
     let thinks = asked.thinks || asked.text.starts_with("think ");
     let thought = thinks.then(|| format!("They say: {}", asked.text));
-    let thought_tokens = thought.as_ref().map_or(0, |thought| thought.len() as u64 / 4 + 1);
+    let thought_tokens = thought
+        .as_ref()
+        .map_or(0, |thought| thought.len() as u64 / 4 + 1);
     let content = content(asked);
     let (content, end) = match content {
         Content::Text(text) => cut(text, asked),
@@ -117,13 +123,24 @@ pub(super) fn reply(asked: &Asked) -> Said {
     };
     let length = match &content {
         Content::Text(text) | Content::Refusal(text) => text.len(),
-        Content::Calls(calls) => {
-            calls.iter().map(|call| call.name.len() + call.arguments.to_string().len()).sum()
-        }
+        Content::Calls(calls) => calls
+            .iter()
+            .map(|call| call.name.len() + call.arguments.to_string().len())
+            .sum(),
     };
     let tokens = tokens(length);
-    let tokens = if end == End::Length { asked.most.unwrap_or(tokens) } else { tokens };
-    Said { thought, content, end, tokens, thought_tokens }
+    let tokens = if end == End::Length {
+        asked.most.unwrap_or(tokens)
+    } else {
+        tokens
+    };
+    Said {
+        thought,
+        content,
+        end,
+        tokens,
+        thought_tokens,
+    }
 }
 
 /// The tokens of so many bytes of an answer. `You said: ` counts as two, whatever follows.
@@ -152,14 +169,21 @@ fn content(asked: &Asked) -> Content {
 /// A call with the plainest arguments.
 fn call(tool: &Tool) -> ToolCall {
     let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
-    ToolCall { name: tool.name.clone(), arguments: arguments.unwrap_or_else(|| json!({})) }
+    ToolCall {
+        name: tool.name.clone(),
+        arguments: arguments.unwrap_or_else(|| json!({})),
+    }
 }
 
 /// The tools that are to be called: all only where the text says so.
 fn called(asked: &Asked) -> &[Tool] {
     let tools = asked.tools.as_slice();
     let first = &tools[..tools.len().min(1)];
-    let wished = if asked.text.starts_with("call all ") && !asked.one_call { tools } else { first };
+    let wished = if asked.text.starts_with("call all ") && !asked.one_call {
+        tools
+    } else {
+        first
+    };
     match &asked.choice {
         Choice::Never => &[],
         Choice::Any => wished,
@@ -176,12 +200,17 @@ fn called(asked: &Asked) -> &[Tool] {
 fn cut(mut text: String, asked: &Asked) -> (Content, End) {
     let mut end = End::Whole;
     let stops = asked.stops.iter().filter(|stop| !stop.is_empty());
-    if let Some((at, stop)) = stops.filter_map(|stop| Some((text.find(stop)?, stop))).min() {
+    if let Some((at, stop)) = stops
+        .filter_map(|stop| Some((text.find(stop)?, stop)))
+        .min()
+    {
         text.truncate(at);
         end = End::Stopped(stop.clone());
     }
     if let Some(most) = asked.most.filter(|most| tokens(text.len()) > *most) {
-        let mut at = usize::try_from(most * 4).unwrap_or(usize::MAX).min(text.len());
+        let mut at = usize::try_from(most * 4)
+            .unwrap_or(usize::MAX)
+            .min(text.len());
         while !text.is_char_boundary(at) {
             at -= 1;
         }
@@ -196,35 +225,92 @@ mod tests {
     use super::*;
 
     fn asked(text: &str) -> Asked {
-        Asked { text: text.to_owned(), ..Asked::default() }
+        Asked {
+            text: text.to_owned(),
+            ..Asked::default()
+        }
     }
 
     #[test]
     fn what_is_said_follows_what_is_asked() {
-        let tool = |name: &str| Tool { name: name.to_owned(), schema: json!({ "type": "object" }) };
+        let tool = |name: &str| Tool {
+            name: name.to_owned(),
+            schema: json!({ "type": "object" }),
+        };
         let tools = vec![tool("weather"), tool("time")];
-        let made = |name: &str| ToolCall { name: name.to_owned(), arguments: json!({}) };
+        let made = |name: &str| ToolCall {
+            name: name.to_owned(),
+            arguments: json!({}),
+        };
         let call = Content::Calls(vec![made("weather")]);
         let both = Content::Calls(vec![made("weather"), made("time")]);
         assert_eq!(reply(&asked("hello")).text(), "You said: hello");
-        assert!(matches!(reply(&asked("refuse this")).content, Content::Refusal(_)));
+        assert!(matches!(
+            reply(&asked("refuse this")).content,
+            Content::Refusal(_)
+        ));
         assert!(reply(&asked("think hard")).thought.is_some());
-        assert_eq!(reply(&Asked { tools: tools.clone(), ..asked("call it") }).content, call);
-        assert_eq!(reply(&Asked { tools: tools.clone(), choice: Choice::Any, ..asked("hi") }).content, call);
-        let all = Asked { tools: tools.clone(), ..asked("call all of them") };
+        assert_eq!(
+            reply(&Asked {
+                tools: tools.clone(),
+                ..asked("call it")
+            })
+            .content,
+            call
+        );
+        assert_eq!(
+            reply(&Asked {
+                tools: tools.clone(),
+                choice: Choice::Any,
+                ..asked("hi")
+            })
+            .content,
+            call
+        );
+        let all = Asked {
+            tools: tools.clone(),
+            ..asked("call all of them")
+        };
         assert_eq!(reply(&all).content, both);
-        assert_eq!(reply(&Asked { one_call: true, ..all }).content, call);
-        let never = Asked { tools, choice: Choice::Never, ..asked("call it") };
+        assert_eq!(
+            reply(&Asked {
+                one_call: true,
+                ..all
+            })
+            .content,
+            call
+        );
+        let never = Asked {
+            tools,
+            choice: Choice::Never,
+            ..asked("call it")
+        };
         assert_eq!(reply(&never).text(), "You said: call it");
-        let result = Asked { result: Some("rain".to_owned()), choice: Choice::Any, ..asked("call it") };
+        let result = Asked {
+            result: Some("rain".to_owned()),
+            choice: Choice::Any,
+            ..asked("call it")
+        };
         assert_eq!(reply(&result).text(), "The tool said: rain");
     }
 
     #[test]
     fn an_answer_ends_at_a_stop_sequence_or_at_its_most_tokens() {
-        let stopped = reply(&Asked { stops: vec!["lo".to_owned(), "l".to_owned()], ..asked("hello") });
-        assert_eq!((stopped.text(), &stopped.end), ("You said: he", &End::Stopped("l".to_owned())));
-        let cut = reply(&Asked { most: Some(3), ..asked("a long story of a river") });
-        assert_eq!((cut.text(), &cut.end, cut.tokens), ("You said: a ", &End::Length, 3));
+        let stopped = reply(&Asked {
+            stops: vec!["lo".to_owned(), "l".to_owned()],
+            ..asked("hello")
+        });
+        assert_eq!(
+            (stopped.text(), &stopped.end),
+            ("You said: he", &End::Stopped("l".to_owned()))
+        );
+        let cut = reply(&Asked {
+            most: Some(3),
+            ..asked("a long story of a river")
+        });
+        assert_eq!(
+            (cut.text(), &cut.end, cut.tokens),
+            ("You said: a ", &End::Length, 3)
+        );
     }
 }

@@ -53,6 +53,7 @@ impl Call<'_> {
 
     /// The model that a request names, in its address or in its body.
     pub(super) fn model_of<'a>(&'a self, request: &'a Value) -> Option<&'a str> {
-        self.model.or_else(|| request.get("model").and_then(Value::as_str))
+        self.model
+            .or_else(|| request.get("model").and_then(Value::as_str))
     }
 }

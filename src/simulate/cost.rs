@@ -25,19 +25,42 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> Cost {
     let tokens = match vendor {
         // The larger of the two: the prompt, estimated, and the longest answer that is asked for.
         Vendor::OpenAi => input.max(most),
-        Vendor::Azure => input + most + request.get("best_of").and_then(Value::as_u64).unwrap_or_default(),
+        Vendor::Azure => {
+            input
+                + most
+                + request
+                    .get("best_of")
+                    .and_then(Value::as_u64)
+                    .unwrap_or_default()
+        }
         Vendor::Groq | Vendor::Bedrock => input + most,
         _ => input,
     };
-    Cost { tokens, input, output: 0 }
+    Cost {
+        tokens,
+        input,
+        output: 0,
+    }
 }
 
 /// What a call counts for once it is answered, if that is counted again.
 pub(super) fn at_the_end(vendor: Vendor, model: &str, (input, output): (u64, u64)) -> Option<Cost> {
     match vendor {
-        Vendor::Anthropic => Some(Cost { tokens: input, input, output }),
-        Vendor::Groq | Vendor::Mistral => Some(Cost { tokens: input + output, input, output }),
-        Vendor::Bedrock => Some(Cost { tokens: input + output * burndown(model), input, output }),
+        Vendor::Anthropic => Some(Cost {
+            tokens: input,
+            input,
+            output,
+        }),
+        Vendor::Groq | Vendor::Mistral => Some(Cost {
+            tokens: input + output,
+            input,
+            output,
+        }),
+        Vendor::Bedrock => Some(Cost {
+            tokens: input + output * burndown(model),
+            input,
+            output,
+        }),
         _ => None,
     }
 }
@@ -76,10 +99,17 @@ mod tests {
         assert_eq!(tokens(Vendor::Azure), input + 100);
         assert_eq!(tokens(Vendor::Bedrock), input + 100);
         assert_eq!(tokens(Vendor::Gemini), input);
-        let claude = at_the_end(Vendor::Bedrock, "anthropic.claude-sonnet-4-5-v1:0", (10, 20));
+        let claude = at_the_end(
+            Vendor::Bedrock,
+            "anthropic.claude-sonnet-4-5-v1:0",
+            (10, 20),
+        );
         assert_eq!(claude.map(|cost| cost.tokens), Some(110));
         assert_eq!(at_the_end(Vendor::OpenAi, "gpt", (10, 20)), None);
         let anthropic = at_the_end(Vendor::Anthropic, "claude", (10, 20));
-        assert_eq!(anthropic.map(|cost| (cost.input, cost.output)), Some((10, 20)));
+        assert_eq!(
+            anthropic.map(|cost| (cost.input, cost.output)),
+            Some((10, 20))
+        );
     }
 }

@@ -22,16 +22,26 @@ const NO_MODEL: &str = "no-such-model";
 /// The answer to a call that is let in; a failure where one is wanted `instead`.
 pub(super) fn answer(call: &Call<'_>, instead: Option<&str>) -> Answer {
     let request = serde_json::from_slice(call.body).ok();
-    let call = &Call { request: request.as_ref(), ..*call };
+    let call = &Call {
+        request: request.as_ref(),
+        ..*call
+    };
     let model = model(call);
-    let told = Told { key: call.key, model: &model, account: &call.account.name, body: call.body };
+    let told = Told {
+        key: call.key,
+        model: &model,
+        account: &call.account.name,
+        body: call.body,
+    };
     let failure = instead.and_then(|case| failure::answer(call.vendor, case, &told));
     if let Some(failure) = failure.or_else(|| failure::asked_for(call.vendor, &told)) {
         return failure;
     }
     let outcome = match call.task {
         _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
-        _ if model.starts_with(PREFIX) => Err(Wrong::Request(format!("no failure is called {model}"))),
+        _ if model.starts_with(PREFIX) => {
+            Err(Wrong::Request(format!("no failure is called {model}")))
+        }
         Task::Unversioned => Err(Wrong::Case("model_not_allowed-version")),
         _ => spoken(call),
     };
@@ -73,15 +83,25 @@ pub(super) fn refused(vendor: Vendor, wrong: &Wrong, told: &Told<'_>) -> Answer 
         Wrong::Unreadable if vendor == Vendor::Mistral => {
             field(vendor, &["body".to_owned()], "JSON decode error")
         }
-        Wrong::Unreadable => bad_request(vendor, "We could not parse the JSON body of your request."),
+        Wrong::Unreadable => {
+            bad_request(vendor, "We could not parse the JSON body of your request.")
+        }
     }
 }
 
 /// An error in the vendor's form.
 fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answer {
     let id = format!("req_{}", digest(message.as_bytes()));
-    let kind = if status == 404 { "not_found_error" } else { "invalid_request_error" };
-    let word = if status == 404 { "NOT_FOUND" } else { "INVALID_ARGUMENT" };
+    let kind = if status == 404 {
+        "not_found_error"
+    } else {
+        "invalid_request_error"
+    };
+    let word = if status == 404 {
+        "NOT_FOUND"
+    } else {
+        "INVALID_ARGUMENT"
+    };
     match vendor {
         Vendor::Anthropic => {
             let error = json!({ "type": kind, "message": message });
@@ -93,15 +113,20 @@ fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answ
             Answer::json(status, &json!({ "error": error }))
         }
         Vendor::Mistral => {
-            let body =
-                json!({ "object": "error", "message": message, "type": kind, "param": null, "code": "3230" });
+            let body = json!({ "object": "error", "message": message, "type": kind, "param": null, "code": "3230" });
             Answer::json(status, &body)
         }
         Vendor::Cohere => Answer::json(status, &json!({ "id": &id[4..], "message": message })),
         Vendor::Bedrock => {
-            let name = if status == 404 { "ResourceNotFoundException" } else { "ValidationException" };
+            let name = if status == 404 {
+                "ResourceNotFoundException"
+            } else {
+                "ValidationException"
+            };
             let answer = Answer::json(status, &json!({ "message": message }));
-            answer.with("x-amzn-errortype", name).with("x-amzn-requestid", &id)
+            answer
+                .with("x-amzn-errortype", name)
+                .with("x-amzn-requestid", &id)
         }
         Vendor::Ollama => Answer::json(status, &json!({ "error": message })),
         Vendor::OpenRouter => {
@@ -116,8 +141,12 @@ fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answ
 
 fn as_openai(status: u16, code: Option<&str>, message: &str) -> Answer {
     let kind = "invalid_request_error";
-    let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    Answer::json(status, &body).with("x-request-id", &format!("req_{}", digest(message.as_bytes())))
+    let body =
+        json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
+    Answer::json(status, &body).with(
+        "x-request-id",
+        &format!("req_{}", digest(message.as_bytes())),
+    )
 }
 
 fn bad_request(vendor: Vendor, message: &str) -> Answer {
@@ -125,7 +154,12 @@ fn bad_request(vendor: Vendor, message: &str) -> Answer {
 }
 
 fn unknown_address(vendor: Vendor, path: &str) -> Answer {
-    error(vendor, 404, Some("unknown_url"), &format!("Unknown request URL: {path}."))
+    error(
+        vendor,
+        404,
+        Some("unknown_url"),
+        &format!("Unknown request URL: {path}."),
+    )
 }
 
 /// A field that is wrong: Mistral lists such fields, the others name it.
@@ -139,8 +173,7 @@ fn field(vendor: Vendor, path: &[String], message: &str) -> Answer {
 
 /// What OpenRouter says of a key.
 pub(super) fn key(label: &str) -> Answer {
-    let data =
-        json!({ "label": label, "limit": null, "limit_remaining": null, "usage": 0, "is_free_tier": false });
+    let data = json!({ "label": label, "limit": null, "limit_remaining": null, "usage": 0, "is_free_tier": false });
     Answer::json(200, &json!({ "data": data }))
 }
 
@@ -168,8 +201,7 @@ pub(super) fn models(vendor: Vendor) -> Answer {
             Answer::json(200, &json!({ "models": [model] }))
         }
         Vendor::Cohere => {
-            let model =
-                json!({ "name": "command-a-03-2025", "endpoints": ["chat"], "context_length": 256_000 });
+            let model = json!({ "name": "command-a-03-2025", "endpoints": ["chat"], "context_length": 256_000 });
             Answer::json(200, &json!({ "models": [model] }))
         }
         Vendor::Ollama => {
@@ -188,10 +220,10 @@ pub(super) fn models(vendor: Vendor) -> Answer {
             Answer::json(200, &json!({ "object": "list", "data": [model] }))
         }
         _ => {
-            let model =
-                |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
+            let model = |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
             let data = [model("gpt-4o-mini"), model("text-embedding-3-small")];
-            Answer::json(200, &json!({ "object": "list", "data": data })).with("x-request-id", "req_models")
+            Answer::json(200, &json!({ "object": "list", "data": data }))
+                .with("x-request-id", "req_models")
         }
     }
 }
@@ -203,7 +235,9 @@ mod tests {
     use super::*;
 
     fn answered(vendor: Vendor, model: &str) -> Answer {
-        let account = format!("name=a,key=k,provider={}", vendor.name()).parse().expect("a config");
+        let account = format!("name=a,key=k,provider={}", vendor.name())
+            .parse()
+            .expect("a config");
         let body = json!({ "model": model }).to_string();
         let call = Call {
             vendor,
@@ -232,9 +266,23 @@ mod tests {
         for vendor in Vendor::ALL {
             let expected = if vendor == Vendor::DeepSeek { 400 } else { 404 };
             // Bedrock's first row of that class is a model that the account may not use.
-            let expected = if vendor == Vendor::Bedrock { 403 } else { expected };
-            assert_eq!(answered(vendor, NO_MODEL).status.as_u16(), expected, "{}", vendor.name());
-            assert_eq!(answered(vendor, "fail-nothing").status.as_u16(), 400, "{}", vendor.name());
+            let expected = if vendor == Vendor::Bedrock {
+                403
+            } else {
+                expected
+            };
+            assert_eq!(
+                answered(vendor, NO_MODEL).status.as_u16(),
+                expected,
+                "{}",
+                vendor.name()
+            );
+            assert_eq!(
+                answered(vendor, "fail-nothing").status.as_u16(),
+                400,
+                "{}",
+                vendor.name()
+            );
         }
     }
 }

@@ -51,7 +51,12 @@ struct Row {
 }
 
 const fn row(case: &'static str, status: u16, body: &'static str) -> Row {
-    Row { case, status, headers: &[], body }
+    Row {
+        case,
+        status,
+        headers: &[],
+        body,
+    }
 }
 
 const fn telling(
@@ -60,12 +65,19 @@ const fn telling(
     headers: &'static [(&'static str, &'static str)],
     body: &'static str,
 ) -> Row {
-    Row { case, status, headers, body }
+    Row {
+        case,
+        status,
+        headers,
+        body,
+    }
 }
 
 /// What a proxy in front of any of them may send.
-const OF_ALL: [Row; 2] =
-    [row("malformed_response", 200, "<html>not the answer</html>"), row("malformed_response-empty", 200, "")];
+const OF_ALL: [Row; 2] = [
+    row("malformed_response", 200, "<html>not the answer</html>"),
+    row("malformed_response-empty", 200, ""),
+];
 
 fn rows(vendor: Vendor) -> &'static [Row] {
     match vendor {
@@ -94,7 +106,11 @@ pub fn failures() -> Vec<Failure> {
             provider: vendor.name(),
             case: row.case,
             class: class(row.case),
-            task: if row.case.ends_with(OF_RESPONSES) { "responses" } else { "chat" },
+            task: if row.case.ends_with(OF_RESPONSES) {
+                "responses"
+            } else {
+                "chat"
+            },
             status: row.status,
         })
     };
@@ -103,7 +119,11 @@ pub fn failures() -> Vec<Failure> {
 
 /// A case that any provider has.
 pub(super) fn case(name: &str) -> Option<&'static str> {
-    Vendor::ALL.into_iter().flat_map(all).map(|row| row.case).find(|case| *case == name)
+    Vendor::ALL
+        .into_iter()
+        .flat_map(all)
+        .map(|row| row.case)
+        .find(|case| *case == name)
 }
 
 fn class(case: &'static str) -> &'static str {
@@ -138,13 +158,19 @@ pub(super) fn answer(vendor: Vendor, case: &str, told: &Told<'_>) -> Option<Answ
         Vendor::Gemini | Vendor::Ollama => answer,
         _ => answer.with("x-request-id", &id),
     };
-    Some(row.headers.iter().fold(answer, |answer, (name, value)| answer.with(name, value)))
+    Some(
+        row.headers
+            .iter()
+            .fold(answer, |answer, (name, value)| answer.with(name, value)),
+    )
 }
 
 /// The failure that a model asks for by its name.
 pub(super) fn asked_for(vendor: Vendor, told: &Told<'_>) -> Option<Answer> {
     let case = told.model.strip_prefix(PREFIX)?;
-    all(vendor).any(|row| row.case == case).then(|| answer(vendor, case, told))?
+    all(vendor)
+        .any(|row| row.case == case)
+        .then(|| answer(vendor, case, told))?
 }
 
 /// A body with what it repeats of the call.
@@ -154,15 +180,26 @@ fn filled(body: &str, told: &Told<'_>) -> String {
     }
     let part = |text: String| {
         let quoted = serde_json::to_string(&text).unwrap_or_default();
-        quoted.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or_default().to_owned()
+        quoted
+            .strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+            .unwrap_or_default()
+            .to_owned()
     };
     let count = told.key.chars().count();
-    let tail = if count > 12 { told.key.chars().skip(count - 4).collect() } else { String::new() };
+    let tail = if count > 12 {
+        told.key.chars().skip(count - 4).collect()
+    } else {
+        String::new()
+    };
     body.replace("$KEY_HEAD", &part(told.key.chars().take(8).collect()))
         .replace("$KEY_TAIL", &part(tail))
         .replace("$MODEL", &part(told.model.to_owned()))
         .replace("$ACCOUNT", &part(told.account.to_owned()))
-        .replace("$PROMPT", &part(prompt(told.body).chars().take(MOST_OF_A_PROMPT).collect()))
+        .replace(
+            "$PROMPT",
+            &part(prompt(told.body).chars().take(MOST_OF_A_PROMPT).collect()),
+        )
 }
 
 /// The last text of a request, wherever its dialect keeps it.
@@ -174,7 +211,9 @@ fn prompt(body: &[u8]) -> String {
         }
     }
     fn last_text(value: &Value) -> Option<&str> {
-        let keys = ["messages", "contents", "input", "texts", "content", "parts", "text", "prompt", "query"];
+        let keys = [
+            "messages", "contents", "input", "texts", "content", "parts", "text", "prompt", "query",
+        ];
         match value {
             Value::String(text) => Some(text),
             Value::Object(map) => keys.iter().find_map(|key| last(map.get(*key)?)),
@@ -210,15 +249,30 @@ mod tests {
     #[test]
     fn every_failure_has_a_name_of_its_own_and_a_known_class() {
         let failures = failures();
-        let names: BTreeSet<_> = failures.iter().map(|failure| (failure.provider, failure.case)).collect();
+        let names: BTreeSet<_> = failures
+            .iter()
+            .map(|failure| (failure.provider, failure.case))
+            .collect();
         assert_eq!(names.len(), failures.len());
         for failure in &failures {
             assert!(CLASSES.contains(&failure.class), "{failure:?}");
         }
-        for class in ["rate_limited", "server_error", "overloaded", "bad_request", "malformed_response"] {
+        for class in [
+            "rate_limited",
+            "server_error",
+            "overloaded",
+            "bad_request",
+            "malformed_response",
+        ] {
             for vendor in Vendor::ALL {
-                let known = failures.iter().any(|f| f.provider == vendor.name() && f.class == class);
-                assert!(known || vendor == Vendor::Ollama, "{} {class}", vendor.name());
+                let known = failures
+                    .iter()
+                    .any(|f| f.provider == vendor.name() && f.class == class);
+                assert!(
+                    known || vendor == Vendor::Ollama,
+                    "{} {class}",
+                    vendor.name()
+                );
             }
         }
     }
@@ -244,8 +298,14 @@ mod tests {
 
     #[test]
     fn what_a_provider_repeats_is_repeated() {
-        let body = br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a secret wish"}]}]}"#;
-        let told = Told { key: "sk-12345-67890-tail", model: "fail-bad_key", account: "acme", body };
+        let body =
+            br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a secret wish"}]}]}"#;
+        let told = Told {
+            key: "sk-12345-67890-tail",
+            model: "fail-bad_key",
+            account: "acme",
+            body,
+        };
         let text = |vendor, case| {
             let answer = answer(vendor, case, &told).expect("a failure");
             String::from_utf8(answer.body).expect("text")
@@ -258,6 +318,15 @@ mod tests {
         assert!(text(Vendor::Groq, "rate_limited").contains("org_acme"));
         assert!(text(Vendor::OpenRouter, "content_filtered").contains("a secret wish"));
         assert!(asked_for(Vendor::OpenAi, &told).is_some());
-        assert!(asked_for(Vendor::OpenAi, &Told { model: "fail-nothing", ..told }).is_none());
+        assert!(
+            asked_for(
+                Vendor::OpenAi,
+                &Told {
+                    model: "fail-nothing",
+                    ..told
+                }
+            )
+            .is_none()
+        );
     }
 }

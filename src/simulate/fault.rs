@@ -50,7 +50,9 @@ impl FromStr for Faults {
     /// Reads `error=0.01,reset=0.001,billing_stop=0.001`.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = |part: &str| {
-            let (name, share) = part.split_once('=').ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
+            let (name, share) = part
+                .split_once('=')
+                .ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
             let fault = match name {
                 "error" => Fault::Error,
                 "overloaded" => Fault::Overloaded,
@@ -67,10 +69,19 @@ impl FromStr for Faults {
                     )
                 })?),
             };
-            let share = share.parse().ok().filter(|share| (0.0..=1.0).contains(share));
-            Ok((fault, share.ok_or_else(|| format!("`{part}`: a share is a number from 0 to 1"))?))
+            let share = share
+                .parse()
+                .ok()
+                .filter(|share| (0.0..=1.0).contains(share));
+            Ok((
+                fault,
+                share.ok_or_else(|| format!("`{part}`: a share is a number from 0 to 1"))?,
+            ))
         };
-        text.split(',').map(read).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -86,8 +97,14 @@ mod tests {
         assert_eq!(faults.choose(0.35), None);
         let case: Faults = "billing_stop=0.5".parse().expect("a failure's name");
         assert_eq!(case.choose(0.1), Some(Fault::Case("billing_stop")));
-        assert_eq!(serde_json::to_string(&Fault::Case("billing_stop")).expect("JSON"), "\"billing_stop\"");
-        assert_eq!(serde_json::to_string(&Fault::Error).expect("JSON"), "\"error\"");
+        assert_eq!(
+            serde_json::to_string(&Fault::Case("billing_stop")).expect("JSON"),
+            "\"billing_stop\""
+        );
+        assert_eq!(
+            serde_json::to_string(&Fault::Error).expect("JSON"),
+            "\"error\""
+        );
         assert!("error=2".parse::<Faults>().is_err());
         assert!("storm=0.1".parse::<Faults>().is_err());
     }

@@ -30,7 +30,12 @@ const NOTHING: Fixture = Fixture {
 };
 
 const FIXTURES: [Fixture; 8] = [
-    Fixture { name: "openai-t1", calls: &["500/1m"], tokens: &["200000/1m"], ..NOTHING },
+    Fixture {
+        name: "openai-t1",
+        calls: &["500/1m"],
+        tokens: &["200000/1m"],
+        ..NOTHING
+    },
     Fixture {
         name: "anthropic-legacy-t1",
         provider: Vendor::Anthropic,
@@ -65,9 +70,24 @@ const FIXTURES: [Fixture; 8] = [
         tokens_algorithm: Some(Algorithm::Fixed),
         ..NOTHING
     },
-    Fixture { name: "deepseek", provider: Vendor::DeepSeek, concurrent: Some(500), ..NOTHING },
-    Fixture { name: "bedrock", provider: Vendor::Bedrock, tokens: &["100000/1m"], ..NOTHING },
-    Fixture { name: "mistral-rps", provider: Vendor::Mistral, calls: &["1/1s"], ..NOTHING },
+    Fixture {
+        name: "deepseek",
+        provider: Vendor::DeepSeek,
+        concurrent: Some(500),
+        ..NOTHING
+    },
+    Fixture {
+        name: "bedrock",
+        provider: Vendor::Bedrock,
+        tokens: &["100000/1m"],
+        ..NOTHING
+    },
+    Fixture {
+        name: "mistral-rps",
+        provider: Vendor::Mistral,
+        calls: &["1/1s"],
+        ..NOTHING
+    },
 ];
 
 /// An account of this fixture, without name and keys.
@@ -76,7 +96,12 @@ pub(super) fn named(name: &str) -> Result<Config, String> {
         let names: Vec<_> = FIXTURES.iter().map(|fixture| fixture.name).collect();
         return Err(format!("`{name}` is not one of {}", names.join(", ")));
     };
-    let limits = |texts: &[&str]| texts.iter().map(|text| limit(text)).collect::<Result<Vec<_>, _>>();
+    let limits = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| limit(text))
+            .collect::<Result<Vec<_>, _>>()
+    };
     Ok(Config {
         provider: fixture.provider,
         limits: limits(fixture.calls)?,
@@ -106,15 +131,23 @@ mod tests {
     }
 
     fn admitted(account: &Arc<Account>, now: Instant, tokens: u64, calls: usize) -> Vec<Admission> {
-        let cost = Cost { tokens, input: tokens, output: 0 };
+        let cost = Cost {
+            tokens,
+            input: tokens,
+            output: 0,
+        };
         let all = (0..calls).map(|_| account.admit(cost, now));
-        all.filter(|admission| admission.refused.is_none()).collect()
+        all.filter(|admission| admission.refused.is_none())
+            .collect()
     }
 
     #[test]
     fn every_fixture_can_be_read() {
         for fixture in &FIXTURES {
-            assert_eq!(named(fixture.name).map(|config| config.provider), Ok(fixture.provider));
+            assert_eq!(
+                named(fixture.name).map(|config| config.provider),
+                Ok(fixture.provider)
+            );
         }
     }
 
@@ -130,8 +163,14 @@ mod tests {
         );
         let azure = account("fixture=azure-600");
         assert_eq!(admitted(&azure, start, 50_000, 3).len(), 2);
-        assert_eq!(admitted(&azure, start + Duration::from_secs(59), 50_000, 1).len(), 0);
-        assert_eq!(admitted(&azure, start + Duration::from_secs(60), 50_000, 1).len(), 1);
+        assert_eq!(
+            admitted(&azure, start + Duration::from_secs(59), 50_000, 1).len(),
+            0
+        );
+        assert_eq!(
+            admitted(&azure, start + Duration::from_secs(60), 50_000, 1).len(),
+            1
+        );
     }
 
     #[test]
@@ -139,7 +178,11 @@ mod tests {
         let gemini = account("fixture=gemini-free");
         let (start, minute) = (Instant::now(), Duration::from_secs(60));
         for round in 0..4 {
-            assert_eq!(admitted(&gemini, start + minute * round, 1, 5).len(), 5, "{round}");
+            assert_eq!(
+                admitted(&gemini, start + minute * round, 1, 5).len(),
+                5,
+                "{round}"
+            );
         }
         let refused = gemini.admit(Cost::default(), start + minute * 4);
         assert_eq!(refused.by.map(|rest| rest.limit), Some(20));

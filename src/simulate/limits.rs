@@ -13,7 +13,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The headers of an answer at `now`.
-pub(super) fn headers(account: &Config, admission: &Admission, cost: Cost, now: SystemTime) -> HeaderMap {
+pub(super) fn headers(
+    account: &Config,
+    admission: &Admission,
+    cost: Cost,
+    now: SystemTime,
+) -> HeaderMap {
     let mut told = Told(HeaderMap::new());
     let vendor = account.provider;
     if account.headers == Headers::Limits {
@@ -24,8 +29,11 @@ pub(super) fn headers(account: &Config, admission: &Admission, cost: Cost, now: 
             // It tells of calls a day and of tokens a minute.
             Vendor::Groq => {
                 let of = |rests: &[Rest], day: bool| {
-                    let same: Vec<_> =
-                        rests.iter().copied().filter(|rest| (rest.per >= DAY) == day).collect();
+                    let same: Vec<_> = rests
+                        .iter()
+                        .copied()
+                        .filter(|rest| (rest.per >= DAY) == day)
+                        .collect();
                     tightest(&same).or_else(|| tightest(rests))
                 };
                 told.as_openai(of(&left.calls, true), of(&left.tokens, false), hundredths);
@@ -58,7 +66,12 @@ impl Told {
         }
     }
 
-    fn as_openai(&mut self, calls: Option<Rest>, tokens: Option<Rest>, reset_in: fn(Duration) -> String) {
+    fn as_openai(
+        &mut self,
+        calls: Option<Rest>,
+        tokens: Option<Rest>,
+        reset_in: fn(Duration) -> String,
+    ) {
         let names = [
             (
                 calls,
@@ -70,7 +83,11 @@ impl Told {
             ),
             (
                 tokens,
-                ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+                [
+                    "x-ratelimit-limit-tokens",
+                    "x-ratelimit-remaining-tokens",
+                    "x-ratelimit-reset-tokens",
+                ],
             ),
         ];
         for (rest, [limit, remaining, reset]) in names {
@@ -84,7 +101,13 @@ impl Told {
 
     fn as_anthropic(&mut self, admission: &Admission, now: SystemTime) {
         let left = &admission.left;
-        let all: Vec<_> = left.tokens.iter().chain(&left.input).chain(&left.output).copied().collect();
+        let all: Vec<_> = left
+            .tokens
+            .iter()
+            .chain(&left.input)
+            .chain(&left.output)
+            .copied()
+            .collect();
         let names = [
             (
                 tightest(&left.calls),
@@ -142,20 +165,41 @@ impl Told {
             amount * u64::try_from(MINUTE.as_millis() / rest.per.as_millis().max(1)).unwrap_or(1)
         };
         if let Some(rest) = tightest(&admission.left.calls) {
-            self.set("x-ratelimit-limit-req-minute", &a_minute(rest, rest.limit).to_string());
-            self.set("x-ratelimit-remaining-req-minute", &a_minute(rest, rest.remaining).to_string());
+            self.set(
+                "x-ratelimit-limit-req-minute",
+                &a_minute(rest, rest.limit).to_string(),
+            );
+            self.set(
+                "x-ratelimit-remaining-req-minute",
+                &a_minute(rest, rest.remaining).to_string(),
+            );
         }
         if let Some(rest) = tightest(&admission.left.tokens) {
-            self.set("x-ratelimit-limit-tokens-minute", &a_minute(rest, rest.limit).to_string());
-            self.set("x-ratelimit-remaining-tokens-minute", &a_minute(rest, rest.remaining).to_string());
+            self.set(
+                "x-ratelimit-limit-tokens-minute",
+                &a_minute(rest, rest.limit).to_string(),
+            );
+            self.set(
+                "x-ratelimit-remaining-tokens-minute",
+                &a_minute(rest, rest.remaining).to_string(),
+            );
             self.set("x-ratelimit-tokens-query-cost", &cost.tokens.to_string());
         }
     }
 
     fn as_openrouter(&mut self, by: Option<Rest>, wait: Duration, now: SystemTime) {
-        self.set("x-ratelimit-limit", &by.map_or(0, |rest| rest.limit).to_string());
-        self.set("x-ratelimit-remaining", &by.map_or(0, |rest| rest.remaining).to_string());
-        self.set("x-ratelimit-reset", &unix(now + wait).as_millis().to_string());
+        self.set(
+            "x-ratelimit-limit",
+            &by.map_or(0, |rest| rest.limit).to_string(),
+        );
+        self.set(
+            "x-ratelimit-remaining",
+            &by.map_or(0, |rest| rest.remaining).to_string(),
+        );
+        self.set(
+            "x-ratelimit-reset",
+            &unix(now + wait).as_millis().to_string(),
+        );
     }
 
     /// How long to wait, where this vendor says so in headers.
@@ -164,14 +208,20 @@ impl Told {
         match vendor {
             Vendor::OpenAi | Vendor::Azure => {
                 self.set("retry-after", &seconds);
-                self.set("retry-after-ms", &wait.as_micros().div_ceil(1_000).to_string());
+                self.set(
+                    "retry-after-ms",
+                    &wait.as_micros().div_ceil(1_000).to_string(),
+                );
             }
             Vendor::Anthropic | Vendor::Mistral | Vendor::Groq | Vendor::OpenRouter => {
                 self.set("retry-after", &seconds);
             }
             Vendor::Cohere => {
                 self.set("retry-after", &seconds);
-                self.set("x-ratelimit-reset", &unix(now + wait).as_secs().saturating_add(1).to_string());
+                self.set(
+                    "x-ratelimit-reset",
+                    &unix(now + wait).as_secs().saturating_add(1).to_string(),
+                );
             }
             Vendor::Gemini | Vendor::Bedrock | Vendor::Ollama | Vendor::DeepSeek => {}
         }
@@ -209,7 +259,9 @@ pub(super) fn go(wait: Duration) -> String {
 /// `2m59.56s`, `7.66s`: the same, to the hundredth.
 pub(super) fn hundredths(wait: Duration) -> String {
     let hundredths = wait.as_millis().div_ceil(10) * 10;
-    go(Duration::from_millis(u64::try_from(hundredths).unwrap_or(u64::MAX)))
+    go(Duration::from_millis(
+        u64::try_from(hundredths).unwrap_or(u64::MAX),
+    ))
 }
 
 #[cfg(test)]
@@ -223,18 +275,28 @@ mod tests {
     fn of(config: &str, name: &str) -> Option<String> {
         let account = Account::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = Cost { tokens: 400, input: 400, output: 0 };
+        let cost = Cost {
+            tokens: 400,
+            input: 400,
+            output: 0,
+        };
         drop(account.admit(cost, now));
         let admission = account.admit(cost, now);
         let headers = headers(account.config(), &admission, cost, UNIX_EPOCH);
-        headers.get(name).map(|value| value.to_str().expect("text").to_owned())
+        headers
+            .get(name)
+            .map(|value| value.to_str().expect("text").to_owned())
     }
 
     #[test]
     fn durations_are_written_as_go_does() {
-        for (millis, expected) in
-            [(120, "120ms"), (1_500, "1.5s"), (60_000, "1m0s"), (360_000, "6m0s"), (3_723_500, "1h2m3.5s")]
-        {
+        for (millis, expected) in [
+            (120, "120ms"),
+            (1_500, "1.5s"),
+            (60_000, "1m0s"),
+            (360_000, "6m0s"),
+            (3_723_500, "1h2m3.5s"),
+        ] {
             assert_eq!(go(Duration::from_millis(millis)), expected);
         }
         assert_eq!(hundredths(Duration::from_millis(7_654)), "7.66s");
@@ -243,22 +305,43 @@ mod tests {
     #[test]
     fn every_vendor_tells_limits_in_its_own_way() {
         let openai = "limit=1/1m,tokens=9000/1m";
-        assert_eq!(of(openai, "x-ratelimit-reset-requests").as_deref(), Some("1m0s"));
+        assert_eq!(
+            of(openai, "x-ratelimit-reset-requests").as_deref(),
+            Some("1m0s")
+        );
         assert_eq!(of(openai, "retry-after").as_deref(), Some("60"));
         let azure = "fixture=azure-600,limit=1/10s";
         assert_eq!(of(azure, "x-ratelimit-reset-tokens").as_deref(), Some("60"));
         assert_eq!(of(azure, "retry-after-ms").as_deref(), Some("10000"));
         let anthropic = "fixture=anthropic-legacy-t1,limit=1/1m";
-        assert_eq!(of(anthropic, "anthropic-ratelimit-input-tokens-remaining").as_deref(), Some("30000"));
+        assert_eq!(
+            of(anthropic, "anthropic-ratelimit-input-tokens-remaining").as_deref(),
+            Some("30000")
+        );
         assert_eq!(
             of(anthropic, "anthropic-ratelimit-requests-reset").as_deref(),
             Some("1970-01-01T00:01:00Z")
         );
-        assert_eq!(of("fixture=groq-free", "x-ratelimit-limit-requests").as_deref(), Some("1000"));
-        assert_eq!(of("fixture=groq-free", "x-ratelimit-limit-tokens").as_deref(), Some("8000"));
-        assert_eq!(of("fixture=mistral-rps", "x-ratelimit-limit-req-minute").as_deref(), Some("60"));
+        assert_eq!(
+            of("fixture=groq-free", "x-ratelimit-limit-requests").as_deref(),
+            Some("1000")
+        );
+        assert_eq!(
+            of("fixture=groq-free", "x-ratelimit-limit-tokens").as_deref(),
+            Some("8000")
+        );
+        assert_eq!(
+            of("fixture=mistral-rps", "x-ratelimit-limit-req-minute").as_deref(),
+            Some("60")
+        );
         assert_eq!(of("fixture=gemini-free,limit=1/1m", "retry-after"), None);
-        assert_eq!(of("provider=cohere,limit=1/1m", "x-ratelimit-reset").as_deref(), Some("61"));
-        assert_eq!(of("provider=openrouter,limit=1/1m", "x-ratelimit-reset").as_deref(), Some("60000"));
+        assert_eq!(
+            of("provider=cohere,limit=1/1m", "x-ratelimit-reset").as_deref(),
+            Some("61")
+        );
+        assert_eq!(
+            of("provider=openrouter,limit=1/1m", "x-ratelimit-reset").as_deref(),
+            Some("60000")
+        );
     }
 }

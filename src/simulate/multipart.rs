@@ -16,11 +16,18 @@ pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'
     if content_type.starts_with("application/x-www-form-urlencoded") {
         let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
             let bytes = value.into_owned().into_bytes().into();
-            Part { name: name.into_owned(), file: None, bytes }
+            Part {
+                name: name.into_owned(),
+                file: None,
+                bytes,
+            }
         };
         return Some(form_urlencoded::parse(body).map(part).collect());
     }
-    let boundary = content_type.strip_prefix("multipart/form-data")?.split("boundary=").nth(1)?;
+    let boundary = content_type
+        .strip_prefix("multipart/form-data")?
+        .split("boundary=")
+        .nth(1)?;
     let boundary = boundary.split(';').next()?.trim().trim_matches('"');
     let first = format!("--{boundary}");
     let between = format!("\r\n--{boundary}");
@@ -31,7 +38,11 @@ pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'
         let (head, tail) = split(rest, b"\r\n\r\n")?;
         let (bytes, tail) = split(tail, between.as_bytes())?;
         let head = std::str::from_utf8(head).ok()?;
-        parts.push(Part { name: field(head, "name")?, file: field(head, "filename"), bytes: bytes.into() });
+        parts.push(Part {
+            name: field(head, "name")?,
+            file: field(head, "filename"),
+            bytes: bytes.into(),
+        });
         rest = tail;
     }
     Some(parts)
@@ -44,8 +55,13 @@ fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
 
 /// A value of the disposition, with or without quotation marks.
 fn field(head: &str, name: &str) -> Option<String> {
-    let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with("content-disposition:"))?;
-    let value = line.split(';').find_map(|item| item.trim().strip_prefix(name)?.strip_prefix('='))?;
+    let line = head.lines().find(|line| {
+        line.to_ascii_lowercase()
+            .starts_with("content-disposition:")
+    })?;
+    let value = line
+        .split(';')
+        .find_map(|item| item.trim().strip_prefix(name)?.strip_prefix('='))?;
     Some(value.trim_matches('"').to_owned())
 }
 
@@ -58,12 +74,25 @@ mod tests {
         let body = b"--b\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n\
             --b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.mp3\"\r\nContent-Type: audio/mpeg\r\n\r\n\xff\r\n\x00\r\n--b--\r\n";
         let parts = parts("multipart/form-data; boundary=b", body).expect("a form");
-        assert_eq!((parts[0].name.as_str(), &*parts[0].bytes), ("model", &b"m"[..]));
-        assert_eq!((parts[1].file.as_deref(), &*parts[1].bytes), (Some("a.mp3"), &b"\xff\r\n\x00"[..]));
-        let parts = super::parts("application/x-www-form-urlencoded", b"a=b+c&d=%2F").expect("a form");
-        let read: Vec<_> = parts.iter().map(|part| (part.name.as_str(), &*part.bytes)).collect();
+        assert_eq!(
+            (parts[0].name.as_str(), &*parts[0].bytes),
+            ("model", &b"m"[..])
+        );
+        assert_eq!(
+            (parts[1].file.as_deref(), &*parts[1].bytes),
+            (Some("a.mp3"), &b"\xff\r\n\x00"[..])
+        );
+        let parts =
+            super::parts("application/x-www-form-urlencoded", b"a=b+c&d=%2F").expect("a form");
+        let read: Vec<_> = parts
+            .iter()
+            .map(|part| (part.name.as_str(), &*part.bytes))
+            .collect();
         assert_eq!(read, [("a", &b"b c"[..]), ("d", &b"/"[..])]);
         assert_eq!(super::parts("application/json", b"{}"), None);
-        assert_eq!(super::parts("multipart/form-data; boundary=b", b"--b\r\nnothing"), None);
+        assert_eq!(
+            super::parts("multipart/form-data; boundary=b", b"--b\r\nnothing"),
+            None
+        );
     }
 }

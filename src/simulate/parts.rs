@@ -33,9 +33,12 @@ fn part(part: &Value) -> Result<String, Wrong> {
     match kind {
         "text" | "input_text" | "output_text" => Ok(field("/text").unwrap_or_default().to_owned()),
         "refusal" | "thinking" => Ok(String::new()),
-        "image_url" | "input_image" => {
-            linked("image", link("image_url").or_else(|| field("/file_id")).unwrap_or_default())
-        }
+        "image_url" | "input_image" => linked(
+            "image",
+            link("image_url")
+                .or_else(|| field("/file_id"))
+                .unwrap_or_default(),
+        ),
         "document_url" => linked("file", link("document_url").unwrap_or_default()),
         "document" => Ok(match part.pointer("/document/data") {
             Some(Value::String(text)) => text.clone(),
@@ -43,13 +46,17 @@ fn part(part: &Value) -> Result<String, Wrong> {
             None => String::new(),
         }),
         "input_audio" => {
-            let data = field("/input_audio/data").or_else(|| field("/input_audio")).unwrap_or_default();
+            let data = field("/input_audio/data")
+                .or_else(|| field("/input_audio"))
+                .unwrap_or_default();
             let format = field("/input_audio/format").unwrap_or("wav");
             bytes("audio", &format!("audio/{format}"), data)
         }
         "file" | "input_file" => {
             let file = part.get("file").unwrap_or(part);
-            let given = ["file_data", "file_url", "file_id"].iter().find_map(|name| file.get(name)?.as_str());
+            let given = ["file_data", "file_url", "file_id"]
+                .iter()
+                .find_map(|name| file.get(name)?.as_str());
             linked("file", given.unwrap_or_default())
         }
         _ => wrong(format!(
@@ -94,10 +101,10 @@ mod tests {
             { "type": "input_audio", "input_audio": { "data": "Zm9v", "format": "mp3" } },
             { "type": "image_url", "image_url": { "url": "https://example.org/a.png" } },
         ]);
-        let expected =
-            "look: [image image/png 3 bytes] [audio audio/mp3 3 bytes] [image https://example.org/a.png]";
+        let expected = "look: [image image/png 3 bytes] [audio audio/mp3 3 bytes] [image https://example.org/a.png]";
         assert_eq!(text(Some(&content)).as_deref(), Ok(expected));
-        let broken = json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,Z" } }]);
+        let broken =
+            json!([{ "type": "image_url", "image_url": { "url": "data:image/png;base64,Z" } }]);
         assert!(text(Some(&broken)).is_err());
     }
 }

@@ -55,7 +55,9 @@ fn is_zero(tokens: &u64) -> bool {
 impl Record {
     pub(super) fn new(file: Option<&Path>) -> std::io::Result<Self> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
-        Ok(Self { inner: Mutex::new((Vec::new(), file)) })
+        Ok(Self {
+            inner: Mutex::new((Vec::new(), file)),
+        })
     }
 
     pub(super) fn note(&self, entry: Entry) {
@@ -78,7 +80,11 @@ impl Record {
     }
 
     pub(super) fn entries(&self) -> Vec<Entry> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.inner
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .clone()
     }
 }
 
@@ -101,14 +107,21 @@ pub struct Summary {
 pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary> {
     let mut summaries = Vec::new();
     for account in accounts {
-        let of_account: Vec<_> = entries.iter().filter(|entry| entry.account == account.name).collect();
+        let of_account: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.account == account.name)
+            .collect();
         summaries.push(summary(account, None, &of_account));
         let mut by_key: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
         for entry in of_account {
             by_key.entry(&entry.key).or_default().push(entry);
         }
         if account.keys.len() > 1 {
-            summaries.extend(by_key.into_iter().map(|(key, entries)| summary(account, Some(key), &entries)));
+            summaries.extend(
+                by_key
+                    .into_iter()
+                    .map(|(key, entries)| summary(account, Some(key), &entries)),
+            );
         }
     }
     summaries
@@ -116,7 +129,10 @@ pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary
 
 fn summary(account: &account::Config, key: Option<&str>, entries: &[&Entry]) -> Summary {
     let times = || entries.iter().map(|entry| entry.at);
-    let span = times().max().zip(times().min()).map(|(last, first)| (last - first).as_secs_f64());
+    let span = times()
+        .max()
+        .zip(times().min())
+        .map(|(last, first)| (last - first).as_secs_f64());
     let rate = account.requests_per_second().filter(|_| key.is_none());
     #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
     let share = span

@@ -47,7 +47,11 @@ pub(super) fn answer(
         Refused::TooLarge => (&left.tokens, cost.tokens),
     };
     // OpenAI tells of the tightest limit, the others of the one that refuses.
-    let rest = if account.provider == Vendor::OpenAi { None } else { admission.by };
+    let rest = if account.provider == Vendor::OpenAi {
+        None
+    } else {
+        admission.by
+    };
     let rest = rest.or_else(|| tightest(rests));
     let refusal = Refusal {
         account,
@@ -80,8 +84,12 @@ pub(super) fn answer(
 
 fn as_openai(status: u16, kind: &str, message: &str) -> Answer {
     let code = "rate_limit_exceeded";
-    let body = json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    Answer::json(status, &body).with("x-request-id", &format!("req_{}", digest(message.as_bytes())))
+    let body =
+        json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
+    Answer::json(status, &body).with(
+        "x-request-id",
+        &format!("req_{}", digest(message.as_bytes())),
+    )
 }
 
 impl Refusal<'_> {
@@ -118,7 +126,11 @@ impl Refusal<'_> {
             Some(wait) => format!(
                 "Requests to the ChatCompletions_Create Operation under Azure OpenAI API have exceeded {} rate \
                  limit of your current OpenAI S0 pricing tier. Please retry after {} seconds.",
-                if self.kind() == "requests" { "call" } else { "token" },
+                if self.kind() == "requests" {
+                    "call"
+                } else {
+                    "token"
+                },
                 wait.as_secs_f64().ceil()
             ),
             None => format!(
@@ -126,7 +138,10 @@ impl Refusal<'_> {
                 self.limit, self.requested
             ),
         };
-        Answer::json(429, &json!({ "error": { "code": "429", "message": message } }))
+        Answer::json(
+            429,
+            &json!({ "error": { "code": "429", "message": message } }),
+        )
     }
 
     fn anthropic(&self) -> Answer {
@@ -149,8 +164,14 @@ impl Refusal<'_> {
         let (metric, stem) = match (self.kind(), self.long) {
             ("requests", true) => ("requests", "GenerateRequestsPerDayPerProjectPerModel"),
             ("requests", false) => ("requests", "GenerateRequestsPerMinutePerProjectPerModel"),
-            (_, true) => ("input_token_count", "GenerateContentInputTokensPerModelPerDay"),
-            (_, false) => ("input_token_count", "GenerateContentInputTokensPerModelPerMinute"),
+            (_, true) => (
+                "input_token_count",
+                "GenerateContentInputTokensPerModelPerDay",
+            ),
+            (_, false) => (
+                "input_token_count",
+                "GenerateContentInputTokensPerModelPerMinute",
+            ),
         };
         // The advice for a spent day is as short as for a spent minute.
         let delay = self.wait.unwrap_or_default().min(LONGEST_ADVICE);
@@ -169,7 +190,8 @@ impl Refusal<'_> {
             }] }),
         ];
         let mut message =
-            "You exceeded your current quota, please check your plan and billing details.".to_owned();
+            "You exceeded your current quota, please check your plan and billing details."
+                .to_owned();
         if self.account.headers != Headers::None {
             details.push(json!({
                 "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{delay}s")
@@ -177,7 +199,8 @@ impl Refusal<'_> {
             message = format!("{message} Please retry in {delay}s.");
         }
         let status = "RESOURCE_EXHAUSTED";
-        let error = json!({ "code": 429, "message": message, "status": status, "details": details });
+        let error =
+            json!({ "code": 429, "message": message, "status": status, "details": details });
         Answer::json(429, &json!({ "error": error }))
     }
 
@@ -195,7 +218,10 @@ impl Refusal<'_> {
              Trial key for free or upgrade to a Production key with higher rate limits.",
             self.limit
         );
-        Answer::json(429, &json!({ "id": digest(message.as_bytes()), "message": message }))
+        Answer::json(
+            429,
+            &json!({ "id": digest(message.as_bytes()), "message": message }),
+        )
     }
 
     fn bedrock(&self) -> Answer {
@@ -205,12 +231,21 @@ impl Refusal<'_> {
             (_, false) => "tokens",
         };
         let message = format!("Too many {what}, please wait before trying again.");
-        Answer::json(429, &json!({ "message": message })).with("x-amzn-errortype", "ThrottlingException")
+        Answer::json(429, &json!({ "message": message }))
+            .with("x-amzn-errortype", "ThrottlingException")
     }
 
     fn groq(&self) -> Answer {
-        let (kind, letter) = if self.kind() == "requests" { ("requests", "R") } else { ("tokens", "T") };
-        let (period, end) = if self.long { ("day", "PD") } else { ("minute", "PM") };
+        let (kind, letter) = if self.kind() == "requests" {
+            ("requests", "R")
+        } else {
+            ("tokens", "T")
+        };
+        let (period, end) = if self.long {
+            ("day", "PD")
+        } else {
+            ("minute", "PM")
+        };
         let place = format!(
             "model `{}` in organization `org_{}` service tier `on_demand` on {kind} per {period} ({letter}{end})",
             self.model, self.account.name
@@ -246,8 +281,14 @@ impl Refusal<'_> {
     }
 
     fn openrouter(&self) -> Answer {
-        let which = if self.long { "free-models-per-day" } else { "free-models-per-min" };
-        let reset = unix(self.now + self.wait.unwrap_or_default()).as_millis().to_string();
+        let which = if self.long {
+            "free-models-per-day"
+        } else {
+            "free-models-per-min"
+        };
+        let reset = unix(self.now + self.wait.unwrap_or_default())
+            .as_millis()
+            .to_string();
         let headers = json!({
             "X-RateLimit-Limit": self.limit.to_string(),
             "X-RateLimit-Remaining": "0",
@@ -257,7 +298,8 @@ impl Refusal<'_> {
         let wait = go(self.wait.unwrap_or_default());
         let message = format!("Rate limit exceeded: {which}. Try again in {wait}.");
         let error = json!({ "code": 429, "message": message, "metadata": metadata });
-        let body: Value = json!({ "error": error, "user_id": format!("user_{}", self.account.name) });
+        let body: Value =
+            json!({ "error": error, "user_id": format!("user_{}", self.account.name) });
         Answer::json(429, &body)
     }
 }
@@ -273,32 +315,86 @@ mod tests {
     fn refused(config: &str) -> (u16, String) {
         let account = Account::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = Cost { tokens: 400, input: 400, output: 0 };
+        let cost = Cost {
+            tokens: 400,
+            input: 400,
+            output: 0,
+        };
         let _first = account.admit(cost, now);
         let admission = account.admit(cost, now);
         let why = admission.refused.expect("a refusal");
-        let answer = answer(account.config(), &admission, why, cost, Some("m"), UNIX_EPOCH);
-        (answer.status.as_u16(), String::from_utf8(answer.body).expect("text"))
+        let answer = answer(
+            account.config(),
+            &admission,
+            why,
+            cost,
+            Some("m"),
+            UNIX_EPOCH,
+        );
+        (
+            answer.status.as_u16(),
+            String::from_utf8(answer.body).expect("text"),
+        )
     }
 
     #[test]
     fn every_vendor_refuses_in_its_own_words() {
         for (config, status, expected) in [
-            ("limit=1/1m", 429, "Limit 1, Used 1, Requested 1. Please try again in 60000ms."),
+            (
+                "limit=1/1m",
+                429,
+                "Limit 1, Used 1, Requested 1. Please try again in 60000ms.",
+            ),
             ("tokens=100/1m", 429, "Request too large for organization a"),
             ("fixture=azure-600,limit=1/1s", 429, r#""code":"429""#),
-            ("fixture=anthropic-legacy-t1,input_tokens=500/1m", 429, "500 input tokens per minute"),
-            ("fixture=gemini-free,limit=1/1m", 429, "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
-            ("fixture=gemini-free,limit=1/1day", 429, r#""retryDelay":"38.000s""#),
+            (
+                "fixture=anthropic-legacy-t1,input_tokens=500/1m",
+                429,
+                "500 input tokens per minute",
+            ),
+            (
+                "fixture=gemini-free,limit=1/1m",
+                429,
+                "GenerateRequestsPerMinutePerProjectPerModel-FreeTier",
+            ),
+            (
+                "fixture=gemini-free,limit=1/1day",
+                429,
+                r#""retryDelay":"38.000s""#,
+            ),
             ("fixture=mistral-rps", 429, r#""code":"1300""#),
             ("provider=cohere,limit=1/1m", 429, "1 API calls / minute"),
-            ("fixture=bedrock,tokens=500/1m", 429, "Too many tokens, please wait"),
-            ("fixture=bedrock,tokens=500/1day", 429, "Too many tokens per day"),
+            (
+                "fixture=bedrock,tokens=500/1m",
+                429,
+                "Too many tokens, please wait",
+            ),
+            (
+                "fixture=bedrock,tokens=500/1day",
+                429,
+                "Too many tokens per day",
+            ),
             ("provider=ollama,concurrent=1", 503, "server busy"),
-            ("fixture=groq-free,tokens=100/1m", 413, "Limit 100, Requested 400"),
-            ("fixture=groq-free,limit=1/1day", 429, "requests per day (RPD)"),
-            ("fixture=deepseek,concurrent=1", 429, "rate_limit_reached_error"),
-            ("provider=openrouter,limit=1/1day", 429, "free-models-per-day"),
+            (
+                "fixture=groq-free,tokens=100/1m",
+                413,
+                "Limit 100, Requested 400",
+            ),
+            (
+                "fixture=groq-free,limit=1/1day",
+                429,
+                "requests per day (RPD)",
+            ),
+            (
+                "fixture=deepseek,concurrent=1",
+                429,
+                "rate_limit_reached_error",
+            ),
+            (
+                "provider=openrouter,limit=1/1day",
+                429,
+                "free-models-per-day",
+            ),
         ] {
             let (got, body) = refused(config);
             assert_eq!(got, status, "{config}");

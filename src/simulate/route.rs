@@ -37,10 +37,16 @@ pub(super) struct Route {
 pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> {
     let path = uri.path();
     if method == Method::GET && vendor == Vendor::OpenRouter && path == "/api/v1/key" {
-        return Some(Route { task: Task::Key, model: None });
+        return Some(Route {
+            task: Task::Key,
+            model: None,
+        });
     }
     if method == Method::GET {
-        return models(vendor, path).then_some(Route { task: Task::Models, model: None });
+        return models(vendor, path).then_some(Route {
+            task: Task::Models,
+            model: None,
+        });
     }
     if method != Method::POST {
         return None;
@@ -67,7 +73,9 @@ fn models(vendor: Vendor, path: &str) -> bool {
         Vendor::Groq => path == "/openai/v1/models" || path == "/v1/models",
         Vendor::DeepSeek => path == "/models" || path == "/v1/models",
         Vendor::Bedrock => false,
-        Vendor::OpenAi | Vendor::Anthropic | Vendor::Mistral | Vendor::Cohere => path == "/v1/models",
+        Vendor::OpenAi | Vendor::Anthropic | Vendor::Mistral | Vendor::Cohere => {
+            path == "/v1/models"
+        }
     }
 }
 
@@ -92,11 +100,22 @@ fn task(vendor: Vendor, path: &str) -> Option<Task> {
             "/embed" => Some(Task::Embed),
             _ => None,
         },
-        Vendor::OpenRouter => as_openai(path.strip_prefix("/api").unwrap_or(path).strip_prefix("/v1")?),
-        Vendor::Groq => as_openai(path.strip_prefix("/openai").unwrap_or(path).strip_prefix("/v1")?),
+        Vendor::OpenRouter => as_openai(
+            path.strip_prefix("/api")
+                .unwrap_or(path)
+                .strip_prefix("/v1")?,
+        ),
+        Vendor::Groq => as_openai(
+            path.strip_prefix("/openai")
+                .unwrap_or(path)
+                .strip_prefix("/v1")?,
+        ),
         // It has no version in its address, but takes OpenAI's.
         Vendor::DeepSeek => {
-            let path = path.strip_prefix("/v1").or_else(|| path.strip_prefix("/beta")).unwrap_or(path);
+            let path = path
+                .strip_prefix("/v1")
+                .or_else(|| path.strip_prefix("/beta"))
+                .unwrap_or(path);
             as_openai(path).filter(|task| *task == Task::Chat)
         }
         Vendor::OpenAi | Vendor::Azure | Vendor::Gemini | Vendor::Bedrock => {
@@ -122,18 +141,28 @@ fn as_openai(path: &str) -> Option<Task> {
 fn azure(path: &str, query: &str) -> Option<Route> {
     let path = path.strip_prefix("/openai")?;
     if let Some(path) = path.strip_prefix("/v1") {
-        return Some(Route { task: as_openai(path)?, model: None });
+        return Some(Route {
+            task: as_openai(path)?,
+            model: None,
+        });
     }
     let (deployment, rest) = path.strip_prefix("/deployments/")?.split_once('/')?;
-    let versioned =
-        query.split('&').any(|pair| pair.strip_prefix("api-version=").is_some_and(|v| !v.is_empty()));
+    let versioned = query.split('&').any(|pair| {
+        pair.strip_prefix("api-version=")
+            .is_some_and(|v| !v.is_empty())
+    });
     let task = as_openai(&format!("/{rest}"))?;
     let task = if versioned { task } else { Task::Unversioned };
-    Some(Route { task, model: Some(decoded(deployment)) })
+    Some(Route {
+        task,
+        model: Some(decoded(deployment)),
+    })
 }
 
 fn gemini(path: &str) -> Option<Route> {
-    let path = path.strip_prefix("/v1beta/models/").or_else(|| path.strip_prefix("/v1/models/"))?;
+    let path = path
+        .strip_prefix("/v1beta/models/")
+        .or_else(|| path.strip_prefix("/v1/models/"))?;
     let (model, verb) = path.rsplit_once(':')?;
     let task = match verb {
         "generateContent" => Task::Chat,
@@ -141,7 +170,10 @@ fn gemini(path: &str) -> Option<Route> {
         "batchEmbedContents" => Task::EmbedMany,
         _ => return None,
     };
-    Some(Route { task, model: Some(decoded(model)) })
+    Some(Route {
+        task,
+        model: Some(decoded(model)),
+    })
 }
 
 fn bedrock(path: &str) -> Option<Route> {
@@ -152,7 +184,10 @@ fn bedrock(path: &str) -> Option<Route> {
         _ => return None,
     };
     // A colon that is not encoded breaks the signature that most callers send.
-    (!model.contains([':', '/'])).then(|| Route { task, model: Some(decoded(model)) })
+    (!model.contains([':', '/'])).then(|| Route {
+        task,
+        model: Some(decoded(model)),
+    })
 }
 
 /// Text of an address, each `%3A` a colon again.
@@ -160,8 +195,12 @@ fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
-        let hex = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        let byte = hex.filter(|_| *first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        let hex = tail
+            .get(..2)
+            .and_then(|pair| std::str::from_utf8(pair).ok());
+        let byte = hex
+            .filter(|_| *first == b'%')
+            .and_then(|pair| u8::from_str_radix(pair, 16).ok());
         bytes.push(byte.unwrap_or(*first));
         rest = if byte.is_some() { &tail[2..] } else { tail };
     }
@@ -181,26 +220,66 @@ mod tests {
     fn each_vendor_has_its_own_addresses() {
         let model = |name: &str| Some(name.to_owned());
         for (vendor, uri, expected) in [
-            (Vendor::OpenAi, "/v1/responses", Some((Task::Responses, None))),
+            (
+                Vendor::OpenAi,
+                "/v1/responses",
+                Some((Task::Responses, None)),
+            ),
             (Vendor::OpenAi, "/v1/messages", None),
             (Vendor::Anthropic, "/v1/messages", Some((Task::Chat, None))),
-            (Vendor::Gemini, "/v1beta/models/g:embedContent", Some((Task::Embed, model("g")))),
-            (Vendor::Gemini, "/v1/models/g:batchEmbedContents", Some((Task::EmbedMany, model("g")))),
-            (Vendor::Azure, "/openai/v1/embeddings", Some((Task::Embed, None))),
+            (
+                Vendor::Gemini,
+                "/v1beta/models/g:embedContent",
+                Some((Task::Embed, model("g"))),
+            ),
+            (
+                Vendor::Gemini,
+                "/v1/models/g:batchEmbedContents",
+                Some((Task::EmbedMany, model("g"))),
+            ),
+            (
+                Vendor::Azure,
+                "/openai/v1/embeddings",
+                Some((Task::Embed, None)),
+            ),
             (
                 Vendor::Azure,
                 "/openai/deployments/d/chat/completions?api-version=1",
                 Some((Task::Chat, model("d"))),
             ),
-            (Vendor::Azure, "/openai/deployments/d/chat/completions", Some((Task::Unversioned, model("d")))),
-            (Vendor::Bedrock, "/model/a.b-v1%3A0/converse", Some((Task::Chat, model("a.b-v1:0")))),
+            (
+                Vendor::Azure,
+                "/openai/deployments/d/chat/completions",
+                Some((Task::Unversioned, model("d"))),
+            ),
+            (
+                Vendor::Bedrock,
+                "/model/a.b-v1%3A0/converse",
+                Some((Task::Chat, model("a.b-v1:0"))),
+            ),
             (Vendor::Bedrock, "/model/a.b-v1:0/converse", None),
-            (Vendor::DeepSeek, "/chat/completions", Some((Task::Chat, None))),
+            (
+                Vendor::DeepSeek,
+                "/chat/completions",
+                Some((Task::Chat, None)),
+            ),
             (Vendor::DeepSeek, "/v1/embeddings", None),
-            (Vendor::OpenRouter, "/api/v1/chat/completions", Some((Task::Chat, None))),
-            (Vendor::Groq, "/openai/v1/chat/completions", Some((Task::Chat, None))),
+            (
+                Vendor::OpenRouter,
+                "/api/v1/chat/completions",
+                Some((Task::Chat, None)),
+            ),
+            (
+                Vendor::Groq,
+                "/openai/v1/chat/completions",
+                Some((Task::Chat, None)),
+            ),
             (Vendor::Ollama, "/api/embed", Some((Task::Embed, None))),
-            (Vendor::Mistral, "/v1/audio/transcriptions", Some((Task::Transcribe, None))),
+            (
+                Vendor::Mistral,
+                "/v1/audio/transcriptions",
+                Some((Task::Transcribe, None)),
+            ),
             (Vendor::Mistral, "/v1/audio/speech", None),
         ] {
             assert_eq!(found(vendor, uri), expected, "{uri}");

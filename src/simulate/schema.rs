@@ -22,7 +22,10 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
         return given.clone();
     }
     if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
-        return target.strip_prefix('#').and_then(|pointer| root.pointer(pointer)).map_or(Value::Null, inner);
+        return target
+            .strip_prefix('#')
+            .and_then(|pointer| root.pointer(pointer))
+            .map_or(Value::Null, inner);
     }
     for key in ["anyOf", "oneOf", "allOf"] {
         if let Some(first) = schema.get(key).and_then(|list| list.get(0)) {
@@ -33,7 +36,11 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
     match kind(schema).as_str() {
         "object" => object(schema, inner),
         "array" => {
-            let least = schema.get("minItems").and_then(Value::as_u64).unwrap_or(1).min(MOST);
+            let least = schema
+                .get("minItems")
+                .and_then(Value::as_u64)
+                .unwrap_or(1)
+                .min(MOST);
             let item = schema.get("items").map_or_else(|| json!("x"), inner);
             Value::Array((0..least).map(|_| item.clone()).collect())
         }
@@ -42,7 +49,11 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
         "boolean" => json!(true),
         "null" => Value::Null,
         _ => {
-            let least = schema.get("minLength").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST);
+            let least = schema
+                .get("minLength")
+                .and_then(Value::as_u64)
+                .unwrap_or(1)
+                .clamp(1, MOST);
             json!("x".repeat(usize::try_from(least).unwrap_or(1)))
         }
     }
@@ -50,17 +61,34 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
 
 /// The type, in lower case: Gemini writes it in upper case. Of several, the first.
 fn kind(schema: &Value) -> String {
-    let named = schema.get("type").and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
-    let guess = if schema.get("properties").is_some() { "object" } else { "string" };
+    let named = schema
+        .get("type")
+        .and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
+    let guess = if schema.get("properties").is_some() {
+        "object"
+    } else {
+        "string"
+    };
     named.unwrap_or(guess).to_lowercase()
 }
 
 fn object(schema: &Value, inner: impl Fn(&Value) -> Value) -> Value {
-    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
-    let field = |name: &str| schema.get("properties").and_then(|properties| properties.get(name));
-    let fields = required
-        .filter_map(Value::as_str)
-        .map(|name| (name.to_owned(), field(name).map_or_else(|| json!("x"), &inner)));
+    let required = schema
+        .get("required")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let field = |name: &str| {
+        schema
+            .get("properties")
+            .and_then(|properties| properties.get(name))
+    };
+    let fields = required.filter_map(Value::as_str).map(|name| {
+        (
+            name.to_owned(),
+            field(name).map_or_else(|| json!("x"), &inner),
+        )
+    });
     Value::Object(fields.collect::<Map<_, _>>())
 }
 
@@ -83,7 +111,8 @@ mod tests {
             },
             "$defs": { "place": { "properties": { "x": { "type": "number" } }, "required": ["x"] } },
         });
-        let expected = json!({ "city": "x", "days": 3, "unit": "C", "tags": [true], "place": { "x": 1 } });
+        let expected =
+            json!({ "city": "x", "days": 3, "unit": "C", "tags": [true], "place": { "x": 1 } });
         assert_eq!(example(&schema), expected);
         let endless = json!({ "type": "array", "items": { "$ref": "#" } });
         assert!(example(&endless).is_array());

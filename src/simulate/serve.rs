@@ -31,22 +31,42 @@ const EMPTY_LINES: u32 = 10;
 /// A piece of an answer without an end, in bytes.
 const ENDLESS_PIECE: usize = 64 * 1024;
 
-#[expect(clippy::disallowed_methods, reason = "the provider's clock is its own, not the workers'")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the provider's clock is its own, not the workers'"
+)]
 fn moment() -> (Instant, SystemTime) {
     (Instant::now(), SystemTime::now())
 }
 
-pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+pub(super) async fn handle(
+    State(shared): State<Arc<Shared>>,
+    request: Request<Body>,
+) -> Response<Body> {
     // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
-    let Addressed { account, key, route } = match addressed(&shared, &parts) {
+    let Addressed {
+        account,
+        key,
+        route,
+    } = match addressed(&shared, &parts) {
         Ok(addressed) => addressed,
         Err(answer) => return answer.response(HeaderMap::new()),
     };
     let vendor = account.config().provider;
-    let told = Told { key, account: &account.config().name, ..Told::default() };
-    let unread = || dialect::refused(vendor, &Wrong::Request("the body cannot be read".to_owned()), &told);
+    let told = Told {
+        key,
+        account: &account.config().name,
+        ..Told::default()
+    };
+    let unread = || {
+        dialect::refused(
+            vendor,
+            &Wrong::Request("the body cannot be read".to_owned()),
+            &told,
+        )
+    };
     let mut cost = Cost::default();
     if account.config().counts_tokens() {
         let Ok(bytes) = axum::body::to_bytes(body, LARGEST_REQUEST).await else {
@@ -61,12 +81,26 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
         let at = arrived.1.duration_since(UNIX_EPOCH).unwrap_or_default();
         let key = account.key_name(key).unwrap_or_else(|| "none".to_owned());
         let account = account.config().name.clone();
-        shared.record.note(Entry { at, account, key, status, fault, tokens: cost.tokens });
+        shared.record.note(Entry {
+            at,
+            account,
+            key,
+            status,
+            fault,
+            tokens: cost.tokens,
+        });
     };
     let headers = limits::headers(account.config(), &admission, cost, arrived.1);
     let model = route.as_ref().and_then(|route| route.model.as_deref());
     if let Some(refused) = admission.refused {
-        let answer = refusal::answer(account.config(), &admission, refused, cost, model, arrived.1);
+        let answer = refusal::answer(
+            account.config(),
+            &admission,
+            refused,
+            cost,
+            model,
+            arrived.1,
+        );
         note(answer.status.as_u16(), None);
         return answer.response(headers);
     }
@@ -80,7 +114,16 @@ pub(super) async fn handle(State(shared): State<Arc<Shared>>, request: Request<B
         (Some(_), Err(_)) => unread(),
         (Some(Route { task, .. }), Ok(body)) => {
             let (task, headers, account) = (*task, &parts.headers, account.config());
-            let call = Call { vendor, task, model, headers, body: &body, request: None, account, key };
+            let call = Call {
+                vendor,
+                task,
+                model,
+                headers,
+                body: &body,
+                request: None,
+                account,
+                key,
+            };
             dialect::answer(&call, fault.and_then(Fault::case))
         }
     };
@@ -116,9 +159,16 @@ fn addressed<'a>(shared: &'a Shared, parts: &'a Parts) -> Result<Addressed<'a>, 
     let account = shared.account(&parts.headers, path);
     let (account, key) = account.ok_or_else(|| Box::new(shared.stranger(&parts.headers, path)))?;
     let route = route::find(account.config().provider, &parts.method, &parts.uri);
-    match route.as_ref().and_then(|route| unlimited(route.task, account.config())) {
+    match route
+        .as_ref()
+        .and_then(|route| unlimited(route.task, account.config()))
+    {
         Some(answer) => Err(Box::new(answer)),
-        None => Ok(Addressed { account, key, route }),
+        None => Ok(Addressed {
+            account,
+            key,
+            route,
+        }),
     }
 }
 
@@ -133,7 +183,9 @@ fn unlimited(task: Task, account: &Config) -> Option<Answer> {
 
 /// Counts what an answer really cost, at vendors that do.
 fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &Answer) {
-    let settled = answer.spent.and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
+    let settled = answer
+        .spent
+        .and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
     if let Some(settled) = settled {
         admission.settle(settled, moment().0);
     }
@@ -162,10 +214,19 @@ fn kept_alive(
 
 impl Shared {
     /// The account that a request's key opens, and the key.
-    fn account<'a>(&'a self, headers: &'a HeaderMap, path: &str) -> Option<(&'a Arc<Account>, &'a str)> {
+    fn account<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        path: &str,
+    ) -> Option<(&'a Arc<Account>, &'a str)> {
         let by_key = self.accounts.iter().find_map(|account| {
             let key = account.config().provider.key(headers)?;
-            account.config().keys.iter().any(|known| known == key).then_some((account, key))
+            account
+                .config()
+                .keys
+                .iter()
+                .any(|known| known == key)
+                .then_some((account, key))
         });
         let keyless = || {
             let open = |account: &&Arc<Account>| account.config().keys.is_empty();
@@ -177,18 +238,30 @@ impl Shared {
 
     /// The answer to whoever has no key or a wrong one, in the dialect that the path belongs to.
     fn stranger(&self, headers: &HeaderMap, path: &str) -> Answer {
-        let mut vendors = self.accounts.iter().map(|account| account.config().provider);
+        let mut vendors = self
+            .accounts
+            .iter()
+            .map(|account| account.config().provider);
         // Many vendors share OpenAI's paths: one that is simulated is meant before OpenAI is.
         let vendor = match Vendor::of_path(path) {
             Vendor::OpenAi | Vendor::OpenRouter | Vendor::Azure => {
                 let serves = |vendor: &Vendor| vendor.serves(path);
-                vendors.find(serves).unwrap_or_else(|| Vendor::of_path(path))
+                vendors
+                    .find(serves)
+                    .unwrap_or_else(|| Vendor::of_path(path))
             }
             vendor => vendor,
         };
         let key = vendor.key(headers);
-        let told = Told { key: key.unwrap_or_default(), ..Told::default() };
-        let case = if key.is_some() { "bad_key" } else { "bad_key-missing" };
+        let told = Told {
+            key: key.unwrap_or_default(),
+            ..Told::default()
+        };
+        let case = if key.is_some() {
+            "bad_key"
+        } else {
+            "bad_key-missing"
+        };
         dialect::refused(vendor, &Wrong::Case(case), &told)
     }
 }
@@ -196,7 +269,10 @@ impl Shared {
 impl Fault {
     /// Whether a whole answer is sent, so that its status counts.
     fn sends_a_whole_answer(self) -> bool {
-        !matches!(self, Fault::Reset | Fault::Truncated | Fault::Hang | Fault::Endless)
+        !matches!(
+            self,
+            Fault::Reset | Fault::Truncated | Fault::Hang | Fault::Endless
+        )
     }
 
     /// The failure that is answered instead.
@@ -218,13 +294,16 @@ impl Fault {
         };
         match self {
             Fault::Error | Fault::Overloaded | Fault::Case(_) => answer.response(headers),
-            Fault::Malformed => {
-                Answer { body: b"<html>not the answer</html>".to_vec(), ..answer }.response(headers)
+            Fault::Malformed => Answer {
+                body: b"<html>not the answer</html>".to_vec(),
+                ..answer
             }
+            .response(headers),
             Fault::Reset | Fault::Hang => stream(vec![Err(broken())]),
             Fault::Endless => {
                 let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_PIECE]);
-                let pieces = futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+                let pieces =
+                    futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
                 Response::new(Body::from_stream(pieces))
             }
             Fault::Truncated => {
@@ -251,7 +330,11 @@ mod tests {
 
     fn shared(accounts: &[&str], faults: &str) -> Arc<Shared> {
         let account = |text: &&str| Account::new(text.parse().expect("a config"));
-        let faults = if faults.is_empty() { Faults::default() } else { faults.parse().expect("faults") };
+        let faults = if faults.is_empty() {
+            Faults::default()
+        } else {
+            faults.parse().expect("faults")
+        };
         Arc::new(Shared {
             accounts: accounts.iter().map(account).collect(),
             latency: Default::default(),
@@ -261,7 +344,12 @@ mod tests {
         })
     }
 
-    async fn call(shared: &Arc<Shared>, path: &str, header: (&str, &str), body: &str) -> (u16, String) {
+    async fn call(
+        shared: &Arc<Shared>,
+        path: &str,
+        header: (&str, &str),
+        body: &str,
+    ) -> (u16, String) {
         let request = Request::builder()
             .method(Method::POST)
             .uri(path)
@@ -271,7 +359,9 @@ mod tests {
             .expect("a request");
         let response = handle(State(Arc::clone(shared)), request).await;
         let status = response.status().as_u16();
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("a body");
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX)
+            .await
+            .expect("a body");
         (status, String::from_utf8(body.to_vec()).expect("text"))
     }
 
@@ -288,24 +378,64 @@ mod tests {
             "",
         );
         let gemini = r#"{"contents":[{"parts":[{"text":"hello"}]}]}"#;
-        let anthropic = r#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hello"}]}"#;
+        let anthropic =
+            r#"{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"hello"}]}"#;
         for (path, header, body, expected) in [
-            ("/v1/chat/completions", ("authorization", "Bearer k-o"), HELLO, 200),
+            (
+                "/v1/chat/completions",
+                ("authorization", "Bearer k-o"),
+                HELLO,
+                200,
+            ),
             ("/v1/chat/completions", ("x-api-key", "k-o"), HELLO, 401),
             ("/v1/messages", ("x-api-key", "k-a"), anthropic, 200),
-            ("/v1/messages", ("authorization", "Bearer k-a"), anthropic, 200),
-            ("/v1/messages", ("authorization", "Bearer k-o"), anthropic, 404),
-            ("/openai/v1/chat/completions", ("api-key", "k-z"), HELLO, 200),
-            ("/v1beta/models/m:generateContent", ("x-goog-api-key", "k-g"), gemini, 200),
-            ("/v1beta/models/m:generateContent", ("authorization", "Bearer k-g"), gemini, 403),
-            ("/v1beta/models/m:generateContent", ("x-goog-api-key", "k-x"), gemini, 400),
+            (
+                "/v1/messages",
+                ("authorization", "Bearer k-a"),
+                anthropic,
+                200,
+            ),
+            (
+                "/v1/messages",
+                ("authorization", "Bearer k-o"),
+                anthropic,
+                404,
+            ),
+            (
+                "/openai/v1/chat/completions",
+                ("api-key", "k-z"),
+                HELLO,
+                200,
+            ),
+            (
+                "/v1beta/models/m:generateContent",
+                ("x-goog-api-key", "k-g"),
+                gemini,
+                200,
+            ),
+            (
+                "/v1beta/models/m:generateContent",
+                ("authorization", "Bearer k-g"),
+                gemini,
+                403,
+            ),
+            (
+                "/v1beta/models/m:generateContent",
+                ("x-goog-api-key", "k-x"),
+                gemini,
+                400,
+            ),
             ("/api/chat", ("accept", "*/*"), HELLO, 200),
             ("/v1/embeddings", ("accept", "*/*"), HELLO, 401),
         ] {
             let (status, answer) = call(&all, path, header, body).await;
             assert_eq!(status, expected, "{path} {header:?}: {answer}");
         }
-        assert_eq!(all.record.entries().len(), 7, "who is not known is not counted");
+        assert_eq!(
+            all.record.entries().len(),
+            7,
+            "who is not known is not counted"
+        );
     }
 
     #[tokio::test]
@@ -313,17 +443,34 @@ mod tests {
         let mistral = shared(&["name=m,key=k,provider=mistral"], "");
         let wrong = ("authorization", "Bearer sk-wrong");
         let expected = (401, r#"{"detail":"Unauthorized"}"#.to_owned());
-        assert_eq!(call(&mistral, "/v1/chat/completions", wrong, HELLO).await, expected);
+        assert_eq!(
+            call(&mistral, "/v1/chat/completions", wrong, HELLO).await,
+            expected
+        );
         let deepseek = shared(&["name=d,key=k,provider=deepseek"], "");
         let expected = (401, "Authentication Fails (governor)".to_owned());
-        assert_eq!(call(&deepseek, "/chat/completions", ("accept", "*/*"), HELLO).await, expected);
-        assert!(call(&deepseek, "/v1/messages", wrong, HELLO).await.1.contains("authentication_error"));
+        assert_eq!(
+            call(&deepseek, "/chat/completions", ("accept", "*/*"), HELLO).await,
+            expected
+        );
+        assert!(
+            call(&deepseek, "/v1/messages", wrong, HELLO)
+                .await
+                .1
+                .contains("authentication_error")
+        );
     }
 
     #[tokio::test]
     async fn what_openai_answers_stays_as_it_is() {
         let one = shared(&["name=o,key=k"], "");
-        let (_, answer) = call(&one, "/v1/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+        let (_, answer) = call(
+            &one,
+            "/v1/chat/completions",
+            ("authorization", "Bearer k"),
+            HELLO,
+        )
+        .await;
         let expected = r#"{"id":"chatcmpl-aeab1e87972b520af3eeea1d","object":"chat.completion","created":1767225600,"model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"You said: hello","refusal":null},"logprobs":null,"finish_reason":"stop"}],"usage":{"prompt_tokens":15,"completion_tokens":3,"total_tokens":18}}"#;
         assert_eq!(answer, expected);
     }
@@ -349,8 +496,13 @@ mod tests {
     #[tokio::test]
     async fn a_fault_repeats_what_the_failure_of_that_name_does() {
         let one = shared(&["name=r,key=k,provider=openrouter"], "content_filtered=1");
-        let (status, answer) =
-            call(&one, "/api/v1/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+        let (status, answer) = call(
+            &one,
+            "/api/v1/chat/completions",
+            ("authorization", "Bearer k"),
+            HELLO,
+        )
+        .await;
         assert_eq!(status, 403);
         assert!(
             answer.contains(r#""flagged_input":"hello""#) && answer.contains(r#""model_slug":"m""#),
@@ -362,10 +514,18 @@ mod tests {
     async fn deepseek_keeps_a_call_alive_with_empty_lines() {
         let one = shared(&["name=d,key=k,provider=deepseek,concurrent=1"], "");
         for _ in 0..2 {
-            let (status, answer) =
-                call(&one, "/chat/completions", ("authorization", "Bearer k"), HELLO).await;
+            let (status, answer) = call(
+                &one,
+                "/chat/completions",
+                ("authorization", "Bearer k"),
+                HELLO,
+            )
+            .await;
             assert_eq!(status, 200, "the call before has ended: {answer}");
-            assert!(answer.starts_with("\n\n") && answer.trim_start().starts_with('{'), "{answer}");
+            assert!(
+                answer.starts_with("\n\n") && answer.trim_start().starts_with('{'),
+                "{answer}"
+            );
         }
     }
 

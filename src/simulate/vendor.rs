@@ -69,14 +69,19 @@ impl Vendor {
 
     /// Whether its chat is OpenAI's.
     pub(super) fn speaks_as_openai(self) -> bool {
-        matches!(self, Vendor::OpenAi | Vendor::Azure | Vendor::Groq | Vendor::DeepSeek | Vendor::OpenRouter)
+        matches!(
+            self,
+            Vendor::OpenAi | Vendor::Azure | Vendor::Groq | Vendor::DeepSeek | Vendor::OpenRouter
+        )
     }
 
     /// Whether it answers calls at this path.
     pub(super) fn serves(self, path: &str) -> bool {
         let uri = path.parse::<Uri>();
         uri.is_ok_and(|uri| {
-            [Method::POST, Method::GET].iter().any(|way| route::find(self, way, &uri).is_some())
+            [Method::POST, Method::GET]
+                .iter()
+                .any(|way| route::find(self, way, &uri).is_some())
         })
     }
 
@@ -108,16 +113,23 @@ impl Vendor {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers.get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
+    headers
+        .get("authorization")?
+        .to_str()
+        .ok()?
+        .strip_prefix("Bearer ")
 }
 
 impl FromStr for Vendor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|vendor| vendor.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|vendor| vendor.name()).collect();
-            format!("`{text}` is not one of {}", names.join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|vendor| vendor.name() == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL.iter().map(|vendor| vendor.name()).collect();
+                format!("`{text}` is not one of {}", names.join(", "))
+            })
     }
 }

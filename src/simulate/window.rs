@@ -42,7 +42,16 @@ fn float(number: u64) -> f64 {
 impl Window {
     pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration, written: Duration) -> Self {
         let level = float(limit);
-        Self { algorithm, limit, per, written, taken: VecDeque::new(), used: 0, since: None, level }
+        Self {
+            algorithm,
+            limit,
+            per,
+            written,
+            taken: VecDeque::new(),
+            used: 0,
+            since: None,
+            level,
+        }
     }
 
     /// Whether what is refused counts.
@@ -55,8 +64,9 @@ impl Window {
         self.advance(now);
         match self.algorithm {
             Algorithm::Sliding => {
-                let mut missing =
-                    (self.used + share).checked_sub(self.limit).filter(|missing| *missing > 0)?;
+                let mut missing = (self.used + share)
+                    .checked_sub(self.limit)
+                    .filter(|missing| *missing > 0)?;
                 let enough = self.taken.iter().find(|(_, share)| {
                     missing = missing.saturating_sub(*share);
                     missing == 0
@@ -101,7 +111,8 @@ impl Window {
             Algorithm::Sliding => {
                 // Strict: what was taken exactly a period ago still counts.
                 let over = |at: Instant| now.saturating_duration_since(at) > self.per;
-                while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at)) {
+                while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at))
+                {
                     self.taken.pop_front();
                     self.used -= share;
                 }
@@ -110,13 +121,15 @@ impl Window {
                 let elapsed = now.saturating_duration_since(since);
                 if elapsed >= self.per {
                     let periods = elapsed.as_nanos() / self.per.as_nanos().max(1);
-                    self.since = Some(since + self.per * u32::try_from(periods).unwrap_or(u32::MAX));
+                    self.since =
+                        Some(since + self.per * u32::try_from(periods).unwrap_or(u32::MAX));
                     self.taken.clear();
                     self.used = 0;
                 }
             }
             Algorithm::Bucket => {
-                let elapsed = now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
+                let elapsed =
+                    now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
                 self.level = (self.level + elapsed * float(self.limit)).min(float(self.limit));
                 self.since = Some(now);
             }
@@ -133,7 +146,10 @@ impl Window {
             }
             Algorithm::Fixed => {
                 let end = self.since.unwrap_or(now) + self.per;
-                (self.limit.saturating_sub(self.used), end.saturating_duration_since(now))
+                (
+                    self.limit.saturating_sub(self.used),
+                    end.saturating_duration_since(now),
+                )
             }
             Algorithm::Bucket => {
                 #[expect(
@@ -142,9 +158,18 @@ impl Window {
                     reason = "a level is between 0 and the limit"
                 )]
                 let left = self.level.max(0.0) as u64;
-                (left, self.per.mul_f64((1.0 - self.level / float(self.limit)).max(0.0)))
+                (
+                    left,
+                    self.per
+                        .mul_f64((1.0 - self.level / float(self.limit)).max(0.0)),
+                )
             }
         };
-        Rest { limit: self.limit, remaining, whole_in, per: self.written }
+        Rest {
+            limit: self.limit,
+            remaining,
+            whole_in,
+            per: self.written,
+        }
     }
 }

@@ -11,14 +11,26 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
     let (forebay, provider) = Forebay::simple().await;
     for (subject, team, right) in [
         ("ai.jobs.gpt-4.1-mini", "1-mini", "`ai.jobs.gpt-4_1-mini`"),
-        ("ai.jobs.ai21.j2-mid-v1", "j2-mid-v1", "`ai.jobs.ai21_j2-mid-v1`"),
+        (
+            "ai.jobs.ai21.j2-mid-v1",
+            "j2-mid-v1",
+            "`ai.jobs.ai21_j2-mid-v1`",
+        ),
         // No model that is known, and no team.
         ("ai.jobs.chat.9-nano", "9-nano", "`ai.jobs.chat_9-nano`"),
     ] {
         forebay.publish(subject, &chat("a", "hello")).await;
-        let error = forebay.completion(team, None, "a").await.error.expect("refused");
+        let error = forebay
+            .completion(team, None, "a")
+            .await
+            .error
+            .expect("refused");
         assert_eq!(error.code, "invalid_subject", "{subject}");
-        assert!(error.message.contains(right), "{subject}: {}", error.message);
+        assert!(
+            error.message.contains(right),
+            "{subject}: {}",
+            error.message
+        );
     }
     // What is no name has no completion: its publisher is told where it asked for a copy.
     let client = &forebay.connection.client;
@@ -27,12 +39,23 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
     job["reply_to"] = json!("_INBOX.copies");
     forebay.publish("ai.jobs.amazon.nova-lite-v1:0", &job).await;
     let error = copy_in(&mut inbox).await.error.expect("refused");
-    assert!(error.message.contains("`ai.jobs.amazon_nova-lite-v1_0`"), "{}", error.message);
+    assert!(
+        error.message.contains("`ai.jobs.amazon_nova-lite-v1_0`"),
+        "{}",
+        error.message
+    );
     let mut inbox = client.subscribe("_INBOX.asks").await.expect("subscribed");
     let job = chat("b", "hello").to_string();
-    client.publish_with_reply("ai.ask.gpt-4.1-mini", "_INBOX.asks", job.into()).await.expect("sent");
+    client
+        .publish_with_reply("ai.ask.gpt-4.1-mini", "_INBOX.asks", job.into())
+        .await
+        .expect("sent");
     let error = copy_in(&mut inbox).await.error.expect("refused");
-    assert!(error.message.contains("`ai.ask.gpt-4_1-mini.default`"), "{}", error.message);
+    assert!(
+        error.message.contains("`ai.ask.gpt-4_1-mini.default`"),
+        "{}",
+        error.message
+    );
     assert!(provider.calls().is_empty());
     forebay.drained().await;
     forebay.stop().await;
@@ -45,15 +68,33 @@ async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not
     let text = simple(dir.path(), &provider) + "[team.acme]\n";
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let forebay = Forebay::start(dir, &text).await;
-    let mut dead = forebay.connection.client.subscribe("ai.dead.chat.other").await.expect("subscribed");
-    forebay.publish("ai.jobs.chat.other", &chat("a", "hello")).await;
-    let error = forebay.completion("other", None, "a").await.error.expect("refused");
+    let mut dead = forebay
+        .connection
+        .client
+        .subscribe("ai.dead.chat.other")
+        .await
+        .expect("subscribed");
+    forebay
+        .publish("ai.jobs.chat.other", &chat("a", "hello"))
+        .await;
+    let error = forebay
+        .completion("other", None, "a")
+        .await
+        .error
+        .expect("refused");
     assert_eq!(error.code, "unknown_team");
-    assert!(error.message.contains("[team.other]") && !error.message.contains("acme"), "{}", error.message);
+    assert!(
+        error.message.contains("[team.other]") && !error.message.contains("acme"),
+        "{}",
+        error.message
+    );
     soon("a dead letter", dead.next()).await.expect("open");
     for (subject, team) in [("ai.jobs.chat.acme", "acme"), ("ai.jobs.chat", "default")] {
         forebay.publish(subject, &chat("a", "hello")).await;
-        assert_eq!(said(&forebay.completion(team, None, "a").await), "You said: hello");
+        assert_eq!(
+            said(&forebay.completion(team, None, "a").await),
+            "You said: hello"
+        );
     }
     assert_eq!(provider.calls().len(), 2);
 
@@ -63,14 +104,27 @@ async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not
     let line = json!({ "custom_id": "b", "body": chat("b", "hello")["body"] });
     std::fs::write(dir.join("in.jsonl"), line.to_string()).expect("written");
     let publish = ["publish", "jobs.jsonl", "--pool", "chat", "--team"];
-    let run = ["run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat", "--team"];
+    let run = [
+        "run",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+        "--pool",
+        "chat",
+        "--team",
+    ];
     for command in [&publish[..], &run[..]] {
-        for (team, problem) in
-            [("other", "there is no team `other`"), ("1-mini", "the first of them a letter")]
-        {
+        for (team, problem) in [
+            ("other", "there is no team `other`"),
+            ("1-mini", "the first of them a letter"),
+        ] {
             let refused = program::run(dir, &[command, &[team]].concat()).await;
             assert_eq!(refused.code, Some(2), "{command:?} {team}: {refused:?}");
-            assert!(refused.stderr.contains(problem), "{command:?} {team}: {}", refused.stderr);
+            assert!(
+                refused.stderr.contains(problem),
+                "{command:?} {team}: {}",
+                refused.stderr
+            );
         }
     }
     let pool = program::run(dir, &["publish", "jobs.jsonl", "--pool", "gpt-4.1-mini"]).await;

@@ -21,7 +21,9 @@ async fn forebay(cache: &str) -> (Forebay, forebay::simulate::Provider) {
 async fn ask(forebay: &Forebay, subject: &str, job: &Value) -> Completion {
     forebay.publish(subject, job).await;
     let team = subject.split('.').nth(3).unwrap_or("default");
-    forebay.completion(team, None, job["id"].as_str().expect("an id")).await
+    forebay
+        .completion(team, None, job["id"].as_str().expect("an id"))
+        .await
 }
 
 fn with(mut job: Value, field: &str, value: Value) -> Value {
@@ -33,26 +35,50 @@ fn with(mut job: Value, field: &str, value: Value) -> Value {
 async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_is() {
     let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let first = ask(&forebay, "ai.jobs.chat", &chat("first", "hello")).await;
-    assert_eq!((first.cached_from.as_ref(), first.attempts.len()), (None, 1));
+    assert_eq!(
+        (first.cached_from.as_ref(), first.attempts.len()),
+        (None, 1)
+    );
     let again = with(chat("again", "hello"), "metadata", json!({ "mine": 1 }));
     let again = ask(&forebay, "ai.jobs.chat", &again).await;
     let from = again.cached_from.as_ref().expect("another's");
-    assert_eq!((from.id.as_str(), from.called_at), ("first", first.attempts[0].started_at));
-    assert_eq!((said(&again), &again.answered_by), (said(&first), &first.answered_by));
+    assert_eq!(
+        (from.id.as_str(), from.called_at),
+        ("first", first.attempts[0].started_at)
+    );
+    assert_eq!(
+        (said(&again), &again.answered_by),
+        (said(&first), &first.answered_by)
+    );
     assert_eq!((again.attempts.len(), again.usage), (0, None));
     assert_eq!(again.cost.as_ref().expect("known").amount, "0");
     assert_eq!(again.metadata.as_ref().expect("its own")["mine"].get(), "1");
     // Of an answer from the cache, the age is that of its call.
-    let third = ask(&forebay, "ai.jobs.chat.default.bulk", &chat("third", "hello")).await;
+    let third = ask(
+        &forebay,
+        "ai.jobs.chat.default.bulk",
+        &chat("third", "hello"),
+    )
+    .await;
     assert_eq!(third.cached_from.expect("another's").id, "first");
     for (subject, job) in [
         ("ai.jobs.chat", chat("other", "hello!")),
         ("ai.jobs.chat.acme", chat("theirs", "hello")),
-        ("ai.jobs.chat", with(chat("off", "hello"), "cache", "off".into())),
-        ("ai.jobs.chat", with(chat("older", "hello"), "cache", "coalesce".into())),
+        (
+            "ai.jobs.chat",
+            with(chat("off", "hello"), "cache", "off".into()),
+        ),
+        (
+            "ai.jobs.chat",
+            with(chat("older", "hello"), "cache", "coalesce".into()),
+        ),
     ] {
         let completion = ask(&forebay, subject, &job).await;
-        assert_eq!((completion.status, completion.cached_from), (Status::Succeeded, None), "{job}");
+        assert_eq!(
+            (completion.status, completion.cached_from),
+            (Status::Succeeded, None),
+            "{job}"
+        );
     }
     assert_eq!(provider.calls().len(), 5);
     forebay.stop().await;
@@ -61,9 +87,23 @@ async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_i
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
     let (forebay, provider) = forebay("").await;
-    for (id, cache) in [("a", Value::Null), ("b", "1h".into()), ("c", Value::Null), ("d", "1h".into())] {
-        let completion = ask(&forebay, "ai.jobs.chat", &with(chat(id, "hello"), "cache", cache)).await;
-        assert_eq!(completion.cached_from.is_some(), id == "d", "{completion:?}");
+    for (id, cache) in [
+        ("a", Value::Null),
+        ("b", "1h".into()),
+        ("c", Value::Null),
+        ("d", "1h".into()),
+    ] {
+        let completion = ask(
+            &forebay,
+            "ai.jobs.chat",
+            &with(chat(id, "hello"), "cache", cache),
+        )
+        .await;
+        assert_eq!(
+            completion.cached_from.is_some(),
+            id == "d",
+            "{completion:?}"
+        );
     }
     assert_eq!(provider.calls().len(), 3);
     forebay.stop().await;
@@ -73,12 +113,16 @@ async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
 async fn jobs_under_way_together_share_one_call() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = Pausable::Pool("chat".to_owned());
-    ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
+    ctl::<Value>(&forebay, "pause", &chats)
+        .await
+        .expect("paused");
     for index in 0..20 {
         let job = chat(&format!("s-{index}"), "hello");
         forebay.publish("ai.jobs.chat", &job).await;
     }
-    forebay.publish("ai.jobs.chat", &chat("another", "good day")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("another", "good day"))
+        .await;
     soon("all to be here", async {
         while forebay.app.worker().snapshot().staged < 21 {
             tokio::task::yield_now().await;
@@ -87,14 +131,27 @@ async fn jobs_under_way_together_share_one_call() {
     .await;
     // The first of them is the one that would be called.
     for id in ["s-0", "s-7"] {
-        let what = Cancelled { team: "default".to_owned(), batch: None, id: Some(id.to_owned()) };
-        ctl::<Value>(&forebay, "cancel", &what).await.expect("cancelled");
-        assert_eq!(forebay.completion("default", None, id).await.status, Status::Cancelled);
+        let what = Cancelled {
+            team: "default".to_owned(),
+            batch: None,
+            id: Some(id.to_owned()),
+        };
+        ctl::<Value>(&forebay, "cancel", &what)
+            .await
+            .expect("cancelled");
+        assert_eq!(
+            forebay.completion("default", None, id).await.status,
+            Status::Cancelled
+        );
     }
-    ctl::<Value>(&forebay, "resume", &chats).await.expect("resumed");
+    ctl::<Value>(&forebay, "resume", &chats)
+        .await
+        .expect("resumed");
     let mut leaders = BTreeSet::new();
     for index in (1..20).filter(|index| *index != 7) {
-        let completion = forebay.completion("default", None, &format!("s-{index}")).await;
+        let completion = forebay
+            .completion("default", None, &format!("s-{index}"))
+            .await;
         assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
         assert!(said(&completion).contains("hello"));
         leaders.insert(completion.cached_from.map_or(completion.id, |from| from.id));
@@ -103,7 +160,12 @@ async fn jobs_under_way_together_share_one_call() {
     forebay.completion("default", None, "another").await;
     assert_eq!(provider.calls().len(), 2);
     // It was not kept.
-    assert_eq!(ask(&forebay, "ai.jobs.chat", &chat("later", "hello")).await.cached_from, None);
+    assert_eq!(
+        ask(&forebay, "ai.jobs.chat", &chat("later", "hello"))
+            .await
+            .cached_from,
+        None
+    );
     forebay.drained().await;
     forebay.stop().await;
 }
@@ -114,7 +176,11 @@ async fn a_failure_is_not_shared() {
     let body = json!({ "messages": [] });
     for id in ["a", "b", "c"] {
         let completion = ask(&forebay, "ai.jobs.chat", &json!({ "id": id, "body": body })).await;
-        assert_eq!((completion.status, completion.cached_from), (Status::Failed, None), "{id}");
+        assert_eq!(
+            (completion.status, completion.cached_from),
+            (Status::Failed, None),
+            "{id}"
+        );
     }
     assert_eq!(provider.calls().len(), 3);
     forebay.drained().await;
@@ -132,7 +198,11 @@ async fn a_kept_answer_outlives_the_process() {
         let line = json!({ "custom_id": id, "body": chat(id, "hello")["body"] });
         std::fs::write(dir.path().join("in.jsonl"), line.to_string()).expect("written");
         let output = format!("{id}.jsonl");
-        let done = run(dir.path(), &["run", "in.jsonl", "--output", &output, "--pool", "chat"]).await;
+        let done = run(
+            dir.path(),
+            &["run", "in.jsonl", "--output", &output, "--pool", "chat"],
+        )
+        .await;
         assert_eq!(done.code, Some(0), "{done:?}");
         assert!(serve.terminate().await.0.success());
     }
@@ -143,10 +213,15 @@ async fn a_kept_answer_outlives_the_process() {
 async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = Pausable::Pool("chat".to_owned());
-    ctl::<Value>(&forebay, "pause", &chats).await.expect("paused");
+    ctl::<Value>(&forebay, "pause", &chats)
+        .await
+        .expect("paused");
     for index in 0..50 {
         forebay
-            .publish("ai.jobs.chat", &json!({ "id": format!("f-{index}"), "body": { "messages": [] } }))
+            .publish(
+                "ai.jobs.chat",
+                &json!({ "id": format!("f-{index}"), "body": { "messages": [] } }),
+            )
             .await;
     }
     soon("all to be here", async {
@@ -155,12 +230,20 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
         }
     })
     .await;
-    ctl::<Value>(&forebay, "resume", &chats).await.expect("resumed");
+    ctl::<Value>(&forebay, "resume", &chats)
+        .await
+        .expect("resumed");
     for index in 0..50 {
-        let completion = forebay.completion("default", None, &format!("f-{index}")).await;
+        let completion = forebay
+            .completion("default", None, &format!("f-{index}"))
+            .await;
         assert_eq!(completion.status, Status::Failed);
     }
-    assert_eq!(provider.calls().len(), 50, "each was asked itself, since nothing was shared");
+    assert_eq!(
+        provider.calls().len(),
+        50,
+        "each was asked itself, since nothing was shared"
+    );
     forebay.stop().await;
 }
 
@@ -169,14 +252,23 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
     let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let later = SystemClock.now() + jiff::SignedDuration::from_hours(1);
     for index in 0..20 {
-        let job = with(chat(&format!("later-{index}"), "hello"), "not_before", later.to_string().into());
+        let job = with(
+            chat(&format!("later-{index}"), "hello"),
+            "not_before",
+            later.to_string().into(),
+        );
         forebay.publish("ai.jobs.chat", &job).await;
     }
     let now = ask(&forebay, "ai.jobs.chat", &chat("now", "hello")).await;
     assert_eq!((now.status, now.cached_from), (Status::Succeeded, None));
     // What is kept serves nobody before its time.
     forebay.drained().await;
-    assert_eq!(forebay.count(forebay.connection.names.scheduled_stream()).await, 20);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.scheduled_stream())
+            .await,
+        20
+    );
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -185,17 +277,33 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
 async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "cache = \"coalesce\"\n";
+    let text =
+        limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "cache = \"coalesce\"\n";
     let forebay = Forebay::start(dir, &text).await;
     for index in 0..30 {
         forebay
-            .publish("ai.jobs.chat.default.bulk", &chat(&format!("b-{index}"), &format!("bulk {index}")))
+            .publish(
+                "ai.jobs.chat.default.bulk",
+                &chat(&format!("b-{index}"), &format!("bulk {index}")),
+            )
             .await;
     }
     // The same as the last of them.
-    let urgent = ask(&forebay, "ai.jobs.chat.default.interactive", &chat("urgent", "bulk 29")).await;
-    assert_eq!((urgent.status, urgent.cached_from), (Status::Succeeded, None));
-    assert!(provider.calls().len() < 20, "{} calls before it", provider.calls().len());
+    let urgent = ask(
+        &forebay,
+        "ai.jobs.chat.default.interactive",
+        &chat("urgent", "bulk 29"),
+    )
+    .await;
+    assert_eq!(
+        (urgent.status, urgent.cached_from),
+        (Status::Succeeded, None)
+    );
+    assert!(
+        provider.calls().len() < 20,
+        "{} calls before it",
+        provider.calls().len()
+    );
     forebay.stop().await;
 }
 
@@ -205,14 +313,22 @@ async fn an_answer_of_another_pool_serves_nobody() {
     let dir = tempfile::tempdir().expect("a directory");
     let cache = "cache = \"1h\"\n";
     let good = pool("good", "fail-server_error", &["one"]);
-    let text = [&simple(dir.path(), &provider), cache, &good, cache, "[call]\nattempts = 1\n"];
+    let text = [
+        &simple(dir.path(), &provider),
+        cache,
+        &good,
+        cache,
+        "[call]\nattempts = 1\n",
+    ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;
     assert_eq!(failed.status, Status::Failed);
     // Its letter is there before it is acknowledged.
     forebay.drained().await;
     let replay = json!({ "sequence": 1, "pool": "chat" });
-    let _: Value = ctl(&forebay, "dead.replay", &replay).await.expect("replayed");
+    let _: Value = ctl(&forebay, "dead.replay", &replay)
+        .await
+        .expect("replayed");
     soon("its second answer", async {
         while provider.calls().len() < 2 {
             tokio::task::yield_now().await;
@@ -221,6 +337,9 @@ async fn an_answer_of_another_pool_serves_nobody() {
     .await;
     forebay.drained().await;
     let asked_in_good = ask(&forebay, "ai.jobs.good", &chat("y", "hello")).await;
-    assert_eq!((asked_in_good.status, asked_in_good.cached_from), (Status::Failed, None));
+    assert_eq!(
+        (asked_in_good.status, asked_in_good.cached_from),
+        (Status::Failed, None)
+    );
     forebay.stop().await;
 }

@@ -22,7 +22,10 @@ async fn check(accounts: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value
     let report: Value = serde_json::from_str(&output.stdout).expect("a report");
     let tried = report["tried"].as_array().expect("a list").clone();
     for key in accounts.iter().flat_map(|(_, _, keys, _)| *keys) {
-        assert!(!format!("{output:?}").contains(key), "a key is told: {output:?}");
+        assert!(
+            !format!("{output:?}").contains(key),
+            "a key is told: {output:?}"
+        );
     }
     (output, tried)
 }
@@ -42,29 +45,54 @@ async fn each_key_is_tried_at_its_provider_and_none_is_told() {
         ("deepseek", ""),
         ("openrouter", "/api/v1"),
     ] {
-        let simulated = provider(&[&format!("provider={name},name=one,key=sk-right-key")], "").await;
+        let simulated =
+            provider(&[&format!("provider={name},name=one,key=sk-right-key")], "").await;
         let url = format!("{}{path}", simulated.url());
         // Ollama has no keys.
         let keys = &["sk-right-key", "sk-wrong-key"][..if name == "ollama" { 1 } else { 2 }];
         let (output, tried) = check(&[(name, url, keys, "an-unlisted-model")]).await;
         assert_eq!(tried[0]["state"], "accepted", "{name}: {output:?}");
         // Bedrock has no list, and OpenRouter's is for everybody.
-        let listed = tried[0]["models"].as_array().is_some_and(|models| !models.is_empty());
-        assert_eq!(listed, !matches!(name, "bedrock" | "openrouter"), "{name}: {output:?}");
+        let listed = tried[0]["models"]
+            .as_array()
+            .is_some_and(|models| !models.is_empty());
+        assert_eq!(
+            listed,
+            !matches!(name, "bedrock" | "openrouter"),
+            "{name}: {output:?}"
+        );
         // At Azure they have the names that an account gives them.
         if listed && name != "azure" {
-            assert_eq!(tried[0]["models_not_listed"], json!(["an-unlisted-model"]), "{name}");
+            assert_eq!(
+                tried[0]["models_not_listed"],
+                json!(["an-unlisted-model"]),
+                "{name}"
+            );
         }
         if name == "ollama" {
             assert_eq!(output.code, Some(0), "{output:?}");
         } else {
-            assert_eq!((&tried[1]["state"], output.code), (&json!("bad_key"), Some(2)), "{name}: {output:?}");
+            assert_eq!(
+                (&tried[1]["state"], output.code),
+                (&json!("bad_key"), Some(2)),
+                "{name}: {output:?}"
+            );
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_where_nobody_is_is_told() {
-    let (output, tried) = check(&[("openai", "http://127.0.0.1:1/v1".to_owned(), &["sk-a-key"], "m")]).await;
-    assert_eq!((&tried[0]["state"], output.code), (&json!("net_before_send"), Some(3)), "{output:?}");
+    let (output, tried) = check(&[(
+        "openai",
+        "http://127.0.0.1:1/v1".to_owned(),
+        &["sk-a-key"],
+        "m",
+    )])
+    .await;
+    assert_eq!(
+        (&tried[0]["state"], output.code),
+        (&json!("net_before_send"), Some(3)),
+        "{output:?}"
+    );
 }

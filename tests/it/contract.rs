@@ -23,12 +23,21 @@ async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
         job["metadata"] = json!({ "row": index });
         forebay.publish(subject, &job).await;
         let completion = forebay.completion(team, Some("nightly"), &id).await;
-        assert_eq!((completion.status, completion.lane, completion.revision), (Status::Succeeded, lane, 1));
-        assert_eq!((completion.id.as_str(), completion.custom_id.as_str()), (id.as_str(), id.as_str()));
+        assert_eq!(
+            (completion.status, completion.lane, completion.revision),
+            (Status::Succeeded, lane, 1)
+        );
+        assert_eq!(
+            (completion.id.as_str(), completion.custom_id.as_str()),
+            (id.as_str(), id.as_str())
+        );
         assert_eq!(said(&completion), format!("You said: hello {index}"));
         assert_eq!(completion.attempts.len(), 1);
         assert_eq!(completion.attempts[0].outcome, "succeeded");
-        assert_eq!(completion.metadata.expect("kept")["row"].get(), index.to_string());
+        assert_eq!(
+            completion.metadata.expect("kept")["row"].get(),
+            index.to_string()
+        );
         assert!(completion.usage.is_some_and(|usage| usage.input_tokens > 0));
     }
     forebay.drained().await;
@@ -42,18 +51,32 @@ async fn a_job_without_an_id_takes_the_message_id_or_one_of_its_own() {
     let job = json!({ "body": { "messages": [{ "role": "user", "content": "hi" }] } });
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", "from-header");
-    headers.insert("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+    headers.insert(
+        "traceparent",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    );
     forebay.publish_with("ai.jobs.chat", &job, headers).await;
     let names = &forebay.connection.names;
     let subject = names.completion("default", None, "from-header");
     let message = forebay.message(names.completions_stream(), &subject).await;
-    let trace = message.headers.as_ref().and_then(|headers| headers.get("traceparent"));
+    let trace = message
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get("traceparent"));
     assert!(trace.is_some_and(|trace| trace.as_str().starts_with("00-4bf9")));
 
     forebay.publish("ai.jobs.chat", &job).await;
-    let stream = forebay.connection.context.get_stream(names.jobs_stream()).await.expect("the stream");
+    let stream = forebay
+        .connection
+        .context
+        .get_stream(names.jobs_stream())
+        .await
+        .expect("the stream");
     let id = format!("s{}-2", stream.cached_info().created.unix_timestamp());
-    assert_eq!(forebay.completion("default", None, &id).await.status, Status::Succeeded);
+    assert_eq!(
+        forebay.completion("default", None, &id).await.status,
+        Status::Succeeded
+    );
     forebay.stop().await;
 }
 
@@ -63,12 +86,32 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
     let mut unknown_model = chat("no-model", "x");
     unknown_model["body"]["model"] = json!("gpt-9");
     let cases = [
-        ("ai.jobs.chat", json!({ "id": "no-body" }).to_string(), "no-body", "invalid_job", "body"),
-        ("ai.jobs.nowhere", chat("no-pool", "x").to_string(), "no-pool", "unknown_pool", "known pools: chat"),
-        ("ai.jobs.chat", unknown_model.to_string(), "no-model", "unknown_model", "gpt-4o-mini"),
+        (
+            "ai.jobs.chat",
+            json!({ "id": "no-body" }).to_string(),
+            "no-body",
+            "invalid_job",
+            "body",
+        ),
+        (
+            "ai.jobs.nowhere",
+            chat("no-pool", "x").to_string(),
+            "no-pool",
+            "unknown_pool",
+            "known pools: chat",
+        ),
+        (
+            "ai.jobs.chat",
+            unknown_model.to_string(),
+            "no-model",
+            "unknown_model",
+            "gpt-4o-mini",
+        ),
     ];
     for (subject, payload, id, code, words) in cases {
-        forebay.publish_bytes(subject, payload.clone().into_bytes(), HeaderMap::new()).await;
+        forebay
+            .publish_bytes(subject, payload.clone().into_bytes(), HeaderMap::new())
+            .await;
         let completion = forebay.completion("default", None, id).await;
         let error = completion.error.expect("an error");
         assert_eq!(
@@ -80,14 +123,29 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
         forebay.drained().await;
         let dead = subject.replace(".jobs.", ".dead.") + ".default";
         let stream = forebay.connection.names.dead_stream();
-        let letters = forebay.connection.context.get_stream(stream.clone()).await.expect("the stream");
-        let letter = letters.get_last_raw_message_by_subject(&dead).await.expect("a letter");
+        let letters = forebay
+            .connection
+            .context
+            .get_stream(stream.clone())
+            .await
+            .expect("the stream");
+        let letter = letters
+            .get_last_raw_message_by_subject(&dead)
+            .await
+            .expect("a letter");
         assert_eq!(letter.payload, payload.as_bytes());
-        assert!(letter.headers.get("Forebay-Reason").is_some_and(|reason| reason.as_str().starts_with(code)));
+        assert!(
+            letter
+                .headers
+                .get("Forebay-Reason")
+                .is_some_and(|reason| reason.as_str().starts_with(code))
+        );
     }
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Msg-Id", "not-json");
-    forebay.publish_bytes("ai.jobs.chat", b"not json".to_vec(), headers).await;
+    forebay
+        .publish_bytes("ai.jobs.chat", b"not json".to_vec(), headers)
+        .await;
     let completion = forebay.completion("default", None, "not-json").await;
     assert_eq!(completion.error.expect("an error").code, "invalid_job");
     forebay.drained().await;
@@ -98,17 +156,40 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
     let (forebay, _provider) = Forebay::simple().await;
-    forebay.publish("ai.jobs.llama3:8b", &chat("odd", "x")).await;
+    forebay
+        .publish("ai.jobs.llama3:8b", &chat("odd", "x"))
+        .await;
     let completion = forebay.completion("default", None, "odd").await;
     let error = completion.error.expect("an error");
-    assert_eq!((completion.pool.as_str(), error.code.as_str()), ("llama3:8b", "invalid_subject"));
-    assert!(error.message.contains("write `llama3_8b`"), "{}", error.message);
+    assert_eq!(
+        (completion.pool.as_str(), error.code.as_str()),
+        ("llama3:8b", "invalid_subject")
+    );
+    assert!(
+        error.message.contains("write `llama3_8b`"),
+        "{}",
+        error.message
+    );
     let names = &forebay.connection.names;
-    let letter = forebay.message(names.dead_stream(), "ai.dead.llama3_8b.default").await;
-    assert!(letter.headers.as_ref().is_some_and(|headers| headers.get("Forebay-Subject").is_some()));
+    let letter = forebay
+        .message(names.dead_stream(), "ai.dead.llama3_8b.default")
+        .await;
+    assert!(
+        letter
+            .headers
+            .as_ref()
+            .is_some_and(|headers| headers.get("Forebay-Subject").is_some())
+    );
     forebay.drained().await;
-    let refused = forebay.connection.context.publish("ai.jobs.chat.acme.urgent", "{}".into()).await;
-    assert!(refused.expect("sent").await.is_err(), "no stream takes a lane that is none");
+    let refused = forebay
+        .connection
+        .context
+        .publish("ai.jobs.chat.acme.urgent", "{}".into())
+        .await;
+    assert!(
+        refused.expect("sent").await.is_err(),
+        "no stream takes a lane that is none"
+    );
     forebay.stop().await;
 }
 
@@ -119,31 +200,57 @@ async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
     let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;
     for subject in ["ai.jobs.*", "ai.jobs.chat.*"] {
-        forebay.publish_bytes(subject, b"mine".to_vec(), HeaderMap::new()).await;
+        forebay
+            .publish_bytes(subject, b"mine".to_vec(), HeaderMap::new())
+            .await;
     }
     // A start reads the list of all subjects.
     let dir = forebay.leave().await;
     let forebay = Forebay::start(dir, &text).await;
     for (subject, team) in [("ai.jobs.chat", "default"), ("ai.jobs.chat.acme", "acme")] {
         forebay.publish(subject, &chat("1", "hello")).await;
-        assert_eq!(said(&forebay.completion(team, None, "1").await), "You said: hello");
+        assert_eq!(
+            said(&forebay.completion(team, None, "1").await),
+            "You said: hello"
+        );
     }
-    assert_eq!(forebay.count(forebay.connection.names.dead_stream()).await, 0);
+    assert_eq!(
+        forebay.count(forebay.connection.names.dead_stream()).await,
+        0
+    );
     forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
     let (forebay, _provider) = Forebay::simple().await;
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.odd").await.expect("subscribed");
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.odd")
+        .await
+        .expect("subscribed");
     let mut job = chat("odd", "x");
     job["reply_to"] = json!("_INBOX.odd");
     forebay.publish("ai.jobs.chat.a:b", &job).await;
     let copy = copy_in(&mut inbox).await;
-    assert_eq!((copy.team.as_str(), copy.error.expect("an error").code.as_str()), ("a:b", "invalid_subject"));
-    forebay.message(forebay.connection.names.dead_stream(), "ai.dead.chat.a_b").await;
+    assert_eq!(
+        (
+            copy.team.as_str(),
+            copy.error.expect("an error").code.as_str()
+        ),
+        ("a:b", "invalid_subject")
+    );
+    forebay
+        .message(forebay.connection.names.dead_stream(), "ai.dead.chat.a_b")
+        .await;
     forebay.drained().await;
-    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 0);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.completions_stream())
+            .await,
+        0
+    );
     forebay.stop().await;
 }
 
@@ -155,7 +262,10 @@ async fn a_deadline_that_has_passed_expires_without_a_call() {
     forebay.publish("ai.jobs.chat", &late).await;
     let completion = forebay.completion("default", None, "late").await;
     assert_eq!(completion.status, Status::Expired);
-    assert_eq!(completion.error.expect("an error").class, Class::DeadlinePassed);
+    assert_eq!(
+        completion.error.expect("an error").class,
+        Class::DeadlinePassed
+    );
     assert_eq!(provider.calls(), []);
     forebay.stop().await;
 }
@@ -164,13 +274,17 @@ async fn a_deadline_that_has_passed_expires_without_a_call() {
 async fn embeddings_are_answered_by_their_own_vector() {
     let (forebay, _provider) = Forebay::simple().await;
     for text in ["one", "two"] {
-        let job =
-            json!({ "custom_id": text, "url": "/v1/embeddings", "body": { "input": text, "dimensions": 4 } });
+        let job = json!({ "custom_id": text, "url": "/v1/embeddings", "body": { "input": text, "dimensions": 4 } });
         forebay.publish("ai.jobs.chat", &job).await;
     }
     let vector = async |id| {
         let completion = forebay.completion("default", None, id).await;
-        completion.response.expect("an answer").body.get().to_owned()
+        completion
+            .response
+            .expect("an answer")
+            .body
+            .get()
+            .to_owned()
     };
     let (one, two) = (vector("one").await, vector("two").await);
     assert!(one.contains("embedding") && one != two);
@@ -180,7 +294,12 @@ async fn embeddings_are_answered_by_their_own_vector() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_comes() {
     let (forebay, provider) = Forebay::simple().await;
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.later").await.expect("subscribed");
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.later")
+        .await
+        .expect("subscribed");
     let at = SystemClock.now() + jiff::SignedDuration::from_secs(8);
     let mut job = chat("later", "hello");
     job["not_before"] = json!(at);
@@ -194,11 +313,22 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
     assert_eq!(provider.calls(), [], "nothing is called before its time");
     // The same job again, by somebody else who wants to know: it comes back once, for both.
     job["reply_to"] = json!("_INBOX.later.too");
-    let mut other = forebay.connection.client.subscribe("_INBOX.later.too").await.expect("subscribed");
+    let mut other = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.later.too")
+        .await
+        .expect("subscribed");
     forebay.publish("ai.jobs.chat.acme.bulk", &job).await;
     let completion = forebay.completion("acme", Some("b"), "later").await;
-    assert_eq!((completion.status, completion.lane), (Status::Succeeded, Lane::Bulk));
-    assert!(completion.attempts[0].started_at >= at, "not before its time");
+    assert_eq!(
+        (completion.status, completion.lane),
+        (Status::Succeeded, Lane::Bulk)
+    );
+    assert!(
+        completion.attempts[0].started_at >= at,
+        "not before its time"
+    );
     for inbox in [&mut inbox, &mut other] {
         assert_eq!(said(&copy_in(inbox).await), "You said: hello");
     }
@@ -213,15 +343,26 @@ async fn a_job_for_later_survives_a_restart() {
     let mut job = json!({ "body": { "messages": [{ "role": "user", "content": "hello" }] } });
     job["not_before"] = json!(at);
     forebay.publish("ai.jobs.chat.acme", &job).await;
-    let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("AI_JOBS")
+        .await
+        .expect("the stream");
     let id = format!("s{}-1", stream.cached_info().created.unix_timestamp());
-    forebay.postponed(&format!("ai.scheduled.acme._.{id}")).await;
+    forebay
+        .postponed(&format!("ai.scheduled.acme._.{id}"))
+        .await;
     let dir = forebay.leave().await;
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;
     let completion = forebay.completion("acme", None, &id).await;
-    assert_eq!(completion.status, Status::Succeeded, "under the id that it had from the start");
+    assert_eq!(
+        completion.status,
+        Status::Succeeded,
+        "under the id that it had from the start"
+    );
     assert!(completion.attempts[0].started_at >= at);
     forebay.stop().await;
 }

@@ -47,7 +47,9 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir.path(), listen, Duration::from_millis(100)).await.expect("it starts");
+    let server = Server::start(dir.path(), listen, Duration::from_millis(100))
+        .await
+        .expect("it starts");
     let one_by_one = Point::ALL.map(|point| (point, 1, 1));
     let several = Point::ALL.map(|point| (point, 3, 4));
     let cases = one_by_one.into_iter().chain(several);
@@ -85,15 +87,33 @@ impl Case {
         std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
         let config = Config::parse(&text).expect("a configuration");
         let connection = Connection::open(url, &config).await.expect("connected");
-        topology::establish(&connection.context, &connection.names, &config.streams).await.expect("streams");
-        let case = Self { point, name, connection, provider, dir };
+        topology::establish(&connection.context, &connection.names, &config.streams)
+            .await
+            .expect("streams");
+        let case = Self {
+            point,
+            name,
+            connection,
+            provider,
+            dir,
+        };
         for index in 0..EACH {
-            let text =
-                if point == Point::Kept && index == 0 { "x".repeat(LARGE) } else { "hello".to_owned() };
+            let text = if point == Point::Kept && index == 0 {
+                "x".repeat(LARGE)
+            } else {
+                "hello".to_owned()
+            };
             case.publish_object(&format!("good-{index}"), &text).await;
-            case.publish(&json!({ "id": format!("bad-{index}"), "body": { "messages": [] } })).await;
+            case.publish(&json!({ "id": format!("bad-{index}"), "body": { "messages": [] } }))
+                .await;
             let mut later = chat(&format!("later-{index}"), "hello");
-            later["not_before"] = json!(SystemClock.now().checked_add(WAIT).expect("soon").to_string());
+            later["not_before"] = json!(
+                SystemClock
+                    .now()
+                    .checked_add(WAIT)
+                    .expect("soon")
+                    .to_string()
+            );
             case.publish(&later).await;
         }
         case
@@ -107,7 +127,11 @@ impl Case {
     async fn publish_object(&self, id: &str, text: &str) {
         let object = format!("default/{id}");
         let job = chat(id, text).to_string().into();
-        self.connection.requests().put(&object, &job).await.expect("put");
+        self.connection
+            .requests()
+            .put(&object, &job)
+            .await
+            .expect("put");
         let mut headers = HeaderMap::new();
         headers.insert(OBJECT_HEADER, object);
         self.publish_with(&json!({ "id": id }), headers).await;
@@ -116,7 +140,11 @@ impl Case {
     async fn publish_with(&self, message: &Value, headers: HeaderMap) {
         let subject = format!("{}.jobs.chat", self.connection.names.prefix());
         let payload = message.to_string().into();
-        let ack = self.connection.context.publish_with_headers(subject, headers, payload).await;
+        let ack = self
+            .connection
+            .context
+            .publish_with_headers(subject, headers, payload)
+            .await;
         ack.expect("sent").await.expect("acknowledged");
     }
 
@@ -125,7 +153,9 @@ impl Case {
         let mut child = command(self.dir.path(), &["serve"]);
         let child = child.env(AT, at).stderr(std::process::Stdio::null());
         let ended = tokio::time::timeout(PATIENCE, child.status()).await;
-        let status = ended.unwrap_or_else(|_| panic!("{at} was never reached")).expect("it ran");
+        let status = ended
+            .unwrap_or_else(|_| panic!("{at} was never reached"))
+            .expect("it ran");
         assert_eq!(status.signal(), Some(SIGABRT), "{at}: {status}");
     }
 
@@ -139,7 +169,12 @@ impl Case {
         let unstored = self.provider.calls().len() - stored;
         serve.wait_for("ready:").await;
         let names = &self.connection.names;
-        let stream = self.connection.context.get_stream(names.completions_stream()).await.expect("a stream");
+        let stream = self
+            .connection
+            .context
+            .get_stream(names.completions_stream())
+            .await
+            .expect("a stream");
         let mut messages = stream
             .create_consumer(OrderedConfig::default())
             .await
@@ -150,7 +185,10 @@ impl Case {
         let mut completions = Vec::new();
         while completions.len() < 3 * EACH {
             let message = messages.next().await.expect("open").expect("a message");
-            let whole = self.connection.open_completion(&message.payload, message.headers.as_ref()).await;
+            let whole = self
+                .connection
+                .open_completion(&message.payload, message.headers.as_ref())
+                .await;
             completions.push(whole.expect("a completion"));
         }
         for stream in [names.jobs_stream(), names.scheduled_stream()] {
@@ -167,24 +205,42 @@ impl Case {
     /// How many results are stored.
     fn stored(&self) -> usize {
         let dir = self.dir.path().join("data/results");
-        let retention = Retention { keep_days: 30, horizon_days: 2 };
+        let retention = Retention {
+            keep_days: 30,
+            horizon_days: 2,
+        };
         let results = Results::open(&dir, retention, SystemClock.now()).expect("the store opens");
         let kinds = ["good", "bad", "later"].into_iter();
         let ids = kinds.flat_map(|kind| (0..EACH).map(move |index| format!("{kind}-{index}")));
-        let identities = ids.map(|id| Identity { team: "default".to_owned(), batch: None, id });
-        identities.filter(|identity| results.get(identity).expect("readable").is_some()).count()
+        let identities = ids.map(|id| Identity {
+            team: "default".to_owned(),
+            batch: None,
+            id,
+        });
+        identities
+            .filter(|identity| results.get(identity).expect("readable").is_some())
+            .count()
     }
 
     async fn stored_as_published(&self, completions: &[Completion]) {
         for completion in completions {
             let got = program::run(self.dir.path(), &["results", "get", &completion.id]).await;
             let stored: Value = serde_json::from_str(&got.stdout).expect("JSON");
-            assert!(stored == serde_json::to_value(completion).expect("JSON"), "{}", self.name);
+            assert!(
+                stored == serde_json::to_value(completion).expect("JSON"),
+                "{}",
+                self.name
+            );
         }
     }
 
     async fn messages_and_last(&self, stream: &str) -> (u64, u64) {
-        let stream = self.connection.context.get_stream(stream).await.expect("a stream");
+        let stream = self
+            .connection
+            .context
+            .get_stream(stream)
+            .await
+            .expect("a stream");
         let state = &stream.cached_info().state;
         (state.messages, state.last_sequence)
     }
@@ -192,26 +248,52 @@ impl Case {
     async fn check(&self, completions: &[Completion], unstored: usize) {
         let name = &self.name;
         let names = &self.connection.names;
-        let statuses: BTreeMap<_, _> =
-            completions.iter().map(|completion| (completion.id.as_str(), completion.status)).collect();
+        let statuses: BTreeMap<_, _> = completions
+            .iter()
+            .map(|completion| (completion.id.as_str(), completion.status))
+            .collect();
         assert_eq!(statuses.len(), 3 * EACH, "{name}: each once");
         for (id, status) in statuses {
-            let expected = if id.starts_with("bad") { Status::Failed } else { Status::Succeeded };
+            let expected = if id.starts_with("bad") {
+                Status::Failed
+            } else {
+                Status::Succeeded
+            };
             assert_eq!(status, expected, "{name}: {id}");
         }
         // Of a message that another replaces the sequence stays.
         let published = self.messages_and_last(&names.completions_stream()).await;
-        assert_eq!(published, (3 * EACH as u64, 3 * EACH as u64), "{name}: no completion was replaced");
+        assert_eq!(
+            published,
+            (3 * EACH as u64, 3 * EACH as u64),
+            "{name}: no completion was replaced"
+        );
         // After a clean stop nothing waits for the ack wait of what was delivered before it.
         for stream in [names.jobs_stream(), names.scheduled_stream()] {
-            let stream = self.connection.context.get_stream(stream).await.expect("a stream");
-            assert_eq!(stream.cached_info().state.consumer_count, 0, "{name}: consumers are left");
+            let stream = self
+                .connection
+                .context
+                .get_stream(stream)
+                .await
+                .expect("a stream");
+            assert_eq!(
+                stream.cached_info().state.consumer_count,
+                0,
+                "{name}: consumers are left"
+            );
         }
-        assert_eq!(self.messages_and_last(&names.dead_stream()).await.0, EACH as u64, "{name}: dead letters");
+        assert_eq!(
+            self.messages_and_last(&names.dead_stream()).await.0,
+            EACH as u64,
+            "{name}: dead letters"
+        );
         let calls = self.provider.calls().len();
         let needed = 3 * EACH + unstored;
         // A large request may be on its way yet when the unstored calls are counted.
         let most = needed + usize::from(self.point == Point::Kept);
-        assert!((needed..=most).contains(&calls), "{name}: {calls} calls, {unstored} unstored at the crash");
+        assert!(
+            (needed..=most).contains(&calls),
+            "{name}: {calls} calls, {unstored} unstored at the crash"
+        );
     }
 }

@@ -27,7 +27,9 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir.path(), listen, Duration::from_millis(100)).await.expect("it starts");
+    let server = Server::start(dir.path(), listen, Duration::from_millis(100))
+        .await
+        .expect("it starts");
     // Some of them are passed once for each job, so that others of its call are before or after it.
     let points = [
         (Point::Permitted, 1),
@@ -67,31 +69,62 @@ async fn case(url: String, point: Point, passage: usize) {
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let config = Config::parse(&text).expect("a configuration");
     let connection = Connection::open(&url, &config).await.expect("connected");
-    topology::establish(&connection.context, &connection.names, &config.streams).await.expect("streams");
+    topology::establish(&connection.context, &connection.names, &config.streams)
+        .await
+        .expect("streams");
     for index in 0..EACH {
-        let (id, body) = (format!("vector-{index}"), json!({ "input": format!("text {index}") }));
+        let (id, body) = (
+            format!("vector-{index}"),
+            json!({ "input": format!("text {index}") }),
+        );
         let job = json!({ "id": id, "url": "/v1/embeddings", "body": body });
         publish(&connection, &format!("{name}.jobs.vectors"), &job).await;
-        publish(&connection, &format!("{name}.jobs.chat"), &chat(&format!("chat-{index}"), "hello")).await;
+        publish(
+            &connection,
+            &format!("{name}.jobs.chat"),
+            &chat(&format!("chat-{index}"), "hello"),
+        )
+        .await;
     }
     let mut child = command(dir.path(), &["serve"]);
-    let child = child.env(AT, format!("{point:?}:{passage}")).stderr(std::process::Stdio::null());
-    assert!(!child.status().await.expect("it ran").success(), "{point:?}: it was never reached");
+    let child = child
+        .env(AT, format!("{point:?}:{passage}"))
+        .stderr(std::process::Stdio::null());
+    assert!(
+        !child.status().await.expect("it ran").success(),
+        "{point:?}: it was never reached"
+    );
     let serve = Serve::spawn(dir.path());
     let completions = all(&connection).await;
     for index in 0..EACH {
         let vector = &completions[&format!("vector-{index}")];
-        let body = &vector.response.as_ref().unwrap_or_else(|| panic!("{point:?}: {vector:?}")).body;
+        let body = &vector
+            .response
+            .as_ref()
+            .unwrap_or_else(|| panic!("{point:?}: {vector:?}"))
+            .body;
         let body: Value = serde_json::from_str(body.get()).expect("JSON");
         let expected = forebay::simulate::Provider::vector(&format!("text {index}"));
-        assert_eq!(body["data"][0]["embedding"], json!(expected), "{point:?}: {index}");
+        assert_eq!(
+            body["data"][0]["embedding"],
+            json!(expected),
+            "{point:?}: {index}"
+        );
         assert_eq!(body["data"].as_array().map(Vec::len), Some(1));
         let chat = &completions[&format!("chat-{index}")];
-        assert_eq!((chat.status, said(chat).as_str()), (Status::Succeeded, "You said: hello"), "{point:?}");
+        assert_eq!(
+            (chat.status, said(chat).as_str()),
+            (Status::Succeeded, "You said: hello"),
+            "{point:?}"
+        );
     }
     drained(&connection).await;
     assert!(serve.terminate().await.0.success());
-    let stream = connection.context.get_stream(connection.names.completions_stream()).await.expect("there");
+    let stream = connection
+        .context
+        .get_stream(connection.names.completions_stream())
+        .await
+        .expect("there");
     let state = &stream.cached_info().state;
     assert_eq!(
         (state.messages, state.last_sequence),
@@ -103,18 +136,29 @@ async fn case(url: String, point: Point, passage: usize) {
 }
 
 async fn publish(connection: &Connection, subject: &str, job: &Value) {
-    let sent = connection.context.publish(subject.to_owned(), job.to_string().into()).await;
+    let sent = connection
+        .context
+        .publish(subject.to_owned(), job.to_string().into())
+        .await;
     sent.expect("sent").await.expect("acknowledged");
 }
 
 async fn all(connection: &Connection) -> BTreeMap<String, Completion> {
-    let stream = connection.context.get_stream(connection.names.completions_stream()).await.expect("there");
-    let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+    let stream = connection
+        .context
+        .get_stream(connection.names.completions_stream())
+        .await
+        .expect("there");
+    let consumer = stream
+        .create_consumer(OrderedConfig::default())
+        .await
+        .expect("a consumer");
     let mut messages = consumer.messages().await.expect("messages");
     let mut completions = BTreeMap::new();
     while completions.len() < 2 * EACH {
         let message = messages.next().await.expect("open").expect("a message");
-        let completion: Completion = serde_json::from_slice(&message.payload).expect("a completion");
+        let completion: Completion =
+            serde_json::from_slice(&message.payload).expect("a completion");
         completions.insert(completion.id.clone(), completion);
     }
     completions
@@ -122,7 +166,11 @@ async fn all(connection: &Connection) -> BTreeMap<String, Completion> {
 
 async fn drained(connection: &Connection) {
     loop {
-        let stream = connection.context.get_stream(connection.names.jobs_stream()).await.expect("the stream");
+        let stream = connection
+            .context
+            .get_stream(connection.names.jobs_stream())
+            .await
+            .expect("the stream");
         if stream.cached_info().state.messages == 0 {
             return;
         }

@@ -14,7 +14,13 @@ async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
     let text = [
         head(dir.path()),
         "[call]\nattempts = 2\n".to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
         pool("other", "gpt-4o", &["one"]),
     ];
@@ -51,30 +57,63 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
     let (dir, provider) = configured().await;
     let dir = dir.path();
     let serve = Serve::start(dir).await;
-    let lines = [chat("tried", "hello").to_string(), chat("dropped", "hello").to_string()];
+    let lines = [
+        chat("tried", "hello").to_string(),
+        chat("dropped", "hello").to_string(),
+    ];
     std::fs::write(dir.join("jobs.jsonl"), lines.join("\n")).expect("written");
     let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
     assert_eq!(published.code, Some(0), "{published:?}");
     let listed = letters(dir, 2).await;
     let number = |id: &str| {
-        let letter = listed.iter().find(|letter| letter["id"] == id).expect("listed");
+        let letter = listed
+            .iter()
+            .find(|letter| letter["id"] == id)
+            .expect("listed");
         letter["sequence"].to_string()
     };
     let shown = dead(dir, &["show", &number("tried")]).await;
     let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
-    assert_eq!(shown["message"], chat("tried", "hello"), "the message as it came");
-    assert_eq!(shown["attempts"].as_array().map(Vec::len), Some(2), "{shown}");
-    assert_eq!((&shown["attempts"][1]["outcome"], &shown["pool"]), (&json!("server_error"), &json!("chat")));
+    assert_eq!(
+        shown["message"],
+        chat("tried", "hello"),
+        "the message as it came"
+    );
+    assert_eq!(
+        shown["attempts"].as_array().map(Vec::len),
+        Some(2),
+        "{shown}"
+    );
+    assert_eq!(
+        (&shown["attempts"][1]["outcome"], &shown["pool"]),
+        (&json!("server_error"), &json!("chat"))
+    );
     let table = dead(dir, &["list", "--pool", "chat"]).await.stdout;
-    assert!(table.contains("tried") && table.contains("server_error"), "{table}");
-    assert_eq!(dead(dir, &["list", "--pool", "other", "--json"]).await.stdout.trim(), "[]");
+    assert!(
+        table.contains("tried") && table.contains("server_error"),
+        "{table}"
+    );
+    assert_eq!(
+        dead(dir, &["list", "--pool", "other", "--json"])
+            .await
+            .stdout
+            .trim(),
+        "[]"
+    );
 
     provider.fail(Faults::default());
     let wrong = dead(dir, &["replay", &number("tried"), "--to", "none"]).await;
     assert_eq!(wrong.code, Some(1));
-    assert!(wrong.stderr.contains("there is no pool `none`"), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("there is no pool `none`"),
+        "{wrong:?}"
+    );
     let replayed = dead(dir, &["replay", &number("tried"), "--to", "other"]).await;
-    assert_eq!((replayed.code, replayed.stdout.trim()), (Some(0), "1 replayed"), "{replayed:?}");
+    assert_eq!(
+        (replayed.code, replayed.stdout.trim()),
+        (Some(0), "1 replayed"),
+        "{replayed:?}"
+    );
     soon("the next revision", async {
         while result(dir, "tried").await["revision"] != 2 {
             tokio::task::yield_now().await;
@@ -82,14 +121,27 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
     })
     .await;
     let result = result(dir, "tried").await;
-    assert_eq!((&result["status"], &result["pool"]), (&json!("succeeded"), &json!("other")));
-    assert_eq!(result["attempts"].as_array().map(Vec::len), Some(1), "its own");
+    assert_eq!(
+        (&result["status"], &result["pool"]),
+        (&json!("succeeded"), &json!("other"))
+    );
+    assert_eq!(
+        result["attempts"].as_array().map(Vec::len),
+        Some(1),
+        "its own"
+    );
 
     let again = dead(dir, &["replay", &number("tried")]).await;
     assert_eq!(again.code, Some(1));
-    assert!(again.stderr.contains("there is no dead letter"), "it went with its replay: {again:?}");
+    assert!(
+        again.stderr.contains("there is no dead letter"),
+        "it went with its replay: {again:?}"
+    );
     let dropped = dead(dir, &["drop", "--all"]).await;
-    assert_eq!((dropped.code, dropped.stdout.trim()), (Some(0), "1 dropped"));
+    assert_eq!(
+        (dropped.code, dropped.stdout.trim()),
+        (Some(0), "1 dropped")
+    );
     assert_eq!(dead(dir, &["list", "--json"]).await.stdout.trim(), "[]");
     serve.terminate().await;
 }
@@ -97,21 +149,37 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_replayed_says_why_and_stays() {
     let (forebay, _provider) = Forebay::simple().await;
-    forebay.publish_bytes("ai.jobs.chat", b"no job".to_vec(), Default::default()).await;
+    forebay
+        .publish_bytes("ai.jobs.chat", b"no job".to_vec(), Default::default())
+        .await;
     forebay.publish("ai.jobs.chat", &chat("one", "hello")).await;
-    assert_eq!(said(&forebay.completion("default", None, "one").await), "You said: hello");
-    forebay.publish("ai.jobs.chat", &chat("one", "something else")).await;
+    assert_eq!(
+        said(&forebay.completion("default", None, "one").await),
+        "You said: hello"
+    );
+    forebay
+        .publish("ai.jobs.chat", &chat("one", "something else"))
+        .await;
     forebay.drained().await;
-    let letters: Vec<Value> = ctl(&forebay, "dead.list", &json!({})).await.expect("letters");
+    let letters: Vec<Value> = ctl(&forebay, "dead.list", &json!({}))
+        .await
+        .expect("letters");
     assert_eq!(letters.len(), 2);
     for letter in letters {
-        let replay: Result<Value, _> =
-            ctl(&forebay, "dead.replay", &json!({ "sequence": letter["sequence"] })).await;
+        let replay: Result<Value, _> = ctl(
+            &forebay,
+            "dead.replay",
+            &json!({ "sequence": letter["sequence"] }),
+        )
+        .await;
         let expected = match letter["code"].as_str() {
             Some("id_conflict") => "its id is that of another request",
             _ => "it is not a job",
         };
-        assert!(replay.as_ref().is_err_and(|error| error.contains(expected)), "{replay:?}");
+        assert!(
+            replay.as_ref().is_err_and(|error| error.contains(expected)),
+            "{replay:?}"
+        );
     }
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 2);
     let first = forebay.completion("default", None, "one").await;

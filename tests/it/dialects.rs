@@ -17,7 +17,12 @@ const SPOKEN: [(&str, &str, &str, &str); 13] = [
     ("azure", "azure", "/openai/v1", ""),
     ("azure", "azure", "", "api_version = \"2024-10-21\"\n"),
     ("anthropic", "anthropic", "", ""),
-    ("anthropic", "anthropic", "", "api_version = \"2026-10-21\"\n"),
+    (
+        "anthropic",
+        "anthropic",
+        "",
+        "api_version = \"2026-10-21\"\n",
+    ),
     ("gemini", "gemini", "/v1beta", ""),
     ("mistral", "mistral", "/v1", ""),
     ("cohere", "cohere", "", ""),
@@ -33,7 +38,10 @@ struct Speaker {
 }
 
 /// A Forebay whose pool `chat` is served by one account of a simulated provider, with these models.
-async fn speaker((simulated, name, path, more): (&str, &str, &str, &str), models: &[&str]) -> Speaker {
+async fn speaker(
+    (simulated, name, path, more): (&str, &str, &str, &str),
+    models: &[&str],
+) -> Speaker {
     let account = match simulated {
         "ollama" => "provider=ollama,name=one".to_owned(),
         _ => format!("provider={simulated},name=one,key=sk-a-key-of-some-length"),
@@ -47,17 +55,27 @@ async fn speaker((simulated, name, path, more): (&str, &str, &str, &str), models
         "[account.one]\nprovider = \"{name}\"\nbase_url = \"{url}{path}\"\n{more}keys = [{{ file = {key:?} }}]\n\
          limits = [{{ concurrent = 64 }}]\n"
     );
-    let targets: Vec<_> =
-        models.iter().map(|model| format!("{{ account = \"one\", model = \"{model}\" }}")).collect();
+    let targets: Vec<_> = models
+        .iter()
+        .map(|model| format!("{{ account = \"one\", model = \"{model}\" }}"))
+        .collect();
     let pool = format!("[pool.chat]\ntargets = [{}]\n", targets.join(", "));
     let call = "[call]\nattempts = 1\n";
     let text = [head(dir.path()), call.to_owned(), account, pool].concat();
-    Speaker { forebay: Forebay::start(dir, &text).await, _simulated: simulated }
+    Speaker {
+        forebay: Forebay::start(dir, &text).await,
+        _simulated: simulated,
+    }
 }
 
 impl Speaker {
     async fn ask(&self, id: &str, url: &str, body: Value) -> Completion {
-        self.forebay.publish("ai.jobs.chat", &json!({ "id": id, "url": url, "body": body })).await;
+        self.forebay
+            .publish(
+                "ai.jobs.chat",
+                &json!({ "id": id, "url": url, "body": body }),
+            )
+            .await;
         self.forebay.completion("default", None, id).await
     }
 
@@ -86,9 +104,18 @@ async fn every_dialect_answers_a_chat_in_one_shape() {
         let speaker = speaker(spoken, &[MODEL]).await;
         let answer = speaker.chat("plain", question("hello")).await;
         assert_eq!(answer["object"], "chat.completion", "{spoken:?}: {answer}");
-        assert_eq!(answer["choices"][0]["message"]["content"], "You said: hello", "{spoken:?}: {answer}");
-        assert_eq!(answer["choices"][0]["finish_reason"], "stop", "{spoken:?}: {answer}");
-        assert!(answer["usage"]["total_tokens"].as_u64() > Some(0), "{spoken:?}: {answer}");
+        assert_eq!(
+            answer["choices"][0]["message"]["content"], "You said: hello",
+            "{spoken:?}: {answer}"
+        );
+        assert_eq!(
+            answer["choices"][0]["finish_reason"], "stop",
+            "{spoken:?}: {answer}"
+        );
+        assert!(
+            answer["usage"]["total_tokens"].as_u64() > Some(0),
+            "{spoken:?}: {answer}"
+        );
         speaker.forebay.stop().await;
     }
 }
@@ -100,11 +127,16 @@ const UNSIGNED: [&str; 3] = ["mistral", "cohere", "ollama"];
 async fn a_refusal_fails_the_job_where_the_provider_has_a_sign_of_it() {
     for spoken in SPOKEN {
         let speaker = speaker(spoken, &[MODEL]).await;
-        let completion = speaker.ask("refused", "/v1/chat/completions", question("refuse this")).await;
+        let completion = speaker
+            .ask("refused", "/v1/chat/completions", question("refuse this"))
+            .await;
         let class = completion.error.as_ref().map(|error| error.class);
         let expected = (!UNSIGNED.contains(&spoken.1)).then_some(Class::ContentFiltered);
         assert_eq!(class, expected, "{spoken:?}: {completion:?}");
-        assert!(completion.response.is_some(), "{spoken:?}: the answer is told: {completion:?}");
+        assert!(
+            completion.response.is_some(),
+            "{spoken:?}: the answer is told: {completion:?}"
+        );
         speaker.forebay.stop().await;
     }
 }
@@ -117,17 +149,26 @@ async fn every_dialect_calls_tools_and_takes_their_results() {
         body["tools"] = tools();
         let answer = speaker.chat("call", body.clone()).await;
         let choice = &answer["choices"][0];
-        assert_eq!(choice["finish_reason"], "tool_calls", "{spoken:?}: {answer}");
+        assert_eq!(
+            choice["finish_reason"], "tool_calls",
+            "{spoken:?}: {answer}"
+        );
         let call = &choice["message"]["tool_calls"][0];
         assert_eq!(call["function"]["name"], "weather", "{spoken:?}: {answer}");
-        let arguments = call["function"]["arguments"].as_str().expect("arguments as text");
+        let arguments = call["function"]["arguments"]
+            .as_str()
+            .expect("arguments as text");
         let arguments: Value = serde_json::from_str(arguments).expect("JSON");
         assert!(arguments["place"].is_string(), "{spoken:?}: {answer}");
         let messages = body["messages"].as_array_mut().expect("messages");
         messages.push(choice["message"].clone());
-        messages.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "{\"sky\":\"blue\"}" }));
+        messages.push(
+            json!({ "role": "tool", "tool_call_id": call["id"], "content": "{\"sky\":\"blue\"}" }),
+        );
         let answer = speaker.chat("result", body).await;
-        let said = answer["choices"][0]["message"]["content"].as_str().expect("text");
+        let said = answer["choices"][0]["message"]["content"]
+            .as_str()
+            .expect("text");
         assert!(said.contains("blue"), "{spoken:?}: {answer}");
         speaker.forebay.stop().await;
     }
@@ -154,11 +195,18 @@ async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
         messages.push(message.clone());
         messages.push(json!({ "role": "user", "content": "and then?" }));
         let answer = speaker.chat("again", body.clone()).await;
-        assert_eq!(answer["choices"][0]["message"]["content"], "You said: and then?", "{spoken:?}: {answer}");
+        assert_eq!(
+            answer["choices"][0]["message"]["content"], "You said: and then?",
+            "{spoken:?}: {answer}"
+        );
         // What was changed on the way is refused there, which shows that it was sent at all.
         spoil(&mut body["messages"][2]["reasoning_details"][0]["data"]);
         let completion = speaker.ask("spoiled", "/v1/chat/completions", body).await;
-        assert_eq!(completion.error.expect("refused").class, Class::BadRequest, "{spoken:?}");
+        assert_eq!(
+            completion.error.expect("refused").class,
+            Class::BadRequest,
+            "{spoken:?}"
+        );
         speaker.forebay.stop().await;
     }
 }
@@ -169,8 +217,13 @@ fn spoil(value: &mut Value) {
         Value::String(text) => text.insert(0, 'A'),
         Value::Object(map) => {
             for (name, value) in map {
-                if ["signature", "encrypted_content", "reasoningContent", "reasoningText"]
-                    .contains(&name.as_str())
+                if [
+                    "signature",
+                    "encrypted_content",
+                    "reasoningContent",
+                    "reasoningText",
+                ]
+                .contains(&name.as_str())
                 {
                     spoil(value);
                 }
@@ -188,7 +241,10 @@ async fn every_error_of_every_provider_is_taken_for_what_it_is() {
     let spoken = SPOKEN.into_iter().filter(|spoken| spoken.3.is_empty());
     let tried = futures::future::join_all(spoken.map(mistaken)).await;
     let all: usize = tried.iter().map(|(all, _)| all).sum();
-    let mistaken: Vec<_> = tried.into_iter().flat_map(|(_, mistaken)| mistaken).collect();
+    let mistaken: Vec<_> = tried
+        .into_iter()
+        .flat_map(|(_, mistaken)| mistaken)
+        .collect();
     assert!(mistaken.is_empty(), "{mistaken:#?}");
     assert!(all > 150, "{all}");
 }
@@ -196,8 +252,12 @@ async fn every_error_of_every_provider_is_taken_for_what_it_is() {
 /// How many failures a provider has, and which of them are taken for something else.
 async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<String>) {
     let is_responses = spoken.1 == "openai-responses";
-    let failures = failures().into_iter().filter(|failure| failure.provider == spoken.0);
-    let cases: Vec<_> = failures.filter(|failure| is_responses || failure.task == "chat").collect();
+    let failures = failures()
+        .into_iter()
+        .filter(|failure| failure.provider == spoken.0);
+    let cases: Vec<_> = failures
+        .filter(|failure| is_responses || failure.task == "chat")
+        .collect();
     assert!(cases.len() > 5, "{spoken:?}");
     let (forebay, _simulated) = failing(spoken, &cases).await;
     for failure in &cases {
@@ -205,18 +265,31 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
         let said = "a prompt that is longer than a name is";
         let body = json!({ "messages": [{ "role": "user", "content": said }] });
         let job = json!({ "id": failure.case, "deadline": deadline, "body": body });
-        forebay.publish(&format!("ai.jobs.{}", failure.case), &job).await;
+        forebay
+            .publish(&format!("ai.jobs.{}", failure.case), &job)
+            .await;
     }
     let mut mistaken = Vec::new();
     for failure in &cases {
         let completion = forebay.completion("default", None, failure.case).await;
-        let outcome = completion.attempts.first().map(|attempt| attempt.outcome.as_str());
+        let outcome = completion
+            .attempts
+            .first()
+            .map(|attempt| attempt.outcome.as_str());
         if outcome != Some(failure.class) {
-            mistaken.push(format!("{} {} was taken for {outcome:?}", spoken.1, failure.case));
+            mistaken.push(format!(
+                "{} {} was taken for {outcome:?}",
+                spoken.1, failure.case
+            ));
         }
         let text = serde_json::to_string(&completion).expect("JSON");
         for secret in ["sk-a-ke", "longer than a name", "org-", "org_"] {
-            assert!(!text.contains(secret), "{} {}: {text}", spoken.1, failure.case);
+            assert!(
+                !text.contains(secret),
+                "{} {}: {text}",
+                spoken.1,
+                failure.case
+            );
         }
     }
     forebay.stop().await;
@@ -233,7 +306,11 @@ async fn failing(
         "ollama" => vec!["provider=ollama,name=one".to_owned()],
         _ => {
             let account = |failure: &Failure| {
-                format!("provider={simulated},name=org-{0},key={1}", failure.case, key(failure.case))
+                format!(
+                    "provider={simulated},name=org-{0},key={1}",
+                    failure.case,
+                    key(failure.case)
+                )
             };
             cases.iter().map(account).collect()
         }

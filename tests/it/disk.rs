@@ -24,10 +24,16 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
     let nats = dir.path().join("nats");
-    let server = Server::start(&nats, listen, Duration::from_millis(100)).await.expect("it starts");
+    let server = Server::start(&nats, listen, Duration::from_millis(100))
+        .await
+        .expect("it starts");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = [
-        format!("[nats]\nurl = {:?}\n[data]\ndir = {:?}\n", server.url(), dir.path().join("data")),
+        format!(
+            "[nats]\nurl = {:?}\n[data]\ndir = {:?}\n",
+            server.url(),
+            dir.path().join("data")
+        ),
         SMALL_STREAMS.to_owned(),
         account(
             dir.path(),
@@ -49,8 +55,16 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
 
     // A write beyond the limit must be an error, not the end of the process.
     let mut serve = Command::new("sh");
-    serve.args(["-c", "trap '' XFSZ; exec \"$0\" serve", env!("CARGO_BIN_EXE_forebay")]);
-    serve.current_dir(dir.path()).env_remove("RUST_LOG").stderr(Stdio::piped()).kill_on_drop(true);
+    serve.args([
+        "-c",
+        "trap '' XFSZ; exec \"$0\" serve",
+        env!("CARGO_BIN_EXE_forebay"),
+    ]);
+    serve
+        .current_dir(dir.path())
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let mut serve = serve.spawn().expect("it starts");
     let mut log = BufReader::new(serve.stderr.take().expect("piped")).lines();
     let mut until = async |words: &str| {
@@ -62,9 +76,19 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
         panic!("it ended without `{words}`");
     };
     until("ready:").await;
-    let pid = i32::try_from(serve.id().expect("it runs")).ok().and_then(Pid::from_raw);
+    let pid = i32::try_from(serve.id().expect("it runs"))
+        .ok()
+        .and_then(Pid::from_raw);
     let limit = |current| {
-        prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None }).expect("limited");
+        prlimit(
+            pid,
+            Resource::Fsize,
+            Rlimit {
+                current,
+                maximum: None,
+            },
+        )
+        .expect("limited");
     };
     limit(Some(FULL));
     let published = program::run(dir.path(), &["publish", "jobs.jsonl", "--pool", "chat"]).await;
@@ -75,7 +99,10 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     let calls = provider.calls().len();
     until("storing a result failed, trying again in 1.6s").await;
     assert!(calls < JOBS - AT_ONCE, "{calls}");
-    assert!(provider.calls().len() <= calls + AT_ONCE, "those that were under way alone");
+    assert!(
+        provider.calls().len() <= calls + AT_ONCE,
+        "those that were under way alone"
+    );
     limit(None);
     let drained = drained(dir.path()).await;
     assert_eq!(drained["ended"][0], json!(["succeeded", JOBS]), "{drained}");

@@ -21,23 +21,45 @@ async fn every_simulated_provider_answers_the_example() {
     let dir = tempfile::tempdir().expect("a directory");
     // Any free port, so that it runs beside other tests.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = listener.local_addr().expect("an address").port().to_string();
+    let port = listener
+        .local_addr()
+        .expect("an address")
+        .port()
+        .to_string();
     drop(listener);
     for name in ["run.sh", "forebay.toml", "jobs.jsonl"] {
         let text = fs::read_to_string(shown.join(name)).expect("text");
         fs::write(dir.path().join(name), text.replace(PORT, &port)).expect("written");
     }
     let mut command = Command::new("bash");
-    command.arg("run.sh").current_dir(dir.path()).env("FOREBAY", env!("CARGO_BIN_EXE_forebay"));
-    command.env_remove("FOREBAY_CONFIG").env_remove("RUST_LOG").stdin(Stdio::null()).kill_on_drop(true);
+    command
+        .arg("run.sh")
+        .current_dir(dir.path())
+        .env("FOREBAY", env!("CARGO_BIN_EXE_forebay"));
+    command
+        .env_remove("FOREBAY_CONFIG")
+        .env_remove("RUST_LOG")
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
     let output = program::finish(&mut command).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     let lines = output.stdout.lines().filter(|line| line.starts_with('{'));
-    let answers: Vec<OutputLine> = lines.map(|line| serde_json::from_str(line).expect("a line")).collect();
+    let answers: Vec<OutputLine> = lines
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
     for answer in &answers {
         let body = answer.response.as_ref().expect("an answer").body.get();
-        assert!(body.contains(&format!("You said: Hello, {}.", answer.custom_id)), "{body}");
+        assert!(
+            body.contains(&format!("You said: Hello, {}.", answer.custom_id)),
+            "{body}"
+        );
     }
-    let answered: BTreeSet<_> = answers.iter().map(|answer| answer.custom_id.as_str()).collect();
-    assert_eq!(answered, Vendor::ALL.iter().map(|vendor| vendor.name()).collect());
+    let answered: BTreeSet<_> = answers
+        .iter()
+        .map(|answer| answer.custom_id.as_str())
+        .collect();
+    assert_eq!(
+        answered,
+        Vendor::ALL.iter().map(|vendor| vendor.name()).collect()
+    );
 }

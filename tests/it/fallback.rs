@@ -19,7 +19,13 @@ async fn forebay(faults: &str, limits: &str) -> (Forebay, [forebay::simulate::Pr
     let text = [
         head(dir.path()),
         account(dir.path(), "main", &main.base_url(), &["sk-main"], limits),
-        account(dir.path(), "spare", &spare.base_url(), &["sk-spare"], UNLIMITED),
+        account(
+            dir.path(),
+            "spare",
+            &spare.base_url(),
+            &["sk-spare"],
+            UNLIMITED,
+        ),
         POOL.to_owned(),
     ];
     (Forebay::start(dir, &text.concat()).await, [main, spare])
@@ -32,7 +38,11 @@ async fn ask(forebay: &Forebay, id: &str) -> Completion {
 }
 
 fn outcomes(completion: &Completion) -> Vec<(&str, &str)> {
-    completion.attempts.iter().map(|attempt| (attempt.account.as_str(), attempt.outcome.as_str())).collect()
+    completion
+        .attempts
+        .iter()
+        .map(|attempt| (attempt.account.as_str(), attempt.outcome.as_str()))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,11 +55,28 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
     ] {
         let (forebay, providers) = forebay(fault, UNLIMITED).await;
         let completion = ask(&forebay, "a").await;
-        assert_eq!(completion.status, Status::Succeeded, "{fault}: {completion:?}");
-        assert_eq!(outcomes(&completion), [("main", class.as_str()), ("spare", "succeeded")], "{fault}");
+        assert_eq!(
+            completion.status,
+            Status::Succeeded,
+            "{fault}: {completion:?}"
+        );
+        assert_eq!(
+            outcomes(&completion),
+            [("main", class.as_str()), ("spare", "succeeded")],
+            "{fault}"
+        );
         let by = completion.answered_by.expect("somebody answered");
-        assert_eq!((by.account.as_str(), by.model.as_str(), by.reason), ("spare", "gpt-4o", Reason::Failed));
-        assert_eq!(providers.iter().map(|provider| provider.calls().len()).collect::<Vec<_>>(), [1, 1]);
+        assert_eq!(
+            (by.account.as_str(), by.model.as_str(), by.reason),
+            ("spare", "gpt-4o", Reason::Failed)
+        );
+        assert_eq!(
+            providers
+                .iter()
+                .map(|provider| provider.calls().len())
+                .collect::<Vec<_>>(),
+            [1, 1]
+        );
         forebay.stop().await;
     }
 }
@@ -57,11 +84,20 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_spent_for_longer_than_the_pool_waits_is_not_waited_for() {
     let (forebay, _providers) = forebay("", "{ requests = 1, per = \"1d\" }").await;
-    let first = ask(&forebay, "a").await.answered_by.expect("somebody answered");
-    assert_eq!((first.account.as_str(), first.reason), ("main", Reason::Preferred));
+    let first = ask(&forebay, "a")
+        .await
+        .answered_by
+        .expect("somebody answered");
+    assert_eq!(
+        (first.account.as_str(), first.reason),
+        ("main", Reason::Preferred)
+    );
     let second = ask(&forebay, "b").await;
     assert_eq!(outcomes(&second), [("spare", "succeeded")]);
-    assert_eq!(second.answered_by.expect("somebody answered").reason, Reason::Unavailable);
+    assert_eq!(
+        second.answered_by.expect("somebody answered").reason,
+        Reason::Unavailable
+    );
     forebay.stop().await;
 }
 
@@ -73,8 +109,15 @@ async fn what_has_room_soon_is_waited_for() {
         forebay.publish("ai.jobs.chat", &job).await;
     }
     for id in ["a", "b", "c"] {
-        let by = forebay.completion("default", None, id).await.answered_by.expect("somebody answered");
-        assert_eq!((by.account.as_str(), by.reason), ("main", Reason::Preferred));
+        let by = forebay
+            .completion("default", None, id)
+            .await
+            .answered_by
+            .expect("somebody answered");
+        assert_eq!(
+            (by.account.as_str(), by.reason),
+            ("main", Reason::Preferred)
+        );
     }
     assert_eq!((main.calls().len(), spare.calls().len()), (3, 0));
     forebay.stop().await;
@@ -86,31 +129,59 @@ async fn an_address_where_nobody_listens_is_not_waited_for() {
     drop(main);
     let completion = ask(&forebay, "a").await;
     assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
-    assert_eq!(completion.attempts.last().map(|attempt| attempt.account.as_str()), Some("spare"));
+    assert_eq!(
+        completion
+            .attempts
+            .last()
+            .map(|attempt| attempt.account.as_str()),
+        Some("spare")
+    );
     forebay.stop().await;
 }
 
 /// What one target answers that fails so goes to another of these, if to any.
-async fn served_by(failure: &str, more: &str, windows: [Option<u64>; 3]) -> (Completion, Vec<String>) {
+async fn served_by(
+    failure: &str,
+    more: &str,
+    windows: [Option<u64>; 3],
+) -> (Completion, Vec<String>) {
     let simulated = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let models = [format!("fail-{failure}"), "small".to_owned(), "large".to_owned()];
+    let models = [
+        format!("fail-{failure}"),
+        "small".to_owned(),
+        "large".to_owned(),
+    ];
     let targets: Vec<_> = models
         .iter()
         .zip(windows)
         .enumerate()
         .map(|(tier, (model, window))| {
-            let window = window.map_or_else(String::new, |tokens| format!(", context_window = {tokens}"));
+            let window =
+                window.map_or_else(String::new, |tokens| format!(", context_window = {tokens}"));
             format!("{{ account = \"one\", model = \"{model}\", tier = {tier}{window} }}")
         })
         .collect();
     let pool = format!("[pool.chat]\ntargets = [{}]\n{more}", targets.join(", "));
-    let text =
-        [head(dir.path()), account(dir.path(), "one", &simulated.base_url(), &["sk-one"], UNLIMITED), pool];
+    let text = [
+        head(dir.path()),
+        account(
+            dir.path(),
+            "one",
+            &simulated.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
+        pool,
+    ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let completion = ask(&forebay, "a").await;
     forebay.stop().await;
-    let asked = completion.attempts.iter().map(|attempt| attempt.model.clone()).collect();
+    let asked = completion
+        .attempts
+        .iter()
+        .map(|attempt| attempt.model.clone())
+        .collect();
     (completion, asked)
 }
 
@@ -120,32 +191,50 @@ async fn what_is_too_long_goes_to_a_larger_window_alone() {
     let (completion, asked) = served_by("context_too_long", "", windows).await;
     assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
     assert_eq!(asked, ["fail-context_too_long", "large"]);
-    let (completion, asked) = served_by("context_too_long", "", [Some(8_000), None, Some(8_000)]).await;
-    assert_eq!(completion.error.map(|error| error.class), Some(Class::ContextTooLong));
+    let (completion, asked) =
+        served_by("context_too_long", "", [Some(8_000), None, Some(8_000)]).await;
+    assert_eq!(
+        completion.error.map(|error| error.class),
+        Some(Class::ContextTooLong)
+    );
     assert_eq!(asked, ["fail-context_too_long"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_refused_for_its_content_goes_elsewhere_only_where_the_pool_says_so() {
     let (completion, asked) = served_by("content_filtered", "", [None; 3]).await;
-    assert_eq!(completion.error.map(|error| error.class), Some(Class::ContentFiltered));
+    assert_eq!(
+        completion.error.map(|error| error.class),
+        Some(Class::ContentFiltered)
+    );
     assert_eq!(asked, ["fail-content_filtered"]);
-    let (completion, asked) = served_by("content_filtered", "content_fallback = true\n", [None; 3]).await;
+    let (completion, asked) =
+        served_by("content_filtered", "content_fallback = true\n", [None; 3]).await;
     assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
     assert_eq!(asked, ["fail-content_filtered", "small"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_request_itself_is_wrong_about_goes_nowhere() {
-    let (completion, asked) = served_by("bad_request", "content_fallback = true\n", [None; 3]).await;
-    assert_eq!(completion.error.map(|error| error.class), Some(Class::BadRequest));
+    let (completion, asked) =
+        served_by("bad_request", "content_fallback = true\n", [None; 3]).await;
+    assert_eq!(
+        completion.error.map(|error| error.class),
+        Some(Class::BadRequest)
+    );
     assert_eq!(asked, ["fail-bad_request"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_its_field() {
-    let simulated =
-        provider(&["provider=anthropic,name=a,key=sk-a", "provider=openai,name=b,key=sk-b"], "").await;
+    let simulated = provider(
+        &[
+            "provider=anthropic,name=a,key=sk-a",
+            "provider=openai,name=b,key=sk-b",
+        ],
+        "",
+    )
+    .await;
     let dir = tempfile::tempdir().expect("a directory");
     let claude = account(dir.path(), "claude", &simulated.url(), &["sk-a"], UNLIMITED);
     let text = [
@@ -158,18 +247,39 @@ async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_it
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     let body = json!({ "logprobs": true, "messages": [{ "role": "user", "content": "hi" }] });
-    forebay.publish("ai.jobs.chat", &json!({ "id": "a", "body": body })).await;
-    let by = forebay.completion("default", None, "a").await.answered_by.expect("somebody answered");
-    assert_eq!((by.account.as_str(), by.reason), ("gpt", Reason::Unsupported));
-    forebay.publish("ai.jobs.claude", &json!({ "id": "b", "body": body })).await;
-    let error = forebay.completion("default", None, "b").await.error.expect("refused");
+    forebay
+        .publish("ai.jobs.chat", &json!({ "id": "a", "body": body }))
+        .await;
+    let by = forebay
+        .completion("default", None, "a")
+        .await
+        .answered_by
+        .expect("somebody answered");
+    assert_eq!(
+        (by.account.as_str(), by.reason),
+        ("gpt", Reason::Unsupported)
+    );
+    forebay
+        .publish("ai.jobs.claude", &json!({ "id": "b", "body": body }))
+        .await;
+    let error = forebay
+        .completion("default", None, "b")
+        .await
+        .error
+        .expect("refused");
     assert_eq!(error.code, "unsupported");
     assert!(error.message.contains("`body.logprobs`"), "{error:?}");
     // What is wrong whoever is asked has another code.
     let mut wrong = body.clone();
     (wrong["logprobs"], wrong["temperature"]) = (json!(null), json!("hot"));
-    forebay.publish("ai.jobs.claude", &json!({ "id": "c", "body": wrong })).await;
-    let error = forebay.completion("default", None, "c").await.error.expect("refused");
+    forebay
+        .publish("ai.jobs.claude", &json!({ "id": "c", "body": wrong }))
+        .await;
+    let error = forebay
+        .completion("default", None, "c")
+        .await
+        .error
+        .expect("refused");
     assert_eq!(error.code, "invalid_value");
     assert!(error.message.contains("`body.temperature`"), "{error:?}");
     assert!(

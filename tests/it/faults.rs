@@ -31,7 +31,9 @@ async fn two_accounts(
 
 async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Completion> {
     for job in 0..jobs {
-        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+            .await;
     }
     let mut completions = Vec::new();
     for job in 0..jobs {
@@ -42,23 +44,51 @@ async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Comp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt() {
-    let accounts = ["name=tight,key=sk-tight,limit=2/1h", "name=wide,key=sk-wide"];
+    let accounts = [
+        "name=tight,key=sk-tight,limit=2/1h",
+        "name=wide,key=sk-wide",
+    ];
     let first: (&[&str], &str) = (&["sk-tight"], "{ concurrent = 4 }");
-    let (forebay, provider) = two_accounts(&accounts, "", first, (&["sk-wide"], "{ concurrent = 4 }")).await;
+    let (forebay, provider) =
+        two_accounts(&accounts, "", first, (&["sk-wide"], "{ concurrent = 4 }")).await;
     let completions = answer_all(&forebay, 40).await;
-    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
-    let refused = provider.calls().iter().filter(|call| call.status == 429).count();
-    assert!((1..=4).contains(&refused), "those in flight when the limit was met, and no more: {refused}");
-    let elsewhere = completions.iter().find(|completion| completion.attempts.len() == 2).expect("one moved");
+    assert!(
+        completions
+            .iter()
+            .all(|completion| completion.status == Status::Succeeded)
+    );
+    let refused = provider
+        .calls()
+        .iter()
+        .filter(|call| call.status == 429)
+        .count();
+    assert!(
+        (1..=4).contains(&refused),
+        "those in flight when the limit was met, and no more: {refused}"
+    );
+    let elsewhere = completions
+        .iter()
+        .find(|completion| completion.attempts.len() == 2)
+        .expect("one moved");
     assert_eq!(elsewhere.attempts[0].outcome, "rate_limited");
     assert_eq!(
-        (elsewhere.attempts[0].account.as_str(), elsewhere.attempts[1].account.as_str()),
+        (
+            elsewhere.attempts[0].account.as_str(),
+            elsewhere.attempts[1].account.as_str()
+        ),
         ("first", "second")
     );
     let keys = forebay.app.worker().snapshot().accounts;
     let state = &keys[0].models[0].state;
-    assert_eq!((state.name(), state.reason()), ("cooling", Some(Class::RateLimited)));
-    assert_eq!(keys[0].keys[0].1.name(), "ready", "the refusal spoke of the limit, not of the key");
+    assert_eq!(
+        (state.name(), state.reason()),
+        ("cooling", Some(Class::RateLimited))
+    );
+    assert_eq!(
+        keys[0].keys[0].1.name(),
+        "ready",
+        "the refusal spoke of the limit, not of the key"
+    );
     forebay.stop().await;
 }
 
@@ -66,16 +96,34 @@ async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt(
 async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() {
     let accounts = ["name=good,key=sk-good"];
     let first: (&[&str], &str) = (&["sk-wrong", "sk-good"], "{ concurrent = 1 }");
-    let (forebay, provider) =
-        two_accounts(&accounts, "", first, (&["sk-also-wrong"], "{ concurrent = 1 }")).await;
+    let (forebay, provider) = two_accounts(
+        &accounts,
+        "",
+        first,
+        (&["sk-also-wrong"], "{ concurrent = 1 }"),
+    )
+    .await;
     let completions = answer_all(&forebay, 10).await;
-    assert!(completions.iter().all(|completion| completion.status == Status::Succeeded));
+    assert!(
+        completions
+            .iter()
+            .all(|completion| completion.status == Status::Succeeded)
+    );
     let outcomes: Vec<_> = completions
         .iter()
         .flat_map(|completion| &completion.attempts)
-        .map(|attempt| (attempt.account.as_str(), attempt.key.as_str(), attempt.outcome.as_str()))
+        .map(|attempt| {
+            (
+                attempt.account.as_str(),
+                attempt.key.as_str(),
+                attempt.outcome.as_str(),
+            )
+        })
         .collect();
-    let wrong: Vec<_> = outcomes.iter().filter(|(_, _, outcome)| *outcome == "bad_key").collect();
+    let wrong: Vec<_> = outcomes
+        .iter()
+        .filter(|(_, _, outcome)| *outcome == "bad_key")
+        .collect();
     assert_eq!(wrong.len(), 2, "each wrong key was used once: {outcomes:?}");
     assert_eq!(provider.calls().len(), 10);
     let states: BTreeSet<_> = forebay
@@ -85,7 +133,10 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
         .accounts
         .into_iter()
         .flat_map(|account| {
-            account.keys.into_iter().map(move |(name, state)| (account.name.clone(), name, state.name()))
+            account
+                .keys
+                .into_iter()
+                .map(move |(name, state)| (account.name.clone(), name, state.name()))
         })
         .collect();
     let state = |account: &str, key: &str, state| (account.to_owned(), key.to_owned(), state);
@@ -104,14 +155,28 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
 async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.03";
-    let (forebay, provider) =
-        two_accounts(&accounts, faults, (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+    let (forebay, provider) = two_accounts(
+        &accounts,
+        faults,
+        (&["sk-one"], UNLIMITED),
+        (&["sk-two"], UNLIMITED),
+    )
+    .await;
     let completions = answer_all(&forebay, 40).await;
-    let failed: Vec<_> =
-        completions.iter().filter(|completion| completion.status != Status::Succeeded).collect();
+    let failed: Vec<_> = completions
+        .iter()
+        .filter(|completion| completion.status != Status::Succeeded)
+        .collect();
     assert!(failed.is_empty(), "{failed:?}");
-    let attempts: usize = completions.iter().map(|completion| completion.attempts.len()).sum();
-    assert_eq!(attempts, provider.calls().len(), "every call is an attempt of some completion");
+    let attempts: usize = completions
+        .iter()
+        .map(|completion| completion.attempts.len())
+        .sum();
+    assert_eq!(
+        attempts,
+        provider.calls().len(),
+        "every call is an attempt of some completion"
+    );
     assert!(attempts > 40, "there were faults");
     forebay.stop().await;
 }
@@ -120,15 +185,25 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
 async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it_is_well() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let four = "{ concurrent = 4 }";
-    let (forebay, provider) =
-        two_accounts(&accounts, "error=1", (&["sk-one"], four), (&["sk-two"], four)).await;
+    let (forebay, provider) = two_accounts(
+        &accounts,
+        "error=1",
+        (&["sk-one"], four),
+        (&["sk-two"], four),
+    )
+    .await;
     const JOBS: usize = 60;
     for job in 0..JOBS {
-        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+            .await;
     }
     let stopped = || {
         let accounts = forebay.app.worker().snapshot().accounts;
-        let mut states = accounts.iter().flat_map(|account| &account.models).map(|model| &model.state);
+        let mut states = accounts
+            .iter()
+            .flat_map(|account| &account.models)
+            .map(|model| &model.state);
         accounts.iter().all(|account| !account.models.is_empty())
             && states.all(|state| state.name() == "cooling")
     };
@@ -140,11 +215,20 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
     .await;
     provider.fail(Faults::default());
     for job in 0..JOBS {
-        assert_eq!(forebay.completion("default", None, &job.to_string()).await.status, Status::Succeeded);
+        assert_eq!(
+            forebay
+                .completion("default", None, &job.to_string())
+                .await
+                .status,
+            Status::Succeeded
+        );
     }
     let calls = provider.calls();
     let failed = calls.iter().filter(|call| call.status == 500).count();
-    assert!((10..=18).contains(&failed), "what shows it, and the eight in flight then: {failed}");
+    assert!(
+        (10..=18).contains(&failed),
+        "what shows it, and the eight in flight then: {failed}"
+    );
     assert_eq!(calls.len(), failed + JOBS);
     forebay.stop().await;
 }
@@ -152,14 +236,25 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, provider) =
-        two_accounts(&accounts, "reset=1", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+    let (forebay, provider) = two_accounts(
+        &accounts,
+        "reset=1",
+        (&["sk-one"], UNLIMITED),
+        (&["sk-two"], UNLIMITED),
+    )
+    .await;
     let mut job = chat("once", "hello");
     job["on_ambiguous"] = json!(OnAmbiguous::Fail);
     forebay.publish("ai.jobs.chat", &job).await;
     let completion = forebay.completion("default", None, "once").await;
-    assert_eq!((completion.status, completion.attempts.len()), (Status::Failed, 1));
-    assert_eq!(completion.error.expect("an error").class, Class::NetAfterSend);
+    assert_eq!(
+        (completion.status, completion.attempts.len()),
+        (Status::Failed, 1)
+    );
+    assert_eq!(
+        completion.error.expect("an error").class,
+        Class::NetAfterSend
+    );
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -167,9 +262,19 @@ async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, provider) =
-        two_accounts(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
-    forebay.publish("ai.jobs.chat", &json!({ "id": "bad", "body": { "messages": [] } })).await;
+    let (forebay, provider) = two_accounts(
+        &accounts,
+        "",
+        (&["sk-one"], UNLIMITED),
+        (&["sk-two"], UNLIMITED),
+    )
+    .await;
+    forebay
+        .publish(
+            "ai.jobs.chat",
+            &json!({ "id": "bad", "body": { "messages": [] } }),
+        )
+        .await;
     let completion = forebay.completion("default", None, "bad").await;
     let error = completion.error.as_ref().expect("an error");
     assert_eq!(
@@ -178,7 +283,10 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
     );
     assert_eq!(completion.response.as_ref().expect("kept").status_code, 400);
     let line = completion.output_line();
-    assert!(line.error.is_none() && line.response.is_some(), "OpenAI's shape of an HTTP error");
+    assert!(
+        line.error.is_none() && line.response.is_some(),
+        "OpenAI's shape of an HTTP error"
+    );
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -186,18 +294,34 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_request_that_is_not_found_does_not_fail_the_others() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
-    let (forebay, _provider) =
-        two_accounts(&accounts, "", (&["sk-one"], UNLIMITED), (&["sk-two"], UNLIMITED)).await;
+    let (forebay, _provider) = two_accounts(
+        &accounts,
+        "",
+        (&["sk-one"], UNLIMITED),
+        (&["sk-two"], UNLIMITED),
+    )
+    .await;
     // Large enough that no estimate of it fits a turn.
     let greedy = json!({ "id": "greedy", "body": { "messages": [{ "role": "user", "content": "x" }], "max_tokens": u64::MAX } });
     forebay.publish("ai.jobs.chat", &greedy).await;
     forebay
-        .publish("ai.jobs.chat", &json!({ "id": "nowhere", "url": "/v1/embeddings", "body": { "input": 3 } }))
+        .publish(
+            "ai.jobs.chat",
+            &json!({ "id": "nowhere", "url": "/v1/embeddings", "body": { "input": 3 } }),
+        )
         .await;
     let nowhere = forebay.completion("default", None, "nowhere").await;
     assert_eq!(nowhere.status, Status::Failed);
-    assert!(answer_all(&forebay, 5).await.iter().all(|completion| completion.status == Status::Succeeded));
-    assert_eq!(forebay.completion("default", None, "greedy").await.status, Status::Succeeded);
+    assert!(
+        answer_all(&forebay, 5)
+            .await
+            .iter()
+            .all(|completion| completion.status == Status::Succeeded)
+    );
+    assert_eq!(
+        forebay.completion("default", None, "greedy").await.status,
+        Status::Succeeded
+    );
     forebay.stop().await;
 }
 
@@ -210,17 +334,36 @@ async fn a_tier_is_entered_after_its_wait() {
                 { account = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
     let text = [
         head(dir.path()),
-        account(dir.path(), "one", &hangs.base_url(), &["sk-one"], "{ concurrent = 1 }"),
-        account(dir.path(), "two", &answers.base_url(), &["sk-two"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &hangs.base_url(),
+            &["sk-one"],
+            "{ concurrent = 1 }",
+        ),
+        account(
+            dir.path(),
+            "two",
+            &answers.base_url(),
+            &["sk-two"],
+            UNLIMITED,
+        ),
         pool.to_owned(),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
-    forebay.publish("ai.jobs.chat", &chat("hangs", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("hangs", "hello"))
+        .await;
     called(&hangs, 1).await;
-    forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("waits", "hello"))
+        .await;
     let completion = forebay.completion("default", None, "waits").await;
     let attempt = &completion.attempts[0];
-    assert!(attempt.account == "two" && attempt.waited_ms >= 1_000, "{completion:?}");
+    assert!(
+        attempt.account == "two" && attempt.waited_ms >= 1_000,
+        "{completion:?}"
+    );
     forebay.stop().await;
 }
 
@@ -237,14 +380,21 @@ async fn a_teams_limits_hold_up_its_own_jobs_alone() {
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     for id in 0..4 {
-        forebay.publish("ai.jobs.chat.small", &chat(&id.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat.small", &chat(&id.to_string(), "hello"))
+            .await;
     }
     for id in 0..2 {
         forebay.completion("small", None, &id.to_string()).await;
     }
     for id in 0..10 {
-        forebay.publish("ai.jobs.chat.large", &chat(&id.to_string(), "hello")).await;
-        assert_eq!(said(&forebay.completion("large", None, &id.to_string()).await), "You said: hello");
+        forebay
+            .publish("ai.jobs.chat.large", &chat(&id.to_string(), "hello"))
+            .await;
+        assert_eq!(
+            said(&forebay.completion("large", None, &id.to_string()).await),
+            "You said: hello"
+        );
     }
     assert_eq!(provider.calls().len(), 12);
     let jobs = forebay.connection.names.jobs_stream();

@@ -13,11 +13,22 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = forebay::config::Config::parse(SMALL_STREAMS).expect("a configuration").streams;
-    forebay::topology::establish(&connection.context, &names, &sizes).await.expect("established");
+    let sizes = forebay::config::Config::parse(SMALL_STREAMS)
+        .expect("a configuration")
+        .streams;
+    forebay::topology::establish(&connection.context, &names, &sizes)
+        .await
+        .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names.clone());
-    let mut found = queue.find(Arc::new(Readings::default())).await.expect("found");
-    let flow = Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk };
+    let mut found = queue
+        .find(Arc::new(Readings::default()))
+        .await
+        .expect("found");
+    let flow = Flow {
+        pool: "p".to_owned(),
+        team: "t".to_owned(),
+        lane: Lane::Bulk,
+    };
     forebay.publish(&names.job(&flow), &chat("1", "x")).await;
     let reading = soon("the flow", found.recv()).await.expect("open");
     assert_eq!(reading, Reading { flow, due: false });
@@ -26,15 +37,27 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     assert!(!queue.forget(&reading).await.expect("asked"), "a job waits");
     let (_more, credit) = Credit::new(5);
     let mut source = queue.open(&reading, credit);
-    let delivery = soon("the job", source.deliveries.recv()).await.expect("open");
+    let delivery = soon("the job", source.deliveries.recv())
+        .await
+        .expect("open");
     let (rest, credit) = source.close().await;
     assert_eq!((rest.len(), credit.expect("it ends well").open), (0, 4));
-    assert!(!queue.forget(&reading).await.expect("asked"), "the job is held");
+    assert!(
+        !queue.forget(&reading).await.expect("asked"),
+        "the job is held"
+    );
     queue.ack(delivery.receipt).await.expect("acked");
     assert!(queue.forget(&reading).await.expect("asked"));
-    let jobs = connection.context.get_stream(names.jobs_stream()).await.expect("the stream");
+    let jobs = connection
+        .context
+        .get_stream(names.jobs_stream())
+        .await
+        .expect("the stream");
     assert_eq!(jobs.cached_info().state.consumer_count, 0);
-    assert!(queue.forget(&reading).await.expect("asked"), "it has gone already");
+    assert!(
+        queue.forget(&reading).await.expect("asked"),
+        "it has gone already"
+    );
     forebay.stop().await;
 }
 
@@ -43,10 +66,17 @@ async fn more_teams_than_are_read_at_once_all_have_their_turn() {
     const TEAMS: usize = 1_200;
     let (forebay, provider) = Forebay::simple().await;
     for team in 0..TEAMS {
-        forebay.publish(&format!("ai.jobs.chat.team-{team}"), &chat("1", "hello")).await;
+        forebay
+            .publish(&format!("ai.jobs.chat.team-{team}"), &chat("1", "hello"))
+            .await;
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), TEAMS);
-    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, TEAMS as u64);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.completions_stream())
+            .await,
+        TEAMS as u64
+    );
     forebay.stop().await;
 }

@@ -20,7 +20,10 @@ async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
         while let Ok((mut socket, _)) = listener.accept().await {
             let mut request = vec![0; 64 * 1024];
             let read = socket.read(&mut request).await.unwrap_or_default();
-            noted.lock().expect("a lock").push(String::from_utf8_lossy(&request[..read]).into_owned());
+            noted
+                .lock()
+                .expect("a lock")
+                .push(String::from_utf8_lossy(&request[..read]).into_owned());
             // Whoever asked may have gone.
             let _ = socket.write_all(answer.as_bytes()).await;
         }
@@ -31,7 +34,11 @@ async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
     let (elsewhere, requests) = server(String::new()).await;
-    for status in ["302 Found", "307 Temporary Redirect", "308 Permanent Redirect"] {
+    for status in [
+        "302 Found",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
         let (address, asked) = server(format!(
             "HTTP/1.1 {status}\r\nlocation: {elsewhere}/v1/chat/completions\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         ))
@@ -44,10 +51,19 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
             pool("chat", "gpt-4o-mini", &["one"]),
         ];
         let forebay = Forebay::start(dir, &text.concat()).await;
-        forebay.publish("ai.jobs.chat", &chat("led", "astray")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat("led", "astray"))
+            .await;
         let completion = forebay.completion("default", None, "led").await;
-        assert_eq!(completion.status, Status::Failed, "{status}: {completion:?}");
-        assert!(asked.lock().expect("a lock")[0].contains("authorization: Bearer sk-one"), "{status}");
+        assert_eq!(
+            completion.status,
+            Status::Failed,
+            "{status}: {completion:?}"
+        );
+        assert!(
+            asked.lock().expect("a lock")[0].contains("authorization: Bearer sk-one"),
+            "{status}"
+        );
         forebay.stop().await;
     }
     assert_eq!(*requests.lock().expect("a lock"), Vec::<String>::new());
@@ -81,9 +97,15 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
-    forebay.publish("ai.jobs.chat", &chat("refused", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("refused", "hello"))
+        .await;
     let completion = forebay.completion("default", None, "refused").await;
-    let outcomes: Vec<_> = completion.attempts.iter().map(|attempt| attempt.outcome.as_str()).collect();
+    let outcomes: Vec<_> = completion
+        .attempts
+        .iter()
+        .map(|attempt| attempt.outcome.as_str())
+        .collect();
     assert_eq!(
         (completion.status, outcomes.as_slice()),
         (Status::Succeeded, &["rate_limited", "succeeded"][..])
@@ -111,10 +133,20 @@ async fn no_job_says_where_its_call_goes() {
         (job["url"], job["base_url"], job["body"]["base_url"]) =
             (json!(url), json!(elsewhere), json!(elsewhere));
         forebay.publish("ai.jobs.chat", &job).await;
-        let error = forebay.completion("default", None, &id).await.error.unwrap_or_else(|| panic!("{url}"));
+        let error = forebay
+            .completion("default", None, &id)
+            .await
+            .error
+            .unwrap_or_else(|| panic!("{url}"));
         assert_eq!(error.code, "unsupported", "{url}: {error:?}");
     }
-    assert_eq!((requests.lock().expect("a lock").len(), provider.calls().len()), (0, 0));
+    assert_eq!(
+        (
+            requests.lock().expect("a lock").len(),
+            provider.calls().len()
+        ),
+        (0, 0)
+    );
     forebay.stop().await;
 }
 
@@ -135,12 +167,18 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
     ];
     for id in ids {
         let mut headers = HeaderMap::new();
-        headers.insert("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+        headers.insert(
+            "traceparent",
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        );
         headers.insert("Nats-Rollup", "sub");
         headers.insert("Nats-Expected-Stream", "AI_JOBS");
         let job = chat(id, "hello");
-        let published =
-            forebay.connection.context.publish_with_headers("ai.jobs.chat", headers, job.to_string().into());
+        let published = forebay.connection.context.publish_with_headers(
+            "ai.jobs.chat",
+            headers,
+            job.to_string().into(),
+        );
         // A rollup is refused by the stream; without it the job is one like any other.
         published.await.expect("sent").await.expect_err("a rollup");
         forebay.publish("ai.jobs.chat", &job).await;
@@ -148,11 +186,22 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
         let subject = names.completion("default", None, id);
         assert_eq!(subject.split('.').count(), 5, "{subject}");
         let message = forebay.message(names.completions_stream(), &subject).await;
-        let completion: forebay_schemas::Completion = serde_json::from_slice(&message.payload).expect("one");
-        assert_eq!((completion.id.as_str(), said(&completion).as_str()), (id, "You said: hello"));
-        let names: Vec<_> =
-            message.headers.iter().flat_map(HeaderMap::iter).map(|(name, _)| name.to_string()).collect();
-        assert!(!names.iter().any(|name| name == "Forebay-Revision"), "{names:?}");
+        let completion: forebay_schemas::Completion =
+            serde_json::from_slice(&message.payload).expect("one");
+        assert_eq!(
+            (completion.id.as_str(), said(&completion).as_str()),
+            (id, "You said: hello")
+        );
+        let names: Vec<_> = message
+            .headers
+            .iter()
+            .flat_map(HeaderMap::iter)
+            .map(|(name, _)| name.to_string())
+            .collect();
+        assert!(
+            !names.iter().any(|name| name == "Forebay-Revision"),
+            "{names:?}"
+        );
     }
     forebay.stop().await;
 }
@@ -169,25 +218,47 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
     ];
     let count = bytes.len() as u64;
     for bytes in bytes {
-        forebay.publish_bytes("ai.jobs.chat", bytes, HeaderMap::new()).await;
+        forebay
+            .publish_bytes("ai.jobs.chat", bytes, HeaderMap::new())
+            .await;
     }
     // What is deeper than a reader goes, and numbers that no type holds, the provider gets as they are.
     let deep = |open: &str, close: &str| {
-        format!(r#"{{"body":{{"messages":{}1{}}}}}"#, open.repeat(100_000), close.repeat(100_000))
+        format!(
+            r#"{{"body":{{"messages":{}1{}}}}}"#,
+            open.repeat(100_000),
+            close.repeat(100_000)
+        )
     };
     for bytes in [deep("[", "]"), deep(r#"{"a":"#, "}")] {
-        forebay.publish_bytes("ai.jobs.chat", bytes.into_bytes(), HeaderMap::new()).await;
+        forebay
+            .publish_bytes("ai.jobs.chat", bytes.into_bytes(), HeaderMap::new())
+            .await;
     }
     let huge = format!(
         r#"{{"id":"huge","body":{{"messages":[{{"role":"user","content":"hello"}}],"seed":{},"x":1e999999}}}}"#,
         "9".repeat(10_000)
     );
-    forebay.publish_bytes("ai.jobs.chat", huge.into_bytes(), HeaderMap::new()).await;
+    forebay
+        .publish_bytes("ai.jobs.chat", huge.into_bytes(), HeaderMap::new())
+        .await;
     forebay.completion("default", None, "huge").await;
-    soon("all letters", async { while forebay.count("AI_DEAD".to_owned()).await < count + 3 {} }).await;
-    forebay.publish("ai.jobs.chat", &chat("after", "hello")).await;
-    assert_eq!(said(&forebay.completion("default", None, "after").await), "You said: hello");
-    assert_eq!(provider.calls().len(), 4, "two deep ones, one with numbers, one after");
+    soon("all letters", async {
+        while forebay.count("AI_DEAD".to_owned()).await < count + 3 {}
+    })
+    .await;
+    forebay
+        .publish("ai.jobs.chat", &chat("after", "hello"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("default", None, "after").await),
+        "You said: hello"
+    );
+    assert_eq!(
+        provider.calls().len(),
+        4,
+        "two deep ones, one with numbers, one after"
+    );
     forebay.drained().await;
     forebay.stop().await;
 }
@@ -199,11 +270,14 @@ async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
     let mut request = vec![0; 64 * 1024];
     let read = socket.read(&mut request).await.unwrap_or_default();
     let drips = String::from_utf8_lossy(&request[..read]).contains("Bearer sk-slow");
-    let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n{ANSWER}");
+    let head =
+        format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {SIZE}\r\n\r\n{ANSWER}");
     let rest = "x".repeat(SIZE - ANSWER.len() - 2) + "\"}";
     let at_once = if drips { SIZE * 3 / 4 } else { rest.len() };
-    let mut sent =
-        socket.write_all(head.as_bytes()).await.and(socket.write_all(&rest.as_bytes()[..at_once]).await);
+    let mut sent = socket
+        .write_all(head.as_bytes())
+        .await
+        .and(socket.write_all(&rest.as_bytes()[..at_once]).await);
     for byte in &rest.as_bytes()[at_once..] {
         if sent.is_err() {
             return;
@@ -235,21 +309,33 @@ async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
     for index in 0..SLOW {
-        forebay.publish("ai.jobs.slow", &chat(&format!("slow-{index}"), "hello")).await;
+        forebay
+            .publish("ai.jobs.slow", &chat(&format!("slow-{index}"), "hello"))
+            .await;
     }
     for index in 0..SLOW {
         let id = format!("fast-{index}");
         forebay.publish("ai.jobs.fast", &chat(&id, "hello")).await;
-        assert_eq!(forebay.completion("default", None, &id).await.status, Status::Succeeded);
+        assert_eq!(
+            forebay.completion("default", None, &id).await.status,
+            Status::Succeeded
+        );
     }
-    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, SLOW as u64, "none of the slow ones yet");
+    assert_eq!(
+        forebay.count("AI_COMPLETIONS".to_owned()).await,
+        SLOW as u64,
+        "none of the slow ones yet"
+    );
     let first = async {
         while forebay.count("AI_COMPLETIONS".to_owned()).await == SLOW as u64 {
             tokio::task::yield_now().await;
         }
     };
     let patience = std::time::Duration::from_secs(60);
-    assert!(tokio::time::timeout(patience, first).await.is_ok(), "a slow one gives up its place");
+    assert!(
+        tokio::time::timeout(patience, first).await.is_ok(),
+        "a slow one gives up its place"
+    );
     let stop = forebay.app.stop(std::time::Duration::ZERO);
     soon("the stop", stop).await;
 }

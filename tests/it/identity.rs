@@ -12,24 +12,36 @@ use futures::StreamExt;
 use serde_json::json;
 
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, chat, copy_in, head, limited, pool, provider, said, simple,
-    soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, chat, copy_in, head, limited, pool, provider, said,
+    simple, soon,
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
     let (forebay, provider) = Forebay::simple().await;
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.again").await.expect("subscribed");
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.again")
+        .await
+        .expect("subscribed");
     for _ in 0..20 {
         let mut job = chat("same", "hello");
         job["reply_to"] = json!("_INBOX.again");
         forebay.publish("ai.jobs.chat", &job).await;
     }
     forebay.drained().await;
-    forebay.publish("ai.jobs.chat", &chat("same", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("same", "hello"))
+        .await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1, "one call for 21 publishes");
-    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.completions_stream())
+            .await,
+        1
+    );
     let copy = copy_in(&mut inbox).await;
     assert_eq!(said(&copy), "You said: hello");
     forebay.stop().await;
@@ -38,20 +50,38 @@ async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_request_under_a_used_identity_is_set_aside() {
     let (forebay, provider) = Forebay::simple().await;
-    forebay.publish("ai.jobs.chat", &chat("used", "first")).await;
-    assert_eq!(said(&forebay.completion("default", None, "used").await), "You said: first");
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.conflict").await.expect("subscribed");
+    forebay
+        .publish("ai.jobs.chat", &chat("used", "first"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("default", None, "used").await),
+        "You said: first"
+    );
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.conflict")
+        .await
+        .expect("subscribed");
     let mut other = chat("used", "second");
     other["reply_to"] = json!("_INBOX.conflict");
     forebay.publish("ai.jobs.chat", &other).await;
     let copy = copy_in(&mut inbox).await;
-    assert_eq!((copy.status, copy.error.expect("an error").code.as_str()), (Status::Failed, "id_conflict"));
+    assert_eq!(
+        (copy.status, copy.error.expect("an error").code.as_str()),
+        (Status::Failed, "id_conflict")
+    );
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1);
     let names = &forebay.connection.names;
-    let letter = forebay.message(names.dead_stream(), "ai.dead.chat.default").await;
+    let letter = forebay
+        .message(names.dead_stream(), "ai.dead.chat.default")
+        .await;
     assert_eq!(letter.payload, other.to_string().as_bytes());
-    assert_eq!(said(&forebay.completion("default", None, "used").await), "You said: first");
+    assert_eq!(
+        said(&forebay.completion("default", None, "used").await),
+        "You said: first"
+    );
     forebay.stop().await;
 }
 
@@ -59,13 +89,24 @@ async fn another_request_under_a_used_identity_is_set_aside() {
 async fn the_same_id_in_another_team_or_batch_is_another_job() {
     let (forebay, provider) = Forebay::simple().await;
     forebay.publish("ai.jobs.chat", &chat("1", "alone")).await;
-    forebay.publish("ai.jobs.chat.acme", &chat("1", "of a team")).await;
+    forebay
+        .publish("ai.jobs.chat.acme", &chat("1", "of a team"))
+        .await;
     let mut of_batch = chat("1", "of a batch");
     of_batch["batch"] = json!("b");
     forebay.publish("ai.jobs.chat", &of_batch).await;
-    assert_eq!(said(&forebay.completion("default", None, "1").await), "You said: alone");
-    assert_eq!(said(&forebay.completion("acme", None, "1").await), "You said: of a team");
-    assert_eq!(said(&forebay.completion("default", Some("b"), "1").await), "You said: of a batch");
+    assert_eq!(
+        said(&forebay.completion("default", None, "1").await),
+        "You said: alone"
+    );
+    assert_eq!(
+        said(&forebay.completion("acme", None, "1").await),
+        "You said: of a team"
+    );
+    assert_eq!(
+        said(&forebay.completion("default", Some("b"), "1").await),
+        "You said: of a batch"
+    );
     assert_eq!(provider.calls().len(), 3);
     forebay.stop().await;
 }
@@ -76,15 +117,24 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("kept", "hello"))
+        .await;
     forebay.completion("default", None, "kept").await;
     forebay.drained().await;
     let dir = forebay.leave().await;
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat", &chat("kept", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("kept", "hello"))
+        .await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 1);
-    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 1);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.completions_stream())
+            .await,
+        1
+    );
     forebay.stop().await;
 }
 
@@ -94,7 +144,13 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("gpt-4o", "gpt-4o", &["one"]),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ]
@@ -102,10 +158,20 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
     let forebay = Forebay::start(dir, &text).await;
     for round in 0..3 {
         let id = format!("r-{round}");
-        forebay.publish("ai.jobs.gpt-4o.mini-x", &chat(&id, "of mini-x")).await;
-        forebay.publish("ai.jobs.gpt-4o-mini.x", &chat(&id, "of x")).await;
-        assert_eq!(said(&forebay.completion("mini-x", None, &id).await), "You said: of mini-x");
-        assert_eq!(said(&forebay.completion("x", None, &id).await), "You said: of x");
+        forebay
+            .publish("ai.jobs.gpt-4o.mini-x", &chat(&id, "of mini-x"))
+            .await;
+        forebay
+            .publish("ai.jobs.gpt-4o-mini.x", &chat(&id, "of x"))
+            .await;
+        assert_eq!(
+            said(&forebay.completion("mini-x", None, &id).await),
+            "You said: of mini-x"
+        );
+        assert_eq!(
+            said(&forebay.completion("x", None, &id).await),
+            "You said: of x"
+        );
     }
     forebay.stop().await;
 }
@@ -114,12 +180,26 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
 async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
-        .publish_bytes("ai.completions.default._.taken", b"junk".to_vec(), async_nats::HeaderMap::new())
+        .publish_bytes(
+            "ai.completions.default._.taken",
+            b"junk".to_vec(),
+            async_nats::HeaderMap::new(),
+        )
         .await;
-    forebay.publish("ai.jobs.chat", &chat("taken", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("taken", "hello"))
+        .await;
     forebay.drained().await;
-    let stream = forebay.connection.context.get_stream("AI_COMPLETIONS").await.expect("the stream");
-    let last = stream.direct_get_last_for_subject("ai.completions.default._.taken").await.expect("a message");
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("AI_COMPLETIONS")
+        .await
+        .expect("the stream");
+    let last = stream
+        .direct_get_last_for_subject("ai.completions.default._.taken")
+        .await
+        .expect("a message");
     let completion = serde_json::from_slice(&last.payload).expect("a completion");
     assert_eq!(said(&completion), "You said: hello");
     forebay.stop().await;
@@ -128,22 +208,34 @@ async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     let (forebay, _provider) = Forebay::simple().await;
-    forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("lost", "first"))
+        .await;
     forebay.drained().await;
     let dir = forebay.leave().await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = simple(dir.path(), &provider);
     let forebay = Forebay::start(dir, &text).await;
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.lost").await.expect("subscribed");
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.lost")
+        .await
+        .expect("subscribed");
     let mut other = chat("lost", "second");
     other["reply_to"] = json!("_INBOX.lost");
     forebay.publish("ai.jobs.chat", &other).await;
     let copy = copy_in(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
-    forebay.publish("ai.jobs.chat", &chat("lost", "first")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("lost", "first"))
+        .await;
     forebay.drained().await;
-    assert_eq!(said(&forebay.completion("default", None, "lost").await), "You said: first");
+    assert_eq!(
+        said(&forebay.completion("default", None, "lost").await),
+        "You said: first"
+    );
     forebay.stop().await;
 }
 
@@ -152,10 +244,16 @@ async fn revision(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas::
     soon("the next revision", async {
         loop {
             let subject = format!("ai.completions.default._.{id}");
-            let stream = forebay.connection.context.get_stream("AI_COMPLETIONS").await.expect("the stream");
+            let stream = forebay
+                .connection
+                .context
+                .get_stream("AI_COMPLETIONS")
+                .await
+                .expect("the stream");
             let last = stream.direct_get_last_for_subject(subject).await;
             let found = last.ok().map(|last| {
-                serde_json::from_slice::<forebay_schemas::Completion>(&last.payload).expect("a completion")
+                serde_json::from_slice::<forebay_schemas::Completion>(&last.payload)
+                    .expect("a completion")
             });
             if let Some(found) = found.filter(|found| found.revision == wanted) {
                 return found;
@@ -176,8 +274,14 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
     };
     let refusals = [
         ("invalid_job", with(&|job| job["body"] = json!("no object"))),
-        ("unknown_model", with(&|job| job["body"]["model"] = json!("gpt-9"))),
-        ("expired", with(&|job| job["deadline"] = json!("2020-01-01T00:00:00Z"))),
+        (
+            "unknown_model",
+            with(&|job| job["body"]["model"] = json!("gpt-9")),
+        ),
+        (
+            "expired",
+            with(&|job| job["deadline"] = json!("2020-01-01T00:00:00Z")),
+        ),
     ];
     for (before, (code, job)) in (0..).zip(&refusals) {
         forebay.publish("ai.jobs.chat", job).await;
@@ -187,14 +291,25 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
     assert!(provider.calls().is_empty());
     let right = with(&|_| {});
     forebay.publish("ai.jobs.chat", &right).await;
-    assert_eq!(said(&revision(&forebay, "again", 4).await), "You said: hello");
+    assert_eq!(
+        said(&revision(&forebay, "again", 4).await),
+        "You said: hello"
+    );
 
     // From here on it is answered: the same again gives the same, another is a conflict.
     forebay.publish("ai.jobs.chat", &right).await;
-    forebay.publish("ai.jobs.chat", &chat("again", "something else")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("again", "something else"))
+        .await;
     forebay.drained().await;
     let names = &forebay.connection.names;
-    assert_eq!((forebay.count(names.completions_stream()).await, provider.calls().len()), (4, 1));
+    assert_eq!(
+        (
+            forebay.count(names.completions_stream()).await,
+            provider.calls().len()
+        ),
+        (4, 1)
+    );
     forebay.stop().await;
 }
 
@@ -211,8 +326,13 @@ async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_firs
     let dir = forebay.leave().await;
     std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat", &chat("lost", "hello")).await;
-    assert_eq!(said(&revision(&forebay, "lost", 2).await), "You said: hello");
+    forebay
+        .publish("ai.jobs.chat", &chat("lost", "hello"))
+        .await;
+    assert_eq!(
+        said(&revision(&forebay, "lost", 2).await),
+        "You said: hello"
+    );
     forebay.stop().await;
 }
 
@@ -239,16 +359,28 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
     let limits = "{ requests = 1, per = \"3s\", }";
     let text = limited(dir.path(), &provider, limits);
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("first", "hello"))
+        .await;
     forebay.completion("default", None, "first").await;
     let mut hurried = chat("same", "hello");
-    hurried["deadline"] =
-        json!(SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon").to_string());
+    hurried["deadline"] = json!(
+        SystemClock
+            .now()
+            .checked_add(Duration::from_secs(1))
+            .expect("soon")
+            .to_string()
+    );
     forebay.publish("ai.jobs.chat", &hurried).await;
-    forebay.publish("ai.jobs.chat", &chat("same", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("same", "hello"))
+        .await;
     let expired = forebay.completion("default", None, "same").await;
     assert_eq!(expired.status, Status::Expired);
-    assert_eq!(said(&revision(&forebay, "same", 2).await), "You said: hello");
+    assert_eq!(
+        said(&revision(&forebay, "same", 2).await),
+        "You said: hello"
+    );
     forebay.stop().await;
 }
 
@@ -259,11 +391,18 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
     let limits = "{ requests = 1, per = \"1h\" }, { requests = 100, per = \"1s\" }";
     let text = limited(dir.path(), &provider, limits);
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat", &chat("first", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("first", "hello"))
+        .await;
     forebay.completion("default", None, "first").await;
     let mut hurried = chat("same", "hello");
-    hurried["deadline"] =
-        json!(SystemClock.now().checked_add(Duration::from_secs(3)).expect("soon").to_string());
+    hurried["deadline"] = json!(
+        SystemClock
+            .now()
+            .checked_add(Duration::from_secs(3))
+            .expect("soon")
+            .to_string()
+    );
     for _ in 0..100 {
         forebay.publish("ai.jobs.chat", &hurried).await;
     }
@@ -275,9 +414,17 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_aside() {
     let (forebay, provider) = Forebay::simple().await;
-    let mut inbox = forebay.connection.client.subscribe("_INBOX.later").await.expect("subscribed");
+    let mut inbox = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.later")
+        .await
+        .expect("subscribed");
     let later = |text: &str| {
-        let at = SystemClock.now().checked_add(Duration::from_secs(8)).expect("soon");
+        let at = SystemClock
+            .now()
+            .checked_add(Duration::from_secs(8))
+            .expect("soon");
         let mut job = chat("later", text);
         job["not_before"] = json!(at.to_string());
         job
@@ -289,7 +436,10 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
     forebay.publish("ai.jobs.chat", &other).await;
     let copy = copy_in(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
-    assert_eq!(said(&forebay.completion("default", None, "later").await), "You said: first");
+    assert_eq!(
+        said(&forebay.completion("default", None, "later").await),
+        "You said: first"
+    );
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -299,15 +449,30 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = Config::parse(SMALL_STREAMS).expect("a configuration").streams;
-    topology::establish(&connection.context, &names, &sizes).await.expect("established");
+    let sizes = Config::parse(SMALL_STREAMS)
+        .expect("a configuration")
+        .streams;
+    topology::establish(&connection.context, &names, &sizes)
+        .await
+        .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names);
-    let at = SystemClock.now().checked_add(Duration::from_secs(600)).expect("soon");
+    let at = SystemClock
+        .now()
+        .checked_add(Duration::from_secs(600))
+        .expect("soon");
     for round in 0..30 {
         let job = |request: &str| Postponed {
             object: None,
-            flow: Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk },
-            identity: Identity { team: "t".to_owned(), batch: None, id: round.to_string() },
+            flow: Flow {
+                pool: "p".to_owned(),
+                team: "t".to_owned(),
+                lane: Lane::Bulk,
+            },
+            identity: Identity {
+                team: "t".to_owned(),
+                batch: None,
+                id: round.to_string(),
+            },
             at,
             state: State {
                 id: round.to_string(),
@@ -323,8 +488,14 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
             traceparent: None,
         };
         let (one, two) = tokio::join!(queue.postpone(job("one")), queue.postpone(job("two")));
-        let waits = [one, two].into_iter().filter(|postponed| matches!(postponed, Ok(true))).count();
-        assert_eq!(waits, 1, "round {round}: the other is a conflict, or is tried again");
+        let waits = [one, two]
+            .into_iter()
+            .filter(|postponed| matches!(postponed, Ok(true)))
+            .count();
+        assert_eq!(
+            waits, 1,
+            "round {round}: the other is a conflict, or is tried again"
+        );
     }
     forebay.stop().await;
 }
@@ -332,7 +503,12 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
     let (forebay, provider) = Forebay::simple().await;
-    let mut live = forebay.connection.client.subscribe("ai.completions.>").await.expect("subscribed");
+    let mut live = forebay
+        .connection
+        .client
+        .subscribe("ai.completions.>")
+        .await
+        .expect("subscribed");
     let bad = |id: &str| json!({ "id": id, "body": { "messages": [] } });
     let ids: Vec<_> = (0..20).map(|id| id.to_string()).collect();
     for id in &ids {
@@ -341,12 +517,15 @@ async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
     let mut answers = 0;
     while answers < 2 * ids.len() {
         let message = soon("a completion", live.next()).await.expect("open");
-        let completion: Completion = serde_json::from_slice(&message.payload).expect("a completion");
+        let completion: Completion =
+            serde_json::from_slice(&message.payload).expect("a completion");
         answers += 1;
         if completion.revision == 1 {
             let mut headers = async_nats::HeaderMap::new();
             headers.insert("Forebay-Revision", "2");
-            forebay.publish_with("ai.jobs.chat", &bad(&completion.id), headers).await;
+            forebay
+                .publish_with("ai.jobs.chat", &bad(&completion.id), headers)
+                .await;
         }
     }
     forebay.drained().await;
@@ -355,9 +534,15 @@ async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
     for (text, revision) in [("another", "3"), ("hello", "4294967295"), ("hello", "-1")] {
         let mut headers = async_nats::HeaderMap::new();
         headers.insert("Forebay-Revision", revision);
-        forebay.publish_with("ai.jobs.chat", &chat(&ids[0], text), headers).await;
+        forebay
+            .publish_with("ai.jobs.chat", &chat(&ids[0], text), headers)
+            .await;
     }
     forebay.drained().await;
-    assert_eq!(provider.calls().len(), 2 * ids.len(), "all of them are conflicts");
+    assert_eq!(
+        provider.calls().len(),
+        2 * ids.len(),
+        "all of them are conflicts"
+    );
     forebay.stop().await;
 }

@@ -23,7 +23,13 @@ async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let text = [
         head(dir.path()),
         "[call]\ntimeout = \"50s\"\n".to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
@@ -52,7 +58,10 @@ async fn result(dir: &Path, id: &str) -> Value {
 
 fn outcomes(result: &Value) -> Vec<&str> {
     let attempts = result["attempts"].as_array().expect("attempts");
-    attempts.iter().map(|attempt| attempt["outcome"].as_str().expect("an outcome")).collect()
+    attempts
+        .iter()
+        .map(|attempt| attempt["outcome"].as_str().expect("an outcome"))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +82,10 @@ async fn a_call_that_the_process_did_not_outlive_is_made_again_or_not_as_the_job
         (&json!("succeeded"), vec!["net_after_send", "succeeded"])
     );
     let once = result(dir, "once").await;
-    assert_eq!((&once["status"], outcomes(&once)), (&json!("failed"), vec!["net_after_send"]));
+    assert_eq!(
+        (&once["status"], outcomes(&once)),
+        (&json!("failed"), vec!["net_after_send"])
+    );
     assert_eq!(once["error"]["code"], "interrupted");
     assert_eq!(provider.calls().len(), 3);
     serve.terminate().await;
@@ -93,7 +105,10 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
     serve.terminate().await;
     for _ in 0..2 {
         let mut child = command(dir, &["serve"]);
-        let mut child = child.env(OVER, "calling:ends the process").spawn().expect("it starts");
+        let mut child = child
+            .env(OVER, "calling:ends the process")
+            .spawn()
+            .expect("it starts");
         let ended = tokio::time::timeout(PATIENCE, async {
             loop {
                 program::run(dir, &["resume", "pool", "chat"]).await;
@@ -108,7 +123,10 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
     let serve = Serve::start(dir).await;
     program::run(dir, &["resume", "pool", "chat"]).await;
     let poison = result(dir, "poison").await;
-    assert_eq!((&poison["status"], &poison["error"]["code"]), (&json!("failed"), &json!("killed_worker")));
+    assert_eq!(
+        (&poison["status"], &poison["error"]["code"]),
+        (&json!("failed"), &json!("killed_worker"))
+    );
     for id in ["good-1", "good-2"] {
         assert_eq!(result(dir, id).await["status"], "succeeded");
     }
@@ -120,14 +138,18 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joins_what_comes_again() {
+async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joins_what_comes_again()
+ {
     let (dir, provider) = configured("").await;
     let dir = dir.path();
     let serve = Serve::start(dir).await;
     provider.fail("hang=1".parse().expect("faults"));
     publish(dir, &[chat("slow", "hello")]).await;
     called(&provider, 1).await;
-    let pid = i32::try_from(serve.pid()).ok().and_then(Pid::from_raw).expect("a process");
+    let pid = i32::try_from(serve.pid())
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process");
     kill_process(pid, Signal::STOP).expect("stopped");
     // The server goes on, and has another worker's ear only when this one is continued.
     tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
@@ -141,7 +163,11 @@ async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joi
         (&slow["status"], outcomes(&slow)),
         (&json!("succeeded"), vec!["net_after_send", "succeeded"])
     );
-    assert_eq!(provider.calls().len(), 3, "no call beside the one under way");
+    assert_eq!(
+        provider.calls().len(),
+        3,
+        "no call beside the one under way"
+    );
     let (status, _) = serve.terminate().await;
     assert!(status.success());
 }

@@ -13,7 +13,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, simple, soon};
+use crate::support::{
+    Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, simple, soon,
+};
 
 /// More than the 8 MiB that the minded server takes of a message.
 const LARGE: usize = 9 << 20;
@@ -23,19 +25,38 @@ const HALF_LARGE: usize = 2 << 20;
 const MAX_ANSWER_MIB: usize = 16;
 
 async fn bucket(forebay: &Forebay, name: &str) -> ObjectStore {
-    forebay.connection.context.get_object_store(name).await.expect("the bucket")
+    forebay
+        .connection
+        .context
+        .get_object_store(name)
+        .await
+        .expect("the bucket")
 }
 
 /// The names of a bucket's objects.
 async fn objects(bucket: &ObjectStore) -> Vec<String> {
-    let list = bucket.list().await.expect("a list").map_ok(|object| object.name);
+    let list = bucket
+        .list()
+        .await
+        .expect("a list")
+        .map_ok(|object| object.name);
     list.try_collect().await.expect("objects")
 }
 
 /// Publishes a job as other programs do: the object first, then a message that names it.
-async fn publish_object(forebay: &Forebay, subject: &str, object: &str, job: &Value, message: &Value) {
+async fn publish_object(
+    forebay: &Forebay,
+    subject: &str,
+    object: &str,
+    job: &Value,
+    message: &Value,
+) {
     let job = job.to_string();
-    bucket(forebay, "AI_REQUESTS").await.put(object, &mut job.as_bytes()).await.expect("put");
+    bucket(forebay, "AI_REQUESTS")
+        .await
+        .put(object, &mut job.as_bytes())
+        .await
+        .expect("put");
     publish_name(forebay, subject, object, message).await;
 }
 
@@ -47,23 +68,49 @@ async fn publish_name(forebay: &Forebay, subject: &str, object: &str, message: &
 
 /// The whole completion of a message.
 async fn opened(forebay: &Forebay, payload: &[u8], headers: Option<&HeaderMap>) -> Completion {
-    forebay.connection.open_completion(payload, headers).await.expect("a completion")
+    forebay
+        .connection
+        .open_completion(payload, headers)
+        .await
+        .expect("a completion")
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_with_large_lines_runs_like_any_other() {
     let dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    std::fs::write(dir.path().join("forebay.toml"), simple(dir.path(), &provider)).expect("written");
+    std::fs::write(
+        dir.path().join("forebay.toml"),
+        simple(dir.path(), &provider),
+    )
+    .expect("written");
     let serve = Serve::start(dir.path()).await;
-    let text = |index: usize| if index == 1 { "x".repeat(LARGE) } else { format!("text {index}") };
+    let text = |index: usize| {
+        if index == 1 {
+            "x".repeat(LARGE)
+        } else {
+            format!("text {index}")
+        }
+    };
     let line = |index: usize| {
         let body = json!({ "messages": [{ "role": "user", "content": text(index) }] });
         json!({ "custom_id": format!("r-{index}"), "body": body }).to_string()
     };
-    std::fs::write(dir.path().join("in.jsonl"), (0..3).map(line).collect::<Vec<_>>().join("\n"))
-        .expect("written");
-    let args = ["run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat", "--batch", "b"];
+    std::fs::write(
+        dir.path().join("in.jsonl"),
+        (0..3).map(line).collect::<Vec<_>>().join("\n"),
+    )
+    .expect("written");
+    let args = [
+        "run",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+        "--pool",
+        "chat",
+        "--batch",
+        "b",
+    ];
     for again in [false, true] {
         let ended = program::run(dir.path(), &args).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -72,59 +119,120 @@ async fn a_batch_with_large_lines_runs_like_any_other() {
             let answer: OutputLine = serde_json::from_str(line).expect("a line");
             let body: Value =
                 serde_json::from_str(answer.response.expect("an answer").body.get()).expect("JSON");
-            let said = body["choices"][0]["message"]["content"].as_str().expect("text");
-            assert!(said == format!("You said: {}", text(index)), "line {index}, again: {again}");
+            let said = body["choices"][0]["message"]["content"]
+                .as_str()
+                .expect("text");
+            assert!(
+                said == format!("You said: {}", text(index)),
+                "line {index}, again: {again}"
+            );
         }
         assert_eq!(provider.calls().len(), 3, "again: {again}");
         std::fs::remove_file(dir.path().join("out.jsonl")).expect("removed");
     }
     let holds_answer = |text: &str| text.contains(&format!("You said: {}", "x".repeat(100)));
     let got = program::run(dir.path(), &["results", "get", "r-1", "--batch", "b"]).await;
-    assert!(got.code == Some(0) && holds_answer(&got.stdout), "the stored answer is whole");
+    assert!(
+        got.code == Some(0) && holds_answer(&got.stdout),
+        "the stored answer is whole"
+    );
     let (status, _) = serve.terminate().await;
     assert!(status.success());
     let got = program::run(dir.path(), &["results", "get", "r-1", "--batch", "b"]).await;
-    assert!(got.code == Some(0) && holds_answer(&got.stdout), "without a worker too");
+    assert!(
+        got.code == Some(0) && holds_answer(&got.stdout),
+        "without a worker too"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name() {
     let (forebay, provider) = Forebay::simple().await;
     let inbox = forebay.connection.client.new_inbox();
-    let mut copies = forebay.connection.client.subscribe(inbox.clone()).await.expect("subscribed");
+    let mut copies = forebay
+        .connection
+        .client
+        .subscribe(inbox.clone())
+        .await
+        .expect("subscribed");
     let text = "x".repeat(LARGE);
     let mut job = chat("large", &text);
     job["reply_to"] = json!(inbox);
-    publish_object(&forebay, "ai.jobs.chat", "default/anything", &job, &json!({ "id": "large" })).await;
+    publish_object(
+        &forebay,
+        "ai.jobs.chat",
+        "default/anything",
+        &job,
+        &json!({ "id": "large" }),
+    )
+    .await;
 
-    let message = forebay.message("AI_COMPLETIONS".to_owned(), "ai.completions.default._.large").await;
+    let message = forebay
+        .message(
+            "AI_COMPLETIONS".to_owned(),
+            "ai.completions.default._.large",
+        )
+        .await;
     let rest: Completion = serde_json::from_slice(&message.payload).expect("a completion");
-    assert_eq!((rest.status, rest.response.expect("a response").body.get()), (Status::Succeeded, "null"));
+    assert_eq!(
+        (rest.status, rest.response.expect("a response").body.get()),
+        (Status::Succeeded, "null")
+    );
     let headers = message.headers.as_ref().expect("headers");
-    assert!(headers.get(OBJECT_HEADER).expect("an object").as_str().starts_with("default/_/large/"));
+    assert!(
+        headers
+            .get(OBJECT_HEADER)
+            .expect("an object")
+            .as_str()
+            .starts_with("default/_/large/")
+    );
     let whole = opened(&forebay, &message.payload, message.headers.as_ref()).await;
     assert!(said(&whole) == format!("You said: {text}"));
     let copy = soon("a copy", copies.next()).await.expect("open");
     assert!(said(&opened(&forebay, &copy.payload, copy.headers.as_ref()).await) == said(&whole));
     // The object was this job's, and goes with it.
     let requests = bucket(&forebay, "AI_REQUESTS").await;
-    soon("an empty bucket", async { while !objects(&requests).await.is_empty() {} }).await;
+    soon("an empty bucket", async {
+        while !objects(&requests).await.is_empty() {}
+    })
+    .await;
 
     // Published again, it is answered although its object is gone; and so is whoever asks.
     let mut headers = HeaderMap::new();
     headers.insert(OBJECT_HEADER, "default/anything");
     headers.insert(REPLY_TO_HEADER, inbox.as_str());
-    forebay.publish_with("ai.jobs.chat", &json!({ "id": "large" }), headers).await;
+    forebay
+        .publish_with("ai.jobs.chat", &json!({ "id": "large" }), headers)
+        .await;
     let copy = soon("a copy", copies.next()).await.expect("open");
     assert!(said(&opened(&forebay, &copy.payload, copy.headers.as_ref()).await) == said(&whole));
-    let request = ResultsRequest { team: "default".to_owned(), batch: None, id: "large".to_owned() };
+    let request = ResultsRequest {
+        team: "default".to_owned(),
+        batch: None,
+        id: "large".to_owned(),
+    };
     let request = serde_json::to_vec(&request).expect("JSON");
-    let reply = forebay.connection.client.request("ai.ctl.results", request.into()).await.expect("an answer");
+    let reply = forebay
+        .connection
+        .client
+        .request("ai.ctl.results", request.into())
+        .await
+        .expect("an answer");
     assert!(said(&opened(&forebay, &reply.payload, reply.headers.as_ref()).await) == said(&whole));
     let mut headers = HeaderMap::new();
     headers.insert(OBJECT_HEADER, "default/asked");
-    requests.put("default/asked", &mut chat("asked", &text).to_string().as_bytes()).await.expect("put");
-    let asked = forebay.connection.client.request_with_headers("ai.ask.chat.default", headers, "{}".into());
+    requests
+        .put(
+            "default/asked",
+            &mut chat("asked", &text).to_string().as_bytes(),
+        )
+        .await
+        .expect("put");
+    let asked =
+        forebay
+            .connection
+            .client
+            .request_with_headers("ai.ask.chat.default", headers, "{}".into());
     let reply = soon("an answer", asked).await.expect("an answer");
     assert!(said(&opened(&forebay, &reply.payload, reply.headers.as_ref()).await) == said(&whole));
     assert_eq!(provider.calls().len(), 2);
@@ -135,9 +243,16 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
 /// Puts an object whose description is a server's answer to a publish, which others can aim at any subject.
 async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
     let subjects = async || {
-        let stream = forebay.connection.context.get_stream("OBJ_AI_REQUESTS").await;
+        let stream = forebay
+            .connection
+            .context
+            .get_stream("OBJ_AI_REQUESTS")
+            .await;
         let stream = stream.expect("the stream");
-        let found = stream.info_with_subjects("$O.AI_REQUESTS.M.>").await.expect("subjects");
+        let found = stream
+            .info_with_subjects("$O.AI_REQUESTS.M.>")
+            .await
+            .expect("subjects");
         let names = found.map_ok(|(subject, _)| subject);
         names.try_collect::<Vec<_>>().await.expect("subjects")
     };
@@ -146,7 +261,11 @@ async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
     let after = subjects().await;
     let of_object = after.into_iter().find(|subject| !before.contains(subject));
     let ack = r#"{"stream":"AI_JOBS","seq":1}"#;
-    let sent = forebay.connection.context.publish(of_object.expect("a new one"), ack.into()).await;
+    let sent = forebay
+        .connection
+        .context
+        .publish(of_object.expect("a new one"), ack.into())
+        .await;
     sent.expect("sent").await.expect("kept");
 }
 
@@ -154,19 +273,57 @@ async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
 async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_work() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = format!("{}[call]\nmax_request = \"1KiB\"\n", simple(dir.path(), &provider));
+    let text = format!(
+        "{}[call]\nmax_request = \"1KiB\"\n",
+        simple(dir.path(), &provider)
+    );
     let forebay = Forebay::start(dir, &text).await;
-    publish_name(&forebay, "ai.jobs.chat", "default/none", &json!({ "id": "missing" })).await;
+    publish_name(
+        &forebay,
+        "ai.jobs.chat",
+        "default/none",
+        &json!({ "id": "missing" }),
+    )
+    .await;
     let job = chat("others", "hello");
-    publish_object(&forebay, "ai.jobs.chat", "acme/x", &job, &json!({ "id": "others" })).await;
+    publish_object(
+        &forebay,
+        "ai.jobs.chat",
+        "acme/x",
+        &job,
+        &json!({ "id": "others" }),
+    )
+    .await;
     let job = chat("larger", &"x".repeat(2_000));
-    publish_object(&forebay, "ai.jobs.chat", "default/larger", &job, &json!({ "id": "larger" })).await;
+    publish_object(
+        &forebay,
+        "ai.jobs.chat",
+        "default/larger",
+        &job,
+        &json!({ "id": "larger" }),
+    )
+    .await;
     let requests = bucket(&forebay, "AI_REQUESTS").await;
     let others = requests.get("acme/x").await.expect("there");
-    requests.add_link("default/link", &others).await.expect("a link");
-    publish_name(&forebay, "ai.jobs.chat", "default/link", &json!({ "id": "linked" })).await;
+    requests
+        .add_link("default/link", &others)
+        .await
+        .expect("a link");
+    publish_name(
+        &forebay,
+        "ai.jobs.chat",
+        "default/link",
+        &json!({ "id": "linked" }),
+    )
+    .await;
     put_spoilt(&forebay, &requests, "default/spoilt").await;
-    publish_name(&forebay, "ai.jobs.chat", "default/spoilt", &json!({ "id": "spoilt" })).await;
+    publish_name(
+        &forebay,
+        "ai.jobs.chat",
+        "default/spoilt",
+        &json!({ "id": "spoilt" }),
+    )
+    .await;
     for (id, code, words) in [
         ("spoilt", "object_gone", "default/spoilt"),
         ("missing", "object_gone", "default/none"),
@@ -174,18 +331,38 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
         ("larger", "request_too_large", "max_request of 1024"),
         ("linked", "object_gone", "default/link"),
     ] {
-        let error = forebay.completion("default", None, id).await.error.expect("an error");
-        assert!(error.code == code && error.message.contains(words), "{id}: {error:?}");
+        let error = forebay
+            .completion("default", None, id)
+            .await
+            .error
+            .expect("an error");
+        assert!(
+            error.code == code && error.message.contains(words),
+            "{id}: {error:?}"
+        );
     }
     assert_eq!(provider.calls(), []);
     // What was refused may be mended. The job's own words count, not those of its message; it may wait, too.
-    let soon_after = SystemClock.now().checked_add(jiff::Span::new().seconds(12)).expect("soon");
+    let soon_after = SystemClock
+        .now()
+        .checked_add(jiff::Span::new().seconds(12))
+        .expect("soon");
     let mut job = chat("missing", "hello");
     job["not_before"] = json!(soon_after.to_string());
     job["batch"] = json!("b");
-    publish_object(&forebay, "ai.jobs.chat", "default/none", &job, &json!({ "id": "other" })).await;
+    publish_object(
+        &forebay,
+        "ai.jobs.chat",
+        "default/none",
+        &job,
+        &json!({ "id": "other" }),
+    )
+    .await;
     forebay.postponed("ai.scheduled.default.b.missing").await;
-    assert_eq!(said(&forebay.completion("default", Some("b"), "missing").await), "You said: hello");
+    assert_eq!(
+        said(&forebay.completion("default", Some("b"), "missing").await),
+        "You said: hello"
+    );
     forebay.drained().await;
     forebay.stop().await;
 }
@@ -194,7 +371,11 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
 async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
     let dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    std::fs::write(dir.path().join("forebay.toml"), simple(dir.path(), &provider)).expect("written");
+    std::fs::write(
+        dir.path().join("forebay.toml"),
+        simple(dir.path(), &provider),
+    )
+    .expect("written");
     let serve = Serve::start(dir.path()).await;
     let bad = |id: &str, size: usize| {
         json!({ "id": id, "body": { "messages": [], "pad": "x".repeat(size) } }).to_string()
@@ -217,10 +398,20 @@ async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
         .await
     };
     for letter in letters(2).await {
-        let size = if letter["id"] == "half" { HALF_LARGE } else { LARGE };
+        let size = if letter["id"] == "half" {
+            HALF_LARGE
+        } else {
+            LARGE
+        };
         let shown = dead(&["show", &letter["sequence"].to_string()]).await;
         let shown: Value = serde_json::from_str(&shown.stdout).expect("JSON");
-        assert_eq!(shown["message"]["body"]["pad"].as_str().expect("text").len(), size);
+        assert_eq!(
+            shown["message"]["body"]["pad"]
+                .as_str()
+                .expect("text")
+                .len(),
+            size
+        );
         assert_eq!(shown["attempts"].as_array().expect("calls").len(), 1);
     }
     let replayed = dead(&["replay", "--all"]).await;
@@ -238,13 +429,21 @@ async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
 /// The most memory that a process ever had, in MiB.
 fn peak(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its peak");
-    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") / 1024
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .expect("its peak");
+    line.trim()
+        .trim_end_matches(" kB")
+        .parse::<usize>()
+        .expect("a number")
+        / 1024
 }
 
 fn jobs(dir: &Path, name: &str, prefix: &str, count: usize) {
-    let lines: Vec<_> =
-        (0..count).map(|index| chat(&format!("{prefix}-{index}"), "hello").to_string()).collect();
+    let lines: Vec<_> = (0..count)
+        .map(|index| chat(&format!("{prefix}-{index}"), "hello").to_string())
+        .collect();
     std::fs::write(dir.join(name), lines.join("\n")).expect("written");
 }
 
@@ -257,8 +456,20 @@ async fn answers_without_an_end_take_little_memory_and_hold_up_nobody_else() {
     let text = [
         head(dir.path()),
         format!("[call]\nmax_answer = \"{MAX_ANSWER_MIB}MiB\"\n"),
-        account(dir.path(), "bad", &endless.base_url(), &["sk-bad"], UNLIMITED),
-        account(dir.path(), "good", &good.base_url(), &["sk-good"], UNLIMITED),
+        account(
+            dir.path(),
+            "bad",
+            &endless.base_url(),
+            &["sk-bad"],
+            UNLIMITED,
+        ),
+        account(
+            dir.path(),
+            "good",
+            &good.base_url(),
+            &["sk-good"],
+            UNLIMITED,
+        ),
         pool("bad", "gpt-4o-mini", &["bad"]),
         pool("good", "gpt-4o-mini", &["good"]),
     ];
@@ -268,14 +479,26 @@ async fn answers_without_an_end_take_little_memory_and_hold_up_nobody_else() {
     let serve = Serve::start(dir.path()).await;
     let run = async |pool: &str| {
         let (input, output) = (format!("{pool}.jsonl"), format!("{pool}.out.jsonl"));
-        program::run(dir.path(), &["run", &input, "--output", &output, "--pool", pool]).await
+        program::run(
+            dir.path(),
+            &["run", &input, "--output", &output, "--pool", pool],
+        )
+        .await
     };
     let (bad, good_ended) = tokio::join!(run("bad"), run("good"));
     assert_eq!(good_ended.code, Some(0), "{good_ended:?}");
     assert_eq!(bad.code, Some(1), "{bad:?}");
     let errors = std::fs::read_to_string(dir.path().join("bad.out.errors.jsonl")).expect("there");
-    assert_eq!(errors.matches("answer_too_large").count(), AT_ONCE, "{errors}");
-    assert_eq!(endless.calls().len(), AT_ONCE, "an answer that is too large is not asked for again");
+    assert_eq!(
+        errors.matches("answer_too_large").count(),
+        AT_ONCE,
+        "{errors}"
+    );
+    assert_eq!(
+        endless.calls().len(),
+        AT_ONCE,
+        "an answer that is too large is not asked for again"
+    );
     // 4 at once are read beyond their first MiB; without that it would be 2 GiB.
     let most = peak(serve.pid());
     assert!(most < 4 * MAX_ANSWER_MIB + AT_ONCE + 256, "{most} MiB");

@@ -15,16 +15,27 @@ const TOO_LONG: usize = 40_000;
 
 /// A Forebay with a pool whose account is limited to some calls a second, and another that joins nothing.
 async fn forebay() -> (Forebay, forebay::simulate::Provider) {
-    let accounts = ["name=joined,key=sk-joined,limit=20/1s", "name=alone,key=sk-alone"];
+    let accounts = [
+        "name=joined,key=sk-joined,limit=20/1s",
+        "name=alone,key=sk-alone",
+    ];
     let provider = provider(&accounts, "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let url = provider.base_url();
     let text = [
         head(dir.path()),
-        account(dir.path(), "joined", &url, &["sk-joined"], "{ requests = 20, per = \"1s\" }"),
+        account(
+            dir.path(),
+            "joined",
+            &url,
+            &["sk-joined"],
+            "{ requests = 20, per = \"1s\" }",
+        ),
         account(dir.path(), "alone", &url, &["sk-alone"], UNLIMITED),
         format!("[pool.joined]\ntargets = [{{ account = \"joined\", model = {MODEL:?} }}]\n"),
-        format!("[pool.alone]\nmerge = false\ntargets = [{{ account = \"alone\", model = {MODEL:?} }}]\n"),
+        format!(
+            "[pool.alone]\nmerge = false\ntargets = [{{ account = \"alone\", model = {MODEL:?} }}]\n"
+        ),
     ];
     (Forebay::start(dir, &text.concat()).await, provider)
 }
@@ -35,11 +46,20 @@ fn embed(id: &str, body: Value) -> Value {
 
 async fn all(forebay: &Forebay, pool: &str, bodies: &[Value]) -> Vec<Completion> {
     for (index, body) in bodies.iter().enumerate() {
-        forebay.publish(&format!("ai.jobs.{pool}"), &embed(&format!("{pool}-{index}"), body.clone())).await;
+        forebay
+            .publish(
+                &format!("ai.jobs.{pool}"),
+                &embed(&format!("{pool}-{index}"), body.clone()),
+            )
+            .await;
     }
     let mut completions = Vec::new();
     for index in 0..bodies.len() {
-        completions.push(forebay.completion("default", None, &format!("{pool}-{index}")).await);
+        completions.push(
+            forebay
+                .completion("default", None, &format!("{pool}-{index}"))
+                .await,
+        );
     }
     completions
 }
@@ -66,11 +86,21 @@ async fn each_job_has_its_own_vectors_and_its_share_of_tokens_and_cost() {
         assert_eq!(answer(joined)["data"], answer(alone)["data"]);
         assert_eq!(answer(joined)["model"], MODEL);
         let tokens = joined.usage.expect("a share").input_tokens;
-        assert_eq!(answer(joined)["usage"], json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
+        assert_eq!(
+            answer(joined)["usage"],
+            json!({ "prompt_tokens": tokens, "total_tokens": tokens })
+        );
     }
-    let calls = provider.calls().iter().filter(|call| call.account == "joined").count();
+    let calls = provider
+        .calls()
+        .iter()
+        .filter(|call| call.account == "joined")
+        .count();
     assert!(calls < 100, "{calls} calls for {} jobs", bodies.len());
-    let together: Vec<_> = joined.iter().filter_map(|completion| completion.attempts[0].jobs).collect();
+    let together: Vec<_> = joined
+        .iter()
+        .filter_map(|completion| completion.attempts[0].jobs)
+        .collect();
     assert!(together.iter().any(|jobs| *jobs > 2), "{together:?}");
     // The shares of each call are what it used.
     let mut by_call = BTreeMap::new();
@@ -80,9 +110,15 @@ async fn each_job_has_its_own_vectors_and_its_share_of_tokens_and_cost() {
         *of_call = (of_call.0 + 1, attempt.jobs.unwrap_or(1));
     }
     assert_eq!(by_call.len(), calls);
-    assert!(by_call.values().all(|(told, jobs)| told == jobs), "{by_call:?}");
+    assert!(
+        by_call.values().all(|(told, jobs)| told == jobs),
+        "{by_call:?}"
+    );
     let tokens = |completions: &[Completion]| -> u64 {
-        completions.iter().map(|completion| completion.usage.expect("told").input_tokens).sum()
+        completions
+            .iter()
+            .map(|completion| completion.usage.expect("told").input_tokens)
+            .sum()
     };
     assert_eq!(tokens(&joined), tokens(&alone));
     for completion in &joined {
@@ -109,13 +145,24 @@ async fn a_text_that_is_refused_fails_no_other() {
     for (index, (completion, alone)) in completions.iter().zip(&vectors).enumerate() {
         if bad.contains(&index) {
             assert_eq!(completion.status, Status::Failed, "{completion:?}");
-            assert_eq!(completion.error.as_ref().expect("an error").class, Class::BadRequest);
-            assert_eq!(completion.attempts.last().expect("a call").jobs, None, "its own call said so");
+            assert_eq!(
+                completion.error.as_ref().expect("an error").class,
+                Class::BadRequest
+            );
+            assert_eq!(
+                completion.attempts.last().expect("a call").jobs,
+                None,
+                "its own call said so"
+            );
         } else {
             assert_eq!(answer(completion)["data"], answer(alone)["data"], "{index}");
         }
     }
-    let calls = provider.calls().iter().filter(|call| call.account == "joined").count();
+    let calls = provider
+        .calls()
+        .iter()
+        .filter(|call| call.account == "joined")
+        .count();
     assert!(calls < bodies.len(), "{calls} calls");
     forebay.stop().await;
 }
@@ -130,8 +177,16 @@ async fn a_text_that_is_known_to_be_too_long_travels_alone() {
     let completions = all(&forebay, "joined", &(0..40).map(body).collect::<Vec<_>>()).await;
     for (index, completion) in completions.iter().enumerate() {
         let class = completion.error.as_ref().map(|error| error.class);
-        assert_eq!(class, (index % 10 == 3).then_some(Class::ContextTooLong), "{completion:?}");
-        assert_eq!(completion.attempts.len(), 1, "none is called again because of it");
+        assert_eq!(
+            class,
+            (index % 10 == 3).then_some(Class::ContextTooLong),
+            "{completion:?}"
+        );
+        assert_eq!(
+            completion.attempts.len(),
+            1,
+            "none is called again because of it"
+        );
     }
     assert!(provider.calls().len() < 40);
     forebay.stop().await;
@@ -141,7 +196,9 @@ async fn a_text_that_is_known_to_be_too_long_travels_alone() {
 async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
     let (forebay, _provider) = forebay().await;
     let pool = Pausable::Pool("joined".to_owned());
-    ctl::<Value>(&forebay, "pause", &pool).await.expect("paused");
+    ctl::<Value>(&forebay, "pause", &pool)
+        .await
+        .expect("paused");
     let deadline = SystemClock.now() + jiff::SignedDuration::from_millis(300);
     for index in 0..6 {
         let mut job = embed(&format!("w-{index}"), json!({ "input": "hello" }));
@@ -151,8 +208,14 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
         forebay.publish("ai.jobs.joined", &job).await;
     }
     for id in ["w-1", "w-4"] {
-        let what = Cancelled { team: "default".to_owned(), batch: None, id: Some(id.to_owned()) };
-        ctl::<Value>(&forebay, "cancel", &what).await.expect("cancelled");
+        let what = Cancelled {
+            team: "default".to_owned(),
+            batch: None,
+            id: Some(id.to_owned()),
+        };
+        ctl::<Value>(&forebay, "cancel", &what)
+            .await
+            .expect("cancelled");
     }
     let expected = |index: usize| match index % 3 {
         0 => Status::Expired,
@@ -160,12 +223,18 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
         _ => Status::Succeeded,
     };
     for index in [0, 1, 3, 4] {
-        let completion = forebay.completion("default", None, &format!("w-{index}")).await;
+        let completion = forebay
+            .completion("default", None, &format!("w-{index}"))
+            .await;
         assert_eq!(completion.status, expected(index), "{completion:?}");
     }
-    ctl::<Value>(&forebay, "resume", &pool).await.expect("resumed");
+    ctl::<Value>(&forebay, "resume", &pool)
+        .await
+        .expect("resumed");
     for index in [2, 5] {
-        let completion = forebay.completion("default", None, &format!("w-{index}")).await;
+        let completion = forebay
+            .completion("default", None, &format!("w-{index}"))
+            .await;
         assert_eq!(completion.status, expected(index), "{completion:?}");
     }
     forebay.drained().await;

@@ -10,7 +10,9 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{Forebay, SMALL_STREAMS, account, called, chat, nats_server, pool, provider, soon};
+use crate::support::{
+    Forebay, SMALL_STREAMS, account, called, chat, nats_server, pool, provider, soon,
+};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -31,9 +33,18 @@ async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Fore
     let dir = tempfile::tempdir().expect("a directory");
     let limits = format!("{{ concurrent = {AT_ONCE} }}");
     let text = [
-        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
+        format!(
+            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
+            dir.path().join("data")
+        ),
         streams.to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            &limits,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     Forebay::start(dir, &text.concat()).await
@@ -50,18 +61,33 @@ async fn succeeded(forebay: &Forebay, jobs: usize) {
             tokio::task::yield_now().await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, ended).await.is_ok(), "waited in vain for {jobs} jobs");
-    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, jobs as u64, "each once");
+    assert!(
+        tokio::time::timeout(PATIENCE, ended).await.is_ok(),
+        "waited in vain for {jobs} jobs"
+    );
+    assert_eq!(
+        forebay.count("AI_COMPLETIONS".to_owned()).await,
+        jobs as u64,
+        "each once"
+    );
 }
 
 /// Publishes to a stream of somebody else's until the server has no room left.
 async fn fill(forebay: &Forebay) {
     let context = &forebay.connection.context;
-    let config = async_nats::jetstream::stream::Config { name: "FILL".to_owned(), ..Default::default() };
+    let config = async_nats::jetstream::stream::Config {
+        name: "FILL".to_owned(),
+        ..Default::default()
+    };
     context.create_stream(config).await.expect("a stream");
     for size in [900_000, 10_000, 1_000] {
         loop {
-            let published = async { context.publish("FILL", vec![b'x'; size].into()).await?.await };
+            let published = async {
+                context
+                    .publish("FILL", vec![b'x'; size].into())
+                    .await?
+                    .await
+            };
             if published.await.is_err() {
                 break;
             }
@@ -78,12 +104,19 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     let streams = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"16MiB\"\n";
     let (forebay, provider) = forebay(&address, streams).await;
     for job in 0..JOBS {
-        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+            .await;
     }
     fill(&forebay).await;
     let refused = async {
         let job = json!({ "body": {} }).to_string().into();
-        forebay.connection.context.publish("ai.jobs.chat", job).await?.await
+        forebay
+            .connection
+            .context
+            .publish("ai.jobs.chat", job)
+            .await?
+            .await
     };
     let refused = refused.await.expect_err("refused").to_string();
     assert!(refused.contains("insufficient resources"), "{refused}");
@@ -98,8 +131,16 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     tokio::time::sleep(Duration::from_secs(6)).await;
     let later = provider.calls().len();
     // Some of the many were still under way.
-    assert!(later <= calls + 4 * AT_ONCE && later < JOBS, "{calls} calls, and then {later}");
-    forebay.connection.context.delete_stream("FILL").await.expect("deleted");
+    assert!(
+        later <= calls + 4 * AT_ONCE && later < JOBS,
+        "{calls} calls, and then {later}"
+    );
+    forebay
+        .connection
+        .context
+        .delete_stream("FILL")
+        .await
+        .expect("deleted");
     succeeded(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was lost");
     forebay.stop().await;
@@ -111,7 +152,12 @@ fn port(address: &str) -> &str {
 
 async fn start(dir: &Path, port: &str) -> (tokio::process::Child, String) {
     let store = dir.join("store");
-    nats_server(dir, &format!("port: {port}\njetstream {{ store_dir: {store:?} }}\n"), &[]).await
+    nats_server(
+        dir,
+        &format!("port: {port}\njetstream {{ store_dir: {store:?} }}\n"),
+        &[],
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +166,9 @@ async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_
     let (mut server, address) = start(dir.path(), "-1").await;
     let (forebay, provider) = forebay(&address, SMALL_STREAMS).await;
     for job in 0..JOBS {
-        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+            .await;
     }
     called(&provider, JOBS / 10).await;
     server.kill().await.expect("killed");
@@ -170,12 +218,20 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     // Calls are under way from before the cut until after what is not kept is delivered again.
     let latency = (AWAY + Duration::from_secs(5), AWAY + Duration::from_secs(5));
     let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
-    let config = simulate::Config { accounts, latency, faults: Faults::default(), seed: 7, record: None };
+    let config = simulate::Config {
+        accounts,
+        latency,
+        faults: Faults::default(),
+        seed: 7,
+        record: None,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let provider = Provider::start(config, listener).expect("it starts");
     let forebay = forebay_with(&way.address, SMALL_STREAMS, &provider).await;
     for job in 0..AT_ONCE {
-        forebay.publish("ai.jobs.chat", &chat(&job.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
+            .await;
     }
     called(&provider, AT_ONCE).await;
     way.is_cut.send_replace(true);

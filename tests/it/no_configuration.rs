@@ -17,7 +17,10 @@ async fn run(lines: &[String], key: &str, url: &str) -> (Output, tempfile::TempD
     fs::write(dir.path().join("in.jsonl"), lines.join("\n")).expect("written");
     let path = std::env::var_os("PATH").expect("it is set");
     let mut command = command(dir.path(), &["run", "in.jsonl", "--output", "out.jsonl"]);
-    command.env_clear().env("PATH", path).env("OPENAI_BASE_URL", url);
+    command
+        .env_clear()
+        .env("PATH", path)
+        .env("OPENAI_BASE_URL", url);
     if !key.is_empty() {
         command.env("OPENAI_API_KEY", key);
     }
@@ -25,20 +28,25 @@ async fn run(lines: &[String], key: &str, url: &str) -> (Output, tempfile::TempD
 }
 
 fn line(index: usize, model: &str) -> String {
-    let body =
-        json!({ "model": model, "messages": [{ "role": "user", "content": format!("hello {index}") }] });
-    json!({ "custom_id": format!("r-{index}"), "url": "/v1/chat/completions", "body": body }).to_string()
+    let body = json!({ "model": model, "messages": [{ "role": "user", "content": format!("hello {index}") }] });
+    json!({ "custom_id": format!("r-{index}"), "url": "/v1/chat/completions", "body": body })
+        .to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_the_environment_is_all_that_a_run_needs() {
     let provider = provider(&["name=one,key=sk-environment"], "").await;
-    let lines: Vec<_> = (0..20).map(|index| line(index, ["gpt-4o-mini", "gpt-4.1"][index % 2])).collect();
+    let lines: Vec<_> = (0..20)
+        .map(|index| line(index, ["gpt-4o-mini", "gpt-4.1"][index % 2]))
+        .collect();
     let (output, dir) = run(&lines, "sk-environment", &provider.base_url()).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     let answers = fs::read_to_string(dir.path().join("out.jsonl")).expect("there");
     for (index, answer) in answers.lines().enumerate() {
-        let (id, text) = (format!("\"custom_id\":\"r-{index}\""), format!("You said: hello {index}\""));
+        let (id, text) = (
+            format!("\"custom_id\":\"r-{index}\""),
+            format!("You said: hello {index}\""),
+        );
         assert!(answer.contains(&id) && answer.contains(&text), "{answer}");
     }
     assert_eq!((answers.lines().count(), provider.calls().len()), (20, 20));
@@ -51,7 +59,10 @@ async fn a_key_in_the_environment_is_all_that_a_run_needs() {
 async fn without_a_key_a_run_says_what_to_set() {
     let (output, _dir) = run(&[line(0, "gpt-4o-mini")], "", "http://127.0.0.1:1/v1").await;
     assert_eq!(output.code, Some(2), "{output:?}");
-    assert!(output.stderr.contains("OPENAI_API_KEY") && output.stderr.contains("forebay demo"), "{output:?}");
+    assert!(
+        output.stderr.contains("OPENAI_API_KEY") && output.stderr.contains("forebay demo"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,19 +70,39 @@ async fn pools_are_made_as_models_are_asked_for() {
     install_crypto();
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let text = [head(dir.path()), account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED)];
+    let text = [
+        head(dir.path()),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
+    ];
     let mut config = Config::parse(&text.concat()).expect("a configuration");
     let serve = |wanted: Wanted<'_>| {
         let model = match wanted {
             Wanted::Model(name) | Wanted::AnyOf(name) => name,
         };
-        if model.starts_with("gpt-") { vec![TargetConfig::new(0, model)] } else { Vec::new() }
+        if model.starts_with("gpt-") {
+            vec![TargetConfig::new(0, model)]
+        } else {
+            Vec::new()
+        }
     };
     config.on_demand = Some(OnDemand::new(serve));
-    let Started::Here(app) = App::start(&config).await.expect("it starts") else { panic!("held by another") };
-    let forebay = Forebay { connection: app.connection.clone(), app, dir };
+    let Started::Here(app) = App::start(&config).await.expect("it starts") else {
+        panic!("held by another")
+    };
+    let forebay = Forebay {
+        connection: app.connection.clone(),
+        app,
+        dir,
+    };
     let ask = async |id: &str, pool: &str, model: Option<&str>| {
-        let mut job = json!({ "id": id, "body": { "messages": [{ "role": "user", "content": id }] } });
+        let mut job =
+            json!({ "id": id, "body": { "messages": [{ "role": "user", "content": id }] } });
         if let Some(model) = model {
             job["body"]["model"] = model.into();
         }

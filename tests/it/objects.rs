@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, limited, nats_server, pool,
-    provider, said, simple, soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, limited, nats_server,
+    pool, provider, said, simple, soon,
 };
 
 /// More than the 8 MiB that the minded server takes of a message.
@@ -26,16 +26,27 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Publishes a job as the command line does, large or not: as an object.
 async fn publish_enclosed(forebay: &Forebay, id: &str, job: &Value) {
-    let identity = Identity { team: "default".to_owned(), batch: None, id: id.to_owned() };
+    let identity = Identity {
+        team: "default".to_owned(),
+        batch: None,
+        id: id.to_owned(),
+    };
     let mut headers = HeaderMap::new();
-    let message = forebay.connection.enclose(&identity, job.to_string().into(), &mut headers).await;
-    forebay.publish_bytes("ai.jobs.chat", message.expect("kept").to_vec(), headers).await;
+    let message = forebay
+        .connection
+        .enclose(&identity, job.to_string().into(), &mut headers)
+        .await;
+    forebay
+        .publish_bytes("ai.jobs.chat", message.expect("kept").to_vec(), headers)
+        .await;
 }
 
 async fn publish_named(forebay: &Forebay, subject: &str, object: &str, id: &str) {
     let mut headers = HeaderMap::new();
     headers.insert(OBJECT_HEADER, object);
-    forebay.publish_with(subject, &json!({ "id": id }), headers).await;
+    forebay
+        .publish_with(subject, &json!({ "id": id }), headers)
+        .await;
 }
 
 /// A job that no message can hold.
@@ -52,7 +63,9 @@ async fn busy() -> (Forebay, forebay::simulate::Provider) {
     let text = limited(dir.path(), &provider, ONE_AT_A_TIME);
     let forebay = Forebay::start(dir, &text).await;
     for index in 0..3 {
-        forebay.publish("ai.jobs.chat", &chat(&format!("before-{index}"), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&format!("before-{index}"), "hello"))
+            .await;
     }
     (forebay, provider)
 }
@@ -61,15 +74,27 @@ async fn busy() -> (Forebay, forebay::simulate::Provider) {
 async fn a_large_job_that_is_cancelled_and_published_again_is_called() {
     let (forebay, provider) = busy().await;
     publish_enclosed(&forebay, "again", &large("again", "first")).await;
-    let which = Cancelled { team: "default".to_owned(), batch: None, id: Some("again".to_owned()) };
+    let which = Cancelled {
+        team: "default".to_owned(),
+        batch: None,
+        id: Some("again".to_owned()),
+    };
     let _: Value = ctl(&forebay, "cancel", &which).await.expect("cancelled");
     let inbox = forebay.connection.client.new_inbox();
-    let mut copies = forebay.connection.client.subscribe(inbox.clone()).await.expect("subscribed");
+    let mut copies = forebay
+        .connection
+        .client
+        .subscribe(inbox.clone())
+        .await
+        .expect("subscribed");
     let mut job = large("again", "first");
     job["reply_to"] = json!(inbox);
     publish_enclosed(&forebay, "again", &job).await;
     let copy = copy_in(&mut copies).await;
-    assert_eq!((copy.status, said(&copy).as_str()), (Status::Succeeded, "You said: first"));
+    assert_eq!(
+        (copy.status, said(&copy).as_str()),
+        (Status::Succeeded, "You said: first")
+    );
     assert_eq!(provider.calls().len(), 4);
     forebay.stop().await;
 }
@@ -80,12 +105,26 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
     for text in ["first", "second"] {
         publish_enclosed(&forebay, "twice", &large("twice", text)).await;
     }
-    assert_eq!(said(&forebay.completion("default", None, "twice").await), "You said: first");
+    assert_eq!(
+        said(&forebay.completion("default", None, "twice").await),
+        "You said: first"
+    );
     forebay.drained().await;
-    let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({})).await.expect("letters");
-    assert_eq!((letters.len(), letters[0].letter.code.as_str()), (1, "id_conflict"));
+    let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({}))
+        .await
+        .expect("letters");
+    assert_eq!(
+        (letters.len(), letters[0].letter.code.as_str()),
+        (1, "id_conflict")
+    );
     let object = letters[0].object.clone().expect("its object");
-    let kept = forebay.connection.requests().get(&object).await.expect("an answer").expect("there");
+    let kept = forebay
+        .connection
+        .requests()
+        .get(&object)
+        .await
+        .expect("an answer")
+        .expect("there");
     assert!(String::from_utf8_lossy(&kept).contains("\"second\""));
     assert_eq!(provider.calls().len(), 4);
     forebay.stop().await;
@@ -95,20 +134,35 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
 async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
     let (forebay, provider) = Forebay::simple().await;
     let mut job = chat("victim", "hello");
-    let later = SystemClock.now().checked_add(Duration::from_secs(15)).expect("soon");
+    let later = SystemClock
+        .now()
+        .checked_add(Duration::from_secs(15))
+        .expect("soon");
     job["not_before"] = json!(later.to_string());
     let job = job.to_string().into();
-    forebay.connection.requests().put("acme/x", &job).await.expect("put");
+    forebay
+        .connection
+        .requests()
+        .put("acme/x", &job)
+        .await
+        .expect("put");
     publish_named(&forebay, "ai.jobs.chat.acme", "acme/x", "victim").await;
     forebay.postponed("ai.scheduled.acme._.victim").await;
     publish_named(&forebay, "ai.jobs.chat.evil", "acme/x", "garbage").await;
     assert_eq!(
-        forebay.completion("evil", None, "garbage").await.error.expect("an error").code,
+        forebay
+            .completion("evil", None, "garbage")
+            .await
+            .error
+            .expect("an error")
+            .code,
         "invalid_object"
     );
     let letters = soon("a letter", async {
         loop {
-            let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({})).await.expect("letters");
+            let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({}))
+                .await
+                .expect("letters");
             if !letters.is_empty() {
                 return letters;
             }
@@ -116,9 +170,17 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
     })
     .await;
     assert_eq!(letters[0].object, None);
-    let _: Value =
-        ctl(&forebay, "dead.drop", &json!({ "sequence": letters[0].sequence })).await.expect("dropped");
-    assert_eq!(said(&forebay.completion("acme", None, "victim").await), "You said: hello");
+    let _: Value = ctl(
+        &forebay,
+        "dead.drop",
+        &json!({ "sequence": letters[0].sequence }),
+    )
+    .await
+    .expect("dropped");
+    assert_eq!(
+        said(&forebay.completion("acme", None, "victim").await),
+        "You said: hello"
+    );
     assert_eq!(provider.calls().len(), 1);
     forebay.stop().await;
 }
@@ -127,17 +189,38 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
 async fn an_object_without_its_chunks_ends_its_job() {
     let (forebay, provider) = Forebay::simple().await;
     let job = chat("damaged", "hello").to_string().into();
-    forebay.connection.requests().put("default/damaged", &job).await.expect("put");
-    let stream = forebay.connection.context.get_stream("OBJ_AI_REQUESTS").await.expect("the stream");
-    stream.purge().filter("$O.AI_REQUESTS.C.>").await.expect("purged");
+    forebay
+        .connection
+        .requests()
+        .put("default/damaged", &job)
+        .await
+        .expect("put");
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("OBJ_AI_REQUESTS")
+        .await
+        .expect("the stream");
+    stream
+        .purge()
+        .filter("$O.AI_REQUESTS.C.>")
+        .await
+        .expect("purged");
     publish_named(&forebay, "ai.jobs.chat", "default/damaged", "damaged").await;
     let drained = async {
         while forebay.count("AI_DEAD".to_owned()).await == 0 {
             tokio::task::yield_now().await;
         }
     };
-    assert!(tokio::time::timeout(PATIENCE, drained).await.is_ok(), "waited in vain for a letter");
-    let error = forebay.completion("default", None, "damaged").await.error.expect("an error");
+    assert!(
+        tokio::time::timeout(PATIENCE, drained).await.is_ok(),
+        "waited in vain for a letter"
+    );
+    let error = forebay
+        .completion("default", None, "damaged")
+        .await
+        .error
+        .expect("an error");
     assert_eq!(error.code, "object_gone");
     assert_eq!(provider.calls(), []);
     forebay.stop().await;
@@ -149,12 +232,31 @@ async fn what_is_left_of_an_object_that_never_became_whole_is_swept() {
     let requests = forebay.connection.requests();
     let whole = "whole".to_owned().into();
     requests.put("default/whole", &whole).await.expect("put");
-    let chunk = forebay.connection.context.publish("$O.AI_REQUESTS.C.left", "half".into()).await;
+    let chunk = forebay
+        .connection
+        .context
+        .publish("$O.AI_REQUESTS.C.left", "half".into())
+        .await;
     chunk.expect("sent").await.expect("kept");
     let now = SystemClock.now();
-    assert_eq!(requests.sweep(now.checked_sub(PATIENCE).expect("earlier")).await.expect("an answer"), 0);
-    assert_eq!(requests.sweep(now.checked_add(PATIENCE).expect("later")).await.expect("an answer"), 1);
-    assert_eq!(requests.get("default/whole").await.expect("an answer"), Some(whole));
+    assert_eq!(
+        requests
+            .sweep(now.checked_sub(PATIENCE).expect("earlier"))
+            .await
+            .expect("an answer"),
+        0
+    );
+    assert_eq!(
+        requests
+            .sweep(now.checked_add(PATIENCE).expect("later"))
+            .await
+            .expect("an answer"),
+        1
+    );
+    assert_eq!(
+        requests.get("default/whole").await.expect("an answer"),
+        Some(whole)
+    );
     // Its one chunk and its description.
     assert_eq!(forebay.count("OBJ_AI_REQUESTS".to_owned()).await, 2);
     forebay.stop().await;
@@ -172,13 +274,28 @@ async fn an_answer_whose_object_is_gone_comes_from_the_store() {
     let line = json!({ "custom_id": "r", "body": body });
     std::fs::write(dir.join("in.jsonl"), line.to_string()).expect("written");
     let run = async || {
-        let args = ["run", "in.jsonl", "--output", "out.jsonl", "--force", "--pool", "chat", "--batch", "b"];
+        let args = [
+            "run",
+            "in.jsonl",
+            "--output",
+            "out.jsonl",
+            "--force",
+            "--pool",
+            "chat",
+            "--batch",
+            "b",
+        ];
         let ran = program::run(dir, &args).await;
         assert_eq!(ran.code, Some(0), "{ran:?}");
         std::fs::read(dir.join("out.jsonl")).expect("there")
     };
     let first = run().await;
-    let stream = forebay.connection.context.get_stream("OBJ_AI_ANSWERS").await.expect("the stream");
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("OBJ_AI_ANSWERS")
+        .await
+        .expect("the stream");
     stream.purge().await.expect("purged");
     assert!(run().await == first, "the same bytes");
     assert_eq!(provider.calls().len(), 1);
@@ -189,23 +306,42 @@ async fn an_answer_whose_object_is_gone_comes_from_the_store() {
 async fn texts_of_any_length_stop_nothing() {
     const JOBS: usize = 70;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (server_dir, dir) =
-        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (server_dir, dir) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let store = server_dir.path().join("store");
     let config = format!("max_payload: 131072\njetstream {{ store_dir: {store:?} }}\n");
     let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
     let text = [
-        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
+        format!(
+            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
+            dir.path().join("data")
+        ),
         SMALL_STREAMS.to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     let forebay = Forebay::start(dir, &text.concat()).await;
-    let connects = || forebay.connection.client.statistics().connects.load(Ordering::Relaxed);
+    let connects = || {
+        forebay
+            .connection
+            .client
+            .statistics()
+            .connects
+            .load(Ordering::Relaxed)
+    };
     let before = connects();
     for index in 0..JOBS {
         // Each quote is two bytes where it is quoted.
-        let job = json!({ "id": format!("quotes-{index}"), "body": {}, "metadata": "\"".repeat(50_000) });
+        let job =
+            json!({ "id": format!("quotes-{index}"), "body": {}, "metadata": "\"".repeat(50_000) });
         forebay.publish("ai.jobs.chat", &job).await;
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", "x".repeat(60_000).as_str());
@@ -213,16 +349,35 @@ async fn texts_of_any_length_stop_nothing() {
         job["metadata"] = json!({ "m": "m".repeat(60_000) });
         forebay.publish_with("ai.jobs.chat", &job, headers).await;
     }
-    publish_named(&forebay, "ai.jobs.chat", &format!("default/{}", "x".repeat(4_000)), "long").await;
+    publish_named(
+        &forebay,
+        "ai.jobs.chat",
+        &format!("default/{}", "x".repeat(4_000)),
+        "long",
+    )
+    .await;
     assert_eq!(
-        forebay.completion("default", None, "long").await.error.expect("an error").code,
+        forebay
+            .completion("default", None, "long")
+            .await
+            .error
+            .expect("an error")
+            .code,
         "invalid_object"
     );
-    forebay.publish("ai.jobs.chat.acme", &chat("after", "hello")).await;
-    assert_eq!(said(&forebay.completion("acme", None, "after").await), "You said: hello");
+    forebay
+        .publish("ai.jobs.chat.acme", &chat("after", "hello"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("acme", None, "after").await),
+        "You said: hello"
+    );
     called(&provider, JOBS + 1).await;
     forebay.drained().await;
-    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, 2 * JOBS as u64 + 2);
+    assert_eq!(
+        forebay.count("AI_COMPLETIONS".to_owned()).await,
+        2 * JOBS as u64 + 2
+    );
     assert_eq!(connects(), before, "no message broke the connection");
     forebay.stop().await;
 }
@@ -231,15 +386,28 @@ async fn texts_of_any_length_stop_nothing() {
 async fn a_batch_larger_than_the_object_stores_flows_through_them() {
     const LINES: usize = 40;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (server_dir, dir) =
-        (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (server_dir, dir) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let store = server_dir.path().join("store");
     let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
     let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
     let text = [
-        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.path().join("data")),
-        SMALL_STREAMS.replace("64MiB", "16MiB").replace("256MiB", "16MiB"),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], "{ requests = 10, per = \"1s\" }"),
+        format!(
+            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
+            dir.path().join("data")
+        ),
+        SMALL_STREAMS
+            .replace("64MiB", "16MiB")
+            .replace("256MiB", "16MiB"),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            "{ requests = 10, per = \"1s\" }",
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ]
     .concat();
@@ -251,16 +419,38 @@ async fn a_batch_larger_than_the_object_stores_flows_through_them() {
         let text = format!("{index} {}", "x".repeat(2 << 20));
         json!({ "custom_id": index.to_string(), "body": chat("", &text)["body"] }).to_string()
     };
-    std::fs::write(dir.join("in.jsonl"), (0..LINES).map(line).collect::<Vec<_>>().join("\n"))
-        .expect("written");
-    let args = ["run", "in.jsonl", "--output", "out.jsonl", "--pool", "chat", "--batch", "b"];
+    std::fs::write(
+        dir.join("in.jsonl"),
+        (0..LINES).map(line).collect::<Vec<_>>().join("\n"),
+    )
+    .expect("written");
+    let args = [
+        "run",
+        "in.jsonl",
+        "--output",
+        "out.jsonl",
+        "--pool",
+        "chat",
+        "--batch",
+        "b",
+    ];
     let ran = tokio::time::timeout(PATIENCE, program::command(dir, &args).output()).await;
     let ran = ran.expect("it ends").expect("it runs");
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
     let output = std::fs::read_to_string(dir.join("out.jsonl")).expect("there");
     for (index, line) in output.lines().enumerate() {
-        assert!(line.contains(&format!("You said: {index} xxx")), "line {index}");
+        assert!(
+            line.contains(&format!("You said: {index} xxx")),
+            "line {index}"
+        );
     }
-    assert_eq!((output.lines().count(), provider.calls().len()), (LINES, LINES));
+    assert_eq!(
+        (output.lines().count(), provider.calls().len()),
+        (LINES, LINES)
+    );
     forebay.stop().await;
 }

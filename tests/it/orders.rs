@@ -33,7 +33,17 @@ async fn pause(forebay: &Forebay, what: &Pausable) -> Result<OrdersReply, String
 
 async fn cancel(forebay: &Forebay, batch: Option<&str>, id: Option<&str>) -> CancelReply {
     let (batch, id) = (batch.map(str::to_owned), id.map(str::to_owned));
-    ctl(forebay, "cancel", &Cancelled { team: "default".to_owned(), batch, id }).await.expect("cancelled")
+    ctl(
+        forebay,
+        "cancel",
+        &Cancelled {
+            team: "default".to_owned(),
+            batch,
+            id,
+        },
+    )
+    .await
+    .expect("cancelled")
 }
 
 fn of_batch(id: &str, batch: &str) -> Value {
@@ -52,25 +62,46 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
     ];
     for (index, what) in kinds.into_iter().enumerate() {
         let calls = provider.calls().len();
-        assert_eq!(pause(&forebay, &what).await.expect("paused").paused, std::slice::from_ref(&what));
+        assert_eq!(
+            pause(&forebay, &what).await.expect("paused").paused,
+            std::slice::from_ref(&what)
+        );
         let (waits, goes) = (format!("waits-{index}"), format!("goes-{index}"));
-        forebay.publish("ai.jobs.chat.acme", &chat(&waits, "hello")).await;
-        forebay.publish("ai.jobs.other", &chat(&goes, "hello")).await;
-        assert_eq!(said(&forebay.completion("default", None, &goes).await), "You said: hello");
+        forebay
+            .publish("ai.jobs.chat.acme", &chat(&waits, "hello"))
+            .await;
+        forebay
+            .publish("ai.jobs.other", &chat(&goes, "hello"))
+            .await;
+        assert_eq!(
+            said(&forebay.completion("default", None, &goes).await),
+            "You said: hello"
+        );
         forebay = Forebay::start(forebay.leave().await, &text).await;
         let again = format!("{goes}-again");
-        forebay.publish("ai.jobs.other", &chat(&again, "hello")).await;
-        assert_eq!(said(&forebay.completion("default", None, &again).await), "You said: hello");
+        forebay
+            .publish("ai.jobs.other", &chat(&again, "hello"))
+            .await;
+        assert_eq!(
+            said(&forebay.completion("default", None, &again).await),
+            "You said: hello"
+        );
         assert_eq!(provider.calls().len(), calls + 2, "{what:?}");
         let queues: Queues = ctl(&forebay, "queues", &()).await.expect("queues");
         assert_eq!(queues.paused, std::slice::from_ref(&what));
         let reply: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
         assert!(reply.paused.is_empty());
-        assert_eq!(said(&forebay.completion("acme", None, &waits).await), "You said: hello");
+        assert_eq!(
+            said(&forebay.completion("acme", None, &waits).await),
+            "You said: hello"
+        );
     }
     for (what, problem) in [
         (Pausable::Pool("gpt".to_owned()), "there is no pool `gpt`"),
-        (Pausable::Account("three".to_owned()), "there is no account `three`"),
+        (
+            Pausable::Account("three".to_owned()),
+            "there is no account `three`",
+        ),
         (Pausable::Team("a b".to_owned()), "there is no team `a b`"),
     ] {
         assert_eq!(pause(&forebay, &what).await.expect_err("unknown"), problem);
@@ -81,36 +112,57 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     let (forebay, provider, text) = two_pools("").await;
-    pause(&forebay, &Pausable::Pool("chat".to_owned())).await.expect("paused");
+    pause(&forebay, &Pausable::Pool("chat".to_owned()))
+        .await
+        .expect("paused");
     for id in ["staged-1", "staged-2"] {
         forebay.publish("ai.jobs.chat", &of_batch(id, "b")).await;
     }
-    forebay.publish("ai.jobs.chat", &of_batch("beside", "c")).await;
+    forebay
+        .publish("ai.jobs.chat", &of_batch("beside", "c"))
+        .await;
     let mut later = of_batch("later", "b");
-    let hour = SystemClock.now().checked_add(Duration::from_secs(3_600)).expect("soon");
+    let hour = SystemClock
+        .now()
+        .checked_add(Duration::from_secs(3_600))
+        .expect("soon");
     later["not_before"] = json!(hour.to_string());
     forebay.publish("ai.jobs.other", &later).await;
     forebay.postponed("ai.scheduled.default.b.later").await;
     assert_eq!(cancel(&forebay, Some("b"), None).await.rescheduled, 1);
-    let ended =
-        async |forebay: &Forebay, id| -> Completion { forebay.completion("default", Some("b"), id).await };
+    let ended = async |forebay: &Forebay, id| -> Completion {
+        forebay.completion("default", Some("b"), id).await
+    };
     for id in ["staged-1", "staged-2", "later"] {
         let completion = ended(&forebay, id).await;
         assert_eq!(completion.status, Status::Cancelled, "{id}");
-        assert_eq!(completion.error.map(|error| error.class), Some(Class::Cancelled));
+        assert_eq!(
+            completion.error.map(|error| error.class),
+            Some(Class::Cancelled)
+        );
     }
     assert!(provider.calls().is_empty());
 
     // What is published after it is not cancelled, over a restart too.
     let forebay = Forebay::start(forebay.leave().await, &text).await;
-    let _: OrdersReply = ctl(&forebay, "resume", &Pausable::Pool("chat".to_owned())).await.expect("resumed");
-    forebay.publish("ai.jobs.chat", &of_batch("staged-1", "b")).await;
-    assert_eq!(said(&forebay.completion("default", Some("c"), "beside").await), "You said: hello");
+    let _: OrdersReply = ctl(&forebay, "resume", &Pausable::Pool("chat".to_owned()))
+        .await
+        .expect("resumed");
+    forebay
+        .publish("ai.jobs.chat", &of_batch("staged-1", "b"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("default", Some("c"), "beside").await),
+        "You said: hello"
+    );
     forebay.drained().await;
     let request = json!({ "team": "default", "batch": "b", "id": "staged-1" });
     let again: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
     let again = again.expect("a result");
-    assert_eq!((again.revision, said(&again).as_str()), (2, "You said: hello"));
+    assert_eq!(
+        (again.revision, said(&again).as_str()),
+        (2, "You said: hello")
+    );
     assert_eq!(provider.calls().len(), 2);
     forebay.stop().await;
 }
@@ -133,14 +185,20 @@ async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called(
     let (forebay, provider, _) = two_pools("").await;
     let what = Pausable::Pool("chat".to_owned());
     pause(&forebay, &what).await.expect("paused");
-    forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("again", "hello"))
+        .await;
     // It follows the first one, which is not ended yet, or finds it cancelled: either way it is a new request.
     let (_, ()) = tokio::join!(cancel(&forebay, None, Some("again")), async {
         for _ in 0..20 {
-            forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+            forebay
+                .publish("ai.jobs.chat", &chat("again", "hello"))
+                .await;
         }
     });
-    forebay.publish("ai.jobs.chat", &chat("again", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("again", "hello"))
+        .await;
     let _: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
     forebay.drained().await;
     let request = json!({ "team": "default", "batch": null, "id": "again" });

@@ -12,8 +12,8 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, install_crypto, nats_server,
-    pool, provider, said, soon,
+    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, install_crypto,
+    nats_server, pool, provider, said, soon,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -67,7 +67,13 @@ async fn server(dir: &Path, teams: &[&str]) -> (Child, String) {
     let mut users = vec!["{ user: operator, password: secret }".to_owned()];
     std::fs::write(dir.join("empty.toml"), "").expect("written");
     for team in teams {
-        let args = ["--config", "empty.toml", "nats-permissions", team, "--shared-account"];
+        let args = [
+            "--config",
+            "empty.toml",
+            "nats-permissions",
+            team,
+            "--shared-account",
+        ];
         let printed = program::run(dir, &args).await;
         assert_eq!(printed.code, Some(0), "{printed:?}");
         users.push(printed.stdout);
@@ -88,8 +94,10 @@ async fn server_with_accounts(dir: &Path, teams: &[&str]) -> (Child, String) {
         let args = ["--config", "empty.toml", "nats-permissions", team];
         let printed = program::run(dir, &args).await;
         assert_eq!(printed.code, Some(0), "{printed:?}");
-        let (export, account) =
-            printed.stdout.split_once("# Goes into `accounts { … }`:").expect("two parts");
+        let (export, account) = printed
+            .stdout
+            .split_once("# Goes into `accounts { … }`:")
+            .expect("two parts");
         exports.push_str(export);
         accounts.push_str(account);
     }
@@ -102,7 +110,10 @@ async fn server_with_accounts(dir: &Path, teams: &[&str]) -> (Child, String) {
 }
 
 fn passwords(teams: &[&str]) -> Vec<(String, String)> {
-    teams.iter().map(|team| (format!("TEAM_{team}_PASSWORD"), format!("of-{team}"))).collect()
+    teams
+        .iter()
+        .map(|team| (format!("TEAM_{team}_PASSWORD"), format!("of-{team}")))
+        .collect()
 }
 
 /// A team's connection, and what the server refused it.
@@ -127,7 +138,11 @@ impl Team {
             }
         });
         let client = options.connect(address).await.expect("connected");
-        Self { context: jetstream::new(client.clone()), client, refused }
+        Self {
+            context: jetstream::new(client.clone()),
+            client,
+            refused,
+        }
     }
 
     /// Waits until the server has refused something that names `subject`.
@@ -135,7 +150,12 @@ impl Team {
         let subject = subject.to_lowercase();
         soon(&format!("a refusal of {subject}"), async {
             loop {
-                let refused = self.refused.lock().expect("a lock").join("\n").to_lowercase();
+                let refused = self
+                    .refused
+                    .lock()
+                    .expect("a lock")
+                    .join("\n")
+                    .to_lowercase();
                 if refused.contains(&subject) {
                     return;
                 }
@@ -146,7 +166,10 @@ impl Team {
     }
 
     async fn publish(&self, subject: &str, payload: String, headers: HeaderMap) {
-        self.client.publish_with_headers(subject.to_owned(), headers, payload.into()).await.expect("sent");
+        self.client
+            .publish_with_headers(subject.to_owned(), headers, payload.into())
+            .await
+            .expect("sent");
         self.client.flush().await.expect("sent");
     }
 }
@@ -160,7 +183,13 @@ async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::si
             dir.path().join("data")
         ),
         SMALL_STREAMS.to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ]
     .concat();
@@ -192,7 +221,12 @@ async fn site_at(dir: tempfile::TempDir, (server, address): (Child, String)) -> 
     install_crypto();
     let (forebay, provider) = forebay(dir, &address).await;
     let acme = Team::connect(&address, "acme").await;
-    Site { _server: server, forebay, provider, acme }
+    Site {
+        _server: server,
+        forebay,
+        provider,
+        acme,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,8 +240,18 @@ async fn a_team_with_an_account_of_its_own_does_so_too() {
 }
 
 async fn publishes_and_reads(site: Site) {
-    let Site { forebay, acme, provider, _server, .. } = site;
-    let mut copies = acme.client.subscribe("_INBOX_acme.copies").await.expect("subscribed");
+    let Site {
+        forebay,
+        acme,
+        provider,
+        _server,
+        ..
+    } = site;
+    let mut copies = acme
+        .client
+        .subscribe("_INBOX_acme.copies")
+        .await
+        .expect("subscribed");
     let mut job = chat("copied", "hello");
     job["reply_to"] = json!("_INBOX_acme.copies");
     acme.context
@@ -217,34 +261,79 @@ async fn publishes_and_reads(site: Site) {
         .await
         .expect("kept");
     assert_eq!(said(&copy_in(&mut copies).await), "You said: hello");
-    let mut live = acme.client.subscribe("ai.completions.acme.>").await.expect("subscribed");
+    let mut live = acme
+        .client
+        .subscribe("ai.completions.acme.>")
+        .await
+        .expect("subscribed");
     for subject in ["ai.jobs.chat.acme", "ai.jobs.chat.acme.bulk"] {
         let job = chat(subject, "hello").to_string();
-        acme.context.publish(subject, job.into()).await.expect("sent").await.expect("kept");
+        acme.context
+            .publish(subject, job.into())
+            .await
+            .expect("sent")
+            .await
+            .expect("kept");
         let came = tokio::time::timeout(std::time::Duration::from_secs(5), live.next()).await;
         let came = came
-            .unwrap_or_else(|_| panic!("{subject} {:?} {:?}", acme.refused.lock(), provider.calls()))
+            .unwrap_or_else(|_| {
+                panic!("{subject} {:?} {:?}", acme.refused.lock(), provider.calls())
+            })
             .expect("open");
-        assert!(came.subject.starts_with("ai.completions.acme._."), "{}", came.subject);
+        assert!(
+            came.subject.starts_with("ai.completions.acme._."),
+            "{}",
+            came.subject
+        );
     }
     acme.context
-        .publish("ai.jobs.chat.acme", chat("mine", "hello").to_string().into())
+        .publish(
+            "ai.jobs.chat.acme",
+            chat("mine", "hello").to_string().into(),
+        )
         .await
         .expect("sent")
         .await
         .expect("kept");
-    assert_eq!(said(&forebay.completion("acme", None, "mine").await), "You said: hello");
-    let asked = acme.client.request("ai.ask.chat.acme", chat("asked", "hello").to_string().into()).await;
-    assert!(String::from_utf8_lossy(&asked.expect("an answer").payload).contains("You said: hello"));
-    let wrong = acme.client.request("ai.ask.a:b.acme", "{}".into()).await.expect("an answer");
-    let problem = wrong.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error"));
-    assert!(problem.is_some_and(|problem| problem.as_str().contains("names no pool")), "{problem:?}");
+    assert_eq!(
+        said(&forebay.completion("acme", None, "mine").await),
+        "You said: hello"
+    );
+    let asked = acme
+        .client
+        .request(
+            "ai.ask.chat.acme",
+            chat("asked", "hello").to_string().into(),
+        )
+        .await;
+    assert!(
+        String::from_utf8_lossy(&asked.expect("an answer").payload).contains("You said: hello")
+    );
+    let wrong = acme
+        .client
+        .request("ai.ask.a:b.acme", "{}".into())
+        .await
+        .expect("an answer");
+    let problem = wrong
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get("Nats-Service-Error"));
+    assert!(
+        problem.is_some_and(|problem| problem.as_str().contains("names no pool")),
+        "{problem:?}"
+    );
     forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_team_crosses_over_nowhere() {
-    let Site { forebay, acme, provider, _server, .. } = site().await;
+    let Site {
+        forebay,
+        acme,
+        provider,
+        _server,
+        ..
+    } = site().await;
     let job = chat("intruder", "hello").to_string();
     for subject in FOREIGN {
         acme.publish(subject, job.clone(), HeaderMap::new()).await;
@@ -262,7 +351,8 @@ async fn a_team_crosses_over_nowhere() {
     ] {
         let _ = acme.client.subscribe(subject).await.expect("asked");
         acme.client.flush().await.expect("sent");
-        acme.is_refused(&format!("subscription to \"{subject}\"")).await;
+        acme.is_refused(&format!("subscription to \"{subject}\""))
+            .await;
     }
     assert!(provider.calls().is_empty(), "no call for an intruder");
     forebay.stop().await;
@@ -270,10 +360,20 @@ async fn a_team_crosses_over_nowhere() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
-    let Site { forebay, acme, provider, _server } = site().await;
+    let Site {
+        forebay,
+        acme,
+        provider,
+        _server,
+    } = site().await;
     let job = chat("intruder", "hello").to_string();
-    forebay.publish("ai.jobs.chat.acme2", &chat("stays", "hello")).await;
-    assert_eq!(said(&forebay.completion("acme2", None, "stays").await), "You said: hello");
+    forebay
+        .publish("ai.jobs.chat.acme2", &chat("stays", "hello"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("acme2", None, "stays").await),
+        "You said: hello"
+    );
     for (name, value) in [
         ("Nats-Rollup", "all"),
         ("Nats-Rollup", "sub"),
@@ -284,7 +384,10 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
         let mut headers = HeaderMap::new();
         headers.insert(name, value);
         headers.insert("Nats-Schedule-Target", "ai.jobs.chat.acme2");
-        let ack = acme.context.publish_with_headers("ai.jobs.chat.acme", headers, job.clone().into()).await;
+        let ack = acme
+            .context
+            .publish_with_headers("ai.jobs.chat.acme", headers, job.clone().into())
+            .await;
         assert!(ack.expect("sent").await.is_err(), "{name} was taken");
     }
     // What only Forebay may say of a job is not believed.
@@ -292,10 +395,17 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
     headers.insert("Forebay-State", r#"{"id":"stays","published":"2026-01-01T00:00:00Z","attempts":[],"counted":0,"replies":["ai.jobs.chat.acme2"]}"#);
     let ack = acme
         .context
-        .publish_with_headers("ai.jobs.chat.acme", headers, chat("own", "hello").to_string().into())
+        .publish_with_headers(
+            "ai.jobs.chat.acme",
+            headers,
+            chat("own", "hello").to_string().into(),
+        )
         .await;
     ack.expect("sent").await.expect("kept");
-    assert_eq!(said(&forebay.completion("acme", None, "own").await), "You said: hello");
+    assert_eq!(
+        said(&forebay.completion("acme", None, "own").await),
+        "You said: hello"
+    );
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 2, "no call for an intruder");
     forebay.stop().await;
@@ -303,35 +413,74 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_does_harm() {
-    let Site { forebay, acme, provider, _server } = site().await;
-    forebay.publish("ai.jobs.chat.acme2", &chat("order-1", "hello")).await;
+    let Site {
+        forebay,
+        acme,
+        provider,
+        _server,
+    } = site().await;
+    forebay
+        .publish("ai.jobs.chat.acme2", &chat("order-1", "hello"))
+        .await;
     let theirs = forebay.completion("acme2", None, "order-1").await;
-    let streams = ["AI_JOBS", "AI_SCHEDULED", "AI_COMPLETIONS", "AI_DEAD", "AI_EVENTS", "KV_AI_CONTROLS"];
+    let streams = [
+        "AI_JOBS",
+        "AI_SCHEDULED",
+        "AI_COMPLETIONS",
+        "AI_DEAD",
+        "AI_EVENTS",
+        "KV_AI_CONTROLS",
+    ];
     for (index, target) in TARGETS.into_iter().enumerate() {
         // Asked well and asked badly, and what the server answers to a publish.
-        for (subject, id) in
-            [("ai.ask.chat.acme", "asked"), ("ai.ask.a:b.acme", "odd"), ("ai.jobs.chat.acme", "job")]
-        {
+        for (subject, id) in [
+            ("ai.ask.chat.acme", "asked"),
+            ("ai.ask.a:b.acme", "odd"),
+            ("ai.jobs.chat.acme", "job"),
+        ] {
             let job = chat(&format!("{id}-{index}"), "of acme").to_string();
-            acme.client.publish_with_reply(subject, target, job.into()).await.expect("sent");
+            acme.client
+                .publish_with_reply(subject, target, job.into())
+                .await
+                .expect("sent");
         }
     }
     acme.client.flush().await.expect("sent");
     let last = chat("last", "of acme").to_string();
-    acme.context.publish("ai.jobs.chat.acme", last.into()).await.expect("sent").await.expect("kept");
-    assert_eq!(said(&forebay.completion("acme", None, "last").await), "You said: of acme");
+    acme.context
+        .publish("ai.jobs.chat.acme", last.into())
+        .await
+        .expect("sent")
+        .await
+        .expect("kept");
+    assert_eq!(
+        said(&forebay.completion("acme", None, "last").await),
+        "You said: of acme"
+    );
     forebay.drained().await;
     for stream in streams {
-        forebay.connection.context.get_stream(stream).await.expect(stream);
+        forebay
+            .connection
+            .context
+            .get_stream(stream)
+            .await
+            .expect(stream);
     }
     // Another team's job has its own answer, whatever was put in its place before.
     for id in ["order-1", "order-2"] {
-        forebay.publish("ai.jobs.chat.acme2", &chat(id, "hello")).await;
+        forebay
+            .publish("ai.jobs.chat.acme2", &chat(id, "hello"))
+            .await;
         forebay.drained().await;
         let request = json!({ "team": "acme2", "batch": null, "id": id });
-        let stored: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
+        let stored: Option<Completion> =
+            ctl(&forebay, "results", &request).await.expect("an answer");
         let stored = stored.expect("a result");
-        assert_eq!((stored.team.as_str(), said(&stored).as_str()), ("acme2", "You said: hello"), "{id}");
+        assert_eq!(
+            (stored.team.as_str(), said(&stored).as_str()),
+            ("acme2", "You said: hello"),
+            "{id}"
+        );
     }
     assert_eq!(theirs.revision, 1);
     let of_acme = provider.calls().len() - 2;
@@ -341,11 +490,20 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
 
 #[tokio::test(flavor = "multi_thread")]
 async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers() {
-    let Site { forebay, acme, provider, _server } = site_with_accounts().await;
+    let Site {
+        forebay,
+        acme,
+        provider,
+        _server,
+    } = site_with_accounts().await;
     for subject in FOREIGN {
         let job = chat("intruder", "hello").to_string();
         match acme.client.request(subject, job.into()).await {
-            Err(error) => assert_eq!(error.kind(), async_nats::RequestErrorKind::NoResponders, "{subject}"),
+            Err(error) => assert_eq!(
+                error.kind(),
+                async_nats::RequestErrorKind::NoResponders,
+                "{subject}"
+            ),
             // The server's own subjects mean the streams of the account that asks.
             Ok(answer) => {
                 let text = String::from_utf8_lossy(&answer.payload).into_owned();
@@ -356,19 +514,40 @@ async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers(
     for (index, target) in TARGETS.into_iter().enumerate() {
         for (subject, id) in [("ai.ask.chat.acme", "asked"), ("ai.jobs.chat.acme", "job")] {
             let job = chat(&format!("{id}-{index}"), "of acme").to_string();
-            acme.client.publish_with_reply(subject, target, job.into()).await.expect("sent");
+            acme.client
+                .publish_with_reply(subject, target, job.into())
+                .await
+                .expect("sent");
         }
     }
     let last = chat("last", "of acme").to_string();
-    acme.context.publish("ai.jobs.chat.acme", last.into()).await.expect("sent").await.expect("kept");
+    acme.context
+        .publish("ai.jobs.chat.acme", last.into())
+        .await
+        .expect("sent")
+        .await
+        .expect("kept");
     let jobs = 2 * TARGETS.len() + 1;
     called(&provider, jobs).await;
     forebay.drained().await;
     // Every message in a stream is of the team's own jobs.
-    assert_eq!(forebay.count("AI_COMPLETIONS".to_owned()).await, jobs as u64);
-    let stream = forebay.connection.context.get_stream("AI_JOBS").await.expect("the stream");
+    assert_eq!(
+        forebay.count("AI_COMPLETIONS".to_owned()).await,
+        jobs as u64
+    );
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("AI_JOBS")
+        .await
+        .expect("the stream");
     assert_eq!(stream.cached_info().state.last_sequence, jobs as u64);
-    for stream in ["AI_SCHEDULED", "AI_DEAD", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
+    for stream in [
+        "AI_SCHEDULED",
+        "AI_DEAD",
+        "OBJ_AI_REQUESTS",
+        "OBJ_AI_ANSWERS",
+    ] {
         assert_eq!(forebay.count(stream.to_owned()).await, 0, "{stream}");
     }
     assert_eq!(provider.calls().len(), jobs);

@@ -17,7 +17,13 @@ async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
     let dir = tempfile::tempdir().expect("a directory");
     let text = [
         head(dir.path()),
-        account(dir.path(), "one", &provider.base_url(), &["sk-do-not-print-this"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-do-not-print-this"],
+            UNLIMITED,
+        ),
         pool("chat", "gpt-4o-mini", &["one"]),
     ];
     std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
@@ -42,12 +48,17 @@ async fn answered(dir: &Path, id: &str) -> Value {
 
 fn server_pid(dir: &Path) -> Pid {
     let text = std::fs::read_to_string(dir.join("data/nats/nats-server.pid")).expect("a pid");
-    text.trim().parse().ok().and_then(Pid::from_raw).expect("a process")
+    text.trim()
+        .parse()
+        .ok()
+        .and_then(Pid::from_raw)
+        .expect("a process")
 }
 
 fn runs(pid: Pid) -> bool {
     // A process that has ended and was not waited for is none that runs.
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     !stat.is_empty() && !stat.contains(") Z ")
 }
 
@@ -57,7 +68,12 @@ async fn a_second_serve_on_the_same_data_directory_names_the_holder() {
     let first = Serve::start(dir.path()).await;
     let second = program::run(dir.path(), &["serve"]).await;
     assert_eq!(second.code, Some(2), "{second:?}");
-    assert!(second.stderr.contains(&format!("in use by process {}", first.pid())), "{second:?}");
+    assert!(
+        second
+            .stderr
+            .contains(&format!("in use by process {}", first.pid())),
+        "{second:?}"
+    );
     let (status, _) = first.terminate().await;
     assert!(status.success());
 }
@@ -91,14 +107,25 @@ async fn the_server_goes_with_its_process_and_the_next_one_starts_on_the_same_st
     .await;
     let serve = Serve::start(dir.path()).await;
     assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
-    assert_eq!(provider.calls().len(), 1, "answered before, so not called again");
+    assert_eq!(
+        provider.calls().len(),
+        1,
+        "answered before, so not called again"
+    );
     let (status, _) = serve.terminate().await;
     assert!(status.success());
-    assert!(!runs(server_pid_or(dir.path(), pid)), "the server stopped with a clean stop too");
+    assert!(
+        !runs(server_pid_or(dir.path(), pid)),
+        "the server stopped with a clean stop too"
+    );
 }
 
 fn server_pid_or(dir: &Path, other: Pid) -> Pid {
-    if dir.join("data/nats/nats-server.pid").exists() { server_pid(dir) } else { other }
+    if dir.join("data/nats/nats-server.pid").exists() {
+        server_pid(dir)
+    } else {
+        other
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,9 +134,18 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
     Serve::start(dir.path()).await.terminate().await;
     // The same server on the same store, as a crash can leave it where the kernel does not end it.
     let binary = forebay::nats::find().expect("a server");
-    let config = dir.path().canonicalize().expect("a path").join("data/nats/nats-server.conf");
+    let config = dir
+        .path()
+        .canonicalize()
+        .expect("a path")
+        .join("data/nats/nats-server.conf");
     let mut orphan = tokio::process::Command::new(binary);
-    let mut orphan = orphan.arg("--config").arg(&config).kill_on_drop(true).spawn().expect("started");
+    let mut orphan = orphan
+        .arg("--config")
+        .arg(&config)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("started");
     soon("the orphan's pid", async {
         let file = dir.path().join("data/nats/nats-server.pid");
         let pid = orphan.id().expect("it runs").to_string();
@@ -119,7 +155,10 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
         }
     })
     .await;
-    let (serve, _) = tokio::join!(Serve::start(dir.path()), soon("the orphan's end", orphan.wait()));
+    let (serve, _) = tokio::join!(
+        Serve::start(dir.path()),
+        soon("the orphan's end", orphan.wait())
+    );
     assert_eq!(answered(dir.path(), "after").await["status"], "succeeded");
     serve.terminate().await;
 }
@@ -130,15 +169,25 @@ async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     // All that can be logged, by what Forebay is made of too.
     let mut serve = Serve::of(program::command(dir.path(), &["serve"]).env("RUST_LOG", "trace"));
     serve.wait_for("ready:").await;
-    for file in ["data/forebay.json", "data/nats/credential", "data/nats/nats-server.conf"] {
-        let mode = std::fs::metadata(dir.path().join(file)).expect(file).permissions().mode();
+    for file in [
+        "data/forebay.json",
+        "data/nats/credential",
+        "data/nats/nats-server.conf",
+    ] {
+        let mode = std::fs::metadata(dir.path().join(file))
+            .expect(file)
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
     let result = answered(dir.path(), "secret").await.to_string();
-    let keys = program::run(dir.path(), &["accounts", "--json"]).await.stdout;
+    let keys = program::run(dir.path(), &["accounts", "--json"])
+        .await
+        .stdout;
     let (_, log) = serve.terminate().await;
     assert!(log.contains("TRACE"), "{log}");
-    let credential = std::fs::read_to_string(dir.path().join("data/nats/credential")).expect("there");
+    let credential =
+        std::fs::read_to_string(dir.path().join("data/nats/credential")).expect("there");
     assert!(!log.contains(&credential), "the credential is logged");
     for (what, text) in [("result", result), ("keys", keys), ("log", log)] {
         assert!(!text.contains("do-not-print-this"), "{what}: {text}");
@@ -147,25 +196,44 @@ async fn credentials_are_the_owners_alone_and_the_key_is_written_nowhere() {
     for path in files(&dir.path().join("data")) {
         let bytes = std::fs::read(&path).expect("readable");
         searched += bytes.len();
-        let found = bytes.windows(17).any(|window| window == b"do-not-print-this");
+        let found = bytes
+            .windows(17)
+            .any(|window| window == b"do-not-print-this");
         assert!(!found, "the key stands in {}", path.display());
     }
     assert!(searched > 1_000, "the store was searched");
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("a directory").flatten().map(|entry| entry.path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    let entries = std::fs::read_dir(dir)
+        .expect("a directory")
+        .flatten()
+        .map(|entry| entry.path());
+    entries
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_say_when_nothing_runs() {
     let (dir, _provider) = configured().await;
-    for args in [&["queues"][..], &["accounts"], &["publish", "--pool", "chat"]] {
+    for args in [
+        &["queues"][..],
+        &["accounts"],
+        &["publish", "--pool", "chat"],
+    ] {
         let output = program::run(dir.path(), args).await;
         assert_eq!(output.code, Some(3), "{args:?}: {output:?}");
         let data = dir.path().join("data").display().to_string();
-        let words = format!("nothing runs on the data directory {data} ([data] dir): start `forebay serve`");
+        let words = format!(
+            "nothing runs on the data directory {data} ([data] dir): start `forebay serve`"
+        );
         assert!(output.stderr.contains(&words), "{output:?}");
     }
 }
@@ -176,15 +244,29 @@ async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole
     let dir = dir.path().canonicalize().expect("a path");
     let path = dir.join("forebay.toml");
     let text = std::fs::read_to_string(&path).expect("there");
-    std::fs::write(&path, text.replace(&format!("{:?}", dir.join("data")), "\"data\"")).expect("written");
+    std::fs::write(
+        &path,
+        text.replace(&format!("{:?}", dir.join("data")), "\"data\""),
+    )
+    .expect("written");
     let whole = format!("{} ([data] dir)", dir.join("data").display());
     let nobody = program::run(&dir, &["accounts"]).await;
-    assert!(nobody.stderr.contains(&format!("nothing runs on the data directory {whole}")), "{nobody:?}");
+    assert!(
+        nobody
+            .stderr
+            .contains(&format!("nothing runs on the data directory {whole}")),
+        "{nobody:?}"
+    );
     std::fs::write(dir.join("data"), "a file").expect("written");
     for args in [&["serve"][..], &["accounts"], &["results", "get", "a"]] {
         let refused = program::run(&dir, args).await;
         assert_eq!(refused.code, Some(2), "{args:?}: {refused:?}");
-        assert!(refused.stderr.contains(&format!("data directory {whole}: ")), "{args:?}: {refused:?}");
+        assert!(
+            refused
+                .stderr
+                .contains(&format!("data directory {whole}: ")),
+            "{args:?}: {refused:?}"
+        );
     }
 }
 
@@ -192,10 +274,15 @@ async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole
 async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
-    let mut tail = program::command(dir.path(), &["results", "tail", "--all"]).spawn().expect("it starts");
+    let mut tail = program::command(dir.path(), &["results", "tail", "--all"])
+        .spawn()
+        .expect("it starts");
     let mut lines = BufReader::new(tail.stdout.take().expect("piped")).lines();
     let mut next = async || {
-        let line = soon("a completion", lines.next_line()).await.expect("stdout").expect("it runs");
+        let line = soon("a completion", lines.next_line())
+            .await
+            .expect("stdout")
+            .expect("it runs");
         serde_json::from_str::<Value>(&line).expect("JSON")
     };
     answered(dir.path(), "before").await;
@@ -214,7 +301,10 @@ async fn a_server_without_jetstream_does_not_pass_the_check() {
     let (_server, address) = nats_server(dir.path(), "", &[]).await;
     let path = dir.path().join("forebay.toml");
     let text = std::fs::read_to_string(&path).expect("there");
-    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("url = \"nats://{address}\""));
+    let text = text.replace(
+        "listen = \"127.0.0.1:0\"",
+        &format!("url = \"nats://{address}\""),
+    );
     std::fs::write(&path, text).expect("written");
     let checked = program::run(dir.path(), &["check"]).await;
     assert_eq!(checked.code, Some(3), "{checked:?}");

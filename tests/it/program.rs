@@ -19,8 +19,16 @@ pub(crate) struct Output {
 /// A command in a directory, without the environment's configuration.
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
-    command.args(args).current_dir(dir).env_remove("FOREBAY_CONFIG").env_remove("RUST_LOG");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(args)
+        .current_dir(dir)
+        .env_remove("FOREBAY_CONFIG")
+        .env_remove("RUST_LOG");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
@@ -31,7 +39,9 @@ pub(crate) async fn run(dir: &Path, args: &[&str]) -> Output {
 
 /// Runs a command to its end.
 pub(crate) async fn finish(command: &mut Command) -> Output {
-    let output = soon("the end of a command", command.output()).await.expect("it runs");
+    let output = soon("the end of a command", command.output())
+        .await
+        .expect("it runs");
     Output {
         code: output.status.code(),
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -63,14 +73,20 @@ impl Serve {
     pub(crate) fn of(command: &mut Command) -> Self {
         let mut child = command.spawn().expect("it starts");
         let stderr = BufReader::new(child.stderr.take().expect("piped"));
-        Self { child, stderr, seen: String::new() }
+        Self {
+            child,
+            stderr,
+            seen: String::new(),
+        }
     }
 
     /// Waits for a line with `words` on its stderr.
     pub(crate) async fn wait_for(&mut self, words: &str) {
         loop {
             let mut line = String::new();
-            let read = soon(words, self.stderr.read_line(&mut line)).await.expect("stderr");
+            let read = soon(words, self.stderr.read_line(&mut line))
+                .await
+                .expect("stderr");
             self.seen.push_str(&line);
             assert!(read > 0, "it ended without `{words}`:\n{}", self.seen);
             if line.contains(words) {
@@ -88,10 +104,17 @@ impl Serve {
         if !self.seen.contains("ready:") {
             self.wait_for("ready:").await;
         }
-        let pid = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw);
-        rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::TERM).expect("told");
-        let status = soon("the end of serve", self.child.wait()).await.expect("it ended");
-        soon("its log", self.stderr.read_to_string(&mut self.seen)).await.expect("stderr");
+        let pid = i32::try_from(self.pid())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw);
+        rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::TERM)
+            .expect("told");
+        let status = soon("the end of serve", self.child.wait())
+            .await
+            .expect("it ended");
+        soon("its log", self.stderr.read_to_string(&mut self.seen))
+            .await
+            .expect("stderr");
         (status, self.seen)
     }
 

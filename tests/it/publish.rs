@@ -14,7 +14,11 @@ const BODY: &str = r#""body":{"messages":[{"role":"user","content":"hello"}]}"#;
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    fs::write(dir.path().join("forebay.toml"), simple(dir.path(), &provider)).expect("written");
+    fs::write(
+        dir.path().join("forebay.toml"),
+        simple(dir.path(), &provider),
+    )
+    .expect("written");
     (dir, provider)
 }
 
@@ -28,11 +32,23 @@ async fn publish(dir: &Path, lines: &[String], args: &[&str]) -> Output {
 async fn a_url_that_no_provider_has_is_refused_with_its_line() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
-    let lines = [format!(r#"{{"id":"a",{BODY}}}"#), format!(r#"{{"id":"b","url":"/v1/nonsense",{BODY}}}"#)];
+    let lines = [
+        format!(r#"{{"id":"a",{BODY}}}"#),
+        format!(r#"{{"id":"b","url":"/v1/nonsense",{BODY}}}"#),
+    ];
     let output = publish(dir.path(), &lines, &["--pool", "chat"]).await;
     assert_eq!(output.code, Some(2), "{output:?}");
-    for words in ["line 2", "no provider has `/v1/nonsense`", "/v1/chat/completions", "/v1/embeddings"] {
-        assert!(output.stderr.contains(words), "{words} not in {}", output.stderr);
+    for words in [
+        "line 2",
+        "no provider has `/v1/nonsense`",
+        "/v1/chat/completions",
+        "/v1/embeddings",
+    ] {
+        assert!(
+            output.stderr.contains(words),
+            "{words} not in {}",
+            output.stderr
+        );
     }
     assert_eq!(output.stdout.trim(), "1 a ai.jobs.chat.default.normal");
     serve.terminate().await;
@@ -43,8 +59,17 @@ async fn a_pool_that_no_worker_has_is_refused_with_those_that_there_are() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "nopool"]).await;
-    assert_eq!((output.code, output.stdout.as_str()), (Some(2), ""), "{output:?}");
-    assert!(output.stderr.contains("there is no pool `nopool`; known pools: chat"), "{output:?}");
+    assert_eq!(
+        (output.code, output.stdout.as_str()),
+        (Some(2), ""),
+        "{output:?}"
+    );
+    assert!(
+        output
+            .stderr
+            .contains("there is no pool `nopool`; known pools: chat"),
+        "{output:?}"
+    );
     serve.terminate().await;
 }
 
@@ -55,7 +80,12 @@ async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
     let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "chat"]).await;
     assert_eq!(output.stderr, "", "{output:?}");
     let id = output.stdout.split(' ').nth(1).expect("an id").to_owned();
-    let json = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "chat", "--json"]).await;
+    let json = publish(
+        dir.path(),
+        &[format!("{{{BODY}}}")],
+        &["--pool", "chat", "--json"],
+    )
+    .await;
     let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
     for id in [&id, json["id"].as_str().expect("an id")] {
         soon("its result", async {
@@ -71,21 +101,38 @@ async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
     let (dir, _provider) = configured().await;
-    let store = format!("jetstream {{ store_dir: {:?} }}\n", dir.path().join("store"));
+    let store = format!(
+        "jetstream {{ store_dir: {:?} }}\n",
+        dir.path().join("store")
+    );
     let (_server, address) = nats_server(dir.path(), &store, &[]).await;
     let path = dir.path().join("forebay.toml");
     let text = fs::read_to_string(&path).expect("there");
-    let text = text.replace("listen = \"127.0.0.1:0\"", &format!("url = \"nats://{address}\""));
+    let text = text.replace(
+        "listen = \"127.0.0.1:0\"",
+        &format!("url = \"nats://{address}\""),
+    );
     fs::write(&path, text).expect("written");
     let lines = [format!(r#"{{"id":"early",{BODY}}}"#)];
     let none = publish(dir.path(), &lines, &["--pool", "chat"]).await;
     assert_eq!(none.code, Some(3), "{none:?}");
-    assert!(none.stderr.contains("no stream takes ai.jobs.chat.default.normal: `forebay serve` makes it"));
+    assert!(
+        none.stderr
+            .contains("no stream takes ai.jobs.chat.default.normal: `forebay serve` makes it")
+    );
     // The worker that made the streams is gone.
     Serve::start(dir.path()).await.terminate().await;
     let output = publish(dir.path(), &lines, &["--pool", "chat"]).await;
-    assert_eq!((output.code, output.stdout.trim()), (Some(0), "1 early ai.jobs.chat.default.normal"));
-    assert!(output.stderr.contains("no worker answers, so it is not checked"), "{output:?}");
+    assert_eq!(
+        (output.code, output.stdout.trim()),
+        (Some(0), "1 early ai.jobs.chat.default.normal")
+    );
+    assert!(
+        output
+            .stderr
+            .contains("no worker answers, so it is not checked"),
+        "{output:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,12 +142,22 @@ async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
     let missing = run(dir, &["results", "get", "never"]).await;
     assert_eq!(missing.code, Some(1), "{missing:?}");
     let data = dir.join("data").display().to_string();
-    assert!(missing.stderr.contains(&format!("there is no data directory {data}")), "{missing:?}");
+    assert!(
+        missing
+            .stderr
+            .contains(&format!("there is no data directory {data}")),
+        "{missing:?}"
+    );
 
     let serve = Serve::start(dir).await;
     let paused = run(dir, &["pause", "team", "slow"]).await;
     assert_eq!(paused.code, Some(0), "{paused:?}");
-    publish(dir, &[format!(r#"{{"id":"waits",{BODY}}}"#)], &["--pool", "chat", "--team", "slow"]).await;
+    publish(
+        dir,
+        &[format!(r#"{{"id":"waits",{BODY}}}"#)],
+        &["--pool", "chat", "--team", "slow"],
+    )
+    .await;
     let lines = [
         format!(r#"{{"id":"of-none",{BODY}}}"#),
         format!(r#"{{"id":"of-a-batch","batch":"nightly",{BODY}}}"#),
@@ -112,11 +169,23 @@ async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
     for (args, words) in [
         (&["of-none"][..], ""),
         (&["of-a-batch", "--batch", "nightly"], ""),
-        (&["waits", "--team", "slow"], "it waits for its call, or is being called"),
+        (
+            &["waits", "--team", "slow"],
+            "it waits for its call, or is being called",
+        ),
         (&["later"], "it waits for its time"),
-        (&["of-a-batch"], "batch nightly has a job of this id: say --batch nightly"),
-        (&["of-none", "--batch", "nightly"], "a job of this id is of no batch: leave --batch out"),
-        (&["never"], "it is not answered yet, or was never published; a job of a batch needs --batch"),
+        (
+            &["of-a-batch"],
+            "batch nightly has a job of this id: say --batch nightly",
+        ),
+        (
+            &["of-none", "--batch", "nightly"],
+            "a job of this id is of no batch: leave --batch out",
+        ),
+        (
+            &["never"],
+            "it is not answered yet, or was never published; a job of a batch needs --batch",
+        ),
     ] {
         let code = if words.is_empty() { 0 } else { 1 };
         soon(&format!("{args:?}: {words}"), async {
@@ -131,5 +200,8 @@ async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
     }
     serve.terminate().await;
     let stopped = run(dir, &["results", "get", "never"]).await;
-    assert!(stopped.stderr.contains("needs --batch; no worker runs"), "{stopped:?}");
+    assert!(
+        stopped.stderr.contains("needs --batch; no worker runs"),
+        "{stopped:?}"
+    );
 }

@@ -10,7 +10,12 @@ use crate::support::{Forebay, chat, said, soon};
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_go_to_the_fields_and_the_headers_subject() {
     let (forebay, _provider) = Forebay::simple().await;
-    let mut inboxes = forebay.connection.client.subscribe("_INBOX.>").await.expect("subscribed");
+    let mut inboxes = forebay
+        .connection
+        .client
+        .subscribe("_INBOX.>")
+        .await
+        .expect("subscribed");
     let mut job = chat("both", "hello");
     job["reply_to"] = json!("_INBOX.field");
     let mut headers = HeaderMap::new();
@@ -21,7 +26,8 @@ async fn copies_go_to_the_fields_and_the_headers_subject() {
         let copy = soon("a copy", inboxes.next()).await.expect("open");
         // Other inboxes here are those of this client's own requests.
         if let "_INBOX.field" | "_INBOX.header" = copy.subject.as_str() {
-            let completion: Completion = serde_json::from_slice(&copy.payload).expect("a completion");
+            let completion: Completion =
+                serde_json::from_slice(&copy.payload).expect("a completion");
             assert_eq!(said(&completion), "You said: hello");
             subjects.push(copy.subject.to_string());
         }
@@ -47,15 +53,31 @@ async fn nobody_makes_forebay_publish_where_it_must_not() {
         forebay.publish("ai.jobs.chat", &job).await;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Reply-To", subject);
-        forebay.publish_with("ai.jobs.chat", &chat(&format!("header-{index}"), "x"), headers).await;
+        forebay
+            .publish_with(
+                "ai.jobs.chat",
+                &chat(&format!("header-{index}"), "x"),
+                headers,
+            )
+            .await;
         for way in ["field", "header"] {
-            let completion = forebay.completion("default", None, &format!("{way}-{index}")).await;
+            let completion = forebay
+                .completion("default", None, &format!("{way}-{index}"))
+                .await;
             let error = completion.error.expect("an error");
-            assert_eq!((completion.status, error.code.as_str()), (Status::Failed, "invalid_reply_to"));
+            assert_eq!(
+                (completion.status, error.code.as_str()),
+                (Status::Failed, "invalid_reply_to")
+            );
         }
     }
     forebay.drained().await;
     assert_eq!(provider.calls(), []);
-    assert_eq!(forebay.count(forebay.connection.names.completions_stream()).await, 10);
+    assert_eq!(
+        forebay
+            .count(forebay.connection.names.completions_stream())
+            .await,
+        10
+    );
     forebay.stop().await;
 }

@@ -43,13 +43,18 @@ fn input(dir: &Path, name: &str, lines: usize, text: &str) {
 /// Every custom_id exactly once, in order, each answer its own.
 fn whole(path: &Path, lines: usize, text: &str) {
     let output = fs::read_to_string(path).expect("there");
-    let answers: Vec<OutputLine> =
-        output.lines().map(|line| serde_json::from_str(line).expect("a line")).collect();
+    let answers: Vec<OutputLine> = output
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line"))
+        .collect();
     assert_eq!(answers.len(), lines);
     for (index, answer) in answers.iter().enumerate() {
         assert_eq!(answer.custom_id, format!("r-{index}"));
         let body = answer.response.as_ref().expect("an answer").body.get();
-        assert!(body.contains(&format!("You said: {text} {index}\"")), "{body}");
+        assert!(
+            body.contains(&format!("You said: {text} {index}\"")),
+            "{body}"
+        );
     }
 }
 
@@ -59,25 +64,39 @@ const RUN: [&str; 4] = ["run", "in.jsonl", "--output", "out.jsonl"];
 async fn a_file_is_answered_in_order_and_its_failures_apart() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 40, "hello");
-    let bad =
-        r#"{"custom_id":"bad","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[]}}"#;
+    let bad = r#"{"custom_id":"bad","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[]}}"#;
     let text = fs::read_to_string(dir.path().join("in.jsonl")).expect("there");
     fs::write(dir.path().join("in.jsonl"), format!("{text}\n{bad}\n")).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stdout.contains("40 of 41 lines succeeded"), "{output:?}");
-    assert!(output.stdout.contains("  1 × "), "the reason is told: {output:?}");
+    assert!(
+        output.stdout.contains("40 of 41 lines succeeded"),
+        "{output:?}"
+    );
+    assert!(
+        output.stdout.contains("  1 × "),
+        "the reason is told: {output:?}"
+    );
     whole(&dir.path().join("out.jsonl"), 40, "hello");
     let errors = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there");
     let error: OutputLine = serde_json::from_str(errors.trim()).expect("one line");
-    assert_eq!((error.custom_id.as_str(), error.response.expect("HTTP").status_code), ("bad", 400));
+    assert_eq!(
+        (
+            error.custom_id.as_str(),
+            error.response.expect("HTTP").status_code
+        ),
+        ("bad", 400)
+    );
     assert!(error.error.is_none());
     assert!(!dir.path().join("out.jsonl.partial").exists());
 
     // Again: the same files, and no call.
     let before = fs::read(dir.path().join("out.jsonl")).expect("there");
     assert_eq!(run(dir.path(), &RUN).await.code, Some(1));
-    assert_eq!(fs::read(dir.path().join("out.jsonl")).expect("there"), before);
+    assert_eq!(
+        fs::read(dir.path().join("out.jsonl")).expect("there"),
+        before
+    );
     assert_eq!(provider.calls().len(), 41);
 }
 
@@ -90,8 +109,14 @@ async fn a_line_that_is_refused_for_its_content_says_so_beside_the_providers_wor
     let line: OutputLine = serde_json::from_str(errors.trim()).expect("one line");
     let response = line.response.expect("the provider's words");
     let error = line.error.expect("why it is no success");
-    assert_eq!((response.status_code, error.code.as_str()), (200, "content_filter"));
-    assert!(!error.message.is_empty() && response.body.get().contains(&error.message), "{error:?}");
+    assert_eq!(
+        (response.status_code, error.code.as_str()),
+        (200, "content_filter")
+    );
+    assert!(
+        !error.message.is_empty() && response.body.get().contains(&error.message),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,19 +125,33 @@ async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others
     input(dir.path(), "in.jsonl", 10, "hello");
     provider.fail("error=0.4,malformed=0.4".parse().expect("faults"));
     let config = fs::read_to_string(dir.path().join("forebay.toml")).expect("there");
-    fs::write(dir.path().join("forebay.toml"), format!("[call]\nattempts = 1\n{config}")).expect("written");
+    fs::write(
+        dir.path().join("forebay.toml"),
+        format!("[call]\nattempts = 1\n{config}"),
+    )
+    .expect("written");
     let first = run(dir.path(), &RUN).await;
     assert_eq!(first.code, Some(1), "{first:?}");
-    let failed = fs::read_to_string(dir.path().join("out.errors.jsonl")).expect("there").lines().count();
+    let failed = fs::read_to_string(dir.path().join("out.errors.jsonl"))
+        .expect("there")
+        .lines()
+        .count();
     provider.fail(Faults::default());
     let calls = provider.calls().len();
-    assert_eq!(run(dir.path(), &RUN).await.code, Some(1), "without being asked to");
+    assert_eq!(
+        run(dir.path(), &RUN).await.code,
+        Some(1),
+        "without being asked to"
+    );
     assert_eq!(provider.calls().len(), calls);
     let again = run(dir.path(), &[&RUN[..], &["--retry-failed"]].concat()).await;
     assert_eq!(again.code, Some(0), "{again:?}");
     assert_eq!(provider.calls().len(), calls + failed);
     whole(&dir.path().join("out.jsonl"), 10, "hello");
-    assert!(!dir.path().join("out.errors.jsonl").exists(), "no line failed in the end");
+    assert!(
+        !dir.path().join("out.errors.jsonl").exists(),
+        "no line failed in the end"
+    );
     // What stands is what the next run of the same file finds.
     assert_eq!(run(dir.path(), &RUN).await.code, Some(0));
     assert_eq!(provider.calls().len(), calls + failed);
@@ -120,12 +159,23 @@ async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others
 
 /// How many lines of the batch in `in.jsonl` have a stored answer.
 fn stored(dir: &Path, lines: usize) -> usize {
-    let choices = Choices { team: "default".to_owned(), ..Choices::default() };
+    let choices = Choices {
+        team: "default".to_owned(),
+        ..Choices::default()
+    };
     let batch = Batch::read(&dir.join("in.jsonl"), &choices).expect("a batch");
-    let retention = Retention { keep_days: 7, horizon_days: 2 };
-    let results = Results::open(&dir.join("data/results"), retention, SystemClock.now()).expect("a store");
-    let answered =
-        batch.lines.iter().filter(|line| results.get(&batch.identity(line)).expect("readable").is_some());
+    let retention = Retention {
+        keep_days: 7,
+        horizon_days: 2,
+    };
+    let results =
+        Results::open(&dir.join("data/results"), retention, SystemClock.now()).expect("a store");
+    let answered = batch.lines.iter().filter(|line| {
+        results
+            .get(&batch.identity(line))
+            .expect("readable")
+            .is_some()
+    });
     assert_eq!(batch.lines.len(), lines);
     answered.count()
 }
@@ -149,13 +199,19 @@ async fn a_run_that_is_killed_goes_on_to_the_same_bytes() {
     assert_eq!(output.code, Some(0), "{output:?}");
     whole(&dir.path().join("out.jsonl"), LINES, "hello");
     let calls = provider.calls().len();
-    assert!(calls <= LINES + in_flight, "{in_flight} were in flight at the kills, {calls} calls");
+    assert!(
+        calls <= LINES + in_flight,
+        "{in_flight} were in flight at the kills, {calls} calls"
+    );
 
     let (other, _provider) = configured().await;
     input(other.path(), "in.jsonl", LINES, "hello");
     assert_eq!(run(other.path(), &RUN).await.code, Some(0));
     let bytes = |dir: &Path| fs::read(dir.join("out.jsonl")).expect("there");
-    assert!(bytes(dir.path()) == bytes(other.path()), "as if it had never been killed");
+    assert!(
+        bytes(dir.path()) == bytes(other.path()),
+        "as if it had never been killed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,7 +228,18 @@ async fn files_that_share_custom_ids_get_their_own_answers_at_once_and_in_turn()
     serve.terminate().await;
     whole(&dir.path().join("a.out.jsonl"), 60, "first");
     whole(&dir.path().join("b.out.jsonl"), 60, "second");
-    let again = run(dir.path(), &["run", "b.jsonl", "--output", "b2.out.jsonl", "--team", "acme"]).await;
+    let again = run(
+        dir.path(),
+        &[
+            "run",
+            "b.jsonl",
+            "--output",
+            "b2.out.jsonl",
+            "--team",
+            "acme",
+        ],
+    )
+    .await;
     assert_eq!(again.code, Some(0), "{again:?}");
     whole(&dir.path().join("b2.out.jsonl"), 60, "second");
     assert_eq!(provider.calls().len(), 180);
@@ -186,8 +253,15 @@ async fn an_output_that_is_not_the_batchs_is_left_alone() {
     let refused = run(dir.path(), &RUN).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.stderr.contains("--force"), "{refused:?}");
-    assert_eq!(fs::read_to_string(dir.path().join("out.jsonl")).expect("there"), "my only copy\n");
-    let forced = run(dir.path(), &["run", "in.jsonl", "--output", "out.jsonl", "--force"]).await;
+    assert_eq!(
+        fs::read_to_string(dir.path().join("out.jsonl")).expect("there"),
+        "my only copy\n"
+    );
+    let forced = run(
+        dir.path(),
+        &["run", "in.jsonl", "--output", "out.jsonl", "--force"],
+    )
+    .await;
     assert_eq!(forced.code, Some(0), "{forced:?}");
     whole(&dir.path().join("out.jsonl"), 3, "hello");
 }
@@ -198,34 +272,66 @@ async fn an_interrupt_ends_the_run_and_the_same_command_goes_on() {
     input(dir.path(), "in.jsonl", 200, "hello");
     let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
     called(&provider, 20).await;
-    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
-    rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT).expect("told");
-    let status = soon("the end of the run", child.wait()).await.expect("it ended");
+    let pid = child
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
+    rustix::process::kill_process(pid.expect("a process"), rustix::process::Signal::INT)
+        .expect("told");
+    let status = soon("the end of the run", child.wait())
+        .await
+        .expect("it ended");
     assert_eq!(status.code(), Some(130));
     assert_eq!(run(dir.path(), &RUN).await.code, Some(0));
     whole(&dir.path().join("out.jsonl"), 200, "hello");
-    assert_eq!(provider.calls().len(), 200, "those in flight were waited for, so nothing was repeated");
+    assert_eq!(
+        provider.calls().len(),
+        200,
+        "those in flight were waited for, so nothing was repeated"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_run_says_why_and_publishes_nothing() {
     let (dir, provider) = configured().await;
-    let good =
-        r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
+    let good = r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
     let cases: [(&str, String, &[&str]); 7] = [
-        ("not JSON", format!("{good}\nnot json"), &["line 2", "expected"]),
-        ("no body", r#"{"custom_id":"a"}"#.to_owned(), &["line 1", "missing field `body`"]),
-        ("twice", format!("{good}\n{good}"), &["line 2", "custom_id `a`", "line 1"]),
+        (
+            "not JSON",
+            format!("{good}\nnot json"),
+            &["line 2", "expected"],
+        ),
+        (
+            "no body",
+            r#"{"custom_id":"a"}"#.to_owned(),
+            &["line 1", "missing field `body`"],
+        ),
+        (
+            "twice",
+            format!("{good}\n{good}"),
+            &["line 2", "custom_id `a`", "line 1"],
+        ),
         (
             "unknown pool",
             good.replace("gpt-4o-mini", "gpt-9"),
             &["line 1", "no pool `gpt-9`", "gpt-4o-mini", "--pool"],
         ),
-        ("no model", good.replace(r#""model":"gpt-4o-mini","#, ""), &["line 1", "no body.model", "--pool"]),
+        (
+            "no model",
+            good.replace(r#""model":"gpt-4o-mini","#, ""),
+            &["line 1", "no body.model", "--pool"],
+        ),
         (
             "unknown url",
-            format!("{good}\n{}", good.replace(r#""a","#, r#""b","url":"/v1/nonsense","#)),
-            &["in.jsonl", "line 2", "no provider has `/v1/nonsense`", "/v1/embeddings"],
+            format!(
+                "{good}\n{}",
+                good.replace(r#""a","#, r#""b","url":"/v1/nonsense","#)
+            ),
+            &[
+                "in.jsonl",
+                "line 2",
+                "no provider has `/v1/nonsense`",
+                "/v1/embeddings",
+            ],
         ),
         ("empty", String::new(), &["no line in this file"]),
     ];
@@ -234,10 +340,18 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
         let output = run(dir.path(), &RUN).await;
         assert_eq!(output.code, Some(2), "{what}: {output:?}");
         for word in words {
-            assert!(output.stderr.contains(word), "{what}: {word} not in {}", output.stderr);
+            assert!(
+                output.stderr.contains(word),
+                "{what}: {word} not in {}",
+                output.stderr
+            );
         }
     }
-    fs::write(dir.path().join("in.jsonl"), good.replace("gpt-4o-mini", "gpt-9")).expect("written");
+    fs::write(
+        dir.path().join("in.jsonl"),
+        good.replace("gpt-4o-mini", "gpt-9"),
+    )
+    .expect("written");
     let named = [&RUN[..], &["--pool", "gpt-4o-mini"]].concat();
     let wrong_model = async |args: &[&str]| {
         let output = run(dir.path(), &[&named[..], args].concat()).await;
@@ -251,7 +365,11 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
     let serve = Serve::start(dir.path()).await;
     wrong_model(&["--config", "client.toml"]).await;
     serve.terminate().await;
-    let missing = run(dir.path(), &["run", "nowhere.jsonl", "--output", "out.jsonl"]).await;
+    let missing = run(
+        dir.path(),
+        &["run", "nowhere.jsonl", "--output", "out.jsonl"],
+    )
+    .await;
     assert_eq!(missing.code, Some(2), "{missing:?}");
     assert!(missing.stderr.contains("nowhere.jsonl"), "{missing:?}");
     assert_eq!(provider.calls(), []);
@@ -267,7 +385,9 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
     assert!(
-        output.stderr.contains("no account serves pool `gpt-4o-mini` any more (one/key-1: bad_key"),
+        output
+            .stderr
+            .contains("no account serves pool `gpt-4o-mini` any more (one/key-1: bad_key"),
         "{output:?}"
     );
     // Before that a worker says what is to be done.
@@ -286,24 +406,46 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
     for key in ["one", "two"] {
         fs::write(dir.path().join(format!("{key}-0.key")), format!("sk-{key}")).expect("written");
     }
-    assert_eq!(run(dir.path(), &RUN).await.code, Some(0), "mended, the same command goes on");
+    assert_eq!(
+        run(dir.path(), &RUN).await.code,
+        Some(0),
+        "mended, the same command goes on"
+    );
     whole(&dir.path().join("out.jsonl"), 5, "hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
     let dir = tempfile::tempdir().expect("a directory");
-    fs::write(dir.path().join("in.jsonl"), r#"{"custom_id":"a","body":{"model":"m"}}"#).expect("written");
+    fs::write(
+        dir.path().join("in.jsonl"),
+        r#"{"custom_id":"a","body":{"model":"m"}}"#,
+    )
+    .expect("written");
     let write = |text: &str| fs::write(dir.path().join("forebay.toml"), text).expect("written");
     let nothing = run(dir.path(), &RUN).await;
     assert_eq!(nothing.code, Some(2), "{nothing:?}");
-    assert!(nothing.stderr.contains("there is no forebay.toml here"), "{nothing:?}");
+    assert!(
+        nothing.stderr.contains("there is no forebay.toml here"),
+        "{nothing:?}"
+    );
 
-    write("[nats]\nlisten = 1\nurll = \"x\"\n[pool.m]\ntargets = [{ account = \"q\", model = \"m\" }]\n");
+    write(
+        "[nats]\nlisten = 1\nurll = \"x\"\n[pool.m]\ntargets = [{ account = \"q\", model = \"m\" }]\n",
+    );
     let mistakes = run(dir.path(), &RUN).await;
     assert_eq!(mistakes.code, Some(2), "{mistakes:?}");
-    for words in ["3 mistakes in forebay.toml", "nats.listen", "nats.urll", "pool.m.targets[0].account"] {
-        assert!(mistakes.stderr.contains(words), "{words} not in {}", mistakes.stderr);
+    for words in [
+        "3 mistakes in forebay.toml",
+        "nats.listen",
+        "nats.urll",
+        "pool.m.targets[0].account",
+    ] {
+        assert!(
+            mistakes.stderr.contains(words),
+            "{words} not in {}",
+            mistakes.stderr
+        );
     }
 
     write(
@@ -311,11 +453,17 @@ async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
     );
     let down = run(dir.path(), &RUN).await;
     assert_eq!(down.code, Some(3), "{down:?}");
-    assert!(down.stderr.contains("NATS at nats://127.0.0.1:9 does not answer"), "{down:?}");
+    assert!(
+        down.stderr
+            .contains("NATS at nats://127.0.0.1:9 does not answer"),
+        "{down:?}"
+    );
     let key = program::run(dir.path(), &["check"]).await;
     assert_eq!(key.code, Some(2), "{key:?}");
     assert!(
-        key.stderr.contains("account.q.keys[0].env: the environment variable FOREBAY_NO_SUCH_KEY is not set"),
+        key.stderr.contains(
+            "account.q.keys[0].env: the environment variable FOREBAY_NO_SUCH_KEY is not set"
+        ),
         "{key:?}"
     );
 }
@@ -361,10 +509,18 @@ async fn no_file_that_is_not_the_batchs_is_written_over_or_deleted() {
     fs::write(path("notes.errors.jsonl"), "my notes\n").expect("written");
     fs::write(path("kept.jsonl.partial"), "my notes\n").expect("written");
     fs::create_dir(path("folder")).expect("made");
-    rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
-        .expect("made");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        path("fifo"),
+        rustix::fs::FileType::Fifo,
+        0o600.into(),
+        0,
+    )
+    .expect("made");
     for args in [
-        &["run", "in.jsonl", "--output", "o.jsonl", "--errors", "in.jsonl"][..],
+        &[
+            "run", "in.jsonl", "--output", "o.jsonl", "--errors", "in.jsonl",
+        ][..],
         &["run", "in.jsonl", "--output", "in.jsonl", "--force"],
         &["run", "in.jsonl.partial", "--output", "in.jsonl", "--force"],
         &["run", "in.jsonl", "--output", "notes.jsonl"],
@@ -386,8 +542,17 @@ async fn no_file_that_is_not_the_batchs_is_written_over_or_deleted() {
     fs::create_dir(path("elsewhere")).expect("made");
     fs::write(path("elsewhere/real.jsonl"), "").expect("written");
     std::os::unix::fs::symlink(path("elsewhere/real.jsonl"), path("link.jsonl")).expect("made");
-    assert_eq!(run(dir.path(), &["run", "in.jsonl", "--output", "link.jsonl"]).await.code, Some(0));
-    assert!(fs::symlink_metadata(path("link.jsonl")).expect("there").is_symlink());
+    assert_eq!(
+        run(dir.path(), &["run", "in.jsonl", "--output", "link.jsonl"])
+            .await
+            .code,
+        Some(0)
+    );
+    assert!(
+        fs::symlink_metadata(path("link.jsonl"))
+            .expect("there")
+            .is_symlink()
+    );
     whole(&path("elsewhere/real.jsonl"), 2, "hello");
 }
 
@@ -400,7 +565,9 @@ async fn a_second_run_of_the_same_output_is_refused_and_harms_nothing() {
     let second = run(dir.path(), &RUN).await;
     assert_eq!(second.code, Some(2), "{second:?}");
     assert!(second.stderr.contains("another run writes"), "{second:?}");
-    let first = soon("the first run", first.wait_with_output()).await.expect("it ended");
+    let first = soon("the first run", first.wait_with_output())
+        .await
+        .expect("it ended");
     assert_eq!(first.status.code(), Some(0));
     whole(&dir.path().join("out.jsonl"), 200, "hello");
 }
@@ -412,11 +579,25 @@ async fn a_run_survives_the_restart_of_its_server() {
     let child = command(dir.path(), &RUN).spawn().expect("it starts");
     called(&provider, 40).await;
     let pid = fs::read_to_string(dir.path().join("data/nats/nats-server.pid")).expect("a pid");
-    let pid = pid.trim().parse().ok().and_then(rustix::process::Pid::from_raw).expect("a process");
+    let pid = pid
+        .trim()
+        .parse()
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    let output = tokio::time::timeout(std::time::Duration::from_secs(120), child.wait_with_output()).await;
+    let output = tokio::time::timeout(
+        std::time::Duration::from_secs(120),
+        child.wait_with_output(),
+    )
+    .await;
     let output = output.expect("it ends").expect("it ended");
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     whole(&dir.path().join("out.jsonl"), 400, "hello");
 }
 
@@ -426,14 +607,27 @@ async fn a_named_batch_does_not_give_another_requests_answer() {
     input(dir.path(), "a.jsonl", 2, "first");
     input(dir.path(), "b.jsonl", 2, "second");
     let named = async |file: &str, out: &str| {
-        run(dir.path(), &["run", file, "--output", out, "--batch", "nightly"]).await
+        run(
+            dir.path(),
+            &["run", file, "--output", out, "--batch", "nightly"],
+        )
+        .await
     };
     assert_eq!(named("a.jsonl", "a.out.jsonl").await.code, Some(0));
     let other = named("b.jsonl", "b.out.jsonl").await;
     assert_eq!(other.code, Some(2), "{other:?}");
-    assert!(other.stderr.contains("another request under this custom_id"), "{other:?}");
+    assert!(
+        other
+            .stderr
+            .contains("another request under this custom_id"),
+        "{other:?}"
+    );
     assert!(!dir.path().join("b.out.jsonl").exists());
-    assert_eq!(named("a.jsonl", "a.out.jsonl").await.code, Some(0), "the same file goes on");
+    assert_eq!(
+        named("a.jsonl", "a.out.jsonl").await.code,
+        Some(0),
+        "the same file goes on"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,12 +638,24 @@ async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
         json!({ "id": index.to_string(), "body": { "messages": [{ "role": "user", "content": "x" }] } })
             .to_string()
     };
-    fs::write(dir.path().join("jobs.jsonl"), (0..50).map(line).collect::<Vec<_>>().join("\n"))
-        .expect("written");
-    let mut child =
-        command(dir.path(), &["publish", "jobs.jsonl", "--pool", "gpt-4o-mini"]).spawn().expect("it starts");
+    fs::write(
+        dir.path().join("jobs.jsonl"),
+        (0..50).map(line).collect::<Vec<_>>().join("\n"),
+    )
+    .expect("written");
+    let mut child = command(
+        dir.path(),
+        &["publish", "jobs.jsonl", "--pool", "gpt-4o-mini"],
+    )
+    .spawn()
+    .expect("it starts");
     drop(child.stdout.take());
-    assert!(soon("the end of publish", child.wait()).await.expect("it ended").success());
+    assert!(
+        soon("the end of publish", child.wait())
+            .await
+            .expect("it ended")
+            .success()
+    );
     soon("all calls", async {
         while provider.calls().len() < 50 {
             tokio::task::yield_now().await;
@@ -471,7 +677,11 @@ async fn a_run_beside_a_worker_that_ends_takes_its_place() {
     assert_eq!(output.code, Some(0), "{output:?}");
     assert!(output.stderr.contains("taking its place"), "{output:?}");
     whole(&dir.path().join("out.jsonl"), 300, "hello");
-    assert_eq!(provider.calls().len(), 300, "what was in flight was finished first");
+    assert_eq!(
+        provider.calls().len(),
+        300,
+        "what was in flight was finished first"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -485,13 +695,22 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
     fs::write(&path, right.replace(model, "model = \"no-such-model\"")).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
-    assert!(output.stderr.contains("no account serves pool `gpt-4o-mini`"), "{output:?}");
+    assert!(
+        output
+            .stderr
+            .contains("no account serves pool `gpt-4o-mini`"),
+        "{output:?}"
+    );
     assert!(!provider.calls().is_empty());
     fs::write(&path, right).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     whole(&dir.path().join("out.jsonl"), 30, "hello");
-    let served = provider.calls().iter().filter(|call| call.status == 200).count();
+    let served = provider
+        .calls()
+        .iter()
+        .filter(|call| call.status == 200)
+        .count();
     assert_eq!(served, 30);
 }
 
@@ -501,12 +720,23 @@ async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
     input(dir.path(), "in.jsonl", 5, "hello");
     let text = [
         head(dir.path()),
-        account(dir.path(), "one", "http://no-such-host.invalid/v1", &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            "http://no-such-host.invalid/v1",
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
     ];
     fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
-    assert!(output.stderr.contains("no account of pool `gpt-4o-mini` can be reached"), "{output:?}");
+    assert!(
+        output
+            .stderr
+            .contains("no account of pool `gpt-4o-mini` can be reached"),
+        "{output:?}"
+    );
     assert!(output.stderr.contains("dns error"), "{output:?}");
 }

@@ -18,16 +18,25 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     let forebay = Forebay::start(dir, &text).await;
     for id in ["first", "second"] {
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
-        assert_eq!(said(&forebay.completion("default", None, id).await), "You said: hello");
+        assert_eq!(
+            said(&forebay.completion("default", None, id).await),
+            "You said: hello"
+        );
     }
     let dir = forebay.leave().await;
 
     let forebay = Forebay::start(dir, &text).await;
     let shown = accounts(&forebay, "accounts", None).await.expect("keys");
-    let spent = shown.accounts[0].models[0].spent.as_ref().expect("it is spent");
+    let spent = shown.accounts[0].models[0]
+        .spent
+        .as_ref()
+        .expect("it is spent");
     assert_eq!(spent.limit, "2 requests per 3600s");
     forebay.publish("ai.jobs.chat", &in_a_hurry("third")).await;
-    assert_eq!(forebay.completion("default", None, "third").await.status, Status::Expired);
+    assert_eq!(
+        forebay.completion("default", None, "third").await.status,
+        Status::Expired
+    );
     assert_eq!(provider.calls().len(), 2);
     forebay.stop().await;
 }
@@ -40,16 +49,31 @@ async fn what_a_team_has_spent_stays_spent_over_a_restart() {
     let text = limited(dir.path(), &provider, "{ concurrent = 256 }") + team;
     let forebay = Forebay::start(dir, &text).await;
     for id in ["first", "second"] {
-        forebay.publish("ai.jobs.chat.acme", &chat(id, "hello")).await;
-        assert_eq!(said(&forebay.completion("acme", None, id).await), "You said: hello");
+        forebay
+            .publish("ai.jobs.chat.acme", &chat(id, "hello"))
+            .await;
+        assert_eq!(
+            said(&forebay.completion("acme", None, id).await),
+            "You said: hello"
+        );
     }
     let dir = forebay.leave().await;
 
     let forebay = Forebay::start(dir, &text).await;
-    forebay.publish("ai.jobs.chat.acme", &in_a_hurry("third")).await;
-    assert_eq!(forebay.completion("acme", None, "third").await.status, Status::Expired);
-    forebay.publish("ai.jobs.chat", &chat("fourth", "hello")).await;
-    assert_eq!(said(&forebay.completion("default", None, "fourth").await), "You said: hello");
+    forebay
+        .publish("ai.jobs.chat.acme", &in_a_hurry("third"))
+        .await;
+    assert_eq!(
+        forebay.completion("acme", None, "third").await.status,
+        Status::Expired
+    );
+    forebay
+        .publish("ai.jobs.chat", &chat("fourth", "hello"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("default", None, "fourth").await),
+        "You said: hello"
+    );
     assert_eq!(provider.calls().len(), 3);
     forebay.stop().await;
 }
@@ -63,8 +87,16 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
     for id in ["first", "second", "third"] {
         // Each of so few calls is written down before it is made.
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
-        assert_eq!(said(&forebay.completion("default", None, id).await), "You said: hello");
-        forebay.connection.context.delete_key_value("AI_ACCOUNTS").await.expect("deleted");
+        assert_eq!(
+            said(&forebay.completion("default", None, id).await),
+            "You said: hello"
+        );
+        forebay
+            .connection
+            .context
+            .delete_key_value("AI_ACCOUNTS")
+            .await
+            .expect("deleted");
     }
     forebay.stop().await;
 }
@@ -72,7 +104,10 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
 /// A job that has a second.
 fn in_a_hurry(id: &str) -> serde_json::Value {
     let mut job = chat(id, "hello");
-    let deadline = SystemClock.now().checked_add(Duration::from_secs(1)).expect("soon");
+    let deadline = SystemClock
+        .now()
+        .checked_add(Duration::from_secs(1))
+        .expect("soon");
     job["deadline"] = json!(deadline.to_string());
     job
 }
@@ -81,39 +116,101 @@ fn in_a_hurry(id: &str) -> serde_json::Value {
 async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
     let provider = provider(&["name=one,key=sk-one,key=sk-two"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let account = account(dir.path(), "one", &provider.base_url(), &["sk-one", "sk-two"], UNLIMITED);
-    let text = [head(dir.path()), account, pool("chat", "gpt-4o-mini", &["one"])].concat();
+    let account = account(
+        dir.path(),
+        "one",
+        &provider.base_url(),
+        &["sk-one", "sk-two"],
+        UNLIMITED,
+    );
+    let text = [
+        head(dir.path()),
+        account,
+        pool("chat", "gpt-4o-mini", &["one"]),
+    ]
+    .concat();
     let forebay = Forebay::start(dir, &text).await;
-    forebay.connection.context.delete_key_value("AI_ACCOUNTS").await.expect("deleted");
-    accounts(&forebay, "accounts.disable", Some(("one", Some("key-1")))).await.expect("disabled");
-    let bucket = forebay.connection.context.get_key_value("AI_ACCOUNTS").await.expect("made again");
-    let written = bucket.get("one").await.expect("read").expect("written before it was answered");
+    forebay
+        .connection
+        .context
+        .delete_key_value("AI_ACCOUNTS")
+        .await
+        .expect("deleted");
+    accounts(&forebay, "accounts.disable", Some(("one", Some("key-1"))))
+        .await
+        .expect("disabled");
+    let bucket = forebay
+        .connection
+        .context
+        .get_key_value("AI_ACCOUNTS")
+        .await
+        .expect("made again");
+    let written = bucket
+        .get("one")
+        .await
+        .expect("read")
+        .expect("written before it was answered");
     let written: Standing = serde_json::from_slice(&written).expect("a standing");
     assert!(written.keys.contains_key("key-1"));
     for id in 0..4 {
-        forebay.publish("ai.jobs.chat", &chat(&id.to_string(), "hello")).await;
+        forebay
+            .publish("ai.jobs.chat", &chat(&id.to_string(), "hello"))
+            .await;
         forebay.completion("default", None, &id.to_string()).await;
     }
-    assert!(provider.calls().iter().all(|call| call.key == "key-2"), "the other key goes on");
-    let told = forebay.message("AI_EVENTS".to_owned(), "ai.events.accounts.one").await;
+    assert!(
+        provider.calls().iter().all(|call| call.key == "key-2"),
+        "the other key goes on"
+    );
+    let told = forebay
+        .message("AI_EVENTS".to_owned(), "ai.events.accounts.one")
+        .await;
     let event: AccountEvent = serde_json::from_slice(&told.payload).expect("an event");
-    assert_eq!((event.key.as_deref(), event.state.as_str()), (Some("key-1"), "disabled"));
-    let all = accounts(&forebay, "accounts.disable", Some(("one", None))).await.expect("disabled");
-    assert!(all.accounts[0].keys.iter().all(|key| key.reason.as_deref() == Some("operator")));
-    let wrong =
-        accounts(&forebay, "accounts.enable", Some(("one", Some("key-9")))).await.expect_err("no such key");
-    assert_eq!(wrong, "account `one` has no key `key-9`; it has key-1, key-2");
-    let wrong =
-        accounts(&forebay, "accounts.enable", Some(("two", None))).await.expect_err("no such account");
+    assert_eq!(
+        (event.key.as_deref(), event.state.as_str()),
+        (Some("key-1"), "disabled")
+    );
+    let all = accounts(&forebay, "accounts.disable", Some(("one", None)))
+        .await
+        .expect("disabled");
+    assert!(
+        all.accounts[0]
+            .keys
+            .iter()
+            .all(|key| key.reason.as_deref() == Some("operator"))
+    );
+    let wrong = accounts(&forebay, "accounts.enable", Some(("one", Some("key-9"))))
+        .await
+        .expect_err("no such key");
+    assert_eq!(
+        wrong,
+        "account `one` has no key `key-9`; it has key-1, key-2"
+    );
+    let wrong = accounts(&forebay, "accounts.enable", Some(("two", None)))
+        .await
+        .expect_err("no such account");
     assert_eq!(wrong, "there is no account `two`; known accounts: one");
     let dir = forebay.leave().await;
 
     let forebay = Forebay::start(dir, &text).await;
     let after = accounts(&forebay, "accounts", None).await.expect("keys");
-    assert!(after.accounts[0].keys.iter().all(|key| key.state == "disabled"), "over a restart too");
-    forebay.publish("ai.jobs.chat", &chat("waits", "hello")).await;
-    accounts(&forebay, "accounts.enable", Some(("one", None))).await.expect("enabled");
-    assert_eq!(said(&forebay.completion("default", None, "waits").await), "You said: hello");
+    assert!(
+        after.accounts[0]
+            .keys
+            .iter()
+            .all(|key| key.state == "disabled"),
+        "over a restart too"
+    );
+    forebay
+        .publish("ai.jobs.chat", &chat("waits", "hello"))
+        .await;
+    accounts(&forebay, "accounts.enable", Some(("one", None)))
+        .await
+        .expect("enabled");
+    assert_eq!(
+        said(&forebay.completion("default", None, "waits").await),
+        "You said: hello"
+    );
     forebay.stop().await;
 }
 
@@ -122,7 +219,9 @@ async fn accounts(
     verb: &str,
     which: Option<(&str, Option<&str>)>,
 ) -> Result<Accounts, String> {
-    let request = which
-        .map(|(account, key)| SwitchRequest { account: account.to_owned(), key: key.map(str::to_owned) });
+    let request = which.map(|(account, key)| SwitchRequest {
+        account: account.to_owned(),
+        key: key.map(str::to_owned),
+    });
     ctl(forebay, verb, &request).await
 }

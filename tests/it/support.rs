@@ -38,10 +38,23 @@ pub(crate) async fn soon<T>(what: &str, signal: impl Future<Output = T>) -> T {
 
 /// A simulated provider.
 pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
-    let accounts = accounts.iter().map(|text| text.parse().expect("an account")).collect();
-    let faults = if faults.is_empty() { Faults::default() } else { faults.parse().expect("faults") };
+    let accounts = accounts
+        .iter()
+        .map(|text| text.parse().expect("an account"))
+        .collect();
+    let faults = if faults.is_empty() {
+        Faults::default()
+    } else {
+        faults.parse().expect("faults")
+    };
     let latency = (Duration::from_millis(5), Duration::from_millis(20));
-    let config = simulate::Config { accounts, latency, faults, seed: 7, record: None };
+    let config = simulate::Config {
+        accounts,
+        latency,
+        faults,
+        seed: 7,
+        record: None,
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     Provider::start(config, listener).expect("it starts")
 }
@@ -50,12 +63,21 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
 pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
 
 /// An account of a configuration; its key stands in a file.
-pub(crate) fn account(dir: &Path, name: &str, base_url: &str, keys: &[&str], limits: &str) -> String {
+pub(crate) fn account(
+    dir: &Path,
+    name: &str,
+    base_url: &str,
+    keys: &[&str],
+    limits: &str,
+) -> String {
     let mut entries = Vec::new();
     for (index, key) in keys.iter().enumerate() {
         let file = dir.join(format!("{name}-{index}.key"));
         std::fs::write(&file, key).expect("written");
-        entries.push(format!("{{ name = \"key-{}\", file = {file:?} }}", index + 1));
+        entries.push(format!(
+            "{{ name = \"key-{}\", file = {file:?} }}",
+            index + 1
+        ));
     }
     format!(
         "[account.{name}]\nprovider = \"openai\"\nbase_url = \"{base_url}\"\nkeys = [{}]\nlimits = [{limits}]\n",
@@ -68,7 +90,10 @@ pub(crate) const SMALL_STREAMS: &str = "[streams]\njobs_max_bytes = \"64MiB\"\nc
 
 /// The head of a configuration: a minded server on any free port.
 pub(crate) fn head(dir: &Path) -> String {
-    format!("[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n{SMALL_STREAMS}", dir.join("data"))
+    format!(
+        "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n{SMALL_STREAMS}",
+        dir.join("data")
+    )
 }
 
 /// A pool over accounts, all for one model.
@@ -111,7 +136,11 @@ impl Forebay {
         install_crypto();
         let config = Config::parse(config).expect("a configuration");
         match App::start(&config).await.expect("it starts") {
-            Started::Here(app) => Self { connection: app.connection.clone(), app, dir },
+            Started::Here(app) => Self {
+                connection: app.connection.clone(),
+                app,
+                dir,
+            },
             Started::Elsewhere(by) => panic!("held by {by:?}"),
         }
     }
@@ -132,18 +161,30 @@ impl Forebay {
     }
 
     pub(crate) async fn publish_with(&self, subject: &str, job: &Value, headers: HeaderMap) {
-        self.publish_bytes(subject, job.to_string().into_bytes(), headers).await;
+        self.publish_bytes(subject, job.to_string().into_bytes(), headers)
+            .await;
     }
 
     pub(crate) async fn publish_bytes(&self, subject: &str, payload: Vec<u8>, headers: HeaderMap) {
         let context = &self.connection.context;
-        let ack = context.publish_with_headers(subject.to_owned(), headers, payload.into()).await;
+        let ack = context
+            .publish_with_headers(subject.to_owned(), headers, payload.into())
+            .await;
         ack.expect("sent").await.expect("acknowledged");
     }
 
     /// The first message on a subject of a stream, whenever it comes.
-    pub(crate) async fn message(&self, stream: String, subject: &str) -> async_nats::jetstream::Message {
-        let stream = self.connection.context.get_stream(stream).await.expect("the stream");
+    pub(crate) async fn message(
+        &self,
+        stream: String,
+        subject: &str,
+    ) -> async_nats::jetstream::Message {
+        let stream = self
+            .connection
+            .context
+            .get_stream(stream)
+            .await
+            .expect("the stream");
         let config = OrderedConfig {
             filter_subject: subject.to_owned(),
             deliver_policy: DeliverPolicy::All,
@@ -151,12 +192,23 @@ impl Forebay {
         };
         let consumer = stream.create_consumer(config).await.expect("a consumer");
         let mut messages = consumer.messages().await.expect("messages");
-        soon(subject, messages.next()).await.expect("open").expect("a message")
+        soon(subject, messages.next())
+            .await
+            .expect("open")
+            .expect("a message")
     }
 
     /// A job that waits for its time, as soon as it does.
-    pub(crate) async fn postponed(&self, subject: &str) -> async_nats::jetstream::message::StreamMessage {
-        let stream = self.connection.context.get_stream("AI_SCHEDULED").await.expect("the stream");
+    pub(crate) async fn postponed(
+        &self,
+        subject: &str,
+    ) -> async_nats::jetstream::message::StreamMessage {
+        let stream = self
+            .connection
+            .context
+            .get_stream("AI_SCHEDULED")
+            .await
+            .expect("the stream");
         soon(subject, async {
             loop {
                 if let Ok(message) = stream.direct_get_last_for_subject(subject).await {
@@ -170,7 +222,12 @@ impl Forebay {
     /// The completion of a job, whenever it comes.
     pub(crate) async fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> Completion {
         let names = &self.connection.names;
-        let message = self.message(names.completions_stream(), &names.completion(team, batch, id)).await;
+        let message = self
+            .message(
+                names.completions_stream(),
+                &names.completion(team, batch, id),
+            )
+            .await;
         serde_json::from_slice(&message.payload).expect("a completion")
     }
 
@@ -179,7 +236,12 @@ impl Forebay {
         let name = self.connection.names.jobs_stream();
         soon("an empty stream of jobs", async {
             loop {
-                let stream = self.connection.context.get_stream(name.clone()).await.expect("the stream");
+                let stream = self
+                    .connection
+                    .context
+                    .get_stream(name.clone())
+                    .await
+                    .expect("the stream");
                 if stream.cached_info().state.messages == 0 {
                     return;
                 }
@@ -191,19 +253,44 @@ impl Forebay {
 
     /// How many messages a stream holds.
     pub(crate) async fn count(&self, stream: String) -> u64 {
-        self.connection.context.get_stream(stream).await.expect("the stream").cached_info().state.messages
+        self.connection
+            .context
+            .get_stream(stream)
+            .await
+            .expect("the stream")
+            .cached_info()
+            .state
+            .messages
     }
 }
 
 /// A nats-server with a configuration of its own, on any free port unless that names one; and its address.
-pub(crate) async fn nats_server(dir: &Path, config: &str, env: &[(String, String)]) -> (Child, String) {
-    let port = if config.contains("port: ") { "" } else { "port: -1\n" };
+pub(crate) async fn nats_server(
+    dir: &Path,
+    config: &str,
+    env: &[(String, String)],
+) -> (Child, String) {
+    let port = if config.contains("port: ") {
+        ""
+    } else {
+        "port: -1\n"
+    };
     let text = format!("host: 127.0.0.1\n{port}ports_file_dir: {dir:?}\n{config}");
     std::fs::write(dir.join("server.conf"), text).expect("written");
     let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
-    command.arg("--config").arg(dir.join("server.conf")).kill_on_drop(true).stderr(Stdio::null());
-    let child = command.envs(env.iter().cloned()).spawn().expect("it starts");
-    let ports = dir.join(format!("nats-server_{}.ports", child.id().expect("it runs")));
+    command
+        .arg("--config")
+        .arg(dir.join("server.conf"))
+        .kill_on_drop(true)
+        .stderr(Stdio::null());
+    let child = command
+        .envs(env.iter().cloned())
+        .spawn()
+        .expect("it starts");
+    let ports = dir.join(format!(
+        "nats-server_{}.ports",
+        child.id().expect("it runs")
+    ));
     let address = soon("its port", async {
         loop {
             let ports = std::fs::read_to_string(&ports).ok();
@@ -226,8 +313,15 @@ pub(crate) async fn ctl<T: serde::de::DeserializeOwned>(
 ) -> Result<T, String> {
     let request = serde_json::to_vec(request).expect("JSON");
     let client = &forebay.connection.client;
-    let reply = client.request(format!("ai.ctl.{verb}"), request.into()).await.expect("an answer");
-    if let Some(error) = reply.headers.as_ref().and_then(|headers| headers.get("Nats-Service-Error")) {
+    let reply = client
+        .request(format!("ai.ctl.{verb}"), request.into())
+        .await
+        .expect("an answer");
+    if let Some(error) = reply
+        .headers
+        .as_ref()
+        .and_then(|headers| headers.get("Nats-Service-Error"))
+    {
         return Err(error.to_string());
     }
     Ok(serde_json::from_slice(&reply.payload).expect("JSON"))
@@ -256,7 +350,13 @@ pub(crate) fn chat(id: &str, text: &str) -> Value {
 
 /// What a chat completion says.
 pub(crate) fn said(completion: &Completion) -> String {
-    let response = completion.response.as_ref().unwrap_or_else(|| panic!("an answer: {completion:?}"));
+    let response = completion
+        .response
+        .as_ref()
+        .unwrap_or_else(|| panic!("an answer: {completion:?}"));
     let body: Value = serde_json::from_str(response.body.get()).expect("JSON");
-    body.pointer("/choices/0/message/content").and_then(Value::as_str).unwrap_or_default().to_owned()
+    body.pointer("/choices/0/message/content")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -21,15 +21,16 @@ fn certificate(dir: &Path) -> (rcgen::Certificate, KeyPair) {
     let authority_certificate = authority.self_signed(&authority_key).expect("signed");
     std::fs::write(dir.join("ca.pem"), authority_certificate.pem()).expect("written");
     let issuer = Issuer::new(authority, authority_key);
-    let server =
-        CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("parameters");
+    let server = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])
+        .expect("parameters");
     let key = KeyPair::generate().expect("a key");
     (server.signed_by(&key, &issuer).expect("signed"), key)
 }
 
 async fn run_one(dir: &Path, config: &str, trusted: bool) -> Output {
     std::fs::write(dir.join("forebay.toml"), config).expect("written");
-    let line = r#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hello"}]}}"#;
+    let line =
+        r#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hello"}]}}"#;
     std::fs::write(dir.join("in.jsonl"), line).expect("written");
     let mut command = command(dir, &["run", "in.jsonl", "--output", "out.jsonl"]);
     if trusted {
@@ -45,7 +46,9 @@ async fn the_provider_is_called_over_tls() {
     let (certificate, key) = certificate(dir.path());
     let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
     let server = ServerConfig::builder().with_no_client_auth();
-    let server = server.with_single_cert(vec![certificate.der().clone()], key).expect("a server");
+    let server = server
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .expect("a server");
     let acceptor = TlsAcceptor::from(Arc::new(server));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -53,7 +56,9 @@ async fn the_provider_is_called_over_tls() {
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let Ok(mut stream) = acceptor.accept(stream).await else {
+                    return;
+                };
                 let mut request = vec![0; 64 * 1024];
                 let _ = stream.read(&mut request).await;
                 let body = r#"{"id":"over-tls","choices":[{}]}"#;
@@ -68,7 +73,13 @@ async fn the_provider_is_called_over_tls() {
     });
     let config = [
         head(dir.path()),
-        account(dir.path(), "one", &format!("https://localhost:{port}/v1"), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &format!("https://localhost:{port}/v1"),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("m", "m", &["one"]),
     ];
     let output = run_one(dir.path(), &config.concat(), true).await;
@@ -93,15 +104,23 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
     );
     std::fs::write(path("nats.conf"), config).expect("written");
     let mut server = tokio::process::Command::new(forebay::nats::find().expect("a server"));
-    let server = server.arg("--config").arg(path("nats.conf")).stderr(std::process::Stdio::null());
+    let server = server
+        .arg("--config")
+        .arg(path("nats.conf"))
+        .stderr(std::process::Stdio::null());
     let server = server.kill_on_drop(true).spawn().expect("it starts");
-    let ports = dir.path().join(format!("nats-server_{}.ports", server.id().expect("it runs")));
+    let ports = dir.path().join(format!(
+        "nats-server_{}.ports",
+        server.id().expect("it runs")
+    ));
     let port = soon("the server's port", async {
         loop {
             let text = std::fs::read_to_string(&ports).unwrap_or_default();
             let ports: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
             let first = ports.pointer("/nats/0").or_else(|| ports.pointer("/tls/0"));
-            if let Some(port) = first.and_then(|url| url.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok()) {
+            if let Some(port) =
+                first.and_then(|url| url.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok())
+            {
                 return port;
             }
             tokio::task::yield_now().await;
@@ -110,11 +129,19 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
     .await;
 
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let head =
-        head(dir.path()).replace("listen = \"127.0.0.1:0\"", &format!("url = \"tls://localhost:{port}\""));
+    let head = head(dir.path()).replace(
+        "listen = \"127.0.0.1:0\"",
+        &format!("url = \"tls://localhost:{port}\""),
+    );
     let config = [
         head,
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
+        account(
+            dir.path(),
+            "one",
+            &provider.base_url(),
+            &["sk-one"],
+            UNLIMITED,
+        ),
         pool("m", "m", &["one"]),
     ];
     let config = config.concat();

@@ -10,15 +10,21 @@ use forebay::topology;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Forebay, UNLIMITED, account, chat, ctl, head, install_crypto, nats_server, pool, provider, said, soon,
+    Forebay, UNLIMITED, account, chat, ctl, head, install_crypto, nats_server, pool, provider,
+    said, soon,
 };
 
 async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
     install_crypto();
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir, listen, Duration::from_millis(100)).await.expect("it starts");
-    let (credential, address) =
-        server.url().strip_prefix("nats://").and_then(|rest| rest.split_once('@')).expect("a credential");
+    let server = Server::start(dir, listen, Duration::from_millis(100))
+        .await
+        .expect("it starts");
+    let (credential, address) = server
+        .url()
+        .strip_prefix("nats://")
+        .and_then(|rest| rest.split_once('@'))
+        .expect("a credential");
     let (user, password) = credential.split_once(':').expect("user and password");
     let options = async_nats::ConnectOptions::with_user_and_password(user.into(), password.into());
     let client = options.connect(address).await.expect("connected");
@@ -34,13 +40,27 @@ async fn streams_are_made_once_and_found_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, context) = server(dir.path()).await;
     for _ in 0..2 {
-        topology::establish(&context, &Names::default(), &config().streams).await.expect("established");
+        topology::establish(&context, &Names::default(), &config().streams)
+            .await
+            .expect("established");
     }
-    let jobs = context.get_stream("AI_JOBS").await.expect("there").cached_info().config.clone();
+    let jobs = context
+        .get_stream("AI_JOBS")
+        .await
+        .expect("there")
+        .cached_info()
+        .config
+        .clone();
     assert_eq!(jobs.retention, stream::RetentionPolicy::WorkQueue);
     assert_eq!(jobs.discard, stream::DiscardPolicy::New);
     assert!(!jobs.allow_rollup && !jobs.allow_message_schedules && !jobs.allow_message_ttl);
-    let later = context.get_stream("AI_SCHEDULED").await.expect("there").cached_info().config.clone();
+    let later = context
+        .get_stream("AI_SCHEDULED")
+        .await
+        .expect("there")
+        .cached_info()
+        .config
+        .clone();
     assert!(later.allow_message_schedules);
 }
 
@@ -49,20 +69,57 @@ async fn a_stream_that_would_break_a_promise_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, context) = server(dir.path()).await;
     let breaking = [
-        ("retention", stream::Config { retention: stream::RetentionPolicy::Limits, ..work_queue() }),
-        ("discard", stream::Config { discard: stream::DiscardPolicy::Old, ..work_queue() }),
-        ("max_age", stream::Config { max_age: Duration::from_secs(60), ..work_queue() }),
-        ("storage", stream::Config { storage: stream::StorageType::Memory, ..work_queue() }),
-        ("allow_rollup", stream::Config { allow_rollup: true, ..work_queue() }),
+        (
+            "retention",
+            stream::Config {
+                retention: stream::RetentionPolicy::Limits,
+                ..work_queue()
+            },
+        ),
+        (
+            "discard",
+            stream::Config {
+                discard: stream::DiscardPolicy::Old,
+                ..work_queue()
+            },
+        ),
+        (
+            "max_age",
+            stream::Config {
+                max_age: Duration::from_secs(60),
+                ..work_queue()
+            },
+        ),
+        (
+            "storage",
+            stream::Config {
+                storage: stream::StorageType::Memory,
+                ..work_queue()
+            },
+        ),
+        (
+            "allow_rollup",
+            stream::Config {
+                allow_rollup: true,
+                ..work_queue()
+            },
+        ),
     ];
     for (index, (field, config_of_stream)) in breaking.into_iter().enumerate() {
         let names = Names::new(&format!("p{index}")).expect("a name");
         let (name, subjects) = (names.jobs_stream(), vec![format!("p{index}.jobs.*")]);
-        let made = stream::Config { name: name.clone(), subjects, ..config_of_stream };
+        let made = stream::Config {
+            name: name.clone(),
+            subjects,
+            ..config_of_stream
+        };
         context.create_stream(made).await.expect("made");
         let error = topology::establish(&context, &names, &config().streams).await;
         let error = error.expect_err(field).to_string();
-        assert!(error.contains(&name) && error.contains(field), "{field}: {error}");
+        assert!(
+            error.contains(&name) && error.contains(field),
+            "{field}: {error}"
+        );
     }
 }
 
@@ -80,33 +137,63 @@ async fn one_worker_at_a_time_serves_a_prefix() {
     let (server, context) = server(&dir.path().join("nats")).await;
     let text = |data: &str| {
         let head = head(dir.path())
-            .replace("listen = \"127.0.0.1:0\"", &format!("url = {:?}", server.url()))
+            .replace(
+                "listen = \"127.0.0.1:0\"",
+                &format!("url = {:?}", server.url()),
+            )
             .replace("/data\"", &format!("/{data}\""));
-        let account = account(dir.path(), "one", "http://127.0.0.1:1/v1", &["sk-one"], UNLIMITED);
-        Config::parse(&[head, account, pool("chat", "m", &["one"])].concat()).expect("a configuration")
+        let account = account(
+            dir.path(),
+            "one",
+            "http://127.0.0.1:1/v1",
+            &["sk-one"],
+            UNLIMITED,
+        );
+        Config::parse(&[head, account, pool("chat", "m", &["one"])].concat())
+            .expect("a configuration")
     };
-    let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else { panic!("it starts") };
-    let second = App::start(&text("two")).await.err().expect("the seat is taken").to_string();
-    assert!(second.contains("another worker serves the prefix `ai`"), "{second}");
+    let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else {
+        panic!("it starts")
+    };
+    let second = App::start(&text("two"))
+        .await
+        .err()
+        .expect("the seat is taken")
+        .to_string();
+    assert!(
+        second.contains("another worker serves the prefix `ai`"),
+        "{second}"
+    );
     assert!(second.contains(&std::process::id().to_string()), "{second}");
     first.stop(Duration::from_secs(5)).await;
     let third = App::start(&text("two")).await;
-    let Ok(forebay::app::Started::Here(third)) = third else { panic!("the seat is free again") };
+    let Ok(forebay::app::Started::Here(third)) = third else {
+        panic!("the seat is free again")
+    };
     // The key goes by itself, also if its owner dies before it has renewed it once.
     let seat = context.get_key_value("AI_NODES").await.expect("the bucket");
     let entry = seat.entry("worker").await.expect("asked").expect("taken");
     let subject = "$KV.AI_NODES.worker";
     let stream = context.get_stream("KV_AI_NODES").await.expect("the stream");
-    let message = stream.direct_get_last_for_subject(subject).await.expect("the key");
+    let message = stream
+        .direct_get_last_for_subject(subject)
+        .await
+        .expect("the key");
     assert_eq!(message.sequence, entry.revision);
-    assert!(message.headers.get("Nats-TTL").is_some(), "{:?}", message.headers);
+    assert!(
+        message.headers.get("Nats-TTL").is_some(),
+        "{:?}",
+        message.headers
+    );
     third.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
     let (forebay, provider) = Forebay::simple().await;
-    forebay.publish("ai.jobs.chat", &chat("before", "hello")).await;
+    forebay
+        .publish("ai.jobs.chat", &chat("before", "hello"))
+        .await;
     forebay.drained().await;
     let context = &forebay.connection.context;
     for stream in ["AI_JOBS", "AI_COMPLETIONS"] {
@@ -120,8 +207,13 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
         }
     })
     .await;
-    forebay.publish("ai.jobs.chat", &chat("after", "hello again")).await;
-    assert_eq!(said(&forebay.completion("default", None, "after").await), "You said: hello again");
+    forebay
+        .publish("ai.jobs.chat", &chat("after", "hello again"))
+        .await;
+    assert_eq!(
+        said(&forebay.completion("default", None, "after").await),
+        "You said: hello again"
+    );
     assert_eq!(provider.calls().len(), 2);
     forebay.stop().await;
 }
@@ -130,32 +222,62 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
 async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    let account = account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED);
-    let head = head(dir.path())
-        .replace("jobs_max_bytes = \"64MiB\"", "jobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2");
+    let account = account(
+        dir.path(),
+        "one",
+        &provider.base_url(),
+        &["sk-one"],
+        UNLIMITED,
+    );
+    let head = head(dir.path()).replace(
+        "jobs_max_bytes = \"64MiB\"",
+        "jobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2",
+    );
     let text = [head, account, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
     let what = forebay_workers::Pausable::Pool("chat".to_owned());
     let _: forebay::control::OrdersReply = ctl(&forebay, "pause", &what).await.expect("paused");
     let publish = async |subject: &'static str, id: usize, text: &str| {
         let job = chat(&id.to_string(), text).to_string();
-        let ack = forebay.connection.context.publish(subject, job.into()).await.expect("sent");
+        let ack = forebay
+            .connection
+            .context
+            .publish(subject, job.into())
+            .await
+            .expect("sent");
         ack.await.map_err(|error| error.to_string())
     };
     for id in 0..2 {
-        publish("ai.jobs.chat.acme", id, "hello").await.expect("kept");
+        publish("ai.jobs.chat.acme", id, "hello")
+            .await
+            .expect("kept");
     }
-    let refused = publish("ai.jobs.chat.acme", 2, "hello").await.expect_err("one too many");
-    assert!(refused.contains("maximum messages per subject exceeded"), "{refused}");
-    publish("ai.jobs.chat.widgets", 2, "hello").await.expect("another team's");
+    let refused = publish("ai.jobs.chat.acme", 2, "hello")
+        .await
+        .expect_err("one too many");
+    assert!(
+        refused.contains("maximum messages per subject exceeded"),
+        "{refused}"
+    );
+    publish("ai.jobs.chat.widgets", 2, "hello")
+        .await
+        .expect("another team's");
     let large = "x".repeat(7 << 20);
-    publish("ai.jobs.chat.large", 3, &large).await.expect("kept");
-    publish("ai.jobs.chat.large", 4, &large).await.expect("kept");
-    let refused = publish("ai.jobs.chat.larger", 5, &large).await.expect_err("too much");
+    publish("ai.jobs.chat.large", 3, &large)
+        .await
+        .expect("kept");
+    publish("ai.jobs.chat.large", 4, &large)
+        .await
+        .expect("kept");
+    let refused = publish("ai.jobs.chat.larger", 5, &large)
+        .await
+        .expect_err("too much");
     assert!(refused.contains("maximum bytes exceeded"), "{refused}");
     let _: forebay::control::OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
     forebay.drained().await;
-    publish("ai.jobs.chat.acme", 2, "hello").await.expect("there is room again");
+    publish("ai.jobs.chat.acme", 2, "hello")
+        .await
+        .expect("there is room again");
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 6);
     forebay.stop().await;
@@ -165,18 +287,43 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
 async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_given() {
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
-    let jetstream = format!("jetstream {{ store_dir: {:?}, max_file_store: 1GB }}\n", dir.path());
+    let jetstream = format!(
+        "jetstream {{ store_dir: {:?}, max_file_store: 1GB }}\n",
+        dir.path()
+    );
     let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
     let context = jetstream::new(async_nats::connect(address).await.expect("connected"));
-    let given = Config::parse("[streams]\njobs_max_bytes = \"2GiB\"\n").expect("a configuration").streams;
-    let error = topology::establish(&context, &Names::default(), &given).await.expect_err("no room");
-    assert!(error.to_string().contains("AI_JOBS: the server has no room for 2147483648 bytes"), "{error}");
+    let given = Config::parse("[streams]\njobs_max_bytes = \"2GiB\"\n")
+        .expect("a configuration")
+        .streams;
+    let error = topology::establish(&context, &Names::default(), &given)
+        .await
+        .expect_err("no room");
+    assert!(
+        error
+            .to_string()
+            .contains("AI_JOBS: the server has no room for 2147483648 bytes"),
+        "{error}"
+    );
     // Twice: what was made small stays so.
     for _ in 0..2 {
-        topology::establish(&context, &Names::default(), &config().streams).await.expect("established");
+        topology::establish(&context, &Names::default(), &config().streams)
+            .await
+            .expect("established");
         let mut all = 0;
-        for name in ["AI_JOBS", "AI_COMPLETIONS", "OBJ_AI_REQUESTS", "OBJ_AI_ANSWERS"] {
-            let size = context.get_stream(name).await.expect(name).cached_info().config.max_bytes;
+        for name in [
+            "AI_JOBS",
+            "AI_COMPLETIONS",
+            "OBJ_AI_REQUESTS",
+            "OBJ_AI_ANSWERS",
+        ] {
+            let size = context
+                .get_stream(name)
+                .await
+                .expect(name)
+                .cached_info()
+                .config
+                .max_bytes;
             assert!(size >= 16 << 20, "{name}: {size}");
             all += size;
         }

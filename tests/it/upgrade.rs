@@ -16,11 +16,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program;
 use crate::support::{
-    Forebay, UNLIMITED, account, called, chat, ctl, install_crypto, nats_server, pool, provider, said, soon,
+    Forebay, UNLIMITED, account, called, chat, ctl, install_crypto, nats_server, pool, provider,
+    said, soon,
 };
 
 /// The store of a NATS server on which Forebay 0.1 worked: see `make_nats_format_1.py`, which made it.
-const NATS_FORMAT_1: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/fixtures/nats-format-1.tar.gz");
+const NATS_FORMAT_1: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/tests/it/fixtures/nats-format-1.tar.gz"
+);
 /// The streams that are taken over.
 const FORMER: [&str; 3] = ["AI_LATER", "KV_AI_QUOTAS", "KV_AI_ORDERS"];
 
@@ -53,31 +57,56 @@ async fn spend_today(context: &Context) {
     let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
     let tomorrow = today.tomorrow().expect("a day").at(0, 0, 0, 0);
     let ends = TimeZone::UTC.to_timestamp(tomorrow).expect("a time");
-    let store = context.get_key_value("AI_QUOTAS").await.expect("the bucket of 0.1");
-    for (key, path) in [("daily", "/models/gpt-4o-mini/spent"), ("team.acme", "/spent")] {
+    let store = context
+        .get_key_value("AI_QUOTAS")
+        .await
+        .expect("the bucket of 0.1");
+    for (key, path) in [
+        ("daily", "/models/gpt-4o-mini/spent"),
+        ("team.acme", "/spent"),
+    ] {
         let value = store.get(key).await.expect("read").expect("there");
         let mut value: Value = serde_json::from_slice(&value).expect("JSON");
-        let spent = value.pointer_mut(path).and_then(|spent| spent.get_mut("requests per day"));
-        let parts = spent.and_then(Value::as_array_mut).expect("a day that is spent");
+        let spent = value
+            .pointer_mut(path)
+            .and_then(|spent| spent.get_mut("requests per day"));
+        let parts = spent
+            .and_then(Value::as_array_mut)
+            .expect("a day that is spent");
         assert!(!parts.is_empty());
-        parts.iter_mut().for_each(|part| part[0] = json!(ends.to_string()));
-        store.put(key, value.to_string().into()).await.expect("written");
+        parts
+            .iter_mut()
+            .for_each(|part| part[0] = json!(ends.to_string()));
+        store
+            .put(key, value.to_string().into())
+            .await
+            .expect("written");
     }
 }
 
 /// A NATS server on the store of 0.1.
 async fn server_of_format_1(dir: &Path) -> (tokio::process::Child, String, Context) {
     install_crypto();
-    let unpacked = Command::new("tar").args(["-xzf", NATS_FORMAT_1]).current_dir(dir).status();
+    let unpacked = Command::new("tar")
+        .args(["-xzf", NATS_FORMAT_1])
+        .current_dir(dir)
+        .status();
     assert!(unpacked.expect("it runs").success());
-    let config = format!("max_payload: 8MB\njetstream {{ store_dir: {:?} }}\n", dir.join("store"));
+    let config = format!(
+        "max_payload: 8MB\njetstream {{ store_dir: {:?} }}\n",
+        dir.join("store")
+    );
     let (server, address) = nats_server(dir, &config, &[]).await;
     let client = async_nats::connect(&address).await.expect("connected");
     (server, address, jetstream::new(client))
 }
 
 async fn streams(context: &Context) -> Vec<String> {
-    context.stream_names().map(|name| name.expect("a name")).collect().await
+    context
+        .stream_names()
+        .map(|name| name.expect("a name"))
+        .collect()
+        .await
 }
 
 async fn completed(forebay: &Forebay, team: &str, id: &str) -> Completion {
@@ -93,25 +122,52 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     let (_server, address, context) = server_of_format_1(dir.path()).await;
     spend_today(&context).await;
     let before = streams(&context).await;
-    assert!(FORMER.iter().all(|former| before.iter().any(|stream| stream == former)), "{before:?}");
+    assert!(
+        FORMER
+            .iter()
+            .all(|former| before.iter().any(|stream| stream == former)),
+        "{before:?}"
+    );
 
-    let text = configuration(dir.path(), &provider, &address, "{ requests = 3, per = \"day\" }");
+    let text = configuration(
+        dir.path(),
+        &provider,
+        &address,
+        "{ requests = 3, per = \"day\" }",
+    );
     let forebay = Forebay::start(dir, &text).await;
     let after = streams(&context).await;
-    assert!(FORMER.iter().all(|former| after.iter().all(|stream| stream != former)), "{after:?}");
+    assert!(
+        FORMER
+            .iter()
+            .all(|former| after.iter().all(|stream| stream != former)),
+        "{after:?}"
+    );
 
     // What operators said, and what is spent, still holds.
     let queues: Queues = ctl(&forebay, "queues", &()).await.expect("queues");
     let paused = serde_json::to_value(&queues.paused).expect("JSON");
-    assert_eq!(paused, json!([{ "kind": "pool", "name": "chat" }, { "kind": "account", "name": "free" }]));
+    assert_eq!(
+        paused,
+        json!([{ "kind": "pool", "name": "chat" }, { "kind": "account", "name": "free" }])
+    );
     let accounts: Value = ctl(&forebay, "accounts", &()).await.expect("accounts");
     let named = |name: &str| {
-        let found = accounts["accounts"].as_array().expect("a list").iter().find(|one| one["name"] == name);
-        found.unwrap_or_else(|| panic!("{name} in {accounts}")).clone()
+        let found = accounts["accounts"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .find(|one| one["name"] == name);
+        found
+            .unwrap_or_else(|| panic!("{name} in {accounts}"))
+            .clone()
     };
     assert_eq!(named("off")["keys"][0]["state"], "disabled");
     assert_eq!(named("off")["keys"][0]["reason"], "operator");
-    assert_eq!(named("daily")["models"][0]["spent"]["limit"], "3 requests per day in UTC");
+    assert_eq!(
+        named("daily")["models"][0]["spent"]["limit"],
+        "3 requests per day in UTC"
+    );
 
     // What is answered is not called again, and is told in the words of today.
     for (subject, team, id) in [
@@ -122,12 +178,17 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
         ("ai.jobs.chat", "default", "kept"),
         ("ai.jobs.chat", "default", "served"),
     ] {
-        let text = if matches!(id, "kept" | "served") { "The same".to_owned() } else { format!("I am {id}") };
+        let text = if matches!(id, "kept" | "served") {
+            "The same".to_owned()
+        } else {
+            format!("I am {id}")
+        };
         forebay.publish(subject, &chat(id, &text)).await;
         let stored = soon("a stored result", async {
             loop {
                 let request = json!({ "team": team, "batch": null, "id": id });
-                let stored: Option<Value> = ctl(&forebay, "results", &request).await.expect("an answer");
+                let stored: Option<Value> =
+                    ctl(&forebay, "results", &request).await.expect("an answer");
                 if let Some(stored) = stored {
                     return stored;
                 }
@@ -139,13 +200,19 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
         match id {
             "served" => assert_eq!(stored["cached_from"]["id"], "kept", "{stored}"),
             _ => {
-                assert_eq!(stored["answered_by"]["account"], stored["attempts"][0]["account"], "{stored}");
+                assert_eq!(
+                    stored["answered_by"]["account"], stored["attempts"][0]["account"],
+                    "{stored}"
+                );
                 assert!(stored["attempts"][0]["duration_ms"].is_u64(), "{stored}");
             }
         }
     }
     let refused = forebay.completion("default", None, "too-large").await;
-    assert_eq!(refused.error.map(|error| error.class), Some(Class::ExceedsLimit));
+    assert_eq!(
+        refused.error.map(|error| error.class),
+        Some(Class::ExceedsLimit)
+    );
     assert_eq!(refused.attempts[0].class(), Some(Class::ExceedsLimit));
     assert_eq!(provider.calls().len(), 0, "all that was answered");
 
@@ -158,12 +225,21 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
 
 /// The first completions of the stream are of 0.1.
 async fn tail_tells_in_the_words_of_today(dir: &Path) {
-    let mut tail = program::command(dir, &["results", "tail", "--all"]).spawn().expect("it starts");
+    let mut tail = program::command(dir, &["results", "tail", "--all"])
+        .spawn()
+        .expect("it starts");
     let mut lines = BufReader::new(tail.stdout.take().expect("piped")).lines();
     for id in ["answered-1", "answered-2"] {
-        let line = soon("a completion", lines.next_line()).await.expect("read").expect("a line");
+        let line = soon("a completion", lines.next_line())
+            .await
+            .expect("read")
+            .expect("a line");
         let completion: Value = serde_json::from_str(&line).expect("JSON");
-        assert_eq!((&completion["id"], &completion["revision"]), (&json!(id), &json!(1)), "{line}");
+        assert_eq!(
+            (&completion["id"], &completion["revision"]),
+            (&json!(id), &json!(1)),
+            "{line}"
+        );
         assert_eq!(completion["attempts"][0]["account"], "daily", "{line}");
     }
     tail.kill().await.expect("killed");
@@ -171,24 +247,59 @@ async fn tail_tells_in_the_words_of_today(dir: &Path) {
 
 /// Each job that waited goes when what it waits for is lifted, and no earlier.
 async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
-    let _: Value = ctl(forebay, "accounts.enable", &json!({ "account": "off" })).await.expect("enabled");
+    let _: Value = ctl(forebay, "accounts.enable", &json!({ "account": "off" }))
+        .await
+        .expect("enabled");
     completed(forebay, "default", "waits-key").await;
-    assert_eq!(provider.calls().len(), 1, "pool and account are paused, and the day is spent");
-    for what in [json!({ "kind": "pool", "name": "chat" }), json!({ "kind": "account", "name": "free" })] {
+    assert_eq!(
+        provider.calls().len(),
+        1,
+        "pool and account are paused, and the day is spent"
+    );
+    for what in [
+        json!({ "kind": "pool", "name": "chat" }),
+        json!({ "kind": "account", "name": "free" }),
+    ] {
         let _: Value = ctl(forebay, "resume", &what).await.expect("resumed");
     }
     // 0.1 knew no `cache`: what a job said there meant nothing.
-    for id in ["waits-pool", "waits-bulk", "waits-own-field", "later-due", "later-overdue"] {
-        assert_eq!(said(&completed(forebay, "default", id).await), format!("You said: I am {id}"));
+    for id in [
+        "waits-pool",
+        "waits-bulk",
+        "waits-own-field",
+        "later-due",
+        "later-overdue",
+    ] {
+        assert_eq!(
+            said(&completed(forebay, "default", id).await),
+            format!("You said: I am {id}")
+        );
     }
-    assert_eq!(said(&completed(forebay, "9lives", "waits-digit").await), "You said: I am waits-digit");
-    assert_eq!(said(&completed(forebay, "default", "waits-object").await), "You said: I am waits-object");
+    assert_eq!(
+        said(&completed(forebay, "9lives", "waits-digit").await),
+        "You said: I am waits-digit"
+    );
+    assert_eq!(
+        said(&completed(forebay, "default", "waits-object").await),
+        "You said: I am waits-object"
+    );
     let refused = forebay.completion("default", None, "failed").await;
-    assert_eq!(refused.revision, 1, "the first one stands in the stream until the second is published");
-    for pair in [["waits-kept-1", "waits-kept-2"], ["waits-shared-1", "waits-shared-2"]] {
+    assert_eq!(
+        refused.revision, 1,
+        "the first one stands in the stream until the second is published"
+    );
+    for pair in [
+        ["waits-kept-1", "waits-kept-2"],
+        ["waits-shared-1", "waits-shared-2"],
+    ] {
         let mut served = 0;
         for id in pair {
-            served += usize::from(completed(forebay, "default", id).await.cached_from.is_some());
+            served += usize::from(
+                completed(forebay, "default", id)
+                    .await
+                    .cached_from
+                    .is_some(),
+            );
         }
         assert_eq!(served, 1, "one call for both of {pair:?}");
     }
@@ -197,7 +308,8 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     let request = json!({ "team": "default", "batch": null, "id": "failed" });
     let again: Completion = soon("the second revision", async {
         loop {
-            let stored: Option<Completion> = ctl(forebay, "results", &request).await.expect("an answer");
+            let stored: Option<Completion> =
+                ctl(forebay, "results", &request).await.expect("an answer");
             if let Some(stored) = stored.filter(|stored| stored.revision == 2) {
                 return stored;
             }
@@ -211,8 +323,18 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     let what = json!({ "team": "default", "batch": null, "id": "later-2100" });
     let reply: CancelReply = ctl(forebay, "cancel", &what).await.expect("cancelled");
     assert_eq!(reply.rescheduled, 1);
-    assert_eq!(forebay.completion("default", None, "later-2100").await.status, Status::Cancelled);
-    assert_eq!(provider.calls().len(), 11, "nothing is called that was cancelled or whose day is spent");
+    assert_eq!(
+        forebay
+            .completion("default", None, "later-2100")
+            .await
+            .status,
+        Status::Cancelled
+    );
+    assert_eq!(
+        provider.calls().len(),
+        11,
+        "nothing is called that was cancelled or whose day is spent"
+    );
 }
 
 /// What is spent of a day counts against another limit too.
@@ -243,21 +365,46 @@ async fn a_takeover_that_was_cut_short_goes_on() {
     config.subjects = vec!["ai.later.>".to_owned()];
     config.republish = None;
     context.update_stream(config).await.expect("updated");
-    let bucket = |bucket: &str| kv::Config { bucket: bucket.to_owned(), history: 1, ..kv::Config::default() };
-    let copied = context.create_key_value(bucket("AI_ACCOUNTS")).await.expect("made");
-    let newer = json!({ "keys": { "a": { "until": null, "reason": null } }, "models": {}, "spent": {} });
-    copied.put("free", newer.to_string().into()).await.expect("written");
+    let bucket = |bucket: &str| kv::Config {
+        bucket: bucket.to_owned(),
+        history: 1,
+        ..kv::Config::default()
+    };
+    let copied = context
+        .create_key_value(bucket("AI_ACCOUNTS"))
+        .await
+        .expect("made");
+    let newer =
+        json!({ "keys": { "a": { "until": null, "reason": null } }, "models": {}, "spent": {} });
+    copied
+        .put("free", newer.to_string().into())
+        .await
+        .expect("written");
 
-    let text = configuration(dir.path(), &provider, &address, "{ requests = 30, per = \"day\" }");
+    let text = configuration(
+        dir.path(),
+        &provider,
+        &address,
+        "{ requests = 30, per = \"day\" }",
+    );
     let forebay = Forebay::start(dir, &text).await;
     let after = streams(&context).await;
-    assert!(FORMER.iter().all(|former| after.iter().all(|stream| stream != former)), "{after:?}");
+    assert!(
+        FORMER
+            .iter()
+            .all(|former| after.iter().all(|stream| stream != former)),
+        "{after:?}"
+    );
     let accounts: Value = ctl(&forebay, "accounts", &()).await.expect("accounts");
     let state = |name: &str| {
         let accounts = accounts["accounts"].as_array().expect("a list");
         accounts.iter().find(|one| one["name"] == name).expect(name)["keys"][0]["state"].clone()
     };
-    assert_eq!((state("off"), state("free")), (json!("disabled"), json!("disabled")), "the newer one counts");
+    assert_eq!(
+        (state("off"), state("free")),
+        (json!("disabled"), json!("disabled")),
+        "the newer one counts"
+    );
     forebay.postponed("ai.scheduled.default._.later-2100").await;
     forebay.stop().await;
 }
@@ -273,14 +420,30 @@ async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
         ..stream::Config::default()
     };
     context.create_stream(taken).await.expect("made");
-    let text = configuration(dir.path(), &provider, &address, "{ requests = 30, per = \"day\" }");
+    let text = configuration(
+        dir.path(),
+        &provider,
+        &address,
+        "{ requests = 30, per = \"day\" }",
+    );
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let refused = program::run(dir.path(), &["serve"]).await;
     assert_eq!(refused.code, Some(3), "{refused:?}");
-    assert!(refused.stderr.contains("stream AI_SCHEDULED"), "{refused:?}");
-    assert!(!dir.path().join("data/format").exists(), "0.1 may go on here");
+    assert!(
+        refused.stderr.contains("stream AI_SCHEDULED"),
+        "{refused:?}"
+    );
+    assert!(
+        !dir.path().join("data/format").exists(),
+        "0.1 may go on here"
+    );
     let before = streams(&context).await;
-    assert!(FORMER.iter().all(|former| before.iter().any(|stream| stream == former)), "{before:?}");
+    assert!(
+        FORMER
+            .iter()
+            .all(|former| before.iter().any(|stream| stream == former)),
+        "{before:?}"
+    );
     context.delete_stream("SOMEBODYS").await.expect("deleted");
     // What that process held it would else hold for some seconds.
     let nodes = context.get_key_value("AI_NODES").await.expect("the bucket");
@@ -300,12 +463,18 @@ async fn words_of_0_1_in_a_job_are_refused_with_those_of_today() {
     forebay.publish("ai.jobs.chat", &reuse).await;
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Forebay-Generation", "2");
-    forebay.publish_with("ai.jobs.chat", &chat("header", "hello"), headers).await;
+    forebay
+        .publish_with("ai.jobs.chat", &chat("header", "hello"), headers)
+        .await;
     for (id, now) in [("reuse", "`cache`"), ("header", "`Forebay-Revision`")] {
         let refused = forebay.completion("default", None, id).await;
         let error = refused.error.expect("refused");
         assert_eq!(error.code, "invalid_job");
-        assert!(error.message.contains("is now") && error.message.contains(now), "{}", error.message);
+        assert!(
+            error.message.contains("is now") && error.message.contains(now),
+            "{}",
+            error.message
+        );
     }
     assert!(provider.calls().is_empty());
     forebay.stop().await;
@@ -319,8 +488,20 @@ async fn words_of_0_1_on_the_command_line_are_refused_with_those_of_today() {
         (&["keys", "disable", "one"], "`forebay accounts`"),
         (&["pause", "quota", "one"], "`account`"),
         (&["resume", "quota", "one"], "`account`"),
-        (&["nats-permissions", "acme", "--beside", "FOREBAY"], "`forebay nats-permissions TEAM`"),
-        (&["simulate", "--account", "name=a,key=b", "--faults", "exceeds_key_limit=0.1"], "`exceeds_limit`"),
+        (
+            &["nats-permissions", "acme", "--beside", "FOREBAY"],
+            "`forebay nats-permissions TEAM`",
+        ),
+        (
+            &[
+                "simulate",
+                "--account",
+                "name=a,key=b",
+                "--faults",
+                "exceeds_key_limit=0.1",
+            ],
+            "`exceeds_limit`",
+        ),
     ] {
         let refused = program::run(dir.path(), args).await;
         assert_eq!(refused.code, Some(2), "{args:?}: {refused:?}");
@@ -330,5 +511,8 @@ async fn words_of_0_1_on_the_command_line_are_refused_with_those_of_today() {
     std::fs::write(dir.path().join("in.jsonl"), line.to_string()).expect("written");
     let refused = program::run(dir.path(), &["run", "in.jsonl", "--output", "out.jsonl"]).await;
     assert_eq!(refused.code, Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("line 1") && refused.stderr.contains("is now `cache`"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("line 1") && refused.stderr.contains("is now `cache`"),
+        "{refused:?}"
+    );
 }

@@ -40,14 +40,25 @@ impl Upstream for Scripted {
     {
         sent(Instant::now());
         tokio::time::sleep(Duration::from_millis(20)).await;
-        self.called.lock().unwrap_or_else(PoisonError::into_inner).push(request.account.clone());
+        self.called
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(request.account.clone());
         let body = serde_json::from_slice(&request.body).expect("JSON");
         let (status, header, body) = (self.script)(&request.account, &body);
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = header {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.insert(
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            );
         }
-        Ok(Reply { status, headers, body: body.into(), place: None })
+        Ok(Reply {
+            status,
+            headers,
+            body: body.into(),
+            place: None,
+        })
     }
 }
 
@@ -62,15 +73,28 @@ const AT_ONCE: Amount = Amount::Concurrent(10);
 
 impl Tiers {
     fn of_openai(after: &'static [(&'static str, u64)]) -> Self {
-        Self { provider: "openai", limit: AT_ONCE, after }
+        Self {
+            provider: "openai",
+            limit: AT_ONCE,
+            after,
+        }
     }
 
     fn config(&self) -> Config {
         let account = |(name, _): &(&str, u64)| accounts::Config {
             name: (*name).to_owned(),
-            endpoint: Endpoint::new(provider(self.provider).expect("a known provider"), "http://provider"),
-            keys: vec![Key { name: "only".to_owned(), secret: Secret::new(*name) }],
-            limits: vec![Limit { amount: self.limit.clone(), models: None }],
+            endpoint: Endpoint::new(
+                provider(self.provider).expect("a known provider"),
+                "http://provider",
+            ),
+            keys: vec![Key {
+                name: "only".to_owned(),
+                secret: Secret::new(*name),
+            }],
+            limits: vec![Limit {
+                amount: self.limit.clone(),
+                models: None,
+            }],
         };
         let target = |(tier, (_, after)): (usize, &(&str, u64))| TargetConfig {
             tier: u32::try_from(tier).expect("few tiers"),
@@ -107,28 +131,50 @@ impl Tiers {
         jobs: &[Value],
         script: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static,
     ) -> (Vec<Completion>, Vec<String>) {
-        let clock = Arc::new(VirtualClock::new("2026-11-24T10:00:00Z".parse().expect("a time")));
+        let clock = Arc::new(VirtualClock::new(
+            "2026-11-24T10:00:00Z".parse().expect("a time"),
+        ));
         let dir = tempfile::tempdir().expect("a directory");
-        let retention = Retention { keep_days: 7, horizon_days: 2 };
-        let results =
-            Results::open_in_place(&dir.path().join("results"), retention, clock.now()).expect("a store");
+        let retention = Retention {
+            keep_days: 7,
+            horizon_days: 2,
+        };
+        let results = Results::open_in_place(&dir.path().join("results"), retention, clock.now())
+            .expect("a store");
         let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
         let queue = SimQueue::new(clock.clone());
-        let upstream = Scripted { script: Arc::new(script), called: Arc::default() };
+        let upstream = Scripted {
+            script: Arc::new(script),
+            called: Arc::default(),
+        };
         let state = (results, journal);
-        let worker = Worker::start(self.config(), queue.clone(), upstream.clone(), state, clock).await;
+        let worker =
+            Worker::start(self.config(), queue.clone(), upstream.clone(), state, clock).await;
         let _worker = worker.expect("it starts");
         for (index, body) in jobs.iter().enumerate() {
-            let flow = Flow { pool: "p".to_owned(), team: format!("team-{index}"), lane: Lane::Normal };
-            queue.publish(&flow, json!({ "id": index.to_string(), "body": body }).to_string());
+            let flow = Flow {
+                pool: "p".to_owned(),
+                team: format!("team-{index}"),
+                lane: Lane::Normal,
+            };
+            queue.publish(
+                &flow,
+                json!({ "id": index.to_string(), "body": body }).to_string(),
+            );
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         let hour = Duration::from_secs(3_600);
         assert!(
-            tokio::time::timeout(hour, queue.completed(jobs.len())).await.is_ok(),
+            tokio::time::timeout(hour, queue.completed(jobs.len()))
+                .await
+                .is_ok(),
             "all end within an hour"
         );
-        let called = upstream.called.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let called = upstream
+            .called
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         (queue.completions(), called)
     }
 }
@@ -140,11 +186,24 @@ fn chat(role: &str) -> Value {
 fn answer() -> Answer {
     let message = json!({ "role": "assistant", "content": "hi" });
     let choice = json!({ "index": 0, "message": message, "finish_reason": "stop" });
-    (200, None, json!({ "id": "x", "object": "chat.completion", "choices": [choice] }).to_string())
+    (
+        200,
+        None,
+        json!({ "id": "x", "object": "chat.completion", "choices": [choice] }).to_string(),
+    )
 }
 
-fn refused(status: u16, header: Option<(&'static str, &'static str)>, message: &str, kind: &str) -> Answer {
-    (status, header, json!({ "error": { "message": message, "type": kind } }).to_string())
+fn refused(
+    status: u16,
+    header: Option<(&'static str, &'static str)>,
+    message: &str,
+    kind: &str,
+) -> Answer {
+    (
+        status,
+        header,
+        json!({ "error": { "message": message, "type": kind } }).to_string(),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,13 +211,21 @@ async fn a_tier_that_refuses_each_time_is_left_once_it_was_waited_for() {
     let tiers = Tiers::of_openai(&[("main", 0), ("spare", 10)]);
     let (done, called) = tiers
         .run(&[chat("user")], |account, _| match account {
-            "main" => refused(429, Some(("retry-after", "1")), "Rate limit reached.", "requests"),
+            "main" => refused(
+                429,
+                Some(("retry-after", "1")),
+                "Rate limit reached.",
+                "requests",
+            ),
             _ => answer(),
         })
         .await;
     assert_eq!(done[0].status, Status::Succeeded);
     let tries = called.iter().filter(|account| *account == "main").count();
-    assert!((8..=11).contains(&tries), "once a second, for ten seconds: {tries}");
+    assert!(
+        (8..=11).contains(&tries),
+        "once a second, for ten seconds: {tries}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +233,12 @@ async fn an_error_that_its_provider_calls_final_goes_to_the_next() {
     let tiers = Tiers::of_openai(&[("main", 0), ("spare", 3_600)]);
     let (done, called) = tiers
         .run(&[chat("user")], |account, _| match account {
-            "main" => refused(500, Some(("x-should-retry", "false")), "boom", "server_error"),
+            "main" => refused(
+                500,
+                Some(("x-should-retry", "false")),
+                "boom",
+                "server_error",
+            ),
             _ => answer(),
         })
         .await;
@@ -191,15 +263,23 @@ async fn answers_that_cannot_be_read_are_counted_for_each_target() {
 #[tokio::test(start_paused = true)]
 async fn the_words_of_a_job_stop_no_account() {
     let tiers = Tiers::of_openai(&[("main", 0), ("spare", 3_600), ("third", 3_600)]);
-    for words in ["credit balance is too low", "Insufficient balance", "incorrect API key", "limit: 0"] {
+    for words in [
+        "credit balance is too low",
+        "Insufficient balance",
+        "incorrect API key",
+        "limit: 0",
+    ] {
         let (done, called) = tiers
-            .run(&[chat(words), chat("user")], |_, body| match body["messages"][0]["role"].as_str() {
-                Some("user") => answer(),
-                role => {
-                    let message = format!("Invalid value: '{}'.", role.unwrap_or_default());
-                    refused(400, None, &message, "invalid_request_error")
-                }
-            })
+            .run(
+                &[chat(words), chat("user")],
+                |_, body| match body["messages"][0]["role"].as_str() {
+                    Some("user") => answer(),
+                    role => {
+                        let message = format!("Invalid value: '{}'.", role.unwrap_or_default());
+                        refused(400, None, &message, "invalid_request_error")
+                    }
+                },
+            )
             .await;
         let class = |completion: &Completion| completion.error.as_ref().map(|error| error.class);
         let classes: Vec<_> = done.iter().map(class).collect();
@@ -213,8 +293,18 @@ async fn an_absurd_number_of_tokens_ends_nothing() {
     let per = Duration::from_secs(60);
     let dimension = Dimension::Tokens;
     let algorithm = Algorithm::Counted;
-    let limit = Amount::PerPeriod { dimension, limit: 100_000, per, algorithm, day_in: None };
-    let tiers = Tiers { provider: "ollama", limit, after: &[("one", 0)] };
+    let limit = Amount::PerPeriod {
+        dimension,
+        limit: 100_000,
+        per,
+        algorithm,
+        day_in: None,
+    };
+    let tiers = Tiers {
+        provider: "ollama",
+        limit,
+        after: &[("one", 0)],
+    };
     let (done, _) = tiers
         .run(&[chat("user"), chat("user"), chat("user")], |_, _| {
             let message = json!({ "role": "assistant", "content": "hi" });
@@ -223,5 +313,9 @@ async fn an_absurd_number_of_tokens_ends_nothing() {
             (200, None, body.to_string())
         })
         .await;
-    assert!(done.iter().all(|completion| completion.status == Status::Succeeded), "{done:?}");
+    assert!(
+        done.iter()
+            .all(|completion| completion.status == Status::Succeeded),
+        "{done:?}"
+    );
 }

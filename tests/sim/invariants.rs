@@ -12,24 +12,47 @@ impl Run {
     /// Every job has one completion, its own answer, and is acked; nothing is held.
     pub(crate) fn nothing_lost(&self) -> &Self {
         let completions = self.queue.completions();
-        let ids: BTreeSet<_> = completions.iter().map(|completion| completion.id.clone()).collect();
+        let ids: BTreeSet<_> = completions
+            .iter()
+            .map(|completion| completion.id.clone())
+            .collect();
         let jobs = self.schedule.jobs;
-        assert_eq!((ids.len(), completions.len()), (jobs, jobs), "seed {}", self.schedule.seed);
+        assert_eq!(
+            (ids.len(), completions.len()),
+            (jobs, jobs),
+            "seed {}",
+            self.schedule.seed
+        );
         for completion in &completions {
-            let answer = completion.response.as_ref().map(|response| response.body.get());
+            let answer = completion
+                .response
+                .as_ref()
+                .map(|response| response.body.get());
             if completion.status == Status::Succeeded {
                 let own = format!(r#""messages":[{}]"#, completion.id);
-                assert!(answer.is_some_and(|answer| answer.contains(&own)), "{answer:?} answers {own}");
+                assert!(
+                    answer.is_some_and(|answer| answer.contains(&own)),
+                    "{answer:?} answers {own}"
+                );
             }
         }
-        assert_eq!(self.queue.acked(), jobs + self.queue.postponed(), "seed {}", self.schedule.seed);
+        assert_eq!(
+            self.queue.acked(),
+            jobs + self.queue.postponed(),
+            "seed {}",
+            self.schedule.seed
+        );
         assert_eq!(self.queue.held(), 0, "seed {}", self.schedule.seed);
         self
     }
 
     /// Every job succeeded.
     pub(crate) fn all_succeeded(&self) -> &Self {
-        let failed = self.queue.completions().into_iter().find(|one| one.status != Status::Succeeded);
+        let failed = self
+            .queue
+            .completions()
+            .into_iter()
+            .find(|one| one.status != Status::Succeeded);
         assert!(failed.is_none(), "seed {}: {failed:?}", self.schedule.seed);
         self
     }
@@ -37,7 +60,11 @@ impl Run {
     /// No permit is out.
     pub(crate) fn nothing_leaked(&self) -> &Self {
         for account in self.worker.snapshot().accounts {
-            assert_eq!(account.totals.in_flight, 0, "seed {}: {}", self.schedule.seed, account.name);
+            assert_eq!(
+                account.totals.in_flight, 0,
+                "seed {}: {}",
+                self.schedule.seed, account.name
+            );
         }
         self
     }
@@ -46,7 +73,13 @@ impl Run {
     pub(crate) fn no_refusal(&self) -> &Self {
         assert_eq!(self.upstream.refusals(), 0, "seed {}", self.schedule.seed);
         let sliding = |(account, _): &(&Limits, &String)| account.counting == Counting::Sliding;
-        for (account, key) in self.schedule.accounts.iter().zip(&self.keys).filter(sliding) {
+        for (account, key) in self
+            .schedule
+            .accounts
+            .iter()
+            .zip(&self.keys)
+            .filter(sliding)
+        {
             let arrivals = self.upstream.arrivals(key);
             for window in arrivals.windows(account.requests + 1) {
                 let span = window[account.requests] - window[0];
@@ -73,7 +106,11 @@ impl Run {
             let waited = turn - last.insert(flow, turn).unwrap_or(0);
             let share = 21 * self.schedule.teams.len() / weight(flow.lane);
             let most = 2 * share + flows.len() / 20;
-            assert!(waited <= most, "seed {}: {flow} waited for {waited} turns", self.schedule.seed);
+            assert!(
+                waited <= most,
+                "seed {}: {flow} waited for {waited} turns",
+                self.schedule.seed
+            );
         }
         self
     }
@@ -89,7 +126,9 @@ impl Run {
         let begin = arrivals[0] + warm_up;
         arrivals.retain(|at| *at >= begin);
         let limits = &self.schedule.accounts[account];
-        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return 0.0 };
+        let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else {
+            return 0.0;
+        };
         let allowed = limits.requests as f64 / limits.per.as_secs_f64();
         (arrivals.len() - 1) as f64 / (*last - *first).as_secs_f64() / allowed
     }

@@ -53,7 +53,10 @@ impl Limits {
 
     /// Limits that are configured truly and spent as calls come.
     pub(crate) fn counted(requests: usize, per: Duration, counting: Counting) -> Self {
-        Self { algorithm: Algorithm::Counted, ..Self::smooth(requests, per, counting) }
+        Self {
+            algorithm: Algorithm::Counted,
+            ..Self::smooth(requests, per, counting)
+        }
     }
 }
 
@@ -110,7 +113,8 @@ impl Schedule {
         let accounts = (0..rng.random_range(1..4)).map(|_| {
             let requests = rng.random_range(5..60);
             let per = Duration::from_secs(rng.random_range(1..20));
-            let counting = [Counting::Sliding, Counting::Fixed, Counting::Bucket][rng.random_range(0..3)];
+            let counting =
+                [Counting::Sliding, Counting::Fixed, Counting::Bucket][rng.random_range(0..3)];
             Limits::smooth(requests, per, counting)
         });
         let accounts: Vec<_> = accounts.collect();
@@ -147,12 +151,20 @@ impl Schedule {
     }
 
     pub(crate) async fn run(mut self) -> Run {
-        let clock = Arc::new(VirtualClock::new("2026-11-24T10:00:00Z".parse().expect("a time")));
+        let clock = Arc::new(VirtualClock::new(
+            "2026-11-24T10:00:00Z".parse().expect("a time"),
+        ));
         // In memory where there is such a place: what is stored here need not survive a power loss.
         let memory = std::path::Path::new("/dev/shm");
-        let dir = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let dir = if memory.is_dir() {
+            tempfile::tempdir_in(memory)
+        } else {
+            tempfile::tempdir()
+        };
         let dir = dir.expect("a directory");
-        let keys: Vec<_> = (0..self.accounts.len()).map(|index| format!("key-{index}")).collect();
+        let keys: Vec<_> = (0..self.accounts.len())
+            .map(|index| format!("key-{index}"))
+            .collect();
         let account = |(limits, key): (&Limits, &String)| Account {
             key: key.clone(),
             limits: vec![(limits.requests, limits.per)],
@@ -162,24 +174,39 @@ impl Schedule {
         self.behaviour.accounts = self.accounts.iter().zip(&keys).map(account).collect();
         let queue = SimQueue::new(clock.clone());
         let upstream = SimUpstream::new(self.behaviour.clone());
-        let retention = Retention { keep_days: 7, horizon_days: 2 };
+        let retention = Retention {
+            keep_days: 7,
+            horizon_days: 2,
+        };
         let now = forebay_workers::clock::Clock::now(&*clock);
         let start = async |standings, restart: usize| {
             // Two workers cannot have one store at once; what the first has answered, its completions tell.
             let folder = dir.path().join(restart.to_string());
             let results = Results::open_in_place(&folder, retention, now).expect("a store");
             let idle = (restart > 0).then_some(Duration::ZERO);
-            let config = Config { standings, idle, ..self.config(&keys) };
+            let config = Config {
+                standings,
+                idle,
+                ..self.config(&keys)
+            };
             let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
             let stores = (results, journal);
-            let worker = Worker::start(config, queue.clone(), upstream.clone(), stores, clock.clone());
+            let worker = Worker::start(
+                config,
+                queue.clone(),
+                upstream.clone(),
+                stores,
+                clock.clone(),
+            );
             worker.await.expect("it starts")
         };
         let mut worker = start(HashMap::new(), 0).await;
         let times = tokio::spawn(pass(self.times.clone(), Arc::clone(&clock), self.seed));
         self.publish(&queue).await;
         for restart in 1..=self.restarts {
-            queue.completed(self.jobs * restart / (self.restarts + 1)).await;
+            queue
+                .completed(self.jobs * restart / (self.restarts + 1))
+                .await;
             worker.stop(Duration::from_secs(3_600), true).await;
             let standings = worker.standings(false).into_iter().collect();
             worker = start(standings, restart).await;
@@ -187,7 +214,14 @@ impl Schedule {
         queue.completed(self.jobs).await;
         worker.stop(Duration::from_secs(3_600), true).await;
         times.abort();
-        Run { schedule: self, queue, upstream, worker, keys, _dir: dir }
+        Run {
+            schedule: self,
+            queue,
+            upstream,
+            worker,
+            keys,
+            _dir: dir,
+        }
     }
 
     /// The flow of each job.
@@ -196,7 +230,11 @@ impl Schedule {
         let flow = |_| {
             let team = self.teams[rng.random_range(0..self.teams.len())];
             let lane = Lane::ALL[rng.random_range(0..3)];
-            Flow { pool: "p".to_owned(), team: team.to_owned(), lane }
+            Flow {
+                pool: "p".to_owned(),
+                team: team.to_owned(),
+                lane,
+            }
         };
         (0..self.jobs).map(flow).collect()
     }
@@ -204,7 +242,10 @@ impl Schedule {
     async fn publish(&self, queue: &SimQueue) {
         let mut rng = SmallRng::seed_from_u64(self.seed ^ 0x5eed);
         for (job, flow) in self.flows().into_iter().enumerate() {
-            queue.publish(&flow, format!(r#"{{"id":"{job}","body":{{"messages":[{job}],"max_tokens":1}}}}"#));
+            queue.publish(
+                &flow,
+                format!(r#"{{"id":"{job}","body":{{"messages":[{job}],"max_tokens":1}}}}"#),
+            );
             if !self.gap.is_zero() {
                 tokio::time::sleep(self.gap.mul_f64(rng.random::<f64>())).await;
             }
@@ -214,8 +255,14 @@ impl Schedule {
     fn config(&self, keys: &[String]) -> Config {
         let account = |(limits, key): (&Limits, &String)| accounts::Config {
             name: key.clone(),
-            endpoint: Endpoint::new(provider("openai").expect("a known provider"), "http://provider"),
-            keys: vec![Key { name: "only".to_owned(), secret: Secret::new(key.as_str()) }],
+            endpoint: Endpoint::new(
+                provider("openai").expect("a known provider"),
+                "http://provider",
+            ),
+            keys: vec![Key {
+                name: "only".to_owned(),
+                secret: Secret::new(key.as_str()),
+            }],
             limits: [Limit {
                 amount: Amount::PerPeriod {
                     dimension: Dimension::Requests,

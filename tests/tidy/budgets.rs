@@ -13,23 +13,64 @@ const MAX_BRANCHES: usize = 20;
 
 /// Files that may be larger, and why.
 const LARGE_FILES: [(&str, &str); 9] = [
-    ("workers/src/provider/catalogue.rs", "a table of providers, read entry by entry"),
-    ("workers/src/accounts/meter.rs", "each strategy of pacing beside the others"),
+    (
+        "workers/src/provider/catalogue.rs",
+        "a table of providers, read entry by entry",
+    ),
+    (
+        "workers/src/accounts/meter.rs",
+        "each strategy of pacing beside the others",
+    ),
     ("workers/src/admit.rs", "reads, looks up and routes a job"),
-    ("workers/src/finish.rs", "stores, publishes and buries what a job came to"),
-    ("workers/src/queue/jetstream.rs", "the queue's operations over JetStream"),
+    (
+        "workers/src/finish.rs",
+        "stores, publishes and buries what a job came to",
+    ),
+    (
+        "workers/src/queue/jetstream.rs",
+        "the queue's operations over JetStream",
+    ),
     ("src/config.rs", "the parts of a configuration"),
-    ("src/config/check.rs", "the checks of all of a configuration's parts"),
-    ("src/simulate/dialect/gemini.rs", "Gemini's two ways to be asked"),
-    ("src/simulate/serve.rs", "a call from its arrival to its answer"),
+    (
+        "src/config/check.rs",
+        "the checks of all of a configuration's parts",
+    ),
+    (
+        "src/simulate/dialect/gemini.rs",
+        "Gemini's two ways to be asked",
+    ),
+    (
+        "src/simulate/serve.rs",
+        "a call from its arrival to its answer",
+    ),
 ];
 /// Functions that may branch more often, and why: a table reads the same at any length.
 const TABLES: [(&str, &str, &str); 5] = [
-    ("workers/src/retry.rs", "decide", "a table of failures and what follows from each"),
-    ("src/simulate/route.rs", "task", "a table of providers' addresses"),
-    ("src/simulate/account.rs", "set", "a table of fields, each of which may be wrong"),
-    ("src/simulate/refusal.rs", "answer", "two tables: what is refused, and who refuses it"),
-    ("src/simulate/schema.rs", "value", "a table of the kinds of a schema"),
+    (
+        "workers/src/retry.rs",
+        "decide",
+        "a table of failures and what follows from each",
+    ),
+    (
+        "src/simulate/route.rs",
+        "task",
+        "a table of providers' addresses",
+    ),
+    (
+        "src/simulate/account.rs",
+        "set",
+        "a table of fields, each of which may be wrong",
+    ),
+    (
+        "src/simulate/refusal.rs",
+        "answer",
+        "two tables: what is refused, and who refuses it",
+    ),
+    (
+        "src/simulate/schema.rs",
+        "value",
+        "a table of the kinds of a schema",
+    ),
 ];
 
 /// Methods whose closure or value is taken on one of two ways.
@@ -69,14 +110,21 @@ impl<'ast> Visit<'ast> for Branches {
             Expr::If(_) | Expr::While(_) | Expr::ForLoop(_) | Expr::Loop(_) | Expr::Try(_) => 1,
             Expr::Match(found) => found.arms.len().saturating_sub(1),
             Expr::Binary(found) => usize::from(matches!(found.op, BinOp::And(_) | BinOp::Or(_))),
-            Expr::MethodCall(call) => usize::from(BRANCHING_METHODS.iter().any(|name| call.method == name)),
+            Expr::MethodCall(call) => {
+                usize::from(BRANCHING_METHODS.iter().any(|name| call.method == name))
+            }
             _ => 0,
         };
         visit::visit_expr(self, expr);
     }
 
     fn visit_local(&mut self, local: &'ast Local) {
-        self.count += usize::from(local.init.as_ref().is_some_and(|init| init.diverge.is_some()));
+        self.count += usize::from(
+            local
+                .init
+                .as_ref()
+                .is_some_and(|init| init.diverge.is_some()),
+        );
         visit::visit_local(self, local);
     }
 
@@ -96,9 +144,11 @@ impl Functions<'_> {
         branches.visit_block(block);
         let line = block.span().start().line;
         let path = &self.source.path;
-        let is_table = |(file, table, _): &(&str, &str, &str)| path.ends_with(file) && name == table;
+        let is_table =
+            |(file, table, _): &(&str, &str, &str)| path.ends_with(file) && name == table;
         if branches.count > MAX_BRANCHES && !TABLES.iter().any(is_table) {
-            self.branching.push((format!("{}:{line} {name}", path.display()), branches.count));
+            self.branching
+                .push((format!("{}:{line} {name}", path.display()), branches.count));
         }
     }
 }
@@ -127,21 +177,35 @@ fn no_file_needs_a_map() {
     let mut large = Vec::new();
     for source in sources() {
         let bytes = source.before_tests().len();
-        let excepted = LARGE_FILES.iter().any(|(path, _)| source.path.ends_with(path));
+        let excepted = LARGE_FILES
+            .iter()
+            .any(|(path, _)| source.path.ends_with(path));
         if bytes > MAX_FILE_BYTES && !excepted {
             large.push(format!("{} has {bytes} bytes", source.path.display()));
         }
     }
-    assert!(large.is_empty(), "at most {MAX_FILE_BYTES} before the tests: {large:#?}");
+    assert!(
+        large.is_empty(),
+        "at most {MAX_FILE_BYTES} before the tests: {large:#?}"
+    );
 }
 
 #[test]
 fn no_function_needs_a_map() {
     let mut branching = Vec::new();
     for source in sources() {
-        let mut functions = Functions { source: &source, branching: Vec::new() };
-        source.items().iter().for_each(|item| functions.visit_item(item));
+        let mut functions = Functions {
+            source: &source,
+            branching: Vec::new(),
+        };
+        source
+            .items()
+            .iter()
+            .for_each(|item| functions.visit_item(item));
         branching.extend(functions.branching);
     }
-    assert!(branching.is_empty(), "more than {MAX_BRANCHES} branches: {branching:#?}");
+    assert!(
+        branching.is_empty(),
+        "more than {MAX_BRANCHES} branches: {branching:#?}"
+    );
 }

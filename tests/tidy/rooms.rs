@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::sources::{CRATES, Source, root, rust_files, sources};
 
 fn paths_where(is_wrong: impl Fn(&Source) -> bool) -> Vec<PathBuf> {
-    sources().into_iter().filter(is_wrong).map(|source| source.path).collect()
+    sources()
+        .into_iter()
+        .filter(is_wrong)
+        .map(|source| source.path)
+        .collect()
 }
 
 #[test]
@@ -18,7 +22,9 @@ fn every_module_says_what_it_is_for() {
 
 #[test]
 fn no_module_is_named_after_nothing() {
-    let nothing = ["util", "utils", "helper", "helpers", "common", "misc", "manager", "mod"];
+    let nothing = [
+        "util", "utils", "helper", "helpers", "common", "misc", "manager", "mod",
+    ];
     let named = paths_where(|source| {
         let stem = source.path.file_stem();
         stem.is_some_and(|stem| nothing.iter().any(|name| stem == *name))
@@ -34,19 +40,27 @@ fn every_file_is_part_of_a_crate() {
         for entry in ["lib.rs", "main.rs"] {
             reach(&dir.join(entry), &dir, &mut reached);
         }
-        let stray: Vec<_> = rust_files(&dir).into_iter().filter(|path| !reached.contains(path)).collect();
+        let stray: Vec<_> = rust_files(&dir)
+            .into_iter()
+            .filter(|path| !reached.contains(path))
+            .collect();
         assert!(stray.is_empty(), "no `mod` declares {stray:?}");
     }
 }
 
 fn reach(file: &Path, dir: &Path, reached: &mut BTreeSet<PathBuf>) {
-    let Ok(text) = fs::read_to_string(file) else { return };
+    let Ok(text) = fs::read_to_string(file) else {
+        return;
+    };
     reached.insert(file.to_owned());
     for line in text.lines() {
         let line = ["pub(crate) ", "pub(super) ", "pub "]
             .iter()
             .fold(line, |line, mark| line.trim_start_matches(mark));
-        if let Some(name) = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';')) {
+        if let Some(name) = line
+            .strip_prefix("mod ")
+            .and_then(|rest| rest.strip_suffix(';'))
+        {
             reach(&dir.join(format!("{name}.rs")), &dir.join(name), reached);
         }
     }
@@ -55,19 +69,34 @@ fn reach(file: &Path, dir: &Path, reached: &mut BTreeSet<PathBuf>) {
 #[test]
 fn what_crosses_the_wire_does_nothing_asynchronous() {
     let manifest = fs::read_to_string(root().join("schemas/Cargo.toml")).expect("text");
-    for forbidden in ["tokio", "futures", "async-nats", "reqwest", "forebay-workers"] {
-        assert!(!manifest.contains(forbidden), "schemas depends on {forbidden}");
+    for forbidden in [
+        "tokio",
+        "futures",
+        "async-nats",
+        "reqwest",
+        "forebay-workers",
+    ] {
+        assert!(
+            !manifest.contains(forbidden),
+            "schemas depends on {forbidden}"
+        );
     }
     let workers = fs::read_to_string(root().join("workers/Cargo.toml")).expect("text");
     for forbidden in ["clap", "axum", "tracing-subscriber", "indicatif"] {
-        assert!(!workers.contains(forbidden), "workers depends on {forbidden}");
+        assert!(
+            !workers.contains(forbidden),
+            "workers depends on {forbidden}"
+        );
     }
 }
 
 #[test]
 fn the_simulated_provider_shares_no_pacing_with_the_workers() {
     let dir = root().join("src");
-    for path in rust_files(&dir.join("simulate")).into_iter().chain([dir.join("simulate.rs")]) {
+    for path in rust_files(&dir.join("simulate"))
+        .into_iter()
+        .chain([dir.join("simulate.rs")])
+    {
         let text = fs::read_to_string(&path).expect("text");
         assert!(!text.contains("forebay_workers"), "{}", path.display());
     }

@@ -19,14 +19,19 @@ pub(crate) struct Source {
 impl Source {
     /// The text up to the inline tests.
     pub(crate) fn before_tests(&self) -> &str {
-        let tests = self.text.find("\n#[cfg(test)]").map_or(self.text.len(), |at| at + 1);
+        let tests = self
+            .text
+            .find("\n#[cfg(test)]")
+            .map_or(self.text.len(), |at| at + 1);
         &self.text[..tests]
     }
 
     /// What is declared before the inline tests.
     pub(crate) fn items(&self) -> Vec<Item> {
         let path = self.path.display();
-        syn::parse_file(self.before_tests()).unwrap_or_else(|error| panic!("{path}: {error}")).items
+        syn::parse_file(self.before_tests())
+            .unwrap_or_else(|error| panic!("{path}: {error}"))
+            .items
     }
 }
 
@@ -56,7 +61,10 @@ pub(crate) fn sources() -> Vec<Source> {
                 continue;
             }
             let text = fs::read_to_string(&file).expect("text");
-            let path = file.strip_prefix(root()).expect("in the repository").to_owned();
+            let path = file
+                .strip_prefix(root())
+                .expect("in the repository")
+                .to_owned();
             sources.push(Source { path, text });
         }
     }

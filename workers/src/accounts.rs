@@ -183,7 +183,10 @@ impl Account {
         let learns = config.limits.is_empty();
         if learns {
             let amount = Amount::Concurrent(CONCURRENT_WHILE_LEARNING);
-            config.limits.push(Limit { amount, models: None });
+            config.limits.push(Limit {
+                amount,
+                models: None,
+            });
         }
         let ledger = Ledger {
             next_call: 0,
@@ -197,7 +200,14 @@ impl Account {
             spent_at,
             kept: false,
         };
-        Arc::new(Self { config, learns, ledger: Mutex::new(ledger), wake, circuits, clock })
+        Arc::new(Self {
+            config,
+            learns,
+            ledger: Mutex::new(ledger),
+            wake,
+            circuits,
+            clock,
+        })
     }
 
     /// What it was built from.
@@ -214,26 +224,47 @@ impl Account {
     ///
     /// # Errors
     /// Says what the call has to wait for.
-    pub fn reserve(self: &Arc<Self>, model: &str, cost: Cost, now: Instant) -> Result<Permit, Denied> {
+    pub fn reserve(
+        self: &Arc<Self>,
+        model: &str,
+        cost: Cost,
+        now: Instant,
+    ) -> Result<Permit, Denied> {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, circuit, factor, meters: used, learned, .. }) = models.get_mut(model) else {
+        let Some(Model {
+            state,
+            circuit,
+            factor,
+            meters: used,
+            learned,
+            ..
+        }) = models.get_mut(model)
+        else {
             return Err(Denied::Shut(None));
         };
         if let Some(learned) = learned {
             learned.grow(meters, now);
         }
-        let cost = Cost { input_tokens: factor.apply(cost.input_tokens), ..cost };
+        let cost = Cost {
+            input_tokens: factor.apply(cost.input_tokens),
+            ..cost
+        };
         let model_gate = passable(state.gate(now))?;
         let circuit_gate = passable(circuit.gate(now))?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
         let mut passed_over = None;
         for meter in used.iter() {
-            let Err(wait) = meters[*meter].peek(&cost, now) else { continue };
+            let Err(wait) = meters[*meter].peek(&cost, now) else {
+                continue;
+            };
             let probing = [model_gate, circuit_gate].contains(&Gate::Probe);
-            if learned.as_mut().is_some_and(|learned| learned.held_back(*meter, wait, now, probing)) {
+            if learned
+                .as_mut()
+                .is_some_and(|learned| learned.held_back(*meter, wait, now, probing))
+            {
                 passed_over = Some(*meter);
                 continue;
             }
@@ -261,7 +292,14 @@ impl Account {
         }
         ledger.next_key = (key + 1) % ledger.keys.len();
         ledger.totals.in_flight += 1;
-        Ok(Permit::new(Arc::clone(self), call, model.to_owned(), key, passage, now))
+        Ok(Permit::new(
+            Arc::clone(self),
+            call,
+            model.to_owned(),
+            key,
+            passage,
+            now,
+        ))
     }
 
     /// Whether its limits are learned.
@@ -271,7 +309,11 @@ impl Account {
 
     /// Whether any limit on `model` counts calls: then what travels in one of them saves others.
     pub(crate) fn counts_calls(&self, model: &str) -> bool {
-        self.learns || self.config.limits_of(model).any(|limit| !limit.counts_tokens())
+        self.learns
+            || self
+                .config
+                .limits_of(model)
+                .any(|limit| !limit.counts_tokens())
     }
 
     /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
@@ -281,11 +323,21 @@ impl Account {
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
         let Ledger { models, meters, .. } = ledger;
-        let Some(Model { state, circuit, meters: used, .. }) = models.get(model) else { return -1.0 };
+        let Some(Model {
+            state,
+            circuit,
+            meters: used,
+            ..
+        }) = models.get(model)
+        else {
+            return -1.0;
+        };
         if state.gate(now) != Gate::Open || circuit.gate(now) != Gate::Open {
             return -1.0;
         }
-        used.iter().map(|meter| meters[*meter].headroom(now)).fold(1.0, f64::min)
+        used.iter()
+            .map(|meter| meters[*meter].headroom(now))
+            .fold(1.0, f64::min)
     }
 
     /// Cools calls to `model`.
@@ -333,7 +385,12 @@ impl Account {
     fn each_key(&self, key: Option<&str>, mut act: impl FnMut(&mut State)) -> bool {
         let mut ledger = self.ledger();
         let chosen = |name: &str| key.is_none_or(|key| key == name);
-        let states = self.config.keys.iter().zip(&mut ledger.keys).filter(|(key, _)| chosen(&key.name));
+        let states = self
+            .config
+            .keys
+            .iter()
+            .zip(&mut ledger.keys)
+            .filter(|(key, _)| chosen(&key.name));
         states.map(|(_, state)| act(state)).count() > 0
     }
 
@@ -382,14 +439,22 @@ impl Account {
     /// nothing of how fast calls go.
     pub(crate) fn short_rate(&self, model: &str) -> Option<f64> {
         let short = |limit: &&Limit| limit.covers(model) && limit.is_short();
-        self.config.limits.iter().filter(short).filter_map(Limit::requests_per_second).reduce(f64::min)
+        self.config
+            .limits
+            .iter()
+            .filter(short)
+            .filter_map(Limit::requests_per_second)
+            .reduce(f64::min)
     }
 
     /// Calls a second that the tightest limit on calls allows to one model: of those for periods up to
     /// a minute, if there are any.
     pub fn requests_per_second(&self) -> Option<f64> {
         let limits = &self.config.limits;
-        let short = limits.iter().filter(|limit| limit.is_short()).filter_map(Limit::requests_per_second);
+        let short = limits
+            .iter()
+            .filter(|limit| limit.is_short())
+            .filter_map(Limit::requests_per_second);
         let all = limits.iter().filter_map(Limit::requests_per_second);
         short.reduce(f64::min).or_else(|| all.reduce(f64::min))
     }

@@ -76,10 +76,18 @@ mod tests {
     fn refusal(subject: &str, refuses_unknown_teams: bool, format: Format) -> Option<Refusal> {
         let names = Names::default();
         let flow = names.flow_of(subject).expect("a flow");
-        let dotted_models =
-            Arc::new(["gpt-4.1-mini", "anthropic.claude-v2", "amazon.acme"].map(str::to_owned).into());
+        let dotted_models = Arc::new(
+            ["gpt-4.1-mini", "anthropic.claude-v2", "amazon.acme"]
+                .map(str::to_owned)
+                .into(),
+        );
         let teams = HashMap::from([("acme".to_owned(), Team::default())]);
-        Addressing { names, dotted_models, refuses_unknown_teams }.refusal(&flow, &teams, format)
+        Addressing {
+            names,
+            dotted_models,
+            refuses_unknown_teams,
+        }
+        .refusal(&flow, &teams, format)
     }
 
     #[test]
@@ -87,25 +95,46 @@ mod tests {
         for (subject, right) in [
             ("ai.jobs.gpt-4.1-mini", "`ai.jobs.gpt-4_1-mini`"),
             ("ai.jobs.gpt-4.1-mini.bulk", "`ai.jobs.gpt-4_1-mini`"),
-            ("ai.jobs.anthropic.claude-v2", "`ai.jobs.anthropic_claude-v2`"),
+            (
+                "ai.jobs.anthropic.claude-v2",
+                "`ai.jobs.anthropic_claude-v2`",
+            ),
             // Not a known model, but no team either.
             ("ai.jobs.gpt-9.9-nano", "`ai.jobs.gpt-9_9-nano`"),
             ("ai.jobs.llama3.1:8b", "`ai.jobs.llama3_1_8b`"),
         ] {
             let (code, message) = refusal(subject, false, Format::Two).expect(subject);
-            assert!(code == "invalid_subject" && message.contains(right), "{subject}: {message}");
+            assert!(
+                code == "invalid_subject" && message.contains(right),
+                "{subject}: {message}"
+            );
         }
-        assert_eq!(refusal("ai.jobs.amazon.acme", false, Format::Two), None, "that team is configured");
+        assert_eq!(
+            refusal("ai.jobs.amazon.acme", false, Format::Two),
+            None,
+            "that team is configured"
+        );
         assert_eq!(refusal("ai.jobs.anthropic.other", false, Format::Two), None);
-        assert_eq!(refusal("ai.jobs.gpt-4.1-mini", false, Format::One), None, "it was taken before");
+        assert_eq!(
+            refusal("ai.jobs.gpt-4.1-mini", false, Format::One),
+            None,
+            "it was taken before"
+        );
     }
 
     #[test]
     fn unknown_teams_are_refused_where_that_is_configured() {
         assert_eq!(refusal("ai.jobs.chat.other", false, Format::Two), None);
         let (code, message) = refusal("ai.jobs.chat.other", true, Format::Two).expect("refused");
-        assert!(code == "unknown_team" && message.contains("[team.other]"), "{message}");
-        for known in ["ai.jobs.chat.acme", "ai.jobs.chat.default.bulk", "ai.jobs.chat"] {
+        assert!(
+            code == "unknown_team" && message.contains("[team.other]"),
+            "{message}"
+        );
+        for known in [
+            "ai.jobs.chat.acme",
+            "ai.jobs.chat.default.bulk",
+            "ai.jobs.chat",
+        ] {
             assert_eq!(refusal(known, true, Format::Two), None, "{known}");
         }
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use forebay_schemas::flow::is_name;
 use forebay_schemas::job::is_id;
-use forebay_schemas::{Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Reason, Status};
+use forebay_schemas::{
+    Attempt, Class, Completion, Flow, Identity, Job, OnAmbiguous, Reason, Status,
+};
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::warn;
@@ -74,19 +76,29 @@ async fn take_in<Q: Queue, U: Upstream>(
         if guilty != Some(Work::Reading) {
             crash::over("reading", content.of(&delivery));
         }
-        at_length(content.of(&delivery).len(), || read(engine, flow, delivery, claim, content, guilty))
+        at_length(content.of(&delivery).len(), || {
+            read(engine, flow, delivery, claim, content, guilty)
+        })
     });
     let claim = message.claim;
     let (claim, entry, conflicts) =
-        match engine.running.arrive(&message.identity, &message.fingerprint, claim) {
+        match engine
+            .running
+            .arrive(&message.identity, &message.fingerprint, claim)
+        {
             Arrival::First(claim, entry) => (claim, entry, false),
             Arrival::Waits => return,
             Arrival::Conflict(claim, entry) => (claim, entry, true),
         };
-    let wait =
-        message.job.not_before.and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
+    let wait = message
+        .job
+        .not_before
+        .and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
     let mut staged = Staged {
-        waiting_since: message.attempts.last().map_or(message.delivery.published, |last| last.started_at),
+        waiting_since: message
+            .attempts
+            .last()
+            .map_or(message.delivery.published, |last| last.started_at),
         not_before: wait.map(|wait| Instant::now() + wait),
         job: message.job,
         identity: message.identity,
@@ -158,8 +170,14 @@ enum Next {
     End(Box<End>),
 }
 
-async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: Option<Refusal>) -> Next {
-    let odd = engine.addressing.refusal(&staged.flow, &engine.teams, staged.delivery.format);
+async fn next<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    staged: &mut Staged,
+    refusal: Option<Refusal>,
+) -> Next {
+    let odd = engine
+        .addressing
+        .refusal(&staged.flow, &engine.teams, staged.delivery.format);
     if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
         return Next::SetAside(refusal);
     }
@@ -169,9 +187,18 @@ async fn next<Q: Queue, U>(engine: &Engine<Q, U>, staged: &mut Staged, refusal: 
     let interrupted = recall(engine, staged);
     let mut refusal = odd.or(refusal);
     // One that waits for its time is delivered again then.
-    let waits = staged.not_before.is_some_and(|at| at > Instant::now() + LONGEST_REST);
+    let waits = staged
+        .not_before
+        .is_some_and(|at| at > Instant::now() + LONGEST_REST);
     if refusal.is_none() && interrupted.is_none() && !waits {
-        refusal = content::attach(engine, &mut staged.job, &staged.flow.team, &mut staged.claim).await.err();
+        refusal = content::attach(
+            engine,
+            &mut staged.job,
+            &staged.flow.team,
+            &mut staged.claim,
+        )
+        .await
+        .err();
     }
     let end = match refusal.or_else(|| choose(engine, staged)) {
         Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
@@ -188,7 +215,8 @@ async fn next_of_answered<Q: Queue, U>(
 ) -> Option<Next> {
     // What failed before this revision began does not count for it.
     let answered = answered(engine, staged).await;
-    let is_unknown = refusal.is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
+    let is_unknown =
+        refusal.is_some_and(content::is_gone) && staged.fingerprint.starts_with(NO_JOB);
     if let (Some(record), true) = (&answered, is_unknown) {
         // Which request it was can no longer be told; its publisher put it there for this identity.
         staged.fingerprint.clone_from(&record.fingerprint);
@@ -200,7 +228,8 @@ async fn next_of_answered<Q: Queue, U>(
         return Some(Next::Conflict);
     }
     let counts = |record: &Record| {
-        record.completion.revision >= staged.revision || record.completion.status == Status::Succeeded
+        record.completion.revision >= staged.revision
+            || record.completion.status == Status::Succeeded
     };
     if let Some(record) = answered.filter(counts) {
         let same = record.fingerprint == staged.fingerprint;
@@ -216,10 +245,15 @@ async fn next_of_answered<Q: Queue, U>(
 /// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
 fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
-    let past = engine.journal.attempts.recall(&staged.identity, &staged.fingerprint, staged.revision)?;
+    let past =
+        engine
+            .journal
+            .attempts
+            .recall(&staged.identity, &staged.fingerprint, staged.revision)?;
     for attempt in past.attempts {
-        let same =
-            |known: &Attempt| (known.started_at, &known.account) == (attempt.started_at, &attempt.account);
+        let same = |known: &Attempt| {
+            (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
+        };
         if !staged.attempts.iter().any(same) {
             staged.note(attempt);
         }
@@ -260,26 +294,43 @@ fn read<Q, U>(
             (lenient_identity(flow, &delivery), None, Some(refusal))
         }
         _ => match Job::parse_as(content.of(&delivery), delivery.format) {
-            Ok(job) => (identity_of(flow, job.own_id(), job.batch.clone(), &delivery), Some(job), None),
-            Err(error) => (lenient_identity(flow, &delivery), None, Some(("invalid_job", error.to_string()))),
+            Ok(job) => (
+                identity_of(flow, job.own_id(), job.batch.clone(), &delivery),
+                Some(job),
+                None,
+            ),
+            Err(error) => (
+                lenient_identity(flow, &delivery),
+                None,
+                Some(("invalid_job", error.to_string())),
+            ),
         },
     };
-    let kept = known.as_ref().map(|known| known.fingerprint.clone()).filter(|kept| !kept.is_empty());
+    let kept = known
+        .as_ref()
+        .map(|known| known.fingerprint.clone())
+        .filter(|kept| !kept.is_empty());
     // One that was sent to another pool is the same request still, and so is one whose object is gone.
     let fingerprint = kept.or_else(|| Some(job.as_ref()?.fingerprint(&flow.pool)));
     let fingerprint = fingerprint.unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id));
     // What stands in for the job of a message that is none.
     let job = job.unwrap_or_default();
     if guilty.is_some() {
-        let message = "the worker ended twice while it worked on this job, which is therefore set aside";
+        let message =
+            "the worker ended twice while it worked on this job, which is therefore set aside";
         refusal = Some(("killed_worker", message.to_owned()));
     }
-    let asked = [job.reply_to.clone(), delivery.reply_to.clone()].into_iter().flatten();
+    let asked = [job.reply_to.clone(), delivery.reply_to.clone()]
+        .into_iter()
+        .flatten();
     let prefixes = engine.team(&flow.team).reply_prefixes;
     let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
-    let (mut attempts, mut counted, mut revision) =
-        (Vec::new(), 0, delivery.revision.unwrap_or(1).clamp(1, MOST_REVISIONS));
+    let (mut attempts, mut counted, mut revision) = (
+        Vec::new(),
+        0,
+        delivery.revision.unwrap_or(1).clamp(1, MOST_REVISIONS),
+    );
     if let Some(known) = known {
         identity.id = known.id;
         replies.extend(known.replies);
@@ -293,7 +344,17 @@ fn read<Q, U>(
     claim.replies = replies;
     let refusal = refusal.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
     let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
-    Message { job, identity, fingerprint, delivery, claim, attempts, counted, revision, refusal }
+    Message {
+        job,
+        identity,
+        fingerprint,
+        delivery,
+        claim,
+        attempts,
+        counted,
+        revision,
+        refusal,
+    }
 }
 
 /// What the store says of an identity whose record it cannot read.
@@ -318,39 +379,54 @@ async fn answered<Q: Queue, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option
         Ok(None) if engine.results_are_complete && !staged.delivery.redelivered => return None,
         Ok(None) | Err(Damaged) => {}
     }
-    let published =
-        retry_until_done("looking up a completion", || engine.queue.completion(&staged.identity)).await?;
+    let published = retry_until_done("looking up a completion", || {
+        engine.queue.completion(&staged.identity)
+    })
+    .await?;
     let counts = |completion: &Completion| {
-        published.published >= engine.results.horizon(now) && completion.identity() == staged.identity
+        published.published >= engine.results.horizon(now)
+            && completion.identity() == staged.identity
     };
     let completion = published.completion.filter(counts)?;
     // One that does not say which request it was is taken to be that of this delivery.
-    let fingerprint = published.fingerprint.unwrap_or_else(|| staged.fingerprint.clone());
-    Some(Record { fingerprint, message: published.message, completion })
+    let fingerprint = published
+        .fingerprint
+        .unwrap_or_else(|| staged.fingerprint.clone());
+    Some(Record {
+        fingerprint,
+        message: published.message,
+        completion,
+    })
 }
 
 /// As [`choose_targets`], marked: what a job costs is told by its own bytes.
 fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let name = staged.delivery.unique_id.clone();
     let size = staged.job.size();
-    engine
-        .journal
-        .suspects
-        .around(Work::Calling, &name, || at_length(size, || choose_targets(engine, staged)))
+    engine.journal.suspects.around(Work::Calling, &name, || {
+        at_length(size, || choose_targets(engine, staged))
+    })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
 fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
     let counts_tokens = engine.caps.contains_key(&staged.flow.team);
-    let Match { pool, choices, cost, refusal } =
-        match matching(&engine.pools, &staged.flow.pool, &staged.job, counts_tokens) {
-            Ok(found) => found,
-            Err(refusal) => return Some(refusal),
-        };
+    let Match {
+        pool,
+        choices,
+        cost,
+        refusal,
+    } = match matching(&engine.pools, &staged.flow.pool, &staged.job, counts_tokens) {
+        Ok(found) => found,
+        Err(refusal) => return Some(refusal),
+    };
     (staged.choices, staged.cost) = (choices, cost);
     // An end of this process is no failure of the provider's.
-    let told = staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
-    staged.choices.recall(&staged.attempts[..told], &engine.pools);
+    let told =
+        staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
+    staged
+        .choices
+        .recall(&staged.attempts[..told], &engine.pools);
     // One that was sent to another pool is asked something else there than it was first.
     let asks_this = |_: &Share| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
     staged.share = Share::of(&staged.job, pool.cache).filter(asks_this);
@@ -370,7 +446,11 @@ fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
     if join.inputs == 1 && staged.choices.are_too_small_for(likely) {
         return None;
     }
-    let targets = staged.choices.left().iter().map(|choice| &engine.pools.targets()[choice.target]);
+    let targets = staged
+        .choices
+        .left()
+        .iter()
+        .map(|choice| &engine.pools.targets()[choice.target]);
     let saving = targets.filter(|target| target.account.counts_calls(&target.model));
     let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
     // So many like it fit one request.
@@ -378,17 +458,30 @@ fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
         let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
         (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
     };
-    let others = joins.map(like_it).max()?.checked_sub(1).filter(|others| *others > 0)?;
+    let others = joins
+        .map(like_it)
+        .max()?
+        .checked_sub(1)
+        .filter(|others| *others > 0)?;
     staged.claim.travels_with(others);
     Some(join)
 }
 
-fn identity_of(flow: &Flow, own: Option<&str>, batch: Option<String>, delivery: &Delivery) -> Identity {
+fn identity_of(
+    flow: &Flow,
+    own: Option<&str>,
+    batch: Option<String>,
+    delivery: &Delivery,
+) -> Identity {
     let id = own
         .map(str::to_owned)
         .or_else(|| delivery.message_id.clone().filter(|id| is_id(id)))
         .unwrap_or_else(|| delivery.unique_id.clone());
-    Identity { team: flow.team.clone(), batch, id }
+    Identity {
+        team: flow.team.clone(),
+        batch,
+        id,
+    }
 }
 
 /// The identity of a message that is no job, as far as it can be read.
@@ -401,7 +494,12 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
     }
     let named: Named = serde_json::from_slice(&delivery.payload).unwrap_or_default();
     let own = named.id.or(named.custom_id).filter(|id| is_id(id));
-    identity_of(flow, own.as_deref(), named.batch.filter(|batch| is_name(batch)), delivery)
+    identity_of(
+        flow,
+        own.as_deref(),
+        named.batch.filter(|batch| is_name(batch)),
+        delivery,
+    )
 }
 
 fn refused_reply(subject: &str, flow: &Flow) -> Refusal {
@@ -417,11 +515,18 @@ fn refused_reply(subject: &str, flow: &Flow) -> Refusal {
 pub(crate) fn may_reply(subject: &str, team: &str, prefixes: &[String]) -> bool {
     let literal = !subject.is_empty()
         && subject.len() <= 512
-        && subject.split('.').all(|token| !token.is_empty() && !token.contains(['*', '>']))
+        && subject
+            .split('.')
+            .all(|token| !token.is_empty() && !token.contains(['*', '>']))
         && !subject.contains(|c: char| c.is_whitespace() || c.is_control());
     let own_inbox = format!("_INBOX_{team}.");
-    let allowed = ["_INBOX.", &own_inbox].into_iter().chain(prefixes.iter().map(String::as_str));
-    literal && allowed.into_iter().any(|prefix| subject.starts_with(prefix))
+    let allowed = ["_INBOX.", &own_inbox]
+        .into_iter()
+        .chain(prefixes.iter().map(String::as_str));
+    literal
+        && allowed
+            .into_iter()
+            .any(|prefix| subject.starts_with(prefix))
 }
 
 #[cfg(test)]

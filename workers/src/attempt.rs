@@ -36,7 +36,9 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
     let prices = engine.pools.targets()[target].prices.as_deref();
     let classify = || classify(engine, party, prices, permit, reply);
-    let outcome = at_length(bytes + party.job().size(), || working(engine, party, classify));
+    let outcome = at_length(bytes + party.job().size(), || {
+        working(engine, party, classify)
+    });
     engine.sizes.learn(target, party, &outcome, bytes);
     // What is tried again waits without its answer.
     let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
@@ -61,11 +63,20 @@ pub(crate) async fn attempt<Q, U: Upstream>(
 
 /// Works on what the jobs asked or were answered, so that the next process knows it if this one ends over it.
 fn working<Q, U, T>(engine: &Engine<Q, U>, party: &Party, act: impl FnOnce() -> T) -> T {
-    let names = party.members().iter().map(|staged| staged.delivery.unique_id.as_str());
-    engine.journal.suspects.around_all(Work::Calling, names, || {
-        party.members().iter().for_each(|staged| crash::over("calling", &staged.delivery.payload));
-        act()
-    })
+    let names = party
+        .members()
+        .iter()
+        .map(|staged| staged.delivery.unique_id.as_str());
+    engine
+        .journal
+        .suspects
+        .around_all(Work::Calling, names, || {
+            party
+                .members()
+                .iter()
+                .for_each(|staged| crash::over("calling", &staged.delivery.payload));
+            act()
+        })
 }
 
 async fn send<Q, U: Upstream>(
@@ -80,7 +91,10 @@ async fn send<Q, U: Upstream>(
     let mut request = encoded.map_err(Unsent::Inexpressible)?;
     request.account.clone_from(&config.name);
     let secret = &permit.key().secret;
-    config.endpoint.authorise(&mut request, secret, started).map_err(Unsent::UnusableKey)?;
+    config
+        .endpoint
+        .authorise(&mut request, secret, started)
+        .map_err(Unsent::UnusableKey)?;
     let jobs = party.members().len();
     for staged in party.members() {
         if begin(engine, staged, &unanswered(staged, jobs, permit, started)).await == Begun::Late {
@@ -93,7 +107,11 @@ async fn send<Q, U: Upstream>(
         stamp.sent(at);
         crash::at(Point::Sending);
     };
-    engine.upstream.send(request, sent).await.map_err(Unsent::Upstream)
+    engine
+        .upstream
+        .send(request, sent)
+        .await
+        .map_err(Unsent::Upstream)
 }
 
 /// Whether a call was journalled when it was to be made.
@@ -108,7 +126,13 @@ enum Begun {
 /// call is not held up by a disk that is full.
 async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) -> Begun {
     let attempts = &engine.journal.attempts;
-    let write = || attempts.begin(&staged.identity, (&staged.fingerprint, staged.revision), attempt);
+    let write = || {
+        attempts.begin(
+            &staged.identity,
+            (&staged.fingerprint, staged.revision),
+            attempt,
+        )
+    };
     match staged.job.on_ambiguous {
         OnAmbiguous::Retry => {
             if let Err(error) = write() {
@@ -124,7 +148,11 @@ async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) 
                 attempts.sync().await
             })
             .await;
-            if tries.into_inner() == 1 { Begun::InTime } else { Begun::Late }
+            if tries.into_inner() == 1 {
+                Begun::InTime
+            } else {
+                Begun::Late
+            }
         }
     }
 }
@@ -155,13 +183,16 @@ fn classify<Q, U>(
             let now = engine.clock.now();
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
-            let outcome = Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
+            let outcome =
+                Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
             party.checked(outcome)
         }
         Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
-        Err(Unsent::Inexpressible(unsupported)) => {
-            Outcome::local(Class::BadRequest, unsupported.obstacle.code(), unsupported.to_string())
-        }
+        Err(Unsent::Inexpressible(unsupported)) => Outcome::local(
+            Class::BadRequest,
+            unsupported.obstacle.code(),
+            unsupported.to_string(),
+        ),
         Err(Unsent::Late) => Outcome::of_unjournalled(),
         Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),
     }

@@ -24,7 +24,10 @@ pub(crate) struct Hold<'a> {
 
 impl Default for Brake {
     fn default() -> Self {
-        Self { weight: AtomicUsize::new(0), changed: watch::Sender::new(()) }
+        Self {
+            weight: AtomicUsize::new(0),
+            changed: watch::Sender::new(()),
+        }
     }
 }
 
@@ -41,7 +44,10 @@ impl Brake {
 
     fn hold(&self, weight: usize) -> Hold<'_> {
         self.weight.fetch_add(weight, Ordering::AcqRel);
-        Hold { brake: self, weight }
+        Hold {
+            brake: self,
+            weight,
+        }
     }
 
     /// Whether no call may be made.

@@ -61,20 +61,27 @@ impl Choices {
     /// All that may serve a job that asks for `candidates` of `pool`, and what it costs at each; those to which it
     /// cannot be said are left out.
     pub(crate) fn new(pool: &Pool, candidates: &[Candidate], costs: &[Option<Cost>]) -> Self {
-        let left = candidates.iter().zip(costs).filter_map(|(candidate, cost)| {
-            Some(Choice {
-                target: candidate.target,
-                tier: candidate.tier,
-                weight: candidate.weight,
-                after: candidate.after,
-                context_window: candidate.context_window,
-                cost: (*cost)?,
-                failures: 0,
-                not_before: None,
-            })
-        });
+        let left = candidates
+            .iter()
+            .zip(costs)
+            .filter_map(|(candidate, cost)| {
+                Some(Choice {
+                    target: candidate.target,
+                    tier: candidate.tier,
+                    weight: candidate.weight,
+                    after: candidate.after,
+                    context_window: candidate.context_window,
+                    cost: (*cost)?,
+                    failures: 0,
+                    not_before: None,
+                })
+            });
         let left: Vec<_> = left.collect();
-        let lowest_tier = candidates.iter().map(|candidate| candidate.tier).min().unwrap_or_default();
+        let lowest_tier = candidates
+            .iter()
+            .map(|candidate| candidate.tier)
+            .min()
+            .unwrap_or_default();
         let said = left.iter().map(|choice| choice.tier).min();
         Self {
             unsaid: said.is_some_and(|tier| tier > lowest_tier),
@@ -91,14 +98,22 @@ impl Choices {
 
     /// Whether none of them has a window for a prompt of so many tokens, as far as windows are known.
     pub(crate) fn are_too_small_for(&self, tokens: u64) -> bool {
-        self.left.iter().all(|choice| choice.context_window.is_some_and(|window| window < tokens))
+        self.left
+            .iter()
+            .all(|choice| choice.context_window.is_some_and(|window| window < tokens))
     }
 
     /// What a call costs at `target`, if that is among the first that are asked now.
     pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<Cost> {
-        let awake = || self.left.iter().filter(|choice| choice.rests_until(now).is_none());
+        let awake = || {
+            self.left
+                .iter()
+                .filter(|choice| choice.rests_until(now).is_none())
+        };
         let choice = awake().find(|choice| choice.target == target)?;
-        awake().all(|other| other.rank() >= choice.rank()).then_some(choice.cost)
+        awake()
+            .all(|other| other.rank() >= choice.rank())
+            .then_some(choice.cost)
     }
 
     /// What the calls that were made for the job before say of them.
@@ -147,7 +162,10 @@ impl Choices {
 
     /// Asks `target` no more for what it failed at for good. Returns whether another is left.
     pub(crate) fn leave(&mut self, target: usize, class: Option<Class>) -> bool {
-        if matches!(class, Some(Class::ServerError | Class::Overloaded | Class::MalformedResponse)) {
+        if matches!(
+            class,
+            Some(Class::ServerError | Class::Overloaded | Class::MalformedResponse)
+        ) {
             self.left.retain(|choice| choice.target != target);
         }
         !self.left.is_empty()
@@ -155,19 +173,28 @@ impl Choices {
 
     /// The job waits so long before it asks `target` again.
     pub(crate) fn back_off(&mut self, target: usize, until: Instant) {
-        let called = self.left.iter_mut().filter(|choice| choice.target == target);
+        let called = self
+            .left
+            .iter_mut()
+            .filter(|choice| choice.target == target);
         called.for_each(|choice| choice.not_before = Some(until));
     }
 
     /// Until when the job itself waits: until it may ask any of them.
     pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
         let rests = self.left.iter().map(|choice| choice.rests_until(now));
-        rests.reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other))).flatten()
+        rests
+            .reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other)))
+            .flatten()
     }
 
     /// Why `target` is asked, after the calls that were made before.
     pub(crate) fn reason(&self, target: usize, attempts: &[Attempt]) -> Reason {
-        let tier = self.left.iter().find(|choice| choice.target == target).map(|choice| choice.tier);
+        let tier = self
+            .left
+            .iter()
+            .find(|choice| choice.target == target)
+            .map(|choice| choice.tier);
         let failed = |attempt: &Attempt| {
             !says_nothing(attempt) && attempt.class().is_some_and(|class| !class.is_limit())
         };

@@ -38,8 +38,18 @@ impl Stage {
     /// An empty stage.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(ROOM));
-        let (taken, held, wide) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
-        Arc::new(Self { free, taken, held, room, wide })
+        let (taken, held, wide) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicBool::new(false),
+        );
+        Arc::new(Self {
+            free,
+            taken,
+            held,
+            room,
+            wide,
+        })
     }
 
     /// Makes `places` more, once: jobs of the flow can travel together, and so many are wanted at a time.
@@ -116,7 +126,10 @@ impl Claim {
         let size = has.saturating_add(more);
         let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
         // It is never closed.
-        self.room = Arc::clone(&self.mark.0.room).acquire_many_owned(kib).await.ok();
+        self.room = Arc::clone(&self.mark.0.room)
+            .acquire_many_owned(kib)
+            .await
+            .ok();
     }
 
     /// So many of its flow can travel together.

@@ -85,19 +85,23 @@ async fn bytes_of<Q: Queue, U>(
         return Err(("invalid_object", message));
     }
     let gone = || {
-        let message = format!("there is no whole object `{object}`; put it before the message that names it");
+        let message =
+            format!("there is no whole object `{object}`; put it before the message that names it");
         (GONE, message)
     };
     let size = retry_until_done("looking for an object", || engine.queue.object_size(object)).await;
     let size = size.ok_or_else(gone)?;
     if size > engine.max_request {
         let most = engine.max_request;
-        let message =
-            format!("the object `{object}` has {size} bytes, more than max_request of {most} in [call]");
+        let message = format!(
+            "the object `{object}` has {size} bytes, more than max_request of {most} in [call]"
+        );
         return Err(("request_too_large", message));
     }
     claim.make_room(room(size)).await;
-    retry_until_done("fetching an object", || engine.queue.object(object)).await.ok_or_else(gone)
+    retry_until_done("fetching an object", || engine.queue.object(object))
+        .await
+        .ok_or_else(gone)
 }
 
 /// A file that a job names instead of having its bytes: an object, which stays its publisher's.
@@ -110,7 +114,10 @@ pub(crate) struct FileReference {
 
 /// The file that a job names, if it does.
 pub(crate) fn file_of(job: &Job) -> Option<FileReference> {
-    let file = job.body.get(FILE).filter(|_| Kind::of(&job.url) == Some(Kind::Transcription))?;
+    let file = job
+        .body
+        .get(FILE)
+        .filter(|_| Kind::of(&job.url) == Some(Kind::Transcription))?;
     serde_json::from_str(file.get()).ok()
 }
 
@@ -121,7 +128,9 @@ pub(crate) async fn attach<Q: Queue, U>(
     team: &str,
     claim: &mut Claim,
 ) -> Result<(), Refusal> {
-    let Some(FileReference { object, filename }) = file_of(job) else { return Ok(()) };
+    let Some(FileReference { object, filename }) = file_of(job) else {
+        return Ok(());
+    };
     let bytes = bytes_of(engine, team, &object, claim, in_base64).await?;
     let named = object.rsplit('/').next().unwrap_or_default().to_owned();
     let file = at_length(bytes.len(), || {

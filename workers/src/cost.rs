@@ -57,8 +57,12 @@ impl fmt::Display for Dimension {
 
 impl Cost {
     /// The least that any call takes.
-    pub(crate) const LEAST: Cost =
-        Cost { requests: 1, input_tokens: 1, output_tokens: 0, together: Together::Sum };
+    pub(crate) const LEAST: Cost = Cost {
+        requests: 1,
+        input_tokens: 1,
+        output_tokens: 0,
+        together: Together::Sum,
+    };
 
     /// How much of `dimension` this is.
     pub fn of(&self, dimension: Dimension) -> u64 {

@@ -96,7 +96,9 @@ pub(crate) fn over(work: &str, message: &[u8]) {
     });
     if let Some((chosen, mark)) = chosen
         && chosen == work
-        && message.windows(mark.len()).any(|part| part == mark.as_bytes())
+        && message
+            .windows(mark.len())
+            .any(|part| part == mark.as_bytes())
     {
         std::process::abort();
     }

@@ -111,7 +111,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             Arrived::Led(errand, led) => self.led(&errand, led),
             Arrived::GiveBack(reading, done) => {
                 let unbegun = |staged: &Staged| {
-                    staged.flow == reading.flow && staged.due == reading.due && staged.attempts.is_empty()
+                    staged.flow == reading.flow
+                        && staged.due == reading.due
+                        && staged.attempts.is_empty()
                 };
                 self.give_back_where(unbegun, Some(done));
             }
@@ -129,10 +131,14 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         match staged.not_before.filter(|at| *at > now) {
             Some(at)
                 if at - now > LONGEST_REST
-                    && self.engine.queue.can_postpone(staged.delivery.payload.len()) =>
+                    && self
+                        .engine
+                        .queue
+                        .can_postpone(staged.delivery.payload.len()) =>
             {
                 let engine = Arc::clone(&self.engine);
-                self.tasks.spawn(async move { finish::postpone(&engine, staged, at - now).await });
+                self.tasks
+                    .spawn(async move { finish::postpone(&engine, staged, at - now).await });
             }
             Some(at) => {
                 if at - now > LONGEST_REST
@@ -153,13 +159,16 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Returns a job that has to be called: it is the first that asks this. Whether an answer is kept for it is looked
     /// up beside this loop, which must not wait for the disk.
     fn share(&mut self, staged: Staged) -> Option<Staged> {
-        let Some(Share { within, lead: None }) = staged.share else { return Some(staged) };
+        let Some(Share { within, lead: None }) = staged.share else {
+            return Some(staged);
+        };
         let staged = self.sharing.meet(staged, &self.engine.stage)?;
         if within.is_zero() {
             return Some(staged);
         }
         let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move { finish::answer_from_cache(&engine, staged, within).await });
+        self.tasks
+            .spawn(async move { finish::answer_from_cache(&engine, staged, within).await });
         None
     }
 
@@ -168,7 +177,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn led(&mut self, errand: &Errand, led: Led) {
         for mut staged in self.sharing.led(errand) {
             match &led {
-                Led::Answered(answer) if let Some(end) = End::cached(answer) => self.end(staged, end),
+                Led::Answered(answer) if let Some(end) = End::cached(answer) => {
+                    self.end(staged, end)
+                }
                 Led::Answered(_) | Led::Asked => {
                     staged.share = None;
                     self.accept(staged);
@@ -180,16 +191,21 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
     fn queue(&mut self, staged: Staged) {
-        let Some(staged) = self.share(staged) else { return };
+        let Some(staged) = self.share(staged) else {
+            return;
+        };
         if staged.join.is_none() || leads(&staged) {
             return self.line_up(staged);
         }
-        let Some(first) = self.joining.meet(staged) else { return };
+        let Some(first) = self.joining.meet(staged) else {
+            return;
+        };
         if first.flow.lane == Lane::Interactive {
             return self.line_up(first);
         }
         self.rested += 1;
-        self.resting.insert((Instant::now() + COMPANY, self.rested), first);
+        self.resting
+            .insert((Instant::now() + COMPANY, self.rested), first);
     }
 
     fn line_up(&mut self, mut staged: Staged) {
@@ -214,7 +230,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let mut round = Round::new(self.engine.pools.targets().count(), now);
         loop {
             let engine = &self.engine;
-            let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else { break };
+            let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else {
+                break;
+            };
             match round.take_chosen() {
                 Some((target, permit)) => self.start(staged, target, permit, now),
                 None => self.no_target_left(staged),
@@ -223,8 +241,12 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         if !round.waits() {
             self.engine.wake.ignore();
         }
-        let waiting = self.waiting.len() + self.resting.len() + self.joining.len() + self.sharing.len();
-        self.engine.counters.staged.store(waiting as u64, Ordering::Relaxed);
+        let waiting =
+            self.waiting.len() + self.resting.len() + self.joining.len() + self.sharing.len();
+        self.engine
+            .counters
+            .staged
+            .store(waiting as u64, Ordering::Relaxed);
         let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
         round.wake().into_iter().chain(resting).min()
     }
@@ -234,7 +256,10 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         self.leaves_line(&mut first);
         let mut party = Party::of(first, company);
         // The places in the stage are free: the flow fetches the next ones while these are called.
-        party.members_mut().iter_mut().for_each(|staged| drop(staged.claim.slot.take()));
+        party
+            .members_mut()
+            .iter_mut()
+            .for_each(|staged| drop(staged.claim.slot.take()));
         let engine = Arc::clone(&self.engine);
         let in_flight = engine.counters.in_flight(party.members().len());
         self.tasks.spawn(async move {
@@ -244,23 +269,45 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     /// Those that travel with `first`, as many as the provider and the limits take in one call.
-    fn company(&mut self, first: &Staged, target: usize, permit: &Permit, now: Instant) -> Vec<Staged> {
+    fn company(
+        &mut self,
+        first: &Staged,
+        target: usize,
+        permit: &Permit,
+        now: Instant,
+    ) -> Vec<Staged> {
         let engine = &self.engine;
         let account = permit.account();
-        let Some(join) = first.join.as_ref().filter(|_| account.counts_calls(permit.model())) else {
+        let Some(join) = first
+            .join
+            .as_ref()
+            .filter(|_| account.counts_calls(permit.model()))
+        else {
             return Vec::new();
         };
         let joins = account.config().endpoint.provider.merges;
-        let most = if join.part.is_some() { joins.inputs } else { engine.sizes.most(target, joins) };
-        let (mut inputs, mut tokens, wall) = (join.inputs, first.cost.input_tokens, engine.clock.now());
+        let most = if join.part.is_some() {
+            joins.inputs
+        } else {
+            engine.sizes.most(target, joins)
+        };
+        let (mut inputs, mut tokens, wall) =
+            (join.inputs, first.cost.input_tokens, engine.clock.now());
         let company = self.joining.company(first, |staged| {
-            let Some((join, cost)) = staged.join.as_ref().zip(staged.choices.cost_at(target, now)) else {
+            let Some((join, cost)) = staged
+                .join
+                .as_ref()
+                .zip(staged.choices.cost_at(target, now))
+            else {
                 return Ride::Stay;
             };
             if staged.is_late(wall) || staged.is_cancelled(&engine.orders) {
                 return Ride::Stay;
             }
-            let (all, all_tokens) = (inputs + join.inputs, tokens.saturating_add(staged.cost.input_tokens));
+            let (all, all_tokens) = (
+                inputs + join.inputs,
+                tokens.saturating_add(staged.cost.input_tokens),
+            );
             if all > most || all_tokens > joins.tokens || !permit.take_on(&cost, now) {
                 return Ride::Full;
             }
@@ -268,7 +315,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             Ride::Take
         });
         let more = tokens - first.cost.input_tokens;
-        self.waiting.charge(first.flow.lane, &first.flow.team, more.min(LARGEST_TURN));
+        self.waiting
+            .charge(first.flow.lane, &first.flow.team, more.min(LARGEST_TURN));
         company
     }
 
@@ -284,7 +332,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let end = match staged.last_error.take() {
             Some(error) => End::failed(&error.code, error.message, error.class),
             None => {
-                let message = "no account of the pool can ever serve this: it is larger than their limits";
+                let message =
+                    "no account of the pool can ever serve this: it is larger than their limits";
                 End::failed("no_target", message.to_owned(), Class::ExceedsLimit)
             }
         };
@@ -308,22 +357,37 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     fn end(&self, staged: Staged, end: End) {
         let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move { finish::finish(&engine, staged, end).await });
+        self.tasks
+            .spawn(async move { finish::finish(&engine, staged, end).await });
     }
 
     fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
         let mut removed = self.waiting.remove_where(&which);
-        let resting: Vec<_> =
-            self.resting.iter().filter(|(_, staged)| which(staged)).map(|(key, _)| *key).collect();
-        removed.extend(resting.into_iter().filter_map(|key| self.resting.remove(&key)));
+        let resting: Vec<_> = self
+            .resting
+            .iter()
+            .filter(|(_, staged)| which(staged))
+            .map(|(key, _)| *key)
+            .collect();
+        removed.extend(
+            resting
+                .into_iter()
+                .filter_map(|key| self.resting.remove(&key)),
+        );
         removed.extend(self.joining.remove_where(&which));
         removed.extend(self.sharing.remove_where(which));
-        removed.iter_mut().for_each(|staged| self.leaves_line(staged));
+        removed
+            .iter_mut()
+            .for_each(|staged| self.leaves_line(staged));
         removed
     }
 
     /// Gives jobs back and then says so, beside this loop: it must not wait for a server that is away.
-    fn give_back_where(&mut self, which: impl Fn(&Staged) -> bool, done: Option<oneshot::Sender<()>>) {
+    fn give_back_where(
+        &mut self,
+        which: impl Fn(&Staged) -> bool,
+        done: Option<oneshot::Sender<()>>,
+    ) {
         let removed = self.remove_where(which);
         let engine = Arc::clone(&self.engine);
         self.tasks.spawn(async move {

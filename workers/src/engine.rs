@@ -65,9 +65,16 @@ pub struct Config {
 impl Config {
     /// The names of what outlives the process: of accounts their own, of teams with limits `team.<team>`.
     pub fn standing_names(&self) -> Vec<String> {
-        let capped = self.teams.iter().filter(|(_, team)| !team.limits.is_empty());
+        let capped = self
+            .teams
+            .iter()
+            .filter(|(_, team)| !team.limits.is_empty());
         let teams = capped.map(|(name, _)| standing_of_team(name));
-        self.accounts.iter().map(|account| account.name.clone()).chain(teams).collect()
+        self.accounts
+            .iter()
+            .map(|account| account.name.clone())
+            .chain(teams)
+            .collect()
     }
 }
 
@@ -89,7 +96,11 @@ pub struct Team {
 
 impl Default for Team {
     fn default() -> Self {
-        Self { weight: 1, reply_prefixes: Vec::new(), limits: Vec::new() }
+        Self {
+            weight: 1,
+            reply_prefixes: Vec::new(),
+            limits: Vec::new(),
+        }
     }
 }
 
@@ -176,23 +187,44 @@ impl<Q, U> Engine<Q, U> {
         stage: mpsc::UnboundedSender<Arrived>,
     ) -> Self {
         let wake = Arc::new(Wake::default());
-        let spent_at = config.idle.and_then(|idle| Instant::now().checked_sub(idle));
+        let spent_at = config
+            .idle
+            .and_then(|idle| Instant::now().checked_sub(idle));
         let circuits = Arc::new(Circuits::default());
         let account = |account| {
-            Account::new(account, Arc::clone(&wake), Arc::clone(&circuits), spent_at, Arc::clone(&clock))
+            Account::new(
+                account,
+                Arc::clone(&wake),
+                Arc::clone(&circuits),
+                spent_at,
+                Arc::clone(&clock),
+            )
         };
         let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
-        let capped = config.teams.iter().filter(|(_, team)| !team.limits.is_empty());
+        let capped = config
+            .teams
+            .iter()
+            .filter(|(_, team)| !team.limits.is_empty());
         let caps: HashMap<_, _> = capped
-            .map(|(name, team)| (name.clone(), Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock)))
+            .map(|(name, team)| {
+                (
+                    name.clone(),
+                    Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock),
+                )
+            })
             .collect();
         let pools = Pools::new(config.pools, &accounts, config.on_demand);
-        let moment = Moment { instant: Instant::now(), wall: clock.now() };
+        let moment = Moment {
+            instant: Instant::now(),
+            wall: clock.now(),
+        };
         for account in &accounts {
             if config.kept {
                 account.keep();
             }
-            let Some(standing) = config.standings.get(&account.config().name) else { continue };
+            let Some(standing) = config.standings.get(&account.config().name) else {
+                continue;
+            };
             let mut standing = standing.clone();
             // A model that no pool names any more is of no interest, unless it has spent what others share.
             standing.models.retain(|model, _| {
@@ -250,12 +282,16 @@ impl<Q, U> Engine<Q, U> {
     /// How many jobs of a flow wait here: what its pool can send in the next quarter of a second, and
     /// at least one.
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
-        let Some(pool) = self.pools.get(pool) else { return LARGEST_STAGE };
+        let Some(pool) = self.pools.get(pool) else {
+            return LARGEST_STAGE;
+        };
         let rates = pool.candidates.iter().map(|candidate| {
             let target = &self.pools.targets()[candidate.target];
             target.account.short_rate(&target.model)
         });
-        let Some(rate) = rates.sum::<Option<f64>>() else { return LARGEST_STAGE };
+        let Some(rate) = rates.sum::<Option<f64>>() else {
+            return LARGEST_STAGE;
+        };
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

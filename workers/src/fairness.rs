@@ -49,7 +49,8 @@ impl<T> Turns<T> {
     fn forget_idle(&mut self) {
         if self.teams.len() > IDLE_TEAMS {
             let now = self.now;
-            self.teams.retain(|_, team| !team.items.is_empty() || team.had > now);
+            self.teams
+                .retain(|_, team| !team.items.is_empty() || team.had > now);
         }
     }
 }
@@ -73,9 +74,20 @@ impl<N, I> Turn<N, I> {
 
 impl<T> Fairness<T> {
     pub(crate) fn new(weights: [(Lane, u64); 3]) -> Self {
-        let lane =
-            |(name, weight)| Turn { name, weight, had: 0, items: Turns { teams: BTreeMap::new(), now: 0 } };
-        Self { lanes: weights.into_iter().map(lane).collect(), now: 0, len: 0 }
+        let lane = |(name, weight)| Turn {
+            name,
+            weight,
+            had: 0,
+            items: Turns {
+                teams: BTreeMap::new(),
+                now: 0,
+            },
+        };
+        Self {
+            lanes: weights.into_iter().map(lane).collect(),
+            now: 0,
+            len: 0,
+        }
     }
 
     /// How many wait.
@@ -86,27 +98,46 @@ impl<T> Fairness<T> {
     /// Adds an item behind the others of its lane and team, or before them if it was tried already.
     pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, tried: bool) {
         self.len += 1;
-        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else { return };
+        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else {
+            return;
+        };
         if lane.items.is_empty() {
             lane.had = lane.had.max(self.now);
         }
         let turns = &mut lane.items;
         let now = turns.now;
-        let fresh = || Turn { name: (), weight, had: now, items: VecDeque::new() };
+        let fresh = || Turn {
+            name: (),
+            weight,
+            had: now,
+            items: VecDeque::new(),
+        };
         let team = turns.teams.entry(team.to_owned()).or_insert_with(fresh);
         if team.items.is_empty() {
             team.had = team.had.max(now);
         }
-        if tried { team.items.push_front(item) } else { team.items.push_back(item) }
+        if tried {
+            team.items.push_front(item)
+        } else {
+            team.items.push_back(item)
+        }
     }
 
     /// Offers items in order until one is taken or nothing can go.
     pub(crate) fn offer(&mut self, mut ask: impl FnMut(&T) -> Offer) -> Option<T> {
-        let mut lanes: Vec<_> = self.lanes.iter_mut().filter(|lane| !lane.items.is_empty()).collect();
+        let mut lanes: Vec<_> = self
+            .lanes
+            .iter_mut()
+            .filter(|lane| !lane.items.is_empty())
+            .collect();
         lanes.sort_by_key(|lane| lane.had);
         for lane in lanes {
-            let mut teams: Vec<_> =
-                lane.items.teams.values_mut().filter(|team| !team.items.is_empty()).collect();
+            let mut teams: Vec<_> = lane
+                .items
+                .teams
+                .values_mut()
+                .filter(|team| !team.items.is_empty())
+                .collect();
             teams.sort_by_key(|team| team.had);
             for team in teams {
                 for index in 0..team.items.len() {
@@ -129,7 +160,9 @@ impl<T> Fairness<T> {
 
     /// What goes with an item that was taken costs its team and lane so much more.
     pub(crate) fn charge(&mut self, lane: Lane, team: &str, cost: u64) {
-        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else { return };
+        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else {
+            return;
+        };
         lane.charge(cost);
         if let Some(team) = lane.items.teams.get_mut(team) {
             team.charge(cost);
@@ -177,7 +210,10 @@ mod tests {
             queue.push(Lane::Interactive, "t", 1, "interactive", false);
         }
         let counts = served(&mut queue, 210);
-        assert_eq!((counts["interactive"], counts["normal"], counts["bulk"]), (160, 40, 10));
+        assert_eq!(
+            (counts["interactive"], counts["normal"], counts["bulk"]),
+            (160, 40, 10)
+        );
     }
 
     #[test]
@@ -244,7 +280,13 @@ mod tests {
             queue.push(Lane::Normal, "t", 1, item, false);
         }
         queue.push(Lane::Normal, "t", 1, "tried before", true);
-        let second = |item: &&str| if *item == "second" { Offer::Take(1) } else { Offer::Skip };
+        let second = |item: &&str| {
+            if *item == "second" {
+                Offer::Take(1)
+            } else {
+                Offer::Skip
+            }
+        };
         assert_eq!(queue.offer(second), Some("second"));
         assert_eq!(queue.offer(|_| Offer::Stop), None);
         assert_eq!(queue.remove_where(|item| *item == "first"), ["first"]);

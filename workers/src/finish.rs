@@ -27,7 +27,11 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Ends a job.
-pub(crate) async fn finish<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged, end: End) {
+pub(crate) async fn finish<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    end: End,
+) {
     let completion = staged.completion(end);
     let record = Record {
         fingerprint: staged.fingerprint.clone(),
@@ -90,15 +94,22 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     let now = engine.clock.now();
     let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
     let kept = || -> Result<Option<Record>, crate::results::Error> {
-        let Some(of) = engine.results.kept(&staged.request(), since)? else { return Ok(None) };
+        let Some(of) = engine.results.kept(&staged.request(), since)? else {
+            return Ok(None);
+        };
         engine.results.answered(&of, now)
     };
-    let found = kept().inspect_err(|error| warn!(%error, "a kept answer cannot be read")).ok().flatten();
+    let found = kept()
+        .inspect_err(|error| warn!(%error, "a kept answer cannot be read"))
+        .ok()
+        .flatten();
     let same = found.filter(|record| record.fingerprint == staged.fingerprint);
     if let Some(end) = same.and_then(|record| End::cached(&record.completion)) {
         return finish(engine, staged, end).await;
     }
-    if let Err(SendError(Arrived::Job(mut staged))) = engine.stage.send(Arrived::Job(Box::new(staged))) {
+    if let Err(SendError(Arrived::Job(mut staged))) =
+        engine.stage.send(Arrived::Job(Box::new(staged)))
+    {
         // Nobody receives any more: the process ends.
         let Followers { same, others } = staged.entry.end();
         give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
@@ -123,7 +134,11 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     wait: Duration,
 ) {
     crash::at(Point::Postponing);
-    let at = engine.clock.now().checked_add(wait).unwrap_or(Timestamp::MAX);
+    let at = engine
+        .clock
+        .now()
+        .checked_add(wait)
+        .unwrap_or(Timestamp::MAX);
     let Followers { same, others } = staged.entry.end();
     let job = Postponed {
         flow: staged.flow.clone(),
@@ -137,7 +152,10 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
             published: staged.delivery.published,
             attempts: staged.attempts.clone(),
             counted: staged.counted,
-            replies: std::iter::once(&staged.claim).chain(&same).flat_map(|c| c.replies.clone()).collect(),
+            replies: std::iter::once(&staged.claim)
+                .chain(&same)
+                .flat_map(|c| c.replies.clone())
+                .collect(),
             format: staged.delivery.format,
         },
         payload: staged.delivery.payload.clone(),
@@ -145,11 +163,13 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         traceparent: staged.delivery.traceparent.clone(),
     };
     let mut job = job;
-    let mut postponed = retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
+    let mut postponed =
+        retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
     if postponed && staged.is_cancelled(&engine.orders) {
         // Whoever cancelled it may have looked before it was there.
         job.at = engine.clock.now();
-        postponed = retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
+        postponed =
+            retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
     }
     crash::at(Point::Scheduled);
     give_back(engine, others).await;
@@ -160,7 +180,9 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     over(engine, &staged);
     let objects = ack_all(engine, same.into_iter().chain([staged.claim])).await;
     crash::at(Point::Postponed);
-    let of_repetitions = objects.into_iter().filter(|object| Some(object) != job.object.as_ref());
+    let of_repetitions = objects
+        .into_iter()
+        .filter(|object| Some(object) != job.object.as_ref());
     drop_objects(engine, of_repetitions).await;
 }
 
@@ -185,7 +207,10 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
 }
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
-pub(crate) async fn conflict<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, mut staged: Staged) {
+pub(crate) async fn conflict<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+) {
     // Each of them is told of the conflict by itself.
     give_back(engine, std::mem::take(&mut staged.joined)).await;
     let message = format!(
@@ -215,8 +240,16 @@ fn over<Q, U>(engine: &Engine<Q, U>, staged: &Staged) {
 }
 
 /// Stores a record, however long that takes; no calls are made meanwhile.
-async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, record: &Record) {
-    let store = || engine.results.store(&staged.identity, record, engine.clock.now());
+async fn persist<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    record: &Record,
+) {
+    let store = || {
+        engine
+            .results
+            .store(&staged.identity, record, engine.clock.now())
+    };
     let Err(error) = store().await else { return };
     warn!(%error, "a result cannot be stored; no call is made until that is mended");
     let _no_calls = engine.brake.cannot_store();
@@ -225,12 +258,23 @@ async fn persist<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Sta
 
 /// Keeps an answer for others that ask the same, if its job asks for that. They are called by themselves where that
 /// fails.
-async fn keep<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
-    let asks = staged.share.as_ref().is_some_and(|share| !share.within.is_zero());
+async fn keep<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    completion: &Completion,
+) {
+    let asks = staged
+        .share
+        .as_ref()
+        .is_some_and(|share| !share.within.is_zero());
     if !asks || completion.status != Status::Succeeded || completion.cached_from.is_some() {
         return;
     }
-    if let Err(error) = engine.results.keep(&staged.request(), completion, engine.clock.now()).await {
+    if let Err(error) = engine
+        .results
+        .keep(&staged.request(), completion, engine.clock.now())
+        .await
+    {
         warn!(%error, "an answer cannot be kept for others that ask the same");
     }
 }
@@ -261,7 +305,11 @@ async fn complete<Q: Queue, U: Upstream>(
                 continue;
             }
             Ok(Published::Already(standing)) => {
-                match judge(*standing, &record, engine.results.horizon(engine.clock.now())) {
+                match judge(
+                    *standing,
+                    &record,
+                    engine.results.horizon(engine.clock.now()),
+                ) {
                     Judgement::Replace { sequence, revision } => {
                         replaces = sequence;
                         if record.completion.revision != revision {
@@ -313,17 +361,32 @@ fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
     let counts = ours_by_name && standing.published >= horizon && completion.revision >= revision;
     if counts && (completion.is_final() || repeats_ours) {
         // One that does not say which request it answers is taken to answer ours.
-        let fingerprint = standing.fingerprint.unwrap_or_else(|| ours.fingerprint.clone());
-        return Judgement::Stands(Box::new(Record { fingerprint, message: standing.message, completion }));
+        let fingerprint = standing
+            .fingerprint
+            .unwrap_or_else(|| ours.fingerprint.clone());
+        return Judgement::Stands(Box::new(Record {
+            fingerprint,
+            message: standing.message,
+            completion,
+        }));
     }
-    Judgement::Replace { sequence, revision: revision.max(completion.revision.saturating_add(1)) }
+    Judgement::Replace {
+        sequence,
+        revision: revision.max(completion.revision.saturating_add(1)),
+    }
 }
 
-async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged, completion: &Completion) {
+async fn bury<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    completion: &Completion,
+) {
     let (code, message) = completion
         .error
         .as_ref()
-        .map_or_else(Default::default, |error| (error.code.clone(), error.message.clone()));
+        .map_or_else(Default::default, |error| {
+            (error.code.clone(), error.message.clone())
+        });
     let letter = Letter {
         pool: staged.flow.pool.clone(),
         team: staged.flow.team.clone(),
@@ -335,7 +398,10 @@ async fn bury<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: &Staged
         attempts: completion.attempts.clone(),
         format: staged.delivery.format,
     };
-    let dead = DeadLetter { letter, delivery: staged.delivery.clone() };
+    let dead = DeadLetter {
+        letter,
+        delivery: staged.delivery.clone(),
+    };
     retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;
 }
 
@@ -346,8 +412,18 @@ async fn release<Q: Queue, U: Upstream>(
 ) {
     let Followers { same, others } = staged.entry.end();
     give_back(engine, others).await;
-    let claims = same.into_iter().chain(staged.joined).chain([staged.claim]).collect();
-    copy_and_ack(engine, claims, completion, staged.delivery.traceparent.as_deref()).await;
+    let claims = same
+        .into_iter()
+        .chain(staged.joined)
+        .chain([staged.claim])
+        .collect();
+    copy_and_ack(
+        engine,
+        claims,
+        completion,
+        staged.delivery.traceparent.as_deref(),
+    )
+    .await;
 }
 
 /// Sends a copy to everyone who asked for one, then acks every delivery.
@@ -357,7 +433,10 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     completion: &Completion,
     traceparent: Option<&str>,
 ) {
-    let subjects: BTreeSet<_> = claims.iter().flat_map(|claim| claim.replies.clone()).collect();
+    let subjects: BTreeSet<_> = claims
+        .iter()
+        .flat_map(|claim| claim.replies.clone())
+        .collect();
     if !subjects.is_empty()
         && let Err(error) = engine.queue.copy(subjects, completion, traceparent).await
     {

@@ -28,7 +28,11 @@ impl Held {
         inner.next += 1;
         let id = inner.next;
         inner.receipts.insert(id, receipt.clone());
-        Hold { held: Arc::clone(self), id, receipt }
+        Hold {
+            held: Arc::clone(self),
+            id,
+            receipt,
+        }
     }
 
     /// The receipts of all that is held.

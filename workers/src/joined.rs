@@ -70,7 +70,12 @@ impl Join {
             return None;
         }
         let key = job.fingerprint_without(pool, Some(INPUT)).into();
-        Some(Self { key, inputs: texts.len(), part: None, leads: false })
+        Some(Self {
+            key,
+            inputs: texts.len(),
+            part: None,
+            leads: false,
+        })
     }
 }
 
@@ -83,10 +88,16 @@ fn texts(job: &Job) -> Option<Vec<Box<RawValue>>> {
     }
     let items: Vec<Box<RawValue>> = serde_json::from_str(input.get()).ok()?;
     let first = items.first()?;
-    if begins_with(first, &['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']) {
+    if begins_with(
+        first,
+        &['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'],
+    ) {
         return Some(vec![input.clone()]);
     }
-    items.iter().all(|item| begins_with(item, &['"', '['])).then_some(items)
+    items
+        .iter()
+        .all(|item| begins_with(item, &['"', '[']))
+        .then_some(items)
 }
 
 /// Jobs that are called together; nearly always one.
@@ -100,7 +111,10 @@ pub(crate) struct Party {
 impl Party {
     /// One job alone.
     pub(crate) fn alone(staged: Staged) -> Self {
-        Self { members: vec![staged], joined: None }
+        Self {
+            members: vec![staged],
+            joined: None,
+        }
     }
 
     /// `first`, and what travels with it.
@@ -110,11 +124,19 @@ impl Party {
         }
         let mut members = vec![first];
         members.extend(others);
-        let texts: Vec<_> = members.iter().filter_map(|staged| texts(&staged.job)).flatten().collect();
+        let texts: Vec<_> = members
+            .iter()
+            .filter_map(|staged| texts(&staged.job))
+            .flatten()
+            .collect();
         let mut job = members[0].job.clone();
         let input = to_raw_value(&texts).ok();
-        job.body.extend(input.map(|input| (INPUT.to_owned(), input)));
-        Self { members, joined: Some(job) }
+        job.body
+            .extend(input.map(|input| (INPUT.to_owned(), input)));
+        Self {
+            members,
+            joined: Some(job),
+        }
     }
 
     /// What is asked.
@@ -134,7 +156,10 @@ impl Party {
 
     /// Likely tokens of all prompts.
     pub(crate) fn input_tokens(&self) -> u64 {
-        self.members.iter().map(|staged| staged.cost.input_tokens).sum()
+        self.members
+            .iter()
+            .map(|staged| staged.cost.input_tokens)
+            .sum()
     }
 
     /// Texts of all.
@@ -144,7 +169,10 @@ impl Party {
 
     /// The same outcome, unless it is an answer that has not a vector for each text of several jobs.
     pub(crate) fn checked(&self, outcome: Outcome) -> Outcome {
-        let answer = outcome.response.as_ref().filter(|_| outcome.class.is_none() && self.members.len() > 1);
+        let answer = outcome
+            .response
+            .as_ref()
+            .filter(|_| outcome.class.is_none() && self.members.len() > 1);
         if answer.is_none_or(|response| Answer::read(response, self.inputs()).is_some()) {
             return outcome;
         }
@@ -152,7 +180,10 @@ impl Party {
             class: Some(Class::MalformedResponse),
             response: None,
             code: "other_vectors".to_owned(),
-            message: format!("the provider's answer has not one vector for each of {} texts", self.inputs()),
+            message: format!(
+                "the provider's answer has not one vector for each of {} texts",
+                self.inputs()
+            ),
             ..outcome
         }
     }
@@ -168,9 +199,11 @@ impl Party {
         let half = members.len().div_ceil(2);
         for part in members.chunks_mut(half) {
             let number = sizes.next_part();
-            part.iter_mut().filter_map(|staged| staged.join.as_mut()).for_each(|join| {
-                join.part = Some(number);
-            });
+            part.iter_mut()
+                .filter_map(|staged| staged.join.as_mut())
+                .for_each(|join| {
+                    join.part = Some(number);
+                });
         }
         members
     }
@@ -199,7 +232,10 @@ impl Answer {
         let mut vectors: Vec<Object> = serde_json::from_str(data.get()).ok()?;
         let place = |vector: &Object| vector.get("index")?.get().parse::<usize>().ok();
         vectors.sort_by_key(|vector| place(vector).unwrap_or(usize::MAX));
-        let in_order = vectors.iter().enumerate().all(|(index, vector)| place(vector) == Some(index));
+        let in_order = vectors
+            .iter()
+            .enumerate()
+            .all(|(index, vector)| place(vector) == Some(index));
         (in_order && vectors.len() == inputs).then_some(Self { fields, vectors })
     }
 
@@ -222,22 +258,39 @@ impl Answer {
 fn shares(members: &[Staged], mut outcome: Outcome) -> Vec<Outcome> {
     let inputs: Vec<_> = members.iter().map(inputs_of).collect();
     let whole = outcome.response.take_if(|_| outcome.class.is_none());
-    let answer = whole.as_ref().and_then(|response| Answer::read(response, inputs.iter().sum()));
+    let answer = whole
+        .as_ref()
+        .and_then(|response| Answer::read(response, inputs.iter().sum()));
     let Some((whole, answer)) = whole.as_ref().zip(answer) else {
         return vec![outcome; members.len()];
     };
-    let weights: Vec<_> = members.iter().map(|staged| staged.cost.input_tokens.max(1)).collect();
+    let weights: Vec<_> = members
+        .iter()
+        .map(|staged| staged.cost.input_tokens.max(1))
+        .collect();
     let usages = outcome.usage.map(|usage| divide(usage, &weights));
-    let costs = usages.as_ref().zip(outcome.cost).map(|(usages, cost)| divide_cost(cost, usages));
+    let costs = usages
+        .as_ref()
+        .zip(outcome.cost)
+        .map(|(usages, cost)| divide_cost(cost, usages));
     let mut from = 0;
     let share = |index: usize| {
         let usage = usages.as_ref().map(|usages| usages[index]);
         let body = answer.share(from, inputs[index], usage);
         from += inputs[index];
         let (status_code, request_id) = (whole.status_code, whole.request_id.clone());
-        let response = body.map(|body| Response { status_code, request_id, body });
+        let response = body.map(|body| Response {
+            status_code,
+            request_id,
+            body,
+        });
         let cost = costs.as_ref().and_then(|costs| costs[index]);
-        Outcome { response, usage, cost, ..outcome.clone() }
+        Outcome {
+            response,
+            usage,
+            cost,
+            ..outcome.clone()
+        }
     };
     (0..members.len()).map(share).collect()
 }
@@ -270,14 +323,20 @@ fn divide(usage: Usage, weights: &[u64]) -> Vec<Usage> {
 
 /// A cost in proportion to the tokens of each; together they are the cost, to the last digit.
 fn divide_cost(cost: Decimal, usages: &[Usage]) -> Vec<Option<Decimal>> {
-    let all: Decimal = usages.iter().map(|usage| Decimal::from(usage.input_tokens)).sum();
+    let all: Decimal = usages
+        .iter()
+        .map(|usage| Decimal::from(usage.input_tokens))
+        .sum();
     let mut rest = Some(cost);
     let share = |(index, usage): (usize, &Usage)| {
         if index + 1 == usages.len() {
             return rest;
         }
-        let part =
-            cost.checked_mul(usage.input_tokens.into())?.checked_div(all)?.round_dp(DIGITS).normalize();
+        let part = cost
+            .checked_mul(usage.input_tokens.into())?
+            .checked_div(all)?
+            .round_dp(DIGITS)
+            .normalize();
         rest = rest?.checked_sub(part);
         Some(part)
     };
@@ -306,7 +365,10 @@ impl Sizes {
 
     fn change(&self, target: usize, act: impl FnOnce(&mut Size)) -> Size {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = of.entry(target).or_insert(Size { most: usize::MAX, width: None });
+        let size = of.entry(target).or_insert(Size {
+            most: usize::MAX,
+            width: None,
+        });
         act(size);
         *size
     }
@@ -314,13 +376,20 @@ impl Sizes {
     /// Texts that may travel together to `target`.
     pub(crate) fn most(&self, target: usize, joins: Merges) -> usize {
         let Size { most, width } = self.change(target, |_| {});
-        most.min(joins.inputs).min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH)).max(1)
+        most.min(joins.inputs)
+            .min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH))
+            .max(1)
     }
 
     /// What came of `party`, which was answered by so many bytes.
     pub(crate) fn learn(&self, target: usize, party: &Party, outcome: &Outcome, bytes: usize) {
-        let (inputs, is_part) =
-            (party.inputs(), party.members[0].join.as_ref().is_some_and(|join| join.part.is_some()));
+        let (inputs, is_part) = (
+            party.inputs(),
+            party.members[0]
+                .join
+                .as_ref()
+                .is_some_and(|join| join.part.is_some()),
+        );
         self.change(target, |size| {
             if outcome.class.is_none() {
                 size.width = size.width.max(Some((bytes / inputs.max(1)).max(1)));
@@ -362,32 +431,58 @@ mod tests {
             assert_eq!(join(body).map(|join| join.inputs), inputs, "{body}");
         }
         let key = |body: &str| join(body).expect("it can travel").key;
-        assert_eq!(key(r#"{"input":"one","dimensions":8}"#), key(r#"{"dimensions": 8,"input":["two"]}"#));
-        assert_ne!(key(r#"{"input":"one","dimensions":8}"#), key(r#"{"input":"one"}"#));
+        assert_eq!(
+            key(r#"{"input":"one","dimensions":8}"#),
+            key(r#"{"dimensions": 8,"input":["two"]}"#)
+        );
+        assert_ne!(
+            key(r#"{"input":"one","dimensions":8}"#),
+            key(r#"{"input":"one"}"#)
+        );
     }
 
     #[test]
     fn shares_add_up() {
-        let used = Usage { input_tokens: 1_000, ..Usage::default() };
+        let used = Usage {
+            input_tokens: 1_000,
+            ..Usage::default()
+        };
         let shares = divide(used, &[1, 1, 1]);
         let tokens: Vec<_> = shares.iter().map(|usage| usage.input_tokens).collect();
         assert_eq!(tokens, [333, 333, 334]);
         let cost: Decimal = "0.00002".parse().expect("a number");
         let costs = divide_cost(cost, &shares);
-        assert_eq!(costs.iter().map(|cost| cost.expect("known")).sum::<Decimal>(), cost);
+        assert_eq!(
+            costs
+                .iter()
+                .map(|cost| cost.expect("known"))
+                .sum::<Decimal>(),
+            cost
+        );
         assert_eq!(costs[0], "0.00000666".parse().ok());
         let nothing = divide_cost(cost, &[Usage::default(); 2]);
-        assert_eq!(nothing, [None, Some(cost)], "what nobody used cannot be divided");
+        assert_eq!(
+            nothing,
+            [None, Some(cost)],
+            "what nobody used cannot be divided"
+        );
     }
 
     #[test]
     fn an_answer_is_divided_in_order_and_keeps_its_numbers() {
         let body = r#"{"object":"list","model":"m","data":[{"index":1,"embedding":[0.10,2e-3]},{"index":0,"embedding":"AAAA"}]}"#;
         let body = RawValue::from_string(body.to_owned()).expect("JSON");
-        let response = Response { status_code: 200, request_id: None, body };
+        let response = Response {
+            status_code: 200,
+            request_id: None,
+            body,
+        };
         assert!(Answer::read(&response, 3).is_none());
         let answer = Answer::read(&response, 2).expect("two vectors");
-        let usage = Some(Usage { input_tokens: 3, ..Usage::default() });
+        let usage = Some(Usage {
+            input_tokens: 3,
+            ..Usage::default()
+        });
         let second = answer.share(1, 1, usage).expect("there");
         assert_eq!(
             second.get(),

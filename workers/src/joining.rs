@@ -40,7 +40,9 @@ impl Joining {
 
     /// Takes a job in that can travel with others. Returns it if it is the first, and has to wait in line.
     pub(crate) fn meet(&mut self, mut staged: Staged) -> Option<Staged> {
-        let Some(kin) = kin(&staged) else { return Some(staged) };
+        let Some(kin) = kin(&staged) else {
+            return Some(staged);
+        };
         match self.behind.get_mut(&kin) {
             Some(behind) => {
                 self.len += 1;
@@ -60,9 +62,15 @@ impl Joining {
     }
 
     /// Takes out those that go with `first`.
-    pub(crate) fn company(&mut self, first: &Staged, mut ask: impl FnMut(&Staged) -> Ride) -> Vec<Staged> {
+    pub(crate) fn company(
+        &mut self,
+        first: &Staged,
+        mut ask: impl FnMut(&Staged) -> Ride,
+    ) -> Vec<Staged> {
         let behind = kin(first).and_then(|kin| self.behind.get_mut(&kin));
-        let Some(behind) = behind.filter(|_| leads(first)) else { return Vec::new() };
+        let Some(behind) = behind.filter(|_| leads(first)) else {
+            return Vec::new();
+        };
         let (mut company, mut stays) = (Vec::new(), VecDeque::new());
         while let Some(staged) = behind.pop_front() {
             match ask(&staged) {

@@ -42,8 +42,14 @@ impl Journal {
             if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 File::open(parent)?.sync_all()?;
             }
-            Ok(Self { attempts: Attempts::open(dir)?, suspects: Suspects::open(dir)? })
+            Ok(Self {
+                attempts: Attempts::open(dir)?,
+                suspects: Suspects::open(dir)?,
+            })
         };
-        open().map_err(|problem| Error { path: dir.to_owned(), problem })
+        open().map_err(|problem| Error {
+            path: dir.to_owned(),
+            problem,
+        })
     }
 }

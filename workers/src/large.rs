@@ -8,14 +8,23 @@ pub(crate) const LARGE: usize = 1 << 20;
 
 /// Does something with so many bytes; if they are many, the thread's other tasks go on elsewhere meanwhile.
 pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
-    let has_threads =
-        || Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if bytes >= LARGE && has_threads() { tokio::task::block_in_place(act) } else { act() }
+    let has_threads = || {
+        Handle::try_current()
+            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+    };
+    if bytes >= LARGE && has_threads() {
+        tokio::task::block_in_place(act)
+    } else {
+        act()
+    }
 }
 
 /// How many bytes a completion has, as far as they may be many.
 pub(crate) fn size_of(completion: &Completion) -> usize {
-    completion.response.as_ref().map_or(0, |response| response.body.get().len())
+    completion
+        .response
+        .as_ref()
+        .map_or(0, |response| response.body.get().len())
 }
 
 /// Longest message of an error, in characters: what it quotes may be anything.

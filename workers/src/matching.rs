@@ -23,19 +23,30 @@ pub(crate) struct Match {
 }
 
 /// Matches `job` with the targets of `pool`. Tokens are counted where a target's limits do, or `counts_tokens`.
-pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool) -> Result<Match, Refusal> {
+pub(crate) fn matching(
+    pools: &Pools,
+    pool: &str,
+    job: &Job,
+    counts_tokens: bool,
+) -> Result<Match, Refusal> {
     let model = job.model();
     let Some(found) = pools.for_job(pool, model.as_deref()) else {
         return Err(unknown_pool(pools, pool, model.as_deref()));
     };
     let model = model.filter(|model| model != pool);
     let target = |candidate: &Candidate| &pools.targets()[candidate.target];
-    let serves =
-        |candidate: &&Candidate| model.as_ref().is_none_or(|model| target(candidate).model == *model);
+    let serves = |candidate: &&Candidate| {
+        model
+            .as_ref()
+            .is_none_or(|model| target(candidate).model == *model)
+    };
     let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
     let Some(first) = named.first() else {
-        let mut known: Vec<_> =
-            found.candidates.iter().map(|candidate| target(candidate).model.as_str()).collect();
+        let mut known: Vec<_> = found
+            .candidates
+            .iter()
+            .map(|candidate| target(candidate).model.as_str())
+            .collect();
         known.dedup();
         let message = format!(
             "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
@@ -44,8 +55,11 @@ pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool
         );
         return Err(("unknown_model", message));
     };
-    let counts_tokens =
-        counts_tokens || found.candidates.iter().any(|candidate| target(candidate).account.counts_tokens());
+    let counts_tokens = counts_tokens
+        || found
+            .candidates
+            .iter()
+            .any(|candidate| target(candidate).account.counts_tokens());
     let cost = cost_at(target(first), job, counts_tokens);
     let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
     let costs: Vec<_> = named
@@ -63,10 +77,18 @@ pub(crate) fn matching(pools: &Pools, pool: &str, job: &Job, counts_tokens: bool
         })
         .collect();
     let is_said = costs.iter().any(Option::is_some);
-    let unsupported = asked.into_iter().find_map(|(_, refusal)| refusal).filter(|_| !is_said);
+    let unsupported = asked
+        .into_iter()
+        .find_map(|(_, refusal)| refusal)
+        .filter(|_| !is_said);
     let refusal = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
     let choices = Choices::new(&found, &named, &costs);
-    Ok(Match { pool: found, choices, cost, refusal })
+    Ok(Match {
+        pool: found,
+        choices,
+        cost,
+        refusal,
+    })
 }
 
 fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
@@ -87,7 +109,10 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
         ),
         false => {
             let known: Vec<_> = pools.all().into_keys().collect();
-            format!("there is no pool `{pool}`; known pools: {}", known.join(", "))
+            format!(
+                "there is no pool `{pool}`; known pools: {}",
+                known.join(", ")
+            )
         }
     };
     ("unknown_pool", message)
@@ -97,7 +122,15 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
 /// only turns are told by it.
 fn cost_at(target: &Target, job: &Job, counts_tokens: bool) -> Cost {
     if counts_tokens {
-        return target.account.config().endpoint.admission_cost(job, &target.model);
+        return target
+            .account
+            .config()
+            .endpoint
+            .admission_cost(job, &target.model);
     }
-    Cost { requests: 1, input_tokens: job.size() as u64 / 3, ..Cost::default() }
+    Cost {
+        requests: 1,
+        input_tokens: job.size() as u64 / 3,
+        ..Cost::default()
+    }
 }

@@ -46,7 +46,10 @@ struct Inner {
 
 impl Default for Orders {
     fn default() -> Self {
-        Self { inner: Arc::default(), changed: watch::Sender::new(()) }
+        Self {
+            inner: Arc::default(),
+            changed: watch::Sender::new(()),
+        }
     }
 }
 
@@ -97,7 +100,10 @@ impl Orders {
     /// Whether no call may be made through an account.
     pub(crate) fn pauses_account(&self, account: &str) -> bool {
         let inner = self.inner();
-        !inner.paused.is_empty() && inner.paused.contains(&Pausable::Account(account.to_owned()))
+        !inner.paused.is_empty()
+            && inner
+                .paused
+                .contains(&Pausable::Account(account.to_owned()))
     }
 
     /// Cancels what was published until `at`.
@@ -116,8 +122,17 @@ impl Orders {
         }
         let whole = identity.batch.is_some().then_some(None);
         let ids = whole.into_iter().chain([Some(identity.id.clone())]);
-        ids.map(|id| Cancelled { team: identity.team.clone(), batch: identity.batch.clone(), id })
-            .any(|what| inner.cancelled.get(&what).is_some_and(|at| published <= *at))
+        ids.map(|id| Cancelled {
+            team: identity.team.clone(),
+            batch: identity.batch.clone(),
+            id,
+        })
+        .any(|what| {
+            inner
+                .cancelled
+                .get(&what)
+                .is_some_and(|at| published <= *at)
+        })
     }
 }
 
@@ -128,12 +143,20 @@ mod tests {
     use super::*;
 
     fn identity(batch: Option<&str>, id: &str) -> Identity {
-        Identity { team: "acme".to_owned(), batch: batch.map(str::to_owned), id: id.to_owned() }
+        Identity {
+            team: "acme".to_owned(),
+            batch: batch.map(str::to_owned),
+            id: id.to_owned(),
+        }
     }
 
     fn cancelled(batch: Option<&str>, id: Option<&str>) -> Cancelled {
         let (batch, id) = (batch.map(str::to_owned), id.map(str::to_owned));
-        Cancelled { team: "acme".to_owned(), batch, id }
+        Cancelled {
+            team: "acme".to_owned(),
+            batch,
+            id,
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -145,11 +168,17 @@ mod tests {
         let orders = Orders::default();
         orders.cancel(cancelled(Some("b"), None), at(10));
         assert!(orders.cancels(&identity(Some("b"), "1"), at(10)));
-        assert!(!orders.cancels(&identity(Some("b"), "1"), at(11)), "it was published again");
+        assert!(
+            !orders.cancels(&identity(Some("b"), "1"), at(11)),
+            "it was published again"
+        );
         assert!(!orders.cancels(&identity(Some("c"), "1"), at(10)));
         assert!(!orders.cancels(&identity(None, "b"), at(10)));
         orders.cancel(cancelled(Some("b"), None), at(5));
-        assert!(orders.cancels(&identity(Some("b"), "1"), at(10)), "an earlier order takes nothing back");
+        assert!(
+            orders.cancels(&identity(Some("b"), "1"), at(10)),
+            "an earlier order takes nothing back"
+        );
     }
 
     #[test]
@@ -158,14 +187,24 @@ mod tests {
         orders.cancel(cancelled(None, Some("1")), at(10));
         assert!(orders.cancels(&identity(None, "1"), at(10)));
         assert!(!orders.cancels(&identity(None, "2"), at(10)));
-        assert!(!orders.cancels(&identity(Some("b"), "1"), at(10)), "that one is of a batch");
+        assert!(
+            !orders.cancels(&identity(Some("b"), "1"), at(10)),
+            "that one is of a batch"
+        );
     }
 
     #[test]
     fn a_flow_pauses_with_its_pool_and_with_its_team() {
         let orders = Orders::default();
-        let flow = Flow { pool: "chat".to_owned(), team: "acme".to_owned(), lane: Lane::Normal };
-        for what in [Pausable::Pool("chat".to_owned()), Pausable::Team("acme".to_owned())] {
+        let flow = Flow {
+            pool: "chat".to_owned(),
+            team: "acme".to_owned(),
+            lane: Lane::Normal,
+        };
+        for what in [
+            Pausable::Pool("chat".to_owned()),
+            Pausable::Team("acme".to_owned()),
+        ] {
             orders.pause(what.clone());
             assert!(orders.pauses(&flow));
             assert!(!orders.pauses_account("chat"));

@@ -60,14 +60,18 @@ impl Outcome {
         let class = decoded.class;
         let cost = prices.and_then(|prices| cost(&decoded, prices));
         // A refusal that is an answer has words for whoever asked.
-        let redaction =
-            decoded.is_error.then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
+        let redaction = decoded
+            .is_error
+            .then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
         let redact = |text: String| match &redaction {
             Some(redaction) => redaction.text(&text),
             None => text,
         };
         let response = decoded.response.map(|mut response| {
-            if let Some(body) = redaction.as_ref().and_then(|redaction| redaction.body(&response.body)) {
+            if let Some(body) = redaction
+                .as_ref()
+                .and_then(|redaction| redaction.body(&response.body))
+            {
                 response.body = body;
             }
             response
@@ -76,9 +80,10 @@ impl Outcome {
         Self {
             class,
             response,
-            code: decoded
-                .code
-                .map_or_else(|| default.to_owned(), |code| redact(code).chars().take(LONGEST_CODE).collect()),
+            code: decoded.code.map_or_else(
+                || default.to_owned(),
+                |code| redact(code).chars().take(LONGEST_CODE).collect(),
+            ),
             message: decoded.message.map_or_else(
                 || format!("the provider failed without a word (status {status})"),
                 |text| short(&redact(text)),
@@ -108,12 +113,16 @@ impl Outcome {
             upstream::Error::TooLarge(_) => TOO_LARGE,
             _ => class.as_str(),
         };
-        Self { runs_on, ..Self::local(class, code, error.to_string()) }
+        Self {
+            runs_on,
+            ..Self::local(class, code, error.to_string())
+        }
     }
 
     /// A call during which the process ended that made it.
     pub(crate) fn of_interrupted() -> Self {
-        let message = "the process ended while the call was under way, so its answer is not known".to_owned();
+        let message =
+            "the process ended while the call was under way, so its answer is not known".to_owned();
         Self::local(Class::NetAfterSend, "interrupted", message)
     }
 
@@ -127,7 +136,11 @@ impl Outcome {
             usage: None,
             cost: None,
             retry_after: None,
-            scope: if class == Class::BadKey { Scope::Key } else { Scope::Model },
+            scope: if class == Class::BadKey {
+                Scope::Key
+            } else {
+                Scope::Model
+            },
             is_final: false,
             runs_on: None,
             status_code: None,
@@ -167,7 +180,11 @@ impl Outcome {
 
 /// What an answer cost, if its tokens tell that.
 fn cost(decoded: &Decoded, prices: &Prices) -> Option<Decimal> {
-    let Charge { tier, has_extras, billed } = &decoded.charge;
+    let Charge {
+        tier,
+        has_extras,
+        billed,
+    } = &decoded.charge;
     let usage = billed.or(decoded.usage).filter(|_| !has_extras)?;
     prices.amount(&usage, tier.as_deref())
 }

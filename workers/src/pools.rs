@@ -119,7 +119,10 @@ pub(crate) struct Target {
 impl Target {
     /// Whether a job is said to both of them in the same way.
     pub(crate) fn speaks_as(&self, other: &Self) -> bool {
-        let (one, two) = (&self.account.config().endpoint, &other.account.config().endpoint);
+        let (one, two) = (
+            &self.account.config().endpoint,
+            &other.account.config().endpoint,
+        );
         std::ptr::eq(one.provider, two.provider)
             && one.api_version == two.api_version
             && self.model == other.model
@@ -176,10 +179,29 @@ impl Pools {
             on_demand,
             unknown: AtomicUsize::new(0),
         };
-        for PoolConfig { name, targets, content_fallback, merge, cache } in configured {
-            let candidates = targets.into_iter().map(|target| pools.candidate(target)).collect();
-            let pool = Arc::new(Pool { candidates, content_fallback, merge, cache });
-            pools.named.write().unwrap_or_else(PoisonError::into_inner).insert(name, pool);
+        for PoolConfig {
+            name,
+            targets,
+            content_fallback,
+            merge,
+            cache,
+        } in configured
+        {
+            let candidates = targets
+                .into_iter()
+                .map(|target| pools.candidate(target))
+                .collect();
+            let pool = Arc::new(Pool {
+                candidates,
+                content_fallback,
+                merge,
+                cache,
+            });
+            pools
+                .named
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(name, pool);
         }
         pools
     }
@@ -191,27 +213,59 @@ impl Pools {
 
     /// The place of a target.
     pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
-        let is_it = |target: &Target| target.model == model && target.account.config().name == account;
-        self.targets.iter().find(|(_, target)| is_it(target)).map(|(place, _)| place)
+        let is_it =
+            |target: &Target| target.model == model && target.account.config().name == account;
+        self.targets
+            .iter()
+            .find(|(_, target)| is_it(target))
+            .map(|(place, _)| place)
     }
 
     fn candidate(&self, config: TargetConfig) -> Candidate {
-        let TargetConfig { account, model, tier, weight, after, context_window, prices, max_output } = config;
+        let TargetConfig {
+            account,
+            model,
+            tier,
+            weight,
+            after,
+            context_window,
+            prices,
+            max_output,
+        } = config;
         let account = Arc::clone(&self.accounts[account]);
         let known = self.place(&account.config().name, &model);
-        let target =
-            known.unwrap_or_else(|| self.targets.push(Target { account, model, prices, max_output }));
-        Candidate { target, tier, weight, after, context_window }
+        let target = known.unwrap_or_else(|| {
+            self.targets.push(Target {
+                account,
+                model,
+                prices,
+                max_output,
+            })
+        });
+        Candidate {
+            target,
+            tier,
+            weight,
+            after,
+            context_window,
+        }
     }
 
     /// Every pool, by name.
     pub(crate) fn all(&self) -> BTreeMap<String, Arc<Pool>> {
-        self.named.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.named
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// A pool, if it was configured or made.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Pool>> {
-        self.named.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.named
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(name)
+            .cloned()
     }
 
     /// Whether no more pools are made for models of which nothing is known.
@@ -235,7 +289,9 @@ impl Pools {
             };
             pool.candidates.iter().any(is_it)
         };
-        let Some(on_demand) = &self.on_demand else { return known };
+        let Some(on_demand) = &self.on_demand else {
+            return known;
+        };
         if known.as_ref().is_some_and(has_it) {
             return known;
         }
@@ -250,13 +306,22 @@ impl Pools {
         let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
             let candidates = Vec::new();
-            Pool { candidates, content_fallback: false, merge: true, cache: Cache::Off }
+            Pool {
+                candidates,
+                content_fallback: false,
+                merge: true,
+                cache: Cache::Off,
+            }
         };
         let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));
         for target in found {
             let candidate = self.candidate(target);
             // Another job may have asked for it meanwhile.
-            if pool.candidates.iter().all(|known| known.target != candidate.target) {
+            if pool
+                .candidates
+                .iter()
+                .all(|known| known.target != candidate.target)
+            {
                 pool.candidates.push(candidate);
             }
         }

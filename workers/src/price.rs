@@ -58,9 +58,23 @@ pub struct Rates {
 impl Prices {
     /// What holds for prompts beyond a length, to be set.
     pub fn beyond(&mut self, tokens: u64) -> &mut Rates {
-        let place = self.above.iter().position(|step| step.tokens >= tokens).unwrap_or(self.above.len());
-        if self.above.get(place).is_none_or(|step| step.tokens != tokens) {
-            self.above.insert(place, Step { tokens, rates: Rates::default() });
+        let place = self
+            .above
+            .iter()
+            .position(|step| step.tokens >= tokens)
+            .unwrap_or(self.above.len());
+        if self
+            .above
+            .get(place)
+            .is_none_or(|step| step.tokens != tokens)
+        {
+            self.above.insert(
+                place,
+                Step {
+                    tokens,
+                    rates: Rates::default(),
+                },
+            );
         }
         &mut self.above[place].rates
     }
@@ -74,17 +88,34 @@ impl Prices {
     }
 
     fn usual_amount(&self, usage: &Usage) -> Option<Decimal> {
-        let exceeded = self.above.iter().filter(|step| step.tokens < usage.input_tokens);
-        let longer = exceeded.max_by_key(|step| step.tokens).map(|step| &step.rates);
-        let rate = |of: fn(&Rates) -> Option<Decimal>| longer.and_then(of).or_else(|| of(&self.rates));
+        let exceeded = self
+            .above
+            .iter()
+            .filter(|step| step.tokens < usage.input_tokens);
+        let longer = exceeded
+            .max_by_key(|step| step.tokens)
+            .map(|step| &step.rates);
+        let rate =
+            |of: fn(&Rates) -> Option<Decimal>| longer.and_then(of).or_else(|| of(&self.rates));
         let output = rate(|rates| rates.output);
-        let special = usage.cached_input_tokens.saturating_add(usage.cache_write_tokens);
+        let special = usage
+            .cached_input_tokens
+            .saturating_add(usage.cache_write_tokens);
         let parts = [
-            (usage.input_tokens.saturating_sub(special), rate(|rates| rates.input)),
+            (
+                usage.input_tokens.saturating_sub(special),
+                rate(|rates| rates.input),
+            ),
             (usage.cached_input_tokens, rate(|rates| rates.cached_input)),
             (usage.cache_write_tokens, rate(|rates| rates.cache_write)),
-            (usage.output_tokens.saturating_sub(usage.reasoning_tokens), output),
-            (usage.reasoning_tokens, rate(|rates| rates.reasoning).or(output)),
+            (
+                usage.output_tokens.saturating_sub(usage.reasoning_tokens),
+                output,
+            ),
+            (
+                usage.reasoning_tokens,
+                rate(|rates| rates.reasoning).or(output),
+            ),
         ];
         let mut sum = Decimal::ZERO;
         for (tokens, rate) in parts.into_iter().filter(|(tokens, _)| *tokens > 0) {
@@ -123,34 +154,65 @@ mod tests {
         );
         // 300 × 0.3 + 600 × 0.075 + 100 × 0.1875 + 300 × 1.2 + 200 × 1.2, in millionths.
         assert_eq!(amount(&prices, USED, None).as_deref(), Some("0.00075375"));
-        let short = Usage { input_tokens: 999, ..USED };
+        let short = Usage {
+            input_tokens: 999,
+            ..USED
+        };
         // 299 × 0.15 + 600 × 0.075 + 100 × 0.1875 + 300 × 0.6 + 200 × 1.2
-        assert_eq!(amount(&prices, short, Some("default")).as_deref(), Some("0.0005286"));
+        assert_eq!(
+            amount(&prices, short, Some("default")).as_deref(),
+            Some("0.0005286")
+        );
         // 300 × 0.07 + 600 × 0.03 + 500 × 0.3
-        assert_eq!(amount(&prices, USED, Some("flex")).as_deref(), Some("0.000189"));
-        assert_eq!(amount(&prices, USED, Some("priority")), None, "nobody knows its price");
-        assert_eq!(amount(&prices, Usage::default(), None).as_deref(), Some("0"));
+        assert_eq!(
+            amount(&prices, USED, Some("flex")).as_deref(),
+            Some("0.000189")
+        );
+        assert_eq!(
+            amount(&prices, USED, Some("priority")),
+            None,
+            "nobody knows its price"
+        );
+        assert_eq!(
+            amount(&prices, Usage::default(), None).as_deref(),
+            Some("0")
+        );
     }
 
     #[test]
     fn what_has_no_known_price_makes_the_whole_unknown() {
         let prices = prices(r#"{"input":"0.15","output":"0.6"}"#);
         assert_eq!(amount(&prices, USED, None), None);
-        let plain = Usage { cached_input_tokens: 0, cache_write_tokens: 0, ..USED };
+        let plain = Usage {
+            cached_input_tokens: 0,
+            cache_write_tokens: 0,
+            ..USED
+        };
         assert_eq!(amount(&prices, plain, None).as_deref(), Some("0.00045"));
     }
 
     #[test]
     fn what_no_decimal_can_hold_is_unknown_too() {
         let prices = prices(r#"{"input":"70000000000000000000000000000"}"#);
-        let most = Usage { input_tokens: u64::MAX, ..Usage::default() };
+        let most = Usage {
+            input_tokens: u64::MAX,
+            ..Usage::default()
+        };
         assert_eq!(amount(&prices, most, None), None);
     }
 
     #[test]
     fn a_million_amounts_add_up_to_the_last_digit() {
         let prices = prices(r#"{"input":"0.1"}"#);
-        let one = prices.amount(&Usage { input_tokens: 1, ..Usage::default() }, None).expect("known");
+        let one = prices
+            .amount(
+                &Usage {
+                    input_tokens: 1,
+                    ..Usage::default()
+                },
+                None,
+            )
+            .expect("known");
         let sum: Decimal = std::iter::repeat_n(one, 1_000_000).sum();
         assert_eq!(sum.normalize().to_string(), "0.1");
     }

@@ -51,11 +51,23 @@ pub async fn probe(
         (None, model) => (endpoint.encode(&job, model?).ok()?, model),
     };
     request.account.clone_from(&account.name);
-    let outcome =
-        |outcome: &Outcome| outcome.class.map(|class| Problem { class, message: outcome.message.clone() });
-    let failed = |problem: Option<Problem>| Probe { problem, models: None, limits: Vec::new() };
+    let outcome = |outcome: &Outcome| {
+        outcome.class.map(|class| Problem {
+            class,
+            message: outcome.message.clone(),
+        })
+    };
+    let failed = |problem: Option<Problem>| Probe {
+        problem,
+        models: None,
+        limits: Vec::new(),
+    };
     if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
-        return Some(failed(outcome(&Outcome::local(Class::BadKey, "unusable_key", problem))));
+        return Some(failed(outcome(&Outcome::local(
+            Class::BadKey,
+            "unusable_key",
+            problem,
+        ))));
     }
     let reply = match send(upstream, request).await {
         Ok(reply) => reply,
@@ -67,25 +79,43 @@ pub async fn probe(
         return Some(listed(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
-    let problem = outcome(&Outcome::of_reply(decoded, reply.status, (&key.secret, None), &job));
-    Some(Probe { problem, models: None, limits })
+    let problem = outcome(&Outcome::of_reply(
+        decoded,
+        reply.status,
+        (&key.secret, None),
+        &job,
+    ));
+    Some(Probe {
+        problem,
+        models: None,
+        limits,
+    })
 }
 
 /// What a list says of a key that is asked for with it.
 fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = listing::models(reply);
-    let problem =
-        (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none())).then(|| {
+    let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
+        .then(|| {
             let message = "what is answered is no list of models: is `base_url` right?".to_owned();
-            Problem { class: Class::MalformedResponse, message }
+            Problem {
+                class: Class::MalformedResponse,
+                message,
+            }
         });
-    Probe { problem, models, limits }
+    Probe {
+        problem,
+        models,
+        limits,
+    }
 }
 
 async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
     let late = |_| Err(upstream::Error::TimedOut(PATIENCE));
-    timeout(PATIENCE, upstream.send(request, |_| {})).await.unwrap_or_else(late)
+    timeout(PATIENCE, upstream.send(request, |_| {}))
+        .await
+        .unwrap_or_else(late)
 }
 
 /// A job that costs as little as any that the provider takes.
@@ -112,11 +142,24 @@ mod tests {
             let provider = provider(name).expect("a known provider");
             let endpoint = Endpoint::new(provider, "http://h/v1");
             let body = Bytes::from_static(body.as_bytes());
-            let reply = Reply { status: 200, headers: HeaderMap::new(), body, place: None };
-            let Probe { problem, models, .. } = listed(&endpoint, &reply, Vec::new());
-            (problem.map(|problem| problem.class), models.map(|models| models.len()))
+            let reply = Reply {
+                status: 200,
+                headers: HeaderMap::new(),
+                body,
+                place: None,
+            };
+            let Probe {
+                problem, models, ..
+            } = listed(&endpoint, &reply, Vec::new());
+            (
+                problem.map(|problem| problem.class),
+                models.map(|models| models.len()),
+            )
         };
-        assert_eq!(said("openai", r#"{"data":[{"id":"a"},{"id":"b"}]}"#), (None, Some(2)));
+        assert_eq!(
+            said("openai", r#"{"data":[{"id":"a"},{"id":"b"}]}"#),
+            (None, Some(2))
+        );
         let wrong = (Some(Class::MalformedResponse), None);
         assert_eq!(said("openai", "<html>please log in</html>"), wrong);
         assert_eq!(said("openai", r#"{"ok":true}"#), wrong);

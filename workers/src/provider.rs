@@ -146,11 +146,18 @@ impl Obstacle {
 
 impl Unsupported {
     fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { field: field.into(), problem: problem.into(), obstacle: Obstacle::Unsupported }
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+            obstacle: Obstacle::Unsupported,
+        }
     }
 
     fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self { obstacle: Obstacle::InvalidValue, ..Self::new(field, problem) }
+        Self {
+            obstacle: Obstacle::InvalidValue,
+            ..Self::new(field, problem)
+        }
     }
 
     /// What serde cannot read. A field or a word that is not known here may be known elsewhere; a value of the
@@ -218,7 +225,8 @@ trait Adapter: Sync {
 impl Call<'_> {
     /// A request with a JSON body to `path` under the endpoint's address.
     fn post(&self, path: &str, body: &impl Serialize) -> Result<Request, Unsupported> {
-        let body = serde_json::to_vec(body).map_err(|error| Unsupported::new("body", error.to_string()))?;
+        let body = serde_json::to_vec(body)
+            .map_err(|error| Unsupported::new("body", error.to_string()))?;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(self.request(path, headers, body.into()))
@@ -231,6 +239,12 @@ impl Call<'_> {
 
     fn request(&self, path: &str, headers: HeaderMap, body: Bytes) -> Request {
         let url = format!("{}{path}", self.endpoint.base_url);
-        Request { method: Method::POST, url, headers, body, account: String::new() }
+        Request {
+            method: Method::POST,
+            url,
+            headers,
+            body,
+            account: String::new(),
+        }
     }
 }

@@ -105,7 +105,9 @@ impl Credit {
 
     /// Waits until there is more; false when there will be none any more.
     pub async fn grows(&mut self) -> bool {
-        let Some(more) = self.more.recv().await else { return false };
+        let Some(more) = self.more.recv().await else {
+            return false;
+        };
         self.open += more;
         while let Ok(more) = self.more.try_recv() {
             self.open += more;
@@ -286,12 +288,16 @@ pub trait Queue: Send + Sync + 'static {
     fn give_back(&self, receipt: Receipt) -> impl Future<Output = ()> + Send;
 
     /// Publishes a completion, unless its identity has another than the one that it replaces.
-    fn complete(&self, publication: Publication<'_>)
-    -> impl Future<Output = Result<Published, Error>> + Send;
+    fn complete(
+        &self,
+        publication: Publication<'_>,
+    ) -> impl Future<Output = Result<Published, Error>> + Send;
 
     /// What stands on the subject of an identity's completion.
-    fn completion(&self, identity: &Identity)
-    -> impl Future<Output = Result<Option<Standing>, Error>> + Send;
+    fn completion(
+        &self,
+        identity: &Identity,
+    ) -> impl Future<Output = Result<Option<Standing>, Error>> + Send;
 
     /// Sends copies of a completion to `subjects`, to whoever listens now.
     fn copy(
@@ -302,7 +308,10 @@ pub trait Queue: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// How many bytes the object of a job has; `None` if there is no such object.
-    fn object_size(&self, object: &str) -> impl Future<Output = Result<Option<usize>, Error>> + Send;
+    fn object_size(
+        &self,
+        object: &str,
+    ) -> impl Future<Output = Result<Option<usize>, Error>> + Send;
 
     /// The object of a job; `None` if there is none any more.
     fn object(&self, object: &str) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;

@@ -42,7 +42,10 @@ impl<'a> Redaction<'a> {
     /// A refusal by a limit repeats nothing of the request, and there may be many.
     pub(crate) fn new(secret: &'a Secret, job: &Job, by_limit: bool) -> Self {
         let mut texts = HashMap::new();
-        let fields = job.body.iter().filter(|(name, _)| !by_limit && !NAMES.contains(&name.as_str()));
+        let fields = job
+            .body
+            .iter()
+            .filter(|(name, _)| !by_limit && !NAMES.contains(&name.as_str()));
         for (name, raw) in fields {
             let value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
             collect(name, value, &mut texts);
@@ -77,13 +80,21 @@ impl<'a> Redaction<'a> {
     /// `text` without what it repeats of the beginnings of the request's texts, however much that is.
     fn without_request(&self, text: &str) -> String {
         let (mut clean, mut from, mut at) = (String::new(), 0, 0);
-        while let Some(window) = text.as_bytes().get(at..).and_then(|rest| rest.first_chunk::<BEGINNING>()) {
+        while let Some(window) = text
+            .as_bytes()
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<BEGINNING>())
+        {
             let Some(said) = self.texts.get(window) else {
                 at += 1;
                 continue;
             };
             let found = &text[at..];
-            let same = said.iter().map(|said| same_bytes(found, said)).max().unwrap_or(BEGINNING);
+            let same = said
+                .iter()
+                .map(|said| same_bytes(found, said))
+                .max()
+                .unwrap_or(BEGINNING);
             clean.push_str(&text[from..at]);
             clean.push_str(REQUEST);
             at += boundary(found, same);
@@ -95,7 +106,10 @@ impl<'a> Redaction<'a> {
 }
 
 fn same_bytes(one: &str, other: &str) -> usize {
-    one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count()
+    one.bytes()
+        .zip(other.bytes())
+        .take_while(|(one, other)| one == other)
+        .count()
 }
 
 /// Keeps texts that are told from a chance likeness.
@@ -112,22 +126,30 @@ fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
 fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
     match value {
         Value::String(text) if text.len() >= BEGINNING && !NAMES.contains(&name) => {
-            let escaped = Value::from(&text[..boundary(&text, LONGEST_TEXT.min(text.len()))]).to_string();
+            let escaped =
+                Value::from(&text[..boundary(&text, LONGEST_TEXT.min(text.len()))]).to_string();
             let escaped = &escaped[1..escaped.len() - 1];
             if !text.starts_with(escaped) {
                 keep(escaped.to_owned(), texts);
             }
             keep(text, texts);
         }
-        Value::Array(items) => items.into_iter().for_each(|item| collect(name, item, texts)),
-        Value::Object(map) => map.into_iter().for_each(|(name, value)| collect(&name, value, texts)),
+        Value::Array(items) => items
+            .into_iter()
+            .for_each(|item| collect(name, item, texts)),
+        Value::Object(map) => map
+            .into_iter()
+            .for_each(|(name, value)| collect(&name, value, texts)),
         _ => {}
     }
 }
 
 /// Where the character begins in which byte `index` is.
 fn boundary(text: &str, index: usize) -> usize {
-    (0..=index).rev().find(|index| text.is_char_boundary(*index)).unwrap_or(0)
+    (0..=index)
+        .rev()
+        .find(|index| text.is_char_boundary(*index))
+        .unwrap_or(0)
 }
 
 /// `text` without names of organizations and projects.
@@ -139,7 +161,11 @@ fn without_accounts(text: &str) -> String {
         let length = found.find(|c| !is_name(c)).unwrap_or(found.len());
         let starts = !before.ends_with(is_name);
         clean.push_str(before);
-        clean.push_str(if starts && length >= SHORTEST_NAME { ACCOUNT } else { &found[..length] });
+        clean.push_str(if starts && length >= SHORTEST_NAME {
+            ACCOUNT
+        } else {
+            &found[..length]
+        });
         rest = &found[length..];
     }
     clean + rest
@@ -186,7 +212,10 @@ mod tests {
                 r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
                 r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
             ),
-            (r#"{"error":"reorg-anisation, org-"}"#, r#"{"error":"reorg-anisation, org-"}"#),
+            (
+                r#"{"error":"reorg-anisation, org-"}"#,
+                r#"{"error":"reorg-anisation, org-"}"#,
+            ),
         ] {
             assert_eq!(clean(error), expected);
         }
@@ -194,8 +223,9 @@ mod tests {
 
     #[test]
     fn many_texts_and_a_long_error_take_one_look() {
-        let texts: Vec<_> =
-            (0..20_000).map(|index| format!("the text of this number: {index:09}, whole")).collect();
+        let texts: Vec<_> = (0..20_000)
+            .map(|index| format!("the text of this number: {index:09}, whole"))
+            .collect();
         let job = serde_json::json!({ "body": { "input": texts } });
         let job = Job::parse(job.to_string().as_bytes()).expect("a job");
         let secret = Secret::new("sk");

@@ -44,11 +44,19 @@ impl Error {
 
     /// The same for one more who waits for the same write.
     fn again(&self) -> Self {
-        Self { path: self.path.clone(), problem: self.problem.clone(), passing: self.passing }
+        Self {
+            path: self.path.clone(),
+            problem: self.problem.clone(),
+            passing: self.passing,
+        }
     }
 
     fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
-        Self { path: path.to_owned(), problem: problem.to_string(), passing: false }
+        Self {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+            passing: false,
+        }
     }
 }
 
@@ -139,7 +147,11 @@ impl Results {
 
         results.forget_old(now)?;
         let first = day_of(results.horizon(now));
-        for date in results.stored_days()?.into_iter().filter(|date| *date >= first) {
+        for date in results
+            .stored_days()?
+            .into_iter()
+            .filter(|date| *date >= first)
+        {
             results.day(date)?;
         }
         // The first result of the day should not wait for its database to be made.
@@ -151,7 +163,12 @@ impl Results {
     ///
     /// # Errors
     /// When it could not be written; it may then be there or not.
-    pub async fn store(&self, identity: &Identity, record: &Record, now: Timestamp) -> Result<(), Error> {
+    pub async fn store(
+        &self,
+        identity: &Identity,
+        record: &Record,
+        now: Timestamp,
+    ) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
         let key = key_of(identity);
         let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
@@ -172,9 +189,16 @@ impl Results {
     }
 
     async fn write(&self, day: Arc<Day>, key: Vec<u8>, value: Value) -> Result<(), Error> {
-        let Some(writer) = &self.writer else { return writer::write_one(&day, &key, &value) };
+        let Some(writer) = &self.writer else {
+            return writer::write_one(&day, &key, &value);
+        };
         let (done, written) = oneshot::channel();
-        writer.send(Write { day, key, value, done });
+        writer.send(Write {
+            day,
+            key,
+            value,
+            done,
+        });
         match written.await {
             Ok(result) => result,
             Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),
@@ -195,19 +219,34 @@ impl Results {
         if size_of(answer) >= LARGE {
             return Ok(());
         }
-        let kept = Kept { batch: answer.batch.clone(), id: answer.id.clone(), at: now };
+        let kept = Kept {
+            batch: answer.batch.clone(),
+            id: answer.id.clone(),
+            at: now,
+        };
         let kept = serde_json::to_vec(&kept).map_err(|error| Error::new(&self.dir, error))?;
-        self.write(self.day(day_of(now))?, key_of_request(request), Value::Kept(kept)).await
+        self.write(
+            self.day(day_of(now))?,
+            key_of_request(request),
+            Value::Kept(kept),
+        )
+        .await
     }
 
     /// Whose answer serves a request, if one is kept since then and within the horizon.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub(crate) fn kept(&self, request: &Request, since: Timestamp) -> Result<Option<Identity>, Error> {
+    pub(crate) fn kept(
+        &self,
+        request: &Request,
+        since: Timestamp,
+    ) -> Result<Option<Identity>, Error> {
         let key = key_of_request(request);
         for day in self.days_since(day_of(since)) {
-            let Some(kept) = day.kept(&key)? else { continue };
+            let Some(kept) = day.kept(&key)? else {
+                continue;
+            };
             let Kept { batch, id, at } =
                 serde_json::from_slice(&kept).map_err(|error| Error::new(day.path(), error))?;
             let team = request.team.clone();
@@ -254,7 +293,10 @@ impl Results {
     /// The open days since `first`, the newest first.
     fn days_since(&self, first: Date) -> Vec<Arc<Day>> {
         let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
-        days.range(first..).rev().map(|(_, day)| Arc::clone(day)).collect()
+        days.range(first..)
+            .rev()
+            .map(|(_, day)| Arc::clone(day))
+            .collect()
     }
 
     fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
@@ -281,7 +323,10 @@ impl Results {
     pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let first = back(day_of(now), self.retention.keep_days);
         for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
-            self.days.lock().unwrap_or_else(PoisonError::into_inner).remove(&date);
+            self.days
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&date);
             let path = self.dir.join(date.to_string());
             std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
             info!(%date, "results of this day are no longer kept");
@@ -291,14 +336,19 @@ impl Results {
 
     fn stored_days(&self) -> Result<Vec<Date>, Error> {
         let entries = std::fs::read_dir(&self.dir).map_err(|error| Error::new(&self.dir, error))?;
-        let mut dates: Vec<Date> =
-            entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
+        let mut dates: Vec<Date> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
         dates.sort();
         Ok(dates)
     }
 
     fn opened(&self, date: Date) -> Option<Arc<Day>> {
-        self.days.lock().unwrap_or_else(PoisonError::into_inner).get(&date).cloned()
+        self.days
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&date)
+            .cloned()
     }
 
     fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
@@ -310,7 +360,10 @@ impl Results {
             return Ok(day);
         }
         let day = Arc::new(self.open_day(date)?);
-        self.days.lock().unwrap_or_else(PoisonError::into_inner).insert(date, Arc::clone(&day));
+        self.days
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(date, Arc::clone(&day));
         Ok(day)
     }
 
@@ -326,7 +379,9 @@ impl Results {
             Err(error) if error.passing => return Err(error),
             Err(error) => error,
         };
-        let aside = self.dir.join(format!("{date}{UNREADABLE}{}", std::process::id()));
+        let aside = self
+            .dir
+            .join(format!("{date}{UNREADABLE}{}", std::process::id()));
         warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
         std::fs::rename(&path, &aside).map_err(|_| error)?;
         Day::open(&path)
@@ -334,13 +389,19 @@ impl Results {
 }
 
 fn record_in(day: &Day, identity: &Identity) -> Result<Option<Record>, Error> {
-    let Some(json) = day.get(&key_of(identity))? else { return Ok(None) };
-    serde_json::from_slice(&json).map(Some).map_err(|error| Error::new(day.path(), error))
+    let Some(json) = day.get(&key_of(identity))? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&json)
+        .map(Some)
+        .map_err(|error| Error::new(day.path(), error))
 }
 
 /// The first of the `days` days that end with `today`.
 fn back(today: Date, days: u16) -> Date {
-    today.checked_sub(i64::from(days.max(1) - 1).days()).unwrap_or(Date::MIN)
+    today
+        .checked_sub(i64::from(days.max(1) - 1).days())
+        .unwrap_or(Date::MIN)
 }
 
 /// Whose answer is kept for a request.
@@ -353,7 +414,12 @@ struct Kept {
 
 /// A team is a name of at most 64 bytes, and what follows has a fixed length.
 fn key_of_request(request: &Request) -> Vec<u8> {
-    [request.team.as_bytes(), b"/", request.fingerprint.as_bytes()].concat()
+    [
+        request.team.as_bytes(),
+        b"/",
+        request.fingerprint.as_bytes(),
+    ]
+    .concat()
 }
 
 /// Team and batch are names of at most 64 bytes, so a length byte each keeps the parts apart.

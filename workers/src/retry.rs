@@ -68,7 +68,11 @@ impl std::fmt::Display for Effect {
             Effect::None => f.write_str("none"),
             Effect::Refused(None) => f.write_str("cools"),
             Effect::Refused(Some(wait)) | Effect::CoolModel(wait) => {
-                write!(f, "cools for {}", humantime::format_duration(rounded(*wait)))
+                write!(
+                    f,
+                    "cools for {}",
+                    humantime::format_duration(rounded(*wait))
+                )
             }
             Effect::DisableKey => f.write_str("the key is disabled until a restart"),
             Effect::DisableAccount => f.write_str("the account is disabled until a restart"),
@@ -78,7 +82,11 @@ impl std::fmt::Display for Effect {
 
 /// A wait for people: in whole seconds, or milliseconds where it is shorter; never less than it is.
 fn rounded(wait: Duration) -> Duration {
-    let unit = if wait < Duration::from_secs(1) { 1_000_000 } else { 1_000_000_000 };
+    let unit = if wait < Duration::from_secs(1) {
+        1_000_000
+    } else {
+        1_000_000_000
+    };
     let units = wait.as_nanos().div_ceil(unit);
     Duration::from_nanos(u64::try_from(units * unit).unwrap_or(u64::MAX))
 }
@@ -102,8 +110,13 @@ impl Policy {
         on_ambiguous: OnAmbiguous,
         rng: &mut impl Rng,
     ) -> (Verdict, Effect) {
-        let Some(class) = outcome.class else { return (Verdict::Finish, Effect::None) };
-        let waits = Verdict::Again { counted: false, backoff: Duration::ZERO };
+        let Some(class) = outcome.class else {
+            return (Verdict::Finish, Effect::None);
+        };
+        let waits = Verdict::Again {
+            counted: false,
+            backoff: Duration::ZERO,
+        };
         let tries = counted_before + 1;
         let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
         if is_final && on_ambiguous == OnAmbiguous::Retry {
@@ -111,15 +124,23 @@ impl Policy {
         }
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
-            Class::RateLimited => {
-                (waits, Effect::Refused(outcome.retry_after.map(|wait| wait.max(SHORTEST_LIMIT))))
-            }
+            Class::RateLimited => (
+                waits,
+                Effect::Refused(outcome.retry_after.map(|wait| wait.max(SHORTEST_LIMIT))),
+            ),
             Class::RampLimited => {
-                let wait = outcome.retry_after.unwrap_or(SHORTEST_RAMP).max(SHORTEST_RAMP) * 2;
+                let wait = outcome
+                    .retry_after
+                    .unwrap_or(SHORTEST_RAMP)
+                    .max(SHORTEST_RAMP)
+                    * 2;
                 (waits, Effect::Refused(Some(wait)))
             }
             Class::QuotaExhausted => {
-                let wait = outcome.retry_after.unwrap_or(UNSAID_EXHAUSTION).max(SHORTEST_EXHAUSTION);
+                let wait = outcome
+                    .retry_after
+                    .unwrap_or(UNSAID_EXHAUSTION)
+                    .max(SHORTEST_EXHAUSTION);
                 (waits, Effect::Refused(Some(wait)))
             }
             Class::ExceedsLimit => (ELSEWHERE, Effect::None),
@@ -130,7 +151,10 @@ impl Policy {
             Class::Overloaded => {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
-                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::CoolModel(wait))
+                (
+                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    Effect::CoolModel(wait),
+                )
             }
             // Of these too it cannot be told whether the provider has done, and charged, its work.
             Class::NetAfterSend | Class::ServerError | Class::MalformedResponse
@@ -140,7 +164,10 @@ impl Policy {
             }
             Class::ServerError | Class::NetAfterSend => {
                 let backoff = jittered(counted_before, rng);
-                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
+                (
+                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    Effect::None,
+                )
             }
             Class::NetBeforeSend if outcome.was_not_made() => (waits, Effect::None),
             Class::NetBeforeSend => {
@@ -153,10 +180,15 @@ impl Policy {
             }
             Class::MalformedResponse => {
                 let backoff = jittered(counted_before, rng);
-                (self.again_or_finish(tries, self.max_attempts, backoff), Effect::None)
+                (
+                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    Effect::None,
+                )
             }
             // To a larger window, or where the pool says so to a laxer provider.
-            Class::ContextTooLong | Class::ContentFiltered => (self.elsewhere_or_finish(tries), Effect::None),
+            Class::ContextTooLong | Class::ContentFiltered => {
+                (self.elsewhere_or_finish(tries), Effect::None)
+            }
             Class::BadRequest | Class::Rejected | Class::DeadlinePassed | Class::Cancelled => {
                 (Verdict::Finish, Effect::None)
             }
@@ -164,27 +196,45 @@ impl Policy {
     }
 
     fn elsewhere_or_finish(&self, tries: u32) -> Verdict {
-        if tries < self.max_attempts { Verdict::Elsewhere { counted: true } } else { Verdict::Finish }
+        if tries < self.max_attempts {
+            Verdict::Elsewhere { counted: true }
+        } else {
+            Verdict::Finish
+        }
     }
 
     fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> Verdict {
-        if tries < most { Verdict::Again { counted: true, backoff } } else { Verdict::Finish }
+        if tries < most {
+            Verdict::Again {
+                counted: true,
+                backoff,
+            }
+        } else {
+            Verdict::Finish
+        }
     }
 }
 
 /// How the provider failed, if it was not the job, the key or a limit: where half of the calls fail, its
 /// circuit breaks. An answer larger than is taken is the job's; it has no status here.
 pub(crate) fn failure(outcome: &Outcome) -> Option<Class> {
-    outcome.class.filter(|_| !outcome.was_not_made()).filter(|class| match class {
-        Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => true,
-        Class::MalformedResponse => outcome.status_code.is_some(),
-        _ => false,
-    })
+    outcome
+        .class
+        .filter(|_| !outcome.was_not_made())
+        .filter(|class| match class {
+            Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => {
+                true
+            }
+            Class::MalformedResponse => outcome.status_code.is_some(),
+            _ => false,
+        })
 }
 
 /// Full jitter: anything between nothing and a bound that doubles.
 fn backoff(exponent: u32, rng: &mut impl Rng) -> Duration {
-    let bound = FIRST_BACKOFF.saturating_mul(1 << exponent.min(10)).min(LONGEST_BACKOFF);
+    let bound = FIRST_BACKOFF
+        .saturating_mul(1 << exponent.min(10))
+        .min(LONGEST_BACKOFF);
     bound.mul_f64(rng.random::<f64>())
 }
 
@@ -224,7 +274,14 @@ mod tests {
             Class::NetBeforeSend,
         ] {
             let (verdict, effect) = decide(class, 1_000, OnAmbiguous::Retry);
-            assert_eq!(verdict, Verdict::Again { counted: false, backoff: Duration::ZERO }, "{class}");
+            assert_eq!(
+                verdict,
+                Verdict::Again {
+                    counted: false,
+                    backoff: Duration::ZERO
+                },
+                "{class}"
+            );
             assert_ne!(effect, Effect::None, "{class}");
         }
     }
@@ -233,25 +290,47 @@ mod tests {
     fn faults_of_the_server_are_tried_so_often_and_no_more() {
         for class in [Class::ServerError, Class::Overloaded, Class::NetAfterSend] {
             let again = decide(class, 1, OnAmbiguous::Retry).0;
-            assert!(matches!(again, Verdict::Again { counted: true, .. }), "{class}");
-            assert_eq!(decide(class, 2, OnAmbiguous::Retry).0, Verdict::Finish, "{class}");
+            assert!(
+                matches!(again, Verdict::Again { counted: true, .. }),
+                "{class}"
+            );
+            assert_eq!(
+                decide(class, 2, OnAmbiguous::Retry).0,
+                Verdict::Finish,
+                "{class}"
+            );
         }
     }
 
     #[test]
     fn an_unknown_fate_follows_the_job() {
-        for class in [Class::NetAfterSend, Class::ServerError, Class::MalformedResponse] {
-            assert_eq!(decide(class, 0, OnAmbiguous::Fail).0, Verdict::Finish, "{class}");
+        for class in [
+            Class::NetAfterSend,
+            Class::ServerError,
+            Class::MalformedResponse,
+        ] {
+            assert_eq!(
+                decide(class, 0, OnAmbiguous::Fail).0,
+                Verdict::Finish,
+                "{class}"
+            );
         }
     }
 
     #[test]
     fn what_the_request_itself_caused_ends_the_job() {
-        assert_eq!(decide(Class::BadRequest, 0, OnAmbiguous::Retry), (Verdict::Finish, Effect::None));
+        assert_eq!(
+            decide(Class::BadRequest, 0, OnAmbiguous::Retry),
+            (Verdict::Finish, Effect::None)
+        );
         for class in [Class::ContextTooLong, Class::ContentFiltered] {
             let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
             assert_eq!(decide(class, 0, OnAmbiguous::Retry), elsewhere, "{class}");
-            assert_eq!(decide(class, 2, OnAmbiguous::Retry), (Verdict::Finish, Effect::None), "{class}");
+            assert_eq!(
+                decide(class, 2, OnAmbiguous::Retry),
+                (Verdict::Finish, Effect::None),
+                "{class}"
+            );
         }
     }
 
@@ -264,8 +343,16 @@ mod tests {
             (Class::RampLimited, "again", "cools for 2s"),
             (Class::QuotaExhausted, "again", "cools for 1h"),
             (Class::ExceedsLimit, "elsewhere", "none"),
-            (Class::BillingStop, "again", "the account is disabled until a restart"),
-            (Class::BadKey, "again", "the key is disabled until a restart"),
+            (
+                Class::BillingStop,
+                "again",
+                "the account is disabled until a restart",
+            ),
+            (
+                Class::BadKey,
+                "again",
+                "the key is disabled until a restart",
+            ),
             (Class::ModelNotAllowed, "elsewhere", "cools for 1h"),
             (Class::Overloaded, "again, counted", "cools for a while"),
             (Class::ServerError, "again, counted", "none"),
@@ -291,7 +378,9 @@ mod tests {
             };
             assert_eq!(said, verdict, "{class}");
             match effect {
-                "cools for a while" => assert!(matches!(done, Effect::CoolModel(_)), "{class}: {done}"),
+                "cools for a while" => {
+                    assert!(matches!(done, Effect::CoolModel(_)), "{class}: {done}")
+                }
                 _ => assert_eq!(done.to_string(), effect, "{class}"),
             }
         }
@@ -303,10 +392,19 @@ mod tests {
         let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
         let policy = Policy { max_attempts: 5 };
         let failed = Outcome::local(Class::ServerError, "code", String::new());
-        let last = Outcome { is_final: true, ..failed };
-        assert_eq!(policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng), elsewhere);
+        let last = Outcome {
+            is_final: true,
+            ..failed
+        };
+        assert_eq!(
+            policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng),
+            elsewhere
+        );
         let malformed = Outcome::local(Class::MalformedResponse, "code", String::new());
-        assert_eq!(policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng), elsewhere);
+        assert_eq!(
+            policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng),
+            elsewhere
+        );
     }
 
     #[test]
@@ -317,7 +415,10 @@ mod tests {
             (50_400_000, "cools for 51ms"),
             (0, "cools for 0s"),
         ] {
-            assert_eq!(Effect::CoolModel(Duration::from_nanos(nanos)).to_string(), expected);
+            assert_eq!(
+                Effect::CoolModel(Duration::from_nanos(nanos)).to_string(),
+                expected
+            );
         }
     }
 

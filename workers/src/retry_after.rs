@@ -11,7 +11,11 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
 /// The wait in `retry-after-ms` (milliseconds), else in `retry-after` (seconds, or an HTTP date).
 /// What is not a number, negative or in the past is no hint.
 pub(crate) fn from_headers(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &http::HeaderValue| value.to_str().ok())
+    };
     let millis = text("retry-after-ms").and_then(|text| seconds(text, 1e-3));
     millis.or_else(|| {
         let text = text("retry-after")?;
@@ -21,7 +25,9 @@ pub(crate) fn from_headers(headers: &HeaderMap, now: Timestamp) -> Option<Durati
 
 fn seconds(text: &str, unit: f64) -> Option<Duration> {
     let number: f64 = text.trim().parse().ok()?;
-    let wait = Duration::try_from_secs_f64(number * unit).ok().or((number > 0.0).then_some(LONGEST))?;
+    let wait = Duration::try_from_secs_f64(number * unit)
+        .ok()
+        .or((number > 0.0).then_some(LONGEST))?;
     (number.is_finite()).then(|| wait.min(LONGEST))
 }
 
@@ -35,7 +41,9 @@ fn until_date(text: &str, now: Timestamp) -> Option<Duration> {
 /// The wait in words such as `Please try again in 1m2.5s`, `try again in 120ms`, `retry in 38.2s`.
 pub(crate) fn from_message(message: &str) -> Option<Duration> {
     let lower = message.to_ascii_lowercase();
-    let (_, rest) = lower.split_once("try again in ").or_else(|| lower.split_once("retry in "))?;
+    let (_, rest) = lower
+        .split_once("try again in ")
+        .or_else(|| lower.split_once("retry in "))?;
     go_duration(rest)
 }
 
@@ -44,14 +52,26 @@ pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let mut total = None;
     let mut rest = text;
     loop {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let Ok(number) = rest[..digits].trim_end_matches('.').parse::<f64>() else { break };
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(rest.len());
+        let Ok(number) = rest[..digits].trim_end_matches('.').parse::<f64>() else {
+            break;
+        };
         let units: [(&str, f64); 4] = [("ms", 1e-3), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let Some((unit, scale)) = units.into_iter().find(|(unit, _)| rest[digits..].starts_with(unit)) else {
+        let Some((unit, scale)) = units
+            .into_iter()
+            .find(|(unit, _)| rest[digits..].starts_with(unit))
+        else {
             break;
         };
         let part = Duration::try_from_secs_f64(number * scale).unwrap_or(LONGEST);
-        total = Some(total.unwrap_or(Duration::ZERO).saturating_add(part).min(LONGEST));
+        total = Some(
+            total
+                .unwrap_or(Duration::ZERO)
+                .saturating_add(part)
+                .min(LONGEST),
+        );
         rest = &rest[digits + unit.len()..];
     }
     total
@@ -66,7 +86,12 @@ mod tests {
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs
             .iter()
-            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .map(|(name, value)| {
+                (
+                    http::HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
             .collect()
     }
 
@@ -76,8 +101,14 @@ mod tests {
         for (pairs, expected) in [
             (vec![("retry-after", "3")], Some(3_000)),
             (vec![("retry-after", "0.25")], Some(250)),
-            (vec![("retry-after", "3"), ("retry-after-ms", "1500")], Some(1_500)),
-            (vec![("retry-after", "Tue, 24 Nov 2026 10:00:10 GMT")], Some(10_000)),
+            (
+                vec![("retry-after", "3"), ("retry-after-ms", "1500")],
+                Some(1_500),
+            ),
+            (
+                vec![("retry-after", "Tue, 24 Nov 2026 10:00:10 GMT")],
+                Some(10_000),
+            ),
             (vec![("retry-after", "Tue, 24 Nov 2026 09:00:00 GMT")], None),
             (vec![("retry-after", "soon")], None),
             (vec![("retry-after", "-1")], None),
@@ -92,8 +123,14 @@ mod tests {
     #[test]
     fn no_hint_is_longer_than_32_days() {
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(from_headers(&headers(&[("retry-after", "1e300")]), now), Some(LONGEST));
-        assert_eq!(from_headers(&headers(&[("retry-after", "99999999")]), now), Some(LONGEST));
+        assert_eq!(
+            from_headers(&headers(&[("retry-after", "1e300")]), now),
+            Some(LONGEST)
+        );
+        assert_eq!(
+            from_headers(&headers(&[("retry-after", "99999999")]), now),
+            Some(LONGEST)
+        );
         assert_eq!(from_message("try again in 99999999999999h"), Some(LONGEST));
     }
 
@@ -108,7 +145,11 @@ mod tests {
             ("please try again in a while", None),
             ("please try again later", None),
         ] {
-            assert_eq!(from_message(message).map(|wait| wait.as_millis()), expected, "{message}");
+            assert_eq!(
+                from_message(message).map(|wait| wait.as_millis()),
+                expected,
+                "{message}"
+            );
         }
     }
 }

@@ -60,7 +60,14 @@ impl Sooner {
 
 impl Round {
     pub(crate) fn new(targets: usize, now: Instant) -> Self {
-        Self { now, denied: vec![None; targets], open: targets, later: None, waits: false, chosen: None }
+        Self {
+            now,
+            denied: vec![None; targets],
+            open: targets,
+            later: None,
+            waits: false,
+            chosen: None,
+        }
     }
 
     /// The target and the permit for the job that was taken last; none if no target can ever serve it.
@@ -75,8 +82,19 @@ impl Round {
 
     /// When the first of the targets that denied a call may grant one; releases wake by themselves.
     pub(crate) fn wake(&self) -> Option<Instant> {
-        let until = |denied: &Denied| if let Denied::Until(at) = denied { Some(*at) } else { None };
-        self.denied.iter().flatten().filter_map(until).chain(self.later).min()
+        let until = |denied: &Denied| {
+            if let Denied::Until(at) = denied {
+                Some(*at)
+            } else {
+                None
+            }
+        };
+        self.denied
+            .iter()
+            .flatten()
+            .filter_map(until)
+            .chain(self.later)
+            .min()
     }
 
     /// Whether a job goes, and where.
@@ -98,11 +116,19 @@ impl Round {
             return Offer::Skip;
         }
         let left = staged.choices.left();
-        if left.iter().all(|choice| self.denied[choice.target].is_some()) {
+        if left
+            .iter()
+            .all(|choice| self.denied[choice.target].is_some())
+        {
             return Offer::Skip;
         }
         let mut never = true;
-        let mut queue = Queue { first: None, rank: None, lower: Sooner::Never, same: Sooner::Never };
+        let mut queue = Queue {
+            first: None,
+            rank: None,
+            lower: Sooner::Never,
+            same: Sooner::Never,
+        };
         for choice in self.in_order(engine, left) {
             queue.reach(choice.rank());
             if let Err(at) = self.may_ask(engine, staged, choice, &queue) {
@@ -140,7 +166,10 @@ impl Round {
             }
         }
         self.chosen = Some((choice.target, permit));
-        let tokens = staged.cost.input_tokens.saturating_add(staged.cost.output_tokens);
+        let tokens = staged
+            .cost
+            .input_tokens
+            .saturating_add(staged.cost.output_tokens);
         Offer::Take(tokens.min(LARGEST_TURN))
     }
 
@@ -160,8 +189,14 @@ impl Round {
         if enters <= self.now || queue.first.is_none_or(|first| first == choice.rank()) {
             return Ok(());
         }
-        let end = staged.ends_in(engine.clock.now()).map_or(enters, |left| enters.min(self.now + left));
-        if queue.lower.than(end) { Err(enters) } else { Ok(()) }
+        let end = staged
+            .ends_in(engine.clock.now())
+            .map_or(enters, |left| enters.min(self.now + left));
+        if queue.lower.than(end) {
+            Err(enters)
+        } else {
+            Ok(())
+        }
     }
 
     fn ask<Q, U>(&mut self, engine: &Engine<Q, U>, choice: &Choice) -> Result<Permit, Denied> {
@@ -210,7 +245,9 @@ impl Round {
             })
             .collect();
         order.sort_by(|(left, left_room), (right, right_room)| {
-            left.rank().cmp(&right.rank()).then(right_room.total_cmp(left_room))
+            left.rank()
+                .cmp(&right.rank())
+                .then(right_room.total_cmp(left_room))
         });
         order.into_iter().map(|(choice, _)| choice).collect()
     }

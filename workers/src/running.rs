@@ -63,7 +63,10 @@ impl Running {
         fingerprint: &str,
         mut claim: Claim,
     ) -> Arrival {
-        let entry = |identity| Entry { running: Arc::clone(self), identity };
+        let entry = |identity| Entry {
+            running: Arc::clone(self),
+            identity,
+        };
         let mut jobs = self.lock();
         match jobs.get_mut(identity) {
             Some(job) if job.fingerprint == fingerprint || !job.admitted => {
@@ -94,11 +97,17 @@ impl Running {
 
     fn end(&self, identity: &Identity) -> Followers {
         let mut followers = Followers::default();
-        let Some(job) = self.lock().remove(identity) else { return followers };
+        let Some(job) = self.lock().remove(identity) else {
+            return followers;
+        };
         for (fingerprint, claim) in job.followers {
             // One that asks for a later answer is not answered by this one.
             let same = fingerprint == job.fingerprint && claim.revision <= job.revision;
-            if same { followers.same.push(claim) } else { followers.others.push(claim) }
+            if same {
+                followers.same.push(claim)
+            } else {
+                followers.others.push(claim)
+            }
         }
         followers
     }
@@ -125,13 +134,21 @@ impl Entry {
 
     /// Whether the job will be called, as far as is known.
     pub(crate) fn is_admitted(&self) -> bool {
-        let Some(identity) = &self.identity else { return false };
-        self.running.lock().get(identity).is_some_and(|job| job.admitted)
+        let Some(identity) = &self.identity else {
+            return false;
+        };
+        self.running
+            .lock()
+            .get(identity)
+            .is_some_and(|job| job.admitted)
     }
 
     /// Makes way for the next delivery; returns those who came meanwhile.
     pub(crate) fn end(&mut self) -> Followers {
-        self.identity.take().map(|identity| self.running.end(&identity)).unwrap_or_default()
+        self.identity
+            .take()
+            .map(|identity| self.running.end(&identity))
+            .unwrap_or_default()
     }
 }
 

@@ -36,7 +36,11 @@ impl Secret {
             let (head, tail) = (self.head_at_end_of(before), self.tail_at_start_of(after));
             clean.push_str(&before[..before.len() - head]);
             let masked = head + tail > 0;
-            clean.push_str(if masked { REDACTED } else { &stars[..stars.len() - after.len()] });
+            clean.push_str(if masked {
+                REDACTED
+            } else {
+                &stars[..stars.len() - after.len()]
+            });
             rest = &after[tail..];
         }
         clean + rest
@@ -44,14 +48,24 @@ impl Secret {
 
     /// How many bytes at the end of `text` are the credential's first.
     fn head_at_end_of(&self, text: &str) -> usize {
-        let heads = (1..self.0.len()).rev().filter_map(|length| self.0.get(..length));
-        heads.filter(|head| text.ends_with(head)).map(str::len).next().unwrap_or(0)
+        let heads = (1..self.0.len())
+            .rev()
+            .filter_map(|length| self.0.get(..length));
+        heads
+            .filter(|head| text.ends_with(head))
+            .map(str::len)
+            .next()
+            .unwrap_or(0)
     }
 
     /// How many bytes at the start of `text` are the credential's last.
     fn tail_at_start_of(&self, text: &str) -> usize {
         let tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
-        tails.filter(|tail| text.starts_with(tail)).map(str::len).next().unwrap_or(0)
+        tails
+            .filter(|tail| text.starts_with(tail))
+            .map(str::len)
+            .next()
+            .unwrap_or(0)
     }
 }
 
@@ -69,14 +83,23 @@ mod tests {
     fn a_secret_does_not_print() {
         let secret = Secret::new("sk-very-secret");
         assert_eq!(format!("{secret:?}"), "[secret]");
-        assert_eq!(secret.redact("key sk-very-secret is wrong"), "key [redacted] is wrong");
+        assert_eq!(
+            secret.redact("key sk-very-secret is wrong"),
+            "key [redacted] is wrong"
+        );
         for (text, clean) in [
             (
                 "Incorrect API key provided: sk-ver*****cret. You can",
                 "Incorrect API key provided: [redacted]. You can",
             ),
-            ("your api key: ****cret is invalid", "your api key: [redacted] is invalid"),
-            ("key sk-very-secret or sk-v**t", "key [redacted] or [redacted]"),
+            (
+                "your api key: ****cret is invalid",
+                "your api key: [redacted] is invalid",
+            ),
+            (
+                "key sk-very-secret or sk-v**t",
+                "key [redacted] or [redacted]",
+            ),
             ("**bold** and a * b", "**bold** and a * b"),
             ("", ""),
         ] {

@@ -24,7 +24,10 @@ pub(crate) struct Errand {
 
 impl Errand {
     fn of(staged: &Staged) -> Self {
-        Self { request: staged.request(), lane: staged.flow.lane }
+        Self {
+            request: staged.request(),
+            lane: staged.flow.lane,
+        }
     }
 }
 
@@ -42,7 +45,9 @@ impl Share {
     pub(crate) fn of(job: &Job, pool: Cache) -> Option<Self> {
         let within = job.cache.unwrap_or(pool).max_age()?;
         // The file that it names may be another one under the same name.
-        content::file_of(job).is_none().then_some(Self { within, lead: None })
+        content::file_of(job)
+            .is_none()
+            .then_some(Self { within, lead: None })
     }
 }
 
@@ -69,7 +74,9 @@ impl Lead {
     /// The job has ended so. A large answer does not serve others: there is no room for many of them at once.
     pub(crate) fn ended(&mut self, completion: &Completion) {
         self.led = match completion.status {
-            Status::Succeeded if size_of(completion) < LARGE => Led::Answered(Box::new(completion.clone())),
+            Status::Succeeded if size_of(completion) < LARGE => {
+                Led::Answered(Box::new(completion.clone()))
+            }
             Status::Succeeded | Status::Failed => Led::Asked,
             Status::Expired | Status::Cancelled => Led::Nowhere,
         };
@@ -99,7 +106,11 @@ impl Sharing {
 
     /// Takes a job in that waits for another one's answer. Returns it if it is the first, and will be called for those
     /// that come after it.
-    pub(crate) fn meet(&mut self, mut staged: Staged, stage: &UnboundedSender<Arrived>) -> Option<Staged> {
+    pub(crate) fn meet(
+        &mut self,
+        mut staged: Staged,
+        stage: &UnboundedSender<Arrived>,
+    ) -> Option<Staged> {
         let errand = Errand::of(&staged);
         if let Some(behind) = self.behind.get_mut(&errand) {
             if self.len < MOST_WITHOUT_PLACE {
@@ -111,7 +122,11 @@ impl Sharing {
         }
         if let Some(share) = &mut staged.share {
             self.behind.insert(errand.clone(), Vec::new());
-            share.lead = Some(Lead { errand, led: Led::Nowhere, stage: stage.clone() });
+            share.lead = Some(Lead {
+                errand,
+                led: Led::Nowhere,
+                stage: stage.clone(),
+            });
         }
         Some(staged)
     }

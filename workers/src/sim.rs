@@ -26,7 +26,11 @@ pub struct VirtualClock {
 impl VirtualClock {
     /// A clock that shows `epoch` now.
     pub fn new(epoch: Timestamp) -> Self {
-        Self { origin: Instant::now(), epoch, set: AtomicI64::new(0) }
+        Self {
+            origin: Instant::now(),
+            epoch,
+            set: AtomicI64::new(0),
+        }
     }
 
     /// Sets it forward or back by whole seconds, as an operator or a time server does.
@@ -38,7 +42,10 @@ impl VirtualClock {
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         let set = SignedDuration::from_secs(self.set.load(Ordering::Relaxed));
-        let now = self.epoch.checked_add(self.origin.elapsed()).and_then(|now| now.checked_add(set));
+        let now = self
+            .epoch
+            .checked_add(self.origin.elapsed())
+            .and_then(|now| now.checked_add(set));
         now.unwrap_or(Timestamp::MAX)
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use forebay_schemas::completion::{self, CompletionError, MOST_ATTEMPTS};
 use forebay_schemas::{
-    AnsweredBy, Attempt, CachedFrom, Class, Completion, Flow, Identity, Job, Reason, Response, Status, Usage,
+    AnsweredBy, Attempt, CachedFrom, Class, Completion, Flow, Identity, Job, Reason, Response,
+    Status, Usage,
 };
 use jiff::Timestamp;
 use rust_decimal::Decimal;
@@ -68,7 +69,10 @@ pub(crate) struct Staged {
 }
 
 fn in_dollars(amount: Decimal) -> completion::Cost {
-    completion::Cost { amount: amount.to_string(), currency: "USD".to_owned() }
+    completion::Cost {
+        amount: amount.to_string(),
+        currency: "USD".to_owned(),
+    }
 }
 
 /// A failure's code and message.
@@ -94,7 +98,11 @@ impl End {
         }
         let own = || {
             let called_at = of.attempts.last()?.started_at;
-            Some(CachedFrom { batch: of.batch.clone(), id: of.id.clone(), called_at })
+            Some(CachedFrom {
+                batch: of.batch.clone(),
+                id: of.id.clone(),
+                called_at,
+            })
         };
         // It may be another one's answer itself.
         let cached_from = of.cached_from.clone().or_else(own)?;
@@ -113,7 +121,11 @@ impl End {
         Self {
             status: Status::Failed,
             response: None,
-            error: Some(CompletionError { code: code.to_owned(), message: short(&message), class }),
+            error: Some(CompletionError {
+                code: code.to_owned(),
+                message: short(&message),
+                class,
+            }),
             usage: None,
             cost: None,
             cached_from: None,
@@ -146,13 +158,19 @@ impl End {
     /// Somebody cancelled it.
     pub(crate) fn cancelled() -> Self {
         let message = "cancelled by an operator".to_owned();
-        Self { status: Status::Cancelled, ..Self::failed("cancelled", message, Class::Cancelled) }
+        Self {
+            status: Status::Cancelled,
+            ..Self::failed("cancelled", message, Class::Cancelled)
+        }
     }
 
     /// The deadline passed first.
     pub(crate) fn expired() -> Self {
         let message = "the deadline passed before a call could be made".to_owned();
-        Self { status: Status::Expired, ..Self::failed("expired", message, Class::DeadlinePassed) }
+        Self {
+            status: Status::Expired,
+            ..Self::failed("expired", message, Class::DeadlinePassed)
+        }
     }
 }
 
@@ -163,10 +181,17 @@ impl Staged {
             Some((cached_from, answered_by)) => (Some(cached_from), answered_by),
             None => (None, self.answered_by(end.status)),
         };
-        let first = self.attempts.first().map_or(self.waiting_since, |attempt| attempt.started_at);
+        let first = self
+            .attempts
+            .first()
+            .map_or(self.waiting_since, |attempt| attempt.started_at);
         Completion {
             id: self.identity.id.clone(),
-            custom_id: self.job.custom_id.clone().unwrap_or_else(|| self.identity.id.clone()),
+            custom_id: self
+                .job
+                .custom_id
+                .clone()
+                .unwrap_or_else(|| self.identity.id.clone()),
             team: self.identity.team.clone(),
             batch: self.identity.batch.clone(),
             pool: self.flow.pool.clone(),
@@ -187,12 +212,18 @@ impl Staged {
 
     /// What it asks, and for whom.
     pub(crate) fn request(&self) -> Request {
-        Request { team: self.identity.team.clone(), fingerprint: self.fingerprint.clone() }
+        Request {
+            team: self.identity.team.clone(),
+            fingerprint: self.fingerprint.clone(),
+        }
     }
 
     /// Who answered, and why it was asked.
     fn answered_by(&self, status: Status) -> Option<AnsweredBy> {
-        let last = self.attempts.last().filter(|_| status == Status::Succeeded)?;
+        let last = self
+            .attempts
+            .last()
+            .filter(|_| status == Status::Succeeded)?;
         Some(AnsweredBy {
             account: last.account.clone(),
             provider: last.provider.clone(),
@@ -209,7 +240,12 @@ impl Staged {
                 && attempt.account == account
                 && attempt.model == model
         };
-        self.attempts.iter().filter(malformed).count().try_into().unwrap_or(u32::MAX)
+        self.attempts
+            .iter()
+            .filter(malformed)
+            .count()
+            .try_into()
+            .unwrap_or(u32::MAX)
     }
 
     /// How long it is until its deadline.

@@ -58,7 +58,11 @@ pub enum Error {
 /// Makes one attempt. It never retries and never follows a redirect.
 pub trait Upstream: Send + Sync + 'static {
     /// Sends `request` and calls `sent` once, when the request is handed to the network.
-    fn send<S>(&self, request: Request, sent: S) -> impl Future<Output = Result<Reply, Error>> + Send
+    fn send<S>(
+        &self,
+        request: Request,
+        sent: S,
+    ) -> impl Future<Output = Result<Reply, Error>> + Send
     where
         S: FnOnce(Instant) + Send + 'static;
 }

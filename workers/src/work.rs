@@ -37,7 +37,9 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     let decide = |staged: &Staged| {
         let malformed = staged.malformed_at(&permit.account().config().name, permit.model());
         let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
-        engine.policy.decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
+        engine
+            .policy
+            .decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
     };
     let (verdicts, effects): (Vec<_>, Vec<_>) = party.members().iter().map(decide).unzip();
     let effect = effects.into_iter().next().unwrap_or(Effect::None);
@@ -47,12 +49,21 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
 
     if party.must_part(&outcome) {
         let now = Instant::now();
-        return party.parts(&engine.sizes).into_iter().for_each(|staged| again(&engine, staged, false, now));
+        return party
+            .parts(&engine.sizes)
+            .into_iter()
+            .for_each(|staged| again(&engine, staged, false, now));
     }
-    let bytes = outcome.response.as_ref().map_or(0, |response| response.body.get().len());
+    let bytes = outcome
+        .response
+        .as_ref()
+        .map_or(0, |response| response.body.get().len());
     let divided = at_length(bytes, || party.divided(outcome));
     let ends = divided.into_iter().zip(verdicts);
-    join_all(ends.map(|((staged, outcome), verdict)| end(&engine, staged, target, outcome, verdict))).await;
+    join_all(
+        ends.map(|((staged, outcome), verdict)| end(&engine, staged, target, outcome, verdict)),
+    )
+    .await;
 }
 
 /// Does what is decided about one job.
@@ -128,7 +139,10 @@ fn again<Q, U>(engine: &Engine<Q, U>, mut staged: Staged, counted: bool, now: In
     staged.counted += u32::from(counted);
     staged.not_before = staged.choices.rests_until(now);
     if let Some(attempt) = staged.attempts.last() {
-        engine.journal.attempts.end(&staged.identity, attempt, counted);
+        engine
+            .journal
+            .attempts
+            .end(&staged.identity, attempt, counted);
     }
     // Nobody receives any more only when the process ends; the delivery then comes again.
     let _ = engine.stage.send(Arrived::Job(Box::new(staged)));

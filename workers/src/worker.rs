@@ -91,7 +91,12 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             readers: TaskTracker::new(),
             jobs: TaskTracker::new(),
         };
-        let dispatcher = Dispatcher::new(Arc::clone(&engine), arrivals, lane_weights, worker.jobs.clone());
+        let dispatcher = Dispatcher::new(
+            Arc::clone(&engine),
+            arrivals,
+            lane_weights,
+            worker.jobs.clone(),
+        );
         worker.jobs.spawn(dispatcher.run(worker.halt.clone()));
         worker.readers.spawn(read_flows(
             Arc::clone(&engine),
@@ -111,7 +116,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             let mut names: Vec<_> = pool
                 .candidates
                 .iter()
-                .map(|candidate| engine.pools.targets()[candidate.target].account.config().name.clone())
+                .map(|candidate| {
+                    engine.pools.targets()[candidate.target]
+                        .account
+                        .config()
+                        .name
+                        .clone()
+                })
                 .collect();
             names.dedup();
             names
@@ -124,16 +135,34 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             models.collect::<BTreeSet<_>>().into_iter().collect()
         };
         let (now, pools) = (Instant::now(), engine.pools.all());
-        let statuses = [Status::Succeeded, Status::Failed, Status::Expired, Status::Cancelled];
+        let statuses = [
+            Status::Succeeded,
+            Status::Failed,
+            Status::Expired,
+            Status::Cancelled,
+        ];
         Snapshot {
-            accounts: engine.accounts.iter().map(|account| account.snapshot(now)).collect(),
-            pools: pools.iter().map(|(name, pool)| (name.clone(), account_names(pool))).collect(),
-            models: pools.iter().map(|(name, pool)| (name.clone(), models(pool))).collect(),
+            accounts: engine
+                .accounts
+                .iter()
+                .map(|account| account.snapshot(now))
+                .collect(),
+            pools: pools
+                .iter()
+                .map(|(name, pool)| (name.clone(), account_names(pool)))
+                .collect(),
+            models: pools
+                .iter()
+                .map(|(name, pool)| (name.clone(), models(pool)))
+                .collect(),
             makes_pools: engine.pools.are_made_on_demand(),
             teams: engine.addressing.served(&engine.teams),
             staged: engine.counters.staged.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),
-            ended: statuses.into_iter().map(|status| (status, engine.counters.ended(status))).collect(),
+            ended: statuses
+                .into_iter()
+                .map(|status| (status, engine.counters.ended(status)))
+                .collect(),
         }
     }
 
@@ -141,10 +170,17 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// [`Config::standing_names`]; with `ahead` what may be spent before this is asked
     /// for again counts as spent.
     pub fn standings(&self, ahead: bool) -> Vec<(String, Standing)> {
-        let moment = Moment { instant: Instant::now(), wall: self.engine.clock.now() };
+        let moment = Moment {
+            instant: Instant::now(),
+            wall: self.engine.clock.now(),
+        };
         let accounts = self.engine.accounts.iter();
-        let accounts =
-            accounts.map(|account| (account.config().name.clone(), account.standing(ahead, moment)));
+        let accounts = accounts.map(|account| {
+            (
+                account.config().name.clone(),
+                account.standing(ahead, moment),
+            )
+        });
         let teams = self.engine.caps.iter();
         let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
         accounts.chain(teams).collect()
@@ -153,15 +189,29 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// What [`Worker::standings`] said last under a name is written down.
     pub fn confirm(&self, name: &str) {
         let accounts = self.engine.accounts.iter();
-        accounts.filter(|account| account.config().name == name).for_each(|account| account.confirm());
+        accounts
+            .filter(|account| account.config().name == name)
+            .for_each(|account| account.confirm());
         let teams = self.engine.caps.iter();
-        teams.filter(|(team, _)| standing_of_team(team) == name).for_each(|(_, cap)| cap.confirm());
+        teams
+            .filter(|(team, _)| standing_of_team(team) == name)
+            .for_each(|(_, cap)| cap.confirm());
     }
 
     /// Disables or enables a key, or all keys of an account. False if there is no such account or key.
     pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
-        let account = self.engine.accounts.iter().find(|known| known.config().name == account);
-        account.is_some_and(|account| if on { account.enable(key) } else { account.disable_by_hand(key) })
+        let account = self
+            .engine
+            .accounts
+            .iter()
+            .find(|known| known.config().name == account);
+        account.is_some_and(|account| {
+            if on {
+                account.enable(key)
+            } else {
+                account.disable_by_hand(key)
+            }
+        })
     }
 
     /// Whether a team may have answers published on `subject`.
@@ -200,13 +250,21 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         self.halt.cancel();
         self.end.cancel();
         if !leaves {
-            return if in_time { 0 } else { self.engine.counters.jobs_in_flight() };
+            return if in_time {
+                0
+            } else {
+                self.engine.counters.jobs_in_flight()
+            };
         }
         // A client that is not connected takes a few messages and then waits.
         if timeout(LEAVE, self.leave_all()).await.is_err() {
             warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");
         }
-        if in_time { 0 } else { self.engine.counters.jobs_in_flight() }
+        if in_time {
+            0
+        } else {
+            self.engine.counters.jobs_in_flight()
+        }
     }
 }
 

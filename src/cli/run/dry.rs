@@ -46,12 +46,9 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
         took(config, found),
     ];
     if found.calls.len() > 1 {
-        lines.extend(
-            found
-                .calls
-                .iter()
-                .map(|((account, model), calls)| format!("  {account}: {model}: {}", many(*calls, "call"))),
-        );
+        lines.extend(found.calls.iter().map(|((account, model), calls)| {
+            format!("  {account}: {model}: {}", many(*calls, "call"))
+        }));
     }
     if found.unbounded > 0 {
         lines.push(format!(
@@ -67,7 +64,9 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
     }
     if found.unserved > 0 {
         let unserved = many(found.unserved, "line");
-        lines.push(format!("{unserved} would fail: no target of the pool can serve what is asked"));
+        lines.push(format!(
+            "{unserved} would fail: no target of the pool can serve what is asked"
+        ));
     }
     lines.push("nothing was sent".to_owned());
     lines
@@ -94,18 +93,27 @@ fn is_priced(found: &Forecast) -> bool {
 fn took(config: &Config, found: &Forecast) -> String {
     let Some(takes) = found.takes else {
         let names: Vec<_> = found.unlimited.iter().map(String::as_str).collect();
-        return format!("time: unknown, since no limits are configured of {}", names.join(", "));
+        return format!(
+            "time: unknown, since no limits are configured of {}",
+            names.join(", ")
+        );
     };
     let concurrent = found.calls.keys().any(|(account, model)| {
         config.accounts.get(account).is_some_and(|account| {
-            account.limits.iter().any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
+            account
+                .limits
+                .iter()
+                .any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
         })
     });
     let assumed = match concurrent {
         true => format!(", if a call takes {:?}", forecast::CALL),
         false => String::new(),
     };
-    format!("time: {} under the configured limits{assumed}", humantime::format_duration(in_seconds(takes)))
+    format!(
+        "time: {} under the configured limits{assumed}",
+        humantime::format_duration(in_seconds(takes))
+    )
 }
 
 /// A count and what is counted.
@@ -116,7 +124,12 @@ fn many(count: usize, what: &str) -> String {
 
 /// Whole seconds, at least one.
 fn in_seconds(time: Duration) -> Duration {
-    Duration::from_secs(time.as_millis().div_ceil(1_000).try_into().unwrap_or(u64::MAX))
+    Duration::from_secs(
+        time.as_millis()
+            .div_ceil(1_000)
+            .try_into()
+            .unwrap_or(u64::MAX),
+    )
 }
 
 fn rounded(amount: Decimal) -> Decimal {

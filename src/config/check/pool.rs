@@ -27,11 +27,21 @@ impl Checker<'_> {
         }
         let mut targets = Vec::new();
         for (index, target) in raw.targets.into_iter().enumerate() {
-            let target = self.target(&format!("{path}.targets[{index}]"), target, accounts, &targets);
+            let target = self.target(
+                &format!("{path}.targets[{index}]"),
+                target,
+                accounts,
+                &targets,
+            );
             targets.extend(target);
         }
         let cache = self.cache(&format!("{path}.cache"), raw.cache, dedupe_days);
-        Pool { targets, content_fallback: raw.content_fallback, merge: raw.merge.unwrap_or(true), cache }
+        Pool {
+            targets,
+            content_fallback: raw.content_fallback,
+            merge: raw.merge.unwrap_or(true),
+            cache,
+        }
     }
 
     fn target(
@@ -41,17 +51,29 @@ impl Checker<'_> {
         accounts: &BTreeMap<String, Account>,
         others: &[Target],
     ) -> Option<Target> {
-        let account = self.required(&format!("{path}.account"), raw.account, "the name of an account");
+        let account = self.required(
+            &format!("{path}.account"),
+            raw.account,
+            "the name of an account",
+        );
         let model = self.required(&format!("{path}.model"), raw.model, "the model to ask for");
         let (account, model) = account.zip(model)?;
         if !accounts.contains_key(&account) {
             let known: Vec<_> = accounts.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
             let problem = format!("there is no account `{account}`; known accounts: {known}");
             self.wrong(&format!("{path}.account"), problem);
         }
-        if others.iter().any(|other| (&other.account, &other.model) == (&account, &model)) {
-            let problem = format!("`{model}` at `{account}` is a target already; its `weight` is its share");
+        if others
+            .iter()
+            .any(|other| (&other.account, &other.model) == (&account, &model))
+        {
+            let problem =
+                format!("`{model}` at `{account}` is a target already; its `weight` is its share");
             self.wrong(path, problem);
         }
         let weight = raw.weight.unwrap_or(1.0);
@@ -60,7 +82,14 @@ impl Checker<'_> {
         }
         let after = self.duration(&format!("{path}.after"), raw.after, Duration::ZERO);
         let (tier, context_window) = (raw.tier.unwrap_or(0), raw.context_window);
-        Some(Target { account, model, tier, weight, after, context_window })
+        Some(Target {
+            account,
+            model,
+            tier,
+            weight,
+            after,
+            context_window,
+        })
     }
 
     fn cache(&mut self, path: &str, raw: Option<String>, dedupe_days: u16) -> Cache {
@@ -69,7 +98,9 @@ impl Checker<'_> {
             Ok(Cache::Within(age)) if age > DAY * u32::from(dedupe_days) => {
                 self.wrong(
                     path,
-                    format!("`{text}` is more than data.dedupe_days, after which no answer serves again"),
+                    format!(
+                        "`{text}` is more than data.dedupe_days, after which no answer serves again"
+                    ),
                 );
                 Cache::Off
             }

@@ -44,11 +44,18 @@ pub(super) enum Version {
 }
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
-    let version = call.headers.get("anthropic-version").and_then(|value| value.to_str().ok());
+    let version = call
+        .headers
+        .get("anthropic-version")
+        .and_then(|value| value.to_str().ok());
     let version = match version {
         Some("2023-06-01") => Version::Of2023,
         Some("2026-10-21") => Version::Of2026,
-        Some(other) => return wrong(format!("anthropic-version: \"{other}\" is not a valid version")),
+        Some(other) => {
+            return wrong(format!(
+                "anthropic-version: \"{other}\" is not a valid version"
+            ));
+        }
         None => return wrong("anthropic-version: header is required"),
     };
     let request = call.request()?;
@@ -72,15 +79,23 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         "stop_details": if refused { details } else { Value::Null },
         "usage": usage(request, &said, (input, read), output),
     });
-    Ok(Answer::json(200, &body).with("request-id", &format!("req_{id}")).spending(input - read, output))
+    Ok(Answer::json(200, &body)
+        .with("request-id", &format!("req_{id}"))
+        .spending(input - read, output))
 }
 
 /// What is read from the cache, and what is put there on demand, here the system prompt, is counted apart from
 /// the rest of the input.
 fn usage(request: &Value, said: &Said, (input, read): (u64, u64), output: u64) -> Value {
-    let system = request.get("system").and_then(Value::as_array).into_iter().flatten();
+    let system = request
+        .get("system")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let cached = system.filter(|block| block.get("cache_control").is_some());
-    let cached = cached.map(|block| block.to_string().len() as u64 / 4).sum::<u64>();
+    let cached = cached
+        .map(|block| block.to_string().len() as u64 / 4)
+        .sum::<u64>();
     json!({
         "input_tokens": input.saturating_sub(cached + read),
         "cache_creation_input_tokens": cached,
@@ -120,12 +135,16 @@ fn blocks(said: &Said, id: &str) -> Vec<Value> {
 }
 
 fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
-    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
+    let Some(fields) = request.as_object() else {
+        return Err(Wrong::Unreadable);
+    };
     for field in fields.keys().map(String::as_str) {
         match (SAMPLING.contains(&field), version) {
             (true, Version::Of2023) => {}
             (true, Version::Of2026) => {
-                return wrong(format!("{field}: not supported since anthropic-version 2026-10-21"));
+                return wrong(format!(
+                    "{field}: not supported since anthropic-version 2026-10-21"
+                ));
             }
             (false, _) if FIELDS.contains(&field) => {}
             (false, _) => return wrong(format!("{field}: Extra inputs are not permitted")),
@@ -156,15 +175,18 @@ fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
 }
 
 fn thinking(request: &Value, most: u64) -> Result<bool, Wrong> {
-    let Some(thinking) = request.get("thinking").filter(|thinking| !thinking.is_null()) else {
+    let Some(thinking) = request
+        .get("thinking")
+        .filter(|thinking| !thinking.is_null())
+    else {
         return Ok(false);
     };
     match thinking.get("type").and_then(Value::as_str) {
         Some("enabled") => match thinking.get("budget_tokens").and_then(Value::as_u64) {
             None => wrong("thinking.enabled.budget_tokens: Field required"),
-            Some(budget) if budget < LEAST_BUDGET => {
-                wrong("thinking.enabled.budget_tokens: Input should be greater than or equal to 1024")
-            }
+            Some(budget) if budget < LEAST_BUDGET => wrong(
+                "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
+            ),
             Some(budget) if budget >= most => {
                 wrong("`max_tokens` must be greater than `thinking.budget_tokens`.")
             }
@@ -183,18 +205,33 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
         let Some(name) = tool.get("name").and_then(Value::as_str) else {
             return wrong(format!("tools.{at}.custom.name: Field required"));
         };
-        let Some(schema) =
-            tool.get("input_schema").filter(|schema| schema.get("type") == Some(&json!("object")))
+        let Some(schema) = tool
+            .get("input_schema")
+            .filter(|schema| schema.get("type") == Some(&json!("object")))
         else {
-            return wrong(format!("tools.{at}.custom.input_schema.type: Field required"));
+            return wrong(format!(
+                "tools.{at}.custom.input_schema.type: Field required"
+            ));
         };
-        Ok(Tool { name: name.to_owned(), schema: schema.clone() })
+        Ok(Tool {
+            name: name.to_owned(),
+            schema: schema.clone(),
+        })
     };
-    request.get("tools").and_then(Value::as_array).into_iter().flatten().enumerate().map(tool).collect()
+    request
+        .get("tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .map(tool)
+        .collect()
 }
 
 fn choice(choice: Option<&Value>) -> Result<Choice, Wrong> {
-    let Some(choice) = choice.filter(|choice| !choice.is_null()) else { return Ok(Choice::Free) };
+    let Some(choice) = choice.filter(|choice| !choice.is_null()) else {
+        return Ok(Choice::Free);
+    };
     let name = choice.get("name").and_then(Value::as_str);
     match (choice.get("type").and_then(Value::as_str), name) {
         (Some("auto"), _) => Ok(Choice::Free),
@@ -218,8 +255,7 @@ mod tests {
     use super::*;
 
     fn read(version: Version, fields: Value) -> Result<Asked, Wrong> {
-        let mut request =
-            json!({ "model": "c", "max_tokens": 2_000, "messages": [{ "role": "user", "content": "hi" }] });
+        let mut request = json!({ "model": "c", "max_tokens": 2_000, "messages": [{ "role": "user", "content": "hi" }] });
         for (name, value) in fields.as_object().expect("fields") {
             request[name] = value.clone();
         }

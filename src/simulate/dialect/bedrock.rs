@@ -13,7 +13,11 @@ use super::openai::messages::stops;
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let request = call.request()?;
     let id = digest(call.body);
-    let answer = if call.task == Task::Invoke { invoked(call, request)? } else { converse(call, request)? };
+    let answer = if call.task == Task::Invoke {
+        invoked(call, request)?
+    } else {
+        converse(call, request)?
+    };
     Ok(answer.with("x-amzn-requestid", &id))
 }
 
@@ -66,21 +70,32 @@ fn content(said: &Said, id: &str) -> Vec<Value> {
 }
 
 fn asked(request: &Value) -> Result<Asked, Wrong> {
-    let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let messages = request
+        .get("messages")
+        .and_then(Value::as_array)
+        .filter(|list| !list.is_empty());
     let Some(messages) = messages else {
         return wrong(
             "A conversation must start with a user message. Try again with a conversation that starts with a user message.",
         );
     };
     let extra = request.get("additionalModelRequestFields");
-    let named = |name: &str| extra.and_then(|extra| extra.get(name)?.get("type")).and_then(Value::as_str);
-    let thinking = ["thinking", "reasoning_config", "reasoningConfig"].into_iter().find_map(named);
+    let named = |name: &str| {
+        extra
+            .and_then(|extra| extra.get(name)?.get("type"))
+            .and_then(Value::as_str)
+    };
+    let thinking = ["thinking", "reasoning_config", "reasoningConfig"]
+        .into_iter()
+        .find_map(named);
     let thinks = matches!(thinking, Some("enabled" | "adaptive"));
     check(messages, request.get("toolConfig"), thinks)?;
     let (text, result) = last(messages)?;
     let config = request.get("inferenceConfig");
     let choice = request.pointer("/toolConfig/toolChoice");
-    let name = choice.and_then(|choice| choice.pointer("/tool/name")).and_then(Value::as_str);
+    let name = choice
+        .and_then(|choice| choice.pointer("/tool/name"))
+        .and_then(Value::as_str);
     Ok(Asked {
         text,
         result,
@@ -92,7 +107,9 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         },
         form: form(request)?,
         stops: stops(config.and_then(|config| config.get("stopSequences"))),
-        most: config.and_then(|config| config.get("maxTokens")).and_then(Value::as_u64),
+        most: config
+            .and_then(|config| config.get("maxTokens"))
+            .and_then(Value::as_u64),
         thinks,
         one_call: false,
     })
@@ -118,7 +135,10 @@ fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Wrong> 
 fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), Wrong> {
     let mut open: Vec<String> = Vec::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        let role = message
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let expected = if at % 2 == 0 { "user" } else { "assistant" };
         if role != expected && at == 0 {
             return wrong(
@@ -130,14 +150,19 @@ fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), 
                 "A conversation must alternate between user and assistant roles. Make sure the conversation alternates between user and assistant roles and try again.",
             );
         }
-        let Some(blocks) = message.get("content").and_then(Value::as_array).filter(|list| !list.is_empty())
+        let Some(blocks) = message
+            .get("content")
+            .and_then(Value::as_array)
+            .filter(|list| !list.is_empty())
         else {
             return wrong(format!(
                 "The content field in the Message object at messages.{at} is empty. Add a ContentBlock object to the content field and try again."
             ));
         };
         let ids = |pointer: &str| -> Vec<String> {
-            let ids = blocks.iter().filter_map(|block| block.pointer(pointer)?.as_str());
+            let ids = blocks
+                .iter()
+                .filter_map(|block| block.pointer(pointer)?.as_str());
             ids.map(str::to_owned).collect()
         };
         let (calls, mut results) = (ids("/toolUse/toolUseId"), ids("/toolResult/toolUseId"));
@@ -154,17 +179,30 @@ fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), 
         thoughts(blocks, thinks && !calls.is_empty(), at)?;
         open = calls;
     }
-    if open.is_empty() { Ok(()) } else { wrong("Expected toolResult blocks after the last message.") }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        wrong("Expected toolResult blocks after the last message.")
+    }
 }
 
 fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), Wrong> {
-    for block in blocks.iter().filter_map(|block| block.pointer("/reasoningContent/reasoningText")) {
+    for block in blocks
+        .iter()
+        .filter_map(|block| block.pointer("/reasoningContent/reasoningText"))
+    {
         let field = |name: &str| block.get(name).and_then(Value::as_str).unwrap_or_default();
         if !signature::holds(field("text"), field("signature")) {
-            return wrong(format!("messages.{at}.content.0: Invalid `signature` in `thinking` block"));
+            return wrong(format!(
+                "messages.{at}.content.0: Invalid `signature` in `thinking` block"
+            ));
         }
     }
-    if needed && blocks.first().is_none_or(|block| block.get("reasoningContent").is_none()) {
+    if needed
+        && blocks
+            .first()
+            .is_none_or(|block| block.get("reasoningContent").is_none())
+    {
         return wrong(format!(
             "messages.{at}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`."
         ));
@@ -173,20 +211,36 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), Wrong> {
 }
 
 fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
-    let blocks =
-        |message: &Value| message.get("content").and_then(Value::as_array).cloned().unwrap_or_default();
+    let blocks = |message: &Value| {
+        message
+            .get("content")
+            .and_then(Value::as_array)
+            .cloned()
+            .unwrap_or_default()
+    };
     let last = messages.last().map(blocks).unwrap_or_default();
-    let results: Vec<_> =
-        last.iter().filter_map(|block| block.pointer("/toolResult/content")?.as_array()).collect();
+    let results: Vec<_> = last
+        .iter()
+        .filter_map(|block| block.pointer("/toolResult/content")?.as_array())
+        .collect();
     if results.is_empty() {
         return Ok((told(&last)?, None));
     }
-    let results: Vec<_> = results.into_iter().map(|result| told(result)).collect::<Result<_, _>>()?;
+    let results: Vec<_> = results
+        .into_iter()
+        .map(|result| told(result))
+        .collect::<Result<_, _>>()?;
     let result = parts::joined(results);
     let asks = |message: &&Value| {
-        message.get("role") == Some(&json!("user")) && message.pointer("/content/0/toolResult").is_none()
+        message.get("role") == Some(&json!("user"))
+            && message.pointer("/content/0/toolResult").is_none()
     };
-    let question = messages.iter().rev().find(asks).map(blocks).unwrap_or_default();
+    let question = messages
+        .iter()
+        .rev()
+        .find(asks)
+        .map(blocks)
+        .unwrap_or_default();
     Ok((told(&question)?, Some(result)))
 }
 
@@ -202,34 +256,71 @@ fn told(blocks: &[Value]) -> Result<String, Wrong> {
             ("audio", "audio", "audio"),
             ("video", "video", "video"),
         ] {
-            let Some(given) = block.get(name) else { continue };
-            let field = |pointer: &str| given.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
-            if let Some(uri) = given.pointer("/source/s3Location/uri").and_then(Value::as_str) {
+            let Some(given) = block.get(name) else {
+                continue;
+            };
+            let field = |pointer: &str| {
+                given
+                    .pointer(pointer)
+                    .and_then(Value::as_str)
+                    .unwrap_or_default()
+            };
+            if let Some(uri) = given
+                .pointer("/source/s3Location/uri")
+                .and_then(Value::as_str)
+            {
                 return parts::linked(kind, uri);
             }
-            return parts::bytes(kind, &format!("{media}/{}", field("/format")), field("/source/bytes"));
+            return parts::bytes(
+                kind,
+                &format!("{media}/{}", field("/format")),
+                field("/source/bytes"),
+            );
         }
-        Ok(block.get("text").and_then(Value::as_str).unwrap_or_default().to_owned())
+        Ok(block
+            .get("text")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned())
     };
-    Ok(parts::joined(blocks.iter().map(block).collect::<Result<_, _>>()?))
+    Ok(parts::joined(
+        blocks.iter().map(block).collect::<Result<_, _>>()?,
+    ))
 }
 
 fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
     let tool = |tool: &Value| match tool.pointer("/toolSpec/name").and_then(Value::as_str) {
         Some(name) => {
-            let schema = tool.pointer("/toolSpec/inputSchema/json").cloned().unwrap_or_else(|| json!({}));
-            Ok(Tool { name: name.to_owned(), schema })
+            let schema = tool
+                .pointer("/toolSpec/inputSchema/json")
+                .cloned()
+                .unwrap_or_else(|| json!({}));
+            Ok(Tool {
+                name: name.to_owned(),
+                schema,
+            })
         }
         None => wrong("toolConfig.tools.0.toolSpec.name: is required"),
     };
-    let specified = request.pointer("/toolConfig/tools").and_then(Value::as_array).into_iter().flatten();
-    specified.filter(|tool| tool.get("toolSpec").is_some()).map(tool).collect()
+    let specified = request
+        .pointer("/toolConfig/tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    specified
+        .filter(|tool| tool.get("toolSpec").is_some())
+        .map(tool)
+        .collect()
 }
 
 /// A schema is text here, not an object.
 fn form(request: &Value) -> Result<Form, Wrong> {
-    let Some(format) = request.pointer("/outputConfig/textFormat") else { return Ok(Form::Text) };
-    let schema = format.pointer("/structure/jsonSchema/schema").and_then(Value::as_str);
+    let Some(format) = request.pointer("/outputConfig/textFormat") else {
+        return Ok(Form::Text);
+    };
+    let schema = format
+        .pointer("/structure/jsonSchema/schema")
+        .and_then(Value::as_str);
     match schema.and_then(|schema| serde_json::from_str(schema).ok()) {
         Some(schema) => Ok(Form::Schema(schema)),
         None => wrong("outputConfig.textFormat.structure.jsonSchema.schema: is not a JSON Schema"),
@@ -240,7 +331,10 @@ fn form(request: &Value) -> Result<Form, Wrong> {
 fn invoked(call: &Call<'_>, request: &Value) -> Outcome {
     let tokens = prompt_tokens(call.body);
     let body = if let Some(text) = request.get("inputText").and_then(Value::as_str) {
-        let dimensions = request.get("dimensions").and_then(Value::as_u64).unwrap_or(DIMENSIONS);
+        let dimensions = request
+            .get("dimensions")
+            .and_then(Value::as_u64)
+            .unwrap_or(DIMENSIONS);
         json!({ "embedding": vector(text, dimensions.clamp(1, 4096)), "inputTextTokenCount": tokens })
     } else {
         let texts = stops(request.get("texts"));
@@ -261,7 +355,8 @@ mod tests {
     use super::*;
 
     fn read(messages: Value) -> Result<Asked, Wrong> {
-        let spec = json!({ "toolSpec": { "name": "f", "inputSchema": { "json": { "type": "object" } } } });
+        let spec =
+            json!({ "toolSpec": { "name": "f", "inputSchema": { "json": { "type": "object" } } } });
         asked(&json!({ "messages": messages, "toolConfig": { "tools": [spec] } }))
     }
 
@@ -271,11 +366,17 @@ mod tests {
         let call = json!({ "role": "assistant", "content": [{ "toolUse": { "toolUseId": "1", "name": "f", "input": {} } }] });
         let result = json!({ "role": "user", "content": [{ "toolResult": { "toolUseId": "1", "content": [{ "text": "rain" }] } }] });
         let whole = read(json!([user, call, result])).expect("a conversation");
-        assert_eq!((whole.text.as_str(), whole.result.as_deref()), ("call it", Some("rain")));
+        assert_eq!(
+            (whole.text.as_str(), whole.result.as_deref()),
+            ("call it", Some("rain"))
+        );
         assert!(read(json!([user, user])).is_err());
         assert!(read(json!([call])).is_err());
         assert!(read(json!([user, call, user])).is_err());
         assert!(read(json!([result])).is_err());
-        assert!(asked(&json!({ "messages": [user, call, result] })).is_err(), "tools are not declared");
+        assert!(
+            asked(&json!({ "messages": [user, call, result] })).is_err(),
+            "tools are not declared"
+        );
     }
 }

@@ -15,11 +15,21 @@ use super::openai::messages;
 const MOST_TEXTS: usize = 96;
 /// The most stop sequences of one call.
 const MOST_STOPS: usize = 5;
-const KINDS: [&str; 5] = ["search_document", "search_query", "classification", "clustering", "image"];
+const KINDS: [&str; 5] = [
+    "search_document",
+    "search_query",
+    "classification",
+    "clustering",
+    "image",
+];
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let request = call.request()?;
-    if request.get("model").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if request
+        .get("model")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         return wrong("invalid request: model is required");
     }
     match call.task {
@@ -52,7 +62,10 @@ fn chat(call: &Call<'_>, request: &Value) -> Outcome {
 
 fn message(said: &Said, id: &str) -> Value {
     let mut message = json!({ "role": "assistant" });
-    let thought = said.thought.as_ref().map(|thought| json!({ "type": "thinking", "thinking": thought }));
+    let thought = said
+        .thought
+        .as_ref()
+        .map(|thought| json!({ "type": "thinking", "thinking": thought }));
     let mut content: Vec<_> = thought.into_iter().collect();
     if let Content::Calls(calls) = &said.content {
         let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
@@ -75,9 +88,14 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let asked = messages::asked(super::Vendor::Cohere, request)?;
     let stops = messages::stops(request.get("stop_sequences"));
     if stops.len() > MOST_STOPS {
-        return wrong(format!("invalid request: at most {MOST_STOPS} stop_sequences are allowed"));
+        return wrong(format!(
+            "invalid request: at most {MOST_STOPS} stop_sequences are allowed"
+        ));
     }
-    let choice = match request.get("tool_choice").filter(|choice| !choice.is_null()) {
+    let choice = match request
+        .get("tool_choice")
+        .filter(|choice| !choice.is_null())
+    {
         None => Choice::Free,
         Some(Value::String(word)) if word == "REQUIRED" => Choice::Any,
         Some(Value::String(word)) if word == "NONE" => Choice::Never,
@@ -91,8 +109,14 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         return wrong("invalid request: tool_choice is set but no tools are given");
     }
     let format = request.get("response_format");
-    let schema = format.and_then(|format| format.get("json_schema").or_else(|| format.get("schema")));
-    let form = match (format.and_then(|format| format.get("type")).and_then(Value::as_str), schema) {
+    let schema =
+        format.and_then(|format| format.get("json_schema").or_else(|| format.get("schema")));
+    let form = match (
+        format
+            .and_then(|format| format.get("type"))
+            .and_then(Value::as_str),
+        schema,
+    ) {
         (Some("json_object"), Some(schema)) => Form::Schema(schema.clone()),
         (Some("json_object"), None) => Form::Json,
         (Some("text") | None, _) => Form::Text,
@@ -102,7 +126,12 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
             ));
         }
     };
-    Ok(Asked { choice, form, stops, ..asked })
+    Ok(Asked {
+        choice,
+        form,
+        stops,
+        ..asked
+    })
 }
 
 fn embed(call: &Call<'_>, request: &Value) -> Outcome {
@@ -123,8 +152,14 @@ fn embed(call: &Call<'_>, request: &Value) -> Outcome {
             inputs.len()
         ));
     }
-    let dimensions = request.get("output_dimension").and_then(Value::as_u64).unwrap_or(DIMENSIONS);
-    let vectors: Vec<_> = inputs.iter().map(|text| vector(text, dimensions.clamp(1, 4096))).collect();
+    let dimensions = request
+        .get("output_dimension")
+        .and_then(Value::as_u64)
+        .unwrap_or(DIMENSIONS);
+    let vectors: Vec<_> = inputs
+        .iter()
+        .map(|text| vector(text, dimensions.clamp(1, 4096)))
+        .collect();
     let mut types = messages::stops(request.get("embedding_types"));
     if types.is_empty() {
         types.push("float".to_owned());
@@ -149,7 +184,12 @@ fn inputs(request: &Value) -> Result<Vec<String>, Wrong> {
     for image in messages::stops(request.get("images")) {
         inputs.push(parts::linked("image", &image)?);
     }
-    for input in request.get("inputs").and_then(Value::as_array).into_iter().flatten() {
+    for input in request
+        .get("inputs")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         inputs.push(parts::text(input.get("content"))?);
     }
     Ok(inputs)
@@ -157,14 +197,28 @@ fn inputs(request: &Value) -> Result<Vec<String>, Wrong> {
 
 /// Vectors in the form of one type.
 fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
-    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what is packed is less precise"
+    )]
     let whole = |shift: f64| -> Value {
         let number = |number: &f64| (number * 127.0 + shift).round() as i64;
-        json!(vectors.iter().map(|vector| vector.iter().map(number).collect()).collect::<Vec<Vec<_>>>())
+        json!(
+            vectors
+                .iter()
+                .map(|vector| vector.iter().map(number).collect())
+                .collect::<Vec<Vec<_>>>()
+        )
     };
-    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what is packed is less precise"
+    )]
     let packed = |vector: &Vec<f64>| {
-        let bytes: Vec<u8> = vector.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
+        let bytes: Vec<u8> = vector
+            .iter()
+            .flat_map(|number| (*number as f32).to_le_bytes())
+            .collect();
         BASE64_STANDARD.encode(&bytes)
     };
     match name {
@@ -172,21 +226,33 @@ fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
         "int8" => Ok(whole(0.0)),
         "uint8" => Ok(whole(128.0)),
         "base64" => Ok(json!(vectors.iter().map(packed).collect::<Vec<_>>())),
-        other => wrong(format!("invalid request: unsupported embedding type {other}")),
+        other => wrong(format!(
+            "invalid request: unsupported embedding type {other}"
+        )),
     }
 }
 
 fn rerank(call: &Call<'_>, request: &Value) -> Outcome {
-    let query = request.get("query").and_then(Value::as_str).filter(|query| !query.is_empty());
+    let query = request
+        .get("query")
+        .and_then(Value::as_str)
+        .filter(|query| !query.is_empty());
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("invalid request: query and documents are required");
     };
-    let results: Vec<_> = ranking(query, &documents, request.get("top_n").and_then(Value::as_u64))
-        .into_iter()
-        .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
-        .collect();
+    let results: Vec<_> = ranking(
+        query,
+        &documents,
+        request.get("top_n").and_then(Value::as_u64),
+    )
+    .into_iter()
+    .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
+    .collect();
     let meta = json!({ "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } });
-    Ok(Answer::json(200, &json!({ "id": digest(call.body), "results": results, "meta": meta })))
+    Ok(Answer::json(
+        200,
+        &json!({ "id": digest(call.body), "results": results, "meta": meta }),
+    ))
 }
 
 #[cfg(test)]
@@ -200,8 +266,14 @@ mod tests {
             let messages = json!([{ "role": "user", "content": "hi" }]);
             asked(&json!({ "messages": messages, "tools": tools, "tool_choice": choice }))
         };
-        assert_eq!(with(json!("REQUIRED")).map(|asked| asked.choice), Ok(Choice::Any));
-        assert_eq!(with(json!("NONE")).map(|asked| asked.choice), Ok(Choice::Never));
+        assert_eq!(
+            with(json!("REQUIRED")).map(|asked| asked.choice),
+            Ok(Choice::Any)
+        );
+        assert_eq!(
+            with(json!("NONE")).map(|asked| asked.choice),
+            Ok(Choice::Never)
+        );
         assert!(with(json!("auto")).is_err());
         assert!(with(json!({ "type": "function", "function": { "name": "f" } })).is_err());
     }

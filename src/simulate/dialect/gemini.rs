@@ -42,15 +42,25 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     match call.task {
         Task::Embed => {
             let values = embedding(&request)?;
-            Ok(Answer::json(200, &json!({ "embedding": { "values": values } })))
+            Ok(Answer::json(
+                200,
+                &json!({ "embedding": { "values": values } }),
+            ))
         }
         Task::EmbedMany => {
-            let Some(requests) = request.get("requests").and_then(Value::as_array).filter(|r| !r.is_empty())
+            let Some(requests) = request
+                .get("requests")
+                .and_then(Value::as_array)
+                .filter(|r| !r.is_empty())
             else {
-                return wrong("* BatchEmbedContentsRequest.requests: at least one request is required");
+                return wrong(
+                    "* BatchEmbedContentsRequest.requests: at least one request is required",
+                );
             };
-            let embeddings: Result<Vec<_>, _> =
-                requests.iter().map(|request| Ok(json!({ "values": embedding(request)? }))).collect();
+            let embeddings: Result<Vec<_>, _> = requests
+                .iter()
+                .map(|request| Ok(json!({ "values": embedding(request)? })))
+                .collect();
             Ok(Answer::json(200, &json!({ "embeddings": embeddings? })))
         }
         _ => generated(call, &request, model),
@@ -70,7 +80,11 @@ fn camel(value: Value) -> Value {
                     camel_name.extend(word.chars().take(1).flat_map(char::to_uppercase));
                     camel_name.extend(word.chars().skip(1));
                 }
-                let value = if FOREIGN.contains(&camel_name.as_str()) { value } else { camel(value) };
+                let value = if FOREIGN.contains(&camel_name.as_str()) {
+                    value
+                } else {
+                    camel(value)
+                };
                 (camel_name, value)
             };
             Value::Object(map.into_iter().map(field).collect())
@@ -85,7 +99,10 @@ fn embedding(request: &Value) -> Result<Vec<f64>, Wrong> {
         return wrong("* EmbedContentRequest.content: contents is not specified");
     }
     let dimensions = request.get("outputDimensionality").and_then(Value::as_u64);
-    Ok(vector(&text, dimensions.unwrap_or(DIMENSIONS).clamp(1, 4096)))
+    Ok(vector(
+        &text,
+        dimensions.unwrap_or(DIMENSIONS).clamp(1, 4096),
+    ))
 }
 
 fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
@@ -93,10 +110,13 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let said = reply(&asked);
     let input = prompt_tokens(call.body);
     let config = request.get("generationConfig");
-    let count = config.and_then(|config| config.get("candidateCount")).and_then(Value::as_u64);
+    let count = config
+        .and_then(|config| config.get("candidateCount"))
+        .and_then(Value::as_u64);
     let count = count.unwrap_or(1).clamp(1, MOST_CANDIDATES);
     let shown = asked.text.starts_with("think ")
-        || config.and_then(|config| config.pointer("/thinkingConfig/includeThoughts")) == Some(&json!(true));
+        || config.and_then(|config| config.pointer("/thinkingConfig/includeThoughts"))
+            == Some(&json!(true));
     let (written, thought) = (said.tokens * count, said.thought_tokens * count);
     let id = digest(call.body);
     let refused = matches!(said.content, Content::Refusal(_));
@@ -110,7 +130,11 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     if said.thought.is_some() {
         usage["thoughtsTokenCount"] = json!(thought);
     }
-    let total = if refused { input } else { input + written + thought };
+    let total = if refused {
+        input
+    } else {
+        input + written + thought
+    };
     usage["totalTokenCount"] = json!(total);
     usage["promptTokensDetails"] = json!([{ "modality": "TEXT", "tokenCount": input }]);
     let candidates: Vec<_> = (0..count)
@@ -171,20 +195,35 @@ fn seal(part: &Value) -> String {
 }
 
 fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
-    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
-    if let Some(field) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
-        return wrong(format!("Invalid JSON payload received. Unknown name \"{field}\": Cannot find field."));
+    let Some(fields) = request.as_object() else {
+        return Err(Wrong::Unreadable);
+    };
+    if let Some(field) = fields
+        .keys()
+        .find(|field| !FIELDS.contains(&field.as_str()))
+    {
+        return wrong(format!(
+            "Invalid JSON payload received. Unknown name \"{field}\": Cannot find field."
+        ));
     }
-    let Some(contents) = request.get("contents").and_then(Value::as_array).filter(|list| !list.is_empty())
+    let Some(contents) = request
+        .get("contents")
+        .and_then(Value::as_array)
+        .filter(|list| !list.is_empty())
     else {
         return wrong("* GenerateContentRequest.contents: contents is not specified");
     };
     check(contents, model)?;
     let config = request.get("generationConfig").cloned().unwrap_or_default();
     let thinking = config.get("thinkingConfig");
-    let budget = thinking.and_then(|thinking| thinking.get("thinkingBudget")).and_then(Value::as_i64);
-    let level = thinking.and_then(|thinking| thinking.get("thinkingLevel")).is_some();
-    let included = thinking.and_then(|thinking| thinking.get("includeThoughts")) == Some(&json!(true));
+    let budget = thinking
+        .and_then(|thinking| thinking.get("thinkingBudget"))
+        .and_then(Value::as_i64);
+    let level = thinking
+        .and_then(|thinking| thinking.get("thinkingLevel"))
+        .is_some();
+    let included =
+        thinking.and_then(|thinking| thinking.get("includeThoughts")) == Some(&json!(true));
     let (text, result) = last(contents)?;
     let (tools, choice) = tools(request)?;
     Ok(Asked {
@@ -204,11 +243,17 @@ fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
 fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
     let mut calls = Vec::new();
     for (at, content) in contents.iter().enumerate() {
-        let role = content.get("role").and_then(Value::as_str).unwrap_or("user");
+        let role = content
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or("user");
         if !matches!(role, "user" | "model" | "function") {
             return wrong("Please use a valid role: user, model.");
         }
-        let parts = content.get("parts").and_then(Value::as_array).filter(|parts| !parts.is_empty());
+        let parts = content
+            .get("parts")
+            .and_then(Value::as_array)
+            .filter(|parts| !parts.is_empty());
         let Some(parts) = parts else {
             return wrong(format!(
                 "* GenerateContentRequest.contents[{at}].parts: contents.parts must not be empty."
@@ -217,10 +262,18 @@ fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
         let mut made = Vec::new();
         for (place, part) in parts.iter().enumerate() {
             if let Some(call) = part.get("functionCall") {
-                made.push(call.get("name").and_then(Value::as_str).unwrap_or_default().to_owned());
+                made.push(
+                    call.get("name")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
             }
             if let Some(result) = part.get("functionResponse") {
-                let name = result.get("name").and_then(Value::as_str).unwrap_or_default();
+                let name = result
+                    .get("name")
+                    .and_then(Value::as_str)
+                    .unwrap_or_default();
                 if !calls.iter().any(|call| call == name) {
                     return wrong(
                         "Please ensure that function response turn comes immediately after a function call turn.",
@@ -260,7 +313,9 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
     let results: Vec<_> = results
         .map(|result| {
             // A result that is one text under a well-known name is that text.
-            let text = ["result", "output"].iter().find_map(|name| result.get(name)?.as_str());
+            let text = ["result", "output"]
+                .iter()
+                .find_map(|name| result.get(name)?.as_str());
             text.map_or_else(|| result.to_string(), str::to_owned)
         })
         .collect();
@@ -269,7 +324,11 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
     }
     let result = parts::joined(results);
     let asks = |content: &&Value| {
-        content.get("role").and_then(Value::as_str).unwrap_or("user") == "user"
+        content
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or("user")
+            == "user"
             && content.pointer("/parts/0/functionResponse").is_none()
     };
     let question = parts(contents.iter().rev().find(asks));
@@ -279,7 +338,11 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
 /// Parts, told as text.
 fn told(parts: Option<&Value>) -> Result<String, Wrong> {
     let part = |part: &Value| {
-        let field = |pointer: &str| part.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let field = |pointer: &str| {
+            part.pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         if part.get("thought") == Some(&json!(true)) {
             return Ok(String::new());
         }
@@ -288,7 +351,10 @@ fn told(parts: Option<&Value>) -> Result<String, Wrong> {
             return parts::bytes(kind(media), media, field("/inlineData/data"));
         }
         if part.get("fileData").is_some() {
-            return parts::linked(kind(field("/fileData/mimeType")), field("/fileData/fileUri"));
+            return parts::linked(
+                kind(field("/fileData/mimeType")),
+                field("/fileData/fileUri"),
+            );
         }
         Ok(field("/text").to_owned())
     };
@@ -306,21 +372,36 @@ fn kind(media: &str) -> &'static str {
 }
 
 fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
-    let lists = request.get("tools").and_then(Value::as_array).into_iter().flatten();
-    let declared = lists.filter_map(|tool| tool.get("functionDeclarations")?.as_array()).flatten();
+    let lists = request
+        .get("tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let declared = lists
+        .filter_map(|tool| tool.get("functionDeclarations")?.as_array())
+        .flatten();
     let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
         Some(name) => {
-            let schema = tool.get("parametersJsonSchema").or_else(|| tool.get("parameters"));
-            Ok(Tool { name: name.to_owned(), schema: schema.cloned().unwrap_or_else(|| json!({})) })
+            let schema = tool
+                .get("parametersJsonSchema")
+                .or_else(|| tool.get("parameters"));
+            Ok(Tool {
+                name: name.to_owned(),
+                schema: schema.cloned().unwrap_or_else(|| json!({})),
+            })
         }
-        None => {
-            wrong("* GenerateContentRequest.tools[0].function_declarations[0].name: Invalid function name.")
-        }
+        None => wrong(
+            "* GenerateContentRequest.tools[0].function_declarations[0].name: Invalid function name.",
+        ),
     };
     let tools: Vec<_> = declared.map(tool).collect::<Result<_, _>>()?;
     let config = request.pointer("/toolConfig/functionCallingConfig");
-    let mode = config.and_then(|config| config.get("mode")).and_then(Value::as_str);
-    let allowed = config.and_then(|config| config.pointer("/allowedFunctionNames/0")).and_then(Value::as_str);
+    let mode = config
+        .and_then(|config| config.get("mode"))
+        .and_then(Value::as_str);
+    let allowed = config
+        .and_then(|config| config.pointer("/allowedFunctionNames/0"))
+        .and_then(Value::as_str);
     let choice = match (mode, allowed) {
         (Some("NONE"), _) => Choice::Never,
         (Some("ANY"), Some(name)) => Choice::Named(name.to_owned()),
@@ -331,8 +412,13 @@ fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
 }
 
 fn form(config: &Value) -> Form {
-    let schema = config.get("responseJsonSchema").or_else(|| config.get("responseSchema"));
-    match (config.get("responseMimeType").and_then(Value::as_str), schema) {
+    let schema = config
+        .get("responseJsonSchema")
+        .or_else(|| config.get("responseSchema"));
+    match (
+        config.get("responseMimeType").and_then(Value::as_str),
+        schema,
+    ) {
         (Some("application/json"), Some(schema)) => Form::Schema(schema.clone()),
         (Some("application/json"), None) => Form::Json,
         _ => Form::Text,
@@ -347,9 +433,14 @@ mod tests {
     fn newer_models_want_their_seals_back() {
         let tools = json!([{ "functionDeclarations": [{ "name": "f" }] }]);
         let user = json!({ "role": "user", "parts": [{ "text": "call it" }] });
-        let first = asked(&json!({ "contents": [user], "tools": tools }), "gemini-3-pro").expect("a request");
+        let first = asked(
+            &json!({ "contents": [user], "tools": tools }),
+            "gemini-3-pro",
+        )
+        .expect("a request");
         let call = said_parts(&reply(&first), false, Some("0123456789")).remove(0);
-        let result = json!({ "functionResponse": { "name": "f", "response": { "result": "rain" } } });
+        let result =
+            json!({ "functionResponse": { "name": "f", "response": { "result": "rain" } } });
         let with = |call: &Value, model: &str| {
             let contents = json!([
                 user,
@@ -358,9 +449,14 @@ mod tests {
             ]);
             asked(&json!({ "contents": contents, "tools": tools }), model)
         };
-        assert_eq!(with(&call, "gemini-3-pro").map(|asked| asked.result), Ok(Some("rain".to_owned())));
+        assert_eq!(
+            with(&call, "gemini-3-pro").map(|asked| asked.result),
+            Ok(Some("rain".to_owned()))
+        );
         let mut bare = call.clone();
-        bare.as_object_mut().expect("a part").remove("thoughtSignature");
+        bare.as_object_mut()
+            .expect("a part")
+            .remove("thoughtSignature");
         assert!(with(&bare, "gemini-3-pro").is_err());
         assert!(with(&bare, "gemini-2.5-flash").is_ok());
         let mut other = call;
@@ -370,20 +466,33 @@ mod tests {
 
     #[test]
     fn names_are_taken_in_either_form() {
-        let request =
-            json!({ "generation_config": { "response_json_schema": { "a_b": 1 } }, "x": [{ "a_b": 1 }] });
-        let expected =
-            json!({ "generationConfig": { "responseJsonSchema": { "a_b": 1 } }, "x": [{ "aB": 1 }] });
+        let request = json!({ "generation_config": { "response_json_schema": { "a_b": 1 } }, "x": [{ "a_b": 1 }] });
+        let expected = json!({ "generationConfig": { "responseJsonSchema": { "a_b": 1 } }, "x": [{ "aB": 1 }] });
         assert_eq!(camel(request), expected);
     }
 
     #[test]
     fn what_is_unknown_is_refused() {
-        assert!(asked(&json!({ "contents": [{ "parts": [{ "text": "hi" }] }] }), "g").is_ok());
-        assert!(asked(&json!({ "contents": [{ "parts": [{ "text": "hi" }] }], "colour": 1 }), "g").is_err());
         assert!(
-            asked(&json!({ "contents": [{ "role": "assistant", "parts": [{ "text": "hi" }] }] }), "g")
-                .is_err()
+            asked(
+                &json!({ "contents": [{ "parts": [{ "text": "hi" }] }] }),
+                "g"
+            )
+            .is_ok()
+        );
+        assert!(
+            asked(
+                &json!({ "contents": [{ "parts": [{ "text": "hi" }] }], "colour": 1 }),
+                "g"
+            )
+            .is_err()
+        );
+        assert!(
+            asked(
+                &json!({ "contents": [{ "role": "assistant", "parts": [{ "text": "hi" }] }] }),
+                "g"
+            )
+            .is_err()
         );
         assert!(asked(&json!({ "contents": [] }), "g").is_err());
     }

@@ -42,8 +42,14 @@ const OF_CHAT: [&str; 30] = [
     "prompt_logprobs",
     "top_prompt_logprobs",
 ];
-const OF_EMBEDDINGS: [&str; 6] =
-    ["model", "input", "metadata", "output_dimension", "output_dtype", "encoding_format"];
+const OF_EMBEDDINGS: [&str; 6] = [
+    "model",
+    "input",
+    "metadata",
+    "output_dimension",
+    "output_dtype",
+    "encoding_format",
+];
 const OF_MODERATIONS: [&str; 3] = ["model", "input", "metadata"];
 const OF_TRANSCRIPTIONS: [&str; 11] = [
     "model",
@@ -85,7 +91,9 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         Task::Moderate => &OF_MODERATIONS,
         _ => &OF_CHAT,
     };
-    let Some(fields) = request.as_object() else { return Err(Wrong::Unreadable) };
+    let Some(fields) = request.as_object() else {
+        return Err(Wrong::Unreadable);
+    };
     if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
         return in_field(&[field], "Extra inputs are not permitted");
     }
@@ -95,11 +103,16 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     match call.task {
         Task::Embed => {
             let mut request = request.clone();
-            if let Some(inputs) = request.get("input").filter(|input| input.is_string()).cloned() {
+            if let Some(inputs) = request
+                .get("input")
+                .filter(|input| input.is_string())
+                .cloned()
+            {
                 request["input"] = json!([inputs]);
             }
             let answer = media::embeddings(&request, model)?;
-            let mut body: Value = serde_json::from_slice(&answer.body).map_err(|_| Wrong::Unreadable)?;
+            let mut body: Value =
+                serde_json::from_slice(&answer.body).map_err(|_| Wrong::Unreadable)?;
             body["id"] = json!(digest(call.body));
             body["usage"]["completion_tokens"] = json!(0);
             let (input, output) = answer.spent.unwrap_or_default();
@@ -111,7 +124,11 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
 }
 
 fn in_field<T>(path: &[&str], message: &str) -> Result<T, Wrong> {
-    let path = ["body"].iter().chain(path).map(|part| (*part).to_owned()).collect();
+    let path = ["body"]
+        .iter()
+        .chain(path)
+        .map(|part| (*part).to_owned())
+        .collect();
     Err(Wrong::Field(path, message.to_owned()))
 }
 
@@ -131,35 +148,74 @@ fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         result
     };
     let results: Vec<_> = texts.iter().map(judged).collect();
-    Ok(Answer::json(200, &json!({ "id": digest(call.body), "model": model, "results": results })))
+    Ok(Answer::json(
+        200,
+        &json!({ "id": digest(call.body), "model": model, "results": results }),
+    ))
 }
 
 /// Lists are fields of the same name, unlike OpenAI's.
 fn transcription(call: &Call<'_>) -> Outcome {
-    let kind = call.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let Some(parts) = multipart::parts(kind, call.body) else { return Err(Wrong::Unreadable) };
-    if let Some(part) = parts.iter().find(|part| !OF_TRANSCRIPTIONS.contains(&part.name.as_str())) {
+    let kind = call
+        .headers
+        .get("content-type")
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    let Some(parts) = multipart::parts(kind, call.body) else {
+        return Err(Wrong::Unreadable);
+    };
+    if let Some(part) = parts
+        .iter()
+        .find(|part| !OF_TRANSCRIPTIONS.contains(&part.name.as_str()))
+    {
         return in_field(&[&part.name], "Extra inputs are not permitted");
     }
     let text = |name: &str| {
-        let part = parts.iter().find(|part| part.name == name && part.file.is_none())?;
-        std::str::from_utf8(&part.bytes).ok().filter(|text| !text.is_empty())
+        let part = parts
+            .iter()
+            .find(|part| part.name == name && part.file.is_none())?;
+        std::str::from_utf8(&part.bytes)
+            .ok()
+            .filter(|text| !text.is_empty())
     };
-    let Some(model) = text("model") else { return in_field(&["model"], "Field required") };
-    let file = parts.iter().find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
+    let Some(model) = text("model") else {
+        return in_field(&["model"], "Field required");
+    };
+    let file = parts
+        .iter()
+        .find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
     let (said, length) = match (file, text("file_url")) {
-        (Some(Part { file: Some(name), bytes, .. }), None) => {
-            (format!("You sent: {} bytes of {name} {}", bytes.len(), digest(bytes)), bytes.len() as u64)
-        }
+        (
+            Some(Part {
+                file: Some(name),
+                bytes,
+                ..
+            }),
+            None,
+        ) => (
+            format!(
+                "You sent: {} bytes of {name} {}",
+                bytes.len(),
+                digest(bytes)
+            ),
+            bytes.len() as u64,
+        ),
         // Nothing is fetched: what is there is taken for a second long.
         (None, Some(url)) => (format!("You sent: {url}"), SECOND),
-        _ => return in_field(&["file"], "Exactly one of file, file_url and file_id is required"),
+        _ => {
+            return in_field(
+                &["file"],
+                "Exactly one of file, file_url and file_id is required",
+            );
+        }
     };
     let seconds = length.div_ceil(SECOND);
     // Of words there are none: one segment is all that is said.
-    let wants_segments =
-        parts.iter().any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
-    let segment = json!({ "type": "transcription_segment", "text": said, "start": 0.0, "end": seconds });
+    let wants_segments = parts
+        .iter()
+        .any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
+    let segment =
+        json!({ "type": "transcription_segment", "text": said, "start": 0.0, "end": seconds });
     let (input, output) = (length / 100 + 1, said.len() as u64 / 4);
     let body = json!({
         "model": model,
@@ -177,8 +233,13 @@ fn transcription(call: &Call<'_>) -> Outcome {
 }
 
 fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
-    let list = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
-    let Some(list) = list else { return in_field(&["messages"], "Field required") };
+    let list = request
+        .get("messages")
+        .and_then(Value::as_array)
+        .filter(|list| !list.is_empty());
+    let Some(list) = list else {
+        return in_field(&["messages"], "Field required");
+    };
     check(list)?;
     let mut asked = messages::asked(call.vendor, request)?;
     asked.thinks |= request.get("prompt_mode") == Some(&json!("reasoning"));
@@ -186,12 +247,15 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         return wrong(format!("Tool {name} is not among the tools of the request"));
     }
     let said = reply(&asked);
-    let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, 128);
+    let count = request
+        .get("n")
+        .and_then(Value::as_u64)
+        .unwrap_or(1)
+        .clamp(1, 128);
     let id = digest(call.body);
     let choices: Vec<_> = (0..count).map(|index| choice(&said, &id, index)).collect();
     let (input, output) = (prompt_tokens(call.body), said.all_tokens() * count);
-    let mut usage =
-        json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
+    let mut usage = json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
     if asked.cached(input) > 0 {
         usage["prompt_tokens_details"] = json!({ "cached_tokens": asked.cached(input) });
     }
@@ -246,7 +310,10 @@ fn choice(said: &Said, id: &str, index: u64) -> Value {
 /// Who speaks last, the ids of calls, and the seals on thoughts.
 fn check(list: &[Value]) -> Result<(), Wrong> {
     let last = list.last();
-    let role = last.and_then(|message| message.get("role")).and_then(Value::as_str).unwrap_or_default();
+    let role = last
+        .and_then(|message| message.get("role"))
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     let prefix = last.and_then(|message| message.get("prefix")) == Some(&json!(true));
     let may_end = matches!(role, "user" | "tool") || role == "assistant" && prefix;
     if !may_end {
@@ -256,7 +323,11 @@ fn check(list: &[Value]) -> Result<(), Wrong> {
     }
     for (at, message) in list.iter().enumerate() {
         let place = at.to_string();
-        let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
+        let calls = message
+            .get("tool_calls")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         let ids = calls.filter_map(|call| call.get("id")?.as_str());
         for id in ids.chain(message.get("tool_call_id").and_then(Value::as_str)) {
             if id.len() != ID || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -265,11 +336,24 @@ fn check(list: &[Value]) -> Result<(), Wrong> {
                 ));
             }
         }
-        for part in message.get("content").and_then(Value::as_array).into_iter().flatten() {
-            let Some(seal) = part.get("signature").and_then(Value::as_str) else { continue };
-            let thought = part.pointer("/thinking/0/text").and_then(Value::as_str).unwrap_or_default();
+        for part in message
+            .get("content")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            let Some(seal) = part.get("signature").and_then(Value::as_str) else {
+                continue;
+            };
+            let thought = part
+                .pointer("/thinking/0/text")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if !signature::holds(thought, seal) {
-                return in_field(&["messages", &place, "content"], "Invalid signature of a thinking chunk");
+                return in_field(
+                    &["messages", &place, "content"],
+                    "Invalid signature of a thinking chunk",
+                );
             }
         }
     }
@@ -288,6 +372,8 @@ mod tests {
         assert!(check(&[user.clone(), call("abcDEF123"), result("abcDEF123")]).is_ok());
         assert!(check(&[user.clone(), call("call_1"), result("call_1")]).is_err());
         assert!(check(&[user, call("abcDEF123")]).is_err());
-        assert!(check(&[json!({ "role": "assistant", "content": "Once", "prefix": true })]).is_ok());
+        assert!(
+            check(&[json!({ "role": "assistant", "content": "Once", "prefix": true })]).is_ok()
+        );
     }
 }

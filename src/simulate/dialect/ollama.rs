@@ -14,7 +14,11 @@ const AT: &str = "2026-01-01T00:00:00Z";
 
 pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let request = call.request()?;
-    let Some(model) = request.get("model").and_then(Value::as_str).filter(|model| !model.is_empty()) else {
+    let Some(model) = request
+        .get("model")
+        .and_then(Value::as_str)
+        .filter(|model| !model.is_empty())
+    else {
         return wrong("model is required");
     };
     match call.task {
@@ -28,7 +32,10 @@ fn embed(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     if texts.is_empty() {
         return wrong("invalid input type");
     }
-    let dimensions = request.get("dimensions").and_then(Value::as_u64).filter(|count| *count > 0);
+    let dimensions = request
+        .get("dimensions")
+        .and_then(Value::as_u64)
+        .filter(|count| *count > 0);
     let dimensions = dimensions.unwrap_or(DIMENSIONS).min(4096);
     let vectors: Vec<_> = texts.iter().map(|text| vector(text, dimensions)).collect();
     let tokens = prompt_tokens(call.body);
@@ -61,7 +68,8 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         return Ok(Answer::json(200, &last(message(&said))).spending(input, output));
     }
     // In pieces, a line each, as it is sent unless that is declined.
-    let piece = json!({ "model": model, "created_at": AT, "message": message(&said), "done": false });
+    let piece =
+        json!({ "model": model, "created_at": AT, "message": message(&said), "done": false });
     let end = last(json!({ "role": "assistant", "content": "" }));
     let lines = format!("{piece}\n{end}\n");
     Ok(Answer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
@@ -73,24 +81,38 @@ fn message(said: &Said) -> Value {
         message["thinking"] = json!(thought);
     }
     if let Content::Calls(calls) = &said.content {
-        let call =
-            |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
+        let call = |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
         message["tool_calls"] = calls.iter().map(call).collect();
     }
     message
 }
 
 fn asked(request: &Value) -> Result<Asked, Wrong> {
-    let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
-    let Some(messages) = messages else { return wrong("messages are required") };
+    let messages = request
+        .get("messages")
+        .and_then(Value::as_array)
+        .filter(|list| !list.is_empty());
+    let Some(messages) = messages else {
+        return wrong("messages are required");
+    };
     messages.iter().try_for_each(check)?;
     let last = messages.last().cloned().unwrap_or_default();
     let of_tool = last.get("role") == Some(&json!("tool"));
     let is_user = |message: &&Value| message.get("role") == Some(&json!("user"));
-    let question =
-        if of_tool { messages.iter().rev().find(is_user).cloned().unwrap_or_default() } else { last.clone() };
+    let question = if of_tool {
+        messages
+            .iter()
+            .rev()
+            .find(is_user)
+            .cloned()
+            .unwrap_or_default()
+    } else {
+        last.clone()
+    };
     let options = request.get("options");
-    let most = options.and_then(|options| options.get("num_predict")).and_then(Value::as_i64);
+    let most = options
+        .and_then(|options| options.get("num_predict"))
+        .and_then(Value::as_i64);
     Ok(Asked {
         text: told(&question)?,
         result: of_tool
@@ -106,24 +128,39 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         },
         stops: stops(options.and_then(|options| options.get("stop"))),
         most: most.and_then(|most| u64::try_from(most).ok()),
-        thinks: request.get("think").is_some_and(|think| think.is_string() || *think == json!(true)),
+        thinks: request
+            .get("think")
+            .is_some_and(|think| think.is_string() || *think == json!(true)),
         one_call: false,
     })
 }
 
 /// The types of a message's fields are those that Go's decoder accepts.
 fn check(message: &Value) -> Result<(), Wrong> {
-    let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+    let role = message
+        .get("role")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
     if !matches!(role, "system" | "user" | "assistant" | "tool") {
         return wrong(format!("invalid role: {role}"));
     }
-    if message.get("content").is_some_and(|content| !content.is_string() && !content.is_null()) {
+    if message
+        .get("content")
+        .is_some_and(|content| !content.is_string() && !content.is_null())
+    {
         return wrong(
             "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
         );
     }
-    let calls = message.get("tool_calls").and_then(Value::as_array).into_iter().flatten();
-    if calls.filter_map(|call| call.pointer("/function/arguments")).any(|given| !given.is_object()) {
+    let calls = message
+        .get("tool_calls")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    if calls
+        .filter_map(|call| call.pointer("/function/arguments"))
+        .any(|given| !given.is_object())
+    {
         return wrong(
             "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments of type api.ToolCallFunctionArguments",
         );
@@ -134,8 +171,17 @@ fn check(message: &Value) -> Result<(), Wrong> {
 /// A message, told as text. Of what kind its pictures are it does not say.
 fn told(message: &Value) -> Result<String, Wrong> {
     let mut list = vec![parts::text(message.get("content"))?];
-    for image in message.get("images").and_then(Value::as_array).into_iter().flatten() {
-        list.push(parts::bytes("image", "unknown", image.as_str().unwrap_or_default())?);
+    for image in message
+        .get("images")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
+        list.push(parts::bytes(
+            "image",
+            "unknown",
+            image.as_str().unwrap_or_default(),
+        )?);
     }
     Ok(parts::joined(list))
 }
@@ -148,11 +194,16 @@ mod tests {
     fn content_is_text_and_arguments_are_objects() {
         let read = |message: Value| asked(&json!({ "messages": [message] }));
         assert!(read(json!({ "role": "user", "content": "hi" })).is_ok());
-        assert!(read(json!({ "role": "user", "content": [{ "type": "text", "text": "hi" }] })).is_err());
+        assert!(
+            read(json!({ "role": "user", "content": [{ "type": "text", "text": "hi" }] })).is_err()
+        );
         let call = |arguments: Value| json!({ "role": "assistant", "tool_calls": [{ "function": { "name": "f", "arguments": arguments } }] });
         assert!(read(call(json!({}))).is_ok());
         assert!(read(call(json!("{}"))).is_err());
         let image = json!({ "role": "user", "content": "look", "images": ["Zm9v"] });
-        assert_eq!(read(image).map(|asked| asked.text), Ok("look [image unknown 3 bytes]".to_owned()));
+        assert_eq!(
+            read(image).map(|asked| asked.text),
+            Ok("look [image unknown 3 bytes]".to_owned())
+        );
     }
 }

@@ -42,17 +42,26 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let asked = messages::asked(call.vendor, request)?;
     let mut said = reply(&asked);
     if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && said.thought.is_none() {
-        said = reply(&Asked { thinks: true, ..asked.clone() });
+        said = reply(&Asked {
+            thinks: true,
+            ..asked.clone()
+        });
     }
-    let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST_CANDIDATES);
+    let count = request
+        .get("n")
+        .and_then(Value::as_u64)
+        .unwrap_or(1)
+        .clamp(1, MOST_CANDIDATES);
     let id = digest(call.body);
-    let choices: Vec<_> = (0..count).map(|index| choice(call.vendor, &said, &id, index)).collect();
+    let choices: Vec<_> = (0..count)
+        .map(|index| choice(call.vendor, &said, &id, index))
+        .collect();
     let (prompt, written) = (prompt_tokens(call.body), said.all_tokens() * count);
     let cached = asked.cached(prompt);
-    let mut usage =
-        json!({ "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written });
+    let mut usage = json!({ "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written });
     if said.thought.is_some() {
-        usage["completion_tokens_details"] = json!({ "reasoning_tokens": said.thought_tokens * count });
+        usage["completion_tokens_details"] =
+            json!({ "reasoning_tokens": said.thought_tokens * count });
     }
     if cached > 0 {
         usage["prompt_tokens_details"] = json!({ "cached_tokens": cached });
@@ -90,15 +99,21 @@ fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
         think(vendor, &mut message, thought);
     }
     let filtered = filters && matches!(said.content, Content::Refusal(_));
-    let reason = if filtered { "content_filter" } else { finish(said) };
-    let mut choice = json!({ "index": index, "message": message, "logprobs": null, "finish_reason": reason });
+    let reason = if filtered {
+        "content_filter"
+    } else {
+        finish(said)
+    };
+    let mut choice =
+        json!({ "index": index, "message": message, "logprobs": null, "finish_reason": reason });
     if vendor == Vendor::OpenRouter {
         choice["native_finish_reason"] = json!(reason);
     }
     if vendor == Vendor::Azure {
         choice["content_filter_results"] = unfiltered();
         if filtered {
-            choice["content_filter_results"]["violence"] = json!({ "filtered": true, "severity": "high" });
+            choice["content_filter_results"]["violence"] =
+                json!({ "filtered": true, "severity": "high" });
         }
     }
     choice
@@ -159,11 +174,20 @@ fn unfiltered() -> Value {
 
 /// Models that reason take neither the old name of the longest answer nor a temperature.
 fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), Wrong> {
-    let model = request.get("model").and_then(Value::as_str).unwrap_or_default();
-    if !["o1", "o3", "o4", "gpt-5"].iter().any(|start| model.starts_with(start)) {
+    let model = request
+        .get("model")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    if !["o1", "o3", "o4", "gpt-5"]
+        .iter()
+        .any(|start| model.starts_with(start))
+    {
         return Ok(());
     }
-    if request.get("max_tokens").is_some_and(|most| !most.is_null()) {
+    if request
+        .get("max_tokens")
+        .is_some_and(|most| !most.is_null())
+    {
         return wrong(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
         );
@@ -182,17 +206,28 @@ fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), W
         Vendor::Groq => {}
         _ => return Ok(()),
     }
-    let set =
-        |field: &&str| request.get(*field).is_some_and(|value| !value.is_null() && *value != json!(false));
-    if let Some(field) = ["logprobs", "logit_bias", "top_logprobs"].into_iter().find(|field| set(field)) {
+    let set = |field: &&str| {
+        request
+            .get(*field)
+            .is_some_and(|value| !value.is_null() && *value != json!(false))
+    };
+    if let Some(field) = ["logprobs", "logit_bias", "top_logprobs"]
+        .into_iter()
+        .find(|field| set(field))
+    {
         return wrong(format!("property '{field}' is unsupported"));
     }
     if request.get("n").is_some_and(|n| n.as_u64() != Some(1)) {
         return wrong("'n' : number must be at most 1");
     }
-    let named =
-        |message: &Value| message.get("name").is_some() && message.get("role") != Some(&json!("tool"));
-    let messages = request.get("messages").and_then(Value::as_array).into_iter().flatten();
+    let named = |message: &Value| {
+        message.get("name").is_some() && message.get("role") != Some(&json!("tool"))
+    };
+    let messages = request
+        .get("messages")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     match messages.enumerate().find(|(_, message)| named(message)) {
         Some((at, _)) => wrong(format!("'messages.{at}' : property 'name' is unsupported")),
         None => Ok(()),
@@ -205,9 +240,16 @@ mod tests {
 
     #[test]
     fn models_that_reason_and_groq_take_less_than_others() {
-        let refused = |vendor, fields: Value| refuse_what_this_vendor_does(vendor, &fields).is_err();
-        assert!(refused(Vendor::OpenAi, json!({ "model": "gpt-5-mini", "max_tokens": 9 })));
-        assert!(refused(Vendor::OpenAi, json!({ "model": "o4-mini", "temperature": 0.5 })));
+        let refused =
+            |vendor, fields: Value| refuse_what_this_vendor_does(vendor, &fields).is_err();
+        assert!(refused(
+            Vendor::OpenAi,
+            json!({ "model": "gpt-5-mini", "max_tokens": 9 })
+        ));
+        assert!(refused(
+            Vendor::OpenAi,
+            json!({ "model": "o4-mini", "temperature": 0.5 })
+        ));
         assert!(!refused(
             Vendor::OpenAi,
             json!({ "model": "gpt-5-mini", "temperature": 1, "max_completion_tokens": 9 })

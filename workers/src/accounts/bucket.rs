@@ -24,7 +24,12 @@ impl Bucket {
         now: Instant,
         spent_at: Option<Instant>,
     ) -> Self {
-        let mut bucket = Self { size: 0.0, per, level: 0.0, at: spent_at.unwrap_or(now) };
+        let mut bucket = Self {
+            size: 0.0,
+            per,
+            level: 0.0,
+            at: spent_at.unwrap_or(now),
+        };
         bucket.resize(limit, guard);
         if spent_at.is_none() {
             bucket.level = bucket.size;
@@ -94,8 +99,9 @@ impl Bucket {
     /// Takes it to be full at `at`, and no sooner.
     pub(super) fn empty_until(&mut self, at: Instant, now: Instant) {
         self.refill(now);
-        self.level =
-            self.level.min(self.size - at.saturating_duration_since(now).as_secs_f64() * self.rate());
+        self.level = self
+            .level
+            .min(self.size - at.saturating_duration_since(now).as_secs_f64() * self.rate());
     }
 
     /// The part of it that is free, 0 to 1.
@@ -120,7 +126,9 @@ mod tests {
             bucket.take(1);
         }
         let next = bucket.peek(1, start).expect_err("empty");
-        assert!(next > start + Duration::from_millis(99) && next < start + Duration::from_millis(101));
+        assert!(
+            next > start + Duration::from_millis(99) && next < start + Duration::from_millis(101)
+        );
         assert!(bucket.peek(1, next).is_ok());
     }
 
@@ -131,6 +139,10 @@ mod tests {
         bucket.take(10);
         bucket.sent(2 * SECOND);
         assert!(bucket.peek(1, start + 2 * SECOND).is_err());
-        assert!(bucket.peek(1, start + 3 * SECOND + Duration::from_millis(1)).is_ok());
+        assert!(
+            bucket
+                .peek(1, start + 3 * SECOND + Duration::from_millis(1))
+                .is_ok()
+        );
     }
 }

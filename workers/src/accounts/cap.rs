@@ -43,9 +43,17 @@ impl Cap {
         clock: &Arc<dyn Clock>,
     ) -> Arc<Self> {
         let now = Instant::now();
-        let meter = |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
-        let inner = Inner { next_call: 0, meters: limits.iter().map(meter).collect() };
-        Arc::new(Self { limits: limits.to_vec(), inner: Mutex::new(inner), wake })
+        let meter =
+            |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
+        let inner = Inner {
+            next_call: 0,
+            meters: limits.iter().map(meter).collect(),
+        };
+        Arc::new(Self {
+            limits: limits.to_vec(),
+            inner: Mutex::new(inner),
+            wake,
+        })
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -77,12 +85,19 @@ impl Cap {
         for meter in &mut inner.meters {
             meter.take(call, cost);
         }
-        Ok(Share { cap: Arc::clone(self), call, runs_until: None })
+        Ok(Share {
+            cap: Arc::clone(self),
+            call,
+            runs_until: None,
+        })
     }
 
     /// The call left at `at`, `delay` after its permit.
     pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
-        self.inner().meters.iter_mut().for_each(|meter| meter.sent(call, at, delay));
+        self.inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.sent(call, at, delay));
     }
 }
 
@@ -95,16 +110,26 @@ impl Share {
     /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
     pub(super) fn take_on(&self, more: &Cost, now: Instant) -> bool {
         let mut inner = self.cap.inner();
-        let is_free = inner.meters.iter_mut().all(|meter| meter.has_room_for(more, now));
+        let is_free = inner
+            .meters
+            .iter_mut()
+            .all(|meter| meter.has_room_for(more, now));
         if is_free {
-            inner.meters.iter_mut().for_each(|meter| meter.take_on(self.call, more));
+            inner
+                .meters
+                .iter_mut()
+                .for_each(|meter| meter.take_on(self.call, more));
         }
         is_free
     }
 
     /// What the call took of tokens, both ways: a team is charged what it used.
     pub(super) fn settle(&self, actual: &Cost) {
-        self.cap.inner().meters.iter_mut().for_each(|meter| meter.correct(self.call, actual, true));
+        self.cap
+            .inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.correct(self.call, actual, true));
     }
 
     /// The call may run on until then.
@@ -116,7 +141,11 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         let (call, until) = (self.call, self.runs_until);
-        self.cap.inner().meters.iter_mut().for_each(|meter| meter.release(call, until));
+        self.cap
+            .inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.release(call, until));
         self.cap.wake.release();
     }
 }

@@ -53,7 +53,11 @@ impl Circuits {
     /// The circuit of `model` at the provider with this address.
     pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<Circuit> {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(circuits.entry((base_url.to_owned(), model.to_owned())).or_default())
+        Arc::clone(
+            circuits
+                .entry((base_url.to_owned(), model.to_owned()))
+                .or_default(),
+        )
     }
 }
 
@@ -83,14 +87,22 @@ impl Circuit {
         if gate == Gate::Probe {
             inner.state.probe(call, now);
         }
-        Ok(Passage { circuit: Arc::clone(self), call })
+        Ok(Passage {
+            circuit: Arc::clone(self),
+            call,
+        })
     }
 }
 
 impl Inner {
     /// Whether most of the last calls failed; `None` if there were too few.
     fn fails(&mut self, now: Instant) -> Option<bool> {
-        while self.ended.front().is_some_and(|(at, _)| *at + LOOK_BACK < now) || self.ended.len() > CALLS {
+        while self
+            .ended
+            .front()
+            .is_some_and(|(at, _)| *at + LOOK_BACK < now)
+            || self.ended.len() > CALLS
+        {
             self.ended.pop_front();
         }
         let failed = self.ended.iter().filter(|(_, failed)| *failed).count();
@@ -141,7 +153,10 @@ impl Passage {
 
 impl Drop for Passage {
     fn drop(&mut self) {
-        self.circuit.inner().state.probe_ended(self.call, false, Instant::now());
+        self.circuit
+            .inner()
+            .state
+            .probe_ended(self.call, false, Instant::now());
     }
 }
 
@@ -152,9 +167,16 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// Fails or answers one call after the other while it may; returns how many.
-    fn call(circuit: &Arc<Circuit>, at: Instant, most: usize, fails: impl Fn(usize) -> bool) -> usize {
+    fn call(
+        circuit: &Arc<Circuit>,
+        at: Instant,
+        most: usize,
+        fails: impl Fn(usize) -> bool,
+    ) -> usize {
         for index in 0..most {
-            let Ok(passage) = circuit.enter(at) else { return index };
+            let Ok(passage) = circuit.enter(at) else {
+                return index;
+            };
             match fails(index) {
                 true => passage.failed(Class::ServerError, at),
                 false => passage.answered(at),
@@ -167,13 +189,24 @@ mod tests {
     async fn most_calls_must_fail_and_there_must_be_some() {
         let circuit = Arc::new(Circuit::default());
         let start = Instant::now();
-        assert_eq!(call(&circuit, start, 1_000, |index| index % 3 == 0), 1_000, "one in three");
+        assert_eq!(
+            call(&circuit, start, 1_000, |index| index % 3 == 0),
+            1_000,
+            "one in three"
+        );
         let circuit = Arc::new(Circuit::default());
         for minute in 0..10 {
             let at = start + 61 * SECOND * minute;
-            assert_eq!(call(&circuit, at, FEWEST - 1, |_| true), FEWEST - 1, "too few in a minute");
+            assert_eq!(
+                call(&circuit, at, FEWEST - 1, |_| true),
+                FEWEST - 1,
+                "too few in a minute"
+            );
         }
-        assert_eq!(call(&circuit, start + 3_600 * SECOND, 100, |_| true), FEWEST);
+        assert_eq!(
+            call(&circuit, start + 3_600 * SECOND, 100, |_| true),
+            FEWEST
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,22 +215,37 @@ mod tests {
         let mut at = Instant::now();
         call(&circuit, at, 100, |_| true);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
-            assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + pause * SECOND)));
+            assert_eq!(
+                circuit.enter(at).err(),
+                Some(Denied::Until(at + pause * SECOND))
+            );
             at += pause * SECOND;
             let probe = circuit.enter(at).expect("a probe");
-            assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + LONGEST_BREAK)), "one alone");
+            assert_eq!(
+                circuit.enter(at).err(),
+                Some(Denied::Until(at + LONGEST_BREAK)),
+                "one alone"
+            );
             probe.failed(Class::ServerError, at);
         }
         at += 30 * SECOND;
         drop(circuit.enter(at).expect("a probe that is given up"));
-        assert_eq!(call(&circuit, at, 100, |_| false), 3, "a probe, and then the ramp begins");
+        assert_eq!(
+            call(&circuit, at, 100, |_| false),
+            3,
+            "a probe, and then the ramp begins"
+        );
         for _ in 0..20 {
             at += SECOND;
             call(&circuit, at, 100, |_| false);
         }
         assert_eq!(circuit.state(), State::Ready);
         call(&circuit, at, 100, |_| true);
-        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + SECOND)), "short again");
+        assert_eq!(
+            circuit.enter(at).err(),
+            Some(Denied::Until(at + SECOND)),
+            "short again"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -205,8 +253,14 @@ mod tests {
         let circuit = Arc::new(Circuit::default());
         let at = Instant::now();
         let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();
-        under_way.iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
-        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + SECOND)), "one break");
+        under_way
+            .iter()
+            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        assert_eq!(
+            circuit.enter(at).err(),
+            Some(Denied::Until(at + SECOND)),
+            "one break"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -214,20 +268,33 @@ mod tests {
         let circuit = Arc::new(Circuit::default());
         let mut at = Instant::now();
         let before: Vec<_> = (0..40).map(|_| circuit.enter(at).expect("open")).collect();
-        before[..10].iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        before[..10]
+            .iter()
+            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
         for pause in [1, 2, 4] {
             at += pause * SECOND;
-            circuit.enter(at).expect("a probe").failed(Class::ServerError, at);
+            circuit
+                .enter(at)
+                .expect("a probe")
+                .failed(Class::ServerError, at);
         }
-        before[10..20].iter().for_each(|passage| passage.answered(at));
-        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + 8 * SECOND)), "still the longer break");
+        before[10..20]
+            .iter()
+            .for_each(|passage| passage.answered(at));
+        assert_eq!(
+            circuit.enter(at).err(),
+            Some(Denied::Until(at + 8 * SECOND)),
+            "still the longer break"
+        );
         at += 8 * SECOND;
         for _ in 0..20 {
             call(&circuit, at, 100, |_| false);
             at += SECOND;
         }
         assert_eq!(circuit.state(), State::Ready);
-        before[20..].iter().for_each(|passage| passage.failed(Class::NetAfterSend, at));
+        before[20..]
+            .iter()
+            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
         assert_eq!(circuit.state(), State::Ready);
     }
 
@@ -238,7 +305,10 @@ mod tests {
         call(&circuit, at, 100, |_| true);
         at += SECOND;
         let first = circuit.enter(at).expect("a probe");
-        assert_eq!(circuit.enter(at).err(), Some(Denied::Until(at + LONGEST_BREAK)));
+        assert_eq!(
+            circuit.enter(at).err(),
+            Some(Denied::Until(at + LONGEST_BREAK))
+        );
         at += LONGEST_BREAK;
         let second = circuit.enter(at).expect("another");
         assert!(circuit.enter(at).is_err(), "one in that time");

@@ -29,14 +29,20 @@ impl Days {
     /// When the day of a call that was sent at `at` is over. The wall's clock is read each time: a machine
     /// that slept has lost count.
     pub(super) fn end(&self, at: Instant, now: Instant) -> Instant {
-        let moment = Moment { instant: now, wall: self.clock.now() };
+        let moment = Moment {
+            instant: now,
+            wall: self.clock.now(),
+        };
         moment.instant(midnight_after(moment.wall(at + SLACK), &self.zone)) + SLACK
     }
 }
 
 /// The first midnight after `at`; a day later where the calendar ends.
 fn midnight_after(at: Timestamp, zone: &TimeZone) -> Timestamp {
-    let midnight = at.to_zoned_datetime(zone.clone()).tomorrow().and_then(|tomorrow| tomorrow.start_of_day());
+    let midnight = at
+        .to_zoned_datetime(zone.clone())
+        .tomorrow()
+        .and_then(|tomorrow| tomorrow.start_of_day());
     midnight.map_or(Timestamp::MAX, |midnight| midnight.timestamp())
 }
 

@@ -42,12 +42,20 @@ impl Factor {
         if estimated == 0 || reported == 0 {
             return;
         }
-        #[expect(clippy::cast_precision_loss, reason = "token counts are far below 2^52")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "token counts are far below 2^52"
+        )]
         let (estimated, reported) = (estimated as f64, reported as f64);
         let reported = reported.clamp(estimated * BOUNDS.0, estimated * BOUNDS.1);
         let Some(before) = self.0 else {
             let deviation = reported * FIRST_DEVIATION;
-            self.0 = Some(Means { estimated, reported, deviation, answers: 1 });
+            self.0 = Some(Means {
+                estimated,
+                reported,
+                deviation,
+                answers: 1,
+            });
             return;
         };
         let answers = before.answers.saturating_add(1);
@@ -57,13 +65,18 @@ impl Factor {
             answers,
             estimated: mean(before.estimated, estimated),
             reported: mean(before.reported, reported),
-            deviation: mean(before.deviation, (reported - before.factor() * estimated).abs()),
+            deviation: mean(
+                before.deviation,
+                (reported - before.factor() * estimated).abs(),
+            ),
         });
     }
 
     /// An estimate, corrected by what was learned.
     pub(super) fn apply(&self, estimated: u64) -> u64 {
-        let Some(means) = self.0 else { return estimated };
+        let Some(means) = self.0 else {
+            return estimated;
+        };
         let margin = (DEVIATIONS * means.deviation / means.reported).clamp(MARGIN.0, MARGIN.1);
         #[expect(
             clippy::cast_precision_loss,
@@ -85,7 +98,10 @@ mod tests {
         let mut factor = Factor::unknown();
         assert_eq!(factor.apply(1_000), 1_000);
         factor.learn(1_000, 700);
-        assert!((770..=771).contains(&factor.apply(1_000)), "one answer says little of the others");
+        assert!(
+            (770..=771).contains(&factor.apply(1_000)),
+            "one answer says little of the others"
+        );
         for _ in 0..3 {
             factor.learn(1_000, 700);
         }
@@ -96,12 +112,18 @@ mod tests {
         assert!((707..=708).contains(&factor.apply(1_000)));
         factor.learn(1_000, 0);
         factor.learn(1, 1_000_000);
-        assert!(factor.apply(1_000) < 800, "one small answer that is far off changes little");
+        assert!(
+            factor.apply(1_000) < 800,
+            "one small answer that is far off changes little"
+        );
         for _ in 0..20 {
             factor.learn(1_000, 300);
             factor.learn(1_000, 1_100);
         }
-        let (least, most) = (factor.0.expect("learned").factor() * 1_000.0, factor.apply(1_000) as f64);
+        let (least, most) = (
+            factor.0.expect("learned").factor() * 1_000.0,
+            factor.apply(1_000) as f64,
+        );
         assert!((most / least - 1.1).abs() < 0.01, "answers differ much");
     }
 }

@@ -82,11 +82,21 @@ impl Guard {
 
     fn adjust(&mut self) -> bool {
         let (least, most) = (self.delays.iter().min(), self.delays.iter().max());
-        let spread = most.zip(least).map_or(Duration::ZERO, |(most, least)| *most - *least);
+        let spread = most
+            .zip(least)
+            .map_or(Duration::ZERO, |(most, least)| *most - *least);
         // In whole milliseconds, so that it does not change with every call.
-        let spread = Duration::from_millis(u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) + 1);
-        let unproven = if self.proven { Duration::ZERO } else { UNPROVEN };
-        let width = spread.max(unproven).min(self.per / MEASURED_SHARE).max(self.taught);
+        let spread =
+            Duration::from_millis(u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) + 1);
+        let unproven = if self.proven {
+            Duration::ZERO
+        } else {
+            UNPROVEN
+        };
+        let width = spread
+            .max(unproven)
+            .min(self.per / MEASURED_SHARE)
+            .max(self.taught);
         let changed = width != self.width;
         self.width = width;
         changed
@@ -115,11 +125,19 @@ mod tests {
     #[test]
     fn it_follows_the_spread_of_the_last_calls_within_bounds() {
         let (mut guard, at) = proven();
-        assert_eq!(guard.width(), 5 * MILLI, "a delay that all calls have costs nothing");
+        assert_eq!(
+            guard.width(),
+            5 * MILLI,
+            "a delay that all calls have costs nothing"
+        );
         assert!(guard.measure(112 * MILLI, at));
         assert_eq!(guard.width(), 13 * MILLI);
         guard.measure(900 * MILLI, at);
-        assert_eq!(guard.width(), 20 * MILLI, "a fiftieth of the period at most");
+        assert_eq!(
+            guard.width(),
+            20 * MILLI,
+            "a fiftieth of the period at most"
+        );
         for _ in 0..CALLS {
             guard.measure(100 * MILLI, at);
         }
@@ -137,9 +155,16 @@ mod tests {
         assert_eq!(guard.width(), UNPROVEN);
         let mut guard = Guard::new(SECOND);
         guard.measure(MILLI, start);
-        assert!(!guard.measure(MILLI, start + 60 * SECOND), "two calls in a long time");
+        assert!(
+            !guard.measure(MILLI, start + 60 * SECOND),
+            "two calls in a long time"
+        );
         assert_eq!(proven().0.width(), SHORTEST);
-        assert_eq!(Guard::new(SECOND / 10).width(), SHORTEST, "little of a short period");
+        assert_eq!(
+            Guard::new(SECOND / 10).width(),
+            SHORTEST,
+            "little of a short period"
+        );
     }
 
     #[test]

@@ -88,8 +88,17 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn per(dimension: Dimension, limit: u64, per: Duration, algorithm: Algorithm) -> Limit {
-    let amount = Amount::PerPeriod { dimension, limit, per, algorithm, day_in: None };
-    Limit { amount, models: None }
+    let amount = Amount::PerPeriod {
+        dimension,
+        limit,
+        per,
+        algorithm,
+        day_in: None,
+    };
+    Limit {
+        amount,
+        models: None,
+    }
 }
 
 /// Limits of every kind; none, where they are to be learned.
@@ -102,8 +111,16 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
         per(Dimension::Requests, 10, 10 * SECOND, Algorithm::Smooth),
         per(Dimension::Requests, 10, 5 * SECOND, Algorithm::Fixed),
         per(Dimension::Tokens, 200, 10 * SECOND, Algorithm::Bucket),
-        per(Dimension::OutputTokens, 100, 600 * SECOND, Algorithm::Counted),
-        Limit { amount: Amount::Concurrent(4), models: None },
+        per(
+            Dimension::OutputTokens,
+            100,
+            600 * SECOND,
+            Algorithm::Counted,
+        ),
+        Limit {
+            amount: Amount::Concurrent(4),
+            models: None,
+        },
         shared,
     ];
     let count = all.len();
@@ -111,7 +128,12 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
 }
 
 fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
-    Cost { requests: 1, input_tokens, output_tokens, together: Together::Sum }
+    Cost {
+        requests: 1,
+        input_tokens,
+        output_tokens,
+        together: Together::Sum,
+    }
 }
 
 /// An account, a team with limits, and the calls that are under way.
@@ -125,22 +147,38 @@ impl World {
     fn new(limits: Vec<Limit>) -> Self {
         let team = [
             per(Dimension::Requests, 20, 10 * SECOND, Algorithm::Counted),
-            Limit { amount: Amount::Concurrent(3), models: None },
+            Limit {
+                amount: Amount::Concurrent(3),
+                models: None,
+            },
         ];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let cap = Cap::new(&team, Arc::default(), None, &clock);
-        Self { account: account(limits, 2), cap, permits: Vec::new() }
+        Self {
+            account: account(limits, 2),
+            cap,
+            permits: Vec::new(),
+        }
     }
 
     async fn apply(&mut self, step: Step) {
         let now = Instant::now();
         match step {
-            Step::Reserve { model, input, output } => self.reserve(model, cost(input, output), now),
+            Step::Reserve {
+                model,
+                input,
+                output,
+            } => self.reserve(model, cost(input, output), now),
             Step::Enable => drop(self.account.enable(None)),
             Step::Advance(by) => advance(by).await,
             Step::Shutdown => self.permits.clear(),
             Step::Send(place) => self.with(place, |permit| permit.stamp().sent(now)),
-            Step::Settle { permit, input, output, lowers } => {
+            Step::Settle {
+                permit,
+                input,
+                output,
+                lowers,
+            } => {
                 self.with(permit, |permit| permit.settle(cost(input, output), lowers));
             }
             Step::Accepted(place) => self.with(place, |permit| {
@@ -148,14 +186,25 @@ impl World {
                 permit.went(None, now);
                 permit.accepted(now);
             }),
-            Step::Refused { permit, of_key, wait } => self.with(permit, |permit| {
+            Step::Refused {
+                permit,
+                of_key,
+                wait,
+            } => self.with(permit, |permit| {
                 permit.answered();
                 permit.refused(of_key, Class::RateLimited, wait, now);
             }),
-            Step::Failed(place) => self.with(place, |permit| permit.went(Some(Class::ServerError), now)),
+            Step::Failed(place) => {
+                self.with(place, |permit| permit.went(Some(Class::ServerError), now))
+            }
             Step::Abandoned(place, rest) => self.with(place, |permit| permit.abandoned(now, rest)),
             Step::BadKey(place) => self.with(place, |permit| permit.disable_key(Class::BadKey)),
-            Step::Told { permit, limit, remaining, rest } => self.with(permit, |permit| {
+            Step::Told {
+                permit,
+                limit,
+                remaining,
+                rest,
+            } => self.with(permit, |permit| {
                 let figures = Figures {
                     dimension: Dimension::Requests,
                     limit,

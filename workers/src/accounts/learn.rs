@@ -37,37 +37,61 @@ impl Learned {
     pub(super) fn new(meters: &mut Vec<Meter>, now: Instant, spent_at: Option<Instant>) -> Self {
         let search = Search::new(now);
         meters.push(Meter::new(search.amount(), now, spent_at));
-        Self { search, searched: meters.len() - 1, told: Vec::new() }
+        Self {
+            search,
+            searched: meters.len() - 1,
+            told: Vec::new(),
+        }
     }
 
     /// Its meters: the searched one counts only while no header tells of calls.
     pub(super) fn meters(&self) -> Vec<usize> {
         let searched = (!self.is_told()).then_some(self.searched);
-        searched.into_iter().chain(self.told.iter().map(|told| told.meter)).collect()
+        searched
+            .into_iter()
+            .chain(self.told.iter().map(|told| told.meter))
+            .collect()
     }
 
     /// The limits as they are taken to be.
     pub(super) fn amounts(&self) -> Vec<Amount> {
         let searched = (!self.is_told()).then(|| self.search.amount());
-        searched.into_iter().chain(self.told.iter().map(|told| amount(&told.period))).collect()
+        searched
+            .into_iter()
+            .chain(self.told.iter().map(|told| amount(&told.period)))
+            .collect()
     }
 
     /// Whether the limit on calls of a short period is known from headers: then nothing is searched.
     pub(super) fn is_told(&self) -> bool {
-        self.told.iter().any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
+        self.told
+            .iter()
+            .any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
     }
 
     /// The limits, for people.
     pub(super) fn describe(&self) -> Vec<String> {
         let searching = !self.is_told() && self.search.found().is_none();
-        let trying = |index| if searching && index == 0 { "trying " } else { "" };
+        let trying = |index| {
+            if searching && index == 0 {
+                "trying "
+            } else {
+                ""
+            }
+        };
         let amounts = self.amounts().into_iter().enumerate();
-        amounts.map(|(index, amount)| format!("{}{amount}", trying(index))).collect()
+        amounts
+            .map(|(index, amount)| format!("{}{amount}", trying(index)))
+            .collect()
     }
 
     /// What was found, where no header tells.
     pub(super) fn found(&self) -> Option<Found> {
-        if self.is_told() { None } else { self.search.found() }
+        if self.is_told() {
+            None
+        } else {
+            self.search.found()
+        }
     }
 
     /// Goes on from what a process before this one found.
@@ -85,7 +109,13 @@ impl Learned {
 
     /// `meter` makes a call wait; true if it may go all the same, as the probe that tells a spent minute from
     /// a rate that was too high.
-    pub(super) fn held_back(&mut self, meter: usize, wait: Wait, now: Instant, probing: bool) -> bool {
+    pub(super) fn held_back(
+        &mut self,
+        meter: usize,
+        wait: Wait,
+        now: Instant,
+        probing: bool,
+    ) -> bool {
         meter == self.searched && self.search.held_back(wait, now, probing)
     }
 
@@ -95,7 +125,13 @@ impl Learned {
     }
 
     /// `call`, permitted at `granted`, was accepted.
-    pub(super) fn accepted(&mut self, call: u64, granted: Instant, meters: &mut [Meter], now: Instant) {
+    pub(super) fn accepted(
+        &mut self,
+        call: u64,
+        granted: Instant,
+        meters: &mut [Meter],
+        now: Instant,
+    ) {
         if self.search.accepted(call, granted, now) {
             meters[self.searched].forget();
             self.resize(meters, now);
@@ -132,7 +168,10 @@ impl Learned {
         now: Instant,
     ) {
         for figures in figures.iter().filter(|figures| figures.limit > 0) {
-            let known = self.told.iter_mut().find(|told| told.period.dimension() == figures.dimension);
+            let known = self
+                .told
+                .iter_mut()
+                .find(|told| told.period.dimension() == figures.dimension);
             let told = match known {
                 Some(told) => {
                     if told.period.observe(figures, now) {
@@ -143,7 +182,10 @@ impl Learned {
                 None => {
                     let period = Period::new(figures, now);
                     meters.push(Meter::new(amount(&period), now, None));
-                    self.told.push(Told { period, meter: meters.len() - 1 });
+                    self.told.push(Told {
+                        period,
+                        meter: meters.len() - 1,
+                    });
                     let last = self.told.len() - 1;
                     &mut self.told[last]
                 }
@@ -164,7 +206,11 @@ fn amount(period: &Period) -> Amount {
         dimension: period.dimension(),
         limit: period.limit(),
         per: period.per(),
-        algorithm: if smooth { Algorithm::Smooth } else { Algorithm::Counted },
+        algorithm: if smooth {
+            Algorithm::Smooth
+        } else {
+            Algorithm::Counted
+        },
         day_in: None,
     }
 }

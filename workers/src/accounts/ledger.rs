@@ -86,11 +86,15 @@ impl Ledger {
             used.push(meter);
         }
         let configured = used.len();
-        let learned = account.learns.then(|| Learned::new(&mut self.meters, now, self.spent_at));
+        let learned = account
+            .learns
+            .then(|| Learned::new(&mut self.meters, now, self.spent_at));
         used.extend(learned.iter().flat_map(Learned::meters));
         let model_state = Model {
             state: State::Ready,
-            circuit: account.circuits.of(&account.config.endpoint.base_url, model),
+            circuit: account
+                .circuits
+                .of(&account.config.endpoint.base_url, model),
             factor: Factor::unknown(),
             meters: used,
             configured,
@@ -103,7 +107,9 @@ impl Ledger {
 
     /// A call to `model` that was permitted at `granted` was accepted.
     pub(super) fn accepted(&mut self, call: u64, model: &str, granted: Instant, now: Instant) {
-        let Some(model) = self.models.get_mut(model) else { return };
+        let Some(model) = self.models.get_mut(model) else {
+            return;
+        };
         model.unsaid = 0;
         if let Some(learned) = &mut model.learned {
             learned.accepted(call, granted, &mut self.meters, now);
@@ -111,20 +117,33 @@ impl Ledger {
     }
 
     /// A limit refused a call to `model` that was permitted at `granted`: its meters had admitted it.
-    pub(super) fn refused(&mut self, model: &str, granted: Instant, hint: Option<Duration>, now: Instant) {
-        let Some(model) = self.models.get_mut(model) else { return };
+    pub(super) fn refused(
+        &mut self,
+        model: &str,
+        granted: Instant,
+        hint: Option<Duration>,
+        now: Instant,
+    ) {
+        let Some(model) = self.models.get_mut(model) else {
+            return;
+        };
         match &mut model.learned {
             Some(learned) if !learned.is_told() => {
                 learned.refused(granted, hint, &mut self.meters, now);
             }
             // They trust the way to the server too much.
-            _ => model.meters.iter().for_each(|meter| self.meters[*meter].refused(granted, now)),
+            _ => model
+                .meters
+                .iter()
+                .for_each(|meter| self.meters[*meter].refused(granted, now)),
         }
     }
 
     /// How long a refusal cools that does not say so.
     pub(super) fn unsaid_wait(&mut self, model: &str, granted: Instant, now: Instant) -> Duration {
-        let Some(model) = self.models.get_mut(model) else { return UNSAID };
+        let Some(model) = self.models.get_mut(model) else {
+            return UNSAID;
+        };
         // Calls that were under way together are refused together, which counts once.
         if model.unsaid_at.is_none_or(|at| granted >= at) {
             model.unsaid += 1;
@@ -133,11 +152,27 @@ impl Ledger {
         (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
     }
 
-    pub(super) fn observe(&mut self, model: &str, figures: &[Figures], age: Duration, now: Instant) {
-        let Some(Model { meters, configured, learned, .. }) = self.models.get_mut(model) else { return };
+    pub(super) fn observe(
+        &mut self,
+        model: &str,
+        figures: &[Figures],
+        age: Duration,
+        now: Instant,
+    ) {
+        let Some(Model {
+            meters,
+            configured,
+            learned,
+            ..
+        }) = self.models.get_mut(model)
+        else {
+            return;
+        };
         let asked = now.checked_sub(age).unwrap_or(now);
         for meter in &meters[..*configured] {
-            figures.iter().for_each(|figures| self.meters[*meter].told(figures, asked, now));
+            figures
+                .iter()
+                .for_each(|figures| self.meters[*meter].told(figures, asked, now));
         }
         let Some(learned) = learned else { return };
         learned.observe(figures, age, &mut self.meters, now);
@@ -147,14 +182,23 @@ impl Ledger {
 
     /// Calls a second that the least of the learned limits allows.
     pub(super) fn learned_rate(&self) -> Option<f64> {
-        let learned = self.models.values().filter_map(|model| model.learned.as_ref());
+        let learned = self
+            .models
+            .values()
+            .filter_map(|model| model.learned.as_ref());
         let short = learned.flat_map(Learned::amounts).filter(Amount::is_short);
-        short.filter_map(|amount| amount.requests_per_second()).reduce(f64::min)
+        short
+            .filter_map(|amount| amount.requests_per_second())
+            .reduce(f64::min)
     }
 
     pub(super) fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {
         let Ledger { models, meters, .. } = self;
-        for meter in models.get(model).into_iter().flat_map(|model| &model.meters) {
+        for meter in models
+            .get(model)
+            .into_iter()
+            .flat_map(|model| &model.meters)
+        {
             act(&mut meters[*meter]);
         }
     }
@@ -169,7 +213,11 @@ pub(super) fn passable(gate: Gate) -> Result<Gate, Denied> {
 }
 
 /// The next key in turn that may be used, or what the soonest of them waits for.
-pub(super) fn choose_key(keys: &[State], first: usize, now: Instant) -> Result<(usize, Gate), Denied> {
+pub(super) fn choose_key(
+    keys: &[State],
+    first: usize,
+    now: Instant,
+) -> Result<(usize, Gate), Denied> {
     let mut soonest = None;
     for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
         match passable(keys[key].gate(now)) {

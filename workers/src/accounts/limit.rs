@@ -52,11 +52,21 @@ pub enum Amount {
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Amount::PerPeriod { dimension, limit, day_in: Some(zone), .. } => {
+            Amount::PerPeriod {
+                dimension,
+                limit,
+                day_in: Some(zone),
+                ..
+            } => {
                 let zone = zone.iana_name().unwrap_or("UTC");
                 write!(f, "{limit} {dimension} per day in {zone}")
             }
-            Amount::PerPeriod { dimension, limit, per, .. } => write!(f, "{limit} {dimension} per {per:?}"),
+            Amount::PerPeriod {
+                dimension,
+                limit,
+                per,
+                ..
+            } => write!(f, "{limit} {dimension} per {per:?}"),
             Amount::Concurrent(limit) => write!(f, "{limit} calls at once"),
         }
     }
@@ -65,16 +75,25 @@ impl fmt::Display for Amount {
 impl Limit {
     /// Whether this limit bears on `model`.
     pub fn covers(&self, model: &str) -> bool {
-        self.models.as_ref().is_none_or(|models| models.iter().any(|name| name == model))
+        self.models
+            .as_ref()
+            .is_none_or(|models| models.iter().any(|name| name == model))
     }
 
     /// What is counted over which period, and for whom, however many that are: what is spent of it stays
     /// spent when the configuration says another number.
     pub(super) fn key(&self) -> String {
-        let shared =
-            self.models.iter().flatten().fold(String::new(), |names, name| format!("{names} {name}"));
+        let shared = self
+            .models
+            .iter()
+            .flatten()
+            .fold(String::new(), |names, name| format!("{names} {name}"));
         match &self.amount {
-            Amount::PerPeriod { dimension, day_in: Some(_), .. } => format!("{dimension} per day{shared}"),
+            Amount::PerPeriod {
+                dimension,
+                day_in: Some(_),
+                ..
+            } => format!("{dimension} per day{shared}"),
             Amount::PerPeriod { dimension, per, .. } => format!("{dimension} per {per:?}{shared}"),
             Amount::Concurrent(_) => format!("at once{shared}"),
         }
@@ -111,7 +130,12 @@ impl Amount {
 
     pub(super) fn requests_per_second(&self) -> Option<f64> {
         match *self {
-            Amount::PerPeriod { dimension: Dimension::Requests, limit, per, .. } => {
+            Amount::PerPeriod {
+                dimension: Dimension::Requests,
+                limit,
+                per,
+                ..
+            } => {
                 #[expect(clippy::cast_precision_loss, reason = "rates are far below 2^52")]
                 let limit = limit as f64;
                 Some(limit / per.as_secs_f64())

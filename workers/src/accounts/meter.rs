@@ -75,7 +75,8 @@ impl Meter {
             Amount::Concurrent(_) => Duration::ZERO,
         };
         let guard = Guard::new(per);
-        let spent_at = spent_at.filter(|at| per <= LONGEST_SPENT && *at + per + guard.width() > now);
+        let spent_at =
+            spent_at.filter(|at| per <= LONGEST_SPENT && *at + per + guard.width() > now);
         let pace = match amount {
             Amount::PerPeriod {
                 dimension: Dimension::Requests,
@@ -87,12 +88,21 @@ impl Meter {
             _ => None,
         };
         let bucket = match amount {
-            Amount::PerPeriod { limit, per, algorithm: Algorithm::Bucket, .. } => {
-                Some(Bucket::new(limit, per, guard.width(), now, spent_at))
-            }
+            Amount::PerPeriod {
+                limit,
+                per,
+                algorithm: Algorithm::Bucket,
+                ..
+            } => Some(Bucket::new(limit, per, guard.width(), now, spent_at)),
             _ => None,
         };
-        let fixed = matches!(amount, Amount::PerPeriod { algorithm: Algorithm::Fixed, .. });
+        let fixed = matches!(
+            amount,
+            Amount::PerPeriod {
+                algorithm: Algorithm::Fixed,
+                ..
+            }
+        );
         let mut meter = Self {
             amount,
             pace,
@@ -112,7 +122,10 @@ impl Meter {
 
     /// The same for a calendar day, if it is one.
     pub(super) fn with_clock(mut self, clock: &Arc<dyn Clock>) -> Self {
-        if let Amount::PerPeriod { day_in: Some(zone), .. } = &self.amount {
+        if let Amount::PerPeriod {
+            day_in: Some(zone), ..
+        } = &self.amount
+        {
             self.days = Some(Days::new(zone.clone(), Arc::clone(clock)));
         }
         self
@@ -143,15 +156,26 @@ impl Meter {
             return days.end(at, now);
         }
         let (guard, trailing) = (self.guard.width(), at + per + self.guard.width());
-        let window = self.window.as_ref().and_then(|window| window.back(at, guard));
+        let window = self
+            .window
+            .as_ref()
+            .and_then(|window| window.back(at, guard));
         window.map_or(trailing, |end| trailing.min(end))
     }
 
     /// An answer told `figures`, as of some moment between `asked` and `now`: where they are of a fixed window
     /// that this counts, what was sent in it is back when it ends.
     pub(super) fn told(&mut self, figures: &Figures, asked: Instant, now: Instant) {
-        let (Some(window), Amount::PerPeriod { dimension, limit, per, .. }, Some(rest)) =
-            (&mut self.window, &self.amount, figures.whole_in)
+        let (
+            Some(window),
+            Amount::PerPeriod {
+                dimension,
+                limit,
+                per,
+                ..
+            },
+            Some(rest),
+        ) = (&mut self.window, &self.amount, figures.whole_in)
         else {
             return;
         };
@@ -161,16 +185,22 @@ impl Meter {
             return;
         }
         // It may have been rounded either way.
-        let earliest = (asked + rest).checked_sub(figures.resolution).unwrap_or(asked);
+        let earliest = (asked + rest)
+            .checked_sub(figures.resolution)
+            .unwrap_or(asked);
         if !window.ends(earliest, now + rest + figures.resolution) {
             return;
         }
         let guard = self.guard.width();
-        let Some(end) = window.latest(guard) else { return };
+        let Some(end) = window.latest(guard) else {
+            return;
+        };
         let later = self.returns.split_off(&(end, 0));
         for ((at, call), share) in later {
             let sent = at.checked_sub(per + guard);
-            let at = sent.and_then(|sent| window.back(sent, guard)).map_or(at, |end| at.min(end));
+            let at = sent
+                .and_then(|sent| window.back(sent, guard))
+                .map_or(at, |end| at.min(end));
             *self.returns.entry((at, call)).or_default() += share;
             self.sent.entry(call).and_modify(|back| *back = at);
         }
@@ -178,12 +208,22 @@ impl Meter {
 
     /// Counts a whole limit as spent at `spent_at`, where it is counted and not spaced.
     fn spend(&mut self, spent_at: Option<Instant>) {
-        let (Some(at), Amount::PerPeriod { limit, per, algorithm, .. }) = (spent_at, &self.amount) else {
+        let (
+            Some(at),
+            Amount::PerPeriod {
+                limit,
+                per,
+                algorithm,
+                ..
+            },
+        ) = (spent_at, &self.amount)
+        else {
             return;
         };
         if matches!(algorithm, Algorithm::Counted | Algorithm::Fixed) {
             self.taken = *limit;
-            self.returns.insert((at + *per + self.guard.width(), NO_CALL), *limit);
+            self.returns
+                .insert((at + *per + self.guard.width(), NO_CALL), *limit);
         }
     }
 
@@ -193,7 +233,13 @@ impl Meter {
             return;
         }
         if let (
-            Amount::PerPeriod { limit: _, per, dimension, algorithm, .. },
+            Amount::PerPeriod {
+                limit: _,
+                per,
+                dimension,
+                algorithm,
+                ..
+            },
             Amount::PerPeriod {
                 limit,
                 per: same_per,
@@ -282,7 +328,11 @@ impl Meter {
         self.room(cost, now)?;
         let share = self.share(cost);
         let covered = self.cover.as_mut().is_none_or(|cover| cover.admits(share));
-        if covered { Ok(()) } else { Err(Wait::ForRelease) }
+        if covered {
+            Ok(())
+        } else {
+            Err(Wait::ForRelease)
+        }
     }
 
     /// The same, whatever is written down.
@@ -297,7 +347,10 @@ impl Meter {
             return bucket.peek(share, now).map_err(Wait::Until);
         }
         // What is larger than the whole limit goes when nothing else is taken.
-        let missing = self.taken.saturating_add(share.min(limit)).saturating_sub(limit);
+        let missing = self
+            .taken
+            .saturating_add(share.min(limit))
+            .saturating_sub(limit);
         if missing > 0 {
             return Err(self.return_of(missing));
         }
@@ -319,7 +372,11 @@ impl Meter {
     fn may_run_into_debt(&self) -> bool {
         !matches!(
             self.amount,
-            Amount::Concurrent(_) | Amount::PerPeriod { dimension: Dimension::Requests, .. }
+            Amount::Concurrent(_)
+                | Amount::PerPeriod {
+                    dimension: Dimension::Requests,
+                    ..
+                }
         )
     }
 
@@ -364,7 +421,10 @@ impl Meter {
 
     /// Takes so much more for `call`.
     pub(super) fn take_on(&mut self, call: u64, more: &Cost) {
-        let (share, taken) = (self.share(more), self.open.get(&call).copied().unwrap_or_default());
+        let (share, taken) = (
+            self.share(more),
+            self.open.get(&call).copied().unwrap_or_default(),
+        );
         if share > 0 {
             self.take(call, more);
             self.open.insert(call, taken + share);
@@ -387,7 +447,9 @@ impl Meter {
     /// returns a period later, plus the guard for the way to the server. Lateness of one call then costs
     /// once in a period, while within the period later calls catch it up.
     pub(super) fn sent(&mut self, call: u64, at: Instant, delay: Duration) {
-        let Amount::PerPeriod { per, .. } = self.amount else { return };
+        let Amount::PerPeriod { per, .. } = self.amount else {
+            return;
+        };
         if self.guard.measure(delay, at) {
             self.respace();
         }
@@ -407,11 +469,17 @@ impl Meter {
 
     /// Corrects what a sent call took of tokens: up always, down only where the provider settles.
     pub(super) fn correct(&mut self, call: u64, actual: &Cost, may_lower: bool) {
-        let Amount::PerPeriod { dimension, .. } = self.amount else { return };
+        let Amount::PerPeriod { dimension, .. } = self.amount else {
+            return;
+        };
         if dimension == Dimension::Requests {
             return;
         }
-        let Some(share) = self.sent.get(&call).and_then(|at| self.returns.get_mut(&(*at, call))) else {
+        let Some(share) = self
+            .sent
+            .get(&call)
+            .and_then(|at| self.returns.get_mut(&(*at, call)))
+        else {
             return;
         };
         let actual = actual.of(dimension);
@@ -444,22 +512,37 @@ impl Meter {
 
     /// What of a limit over more than a minute is spent, and when each part returns; `None` of others. With
     /// `ahead` a little more, which may be spent before this is written down again.
-    pub(super) fn spent_until(&mut self, ahead: bool, moment: Moment) -> Option<Vec<(Timestamp, u64)>> {
-        let Amount::PerPeriod { limit, per, .. } = self.amount else { return None };
+    pub(super) fn spent_until(
+        &mut self,
+        ahead: bool,
+        moment: Moment,
+    ) -> Option<Vec<(Timestamp, u64)>> {
+        let Amount::PerPeriod { limit, per, .. } = self.amount else {
+            return None;
+        };
         if per <= LONGEST_SPENT {
             return None;
         }
         self.return_until(moment.instant);
         let end = self.back(per, moment.instant, moment.instant);
-        let step = if self.days.is_some() { ONE_SECOND } else { per / PARTS };
+        let step = if self.days.is_some() {
+            ONE_SECOND
+        } else {
+            per / PARTS
+        };
         let open: u64 = self.open.values().sum();
         let block = self.block();
-        let ahead = self.cover.as_mut().map_or(0, |cover| cover.offer(ahead, block));
+        let ahead = self
+            .cover
+            .as_mut()
+            .map_or(0, |cover| cover.offer(ahead, block));
         if let Some(bucket) = &mut self.bucket {
             let full = bucket.full_at(ahead, moment.instant);
             return Some(vec![(moment.wall_in_steps(full, per / FINE_PARTS), limit)]);
         }
-        let later = [(end, open + ahead)].into_iter().filter(|(_, share)| *share > 0);
+        let later = [(end, open + ahead)]
+            .into_iter()
+            .filter(|(_, share)| *share > 0);
         let returns = self.returns.iter().map(|((at, _), share)| (*at, *share));
         let mut parts = BTreeMap::new();
         for (at, share) in returns.chain(later) {
@@ -476,7 +559,10 @@ impl Meter {
             return;
         }
         for (at, share) in parts {
-            *self.returns.entry((moment.instant(*at), NO_CALL)).or_default() += share;
+            *self
+                .returns
+                .entry((moment.instant(*at), NO_CALL))
+                .or_default() += share;
             self.taken += share;
         }
     }

@@ -73,9 +73,15 @@ impl Pace {
     /// # Errors
     /// With the time at which it may start, when governor does not admit it yet.
     pub(super) fn start(&mut self, now: Instant) -> Result<(), Instant> {
-        let slot = self.due.max(now.checked_sub(self.catch_up).unwrap_or(now)).min(now);
+        let slot = self
+            .due
+            .max(now.checked_sub(self.catch_up).unwrap_or(now))
+            .min(now);
         let since_origin = slot.saturating_duration_since(self.origin);
-        self.clock.0.store(u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.clock.0.store(
+            u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
         match self.limiter.check() {
             Ok(()) => {
                 self.due = slot + self.interval;
@@ -120,7 +126,13 @@ mod tests {
         let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
         let late = start + Duration::from_secs(60);
         assert!(pace.start(late).is_ok());
-        let second = pace.start(late + 50 * MILLI).expect_err("one call an interval");
-        assert_eq!(second, late + 92 * MILLI, "the interval less what may be caught up");
+        let second = pace
+            .start(late + 50 * MILLI)
+            .expect_err("one call an interval");
+        assert_eq!(
+            second,
+            late + 92 * MILLI,
+            "the interval less what may be caught up"
+        );
     }
 }

@@ -43,7 +43,17 @@ impl Permit {
         granted: Instant,
     ) -> Self {
         let passage = Some(passage);
-        Self { account, call, model, key, passage, granted, answered: false, runs_until: None, share: None }
+        Self {
+            account,
+            call,
+            model,
+            key,
+            passage,
+            granted,
+            answered: false,
+            runs_until: None,
+            share: None,
+        }
     }
 
     /// Holds what the call takes of its team's limits.
@@ -56,16 +66,36 @@ impl Permit {
     pub(crate) fn take_on(&self, cost: &Cost, now: Instant) -> bool {
         let mut ledger = self.account.ledger();
         let Ledger { models, meters, .. } = &mut *ledger;
-        let Some(Model { factor, meters: used, .. }) = models.get(&self.model) else { return false };
-        let more = Cost { requests: 0, input_tokens: factor.apply(cost.input_tokens), ..*cost };
-        let is_free = used.iter().all(|meter| meters[*meter].has_room_for(&more, now));
+        let Some(Model {
+            factor,
+            meters: used,
+            ..
+        }) = models.get(&self.model)
+        else {
+            return false;
+        };
+        let more = Cost {
+            requests: 0,
+            input_tokens: factor.apply(cost.input_tokens),
+            ..*cost
+        };
+        let is_free = used
+            .iter()
+            .all(|meter| meters[*meter].has_room_for(&more, now));
         let is_free = is_free
             && self.share.as_ref().is_none_or(|share| {
                 // A team's limits count what was estimated, until it is known.
-                share.take_on(&Cost { requests: 0, ..*cost }, now)
+                share.take_on(
+                    &Cost {
+                        requests: 0,
+                        ..*cost
+                    },
+                    now,
+                )
             });
         if is_free {
-            used.iter().for_each(|meter| meters[*meter].take_on(self.call, &more));
+            used.iter()
+                .for_each(|meter| meters[*meter].take_on(self.call, &more));
         }
         is_free
     }
@@ -115,7 +145,9 @@ impl Permit {
             share.settle(&actual);
         }
         let mut ledger = self.account.ledger();
-        ledger.each_meter_of(&self.model, |meter| meter.correct(self.call, &actual, provider_settles));
+        ledger.each_meter_of(&self.model, |meter| {
+            meter.correct(self.call, &actual, provider_settles)
+        });
     }
 
     /// Whether the provider did what it is for, be it to refuse, or failed, and how.
@@ -129,18 +161,28 @@ impl Permit {
 
     /// The provider took the call in, whatever came of it.
     pub fn accepted(&mut self, now: Instant) {
-        self.account.ledger().accepted(self.call, &self.model, self.granted, now);
+        self.account
+            .ledger()
+            .accepted(self.call, &self.model, self.granted, now);
     }
 
     /// What the headers of the answer said of limits, where they are learned.
     pub fn observe(&self, figures: &[Figures], now: Instant) {
         let age = now.saturating_duration_since(self.granted);
-        self.account.ledger().observe(&self.model, figures, age, now);
+        self.account
+            .ledger()
+            .observe(&self.model, figures, age, now);
     }
 
     /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model. One that
     /// does not say for how long cools longer each time.
-    pub fn refused(&mut self, speaks_of_key: bool, reason: Class, wait: Option<Duration>, now: Instant) {
+    pub fn refused(
+        &mut self,
+        speaks_of_key: bool,
+        reason: Class,
+        wait: Option<Duration>,
+        now: Instant,
+    ) {
         let mut ledger = self.account.ledger();
         ledger.totals.refusals += 1;
         if reason == Class::RateLimited && !speaks_of_key {

@@ -76,7 +76,10 @@ impl Moment {
     pub(super) fn wall(&self, at: Instant) -> Timestamp {
         let after = at.saturating_duration_since(self.instant);
         let before = self.instant.saturating_duration_since(at);
-        self.wall.checked_add(after).and_then(|at| at.checked_sub(before)).unwrap_or(Timestamp::MAX)
+        self.wall
+            .checked_add(after)
+            .and_then(|at| at.checked_sub(before))
+            .unwrap_or(Timestamp::MAX)
     }
 
     /// When `at` is, on the process's clock; now, if it has passed.
@@ -87,8 +90,10 @@ impl Moment {
     /// `at` on the wall, put off to the next whole multiple of `step`: so that what is written down does not
     /// change all the time.
     pub(super) fn wall_in_steps(&self, at: Instant, step: Duration) -> Timestamp {
-        let (at, step) =
-            (self.wall(at).as_millisecond(), i64::try_from(step.as_millis()).unwrap_or(i64::MAX));
+        let (at, step) = (
+            self.wall(at).as_millisecond(),
+            i64::try_from(step.as_millis()).unwrap_or(i64::MAX),
+        );
         let steps = at.saturating_add(step - 1) / step.max(1);
         Timestamp::from_millisecond(steps.saturating_mul(step)).unwrap_or(Timestamp::MAX)
     }
@@ -96,7 +101,9 @@ impl Moment {
 
 impl ModelStanding {
     fn says_something(&self) -> bool {
-        self.paused.is_some() || self.found.is_some() || self.spent.values().any(|parts| !parts.is_empty())
+        self.paused.is_some()
+            || self.found.is_some()
+            || self.spent.values().any(|parts| !parts.is_empty())
     }
 }
 
@@ -105,9 +112,12 @@ impl Cap {
     pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
         let mut inner = self.inner();
         let limits = self.limits.iter().zip(&mut inner.meters);
-        let spent =
-            limits.filter_map(|(limit, meter)| Some((limit.key(), meter.spent_until(ahead, moment)?)));
-        Standing { spent: spent.collect(), ..Standing::default() }
+        let spent = limits
+            .filter_map(|(limit, meter)| Some((limit.key(), meter.spent_until(ahead, moment)?)));
+        Standing {
+            spent: spent.collect(),
+            ..Standing::default()
+        }
     }
 
     /// As [`Account::keep`].
@@ -138,7 +148,9 @@ impl Account {
         let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| &key.name);
         let keys = names.zip(&ledger.keys);
-        let keys = keys.filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?))).collect();
+        let keys = keys
+            .filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?)))
+            .collect();
         let Ledger { models, meters, .. } = &mut *ledger;
         // What several models share is told with the first of them alone.
         let mut told = BTreeSet::new();
@@ -152,10 +164,18 @@ impl Account {
                 }
             }
             let found = model.learned.as_ref().and_then(Learned::found);
-            let standing = ModelStanding { paused: model.state.paused(moment), spent, found };
+            let standing = ModelStanding {
+                paused: model.state.paused(moment),
+                spent,
+                found,
+            };
             standing.says_something().then(|| (name.clone(), standing))
         });
-        Standing { keys, models: models.collect(), spent: Spent::new() }
+        Standing {
+            keys,
+            models: models.collect(),
+            spent: Spent::new(),
+        }
     }
 
     /// From now on nothing is spent of long limits that is not written down: who calls this asks for
@@ -181,7 +201,9 @@ impl Account {
         for (name, before) in &standing.models {
             ledger.know(name, self, moment.instant);
             let Ledger { models, meters, .. } = &mut *ledger;
-            let Some(model) = models.get_mut(name) else { continue };
+            let Some(model) = models.get_mut(name) else {
+                continue;
+            };
             if let Some(paused) = &before.paused {
                 model.state = State::resumed(paused, moment);
             }

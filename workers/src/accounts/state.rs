@@ -80,9 +80,15 @@ impl State {
                 // One call at once, a second with it, and then the first power of two that is more.
                 let steps = calls.checked_ilog2().unwrap_or_default();
                 let next = since + RAMP_STEP * steps;
-                if next <= now || steps >= RAMP_STEPS { Gate::Open } else { Gate::Until(next) }
+                if next <= now || steps >= RAMP_STEPS {
+                    Gate::Open
+                } else {
+                    Gate::Until(next)
+                }
             }
-            State::Cooling { until, .. } | State::Exhausted { until } if until > now => Gate::Until(until),
+            State::Cooling { until, .. } | State::Exhausted { until } if until > now => {
+                Gate::Until(until)
+            }
             State::Cooling { .. } | State::Exhausted { .. } => Gate::Probe,
             State::Probing { since, .. } if since + PROBE > now => Gate::Until(since + PROBE),
             State::Probing { .. } => Gate::Probe,
@@ -95,7 +101,9 @@ impl State {
         let until = now + wait.min(retry_after::LONGEST);
         let until = match *self {
             State::Disabled { .. } => return,
-            State::Cooling { until: before, .. } | State::Exhausted { until: before } => until.max(before),
+            State::Cooling { until: before, .. } | State::Exhausted { until: before } => {
+                until.max(before)
+            }
             State::Ready | State::Ramping { .. } | State::Probing { .. } => until,
         };
         *self = if reason == Class::QuotaExhausted {
@@ -108,7 +116,9 @@ impl State {
     /// The provider's word shuts it; an operator's act stays what it was.
     pub(super) fn shut(&mut self, reason: Class) {
         if *self != (State::Disabled { reason: None }) {
-            *self = State::Disabled { reason: Some(reason) };
+            *self = State::Disabled {
+                reason: Some(reason),
+            };
         }
     }
 
@@ -129,15 +139,31 @@ impl State {
             State::Probing { first, reason, .. } => (first, reason),
             _ => return,
         };
-        *self = State::Probing { first, call, since: now, reason };
+        *self = State::Probing {
+            first,
+            call,
+            since: now,
+            reason,
+        };
     }
 
     /// A call ended that may have been a probe. If nothing has cooled the state since, it is ready bit by bit;
     /// but if the provider never said a word, the next call is a probe again.
     pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
-        let State::Probing { first, call, reason, .. } = *self else { return };
+        let State::Probing {
+            first,
+            call,
+            reason,
+            ..
+        } = *self
+        else {
+            return;
+        };
         if answered && ended >= first {
-            *self = State::Ramping { since: now, calls: 0 };
+            *self = State::Ramping {
+                since: now,
+                calls: 0,
+            };
         } else if ended == call {
             *self = State::Cooling { until: now, reason };
         }
@@ -147,15 +173,25 @@ impl State {
     /// key or the name of a model, and neither does what is over in a moment.
     pub(super) fn paused(&self, moment: Moment) -> Option<Paused> {
         match *self {
-            State::Cooling { reason: Class::ModelNotAllowed, .. } => None,
-            State::Cooling { until, reason } if until > moment.instant + SOON => {
-                Some(Paused { until: Some(moment.wall_in_steps(until, SECOND)), reason: Some(reason) })
-            }
+            State::Cooling {
+                reason: Class::ModelNotAllowed,
+                ..
+            } => None,
+            State::Cooling { until, reason } if until > moment.instant + SOON => Some(Paused {
+                until: Some(moment.wall_in_steps(until, SECOND)),
+                reason: Some(reason),
+            }),
             State::Exhausted { until } => {
                 let until = Some(moment.wall_in_steps(until, SECOND));
-                Some(Paused { until, reason: Some(Class::QuotaExhausted) })
+                Some(Paused {
+                    until,
+                    reason: Some(Class::QuotaExhausted),
+                })
             }
-            State::Disabled { reason: None } => Some(Paused { until: None, reason: None }),
+            State::Disabled { reason: None } => Some(Paused {
+                until: None,
+                reason: None,
+            }),
             _ => None,
         }
     }
@@ -163,8 +199,13 @@ impl State {
     /// The state that a process before this one left.
     pub(super) fn resumed(paused: &Paused, moment: Moment) -> Self {
         match (paused.until, paused.reason) {
-            (Some(until), Some(Class::QuotaExhausted)) => State::Exhausted { until: moment.instant(until) },
-            (Some(until), Some(reason)) => State::Cooling { until: moment.instant(until), reason },
+            (Some(until), Some(Class::QuotaExhausted)) => State::Exhausted {
+                until: moment.instant(until),
+            },
+            (Some(until), Some(reason)) => State::Cooling {
+                until: moment.instant(until),
+                reason,
+            },
             (Some(_), None) => State::Ready,
             (None, reason) => State::Disabled { reason },
         }
@@ -207,7 +248,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_probe_calls_grow_from_step_to_step() {
         let now = Instant::now();
-        let mut state = State::Probing { first: 1, call: 1, since: now, reason: Class::Overloaded };
+        let mut state = State::Probing {
+            first: 1,
+            call: 1,
+            since: now,
+            reason: Class::Overloaded,
+        };
         state.probe_ended(1, true, now);
         let begin_all = |state: &mut State, at| {
             let mut begun = 0;
@@ -221,7 +267,11 @@ mod tests {
         assert_eq!(state.gate(now), Gate::Until(now + RAMP_STEP));
         assert_eq!(begin_all(&mut state, now + RAMP_STEP), 2);
         assert_eq!(begin_all(&mut state, now + 3 * RAMP_STEP), 12);
-        assert_eq!(begin_all(&mut state, now + 20 * RAMP_STEP), 10_000, "no end to it");
+        assert_eq!(
+            begin_all(&mut state, now + 20 * RAMP_STEP),
+            10_000,
+            "no end to it"
+        );
         assert_eq!(state, State::Ready);
     }
 
@@ -229,16 +279,25 @@ mod tests {
     async fn probes_that_take_long_are_followed_by_others_and_the_first_answer_counts() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut state = State::Cooling { until: start, reason: Class::RateLimited };
+        let mut state = State::Cooling {
+            until: start,
+            reason: Class::RateLimited,
+        };
         for call in 0..3 {
             assert_eq!(state.gate(at(30 * call)), Gate::Probe);
             state.probe(7 + call, at(30 * call));
             assert_eq!(state.gate(at(30 * call)), Gate::Until(at(30 * call + 30)));
         }
         state.probe_ended(6, true, at(70));
-        assert!(matches!(state, State::Probing { .. }), "a call from before says nothing");
+        assert!(
+            matches!(state, State::Probing { .. }),
+            "a call from before says nothing"
+        );
         state.probe_ended(8, false, at(71));
-        assert!(matches!(state, State::Probing { .. }), "one that was given up leaves the last");
+        assert!(
+            matches!(state, State::Probing { .. }),
+            "one that was given up leaves the last"
+        );
         state.probe_ended(7, true, at(75));
         assert_eq!(state.gate(at(75)), Gate::Open);
     }

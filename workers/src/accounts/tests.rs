@@ -7,13 +7,24 @@ use crate::provider::{Endpoint, Figures};
 const SECOND: Duration = Duration::from_secs(1);
 
 fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
-    let amount =
-        Amount::PerPeriod { dimension: Dimension::Requests, limit, per: SECOND, algorithm, day_in: None };
-    Limit { amount, models: None }
+    let amount = Amount::PerPeriod {
+        dimension: Dimension::Requests,
+        limit,
+        per: SECOND,
+        algorithm,
+        day_in: None,
+    };
+    Limit {
+        amount,
+        models: None,
+    }
 }
 
 fn at_once(calls: u64) -> Limit {
-    Limit { amount: Amount::Concurrent(calls), models: None }
+    Limit {
+        amount: Amount::Concurrent(calls),
+        models: None,
+    }
 }
 
 pub(super) fn account(limits: Vec<Limit>, keys: usize) -> Arc<Account> {
@@ -30,17 +41,28 @@ fn account_on(
     spent_at: Option<Instant>,
     clock: Arc<dyn Clock>,
 ) -> Arc<Account> {
-    let key = |index| Key { name: format!("key-{index}"), secret: Secret::new("s") };
+    let key = |index| Key {
+        name: format!("key-{index}"),
+        secret: Secret::new("s"),
+    };
     let config = Config {
         name: "q".to_owned(),
-        endpoint: Endpoint::new(provider("openai").expect("a known provider"), "http://127.0.0.1"),
+        endpoint: Endpoint::new(
+            provider("openai").expect("a known provider"),
+            "http://127.0.0.1",
+        ),
         keys: (0..keys).map(key).collect(),
         limits,
     };
     Account::new(config, Arc::default(), Arc::default(), spent_at, clock)
 }
 
-const ONE: Cost = Cost { requests: 1, input_tokens: 10, output_tokens: 10, together: Together::Sum };
+const ONE: Cost = Cost {
+    requests: 1,
+    input_tokens: 10,
+    output_tokens: 10,
+    together: Together::Sum,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_granted() {
@@ -49,23 +71,40 @@ async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_grante
     let permit = account.reserve("m", ONE, start).expect("room");
     // The call waits for its connection for longer than a period.
     let sent = start + 5 * SECOND;
-    assert_eq!(account.reserve("m", ONE, sent).err(), Some(Denied::ForRelease));
+    assert_eq!(
+        account.reserve("m", ONE, sent).err(),
+        Some(Denied::ForRelease)
+    );
     permit.stamp().sent(sent);
-    let Err(Denied::Until(free)) = account.reserve("m", ONE, sent) else { panic!("one a second") };
+    let Err(Denied::Until(free)) = account.reserve("m", ONE, sent) else {
+        panic!("one a second")
+    };
     assert!(free > sent + SECOND, "a period and some slack");
     drop(permit);
-    assert!(account.reserve("m", ONE, free - Duration::from_millis(1)).is_err(), "a sent call stays counted");
+    assert!(
+        account
+            .reserve("m", ONE, free - Duration::from_millis(1))
+            .is_err(),
+        "a sent call stays counted"
+    );
     assert!(account.reserve("m", ONE, free).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_permit_that_was_never_sent_gives_everything_back() {
-    let shared = Limit { amount: Amount::Concurrent(1), models: Some(vec!["m".to_owned(), "n".to_owned()]) };
+    let shared = Limit {
+        amount: Amount::Concurrent(1),
+        models: Some(vec!["m".to_owned(), "n".to_owned()]),
+    };
     let account = account(vec![per_second(2, Algorithm::Counted), shared], 1);
     let now = Instant::now();
     for _ in 0..100 {
         let permit = account.reserve("m", ONE, now).expect("room");
-        assert_eq!(account.reserve("n", ONE, now).err(), Some(Denied::ForRelease), "m and n share one place");
+        assert_eq!(
+            account.reserve("n", ONE, now).err(),
+            Some(Denied::ForRelease),
+            "m and n share one place"
+        );
         drop(permit);
     }
     for meter in &mut account.ledger().meters {
@@ -83,23 +122,58 @@ async fn meters_are_taken_together_or_not_at_all() {
         algorithm: Algorithm::Counted,
         day_in: None,
     };
-    let account =
-        account(vec![per_second(10, Algorithm::Counted), Limit { amount: tokens, models: None }], 1);
+    let account = account(
+        vec![
+            per_second(10, Algorithm::Counted),
+            Limit {
+                amount: tokens,
+                models: None,
+            },
+        ],
+        1,
+    );
     let now = Instant::now();
     let mut first = account.reserve("m", ONE, now).expect("20 of 30 tokens");
-    assert!(account.reserve("m", ONE, now).is_err(), "20 more do not fit");
-    assert_eq!(account.ledger().meters[0].taken(now), 1, "the refused call took no request");
+    assert!(
+        account.reserve("m", ONE, now).is_err(),
+        "20 more do not fit"
+    );
+    assert_eq!(
+        account.ledger().meters[0].taken(now),
+        1,
+        "the refused call took no request"
+    );
     first.stamp().sent(now);
-    first.settle(Cost { input_tokens: 5, output_tokens: 5, ..ONE }, true);
-    assert!(account.reserve("m", ONE, now).is_ok(), "settled at 10, so 20 fit");
-    let huge = Cost { input_tokens: 31, output_tokens: 0, ..ONE };
+    first.settle(
+        Cost {
+            input_tokens: 5,
+            output_tokens: 5,
+            ..ONE
+        },
+        true,
+    );
+    assert!(
+        account.reserve("m", ONE, now).is_ok(),
+        "settled at 10, so 20 fit"
+    );
+    let huge = Cost {
+        input_tokens: 31,
+        output_tokens: 0,
+        ..ONE
+    };
     assert!(
         matches!(account.reserve("m", huge, now), Err(Denied::Until(_))),
         "larger than the limit: it goes alone"
     );
     assert!(account.reserve("m", huge, now + 2 * SECOND).is_ok());
-    let many = Cost { requests: 11, ..ONE };
-    assert_eq!(account.reserve("m", many, now).err(), Some(Denied::TooLarge));
+    let many = Cost {
+        requests: 11,
+        ..ONE
+    };
+    assert_eq!(
+        account.reserve("m", many, now).err(),
+        Some(Denied::TooLarge)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -124,16 +198,29 @@ async fn a_model_cools_alone_and_returns_through_one_probe() {
     permit.refused(false, Class::RateLimited, Some(2 * SECOND), now);
     account.cool_model("m", Class::RateLimited, SECOND, now);
     drop(permit);
-    assert_eq!(account.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 2 * SECOND)));
-    assert!(account.reserve("n", ONE, now).is_ok(), "another model is not cooled");
+    assert_eq!(
+        account.reserve("m", ONE, now + SECOND).err(),
+        Some(Denied::Until(now + 2 * SECOND))
+    );
+    assert!(
+        account.reserve("n", ONE, now).is_ok(),
+        "another model is not cooled"
+    );
     let later = now + 2 * SECOND;
     drop(account.reserve("m", ONE, later).expect("one probe"));
-    let mut probe = account.reserve("m", ONE, later).expect("another, as the first was not answered");
-    assert_eq!(account.reserve("m", ONE, later).err(), Some(Denied::Until(later + 30 * SECOND)));
+    let mut probe = account
+        .reserve("m", ONE, later)
+        .expect("another, as the first was not answered");
+    assert_eq!(
+        account.reserve("m", ONE, later).err(),
+        Some(Denied::Until(later + 30 * SECOND))
+    );
     probe.answered();
     drop(probe);
-    let (_one, _two) =
-        (account.reserve("m", ONE, later).expect("ready"), account.reserve("m", ONE, later).expect("ready"));
+    let (_one, _two) = (
+        account.reserve("m", ONE, later).expect("ready"),
+        account.reserve("m", ONE, later).expect("ready"),
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +231,10 @@ async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
     permit.stamp().sent(now);
     permit.abandoned(now, 10 * SECOND);
     drop(permit);
-    assert_eq!(account.reserve("m", ONE, now + SECOND).err(), Some(Denied::Until(now + 10 * SECOND)));
+    assert_eq!(
+        account.reserve("m", ONE, now + SECOND).err(),
+        Some(Denied::Until(now + 10 * SECOND))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,15 +246,35 @@ async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
         algorithm: Algorithm::Counted,
         day_in: None,
     };
-    let account = account(vec![Limit { amount, models: None }, per_second(1, Algorithm::Counted)], 1);
+    let account = account(
+        vec![
+            Limit {
+                amount,
+                models: None,
+            },
+            per_second(1, Algorithm::Counted),
+        ],
+        1,
+    );
     let now = Instant::now();
-    let large = Cost { input_tokens: 100, ..ONE };
-    let permit = account.reserve("m", large, now).expect("nothing else is taken");
+    let large = Cost {
+        input_tokens: 100,
+        ..ONE
+    };
+    let permit = account
+        .reserve("m", large, now)
+        .expect("nothing else is taken");
     permit.stamp().sent(now);
     drop(permit);
-    let (limit, until) = account.snapshot(now).models[0].spent.clone().expect("spent");
+    let (limit, until) = account.snapshot(now).models[0]
+        .spent
+        .clone()
+        .expect("spent");
     assert_eq!(limit, "30 tokens per 60s");
-    assert!(until > now + 60 * SECOND, "not the limit that returns in a second");
+    assert!(
+        until > now + 60 * SECOND,
+        "not the limit that returns in a second"
+    );
     assert_eq!(account.snapshot(until).models[0].spent, None);
 }
 
@@ -185,10 +295,19 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
         }
     }
     for window in times.windows(11) {
-        assert!(window[10] - window[0] > SECOND, "never eleven within a second");
+        assert!(
+            window[10] - window[0] > SECOND,
+            "never eleven within a second"
+        );
     }
-    assert!(times[30] - start < 3 * SECOND + Duration::from_millis(65), "and nearly thirty in three");
-    assert!(times[100] - times[70] < 3 * SECOND + Duration::from_millis(20), "and nearer once it is proven");
+    assert!(
+        times[30] - start < 3 * SECOND + Duration::from_millis(65),
+        "and nearly thirty in three"
+    );
+    assert!(
+        times[100] - times[70] < 3 * SECOND + Duration::from_millis(20),
+        "and nearer once it is proven"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +319,10 @@ async fn a_disabled_key_ends_calls_until_an_operator_acts() {
     drop(permit);
     account.cool_model("m", Class::RateLimited, SECOND, now);
     let later = now + 100 * 24 * 3600 * SECOND;
-    assert_eq!(account.reserve("m", ONE, later).err(), Some(Denied::Shut(Some(Class::BadKey))));
+    assert_eq!(
+        account.reserve("m", ONE, later).err(),
+        Some(Denied::Shut(Some(Class::BadKey)))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -214,12 +336,20 @@ async fn what_the_process_before_may_have_spent_counts_as_spent() {
         (Algorithm::Bucket, Duration::from_millis(100)),
     ] {
         let account = account_after(vec![per_second(10, algorithm)], 1, Some(before));
-        let Err(Denied::Until(at)) = account.reserve("m", ONE, now) else { panic!("{algorithm:?}: spent") };
+        let Err(Denied::Until(at)) = account.reserve("m", ONE, now) else {
+            panic!("{algorithm:?}: spent")
+        };
         let wait = at - before;
-        assert!(wait >= least && wait < least + Duration::from_millis(25), "{algorithm:?}: {wait:?}");
+        assert!(
+            wait >= least && wait < least + Duration::from_millis(25),
+            "{algorithm:?}: {wait:?}"
+        );
         let much_later = now + 10 * SECOND;
         let account = account_after(vec![per_second(10, algorithm)], 1, Some(before));
-        assert!(account.reserve("m", ONE, much_later).is_ok(), "{algorithm:?}: long ago");
+        assert!(
+            account.reserve("m", ONE, much_later).is_ok(),
+            "{algorithm:?}: long ago"
+        );
     }
 }
 
@@ -229,7 +359,10 @@ async fn headers_replace_the_search_and_count_what_others_use() {
     let now = Instant::now();
     let permit = account.reserve("m", ONE, now).expect("room");
     permit.stamp().sent(now);
-    assert!(matches!(account.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND), "gently");
+    assert!(
+        matches!(account.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND),
+        "gently"
+    );
     let told = |remaining| Figures {
         dimension: Dimension::Requests,
         limit: 600,
@@ -240,12 +373,17 @@ async fn headers_replace_the_search_and_count_what_others_use() {
     };
     permit.observe(&[told(599)], now);
     assert_eq!(account.snapshot(now).requests_per_second, Some(10.0));
-    assert_eq!(account.snapshot(now).models[0].learned, ["600 requests per 60s"]);
+    assert_eq!(
+        account.snapshot(now).models[0].learned,
+        ["600 requests per 60s"]
+    );
     let another = account.reserve("m", ONE, now).expect("limits are known");
     another.stamp().sent(now);
     another.observe(&[told(0)], now);
     let later = now + SECOND;
-    let Err(Denied::Until(at)) = account.reserve("m", ONE, later) else { panic!("somebody else used it up") };
+    let Err(Denied::Until(at)) = account.reserve("m", ONE, later) else {
+        panic!("somebody else used it up")
+    };
     assert_eq!(at, now + 60 * SECOND);
 }
 
@@ -263,15 +401,25 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     };
     let before = account(vec![day.clone()], 3);
     let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let moment = Moment { instant: Instant::now(), wall };
+    let moment = Moment {
+        instant: Instant::now(),
+        wall,
+    };
     for _ in 0..90 {
         let permit = before.reserve("m", ONE, moment.instant).expect("room");
         permit.stamp().sent(moment.instant);
     }
     before.disable_by_hand(Some("key-1"));
-    before.ledger().keys[2] = State::Disabled { reason: Some(Class::BadKey) };
+    before.ledger().keys[2] = State::Disabled {
+        reason: Some(Class::BadKey),
+    };
     before.cool_model("n", Class::QuotaExhausted, 600 * SECOND, moment.instant);
-    before.cool_model("misspelt", Class::ModelNotAllowed, 3_600 * SECOND, moment.instant);
+    before.cool_model(
+        "misspelt",
+        Class::ModelNotAllowed,
+        3_600 * SECOND,
+        moment.instant,
+    );
     let json = |ahead| serde_json::to_string(&before.standing(ahead, moment)).expect("JSON");
     let resumed = |text: &str, moment| {
         let after = account(vec![day.clone()], 3);
@@ -284,13 +432,23 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
             .count()
     };
     assert_eq!(left(&resumed(&json(false), moment), moment.instant), 10);
-    let later = Moment { instant: moment.instant, wall: wall + 25 * 3_600 * SECOND };
-    assert_eq!(left(&resumed(&json(false), later), moment.instant), 100, "the day has passed meanwhile");
+    let later = Moment {
+        instant: moment.instant,
+        wall: wall + 25 * 3_600 * SECOND,
+    };
+    assert_eq!(
+        left(&resumed(&json(false), later), moment.instant),
+        100,
+        "the day has passed meanwhile"
+    );
     let after = resumed(&json(false), moment);
     let state = |key: usize| after.snapshot(moment.instant).keys[key].1.clone();
     assert_eq!(state(1), State::Disabled { reason: None });
     assert_eq!(state(2), State::Ready, "whoever mends a key starts anew");
-    assert!(matches!(after.reserve("n", ONE, moment.instant), Err(Denied::Until(_))));
+    assert!(matches!(
+        after.reserve("n", ONE, moment.instant),
+        Err(Denied::Until(_))
+    ));
     assert!(
         after.reserve("misspelt", ONE, moment.instant).is_ok(),
         "and so does whoever mends a model's name"
@@ -299,14 +457,26 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
 
 fn per_day(limit: u64, algorithm: Algorithm) -> Limit {
     let per = 24 * 3_600 * SECOND;
-    let amount = Amount::PerPeriod { dimension: Dimension::Requests, limit, per, algorithm, day_in: None };
-    Limit { amount, models: None }
+    let amount = Amount::PerPeriod {
+        dimension: Dimension::Requests,
+        limit,
+        per,
+        algorithm,
+        day_in: None,
+    };
+    Limit {
+        amount,
+        models: None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let moment = Moment { instant: Instant::now(), wall };
+    let moment = Moment {
+        instant: Instant::now(),
+        wall,
+    };
     let limit = || vec![per_day(1_000, Algorithm::Counted)];
     let (mut spent, mut written) = (0, Standing::default());
     // Each process is killed when it waits for the next writing down.
@@ -319,7 +489,10 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
                 permit.stamp().sent(moment.instant);
                 spent += 1;
             }
-            assert_eq!(account.reserve("m", ONE, moment.instant).err(), Some(Denied::ForRelease));
+            assert_eq!(
+                account.reserve("m", ONE, moment.instant).err(),
+                Some(Denied::ForRelease)
+            );
             written = account.standing(true, moment);
             account.confirm();
         }
@@ -330,7 +503,11 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     let left = std::iter::from_fn(|| after.reserve("m", ONE, moment.instant).ok())
         .map(|permit| permit.stamp().sent(moment.instant))
         .count();
-    assert_eq!(left, 1_000 - 3 * 4 * 6, "what was written down counts as spent");
+    assert_eq!(
+        left,
+        1_000 - 3 * 4 * 6,
+        "what was written down counts as spent"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -339,13 +516,22 @@ async fn a_days_bucket_goes_on_as_full_as_it_was() {
     let wall: jiff::Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
     let before = account(vec![per_day(24, Algorithm::Bucket)], 1);
     for _ in 0..23 {
-        before.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
+        before
+            .reserve("m", ONE, Instant::now())
+            .expect("room")
+            .stamp()
+            .sent(Instant::now());
         tokio::time::advance(3_600 * SECOND).await;
     }
-    let moment = Moment { instant: Instant::now(), wall: wall + start.elapsed() };
+    let moment = Moment {
+        instant: Instant::now(),
+        wall: wall + start.elapsed(),
+    };
     let after = account(vec![per_day(24, Algorithm::Bucket)], 1);
     after.resume(&before.standing(false, moment), moment);
-    let _first = after.reserve("m", ONE, moment.instant).expect("it is nearly full");
+    let _first = after
+        .reserve("m", ONE, moment.instant)
+        .expect("it is nearly full");
 }
 
 #[tokio::test(start_paused = true)]
@@ -356,7 +542,12 @@ async fn an_operators_act_stays_whatever_the_provider_says_after_it() {
     account.disable(Class::BillingStop);
     let state = |key: usize| account.snapshot(now).keys[key].1.clone();
     assert_eq!(state(0), State::Disabled { reason: None });
-    assert_eq!(state(1), State::Disabled { reason: Some(Class::BillingStop) });
+    assert_eq!(
+        state(1),
+        State::Disabled {
+            reason: Some(Class::BillingStop)
+        }
+    );
     account.enable(None);
     assert_eq!((state(0), state(1)), (State::Ready, State::Ready));
 }
@@ -381,22 +572,40 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
         algorithm: Algorithm::Counted,
         day_in: Some(zone),
     };
-    let account = account_on(vec![Limit { amount, models: None }], 1, None, Arc::new(ShowsElevenAt(start)));
+    let account = account_on(
+        vec![Limit {
+            amount,
+            models: None,
+        }],
+        1,
+        None,
+        Arc::new(ShowsElevenAt(start)),
+    );
     for wait in [0, 60] {
         tokio::time::advance(wait * SECOND).await;
-        account.reserve("m", ONE, Instant::now()).expect("room").stamp().sent(Instant::now());
+        account
+            .reserve("m", ONE, Instant::now())
+            .expect("room")
+            .stamp()
+            .sent(Instant::now());
     }
     let Err(Denied::Until(at)) = account.reserve("m", ONE, Instant::now()) else {
         panic!("the day is spent")
     };
     assert_eq!(at, start + 3_605 * SECOND, "midnight and some slack");
     tokio::time::advance(at - Instant::now()).await;
-    let _both =
-        [(); 2].map(|()| account.reserve("m", ONE, Instant::now()).expect("the whole day is back at once"));
+    let _both = [(); 2].map(|()| {
+        account
+            .reserve("m", ONE, Instant::now())
+            .expect("the whole day is back at once")
+    });
 }
 
 /// Counts strictly, in windows of ten seconds on a clock of its own, and tells their ends as `round` rounds.
-async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resolution: Duration) -> usize {
+async fn refused_by_a_clock_that_tells(
+    round: fn(Duration) -> Duration,
+    resolution: Duration,
+) -> usize {
     let (limit, per) = (10, 10 * SECOND);
     let amount = Amount::PerPeriod {
         dimension: Dimension::Requests,
@@ -405,7 +614,13 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
         algorithm: Algorithm::Fixed,
         day_in: None,
     };
-    let account = account(vec![Limit { amount, models: None }], 1);
+    let account = account(
+        vec![Limit {
+            amount,
+            models: None,
+        }],
+        1,
+    );
     let ahead = Duration::from_millis(5_950);
     let start = Instant::now();
     let (mut window, mut calls, mut refused) = (0, 0, 0);
@@ -417,9 +632,15 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
             (window, calls) = (this, 0);
         }
         // Few calls at first, so that some are left when the window ends.
-        let wanted = if milli > 4_400 { usize::MAX } else { usize::from(milli % 700 == 0) };
+        let wanted = if milli > 4_400 {
+            usize::MAX
+        } else {
+            usize::from(milli % 700 == 0)
+        };
         for _ in 0..wanted {
-            let Ok(permit) = account.reserve("m", ONE, now) else { break };
+            let Ok(permit) = account.reserve("m", ONE, now) else {
+                break;
+            };
             permit.stamp().sent(now);
             calls += 1;
             refused += usize::from(calls > limit);
@@ -441,9 +662,22 @@ async fn refused_by_a_clock_that_tells(round: fn(Duration) -> Duration, resoluti
 
 #[tokio::test(start_paused = true)]
 async fn a_window_that_is_told_in_whole_seconds_is_not_exceeded_however_they_are_rounded() {
-    let up = |rest: Duration| Duration::from_secs(rest.as_secs() + u64::from(rest.subsec_nanos() > 0));
+    let up =
+        |rest: Duration| Duration::from_secs(rest.as_secs() + u64::from(rest.subsec_nanos() > 0));
     let down = |rest: Duration| Duration::from_secs(rest.as_secs());
-    assert_eq!(refused_by_a_clock_that_tells(up, SECOND).await, 0, "rounded up");
-    assert_eq!(refused_by_a_clock_that_tells(down, SECOND).await, 0, "cut off");
-    assert_eq!(refused_by_a_clock_that_tells(|rest| rest, Duration::ZERO).await, 0, "exact");
+    assert_eq!(
+        refused_by_a_clock_that_tells(up, SECOND).await,
+        0,
+        "rounded up"
+    );
+    assert_eq!(
+        refused_by_a_clock_that_tells(down, SECOND).await,
+        0,
+        "cut off"
+    );
+    assert_eq!(
+        refused_by_a_clock_that_tells(|rest| rest, Duration::ZERO).await,
+        0,
+        "exact"
+    );
 }

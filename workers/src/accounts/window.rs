@@ -21,7 +21,9 @@ impl Window {
         self.end = match before {
             // An answer that was long under way speaks of a window before.
             Some(known) if latest < known.0 => Some(known),
-            Some(known) if earliest <= known.1 => Some((earliest.max(known.0), latest.min(known.1))),
+            Some(known) if earliest <= known.1 => {
+                Some((earliest.max(known.0), latest.min(known.1)))
+            }
             _ => Some((earliest, latest)),
         };
         self.end != before
@@ -56,9 +58,17 @@ mod tests {
         window.ends(at(55), at(70));
         window.ends(at(40), at(58));
         assert_eq!(window.back(at(53), SECOND), Some(at(59)));
-        assert_eq!(window.back(at(54), SECOND), None, "it may arrive in the next one");
+        assert_eq!(
+            window.back(at(54), SECOND),
+            None,
+            "it may arrive in the next one"
+        );
         window.ends(at(10), at(54));
-        assert_eq!(window.back(at(53), SECOND), Some(at(59)), "that was another one");
+        assert_eq!(
+            window.back(at(53), SECOND),
+            Some(at(59)),
+            "that was another one"
+        );
         window.ends(at(115), at(116));
         assert_eq!(window.back(at(70), SECOND), Some(at(117)));
     }

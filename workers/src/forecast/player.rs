@@ -79,14 +79,27 @@ pub(super) struct Player {
 
 impl Player {
     pub(super) fn new(config: Config, team: &str, now: Timestamp) -> Self {
-        let clock = Arc::new(Ahead { from: now, nanos: AtomicU64::new(0) });
+        let clock = Arc::new(Ahead {
+            from: now,
+            nanos: AtomicU64::new(0),
+        });
         let (wake, circuits) = (Arc::new(Wake::default()), Arc::new(Circuits::default()));
         let shown: Arc<dyn Clock> = Arc::<Ahead>::clone(&clock);
         let account = |account| {
-            Account::new(account, Arc::clone(&wake), Arc::clone(&circuits), None, Arc::clone(&shown))
+            Account::new(
+                account,
+                Arc::clone(&wake),
+                Arc::clone(&circuits),
+                None,
+                Arc::clone(&shown),
+            )
         };
         let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
-        let limits = config.teams.get(team).map(|team| team.limits.clone()).unwrap_or_default();
+        let limits = config
+            .teams
+            .get(team)
+            .map(|team| team.limits.clone())
+            .unwrap_or_default();
         let cap = (!limits.is_empty()).then(|| Cap::new(&limits, Arc::clone(&wake), None, &shown));
         let start = Instant::now();
         Self {
@@ -110,7 +123,9 @@ impl Player {
         team: &str,
         seen: &mut HashSet<(String, String)>,
     ) {
-        let found = matching(&self.pools, pool, job, true).ok().filter(|found| found.refusal.is_none());
+        let found = matching(&self.pools, pool, job, true)
+            .ok()
+            .filter(|found| found.refusal.is_none());
         let Some(found) = found else {
             self.forecast.unserved += 1;
             return;
@@ -120,17 +135,28 @@ impl Player {
             return;
         }
         let choices = found.choices.left().to_vec();
-        let is_too_long = found.choices.are_too_small_for(likely(found.cost.input_tokens));
+        let is_too_long = found
+            .choices
+            .are_too_small_for(likely(found.cost.input_tokens));
         self.forecast.too_long += usize::from(is_too_long);
         let join = found.pool.merge.then(|| Join::of(job, pool)).flatten();
         let join = join.filter(|join| join.inputs > 1 || !is_too_long);
-        let tier = job.body.get("service_tier").and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let tier = job
+            .body
+            .get("service_tier")
+            .and_then(|raw| serde_json::from_str(raw.get()).ok());
         let states_maximum = Endpoint::states_maximum(job);
         let targets: Vec<_> = choices.iter().map(|choice| choice.target).collect();
-        let key = (targets.clone(), join.as_ref().map(|join| Arc::clone(&join.key)));
+        let key = (
+            targets.clone(),
+            join.as_ref().map(|join| Arc::clone(&join.key)),
+        );
         let lines = &mut self.lines;
         let place = *self.places.entry(key).or_insert_with(|| {
-            lines.push(Line { targets, jobs: VecDeque::new() });
+            lines.push(Line {
+                targets,
+                jobs: VecDeque::new(),
+            });
             lines.len() - 1
         });
         self.lines[place].jobs.push_back(Box::new(Pending {
@@ -153,13 +179,19 @@ impl Player {
                     continue;
                 }
                 while let Some(first) = self.lines[line].jobs.pop_front() {
-                    let Err((first, denied)) = self.start(first, line) else { continue };
+                    let Err((first, denied)) = self.start(first, line) else {
+                        continue;
+                    };
                     match denied {
                         Denied::TooLarge | Denied::Shut(_) => self.forecast.unserved += 1,
                         Denied::Until(_) | Denied::ForRelease => {
                             self.lines[line].jobs.push_front(first);
                             denied_here.push(self.lines[line].targets.clone());
-                            let until = if let Denied::Until(at) = denied { Some(at) } else { None };
+                            let until = if let Denied::Until(at) = denied {
+                                Some(at)
+                            } else {
+                                None
+                            };
                             next = next.into_iter().chain(until).min();
                             break;
                         }
@@ -168,9 +200,15 @@ impl Player {
             }
             self.lines.retain(|line| !line.jobs.is_empty());
             let ends = self.under_way.first_key_value().map(|((at, _), _)| *at);
-            let Some(at) = next.into_iter().chain(ends).min() else { break };
+            let Some(at) = next.into_iter().chain(ends).min() else {
+                break;
+            };
             self.pass(at.max(self.now + STEP));
-            while let Some(entry) = self.under_way.first_entry().filter(|entry| entry.key().0 <= self.now) {
+            while let Some(entry) = self
+                .under_way
+                .first_entry()
+                .filter(|entry| entry.key().0 <= self.now)
+            {
                 last = last.max(entry.key().0);
                 end(entry.remove(), self.now);
             }
@@ -182,7 +220,8 @@ impl Player {
 
     fn pass(&mut self, at: Instant) {
         self.now = at;
-        let passed = u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
+        let passed =
+            u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
         self.clock.nanos.store(passed, Ordering::Relaxed);
     }
 
@@ -197,23 +236,61 @@ impl Player {
         let place = &self.pools.targets()[target];
         let account = &place.account;
         if account.learns() {
-            self.forecast.unlimited.insert(account.config().name.clone());
+            self.forecast
+                .unlimited
+                .insert(account.config().name.clone());
         }
-        let mut all = Call { permit, estimated: 0, used: Usage::default() };
-        for Pending { cost, states_maximum, tier, .. } in &party {
+        let mut all = Call {
+            permit,
+            estimated: 0,
+            used: Usage::default(),
+        };
+        for Pending {
+            cost,
+            states_maximum,
+            tier,
+            ..
+        } in &party
+        {
             let input_tokens = likely(cost.input_tokens);
             let is_bound = *states_maximum || cost.output_tokens == 0;
-            let most = if is_bound { Some(cost.output_tokens) } else { place.max_output };
+            let most = if is_bound {
+                Some(cost.output_tokens)
+            } else {
+                place.max_output
+            };
             self.forecast.unbounded += usize::from(most.is_none());
-            let used = Usage { input_tokens, output_tokens: cost.output_tokens, ..Usage::default() };
-            let longest = Usage { output_tokens: most.unwrap_or(cost.output_tokens), ..used };
+            let used = Usage {
+                input_tokens,
+                output_tokens: cost.output_tokens,
+                ..Usage::default()
+            };
+            let longest = Usage {
+                output_tokens: most.unwrap_or(cost.output_tokens),
+                ..used
+            };
             self.forecast.output_tokens += longest.output_tokens;
-            let prompt = Usage { output_tokens: 0, ..used };
-            let price = |used| place.prices.as_ref().and_then(|prices| prices.amount(used, tier.as_deref()));
-            let priced = price(&prompt).zip(price(&longest)).and_then(|(prompt, both)| {
-                let prompts = self.forecast.prompts.checked_add(prompt)?;
-                Some((prompts, self.forecast.answers.checked_add(both.checked_sub(prompt)?)?))
-            });
+            let prompt = Usage {
+                output_tokens: 0,
+                ..used
+            };
+            let price = |used| {
+                place
+                    .prices
+                    .as_ref()
+                    .and_then(|prices| prices.amount(used, tier.as_deref()))
+            };
+            let priced = price(&prompt)
+                .zip(price(&longest))
+                .and_then(|(prompt, both)| {
+                    let prompts = self.forecast.prompts.checked_add(prompt)?;
+                    Some((
+                        prompts,
+                        self.forecast
+                            .answers
+                            .checked_add(both.checked_sub(prompt)?)?,
+                    ))
+                });
             match priced {
                 Some(sums) => (self.forecast.prompts, self.forecast.answers) = sums,
                 None => self.forecast.unpriced += 1,
@@ -223,7 +300,11 @@ impl Player {
             all.used.output_tokens += cost.output_tokens;
         }
         self.forecast.input_tokens += all.used.input_tokens;
-        *self.forecast.calls.entry((account.config().name.clone(), place.model.clone())).or_default() += 1;
+        *self
+            .forecast
+            .calls
+            .entry((account.config().name.clone(), place.model.clone()))
+            .or_default() += 1;
         all.permit.stamp().sent(self.now);
         self.sent += 1;
         self.under_way.insert((self.now + CALL, self.sent), all);
@@ -239,9 +320,15 @@ impl Player {
             let target = &self.pools.targets()[choice.target];
             target.account.headroom(&target.model, self.now) * choice.weight
         };
-        let mut order: Vec<_> = job.choices.iter().map(|choice| (choice, room(choice))).collect();
+        let mut order: Vec<_> = job
+            .choices
+            .iter()
+            .map(|choice| (choice, room(choice)))
+            .collect();
         order.sort_by(|(one, one_room), (other, other_room)| {
-            one.rank().cmp(&other.rank()).then(other_room.total_cmp(one_room))
+            one.rank()
+                .cmp(&other.rank())
+                .then(other_room.total_cmp(one_room))
         });
         let mut denied: Option<Denied> = None;
         for (choice, _) in order {
@@ -273,7 +360,11 @@ impl Player {
         let size = |job: &Pending| job.join.as_ref().map_or(1, |join| join.inputs);
         let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
         while let Some(next) = self.lines[line].jobs.front() {
-            let cost = next.choices.iter().find(|choice| choice.target == target).map(|choice| choice.cost);
+            let cost = next
+                .choices
+                .iter()
+                .find(|choice| choice.target == target)
+                .map(|choice| choice.cost);
             let (all, all_tokens) = (inputs + size(next), tokens + next.cost.input_tokens);
             let fits = all <= joins.inputs && all_tokens <= joins.tokens;
             if !fits || !cost.is_some_and(|cost| permit.take_on(&cost, self.now)) {
@@ -300,7 +391,11 @@ fn sooner(one: Denied, other: Denied) -> Denied {
 }
 
 fn end(call: Call, now: Instant) {
-    let Call { mut permit, estimated, used } = call;
+    let Call {
+        mut permit,
+        estimated,
+        used,
+    } = call;
     let account = Arc::clone(permit.account());
     let endpoint = &account.config().endpoint;
     permit.learn(estimated, used.input_tokens);

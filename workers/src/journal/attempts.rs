@@ -31,7 +31,11 @@ enum Line<'a> {
         attempt: Cow<'a, Attempt>,
     },
     /// It ended, and its job goes on.
-    Ended { identity: Identity, attempt: Cow<'a, Attempt>, counted: bool },
+    Ended {
+        identity: Identity,
+        attempt: Cow<'a, Attempt>,
+        counted: bool,
+    },
     /// The job's result is stored, or what is known of it is kept elsewhere.
     Over { identity: Identity },
 }
@@ -82,7 +86,13 @@ impl Attempts {
         let (file, size) = write_anew(dir, &jobs)?;
         Ok(Self {
             dir: dir.to_owned(),
-            inner: Mutex::new(Inner { file, size, live: size, torn: false, jobs }),
+            inner: Mutex::new(Inner {
+                file,
+                size,
+                live: size,
+                torn: false,
+                jobs,
+            }),
         })
     }
 
@@ -108,7 +118,10 @@ impl Attempts {
         };
         let mut inner = self.inner();
         inner.write(&line)?;
-        let job = inner.jobs.entry(identity.clone()).or_insert_with(|| Job::new(fingerprint, revision));
+        let job = inner
+            .jobs
+            .entry(identity.clone())
+            .or_insert_with(|| Job::new(fingerprint, revision));
         job.begin(fingerprint, revision, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
@@ -120,38 +133,60 @@ impl Attempts {
     /// When it cannot be synced.
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let file = Arc::clone(&self.inner().file);
-        tokio::task::spawn_blocking(move || file.sync_data()).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || file.sync_data())
+            .await
+            .map_err(io::Error::other)?
     }
 
     /// A call ended, and its job goes on.
     pub(crate) fn end(&self, identity: &Identity, attempt: &Attempt, counted: bool) {
         let mut inner = self.inner();
-        let Some(job) = inner.jobs.get_mut(identity) else { return };
+        let Some(job) = inner.jobs.get_mut(identity) else {
+            return;
+        };
         job.end(attempt.clone(), counted);
         let attempt = Cow::Borrowed(attempt);
-        inner.tell(&Line::Ended { identity: identity.clone(), attempt, counted });
+        inner.tell(&Line::Ended {
+            identity: identity.clone(),
+            attempt,
+            counted,
+        });
     }
 
     /// The job's result is stored, or what is known of it is kept elsewhere.
     pub(crate) fn over(&self, identity: &Identity) {
         let mut inner = self.inner();
         if inner.jobs.remove(identity).is_some() {
-            inner.tell(&Line::Over { identity: identity.clone() });
+            inner.tell(&Line::Over {
+                identity: identity.clone(),
+            });
             self.make_small(&mut inner);
         }
     }
 
     /// What was done for this request, in this revision, before it was delivered now.
-    pub(crate) fn recall(&self, identity: &Identity, fingerprint: &str, revision: u32) -> Option<Past> {
+    pub(crate) fn recall(
+        &self,
+        identity: &Identity,
+        fingerprint: &str,
+        revision: u32,
+    ) -> Option<Past> {
         let inner = self.inner();
         let job = inner.jobs.get(identity)?;
         if (job.fingerprint.as_str(), job.revision) != (fingerprint, revision) {
             return None;
         }
         let ended = job.attempts.len() - usize::from(job.under_way);
-        let counted = job.attempts[..ended].iter().filter(|(_, counted)| *counted).count();
+        let counted = job.attempts[..ended]
+            .iter()
+            .filter(|(_, counted)| *counted)
+            .count();
         Some(Past {
-            attempts: job.attempts.iter().map(|(attempt, _)| attempt.clone()).collect(),
+            attempts: job
+                .attempts
+                .iter()
+                .map(|(attempt, _)| attempt.clone())
+                .collect(),
             counted: u32::try_from(counted).unwrap_or(u32::MAX),
             unknown: job.under_way,
         })
@@ -196,7 +231,12 @@ impl Inner {
 
 impl Job {
     fn new(fingerprint: &str, revision: u32) -> Self {
-        Self { fingerprint: fingerprint.to_owned(), revision, attempts: Vec::new(), under_way: false }
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            revision,
+            attempts: Vec::new(),
+            under_way: false,
+        }
     }
 
     fn begin(&mut self, fingerprint: &str, revision: u32, attempt: Attempt) {
@@ -232,11 +272,22 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
     for line in BufReader::new(file).split(b'\n') {
         let line = line?;
         match serde_json::from_slice(&line) {
-            Ok(Line::Begun { identity, fingerprint, revision, attempt }) => {
-                let job = jobs.entry(identity).or_insert_with(|| Job::new(&fingerprint, revision));
+            Ok(Line::Begun {
+                identity,
+                fingerprint,
+                revision,
+                attempt,
+            }) => {
+                let job = jobs
+                    .entry(identity)
+                    .or_insert_with(|| Job::new(&fingerprint, revision));
                 job.begin(&fingerprint, revision, attempt.into_owned());
             }
-            Ok(Line::Ended { identity, attempt, counted }) => {
+            Ok(Line::Ended {
+                identity,
+                attempt,
+                counted,
+            }) => {
                 if let Some(job) = jobs.get_mut(&identity) {
                     job.end(attempt.into_owned(), counted);
                 }
@@ -281,7 +332,11 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File
         }
     }
     let path = dir.join(ANEW);
-    let mut file = File::options().write(true).create(true).truncate(true).open(&path)?;
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)?;
     file.write_all(&text)?;
     file.sync_data()?;
     std::fs::rename(&path, dir.join(FILE))?;
@@ -294,7 +349,11 @@ mod tests {
     use super::*;
 
     fn identity(id: &str) -> Identity {
-        Identity { team: "acme".to_owned(), batch: None, id: id.to_owned() }
+        Identity {
+            team: "acme".to_owned(),
+            batch: None,
+            id: id.to_owned(),
+        }
     }
 
     fn attempt(outcome: &str) -> Attempt {
@@ -313,7 +372,10 @@ mod tests {
     }
 
     fn outcomes(past: &Past) -> Vec<&str> {
-        past.attempts.iter().map(|attempt| attempt.outcome.as_str()).collect()
+        past.attempts
+            .iter()
+            .map(|attempt| attempt.outcome.as_str())
+            .collect()
     }
 
     #[test]
@@ -321,14 +383,21 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
         for id in ["under way", "resting", "over"] {
-            attempts.begin(&identity(id), ("f", 1), &attempt("unknown")).expect("written");
+            attempts
+                .begin(&identity(id), ("f", 1), &attempt("unknown"))
+                .expect("written");
         }
         attempts.end(&identity("under way"), &attempt("server_error"), true);
         attempts.end(&identity("resting"), &attempt("rate_limited"), false);
-        attempts.begin(&identity("under way"), ("f", 1), &attempt("unknown")).expect("written");
+        attempts
+            .begin(&identity("under way"), ("f", 1), &attempt("unknown"))
+            .expect("written");
         attempts.over(&identity("over"));
         assert!(
-            attempts.recall(&identity("under way"), "f", 1).expect("known").unknown,
+            attempts
+                .recall(&identity("under way"), "f", 1)
+                .expect("known")
+                .unknown,
             "in this process too"
         );
 
@@ -336,13 +405,26 @@ mod tests {
         for _ in 0..2 {
             let attempts = Attempts::open(dir.path()).expect("opened");
             assert!(attempts.recall(&identity("over"), "f", 1).is_none());
-            assert!(attempts.recall(&identity("resting"), "other", 1).is_none(), "another request");
-            let past = attempts.recall(&identity("resting"), "f", 1).expect("known");
-            assert_eq!((outcomes(&past), past.counted, past.unknown), (vec!["rate_limited"], 0, false));
-            let past = attempts.recall(&identity("under way"), "f", 1).expect("known");
+            assert!(
+                attempts.recall(&identity("resting"), "other", 1).is_none(),
+                "another request"
+            );
+            let past = attempts
+                .recall(&identity("resting"), "f", 1)
+                .expect("known");
+            assert_eq!(
+                (outcomes(&past), past.counted, past.unknown),
+                (vec!["rate_limited"], 0, false)
+            );
+            let past = attempts
+                .recall(&identity("under way"), "f", 1)
+                .expect("known");
             assert_eq!(outcomes(&past), ["server_error", "unknown"]);
             assert_eq!((past.counted, past.unknown), (1, true));
-            assert!(attempts.recall(&identity("under way"), "f", 2).is_none(), "another answer is asked for");
+            assert!(
+                attempts.recall(&identity("under way"), "f", 2).is_none(),
+                "another answer is asked for"
+            );
         }
     }
 
@@ -350,10 +432,16 @@ mod tests {
     fn a_line_that_is_cut_off_takes_no_other_with_it() {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        attempts.begin(&identity("whole"), ("f", 1), &attempt("unknown")).expect("written");
+        attempts
+            .begin(&identity("whole"), ("f", 1), &attempt("unknown"))
+            .expect("written");
         attempts.inner().torn = true;
-        (&*attempts.inner().file).write_all(b"{\"event\":\"begun\",\"ident").expect("written");
-        attempts.begin(&identity("after"), ("f", 1), &attempt("unknown")).expect("written");
+        (&*attempts.inner().file)
+            .write_all(b"{\"event\":\"begun\",\"ident")
+            .expect("written");
+        attempts
+            .begin(&identity("after"), ("f", 1), &attempt("unknown"))
+            .expect("written");
         let attempts = Attempts::open(dir.path()).expect("opened");
         assert!(attempts.recall(&identity("whole"), "f", 1).is_some());
         assert!(attempts.recall(&identity("after"), "f", 1).is_some());
@@ -363,18 +451,30 @@ mod tests {
     fn the_file_does_not_grow_with_what_is_over() {
         let dir = tempfile::tempdir().expect("a directory");
         let attempts = Attempts::open(dir.path()).expect("opened");
-        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
         for _ in 0..60_000 {
-            attempts.begin(&identity("goes"), ("f", 1), &attempt("unknown")).expect("written");
+            attempts
+                .begin(&identity("goes"), ("f", 1), &attempt("unknown"))
+                .expect("written");
             attempts.over(&identity("goes"));
         }
         for _ in 0..1_000 {
-            attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
+            attempts
+                .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+                .expect("written");
             attempts.end(&identity("stays"), &attempt("rate_limited"), false);
         }
-        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
-        attempts.begin(&identity("stays"), ("f", 1), &attempt("unknown")).expect("written");
-        let size = std::fs::metadata(dir.path().join(FILE)).expect("there").len();
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        let size = std::fs::metadata(dir.path().join(FILE))
+            .expect("there")
+            .len();
         assert!(size < LARGEST, "{size}");
         let attempts = Attempts::open(dir.path()).expect("opened");
         let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");

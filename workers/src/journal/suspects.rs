@@ -92,16 +92,30 @@ impl Suspects {
             Err(error) => return Err(error),
         };
         for (work, message) in &marked {
-            warn!(message, ?work, "the process before this one ended while it worked on this message");
+            warn!(
+                message,
+                ?work,
+                "the process before this one ended while it worked on this message"
+            );
             let ends: &mut Ends = ends.entry(message.clone()).or_default();
             *ends.of(*work) += 1;
         }
         if !marked.is_empty() {
             keep(dir, &ends)?;
         }
-        let file = File::options().write(true).create(true).truncate(true).open(dir.join(FILE))?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(dir.join(FILE))?;
         let (free, alone) = (Mutex::default(), RwLock::new(()));
-        Ok(Self { dir: dir.to_owned(), file, free, ends: Mutex::new(ends), alone })
+        Ok(Self {
+            dir: dir.to_owned(),
+            file,
+            free,
+            ends: Mutex::new(ends),
+            alone,
+        })
     }
 
     fn ends(&self) -> MutexGuard<'_, HashMap<String, Ends>> {
@@ -111,7 +125,9 @@ impl Suspects {
     /// What the process ended over so often that this message is set aside.
     pub(crate) fn guilty(&self, message: &str) -> Option<Work> {
         let mut ends = *self.ends().get(message)?;
-        [Work::Reading, Work::Calling].into_iter().find(|work| *ends.of(*work) >= MOST)
+        [Work::Reading, Work::Calling]
+            .into_iter()
+            .find(|work| *ends.of(*work) >= MOST)
     }
 
     /// Works on a message's bytes. A panic counts as an end of the process.
@@ -128,7 +144,10 @@ impl Suspects {
     ) -> T {
         let messages: Vec<_> = messages.into_iter().collect();
         let _turn = self.turn(&messages);
-        let _marks: Vec<_> = messages.into_iter().map(|message| self.mark(work, message)).collect();
+        let _marks: Vec<_> = messages
+            .into_iter()
+            .map(|message| self.mark(work, message))
+            .collect();
         act()
     }
 
@@ -140,8 +159,12 @@ impl Suspects {
     fn turn(&self, messages: &[&str]) -> Turn<'_> {
         // Asked before the turn is waited for: whoever has it may ask too.
         match messages.iter().any(|message| self.suspects(message)) {
-            true => Turn::Alone { _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner) },
-            false => Turn::Shared { _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner) },
+            true => Turn::Alone {
+                _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner),
+            },
+            false => Turn::Shared {
+                _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner),
+            },
         }
     }
 
@@ -158,7 +181,12 @@ impl Suspects {
         bytes.push(u8::try_from(name.len()).unwrap_or_default());
         bytes.extend_from_slice(name);
         self.write(slot, &bytes);
-        Mark { suspects: self, slot, work, message }
+        Mark {
+            suspects: self,
+            slot,
+            work,
+            message,
+        }
     }
 
     fn write(&self, slot: u64, bytes: &[u8]) {
@@ -187,18 +215,28 @@ impl Drop for Mark<'_> {
         if std::thread::panicking() {
             error!(message = self.message, work = ?self.work, "a panic while this message was worked on");
             let mut ends = self.suspects.ends();
-            *ends.entry(self.message.to_owned()).or_default().of(self.work) += 1;
+            *ends
+                .entry(self.message.to_owned())
+                .or_default()
+                .of(self.work) += 1;
             self.suspects.keep(&ends);
         }
         self.suspects.write(self.slot, &[0]);
-        self.suspects.free.lock().unwrap_or_else(PoisonError::into_inner).free.push(self.slot);
+        self.suspects
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .free
+            .push(self.slot);
     }
 }
 
 /// The marks that stand in a file.
 fn marks(bytes: &[u8]) -> Vec<(Work, String)> {
     let mark = |slot: &[u8]| {
-        let [kind, length, name @ ..] = slot else { return None };
+        let [kind, length, name @ ..] = slot else {
+            return None;
+        };
         let work = match kind {
             b'r' => Work::Reading,
             b'c' => Work::Calling,
@@ -242,7 +280,10 @@ mod tests {
         assert_eq!(suspects.guilty("beside it"), None);
         suspects.forget("bad");
         drop(suspects);
-        assert_eq!(Suspects::open(dir.path()).expect("opened").guilty("bad"), None);
+        assert_eq!(
+            Suspects::open(dir.path()).expect("opened").guilty("bad"),
+            None
+        );
     }
 
     #[test]
@@ -253,7 +294,12 @@ mod tests {
             assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
         }
         drop(suspects);
-        assert!(std::fs::metadata(dir.path().join(FILE)).expect("there").len() <= SLOT as u64);
+        assert!(
+            std::fs::metadata(dir.path().join(FILE))
+                .expect("there")
+                .len()
+                <= SLOT as u64
+        );
         let suspects = Suspects::open(dir.path()).expect("opened");
         assert!(suspects.ends().is_empty());
     }
@@ -271,15 +317,22 @@ mod tests {
         assert_eq!(suspects.guilty("bad"), Some(Work::Reading));
         assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
         drop(suspects);
-        assert_eq!(Suspects::open(dir.path()).expect("opened").guilty("bad"), Some(Work::Reading));
+        assert_eq!(
+            Suspects::open(dir.path()).expect("opened").guilty("bad"),
+            Some(Work::Reading)
+        );
     }
 
     #[test]
     fn a_suspect_is_worked_on_while_no_other_is() {
         let dir = tempfile::tempdir().expect("a directory");
         let suspects = end_amid(dir.path(), &[(Work::Calling, "suspect")]);
-        suspects.around(Work::Calling, "suspect", || assert!(suspects.alone.try_read().is_err()));
-        suspects.around(Work::Calling, "other", || assert!(suspects.alone.try_read().is_ok()));
+        suspects.around(Work::Calling, "suspect", || {
+            assert!(suspects.alone.try_read().is_err())
+        });
+        suspects.around(Work::Calling, "other", || {
+            assert!(suspects.alone.try_read().is_ok())
+        });
     }
 
     #[test]
@@ -305,6 +358,8 @@ mod tests {
             suspects.around(Work::Calling, "suspect", || ());
             end.send(()).expect("somebody waits");
         });
-        ended.recv_timeout(std::time::Duration::from_secs(30)).expect("neither waits for ever");
+        ended
+            .recv_timeout(std::time::Duration::from_secs(30))
+            .expect("neither waits for ever");
     }
 }

@@ -31,26 +31,50 @@ const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
 /// Whether a job says how long its answer may be.
 pub(super) fn states_maximum(job: &Job) -> bool {
-    LONGEST_ANSWER.iter().any(|field| job.body.contains_key(*field))
+    LONGEST_ANSWER
+        .iter()
+        .any(|field| job.body.contains_key(*field))
 }
 
 /// The tokens of a job's prompt and of the longest answers that it allows, as far as can be told. Where it allows any,
 /// a provider that is always told a maximum counts that one.
 pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maximum: bool) -> Cost {
-    let number = |field: &&str| job.body.get(*field).and_then(|raw| raw.get().parse::<u64>().ok());
-    let parts = job.body.iter().filter(|(key, _)| PROMPT.contains(&key.as_str()));
-    let parts = parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
+    let number = |field: &&str| {
+        job.body
+            .get(*field)
+            .and_then(|raw| raw.get().parse::<u64>().ok())
+    };
+    let parts = job
+        .body
+        .iter()
+        .filter(|(key, _)| PROMPT.contains(&key.as_str()));
+    let parts =
+        parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
     let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
     let answer = match Kind::of(&job.url) {
         Some(kind) if !kind.has_answer_tokens() => 0,
         _ => {
             let stated = LONGEST_ANSWER.iter().find_map(number);
-            let unstated = || if always_sets_maximum { sent_unstated(job) } else { UNSTATED_ANSWER_TOKENS };
+            let unstated = || {
+                if always_sets_maximum {
+                    sent_unstated(job)
+                } else {
+                    UNSTATED_ANSWER_TOKENS
+                }
+            };
             let answers = number(&"n").unwrap_or(1).clamp(1, MOST_ANSWERS);
-            stated.unwrap_or_else(unstated).saturating_mul(answers).min(MOST_ANSWER_TOKENS)
+            stated
+                .unwrap_or_else(unstated)
+                .saturating_mul(answers)
+                .min(MOST_ANSWER_TOKENS)
         }
     };
-    Cost { requests: 1, input_tokens: prompt as u64, output_tokens: answer, together }
+    Cost {
+        requests: 1,
+        input_tokens: prompt as u64,
+        output_tokens: answer,
+        together,
+    }
 }
 
 /// What is sent as the longest answer where a job sets none: thoughts come on top of it.

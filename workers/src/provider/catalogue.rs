@@ -11,7 +11,8 @@ use serde::{Deserialize, Deserializer};
 use super::kind::Kind;
 use super::limits::{LimitHeader, WaitHeader};
 use super::{
-    Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses, vertex_claude,
+    Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses,
+    vertex_claude,
 };
 use crate::cost::Together;
 
@@ -181,7 +182,10 @@ pub struct Merges {
 impl Default for Merges {
     /// Where nothing is documented: so few that no provider is known to refuse them.
     fn default() -> Self {
-        Self { inputs: 64, tokens: 60_000 }
+        Self {
+            inputs: 64,
+            tokens: 60_000,
+        }
     }
 }
 
@@ -280,8 +284,11 @@ fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::E
     let mut entries: Vec<toml::Table> = Vec::new();
     for mut entry in Vec::<toml::Table>::deserialize(from)? {
         if let Some(name) = entry.remove("like") {
-            let like = entries.iter().find(|other| other.get("name") == Some(&name));
-            let unknown = || D::Error::custom(of_entry(&entry, &format!("nothing above is named {name}")));
+            let like = entries
+                .iter()
+                .find(|other| other.get("name") == Some(&name));
+            let unknown =
+                || D::Error::custom(of_entry(&entry, &format!("nothing above is named {name}")));
             let mut fields = like.ok_or_else(unknown)?.clone();
             fields.extend(entry);
             entry = fields;
@@ -290,16 +297,24 @@ fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::E
     }
     let read = |entry: toml::Table| {
         let named = entry.clone();
-        entry.try_into().map_err(|error: toml::de::Error| D::Error::custom(of_entry(&named, error.message())))
+        entry
+            .try_into()
+            .map_err(|error: toml::de::Error| D::Error::custom(of_entry(&named, error.message())))
     };
     entries.into_iter().map(read).collect()
 }
 
 /// A problem of an entry, with its name.
 fn of_entry(entry: &toml::Table, problem: &str) -> String {
-    let name = entry.get("name").and_then(toml::Value::as_str).unwrap_or("without a name");
-    let like =
-        if entry.contains_key("dialect") { "" } else { "; say which one it is `like`, or its `dialect`" };
+    let name = entry
+        .get("name")
+        .and_then(toml::Value::as_str)
+        .unwrap_or("without a name");
+    let like = if entry.contains_key("dialect") {
+        ""
+    } else {
+        "; say which one it is `like`, or its `dialect`"
+    };
     format!("provider {name}: {problem}{like}")
 }
 
@@ -357,25 +372,38 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     let BuiltIn { mut provider } = toml::from_str(TABLE).map_err(|error| error.to_string())?;
     let known = provider.len();
     provider.extend(added.provider);
-    let all = like_others(toml::Value::from(provider)).map_err(|error: toml::de::Error| error.to_string())?;
+    let all = like_others(toml::Value::from(provider))
+        .map_err(|error: toml::de::Error| error.to_string())?;
     let (built_in, added) = all.split_at(known);
     let replaced = |one: &&Provider| added.iter().any(|other| other.name == one.name);
-    let kept = built_in.iter().filter(|one| !replaced(one)).filter_map(|one| self::provider(&one.name));
+    let kept = built_in
+        .iter()
+        .filter(|one| !replaced(one))
+        .filter_map(|one| self::provider(&one.name));
     let leaked = added.iter().cloned().map(|one| &*Box::leak(Box::new(one)));
     Ok(kept.chain(leaked).collect())
 }
 
 /// What an entry says in words that are others now, with those.
 fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
-    let name = provider.get("name").and_then(toml::Value::as_str).unwrap_or_default();
-    let rules = provider.get("errors").and_then(toml::Value::as_array).into_iter().flatten();
+    let name = provider
+        .get("name")
+        .and_then(toml::Value::as_str)
+        .unwrap_or_default();
+    let rules = provider
+        .get("errors")
+        .and_then(toml::Value::as_array)
+        .into_iter()
+        .flatten();
     let mut classes = rules.filter_map(|rule| rule.get("class")?.as_str());
     let mut found = Vec::new();
     if provider.contains_key("joins") {
         found.push(format!("provider `{name}`: `joins` is now `merges`"));
     }
     if classes.any(|class| class == "exceeds_key_limit") {
-        found.push(format!("provider `{name}`: the class `exceeds_key_limit` is now `exceeds_limit`"));
+        found.push(format!(
+            "provider `{name}`: the class `exceeds_key_limit` is now `exceeds_limit`"
+        ));
     }
     found
 }
@@ -403,7 +431,9 @@ impl Provider {
 
     /// The kinds of work that it has.
     pub fn kinds(&self) -> &[Kind] {
-        self.kinds.as_deref().unwrap_or_else(|| self.dialect.adapter().kinds())
+        self.kinds
+            .as_deref()
+            .unwrap_or_else(|| self.dialect.adapter().kinds())
     }
 
     /// What it has in common with others of its dialect; Responses are OpenAI's in this, and what is at Vertex is Anthropic's.
@@ -435,7 +465,10 @@ impl Provider {
         }
         let names = |names: &'static [String]| names.iter().map(String::as_str).collect();
         let pairs = |pairs: &'static BTreeMap<String, String>| {
-            pairs.iter().map(|(one, other)| (one.as_str(), other.as_str())).collect()
+            pairs
+                .iter()
+                .map(|(one, other)| (one.as_str(), other.as_str()))
+                .collect()
         };
         ChatFields {
             mapped: None,
@@ -449,14 +482,20 @@ impl Provider {
 
     /// Its quirks, with those of `model`.
     pub(super) fn quirks_of(&self, model: &str) -> impl Iterator<Item = &Quirks> {
-        let of_model =
-            self.models.iter().filter(move |entry| entry.begin.iter().any(|begin| model.starts_with(begin)));
+        let of_model = self
+            .models
+            .iter()
+            .filter(move |entry| entry.begin.iter().any(|begin| model.starts_with(begin)));
         std::iter::once(&self.quirks).chain(of_model.map(|entry| &entry.quirks))
     }
 
     /// How many times an answer token of `model` counts when it is settled.
     pub(super) fn burndown(&self, model: &str) -> u64 {
-        let entry = self.tokens.burndown.iter().find(|(text, _)| model.contains(text.as_str()));
+        let entry = self
+            .tokens
+            .burndown
+            .iter()
+            .find(|(text, _)| model.contains(text.as_str()));
         entry.map_or(1, |(_, times)| *times)
     }
 }

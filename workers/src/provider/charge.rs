@@ -45,8 +45,14 @@ const EXTRAS: [&str; 8] = [
 ];
 /// Where Gemini counts tokens by what they are of, and what has the usual price there.
 const BY_MODALITY: [(&str, &[&str]); 3] = [
-    ("promptTokensDetails", &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"]),
-    ("cacheTokensDetails", &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"]),
+    (
+        "promptTokensDetails",
+        &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"],
+    ),
+    (
+        "cacheTokensDetails",
+        &["TEXT", "IMAGE", "VIDEO", "DOCUMENT"],
+    ),
     ("candidatesTokensDetails", &["TEXT"]),
 ];
 
@@ -57,16 +63,28 @@ pub(super) fn charge(kind: Kind, job: &Job, body: &[u8]) -> Charge {
         Kind::Embeddings | Kind::Moderation => return Charge::default(),
         // Paid for by the image, the second, the character or the search.
         Kind::Rerank | Kind::Image | Kind::Speech | Kind::Transcription => {
-            return Charge { has_extras: true, ..Charge::default() };
+            return Charge {
+                has_extras: true,
+                ..Charge::default()
+            };
         }
     }
     let parts: Parts = serde_json::from_slice(body).unwrap_or_default();
     let usage = parts.usage.unwrap_or_default();
-    let counts = |path: &str| usage.pointer(path).and_then(Value::as_f64).is_some_and(|count| count > 0.0);
+    let counts = |path: &str| {
+        usage
+            .pointer(path)
+            .and_then(Value::as_f64)
+            .is_some_and(|count| count > 0.0)
+    };
     let of_usage = EXTRAS.into_iter().any(counts);
     let metadata = parts.usage_metadata.unwrap_or_default();
     let of_modality = BY_MODALITY.iter().any(|(field, usual)| {
-        let parts = metadata.get(field).and_then(Value::as_array).into_iter().flatten();
+        let parts = metadata
+            .get(field)
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
         parts.filter(|part| has_tokens(part)).any(|part| {
             let modality = part.get("modality").and_then(Value::as_str);
             modality.is_some_and(|modality| !usual.contains(&modality))
@@ -80,25 +98,44 @@ pub(super) fn charge(kind: Kind, job: &Job, body: &[u8]) -> Charge {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count that comes as a float"
+)]
 fn billed(usage: &Value) -> Option<Usage> {
-    let count = |path: &str| usage.pointer(path).and_then(Value::as_f64).map(|count| count as u64);
+    let count = |path: &str| {
+        usage
+            .pointer(path)
+            .and_then(Value::as_f64)
+            .map(|count| count as u64)
+    };
     let input_tokens = count("/billed_units/input_tokens")?;
     let output_tokens = count("/billed_units/output_tokens")?;
-    Some(Usage { input_tokens, output_tokens, ..Usage::default() })
+    Some(Usage {
+        input_tokens,
+        output_tokens,
+        ..Usage::default()
+    })
 }
 
 fn has_tokens(part: &Value) -> bool {
-    part.get("tokenCount").and_then(Value::as_u64).is_some_and(|count| count > 0)
+    part.get("tokenCount")
+        .and_then(Value::as_u64)
+        .is_some_and(|count| count > 0)
 }
 
 /// Whether a job asks for tools that its provider runs, and charges.
 fn asks_extras(job: &Job) -> bool {
     let field = |name: &str| job.body.get(name).filter(|raw| raw.get() != "null");
-    let tools: Vec<Value> =
-        field("tools").and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default();
-    let is_own =
-        |tool: &Value| tool.get("type").and_then(Value::as_str).is_none_or(|kind| OWN_TOOLS.contains(&kind));
+    let tools: Vec<Value> = field("tools")
+        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or_default();
+    let is_own = |tool: &Value| {
+        tool.get("type")
+            .and_then(Value::as_str)
+            .is_none_or(|kind| OWN_TOOLS.contains(&kind))
+    };
     !tools.iter().all(is_own) || field("web_search_options").is_some() || field("plugins").is_some()
 }
 
@@ -108,7 +145,11 @@ mod tests {
 
     fn of(job: &str, body: &str) -> Charge {
         let job = format!(r#"{{"id":"1","body":{job}}}"#);
-        charge(Kind::Chat, &Job::parse(job.as_bytes()).expect("a job"), body.as_bytes())
+        charge(
+            Kind::Chat,
+            &Job::parse(job.as_bytes()).expect("a job"),
+            body.as_bytes(),
+        )
     }
 
     #[test]
@@ -131,11 +172,26 @@ mod tests {
     #[test]
     fn sound_searches_and_long_caches_are_extras() {
         for (job, body) in [
-            ("{}", r#"{"usage":{"completion_tokens_details":{"audio_tokens":5}}}"#),
-            ("{}", r#"{"usage":{"server_tool_use":{"web_search_requests":1}}}"#),
-            ("{}", r#"{"usage":{"cache_creation":{"ephemeral_1h_input_tokens":7}}}"#),
-            ("{}", r#"{"usageMetadata":{"promptTokensDetails":[{"modality":"AUDIO","tokenCount":9}]}}"#),
-            ("{}", r#"{"usageMetadata":{"candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":9}]}}"#),
+            (
+                "{}",
+                r#"{"usage":{"completion_tokens_details":{"audio_tokens":5}}}"#,
+            ),
+            (
+                "{}",
+                r#"{"usage":{"server_tool_use":{"web_search_requests":1}}}"#,
+            ),
+            (
+                "{}",
+                r#"{"usage":{"cache_creation":{"ephemeral_1h_input_tokens":7}}}"#,
+            ),
+            (
+                "{}",
+                r#"{"usageMetadata":{"promptTokensDetails":[{"modality":"AUDIO","tokenCount":9}]}}"#,
+            ),
+            (
+                "{}",
+                r#"{"usageMetadata":{"candidatesTokensDetails":[{"modality":"IMAGE","tokenCount":9}]}}"#,
+            ),
             (r#"{"tools":[{"type":"web_search"}]}"#, "{}"),
             (r#"{"web_search_options":{}}"#, "{}"),
         ] {
@@ -146,13 +202,25 @@ mod tests {
     #[test]
     fn what_is_billed_may_be_less_than_what_was_used() {
         let body = r#"{"usage":{"billed_units":{"input_tokens":5.0,"output_tokens":7.0},"tokens":{"input_tokens":71}}}"#;
-        let expected = Usage { input_tokens: 5, output_tokens: 7, ..Usage::default() };
+        let expected = Usage {
+            input_tokens: 5,
+            output_tokens: 7,
+            ..Usage::default()
+        };
         assert_eq!(of("{}", body).billed, Some(expected));
     }
 
     #[test]
     fn the_tier_is_the_one_that_served() {
-        assert_eq!(of("{}", r#"{"service_tier":"flex"}"#).tier.as_deref(), Some("flex"));
-        assert_eq!(of("{}", r#"{"usage":{"service_tier":"priority"}}"#).tier.as_deref(), Some("priority"));
+        assert_eq!(
+            of("{}", r#"{"service_tier":"flex"}"#).tier.as_deref(),
+            Some("flex")
+        );
+        assert_eq!(
+            of("{}", r#"{"usage":{"service_tier":"priority"}}"#)
+                .tier
+                .as_deref(),
+            Some("priority")
+        );
     }
 }

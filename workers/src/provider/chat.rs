@@ -93,7 +93,9 @@ pub(super) struct Message {
 fn nothing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<(), D::Error> {
     match Value::deserialize(from)? {
         Value::Null => Ok(()),
-        _ => Err(D::Error::custom("is OpenAI's alone, say it as `content` or as `tool_calls`")),
+        _ => Err(D::Error::custom(
+            "is OpenAI's alone, say it as `content` or as `tool_calls`",
+        )),
     }
 }
 
@@ -136,7 +138,11 @@ impl Stop {
 
 impl Chat {
     /// Reads a job's body for a dialect that maps and drops `fields`.
-    pub(super) fn read(body: &Object, fields: &Fields, provider: &str) -> Result<Self, Unsupported> {
+    pub(super) fn read(
+        body: &Object,
+        fields: &Fields,
+        provider: &str,
+    ) -> Result<Self, Unsupported> {
         let mut known = Map::new();
         for (name, raw) in body {
             let value: Value = serde_json::from_str(raw.get())
@@ -145,13 +151,14 @@ impl Chat {
                 known.insert(name.clone(), value);
             }
         }
-        let mut chat: Chat = serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
-            let path = match error.path().to_string() {
-                path if path == "." => "body".to_owned(),
-                path => format!("body.{path}"),
-            };
-            Unsupported::unreadable(path, error.inner())
-        })?;
+        let mut chat: Chat =
+            serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
+                let path = match error.path().to_string() {
+                    path if path == "." => "body".to_owned(),
+                    path => format!("body.{path}"),
+                };
+                Unsupported::unreadable(path, error.inner())
+            })?;
         chat.messages.iter_mut().for_each(Message::take_images);
         chat.check()?;
         Ok(chat)
@@ -162,7 +169,10 @@ impl Chat {
         if self.messages.is_empty() {
             return Err(Unsupported::invalid("body.messages", "is empty"));
         }
-        let maxima = [("max_completion_tokens", self.max_completion_tokens), ("max_tokens", self.max_tokens)];
+        let maxima = [
+            ("max_completion_tokens", self.max_completion_tokens),
+            ("max_tokens", self.max_tokens),
+        ];
         if let Some((name, _)) = maxima.into_iter().find(|(_, most)| *most == Some(0)) {
             return Err(Unsupported::invalid(
                 format!("body.{name}"),
@@ -173,7 +183,10 @@ impl Chat {
         self.check_choice()?;
         if matches!(&self.response_format, Format::JsonSchema { json_schema } if json_schema.schema.is_null())
         {
-            return Err(Unsupported::invalid("body.response_format.json_schema.schema", "is missing"));
+            return Err(Unsupported::invalid(
+                "body.response_format.json_schema.schema",
+                "is missing",
+            ));
         }
         let mut called = HashSet::new();
         for (index, message) in self.messages.iter().enumerate() {
@@ -185,20 +198,33 @@ impl Chat {
 
     fn check_names(&self) -> Result<(), Unsupported> {
         let mut names = HashSet::new();
-        let mut tools = self.tools.iter().map(|tool| &tool.function().name).enumerate();
-        let Some((index, name)) = tools.find(|(_, name)| !names.insert(*name)) else { return Ok(()) };
+        let mut tools = self
+            .tools
+            .iter()
+            .map(|tool| &tool.function().name)
+            .enumerate();
+        let Some((index, name)) = tools.find(|(_, name)| !names.insert(*name)) else {
+            return Ok(());
+        };
         let problem = format!("`{name}` is the name of an earlier tool, too");
-        Err(Unsupported::invalid(format!("body.tools[{index}].function.name"), problem))
+        Err(Unsupported::invalid(
+            format!("body.tools[{index}].function.name"),
+            problem,
+        ))
     }
 
     fn check_choice(&self) -> Result<(), Unsupported> {
         match &self.tool_choice {
-            Choice::Required if self.tools.is_empty() => {
-                Err(Unsupported::invalid("body.tool_choice", "asks for a call, and there are no `tools`"))
-            }
+            Choice::Required if self.tools.is_empty() => Err(Unsupported::invalid(
+                "body.tool_choice",
+                "asks for a call, and there are no `tools`",
+            )),
             Choice::One(name) if !self.tools.iter().any(|tool| tool.function().name == *name) => {
                 let problem = format!("`{name}` is none of the `tools`");
-                Err(Unsupported::invalid("body.tool_choice.function.name", problem))
+                Err(Unsupported::invalid(
+                    "body.tool_choice.function.name",
+                    problem,
+                ))
             }
             _ => Ok(()),
         }
@@ -217,8 +243,15 @@ impl Chat {
     /// The texts of all instructions, in their order; blank ones say nothing.
     pub(super) fn instructions(&self) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
-        for (index, message) in self.messages.iter().enumerate().filter(|(_, m)| m.role == Role::System) {
-            let given = message.content.texts(&format!("body.messages[{index}].content"))?;
+        for (index, message) in self
+            .messages
+            .iter()
+            .enumerate()
+            .filter(|(_, m)| m.role == Role::System)
+        {
+            let given = message
+                .content
+                .texts(&format!("body.messages[{index}].content"))?;
             texts.extend(given.into_iter().filter(|text| !text.trim().is_empty()));
         }
         Ok(texts)
@@ -226,7 +259,10 @@ impl Chat {
 
     /// The messages that are no instructions, each with its place.
     pub(super) fn turns(&self) -> impl Iterator<Item = (usize, &Message)> {
-        self.messages.iter().enumerate().filter(|(_, message)| message.role != Role::System)
+        self.messages
+            .iter()
+            .enumerate()
+            .filter(|(_, message)| message.role != Role::System)
     }
 
     /// What is said by turns, of users and of the model: what follows in the same turn joins it, and results of calls
@@ -252,7 +288,10 @@ impl Chat {
     /// The name of the function that a result answers.
     pub(super) fn function_of(&self, call_id: &str) -> Option<&str> {
         let calls = self.messages.iter().flat_map(|message| &message.tool_calls);
-        calls.into_iter().find(|call| call.id == call_id).map(|call| call.function.name.as_str())
+        calls
+            .into_iter()
+            .find(|call| call.id == call_id)
+            .map(|call| call.function.name.as_str())
     }
 }
 
@@ -273,15 +312,23 @@ impl Message {
 
     fn check(&self, field: &str, called: &HashSet<&str>) -> Result<(), Unsupported> {
         if self.role != Role::Assistant && matches!(self.content, Content::None) {
-            return Err(Unsupported::invalid(format!("{field}.content"), "is missing"));
+            return Err(Unsupported::invalid(
+                format!("{field}.content"),
+                "is missing",
+            ));
         }
         if self.role == Role::Tool {
             let problem = match self.tool_call_id.as_deref() {
                 None => "is missing: which call does this answer?".to_owned(),
-                Some(id) if !called.contains(id) => format!("`{id}` is no call of an earlier message"),
+                Some(id) if !called.contains(id) => {
+                    format!("`{id}` is no call of an earlier message")
+                }
                 Some(_) => return self.content.check(&format!("{field}.content")),
             };
-            return Err(Unsupported::invalid(format!("{field}.tool_call_id"), problem));
+            return Err(Unsupported::invalid(
+                format!("{field}.tool_call_id"),
+                problem,
+            ));
         }
         self.content.check(&format!("{field}.content"))
     }
@@ -292,19 +339,26 @@ impl Message {
     }
 
     fn kept<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
-        let of_dialect = move |detail: &&Value| detail.get("format").is_some_and(|format| format == dialect);
+        let of_dialect =
+            move |detail: &&Value| detail.get("format").is_some_and(|format| format == dialect);
         self.reasoning_details.iter().filter(of_dialect)
     }
 
     /// The text with what `dialect` wants back at the places where it stood; `None` where no places are told.
     pub(super) fn woven<'a>(&'a self, dialect: &'a str) -> Option<Vec<Woven<'a>>> {
-        let Content::Text(text) = &self.content else { return None };
-        self.kept(dialect).find(|detail| detail.get("after").is_some())?;
+        let Content::Text(text) = &self.content else {
+            return None;
+        };
+        self.kept(dialect)
+            .find(|detail| detail.get("after").is_some())?;
         let (mut woven, mut rest, mut said) = (Vec::new(), text.as_str(), 0);
         for detail in self.kept(dialect) {
             let after = detail.get("after").and_then(Value::as_u64).unwrap_or(0);
             let after = usize::try_from(after).unwrap_or(usize::MAX);
-            let place = rest.char_indices().nth(after.saturating_sub(said)).map_or(rest.len(), |(at, _)| at);
+            let place = rest
+                .char_indices()
+                .nth(after.saturating_sub(said))
+                .map_or(rest.len(), |(at, _)| at);
             let (before, behind) = rest.split_at(place);
             if !before.is_empty() {
                 woven.push(Woven::Text(before));

@@ -63,13 +63,20 @@ impl Adapter for Cohere {
             Kind::Embeddings => {
                 let embedding = Embedding::read(&call.job.body).ok()?;
                 let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
-                let usage = embedded.meta.and_then(|meta| meta.billed_units).and_then(Billed::usage);
+                let usage = embedded
+                    .meta
+                    .and_then(|meta| meta.billed_units)
+                    .and_then(Billed::usage);
                 embedding.answer(call.model, embedded.embeddings.float, usage)
             }
             Kind::Rerank => {
                 let body: Box<RawValue> = serde_json::from_slice(&reply.body).ok()?;
                 let _: Ranked = serde_json::from_str(body.get()).ok()?;
-                Some(Answer { body, usage: None, said: Said::Whole })
+                Some(Answer {
+                    body,
+                    usage: None,
+                    said: Said::Whole,
+                })
             }
             _ => {
                 let chat: answer::Chat = serde_json::from_slice(&reply.body).ok()?;
@@ -83,7 +90,10 @@ fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
     let embedding = Embedding::read(&call.job.body)?;
     let texts = embedding.texts();
     if texts.len() > MOST_TEXTS {
-        let problem = format!("has {} texts, Cohere takes at most {MOST_TEXTS} in a call", texts.len());
+        let problem = format!(
+            "has {} texts, Cohere takes at most {MOST_TEXTS} in a call",
+            texts.len()
+        );
         return Err(Unsupported::new("body.input", problem));
     }
     let mut body = json!({
@@ -102,7 +112,8 @@ fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
 
 fn rerank(call: &Call<'_>) -> Result<Value, Unsupported> {
     let rerank = Rerank::read(&call.job.body)?;
-    let mut body = json!({ "model": call.model, "query": rerank.query, "documents": rerank.documents });
+    let mut body =
+        json!({ "model": call.model, "query": rerank.query, "documents": rerank.documents });
     if let Some(top) = rerank.top_n {
         body["top_n"] = top.into();
     }
@@ -130,10 +141,17 @@ struct Billed {
     input_tokens: Option<f64>,
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count that comes as a float"
+)]
 impl Billed {
     fn usage(self) -> Option<Usage> {
-        Some(Usage { input_tokens: self.input_tokens? as u64, ..Usage::default() })
+        Some(Usage {
+            input_tokens: self.input_tokens? as u64,
+            ..Usage::default()
+        })
     }
 }
 

@@ -13,7 +13,12 @@ use super::{Answer, Said, Unsupported};
 const HINTS: [&str; 2] = ["model", "user"];
 
 /// What vectors of texts are for.
-const INPUT_TYPES: [&str; 4] = ["search_document", "search_query", "classification", "clustering"];
+const INPUT_TYPES: [&str; 4] = [
+    "search_document",
+    "search_query",
+    "classification",
+    "clustering",
+];
 
 /// What is to be embedded.
 #[derive(Debug, Deserialize)]
@@ -29,7 +34,10 @@ pub(super) struct Embedding {
 
 /// One text or several.
 #[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "a text or a list of texts; token ids are OpenAI's alone")]
+#[serde(
+    untagged,
+    expecting = "a text or a list of texts; token ids are OpenAI's alone"
+)]
 pub(super) enum Input {
     One(String),
     Many(Vec<String>),
@@ -48,7 +56,10 @@ impl Embedding {
     /// Reads a job's body.
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
-        for (name, raw) in body.iter().filter(|(name, _)| !HINTS.contains(&name.as_str())) {
+        for (name, raw) in body
+            .iter()
+            .filter(|(name, _)| !HINTS.contains(&name.as_str()))
+        {
             let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if !value.is_null() {
@@ -67,10 +78,17 @@ impl Embedding {
         if self.texts().is_empty() {
             return Err(Unsupported::invalid("body.input", "is empty"));
         }
-        match self.input_type.as_deref().filter(|kind| !INPUT_TYPES.contains(kind)) {
+        match self
+            .input_type
+            .as_deref()
+            .filter(|kind| !INPUT_TYPES.contains(kind))
+        {
             None => Ok(()),
             Some(other) => {
-                let problem = format!("`{other}` is not known, use one of {}", INPUT_TYPES.join(", "));
+                let problem = format!(
+                    "`{other}` is not known, use one of {}",
+                    INPUT_TYPES.join(", ")
+                );
                 Err(Unsupported::invalid("body.input_type", problem))
             }
         }
@@ -93,7 +111,11 @@ impl Embedding {
     }
 
     /// A refusal of what is named, where the dialect has nothing like it.
-    pub(super) fn without(&self, fields: &[(&str, bool)], provider: &str) -> Result<(), Unsupported> {
+    pub(super) fn without(
+        &self,
+        fields: &[(&str, bool)],
+        provider: &str,
+    ) -> Result<(), Unsupported> {
         let given = fields.iter().find(|(_, given)| *given);
         given.map_or(Ok(()), |(name, _)| {
             let problem = format!("{provider} has nothing like it, leave it out");
@@ -102,7 +124,12 @@ impl Embedding {
     }
 
     /// The answer in OpenAI's shape, for vectors in the order of the texts; `None` if they are not so many.
-    pub(super) fn answer(&self, model: &str, vectors: Vec<Vec<f32>>, usage: Option<Usage>) -> Option<Answer> {
+    pub(super) fn answer(
+        &self,
+        model: &str,
+        vectors: Vec<Vec<f32>>,
+        usage: Option<Usage>,
+    ) -> Option<Answer> {
         if vectors.len() != self.texts().len() {
             return None;
         }
@@ -112,7 +139,11 @@ impl Embedding {
         let tokens = usage.map(|usage| usage.input_tokens);
         let told = tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
         let body = json!({ "object": "list", "data": data, "model": model, "usage": told });
-        Some(Answer { body: serde_json::value::to_raw_value(&body).ok()?, usage, said: Said::Whole })
+        Some(Answer {
+            body: serde_json::value::to_raw_value(&body).ok()?,
+            usage,
+            said: Said::Whole,
+        })
     }
 
     /// Base64 is of little-endian 32-bit floats, as at OpenAI.
@@ -120,7 +151,10 @@ impl Embedding {
         match self.encoding_format {
             Encoding::Float => json!(vector),
             Encoding::Base64 => {
-                let bytes: Vec<u8> = vector.iter().flat_map(|number| number.to_le_bytes()).collect();
+                let bytes: Vec<u8> = vector
+                    .iter()
+                    .flat_map(|number| number.to_le_bytes())
+                    .collect();
                 BASE64_STANDARD.encode(bytes).into()
             }
         }

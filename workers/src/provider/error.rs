@@ -41,7 +41,10 @@ impl ErrorBody {
     pub(super) fn read(reply: &Reply) -> Self {
         let value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let mut error = Self::of(&value);
-        let name = reply.headers.get("x-amzn-errortype").and_then(|name| name.to_str().ok());
+        let name = reply
+            .headers
+            .get("x-amzn-errortype")
+            .and_then(|name| name.to_str().ok());
         if let Some(name) = name {
             // `ThrottlingException:http://…` names the shape and where it is defined.
             error.name(name.split(':').next().unwrap_or(name));
@@ -53,9 +56,14 @@ impl ErrorBody {
     pub(super) fn within(reply: &Reply) -> Option<Self> {
         let value = serde_json::from_slice(&reply.body).ok()?;
         let first = first(&value);
-        let has = |field: &str| first.get(field).is_some_and(|value| value.is_object() || value.is_string());
-        let is_named =
-            ["type", "object"].iter().any(|field| first.get(*field).is_some_and(|name| name == "error"));
+        let has = |field: &str| {
+            first
+                .get(field)
+                .is_some_and(|value| value.is_object() || value.is_string())
+        };
+        let is_named = ["type", "object"]
+            .iter()
+            .any(|field| first.get(*field).is_some_and(|name| name == "error"));
         // Cohere has nothing else in it; its answers' message is an object.
         let is_flat = first.get("message").is_some_and(Value::is_string);
         (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
@@ -64,7 +72,10 @@ impl ErrorBody {
     /// Reads `{"error":{…}}`, `{"error":"text"}`, `[{"error":{…}}]`, `{"message":…}` and `{"detail":…}`.
     pub(super) fn of(value: &Value) -> Self {
         let value = first(value);
-        let error = value.get("error").filter(|error| !error.is_null()).unwrap_or(value);
+        let error = value
+            .get("error")
+            .filter(|error| !error.is_null())
+            .unwrap_or(value);
         let mut body = Self::default();
         match error {
             Value::String(message) => body.message = Some(message.clone()),
@@ -78,7 +89,9 @@ impl ErrorBody {
     }
 
     fn read_object(&mut self, error: &Value) {
-        let message = ["message", "Message", "detail", "msg"].iter().find_map(|field| error.get(field));
+        let message = ["message", "Message", "detail", "msg"]
+            .iter()
+            .find_map(|field| error.get(field));
         self.message = message.map(|message| match message {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -89,7 +102,9 @@ impl ErrorBody {
         self.name_of(error.pointer("/innererror/code"));
         self.name_of(error.pointer("/metadata/error_type"));
         match error.get("details") {
-            Some(Value::Array(details)) => details.iter().for_each(|detail| self.read_detail(detail)),
+            Some(Value::Array(details)) => {
+                details.iter().for_each(|detail| self.read_detail(detail))
+            }
             Some(details) => self.name_of(details.get("error_code")),
             None => {}
         }
@@ -98,9 +113,17 @@ impl ErrorBody {
     /// One of Google's details: `ErrorInfo`, `QuotaFailure` or `RetryInfo`.
     fn read_detail(&mut self, detail: &Value) {
         self.name_of(detail.get("reason"));
-        for violation in detail.get("violations").and_then(Value::as_array).into_iter().flatten() {
+        for violation in detail
+            .get("violations")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             self.name_of(violation.get("quotaId"));
-            if violation.get("quotaValue").is_some_and(|value| value == "0" || value == 0) {
+            if violation
+                .get("quotaValue")
+                .is_some_and(|value| value == "0" || value == 0)
+            {
                 self.name("quotaValue=0");
             }
         }
@@ -114,8 +137,12 @@ impl ErrorBody {
         match value {
             Some(Value::String(name)) => self.name(name),
             Some(Value::Number(number)) => {
-                let status = number.as_u64().and_then(|number| u16::try_from(number).ok());
-                self.status = self.status.or(status.filter(|status| (400..600).contains(status)));
+                let status = number
+                    .as_u64()
+                    .and_then(|number| u16::try_from(number).ok());
+                self.status = self
+                    .status
+                    .or(status.filter(|status| (400..600).contains(status)));
                 self.names.push(number.to_string());
             }
             _ => {}
@@ -144,7 +171,10 @@ impl ErrorBody {
         // What comes with a good status says in itself which one is meant.
         let status = self.status.filter(|_| status < 300).unwrap_or(status);
         let message = self.message.as_deref().unwrap_or_default().to_lowercase();
-        let Some(rule) = provider.rules().find(|rule| self.is(rule, job, status, headers, &message)) else {
+        let Some(rule) = provider
+            .rules()
+            .find(|rule| self.is(rule, job, status, headers, &message))
+        else {
             let class = by_status(status);
             let scope = match class {
                 Class::BadKey => Scope::Key,
@@ -152,16 +182,29 @@ impl ErrorBody {
                 Class::ModelNotAllowed => Scope::Request,
                 _ => Scope::Model,
             };
-            return Meaning { class, scope, back: None };
+            return Meaning {
+                class,
+                scope,
+                back: None,
+            };
         };
-        let scope = if rule.class == Class::BadKey { Scope::Key } else { Scope::Model };
+        let scope = if rule.class == Class::BadKey {
+            Scope::Key
+        } else {
+            Scope::Model
+        };
         let back = rule.back.as_ref().and_then(|back| back.wait(now));
-        Meaning { class: rule.class, scope: rule.scope.unwrap_or(scope), back }
+        Meaning {
+            class: rule.class,
+            scope: rule.scope.unwrap_or(scope),
+            back,
+        }
     }
 
     fn is(&self, rule: &Rule, job: &Job, status: u16, headers: &HeaderMap, message: &str) -> bool {
         let named = |wanted: &String| self.names.iter().any(|name| name == wanted);
-        let in_name = |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
+        let in_name =
+            |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
         let header = |(name, value): &(String, String)| {
             headers.get(name).and_then(|found| found.to_str().ok()) == Some(value)
         };
@@ -169,7 +212,11 @@ impl ErrorBody {
             && (rule.names.is_empty() || rule.names.iter().any(named))
             && (rule.names_with.is_empty() || rule.names_with.iter().any(in_name))
             && rule.header.as_ref().is_none_or(header)
-            && (rule.says.is_empty() || rule.says.iter().any(|words| says(rule.class, job, message, words)))
+            && (rule.says.is_empty()
+                || rule
+                    .says
+                    .iter()
+                    .any(|words| says(rule.class, job, message, words)))
     }
 }
 
@@ -180,7 +227,8 @@ fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
         class,
         Class::ContextTooLong | Class::ContentFiltered | Class::ExceedsLimit | Class::BadRequest
     );
-    message.contains(words) && (is_of_the_job || !job.body.iter().any(|(name, raw)| holds(name, raw, words)))
+    message.contains(words)
+        && (is_of_the_job || !job.body.iter().any(|(name, raw)| holds(name, raw, words)))
 }
 
 fn holds(name: &str, raw: &RawValue, words: &str) -> bool {
@@ -193,9 +241,9 @@ fn has_words(value: &Value, words: &str) -> bool {
     match value {
         Value::String(text) => text.to_lowercase().contains(words),
         Value::Array(items) => items.iter().any(|item| has_words(item, words)),
-        Value::Object(map) => {
-            map.iter().any(|(name, value)| name.to_lowercase().contains(words) || has_words(value, words))
-        }
+        Value::Object(map) => map
+            .iter()
+            .any(|(name, value)| name.to_lowercase().contains(words) || has_words(value, words)),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -217,7 +265,10 @@ impl Back {
             Back::DayIn(_) => Ok(here),
             Back::MonthIn(_) => here.last_of_month(),
         };
-        let next = last.and_then(|last| last.tomorrow()).and_then(|next| next.start_of_day()).ok()?;
+        let next = last
+            .and_then(|last| last.tomorrow())
+            .and_then(|next| next.start_of_day())
+            .ok()?;
         Duration::try_from(next.timestamp().duration_since(now)).ok()
     }
 }

@@ -71,21 +71,28 @@ mod tests {
         assert!((density(&prose) - 3.0).abs() < 0.05, "{}", density(&prose));
         assert!((density(&digits) - 1.5).abs() < 0.2, "{}", density(&digits));
         assert!((density(&base64) - 1.5).abs() < 0.1, "{}", density(&base64));
-        assert_eq!(text_tokens(&format!("data:image/png;base64,{base64}")), MEDIA);
+        assert_eq!(
+            text_tokens(&format!("data:image/png;base64,{base64}")),
+            MEDIA
+        );
         assert_eq!(text_tokens(""), 0);
     }
 
     #[test]
     fn a_message_costs_more_than_its_text() {
-        let message: Value = serde_json::from_str(r#"{"role":"user","content":"Hello"}"#).expect("JSON");
+        let message: Value =
+            serde_json::from_str(r#"{"role":"user","content":"Hello"}"#).expect("JSON");
         assert!((6..12).contains(&tokens(&message)), "{}", tokens(&message));
     }
 
     #[test]
     fn sound_is_not_counted_as_text() {
         let data = "UklGRg".repeat(100_000);
-        let part =
-            serde_json::json!({ "type": "input_audio", "input_audio": { "data": data, "format": "wav" } });
-        assert!((MEDIA..MEDIA + 20).contains(&tokens(&part)), "{}", tokens(&part));
+        let part = serde_json::json!({ "type": "input_audio", "input_audio": { "data": data, "format": "wav" } });
+        assert!(
+            (MEDIA..MEDIA + 20).contains(&tokens(&part)),
+            "{}",
+            tokens(&part)
+        );
     }
 }

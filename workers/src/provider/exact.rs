@@ -63,14 +63,18 @@ impl Counter {
         for (field, value) in message.as_object()? {
             tokens += match (field.as_str(), value) {
                 (_, Value::Null) => 0,
-                ("content", Value::Array(parts)) => {
-                    parts.iter().map(|part| self.part(part)).sum::<Option<usize>>()?
+                ("content", Value::Array(parts)) => parts
+                    .iter()
+                    .map(|part| self.part(part))
+                    .sum::<Option<usize>>()?,
+                ("role" | "content" | "refusal" | "tool_call_id", Value::String(text)) => {
+                    self.text(text)?
                 }
-                ("role" | "content" | "refusal" | "tool_call_id", Value::String(text)) => self.text(text)?,
                 ("name", Value::String(name)) => self.text(name)? + NAME,
-                ("tool_calls", Value::Array(calls)) => {
-                    calls.iter().map(|call| self.call(call.get("function")?)).sum::<Option<usize>>()?
-                }
+                ("tool_calls", Value::Array(calls)) => calls
+                    .iter()
+                    .map(|call| self.call(call.get("function")?))
+                    .sum::<Option<usize>>()?,
                 ("function_call", call) => self.call(call)?,
                 _ => return None,
             };
@@ -114,19 +118,45 @@ mod tests {
 
     #[test]
     fn inputs_count_as_text_or_as_the_tokens_that_they_are() {
-        assert_eq!(tokens("text-embedding-3-small", "input", &json!("tiktoken is great!")), Some(6));
-        assert_eq!(tokens("text-embedding-3-small", "input", &json!(["tiktoken is great!", "a"])), Some(7));
-        assert_eq!(tokens("text-embedding-3-small", "input", &json!([1, 2, 3])), Some(3));
+        assert_eq!(
+            tokens(
+                "text-embedding-3-small",
+                "input",
+                &json!("tiktoken is great!")
+            ),
+            Some(6)
+        );
+        assert_eq!(
+            tokens(
+                "text-embedding-3-small",
+                "input",
+                &json!(["tiktoken is great!", "a"])
+            ),
+            Some(7)
+        );
+        assert_eq!(
+            tokens("text-embedding-3-small", "input", &json!([1, 2, 3])),
+            Some(3)
+        );
     }
 
     #[test]
     fn what_is_not_published_is_left_to_the_estimate() {
         assert_eq!(tokens("claude-opus-4", "input", &json!("Hello")), None);
-        assert_eq!(tokens("gpt-4o", "messages", &json!([{"role": "user", "odd": 1}])), None);
-        assert_eq!(tokens("gpt-4o", "input", &json!("a ".repeat(LONGEST))), None);
+        assert_eq!(
+            tokens("gpt-4o", "messages", &json!([{"role": "user", "odd": 1}])),
+            None
+        );
+        assert_eq!(
+            tokens("gpt-4o", "input", &json!("a ".repeat(LONGEST))),
+            None
+        );
         for unit in [" ", "a", "^", "\n", "漢"] {
             let longest = unit.repeat(LONGEST / unit.len());
-            assert!(tokens("gpt-4o", "input", &json!(longest)).is_some(), "{unit:?}");
+            assert!(
+                tokens("gpt-4o", "input", &json!(longest)).is_some(),
+                "{unit:?}"
+            );
         }
     }
 }

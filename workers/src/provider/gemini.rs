@@ -57,9 +57,18 @@ impl Adapter for Gemini {
         if call.kind == Kind::Embeddings {
             let embedding = Embedding::read(&call.job.body).ok()?;
             let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
-            let tokens = embedded.usage_metadata.and_then(|usage| usage.prompt_token_count);
-            let usage = tokens.map(|input_tokens| Usage { input_tokens, ..Usage::default() });
-            let vectors = embedded.embeddings.into_iter().map(|vector| vector.values).collect();
+            let tokens = embedded
+                .usage_metadata
+                .and_then(|usage| usage.prompt_token_count);
+            let usage = tokens.map(|input_tokens| Usage {
+                input_tokens,
+                ..Usage::default()
+            });
+            let vectors = embedded
+                .embeddings
+                .into_iter()
+                .map(|vector| vector.values)
+                .collect();
             return embedding.answer(call.model, vectors, usage);
         }
         let generated: answer::Generated = serde_json::from_slice(&reply.body).ok()?;

@@ -59,7 +59,10 @@ impl Kind {
 
     /// Whether its answer has tokens of its own.
     pub(super) fn has_answer_tokens(self) -> bool {
-        !matches!(self, Kind::Embeddings | Kind::Moderation | Kind::Rerank | Kind::Transcription)
+        !matches!(
+            self,
+            Kind::Embeddings | Kind::Moderation | Kind::Rerank | Kind::Transcription
+        )
     }
 }
 

@@ -61,7 +61,11 @@ impl Form {
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).ok();
         let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
         match self {
-            Form::Duration => text.parse().ok().map(Duration::from_secs).or_else(|| go_duration(text)),
+            Form::Duration => text
+                .parse()
+                .ok()
+                .map(Duration::from_secs)
+                .or_else(|| go_duration(text)),
             Form::Seconds => seconds(text),
             Form::Rfc3339 => until(text.parse().ok()?),
             Form::UnixSeconds => until(Timestamp::from_second(text.parse().ok()?).ok()?),

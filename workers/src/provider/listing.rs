@@ -14,7 +14,12 @@ impl Endpoint {
     pub(crate) fn list_models(&self) -> Option<Request> {
         let mut headers = HeaderMap::new();
         let path = match self.provider.dialect {
-            _ if self.provider.tries_keys_at.as_ref().is_some_and(|path| !path.is_empty()) => {
+            _ if self
+                .provider
+                .tries_keys_at
+                .as_ref()
+                .is_some_and(|path| !path.is_empty()) =>
+            {
                 self.provider.tries_keys_at.clone()?
             }
             _ if !self.provider.lists_models() => return None,
@@ -34,7 +39,13 @@ impl Endpoint {
             Dialect::Bedrock | Dialect::VertexClaude => return None,
         };
         let (url, account) = (format!("{}{path}", self.base_url), String::new());
-        Some(Request { method: Method::GET, url, headers, body: Bytes::new(), account })
+        Some(Request {
+            method: Method::GET,
+            url,
+            headers,
+            body: Bytes::new(),
+            account,
+        })
     }
 }
 
@@ -42,7 +53,11 @@ impl Endpoint {
 pub(crate) fn models(reply: &Reply) -> Option<Vec<String>> {
     let value: Value = serde_json::from_slice(&reply.body).ok()?;
     // Together has the list alone.
-    let list = value.get("data").or_else(|| value.get("models")).unwrap_or(&value).as_array()?;
+    let list = value
+        .get("data")
+        .or_else(|| value.get("models"))
+        .unwrap_or(&value)
+        .as_array()?;
     let name = |model: &Value| {
         let name = model.get("id").or_else(|| model.get("name"))?.as_str()?;
         Some(name.strip_prefix("models/").unwrap_or(name).to_owned())

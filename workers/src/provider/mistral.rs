@@ -41,7 +41,12 @@ pub(super) struct Mistral;
 
 impl Adapter for Mistral {
     fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat, Kind::Embeddings, Kind::Moderation, Kind::Transcription]
+        &[
+            Kind::Chat,
+            Kind::Embeddings,
+            Kind::Moderation,
+            Kind::Transcription,
+        ]
     }
 
     fn fields(&self) -> Option<&'static Fields> {

@@ -53,8 +53,10 @@ impl Adapter for Ollama {
         if call.kind == Kind::Embeddings {
             let embedding = Embedding::read(&call.job.body).ok()?;
             let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
-            let usage =
-                embedded.prompt_eval_count.map(|input_tokens| Usage { input_tokens, ..Usage::default() });
+            let usage = embedded.prompt_eval_count.map(|input_tokens| Usage {
+                input_tokens,
+                ..Usage::default()
+            });
             return embedding.answer(call.model, embedded.embeddings, usage);
         }
         let chat: answer::Chat = serde_json::from_slice(&reply.body).ok()?;

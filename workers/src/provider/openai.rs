@@ -61,11 +61,19 @@ impl Adapter for OpenAi {
     fn decode(&self, call: &Call<'_>, reply: &Reply, _: Timestamp) -> Option<Answer> {
         if call.kind == Kind::Speech {
             let body = answer::sound(reply)?;
-            return Some(Answer { body, usage: None, said: Said::Whole });
+            return Some(Answer {
+                body,
+                usage: None,
+                said: Said::Whole,
+            });
         }
         let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
             let body = answer::plain_text(call, reply)?;
-            return Some(Answer { body, usage: None, said: Said::Whole });
+            return Some(Answer {
+                body,
+                usage: None,
+                said: Said::Whole,
+            });
         };
         let parts = answer::Parts::read(body.get())?;
         let (said, usage) = (parts.said(), parts.usage());
@@ -79,15 +87,22 @@ fn path(call: &Call<'_>) -> String {
     let path = call.kind.url().trim_start_matches("/v1");
     match &call.endpoint.api_version {
         // Responses name no deployment.
-        Some(version) if call.kind == Kind::Responses => format!("/openai{path}?api-version={version}"),
-        Some(version) => format!("{DEPLOYMENTS}{}{path}?api-version={version}", call.model_in_path()),
+        Some(version) if call.kind == Kind::Responses => {
+            format!("/openai{path}?api-version={version}")
+        }
+        Some(version) => format!(
+            "{DEPLOYMENTS}{}{path}?api-version={version}",
+            call.model_in_path()
+        ),
         None => path.to_owned(),
     }
 }
 
 /// Whether a field asks for more than happens without it.
 fn asks(body: &Object, field: &str) -> bool {
-    let value = body.get(field).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    let value = body
+        .get(field)
+        .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
     value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
 }
 
@@ -95,7 +110,10 @@ fn asks(body: &Object, field: &str) -> bool {
 fn body(call: &Call<'_>) -> Result<Object, Unsupported> {
     let mut body = call.job.body.clone();
     let model = serde_json::value::to_raw_value(call.model);
-    body.insert("model".to_owned(), model.map_err(|error| Unsupported::new("model", error.to_string()))?);
+    body.insert(
+        "model".to_owned(),
+        model.map_err(|error| Unsupported::new("model", error.to_string()))?,
+    );
     for quirks in call.endpoint.provider.quirks_of(call.model) {
         // What is refused was not asked for, or the job were not here.
         for field in quirks.drops.iter().chain(&quirks.refuses) {

@@ -14,7 +14,9 @@ pub(super) fn within_reason(usage: Usage) -> Usage {
         input_tokens: usage.input_tokens.min(MOST_TOKENS),
         output_tokens: usage.output_tokens.min(MOST_TOKENS),
         cached_input_tokens,
-        cache_write_tokens: usage.cache_write_tokens.min(usage.input_tokens - cached_input_tokens),
+        cache_write_tokens: usage
+            .cache_write_tokens
+            .min(usage.input_tokens - cached_input_tokens),
         reasoning_tokens: usage.reasoning_tokens.min(usage.output_tokens),
     }
 }
@@ -37,10 +39,16 @@ pub(super) struct WireUsage {
 }
 
 /// A count; a server that has none may say null, and some count in fractions.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that comes as a float")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a count that comes as a float"
+)]
 fn count<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let value = Value::deserialize(from)?;
-    let count = value.as_u64().or_else(|| value.as_f64().map(|count| count as u64));
+    let count = value
+        .as_u64()
+        .or_else(|| value.as_f64().map(|count| count as u64));
     Ok(count)
 }
 
@@ -63,12 +71,17 @@ impl WireUsage {
         self.prompt_tokens.or(self.completion_tokens)?;
         let prompt = self.prompt_tokens_details.as_ref();
         let cached = prompt.and_then(|details| details.cached_tokens);
-        let reasoning = self.completion_tokens_details.as_ref().and_then(|details| details.reasoning_tokens);
+        let reasoning = self
+            .completion_tokens_details
+            .as_ref()
+            .and_then(|details| details.reasoning_tokens);
         Some(Usage {
             input_tokens: self.prompt_tokens.unwrap_or(0),
             output_tokens: self.completion_tokens.unwrap_or(0),
             cached_input_tokens: cached.or(self.prompt_cache_hit_tokens).unwrap_or(0),
-            cache_write_tokens: prompt.and_then(|details| details.cache_write_tokens).unwrap_or(0),
+            cache_write_tokens: prompt
+                .and_then(|details| details.cache_write_tokens)
+                .unwrap_or(0),
             reasoning_tokens: reasoning.unwrap_or(0),
         })
     }

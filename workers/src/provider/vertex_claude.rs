@@ -29,7 +29,10 @@ impl Adapter for VertexClaude {
             body.remove("model");
             body.insert("anthropic_version".to_owned(), version.into());
         }
-        call.post(&format!("/models/{}:rawPredict", call.model_in_path()), &body)
+        call.post(
+            &format!("/models/{}:rawPredict", call.model_in_path()),
+            &body,
+        )
     }
 
     fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {

@@ -36,8 +36,8 @@ pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
 
 use super::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
-    Receipt, Source, Standing, State,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading,
+    Readings, Receipt, Source, Standing, State,
 };
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
@@ -93,7 +93,10 @@ impl JetStreamQueue {
     }
 
     async fn stream(&self, name: String) -> Result<jetstream::stream::Stream<()>, Error> {
-        self.context.get_stream_no_info(name).await.map_err(unavailable)
+        self.context
+            .get_stream_no_info(name)
+            .await
+            .map_err(unavailable)
     }
 
     /// Makes the durable consumer of what `reading` reads, if it is not there.
@@ -111,12 +114,22 @@ impl JetStreamQueue {
             ..pull::Config::default()
         };
         let _turn = self.turns.acquire().await.map_err(unavailable)?;
-        let stream = self.context.get_stream(self.stream_of(reading)).await.map_err(unavailable)?;
+        let stream = self
+            .context
+            .get_stream(self.stream_of(reading))
+            .await
+            .map_err(unavailable)?;
         let info = stream.cached_info();
-        self.created[usize::from(reading.due)].store(info.created.unix_timestamp(), Ordering::Relaxed);
+        self.created[usize::from(reading.due)]
+            .store(info.created.unix_timestamp(), Ordering::Relaxed);
         if !reading.due {
-            let until = info.config.metadata.get(FORMAT_1_UNTIL).and_then(|until| until.parse().ok());
-            self.format_1_until.store(until.unwrap_or_default(), Ordering::Relaxed);
+            let until = info
+                .config
+                .metadata
+                .get(FORMAT_1_UNTIL)
+                .and_then(|until| until.parse().ok());
+            self.format_1_until
+                .store(until.unwrap_or_default(), Ordering::Relaxed);
         }
         stream.create_consumer(config).await.map_err(unavailable)?;
         Ok(())
@@ -142,22 +155,40 @@ impl JetStreamQueue {
     }
 
     fn stream_of(&self, reading: &Reading) -> String {
-        if reading.due { self.names.scheduled_stream() } else { self.names.jobs_stream() }
+        if reading.due {
+            self.names.scheduled_stream()
+        } else {
+            self.names.jobs_stream()
+        }
     }
 
     /// A message as a delivery. The state of a job is believed only where nobody but Forebay publishes.
     fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
-        let message = jetstream::Message { message, context: self.context.clone() };
+        let message = jetstream::Message {
+            message,
+            context: self.context.clone(),
+        };
         let (published, sequence, delivered) = {
             let info = message.info().ok()?;
             let nanos = info.published.unix_timestamp_nanos();
-            (Timestamp::from_nanosecond(nanos).ok()?, info.stream_sequence, info.delivered)
+            (
+                Timestamp::from_nanosecond(nanos).ok()?,
+                info.stream_sequence,
+                info.delivered,
+            )
         };
-        let async_nats::Message { subject, reply, payload, headers, .. } = message.message;
+        let async_nats::Message {
+            subject,
+            reply,
+            payload,
+            headers,
+            ..
+        } = message.message;
         let created = self.created[usize::from(due)].load(Ordering::Relaxed);
         let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
-        let state: Option<State> =
-            header(STATE).filter(|_| due).and_then(|state| serde_json::from_str(&state).ok());
+        let state: Option<State> = header(STATE)
+            .filter(|_| due)
+            .and_then(|state| serde_json::from_str(&state).ok());
         let format = match &state {
             Some(state) => state.format,
             None if sequence <= self.format_1_until.load(Ordering::Relaxed) => Format::One,
@@ -178,7 +209,11 @@ impl JetStreamQueue {
             problem: renamed
                 .then(|| format!("header `{FORMAT_1_REVISION_HEADER}` is now `{REVISION_HEADER}`")),
             traceparent: header(TRACEPARENT).filter(|trace| trace.len() <= LONGEST_TRACE),
-            unique_id: if due { format!("l{created}-{sequence}") } else { given_id(created, sequence) },
+            unique_id: if due {
+                format!("l{created}-{sequence}")
+            } else {
+                given_id(created, sequence)
+            },
             published,
             redelivered: delivered > 1 || due,
             state,
@@ -192,19 +227,26 @@ impl JetStreamQueue {
     /// # Errors
     /// When the stream cannot be read.
     pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
-        let stream = self.context.get_stream(self.names.completions_stream()).await.map_err(unavailable)?;
+        let stream = self
+            .context
+            .get_stream(self.names.completions_stream())
+            .await
+            .map_err(unavailable)?;
         let state = &stream.cached_info().state;
         if state.last_sequence == 0 {
             return Ok(None);
         }
-        let published =
-            Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos()).map_err(unavailable)?;
+        let published = Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos())
+            .map_err(unavailable)?;
         let completion = match stream.direct_get(state.last_sequence).await {
             Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
             Err(error) => return Err(unavailable(error)),
         };
-        Ok(Some((completion.map(|completion| completion.identity()), published)))
+        Ok(Some((
+            completion.map(|completion| completion.identity()),
+            published,
+        )))
     }
 
     /// Ends the wait of jobs that wait for their time: they come back to their flows at once. Returns how many.
@@ -235,7 +277,10 @@ impl JetStreamQueue {
         if whole.len() <= self.room() {
             return Ok((headers, whole));
         }
-        headers.insert(OBJECT_HEADER, self.answers.keep(&self.names, completion, &whole).await?);
+        headers.insert(
+            OBJECT_HEADER,
+            self.answers.keep(&self.names, completion, &whole).await?,
+        );
         let mut rest = objects::without_body(completion);
         let mut payload = json(&rest)?;
         if payload.len() > self.room() {
@@ -258,7 +303,9 @@ fn unavailable(error: impl std::fmt::Display) -> Error {
 }
 
 fn json(completion: &Completion) -> Result<Bytes, Error> {
-    serde_json::to_vec(completion).map(Bytes::from).map_err(unavailable)
+    serde_json::to_vec(completion)
+        .map(Bytes::from)
+        .map_err(unavailable)
 }
 
 fn traced(traceparent: Option<&str>) -> HeaderMap {
@@ -275,7 +322,10 @@ fn one_line(text: &str) -> String {
 }
 
 impl Queue for JetStreamQueue {
-    async fn find(&self, readings: Arc<Readings>) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+    async fn find(
+        &self,
+        readings: Arc<Readings>,
+    ) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
         discovery::start(self.clone(), readings).await
     }
 
@@ -288,7 +338,10 @@ impl Queue for JetStreamQueue {
     }
 
     async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
-        self.delete_consumer(reading, |info| info.num_pending == 0 && info.num_ack_pending == 0).await
+        self.delete_consumer(reading, |info| {
+            info.num_pending == 0 && info.num_ack_pending == 0
+        })
+        .await
     }
 
     async fn leave(&self, reading: &Reading) -> Result<(), Error> {
@@ -318,10 +371,17 @@ impl Queue for JetStreamQueue {
 
     async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
         let completion = publication.completion;
-        let subject = self.names.completion(&completion.team, completion.batch.as_deref(), &completion.id);
+        let subject = self.names.completion(
+            &completion.team,
+            completion.batch.as_deref(),
+            &completion.id,
+        );
         let (mut headers, payload) = self.message(completion, publication.traceparent).await?;
         crash::at(Point::Kept);
-        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, publication.replaces.to_string());
+        headers.insert(
+            NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+            publication.replaces.to_string(),
+        );
         headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
         if let Some(message) = publication.message {
             headers.insert(MESSAGE_HEADER, message);
@@ -331,14 +391,18 @@ impl Queue for JetStreamQueue {
             Ok(_) => Ok(Published::First),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 let standing = self.completion(&completion.identity()).await?;
-                Ok(standing.map_or(Published::Gone, |standing| Published::Already(Box::new(standing))))
+                Ok(standing.map_or(Published::Gone, |standing| {
+                    Published::Already(Box::new(standing))
+                }))
             }
             Err(error) => Err(unavailable(error)),
         }
     }
 
     async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
-        let subject = self.names.completion(&identity.team, identity.batch.as_deref(), &identity.id);
+        let subject =
+            self.names
+                .completion(&identity.team, identity.batch.as_deref(), &identity.id);
         let stream = self.stream(self.names.completions_stream()).await?;
         match stream.direct_get_last_for_subject(subject).await {
             Ok(message) => {
@@ -346,7 +410,9 @@ impl Queue for JetStreamQueue {
                 let completion = match serde_json::from_slice(&message.payload).ok() {
                     // An answer that is gone is none.
                     Some(completion) => {
-                        self.answers.whole(completion, header(OBJECT_HEADER).as_deref()).await?
+                        self.answers
+                            .whole(completion, header(OBJECT_HEADER).as_deref())
+                            .await?
                     }
                     None => None,
                 };
@@ -372,7 +438,9 @@ impl Queue for JetStreamQueue {
     ) -> Result<(), Error> {
         let (headers, payload) = self.message(completion, traceparent).await?;
         for subject in subjects {
-            let copy = self.client.publish_with_headers(subject, headers.clone(), payload.clone());
+            let copy = self
+                .client
+                .publish_with_headers(subject, headers.clone(), payload.clone());
             copy.await.map_err(unavailable)?;
         }
         Ok(())
@@ -395,7 +463,10 @@ impl Queue for JetStreamQueue {
     }
 
     async fn ack(&self, receipt: Receipt) -> Result<(), Error> {
-        self.client.request(receipt.0, "+ACK".into()).await.map_err(unavailable)?;
+        self.client
+            .request(receipt.0, "+ACK".into())
+            .await
+            .map_err(unavailable)?;
         Ok(())
     }
 }

@@ -42,7 +42,10 @@ impl Readings {
 
     /// Whoever reads holds this: if that ends by a panic, somebody else may read.
     pub(crate) fn guard<'a>(&'a self, reading: &'a Reading) -> Guard<'a> {
-        Guard { readings: self, reading }
+        Guard {
+            readings: self,
+            reading,
+        }
     }
 
     /// Says that a reading is about to close.
@@ -85,7 +88,11 @@ mod tests {
     #[test]
     fn what_comes_while_a_reading_closes_is_read_by_it_and_what_comes_after_by_a_new_one() {
         let readings = Readings::default();
-        let flow = Flow { pool: "p".to_owned(), team: "t".to_owned(), lane: Lane::Bulk };
+        let flow = Flow {
+            pool: "p".to_owned(),
+            team: "t".to_owned(),
+            lane: Lane::Bulk,
+        };
         let reading = Reading { flow, due: false };
         assert!(readings.see(&reading));
         assert!(!readings.see(&reading), "it is open");

@@ -31,7 +31,9 @@ impl Results {
         let note = self.dir.join(NOTE);
         let noted = std::fs::read_to_string(&note).ok();
         let noted: Option<Timestamp> = noted.and_then(|text| text.trim().parse().ok());
-        let last = last.filter(|(_, published)| *published >= horizon).map(|(identity, _)| identity);
+        let last = last
+            .filter(|(_, published)| *published >= horizon)
+            .map(|(identity, _)| identity);
         let is_missing = match last {
             Some(Some(identity)) => self.answered(identity, now)?.is_none(),
             Some(None) => true,
@@ -39,7 +41,9 @@ impl Results {
         };
         let first = day_of(horizon);
         if is_missing || self.has_damage_since(first) || self.lacks_a_day_since(first)? {
-            warn!("answers are missing from the store of results; the stream of completions is asked too");
+            warn!(
+                "answers are missing from the store of results; the stream of completions is asked too"
+            );
             std::fs::write(&note, now.to_string()).map_err(|error| Error::new(&note, error))?;
             return Ok(false);
         }
@@ -54,12 +58,17 @@ impl Results {
             writeln!(days, "{date}")?;
             days.sync_all()
         };
-        noted().map_err(|error: io::Error| Error { passing: true, ..Error::new(&path, error) })
+        noted().map_err(|error: io::Error| Error {
+            passing: true,
+            ..Error::new(&path, error)
+        })
     }
 
     /// Whether a day that was there is not any more.
     fn lacks_a_day_since(&self, first: Date) -> Result<bool, Error> {
-        let Ok(noted) = std::fs::read_to_string(self.dir.join(DAYS)) else { return Ok(false) };
+        let Ok(noted) = std::fs::read_to_string(self.dir.join(DAYS)) else {
+            return Ok(false);
+        };
         let stored = self.stored_days()?;
         let mut noted = noted.lines().filter_map(|line| line.parse::<Date>().ok());
         Ok(noted.any(|date| date >= first && !stored.contains(&date)))
@@ -67,10 +76,14 @@ impl Results {
 
     /// Whether a day since `first` was set aside.
     fn has_damage_since(&self, first: Date) -> bool {
-        let Ok(entries) = std::fs::read_dir(&self.dir) else { return true };
+        let Ok(entries) = std::fs::read_dir(&self.dir) else {
+            return true;
+        };
         entries.flatten().any(|entry| {
             let name = entry.file_name();
-            let date = name.to_str().and_then(|name| name.split_once(UNREADABLE)?.0.parse::<Date>().ok());
+            let date = name
+                .to_str()
+                .and_then(|name| name.split_once(UNREADABLE)?.0.parse::<Date>().ok());
             date.is_some_and(|date| date >= first)
         })
     }

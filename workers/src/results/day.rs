@@ -51,7 +51,10 @@ struct Database {
 
 impl Day {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { path: path.to_owned(), open: RwLock::new(Some(Database::open(path)?)) })
+        Ok(Self {
+            path: path.to_owned(),
+            open: RwLock::new(Some(Database::open(path)?)),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,26 +63,39 @@ impl Day {
 
     /// What is closed because it failed may be opened again.
     fn closed(&self) -> Error {
-        Error { passing: true, ..Error::new(&self.path, "it is closed after a failure") }
+        Error {
+            passing: true,
+            ..Error::new(&self.path, "it is closed after a failure")
+        }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let failed = |problem: &dyn std::fmt::Display| Error::new(&self.path, problem);
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
-        let Some(value) = db.get(record_key(key)).map_err(|error| of_sled(&self.path, &error))? else {
+        let Some(value) = db
+            .get(record_key(key))
+            .map_err(|error| of_sled(&self.path, &error))?
+        else {
             return Ok(None);
         };
         if let [IN_FILE, name @ ..] = value.as_ref() {
             return large::read(&self.path, &String::from_utf8_lossy(name)).map(Some);
         }
         let [VERSION, a, b, c, d, head @ ..] = value.as_ref() else {
-            return Err(failed(&format!("a record of version {:?}, which is unknown", value.first())));
+            return Err(failed(&format!(
+                "a record of version {:?}, which is unknown",
+                value.first()
+            )));
         };
         let mut whole = head.to_vec();
         for index in 0..u32::from_be_bytes([*a, *b, *c, *d]) {
-            let piece = db.get(piece_key(key, index)).map_err(|error| of_sled(&self.path, &error))?;
-            whole.extend_from_slice(&piece.ok_or_else(|| failed(&"a piece of a record is missing"))?);
+            let piece = db
+                .get(piece_key(key, index))
+                .map_err(|error| of_sled(&self.path, &error))?;
+            whole.extend_from_slice(
+                &piece.ok_or_else(|| failed(&"a piece of a record is missing"))?,
+            );
         }
         Ok(Some(whole))
     }
@@ -88,7 +104,9 @@ impl Day {
     pub(super) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
-        let found = db.get(kept_key(key)).map_err(|error| of_sled(&self.path, &error))?;
+        let found = db
+            .get(kept_key(key))
+            .map_err(|error| of_sled(&self.path, &error))?;
         Ok(found.map(|value| value.to_vec()))
     }
 
@@ -102,7 +120,11 @@ impl Day {
         let (head, rest) = value.split_at(value.len().min(CHUNK));
         let pieces = rest.chunks(CHUNK);
         let mut record = vec![VERSION];
-        record.extend_from_slice(&u32::try_from(pieces.len()).unwrap_or(u32::MAX).to_be_bytes());
+        record.extend_from_slice(
+            &u32::try_from(pieces.len())
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
         record.extend_from_slice(head);
         for (index, piece) in (0..).zip(pieces) {
             batch.insert(piece_key(key, index), piece);
@@ -136,12 +158,18 @@ impl Day {
 }
 
 impl Database {
-    #[expect(clippy::disallowed_methods, reason = "whoever opens a day expects to be blocked")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever opens a day expects to be blocked"
+    )]
     fn open(path: &Path) -> Result<Self, Error> {
         let failed = |error: &dyn std::fmt::Display| Error::new(path, error);
         let fresh = !path.exists();
-        let config =
-            sled::Config::new().path(path).cache_capacity(CACHE).segment_size(SEGMENT).flush_every_ms(None);
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE)
+            .segment_size(SEGMENT)
+            .flush_every_ms(None);
         let mut looks = 0;
         let db = loop {
             match config.open() {
@@ -157,24 +185,34 @@ impl Database {
         let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
         if fresh {
             for dir in [Some(path), path.parent()].into_iter().flatten() {
-                File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| failed(&error))?;
+                File::open(dir)
+                    .and_then(|dir| dir.sync_all())
+                    .map_err(|error| failed(&error))?;
             }
         }
         Ok(Self { db, file })
     }
 
     fn commit(&self, path: &Path, batch: sled::Batch) -> Result<(), Error> {
-        self.db.apply_batch(batch).map_err(|error| of_sled(path, &error))?;
+        self.db
+            .apply_batch(batch)
+            .map_err(|error| of_sled(path, &error))?;
         crash::at(Point::Written);
         self.db.flush().map_err(|error| of_sled(path, &error))?;
-        self.file.sync_data().map_err(|error| Error { passing: true, ..Error::new(path, error) })
+        self.file.sync_data().map_err(|error| Error {
+            passing: true,
+            ..Error::new(path, error)
+        })
     }
 }
 
 /// What the system says may pass; what sled says of its own is damage.
 fn of_sled(path: &Path, error: &sled::Error) -> Error {
     let of_system = matches!(error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
-    Error { passing: of_system || is_locked(error), ..Error::new(path, error) }
+    Error {
+        passing: of_system || is_locked(error),
+        ..Error::new(path, error)
+    }
 }
 
 fn record_key(key: &[u8]) -> Vec<u8> {

@@ -27,7 +27,10 @@ pub(super) fn write(day: &Path, name: &str, record: &[u8]) -> Result<(), Error> 
         File::open(&folder)?.sync_all()
     };
     // Whatever the system says may pass.
-    written().map_err(|error| Error { passing: true, ..Error::new(&folder, error) })
+    written().map_err(|error| Error {
+        passing: true,
+        ..Error::new(&folder, error)
+    })
 }
 
 /// Reads a record.

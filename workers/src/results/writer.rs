@@ -37,8 +37,13 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
-        let thread = thread::Builder::new().name("results".to_owned()).spawn(move || run(&receiver))?;
-        Ok(Self { sender: Some(sender), thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name("results".to_owned())
+            .spawn(move || run(&receiver))?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+        })
     }
 
     /// Hands a record over; if the thread is gone, `done` is dropped, which tells the sender.
@@ -67,8 +72,9 @@ fn run(receiver: &mpsc::Receiver<Write>) {
         }
         while !group.is_empty() {
             let day = Arc::clone(&group[0].day);
-            let (of_day, rest): (Vec<_>, Vec<_>) =
-                group.into_iter().partition(|write| Arc::ptr_eq(&write.day, &day));
+            let (of_day, rest): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .partition(|write| Arc::ptr_eq(&write.day, &day));
             group = rest;
             commit(&day, of_day);
         }
@@ -77,7 +83,9 @@ fn run(receiver: &mpsc::Receiver<Write>) {
 
 fn commit(day: &Day, group: Vec<Write>) {
     let mut batch = sled::Batch::default();
-    group.iter().for_each(|write| put(&mut batch, &write.key, &write.value));
+    group
+        .iter()
+        .for_each(|write| put(&mut batch, &write.key, &write.value));
     let result = day.commit(batch);
     for write in group {
         let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());

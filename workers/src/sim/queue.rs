@@ -9,8 +9,8 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::queue::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading, Readings,
-    Receipt, Source, Standing, State as JobState,
+    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading,
+    Readings, Receipt, Source, Standing, State as JobState,
 };
 
 /// A queue in memory; clones share it.
@@ -45,9 +45,14 @@ struct State {
 
 impl State {
     fn announce(&self, flow: &Flow) {
-        let Some((readings, announce)) = &self.announce else { return };
+        let Some((readings, announce)) = &self.announce else {
+            return;
+        };
         // What is due comes back to the flow itself.
-        let reading = Reading { flow: flow.clone(), due: false };
+        let reading = Reading {
+            flow: flow.clone(),
+            due: false,
+        };
         if readings.see(&reading) {
             let _ = announce.send(reading);
         }
@@ -57,12 +62,22 @@ impl State {
 impl SimQueue {
     /// An empty queue.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared { state: Mutex::default(), waiting: Notify::new(), ended: watch::Sender::new(0) };
-        Self { shared: Arc::new(shared), clock }
+        let shared = Shared {
+            state: Mutex::default(),
+            waiting: Notify::new(),
+            ended: watch::Sender::new(0),
+        };
+        Self {
+            shared: Arc::new(shared),
+            clock,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes a job.
@@ -90,7 +105,11 @@ impl SimQueue {
             state: known,
             receipt: Receipt(name),
         };
-        state.waiting.entry(flow.clone()).or_default().push_back(delivery);
+        state
+            .waiting
+            .entry(flow.clone())
+            .or_default()
+            .push_back(delivery);
         state.flows.insert(flow.clone());
         state.announce(flow);
         drop(state);
@@ -106,7 +125,11 @@ impl SimQueue {
 
     /// All completions.
     pub fn completions(&self) -> Vec<Completion> {
-        self.state().completions.values().map(|(completion, _)| completion.clone()).collect()
+        self.state()
+            .completions
+            .values()
+            .map(|(completion, _)| completion.clone())
+            .collect()
     }
 
     /// All dead letters.
@@ -137,13 +160,18 @@ impl SimQueue {
     fn take(&self, flow: &Flow) -> Option<Delivery> {
         let mut state = self.state();
         let delivery = state.waiting.get_mut(flow)?.pop_front()?;
-        state.held.insert(delivery.receipt.0.clone(), (flow.clone(), delivery.clone()));
+        state
+            .held
+            .insert(delivery.receipt.0.clone(), (flow.clone(), delivery.clone()));
         Some(delivery)
     }
 }
 
 impl Queue for SimQueue {
-    async fn find(&self, readings: Arc<Readings>) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+    async fn find(
+        &self,
+        readings: Arc<Readings>,
+    ) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
         let (announce, found) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.announce = Some((readings, announce));
@@ -180,7 +208,9 @@ impl Queue for SimQueue {
             loop {
                 let waiting = queue.shared.waiting.notified();
                 while credit.open > 0 {
-                    let Some(delivery) = queue.take(&flow) else { break };
+                    let Some(delivery) = queue.take(&flow) else {
+                        break;
+                    };
                     credit.open -= 1;
                     if let Err(mpsc::error::SendError(delivery)) = sender.send(delivery) {
                         credit.open += 1;
@@ -200,7 +230,10 @@ impl Queue for SimQueue {
 
     async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
         let mut state = self.state();
-        let waits = state.waiting.get(&reading.flow).is_some_and(|waiting| !waiting.is_empty());
+        let waits = state
+            .waiting
+            .get(&reading.flow)
+            .is_some_and(|waiting| !waiting.is_empty());
         let idle = !waits && state.held.values().all(|(flow, _)| *flow != reading.flow);
         state.forgotten += usize::from(idle);
         Ok(idle)
@@ -238,7 +271,9 @@ impl Queue for SimQueue {
             published: self.clock.now(),
             sequence: state.sequence,
         };
-        state.completions.insert(identity, (publication.completion.clone(), standing));
+        state
+            .completions
+            .insert(identity, (publication.completion.clone(), standing));
         let count = state.completions.len();
         drop(state);
         self.shared.ended.send_replace(count);
@@ -246,7 +281,11 @@ impl Queue for SimQueue {
     }
 
     async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
-        Ok(self.state().completions.get(identity).map(|(_, standing)| standing.clone()))
+        Ok(self
+            .state()
+            .completions
+            .get(identity)
+            .map(|(_, standing)| standing.clone()))
     }
 
     async fn copy(
@@ -255,9 +294,14 @@ impl Queue for SimQueue {
         completion: &Completion,
         _: Option<&str>,
     ) -> Result<(), Error> {
-        let completion = serde_json::to_vec(completion).map_err(|error| Error(error.to_string()))?;
+        let completion =
+            serde_json::to_vec(completion).map_err(|error| Error(error.to_string()))?;
         let completion = Bytes::from(completion);
-        self.state().copies.extend(subjects.into_iter().map(|subject| (subject, completion.clone())));
+        self.state().copies.extend(
+            subjects
+                .into_iter()
+                .map(|subject| (subject, completion.clone())),
+        );
         Ok(())
     }
 

@@ -92,8 +92,17 @@ impl SimUpstream {
     /// A provider that was never called.
     pub fn new(behaviour: Behaviour) -> Self {
         let rng = SmallRng::seed_from_u64(behaviour.seed);
-        let state = State { rng, arrivals: HashMap::new(), accepted: HashMap::new(), refusals: 0 };
-        Self { behaviour: Arc::new(behaviour), state: Arc::new(Mutex::new(state)), began: Instant::now() }
+        let state = State {
+            rng,
+            arrivals: HashMap::new(),
+            accepted: HashMap::new(),
+            refusals: 0,
+        };
+        Self {
+            behaviour: Arc::new(behaviour),
+            state: Arc::new(Mutex::new(state)),
+            began: Instant::now(),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -130,18 +139,30 @@ impl SimUpstream {
                 Counting::Sliding => {}
                 Counting::Fixed => return refused_by_clock(arrivals, arrivals[0], *limit, *per),
                 Counting::Clock => {
-                    return refused_by_clock(arrivals, clock_origin(self.began, *per), *limit, *per);
+                    return refused_by_clock(
+                        arrivals,
+                        clock_origin(self.began, *per),
+                        *limit,
+                        *per,
+                    );
                 }
                 Counting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
             }
-            let in_window = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= *per);
+            let in_window = arrivals
+                .iter()
+                .rev()
+                .take_while(|at| now.duration_since(**at) <= *per);
             let count = in_window.count();
             (count > *limit).then(|| *per - now.duration_since(arrivals[arrivals.len() - count]))
         });
         let refused = refused.max();
         match refused {
             Some(_) => state.refusals += 1,
-            None => state.accepted.entry(account.key.clone()).or_default().push(now),
+            None => state
+                .accepted
+                .entry(account.key.clone())
+                .or_default()
+                .push(now),
         }
         refused
     }
@@ -149,20 +170,36 @@ impl SimUpstream {
     /// The headers on an account's first limit, as OpenAI writes them.
     fn told(&self, account: &Account, now: Instant) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let Some((limit, per)) = account.limits.first().filter(|_| account.tells == Tells::Limits) else {
+        let Some((limit, per)) = account
+            .limits
+            .first()
+            .filter(|_| account.tells == Tells::Limits)
+        else {
             return headers;
         };
         let state = self.state();
-        let arrivals = state.arrivals.get(&account.key).map_or(&[][..], Vec::as_slice);
+        let arrivals = state
+            .arrivals
+            .get(&account.key)
+            .map_or(&[][..], Vec::as_slice);
         let origin = match account.counting {
             Counting::Clock => Some(clock_origin(self.began, *per)),
             _ => arrivals.first().copied(),
         };
-        let (used, whole_in) = account.counting.used(arrivals, origin.unwrap_or(now), *limit, *per, now);
+        let (used, whole_in) =
+            account
+                .counting
+                .used(arrivals, origin.unwrap_or(now), *limit, *per, now);
         for (part, value) in [
             ("x-ratelimit-limit-requests", limit.to_string()),
-            ("x-ratelimit-remaining-requests", limit.saturating_sub(used).to_string()),
-            ("x-ratelimit-reset-requests", format!("{}ms", whole_in.as_millis())),
+            (
+                "x-ratelimit-remaining-requests",
+                limit.saturating_sub(used).to_string(),
+            ),
+            (
+                "x-ratelimit-reset-requests",
+                format!("{}ms", whole_in.as_millis()),
+            ),
         ] {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(part, value);
@@ -172,7 +209,12 @@ impl SimUpstream {
     }
 
     fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Reply {
-        Reply { status, headers, body: body.to_owned().into(), place: None }
+        Reply {
+            status,
+            headers,
+            body: body.to_owned().into(),
+            place: None,
+        }
     }
 }
 
@@ -184,11 +226,18 @@ impl Upstream for SimUpstream {
         tokio::time::sleep(self.up_to(self.behaviour.send_delay)).await;
         sent(Instant::now());
         tokio::time::sleep(self.up_to(self.behaviour.way)).await;
-        let key =
-            request.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let account = self.behaviour.accounts.iter().find(|account| Some(account.key.as_str()) == key);
+        let key = request
+            .headers
+            .get(AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+        let account = self
+            .behaviour
+            .accounts
+            .iter()
+            .find(|account| Some(account.key.as_str()) == key);
         let Some(account) = account else {
-            let body = r#"{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}"#;
+            let body =
+                r#"{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}"#;
             return Ok(self.answer(401, HeaderMap::new(), body));
         };
         if let Some(wait) = self.admit(account, Instant::now()) {
@@ -237,14 +286,26 @@ impl Counting {
         };
         match self {
             Counting::Sliding => {
-                let used = arrivals.iter().rev().take_while(|at| now.duration_since(**at) <= per).count();
+                let used = arrivals
+                    .iter()
+                    .rev()
+                    .take_while(|at| now.duration_since(**at) <= per)
+                    .count();
                 (used, (*last + per).saturating_duration_since(now))
             }
             Counting::Fixed | Counting::Clock => {
-                let period = |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
-                let used = arrivals.iter().rev().take_while(|at| period(**at) == period(now)).count();
+                let period =
+                    |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
+                let used = arrivals
+                    .iter()
+                    .rev()
+                    .take_while(|at| period(**at) == period(now))
+                    .count();
                 let elapsed = now.duration_since(origin).as_nanos() % per.as_nanos().max(1);
-                (used, per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)))
+                (
+                    used,
+                    per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)),
+                )
             }
             Counting::Bucket => {
                 let bucket = Bucket::after(arrivals, limit, per);
@@ -269,10 +330,19 @@ fn clock_origin(began: Instant, per: Duration) -> Instant {
 }
 
 /// The wait when the last arrival is one too many for its period of a clock that starts at `origin`.
-fn refused_by_clock(arrivals: &[Instant], origin: Instant, limit: usize, per: Duration) -> Option<Duration> {
+fn refused_by_clock(
+    arrivals: &[Instant],
+    origin: Instant,
+    limit: usize,
+    per: Duration,
+) -> Option<Duration> {
     let last = *arrivals.last()?;
     let period = |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
-    let count = arrivals.iter().rev().take_while(|at| period(**at) == period(last)).count();
+    let count = arrivals
+        .iter()
+        .rev()
+        .take_while(|at| period(**at) == period(last))
+        .count();
     let elapsed = last.duration_since(origin).as_nanos() % per.as_nanos().max(1);
     let rest = per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX));
     (count > limit).then_some(rest)
@@ -297,7 +367,11 @@ impl Bucket {
     fn after(arrivals: &[Instant], limit: usize, per: Duration) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "limits are small")]
         let size = limit as f64;
-        let mut bucket = Self { rate: size / per.as_secs_f64(), level: size, missing: 0.0 };
+        let mut bucket = Self {
+            rate: size / per.as_secs_f64(),
+            level: size,
+            missing: 0.0,
+        };
         let mut before = arrivals.first().copied();
         for at in arrivals {
             let since = at.duration_since(before.replace(*at).unwrap_or(*at));

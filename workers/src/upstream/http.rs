@@ -57,7 +57,11 @@ impl HttpUpstream {
             .retry(reqwest::retry::never())
             .user_agent(concat!("forebay/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client, config, large: Mutex::default() })
+        Ok(Self {
+            client,
+            config,
+            large: Mutex::default(),
+        })
     }
 
     /// A place for a large answer of an account.
@@ -69,10 +73,18 @@ impl HttpUpstream {
         };
         // It is never closed.
         let permit = places.acquire_owned().await.ok()?;
-        Some(Place { permit, since: Instant::now() })
+        Some(Place {
+            permit,
+            since: Instant::now(),
+        })
     }
 
-    async fn attempt<S>(&self, request: Request, left: Arc<AtomicBool>, sent: S) -> Result<Reply, Error>
+    async fn attempt<S>(
+        &self,
+        request: Request,
+        left: Arc<AtomicBool>,
+        sent: S,
+    ) -> Result<Reply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -84,28 +96,43 @@ impl HttpUpstream {
         let failed = |error: reqwest::Error| {
             // The address may hold an account's name; the cause alone is enough.
             let error = describe(&error.without_url());
-            if left.load(Ordering::Acquire) { Error::Unanswered(error) } else { Error::NotSent(error) }
+            if left.load(Ordering::Acquire) {
+                Error::Unanswered(error)
+            } else {
+                Error::NotSent(error)
+            }
         };
         let mut deadline = Instant::now() + self.config.timeout;
         let late = |_| match left.load(Ordering::Acquire) {
             true => Error::TimedOut(self.config.timeout),
             false => Error::NotSent(format!("no connection within {:?}", self.config.timeout)),
         };
-        let call = self.client.request(request.method, request.url).headers(request.headers);
+        let call = self
+            .client
+            .request(request.method, request.url)
+            .headers(request.headers);
         let call = call.body(reqwest::Body::wrap(body)).send();
-        let mut response = timeout_at(deadline, call).await.map_err(late)?.map_err(failed)?;
+        let mut response = timeout_at(deadline, call)
+            .await
+            .map_err(late)?
+            .map_err(failed)?;
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         let mut body = BytesMut::new();
         let mut place: Option<Place> = None;
         loop {
-            let patience = place.as_ref().map(|_| Instant::now() + PATIENCE).filter(|at| *at < deadline);
+            let patience = place
+                .as_ref()
+                .map(|_| Instant::now() + PATIENCE)
+                .filter(|at| *at < deadline);
             let chunk = timeout_at(patience.unwrap_or(deadline), response.chunk()).await;
             let chunk = chunk.map_err(|elapsed| match patience {
                 Some(_) => Error::Unanswered(TOO_SLOW.to_owned()),
                 None => late(elapsed),
             });
-            let Some(chunk) = chunk?.map_err(failed)? else { break };
+            let Some(chunk) = chunk?.map_err(failed)? else {
+                break;
+            };
             if is_error && body.len() + chunk.len() > LARGE {
                 // What it is about is told by its status and its beginning.
                 break;
@@ -187,7 +214,12 @@ impl Body for Stamped {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(sent) = self.sent.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(sent) = self
+            .sent
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             self.left.store(true, Ordering::Release);
             sent(Instant::now());
         }

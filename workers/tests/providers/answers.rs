@@ -37,9 +37,17 @@ pub(crate) fn reply(status: u16, headers: &Map<String, Value>, body: Vec<u8>) ->
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         let name = HeaderName::try_from(name.as_str()).expect("a header's name");
-        map.insert(name, HeaderValue::try_from(value.as_str().expect("text")).expect("a header's value"));
+        map.insert(
+            name,
+            HeaderValue::try_from(value.as_str().expect("text")).expect("a header's value"),
+        );
     }
-    Reply { status, headers: map, body: body.into(), place: None }
+    Reply {
+        status,
+        headers: map,
+        body: body.into(),
+        place: None,
+    }
 }
 
 fn read(answered: &Answered) -> Value {
@@ -47,7 +55,11 @@ fn read(answered: &Answered) -> Value {
     let ask = RawValue::from_string(r#"{"messages":[{"role":"user","content":"?"}]}"#.to_owned());
     let ask = answered.asked.clone().unwrap_or_else(|| ask.expect("JSON"));
     let job = targets::job(answered.url.as_deref().unwrap_or(Kind::Chat.url()), &ask);
-    let bytes = answered.text.clone().unwrap_or_else(|| answered.body.get().to_owned()).into_bytes();
+    let bytes = answered
+        .text
+        .clone()
+        .unwrap_or_else(|| answered.body.get().to_owned())
+        .into_bytes();
     let reply = reply(200, &answered.headers, bytes);
     let decoded = endpoint.decode(&job, &answered.model, &reply, targets::now());
     let mut line = json!({ "name": answered.name, "class": decoded.class });
@@ -62,7 +74,10 @@ fn read(answered: &Answered) -> Value {
     if let Some(response) = decoded.response {
         line["body"] = serde_json::from_str(response.body.get()).expect("JSON");
     }
-    if let Some(message) = line.pointer("/body/choices/0/message").filter(|_| job.url == Kind::Chat.url()) {
+    if let Some(message) = line
+        .pointer("/body/choices/0/message")
+        .filter(|_| job.url == Kind::Chat.url())
+    {
         line["next"] = next(answered, message);
     }
     line
@@ -71,7 +86,10 @@ fn read(answered: &Answered) -> Value {
 /// The request of the next turn: what was answered, the results of its calls, and a question.
 fn next(answered: &Answered, message: &Value) -> Value {
     let mut messages = vec![json!({ "role": "user", "content": "?" }), message.clone()];
-    let calls = message["tool_calls"].as_array().cloned().unwrap_or_default();
+    let calls = message["tool_calls"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
     for call in &calls {
         messages.push(json!({ "role": "tool", "tool_call_id": call["id"], "content": "done" }));
     }
@@ -82,8 +100,15 @@ fn next(answered: &Answered, message: &Value) -> Value {
         body["tools"] = json!([{ "type": "function", "function": { "name": name } }]);
     }
     let job = targets::chat(&serde_json::value::to_raw_value(&body).expect("JSON"));
-    let said = requests::said(&targets::endpoint(&answered.provider), &job, &answered.model);
-    said.map_or_else(|refused| json!({ "refused": refused }), |said| said["body"].clone())
+    let said = requests::said(
+        &targets::endpoint(&answered.provider),
+        &job,
+        &answered.model,
+    );
+    said.map_or_else(
+        |refused| json!({ "refused": refused }),
+        |said| said["body"].clone(),
+    )
 }
 
 fn fixtures() -> Vec<String> {
@@ -114,7 +139,11 @@ fn what_is_signed_goes_back_as_it_came() {
             let next = read(answered)["next"].to_string();
             for signature in found {
                 let signature = Value::from(signature).to_string();
-                assert!(next.contains(&signature), "{}: {signature} is not in {next}", answered.name);
+                assert!(
+                    next.contains(&signature),
+                    "{}: {signature} is not in {next}",
+                    answered.name
+                );
                 signed += 1;
             }
         }
@@ -123,8 +152,13 @@ fn what_is_signed_goes_back_as_it_came() {
 }
 
 fn signatures(value: &Value, found: &mut Vec<String>) {
-    const SIGNED: [&str; 5] =
-        ["signature", "thoughtSignature", "encrypted_content", "redactedContent", "tool_use_id"];
+    const SIGNED: [&str; 5] = [
+        "signature",
+        "thoughtSignature",
+        "encrypted_content",
+        "redactedContent",
+        "tool_use_id",
+    ];
     match value {
         Value::Array(items) => items.iter().for_each(|item| signatures(item, found)),
         Value::Object(map) => {

@@ -117,12 +117,17 @@ fn auth(provider: &Provider) -> String {
         Auth::Header(name) => format!("`{name}`"),
         Auth::AwsSigv4 => "AWS signature 4".to_owned(),
     };
-    if provider.keyless { format!("{way}, or none") } else { way }
+    if provider.keyless {
+        format!("{way}, or none")
+    } else {
+        way
+    }
 }
 
 fn expressible(target: &Target) -> usize {
     let endpoint = target.endpoint();
-    let said = |asked: &requests::Asked| requests::said(&endpoint, &asked.job(), &target.model).is_ok();
+    let said =
+        |asked: &requests::Asked| requests::said(&endpoint, &asked.job(), &target.model).is_ok();
     requests::chats().iter().filter(|asked| said(asked)).count()
 }
 
@@ -137,12 +142,24 @@ fn abilities(text: &mut String) {
             Some((classes, recalled)) => format!("{} +{recalled}", classes.len()),
             None => "–".to_owned(),
         };
-        let told = if tellers.contains(&provider.name) { "yes" } else { "–" };
+        let told = if tellers.contains(&provider.name) {
+            "yes"
+        } else {
+            "–"
+        };
         let chats = expressible(&Target::plain(provider));
         let (name, kinds, auth) = (&provider.name, kinds.join(", "), auth(provider));
         let dialect = provider.dialect;
-        let base_url = provider.base_url.as_ref().map(|url| format!("`{url}` unless you give one"));
-        let example = || format!("yours, such as `{}`", provider.example_url.as_deref().unwrap_or_default());
+        let base_url = provider
+            .base_url
+            .as_ref()
+            .map(|url| format!("`{url}` unless you give one"));
+        let example = || {
+            format!(
+                "yours, such as `{}`",
+                provider.example_url.as_deref().unwrap_or_default()
+            )
+        };
         let base_url = base_url.unwrap_or_else(example);
         writeln!(
             text,
@@ -150,24 +167,41 @@ fn abilities(text: &mut String) {
         )
         .expect("written");
     }
-    text.push_str("\nAs the fixtures configure them:\n\n| target | model | chats |\n|---|---|---|\n");
+    text.push_str(
+        "\nAs the fixtures configure them:\n\n| target | model | chats |\n|---|---|---|\n",
+    );
     for target in targets::targets() {
         let chats = expressible(&target);
-        writeln!(text, "| {} | {} | {chats} of 50 |", target.name, target.model).expect("written");
+        writeln!(
+            text,
+            "| {} | {} | {chats} of 50 |",
+            target.name, target.model
+        )
+        .expect("written");
     }
 }
 
 fn classes(text: &mut String) {
     text.push_str("\n## Errors that fixtures have\n\n| provider | classes |\n|---|---|\n");
     for (provider, (classes, _)) in errors::covered() {
-        let classes: Vec<_> = classes.into_iter().map(|class| format!("`{class}`")).collect();
+        let classes: Vec<_> = classes
+            .into_iter()
+            .map(|class| format!("`{class}`"))
+            .collect();
         writeln!(text, "| {provider} | {} |", classes.join(", ")).expect("written");
     }
 }
 
 fn list(names: impl IntoIterator<Item = impl AsRef<str>>) -> String {
-    let names: Vec<_> = names.into_iter().map(|name| format!("`{}`", name.as_ref())).collect();
-    if names.is_empty() { "–".to_owned() } else { names.join(", ") }
+    let names: Vec<_> = names
+        .into_iter()
+        .map(|name| format!("`{}`", name.as_ref()))
+        .collect();
+    if names.is_empty() {
+        "–".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 fn fields(text: &mut String) {
@@ -178,27 +212,40 @@ fn fields(text: &mut String) {
     let mut seen = Vec::new();
     for provider in catalogue::providers() {
         let fields = provider.chat_fields();
-        let Some(mapped) = fields.mapped.filter(|_| !seen.contains(&provider.dialect)) else { continue };
+        let Some(mapped) = fields.mapped.filter(|_| !seen.contains(&provider.dialect)) else {
+            continue;
+        };
         seen.push(provider.dialect);
         let known = |name: &&&str| !mapped.contains(name) && !fields.dropped.contains(name);
         let refused = FIELDS.iter().filter(known);
         let (said, dropped) = (list(&mapped), list(&fields.dropped));
         let dialect = provider.dialect;
-        writeln!(text, "| {dialect} | {said} | {dropped} | {}, and what is not known |", list(refused))
-            .expect("written");
+        writeln!(
+            text,
+            "| {dialect} | {said} | {dropped} | {}, and what is not known |",
+            list(refused)
+        )
+        .expect("written");
     }
     text.push_str(
         "\nIn OpenAI's own dialect a request goes as it is, but for:\n\n| provider | refused | left out | of messages | \
          by another name |\n|---|---|---|---|---|\n",
     );
-    for provider in catalogue::providers().iter().filter(|provider| provider.dialect == Dialect::Openai) {
+    for provider in catalogue::providers()
+        .iter()
+        .filter(|provider| provider.dialect == Dialect::Openai)
+    {
         let fields = provider.chat_fields();
         let names = fields.renamed.iter().chain(&fields.roles);
         let other = list(names.map(|(one, other)| format!("{one} → {other}")));
         let (refused, dropped) = (list(&fields.refused), list(&fields.dropped));
         let of_messages = list(&fields.dropped_of_messages);
-        writeln!(text, "| {} | {refused} | {dropped} | {of_messages} | {other} |", provider.name)
-            .expect("written");
+        writeln!(
+            text,
+            "| {} | {refused} | {dropped} | {of_messages} | {other} |",
+            provider.name
+        )
+        .expect("written");
     }
     text.push('\n');
 }

@@ -41,9 +41,15 @@ pub(crate) fn covered() -> BTreeMap<String, (BTreeSet<&'static str>, usize)> {
     let of = |stem: String| {
         let rows = rows(&stem);
         let classes = rows.iter().map(|row| row.class.as_str()).collect();
-        (stem, (classes, rows.iter().filter(|row| row.recalled).count()))
+        (
+            stem,
+            (classes, rows.iter().filter(|row| row.recalled).count()),
+        )
     };
-    files::stems("errors", ".json").into_iter().map(of).collect()
+    files::stems("errors", ".json")
+        .into_iter()
+        .map(of)
+        .collect()
 }
 
 fn check(provider: &str, row: &Row) -> Option<String> {
@@ -56,11 +62,16 @@ fn check(provider: &str, row: &Row) -> Option<String> {
     };
     let reply = reply(row.status, &row.headers, bytes);
     let decoded = endpoint.decode(&job, "model", &reply, targets::now());
-    let wait = decoded.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let wait = decoded
+        .retry_after
+        .map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
     let agrees = decoded.class == Some(row.class)
         && row.scope.is_none_or(|scope| scope == decoded.scope)
         && wait == row.wait_ms
-        && row.code.as_ref().is_none_or(|code| decoded.code.as_ref() == Some(code))
+        && row
+            .code
+            .as_ref()
+            .is_none_or(|code| decoded.code.as_ref() == Some(code))
         && decoded.is_final == row.is_final;
     let is = || {
         format!(

@@ -36,7 +36,8 @@ struct Expected {
 
 impl From<Figures> for Expected {
     fn from(figures: Figures) -> Self {
-        let millis = |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        let millis =
+            |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         Self {
             counts: figures.dimension,
             limit: figures.limit,
@@ -51,7 +52,9 @@ impl From<Figures> for Expected {
 /// The providers that are known to tell of limits.
 pub(crate) fn tellers() -> BTreeSet<String> {
     let told = files::json::<Vec<Told>>("headers.json").into_iter();
-    told.filter(|told| !told.figures.is_empty()).map(|told| told.provider).collect()
+    told.filter(|told| !told.figures.is_empty())
+        .map(|told| told.provider)
+        .collect()
 }
 
 #[test]
@@ -79,23 +82,45 @@ fn each_key_is_sent_as_its_provider_wants_it_and_in_no_other_place() {
         let mut request = endpoint.encode(&job, "model").expect("plain");
         let before = request.clone();
         let key = "AKIDEXAMPLE:secret-of-ours";
-        endpoint.authorise(&mut request, &Secret::new(key), targets::now()).expect("a plain key");
-        assert_eq!((&request.url, &request.body), (&before.url, &before.body), "{}", provider.name);
-        let added = request.headers.iter().filter(|(name, _)| !before.headers.contains_key(*name));
-        let added: Vec<_> =
-            added.map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
+        endpoint
+            .authorise(&mut request, &Secret::new(key), targets::now())
+            .expect("a plain key");
+        assert_eq!(
+            (&request.url, &request.body),
+            (&before.url, &before.body),
+            "{}",
+            provider.name
+        );
+        let added = request
+            .headers
+            .iter()
+            .filter(|(name, _)| !before.headers.contains_key(*name));
+        let added: Vec<_> = added
+            .map(|(name, value)| (name.as_str(), value.to_str().expect("text")))
+            .collect();
         match provider.name.as_str() {
             "azure" => assert_eq!(added, [("api-key", key)]),
             "anthropic" => assert_eq!(added, [("x-api-key", key)]),
             "gemini" => assert_eq!(added, [("x-goog-api-key", key)]),
             "bedrock-iam" => {
-                assert!(added.iter().all(|(_, value)| !value.contains("secret-of-ours")), "{added:?}");
+                assert!(
+                    added
+                        .iter()
+                        .all(|(_, value)| !value.contains("secret-of-ours")),
+                    "{added:?}"
+                );
                 let signed = |(name, value): &(&str, &str)| {
-                    *name == "authorization" && value.starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+                    *name == "authorization"
+                        && value.starts_with("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
                 };
                 assert!(added.iter().any(signed), "{added:?}");
             }
-            _ => assert_eq!(added, [("authorization", &*format!("Bearer {key}"))], "{}", provider.name),
+            _ => assert_eq!(
+                added,
+                [("authorization", &*format!("Bearer {key}"))],
+                "{}",
+                provider.name
+            ),
         }
     }
 }

@@ -26,7 +26,16 @@ struct Answered {
 /// What one thing is replaced by.
 fn others() -> [Value; 8] {
     let deep = (0..100).fold(json!(1), |inner, _| json!([inner]));
-    [json!(null), json!(true), json!(-1), json!(1.5e300), json!("x"), json!([]), json!({}), deep]
+    [
+        json!(null),
+        json!(true),
+        json!(-1),
+        json!(1.5e300),
+        json!("x"),
+        json!([]),
+        json!({}),
+        deep,
+    ]
 }
 
 /// The pointers to everything in a value.
@@ -56,7 +65,8 @@ fn each_mutation(value: &Value, others: &[Value], mut act: impl FnMut(&str, &Val
     for (place, at) in found.iter().enumerate().filter(|(_, at)| !at.is_empty()) {
         for step in [0, 3, 5] {
             let mut mutated = value.clone();
-            *mutated.pointer_mut(at).expect("there") = others[(place + step) % others.len()].clone();
+            *mutated.pointer_mut(at).expect("there") =
+                others[(place + step) % others.len()].clone();
             act(at, &mutated);
         }
     }
@@ -66,10 +76,13 @@ fn each_mutation(value: &Value, others: &[Value], mut act: impl FnMut(&str, &Val
 fn a_chat_with_a_mistake_is_said_or_refused_by_name() {
     let chats: Vec<Body> = files::jsonl("chats.jsonl");
     let mut dialects = BTreeSet::new();
-    let targets = targets::targets().into_iter().map(|target| (target.endpoint(), target));
+    let targets = targets::targets()
+        .into_iter()
+        .map(|target| (target.endpoint(), target));
     // One of each dialect: the others differ in no more than the table.
-    let targets: Vec<_> =
-        targets.filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect)).collect();
+    let targets: Vec<_> = targets
+        .filter(|(endpoint, _)| dialects.insert(endpoint.provider.dialect))
+        .collect();
     let others = others();
     let mut refusals = 0;
     for chat in &chats {
@@ -80,7 +93,9 @@ fn a_chat_with_a_mistake_is_said_or_refused_by_name() {
             }
             let job = targets::chat(&serde_json::value::to_raw_value(body).expect("JSON"));
             for (endpoint, target) in &targets {
-                let Err(refused) = endpoint.encode(&job, &target.model) else { continue };
+                let Err(refused) = endpoint.encode(&job, &target.model) else {
+                    continue;
+                };
                 refusals += 1;
                 let named = refused.field == "body" || refused.field.starts_with("body.");
                 assert!(named && !refused.problem.is_empty(), "{at}: {refused}");
@@ -101,7 +116,10 @@ fn an_answer_with_a_mistake_is_read_as_something() {
                 RawValue::from_string(r#"{"messages":[{"role":"user","content":"?"}]}"#.to_owned())
                     .expect("JSON")
             });
-            let job = targets::job(answered.url.as_deref().unwrap_or("/v1/chat/completions"), &ask);
+            let job = targets::job(
+                answered.url.as_deref().unwrap_or("/v1/chat/completions"),
+                &ask,
+            );
             each_mutation(&answered.body, &others, |at, body| {
                 let bytes = serde_json::to_vec(body).expect("JSON");
                 for status in [200, 429] {
@@ -109,7 +127,10 @@ fn an_answer_with_a_mistake_is_read_as_something() {
                     let decoded = endpoint.decode(&job, "model", &reply, targets::now());
                     let is_success = decoded.class.is_none();
                     assert!(!is_success || status == 200, "{at}");
-                    assert!(!is_success || decoded.response.is_some(), "{at}: a success has a body");
+                    assert!(
+                        !is_success || decoded.response.is_some(),
+                        "{at}: a success has a body"
+                    );
                 }
                 read += 1;
             });

@@ -34,7 +34,11 @@ pub(crate) fn said(endpoint: &Endpoint, job: &Job, model: &str) -> Result<Value,
     let request = match endpoint.encode(job, model) {
         Ok(request) => request,
         Err(refused) => {
-            assert_eq!(endpoint.refusal(job, model), Some(refused.clone()), "both ways to ask agree");
+            assert_eq!(
+                endpoint.refusal(job, model),
+                Some(refused.clone()),
+                "both ways to ask agree"
+            );
             return Err(json!({ "field": refused.field, "problem": refused.problem }));
         }
     };
@@ -43,10 +47,16 @@ pub(crate) fn said(endpoint: &Endpoint, job: &Job, model: &str) -> Result<Value,
     for (name, value) in &request.headers {
         headers.insert(name.to_string(), value.to_str().expect("text").into());
     }
-    if headers.get("content-type").is_some_and(|kind| kind == "application/json") {
+    if headers
+        .get("content-type")
+        .is_some_and(|kind| kind == "application/json")
+    {
         headers.remove("content-type");
     }
-    let path = request.url.strip_prefix(&endpoint.base_url).expect("under the address");
+    let path = request
+        .url
+        .strip_prefix(&endpoint.base_url)
+        .expect("under the address");
     let body: Value = serde_json::from_slice(&request.body)
         .unwrap_or_else(|_| String::from_utf8_lossy(&request.body).into_owned().into());
     Ok(json!({ "path": path, "headers": headers, "body": body }))
@@ -70,7 +80,10 @@ fn golden(fixture: &str, target: &Target, asked: &[Asked]) -> Result<(), String>
 fn goldens(fixture: &str) {
     let asked: Vec<Asked> = files::jsonl(&format!("{fixture}.jsonl"));
     let targets = targets::targets();
-    let wrong: Vec<_> = targets.iter().filter_map(|target| golden(fixture, target, &asked).err()).collect();
+    let wrong: Vec<_> = targets
+        .iter()
+        .filter_map(|target| golden(fixture, target, &asked).err())
+        .collect();
     files::none_of(&wrong);
 }
 
@@ -122,7 +135,12 @@ fn a_mistake_is_told_from_what_a_provider_has_not() {
         let refused = endpoint.refusal(&asked.job(), "model");
         refused.is_some_and(|refused| refused.obstacle == Obstacle::InvalidValue)
     };
-    let mistakes: Vec<_> = asked.iter().flatten().filter(is_mistake).map(|asked| &asked.name).collect();
+    let mistakes: Vec<_> = asked
+        .iter()
+        .flatten()
+        .filter(is_mistake)
+        .map(|asked| &asked.name)
+        .collect();
     assert_eq!(mistakes, MISTAKES);
 }
 

@@ -25,11 +25,17 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<(String, String)>) {
     match value {
         Value::Object(map) => {
             for (name, value) in map {
-                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                let path = if path.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{path}.{name}")
+                };
                 leaves(value, &path, found);
             }
         }
-        Value::Array(items) => items.iter().for_each(|item| leaves(item, &format!("{path}[]"), found)),
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| leaves(item, &format!("{path}[]"), found)),
         Value::String(text) if text.trim().is_empty() => {}
         Value::String(text) => match serde_json::from_str::<Value>(text) {
             // Arguments of calls are JSON as text here, and an object elsewhere.
@@ -53,7 +59,9 @@ const FEWER_TOOLS: [&str; 2] = ["choice-none", "choice-one"];
 
 /// What base64 stands for, where that is text: some dialects say it as such.
 fn decoded(text: &str) -> Option<String> {
-    Some(written(&String::from_utf8(BASE64_STANDARD.decode(text).ok()?).ok()?))
+    Some(written(
+        &String::from_utf8(BASE64_STANDARD.decode(text).ok()?).ok()?,
+    ))
 }
 
 /// The paths of what `target` leaves out of the chats that it can say.
@@ -62,7 +70,9 @@ fn silent(target: &Target) -> BTreeSet<String> {
     let mut silent = BTreeSet::new();
     for asked in requests::chats() {
         let job = asked.job();
-        let Ok(said) = requests::said(&endpoint, &job, &target.model) else { continue };
+        let Ok(said) = requests::said(&endpoint, &job, &target.model) else {
+            continue;
+        };
         let said = said.to_string();
         // A schema may stand in it as JSON in a text.
         let unquoted = said.replace("\\\"", "\"");
@@ -110,5 +120,9 @@ fn no_text_of_a_conversation_is_left_out() {
     for path in WRITTEN {
         assert_eq!(left_out.get(path), None, "{path}");
     }
-    assert!(left_out.keys().all(|path| !path.contains(".arguments") && !path.contains(".parameters")));
+    assert!(
+        left_out
+            .keys()
+            .all(|path| !path.contains(".arguments") && !path.contains(".parameters"))
+    );
 }

@@ -24,7 +24,13 @@ impl Target {
     /// A provider as it is without further configuration.
     pub(crate) fn plain(provider: &Provider) -> Self {
         let name = provider.name.clone();
-        Self { provider: name.clone(), name, model: "model".to_owned(), base_url: None, api_version: None }
+        Self {
+            provider: name.clone(),
+            name,
+            model: "model".to_owned(),
+            base_url: None,
+            api_version: None,
+        }
     }
 
     pub(crate) fn endpoint(&self) -> Endpoint {
@@ -45,7 +51,8 @@ pub(crate) fn targets() -> Vec<Target> {
 }
 
 pub(crate) fn endpoint(provider: &str) -> Endpoint {
-    let provider = catalogue::provider(provider).unwrap_or_else(|| panic!("no provider is named {provider}"));
+    let provider =
+        catalogue::provider(provider).unwrap_or_else(|| panic!("no provider is named {provider}"));
     let base_url = provider.base_url.as_ref().or(provider.example_url.as_ref());
     Endpoint::new(provider, base_url.expect("an address"))
 }

@@ -21,18 +21,22 @@ pub(super) fn last(
     };
     check(messages, version, thinks)?;
     let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
-    let blocks_of =
-        |message: Option<&Value>| message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0));
+    let blocks_of = |message: Option<&Value>| {
+        message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0))
+    };
     let last = blocks_of(messages.last())?;
     let results = last.iter().filter(|block| kind(block) == "tool_result");
-    let results: Vec<_> = results.map(|block| content(block.get("content"))).collect::<Result<_, _>>()?;
+    let results: Vec<_> = results
+        .map(|block| content(block.get("content")))
+        .collect::<Result<_, _>>()?;
     if results.is_empty() {
         return Ok((told(&last)?, None));
     }
     let result = parts::joined(results);
     let mut questions = messages.iter().rev().filter(of_user).skip(1);
     let question = questions.find(|message| {
-        blocks(message, 0).is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
+        blocks(message, 0)
+            .is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
     });
     Ok((told(&blocks_of(question)?)?, Some(result)))
 }
@@ -41,7 +45,10 @@ pub(super) fn last(
 fn check(messages: &[Value], version: Version, thinks: bool) -> Result<(), Wrong> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        let role = message
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         let blocks = blocks(message, at)?;
         match role {
             "user" => {
@@ -56,11 +63,19 @@ fn check(messages: &[Value], version: Version, thinks: bool) -> Result<(), Wrong
                 thoughts(&blocks, thinks, at)?;
             }
             "assistant" => return wrong("messages: first message must use the \"user\" role"),
-            _ => return wrong(format!("messages.{at}.role: Input should be 'user' or 'assistant'")),
+            _ => {
+                return wrong(format!(
+                    "messages.{at}.role: Input should be 'user' or 'assistant'"
+                ));
+            }
         }
         allowed(&blocks, role, version, at)?;
     }
-    if open.is_empty() { Ok(()) } else { unanswered(&open, messages.len()) }
+    if open.is_empty() {
+        Ok(())
+    } else {
+        unanswered(&open, messages.len())
+    }
 }
 
 fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, Wrong> {
@@ -73,17 +88,22 @@ fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, Wrong> {
 }
 
 fn kind(block: &Value) -> &str {
-    block.get("type").and_then(Value::as_str).unwrap_or_default()
+    block
+        .get("type")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// A message's blocks; a text alone is one.
 fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, Wrong> {
     match message.get("content") {
-        Some(Value::String(text)) if !text.is_empty() => Ok(vec![json!({ "type": "text", "text": text })]),
-        Some(Value::Array(blocks)) if !blocks.is_empty() => Ok(blocks.clone()),
-        Some(Value::String(_) | Value::Array(_)) => {
-            wrong(format!("messages.{at}: all messages must have non-empty content"))
+        Some(Value::String(text)) if !text.is_empty() => {
+            Ok(vec![json!({ "type": "text", "text": text })])
         }
+        Some(Value::Array(blocks)) if !blocks.is_empty() => Ok(blocks.clone()),
+        Some(Value::String(_) | Value::Array(_)) => wrong(format!(
+            "messages.{at}: all messages must have non-empty content"
+        )),
         _ => wrong(format!("messages.{at}.content: Field required")),
     }
 }
@@ -97,7 +117,10 @@ fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), W
             others = true;
             continue;
         }
-        let id = block.get("tool_use_id").and_then(Value::as_str).unwrap_or_default();
+        let id = block
+            .get("tool_use_id")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if !left.remove(id) {
             return wrong(format!(
                 "messages.{at}.content.{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each \
@@ -105,26 +128,43 @@ fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), W
             ));
         }
         if others {
-            return wrong(format!("messages.{at}.content.{place}: `tool_result` blocks must come first"));
+            return wrong(format!(
+                "messages.{at}.content.{place}: `tool_result` blocks must come first"
+            ));
         }
     }
-    if left.is_empty() { Ok(()) } else { unanswered(&left, at) }
+    if left.is_empty() {
+        Ok(())
+    } else {
+        unanswered(&left, at)
+    }
 }
 
 fn calls(blocks: &[Value]) -> BTreeSet<String> {
     let calls = blocks.iter().filter(|block| kind(block) == "tool_use");
-    calls.filter_map(|block| block.get("id")?.as_str()).map(str::to_owned).collect()
+    calls
+        .filter_map(|block| block.get("id")?.as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Whether thoughts are as they were, and there where they have to be.
 fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), Wrong> {
-    for (place, block) in blocks.iter().enumerate().filter(|(_, block)| kind(block) == "thinking") {
+    for (place, block) in blocks
+        .iter()
+        .enumerate()
+        .filter(|(_, block)| kind(block) == "thinking")
+    {
         let field = |name: &str| block.get(name).and_then(Value::as_str);
         let Some(seal) = field("signature") else {
-            return wrong(format!("messages.{at}.content.{place}.thinking.signature: Field required"));
+            return wrong(format!(
+                "messages.{at}.content.{place}.thinking.signature: Field required"
+            ));
         };
         if !signature::holds(field("thinking").unwrap_or_default(), seal) {
-            return wrong(format!("messages.{at}.content.{place}: Invalid `signature` in `thinking` block"));
+            return wrong(format!(
+                "messages.{at}.content.{place}: Invalid `signature` in `thinking` block"
+            ));
         }
     }
     let first = blocks.first().map(kind).unwrap_or_default();
@@ -150,18 +190,27 @@ fn allowed(blocks: &[Value], role: &str, version: Version, at: usize) -> Result<
                 ));
             }
             ("assistant", "tool_result" | "image") => {
-                return wrong(format!("{here}: `{}` blocks can only be in `user` messages", kind(block)));
+                return wrong(format!(
+                    "{here}: `{}` blocks can only be in `user` messages",
+                    kind(block)
+                ));
             }
             ("assistant", "document") if version == Version::Of2026 => {
-                return wrong(format!("{here}: `document` blocks are not permitted in `assistant` messages"));
+                return wrong(format!(
+                    "{here}: `document` blocks are not permitted in `assistant` messages"
+                ));
             }
             ("user", "text") if version == Version::Of2026 && cites(block) => {
-                return wrong(format!("{here}.citations: not permitted in `user` messages"));
+                return wrong(format!(
+                    "{here}.citations: not permitted in `user` messages"
+                ));
             }
             (_, "text" | "image" | "document" | "tool_result" | "search_result") => {}
             _ if of_assistant => {}
             (_, other) => {
-                return wrong(format!("{here}: Input tag '{other}' does not match any of the expected tags"));
+                return wrong(format!(
+                    "{here}: Input tag '{other}' does not match any of the expected tags"
+                ));
             }
         }
     }
@@ -169,7 +218,10 @@ fn allowed(blocks: &[Value], role: &str, version: Version, at: usize) -> Result<
 }
 
 fn cites(block: &Value) -> bool {
-    block.get("citations").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
+    block
+        .get("citations")
+        .and_then(Value::as_array)
+        .is_some_and(|list| !list.is_empty())
 }
 
 fn content(content: Option<&Value>) -> Result<String, Wrong> {
@@ -183,7 +235,12 @@ fn content(content: Option<&Value>) -> Result<String, Wrong> {
 /// Blocks, told as text.
 fn told(blocks: &[Value]) -> Result<String, Wrong> {
     let block = |block: &Value| {
-        let field = |pointer: &str| block.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let field = |pointer: &str| {
+            block
+                .pointer(pointer)
+                .and_then(Value::as_str)
+                .unwrap_or_default()
+        };
         let name = match kind(block) {
             "text" => return Ok(field("/text").to_owned()),
             "image" => "image",
@@ -193,12 +250,19 @@ fn told(blocks: &[Value]) -> Result<String, Wrong> {
         match field("/source/type") {
             "base64" => parts::bytes(name, field("/source/media_type"), field("/source/data")),
             "url" => parts::linked(name, field("/source/url")),
-            "text" => Ok(format!("[file text/plain {} bytes]", field("/source/data").len())),
+            "text" => Ok(format!(
+                "[file text/plain {} bytes]",
+                field("/source/data").len()
+            )),
             "file" => parts::linked(name, field("/source/file_id")),
-            other => wrong(format!("source: Input tag '{other}' does not match any of the expected tags")),
+            other => wrong(format!(
+                "source: Input tag '{other}' does not match any of the expected tags"
+            )),
         }
     };
-    Ok(parts::joined(blocks.iter().map(block).collect::<Result<_, _>>()?))
+    Ok(parts::joined(
+        blocks.iter().map(block).collect::<Result<_, _>>()?,
+    ))
 }
 
 #[cfg(test)]
@@ -214,23 +278,38 @@ mod tests {
         let user = json!({ "role": "user", "content": "call it" });
         let call = |id: &str| json!({ "type": "tool_use", "id": id, "name": "f", "input": {} });
         let calls = json!({ "role": "assistant", "content": [call("1"), call("2")] });
-        let result = |id: &str| json!({ "type": "tool_result", "tool_use_id": id, "content": "rain" });
+        let result =
+            |id: &str| json!({ "type": "tool_result", "tool_use_id": id, "content": "rain" });
         let whole = json!([user, calls, { "role": "user", "content": [result("1"), result("2")] }]);
-        assert_eq!(read(whole, false), Ok(("call it".to_owned(), Some("rain rain".to_owned()))));
+        assert_eq!(
+            read(whole, false),
+            Ok(("call it".to_owned(), Some("rain rain".to_owned())))
+        );
         let apart = json!([
             user, calls, { "role": "user", "content": [result("1")] }, { "role": "user", "content": [result("2")] }
         ]);
         assert!(read(apart, false).is_err(), "in two messages");
-        assert!(read(json!([user, { "role": "user", "content": [result("1")] }]), false).is_err(), "no call");
+        assert!(
+            read(
+                json!([user, { "role": "user", "content": [result("1")] }]),
+                false
+            )
+            .is_err(),
+            "no call"
+        );
         assert!(read(json!([user, calls]), false).is_err(), "no result");
-        assert!(read(json!([{ "role": "assistant", "content": "hi" }]), false).is_err(), "no user");
+        assert!(
+            read(json!([{ "role": "assistant", "content": "hi" }]), false).is_err(),
+            "no user"
+        );
     }
 
     #[test]
     fn thoughts_come_back_as_they_were() {
         let user = json!({ "role": "user", "content": "call it" });
         let call = json!({ "type": "tool_use", "id": "1", "name": "f", "input": {} });
-        let result = json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "1" }] });
+        let result =
+            json!({ "role": "user", "content": [{ "type": "tool_result", "tool_use_id": "1" }] });
         let with = |seal: &str| {
             json!([
                 user,

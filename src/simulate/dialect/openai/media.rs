@@ -4,7 +4,9 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::super::answer::{Answer, CREATED, DIMENSIONS, digest, documents, ranking, vector};
+use super::super::super::answer::{
+    Answer, CREATED, DIMENSIONS, digest, documents, ranking, vector,
+};
 use super::super::super::call::{Call, Outcome, Wrong, wrong};
 use super::super::super::multipart;
 
@@ -25,8 +27,7 @@ const CATEGORIES: [&str; 13] = [
     "violence/graphic",
 ];
 /// A picture of one transparent point.
-const PICTURE: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
+const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
 /// The most texts to embed in one call, tokens of each, and tokens of all together.
 const MOST_TEXTS: usize = 2_048;
 const LONGEST_TEXT: u64 = 8_192;
@@ -65,7 +66,9 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
     }
     if texts.len() > MOST_TEXTS {
         let length = texts.len();
-        return wrong(format!("'$.input' has {length} items, at most {MOST_TEXTS} are allowed."));
+        return wrong(format!(
+            "'$.input' has {length} items, at most {MOST_TEXTS} are allowed."
+        ));
     }
     let tokens_of = |text: &String| text.len() as u64 / 4 + 1;
     if texts.iter().any(|text| tokens_of(text) > LONGEST_TEXT) {
@@ -73,17 +76,28 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
     }
     let tokens: u64 = texts.iter().map(tokens_of).sum();
     if tokens > MOST_TOKENS {
-        return wrong(format!("Requested {tokens} tokens, max {MOST_TOKENS} tokens per request."));
+        return wrong(format!(
+            "Requested {tokens} tokens, max {MOST_TOKENS} tokens per request."
+        ));
     }
-    let dimensions = request.get("dimensions").or_else(|| request.get("output_dimension"));
-    let dimensions = dimensions.and_then(Value::as_u64).unwrap_or(DIMENSIONS).clamp(1, 4096);
+    let dimensions = request
+        .get("dimensions")
+        .or_else(|| request.get("output_dimension"));
+    let dimensions = dimensions
+        .and_then(Value::as_u64)
+        .unwrap_or(DIMENSIONS)
+        .clamp(1, 4096);
     let packed = request.get("encoding_format").and_then(Value::as_str) == Some("base64");
     let data: Vec<_> = texts
         .iter()
         .enumerate()
         .map(|(index, text)| {
             let numbers = vector(text, dimensions);
-            let embedding = if packed { json!(pack(&numbers)) } else { json!(numbers) };
+            let embedding = if packed {
+                json!(pack(&numbers))
+            } else {
+                json!(numbers)
+            };
             json!({ "object": "embedding", "index": index, "embedding": embedding })
         })
         .collect();
@@ -94,8 +108,14 @@ pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
 
 /// Numbers as OpenAI packs them: four bytes each, the smallest first.
 fn pack(numbers: &[f64]) -> String {
-    #[expect(clippy::cast_possible_truncation, reason = "what is packed is less precise")]
-    let bytes: Vec<u8> = numbers.iter().flat_map(|number| (*number as f32).to_le_bytes()).collect();
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "what is packed is less precise"
+    )]
+    let bytes: Vec<u8> = numbers
+        .iter()
+        .flat_map(|number| (*number as f32).to_le_bytes())
+        .collect();
     BASE64_STANDARD.encode(&bytes)
 }
 
@@ -106,7 +126,10 @@ pub(in crate::simulate) fn moderation(call: &Call<'_>, request: &Value, model: &
     }
     let results: Vec<_> = texts.iter().map(|text| judged(text)).collect();
     let id = format!("modr-{}", digest(call.body));
-    Ok(Answer::json(200, &json!({ "id": id, "model": model, "results": results })))
+    Ok(Answer::json(
+        200,
+        &json!({ "id": id, "model": model, "results": results }),
+    ))
 }
 
 /// A text that begins with `refuse ` is violent, every other is harmless.
@@ -125,10 +148,18 @@ fn judged(text: &str) -> Value {
 }
 
 pub(in crate::simulate) fn image(request: &Value) -> Outcome {
-    if request.get("prompt").and_then(Value::as_str).is_none_or(str::is_empty) {
+    if request
+        .get("prompt")
+        .and_then(Value::as_str)
+        .is_none_or(str::is_empty)
+    {
         return wrong("Missing required parameter: 'prompt'.");
     }
-    let count = request.get("n").and_then(Value::as_u64).unwrap_or(1).clamp(1, MOST_PICTURES);
+    let count = request
+        .get("n")
+        .and_then(Value::as_u64)
+        .unwrap_or(1)
+        .clamp(1, MOST_PICTURES);
     let data: Vec<_> = (0..count).map(|_| json!({ "b64_json": PICTURE })).collect();
     let usage = json!({
         "input_tokens": 10,
@@ -136,12 +167,19 @@ pub(in crate::simulate) fn image(request: &Value) -> Outcome {
         "total_tokens": 110,
         "input_tokens_details": { "text_tokens": 10, "image_tokens": 0 },
     });
-    Ok(Answer::json(200, &json!({ "created": CREATED, "data": data, "usage": usage })))
+    Ok(Answer::json(
+        200,
+        &json!({ "created": CREATED, "data": data, "usage": usage }),
+    ))
 }
 
 /// Not sound, but bytes that only this text has, and that no JSON reader takes.
 pub(in crate::simulate) fn speech(request: &Value) -> Outcome {
-    let Some(text) = request.get("input").and_then(Value::as_str).filter(|text| !text.is_empty()) else {
+    let Some(text) = request
+        .get("input")
+        .and_then(Value::as_str)
+        .filter(|text| !text.is_empty())
+    else {
         return wrong("Missing required parameter: 'input'.");
     };
     if request.get("voice").is_none_or(Value::is_null) {
@@ -153,7 +191,11 @@ pub(in crate::simulate) fn speech(request: &Value) -> Outcome {
 }
 
 pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
-    let kind = call.headers.get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = call
+        .headers
+        .get("content-type")
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
     let Some(parts) = multipart::parts(kind, call.body) else {
         return wrong("Could not parse multipart form");
     };
@@ -161,13 +203,24 @@ pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
     if part("model").is_none_or(|part| part.bytes.is_empty()) {
         return wrong("you must provide a model parameter");
     }
-    let Some(file) = part("file").filter(|part| part.file.is_some() && !part.bytes.is_empty()) else {
-        return Err(Wrong::Request("Audio file might be corrupted or unsupported".to_owned()));
+    let Some(file) = part("file").filter(|part| part.file.is_some() && !part.bytes.is_empty())
+    else {
+        return Err(Wrong::Request(
+            "Audio file might be corrupted or unsupported".to_owned(),
+        ));
     };
     let name = file.file.as_deref().unwrap_or_default();
-    let text = format!("You sent: {} bytes of {name} {}", file.bytes.len(), digest(&file.bytes));
+    let text = format!(
+        "You sent: {} bytes of {name} {}",
+        file.bytes.len(),
+        digest(&file.bytes)
+    );
     if part("response_format").is_some_and(|part| *part.bytes == *b"text") {
-        return Ok(Answer::raw(200, "text/plain; charset=utf-8", text.into_bytes()));
+        return Ok(Answer::raw(
+            200,
+            "text/plain; charset=utf-8",
+            text.into_bytes(),
+        ));
     }
     let (heard, written) = (file.bytes.len() as u64 / 100 + 1, text.len() as u64 / 4);
     let usage = json!({
@@ -204,5 +257,8 @@ pub(in crate::simulate) fn rerank(call: &Call<'_>, request: &Value, model: &str)
     let tokens = call.body.len() as u64 / 4;
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let id = format!("rerank-{}", digest(call.body));
-    Ok(Answer::json(200, &json!({ "id": id, "model": model, "usage": usage, "results": results })))
+    Ok(Answer::json(
+        200,
+        &json!({ "id": id, "model": model, "usage": usage, "results": results }),
+    ))
 }

@@ -11,7 +11,10 @@ use super::super::super::signature;
 use super::super::super::vendor::Vendor;
 
 pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
-    let messages = request.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
+    let messages = request
+        .get("messages")
+        .and_then(Value::as_array)
+        .filter(|list| !list.is_empty());
     let Some(messages) = messages else {
         return wrong("Missing required parameter: 'messages'.");
     };
@@ -40,17 +43,29 @@ pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Aske
 /// The longest answer that a request asks for.
 pub(in crate::simulate) fn most(request: &Value) -> Option<u64> {
     let fields = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
-    fields.iter().find_map(|field| request.get(field).and_then(Value::as_u64))
+    fields
+        .iter()
+        .find_map(|field| request.get(field).and_then(Value::as_u64))
 }
 
 /// What the last message says; where tools say it, what was asked before, and all that they say.
 pub(in crate::simulate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
-    let role = |message: &Value| message.get("role").and_then(Value::as_str).map(str::to_owned);
-    let said = |message: Option<&Value>| parts::text(message.and_then(|message| message.get("content")));
+    let role = |message: &Value| {
+        message
+            .get("role")
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let said =
+        |message: Option<&Value>| parts::text(message.and_then(|message| message.get("content")));
     let last = messages.last();
     if last.and_then(role).as_deref() == Some("tool") {
-        let asked = messages.iter().rfind(|message| role(message).as_deref() == Some("user"));
-        let before = messages.iter().rposition(|message| role(message).as_deref() != Some("tool"));
+        let asked = messages
+            .iter()
+            .rfind(|message| role(message).as_deref() == Some("user"));
+        let before = messages
+            .iter()
+            .rposition(|message| role(message).as_deref() != Some("tool"));
         let results = &messages[before.map_or(0, |before| before + 1)..];
         let results: Result<Vec<_>, _> = results.iter().map(|result| said(Some(result))).collect();
         return Ok((said(asked)?, Some(parts::joined(results?))));
@@ -62,9 +77,15 @@ pub(in crate::simulate) fn last(messages: &[Value]) -> Result<(String, Option<St
 fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
+        let role = message
+            .get("role")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
         if role == "tool" {
-            let id = message.get("tool_call_id").and_then(Value::as_str).unwrap_or_default();
+            let id = message
+                .get("tool_call_id")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if !open.remove(id) {
                 return wrong(format!(
                     "Invalid parameter: messages with role 'tool' must be a response to a preceding message with 'tool_calls' (messages[{at}])."
@@ -77,12 +98,20 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
                 "An assistant message with 'tool_calls' must be followed by tool messages responding to each 'tool_call_id'. The following tool_call_ids did not have response messages: {id}"
             ));
         }
-        if !matches!(role, "system" | "developer" | "user" | "assistant" | "function") {
+        if !matches!(
+            role,
+            "system" | "developer" | "user" | "assistant" | "function"
+        ) {
             return wrong(format!(
                 "Invalid value: '{role}'. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', and 'developer'."
             ));
         }
-        for call in message.get("tool_calls").and_then(Value::as_array).into_iter().flatten() {
+        for call in message
+            .get("tool_calls")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
             let arguments = call.pointer("/function/arguments");
             // Mistral takes them as an object too.
             let object = vendor == Vendor::Mistral && arguments.is_some_and(Value::is_object);
@@ -99,8 +128,10 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
 
 /// Whether thoughts that came back are sealed as they were.
 fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
-    let details =
-        messages.iter().filter_map(|message| message.get("reasoning_details")?.as_array()).flatten();
+    let details = messages
+        .iter()
+        .filter_map(|message| message.get("reasoning_details")?.as_array())
+        .flatten();
     for detail in details {
         let field = |name: &str| detail.get(name).and_then(Value::as_str).unwrap_or_default();
         if !signature::holds(field("text"), field("signature")) {
@@ -112,14 +143,29 @@ fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
 
 pub(in crate::simulate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
     let tool = |tool: &Value| {
-        let name = tool.pointer("/function/name").and_then(Value::as_str).filter(|name| !name.is_empty());
+        let name = tool
+            .pointer("/function/name")
+            .and_then(Value::as_str)
+            .filter(|name| !name.is_empty());
         let Some(name) = name else {
             return wrong("Missing required parameter: 'tools[0].function.name'.");
         };
-        let schema = tool.pointer("/function/parameters").cloned().unwrap_or_else(|| json!({}));
-        Ok(Tool { name: name.to_owned(), schema })
+        let schema = tool
+            .pointer("/function/parameters")
+            .cloned()
+            .unwrap_or_else(|| json!({}));
+        Ok(Tool {
+            name: name.to_owned(),
+            schema,
+        })
     };
-    request.get("tools").and_then(Value::as_array).into_iter().flatten().map(tool).collect()
+    request
+        .get("tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .map(tool)
+        .collect()
 }
 
 fn choice(request: &Value) -> Choice {
@@ -136,7 +182,10 @@ fn choice(request: &Value) -> Choice {
 
 pub(in crate::simulate) fn form(request: &Value) -> Form {
     let format = request.get("response_format");
-    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
+    match format
+        .and_then(|format| format.get("type"))
+        .and_then(Value::as_str)
+    {
         Some("json_object") => Form::Json,
         Some("json_schema") => {
             let schema = format.and_then(|format| format.pointer("/json_schema/schema"));
@@ -150,7 +199,11 @@ pub(in crate::simulate) fn form(request: &Value) -> Form {
 pub(in crate::simulate) fn stops(stop: Option<&Value>) -> Vec<String> {
     match stop {
         Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Some(Value::Array(list)) => list
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -170,12 +223,14 @@ mod tests {
             { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } } ] });
         let result = json!({ "role": "tool", "tool_call_id": "c1", "content": "rain" });
         let whole = read(json!([user, call, result])).expect("a conversation");
-        assert_eq!((whole.text.as_str(), whole.result.as_deref()), ("call it", Some("rain")));
+        assert_eq!(
+            (whole.text.as_str(), whole.result.as_deref()),
+            ("call it", Some("rain"))
+        );
         let two = json!({ "role": "assistant", "tool_calls": [
             { "id": "c1", "type": "function", "function": { "name": "f", "arguments": "{}" } },
             { "id": "c2", "type": "function", "function": { "name": "f", "arguments": "{}" } } ] });
-        let other =
-            json!({ "role": "tool", "tool_call_id": "c2", "content": [{ "type": "text", "text": "wind" }] });
+        let other = json!({ "role": "tool", "tool_call_id": "c2", "content": [{ "type": "text", "text": "wind" }] });
         let both = read(json!([user, two, result, other])).expect("a conversation");
         assert_eq!(both.result.as_deref(), Some("rain wind"));
         assert!(read(json!([user, result])).is_err(), "no call");

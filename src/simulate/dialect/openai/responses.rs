@@ -61,8 +61,16 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
             "encrypted_content": signature::seal(&name),
         }));
     }
-    let prefix = if said.thought.is_some() { THOUGHT_CALL } else { "fc_" };
-    let status = if said.end == End::Length { "incomplete" } else { "completed" };
+    let prefix = if said.thought.is_some() {
+        THOUGHT_CALL
+    } else {
+        "fc_"
+    };
+    let status = if said.end == End::Length {
+        "incomplete"
+    } else {
+        "completed"
+    };
     let message = |content: Value| {
         json!({
             "id": format!("msg_{id}"), "type": "message", "status": status, "role": "assistant", "content": [content]
@@ -70,10 +78,13 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
     };
     match &said.content {
         Content::Text(text) => {
-            let text = json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
+            let text =
+                json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
             items.push(message(text));
         }
-        Content::Refusal(text) => items.push(message(json!({ "type": "refusal", "refusal": text }))),
+        Content::Refusal(text) => {
+            items.push(message(json!({ "type": "refusal", "refusal": text })))
+        }
         Content::Calls(calls) => items.extend(calls.iter().enumerate().map(|(at, call)| {
             json!({
                 "id": format!("{prefix}{id}{at}"),
@@ -92,7 +103,12 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let (text, result) = match request.get("input") {
         Some(Value::String(text)) => (text.clone(), None),
         Some(Value::Array(items)) if !items.is_empty() => {
-            check(items, request.get("previous_response_id").is_some_and(Value::is_string))?;
+            check(
+                items,
+                request
+                    .get("previous_response_id")
+                    .is_some_and(Value::is_string),
+            )?;
             last(items)?
         }
         _ => return wrong("Missing required parameter: 'input'."),
@@ -115,10 +131,17 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
     let is_message = |item: &&Value| {
         item.get("role").is_some() && item.get("role").and_then(Value::as_str) != Some("assistant")
     };
-    let said = items.iter().rfind(is_message).and_then(|item| item.get("content"));
+    let said = items
+        .iter()
+        .rfind(is_message)
+        .and_then(|item| item.get("content"));
     let text = parts::text(said)?;
     let of_tool = |item: &&Value| item.get("type") == Some(&json!("function_call_output"));
-    let results = items.iter().rev().take_while(of_tool).map(|item| parts::text(item.get("output")));
+    let results = items
+        .iter()
+        .rev()
+        .take_while(of_tool)
+        .map(|item| parts::text(item.get("output")));
     let mut results: Vec<_> = results.collect::<Result<_, _>>()?;
     results.reverse();
     let result = (!results.is_empty()).then(|| parts::joined(results));
@@ -128,8 +151,12 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
 /// Whether results have their calls, and calls and thoughts are as they were. What a response before this one
 /// held is not known any more, so that what `follows` one is taken at its word.
 fn check(items: &[Value], follows: bool) -> Result<(), Wrong> {
-    let field =
-        |item: &Value, name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let field = |item: &Value, name: &str| {
+        item.get(name)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let mut calls = Vec::new();
     let mut thought = false;
     for item in items {
@@ -167,7 +194,11 @@ fn check(items: &[Value], follows: bool) -> Result<(), Wrong> {
 }
 
 fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
-    let functions = request.get("tools").and_then(Value::as_array).into_iter().flatten();
+    let functions = request
+        .get("tools")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
     let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
         Some(name) => Ok(Tool {
@@ -192,7 +223,10 @@ fn choice(choice: Option<&Value>) -> Choice {
 }
 
 fn form(format: Option<&Value>) -> Form {
-    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
+    match format
+        .and_then(|format| format.get("type"))
+        .and_then(Value::as_str)
+    {
         Some("json_object") => Form::Json,
         Some("json_schema") => {
             let schema = format.and_then(|format| format.get("schema"));
@@ -214,16 +248,21 @@ mod tests {
         });
         let made = items(&reply(&asked(&request).expect("a request")), "1");
         assert_eq!(made[1]["type"], "function_call");
-        let result =
-            json!({ "type": "function_call_output", "call_id": made[1]["call_id"], "output": "rain" });
+        let result = json!({ "type": "function_call_output", "call_id": made[1]["call_id"], "output": "rain" });
         let user = json!({ "role": "user", "content": "call it" });
         let with = |items: Value| asked(&json!({ "input": items }));
         let whole = with(json!([user, made[0], made[1], result])).expect("a conversation");
         assert_eq!(whole.result.as_deref(), Some("rain"));
-        assert!(with(json!([user, made[1], result])).is_err(), "without its thought");
+        assert!(
+            with(json!([user, made[1], result])).is_err(),
+            "without its thought"
+        );
         assert!(with(json!([user, result])).is_err(), "without its call");
         let mut other = made[0].clone();
         other["encrypted_content"] = json!("sealed");
-        assert!(with(json!([user, other, made[1], result])).is_err(), "with another seal");
+        assert!(
+            with(json!([user, other, made[1], result])).is_err(),
+            "with another seal"
+        );
     }
 }

@@ -46,7 +46,12 @@ struct Lately {
 
 impl Lately {
     fn new(now: Instant) -> Self {
-        Self { since: now, answers: 0, buckets: [true; PERIODS.len()], longest: None }
+        Self {
+            since: now,
+            answers: 0,
+            buckets: [true; PERIODS.len()],
+            longest: None,
+        }
     }
 }
 
@@ -55,7 +60,9 @@ impl Period {
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
-            said: PERIODS.iter().position(|per| figures.per == Some(Duration::from_secs((*per).into()))),
+            said: PERIODS
+                .iter()
+                .position(|per| figures.per == Some(Duration::from_secs((*per).into()))),
             buckets: [true; PERIODS.len()],
             longest: None,
             lately: Lately::new(now),
@@ -76,9 +83,19 @@ impl Period {
         if let Some(said) = self.said {
             return said;
         }
-        let Some(longest) = self.longest else { return MINUTE };
-        let window = || PERIODS.iter().position(|per| longest.as_secs_f64() <= f64::from(*per) * 1.02);
-        self.buckets.iter().rposition(|fits| *fits).or_else(window).unwrap_or(PERIODS.len() - 1)
+        let Some(longest) = self.longest else {
+            return MINUTE;
+        };
+        let window = || {
+            PERIODS
+                .iter()
+                .position(|per| longest.as_secs_f64() <= f64::from(*per) * 1.02)
+        };
+        self.buckets
+            .iter()
+            .rposition(|fits| *fits)
+            .or_else(window)
+            .unwrap_or(PERIODS.len() - 1)
     }
 
     pub(super) fn per(&self) -> Duration {
@@ -103,7 +120,9 @@ impl Period {
 
     fn see(&mut self, figures: &Figures, now: Instant) {
         let used = figures.limit.saturating_sub(figures.remaining);
-        let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else { return };
+        let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else {
+            return;
+        };
         let lately = &mut self.lately;
         self.longest = self.longest.max(Some(whole_in));
         lately.longest = lately.longest.max(Some(whole_in));
@@ -125,7 +144,11 @@ impl Period {
     /// When what is used by now is back: of a window at once, of a bucket bit by bit.
     /// The answer is `age` younger than what it tells.
     pub(super) fn returns(&self, figures: &Figures, age: Duration) -> Vec<Duration> {
-        let whole_in = figures.whole_in.unwrap_or_else(|| self.per()).min(self.per()).saturating_sub(age);
+        let whole_in = figures
+            .whole_in
+            .unwrap_or_else(|| self.per())
+            .min(self.per())
+            .saturating_sub(age);
         if whole_in.is_zero() {
             return Vec::new();
         }
@@ -150,7 +173,9 @@ mod tests {
     }
 
     fn period(seen: &[(u64, u64, f64)]) -> u64 {
-        let mut seen = seen.iter().map(|(limit, used, whole_in)| figures(*limit, *used, *whole_in));
+        let mut seen = seen
+            .iter()
+            .map(|(limit, used, whole_in)| figures(*limit, *used, *whole_in));
         let now = Instant::now();
         let mut period = Period::new(&seen.next().expect("an answer"), now);
         seen.for_each(|figures| {
@@ -171,7 +196,11 @@ mod tests {
     #[test]
     fn a_window_tells_it_with_two() {
         assert_eq!(period(&[(600, 1, 60.0)]), 60);
-        assert_eq!(period(&[(60, 1, 60.0)]), 3_600, "an hour's bucket would say the same");
+        assert_eq!(
+            period(&[(60, 1, 60.0)]),
+            3_600,
+            "an hour's bucket would say the same"
+        );
         assert_eq!(period(&[(60, 1, 60.0), (60, 2, 59.0)]), 60);
         assert_eq!(period(&[(10, 1, 1.0), (10, 5, 0.9)]), 1);
         assert_eq!(period(&[(1_000, 300, 40_000.0)]), 86_400);
@@ -182,7 +211,10 @@ mod tests {
         let start = Instant::now();
         let mut period = Period::new(&figures(500, 1, 86_400.0), start);
         for answer in 0..100 {
-            period.observe(&figures(500, 1, 0.12), start + Duration::from_secs(3 * answer));
+            period.observe(
+                &figures(500, 1, 0.12),
+                start + Duration::from_secs(3 * answer),
+            );
         }
         assert_eq!(period.per().as_secs(), 60);
     }
@@ -190,7 +222,10 @@ mod tests {
     #[test]
     fn another_limit_begins_anew_and_no_reset_means_a_minute() {
         assert_eq!(period(&[(60, 1, 60.0), (120, 1, 0.5)]), 60);
-        let silent = Figures { whole_in: None, ..figures(60, 1, 0.0) };
+        let silent = Figures {
+            whole_in: None,
+            ..figures(60, 1, 0.0)
+        };
         assert_eq!(Period::new(&silent, Instant::now()).per().as_secs(), 60);
     }
 }

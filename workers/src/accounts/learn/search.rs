@@ -100,14 +100,19 @@ impl Search {
     /// What was found, if something was.
     pub(super) fn found(&self) -> Option<Found> {
         match self.phase {
-            Phase::Found { window } => Some(Found { calls_per_minute: self.limit, window }),
+            Phase::Found { window } => Some(Found {
+                calls_per_minute: self.limit,
+                window,
+            }),
             _ => None,
         }
     }
 
     /// Goes on from what was found before.
     pub(super) fn resume(&mut self, found: Found, now: Instant) {
-        self.phase = Phase::Found { window: found.window };
+        self.phase = Phase::Found {
+            window: found.window,
+        };
         self.set(found.calls_per_minute, now);
     }
 
@@ -180,7 +185,13 @@ impl Search {
 
     /// A call that was permitted at `granted` was refused, with `taken` calls counted in the last minute and
     /// perhaps a hint of how long to wait.
-    pub(super) fn refused(&mut self, granted: Instant, taken: u64, hint: Option<Duration>, now: Instant) {
+    pub(super) fn refused(
+        &mut self,
+        granted: Instant,
+        taken: u64,
+        hint: Option<Duration>,
+        now: Instant,
+    ) {
         if self.refused && granted < self.since {
             // It was under way when another was refused, and counted as accepted then.
             if matches!(self.phase, Phase::Doubtful { .. }) {
@@ -235,9 +246,19 @@ impl Search {
             self.settling = SETTLING_REFUSALS;
         } else {
             let proven = now >= self.since + PAUSE;
-            let guess = if proven { times(self.limit, MUCH_LESS) } else { self.limit / 2 };
+            let guess = if proven {
+                times(self.limit, MUCH_LESS)
+            } else {
+                self.limit / 2
+            };
             let most = times(self.limit, LESS).min(self.limit - 1);
-            self.set(self.measured(hint, now).unwrap_or(guess).max(self.limit / 4).min(most), now);
+            self.set(
+                self.measured(hint, now)
+                    .unwrap_or(guess)
+                    .max(self.limit / 4)
+                    .min(most),
+                now,
+            );
         }
         self.survived = 0;
         // Far below what was refused once, that says nothing of what is just above.
@@ -279,7 +300,13 @@ mod tests {
     async fn after_a_long_time_of_refusals_the_rate_comes_back() {
         let mut now = Instant::now();
         let mut search = Search::new(now);
-        search.resume(Found { calls_per_minute: 600, window: false }, now);
+        search.resume(
+            Found {
+                calls_per_minute: 600,
+                window: false,
+            },
+            now,
+        );
         for _ in 0..300 {
             now += Duration::from_secs(2);
             search.refused(now, 2, Some(Duration::from_secs(2)), now);

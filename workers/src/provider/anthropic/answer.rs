@@ -65,15 +65,22 @@ impl Message {
         let category = self.stop_details.and_then(|details| details.category);
         let mut choice = Choice {
             finish: finish(&reason),
-            native_finish: category
-                .map_or_else(|| reason.clone(), |category| format!("{reason} ({category})")),
+            native_finish: category.map_or_else(
+                || reason.clone(),
+                |category| format!("{reason} ({category})"),
+            ),
             ..Choice::default()
         };
         for value in self.content {
             take(&mut choice, value);
         }
         let usage = Some(self.usage.unified());
-        ChatAnswer { id: Some(self.id), model: Some(self.model), choices: vec![choice], usage }
+        ChatAnswer {
+            id: Some(self.id),
+            model: Some(self.model),
+            choices: vec![choice],
+            usage,
+        }
     }
 }
 
@@ -81,7 +88,12 @@ fn take(choice: &mut Choice, value: Value) {
     match Block::deserialize(&value) {
         Ok(Block::Text { text }) => choice.text.get_or_insert_default().push_str(&text),
         Ok(Block::ToolUse { id, name, input }) => {
-            choice.calls.push(Call { id: Some(id), name, arguments: arguments(input), extra: None });
+            choice.calls.push(Call {
+                id: Some(id),
+                name,
+                arguments: arguments(input),
+                extra: None,
+            });
         }
         Ok(Block::Thinking { thinking }) => {
             choice.reasoning.get_or_insert_default().push_str(&thinking);
@@ -105,7 +117,10 @@ impl WireUsage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);
         Usage {
-            input_tokens: self.input_tokens.saturating_add(read).saturating_add(written),
+            input_tokens: self
+                .input_tokens
+                .saturating_add(read)
+                .saturating_add(written),
             output_tokens: self.output_tokens,
             cached_input_tokens: read,
             cache_write_tokens: written,

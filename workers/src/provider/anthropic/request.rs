@@ -5,7 +5,8 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven, fitting,
+    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven,
+    fitting,
 };
 
 /// The longest id of a call; no longest one is documented.
@@ -14,12 +15,20 @@ const LONGEST_ID: usize = 256;
 const ID_MARKS: &str = "_-";
 
 /// The body of a request.
-pub(in crate::provider) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
+pub(in crate::provider) fn of(
+    chat: &Chat,
+    model: &str,
+    samples: bool,
+) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
     // The newer version thinks as much as it needs.
-    let share = if samples { chat.share()? } else { chat.share_without_budget() };
+    let share = if samples {
+        chat.share()?
+    } else {
+        chat.share_without_budget()
+    };
     set("max_tokens", share.most.into());
     let system: Vec<_> = chat.instructions()?.into_iter().map(text).collect();
     if !system.is_empty() {
@@ -33,7 +42,13 @@ pub(in crate::provider) fn of(chat: &Chat, model: &str, samples: bool) -> Result
         set("stop_sequences", json!(chat.stop.list()));
     }
     if !chat.tools.is_empty() {
-        set("tools", chat.tools.iter().map(|tool| tool_of(tool.function())).collect());
+        set(
+            "tools",
+            chat.tools
+                .iter()
+                .map(|tool| tool_of(tool.function()))
+                .collect(),
+        );
         set("tool_choice", tool_choice(chat));
     }
     if let Some(user) = chat.end_user() {
@@ -56,17 +71,34 @@ pub(in crate::provider) fn of(chat: &Chat, model: &str, samples: bool) -> Result
 }
 
 fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Unsupported> {
-    let given = [("temperature", &chat.temperature), ("top_p", &chat.top_p), ("top_k", &chat.top_k)];
-    let given: Vec<_> = given.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).collect();
+    let given = [
+        ("temperature", &chat.temperature),
+        ("top_p", &chat.top_p),
+        ("top_k", &chat.top_k),
+    ];
+    let given: Vec<_> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+        .collect();
     if let Some((name, _)) = given.first().filter(|_| !samples) {
-        let problem =
-            "this version of Anthropic's API takes none; set api_version = \"2023-06-01\" or leave it out";
+        let problem = "this version of Anthropic's API takes none; set api_version = \"2023-06-01\" or leave it out";
         return Err(Unsupported::new(format!("body.{name}"), problem));
     }
-    if chat.temperature.as_ref().and_then(serde_json::Number::as_f64).is_some_and(|number| number > 1.0) {
-        return Err(Unsupported::new("body.temperature", "Anthropic takes 0 to 1"));
+    if chat
+        .temperature
+        .as_ref()
+        .and_then(serde_json::Number::as_f64)
+        .is_some_and(|number| number > 1.0)
+    {
+        return Err(Unsupported::new(
+            "body.temperature",
+            "Anthropic takes 0 to 1",
+        ));
     }
-    Ok(given.into_iter().map(|(name, value)| (name, value.clone().into())).collect())
+    Ok(given
+        .into_iter()
+        .map(|(name, value)| (name, value.clone().into()))
+        .collect())
 }
 
 /// The older version thinks with a budget of tokens, the newer as much as it needs.
@@ -96,9 +128,9 @@ fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
             let problem = "Anthropic has JSON by schema alone, use json_schema";
             Err(Unsupported::new("body.response_format", problem))
         }
-        Format::JsonSchema { json_schema } => {
-            Ok(Some(json!({ "type": "json_schema", "schema": json_schema.schema })))
-        }
+        Format::JsonSchema { json_schema } => Ok(Some(
+            json!({ "type": "json_schema", "schema": json_schema.schema }),
+        )),
     }
 }
 
@@ -134,10 +166,14 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
     })?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
-        return Err(Unsupported::new("body.messages", "Anthropic wants a user's message first"));
+        return Err(Unsupported::new(
+            "body.messages",
+            "Anthropic wants a user's message first",
+        ));
     }
     let role = |of_model| if of_model { "assistant" } else { "user" };
-    let message = |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
+    let message =
+        |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
     Ok(turns.into_iter().map(message).collect())
 }
 
@@ -188,7 +224,8 @@ fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
         Piece::Text(words) => Ok(text(words)),
         Piece::Image(media) => match media.format() {
             "png" | "jpeg" | "gif" | "webp" => {
-                let source = json!({ "type": "base64", "media_type": media.kind, "data": media.data });
+                let source =
+                    json!({ "type": "base64", "media_type": media.kind, "data": media.data });
                 Ok(json!({ "type": "image", "source": source }))
             }
             _ => Err(piece.unsupported(field, "Anthropic reads png, jpeg, gif and webp")),
@@ -210,7 +247,10 @@ fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
         }
         Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
         None => {
-            let problem = format!("Anthropic reads application/pdf and text, not {}", media.kind);
+            let problem = format!(
+                "Anthropic reads application/pdf and text, not {}",
+                media.kind
+            );
             return Err(Unsupported::new(format!("{field}.file"), problem));
         }
     };

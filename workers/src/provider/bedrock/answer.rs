@@ -61,12 +61,21 @@ impl Conversed {
             "malformed_model_output" | "malformed_tool_use" => Finish::Failed,
             _ => Finish::Stop,
         };
-        let mut choice = Choice { finish, native_finish: self.stop_reason, ..Choice::default() };
+        let mut choice = Choice {
+            finish,
+            native_finish: self.stop_reason,
+            ..Choice::default()
+        };
         for block in self.output.message.content {
             block.take(&mut choice);
         }
         let usage = Some(self.usage.unified());
-        ChatAnswer { id: None, model: None, choices: vec![choice], usage }
+        ChatAnswer {
+            id: None,
+            model: None,
+            choices: vec![choice],
+            usage,
+        }
     }
 }
 
@@ -84,7 +93,10 @@ impl Block {
             });
         }
         if let Some(content) = self.reasoning_content {
-            if let Some(text) = content.pointer("/reasoningText/text").and_then(Value::as_str) {
+            if let Some(text) = content
+                .pointer("/reasoningText/text")
+                .and_then(Value::as_str)
+            {
                 choice.reasoning.get_or_insert_default().push_str(text);
             }
             let data = serde_json::json!({ "reasoningContent": content });
@@ -95,7 +107,9 @@ impl Block {
 
 impl WireUsage {
     fn unified(&self) -> Usage {
-        let cached = self.cache_read_input_tokens.saturating_add(self.cache_write_input_tokens);
+        let cached = self
+            .cache_read_input_tokens
+            .saturating_add(self.cache_write_input_tokens);
         Usage {
             input_tokens: self.input_tokens.saturating_add(cached),
             output_tokens: self.output_tokens,

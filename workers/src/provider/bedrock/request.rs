@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::provider::Unsupported;
 use crate::provider::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, MOST_UNSTATED, Message, Piece, Role, Share, Woven,
-    fitting,
+    Chat, Choice, Content, Effort, File, Format, Function, MOST_UNSTATED, Message, Piece, Role,
+    Share, Woven, fitting,
 };
 
 /// What the names of models have in them that think with a budget and take `top_k`.
@@ -21,7 +21,11 @@ const UNNAMED: &str = "document";
 pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    let system: Vec<_> = chat.instructions()?.into_iter().map(|text| json!({ "text": text })).collect();
+    let system: Vec<_> = chat
+        .instructions()?
+        .into_iter()
+        .map(|text| json!({ "text": text }))
+        .collect();
     if !system.is_empty() {
         set("system", system.into());
     }
@@ -45,7 +49,11 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     if let Some(format) = format(&chat.response_format)? {
         output.insert("textFormat".to_owned(), format);
     }
-    if let Some(word) = chat.reasoning_effort.and_then(Effort::of_three).filter(|_| !model.contains(CLAUDE)) {
+    if let Some(word) = chat
+        .reasoning_effort
+        .and_then(Effort::of_three)
+        .filter(|_| !model.contains(CLAUDE))
+    {
         output.insert("effort".to_owned(), word.into());
     }
     if !output.is_empty() {
@@ -58,7 +66,10 @@ fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Un
     let mut inference = Map::new();
     let thinks = share.filter(|share| share.thought.is_some());
     // What is not stated is the model's own, and counts in full when the call is admitted.
-    let most = thinks.map(|share| share.most).or(chat.most_tokens()).unwrap_or(MOST_UNSTATED);
+    let most = thinks
+        .map(|share| share.most)
+        .or(chat.most_tokens())
+        .unwrap_or(MOST_UNSTATED);
     inference.insert("maxTokens".to_owned(), most.into());
     if let Some(temperature) = &chat.temperature {
         if temperature.as_f64().is_some_and(|number| number > 1.0) {
@@ -86,7 +97,10 @@ fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Uns
         own.insert("top_k".to_owned(), top_k.clone().into());
     }
     if let Some(budget) = share.and_then(|share| share.thought) {
-        own.insert("thinking".to_owned(), json!({ "type": "enabled", "budget_tokens": budget }));
+        own.insert(
+            "thinking".to_owned(),
+            json!({ "type": "enabled", "budget_tokens": budget }),
+        );
     } else if share.is_some() && chat.reasoning_effort == Some(Effort::None) {
         own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
     }
@@ -94,16 +108,29 @@ fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Uns
 }
 
 fn tier(name: &str) -> Option<&str> {
-    ["priority", "default", "flex"].into_iter().find(|tier| *tier == name)
+    ["priority", "default", "flex"]
+        .into_iter()
+        .find(|tier| *tier == name)
 }
 
 fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
-    let called = chat.messages.iter().any(|message| !message.tool_calls.is_empty());
+    let called = chat
+        .messages
+        .iter()
+        .any(|message| !message.tool_calls.is_empty());
     if chat.tools.is_empty() {
         let problem = "Bedrock wants the tools again that messages call";
-        return if called { Err(Unsupported::new("body.tools", problem)) } else { Ok(None) };
+        return if called {
+            Err(Unsupported::new("body.tools", problem))
+        } else {
+            Ok(None)
+        };
     }
-    let specs: Vec<_> = chat.tools.iter().map(|tool| spec(tool.function())).collect();
+    let specs: Vec<_> = chat
+        .tools
+        .iter()
+        .map(|tool| spec(tool.function()))
+        .collect();
     let choice = match &chat.tool_choice {
         Choice::Auto => json!({ "auto": {} }),
         Choice::Required => json!({ "any": {} }),
@@ -119,7 +146,11 @@ fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
 
 fn spec(function: &Function) -> Value {
     let mut spec = json!({ "name": function.name, "inputSchema": { "json": function.schema() } });
-    if let Some(description) = function.description.as_deref().filter(|text| !text.is_empty()) {
+    if let Some(description) = function
+        .description
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    {
         spec["description"] = description.into();
     }
     if let Some(strict) = function.strict {
@@ -136,11 +167,14 @@ fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
             Err(Unsupported::new("body.response_format", problem))
         }
         Format::JsonSchema { json_schema } => {
-            let mut schema = json!({ "name": json_schema.name, "schema": json_schema.schema.to_string() });
+            let mut schema =
+                json!({ "name": json_schema.name, "schema": json_schema.schema.to_string() });
             if let Some(description) = &json_schema.description {
                 schema["description"] = description.as_str().into();
             }
-            Ok(Some(json!({ "type": "json_schema", "structure": { "jsonSchema": schema } })))
+            Ok(Some(
+                json!({ "type": "json_schema", "structure": { "jsonSchema": schema } }),
+            ))
         }
     }
 }
@@ -153,10 +187,14 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
     })?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
-        return Err(Unsupported::new("body.messages", "Bedrock wants a user's message first"));
+        return Err(Unsupported::new(
+            "body.messages",
+            "Bedrock wants a user's message first",
+        ));
     }
     let role = |of_model| if of_model { "assistant" } else { "user" };
-    let message = |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
+    let message =
+        |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
     Ok(turns.into_iter().map(message).collect())
 }
 
@@ -172,7 +210,12 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
             all.extend(blocks(&message.content, &format!("{field}.content"))?);
         }
     }
-    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
+    all.extend(
+        message
+            .refusal
+            .as_deref()
+            .map(|text| json!({ "text": text })),
+    );
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
         all.push(json!({ "toolUse": { "toolUseId": call_id(&call.id), "name": call.function.name, "input": input } }));
@@ -207,9 +250,10 @@ fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
             }
             _ => Err(piece.unsupported(field, "Bedrock reads png, jpeg, gif and webp")),
         },
-        Piece::ImageAt(_) => {
-            Err(piece.unsupported(field, "Bedrock fetches nothing, send the bytes as a data URL"))
-        }
+        Piece::ImageAt(_) => Err(piece.unsupported(
+            field,
+            "Bedrock fetches nothing, send the bytes as a data URL",
+        )),
         Piece::Audio(audio) => {
             Ok(json!({ "audio": { "format": audio.format, "source": source(&audio.data) } }))
         }
@@ -242,7 +286,14 @@ fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
 /// A name of the characters that are allowed: letters, digits, blanks, hyphens and brackets.
 fn document_name(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || " -()[]".contains(c);
-    let name: String = name.chars().map(|c| if allowed(c) { c } else { '-' }).take(200).collect();
+    let name: String = name
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .take(200)
+        .collect();
     // Several blanks in a row are refused.
-    name.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    name.split(' ')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

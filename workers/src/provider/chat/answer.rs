@@ -71,9 +71,13 @@ impl ChatAnswer {
     /// The answer in OpenAI's shape; `None` where there is no choice at all.
     pub(in crate::provider) fn unified(self, model: &str, now: Timestamp) -> Option<Answer> {
         let said = self.said()?;
-        let id = self.id.unwrap_or_else(|| format!("chatcmpl-{}", now.as_nanosecond()));
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("chatcmpl-{}", now.as_nanosecond()));
         let choices = self.choices.into_iter().enumerate();
-        let choices: Vec<_> = choices.map(|(index, choice)| choice.unified(index, &id)).collect();
+        let choices: Vec<_> = choices
+            .map(|(index, choice)| choice.unified(index, &id))
+            .collect();
         let mut body = json!({
             "id": id,
             "object": "chat.completion",
@@ -84,7 +88,11 @@ impl ChatAnswer {
         if let Some(usage) = self.usage {
             body["usage"] = wire_usage(usage);
         }
-        Some(Answer { body: serde_json::value::to_raw_value(&body).ok()?, usage: self.usage, said })
+        Some(Answer {
+            body: serde_json::value::to_raw_value(&body).ok()?,
+            usage: self.usage,
+            said,
+        })
     }
 
     fn said(&self) -> Option<Said> {
@@ -117,7 +125,11 @@ impl Choice {
     /// Keeps what `dialect` wants back at this place of the text.
     pub(in crate::provider) fn keep(&mut self, dialect: &'static str, data: Value) {
         let after = self.text.as_deref().map_or(0, |text| text.chars().count());
-        self.opaque.push(Opaque { dialect, data, after });
+        self.opaque.push(Opaque {
+            dialect,
+            data,
+            after,
+        });
     }
 
     /// Whether nothing was said; a refusal's words count as nothing.
@@ -137,7 +149,11 @@ impl Choice {
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
         let refused = self.finish == Finish::Filtered;
-        let (content, refusal) = if refused { (None, self.text) } else { (self.text, None) };
+        let (content, refusal) = if refused {
+            (None, self.text)
+        } else {
+            (self.text, None)
+        };
         message.insert("content".to_owned(), content.into());
         message.insert("refusal".to_owned(), refusal.into());
         if let Some(reasoning) = self.reasoning {
@@ -155,7 +171,9 @@ impl Choice {
         }
         if !self.calls.is_empty() {
             let calls = self.calls.into_iter().enumerate();
-            let calls: Vec<_> = calls.map(|(place, call)| call.unified(id, index, place)).collect();
+            let calls: Vec<_> = calls
+                .map(|(place, call)| call.unified(id, index, place))
+                .collect();
             message.insert("tool_calls".to_owned(), calls.into());
         }
         json!({
@@ -180,7 +198,9 @@ impl Opaque {
 
 impl Call {
     fn unified(self, answer: &str, choice: usize, place: usize) -> Value {
-        let id = self.id.unwrap_or_else(|| format!("call_{answer}_{choice}_{place}"));
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("call_{answer}_{choice}_{place}"));
         let mut call = json!({
             "id": id,
             "type": "function",

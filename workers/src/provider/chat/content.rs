@@ -109,12 +109,19 @@ impl<'a> Media<'a> {
             "image/jpg" => "image/jpeg",
             kind => kind,
         };
-        Some(Self { kind, data, detail: None })
+        Some(Self {
+            kind,
+            data,
+            detail: None,
+        })
     }
 
     /// Its text, if it is one.
     pub(in crate::provider) fn text(&self) -> Option<String> {
-        let bytes = self.kind.starts_with("text/").then(|| BASE64_STANDARD.decode(self.data))?;
+        let bytes = self
+            .kind
+            .starts_with("text/")
+            .then(|| BASE64_STANDARD.decode(self.data))?;
         String::from_utf8(bytes.ok()?).ok()
     }
 
@@ -125,7 +132,9 @@ impl<'a> Media<'a> {
 
     /// `png` of `image/png`.
     pub(in crate::provider) fn format(&self) -> &'a str {
-        self.kind.split_once('/').map_or(self.kind, |(_, format)| format)
+        self.kind
+            .split_once('/')
+            .map_or(self.kind, |(_, format)| format)
     }
 }
 
@@ -160,7 +169,8 @@ impl Content {
     pub(super) fn check(&self, field: &str) -> Result<(), Unsupported> {
         for (field, piece) in self.parts(field) {
             if matches!(piece, Piece::ImageAt(image) if image.url.starts_with("data:")) {
-                let problem = "is a data URL without base64, write for example \"data:image/png;base64,…\"";
+                let problem =
+                    "is a data URL without base64, write for example \"data:image/png;base64,…\"";
                 return Err(Unsupported {
                     obstacle: Obstacle::InvalidValue,
                     ..piece.unsupported(&field, problem)
@@ -200,7 +210,10 @@ impl<'a> Piece<'a> {
         match part {
             Part::Text { text } | Part::Refusal { refusal: text } => Piece::Text(text),
             Part::ImageUrl { image_url } => match Media::of(&image_url.url) {
-                Some(media) => Piece::Image(Media { detail: image_url.detail.as_deref(), ..media }),
+                Some(media) => Piece::Image(Media {
+                    detail: image_url.detail.as_deref(),
+                    ..media
+                }),
                 None => Piece::ImageAt(image_url),
             },
             Part::InputAudio { input_audio } => Piece::Audio(input_audio),

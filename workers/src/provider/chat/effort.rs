@@ -78,25 +78,41 @@ impl Chat {
     /// come on top.
     pub(in crate::provider) fn share(&self) -> Result<Share, Unsupported> {
         let stated = self.most_tokens();
-        let Some(effort) = self.reasoning_effort.filter(|effort| *effort != Effort::None) else {
-            return Ok(Share { most: stated.unwrap_or(MOST_UNSTATED), thought: None });
+        let Some(effort) = self
+            .reasoning_effort
+            .filter(|effort| *effort != Effort::None)
+        else {
+            return Ok(Share {
+                most: stated.unwrap_or(MOST_UNSTATED),
+                thought: None,
+            });
         };
         self.may_think()?;
         let budget = effort.budget();
         match stated {
-            None => Ok(Share { most: MOST_UNSTATED + budget, thought: Some(budget) }),
+            None => Ok(Share {
+                most: MOST_UNSTATED + budget,
+                thought: Some(budget),
+            }),
             Some(most) if most <= LEAST_THOUGHT => {
-                let problem =
-                    format!("thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have");
+                let problem = format!(
+                    "thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have"
+                );
                 Err(Unsupported::new("body.reasoning_effort", problem))
             }
-            Some(most) => Ok(Share { most, thought: Some(budget.min(most / 2).max(LEAST_THOUGHT)) }),
+            Some(most) => Ok(Share {
+                most,
+                thought: Some(budget.min(most / 2).max(LEAST_THOUGHT)),
+            }),
         }
     }
 
     /// The same where thoughts have no budget.
     pub(in crate::provider) fn share_without_budget(&self) -> Share {
-        Share { most: self.most_tokens().unwrap_or(MOST_UNSTATED), thought: None }
+        Share {
+            most: self.most_tokens().unwrap_or(MOST_UNSTATED),
+            thought: None,
+        }
     }
 
     /// Anthropic's models do not think where it is said how they sample or what they must call (vendor's
@@ -105,12 +121,20 @@ impl Chat {
         let number = |number: &Option<serde_json::Number>| number.as_ref()?.as_f64();
         let is_forced = matches!(self.tool_choice, Choice::Required | Choice::One(_));
         let kept = [
-            ("temperature", number(&self.temperature).is_some_and(|number| number < 1.0)),
-            ("top_p", number(&self.top_p).is_some_and(|number| number < LEAST_TOP_P)),
+            (
+                "temperature",
+                number(&self.temperature).is_some_and(|number| number < 1.0),
+            ),
+            (
+                "top_p",
+                number(&self.top_p).is_some_and(|number| number < LEAST_TOP_P),
+            ),
             ("top_k", self.top_k.is_some()),
             ("tool_choice", is_forced),
         ];
-        let Some((name, _)) = kept.into_iter().find(|(_, given)| *given) else { return Ok(()) };
+        let Some((name, _)) = kept.into_iter().find(|(_, given)| *given) else {
+            return Ok(());
+        };
         let problem = "keeps Anthropic's models from thinking, leave it or `reasoning_effort` out";
         Err(Unsupported::new(format!("body.{name}"), problem))
     }

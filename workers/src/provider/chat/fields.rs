@@ -14,7 +14,12 @@ pub(in crate::provider) struct Fields {
 }
 
 /// Said by every dialect.
-const ALWAYS: [&str; 4] = ["messages", "max_tokens", "max_completion_tokens", "response_format"];
+const ALWAYS: [&str; 4] = [
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "response_format",
+];
 
 /// Left out where a provider has nothing like it: they change what an answer costs, how fast it comes, or who is
 /// told of it, and at most how likely it is.
@@ -38,12 +43,23 @@ impl Fields {
     pub(in crate::provider) fn told(&self) -> ChatFields {
         let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();
         let dropped = HINTS.iter().copied();
-        let dropped = dropped.filter(|name| *name != "model" && !mapped.contains(name)).collect();
-        ChatFields { mapped: Some(mapped), dropped, ..ChatFields::default() }
+        let dropped = dropped
+            .filter(|name| *name != "model" && !mapped.contains(name))
+            .collect();
+        ChatFields {
+            mapped: Some(mapped),
+            dropped,
+            ..ChatFields::default()
+        }
     }
 
     /// Whether a field is read: false where it is left out.
-    pub(super) fn passes(&self, name: &str, value: &Value, provider: &str) -> Result<bool, Unsupported> {
+    pub(super) fn passes(
+        &self,
+        name: &str,
+        value: &Value,
+        provider: &str,
+    ) -> Result<bool, Unsupported> {
         if value.is_null() {
             return Ok(false);
         }
@@ -53,15 +69,16 @@ impl Fields {
         if HINTS.contains(&name) || is_so_anyway(name, value) {
             return Ok(false);
         }
-        let problem = format!("{provider} has nothing like it, leave it out or name another target");
+        let problem =
+            format!("{provider} has nothing like it, leave it out or name another target");
         Err(Unsupported::new(format!("body.{name}"), problem))
     }
 }
 
 /// Whether a field asks for what happens without it.
 pub(in crate::provider) fn is_so_anyway(name: &str, value: &Value) -> bool {
-    let is_empty =
-        value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|map| map.is_empty());
+    let is_empty = value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(|map| map.is_empty());
     is_empty
         || match name {
             "n" => value == 1,
@@ -72,7 +89,9 @@ pub(in crate::provider) fn is_so_anyway(name: &str, value: &Value) -> bool {
             "tool_choice" => value == "auto",
             // Of a transcription.
             "response_format" => value == "json",
-            "modalities" => value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text")),
+            "modalities" => value
+                .as_array()
+                .is_some_and(|kinds| kinds.iter().all(|kind| kind == "text")),
             _ => false,
         }
 }

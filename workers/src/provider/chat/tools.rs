@@ -34,7 +34,10 @@ impl Function {
     /// The schema of its arguments; that of an empty object where there are none.
     pub(in crate::provider) fn schema(&self) -> Value {
         let empty = || serde_json::json!({ "type": "object", "properties": {} });
-        self.parameters.clone().filter(|schema| !schema.is_null()).unwrap_or_else(empty)
+        self.parameters
+            .clone()
+            .filter(|schema| !schema.is_null())
+            .unwrap_or_else(empty)
     }
 }
 
@@ -119,13 +122,17 @@ pub(in crate::provider) struct Called {
 
 impl ToolCall {
     /// The arguments as an object; no text is none.
-    pub(in crate::provider) fn arguments(&self, field: &str) -> Result<Map<String, Value>, Unsupported> {
+    pub(in crate::provider) fn arguments(
+        &self,
+        field: &str,
+    ) -> Result<Map<String, Value>, Unsupported> {
         let text = self.function.arguments.trim();
         if text.is_empty() {
             return Ok(Map::new());
         }
-        serde_json::from_str(text)
-            .map_err(|error| Unsupported::invalid(field, format!("is no JSON object as text: {error}")))
+        serde_json::from_str(text).map_err(|error| {
+            Unsupported::invalid(field, format!("is no JSON object as text: {error}"))
+        })
     }
 }
 

@@ -72,28 +72,48 @@ impl Chat {
             "ERROR" | "TIMEOUT" => Finish::Failed,
             _ => Finish::Stop,
         };
-        let mut choice = Choice { finish, native_finish: self.finish_reason, ..Choice::default() };
+        let mut choice = Choice {
+            finish,
+            native_finish: self.finish_reason,
+            ..Choice::default()
+        };
         choice.reasoning = self.message.tool_plan;
         for item in self.message.content.into_iter().flatten() {
             match item {
                 Item::Text { text } => choice.text.get_or_insert_default().push_str(&text),
-                Item::Thinking { thinking } => choice.reasoning.get_or_insert_default().push_str(&thinking),
+                Item::Thinking { thinking } => {
+                    choice.reasoning.get_or_insert_default().push_str(&thinking)
+                }
                 Item::Other => {}
             }
         }
-        let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
-            id: call.id,
-            name: call.function.name,
-            arguments: answer::arguments(call.function.arguments),
-            extra: None,
-        });
+        let calls = self
+            .message
+            .tool_calls
+            .into_iter()
+            .flatten()
+            .map(|call| answer::Call {
+                id: call.id,
+                name: call.function.name,
+                arguments: answer::arguments(call.function.arguments),
+                extra: None,
+            });
         choice.calls = calls.collect();
         let usage = self.usage.and_then(WireUsage::unified);
-        ChatAnswer { id: Some(self.id), model: None, choices: vec![choice], usage }
+        ChatAnswer {
+            id: Some(self.id),
+            model: None,
+            choices: vec![choice],
+            usage,
+        }
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts that come as floats")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts that come as floats"
+)]
 impl WireUsage {
     fn unified(self) -> Option<Usage> {
         let tokens = self.tokens.or(self.billed_units)?;

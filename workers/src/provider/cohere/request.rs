@@ -13,14 +13,24 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     // The client of the vendor says so too; without it some gateways stream.
     set("stream", false.into());
     let messages = chat.messages.iter().enumerate();
-    let messages: Result<Vec<_>, _> = messages.map(|(index, message)| turn(index, message)).collect();
+    let messages: Result<Vec<_>, _> = messages
+        .map(|(index, message)| turn(index, message))
+        .collect();
     set("messages", messages?.into());
     let numbers = [
         ("temperature", "temperature", &chat.temperature),
         ("top_p", "p", &chat.top_p),
         ("top_k", "k", &chat.top_k),
-        ("presence_penalty", "presence_penalty", &chat.presence_penalty),
-        ("frequency_penalty", "frequency_penalty", &chat.frequency_penalty),
+        (
+            "presence_penalty",
+            "presence_penalty",
+            &chat.presence_penalty,
+        ),
+        (
+            "frequency_penalty",
+            "frequency_penalty",
+            &chat.frequency_penalty,
+        ),
     ];
     for (field, name, number) in numbers {
         if let Some(number) = number {
@@ -42,8 +52,15 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
             Choice::One(name) => tool.function().name == *name,
             _ => true,
         };
-        set("tools", chat.tools.iter().filter(chosen).map(tool).collect());
-        if chat.tools.iter().any(|tool| tool.function().strict == Some(true)) {
+        set(
+            "tools",
+            chat.tools.iter().filter(chosen).map(tool).collect(),
+        );
+        if chat
+            .tools
+            .iter()
+            .any(|tool| tool.function().strict == Some(true))
+        {
             set("strict_tools", true.into());
         }
         match chat.tool_choice {
@@ -74,9 +91,10 @@ fn within(field: &str, number: &Number) -> Result<Number, Unsupported> {
         _ => return Ok(number.clone()),
     };
     match number.as_f64() {
-        Some(value) if !(least..=most).contains(&value) => {
-            Err(Unsupported::new(format!("body.{field}"), format!("Cohere takes {least} to {most}")))
-        }
+        Some(value) if !(least..=most).contains(&value) => Err(Unsupported::new(
+            format!("body.{field}"),
+            format!("Cohere takes {least} to {most}"),
+        )),
         _ => Ok(number.clone()),
     }
 }
@@ -91,7 +109,9 @@ fn thinking(effort: Effort) -> Value {
 fn turn(index: usize, message: &Message) -> Result<Value, Unsupported> {
     let field = format!("body.messages[{index}].content");
     match message.role {
-        Role::System => Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() })),
+        Role::System => {
+            Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() }))
+        }
         Role::User => Ok(json!({ "role": "user", "content": content(&message.content, &field)? })),
         Role::Tool => {
             let text = message.content.texts(&field)?.concat();
@@ -129,7 +149,9 @@ fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
         Piece::Text(text) => Ok(json!({ "type": "text", "text": text })),
         Piece::Image(media) => Ok(image(&media.url(), media.detail)),
         Piece::ImageAt(at) => Ok(image(&at.url, at.detail.as_deref())),
-        Piece::Audio(_) | Piece::File(_) => Err(piece.unsupported(&field, "Cohere reads text and images")),
+        Piece::Audio(_) | Piece::File(_) => {
+            Err(piece.unsupported(&field, "Cohere reads text and images"))
+        }
     };
     content.parts(field).into_iter().map(part).collect()
 }

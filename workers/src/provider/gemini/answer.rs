@@ -77,21 +77,36 @@ struct WireUsage {
 impl Generated {
     /// `None` where nothing was generated and nothing says why.
     pub(super) fn unified(self) -> Option<ChatAnswer> {
-        let blocked = self.prompt_feedback.and_then(|feedback| feedback.block_reason);
+        let blocked = self
+            .prompt_feedback
+            .and_then(|feedback| feedback.block_reason);
         let mut choices: Vec<_> = self.candidates.into_iter().map(Candidate::choice).collect();
         if choices.is_empty() {
             let native_finish = blocked?;
-            choices.push(Choice { finish: Finish::Filtered, native_finish, ..Choice::default() });
+            choices.push(Choice {
+                finish: Finish::Filtered,
+                native_finish,
+                ..Choice::default()
+            });
         }
         let usage = self.usage_metadata.as_ref().map(WireUsage::unified);
-        Some(ChatAnswer { id: self.response_id, model: self.model_version, choices, usage })
+        Some(ChatAnswer {
+            id: self.response_id,
+            model: self.model_version,
+            choices,
+            usage,
+        })
     }
 }
 
 impl Candidate {
     fn choice(self) -> Choice {
         let reason = self.finish_reason.unwrap_or_default();
-        let mut choice = Choice { finish: finish(&reason), native_finish: reason, ..Choice::default() };
+        let mut choice = Choice {
+            finish: finish(&reason),
+            native_finish: reason,
+            ..Choice::default()
+        };
         for part in self.content.into_iter().flat_map(|content| content.parts) {
             part.take(&mut choice);
         }
@@ -105,13 +120,25 @@ impl Part {
             let extra = self
                 .thought_signature
                 .map(|signature| json!({ "google": { "thought_signature": signature } }));
-            choice.calls.push(Call { id: call.id, name: call.name, arguments: arguments(call.args), extra });
+            choice.calls.push(Call {
+                id: call.id,
+                name: call.name,
+                arguments: arguments(call.args),
+                extra,
+            });
             return;
         }
         if let Some(Blob { mime_type, data }) = self.inline_data {
-            choice.images.push(format!("data:{mime_type};base64,{data}"));
+            choice
+                .images
+                .push(format!("data:{mime_type};base64,{data}"));
         }
-        let Some(text) = self.text.or(self.thought_signature.is_some().then(String::new)) else { return };
+        let Some(text) = self
+            .text
+            .or(self.thought_signature.is_some().then(String::new))
+        else {
+            return;
+        };
         if self.thought {
             choice.reasoning.get_or_insert_default().push_str(&text);
         } else {
@@ -149,8 +176,12 @@ fn finish(reason: &str) -> Finish {
 impl WireUsage {
     fn unified(&self) -> Usage {
         Usage {
-            input_tokens: self.prompt_token_count.saturating_add(self.tool_use_prompt_token_count),
-            output_tokens: self.candidates_token_count.saturating_add(self.thoughts_token_count),
+            input_tokens: self
+                .prompt_token_count
+                .saturating_add(self.tool_use_prompt_token_count),
+            output_tokens: self
+                .candidates_token_count
+                .saturating_add(self.thoughts_token_count),
             cached_input_tokens: self.cached_content_token_count,
             cache_write_tokens: 0,
             reasoning_tokens: self.thoughts_token_count,

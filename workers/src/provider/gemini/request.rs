@@ -12,7 +12,11 @@ use crate::provider::chat::{
 pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    let system: Vec<_> = chat.instructions()?.into_iter().map(|text| json!({ "text": text })).collect();
+    let system: Vec<_> = chat
+        .instructions()?
+        .into_iter()
+        .map(|text| json!({ "text": text }))
+        .collect();
     if !system.is_empty() {
         set("systemInstruction", json!({ "parts": system }));
     }
@@ -22,9 +26,16 @@ pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
         set("generationConfig", config.into());
     }
     if !chat.tools.is_empty() {
-        let functions: Vec<_> = chat.tools.iter().map(|tool| declaration(tool.function())).collect();
+        let functions: Vec<_> = chat
+            .tools
+            .iter()
+            .map(|tool| declaration(tool.function()))
+            .collect();
         set("tools", json!([{ "functionDeclarations": functions }]));
-        set("toolConfig", json!({ "functionCallingConfig": calling(&chat.tool_choice) }));
+        set(
+            "toolConfig",
+            json!({ "functionCallingConfig": calling(&chat.tool_choice) }),
+        );
     }
     Ok(body.into())
 }
@@ -41,7 +52,8 @@ fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
     ];
     for (name, number) in numbers {
         // Some models know no penalties, and refuse even none.
-        let says_nothing = |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
+        let says_nothing =
+            |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
         if let Some(number) = number.as_ref().filter(|number| !says_nothing(number)) {
             set(name, number.clone().into());
         }
@@ -51,7 +63,10 @@ fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
     }
     if let Some(seed) = chat.seed {
         if i32::try_from(seed).is_err() {
-            return Err(Unsupported::new("body.seed", "Gemini takes a number of 32 bits"));
+            return Err(Unsupported::new(
+                "body.seed",
+                "Gemini takes a number of 32 bits",
+            ));
         }
         set("seed", seed.into());
     }
@@ -87,7 +102,11 @@ fn declaration(function: &Function) -> Value {
     if let Some(description) = &function.description {
         declaration["description"] = description.as_str().into();
     }
-    if let Some(schema) = function.parameters.as_ref().filter(|schema| !schema.is_null()) {
+    if let Some(schema) = function
+        .parameters
+        .as_ref()
+        .filter(|schema| !schema.is_null())
+    {
         declaration["parametersJsonSchema"] = schema.clone();
     }
     declaration
@@ -110,10 +129,14 @@ fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
         Role::User | Role::System => parts(&message.content, &format!("{field}.content")),
     })?;
     if turns.is_empty() {
-        return Err(Unsupported::new("body.messages", "Gemini wants a message beside the instructions"));
+        return Err(Unsupported::new(
+            "body.messages",
+            "Gemini wants a message beside the instructions",
+        ));
     }
     let role = |of_model| if of_model { "model" } else { "user" };
-    let content = |(of_model, parts)| json!({ "role": role(of_model), "parts": Value::Array(parts) });
+    let content =
+        |(of_model, parts)| json!({ "role": role(of_model), "parts": Value::Array(parts) });
     Ok(turns.into_iter().map(content).collect())
 }
 
@@ -129,12 +152,20 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
         }
     } else {
         all = parts(&message.content, &format!("{field}.content"))?;
-        message.opaque(DIALECT).for_each(|signature| sign(&mut all, signature));
+        message
+            .opaque(DIALECT)
+            .for_each(|signature| sign(&mut all, signature));
     }
-    all.extend(message.refusal.as_deref().map(|text| json!({ "text": text })));
+    all.extend(
+        message
+            .refusal
+            .as_deref()
+            .map(|text| json!({ "text": text })),
+    );
     for (index, call) in message.tool_calls.iter().enumerate() {
         let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        let mut part = json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
+        let mut part =
+            json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
         if let Some(signature) = signature(call) {
             part["thoughtSignature"] = signature.clone();
         }
@@ -145,7 +176,10 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
 
 /// Puts a signature on what it was given with: the last part, unless that has one of its own.
 fn sign(parts: &mut Vec<Value>, signature: &Value) {
-    match parts.last_mut().filter(|part| part.get("thoughtSignature").is_none()) {
+    match parts
+        .last_mut()
+        .filter(|part| part.get("thoughtSignature").is_none())
+    {
         Some(part) => part["thoughtSignature"] = signature.clone(),
         None => parts.push(json!({ "text": "", "thoughtSignature": signature })),
     }
@@ -153,7 +187,9 @@ fn sign(parts: &mut Vec<Value>, signature: &Value) {
 
 /// The signature that came with a call, where Google's own OpenAI surface puts it.
 fn signature(call: &ToolCall) -> Option<&Value> {
-    call.extra_content.as_ref()?.pointer("/google/thought_signature")
+    call.extra_content
+        .as_ref()?
+        .pointer("/google/thought_signature")
 }
 
 /// The result of a call; a text that is no JSON object stands in one.
@@ -170,12 +206,16 @@ fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsuppor
 
 fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
     // A blank text is refused by the API and says nothing.
-    let spoken = content.parts(field).into_iter().filter(|(_, piece)| !piece.is_blank());
+    let spoken = content
+        .parts(field)
+        .into_iter()
+        .filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| part(&field, piece)).collect()
 }
 
 fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
-    let inline = |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
+    let inline =
+        |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
     match piece {
         Piece::Text(text) => Ok(json!({ "text": text })),
         Piece::Image(media) => Ok(inline(media.kind, media.data)),

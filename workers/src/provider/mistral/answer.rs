@@ -67,19 +67,30 @@ impl Choice {
             "error" => Finish::Failed,
             _ => Finish::Stop,
         };
-        let mut choice = answer::Choice { finish, native_finish: reason, ..answer::Choice::default() };
+        let mut choice = answer::Choice {
+            finish,
+            native_finish: reason,
+            ..answer::Choice::default()
+        };
         match self.message.content {
             Some(Content::Text(text)) => choice.text = Some(text),
-            Some(Content::Chunks(chunks)) => chunks.into_iter().for_each(|chunk| take(&mut choice, chunk)),
+            Some(Content::Chunks(chunks)) => chunks
+                .into_iter()
+                .for_each(|chunk| take(&mut choice, chunk)),
             None => {}
         }
-        let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
-            // Some models answer with the text "null" for an id.
-            id: call.id.filter(|id| id != "null"),
-            name: call.function.name,
-            arguments: answer::arguments(call.function.arguments),
-            extra: None,
-        });
+        let calls = self
+            .message
+            .tool_calls
+            .into_iter()
+            .flatten()
+            .map(|call| answer::Call {
+                // Some models answer with the text "null" for an id.
+                id: call.id.filter(|id| id != "null"),
+                name: call.function.name,
+                arguments: answer::arguments(call.function.arguments),
+                extra: None,
+            });
         choice.calls = calls.collect();
         choice
     }
@@ -91,8 +102,12 @@ fn take(choice: &mut answer::Choice, chunk: Value) {
         choice.text.get_or_insert_default().push_str(text);
         return;
     }
-    let Some(thoughts) = chunk.get("thinking").and_then(Value::as_array) else { return };
-    let texts = thoughts.iter().filter_map(|thought| thought.get("text")?.as_str());
+    let Some(thoughts) = chunk.get("thinking").and_then(Value::as_array) else {
+        return;
+    };
+    let texts = thoughts
+        .iter()
+        .filter_map(|thought| thought.get("text")?.as_str());
     choice.reasoning.get_or_insert_default().extend(texts);
     choice.keep(DIALECT, chunk);
 }

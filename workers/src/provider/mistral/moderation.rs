@@ -34,7 +34,11 @@ impl Moderated {
         });
         let body = serde_json::value::to_raw_value(&body).ok()?;
         let usage = self.usage.as_ref().and_then(WireUsage::unified);
-        Some(Answer { body, usage, said: Said::Whole })
+        Some(Answer {
+            body,
+            usage,
+            said: Said::Whole,
+        })
     }
 }
 

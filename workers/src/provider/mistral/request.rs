@@ -17,7 +17,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
     let messages = chat.messages.iter().enumerate();
-    let messages: Result<Vec<_>, _> = messages.map(|(index, message)| turn(chat, index, message)).collect();
+    let messages: Result<Vec<_>, _> = messages
+        .map(|(index, message)| turn(chat, index, message))
+        .collect();
     set("messages", messages?.into());
     let numbers = [
         ("temperature", &chat.temperature),
@@ -68,13 +70,16 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
 fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupported> {
     let field = format!("body.messages[{index}].content");
     match message.role {
-        Role::System => Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() })),
+        Role::System => {
+            Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() }))
+        }
         Role::User => Ok(json!({ "role": "user", "content": content(&message.content, &field)? })),
         Role::Assistant => said(message, &field),
         Role::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
             let text = message.content.texts(&field)?.concat();
-            let mut result = json!({ "role": "tool", "tool_call_id": call_id(id), "content": text });
+            let mut result =
+                json!({ "role": "tool", "tool_call_id": call_id(id), "content": text });
             if let Some(name) = chat.function_of(id) {
                 result["name"] = name.into();
             }
@@ -100,7 +105,8 @@ fn said(message: &Message, field: &str) -> Result<Value, Unsupported> {
     let mut turn = json!({ "role": "assistant", "content": content });
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().map(|call| {
-            let function = json!({ "name": call.function.name, "arguments": call.function.arguments });
+            let function =
+                json!({ "name": call.function.name, "arguments": call.function.arguments });
             json!({ "id": call_id(&call.id), "type": "function", "function": function })
         });
         turn["tool_calls"] = calls.collect();
@@ -120,7 +126,11 @@ fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
     if let Content::Text(text) = content {
         return Ok(text.as_str().into());
     }
-    content.parts(field).into_iter().map(|(field, piece)| chunk(&field, piece)).collect()
+    content
+        .parts(field)
+        .into_iter()
+        .map(|(field, piece)| chunk(&field, piece))
+        .collect()
 }
 
 fn chunk(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
@@ -143,7 +153,9 @@ fn chunk(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
 fn image(url: &str, detail: Option<&str>) -> Value {
     match detail {
         None => json!({ "type": "image_url", "image_url": url }),
-        Some(detail) => json!({ "type": "image_url", "image_url": { "url": url, "detail": detail } }),
+        Some(detail) => {
+            json!({ "type": "image_url", "image_url": { "url": url, "detail": detail } })
+        }
     }
 }
 
@@ -172,7 +184,9 @@ fn format(format: &Format) -> Option<Value> {
     match format {
         Format::Text => None,
         Format::JsonObject => Some(json!({ "type": "json_object" })),
-        Format::JsonSchema { json_schema: schema } => {
+        Format::JsonSchema {
+            json_schema: schema,
+        } => {
             let mut wire = json!({ "name": schema.name, "schema": schema.schema });
             if let Some(description) = &schema.description {
                 wire["description"] = description.as_str().into();

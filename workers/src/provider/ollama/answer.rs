@@ -45,12 +45,17 @@ impl Chat {
             "load" => Finish::Failed,
             _ => Finish::Stop,
         };
-        let calls = self.message.tool_calls.into_iter().flatten().map(|call| answer::Call {
-            id: call.id,
-            name: call.function.name,
-            arguments: answer::arguments(call.function.arguments),
-            extra: None,
-        });
+        let calls = self
+            .message
+            .tool_calls
+            .into_iter()
+            .flatten()
+            .map(|call| answer::Call {
+                id: call.id,
+                name: call.function.name,
+                arguments: answer::arguments(call.function.arguments),
+                extra: None,
+            });
         let choice = Choice {
             text: self.message.content,
             reasoning: self.message.thinking,
@@ -65,6 +70,11 @@ impl Chat {
             output_tokens: self.eval_count.unwrap_or(0),
             ..Usage::default()
         });
-        ChatAnswer { id: None, model: self.model, choices: vec![choice], usage }
+        ChatAnswer {
+            id: None,
+            model: self.model,
+            choices: vec![choice],
+            usage,
+        }
     }
 }

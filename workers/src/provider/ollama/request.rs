@@ -13,7 +13,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     // Without this it streams.
     set("stream", false.into());
     let messages = chat.messages.iter().enumerate();
-    let messages: Result<Vec<_>, _> = messages.map(|(index, message)| turn(chat, index, message)).collect();
+    let messages: Result<Vec<_>, _> = messages
+        .map(|(index, message)| turn(chat, index, message))
+        .collect();
     set("messages", messages?.into());
     let options = options(chat);
     if !options.is_empty() {
@@ -39,7 +41,10 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
         }
     }
     if let Some(effort) = chat.reasoning_effort {
-        set("think", effort.of_three().map_or_else(|| false.into(), Value::from));
+        set(
+            "think",
+            effort.of_three().map_or_else(|| false.into(), Value::from),
+        );
     }
     Ok(body.into())
 }
@@ -78,7 +83,10 @@ fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupport
             Piece::Text(words) => text.push_str(words),
             Piece::Image(media) => images.push(media.data),
             Piece::ImageAt(_) => {
-                return Err(piece.unsupported(&place, "Ollama fetches nothing, send the bytes as a data URL"));
+                return Err(piece.unsupported(
+                    &place,
+                    "Ollama fetches nothing, send the bytes as a data URL",
+                ));
             }
             Piece::Audio(_) | Piece::File(_) => {
                 return Err(piece.unsupported(&place, "Ollama reads text and images"));
@@ -96,15 +104,24 @@ fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupport
     if !images.is_empty() {
         turn["images"] = json!(images);
     }
-    if let Some(thoughts) = message.reasoning_content.as_deref().filter(|_| message.role == Role::Assistant) {
+    if let Some(thoughts) = message
+        .reasoning_content
+        .as_deref()
+        .filter(|_| message.role == Role::Assistant)
+    {
         turn["thinking"] = thoughts.into();
     }
-    if let Some(name) = message.tool_call_id.as_deref().and_then(|id| chat.function_of(id)) {
+    if let Some(name) = message
+        .tool_call_id
+        .as_deref()
+        .and_then(|id| chat.function_of(id))
+    {
         turn["tool_name"] = name.into();
     }
     if !message.tool_calls.is_empty() {
         let calls = message.tool_calls.iter().enumerate().map(|(place, call)| {
-            let arguments = call.arguments(&format!("{field}.tool_calls[{place}].function.arguments"))?;
+            let arguments =
+                call.arguments(&format!("{field}.tool_calls[{place}].function.arguments"))?;
             Ok(json!({ "function": { "name": call.function.name, "arguments": arguments } }))
         });
         turn["tool_calls"] = calls.collect::<Result<_, Unsupported>>()?;

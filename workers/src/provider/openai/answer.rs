@@ -41,7 +41,10 @@ impl<'a> Parts<'a> {
     /// `None` for what is no object: no kind of work is answered by a bare value or a list.
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let parts: Self = serde_json::from_str(body).ok()?;
-        let is_error = parts.object.as_ref().is_some_and(|object| object == "error");
+        let is_error = parts
+            .object
+            .as_ref()
+            .is_some_and(|object| object == "error");
         (body.trim_start().starts_with('{') && !is_error).then_some(parts)
     }
 
@@ -53,11 +56,13 @@ impl<'a> Parts<'a> {
         };
         match kind {
             Kind::Chat => self.choices().next().is_some(),
-            Kind::Responses => self.output.is_some_and(|output| output.get().starts_with('[')),
+            Kind::Responses => self
+                .output
+                .is_some_and(|output| output.get().starts_with('[')),
             Kind::Embeddings | Kind::Image => has_items(self.data),
-            Kind::Moderation | Kind::Rerank => {
-                self.results.is_some_and(|results| results.get().starts_with('['))
-            }
+            Kind::Moderation | Kind::Rerank => self
+                .results
+                .is_some_and(|results| results.get().starts_with('[')),
             Kind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
             // It is no JSON.
             Kind::Speech => false,
@@ -66,11 +71,17 @@ impl<'a> Parts<'a> {
 
     /// What it used, where tokens are told.
     pub(super) fn usage(&self) -> Option<Usage> {
-        serde_json::from_str::<WireUsage>(self.usage?.get()).ok()?.unified()
+        serde_json::from_str::<WireUsage>(self.usage?.get())
+            .ok()?
+            .unified()
     }
 
     fn choices(&self) -> impl Iterator<Item = &Value> {
-        self.choices.as_ref().and_then(Value::as_array).into_iter().flatten()
+        self.choices
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
     }
 
     /// A refusal is what no choice has anything beside.
@@ -85,7 +96,10 @@ impl<'a> Parts<'a> {
         if is("failed") || is("cancelled") {
             return Said::Error(ErrorBody::default());
         }
-        let cut = self.incomplete_details.as_ref().and_then(|details| details.get("reason"));
+        let cut = self
+            .incomplete_details
+            .as_ref()
+            .and_then(|details| details.get("reason"));
         if is("incomplete") && cut.is_some_and(|reason| reason == "content_filter") {
             return Said::Filtered("the provider's content filter cut the answer off".to_owned());
         }
@@ -99,17 +113,25 @@ impl<'a> Parts<'a> {
 
 /// Why a choice says nothing, if it was refused.
 fn refusal(choice: &Value) -> Option<String> {
-    let words = choice.pointer("/message/refusal").and_then(Value::as_str).filter(|words| !words.is_empty());
+    let words = choice
+        .pointer("/message/refusal")
+        .and_then(Value::as_str)
+        .filter(|words| !words.is_empty());
     let content = choice.pointer("/message/content");
     let is_empty = content.is_none_or(|content| content.is_null() || content == "");
-    let filtered = is_empty && choice.get("finish_reason").is_some_and(|reason| reason == "content_filter");
-    let taken = || filtered.then(|| "the provider's content filter took the answer away".to_owned());
+    let filtered = is_empty
+        && choice
+            .get("finish_reason")
+            .is_some_and(|reason| reason == "content_filter");
+    let taken =
+        || filtered.then(|| "the provider's content filter took the answer away".to_owned());
     words.map(str::to_owned).or_else(taken)
 }
 
 /// Sound as JSON; a page or an error that comes in its place is none.
 pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
-    let is_text = content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
+    let is_text =
+        content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
     (!is_text && !reply.body.is_empty()).then(|| endpoint::binary(reply))?
 }
 
@@ -118,7 +140,9 @@ pub(super) fn plain_text(call: &Call<'_>, reply: &Reply) -> Option<Box<RawValue>
     let format: String = serde_json::from_str(call.job.body.get("response_format")?.get()).ok()?;
     let is_asked = call.kind == Kind::Transcription && PLAIN.contains(&format.as_str());
     let is_page = content_type(reply).is_some_and(|kind| kind.contains("html"));
-    let text = std::str::from_utf8(&reply.body).ok().filter(|_| is_asked && !is_page)?;
+    let text = std::str::from_utf8(&reply.body)
+        .ok()
+        .filter(|_| is_asked && !is_page)?;
     serde_json::value::to_raw_value(&json!({ "text": text })).ok()
 }
 

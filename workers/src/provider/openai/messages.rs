@@ -14,7 +14,9 @@ const DETAILS: &str = "reasoning_details";
 /// Changes the messages of `body` for `quirks`. What is no list of objects stays as it is: the server says what is
 /// wrong with it.
 pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quirks>) {
-    let Some(raw) = body.get("messages") else { return };
+    let Some(raw) = body.get("messages") else {
+        return;
+    };
     let mut drops: Vec<&str> = Vec::new();
     let mut roles = BTreeMap::new();
     for quirks in quirks {
@@ -22,13 +24,16 @@ pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quir
         roles.extend(&quirks.roles);
     }
     let is_told = |name: &str| raw.get().contains(&format!("\"{name}\""));
-    let concerns =
-        is_told(DETAILS) || drops.iter().any(|name| is_told(name)) || roles.keys().any(|name| is_told(name));
+    let concerns = is_told(DETAILS)
+        || drops.iter().any(|name| is_told(name))
+        || roles.keys().any(|name| is_told(name));
     // Most chats have none of this, and keep their bytes.
     if !concerns {
         return;
     }
-    let Ok(mut messages) = serde_json::from_str::<Vec<Object>>(raw.get()) else { return };
+    let Ok(mut messages) = serde_json::from_str::<Vec<Object>>(raw.get()) else {
+        return;
+    };
     for message in &mut messages {
         without(message, &drops);
         details(message);
@@ -46,12 +51,18 @@ fn without(object: &mut Object, drops: &[&str]) {
 
 /// Takes out what other dialects want back; what the server itself gave stays.
 fn details(message: &mut Object) {
-    let Some(raw) = message.get(DETAILS) else { return };
-    let Ok(mut details) = serde_json::from_str::<Vec<Value>>(raw.get()) else { return };
+    let Some(raw) = message.get(DETAILS) else {
+        return;
+    };
+    let Ok(mut details) = serde_json::from_str::<Vec<Value>>(raw.get()) else {
+        return;
+    };
     let ours = |detail: &Value| {
         let fields = detail.as_object();
         fields.is_some_and(|fields| {
-            fields.contains_key("format") && fields.contains_key("data") && !fields.contains_key("type")
+            fields.contains_key("format")
+                && fields.contains_key("data")
+                && !fields.contains_key("type")
         })
     };
     details.retain(|detail| !ours(detail));
@@ -62,7 +73,9 @@ fn details(message: &mut Object) {
 }
 
 fn role(message: &mut Object, roles: &BTreeMap<&String, &String>) {
-    let role: Option<String> = message.get("role").and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let role: Option<String> = message
+        .get("role")
+        .and_then(|raw| serde_json::from_str(raw.get()).ok());
     let other = role.and_then(|role| value::to_raw_value(roles.get(&role)?).ok());
     if let Some(other) = other {
         message.insert("role".to_owned(), other);
@@ -70,8 +83,12 @@ fn role(message: &mut Object, roles: &BTreeMap<&String, &String>) {
 }
 
 fn calls(message: &mut Object, drops: &[&str]) {
-    let Some(raw) = message.get("tool_calls") else { return };
-    let Ok(mut calls) = serde_json::from_str::<Vec<Object>>(raw.get()) else { return };
+    let Some(raw) = message.get("tool_calls") else {
+        return;
+    };
+    let Ok(mut calls) = serde_json::from_str::<Vec<Object>>(raw.get()) else {
+        return;
+    };
     calls.iter_mut().for_each(|call| without(call, drops));
     let calls: Option<Box<RawValue>> = value::to_raw_value(&calls).ok();
     if let Some(calls) = calls {

@@ -57,7 +57,11 @@ impl Response {
         let error = self.error.filter(|error| !error.is_null());
         if error.is_some() || !["completed", "incomplete"].contains(&self.status.as_str()) {
             let error = error.unwrap_or_else(|| json!({ "code": self.status }));
-            return Some(Answer { body: raw(&error)?, usage, said: Said::Error(ErrorBody::of(&error)) });
+            return Some(Answer {
+                body: raw(&error)?,
+                usage,
+                said: Said::Error(ErrorBody::of(&error)),
+            });
         }
         let reason = self.incomplete_details.and_then(|details| details.reason);
         let finish = match reason.as_deref() {
@@ -66,11 +70,20 @@ impl Response {
             _ => Finish::Stop,
         };
         let native_finish = reason.unwrap_or(self.status);
-        let mut choice = Choice { finish, native_finish, ..Choice::default() };
+        let mut choice = Choice {
+            finish,
+            native_finish,
+            ..Choice::default()
+        };
         for item in self.output {
             take(&mut choice, item);
         }
-        let answer = ChatAnswer { id: Some(self.id), model: self.model, choices: vec![choice], usage };
+        let answer = ChatAnswer {
+            id: Some(self.id),
+            model: self.model,
+            choices: vec![choice],
+            usage,
+        };
         answer.unified(model, now)
     }
 }
@@ -88,8 +101,17 @@ fn take(choice: &mut Choice, value: Value) {
                 }
             }
         }
-        Ok(Item::FunctionCall { call_id, name, arguments }) => {
-            choice.calls.push(Call { id: Some(call_id), name, arguments, extra: None });
+        Ok(Item::FunctionCall {
+            call_id,
+            name,
+            arguments,
+        }) => {
+            choice.calls.push(Call {
+                id: Some(call_id),
+                name,
+                arguments,
+                extra: None,
+            });
         }
         Ok(Item::Reasoning { summary }) => {
             let texts = summary.into_iter().filter_map(|part| part.text);

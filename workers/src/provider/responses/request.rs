@@ -75,7 +75,9 @@ fn items(input: &mut Vec<Value>, field: &str, message: &Message) -> Result<(), U
         Role::Tool => {
             let output = message.content.texts(&content)?.concat();
             let call_id = &message.tool_call_id;
-            input.push(json!({ "type": "function_call_output", "call_id": call_id, "output": output }));
+            input.push(
+                json!({ "type": "function_call_output", "call_id": call_id, "output": output }),
+            );
         }
         Role::Assistant => {
             input.extend(message.opaque(DIALECT).cloned());
@@ -94,7 +96,11 @@ fn items(input: &mut Vec<Value>, field: &str, message: &Message) -> Result<(), U
 }
 
 fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
-    content.parts(field).into_iter().map(|(field, piece)| part(&field, piece)).collect()
+    content
+        .parts(field)
+        .into_iter()
+        .map(|(field, piece)| part(&field, piece))
+        .collect()
 }
 
 fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
@@ -106,8 +112,11 @@ fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
         Piece::Audio(_) => return Err(piece.unsupported(field, "Responses take no sound")),
         Piece::File(file) => {
             let mut part = json!({ "type": "input_file" });
-            let given =
-                [("file_data", &file.file_data), ("file_id", &file.file_id), ("filename", &file.filename)];
+            let given = [
+                ("file_data", &file.file_data),
+                ("file_id", &file.file_id),
+                ("filename", &file.filename),
+            ];
             for (name, value) in given {
                 if let Some(value) = value {
                     part[name] = value.as_str().into();
@@ -149,8 +158,11 @@ fn text_config(chat: &Chat) -> Map<String, Value> {
         Format::JsonObject => {
             text.insert("format".to_owned(), json!({ "type": "json_object" }));
         }
-        Format::JsonSchema { json_schema: schema } => {
-            let mut wire = json!({ "type": "json_schema", "name": schema.name, "schema": schema.schema });
+        Format::JsonSchema {
+            json_schema: schema,
+        } => {
+            let mut wire =
+                json!({ "type": "json_schema", "name": schema.name, "schema": schema.schema });
             if let Some(description) = &schema.description {
                 wire["description"] = description.as_str().into();
             }

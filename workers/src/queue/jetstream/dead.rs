@@ -20,7 +20,10 @@ const SHARE: usize = 8;
 
 /// Keeps a message that is given up: the message as it came, or, where that is large, the object that holds it.
 pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
-    let DeadLetter { mut letter, delivery } = dead;
+    let DeadLetter {
+        mut letter,
+        delivery,
+    } = dead;
     let subject = queue.names.dead(&letter.pool, &letter.team);
     let mut headers = traced(delivery.traceparent.as_deref());
     let reason: String = letter.reason().chars().take(LONGEST_REASON).collect();
@@ -32,10 +35,15 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
     let mut payload = delivery.payload;
     // One that is another team's is not this letter's to show or drop.
-    let mut object = delivery.object.filter(|object| is_object_of(object, &letter.team));
+    let mut object = delivery
+        .object
+        .filter(|object| is_object_of(object, &letter.team));
     if payload.len() > queue.client.max_payload() / SHARE {
         if object.is_none() {
-            let name = queue.names.object(&letter.team, None, &format!("dead-{}", delivery.unique_id));
+            let name =
+                queue
+                    .names
+                    .object(&letter.team, None, &format!("dead-{}", delivery.unique_id));
             queue.requests.put(&name, &payload).await?;
             object = Some(name);
         }
@@ -67,7 +75,9 @@ async fn publish(
     headers: &HeaderMap,
     payload: Bytes,
 ) -> Result<bool, Error> {
-    let ack = queue.context.publish_with_headers(subject.to_owned(), headers.clone(), payload);
+    let ack = queue
+        .context
+        .publish_with_headers(subject.to_owned(), headers.clone(), payload);
     match ack.and_then(|ack| ack.into_future()).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Ok(false),

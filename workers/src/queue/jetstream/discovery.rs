@@ -22,12 +22,25 @@ pub(super) async fn start(
     queue: JetStreamQueue,
     readings: Arc<Readings>,
 ) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
-    let jobs = queue.client.subscribe(queue.names.all_seen()).await.map_err(unavailable)?;
-    let due = queue.client.subscribe(queue.names.all_seen_due()).await.map_err(unavailable)?;
+    let jobs = queue
+        .client
+        .subscribe(queue.names.all_seen())
+        .await
+        .map_err(unavailable)?;
+    let due = queue
+        .client
+        .subscribe(queue.names.all_seen_due())
+        .await
+        .map_err(unavailable)?;
     let marked = |due: bool| move |message: Message| (message, due);
     let mut announced = stream::select(jobs.map(marked(false)), due.map(marked(true)));
     let (sender, found) = mpsc::unbounded_channel();
-    let mut finder = Finder { queue, known: HashMap::new(), readings, sender };
+    let mut finder = Finder {
+        queue,
+        known: HashMap::new(),
+        readings,
+        sender,
+    };
     finder.read_all().await?;
     finder.read_consumers().await?;
     tokio::spawn(async move {
@@ -63,7 +76,10 @@ impl Finder {
             (names.scheduled_stream(), names.all_due(), true),
         ] {
             let stream = self.queue.stream(stream).await?;
-            let mut listed = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+            let mut listed = stream
+                .info_with_subjects(filter)
+                .await
+                .map_err(unavailable)?;
             while let Some(entry) = listed.next().await {
                 let (subject, _) = entry.map_err(unavailable)?;
                 self.see(&subject, due);
@@ -75,7 +91,10 @@ impl Finder {
     /// Flows that were read before: those that are idle are let go then.
     async fn read_consumers(&mut self) -> Result<(), Error> {
         let names = self.queue.names.clone();
-        for (stream, due) in [(names.jobs_stream(), false), (names.scheduled_stream(), true)] {
+        for (stream, due) in [
+            (names.jobs_stream(), false),
+            (names.scheduled_stream(), true),
+        ] {
             let stream = self.queue.stream(stream).await?;
             let mut consumers = stream.consumers();
             while let Some(consumer) = consumers.next().await {
@@ -93,14 +112,20 @@ impl Finder {
         if !self.known.contains_key(subject) {
             let flow = self.queue.names.flow_of(subject);
             if flow.is_none() {
-                warn!(subject, "a job's subject holds a wildcard; its messages are not served, delete them");
+                warn!(
+                    subject,
+                    "a job's subject holds a wildcard; its messages are not served, delete them"
+                );
             }
             if self.known.len() == SUBJECTS {
                 self.known.clear();
             }
-            self.known.insert(subject.to_owned(), flow.map(|flow| Reading { flow, due }));
+            self.known
+                .insert(subject.to_owned(), flow.map(|flow| Reading { flow, due }));
         }
-        let Some(reading) = &self.known[subject] else { return };
+        let Some(reading) = &self.known[subject] else {
+            return;
+        };
         if self.readings.see(reading) {
             // Nobody receives any more only when the process ends.
             let _ = self.sender.send(reading.clone());

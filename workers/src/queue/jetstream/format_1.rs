@@ -40,17 +40,27 @@ pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(),
     };
     let jobs = stream.cached_info().state.messages;
     info!(jobs, "taking over the scheduled jobs of Forebay 0.1");
-    let mover = Mover { context, names, stream: &stream };
+    let mover = Mover {
+        context,
+        names,
+        stream: &stream,
+    };
     // Schedules first: one that fires before it is copied has come back by then.
     for filter in [names.format_1_scheduled_subjects(), names.all_due()] {
-        let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
+        let subjects = stream
+            .info_with_subjects(filter)
+            .await
+            .map_err(unavailable)?;
         let moved = subjects.map_err(unavailable).map(async |subject| {
             let (subject, _) = subject?;
             mover.move_all(&subject).await
         });
         moved.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     }
-    context.delete_stream(names.format_1_scheduled_stream()).await.map_err(unavailable)?;
+    context
+        .delete_stream(names.format_1_scheduled_stream())
+        .await
+        .map_err(unavailable)?;
     info!(jobs, "the scheduled jobs of Forebay 0.1 are taken over");
     Ok(())
 }
@@ -71,7 +81,11 @@ impl Mover<'_> {
     async fn move_all(&self, subject: &str) -> Result<(), Error> {
         let mut next = 1;
         loop {
-            let message = match self.stream.get_first_raw_message_by_subject(subject, next).await {
+            let message = match self
+                .stream
+                .get_first_raw_message_by_subject(subject, next)
+                .await
+            {
                 Ok(message) => message,
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
                 Err(error) => return Err(unavailable(error)),
@@ -95,10 +109,14 @@ impl Mover<'_> {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
         let subject = self.names.scheduled_since_format_1(&message.subject);
-        let ack = self.context.publish_with_headers(subject, headers, message.payload.clone());
+        let ack = self
+            .context
+            .publish_with_headers(subject, headers, message.payload.clone());
         match ack.and_then(|ack| ack.into_future()).await {
             Ok(_) => Ok(()),
-            Err(error) if is_schedule && error.kind() == PublishErrorKind::WrongLastSequence => Ok(()),
+            Err(error) if is_schedule && error.kind() == PublishErrorKind::WrongLastSequence => {
+                Ok(())
+            }
             Err(error) => Err(unavailable(error)),
         }
     }
@@ -106,9 +124,16 @@ impl Mover<'_> {
     /// Deletes a message that is copied. Its bytes are not overwritten, which would take the server many times as long.
     /// What the server answers does not matter: one that has fired is gone, and the stream is deleted in the end.
     async fn delete(&self, sequence: u64) -> Result<(), Error> {
-        let subject = format!("STREAM.MSG.DELETE.{}", self.names.format_1_scheduled_stream());
+        let subject = format!(
+            "STREAM.MSG.DELETE.{}",
+            self.names.format_1_scheduled_stream()
+        );
         let request = json!({ "seq": sequence, "no_erase": true });
-        let _: Response<DeleteStatus> = self.context.request(subject, &request).await.map_err(unavailable)?;
+        let _: Response<DeleteStatus> = self
+            .context
+            .request(subject, &request)
+            .await
+            .map_err(unavailable)?;
         Ok(())
     }
 }

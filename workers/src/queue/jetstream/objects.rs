@@ -54,11 +54,19 @@ impl Objects {
 
     fn new(context: &Context, bucket: String, max_payload: usize) -> Self {
         let stream = Names::bucket_stream(&bucket);
-        Self { context: context.clone(), bucket, stream, chunk: CHUNK.min(max_payload) }
+        Self {
+            context: context.clone(),
+            bucket,
+            stream,
+            chunk: CHUNK.min(max_payload),
+        }
     }
 
     async fn store(&self) -> Result<ObjectStore, Error> {
-        self.context.get_object_store(&self.bucket).await.map_err(unavailable)
+        self.context
+            .get_object_store(&self.bucket)
+            .await
+            .map_err(unavailable)
     }
 
     /// Keeps an object; it replaces one of the same name.
@@ -72,18 +80,29 @@ impl Objects {
             ..ObjectMetadata::default()
         };
         self.has_room(bytes.len()).await?;
-        self.store().await?.put(meta, &mut bytes.as_ref()).await.map_err(unavailable)?;
+        self.store()
+            .await?
+            .put(meta, &mut bytes.as_ref())
+            .await
+            .map_err(unavailable)?;
         Ok(())
     }
 
     /// Looks before anything is put: what was put of an object that did not fit would stay.
     async fn has_room(&self, size: usize) -> Result<(), Error> {
-        let stream = self.context.get_stream(&self.stream).await.map_err(unavailable)?;
+        let stream = self
+            .context
+            .get_stream(&self.stream)
+            .await
+            .map_err(unavailable)?;
         let (config, state) = (&stream.cached_info().config, &stream.cached_info().state);
         let needed = state.bytes + (size + size / 50 + MARGIN) as u64;
         let most = u64::try_from(config.max_bytes).unwrap_or(u64::MAX);
         if config.discard == DiscardPolicy::New && needed > most {
-            return Err(unavailable(format!("the object store {} is full ({most} bytes)", self.bucket)));
+            return Err(unavailable(format!(
+                "the object store {} is full ({most} bytes)",
+                self.bucket
+            )));
         }
         Ok(())
     }
@@ -93,7 +112,9 @@ impl Objects {
     /// # Errors
     /// When the server does not answer.
     pub async fn size(&self, name: &str) -> Result<Option<usize>, Error> {
-        Ok(described(&self.store().await?, name).await?.map(|info| info.size))
+        Ok(described(&self.store().await?, name)
+            .await?
+            .map(|info| info.size))
     }
 
     /// A whole object; `None` if there is none of this name, or it is damaged.
@@ -104,12 +125,17 @@ impl Objects {
         let store = self.store().await?;
         // Chunks that do not come may be on their way for long once, or be gone.
         for _ in 0..TRIES {
-            let Some(info) = described(&store, name).await? else { return Ok(None) };
+            let Some(info) = described(&store, name).await? else {
+                return Ok(None);
+            };
             if let Fetched::All(bytes) = fetch(&store, &info).await? {
                 return Ok(bytes);
             }
         }
-        warn!(name, "an object's chunks do not come, so it counts as damaged");
+        warn!(
+            name,
+            "an object's chunks do not come, so it counts as damaged"
+        );
         Ok(None)
     }
 
@@ -119,17 +145,30 @@ impl Objects {
     /// # Errors
     /// When the server does not answer.
     pub async fn sweep(&self, before: Timestamp) -> Result<usize, Error> {
-        let stream = self.context.get_stream_no_info(&self.stream).await.map_err(unavailable)?;
+        let stream = self
+            .context
+            .get_stream_no_info(&self.stream)
+            .await
+            .map_err(unavailable)?;
         let [chunks, descriptions] = Names::bucket_subjects(&self.bucket);
         let subjects = async |filter: &str| {
-            let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
-            subjects.map_ok(|(subject, _)| subject).try_collect::<Vec<_>>().await.map_err(unavailable)
+            let subjects = stream
+                .info_with_subjects(filter)
+                .await
+                .map_err(unavailable)?;
+            subjects
+                .map_ok(|(subject, _)| subject)
+                .try_collect::<Vec<_>>()
+                .await
+                .map_err(unavailable)
         };
         // Chunks first: what becomes whole meanwhile is described by then.
         let chunks = subjects(&chunks).await?;
         let mut whole = HashSet::new();
         for description in subjects(&descriptions).await? {
-            let Some(message) = last_on(&stream, &description).await? else { continue };
+            let Some(message) = last_on(&stream, &description).await? else {
+                continue;
+            };
             let described = serde_json::from_slice::<ObjectInfo>(&message.payload);
             whole.extend(described.map(|info| info.nuid));
         }
@@ -139,7 +178,9 @@ impl Objects {
             if whole.contains(name) {
                 continue;
             }
-            let Some(last) = last_on(&stream, &subject).await? else { continue };
+            let Some(last) = last_on(&stream, &subject).await? else {
+                continue;
+            };
             if last.time.unix_timestamp() < before.as_second() {
                 stream.purge().filter(&subject).await.map_err(unavailable)?;
                 swept += 1;
@@ -171,7 +212,9 @@ impl Objects {
         whole: &Bytes,
     ) -> Result<String, Error> {
         let name = {
-            let Completion { team, batch, id, .. } = completion;
+            let Completion {
+                team, batch, id, ..
+            } = completion;
             names.answer_object(team, batch.as_deref(), id, whole)
         };
         // One that is there is not put again: somebody may be reading it.
@@ -190,8 +233,13 @@ impl Objects {
         completion: Completion,
         object: Option<&str>,
     ) -> Result<Option<Completion>, Error> {
-        let Some(object) = object else { return Ok(Some(completion)) };
-        let whole = self.get(object).await?.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let Some(object) = object else {
+            return Ok(Some(completion));
+        };
+        let whole = self
+            .get(object)
+            .await?
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
         // What is put where another's message points to is no answer to this.
         Ok(whole.filter(|whole: &Completion| whole.identity() == completion.identity()))
     }
@@ -226,11 +274,17 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<Fetched, Error>
     let mut bytes = Vec::with_capacity(info.size);
     loop {
         match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) => return Ok(Fetched::All((bytes.len() == info.size).then(|| bytes.into()))),
+            Ok(Ok(0)) => {
+                return Ok(Fetched::All(
+                    (bytes.len() == info.size).then(|| bytes.into()),
+                ));
+            }
             // It is not what it is described as.
             Ok(Ok(_)) if bytes.len() > info.size => return Ok(Fetched::All(None)),
             Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => return Ok(Fetched::All(None)),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                return Ok(Fetched::All(None));
+            }
             Ok(Err(error)) => return Err(unavailable(error)),
             Err(_) => return Ok(Fetched::Stalled),
         }
@@ -240,11 +294,22 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<Fetched, Error>
 /// What is known of an object. A link is none: it would read what another name stands for.
 async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>, Error> {
     match store.info(name).await {
-        Ok(info) if info.deleted || info.options.as_ref().is_some_and(|options| options.link.is_some()) => {
+        Ok(info)
+            if info.deleted
+                || info
+                    .options
+                    .as_ref()
+                    .is_some_and(|options| options.link.is_some()) =>
+        {
             Ok(None)
         }
         Ok(info) => Ok(Some(info)),
-        Err(error) if matches!(error.kind(), InfoErrorKind::NotFound | InfoErrorKind::InvalidName) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                InfoErrorKind::NotFound | InfoErrorKind::InvalidName
+            ) =>
+        {
             Ok(None)
         }
         // It describes nothing, and would not the next time. The client has no kind of its own for this.
@@ -255,7 +320,10 @@ async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>
 
 /// What a message can hold of a completion that is larger: all but the answer's body and the metadata.
 pub(super) fn without_body(completion: &Completion) -> Completion {
-    let mut rest = Completion { metadata: None, ..completion.clone() };
+    let mut rest = Completion {
+        metadata: None,
+        ..completion.clone()
+    };
     if let Some(response) = &mut rest.response {
         response.body = RawValue::NULL.to_owned();
     }

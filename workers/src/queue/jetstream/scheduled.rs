@@ -22,7 +22,9 @@ const AT_ONCE: usize = 64;
 /// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<bool, Error> {
     let identity = &job.identity;
-    let subject = queue.names.scheduled(&identity.team, identity.batch.as_deref(), &identity.id);
+    let subject = queue
+        .names
+        .scheduled(&identity.team, identity.batch.as_deref(), &identity.id);
     let (last, before) = scheduled(queue, &subject).await?;
     if let Some(before) = before {
         if before.fingerprint != job.state.fingerprint {
@@ -45,11 +47,21 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Resu
     if let Some(object) = &job.object {
         headers.insert(OBJECT_HEADER, one_line(object));
     }
-    headers.insert(STATE, serde_json::to_string(&job.state).map_err(unavailable)?);
-    let ack = queue.context.publish_with_headers(subject, headers, job.payload);
-    let ack = ack.and_then(|ack| ack.into_future()).await.map_err(unavailable)?;
+    headers.insert(
+        STATE,
+        serde_json::to_string(&job.state).map_err(unavailable)?,
+    );
+    let ack = queue
+        .context
+        .publish_with_headers(subject, headers, job.payload);
+    let ack = ack
+        .and_then(|ack| ack.into_future())
+        .await
+        .map_err(unavailable)?;
     if ack.duplicate {
-        return Err(unavailable("the server took the schedule for one that it had"));
+        return Err(unavailable(
+            "the server took the schedule for one that it had",
+        ));
     }
     Ok(true)
 }
@@ -66,7 +78,11 @@ fn shorten(replies: &mut Vec<String>, subject: &str) {
     });
     let fit = fit.count();
     if fit < replies.len() {
-        warn!(subject, left_out = replies.len() - fit, "a scheduled job has too many subjects to reply to");
+        warn!(
+            subject,
+            left_out = replies.len() - fit,
+            "a scheduled job has too many subjects to reply to"
+        );
         replies.truncate(fit);
     }
 }
@@ -77,7 +93,10 @@ async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => {
             let state = message.headers.get(STATE).map(|state| state.as_str());
-            Ok((message.sequence, state.and_then(|state| serde_json::from_str(state).ok())))
+            Ok((
+                message.sequence,
+                state.and_then(|state| serde_json::from_str(state).ok()),
+            ))
         }
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, None)),
         Err(error) => Err(unavailable(error)),
@@ -96,9 +115,13 @@ pub(super) async fn hasten(
         None => queue.names.scheduled_of(team, batch.as_deref()),
     };
     let stream = queue.stream(queue.names.scheduled_stream()).await?;
-    let subjects = stream.info_with_subjects(filter).await.map_err(unavailable)?;
-    let hastened =
-        subjects.map_err(unavailable).map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
+    let subjects = stream
+        .info_with_subjects(filter)
+        .await
+        .map_err(unavailable)?;
+    let hastened = subjects
+        .map_err(unavailable)
+        .map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
     hastened
         .try_buffer_unordered(AT_ONCE)
         .try_fold(0, |sum, one| async move { Ok(sum + usize::from(one)) })
@@ -123,8 +146,13 @@ async fn hasten_one(
         }
     }
     headers.insert("Nats-Schedule", format!("@at {now}"));
-    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, message.sequence.to_string());
-    let ack = queue.context.publish_with_headers(subject, headers, message.payload);
+    headers.insert(
+        NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+        message.sequence.to_string(),
+    );
+    let ack = queue
+        .context
+        .publish_with_headers(subject, headers, message.payload);
     match ack.and_then(|ack| ack.into_future()).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),

@@ -25,14 +25,26 @@ pub(super) fn start(queue: JetStreamQueue, reading: Reading, credit: Credit) -> 
     let (sender, deliveries) = mpsc::unbounded_channel();
     let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
     let inbox = String::new();
-    let feed = Feed { queue, reading, inbox, credit, asked: 0, heard: Instant::now(), connects };
+    let feed = Feed {
+        queue,
+        reading,
+        inbox,
+        credit,
+        asked: 0,
+        heard: Instant::now(),
+        connects,
+    };
     let feed = tokio::spawn(feed.run(sender));
     Source { deliveries, feed }
 }
 
 async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
     let inbox = queue.client.new_inbox();
-    let subscriber = queue.client.subscribe(inbox.clone()).await.map_err(unavailable)?;
+    let subscriber = queue
+        .client
+        .subscribe(inbox.clone())
+        .await
+        .map_err(unavailable)?;
     Ok((inbox, subscriber))
 }
 
@@ -96,7 +108,12 @@ impl Feed {
 
     /// Whether requests are lost: with a connection, or for a reason that nobody told.
     fn is_deaf(&mut self) -> bool {
-        let connects = self.queue.client.statistics().connects.load(Ordering::Relaxed);
+        let connects = self
+            .queue
+            .client
+            .statistics()
+            .connects
+            .load(Ordering::Relaxed);
         let silent = self.asked > 0 && self.heard.elapsed() > SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
@@ -137,7 +154,11 @@ impl Feed {
             EXPIRES.as_nanos(),
             HEARTBEAT.as_nanos()
         );
-        let sent = self.queue.client.publish_with_reply(subject, self.inbox.clone(), request.into()).await;
+        let sent = self
+            .queue
+            .client
+            .publish_with_reply(subject, self.inbox.clone(), request.into())
+            .await;
         if let Err(error) = sent {
             warn!(queue = %self.reading.flow, %error, "cannot ask for jobs");
         }
@@ -153,12 +174,18 @@ impl Feed {
                 self.give_back(message).await;
                 return;
             }
-            let Some(delivery) = self.queue.delivery(message, self.reading.due) else { return };
+            let Some(delivery) = self.queue.delivery(message, self.reading.due) else {
+                return;
+            };
             self.credit.open -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
                 // The turn ended just now; the next one wants it still.
                 self.credit.open += 1;
-                let _ = self.queue.client.publish(delivery.receipt.0, "-NAK".into()).await;
+                let _ = self
+                    .queue
+                    .client
+                    .publish(delivery.receipt.0, "-NAK".into())
+                    .await;
             }
             return;
         };
@@ -172,7 +199,10 @@ impl Feed {
             .unwrap_or(self.asked);
         self.asked = self.asked.saturating_sub(left);
         let gone = status == StatusCode::NO_RESPONDERS
-            || message.description.as_deref().is_some_and(|text| text.contains("Deleted"));
+            || message
+                .description
+                .as_deref()
+                .is_some_and(|text| text.contains("Deleted"));
         if gone {
             self.restore().await;
         }
