@@ -17,6 +17,7 @@ mod limit;
 mod meter;
 mod pace;
 mod permit;
+mod saved;
 mod standing;
 mod state;
 mod wake;
@@ -32,11 +33,11 @@ use tokio::time::Instant;
 pub use cap::{Cap, Share};
 pub(crate) use circuit::Circuits;
 use learn::Learned;
-use ledger::{Ledger, Model, choose_key, passable};
+use ledger::{Ledger, Model, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::Wait;
 pub use permit::{Permit, Stamp};
-pub use standing::{Found, ModelStanding, Moment, Paused, Spent, Standing};
+pub use saved::{Found, ModelStanding, Moment, Paused, Spent, Standing};
 use state::Gate;
 pub use state::State;
 pub use wake::Wake;
@@ -252,8 +253,8 @@ impl Account {
             input_tokens: factor.apply(cost.input_tokens),
             ..cost
         };
-        let model_gate = passable(state.gate(now))?;
-        let circuit_gate = passable(circuit.gate(now))?;
+        let model_gate = state.gate(now).pass()?;
+        let circuit_gate = circuit.gate(now).pass()?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
         let mut passed_over = None;
         for meter in used.iter() {

@@ -8,7 +8,6 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::Denied;
-use super::ledger::passable;
 use super::state::{Gate, State};
 
 /// Calls that are looked back on,
@@ -80,7 +79,7 @@ impl Circuit {
     /// Says what it has to wait for.
     pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<Passage, Denied> {
         let mut inner = self.inner();
-        let gate = passable(inner.state.gate(now))?;
+        let gate = inner.state.gate(now).pass()?;
         inner.next_call += 1;
         let call = inner.next_call;
         inner.state.begin();

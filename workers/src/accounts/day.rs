@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use super::standing::Moment;
+use super::saved::Moment;
 use crate::clock::Clock;
 
 /// How far the provider's clock may be from this machine's: a call counts for the new day so much sooner,

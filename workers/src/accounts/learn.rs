@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::limit::{Algorithm, Amount};
 use super::meter::{Meter, Wait};
-use super::standing::Found;
+use super::saved::Found;
 use crate::cost::Dimension;
 use crate::provider::Figures;
 use period::Period;

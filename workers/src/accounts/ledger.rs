@@ -204,14 +204,6 @@ impl Ledger {
     }
 }
 
-pub(super) fn passable(gate: Gate) -> Result<Gate, Denied> {
-    match gate {
-        Gate::Open | Gate::Probe => Ok(gate),
-        Gate::Until(at) => Err(Denied::Until(at)),
-        Gate::Shut(reason) => Err(Denied::Shut(reason)),
-    }
-}
-
 /// The next key in turn that may be used, or what the soonest of them waits for.
 pub(super) fn choose_key(
     keys: &[State],
@@ -220,7 +212,7 @@ pub(super) fn choose_key(
 ) -> Result<(usize, Gate), Denied> {
     let mut soonest = None;
     for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
-        match passable(keys[key].gate(now)) {
+        match keys[key].gate(now).pass() {
             Ok(gate) => return Ok((key, gate)),
             Err(denied) => {
                 soonest = Some(soonest.map_or(denied, |other| sooner(other, denied)));

@@ -13,7 +13,7 @@ use super::day::Days;
 use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
 use super::pace::Pace;
-use super::standing::Moment;
+use super::saved::Moment;
 use super::window::Window;
 use crate::clock::Clock;
 use crate::cost::{Cost, Dimension};

@@ -5,7 +5,8 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use super::standing::{Moment, Paused};
+use super::Denied;
+use super::saved::{Moment, Paused};
 use crate::retry_after;
 
 /// What is over so soon need not be written down.
@@ -70,6 +71,17 @@ pub(super) enum Gate {
     Probe,
     Until(Instant),
     Shut(Option<Class>),
+}
+
+impl Gate {
+    /// The gate if one more call may pass, or why it may not.
+    pub(super) fn pass(self) -> Result<Self, Denied> {
+        match self {
+            Gate::Open | Gate::Probe => Ok(self),
+            Gate::Until(at) => Err(Denied::Until(at)),
+            Gate::Shut(reason) => Err(Denied::Shut(reason)),
+        }
+    }
 }
 
 impl State {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::accounts::limit::{Algorithm, Amount};
 use crate::accounts::meter::Wait;
-use crate::accounts::standing::Found;
+use crate::accounts::saved::Found;
 use crate::cost::Dimension;
 
 /// What is searched is a number of calls per this.
