@@ -5,6 +5,7 @@
 //! one back. Everything else that is done with a call is the same for all and stands in [`Endpoint`]: how keys are
 //! sent, what headers tell of limits, what errors mean.
 
+mod adapters;
 mod admission;
 mod anthropic;
 mod bedrock;

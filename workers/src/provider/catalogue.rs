@@ -8,12 +8,9 @@ use forebay_schemas::Class;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use super::Scope;
 use super::kind::Kind;
 use super::limits::{LimitHeader, WaitHeader};
-use super::{
-    Adapter, Scope, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses,
-    vertex_claude,
-};
 use crate::cost::Together;
 
 const TABLE: &str = include_str!("providers.toml");
@@ -106,22 +103,6 @@ pub enum Dialect {
     Ollama,
     /// Anthropic's Messages at Vertex.
     VertexClaude,
-}
-
-impl Dialect {
-    pub(super) fn adapter(self) -> &'static dyn Adapter {
-        match self {
-            Dialect::Openai => &openai::OpenAi,
-            Dialect::Responses => &responses::Responses,
-            Dialect::Anthropic => &anthropic::Anthropic,
-            Dialect::Gemini => &gemini::Gemini,
-            Dialect::Mistral => &mistral::Mistral,
-            Dialect::Cohere => &cohere::Cohere,
-            Dialect::Bedrock => &bedrock::Bedrock,
-            Dialect::Ollama => &ollama::Ollama,
-            Dialect::VertexClaude => &vertex_claude::VertexClaude,
-        }
-    }
 }
 
 impl std::fmt::Display for Dialect {
@@ -429,13 +410,6 @@ impl Provider {
         self.tokens.settles
     }
 
-    /// The kinds of work that it has.
-    pub fn kinds(&self) -> &[Kind] {
-        self.kinds
-            .as_deref()
-            .unwrap_or_else(|| self.dialect.adapter().kinds())
-    }
-
     /// What it has in common with others of its dialect; Responses are OpenAI's in this, and what is at Vertex is Anthropic's.
     fn shared(&self) -> Option<&'static Shared> {
         let dialect = match self.dialect {
@@ -456,28 +430,6 @@ impl Provider {
     pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
         let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
         self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
-    }
-
-    /// What becomes of the fields of a chat request, whichever the model.
-    pub fn chat_fields(&'static self) -> ChatFields {
-        if let Some(fields) = self.dialect.adapter().fields() {
-            return fields.told();
-        }
-        let names = |names: &'static [String]| names.iter().map(String::as_str).collect();
-        let pairs = |pairs: &'static BTreeMap<String, String>| {
-            pairs
-                .iter()
-                .map(|(one, other)| (one.as_str(), other.as_str()))
-                .collect()
-        };
-        ChatFields {
-            mapped: None,
-            dropped: names(&self.quirks.drops),
-            refused: names(&self.quirks.refuses),
-            renamed: pairs(&self.quirks.renames),
-            dropped_of_messages: names(&self.quirks.message_drops),
-            roles: pairs(&self.quirks.roles),
-        }
     }
 
     /// Its quirks, with those of `model`.

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::{Class, Job, Response, Usage};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -414,14 +412,4 @@ fn response(reply: &Reply, body: Box<RawValue>) -> Response {
 fn text_as_json(body: &[u8]) -> Option<Box<RawValue>> {
     let text: String = String::from_utf8_lossy(body).chars().take(2_000).collect();
     serde_json::value::to_raw_value(&text).ok()
-}
-
-/// A binary answer in JSON: its type and its bytes in base64.
-pub(super) fn binary(reply: &Reply) -> Option<Box<RawValue>> {
-    let kind = reply
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
-    let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
-    serde_json::value::to_raw_value(&body).ok()
 }

@@ -1,6 +1,8 @@
 //! What an answer in OpenAI's dialect says to others than whoever asked: whether it is one at all, what it used,
 //! whether it is a refusal or an error. The body itself stays as it came.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use forebay_schemas::Usage;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::provider::error::ErrorBody;
 use crate::provider::usage::WireUsage;
-use crate::provider::{Call, Kind, Said, endpoint};
+use crate::provider::{Call, Kind, Said};
 use crate::upstream::Reply;
 
 /// The forms of a transcription that are no JSON.
@@ -132,7 +134,7 @@ fn refusal(choice: &Value) -> Option<String> {
 pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
     let is_text =
         content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
-    (!is_text && !reply.body.is_empty()).then(|| endpoint::binary(reply))?
+    (!is_text && !reply.body.is_empty()).then(|| binary(reply))?
 }
 
 /// A transcription as plain text or subtitles, where that was asked for.
@@ -148,4 +150,14 @@ pub(super) fn plain_text(call: &Call<'_>, reply: &Reply) -> Option<Box<RawValue>
 
 fn content_type(reply: &Reply) -> Option<&str> {
     reply.headers.get(CONTENT_TYPE)?.to_str().ok()
+}
+
+/// A binary answer in JSON: its type and its bytes in base64.
+fn binary(reply: &Reply) -> Option<Box<RawValue>> {
+    let kind = reply
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
+    serde_json::value::to_raw_value(&body).ok()
 }
