@@ -15,13 +15,14 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::control::{Control, Worker};
+use crate::control::Control;
 use crate::data_dir::{DataDir, Hold, TakenBy, told};
 use crate::events;
 use crate::objects;
 use crate::orders::OrderBook;
 use crate::seat::Seat;
 use crate::standing::{self, Standings};
+use crate::worker::Worker;
 use crate::{nats, topology, upgrade};
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.

@@ -9,8 +9,6 @@ use std::sync::Arc;
 use async_nats::service::{Service, ServiceExt};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_workers::accounts::{self, State};
-use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::upstream::http::HttpUpstream;
 use forebay_workers::{Cancelled, Pausable, unknown_team};
 use futures::StreamExt;
 use jiff::Timestamp;
@@ -22,12 +20,10 @@ use crate::connection::Connection;
 use crate::dead::DeadLetter;
 use crate::orders::OrderBook;
 use crate::standing::Writer;
+use crate::worker::Worker;
 
 use desk::Desk;
 pub use desk::depths;
-
-/// The worker that runs in this process.
-pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
 
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use forebay_workers::clock::{Clock, SystemClock};
 use tracing::warn;
 
 use crate::connection::Connection;
-use crate::control::{Account, Condition, Worker};
+use crate::control::{Account, Condition};
+use crate::worker::Worker;
 
 /// How often it is looked.
 const LOOK: Duration = Duration::from_secs(1);

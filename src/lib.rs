@@ -22,6 +22,7 @@ pub mod events;
 pub mod shutdown;
 pub mod standing;
 pub mod telemetry;
+pub mod worker;
 
 pub mod batch;
 pub mod run;

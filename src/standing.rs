@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::connection::{Connection, Error};
-use crate::control::Worker;
+use crate::worker::Worker;
 
 /// How often it is looked whether something changed.
 const LOOK: Duration = Duration::from_millis(250);

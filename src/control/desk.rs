@@ -21,12 +21,13 @@ use tracing::{info, warn};
 
 use super::{
     Account, Accounts, CancelReply, LetterRequest, OrdersReply, QueueDepth, Queues, ResultsReply,
-    ResultsRequest, ShownLetter, SwitchRequest, Worker,
+    ResultsRequest, ShownLetter, SwitchRequest,
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};
 use crate::orders::OrderBook;
 use crate::standing::Writer;
+use crate::worker::Worker;
 
 /// How long a request on `ai.ask` is remembered; whoever asked has gone long before.
 const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);

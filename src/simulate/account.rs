@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::fixture;
+use super::fixture::{self, Fixture};
 use super::vendor::Vendor;
 use super::window::Algorithm;
 
@@ -52,6 +52,28 @@ pub struct Config {
 }
 
 impl Config {
+    /// An account of this fixture, without name and keys.
+    fn of(fixture: &Fixture) -> Result<Self, String> {
+        let limits = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| limit(text))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            provider: fixture.provider,
+            limits: limits(fixture.calls)?,
+            tokens: limits(fixture.tokens)?,
+            input_tokens: limits(fixture.input)?,
+            output_tokens: limits(fixture.output)?,
+            algorithm: fixture.algorithm,
+            tokens_algorithm: fixture.tokens_algorithm,
+            concurrent: fixture.concurrent,
+            headers: Headers::Limits,
+            ..Self::default()
+        })
+    }
+
     /// Calls a second that the tightest limit allows.
     pub fn requests_per_second(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
@@ -112,7 +134,7 @@ impl FromStr for Config {
         }
         let fixture = fields.iter().find(|(field, _)| *field == "fixture");
         let mut config = match fixture {
-            Some((_, name)) => fixture::named(name)?,
+            Some((_, name)) => Config::of(fixture::named(name)?)?,
             None => Config::default(),
         };
         fields.retain(|(field, _)| *field != "fixture");
@@ -159,7 +181,7 @@ fn headers(text: &str) -> Result<Headers, String> {
     }
 }
 
-pub(super) fn limit(text: &str) -> Result<Limit, String> {
+fn limit(text: &str) -> Result<Limit, String> {
     let wrong = || format!("`{text}` is no limit, write for example 600/1m");
     let (calls, per) = text.split_once('/').ok_or_else(wrong)?;
     let calls = calls

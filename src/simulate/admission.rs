@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::account::{Config, Limit};
 use super::cost::Cost;
-use super::window::Window;
+use super::window::{Rest, Window};
 
 /// A running account.
 #[derive(Debug)]
@@ -44,19 +44,6 @@ pub(super) struct Left {
     pub(super) tokens: Vec<Rest>,
     pub(super) input: Vec<Rest>,
     pub(super) output: Vec<Rest>,
-}
-
-/// What is left of a limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rest {
-    /// The whole limit.
-    pub(super) limit: u64,
-    /// What is left of it.
-    pub(super) remaining: u64,
-    /// When all of it is back.
-    pub(super) whole_in: Duration,
-    /// Its period as it is written, which may be longer than it is.
-    pub(super) per: Duration,
 }
 
 /// Of several limits, the one with the least left.

@@ -1,20 +1,19 @@
 //! Accounts as they are found at providers, by name.
 
-use super::account::{Config, Headers, limit};
 use super::vendor::Vendor;
 use super::window::Algorithm;
 
 /// A fixture: calls, tokens, tokens of prompts and of answers, each with its period.
-struct Fixture {
-    name: &'static str,
-    provider: Vendor,
-    calls: &'static [&'static str],
-    tokens: &'static [&'static str],
-    input: &'static [&'static str],
-    output: &'static [&'static str],
-    algorithm: Algorithm,
-    tokens_algorithm: Option<Algorithm>,
-    concurrent: Option<u64>,
+pub(super) struct Fixture {
+    pub(super) name: &'static str,
+    pub(super) provider: Vendor,
+    pub(super) calls: &'static [&'static str],
+    pub(super) tokens: &'static [&'static str],
+    pub(super) input: &'static [&'static str],
+    pub(super) output: &'static [&'static str],
+    pub(super) algorithm: Algorithm,
+    pub(super) tokens_algorithm: Option<Algorithm>,
+    pub(super) concurrent: Option<u64>,
 }
 
 const NOTHING: Fixture = Fixture {
@@ -29,7 +28,7 @@ const NOTHING: Fixture = Fixture {
     concurrent: None,
 };
 
-const FIXTURES: [Fixture; 8] = [
+static FIXTURES: [Fixture; 8] = [
     Fixture {
         name: "openai-t1",
         calls: &["500/1m"],
@@ -90,30 +89,15 @@ const FIXTURES: [Fixture; 8] = [
     },
 ];
 
-/// An account of this fixture, without name and keys.
-pub(super) fn named(name: &str) -> Result<Config, String> {
-    let Some(fixture) = FIXTURES.iter().find(|fixture| fixture.name == name) else {
-        let names: Vec<_> = FIXTURES.iter().map(|fixture| fixture.name).collect();
-        return Err(format!("`{name}` is not one of {}", names.join(", ")));
-    };
-    let limits = |texts: &[&str]| {
-        texts
-            .iter()
-            .map(|text| limit(text))
-            .collect::<Result<Vec<_>, _>>()
-    };
-    Ok(Config {
-        provider: fixture.provider,
-        limits: limits(fixture.calls)?,
-        tokens: limits(fixture.tokens)?,
-        input_tokens: limits(fixture.input)?,
-        output_tokens: limits(fixture.output)?,
-        algorithm: fixture.algorithm,
-        tokens_algorithm: fixture.tokens_algorithm,
-        concurrent: fixture.concurrent,
-        headers: Headers::Limits,
-        ..Config::default()
-    })
+/// The fixture of this name.
+pub(super) fn named(name: &str) -> Result<&'static Fixture, String> {
+    FIXTURES
+        .iter()
+        .find(|fixture| fixture.name == name)
+        .ok_or_else(|| {
+            let names: Vec<_> = FIXTURES.iter().map(|fixture| fixture.name).collect();
+            format!("`{name}` is not one of {}", names.join(", "))
+        })
 }
 
 #[cfg(test)]

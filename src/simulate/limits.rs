@@ -5,9 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::account::{Config, Headers};
-use super::admission::{Admission, Rest, tightest};
+use super::admission::{Admission, tightest};
 use super::cost::Cost;
 use super::vendor::Vendor;
+use super::window::Rest;
 
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -64,6 +64,16 @@ pub(super) fn is_public(method: &Method, path: &str) -> bool {
     method == Method::GET && path == "/api/v1/models"
 }
 
+/// Whether a vendor answers calls at this path.
+pub(super) fn serves(vendor: Vendor, path: &str) -> bool {
+    let Ok(uri) = path.parse::<Uri>() else {
+        return false;
+    };
+    [Method::POST, Method::GET]
+        .iter()
+        .any(|method| find(vendor, method, &uri).is_some())
+}
+
 fn models(vendor: Vendor, path: &str) -> bool {
     match vendor {
         Vendor::Ollama => path == "/api/tags",

@@ -245,7 +245,7 @@ impl Shared {
         // Many vendors share OpenAI's paths: one that is simulated is meant before OpenAI is.
         let vendor = match Vendor::of_path(path) {
             Vendor::OpenAi | Vendor::OpenRouter | Vendor::Azure => {
-                let serves = |vendor: &Vendor| vendor.serves(path);
+                let serves = |vendor: &Vendor| route::serves(*vendor, path);
                 vendors
                     .find(serves)
                     .unwrap_or_else(|| Vendor::of_path(path))

@@ -2,9 +2,7 @@
 
 use std::str::FromStr;
 
-use axum::http::{HeaderMap, Method, Uri};
-
-use super::route;
+use axum::http::HeaderMap;
 
 /// Whose API is spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -73,16 +71,6 @@ impl Vendor {
             self,
             Vendor::OpenAi | Vendor::Azure | Vendor::Groq | Vendor::DeepSeek | Vendor::OpenRouter
         )
-    }
-
-    /// Whether it answers calls at this path.
-    pub(super) fn serves(self, path: &str) -> bool {
-        let uri = path.parse::<Uri>();
-        uri.is_ok_and(|uri| {
-            [Method::POST, Method::GET]
-                .iter()
-                .any(|way| route::find(self, way, &uri).is_some())
-        })
     }
 
     /// The key that a request offers in the way that this vendor asks for.

@@ -3,8 +3,6 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::admission::Rest;
-
 /// How a period is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Algorithm {
@@ -32,6 +30,19 @@ pub(super) struct Window {
     since: Option<Instant>,
     /// Bucket: what is in it.
     level: f64,
+}
+
+/// What is left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// The whole limit.
+    pub(super) limit: u64,
+    /// What is left of it.
+    pub(super) remaining: u64,
+    /// When all of it is back.
+    pub(super) whole_in: Duration,
+    /// Its period as it is written, which may be longer than it is.
+    pub(super) per: Duration,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
