@@ -1,6 +1,7 @@
 //! What operators and those who wait for an answer can ask over NATS, as services that `nats micro ls`
 //! shows.
 
+mod depths;
 mod desk;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +23,8 @@ use crate::orders::OrderBook;
 use crate::standing::Writer;
 use crate::worker::Worker;
 
+pub use depths::depths;
 use desk::Desk;
-pub use desk::depths;
 
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

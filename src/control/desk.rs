@@ -6,12 +6,12 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
 use bytes::Bytes;
+use forebay_schemas::Identity;
 use forebay_schemas::flow::is_name;
 use forebay_schemas::format::FORMAT_1_REVISION_HEADER;
 use forebay_schemas::header::{
     IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
 };
-use forebay_schemas::{Flow, Identity};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
 use forebay_workers::{Cancelled, Pausable};
@@ -20,8 +20,8 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::{
-    Account, Accounts, CancelReply, LetterRequest, OrdersReply, QueueDepth, Queues, ResultsReply,
-    ResultsRequest, ShownLetter, SwitchRequest,
+    Account, Accounts, CancelReply, LetterRequest, OrdersReply, Queues, ResultsReply,
+    ResultsRequest, ShownLetter, SwitchRequest, depths,
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};
@@ -368,36 +368,6 @@ impl Desk {
             _ => Err(failed(504, "no completion yet; the job is still queued")),
         }
     }
-}
-
-/// Jobs in the stream, by queue.
-///
-/// # Errors
-/// When the stream cannot be read.
-pub async fn depths(connection: &Connection) -> Result<Vec<QueueDepth>, String> {
-    let Connection { context, names, .. } = connection;
-    let stream = context
-        .get_stream_no_info(names.jobs_stream())
-        .await
-        .map_err(|error| format!("the stream of jobs cannot be read: {error}"))?;
-    let mut subjects = stream
-        .info_with_subjects(names.all_jobs())
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut flows = std::collections::BTreeMap::<Flow, u64>::new();
-    while let Some(entry) = subjects.next().await {
-        let (subject, jobs) = entry.map_err(|error| error.to_string())?;
-        if let Some(flow) = names.flow_of(&subject) {
-            *flows.entry(flow).or_default() += jobs as u64;
-        }
-    }
-    let depth = |(flow, jobs): (Flow, u64)| QueueDepth {
-        pool: flow.pool,
-        team: flow.team,
-        lane: flow.lane,
-        jobs,
-    };
-    Ok(flows.into_iter().map(depth).collect())
 }
 
 fn unknown_key(request: &SwitchRequest, accounts: &[Account]) -> String {
