@@ -6,8 +6,7 @@ use std::sync::Arc;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Format, Names};
 
-use crate::engine::Team;
-use crate::staged::Refusal;
+use crate::outcome::Refusal;
 
 /// What decides whether jobs of a pool and a team are taken.
 #[derive(Debug, Clone, Default)]
@@ -22,10 +21,10 @@ pub struct Addressing {
 
 impl Addressing {
     /// Why a flow's jobs are refused, if they are. What was published before these rules is served.
-    pub(crate) fn refusal(
+    pub(crate) fn refusal<T>(
         &self,
         flow: &Flow,
-        teams: &HashMap<String, Team>,
+        teams: &HashMap<String, T>,
         format: Format,
     ) -> Option<Refusal> {
         if format == Format::One && flow.has_names() {
@@ -56,7 +55,7 @@ impl Addressing {
     }
 
     /// The teams that are served, if others are refused.
-    pub(crate) fn served(&self, teams: &HashMap<String, Team>) -> Option<BTreeSet<String>> {
+    pub(crate) fn served<T>(&self, teams: &HashMap<String, T>) -> Option<BTreeSet<String>> {
         let names = || teams.keys().cloned().chain([DEFAULT_TEAM.to_owned()]);
         self.refuses_unknown_teams.then(|| names().collect())
     }
@@ -81,7 +80,7 @@ mod tests {
                 .map(str::to_owned)
                 .into(),
         );
-        let teams = HashMap::from([("acme".to_owned(), Team::default())]);
+        let teams = HashMap::from([("acme".to_owned(), ())]);
         Addressing {
             names,
             dotted_models,

@@ -17,20 +17,23 @@ use crate::claim::{Claim, Stage};
 use crate::content::{self, Content};
 use crate::cost::Cost;
 use crate::crash::{self, Point};
-use crate::dispatch::{Arrived, LONGEST_REST};
+use crate::dispatch::LONGEST_REST;
 use crate::engine::Engine;
-use crate::finish::{self, retry_until_done};
-use crate::joined::Join;
+use crate::file::file_of;
+use crate::finish;
+use crate::join::Join;
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::matching::{Match, matching};
 use crate::outcome::Outcome;
+use crate::outcome::Refusal;
 use crate::provider::catalogue::Merges;
 use crate::queue::{Delivery, Queue, Reading};
 use crate::results::Record;
 use crate::running::Arrival;
-use crate::sharing::Share;
-use crate::staged::{End, Refusal, Staged};
+use crate::share::Share;
+use crate::staged::{End, Staged};
+use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 
 /// What the fingerprint of a message that cannot be read begins with.
@@ -125,7 +128,7 @@ async fn take_in<Q: Queue, U: Upstream>(
     if conflicts {
         return go_on(engine, staged, Next::Conflict);
     }
-    if content::file_of(&staged.job).is_some() {
+    if file_of(&staged.job).is_some() {
         // Nor does whoever fetches a file.
         let engine = Arc::clone(engine);
         tokio::spawn(async move {
@@ -143,8 +146,8 @@ fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next
     if matches!(next, Next::Call) {
         staged.entry.admitted();
         crash::at(Point::Admitted);
-        // Nobody receives any more only when the process ends; the delivery then comes again.
-        let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
+        // If it is not taken, the process ends, and the delivery comes again.
+        let _ = engine.dispatcher.take(staged);
         return;
     }
     let engine = Arc::clone(engine);

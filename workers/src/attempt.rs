@@ -12,7 +12,6 @@ use crate::accounts::Permit;
 use crate::clock::millis_between;
 use crate::crash::{self, Point};
 use crate::engine::Engine;
-use crate::finish::retry_until_done;
 use crate::joined::Party;
 use crate::journal::Work;
 use crate::large::at_length;
@@ -20,6 +19,7 @@ use crate::outcome::Outcome;
 use crate::price::Prices;
 use crate::provider::Unsupported;
 use crate::staged::Staged;
+use crate::until_done::retry_until_done;
 use crate::upstream::{self, Reply, Upstream};
 
 /// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
@@ -39,7 +39,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     let outcome = at_length(bytes + party.job().size(), || {
         working(engine, party, classify)
     });
-    engine.sizes.learn(target, party, &outcome, bytes);
+    engine.sizes.learn(target, &party.sized(&outcome, bytes));
     // What is tried again waits without its answer.
     let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
     crash::at(Point::Classified);

@@ -6,7 +6,7 @@ use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
 use crate::cost::Cost;
-use crate::joined::says_nothing;
+use crate::join::says_nothing;
 use crate::pools::{Candidate, Pool, Pools};
 
 /// A target that may serve a job.

@@ -6,23 +6,19 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::Job;
 use forebay_schemas::subjects::is_object_of;
-use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use crate::claim::Claim;
 use crate::engine::Engine;
-use crate::finish::retry_until_done;
+use crate::file::{FILE, FileReference, file_of};
 use crate::large::{at_length, short};
-use crate::provider::Kind;
+use crate::outcome::Refusal;
 use crate::queue::{Delivery, Queue};
-use crate::staged::Refusal;
+use crate::until_done::retry_until_done;
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";
-
-/// The field of a body that is a file.
-const FILE: &str = "file";
 
 /// Where a job is read from.
 #[derive(Debug)]
@@ -102,23 +98,6 @@ async fn bytes_of<Q: Queue, U>(
     retry_until_done("fetching an object", || engine.queue.object(object))
         .await
         .ok_or_else(gone)
-}
-
-/// A file that a job names instead of having its bytes: an object, which stays its publisher's.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct FileReference {
-    object: String,
-    filename: Option<String>,
-}
-
-/// The file that a job names, if it does.
-pub(crate) fn file_of(job: &Job) -> Option<FileReference> {
-    let file = job
-        .body
-        .get(FILE)
-        .filter(|_| Kind::of(&job.url) == Some(Kind::Transcription))?;
-    serde_json::from_str(file.get()).ok()
 }
 
 /// Puts the bytes of the file that a job names into it.

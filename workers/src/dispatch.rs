@@ -15,12 +15,14 @@ use crate::accounts::Permit;
 use crate::engine::Engine;
 use crate::fairness::Fairness;
 use crate::finish;
+use crate::inbox::{DispatchEvent, Inbox};
 use crate::joined::Party;
 use crate::joining::{COMPANY, Joining, Ride, leads};
-use crate::queue::{Queue, Reading};
+use crate::queue::Queue;
 use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
-use crate::sharing::{Errand, Led, Share, Sharing};
+use crate::share::{Errand, Led, Share};
+use crate::sharing::Sharing;
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
 use crate::work::work;
@@ -30,26 +32,17 @@ pub(crate) const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
-/// What the dispatcher is told.
-#[derive(Debug)]
-pub(crate) enum Arrived {
-    /// A job, for its first or its next call.
-    Job(Box<Staged>),
-    /// What was read there and was never called is to be given back; it is answered when that is done.
-    GiveBack(Reading, oneshot::Sender<()>),
-    /// A job that was called for others too has ended, perhaps with an answer.
-    Led(Errand, Led),
-}
-
 /// Matches staged jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
     engine: Arc<Engine<Q, U>>,
-    arrivals: mpsc::UnboundedReceiver<Arrived>,
+    inbox: Inbox,
     waiting: Fairness<Staged>,
     /// Jobs that will travel with one of those.
     joining: Joining,
     /// Jobs that wait for the answer to another.
     sharing: Sharing,
+    /// What came of those that others waited for.
+    led: mpsc::UnboundedReceiver<(Errand, Led)>,
     /// Jobs that wait for themselves, by when they may go.
     resting: BTreeMap<(Instant, u64), Staged>,
     rested: u64,
@@ -59,16 +52,18 @@ pub(crate) struct Dispatcher<Q, U> {
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(crate) fn new(
         engine: Arc<Engine<Q, U>>,
-        arrivals: mpsc::UnboundedReceiver<Arrived>,
+        inbox: Inbox,
         lane_weights: [(Lane, u64); 3],
         tasks: TaskTracker,
     ) -> Self {
+        let (sharing, led) = Sharing::new();
         Self {
             engine,
-            arrivals,
+            inbox,
             waiting: Fairness::new(lane_weights),
             joining: Joining::default(),
-            sharing: Sharing::default(),
+            sharing,
+            led,
             resting: BTreeMap::new(),
             rested: 0,
             tasks,
@@ -81,19 +76,16 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let mut orders = self.engine.orders.changes();
         let mut stored = self.engine.brake.releases();
         loop {
+            self.take_all();
             let wake = self.round();
             let engine = Arc::clone(&self.engine);
             tokio::select! {
                 () = stop.cancelled() => break,
-                arrived = self.arrivals.recv() => match arrived {
-                    Some(arrived) => {
-                        self.take(arrived);
-                        while let Ok(arrived) = self.arrivals.try_recv() {
-                            self.take(arrived);
-                        }
-                    }
+                event = self.inbox.recv() => match event {
+                    Some(event) => self.take(event),
                     None => break,
                 },
+                Some((errand, led)) = self.led.recv() => self.serve_others(&errand, led),
                 () = engine.wake.released() => {}
                 () = sleep_until(wake) => {}
                 _ = deadlines.tick() => self.expire(),
@@ -105,11 +97,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         self.give_back_all();
     }
 
-    fn take(&mut self, arrived: Arrived) {
-        match arrived {
-            Arrived::Job(staged) => self.accept(*staged),
-            Arrived::Led(errand, led) => self.led(&errand, led),
-            Arrived::GiveBack(reading, done) => {
+    /// Takes in all that has come.
+    fn take_all(&mut self) {
+        while let Ok(event) = self.inbox.try_recv() {
+            self.take(event);
+        }
+        while let Ok((errand, led)) = self.led.try_recv() {
+            self.serve_others(&errand, led);
+        }
+    }
+
+    fn take(&mut self, event: DispatchEvent) {
+        match event {
+            DispatchEvent::Job(staged) => self.accept(*staged),
+            DispatchEvent::GiveBack(reading, done) => {
                 let unbegun = |staged: &Staged| {
                     staged.flow == reading.flow
                         && staged.due == reading.due
@@ -162,7 +163,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let Some(Share { within, lead: None }) = staged.share else {
             return Some(staged);
         };
-        let staged = self.sharing.meet(staged, &self.engine.stage)?;
+        let staged = self.sharing.meet(staged)?;
         if within.is_zero() {
             return Some(staged);
         }
@@ -174,7 +175,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     /// What waited for the answer has it. Where there is none, each is called by itself if that was asked in vain, and
     /// one of them for the others if not.
-    fn led(&mut self, errand: &Errand, led: Led) {
+    fn serve_others(&mut self, errand: &Errand, led: Led) {
         for mut staged in self.sharing.led(errand) {
             match &led {
                 Led::Answered(answer) if let Some(end) = End::cached(answer) => {
@@ -404,10 +405,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     fn give_back_all(&mut self) {
-        self.arrivals.close();
-        while let Ok(arrived) = self.arrivals.try_recv() {
-            self.take(arrived);
-        }
+        self.inbox.close();
+        self.take_all();
         self.give_back_where(|_| true, None);
     }
 }

@@ -3,106 +3,35 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use forebay_schemas::{Completion, Lane, Status};
+use forebay_schemas::{Completion, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::accounts::{self, Account, Cap, Circuits, Limit, Moment, Standing, Wake};
+use crate::accounts::{Account, Cap, Circuits, Moment, Wake};
 use crate::addressing::Addressing;
 use crate::brake::Brake;
 use crate::clock::Clock;
-use crate::dispatch::Arrived;
-use crate::flow;
+use crate::config::{Config, Team, standing_of_team};
 use crate::held::Held;
-use crate::joined::Sizes;
+use crate::inbox::DispatcherHandle;
 use crate::journal::Journal;
 use crate::orders::Orders;
-use crate::pools::{OnDemand, PoolConfig, Pools};
+use crate::pools::Pools;
 use crate::queue::Readings;
 use crate::results::Results;
 use crate::retry::Policy;
 use crate::running::Running;
+use crate::sizes::Sizes;
 
 /// Jobs of one flow that wait here at most; the rest waits in the queue.
 const LARGEST_STAGE: usize = 512;
 
-/// What a worker does, and for whom.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The accounts.
-    pub accounts: Vec<accounts::Config>,
-    /// The pools.
-    pub pools: Vec<PoolConfig>,
-    /// What serves models that no pool is for, where pools are made as they are asked for.
-    pub on_demand: Option<OnDemand>,
-    /// What is known of teams; others have the defaults.
-    pub teams: HashMap<String, Team>,
-    /// Which subjects are served.
-    pub addressing: Addressing,
-    /// How often a job is tried.
-    pub policy: Policy,
-    /// How lanes share.
-    pub lane_weights: [(Lane, u64); 3],
-    /// How long ago another process may have spent the limits, if ever.
-    pub idle: Option<Duration>,
-    /// What a process before this one left, by [`Config::standing_names`].
-    pub standings: HashMap<String, Standing>,
-    /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
-    pub kept: bool,
-    /// What operators ordered.
-    pub orders: Orders,
-    /// Whether all that was answered within the horizon is in the store, so that the stream of completions need not
-    /// be asked.
-    pub results_are_complete: bool,
-    /// The largest job that is fetched from an object store, in bytes.
-    pub max_request: usize,
-}
-
-impl Config {
-    /// The names of what outlives the process: of accounts their own, of teams with limits `team.<team>`.
-    pub fn standing_names(&self) -> Vec<String> {
-        let capped = self
-            .teams
-            .iter()
-            .filter(|(_, team)| !team.limits.is_empty());
-        let teams = capped.map(|(name, _)| standing_of_team(name));
-        self.accounts
-            .iter()
-            .map(|account| account.name.clone())
-            .chain(teams)
-            .collect()
-    }
-}
-
-/// The name under which it is written down how far a team's limits are spent: no account's name has a dot.
-pub(crate) fn standing_of_team(team: &str) -> String {
-    format!("team.{team}")
-}
-
-/// What is known of a team.
-#[derive(Debug, Clone)]
-pub struct Team {
-    /// Its share of a lane.
-    pub weight: u64,
-    /// Prefixes of `reply_to` that are allowed beside its inboxes.
-    pub reply_prefixes: Vec<String>,
-    /// What it may use of all accounts together.
-    pub limits: Vec<Limit>,
-}
-
-impl Default for Team {
-    fn default() -> Self {
-        Self {
-            weight: 1,
-            reply_prefixes: Vec::new(),
-            limits: Vec::new(),
-        }
-    }
-}
+/// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
+/// thousands of them share gets slow for all.
+const PLACES: usize = 1_000;
 
 /// What the steps of a job share.
 #[derive(Debug)]
@@ -129,8 +58,7 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) readings: Arc<Readings>,
     /// The right to read a flow.
     pub(crate) places: Semaphore,
-    /// To the dispatcher.
-    pub(crate) stage: mpsc::UnboundedSender<Arrived>,
+    pub(crate) dispatcher: DispatcherHandle,
     pub(crate) wake: Arc<Wake>,
     pub(crate) brake: Brake,
     pub(crate) counters: Counters,
@@ -184,7 +112,7 @@ impl<Q, U> Engine<Q, U> {
         upstream: U,
         (results, journal): (Results, Journal),
         clock: Arc<dyn Clock>,
-        stage: mpsc::UnboundedSender<Arrived>,
+        dispatcher: DispatcherHandle,
     ) -> Self {
         let wake = Arc::new(Wake::default());
         let spent_at = config
@@ -262,8 +190,8 @@ impl<Q, U> Engine<Q, U> {
             held: Arc::default(),
             running: Arc::default(),
             readings: Arc::default(),
-            places: Semaphore::new(flow::PLACES),
-            stage,
+            places: Semaphore::new(PLACES),
+            dispatcher,
             wake,
             brake: Brake::default(),
             counters: Counters::default(),

@@ -2,29 +2,23 @@
 //! that has to wait for itself is postponed instead, and acked.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::{Class, Completion, Status};
 use jiff::Timestamp;
-use tokio::sync::mpsc::error::SendError;
 use tracing::warn;
 
 use crate::claim::Claim;
 use crate::crash::{self, Point};
-use crate::dispatch::Arrived;
 use crate::engine::Engine;
+use crate::outcome::Refusal;
 use crate::queue::{DeadLetter, Letter, Postponed, Publication, Published, Queue, Standing, State};
 use crate::results::Record;
 use crate::running::Followers;
-use crate::staged::Refusal;
 use crate::staged::{End, Staged};
+use crate::until_done::{FIRST_PAUSE, LONGEST_PAUSE, retry_until_done};
 use crate::upstream::Upstream;
-
-/// The first pause before the store or NATS is tried again; it doubles up to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(
@@ -107,10 +101,8 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     if let Some(end) = same.and_then(|record| End::cached(&record.completion)) {
         return finish(engine, staged, end).await;
     }
-    if let Err(SendError(Arrived::Job(mut staged))) =
-        engine.stage.send(Arrived::Job(Box::new(staged)))
-    {
-        // Nobody receives any more: the process ends.
+    if let Err(mut staged) = engine.dispatcher.take(staged) {
+        // The process ends.
         let Followers { same, others } = staged.entry.end();
         give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
     }
@@ -477,23 +469,4 @@ async fn ack_all<Q: Queue, U: Upstream>(
         }
     }
     objects
-}
-
-/// Does something until it is done: what is held is not acked meanwhile, so nothing is lost.
-pub(crate) async fn retry_until_done<T, E, F>(what: &str, mut act: impl FnMut() -> F) -> T
-where
-    E: std::fmt::Display,
-    F: Future<Output = Result<T, E>>,
-{
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match act().await {
-            Ok(value) => return value,
-            Err(error) => {
-                warn!(%error, "{what} failed, trying again in {pause:?}");
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-        }
-    }
 }

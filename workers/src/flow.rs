@@ -3,21 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::admit::admit;
 use crate::claim::Stage;
-use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::queue::{Credit, Queue, Reading, Source};
 use crate::upstream::Upstream;
 
-/// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
-/// thousands of them share gets slow for all.
-pub(crate) const PLACES: usize = 1_000;
 /// The pause before a flow that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 /// How often it is looked whether a flow should still be read.
@@ -127,10 +122,8 @@ async fn turn<Q: Queue, U: Upstream>(
 /// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
 /// given back is among it, and a job that came twice is there once.
 async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, stage: &Stage) {
-    let (done, given_back) = oneshot::channel();
-    // Without a dispatcher nothing is read any more.
-    let _ = engine.stage.send(Arrived::GiveBack(reading.clone(), done));
-    if given_back.await.is_err() || stage.holds_any() {
+    let is_given_back = engine.dispatcher.give_back(reading.clone()).await;
+    if !is_given_back || stage.holds_any() {
         return;
     }
     if let Err(error) = engine.queue.leave(reading).await {

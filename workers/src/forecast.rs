@@ -13,7 +13,7 @@ use forebay_schemas::Job;
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 
-use crate::engine::Config;
+use crate::config::Config;
 use player::Player;
 
 /// How long a call is taken to last. It matters where limits are on calls at once, and at the very end.

@@ -3,102 +3,19 @@
 //! Where a limit counts calls, a request of a thousand texts costs as little of it as one of a single text. What is
 //! refused is parted into halves until each bad text is alone, so that it fails no other.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-
 use forebay_schemas::job::Object;
-use forebay_schemas::{Attempt, Class, Job, OnAmbiguous, Response, Usage};
+use forebay_schemas::{Class, Job, Response, Usage};
 use rust_decimal::Decimal;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::join::{INPUT, may_be_of_one, texts};
 use crate::outcome::Outcome;
-use crate::provider::Kind;
-use crate::provider::catalogue::Merges;
+use crate::sizes::{SizedCall, SizedOutcome, Sizes};
 use crate::staged::Staged;
 
-/// The field of a body that holds the texts.
-const INPUT: &str = "input";
-/// An answer of so many bytes is not asked for: there is place for a few of them.
-const LARGEST_ANSWER: usize = 32 << 20;
-/// What is taken of it by a text as long as no answer has told: some 2,000 numbers.
-const LIKELY_WIDTH: usize = 24 << 10;
 /// Digits after the point that a share of a cost may have.
 const DIGITS: u32 = 18;
-
-/// Whether a failure may be that of one text of several.
-fn may_be_of_one(class: Class) -> bool {
-    matches!(
-        class,
-        Class::BadRequest
-            | Class::ContextTooLong
-            | Class::ContentFiltered
-            | Class::ExceedsLimit
-            | Class::MalformedResponse
-    )
-}
-
-/// Whether a call for several jobs failed for what may be another one's fault: it then says nothing of this one.
-pub(crate) fn says_nothing(attempt: &Attempt) -> bool {
-    attempt.jobs.is_some() && attempt.class().is_some_and(may_be_of_one)
-}
-
-/// How a job can travel with others.
-#[derive(Debug, Clone)]
-pub(crate) struct Join {
-    /// The same for all that can travel together.
-    pub(crate) key: Arc<str>,
-    /// Its texts.
-    pub(crate) inputs: usize,
-    /// Which part of a request that was refused it is of; only those travel with it.
-    pub(crate) part: Option<u64>,
-    /// Whether it waits in line for those that will travel with it.
-    pub(crate) leads: bool,
-}
-
-impl Join {
-    /// How `job` can travel with others of its pool, if it can.
-    pub(crate) fn of(job: &Job, pool: &str) -> Option<Self> {
-        // One that must not be called twice must not be asked again because of others.
-        if Kind::of(&job.url) != Some(Kind::Embeddings) || job.on_ambiguous == OnAmbiguous::Fail {
-            return None;
-        }
-        let texts = texts(job)?;
-        // It would be refused, and all others with it.
-        if texts.iter().any(|text| matches!(text.get(), "\"\"" | "[]")) {
-            return None;
-        }
-        let key = job.fingerprint_without(pool, Some(INPUT)).into();
-        Some(Self {
-            key,
-            inputs: texts.len(),
-            part: None,
-            leads: false,
-        })
-    }
-}
-
-/// The texts of a job: one, or several; a list of numbers is one in tokens.
-fn texts(job: &Job) -> Option<Vec<Box<RawValue>>> {
-    let input = job.body.get(INPUT)?;
-    let begins_with = |raw: &RawValue, what: &[char]| raw.get().starts_with(what);
-    if begins_with(input, &['"']) {
-        return Some(vec![input.clone()]);
-    }
-    let items: Vec<Box<RawValue>> = serde_json::from_str(input.get()).ok()?;
-    let first = items.first()?;
-    if begins_with(
-        first,
-        &['-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'],
-    ) {
-        return Some(vec![input.clone()]);
-    }
-    items
-        .iter()
-        .all(|item| begins_with(item, &['"', '[']))
-        .then_some(items)
-}
 
 /// Jobs that are called together; nearly always one.
 #[derive(Debug)]
@@ -191,6 +108,21 @@ impl Party {
     /// Whether the outcome may be that of one of several, so that they have to be asked apart.
     pub(crate) fn must_part(&self, outcome: &Outcome) -> bool {
         self.members.len() > 1 && outcome.class.is_some_and(may_be_of_one)
+    }
+
+    /// What the sizes of later calls are learned from.
+    pub(crate) fn sized(&self, outcome: &Outcome, bytes: usize) -> SizedCall {
+        let first = self.members[0].join.as_ref();
+        let outcome = match outcome.class {
+            None => SizedOutcome::Answered { bytes },
+            Some(_) if self.must_part(outcome) => SizedOutcome::MustPart,
+            Some(_) => SizedOutcome::Failed,
+        };
+        SizedCall {
+            texts: self.inputs(),
+            is_part: first.is_some_and(|join| join.part.is_some()),
+            outcome,
+        }
     }
 
     /// The jobs in two parts, each of which travels together.
@@ -343,103 +275,9 @@ fn divide_cost(cost: Decimal, usages: &[Usage]) -> Vec<Option<Decimal>> {
     usages.iter().enumerate().map(share).collect()
 }
 
-/// How many texts travel together at each target: fewer where some are refused, more where none is.
-#[derive(Debug, Default)]
-pub(crate) struct Sizes {
-    parts: AtomicU64,
-    of: Mutex<HashMap<usize, Size>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    /// Texts of the next request that is none of a refused one's parts.
-    most: usize,
-    /// Bytes of an answer for each text, once one has told.
-    width: Option<usize>,
-}
-
-impl Sizes {
-    fn next_part(&self) -> u64 {
-        self.parts.fetch_add(1, Ordering::Relaxed)
-    }
-
-    fn change(&self, target: usize, act: impl FnOnce(&mut Size)) -> Size {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = of.entry(target).or_insert(Size {
-            most: usize::MAX,
-            width: None,
-        });
-        act(size);
-        *size
-    }
-
-    /// Texts that may travel together to `target`.
-    pub(crate) fn most(&self, target: usize, joins: Merges) -> usize {
-        let Size { most, width } = self.change(target, |_| {});
-        most.min(joins.inputs)
-            .min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH))
-            .max(1)
-    }
-
-    /// What came of `party`, which was answered by so many bytes.
-    pub(crate) fn learn(&self, target: usize, party: &Party, outcome: &Outcome, bytes: usize) {
-        let (inputs, is_part) = (
-            party.inputs(),
-            party.members[0]
-                .join
-                .as_ref()
-                .is_some_and(|join| join.part.is_some()),
-        );
-        self.change(target, |size| {
-            if outcome.class.is_none() {
-                size.width = size.width.max(Some((bytes / inputs.max(1)).max(1)));
-            }
-            // With bad texts at random, where half of the requests are refused the fewest calls are made in all.
-            match outcome.class {
-                _ if is_part => {}
-                None => size.most = size.most.max(inputs.saturating_mul(2)),
-                Some(_) if party.must_part(outcome) => size.most = (inputs / 2).max(1),
-                Some(_) => {}
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn join(body: &str) -> Option<Join> {
-        let job = format!(r#"{{"url":"/v1/embeddings","body":{body}}}"#);
-        Join::of(&Job::parse(job.as_bytes()).expect("a job"), "p")
-    }
-
-    #[test]
-    fn texts_and_tokens_can_travel_and_what_is_sure_to_be_refused_cannot() {
-        for (body, inputs) in [
-            (r#"{"input":"one"}"#, Some(1)),
-            (r#"{"input":[1,2,3]}"#, Some(1)),
-            (r#"{"input":["one","two"]}"#, Some(2)),
-            (r#"{"input":[[1,2],[3]]}"#, Some(2)),
-            (r#"{"input":""}"#, None),
-            (r#"{"input":["one",""]}"#, None),
-            (r#"{"input":[]}"#, None),
-            (r#"{"input":7}"#, None),
-            (r#"{"input":[null]}"#, None),
-            ("{}", None),
-        ] {
-            assert_eq!(join(body).map(|join| join.inputs), inputs, "{body}");
-        }
-        let key = |body: &str| join(body).expect("it can travel").key;
-        assert_eq!(
-            key(r#"{"input":"one","dimensions":8}"#),
-            key(r#"{"dimensions": 8,"input":["two"]}"#)
-        );
-        assert_ne!(
-            key(r#"{"input":"one","dimensions":8}"#),
-            key(r#"{"input":"one"}"#)
-        );
-    }
 
     #[test]
     fn shares_add_up() {

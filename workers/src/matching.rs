@@ -7,9 +7,9 @@ use forebay_schemas::flow::pool_of_model;
 
 use crate::choices::Choices;
 use crate::cost::Cost;
+use crate::outcome::Refusal;
 use crate::pools::{Candidate, Pool, Pools, Target};
 use crate::provider::Unsupported;
-use crate::staged::Refusal;
 
 /// What may serve a job.
 #[derive(Debug)]

@@ -22,6 +22,9 @@ const TOO_LARGE: &str = "answer_too_large";
 /// After this providers give up on a call themselves.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// A failure's code and message.
+pub(crate) type Refusal = (&'static str, String);
+
 /// What an attempt turned out to be.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome {

@@ -17,14 +17,14 @@ use crate::choices::Choices;
 use crate::claim::Claim;
 use crate::clock::millis_between;
 use crate::cost::Cost;
-use crate::joined::{Join, says_nothing};
+use crate::join::{Join, says_nothing};
 use crate::large::short;
 use crate::orders::Orders;
 use crate::outcome::Outcome;
 use crate::queue::Delivery;
 use crate::results::Request;
 use crate::running::Entry;
-use crate::sharing::Share;
+use crate::share::Share;
 
 /// A job on its way.
 #[derive(Debug)]
@@ -74,9 +74,6 @@ fn in_dollars(amount: Decimal) -> completion::Cost {
         currency: "USD".to_owned(),
     }
 }
-
-/// A failure's code and message.
-pub(crate) type Refusal = (&'static str, String);
 
 /// How a job ends.
 #[derive(Debug)]

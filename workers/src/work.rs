@@ -10,7 +10,6 @@ use tracing::warn;
 use crate::accounts::Permit;
 use crate::attempt::attempt;
 use crate::crash::{self, Point};
-use crate::dispatch::Arrived;
 use crate::engine::Engine;
 use crate::finish;
 use crate::joined::Party;
@@ -144,6 +143,6 @@ fn again<Q, U>(engine: &Engine<Q, U>, mut staged: Staged, counted: bool, now: In
             .attempts
             .end(&staged.identity, attempt, counted);
     }
-    // Nobody receives any more only when the process ends; the delivery then comes again.
-    let _ = engine.stage.send(Arrived::Job(Box::new(staged)));
+    // If it is not taken, the process ends, and the delivery comes again.
+    let _ = engine.dispatcher.take(staged);
 }

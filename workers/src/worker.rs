@@ -16,9 +16,11 @@ use tracing::{debug, warn};
 use crate::accounts::{self, Moment, Standing};
 use crate::admit::may_reply;
 use crate::clock::Clock;
+use crate::config::{Config, standing_of_team};
 use crate::dispatch::Dispatcher;
-use crate::engine::{Config, Engine, standing_of_team};
+use crate::engine::Engine;
 use crate::flow;
+use crate::inbox::DispatcherHandle;
 use crate::journal::Journal;
 use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
@@ -80,8 +82,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, queue::Error> {
         let lane_weights = config.lane_weights;
-        let (stage, arrivals) = mpsc::unbounded_channel();
-        let engine = Arc::new(Engine::new(config, queue, upstream, stores, clock, stage));
+        let (handle, inbox) = DispatcherHandle::new();
+        let engine = Arc::new(Engine::new(config, queue, upstream, stores, clock, handle));
         let found = engine.queue.find(Arc::clone(&engine.readings)).await?;
         let worker = Self {
             engine: Arc::clone(&engine),
@@ -93,7 +95,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         };
         let dispatcher = Dispatcher::new(
             Arc::clone(&engine),
-            arrivals,
+            inbox,
             lane_weights,
             worker.jobs.clone(),
         );

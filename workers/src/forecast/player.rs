@@ -13,13 +13,13 @@ use super::{CALL, Forecast};
 use crate::accounts::{Account, Cap, Circuits, Denied, Permit, Wake};
 use crate::choices::Choice;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::cost::Cost;
-use crate::engine::Config;
-use crate::joined::Join;
+use crate::join::Join;
 use crate::matching::matching;
 use crate::pools::Pools;
 use crate::provider::Endpoint;
-use crate::sharing::Share;
+use crate::share::Share;
 
 /// Of the tokens that are estimated for a prompt, which are on the safe side, those that it is likely to have.
 const LIKELY: (u64, u64) = (3, 4);
