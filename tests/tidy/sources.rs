@@ -12,6 +12,8 @@ pub(crate) const CRATES: [&str; 3] = ["schemas/src", "workers/src", "src"];
 pub(crate) struct Source {
     /// From the root of the repository.
     pub(crate) path: PathBuf,
+    /// One of [`CRATES`].
+    pub(crate) crate_dir: &'static str,
     /// The whole text, tests and all.
     pub(crate) text: String,
 }
@@ -32,6 +34,20 @@ impl Source {
         syn::parse_file(self.before_tests())
             .unwrap_or_else(|error| panic!("{path}: {error}"))
             .items
+    }
+
+    /// The names of the modules from the crate's root to this file.
+    pub(crate) fn module(&self) -> Vec<String> {
+        let inside = self
+            .path
+            .strip_prefix(self.crate_dir)
+            .expect("in its crate")
+            .with_extension("");
+        let names: Vec<_> = inside
+            .iter()
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect();
+        if names == ["lib"] { Vec::new() } else { names }
     }
 }
 
@@ -65,7 +81,11 @@ pub(crate) fn sources() -> Vec<Source> {
                 .strip_prefix(root())
                 .expect("in the repository")
                 .to_owned();
-            sources.push(Source { path, text });
+            sources.push(Source {
+                path,
+                crate_dir,
+                text,
+            });
         }
     }
     assert!(sources.len() > 40, "the sources were found");
