@@ -27,6 +27,4 @@ pub mod worker;
 pub mod batch;
 pub mod run;
 
-pub mod simulate;
-
 pub mod cli;

@@ -19,9 +19,9 @@ use crate::run::output::Files;
 use crate::run::progress::Progress;
 use crate::run::{self, Ended};
 use crate::shutdown::{self, INTERRUPTED};
-use crate::simulate::fault::Faults;
-use crate::simulate::record::{Summary, summarise};
-use crate::simulate::{self, Provider};
+use forebay_simulator::Provider;
+use forebay_simulator::fault::Faults;
+use forebay_simulator::record::{Summary, summarise};
 
 /// The example that is run.
 const JOBS: &str = include_str!("../../examples/demo.jsonl");
@@ -48,7 +48,7 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
         .map_err(|error| usage(error.into()))?;
     let accounts: Result<Vec<_>, _> = ACCOUNTS.iter().map(|text| text.parse()).collect();
     let provider = Provider::start(
-        simulate::Config {
+        forebay_simulator::Config {
             accounts: accounts.map_err(|problem: String| usage(anyhow::anyhow!(problem)))?,
             latency: (Duration::from_millis(50), Duration::from_millis(250)),
             faults: Faults::default(),

@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use super::{Global, print};
 use crate::connection::Error;
 use crate::shutdown;
-use crate::simulate::account;
-use crate::simulate::fault::Faults;
-use crate::simulate::{Config, Failure, Provider, failures};
+use forebay_simulator::account;
+use forebay_simulator::fault::Faults;
+use forebay_simulator::{Config, Failure, Provider, failures};
 
 const AFTER_HELP: &str = "\
 Answers are made from the request alone. A last text that begins with `call ` calls the first tool, with \

@@ -11,7 +11,7 @@ use crate::program::{Serve, run};
 use crate::support::{Forebay, chat, ctl, limited, pool, provider, said, simple, soon};
 
 /// A Forebay whose pool `chat` says what may be cached.
-async fn forebay(cache: &str) -> (Forebay, forebay::simulate::Provider) {
+async fn forebay(cache: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let text = simple(dir.path(), &provider) + cache;

@@ -104,7 +104,7 @@ async fn case(url: String, point: Point, passage: usize) {
             .unwrap_or_else(|| panic!("{point:?}: {vector:?}"))
             .body;
         let body: Value = serde_json::from_str(body.get()).expect("JSON");
-        let expected = forebay::simulate::Provider::vector(&format!("text {index}"));
+        let expected = forebay_simulator::Provider::vector(&format!("text {index}"));
         assert_eq!(
             body["data"][0]["embedding"],
             json!(expected),

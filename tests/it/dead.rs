@@ -1,14 +1,14 @@
 //! Dead letters, with the command line.
 
-use forebay::simulate::fault::Faults;
 use forebay_schemas::Status;
+use forebay_simulator::fault::Faults;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
 use crate::support::{Forebay, UNLIMITED, account, chat, ctl, head, pool, provider, said, soon};
 
 /// A configuration with pools `chat` and `other`.
-async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
+async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "error=1").await;
     let dir = tempfile::tempdir().expect("a directory");
     let text = [

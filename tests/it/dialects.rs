@@ -1,8 +1,8 @@
 //! Every dialect against the simulated provider that speaks it: answers in one shape, and every error of every
 //! provider taken for what it is.
 
-use forebay::simulate::{Failure, failures};
 use forebay_schemas::{Class, Completion, Status};
+use forebay_simulator::{Failure, failures};
 use forebay_workers::clock::{Clock, SystemClock};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ const SPOKEN: [(&str, &str, &str, &str); 13] = [
 
 struct Speaker {
     forebay: Forebay,
-    _simulated: forebay::simulate::Provider,
+    _simulated: forebay_simulator::Provider,
 }
 
 /// A Forebay whose pool `chat` is served by one account of a simulated provider, with these models.
@@ -300,7 +300,7 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
 async fn failing(
     (simulated, name, path, _): (&str, &str, &str, &str),
     cases: &[Failure],
-) -> (Forebay, forebay::simulate::Provider) {
+) -> (Forebay, forebay_simulator::Provider) {
     let key = |case: &str| format!("sk-a-key-of-{case}");
     let accounts: Vec<_> = match simulated {
         "ollama" => vec!["provider=ollama,name=one".to_owned()],

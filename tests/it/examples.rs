@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 
-use forebay::simulate::Vendor;
 use forebay_schemas::completion::OutputLine;
+use forebay_simulator::Vendor;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

@@ -12,7 +12,7 @@ const POOL: &str = "[pool.chat]\ntargets = [
 ]\n";
 
 /// Two accounts at two addresses, the first with these faults and limits.
-async fn forebay(faults: &str, limits: &str) -> (Forebay, [forebay::simulate::Provider; 2]) {
+async fn forebay(faults: &str, limits: &str) -> (Forebay, [forebay_simulator::Provider; 2]) {
     let main = provider(&["name=main,key=sk-main"], faults).await;
     let spare = provider(&["name=spare,key=sk-spare"], "").await;
     let dir = tempfile::tempdir().expect("a directory");

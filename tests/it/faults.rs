@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use forebay::simulate::fault::Faults;
 use forebay_schemas::{Class, OnAmbiguous, Status};
+use forebay_simulator::fault::Faults;
 use serde_json::json;
 
 use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, soon};
@@ -14,7 +14,7 @@ async fn two_accounts(
     faults: &str,
     first: (&[&str], &str),
     second: (&[&str], &str),
-) -> (Forebay, forebay::simulate::Provider) {
+) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(accounts, faults).await;
     let dir = tempfile::tempdir().expect("a directory");
     let url = provider.base_url();

@@ -4,8 +4,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::simulate::Provider;
-use forebay::simulate::fault::Faults;
+use forebay_simulator::Provider;
+use forebay_simulator::fault::Faults;
 use forebay_workers::crash::OVER;
 use forebay_workers::queue::jetstream::ACK_WAIT;
 use rustix::process::{Pid, Signal, kill_process};

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::{Forebay, UNLIMITED, account, head, provider};
 
 /// A Forebay whose pool `work` is served by one account of a provider.
-async fn forebay(name: &str, path: &str) -> (Forebay, forebay::simulate::Provider) {
+async fn forebay(name: &str, path: &str) -> (Forebay, forebay_simulator::Provider) {
     // A server of one's own has what OpenAI has not.
     let simulated = if name == "vllm" { "openai" } else { name };
     let simulated = provider(&[&format!("provider={simulated},name=one,key=sk-one")], "").await;

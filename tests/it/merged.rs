@@ -14,7 +14,7 @@ const MODEL: &str = "text-embedding-3-small";
 const TOO_LONG: usize = 40_000;
 
 /// A Forebay with a pool whose account is limited to some calls a second, and another that joins nothing.
-async fn forebay() -> (Forebay, forebay::simulate::Provider) {
+async fn forebay() -> (Forebay, forebay_simulator::Provider) {
     let accounts = [
         "name=joined,key=sk-joined,limit=20/1s",
         "name=alone,key=sk-alone",

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use forebay::simulate::fault::Faults;
-use forebay::simulate::{self, Provider};
 use forebay_schemas::Status;
+use forebay_simulator::Provider;
+use forebay_simulator::fault::Faults;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -218,7 +218,7 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     // Calls are under way from before the cut until after what is not kept is delivered again.
     let latency = (AWAY + Duration::from_secs(5), AWAY + Duration::from_secs(5));
     let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
-    let config = simulate::Config {
+    let config = forebay_simulator::Config {
         accounts,
         latency,
         faults: Faults::default(),

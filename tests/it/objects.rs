@@ -57,7 +57,7 @@ fn large(id: &str, text: &str) -> Value {
 }
 
 /// A Forebay that calls one job at a time, with some to do.
-async fn busy() -> (Forebay, forebay::simulate::Provider) {
+async fn busy() -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let text = limited(dir.path(), &provider, ONE_AT_A_TIME);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use forebay::control::{CancelReply, OrdersReply, Queues};
-use forebay::simulate::Provider;
 use forebay_schemas::{Class, Completion, Status};
+use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::{Cancelled, Pausable};
 use serde_json::{Value, json};

@@ -175,7 +175,7 @@ impl Team {
 }
 
 /// A Forebay at that server, and the simulated provider.
-async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::simulate::Provider) {
+async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let text = [
         format!(
@@ -201,7 +201,7 @@ async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay::si
 struct Site {
     _server: Child,
     forebay: Forebay,
-    provider: forebay::simulate::Provider,
+    provider: forebay_simulator::Provider,
     acme: Team,
 }
 

@@ -12,7 +12,7 @@ use crate::support::{UNLIMITED, account, head, nats_server, pool, provider, soon
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
-async fn configured() -> (tempfile::TempDir, forebay::simulate::Provider) {
+async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-do-not-print-this"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let text = [

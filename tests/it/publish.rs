@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use forebay::simulate::Provider;
+use forebay_simulator::Provider;
 use serde_json::Value;
 
 use crate::program::{Output, Serve, run};

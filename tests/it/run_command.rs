@@ -5,9 +5,9 @@ use std::fs;
 use std::path::Path;
 
 use forebay::batch::{Batch, Choices};
-use forebay::simulate::Provider;
-use forebay::simulate::fault::Faults;
 use forebay_schemas::completion::OutputLine;
+use forebay_simulator::Provider;
+use forebay_simulator::fault::Faults;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::results::{Results, Retention};
 use serde_json::json;

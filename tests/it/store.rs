@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use forebay::simulate::Provider;
+use forebay_simulator::Provider;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};

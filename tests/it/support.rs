@@ -11,9 +11,9 @@ use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::app::{App, Started};
 use forebay::config::Config;
 use forebay::connection::Connection;
-use forebay::simulate::fault::Faults;
-use forebay::simulate::{self, Provider};
 use forebay_schemas::Completion;
+use forebay_simulator::Provider;
+use forebay_simulator::fault::Faults;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -48,7 +48,7 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
         faults.parse().expect("faults")
     };
     let latency = (Duration::from_millis(5), Duration::from_millis(20));
-    let config = simulate::Config {
+    let config = forebay_simulator::Config {
         accounts,
         latency,
         faults,

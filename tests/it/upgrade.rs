@@ -6,8 +6,8 @@ use std::process::Command;
 
 use async_nats::jetstream::{self, Context, kv, stream};
 use forebay::control::{CancelReply, Queues};
-use forebay::simulate::Provider;
 use forebay_schemas::{Class, Completion, Status};
+use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
 use futures::StreamExt;
 use jiff::tz::TimeZone;

@@ -36,11 +36,11 @@ const LARGE_FILES: [(&str, &str); 9] = [
         "the checks of all of a configuration's parts",
     ),
     (
-        "src/simulate/dialect/gemini.rs",
+        "simulator/src/dialect/gemini.rs",
         "Gemini's two ways to be asked",
     ),
     (
-        "src/simulate/serve.rs",
+        "simulator/src/serve.rs",
         "a call from its arrival to its answer",
     ),
 ];
@@ -52,22 +52,22 @@ const TABLES: [(&str, &str, &str); 5] = [
         "a table of failures and what follows from each",
     ),
     (
-        "src/simulate/route.rs",
+        "simulator/src/route.rs",
         "task",
         "a table of providers' addresses",
     ),
     (
-        "src/simulate/account.rs",
+        "simulator/src/account.rs",
         "set",
         "a table of fields, each of which may be wrong",
     ),
     (
-        "src/simulate/refusal.rs",
+        "simulator/src/refusal.rs",
         "answer",
         "two tables: what is refused, and who refuses it",
     ),
     (
-        "src/simulate/schema.rs",
+        "simulator/src/schema.rs",
         "value",
         "a table of the kinds of a schema",
     ),

@@ -38,6 +38,7 @@ fn every_crate_has_the_licence() {
     for manifest in [
         "Cargo.toml",
         "schemas/Cargo.toml",
+        "simulator/Cargo.toml",
         "workers/Cargo.toml",
         "tests/fuzz/Cargo.toml",
     ] {

@@ -6,7 +6,7 @@ use std::{env, fs};
 use syn::Item;
 
 /// Folders of sources, one for each crate.
-pub(crate) const CRATES: [&str; 3] = ["schemas/src", "workers/src", "src"];
+pub(crate) const CRATES: [&str; 4] = ["schemas/src", "simulator/src", "workers/src", "src"];
 
 /// A file of a crate, without its tests.
 pub(crate) struct Source {

@@ -10,7 +10,7 @@ use super::super::super::parts;
 use super::super::super::signature;
 use super::super::super::vendor::Vendor;
 
-pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
+pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -41,7 +41,7 @@ pub(in crate::simulate) fn asked(vendor: Vendor, request: &Value) -> Result<Aske
 }
 
 /// The longest answer that a request asks for.
-pub(in crate::simulate) fn most(request: &Value) -> Option<u64> {
+pub(crate) fn most(request: &Value) -> Option<u64> {
     let fields = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
     fields
         .iter()
@@ -49,7 +49,7 @@ pub(in crate::simulate) fn most(request: &Value) -> Option<u64> {
 }
 
 /// What the last message says; where tools say it, what was asked before, and all that they say.
-pub(in crate::simulate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
+pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
     let role = |message: &Value| {
         message
             .get("role")
@@ -141,7 +141,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
     Ok(())
 }
 
-pub(in crate::simulate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+pub(crate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
     let tool = |tool: &Value| {
         let name = tool
             .pointer("/function/name")
@@ -180,7 +180,7 @@ fn choice(request: &Value) -> Choice {
     }
 }
 
-pub(in crate::simulate) fn form(request: &Value) -> Form {
+pub(crate) fn form(request: &Value) -> Form {
     let format = request.get("response_format");
     match format
         .and_then(|format| format.get("type"))
@@ -196,7 +196,7 @@ pub(in crate::simulate) fn form(request: &Value) -> Form {
 }
 
 /// Stop sequences: one, or a list of them.
-pub(in crate::simulate) fn stops(stop: Option<&Value>) -> Vec<String> {
+pub(crate) fn stops(stop: Option<&Value>) -> Vec<String> {
     match stop {
         Some(Value::String(one)) => vec![one.clone()],
         Some(Value::Array(list)) => list

@@ -56,7 +56,7 @@ fn texts(input: Option<&Value>) -> Vec<String> {
     }
 }
 
-pub(in crate::simulate) fn embeddings(request: &Value, model: &str) -> Outcome {
+pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
     let texts = texts(request.get("input"));
     if texts.is_empty() || texts.iter().any(String::is_empty) {
         return wrong("'$.input' is invalid.");
@@ -119,7 +119,7 @@ fn pack(numbers: &[f64]) -> String {
     BASE64_STANDARD.encode(&bytes)
 }
 
-pub(in crate::simulate) fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+pub(crate) fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let texts = texts(request.get("input"));
     if texts.is_empty() {
         return wrong("Invalid type for 'input': expected a string or an array of strings.");
@@ -147,7 +147,7 @@ fn judged(text: &str) -> Value {
     result
 }
 
-pub(in crate::simulate) fn image(request: &Value) -> Outcome {
+pub(crate) fn image(request: &Value) -> Outcome {
     if request
         .get("prompt")
         .and_then(Value::as_str)
@@ -174,7 +174,7 @@ pub(in crate::simulate) fn image(request: &Value) -> Outcome {
 }
 
 /// Not sound, but bytes that only this text has, and that no JSON reader takes.
-pub(in crate::simulate) fn speech(request: &Value) -> Outcome {
+pub(crate) fn speech(request: &Value) -> Outcome {
     let Some(text) = request
         .get("input")
         .and_then(Value::as_str)
@@ -190,7 +190,7 @@ pub(in crate::simulate) fn speech(request: &Value) -> Outcome {
     Ok(Answer::raw(200, "audio/mpeg", bytes))
 }
 
-pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
+pub(crate) fn transcription(call: &Call<'_>) -> Outcome {
     let kind = call
         .headers
         .get("content-type")
@@ -235,14 +235,14 @@ pub(in crate::simulate) fn transcription(call: &Call<'_>) -> Outcome {
 }
 
 /// The model that a form names.
-pub(in crate::simulate) fn model_of_form(call: &Call<'_>) -> Option<String> {
+pub(crate) fn model_of_form(call: &Call<'_>) -> Option<String> {
     let kind = call.headers.get("content-type")?.to_str().ok()?;
     let parts = multipart::parts(kind, call.body)?;
     let model = parts.iter().find(|part| part.name == "model")?;
     Some(String::from_utf8_lossy(&model.bytes).into_owned())
 }
 
-pub(in crate::simulate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+pub(crate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let query = request.get("query").and_then(Value::as_str);
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("'query' and 'documents' are required");
