@@ -1,61 +1,71 @@
-//! A provider that does not exist: it speaks the API of any provider, enforces limits strictly, and can fail.
+//! A strict fake of AI providers, for tests of anything that calls one.
 //!
-//! It shares no pacing code with the workers, so that the two cannot be wrong together. Answers are
-//! made from the request alone, so that two runs can be compared byte by byte.
+//! [`Provider`] listens on a real socket and speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
+//! Bedrock, Ollama, Groq, DeepSeek or OpenRouter, whichever each of its accounts is configured for. It enforces the
+//! limits of an account to the letter and refuses in the vendor's own words, headers and status. It fails on demand
+//! ([`fault`]), and it records each call ([`record`]). An answer depends on its request alone, so two runs can be
+//! compared byte by byte. It shares no pacing code with Forebay, so the two cannot be wrong together.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use forebay_simulator::{Config, Provider};
+//!
+//! // Two calls in any minute, and none beyond them.
+//! let account = "name=one,key=sk-one,limit=2/1m".parse()?;
+//! let config = Config::new(vec![account]);
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let provider = Provider::start(config, listener)?;
+//!
+//! // Give `provider.base_url()` and the key `sk-one` to what you test. Then look at what it was asked:
+//! assert_eq!(provider.calls(), []);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Reading order: [`account`] (keys and limits), `serve` (one call from arrival to answer), `admission` and `window`
+//! (what is counted), `dialect` (each vendor's API), `failure` (each vendor's errors).
 
 pub mod account;
+mod window;
+
 mod admission;
+mod cost;
+mod fixture;
+mod limits;
+mod refusal;
+
+pub mod fault;
+pub mod record;
+
+mod route;
+mod serve;
+mod signature;
+mod state;
+mod vendor;
+
 mod answer;
 mod asked;
 mod call;
-mod cost;
 mod dialect;
 mod failure;
-pub mod fault;
-mod fixture;
-mod limits;
 mod multipart;
 mod parts;
-pub mod record;
-mod refusal;
-mod route;
 mod schema;
-mod serve;
-mod signature;
-mod vendor;
-mod window;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::any;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
-use rand_distr::{Distribution, LogNormal};
 use tokio::net::TcpListener;
 
-use admission::Account;
 pub use failure::{Failure, failures};
-use fault::{Fault, Faults};
-use record::{Entry, Record};
+use fault::Faults;
+use record::Entry;
+pub use state::Config;
+use state::Shared;
 pub use vendor::Vendor;
-
-/// What to simulate.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// The accounts, each with its keys and limits.
-    pub accounts: Vec<account::Config>,
-    /// How long an answer takes: log-normal around the geometric mean of the two, and never beyond them.
-    pub latency: (Duration, Duration),
-    /// What goes wrong, and how often.
-    pub faults: Faults,
-    /// For the choice of latencies and faults.
-    pub seed: u64,
-    /// A file for the record, a JSON line per call.
-    pub record: Option<std::path::PathBuf>,
-}
 
 /// A running simulated provider. It ends when this is dropped.
 #[derive(Debug)]
@@ -63,15 +73,6 @@ pub struct Provider {
     address: SocketAddr,
     shared: Arc<Shared>,
     server: tokio::task::JoinHandle<()>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    accounts: Vec<Arc<Account>>,
-    latency: (Duration, Duration),
-    faults: Mutex<Faults>,
-    rng: Mutex<SmallRng>,
-    record: Record,
 }
 
 impl Provider {
@@ -84,13 +85,7 @@ impl Provider {
             return Err(std::io::Error::other(conflict));
         }
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
-            accounts: config.accounts.into_iter().map(Account::new).collect(),
-            latency: config.latency,
-            faults: Mutex::new(config.faults),
-            rng: Mutex::new(SmallRng::seed_from_u64(config.seed)),
-            record: Record::new(config.record.as_deref())?,
-        });
+        let shared = Arc::new(Shared::new(config)?);
         let router = Router::new()
             .fallback(any(serve::handle))
             .with_state(Arc::clone(&shared));
@@ -143,48 +138,5 @@ impl Provider {
 impl Drop for Provider {
     fn drop(&mut self) {
         self.server.abort();
-    }
-}
-
-impl Shared {
-    fn choose(&self) -> (Option<Fault>, Duration) {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
-        let latency = draw(self.latency, &mut *rng);
-        (self.faults().choose(rng.random()), latency)
-    }
-
-    fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A time that is log-normal, as those of real calls are: two standard deviations reach to either end.
-fn draw((least, most): (Duration, Duration), rng: &mut impl Rng) -> Duration {
-    let (low, high) = (
-        least.as_secs_f64().max(1e-6).ln(),
-        most.as_secs_f64().max(1e-6).ln(),
-    );
-    match LogNormal::new(f64::midpoint(low, high), (high - low) / 4.0) {
-        Ok(times) if least < most => Duration::from_secs_f64(times.sample(rng)).clamp(least, most),
-        _ => least,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_log_normal_and_within_their_bounds() {
-        let (least, most) = (Duration::from_secs(1), Duration::from_secs(9));
-        let mut rng = SmallRng::seed_from_u64(1);
-        let mut times: Vec<_> = (0..10_000).map(|_| draw((least, most), &mut rng)).collect();
-        times.sort();
-        assert!(times[0] >= least && times[9_999] <= most);
-        let (median, high) = (times[5_000].as_secs_f64(), times[8_413].as_secs_f64());
-        assert!((median - 3.0).abs() < 0.1, "{median}");
-        // A standard deviation above: the square root of three times as long.
-        assert!((high / median - 3f64.sqrt()).abs() < 0.1, "{high}");
-        assert_eq!(draw((least, least), &mut rng), least);
     }
 }

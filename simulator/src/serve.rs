@@ -9,7 +9,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use futures::StreamExt;
 
-use super::Shared;
 use super::account::Config;
 use super::admission::{Account, Admission};
 use super::answer::Answer;
@@ -22,6 +21,7 @@ use super::limits;
 use super::record::Entry;
 use super::refusal;
 use super::route::{self, Route, Task};
+use super::state::Shared;
 use super::vendor::Vendor;
 
 /// The largest request that is read, in bytes.
@@ -316,32 +316,21 @@ impl Fault {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use axum::http::Method;
-    use rand::SeedableRng;
-    use rand::rngs::SmallRng;
 
-    use super::super::fault::Faults;
-    use super::super::record::Record;
     use super::*;
+    use crate::Config;
 
     const HELLO: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 
     fn shared(accounts: &[&str], faults: &str) -> Arc<Shared> {
-        let account = |text: &&str| Account::new(text.parse().expect("a config"));
-        let faults = if faults.is_empty() {
-            Faults::default()
-        } else {
-            faults.parse().expect("faults")
-        };
-        Arc::new(Shared {
-            accounts: accounts.iter().map(account).collect(),
-            latency: Default::default(),
-            faults: Mutex::new(faults),
-            rng: Mutex::new(SmallRng::seed_from_u64(1)),
-            record: Record::new(None).expect("a record"),
-        })
+        let account = |text: &&str| text.parse().expect("a config");
+        let mut config = Config::new(accounts.iter().map(account).collect());
+        config.latency = Default::default();
+        if !faults.is_empty() {
+            config.faults = faults.parse().expect("faults");
+        }
+        Arc::new(Shared::new(config).expect("a record"))
     }
 
     async fn call(
