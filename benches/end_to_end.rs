@@ -272,7 +272,7 @@ async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
                     body: message.payload.clone(),
                     account: String::new(),
                 };
-                let reply = client.send(request, |_| {}).await?;
+                let reply = client.send(request, |_| {}).await?.reply;
                 let sequence = message
                     .info()
                     .map_err(anyhow::Error::from_boxed)?

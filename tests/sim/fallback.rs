@@ -15,7 +15,7 @@ use forebay_workers::results::{Results, Retention};
 use forebay_workers::retry::Policy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
-use forebay_workers::upstream::{Error, Reply, Request, Upstream};
+use forebay_workers::upstream::{Error, Received, Reply, Request, Upstream};
 use forebay_workers::{Addressing, Config, PoolConfig, Secret, TargetConfig, Worker};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ struct Scripted {
 }
 
 impl Upstream for Scripted {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Reply, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -57,8 +57,8 @@ impl Upstream for Scripted {
             status,
             headers,
             body: body.into(),
-            place: None,
-        })
+        }
+        .into())
     }
 }
 

@@ -20,7 +20,7 @@ use crate::price::Prices;
 use crate::provider::Unsupported;
 use crate::staged::Staged;
 use crate::until_done::retry_until_done;
-use crate::upstream::{self, Reply, Upstream};
+use crate::upstream::{self, Received, Reply, Upstream};
 
 /// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
 pub(crate) async fn attempt<Q, U: Upstream>(
@@ -30,9 +30,12 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     permit: &Permit,
 ) -> Outcome {
     let started = engine.clock.now();
-    let mut reply = send(engine, party, permit, started).await;
+    let received = send(engine, party, permit, started).await;
     crash::at(Point::Answered);
-    let place = reply.as_mut().ok().and_then(|reply| reply.place.take());
+    let (reply, place) = match received {
+        Ok(Received { reply, place }) => (Ok(reply), place),
+        Err(unsent) => (Err(unsent), None),
+    };
     let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
     let prices = engine.pools.targets()[target].prices.as_deref();
     let classify = || classify(engine, party, prices, permit, reply);
@@ -84,7 +87,7 @@ async fn send<Q, U: Upstream>(
     party: &Party,
     permit: &Permit,
     started: Timestamp,
-) -> Result<Reply, Unsent> {
+) -> Result<Received, Unsent> {
     let config = permit.account().config();
     let encode = || config.endpoint.encode(party.job(), permit.model());
     let encoded = at_length(party.job().size(), || working(engine, party, encode));

@@ -113,9 +113,8 @@ fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
 
 async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
     let late = |_| Err(upstream::Error::TimedOut(PATIENCE));
-    timeout(PATIENCE, upstream.send(request, |_| {}))
-        .await
-        .unwrap_or_else(late)
+    let received = timeout(PATIENCE, upstream.send(request, |_| {}));
+    Ok(received.await.unwrap_or_else(late)?.reply)
 }
 
 /// A job that costs as little as any that the provider takes.
@@ -146,7 +145,6 @@ mod tests {
                 status: 200,
                 headers: HeaderMap::new(),
                 body,
-                place: None,
             };
             let Probe {
                 problem, models, ..

@@ -34,8 +34,21 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+/// An answer that has come.
+#[derive(Debug)]
+pub struct Received {
+    /// The answer.
+    pub reply: Reply,
     /// The right of a large answer to be here; held until it is not any more.
     pub place: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Reply> for Received {
+    fn from(reply: Reply) -> Self {
+        Self { reply, place: None }
+    }
 }
 
 /// Why there is no whole answer. None of the texts holds a header or a body.
@@ -62,7 +75,7 @@ pub trait Upstream: Send + Sync + 'static {
         &self,
         request: Request,
         sent: S,
-    ) -> impl Future<Output = Result<Reply, Error>> + Send
+    ) -> impl Future<Output = Result<Received, Error>> + Send
     where
         S: FnOnce(Instant) + Send + 'static;
 }

@@ -49,7 +49,7 @@ fuzz_target!(|data: (u16, u8, Vec<Vec<u8>>, Vec<u8>)| {
     for figures in endpoint.observe(&headers, now) {
         assert!(figures.remaining <= figures.limit && figures.limit > 0);
     }
-    let reply = Reply { status: 100 + status % 500, headers, body: Bytes::from(body), place: None };
+    let reply = Reply { status: 100 + status % 500, headers, body: Bytes::from(body) };
     for job in JOBS {
         let job = Job::parse(job.as_bytes()).expect("a job");
         let decoded = endpoint.decode(&job, "m", &reply, now);

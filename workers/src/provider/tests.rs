@@ -26,7 +26,6 @@ fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> R
         status,
         headers,
         body: body.to_owned().into(),
-        place: None,
     }
 }
 

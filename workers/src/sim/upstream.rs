@@ -10,7 +10,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-use crate::upstream::{Error, Reply, Request, Upstream};
+use crate::upstream::{Error, Received, Reply, Request, Upstream};
 
 /// An account of the simulated provider.
 #[derive(Debug, Clone)]
@@ -208,18 +208,19 @@ impl SimUpstream {
         headers
     }
 
-    fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Reply {
-        Reply {
+    fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Received {
+        let body = body.to_owned().into();
+        let reply = Reply {
             status,
             headers,
-            body: body.to_owned().into(),
-            place: None,
-        }
+            body,
+        };
+        reply.into()
     }
 }
 
 impl Upstream for SimUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Reply, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, Reply, Request, Upstream};
+use super::{Error, Received, Reply, Request, Upstream};
 use crate::large::LARGE;
 
 /// Large answers of one account that are here at once, until they are stored and published; others wait at the
@@ -84,7 +84,7 @@ impl HttpUpstream {
         request: Request,
         left: Arc<AtomicBool>,
         sent: S,
-    ) -> Result<Reply, Error>
+    ) -> Result<Received, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -153,10 +153,12 @@ impl HttpUpstream {
                 _ => {}
             }
         }
-        Ok(Reply {
-            status: status.as_u16(),
-            headers: std::mem::take(response.headers_mut()),
-            body: body.freeze(),
+        Ok(Received {
+            reply: Reply {
+                status: status.as_u16(),
+                headers: std::mem::take(response.headers_mut()),
+                body: body.freeze(),
+            },
             place: place.map(|place| place.permit),
         })
     }
@@ -188,7 +190,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 impl Upstream for HttpUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Reply, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {

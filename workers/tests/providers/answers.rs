@@ -46,7 +46,6 @@ pub(crate) fn reply(status: u16, headers: &Map<String, Value>, body: Vec<u8>) ->
         status,
         headers: map,
         body: body.into(),
-        place: None,
     }
 }
 
