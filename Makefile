@@ -20,7 +20,7 @@ test: nats-server $(TOOLS)/cargo-deny
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(TOOLS)/cargo-deny --all-features check bans licenses sources
 	$(CARGO) test --locked
-	$(CARGO) test --locked -p forebay-workers --features exact-tokens exact
+	$(CARGO) test --locked -p forebay-providers --features exact-tokens exact
 
 ## build: the release binary
 build:

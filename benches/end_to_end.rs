@@ -23,8 +23,9 @@ use axum::routing::post;
 use forebay::app::{App, Started};
 use forebay::config::Config;
 use forebay::connection::Connection;
+use forebay_providers::Request;
+use forebay_workers::upstream::Upstream;
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
-use forebay_workers::upstream::{Request, Upstream};
 use futures::{StreamExt, TryStreamExt};
 
 const AT_ONCE: usize = 256;

@@ -5,10 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use forebay_providers::Kind;
 use forebay_schemas::flow::{pool_of_model, problem_of_name, problem_of_team};
 use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
-use forebay_workers::provider::Kind;
 use sha2::{Digest, Sha256};
 
 /// Problems that are printed; the rest is counted.

@@ -10,9 +10,9 @@ use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context as _, anyhow};
 use flate2::read::GzDecoder;
-use forebay_workers::price::Prices;
-use forebay_workers::provider::Kind;
-use forebay_workers::provider::catalogue::Provider;
+use forebay_providers::Kind;
+use forebay_providers::price::Prices;
+use forebay_providers::registry::Provider;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 

@@ -15,12 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_providers::Endpoint;
+use forebay_providers::Secret;
+use forebay_providers::registry::Provider;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
-use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::Provider;
-use forebay_workers::{Addressing, OnDemand, Secret, Team, unknown_team};
+use forebay_workers::{Addressing, OnDemand, Team, unknown_team};
 
 use crate::catalogue::{Catalogue, Model};
 

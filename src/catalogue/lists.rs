@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use anyhow::{anyhow, bail};
-use forebay_workers::price::{Prices, Rates};
-use forebay_workers::provider::Kind;
+use forebay_providers::Kind;
+use forebay_providers::price::{Prices, Rates};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 

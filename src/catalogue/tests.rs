@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use forebay_workers::provider::catalogue::providers;
+use forebay_providers::registry::providers;
 
 use super::*;
 
@@ -195,8 +195,7 @@ fn a_list_of_ones_own_adds_and_replaces() {
     let mut catalogue = Catalogue::known().clone();
     catalogue.extend_from(file.path()).expect("a list");
     let input = |provider: &str, name: &str| {
-        let provider =
-            forebay_workers::provider::catalogue::provider(provider).expect("a provider");
+        let provider = forebay_providers::registry::provider(provider).expect("a provider");
         catalogue
             .find(provider, name)
             .and_then(|model| model.prices.rates.input)

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
+use forebay_providers::Kind;
+use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
 use forebay_workers::clock::{Clock as _, SystemClock};
-use forebay_workers::provider::Kind;
-use forebay_workers::provider::catalogue::Provider;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use rust_decimal::Decimal;

@@ -1,7 +1,7 @@
 //! `forebay models` and `forebay providers`.
 
-use forebay_workers::provider::Kind;
-use forebay_workers::provider::catalogue::Provider;
+use forebay_providers::Kind;
+use forebay_providers::registry::Provider;
 use rust_decimal::Decimal;
 use serde_json::json;
 

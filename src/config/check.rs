@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use forebay_providers::Endpoint;
+use forebay_providers::cost::Dimension;
+use forebay_providers::registry::{Provider, providers, providers_with};
 use forebay_schemas::flow::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
 use forebay_workers::Team;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};
-use forebay_workers::cost::Dimension;
-use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::{Provider, providers, providers_with};
 use jiff::tz::TimeZone;
 
 use super::raw::{self, Raw};

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use forebay_providers::Endpoint;
+use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
-use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::Provider;
 use forebay_workers::{OnDemand, TargetConfig, Wanted};
 
 use super::check::wrong_address;
@@ -158,7 +158,7 @@ fn target(account: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConf
 
 #[cfg(test)]
 mod tests {
-    use forebay_workers::provider::catalogue::providers;
+    use forebay_providers::registry::providers;
 
     use super::*;
 

@@ -14,7 +14,7 @@ const MAX_BRANCHES: usize = 20;
 /// Files that may be larger, and why.
 const LARGE_FILES: [(&str, &str); 9] = [
     (
-        "workers/src/provider/catalogue.rs",
+        "providers/src/registry.rs",
         "a table of providers, read entry by entry",
     ),
     (

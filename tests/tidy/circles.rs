@@ -1,25 +1,25 @@
 //! No circle of modules inside a crate: each can be read once those it imports are known.
 //!
 //! A module imports another by a `use` or a path that begins with `crate`, `super`, `self` or the name of a module in
-//! its own folder. A name that a folder's file re-exports counts as of the file that declares it. A file may use what
+//! its own folder. A name that is taken from where it is imported counts as of the file that declares it. A file may use what
 //! the file of its own folder declares: a folder is one room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use syn::visit::{self, Visit};
-use syn::{ItemUse, Macro, Path, UseTree, Visibility};
+use syn::{ItemUse, Macro, Path, UseTree};
 
 use crate::sources::{CRATES, Source, sources};
 
 /// Names of modules from the root of the crate.
 type Module = Vec<String>;
 
-/// The paths that a file names, and what it re-exports.
+/// The paths that a file names.
 #[derive(Default)]
 struct Paths {
     found: Vec<Vec<String>>,
-    /// Of each name that it re-exports, the path.
-    exported: HashMap<String, Vec<String>>,
+    /// Of each name that it imports, the path: others may take it from here.
+    imported: HashMap<String, Vec<String>>,
 }
 
 impl Paths {
@@ -32,34 +32,31 @@ impl Paths {
         paths
     }
 
-    fn add_tree(&mut self, before: &[String], tree: &UseTree, is_exported: bool) {
+    fn add_tree(&mut self, before: &[String], tree: &UseTree) {
         let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
         match tree {
-            UseTree::Path(path) => self.add_tree(&with(&path.ident), &path.tree, is_exported),
+            UseTree::Path(path) => self.add_tree(&with(&path.ident), &path.tree),
             UseTree::Group(group) => {
                 group
                     .items
                     .iter()
-                    .for_each(|tree| self.add_tree(before, tree, is_exported));
+                    .for_each(|tree| self.add_tree(before, tree));
             }
             UseTree::Glob(_) => self.found.push(before.to_vec()),
-            UseTree::Name(name) => self.add_name(&name.ident, with(&name.ident), is_exported),
-            UseTree::Rename(name) => self.add_name(&name.rename, with(&name.ident), is_exported),
+            UseTree::Name(name) => self.add_name(&name.ident, with(&name.ident)),
+            UseTree::Rename(name) => self.add_name(&name.rename, with(&name.ident)),
         }
     }
 
-    fn add_name(&mut self, name: &syn::Ident, path: Vec<String>, is_exported: bool) {
-        if is_exported {
-            self.exported.insert(name.to_string(), path.clone());
-        }
+    fn add_name(&mut self, name: &syn::Ident, path: Vec<String>) {
+        self.imported.insert(name.to_string(), path.clone());
         self.found.push(path);
     }
 }
 
 impl<'ast> Visit<'ast> for Paths {
     fn visit_item_use(&mut self, item: &'ast ItemUse) {
-        let is_exported = !matches!(item.vis, Visibility::Inherited);
-        self.add_tree(&[], &item.tree, is_exported);
+        self.add_tree(&[], &item.tree);
     }
 
     fn visit_path(&mut self, path: &'ast Path) {
@@ -117,10 +114,10 @@ impl Modules {
             }
             rest = after;
         }
-        let exported = rest
+        let imported = rest
             .first()
-            .and_then(|name| self.paths.get(&module)?.exported.get(name));
-        let declared = exported
+            .and_then(|name| self.paths.get(&module)?.imported.get(name));
+        let declared = imported
             .filter(|_| depth < 4)
             .and_then(|path| self.resolve(&module, path, depth + 1));
         Some(declared.unwrap_or(module))

@@ -37,6 +37,7 @@ fn every_crate_has_the_licence() {
     assert!(licence.contains("Apache License") && licence.contains("Version 2.0, January 2004"));
     for manifest in [
         "Cargo.toml",
+        "providers/Cargo.toml",
         "schemas/Cargo.toml",
         "simulator/Cargo.toml",
         "workers/Cargo.toml",

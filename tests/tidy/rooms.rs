@@ -67,7 +67,19 @@ fn reach(file: &Path, dir: &Path, reached: &mut BTreeSet<PathBuf>) {
 }
 
 /// Of each crate what it may not depend on.
-const FORBIDDEN: [(&str, &[&str]); 3] = [
+const FORBIDDEN: [(&str, &[&str]); 4] = [
+    (
+        "providers",
+        &[
+            "tokio",
+            "futures",
+            "async-nats",
+            "reqwest",
+            "tracing",
+            "sled",
+            "forebay-workers",
+        ],
+    ),
     (
         "schemas",
         &[

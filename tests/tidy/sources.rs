@@ -6,7 +6,13 @@ use std::{env, fs};
 use syn::Item;
 
 /// Folders of sources, one for each crate.
-pub(crate) const CRATES: [&str; 4] = ["schemas/src", "simulator/src", "workers/src", "src"];
+pub(crate) const CRATES: [&str; 5] = [
+    "schemas/src",
+    "providers/src",
+    "simulator/src",
+    "workers/src",
+    "src",
+];
 
 /// A file of a crate, without its tests.
 pub(crate) struct Source {
@@ -19,13 +25,19 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// The text up to the inline tests.
+    /// The text up to the inline tests, which are a block; tests in a file of their own are a line.
     pub(crate) fn before_tests(&self) -> &str {
+        let is_block = |at: &usize| {
+            self.text[*at..]
+                .find(['{', ';'])
+                .is_some_and(|end| self.text[at + end..].starts_with('{'))
+        };
         let tests = self
             .text
-            .find("\n#[cfg(test)]")
-            .map_or(self.text.len(), |at| at + 1);
-        &self.text[..tests]
+            .match_indices("\n#[cfg(test)]")
+            .map(|(at, _)| at)
+            .find(is_block);
+        &self.text[..tests.map_or(self.text.len(), |at| at + 1)]
     }
 
     /// What is declared before the inline tests.

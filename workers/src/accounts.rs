@@ -43,9 +43,9 @@ pub use state::State;
 pub use wake::Wake;
 
 use crate::clock::Clock;
-use crate::cost::Cost;
-use crate::provider::Endpoint;
-use crate::secret::Secret;
+use forebay_providers::Endpoint;
+use forebay_providers::Secret;
+use forebay_providers::cost::Cost;
 
 /// Calls at once to one model where limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;

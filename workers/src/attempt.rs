@@ -16,11 +16,12 @@ use crate::joined::Party;
 use crate::journal::Work;
 use crate::large::at_length;
 use crate::outcome::Outcome;
-use crate::price::Prices;
-use crate::provider::Unsupported;
 use crate::staged::Staged;
 use crate::until_done::retry_until_done;
-use crate::upstream::{self, Received, Reply, Upstream};
+use crate::upstream::{self, Received, Upstream};
+use forebay_providers::Reply;
+use forebay_providers::Unsupported;
+use forebay_providers::price::Prices;
 
 /// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
 pub(crate) async fn attempt<Q, U: Upstream>(

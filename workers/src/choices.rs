@@ -5,9 +5,9 @@ use std::time::Duration;
 use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
-use crate::cost::Cost;
 use crate::join::says_nothing;
 use crate::pools::{Candidate, Pool, Pools};
+use forebay_providers::cost::Cost;
 
 /// A target that may serve a job.
 #[derive(Debug, Clone)]

@@ -11,11 +11,11 @@ use serde_json::value::to_raw_value;
 
 use crate::claim::Claim;
 use crate::engine::Engine;
-use crate::file::{FILE, FileReference, file_of};
 use crate::large::{at_length, short};
 use crate::outcome::Refusal;
 use crate::queue::{Delivery, Queue};
 use crate::until_done::retry_until_done;
+use forebay_providers::{FILE, FileReference, file_of};
 
 /// The code of a job whose object is not there.
 const GONE: &str = "object_gone";

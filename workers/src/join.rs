@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_schemas::{Attempt, Class, Job, OnAmbiguous};
 use serde_json::value::RawValue;
 
-use crate::provider::Kind;
+use forebay_providers::Kind;
 
 /// The field of a body that holds the texts.
 pub(crate) const INPUT: &str = "input";

@@ -6,12 +6,12 @@
 //!    the [`accounts`] of a job's `choices`, which answer with a permit or with what has to be waited for. Jobs that ask
 //!    the same wait for one of them in `sharing`, embeddings that will travel together behind the first in `joining`;
 //! 3. *journalled, sent*: `work`, the spine, makes an `attempt`, for one job or for those that are `joined`, through a
-//!    [`provider`]'s adapter and [`upstream`], and [`journal`] tells the next process of it;
+//!    `forebay_providers` adapter and [`upstream`], and [`journal`] tells the next process of it;
 //! 4. *classified, decided*: `outcome` says what happened, [`retry`] what to do about it;
 //! 5. *persisted, completed, acked*: `finish` stores the result in [`results`], publishes the
 //!    completion and only then acks.
 //!
-//! Beside that way: [`price`] makes money of tokens, [`forecast`] plays limits ahead of time, [`probe`] tries a key.
+//! Beside that way: [`forecast`] plays limits ahead of time, [`probe`] tries a key.
 
 pub mod accounts;
 mod addressing;
@@ -23,12 +23,10 @@ mod claim;
 pub mod clock;
 mod config;
 mod content;
-pub mod cost;
 pub mod crash;
 mod dispatch;
 mod engine;
 mod fairness;
-mod file;
 mod finish;
 mod flow;
 pub mod forecast;
@@ -43,17 +41,12 @@ mod matching;
 mod orders;
 mod outcome;
 mod pools;
-pub mod price;
 pub mod probe;
-pub mod provider;
 pub mod queue;
-mod redact;
 pub mod results;
 pub mod retry;
-mod retry_after;
 mod round;
 mod running;
-mod secret;
 mod share;
 mod sharing;
 #[cfg(feature = "sim")]
@@ -69,5 +62,4 @@ pub use addressing::{Addressing, unknown_team};
 pub use config::{Config, Team};
 pub use orders::{Cancelled, Orders, Pausable};
 pub use pools::{OnDemand, PoolConfig, TargetConfig, Wanted};
-pub use secret::Secret;
 pub use worker::{Snapshot, Worker};

@@ -6,10 +6,10 @@ use forebay_schemas::Job;
 use forebay_schemas::flow::pool_of_model;
 
 use crate::choices::Choices;
-use crate::cost::Cost;
 use crate::outcome::Refusal;
 use crate::pools::{Candidate, Pool, Pools, Target};
-use crate::provider::Unsupported;
+use forebay_providers::Unsupported;
+use forebay_providers::cost::Cost;
 
 /// What may serve a job.
 #[derive(Debug)]

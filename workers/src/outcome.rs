@@ -7,11 +7,11 @@ use forebay_schemas::{Class, Job, Response, Usage};
 use rust_decimal::Decimal;
 
 use crate::large::short;
-use crate::price::Prices;
-use crate::provider::{Charge, Decoded, Scope};
-use crate::redact::Redaction;
-use crate::secret::Secret;
 use crate::upstream;
+use forebay_providers::Redaction;
+use forebay_providers::Secret;
+use forebay_providers::price::Prices;
+use forebay_providers::{Charge, Decoded, Scope};
 
 /// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.
 const LONGEST_CODE: usize = 200;

@@ -11,7 +11,7 @@ use forebay_schemas::Cache;
 use forebay_schemas::flow::pool_of_model;
 
 use crate::accounts::Account;
-use crate::price::Prices;
+use forebay_providers::price::Prices;
 
 /// Models of which nothing is known and for which pools are made, at most: a producer must not fill the memory with
 /// names.

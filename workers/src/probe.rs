@@ -9,8 +9,9 @@ use tokio::time::timeout;
 use crate::accounts::{self, Key};
 use crate::clock::Clock;
 use crate::outcome::Outcome;
-use crate::provider::{Endpoint, Figures, Kind, listing};
-use crate::upstream::{self, Reply, Request, Upstream};
+use crate::upstream::{self, Upstream};
+use forebay_providers::{Endpoint, Figures, Kind, models};
+use forebay_providers::{Reply, Request};
 
 /// How long a provider may take; a list of models is there at once.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -95,7 +96,7 @@ pub async fn probe(
 /// What a list says of a key that is asked for with it.
 fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
-    let models = listing::models(reply);
+    let models = models(reply);
     let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
         .then(|| {
             let message = "what is answered is no list of models: is `base_url` right?".to_owned();
@@ -133,7 +134,7 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::provider::catalogue::provider;
+    use forebay_providers::registry::provider;
 
     #[test]
     fn what_is_no_list_of_models_accepts_no_key() {

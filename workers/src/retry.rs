@@ -6,7 +6,7 @@ use forebay_schemas::{Class, OnAmbiguous};
 use rand::Rng;
 
 use crate::outcome::Outcome;
-use crate::provider::Scope;
+use forebay_providers::Scope;
 
 /// The first back-off's upper bound; each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);

@@ -5,9 +5,9 @@ use std::time::Duration;
 use forebay_schemas::{Cache, Completion, Job, Lane, Status};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::file::file_of;
 use crate::large::{LARGE, size_of};
 use crate::results::Request;
+use forebay_providers::file_of;
 
 /// Which request of whom, and how urgent it is: who is in a hurry does not wait for somebody who is not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

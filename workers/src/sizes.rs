@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::provider::catalogue::Merges;
+use forebay_providers::registry::Merges;
 
 /// An answer of so many bytes is not asked for: there is place for a few of them.
 const LARGEST_ANSWER: usize = 32 << 20;

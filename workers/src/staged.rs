@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use crate::choices::Choices;
 use crate::claim::Claim;
 use crate::clock::millis_between;
-use crate::cost::Cost;
 use crate::join::{Join, says_nothing};
 use crate::large::short;
 use crate::orders::Orders;
@@ -25,6 +24,7 @@ use crate::queue::Delivery;
 use crate::results::Request;
 use crate::running::Entry;
 use crate::share::Share;
+use forebay_providers::cost::Cost;
 
 /// A job on its way.
 #[derive(Debug)]

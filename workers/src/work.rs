@@ -15,11 +15,11 @@ use crate::finish;
 use crate::joined::Party;
 use crate::large::at_length;
 use crate::outcome::Outcome;
-use crate::provider::Scope;
 use crate::queue::Queue;
 use crate::retry::{Effect, Verdict, failure};
 use crate::staged::{End, Staged};
 use crate::upstream::Upstream;
+use forebay_providers::Scope;
 
 /// Makes the permitted call and does what its outcome asks for, for each of its jobs.
 pub(crate) async fn work<Q: Queue, U: Upstream>(

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_schemas::Job;
-use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::providers;
-use forebay_workers::upstream::Reply;
+use forebay_providers::Endpoint;
+use forebay_providers::registry::providers;
+use forebay_providers::Reply;
 use http::{HeaderMap, HeaderValue};
 use libfuzzer_sys::fuzz_target;
 

@@ -2,8 +2,8 @@
 #![no_main]
 
 use forebay_schemas::Job;
-use forebay_workers::provider::Endpoint;
-use forebay_workers::provider::catalogue::providers;
+use forebay_providers::Endpoint;
+use forebay_providers::registry::providers;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(serde::Deserialize)]

@@ -2,7 +2,7 @@
 #![no_main]
 
 use forebay_schemas::job::is_id;
-use forebay_schemas::{Names, flow, subjects};
+use forebay_schemas::{Names, flow};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -8,7 +8,7 @@ import sys
 
 import vendors
 
-FIXTURES = pathlib.Path(__file__).parents[3] / "workers" / "tests" / "providers"
+FIXTURES = pathlib.Path(__file__).parents[3] / "providers" / "tests" / "providers"
 # Chats that ask an OpenAI-like server for what OpenAI does not have, by fields or by what stands in them.
 BEYOND_OPENAI = {"top-k", "unknown-field"}
 NOT_OPENAI = {"result-with-image"}

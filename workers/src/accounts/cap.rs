@@ -9,7 +9,7 @@ use super::limit::Limit;
 use super::meter::Meter;
 use super::{Denied, Wake};
 use crate::clock::Clock;
-use crate::cost::Cost;
+use forebay_providers::cost::Cost;
 
 /// The limits of a team.
 #[derive(Debug)]

@@ -12,8 +12,8 @@ use tokio::time::{Instant, advance};
 use super::tests::account;
 use super::*;
 use crate::clock::SystemClock;
-use crate::cost::{Dimension, Together};
-use crate::provider::Figures;
+use forebay_providers::Figures;
+use forebay_providers::cost::{Dimension, Together};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MODELS: [&str; 2] = ["m", "n"];

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::limit::{Algorithm, Amount};
 use super::meter::{Meter, Wait};
 use super::saved::Found;
-use crate::cost::Dimension;
-use crate::provider::Figures;
+use forebay_providers::Figures;
+use forebay_providers::cost::Dimension;
 use period::Period;
 use search::Search;
 

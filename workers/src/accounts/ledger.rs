@@ -13,7 +13,7 @@ use super::limit::Amount;
 use super::meter::Meter;
 use super::state::{Gate, State};
 use super::{Account, Denied, Totals};
-use crate::provider::Figures;
+use forebay_providers::Figures;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
 /// doubles it up to the longest.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use crate::cost::Dimension;
+use forebay_providers::cost::Dimension;
 
 /// How the provider counts a period, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

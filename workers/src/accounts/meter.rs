@@ -16,8 +16,8 @@ use super::pace::Pace;
 use super::saved::Moment;
 use super::window::Window;
 use crate::clock::Clock;
-use crate::cost::{Cost, Dimension};
-use crate::provider::Figures;
+use forebay_providers::Figures;
+use forebay_providers::cost::{Cost, Dimension};
 
 /// Longer periods do not count as spent at a start: that would cost a day where little was spent.
 const LONGEST_SPENT: Duration = Duration::from_secs(60);

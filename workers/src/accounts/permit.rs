@@ -10,8 +10,8 @@ use super::cap::{Cap, Share};
 use super::circuit::Passage;
 use super::ledger::{Ledger, Model};
 use super::{Account, Key};
-use crate::cost::Cost;
-use crate::provider::Figures;
+use forebay_providers::Figures;
+use forebay_providers::cost::Cost;
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it
 /// gives back whatever the call has not used: everything, if the call was never sent.

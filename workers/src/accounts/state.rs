@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::Denied;
 use super::saved::{Moment, Paused};
-use crate::retry_after;
+use forebay_providers::retry_after;
 
 /// What is over so soon need not be written down.
 const SOON: Duration = Duration::from_secs(5);

@@ -1,8 +1,8 @@
 use super::*;
 use crate::clock::SystemClock;
-use crate::cost::{Dimension, Together};
-use crate::provider::catalogue::provider;
-use crate::provider::{Endpoint, Figures};
+use forebay_providers::cost::{Dimension, Together};
+use forebay_providers::registry::provider;
+use forebay_providers::{Endpoint, Figures};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -14,12 +14,12 @@ use crate::accounts::{Account, Cap, Circuits, Denied, Permit, Wake};
 use crate::choices::Choice;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::cost::Cost;
 use crate::join::Join;
 use crate::matching::matching;
 use crate::pools::Pools;
-use crate::provider::Endpoint;
 use crate::share::Share;
+use forebay_providers::Endpoint;
+use forebay_providers::cost::Cost;
 
 /// Of the tokens that are estimated for a prompt, which are on the safe side, those that it is likely to have.
 const LIKELY: (u64, u64) = (3, 4);

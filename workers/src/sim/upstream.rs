@@ -10,7 +10,8 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-use crate::upstream::{Error, Received, Reply, Request, Upstream};
+use crate::upstream::{Error, Received, Upstream};
+use forebay_providers::{Reply, Request};
 
 /// An account of the simulated provider.
 #[derive(Debug, Clone)]

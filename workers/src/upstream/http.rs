@@ -12,8 +12,9 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, Received, Reply, Request, Upstream};
+use super::{Error, Received, Upstream};
 use crate::large::LARGE;
+use forebay_providers::{Reply, Request};
 
 /// Large answers of one account that are here at once, until they are stored and published; others wait at the
 /// provider, so that a provider whose answers are very large, or have no end, takes so much of the memory and no

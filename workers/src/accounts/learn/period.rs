@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cost::Dimension;
-use crate::provider::Figures;
+use forebay_providers::Figures;
+use forebay_providers::cost::Dimension;
 
 /// The periods that providers use, in seconds.
 const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::accounts::limit::{Algorithm, Amount};
 use crate::accounts::meter::Wait;
 use crate::accounts::saved::Found;
-use crate::cost::Dimension;
+use forebay_providers::cost::Dimension;
 
 /// What is searched is a number of calls per this.
 const PERIOD: Duration = Duration::from_secs(60);

@@ -1,0 +1,65 @@
+//! Anthropic's Messages, in both versions of its API.
+
+mod answer;
+pub(super) mod request;
+
+use http::HeaderValue;
+use jiff::Timestamp;
+
+use super::chat::{Chat, Fields};
+use super::{Adapter, Answer, Call, Kind, Unsupported};
+use crate::message::{Reply, Request};
+
+/// The dialect's name for what it wants back.
+const DIALECT: &str = "anthropic";
+/// The first version without sampling parameters (vendor's SDK 2.12).
+const WITHOUT_SAMPLING: &str = "2026-10-21";
+pub(super) const FIELDS: Fields = Fields {
+    maps: &[
+        "temperature",
+        "top_p",
+        "top_k",
+        "stop",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "safety_identifier",
+        "user",
+    ],
+};
+
+/// Whether a version takes sampling parameters. Vertex had names of its own for the older one.
+pub(super) fn samples(version: &str) -> bool {
+    version < WITHOUT_SAMPLING || version.starts_with("vertex-")
+}
+
+/// Anthropic's dialect.
+#[derive(Debug)]
+pub(super) struct Anthropic;
+
+impl Adapter for Anthropic {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Chat]
+    }
+
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let version = call.endpoint.api_version.as_deref().unwrap_or_default();
+        let body = request::of(&chat, call.model, samples(version))?;
+        let mut request = call.post("/v1/messages", &body)?;
+        let version = HeaderValue::try_from(version)
+            .map_err(|error| Unsupported::new("api_version", error.to_string()))?;
+        request.headers.insert("anthropic-version", version);
+        Ok(request)
+    }
+
+    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+        let message: answer::Message = serde_json::from_slice(&reply.body).ok()?;
+        message.unified().unified(call.model, now)
+    }
+}

@@ -1,0 +1,258 @@
+//! A chat as Anthropic's Messages.
+
+use serde_json::{Map, Value, json};
+
+use super::DIALECT;
+use crate::Unsupported;
+use crate::chat::{
+    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven,
+    fitting,
+};
+
+/// The longest id of a call; no longest one is documented.
+const LONGEST_ID: usize = 256;
+/// What may stand in an id beside letters and digits.
+const ID_MARKS: &str = "_-";
+
+/// The body of a request.
+pub(crate) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    set("model", model.into());
+    // The newer version thinks as much as it needs.
+    let share = if samples {
+        chat.share()?
+    } else {
+        chat.share_without_budget()
+    };
+    set("max_tokens", share.most.into());
+    let system: Vec<_> = chat.instructions()?.into_iter().map(text).collect();
+    if !system.is_empty() {
+        set("system", system.into());
+    }
+    set("messages", messages(chat)?.into());
+    for (name, value) in sampling(chat, samples)? {
+        set(name, value);
+    }
+    if !chat.stop.list().is_empty() {
+        set("stop_sequences", json!(chat.stop.list()));
+    }
+    if !chat.tools.is_empty() {
+        set(
+            "tools",
+            chat.tools
+                .iter()
+                .map(|tool| tool_of(tool.function()))
+                .collect(),
+        );
+        set("tool_choice", tool_choice(chat));
+    }
+    if let Some(user) = chat.end_user() {
+        set("metadata", json!({ "user_id": user }));
+    }
+    let mut output = Map::new();
+    if let Some(format) = format(&chat.response_format)? {
+        output.insert("format".to_owned(), format);
+    }
+    if let Some(effort) = chat.reasoning_effort {
+        set("thinking", thinking(effort, share));
+        if let Some(word) = effort_word(effort).filter(|_| !samples) {
+            output.insert("effort".to_owned(), word.into());
+        }
+    }
+    if !output.is_empty() {
+        set("output_config", output.into());
+    }
+    Ok(body.into())
+}
+
+fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Unsupported> {
+    let given = [
+        ("temperature", &chat.temperature),
+        ("top_p", &chat.top_p),
+        ("top_k", &chat.top_k),
+    ];
+    let given: Vec<_> = given
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
+        .collect();
+    if let Some((name, _)) = given.first().filter(|_| !samples) {
+        let problem = "this version of Anthropic's API takes none; set api_version = \"2023-06-01\" or leave it out";
+        return Err(Unsupported::new(format!("body.{name}"), problem));
+    }
+    if chat
+        .temperature
+        .as_ref()
+        .and_then(serde_json::Number::as_f64)
+        .is_some_and(|number| number > 1.0)
+    {
+        return Err(Unsupported::new(
+            "body.temperature",
+            "Anthropic takes 0 to 1",
+        ));
+    }
+    Ok(given
+        .into_iter()
+        .map(|(name, value)| (name, value.clone().into()))
+        .collect())
+}
+
+/// The older version thinks with a budget of tokens, the newer as much as it needs.
+fn thinking(effort: Effort, share: Share) -> Value {
+    match (effort, share.thought) {
+        (Effort::None, _) => json!({ "type": "disabled" }),
+        (_, None) => json!({ "type": "adaptive" }),
+        (_, Some(budget)) => json!({ "type": "enabled", "budget_tokens": budget }),
+    }
+}
+
+fn effort_word(effort: Effort) -> Option<&'static str> {
+    match effort {
+        Effort::None => None,
+        Effort::Minimal | Effort::Low => Some("low"),
+        Effort::Medium => Some("medium"),
+        Effort::High => Some("high"),
+        Effort::Xhigh => Some("xhigh"),
+        Effort::Max => Some("max"),
+    }
+}
+
+fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+    match format {
+        Format::Text => Ok(None),
+        Format::JsonObject => {
+            let problem = "Anthropic has JSON by schema alone, use json_schema";
+            Err(Unsupported::new("body.response_format", problem))
+        }
+        Format::JsonSchema { json_schema } => Ok(Some(
+            json!({ "type": "json_schema", "schema": json_schema.schema }),
+        )),
+    }
+}
+
+fn tool_of(function: &Function) -> Value {
+    let mut tool = json!({ "name": function.name, "input_schema": function.schema() });
+    if let Some(description) = &function.description {
+        tool["description"] = description.as_str().into();
+    }
+    if let Some(strict) = function.strict {
+        tool["strict"] = strict.into();
+    }
+    tool
+}
+
+fn tool_choice(chat: &Chat) -> Value {
+    let mut choice = match &chat.tool_choice {
+        Choice::Auto => json!({ "type": "auto" }),
+        Choice::Required => json!({ "type": "any" }),
+        Choice::None => return json!({ "type": "none" }),
+        Choice::One(name) => json!({ "type": "tool", "name": name }),
+    };
+    if chat.parallel_tool_calls == Some(false) {
+        choice["disable_parallel_tool_use"] = true.into();
+    }
+    choice
+}
+
+/// What is said by turns; the first is a user's.
+fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let turns = chat.by_turns(|message, field| match message.role {
+        Role::Assistant => said(message, field),
+        Role::Tool => Ok(vec![result(message, field)?]),
+        Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
+    })?;
+    if turns.first().is_none_or(|(of_model, _)| *of_model) {
+        return Err(Unsupported::new(
+            "body.messages",
+            "Anthropic wants a user's message first",
+        ));
+    }
+    let role = |of_model| if of_model { "assistant" } else { "user" };
+    let message =
+        |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
+    Ok(turns.into_iter().map(message).collect())
+}
+
+/// What the model said before: its thoughts as it gave them, its text, its calls.
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all: Vec<Value> = Vec::new();
+    match message.woven(DIALECT) {
+        Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
+            Woven::Opaque(thought) => Some(thought.clone()),
+            Woven::Text(words) => (!words.trim().is_empty()).then(|| text(words)),
+        })),
+        None => {
+            all.extend(message.opaque(DIALECT).cloned());
+            all.extend(blocks(&message.content, &format!("{field}.content"))?);
+        }
+    }
+    all.extend(message.refusal.as_deref().map(text));
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        all.push(json!({ "type": "tool_use", "id": call_id(&call.id), "name": call.function.name, "input": input }));
+    }
+    Ok(all)
+}
+
+fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let content = blocks(&message.content, &format!("{field}.content"))?;
+    let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
+    Ok(json!({ "type": "tool_result", "tool_use_id": id, "content": content }))
+}
+
+fn call_id(id: &str) -> String {
+    fitting(id, LONGEST_ID, ID_MARKS)
+}
+
+fn text(text: &str) -> Value {
+    json!({ "type": "text", "text": text })
+}
+
+fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let pieces = content.parts(field).into_iter();
+    // A blank text is refused by the API and says nothing.
+    let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
+    spoken.map(|(field, piece)| block(&field, piece)).collect()
+}
+
+fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    match piece {
+        Piece::Text(words) => Ok(text(words)),
+        Piece::Image(media) => match media.format() {
+            "png" | "jpeg" | "gif" | "webp" => {
+                let source =
+                    json!({ "type": "base64", "media_type": media.kind, "data": media.data });
+                Ok(json!({ "type": "image", "source": source }))
+            }
+            _ => Err(piece.unsupported(field, "Anthropic reads png, jpeg, gif and webp")),
+        },
+        Piece::ImageAt(image) => {
+            Ok(json!({ "type": "image", "source": { "type": "url", "url": image.url } }))
+        }
+        Piece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
+        Piece::File(file) => document(field, file),
+    }
+}
+
+/// PDFs as bytes, and text of every kind as text.
+fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+    let media = file.media(&format!("{field}.file"))?;
+    let source = match media.text() {
+        _ if media.kind == "application/pdf" => {
+            json!({ "type": "base64", "media_type": media.kind, "data": media.data })
+        }
+        Some(text) => json!({ "type": "text", "media_type": "text/plain", "data": text }),
+        None => {
+            let problem = format!(
+                "Anthropic reads application/pdf and text, not {}",
+                media.kind
+            );
+            return Err(Unsupported::new(format!("{field}.file"), problem));
+        }
+    };
+    let mut block = json!({ "type": "document", "source": source });
+    if let Some(name) = file.filename.as_deref().filter(|name| !name.is_empty()) {
+        block["title"] = name.into();
+    }
+    Ok(block)
+}

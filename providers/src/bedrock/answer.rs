@@ -1,0 +1,121 @@
+//! What Converse answers, as an answer.
+
+use forebay_schemas::Usage;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::DIALECT;
+use crate::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Conversed {
+    output: Output,
+    stop_reason: String,
+    usage: WireUsage,
+}
+
+#[derive(Deserialize)]
+struct Output {
+    message: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Vec<Block>,
+}
+
+/// One of the members is there.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Block {
+    text: Option<String>,
+    tool_use: Option<ToolUse>,
+    reasoning_content: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToolUse {
+    tool_use_id: String,
+    name: String,
+    #[serde(default)]
+    input: Value,
+}
+
+/// `inputTokens` excludes what was read from and written to the cache.
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct WireUsage {
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_input_tokens: u64,
+    cache_write_input_tokens: u64,
+}
+
+impl Conversed {
+    pub(super) fn unified(self) -> ChatAnswer {
+        let finish = match self.stop_reason.as_str() {
+            "max_tokens" | "model_context_window_exceeded" => Finish::Length,
+            "guardrail_intervened" | "content_filtered" => Finish::Filtered,
+            "malformed_model_output" | "malformed_tool_use" => Finish::Failed,
+            _ => Finish::Stop,
+        };
+        let mut choice = Choice {
+            finish,
+            native_finish: self.stop_reason,
+            ..Choice::default()
+        };
+        for block in self.output.message.content {
+            block.take(&mut choice);
+        }
+        let usage = Some(self.usage.unified());
+        ChatAnswer {
+            id: None,
+            model: None,
+            choices: vec![choice],
+            usage,
+        }
+    }
+}
+
+impl Block {
+    fn take(self, choice: &mut Choice) {
+        if let Some(text) = self.text {
+            choice.text.get_or_insert_default().push_str(&text);
+        }
+        if let Some(call) = self.tool_use {
+            choice.calls.push(Call {
+                id: Some(call.tool_use_id),
+                name: call.name,
+                arguments: arguments(call.input),
+                extra: None,
+            });
+        }
+        if let Some(content) = self.reasoning_content {
+            if let Some(text) = content
+                .pointer("/reasoningText/text")
+                .and_then(Value::as_str)
+            {
+                choice.reasoning.get_or_insert_default().push_str(text);
+            }
+            let data = serde_json::json!({ "reasoningContent": content });
+            choice.keep(DIALECT, data);
+        }
+    }
+}
+
+impl WireUsage {
+    fn unified(&self) -> Usage {
+        let cached = self
+            .cache_read_input_tokens
+            .saturating_add(self.cache_write_input_tokens);
+        Usage {
+            input_tokens: self.input_tokens.saturating_add(cached),
+            output_tokens: self.output_tokens,
+            cached_input_tokens: self.cache_read_input_tokens,
+            cache_write_tokens: self.cache_write_input_tokens,
+            reasoning_tokens: 0,
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! A chat as Bedrock's Converse.
+
+use serde_json::{Map, Value, json};
+
+use super::DIALECT;
+use crate::Unsupported;
+use crate::chat::{
+    Chat, Choice, Content, Effort, File, Format, Function, MOST_UNSTATED, Message, Piece, Role,
+    Share, Woven, fitting,
+};
+
+/// What the names of models have in them that think with a budget and take `top_k`.
+const CLAUDE: &str = "claude";
+/// The longest id of a call, and what may stand in it beside letters and digits (the model of the vendor's SDK).
+const LONGEST_ID: usize = 64;
+const ID_MARKS: &str = "_.:-";
+/// What a document is named that has no name.
+const UNNAMED: &str = "document";
+
+/// The body of a request; the model stands in the address.
+pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let system: Vec<_> = chat
+        .instructions()?
+        .into_iter()
+        .map(|text| json!({ "text": text }))
+        .collect();
+    if !system.is_empty() {
+        set("system", system.into());
+    }
+    set("messages", messages(chat)?.into());
+    let share = model.contains(CLAUDE).then(|| chat.share()).transpose()?;
+    let inference = inference(chat, share)?;
+    if !inference.is_empty() {
+        set("inferenceConfig", inference.into());
+    }
+    if let Some(tools) = tools(chat)? {
+        set("toolConfig", tools);
+    }
+    if let Some(tier) = chat.service_tier.as_deref().and_then(tier) {
+        set("serviceTier", json!({ "type": tier }));
+    }
+    let own = of_model(chat, share)?;
+    if !own.is_empty() {
+        set("additionalModelRequestFields", own.into());
+    }
+    let mut output = Map::new();
+    if let Some(format) = format(&chat.response_format)? {
+        output.insert("textFormat".to_owned(), format);
+    }
+    if let Some(word) = chat
+        .reasoning_effort
+        .and_then(Effort::of_three)
+        .filter(|_| !model.contains(CLAUDE))
+    {
+        output.insert("effort".to_owned(), word.into());
+    }
+    if !output.is_empty() {
+        set("outputConfig", output.into());
+    }
+    Ok(body.into())
+}
+
+fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
+    let mut inference = Map::new();
+    let thinks = share.filter(|share| share.thought.is_some());
+    // What is not stated is the model's own, and counts in full when the call is admitted.
+    let most = thinks
+        .map(|share| share.most)
+        .or(chat.most_tokens())
+        .unwrap_or(MOST_UNSTATED);
+    inference.insert("maxTokens".to_owned(), most.into());
+    if let Some(temperature) = &chat.temperature {
+        if temperature.as_f64().is_some_and(|number| number > 1.0) {
+            return Err(Unsupported::new("body.temperature", "Bedrock takes 0 to 1"));
+        }
+        inference.insert("temperature".to_owned(), temperature.clone().into());
+    }
+    if let Some(top_p) = &chat.top_p {
+        inference.insert("topP".to_owned(), top_p.clone().into());
+    }
+    if !chat.stop.list().is_empty() {
+        inference.insert("stopSequences".to_owned(), json!(chat.stop.list()));
+    }
+    Ok(inference)
+}
+
+/// What only Anthropic's models there understand.
+fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
+    let mut own = Map::new();
+    if let Some(top_k) = &chat.top_k {
+        if share.is_none() {
+            let problem = "only Anthropic's models have it at Bedrock, leave it out";
+            return Err(Unsupported::new("body.top_k", problem));
+        }
+        own.insert("top_k".to_owned(), top_k.clone().into());
+    }
+    if let Some(budget) = share.and_then(|share| share.thought) {
+        own.insert(
+            "thinking".to_owned(),
+            json!({ "type": "enabled", "budget_tokens": budget }),
+        );
+    } else if share.is_some() && chat.reasoning_effort == Some(Effort::None) {
+        own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
+    }
+    Ok(own)
+}
+
+fn tier(name: &str) -> Option<&str> {
+    ["priority", "default", "flex"]
+        .into_iter()
+        .find(|tier| *tier == name)
+}
+
+fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
+    let called = chat
+        .messages
+        .iter()
+        .any(|message| !message.tool_calls.is_empty());
+    if chat.tools.is_empty() {
+        let problem = "Bedrock wants the tools again that messages call";
+        return if called {
+            Err(Unsupported::new("body.tools", problem))
+        } else {
+            Ok(None)
+        };
+    }
+    let specs: Vec<_> = chat
+        .tools
+        .iter()
+        .map(|tool| spec(tool.function()))
+        .collect();
+    let choice = match &chat.tool_choice {
+        Choice::Auto => json!({ "auto": {} }),
+        Choice::Required => json!({ "any": {} }),
+        Choice::One(name) => json!({ "tool": { "name": name } }),
+        Choice::None if called => {
+            let problem = "`none` cannot be said to Bedrock once tools were called, leave it out";
+            return Err(Unsupported::new("body.tool_choice", problem));
+        }
+        Choice::None => return Ok(None),
+    };
+    Ok(Some(json!({ "tools": specs, "toolChoice": choice })))
+}
+
+fn spec(function: &Function) -> Value {
+    let mut spec = json!({ "name": function.name, "inputSchema": { "json": function.schema() } });
+    if let Some(description) = function
+        .description
+        .as_deref()
+        .filter(|text| !text.is_empty())
+    {
+        spec["description"] = description.into();
+    }
+    if let Some(strict) = function.strict {
+        spec["strict"] = strict.into();
+    }
+    json!({ "toolSpec": spec })
+}
+
+fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+    match format {
+        Format::Text => Ok(None),
+        Format::JsonObject => {
+            let problem = "Bedrock has JSON by schema alone, use json_schema";
+            Err(Unsupported::new("body.response_format", problem))
+        }
+        Format::JsonSchema { json_schema } => {
+            let mut schema =
+                json!({ "name": json_schema.name, "schema": json_schema.schema.to_string() });
+            if let Some(description) = &json_schema.description {
+                schema["description"] = description.as_str().into();
+            }
+            Ok(Some(
+                json!({ "type": "json_schema", "structure": { "jsonSchema": schema } }),
+            ))
+        }
+    }
+}
+
+/// What is said, strictly by turns; the first is a user's.
+fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let turns = chat.by_turns(|message, field| match message.role {
+        Role::Assistant => said(message, field),
+        Role::Tool => Ok(vec![result(message, field)?]),
+        Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
+    })?;
+    if turns.first().is_none_or(|(of_model, _)| *of_model) {
+        return Err(Unsupported::new(
+            "body.messages",
+            "Bedrock wants a user's message first",
+        ));
+    }
+    let role = |of_model| if of_model { "assistant" } else { "user" };
+    let message =
+        |(of_model, content)| json!({ "role": role(of_model), "content": Value::Array(content) });
+    Ok(turns.into_iter().map(message).collect())
+}
+
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all: Vec<Value> = Vec::new();
+    match message.woven(DIALECT) {
+        Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
+            Woven::Opaque(thought) => Some(thought.clone()),
+            Woven::Text(words) => (!words.trim().is_empty()).then(|| json!({ "text": words })),
+        })),
+        None => {
+            all.extend(message.opaque(DIALECT).cloned());
+            all.extend(blocks(&message.content, &format!("{field}.content"))?);
+        }
+    }
+    all.extend(
+        message
+            .refusal
+            .as_deref()
+            .map(|text| json!({ "text": text })),
+    );
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        all.push(json!({ "toolUse": { "toolUseId": call_id(&call.id), "name": call.function.name, "input": input } }));
+    }
+    Ok(all)
+}
+
+fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let content = blocks(&message.content, &format!("{field}.content"))?;
+    let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
+    Ok(json!({ "toolResult": { "toolUseId": id, "content": content, "status": "success" } }))
+}
+
+fn call_id(id: &str) -> String {
+    fitting(id, LONGEST_ID, ID_MARKS)
+}
+
+fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let pieces = content.parts(field).into_iter();
+    // A blank text is refused by the API and says nothing.
+    let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
+    spoken.map(|(field, piece)| block(&field, piece)).collect()
+}
+
+fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    let source = |data: &str| json!({ "bytes": data });
+    match piece {
+        Piece::Text(text) => Ok(json!({ "text": text })),
+        Piece::Image(media) => match media.format() {
+            format @ ("png" | "jpeg" | "gif" | "webp") => {
+                Ok(json!({ "image": { "format": format, "source": source(media.data) } }))
+            }
+            _ => Err(piece.unsupported(field, "Bedrock reads png, jpeg, gif and webp")),
+        },
+        Piece::ImageAt(_) => Err(piece.unsupported(
+            field,
+            "Bedrock fetches nothing, send the bytes as a data URL",
+        )),
+        Piece::Audio(audio) => {
+            Ok(json!({ "audio": { "format": audio.format, "source": source(&audio.data) } }))
+        }
+        Piece::File(file) => document(field, file),
+    }
+}
+
+fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+    let media = file.media(&format!("{field}.file"))?;
+    let format = match media.kind {
+        "application/pdf" => "pdf",
+        "text/csv" => "csv",
+        "text/html" => "html",
+        "text/plain" => "txt",
+        "text/markdown" => "md",
+        "application/msword" => "doc",
+        "application/vnd.openxmlformats-officedocument.wordprocessingml.document" => "docx",
+        "application/vnd.ms-excel" => "xls",
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet" => "xlsx",
+        other => {
+            let problem = format!("Bedrock does not read {other}");
+            return Err(Unsupported::new(format!("{field}.file"), problem));
+        }
+    };
+    let name = document_name(file.filename.as_deref().unwrap_or(UNNAMED));
+    let name = if name.is_empty() { UNNAMED } else { &name };
+    Ok(json!({ "document": { "format": format, "name": name, "source": { "bytes": media.data } } }))
+}
+
+/// A name of the characters that are allowed: letters, digits, blanks, hyphens and brackets.
+fn document_name(name: &str) -> String {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || " -()[]".contains(c);
+    let name: String = name
+        .chars()
+        .map(|c| if allowed(c) { c } else { '-' })
+        .take(200)
+        .collect();
+    // Several blanks in a row are refused.
+    name.split(' ')
+        .filter(|word| !word.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
+}

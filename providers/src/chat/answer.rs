@@ -1,0 +1,241 @@
+//! The unified chat answer, which is OpenAI's, from what a provider said.
+
+use forebay_schemas::Usage;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::{Answer, ErrorBody, Said};
+
+/// An answer to a chat.
+#[derive(Debug, Default)]
+pub(crate) struct ChatAnswer {
+    pub(crate) id: Option<String>,
+    pub(crate) model: Option<String>,
+    pub(crate) choices: Vec<Choice>,
+    pub(crate) usage: Option<Usage>,
+}
+
+/// One of the answers that were asked for.
+#[derive(Debug, Default)]
+pub(crate) struct Choice {
+    pub(crate) text: Option<String>,
+    /// Images as data URLs. OpenAI's shape has no place for them; OpenRouter's `images` of a message is taken.
+    pub(crate) images: Vec<String>,
+    /// What was thought, for people.
+    pub(crate) reasoning: Option<String>,
+    /// What the provider wants back as it gave it.
+    pub(crate) opaque: Vec<Opaque>,
+    pub(crate) calls: Vec<Call>,
+    pub(crate) finish: Finish,
+    /// The provider's word for it.
+    pub(crate) native_finish: String,
+}
+
+/// A thing that a provider wants back in a later turn, and that means nothing to others: a signature of thoughts.
+/// It stands in the message's `reasoning_details` as `{"format": DIALECT, "data": …}`, with `"after": N` where N
+/// characters of the text were said before it.
+#[derive(Debug)]
+pub(crate) struct Opaque {
+    dialect: &'static str,
+    data: Value,
+    after: usize,
+}
+
+/// A call of a tool.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Made up where the provider gives none.
+    pub(crate) id: Option<String>,
+    pub(crate) name: String,
+    /// JSON as text.
+    pub(crate) arguments: String,
+    /// What the provider wants back with it.
+    pub(crate) extra: Option<Value>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Finish {
+    /// It was whole; of an unknown reason this is taken to be so, since new ones appear often.
+    #[default]
+    Stop,
+    Length,
+    /// Refused for its content.
+    Filtered,
+    /// The model or its provider failed.
+    Failed,
+}
+
+impl ChatAnswer {
+    /// The answer in OpenAI's shape; `None` where there is no choice at all.
+    pub(crate) fn unified(self, model: &str, now: Timestamp) -> Option<Answer> {
+        let said = self.said()?;
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("chatcmpl-{}", now.as_nanosecond()));
+        let choices = self.choices.into_iter().enumerate();
+        let choices: Vec<_> = choices
+            .map(|(index, choice)| choice.unified(index, &id))
+            .collect();
+        let mut body = json!({
+            "id": id,
+            "object": "chat.completion",
+            "created": now.as_second(),
+            "model": self.model.as_deref().unwrap_or(model),
+            "choices": choices,
+        });
+        if let Some(usage) = self.usage {
+            body["usage"] = wire_usage(usage);
+        }
+        Some(Answer {
+            body: serde_json::value::to_raw_value(&body).ok()?,
+            usage: self.usage,
+            said,
+        })
+    }
+
+    fn said(&self) -> Option<Said> {
+        let first = self.choices.first()?;
+        let all = |finish: Finish| {
+            let is = |choice: &Choice| choice.finish == finish && choice.is_empty();
+            self.choices.iter().all(is)
+        };
+        let words = first.native_finish.clone();
+        if all(Finish::Filtered) {
+            let said = first.text.clone().filter(|text| !text.is_empty());
+            let reason = || format!("the provider refused for the content: {words}");
+            return Some(Said::Filtered(said.unwrap_or_else(reason)));
+        }
+        if all(Finish::Failed) {
+            let message = Some(format!("the provider ended the answer with {words}"));
+            let names = vec![words.clone()];
+            return Some(Said::Error(ErrorBody {
+                message,
+                code: Some(words),
+                names,
+                ..ErrorBody::default()
+            }));
+        }
+        Some(Said::Whole)
+    }
+}
+
+impl Choice {
+    /// Keeps what `dialect` wants back at this place of the text.
+    pub(crate) fn keep(&mut self, dialect: &'static str, data: Value) {
+        let after = self.text.as_deref().map_or(0, |text| text.chars().count());
+        self.opaque.push(Opaque {
+            dialect,
+            data,
+            after,
+        });
+    }
+
+    /// Whether nothing was said; a refusal's words count as nothing.
+    fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+            && self.images.is_empty()
+            && (self.finish == Finish::Filtered || self.text.as_deref().is_none_or(str::is_empty))
+    }
+
+    fn unified(self, index: usize, id: &str) -> Value {
+        let finish = match self.finish {
+            Finish::Length => "length",
+            Finish::Filtered => "content_filter",
+            Finish::Stop | Finish::Failed if !self.calls.is_empty() => "tool_calls",
+            Finish::Stop | Finish::Failed => "stop",
+        };
+        let mut message = Map::new();
+        message.insert("role".to_owned(), "assistant".into());
+        let refused = self.finish == Finish::Filtered;
+        let (content, refusal) = if refused {
+            (None, self.text)
+        } else {
+            (self.text, None)
+        };
+        message.insert("content".to_owned(), content.into());
+        message.insert("refusal".to_owned(), refusal.into());
+        if let Some(reasoning) = self.reasoning {
+            message.insert("reasoning_content".to_owned(), reasoning.into());
+        }
+        if !self.images.is_empty() {
+            let image = |url: String| json!({ "type": "image_url", "image_url": { "url": url } });
+            let images: Vec<_> = self.images.into_iter().map(image).collect();
+            message.insert("images".to_owned(), images.into());
+        }
+        if !self.opaque.is_empty() {
+            let details = self.opaque.into_iter();
+            let details: Vec<_> = details.map(Opaque::unified).collect();
+            message.insert("reasoning_details".to_owned(), details.into());
+        }
+        if !self.calls.is_empty() {
+            let calls = self.calls.into_iter().enumerate();
+            let calls: Vec<_> = calls
+                .map(|(place, call)| call.unified(id, index, place))
+                .collect();
+            message.insert("tool_calls".to_owned(), calls.into());
+        }
+        json!({
+            "index": index,
+            "message": message,
+            "logprobs": null,
+            "finish_reason": finish,
+            "native_finish_reason": self.native_finish,
+        })
+    }
+}
+
+impl Opaque {
+    fn unified(self) -> Value {
+        let mut detail = json!({ "format": self.dialect, "data": self.data });
+        if self.after > 0 {
+            detail["after"] = self.after.into();
+        }
+        detail
+    }
+}
+
+impl Call {
+    fn unified(self, answer: &str, choice: usize, place: usize) -> Value {
+        let id = self
+            .id
+            .unwrap_or_else(|| format!("call_{answer}_{choice}_{place}"));
+        let mut call = json!({
+            "id": id,
+            "type": "function",
+            "function": { "name": self.name, "arguments": self.arguments },
+        });
+        if let Some(extra) = self.extra {
+            call["extra_content"] = extra;
+        }
+        call
+    }
+}
+
+/// Usage as OpenAI writes it.
+pub(crate) fn wire_usage(usage: Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens.saturating_add(usage.output_tokens),
+        "prompt_tokens_details": { "cached_tokens": usage.cached_input_tokens },
+        "completion_tokens_details": { "reasoning_tokens": usage.reasoning_tokens },
+    })
+}
+
+/// The arguments of a call as JSON in a text, from an object, or from a text that has them already; none are an
+/// empty object.
+pub(crate) fn arguments(given: Value) -> String {
+    match given {
+        Value::Null => "{}".to_owned(),
+        Value::String(text) if text.is_empty() => "{}".to_owned(),
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+/// An answer's body, from JSON.
+pub(crate) fn raw(body: &Value) -> Option<Box<RawValue>> {
+    serde_json::value::to_raw_value(body).ok()
+}

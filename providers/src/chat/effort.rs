@@ -1,0 +1,141 @@
+//! How much a model is to think, and what that takes where thoughts have a budget.
+
+use serde::Deserialize;
+
+use super::{Chat, Choice};
+use crate::Unsupported;
+
+/// The longest answer where a job names none and the API asks for one, in tokens: the smallest model that is served
+/// gives no more (recalled).
+pub(crate) const MOST_UNSTATED: u64 = 4_096;
+/// The fewest tokens of thought that Anthropic's models can be given.
+const LEAST_THOUGHT: u64 = 1_024;
+/// The least `top_p` with which they think.
+const LEAST_TOP_P: f64 = 0.95;
+
+/// How much a model thinks before it answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Effort {
+    None,
+    Minimal,
+    Low,
+    Medium,
+    High,
+    Xhigh,
+    Max,
+}
+
+/// What an answer of Anthropic's models may take, in tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// All of it.
+    pub(crate) most: u64,
+    /// Of these, what it may think with, if it thinks.
+    pub(crate) thought: Option<u64>,
+}
+
+impl Effort {
+    /// The tokens of thought that stand for it where a budget is asked for (LiteLLM's figures).
+    pub(crate) fn budget(self) -> u64 {
+        match self {
+            Effort::None => 0,
+            Effort::Minimal | Effort::Low => 1_024,
+            Effort::Medium => 2_048,
+            Effort::High => 4_096,
+            Effort::Xhigh => 8_192,
+            Effort::Max => 16_384,
+        }
+    }
+
+    /// OpenAI's word for it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Effort::None => "none",
+            Effort::Minimal => "minimal",
+            Effort::Low => "low",
+            Effort::Medium => "medium",
+            Effort::High => "high",
+            Effort::Xhigh => "xhigh",
+            Effort::Max => "max",
+        }
+    }
+
+    /// The nearest of the three that everybody has; `None` for no thought at all.
+    pub(crate) fn of_three(self) -> Option<&'static str> {
+        match self {
+            Effort::None => None,
+            Effort::Minimal | Effort::Low => Some("low"),
+            Effort::Medium => Some("medium"),
+            Effort::High | Effort::Xhigh | Effort::Max => Some("high"),
+        }
+    }
+}
+
+impl Chat {
+    /// What an answer of Anthropic's models may take where thoughts have a budget. Where the job names a longest
+    /// answer, half of that at most is thought, so that something is left to be said; where it names none, thoughts
+    /// come on top.
+    pub(crate) fn share(&self) -> Result<Share, Unsupported> {
+        let stated = self.most_tokens();
+        let Some(effort) = self
+            .reasoning_effort
+            .filter(|effort| *effort != Effort::None)
+        else {
+            return Ok(Share {
+                most: stated.unwrap_or(MOST_UNSTATED),
+                thought: None,
+            });
+        };
+        self.may_think()?;
+        let budget = effort.budget();
+        match stated {
+            None => Ok(Share {
+                most: MOST_UNSTATED + budget,
+                thought: Some(budget),
+            }),
+            Some(most) if most <= LEAST_THOUGHT => {
+                let problem = format!(
+                    "thinking takes at least {LEAST_THOUGHT} tokens, more than the answer may have"
+                );
+                Err(Unsupported::new("body.reasoning_effort", problem))
+            }
+            Some(most) => Ok(Share {
+                most,
+                thought: Some(budget.min(most / 2).max(LEAST_THOUGHT)),
+            }),
+        }
+    }
+
+    /// The same where thoughts have no budget.
+    pub(crate) fn share_without_budget(&self) -> Share {
+        Share {
+            most: self.most_tokens().unwrap_or(MOST_UNSTATED),
+            thought: None,
+        }
+    }
+
+    /// Anthropic's models do not think where it is said how they sample or what they must call (vendor's
+    /// documentation).
+    fn may_think(&self) -> Result<(), Unsupported> {
+        let number = |number: &Option<serde_json::Number>| number.as_ref()?.as_f64();
+        let is_forced = matches!(self.tool_choice, Choice::Required | Choice::One(_));
+        let kept = [
+            (
+                "temperature",
+                number(&self.temperature).is_some_and(|number| number < 1.0),
+            ),
+            (
+                "top_p",
+                number(&self.top_p).is_some_and(|number| number < LEAST_TOP_P),
+            ),
+            ("top_k", self.top_k.is_some()),
+            ("tool_choice", is_forced),
+        ];
+        let Some((name, _)) = kept.into_iter().find(|(_, given)| *given) else {
+            return Ok(());
+        };
+        let problem = "keeps Anthropic's models from thinking, leave it or `reasoning_effort` out";
+        Err(Unsupported::new(format!("body.{name}"), problem))
+    }
+}

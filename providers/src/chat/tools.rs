@@ -1,0 +1,166 @@
+//! Tools, calls to them, and the form of the answer.
+
+use forebay_schemas::subjects::hex;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use crate::Unsupported;
+
+/// A function that the model may call.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Tool {
+    Function { function: Function },
+}
+
+impl Tool {
+    pub(crate) fn function(&self) -> &Function {
+        let Tool::Function { function } = self;
+        function
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Function {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    pub(crate) parameters: Option<Value>,
+    pub(crate) strict: Option<bool>,
+}
+
+impl Function {
+    /// The schema of its arguments; that of an empty object where there are none.
+    pub(crate) fn schema(&self) -> Value {
+        let empty = || serde_json::json!({ "type": "object", "properties": {} });
+        self.parameters
+            .clone()
+            .filter(|schema| !schema.is_null())
+            .unwrap_or_else(empty)
+    }
+}
+
+/// Which tools the model is to call.
+#[derive(Debug, Default, Deserialize)]
+#[serde(from = "WireChoice")]
+pub(crate) enum Choice {
+    #[default]
+    Auto,
+    Required,
+    None,
+    One(String),
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "auto, required, none or {\"type\": \"function\", \"function\": {\"name\": …}}"
+)]
+enum WireChoice {
+    Word(Word),
+    One {
+        #[serde(rename = "type")]
+        _kind: OnlyFunction,
+        function: Name,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Auto,
+    #[serde(alias = "any")]
+    Required,
+    None,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+enum OnlyFunction {
+    #[default]
+    #[serde(rename = "function")]
+    Function,
+}
+
+#[derive(Deserialize)]
+struct Name {
+    name: String,
+}
+
+impl From<WireChoice> for Choice {
+    fn from(wire: WireChoice) -> Self {
+        match wire {
+            WireChoice::Word(Word::Auto) => Choice::Auto,
+            WireChoice::Word(Word::Required) => Choice::Required,
+            WireChoice::Word(Word::None) => Choice::None,
+            WireChoice::One { function, .. } => Choice::One(function.name),
+        }
+    }
+}
+
+/// A call that the model made.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ToolCall {
+    #[serde(rename = "type", default)]
+    _kind: OnlyFunction,
+    #[serde(rename = "index")]
+    _index: Option<u64>,
+    pub(crate) id: String,
+    pub(crate) function: Called,
+    /// What a provider wants back with it: Google's own surface puts a signature here.
+    pub(crate) extra_content: Option<Value>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Called {
+    pub(crate) name: String,
+    /// JSON as text.
+    pub(crate) arguments: String,
+}
+
+impl ToolCall {
+    /// The arguments as an object; no text is none.
+    pub(crate) fn arguments(&self, field: &str) -> Result<Map<String, Value>, Unsupported> {
+        let text = self.function.arguments.trim();
+        if text.is_empty() {
+            return Ok(Map::new());
+        }
+        serde_json::from_str(text).map_err(|error| {
+            Unsupported::invalid(field, format!("is no JSON object as text: {error}"))
+        })
+    }
+}
+
+/// An id of a call where a provider takes only some characters and lengths: another one is replaced by what its hash
+/// makes of it, the same each time.
+pub(crate) fn fitting(id: &str, longest: usize, marks: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
+    if (1..=longest).contains(&id.len()) && id.chars().all(fits) {
+        return id.to_owned();
+    }
+    hex(&Sha256::digest(id))[..32].to_owned()
+}
+
+/// The form of the answer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Format {
+    #[default]
+    Text,
+    JsonObject,
+    JsonSchema {
+        json_schema: Schema,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Schema {
+    pub(crate) name: String,
+    pub(crate) description: Option<String>,
+    #[serde(default)]
+    pub(crate) schema: Value,
+    pub(crate) strict: Option<bool>,
+}

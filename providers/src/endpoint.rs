@@ -1,0 +1,190 @@
+//! Where an account's calls go: the address, the way its key is sent, and how its provider counts.
+
+use bytes::Bytes;
+use forebay_schemas::{Job, Usage};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use jiff::Timestamp;
+
+use crate::admission;
+use crate::cost::{Cost, Together};
+use crate::decoded::Figures;
+use crate::message::Request;
+use crate::registry::{Auth, Provider, Tokens};
+use crate::secret::Secret;
+use crate::sigv4;
+
+/// Where an account's calls go.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// The provider.
+    pub provider: &'static Provider,
+    /// Its address, without a final slash.
+    pub base_url: String,
+    /// The version of its API that is asked for, where it has several.
+    pub api_version: Option<String>,
+}
+
+impl Endpoint {
+    /// Calls at `base_url`, with the provider's own version.
+    pub fn new(provider: &'static Provider, base_url: &str) -> Self {
+        let base_url = base_url.trim_end_matches('/').to_owned();
+        Self {
+            provider,
+            base_url,
+            api_version: provider.api_version.clone(),
+        }
+    }
+
+    /// What is wrong with the version that is asked for, or with asking for none.
+    pub fn wrong_version(&self) -> Option<String> {
+        let Provider {
+            name,
+            api_versions,
+            dated_address,
+            ..
+        } = self.provider;
+        let undated = dated_address
+            .as_ref()
+            .map(|end| self.base_url.ends_with(end.as_str()));
+        let shape: String = self
+            .api_version
+            .iter()
+            .flat_map(|version| version.chars())
+            .map(as_digit)
+            .collect();
+        match (undated, &self.api_version) {
+            (None, Some(_)) if api_versions.is_empty() => Some(format!(
+                "{name} has no versions to choose from, leave it out"
+            )),
+            (None, Some(version)) if !api_versions.contains(version) => Some(format!(
+                "`{version}` is not known, use one of {}",
+                api_versions.join(", ")
+            )),
+            (Some(true), Some(_)) => {
+                Some("is for the older address alone, leave it out".to_owned())
+            }
+            (Some(false), None) => Some(format!(
+                "is missing: this address needs one, for example \"2024-10-21\"; the newer address, {}, needs none",
+                self.provider.example_url.as_deref().unwrap_or_default()
+            )),
+            (Some(false), Some(version))
+                if !matches!(shape.as_str(), "0000-00-00" | "0000-00-00-preview") =>
+            {
+                Some(format!(
+                    "`{version}` is no version, write for example \"2024-10-21\""
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// Adds the credential to a request that is sent at `now`.
+    ///
+    /// # Errors
+    /// When the credential cannot be sent.
+    pub fn authorise(
+        &self,
+        request: &mut Request,
+        secret: &Secret,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let key = secret.expose();
+        if key.is_empty() {
+            return Ok(());
+        }
+        let (name, value) = match &self.provider.auth {
+            Auth::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
+            Auth::Header(name) => {
+                let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
+                (name, key.to_owned())
+            }
+            Auth::AwsSigv4 => return sigv4::sign(request, key, now),
+        };
+        let mut value = HeaderValue::try_from(value)
+            .map_err(|_| "the key holds characters that cannot stand in a header".to_owned())?;
+        value.set_sensitive(true);
+        request.headers.insert(name, value);
+        Ok(())
+    }
+
+    /// Why no call can be made with this credential, if none can.
+    pub fn wrong_key(&self, secret: &Secret) -> Option<String> {
+        let (url, account) = (self.base_url.clone(), String::new());
+        let (method, headers) = (Method::POST, HeaderMap::new());
+        let mut request = Request {
+            method,
+            url,
+            headers,
+            body: Bytes::new(),
+            account,
+        };
+        self.authorise(&mut request, secret, Timestamp::UNIX_EPOCH)
+            .err()
+    }
+
+    /// What the provider takes a call to `model` to cost when it admits it.
+    pub fn admission_cost(&self, job: &Job, model: &str) -> Cost {
+        let Tokens {
+            together,
+            always_sets_maximum,
+            ..
+        } = self.provider.tokens;
+        admission::cost(job, model, together, always_sets_maximum)
+    }
+
+    /// Whether a job says how long its answer may be.
+    pub fn states_maximum(job: &Job) -> bool {
+        admission::states_maximum(job)
+    }
+
+    /// What costs so much elsewhere, as this provider counts it.
+    pub fn counted(&self, cost: Cost) -> Cost {
+        Cost {
+            together: self.provider.tokens.together,
+            ..cost
+        }
+    }
+
+    /// What a call turned out to cost.
+    pub fn spent(&self, usage: Usage, model: &str) -> Cost {
+        let together = match self.provider.tokens.together {
+            Together::Input => Together::Input,
+            Together::Sum | Together::Larger => Together::Sum,
+        };
+        let output_tokens = usage
+            .output_tokens
+            .saturating_mul(self.provider.burndown(model));
+        let free = if self.provider.tokens.cached_is_free {
+            usage.cached_input_tokens
+        } else {
+            0
+        };
+        let input_tokens = usage.input_tokens.saturating_sub(free);
+        Cost {
+            requests: 1,
+            input_tokens,
+            output_tokens,
+            together,
+        }
+    }
+
+    /// Whether the provider gives back what was admitted and not used.
+    pub fn settles(&self) -> bool {
+        self.provider.tokens.settles
+    }
+
+    /// What the headers of an answer say of limits.
+    pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<Figures> {
+        self.provider
+            .limit_headers()
+            .iter()
+            .filter_map(|limit| limit.read(headers, now))
+            .collect()
+    }
+}
+
+/// Every digit as 0, so that what is left is the form of a text.
+fn as_digit(char: char) -> char {
+    if char.is_ascii_digit() { '0' } else { char }
+}

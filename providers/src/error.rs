@@ -1,0 +1,291 @@
+//! What an error says, read from every envelope that providers use, and what it means.
+
+use std::time::Duration;
+
+use forebay_schemas::{Class, Job};
+use http::HeaderMap;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Scope;
+use super::registry::{Back, Provider, Rule};
+use crate::message::Reply;
+
+/// What an error says.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ErrorBody {
+    pub(super) message: Option<String>,
+    /// The provider's short name of it, for the completion.
+    pub(super) code: Option<String>,
+    /// Every machine-readable name in it: codes, types, statuses, reasons, ids of quotas.
+    pub(super) names: Vec<String>,
+    /// How long its details ask to wait.
+    pub(super) wait: Option<Duration>,
+    /// The HTTP status that it has in itself.
+    pub(super) status: Option<u16>,
+}
+
+/// What an error means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Meaning {
+    pub(super) class: Class,
+    pub(super) scope: Scope,
+    /// Until what is spent is back, if a calendar says.
+    pub(super) back: Option<Duration>,
+}
+
+impl ErrorBody {
+    /// Reads the body of an error and the header that names AWS's.
+    pub(super) fn read(reply: &Reply) -> Self {
+        let value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
+        let mut error = Self::of(&value);
+        let name = reply
+            .headers
+            .get("x-amzn-errortype")
+            .and_then(|name| name.to_str().ok());
+        if let Some(name) = name {
+            // `ThrottlingException:http://…` names the shape and where it is defined.
+            error.name(name.split(':').next().unwrap_or(name));
+        }
+        error
+    }
+
+    /// An error that came with a good status, if the body is one and no answer.
+    pub(super) fn within(reply: &Reply) -> Option<Self> {
+        let value = serde_json::from_slice(&reply.body).ok()?;
+        let first = first(&value);
+        let has = |field: &str| {
+            first
+                .get(field)
+                .is_some_and(|value| value.is_object() || value.is_string())
+        };
+        let is_named = ["type", "object"]
+            .iter()
+            .any(|field| first.get(*field).is_some_and(|name| name == "error"));
+        // Cohere has nothing else in it; its answers' message is an object.
+        let is_flat = first.get("message").is_some_and(Value::is_string);
+        (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
+    }
+
+    /// Reads `{"error":{…}}`, `{"error":"text"}`, `[{"error":{…}}]`, `{"message":…}` and `{"detail":…}`.
+    pub(super) fn of(value: &Value) -> Self {
+        let value = first(value);
+        let error = value
+            .get("error")
+            .filter(|error| !error.is_null())
+            .unwrap_or(value);
+        let mut body = Self::default();
+        match error {
+            Value::String(message) => body.message = Some(message.clone()),
+            _ => body.read_object(error),
+        }
+        // Together has it beside the error, too.
+        body.name_of(value.get("error_type"));
+        // A number is a name only where there is no word for it.
+        body.code = body.code.or_else(|| body.names.first().cloned());
+        body
+    }
+
+    fn read_object(&mut self, error: &Value) {
+        let message = ["message", "Message", "detail", "msg"]
+            .iter()
+            .find_map(|field| error.get(field));
+        self.message = message.map(|message| match message {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        });
+        for field in ["code", "type", "status", "error_type", "__type"] {
+            self.name_of(error.get(field));
+        }
+        self.name_of(error.pointer("/innererror/code"));
+        self.name_of(error.pointer("/metadata/error_type"));
+        match error.get("details") {
+            Some(Value::Array(details)) => {
+                details.iter().for_each(|detail| self.read_detail(detail))
+            }
+            Some(details) => self.name_of(details.get("error_code")),
+            None => {}
+        }
+    }
+
+    /// One of Google's details: `ErrorInfo`, `QuotaFailure` or `RetryInfo`.
+    fn read_detail(&mut self, detail: &Value) {
+        self.name_of(detail.get("reason"));
+        for violation in detail
+            .get("violations")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+        {
+            self.name_of(violation.get("quotaId"));
+            if violation
+                .get("quotaValue")
+                .is_some_and(|value| value == "0" || value == 0)
+            {
+                self.name("quotaValue=0");
+            }
+        }
+        let delay = detail.get("retryDelay").and_then(Value::as_str);
+        let seconds = delay.and_then(|delay| delay.strip_suffix('s')?.parse().ok());
+        let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        self.wait = self.wait.max(wait);
+    }
+
+    fn name_of(&mut self, value: Option<&Value>) {
+        match value {
+            Some(Value::String(name)) => self.name(name),
+            Some(Value::Number(number)) => {
+                let status = number
+                    .as_u64()
+                    .and_then(|number| u16::try_from(number).ok());
+                self.status = self
+                    .status
+                    .or(status.filter(|status| (400..600).contains(status)));
+                self.names.push(number.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    fn name(&mut self, name: &str) {
+        // AWS's names may stand after a namespace.
+        let name = name.rsplit('#').next().unwrap_or(name);
+        if name.is_empty() {
+            return;
+        }
+        self.code.get_or_insert_with(|| name.to_owned());
+        self.names.push(name.to_owned());
+    }
+
+    /// What it means at `provider` to a call for `job`.
+    pub(super) fn meaning(
+        &self,
+        provider: &Provider,
+        job: &Job,
+        status: u16,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Meaning {
+        // What comes with a good status says in itself which one is meant.
+        let status = self.status.filter(|_| status < 300).unwrap_or(status);
+        let message = self.message.as_deref().unwrap_or_default().to_lowercase();
+        let Some(rule) = provider
+            .rules()
+            .find(|rule| self.is(rule, job, status, headers, &message))
+        else {
+            let class = by_status(status);
+            let scope = match class {
+                Class::BadKey => Scope::Key,
+                // A 403 without a code can be about a moderated prompt as well as about the model.
+                Class::ModelNotAllowed => Scope::Request,
+                _ => Scope::Model,
+            };
+            return Meaning {
+                class,
+                scope,
+                back: None,
+            };
+        };
+        let scope = if rule.class == Class::BadKey {
+            Scope::Key
+        } else {
+            Scope::Model
+        };
+        let back = rule.back.as_ref().and_then(|back| back.wait(now));
+        Meaning {
+            class: rule.class,
+            scope: rule.scope.unwrap_or(scope),
+            back,
+        }
+    }
+
+    fn is(&self, rule: &Rule, job: &Job, status: u16, headers: &HeaderMap, message: &str) -> bool {
+        let named = |wanted: &String| self.names.iter().any(|name| name == wanted);
+        let in_name =
+            |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
+        let header = |(name, value): &(String, String)| {
+            headers.get(name).and_then(|found| found.to_str().ok()) == Some(value)
+        };
+        (rule.status.is_empty() || rule.status.contains(&status))
+            && (rule.names.is_empty() || rule.names.iter().any(named))
+            && (rule.names_with.is_empty() || rule.names_with.iter().any(in_name))
+            && rule.header.as_ref().is_none_or(header)
+            && (rule.says.is_empty()
+                || rule
+                    .says
+                    .iter()
+                    .any(|words| says(rule.class, job, message, words)))
+    }
+}
+
+/// Whether a message says certain words by itself: providers repeat values of a request that they refuse, and no
+/// job's words must stop an account or a model for the jobs of others.
+fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
+    let is_of_the_job = matches!(
+        class,
+        Class::ContextTooLong | Class::ContentFiltered | Class::ExceedsLimit | Class::BadRequest
+    );
+    message.contains(words)
+        && (is_of_the_job || !job.body.iter().any(|(name, raw)| holds(name, raw, words)))
+}
+
+fn holds(name: &str, raw: &RawValue, words: &str) -> bool {
+    // A field that cannot be read may hold anything.
+    let value = serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::String(words.to_owned()));
+    name.to_lowercase().contains(words) || has_words(&value, words)
+}
+
+fn has_words(value: &Value, words: &str) -> bool {
+    match value {
+        Value::String(text) => text.to_lowercase().contains(words),
+        Value::Array(items) => items.iter().any(|item| has_words(item, words)),
+        Value::Object(map) => map
+            .iter()
+            .any(|(name, value)| name.to_lowercase().contains(words) || has_words(value, words)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+/// Google's errors may be the only item of an array.
+fn first(value: &Value) -> &Value {
+    match value {
+        Value::Array(items) => items.first().unwrap_or(&Value::Null),
+        other => other,
+    }
+}
+
+impl Back {
+    /// How long it is until then.
+    fn wait(&self, now: Timestamp) -> Option<Duration> {
+        let (Back::DayIn(zone) | Back::MonthIn(zone)) = self;
+        let here = now.to_zoned_datetime(TimeZone::get(zone).ok()?);
+        let last = match self {
+            Back::DayIn(_) => Ok(here),
+            Back::MonthIn(_) => here.last_of_month(),
+        };
+        let next = last
+            .and_then(|last| last.tomorrow())
+            .and_then(|next| next.start_of_day())
+            .ok()?;
+        Duration::try_from(next.timestamp().duration_since(now)).ok()
+    }
+}
+
+/// What a status means where nothing else tells.
+fn by_status(status: u16) -> Class {
+    match status {
+        401 => Class::BadKey,
+        402 => Class::BillingStop,
+        // Most often an address that is not there; another target has another one.
+        403 | 404 => Class::ModelNotAllowed,
+        // An error with a good status that nobody knows is taken to pass.
+        ..300 | 408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
+        429 => Class::RateLimited,
+        503 | 529 => Class::Overloaded,
+        501 => Class::BadRequest,
+        status if status >= 500 => Class::ServerError,
+        _ => Class::BadRequest,
+    }
+}

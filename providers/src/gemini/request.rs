@@ -1,0 +1,250 @@
+//! A chat as `generateContent`.
+
+use serde_json::{Map, Number, Value, json};
+
+use super::DIALECT;
+use crate::Unsupported;
+use crate::chat::{
+    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, ToolCall, Woven,
+};
+
+/// The body of a request; the model stands in the address.
+pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
+    let mut body = Map::new();
+    let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
+    let system: Vec<_> = chat
+        .instructions()?
+        .into_iter()
+        .map(|text| json!({ "text": text }))
+        .collect();
+    if !system.is_empty() {
+        set("systemInstruction", json!({ "parts": system }));
+    }
+    set("contents", contents(chat)?.into());
+    let config = config(chat)?;
+    if !config.is_empty() {
+        set("generationConfig", config.into());
+    }
+    if !chat.tools.is_empty() {
+        let functions: Vec<_> = chat
+            .tools
+            .iter()
+            .map(|tool| declaration(tool.function()))
+            .collect();
+        set("tools", json!([{ "functionDeclarations": functions }]));
+        set(
+            "toolConfig",
+            json!({ "functionCallingConfig": calling(&chat.tool_choice) }),
+        );
+    }
+    Ok(body.into())
+}
+
+fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
+    let mut config = Map::new();
+    let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
+    let numbers = [
+        ("temperature", &chat.temperature),
+        ("topP", &chat.top_p),
+        ("topK", &chat.top_k),
+        ("presencePenalty", &chat.presence_penalty),
+        ("frequencyPenalty", &chat.frequency_penalty),
+    ];
+    for (name, number) in numbers {
+        // Some models know no penalties, and refuse even none.
+        let says_nothing =
+            |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
+        if let Some(number) = number.as_ref().filter(|number| !says_nothing(number)) {
+            set(name, number.clone().into());
+        }
+    }
+    if let Some(most) = chat.most_tokens() {
+        set("maxOutputTokens", most.into());
+    }
+    if let Some(seed) = chat.seed {
+        if i32::try_from(seed).is_err() {
+            return Err(Unsupported::new(
+                "body.seed",
+                "Gemini takes a number of 32 bits",
+            ));
+        }
+        set("seed", seed.into());
+    }
+    if let Some(n) = chat.n.filter(|n| *n != 1) {
+        set("candidateCount", n.into());
+    }
+    if !chat.stop.list().is_empty() {
+        set("stopSequences", json!(chat.stop.list()));
+    }
+    match &chat.response_format {
+        Format::Text => {}
+        Format::JsonObject => {
+            set("responseMimeType", "application/json".into());
+        }
+        Format::JsonSchema { json_schema } => {
+            set("responseMimeType", "application/json".into());
+            set("responseJsonSchema", json_schema.schema.clone());
+        }
+    }
+    if let Some(effort) = chat.reasoning_effort {
+        set("thinkingConfig", thinking(effort));
+    }
+    Ok(config)
+}
+
+/// A budget is understood by every model that thinks; levels only by the newest.
+fn thinking(effort: Effort) -> Value {
+    json!({ "thinkingBudget": effort.budget(), "includeThoughts": effort != Effort::None })
+}
+
+fn declaration(function: &Function) -> Value {
+    let mut declaration = json!({ "name": function.name });
+    if let Some(description) = &function.description {
+        declaration["description"] = description.as_str().into();
+    }
+    if let Some(schema) = function
+        .parameters
+        .as_ref()
+        .filter(|schema| !schema.is_null())
+    {
+        declaration["parametersJsonSchema"] = schema.clone();
+    }
+    declaration
+}
+
+fn calling(choice: &Choice) -> Value {
+    match choice {
+        Choice::Auto => json!({ "mode": "AUTO" }),
+        Choice::Required => json!({ "mode": "ANY" }),
+        Choice::None => json!({ "mode": "NONE" }),
+        Choice::One(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
+    }
+}
+
+/// Turns of users and the model by turns: the results of one turn's calls stand together.
+fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+    let turns = chat.by_turns(|message, field| match message.role {
+        Role::Assistant => said(message, field),
+        Role::Tool => Ok(vec![result(chat, message, field)?]),
+        Role::User | Role::System => parts(&message.content, &format!("{field}.content")),
+    })?;
+    if turns.is_empty() {
+        return Err(Unsupported::new(
+            "body.messages",
+            "Gemini wants a message beside the instructions",
+        ));
+    }
+    let role = |of_model| if of_model { "model" } else { "user" };
+    let content =
+        |(of_model, parts)| json!({ "role": role(of_model), "parts": Value::Array(parts) });
+    Ok(turns.into_iter().map(content).collect())
+}
+
+/// What the model said before, with the signatures of its thoughts where they stood.
+fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let mut all = Vec::new();
+    if let Some(woven) = message.woven(DIALECT) {
+        for piece in woven {
+            match piece {
+                Woven::Text(text) => all.push(json!({ "text": text })),
+                Woven::Opaque(signature) => sign(&mut all, signature),
+            }
+        }
+    } else {
+        all = parts(&message.content, &format!("{field}.content"))?;
+        message
+            .opaque(DIALECT)
+            .for_each(|signature| sign(&mut all, signature));
+    }
+    all.extend(
+        message
+            .refusal
+            .as_deref()
+            .map(|text| json!({ "text": text })),
+    );
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
+        let mut part =
+            json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
+        if let Some(signature) = signature(call) {
+            part["thoughtSignature"] = signature.clone();
+        }
+        all.push(part);
+    }
+    Ok(all)
+}
+
+/// Puts a signature on what it was given with: the last part, unless that has one of its own.
+fn sign(parts: &mut Vec<Value>, signature: &Value) {
+    match parts
+        .last_mut()
+        .filter(|part| part.get("thoughtSignature").is_none())
+    {
+        Some(part) => part["thoughtSignature"] = signature.clone(),
+        None => parts.push(json!({ "text": "", "thoughtSignature": signature })),
+    }
+}
+
+/// The signature that came with a call, where Google's own OpenAI surface puts it.
+fn signature(call: &ToolCall) -> Option<&Value> {
+    call.extra_content
+        .as_ref()?
+        .pointer("/google/thought_signature")
+}
+
+/// The result of a call; a text that is no JSON object stands in one.
+fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsupported> {
+    let id = message.tool_call_id.as_deref().unwrap_or_default();
+    let name = chat.function_of(id);
+    let text = message.content.texts(&format!("{field}.content"))?.concat();
+    let response = match serde_json::from_str(&text) {
+        Ok(object @ Value::Object(_)) => object,
+        _ => json!({ "output": text }),
+    };
+    Ok(json!({ "functionResponse": { "id": id, "name": name, "response": response } }))
+}
+
+fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+    // A blank text is refused by the API and says nothing.
+    let spoken = content
+        .parts(field)
+        .into_iter()
+        .filter(|(_, piece)| !piece.is_blank());
+    spoken.map(|(field, piece)| part(&field, piece)).collect()
+}
+
+fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+    let inline =
+        |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
+    match piece {
+        Piece::Text(text) => Ok(json!({ "text": text })),
+        Piece::Image(media) => Ok(inline(media.kind, media.data)),
+        Piece::ImageAt(image) => match image_type(&image.url) {
+            Some(kind) => Ok(json!({ "fileData": { "mimeType": kind, "fileUri": image.url } })),
+            None => {
+                let problem = "has no ending that tells its type to Gemini, such as .png; or send the bytes as a data URL";
+                Err(piece.unsupported(field, problem))
+            }
+        },
+        Piece::Audio(audio) => Ok(inline(&format!("audio/{}", audio.format), &audio.data)),
+        Piece::File(file) => {
+            let media = file.media(&format!("{field}.file"))?;
+            Ok(inline(media.kind, media.data))
+        }
+    }
+}
+
+/// The type of an image elsewhere, which has to be said, by the ending of its path.
+fn image_type(url: &str) -> Option<&'static str> {
+    let path = url.split(['?', '#']).next()?;
+    let (_, ending) = path.rsplit('/').next()?.rsplit_once('.')?;
+    match ending.to_ascii_lowercase().as_str() {
+        "png" => Some("image/png"),
+        "jpg" | "jpeg" => Some("image/jpeg"),
+        "webp" => Some("image/webp"),
+        "gif" => Some("image/gif"),
+        "heic" => Some("image/heic"),
+        "heif" => Some("image/heif"),
+        _ => None,
+    }
+}

@@ -1,0 +1,66 @@
+//! The list of an account's models: the request for it, which costs nothing, and what it says.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::Value;
+
+use super::Endpoint;
+use super::registry::Dialect;
+use crate::message::{Reply, Request};
+
+impl Endpoint {
+    /// The request for the list of an account's models, or another that costs nothing and needs a key, without the
+    /// credential; `None` where the provider has none.
+    pub fn list_models(&self) -> Option<Request> {
+        let mut headers = HeaderMap::new();
+        let path = match self.provider.dialect {
+            _ if self
+                .provider
+                .tries_keys_at
+                .as_ref()
+                .is_some_and(|path| !path.is_empty()) =>
+            {
+                self.provider.tries_keys_at.clone()?
+            }
+            _ if !self.provider.lists_models() => return None,
+            Dialect::Openai | Dialect::Responses => match &self.api_version {
+                Some(version) => format!("/openai/models?api-version={version}"),
+                None => "/models".to_owned(),
+            },
+            Dialect::Mistral => "/models".to_owned(),
+            Dialect::Anthropic => {
+                let version = self.api_version.as_deref().unwrap_or_default();
+                headers.insert("anthropic-version", HeaderValue::try_from(version).ok()?);
+                "/v1/models?limit=1000".to_owned()
+            }
+            Dialect::Gemini => "/models?pageSize=1000".to_owned(),
+            Dialect::Cohere => "/v1/models?page_size=1000".to_owned(),
+            Dialect::Ollama => "/api/tags".to_owned(),
+            Dialect::Bedrock | Dialect::VertexClaude => return None,
+        };
+        let (url, account) = (format!("{}{path}", self.base_url), String::new());
+        Some(Request {
+            method: Method::GET,
+            url,
+            headers,
+            body: Bytes::new(),
+            account,
+        })
+    }
+}
+
+/// The models that a list names: `data[].id` of OpenAI's, `models[].name` of others'.
+pub fn models(reply: &Reply) -> Option<Vec<String>> {
+    let value: Value = serde_json::from_slice(&reply.body).ok()?;
+    // Together has the list alone.
+    let list = value
+        .get("data")
+        .or_else(|| value.get("models"))
+        .unwrap_or(&value)
+        .as_array()?;
+    let name = |model: &Value| {
+        let name = model.get("id").or_else(|| model.get("name"))?.as_str()?;
+        Some(name.strip_prefix("models/").unwrap_or(name).to_owned())
+    };
+    Some(list.iter().filter_map(name).collect())
+}

@@ -1,0 +1,94 @@
+//! Mistral's chat: near to OpenAI's, but it refuses fields that it does not know, has its own ids of calls, and
+//! answers in chunks where it thinks.
+
+mod answer;
+mod moderation;
+mod request;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::chat::{Chat, Fields};
+use super::embedding::Embedding;
+use super::openai::OpenAi;
+use super::{Adapter, Answer, Call, Kind, Unsupported};
+use crate::message::{Reply, Request};
+
+/// The dialect's name for what it wants back.
+const DIALECT: &str = "mistral";
+const FIELDS: Fields = Fields {
+    maps: &[
+        "temperature",
+        "top_p",
+        "top_k",
+        "stop",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "n",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "metadata",
+        "prompt_cache_key",
+    ],
+};
+
+/// Mistral's dialect.
+#[derive(Debug)]
+pub(super) struct Mistral;
+
+impl Adapter for Mistral {
+    fn kinds(&self) -> &'static [Kind] {
+        &[
+            Kind::Chat,
+            Kind::Embeddings,
+            Kind::Moderation,
+            Kind::Transcription,
+        ]
+    }
+
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+        match call.kind {
+            Kind::Chat => {
+                let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+                call.post("/chat/completions", &request::of(&chat, call.model)?)
+            }
+            Kind::Embeddings => call.post("/embeddings", &embed(call)?),
+            _ => OpenAi.encode(call),
+        }
+    }
+
+    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+        match call.kind {
+            Kind::Chat => {
+                let completion: answer::Completion = serde_json::from_slice(&reply.body).ok()?;
+                completion.unified().unified(call.model, now)
+            }
+            Kind::Moderation => {
+                let moderated: moderation::Moderated = serde_json::from_slice(&reply.body).ok()?;
+                moderated.unified(call.model)
+            }
+            _ => OpenAi.decode(call, reply, now),
+        }
+    }
+}
+
+fn embed(call: &Call<'_>) -> Result<serde_json::Value, Unsupported> {
+    let embedding = Embedding::read(&call.job.body)?;
+    embedding.without(&[("input_type", embedding.input_type.is_some())], "Mistral")?;
+    let mut body = json!({
+        "model": call.model,
+        "input": embedding.texts(),
+        "encoding_format": embedding.encoding(),
+    });
+    if let Some(dimensions) = embedding.dimensions {
+        body["output_dimension"] = dimensions.into();
+    }
+    Ok(body)
+}

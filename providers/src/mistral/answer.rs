@@ -1,0 +1,113 @@
+//! Mistral's completion as an answer.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::DIALECT;
+use crate::chat::answer::{self, ChatAnswer, Finish};
+use crate::usage::WireUsage;
+
+#[derive(Deserialize)]
+pub(super) struct Completion {
+    id: String,
+    model: Option<String>,
+    choices: Vec<Choice>,
+    usage: Option<WireUsage>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<Content>,
+    tool_calls: Option<Vec<Call>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    Chunks(Vec<Value>),
+}
+
+#[derive(Deserialize)]
+struct Call {
+    id: Option<String>,
+    function: Function,
+}
+
+/// Arguments are JSON as text, or an object.
+#[derive(Deserialize)]
+struct Function {
+    name: String,
+    #[serde(default)]
+    arguments: Value,
+}
+
+impl Completion {
+    pub(super) fn unified(self) -> ChatAnswer {
+        ChatAnswer {
+            id: Some(self.id),
+            model: self.model,
+            choices: self.choices.into_iter().map(Choice::unified).collect(),
+            usage: self.usage.as_ref().and_then(WireUsage::unified),
+        }
+    }
+}
+
+impl Choice {
+    fn unified(self) -> answer::Choice {
+        let reason = self.finish_reason.unwrap_or_default();
+        let finish = match reason.as_str() {
+            "length" | "model_length" => Finish::Length,
+            "error" => Finish::Failed,
+            _ => Finish::Stop,
+        };
+        let mut choice = answer::Choice {
+            finish,
+            native_finish: reason,
+            ..answer::Choice::default()
+        };
+        match self.message.content {
+            Some(Content::Text(text)) => choice.text = Some(text),
+            Some(Content::Chunks(chunks)) => chunks
+                .into_iter()
+                .for_each(|chunk| take(&mut choice, chunk)),
+            None => {}
+        }
+        let calls = self
+            .message
+            .tool_calls
+            .into_iter()
+            .flatten()
+            .map(|call| answer::Call {
+                // Some models answer with the text "null" for an id.
+                id: call.id.filter(|id| id != "null"),
+                name: call.function.name,
+                arguments: answer::arguments(call.function.arguments),
+                extra: None,
+            });
+        choice.calls = calls.collect();
+        choice
+    }
+}
+
+/// A chunk of text, or of thoughts with what signs them.
+fn take(choice: &mut answer::Choice, chunk: Value) {
+    if let Some(text) = chunk.get("text").and_then(Value::as_str) {
+        choice.text.get_or_insert_default().push_str(text);
+        return;
+    }
+    let Some(thoughts) = chunk.get("thinking").and_then(Value::as_array) else {
+        return;
+    };
+    let texts = thoughts
+        .iter()
+        .filter_map(|thought| thought.get("text")?.as_str());
+    choice.reasoning.get_or_insert_default().extend(texts);
+    choice.keep(DIALECT, chunk);
+}

@@ -1,0 +1,82 @@
+//! Ollama's own chat and embeddings.
+
+mod answer;
+mod request;
+
+use forebay_schemas::Usage;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::chat::{Chat, Fields};
+use super::embedding::Embedding;
+use super::{Adapter, Answer, Call, Kind, Unsupported};
+use crate::message::{Reply, Request};
+
+const FIELDS: Fields = Fields {
+    maps: &[
+        "temperature",
+        "top_p",
+        "top_k",
+        "stop",
+        "seed",
+        "presence_penalty",
+        "frequency_penalty",
+        "tools",
+        "tool_choice",
+        "reasoning_effort",
+    ],
+};
+
+/// Ollama's dialect.
+#[derive(Debug)]
+pub(super) struct Ollama;
+
+impl Adapter for Ollama {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Chat, Kind::Embeddings]
+    }
+
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+        if call.kind == Kind::Embeddings {
+            return call.post("/api/embed", &embed(call)?);
+        }
+        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        call.post("/api/chat", &request::of(&chat, call.model)?)
+    }
+
+    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+        if call.kind == Kind::Embeddings {
+            let embedding = Embedding::read(&call.job.body).ok()?;
+            let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
+            let usage = embedded.prompt_eval_count.map(|input_tokens| Usage {
+                input_tokens,
+                ..Usage::default()
+            });
+            return embedding.answer(call.model, embedded.embeddings, usage);
+        }
+        let chat: answer::Chat = serde_json::from_slice(&reply.body).ok()?;
+        chat.unified().unified(call.model, now)
+    }
+}
+
+fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
+    let embedding = Embedding::read(&call.job.body)?;
+    embedding.without(&[("input_type", embedding.input_type.is_some())], "Ollama")?;
+    // What is too long is refused, as at OpenAI, and not cut.
+    let mut body = json!({ "model": call.model, "input": embedding.texts(), "truncate": false });
+    if let Some(dimensions) = embedding.dimensions {
+        body["dimensions"] = dimensions.into();
+    }
+    Ok(body)
+}
+
+#[derive(Deserialize)]
+struct Embedded {
+    embeddings: Vec<Vec<f32>>,
+    prompt_eval_count: Option<u64>,
+}

@@ -1,0 +1,130 @@
+//! OpenAI's dialect, and every server that speaks it: the job's body goes as it is, but for the quirks of the
+//! provider's entry in the table, and so does the answer.
+
+mod answer;
+mod messages;
+mod multipart;
+
+use forebay_schemas::job::Object;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use jiff::Timestamp;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::chat::is_so_anyway;
+use super::registry::Dialect;
+use super::{Adapter, Answer, Call, Kind, Said, Unsupported};
+use crate::message::{Reply, Request};
+
+/// What a deployment's address begins with where Azure's API has a version.
+const DEPLOYMENTS: &str = "/openai/deployments/";
+
+/// OpenAI's dialect.
+#[derive(Debug)]
+pub(super) struct OpenAi;
+
+impl Adapter for OpenAi {
+    fn kinds(&self) -> &'static [Kind] {
+        &Kind::ALL
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+        if let Some(unsupported) = self.refusal(call) {
+            return Err(unsupported);
+        }
+        let body = body(call)?;
+        if call.kind == Kind::Transcription {
+            // Mistral has a list's items under its plain name.
+            let plain_lists = call.endpoint.provider.dialect == Dialect::Mistral;
+            let (content_type, bytes) = multipart::of(&body, if plain_lists { "" } else { "[]" })?;
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, content_type);
+            return Ok(call.request(&path(call), headers, bytes));
+        }
+        call.post(&path(call), &body)
+    }
+
+    fn refusal(&self, call: &Call<'_>) -> Option<Unsupported> {
+        let quirks = call.endpoint.provider.quirks_of(call.model);
+        let mut refused = quirks.flat_map(|quirks| &quirks.refuses);
+        if let Some(field) = refused.find(|field| asks(&call.job.body, field)) {
+            let problem = format!("{} refuses it, leave it out", call.endpoint.provider.name);
+            return Some(Unsupported::new(format!("body.{field}"), problem));
+        }
+        if call.kind == Kind::Transcription {
+            return multipart::file(&call.job.body).err();
+        }
+        None
+    }
+
+    fn decode(&self, call: &Call<'_>, reply: &Reply, _: Timestamp) -> Option<Answer> {
+        if call.kind == Kind::Speech {
+            let body = answer::sound(reply)?;
+            return Some(Answer {
+                body,
+                usage: None,
+                said: Said::Whole,
+            });
+        }
+        let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
+            let body = answer::plain_text(call, reply)?;
+            return Some(Answer {
+                body,
+                usage: None,
+                said: Said::Whole,
+            });
+        };
+        let parts = answer::Parts::read(body.get())?;
+        let (said, usage) = (parts.said(), parts.usage());
+        let is_answer = matches!(said, Said::Error(_)) || parts.answers(call.kind);
+        is_answer.then_some(Answer { body, usage, said })
+    }
+}
+
+/// The path under the base address; Azure's older form names the deployment in it.
+fn path(call: &Call<'_>) -> String {
+    let path = call.kind.url().trim_start_matches("/v1");
+    match &call.endpoint.api_version {
+        // Responses name no deployment.
+        Some(version) if call.kind == Kind::Responses => {
+            format!("/openai{path}?api-version={version}")
+        }
+        Some(version) => format!(
+            "{DEPLOYMENTS}{}{path}?api-version={version}",
+            call.model_in_path()
+        ),
+        None => path.to_owned(),
+    }
+}
+
+/// Whether a field asks for more than happens without it.
+fn asks(body: &Object, field: &str) -> bool {
+    let value = body
+        .get(field)
+        .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
+}
+
+/// The job's body with the target's model and the provider's quirks.
+fn body(call: &Call<'_>) -> Result<Object, Unsupported> {
+    let mut body = call.job.body.clone();
+    let model = serde_json::value::to_raw_value(call.model);
+    body.insert(
+        "model".to_owned(),
+        model.map_err(|error| Unsupported::new("model", error.to_string()))?,
+    );
+    for quirks in call.endpoint.provider.quirks_of(call.model) {
+        // What is refused was not asked for, or the job were not here.
+        for field in quirks.drops.iter().chain(&quirks.refuses) {
+            body.remove(field);
+        }
+        for (field, name) in &quirks.renames {
+            if let Some(value) = body.remove(field) {
+                body.entry(name.clone()).or_insert(value);
+            }
+        }
+    }
+    messages::adapt(&mut body, call.endpoint.provider.quirks_of(call.model));
+    Ok(body)
+}

@@ -1,0 +1,163 @@
+//! What an answer in OpenAI's dialect says to others than whoever asked: whether it is one at all, what it used,
+//! whether it is a refusal or an error. The body itself stays as it came.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use forebay_schemas::Usage;
+use http::header::CONTENT_TYPE;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use crate::error::ErrorBody;
+use crate::message::Reply;
+use crate::usage::WireUsage;
+use crate::{Call, Kind, Said};
+
+/// The forms of a transcription that are no JSON.
+const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
+
+/// Parts of an answer. None of them fails it by being of another type: what matters is read by itself.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+pub(super) struct Parts<'a> {
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    choices: Option<Value>,
+    error: Option<Value>,
+    /// What it is; vLLM's older errors are `error` and have nothing around them.
+    object: Option<Value>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    results: Option<&'a RawValue>,
+    text: Option<Value>,
+    /// Of Responses.
+    #[serde(borrow)]
+    output: Option<&'a RawValue>,
+    status: Option<Value>,
+    incomplete_details: Option<Value>,
+}
+
+impl<'a> Parts<'a> {
+    /// `None` for what is no object: no kind of work is answered by a bare value or a list.
+    pub(super) fn read(body: &'a str) -> Option<Self> {
+        let parts: Self = serde_json::from_str(body).ok()?;
+        let is_error = parts
+            .object
+            .as_ref()
+            .is_some_and(|object| object == "error");
+        (body.trim_start().starts_with('{') && !is_error).then_some(parts)
+    }
+
+    /// Whether it has what a kind of work is answered with.
+    pub(super) fn answers(&self, kind: Kind) -> bool {
+        let has_items = |list: Option<&RawValue>| {
+            let items = list.and_then(|list| list.get().strip_prefix('['));
+            items.is_some_and(|items| !items.trim_start().starts_with(']'))
+        };
+        match kind {
+            Kind::Chat => self.choices().next().is_some(),
+            Kind::Responses => self
+                .output
+                .is_some_and(|output| output.get().starts_with('[')),
+            Kind::Embeddings | Kind::Image => has_items(self.data),
+            Kind::Moderation | Kind::Rerank => self
+                .results
+                .is_some_and(|results| results.get().starts_with('[')),
+            Kind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
+            // It is no JSON.
+            Kind::Speech => false,
+        }
+    }
+
+    /// What it used, where tokens are told.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        serde_json::from_str::<WireUsage>(self.usage?.get())
+            .ok()?
+            .unified()
+    }
+
+    fn choices(&self) -> impl Iterator<Item = &Value> {
+        self.choices
+            .as_ref()
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+    }
+
+    /// A refusal is what no choice has anything beside.
+    pub(super) fn said(&self) -> Said {
+        // OpenRouter's stands in the choice, of a provider that failed after it began.
+        let of_choice = self.choices().next().and_then(|choice| choice.get("error"));
+        let failed = of_choice.or(self.error.as_ref());
+        if let Some(error) = failed.filter(|error| error.is_object() || error.is_string()) {
+            return Said::Error(ErrorBody::of(error));
+        }
+        let is = |status: &str| self.status.as_ref().is_some_and(|found| found == status);
+        if is("failed") || is("cancelled") {
+            return Said::Error(ErrorBody::default());
+        }
+        let cut = self
+            .incomplete_details
+            .as_ref()
+            .and_then(|details| details.get("reason"));
+        if is("incomplete") && cut.is_some_and(|reason| reason == "content_filter") {
+            return Said::Filtered("the provider's content filter cut the answer off".to_owned());
+        }
+        let mut reasons = self.choices().map(refusal);
+        match reasons.next() {
+            Some(Some(reason)) if reasons.all(|reason| reason.is_some()) => Said::Filtered(reason),
+            _ => Said::Whole,
+        }
+    }
+}
+
+/// Why a choice says nothing, if it was refused.
+fn refusal(choice: &Value) -> Option<String> {
+    let words = choice
+        .pointer("/message/refusal")
+        .and_then(Value::as_str)
+        .filter(|words| !words.is_empty());
+    let content = choice.pointer("/message/content");
+    let is_empty = content.is_none_or(|content| content.is_null() || content == "");
+    let filtered = is_empty
+        && choice
+            .get("finish_reason")
+            .is_some_and(|reason| reason == "content_filter");
+    let taken =
+        || filtered.then(|| "the provider's content filter took the answer away".to_owned());
+    words.map(str::to_owned).or_else(taken)
+}
+
+/// Sound as JSON; a page or an error that comes in its place is none.
+pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
+    let is_text =
+        content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
+    (!is_text && !reply.body.is_empty()).then(|| binary(reply))?
+}
+
+/// A transcription as plain text or subtitles, where that was asked for.
+pub(super) fn plain_text(call: &Call<'_>, reply: &Reply) -> Option<Box<RawValue>> {
+    let format: String = serde_json::from_str(call.job.body.get("response_format")?.get()).ok()?;
+    let is_asked = call.kind == Kind::Transcription && PLAIN.contains(&format.as_str());
+    let is_page = content_type(reply).is_some_and(|kind| kind.contains("html"));
+    let text = std::str::from_utf8(&reply.body)
+        .ok()
+        .filter(|_| is_asked && !is_page)?;
+    serde_json::value::to_raw_value(&json!({ "text": text })).ok()
+}
+
+fn content_type(reply: &Reply) -> Option<&str> {
+    reply.headers.get(CONTENT_TYPE)?.to_str().ok()
+}
+
+/// A binary answer in JSON: its type and its bytes in base64.
+fn binary(reply: &Reply) -> Option<Box<RawValue>> {
+    let kind = reply
+        .headers
+        .get(CONTENT_TYPE)
+        .and_then(|kind| kind.to_str().ok());
+    let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
+    serde_json::value::to_raw_value(&body).ok()
+}

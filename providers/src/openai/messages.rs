@@ -1,0 +1,97 @@
+//! The messages of a chat for a server that speaks OpenAI's dialect and has not all that may stand in them.
+
+use std::collections::BTreeMap;
+
+use forebay_schemas::job::Object;
+use serde_json::value::RawValue;
+use serde_json::{Value, value};
+
+use crate::registry::Quirks;
+
+/// Where the unified answer keeps what a dialect wants back.
+const DETAILS: &str = "reasoning_details";
+
+/// Changes the messages of `body` for `quirks`. What is no list of objects stays as it is: the server says what is
+/// wrong with it.
+pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quirks>) {
+    let Some(raw) = body.get("messages") else {
+        return;
+    };
+    let mut drops: Vec<&str> = Vec::new();
+    let mut roles = BTreeMap::new();
+    for quirks in quirks {
+        drops.extend(quirks.message_drops.iter().map(String::as_str));
+        roles.extend(&quirks.roles);
+    }
+    let is_told = |name: &str| raw.get().contains(&format!("\"{name}\""));
+    let concerns = is_told(DETAILS)
+        || drops.iter().any(|name| is_told(name))
+        || roles.keys().any(|name| is_told(name));
+    // Most chats have none of this, and keep their bytes.
+    if !concerns {
+        return;
+    }
+    let Ok(mut messages) = serde_json::from_str::<Vec<Object>>(raw.get()) else {
+        return;
+    };
+    for message in &mut messages {
+        without(message, &drops);
+        details(message);
+        role(message, &roles);
+        calls(message, &drops);
+    }
+    if let Ok(raw) = value::to_raw_value(&messages) {
+        body.insert("messages".to_owned(), raw);
+    }
+}
+
+fn without(object: &mut Object, drops: &[&str]) {
+    object.retain(|name, _| !drops.contains(&name.as_str()));
+}
+
+/// Takes out what other dialects want back; what the server itself gave stays.
+fn details(message: &mut Object) {
+    let Some(raw) = message.get(DETAILS) else {
+        return;
+    };
+    let Ok(mut details) = serde_json::from_str::<Vec<Value>>(raw.get()) else {
+        return;
+    };
+    let ours = |detail: &Value| {
+        let fields = detail.as_object();
+        fields.is_some_and(|fields| {
+            fields.contains_key("format")
+                && fields.contains_key("data")
+                && !fields.contains_key("type")
+        })
+    };
+    details.retain(|detail| !ours(detail));
+    match value::to_raw_value(&details) {
+        Ok(raw) if !details.is_empty() => message.insert(DETAILS.to_owned(), raw),
+        _ => message.remove(DETAILS),
+    };
+}
+
+fn role(message: &mut Object, roles: &BTreeMap<&String, &String>) {
+    let role: Option<String> = message
+        .get("role")
+        .and_then(|raw| serde_json::from_str(raw.get()).ok());
+    let other = role.and_then(|role| value::to_raw_value(roles.get(&role)?).ok());
+    if let Some(other) = other {
+        message.insert("role".to_owned(), other);
+    }
+}
+
+fn calls(message: &mut Object, drops: &[&str]) {
+    let Some(raw) = message.get("tool_calls") else {
+        return;
+    };
+    let Ok(mut calls) = serde_json::from_str::<Vec<Object>>(raw.get()) else {
+        return;
+    };
+    calls.iter_mut().for_each(|call| without(call, drops));
+    let calls: Option<Box<RawValue>> = value::to_raw_value(&calls).ok();
+    if let Some(calls) = calls {
+        message.insert("tool_calls".to_owned(), calls);
+    }
+}

@@ -1,0 +1,117 @@
+//! A transcription's form: the file's bytes and the other fields as text.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use forebay_schemas::job::Object;
+use http::HeaderValue;
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Unsupported;
+use crate::chat::Media;
+
+/// What stands for a file in a job's body.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// Its bytes in base64, or a data URL.
+    data: String,
+    /// Its name: providers tell the format by its ending.
+    filename: Option<String>,
+}
+
+/// The form and its content type. `of_lists` follows the name of a list.
+pub(super) fn of(body: &Object, of_lists: &str) -> Result<(HeaderValue, Bytes), Unsupported> {
+    let (filename, bytes) = file(body)?;
+    // Made from what it must not occur in.
+    let boundary = format!(
+        "forebay-{}",
+        forebay_schemas::subjects::hex(&Sha256::digest(&bytes)[..16])
+    );
+    let mut form = Vec::with_capacity(bytes.len() + 1024);
+    for (name, value) in body.iter().filter(|(name, _)| *name != "file") {
+        for (name, text) in fields(name, value.get(), of_lists) {
+            let head = format!(
+                "--{boundary}\r\nContent-Disposition: form-data; name=\"{}\"\r\n\r\n",
+                quoted(&name)
+            );
+            form.extend_from_slice(head.as_bytes());
+            form.extend_from_slice(text.as_bytes());
+            form.extend_from_slice(b"\r\n");
+        }
+    }
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n",
+        quoted(&filename)
+    );
+    form.extend_from_slice(head.as_bytes());
+    form.extend_from_slice(&bytes);
+    form.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    let content_type = HeaderValue::try_from(format!("multipart/form-data; boundary={boundary}"));
+    Ok((
+        content_type.map_err(|error| wrong(&error.to_string()))?,
+        form.into(),
+    ))
+}
+
+/// The file's name and its bytes.
+pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
+    let file = body
+        .get("file")
+        .ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
+    let file: File = serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
+    let media = Media::of(&file.data);
+    let name = file
+        .filename
+        .or_else(|| media.map(|media| format!("audio.{}", ending(&media))));
+    let name = name.ok_or_else(|| {
+        let problem =
+            "is missing: providers tell the sound's format by the ending, such as `a.mp3`";
+        Unsupported::invalid("body.file.filename", problem)
+    })?;
+    let bytes = BASE64_STANDARD.decode(media.map_or(&*file.data, |media| media.data));
+    let bytes = bytes.map_err(|error| {
+        Unsupported::invalid("body.file.data", format!("is not base64: {error}"))
+    })?;
+    Ok((name, bytes))
+}
+
+/// The ending of names of files of this type.
+fn ending<'a>(media: &Media<'a>) -> &'a str {
+    match media.format() {
+        "mpeg" => "mp3",
+        "vnd.wave" | "wave" => "wav",
+        other => other.strip_prefix("x-").unwrap_or(other),
+    }
+}
+
+/// A field as text; of a list one field an item.
+fn fields(name: &str, raw: &str, of_lists: &str) -> Vec<(String, String)> {
+    let text = |value: Value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    match serde_json::from_str(raw) {
+        Ok(Value::Null) => Vec::new(),
+        Ok(Value::Array(items)) => items
+            .into_iter()
+            .map(|item| (format!("{name}{of_lists}"), text(item)))
+            .collect(),
+        Ok(value) => vec![(name.to_owned(), text(value))],
+        Err(_) => vec![(name.to_owned(), raw.to_owned())],
+    }
+}
+
+/// A name in a header, as browsers escape it.
+fn quoted(name: &str) -> String {
+    name.replace('"', "%22")
+        .replace('\r', "%0D")
+        .replace('\n', "%0A")
+}
+
+fn wrong(problem: &str) -> Unsupported {
+    Unsupported::invalid("body.file", problem)
+}

@@ -1,0 +1,237 @@
+//! What errors repeat and nobody else is to read: credentials, the names of accounts, and the request's own words.
+//!
+//! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request, OpenRouter the
+//! beginning of a prompt that its moderation flagged.
+
+use std::collections::HashMap;
+
+use forebay_schemas::Job;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use crate::secret::Secret;
+
+/// What stands where an account's name stood.
+const ACCOUNT: &str = "[account]";
+/// What stands where words of the request stood.
+const REQUEST: &str = "[request]";
+/// What names of organizations and projects begin with.
+const ACCOUNTS: [&str; 4] = ["org-", "org_", "proj_", "proj-"];
+/// Characters of such a name at least; less is a word.
+const SHORTEST_NAME: usize = 12;
+/// Bytes of a text of the request that are told from a chance likeness.
+const BEGINNING: usize = 24;
+/// Texts that begin alike, of which each is found whole; of more, what they have in common with these.
+const MOST_ALIKE: usize = 8;
+/// No error repeats more bytes of a text.
+const LONGEST_TEXT: usize = 4_096;
+/// Fields of an error that hold the request, or another provider's error, as they came.
+const FIELDS: [&str; 3] = ["flagged_input", "raw", "user_id"];
+/// Fields of a job whose texts are names that an error has to repeat.
+const NAMES: [&str; 4] = ["model", "name", "type", "role"];
+
+/// What is taken out of an error to one call.
+#[derive(Debug)]
+pub struct Redaction<'a> {
+    secret: &'a Secret,
+    /// The texts of the request, by their beginnings, as they are and as they stand in JSON.
+    texts: HashMap<[u8; BEGINNING], Vec<String>>,
+}
+
+impl<'a> Redaction<'a> {
+    /// A refusal by a limit repeats nothing of the request, and there may be many.
+    pub fn new(secret: &'a Secret, job: &Job, by_limit: bool) -> Self {
+        let mut texts = HashMap::new();
+        let fields = job
+            .body
+            .iter()
+            .filter(|(name, _)| !by_limit && !NAMES.contains(&name.as_str()));
+        for (name, raw) in fields {
+            let value = serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+            collect(name, value, &mut texts);
+        }
+        Self { secret, texts }
+    }
+
+    /// A text without what is not to be read.
+    pub fn text(&self, text: &str) -> String {
+        self.without_request(&without_accounts(&self.secret.redact(text)))
+    }
+
+    /// A body without it, JSON as before.
+    pub fn body(&self, body: &RawValue) -> Option<Box<RawValue>> {
+        let mut value = serde_json::from_str(body.get()).ok()?;
+        self.clean(&mut value);
+        serde_json::value::to_raw_value(&value).ok()
+    }
+
+    fn clean(&self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.text(text),
+            Value::Array(items) => items.iter_mut().for_each(|item| self.clean(item)),
+            Value::Object(map) => {
+                map.retain(|name, _| !FIELDS.contains(&name.as_str()));
+                map.values_mut().for_each(|value| self.clean(value));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    /// `text` without what it repeats of the beginnings of the request's texts, however much that is.
+    fn without_request(&self, text: &str) -> String {
+        let (mut clean, mut from, mut at) = (String::new(), 0, 0);
+        while let Some(window) = text
+            .as_bytes()
+            .get(at..)
+            .and_then(|rest| rest.first_chunk::<BEGINNING>())
+        {
+            let Some(said) = self.texts.get(window) else {
+                at += 1;
+                continue;
+            };
+            let found = &text[at..];
+            let same = said
+                .iter()
+                .map(|said| same_bytes(found, said))
+                .max()
+                .unwrap_or(BEGINNING);
+            clean.push_str(&text[from..at]);
+            clean.push_str(REQUEST);
+            at += boundary(found, same);
+            from = at;
+        }
+        clean.push_str(&text[from..]);
+        clean
+    }
+}
+
+fn same_bytes(one: &str, other: &str) -> usize {
+    one.bytes()
+        .zip(other.bytes())
+        .take_while(|(one, other)| one == other)
+        .count()
+}
+
+/// Keeps texts that are told from a chance likeness.
+fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
+    text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
+    if let Some(beginning) = text.as_bytes().first_chunk::<BEGINNING>() {
+        let known = texts.entry(*beginning).or_default();
+        if known.len() < MOST_ALIKE {
+            known.push(text);
+        }
+    }
+}
+
+fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
+    match value {
+        Value::String(text) if text.len() >= BEGINNING && !NAMES.contains(&name) => {
+            let escaped =
+                Value::from(&text[..boundary(&text, LONGEST_TEXT.min(text.len()))]).to_string();
+            let escaped = &escaped[1..escaped.len() - 1];
+            if !text.starts_with(escaped) {
+                keep(escaped.to_owned(), texts);
+            }
+            keep(text, texts);
+        }
+        Value::Array(items) => items
+            .into_iter()
+            .for_each(|item| collect(name, item, texts)),
+        Value::Object(map) => map
+            .into_iter()
+            .for_each(|(name, value)| collect(&name, value, texts)),
+        _ => {}
+    }
+}
+
+/// Where the character begins in which byte `index` is.
+fn boundary(text: &str, index: usize) -> usize {
+    (0..=index)
+        .rev()
+        .find(|index| text.is_char_boundary(*index))
+        .unwrap_or(0)
+}
+
+/// `text` without names of organizations and projects.
+fn without_accounts(text: &str) -> String {
+    let (mut clean, mut rest) = (String::new(), text);
+    while let Some(at) = ACCOUNTS.iter().filter_map(|begin| rest.find(begin)).min() {
+        let (before, found) = rest.split_at(at);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let length = found.find(|c| !is_name(c)).unwrap_or(found.len());
+        let starts = !before.ends_with(is_name);
+        clean.push_str(before);
+        clean.push_str(if starts && length >= SHORTEST_NAME {
+            ACCOUNT
+        } else {
+            &found[..length]
+        });
+        rest = &found[length..];
+    }
+    clean + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn clean(error: &str) -> String {
+        let job = r#"{"body":{"model":"a-model-with-a-name-that-is-long","messages":[
+            {"role":"user","content":"Ring me up: my number is 555 0100\nand not any other, please."}]}}"#;
+        let job = Job::parse(job.as_bytes()).expect("a job");
+        let secret = Secret::new("sk-very-secret");
+        let redaction = Redaction::new(&secret, &job, false);
+        let raw: Box<RawValue> = serde_json::from_str(error).expect("JSON");
+        redaction.body(&raw).expect("JSON").get().to_owned()
+    }
+
+    #[test]
+    fn errors_keep_their_words_and_lose_what_is_not_theirs() {
+        for (error, expected) in [
+            (
+                r#"{"error":{"message":"Incorrect API key provided: sk-very-****cret."}}"#,
+                r#"{"error":{"message":"Incorrect API key provided: [redacted]."}}"#,
+            ),
+            (
+                r#"{"error":{"message":"Rate limit reached in organization `org_01hq3example` on tokens"}}"#,
+                r#"{"error":{"message":"Rate limit reached in organization `[account]` on tokens"}}"#,
+            ),
+            (
+                r#"{"message":"invalid: Ring me up: my number is 555 0100\nand not"}"#,
+                r#"{"message":"invalid: [request]"}"#,
+            ),
+            (
+                r#"{"message":"[{\"input\":\"Ring me up: my number is 555 0100\\nand not any other, please.\"}]"}"#,
+                r#"{"message":"[{\"input\":\"[request]\"}]"}"#,
+            ),
+            (
+                r#"{"error":{"code":403,"metadata":{"flagged_input":"Ring me up","reasons":["x"]}},"user_id":"u"}"#,
+                r#"{"error":{"code":403,"metadata":{"reasons":["x"]}}}"#,
+            ),
+            (
+                r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
+                r#"{"error":"no a-model-with-a-name-that-is-long in the organisation"}"#,
+            ),
+            (
+                r#"{"error":"reorg-anisation, org-"}"#,
+                r#"{"error":"reorg-anisation, org-"}"#,
+            ),
+        ] {
+            assert_eq!(clean(error), expected);
+        }
+    }
+
+    #[test]
+    fn many_texts_and_a_long_error_take_one_look() {
+        let texts: Vec<_> = (0..20_000)
+            .map(|index| format!("the text of this number: {index:09}, whole"))
+            .collect();
+        let job = serde_json::json!({ "body": { "input": texts } });
+        let job = Job::parse(job.to_string().as_bytes()).expect("a job");
+        let secret = Secret::new("sk");
+        let clean = Redaction::new(&secret, &job, false).text(&texts.join(" | "));
+        // They begin alike, so that each is found, and cut where it differs from those that are kept.
+        assert_eq!(clean.matches(REQUEST).count(), texts.len());
+        assert!(!clean.contains("the text of this number"));
+    }
+}

@@ -1,0 +1,60 @@
+//! OpenAI's Responses: a job that is one goes as it is, and a chat is said as one, for models that have nothing else.
+
+mod answer;
+mod request;
+
+use jiff::Timestamp;
+
+use super::chat::{Chat, Fields};
+use super::openai::OpenAi;
+use super::{Adapter, Answer, Call, Kind, Unsupported};
+use crate::message::{Reply, Request};
+
+/// The dialect's name for what it wants back.
+const DIALECT: &str = "responses";
+const FIELDS: Fields = Fields {
+    maps: &[
+        "temperature",
+        "top_p",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "verbosity",
+        "service_tier",
+        "safety_identifier",
+        "user",
+        "metadata",
+        "prompt_cache_key",
+    ],
+};
+
+/// OpenAI's dialect of Responses.
+#[derive(Debug)]
+pub(super) struct Responses;
+
+impl Adapter for Responses {
+    fn kinds(&self) -> &'static [Kind] {
+        &[Kind::Chat, Kind::Responses]
+    }
+
+    fn fields(&self) -> Option<&'static Fields> {
+        Some(&FIELDS)
+    }
+
+    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+        if call.kind == Kind::Responses {
+            return OpenAi.encode(call);
+        }
+        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        call.post("/responses", &request::of(&chat, call.model)?)
+    }
+
+    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+        if call.kind == Kind::Responses {
+            return OpenAi.decode(call, reply, now);
+        }
+        let response: answer::Response = serde_json::from_slice(&reply.body).ok()?;
+        response.unified(call.model, now)
+    }
+}

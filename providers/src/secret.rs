@@ -1,0 +1,109 @@
+//! A credential that cannot be printed by accident.
+
+use zeroize::Zeroizing;
+
+/// What stands where a credential stood.
+const REDACTED: &str = "[redacted]";
+
+/// A provider's credential. `Debug` shows nothing of it; there is no `Display` and no `Serialize`. Its memory is
+/// wiped when it is dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Wraps a credential.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(Zeroizing::new(text.into()))
+    }
+
+    /// The credential itself; for an adapter's `authorise` alone.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// `text` without the credential, for errors of others that may repeat it: whole, or with stars for its
+    /// middle, as OpenAI and DeepSeek do.
+    pub fn redact(&self, text: &str) -> String {
+        if self.0.is_empty() {
+            return text.to_owned();
+        }
+        let text = text.replace(self.0.as_str(), REDACTED);
+        let mut rest = text.as_str();
+        let mut clean = String::with_capacity(rest.len());
+        while let Some(start) = rest.find("**") {
+            let (before, stars) = rest.split_at(start);
+            let after = stars.trim_start_matches('*');
+            let (head, tail) = (self.head_at_end_of(before), self.tail_at_start_of(after));
+            clean.push_str(&before[..before.len() - head]);
+            let masked = head + tail > 0;
+            clean.push_str(if masked {
+                REDACTED
+            } else {
+                &stars[..stars.len() - after.len()]
+            });
+            rest = &after[tail..];
+        }
+        clean + rest
+    }
+
+    /// How many bytes at the end of `text` are the credential's first.
+    fn head_at_end_of(&self, text: &str) -> usize {
+        let heads = (1..self.0.len())
+            .rev()
+            .filter_map(|length| self.0.get(..length));
+        heads
+            .filter(|head| text.ends_with(head))
+            .map(str::len)
+            .next()
+            .unwrap_or(0)
+    }
+
+    /// How many bytes at the start of `text` are the credential's last.
+    fn tail_at_start_of(&self, text: &str) -> usize {
+        let tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
+        tails
+            .filter(|tail| text.starts_with(tail))
+            .map(str::len)
+            .next()
+            .unwrap_or(0)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_does_not_print() {
+        let secret = Secret::new("sk-very-secret");
+        assert_eq!(format!("{secret:?}"), "[secret]");
+        assert_eq!(
+            secret.redact("key sk-very-secret is wrong"),
+            "key [redacted] is wrong"
+        );
+        for (text, clean) in [
+            (
+                "Incorrect API key provided: sk-ver*****cret. You can",
+                "Incorrect API key provided: [redacted]. You can",
+            ),
+            (
+                "your api key: ****cret is invalid",
+                "your api key: [redacted] is invalid",
+            ),
+            (
+                "key sk-very-secret or sk-v**t",
+                "key [redacted] or [redacted]",
+            ),
+            ("**bold** and a * b", "**bold** and a * b"),
+            ("", ""),
+        ] {
+            assert_eq!(secret.redact(text), clean);
+        }
+    }
+}
