@@ -9,7 +9,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use tracing::warn;
 
 use crate::connection::Connection;
-use crate::control::{Account, Condition};
+use crate::control::messages::{Account, Condition};
 use crate::worker::Worker;
 
 /// How often it is looked.

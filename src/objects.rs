@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
 use crate::connection::Connection;
-use crate::control::{ResultsReply, ResultsRequest};
+use crate::control::messages::{ResultsReply, ResultsRequest};
 
 /// Room for a message's headers beside its payload, in bytes.
 const HEADER_ROOM: usize = 1_024;

@@ -5,6 +5,7 @@ mod completions;
 pub mod failures;
 pub mod output;
 pub mod progress;
+pub mod totals;
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -23,12 +24,11 @@ use tracing::warn;
 
 use crate::batch::{Batch, Line};
 use crate::connection::{Connection, Error};
-use crate::control::{Account, Accounts};
-use bill::Bill;
+use crate::control::messages::{Account, Accounts};
 use completions::{Completions, Found};
-use failures::Failures;
 use output::Output;
 use progress::Progress;
+use totals::{Ended, Totals};
 
 /// Publishes whose acknowledgement is awaited at once.
 const WINDOW: usize = 256;
@@ -43,37 +43,6 @@ const ASK: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long accounts that no call ever reached are tried.
 const UNREACHABLE: Duration = Duration::from_secs(10);
-
-/// How a batch ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// Every line has its completion.
-    Done(Totals),
-    /// It was interrupted; the same command goes on.
-    Interrupted(Totals),
-}
-
-/// How many lines have which end.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Lines in all.
-    pub lines: usize,
-    /// Lines with an answer.
-    pub succeeded: usize,
-    /// Lines that failed, expired or were cancelled.
-    pub failed: usize,
-    /// What they used and cost.
-    pub bill: Bill,
-    /// Why lines did not succeed.
-    pub failures: Failures,
-}
-
-impl Totals {
-    /// Lines that have their completion.
-    pub fn done(&self) -> usize {
-        self.succeeded + self.failed
-    }
-}
 
 /// Runs a batch to its end, or until `stop`.
 ///

@@ -8,7 +8,7 @@ use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::{Account, Accounts, Condition, SwitchRequest};
+use crate::control::messages::{Account, Accounts, Condition, SwitchRequest};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -6,7 +6,7 @@ use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::control::{LetterRequest, ShownLetter};
+use crate::control::messages::{LetterRequest, ShownLetter};
 use crate::dead::{DeadLetter, Filter};
 
 /// Jobs that were given up.

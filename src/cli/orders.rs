@@ -7,7 +7,7 @@ use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::{CancelReply, OrdersReply};
+use crate::control::messages::{CancelReply, OrdersReply};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {

@@ -18,7 +18,7 @@ use super::{Global, lane, print};
 use crate::batch::{check_url, unknown_pool, without_bom};
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::control::Accounts;
+use crate::control::messages::Accounts;
 
 /// How long a worker is waited for that may know the pool.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use super::orders::named;
 use super::{Global, print};
 use crate::config::Config;
 use crate::connection::Error;
-use crate::control::Queues;
+use crate::control::messages::Queues;
 
 pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;

@@ -21,7 +21,7 @@ use super::{Global, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
 use crate::connection::{Connection, Error};
-use crate::control::{ResultsReply, ResultsRequest};
+use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::data_dir::{Hold, told};
 use crate::shutdown;
 

@@ -15,10 +15,11 @@ use super::{Global, SOME_FAILED, lane, print};
 use crate::batch::{Batch, Choices};
 use crate::config::{Config, Pool};
 use crate::connection::{Connection, Error};
-use crate::control::Accounts;
+use crate::control::messages::Accounts;
+use crate::run;
 use crate::run::output::{Files, Output};
 use crate::run::progress::Progress;
-use crate::run::{self, Ended, Totals};
+use crate::run::totals::{Ended, Totals};
 use crate::shutdown::{self, INTERRUPTED};
 
 /// Any free port of this machine.

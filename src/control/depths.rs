@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use forebay_schemas::Flow;
 use futures::StreamExt;
 
-use super::QueueDepth;
+use super::messages::QueueDepth;
 use crate::connection::Connection;
 
 /// Jobs in the stream, by queue.

@@ -19,9 +19,10 @@ use futures::StreamExt;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::{
+use super::depths::depths;
+use super::messages::{
     Account, Accounts, CancelReply, LetterRequest, OrdersReply, Queues, ResultsReply,
-    ResultsRequest, ShownLetter, SwitchRequest, depths,
+    ResultsRequest, ShownLetter, SwitchRequest,
 };
 use crate::connection::Connection;
 use crate::dead::{self, DeadLetters, Filter};

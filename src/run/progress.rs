@@ -7,8 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use super::Totals;
-use crate::control::Account;
+use super::totals::Totals;
+use crate::control::messages::Account;
 
 /// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(5);

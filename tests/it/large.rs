@@ -4,7 +4,7 @@ use std::path::Path;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::object_store::ObjectStore;
-use forebay::control::ResultsRequest;
+use forebay::control::messages::ResultsRequest;
 use forebay_schemas::completion::OutputLine;
 use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER};
 use forebay_schemas::{Completion, Status};

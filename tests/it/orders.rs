@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::control::{CancelReply, OrdersReply, Queues};
+use forebay::control::messages::{CancelReply, OrdersReply, Queues};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};

@@ -1,6 +1,6 @@
 //! What can be asked over NATS.
 
-use forebay::control::{Accounts, Queues, ResultsReply, ResultsRequest};
+use forebay::control::messages::{Accounts, Queues, ResultsReply, ResultsRequest};
 use forebay_schemas::{Completion, Status};
 use futures::StreamExt;
 use serde_json::{Value, json};

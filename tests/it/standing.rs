@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::control::{Accounts, SwitchRequest};
+use forebay::control::messages::{Accounts, SwitchRequest};
 use forebay_schemas::{AccountEvent, Status};
 use forebay_workers::accounts::Standing;
 use forebay_workers::clock::{Clock, SystemClock};

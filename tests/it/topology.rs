@@ -236,7 +236,8 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let text = [head, account, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
     let what = forebay_workers::Pausable::Pool("chat".to_owned());
-    let _: forebay::control::OrdersReply = ctl(&forebay, "pause", &what).await.expect("paused");
+    let _: forebay::control::messages::OrdersReply =
+        ctl(&forebay, "pause", &what).await.expect("paused");
     let publish = async |subject: &'static str, id: usize, text: &str| {
         let job = chat(&id.to_string(), text).to_string();
         let ack = forebay
@@ -273,7 +274,8 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
         .await
         .expect_err("too much");
     assert!(refused.contains("maximum bytes exceeded"), "{refused}");
-    let _: forebay::control::OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
+    let _: forebay::control::messages::OrdersReply =
+        ctl(&forebay, "resume", &what).await.expect("resumed");
     forebay.drained().await;
     publish("ai.jobs.chat.acme", 2, "hello")
         .await

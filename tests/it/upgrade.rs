@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use async_nats::jetstream::{self, Context, kv, stream};
-use forebay::control::{CancelReply, Queues};
+use forebay::control::messages::{CancelReply, Queues};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
