@@ -13,17 +13,19 @@ use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::cluster::account_state;
+use crate::cluster::account_state::Standings;
+use crate::cluster::worker_lease::Seat;
 use crate::config::Config;
-use crate::connection::{Connection, Error};
 use crate::control::Control;
-use crate::data_dir::{DataDir, Hold, TakenBy, told};
-use crate::events;
-use crate::objects;
-use crate::orders::OrderBook;
-use crate::seat::Seat;
-use crate::standing::{self, Standings};
+use crate::control::controls::OrderBook;
+use crate::control::events;
+use crate::nats::connection::{Connection, Error};
+use crate::nats::objects;
+use crate::nats::{server, streams};
+use crate::process::data_dir::{DataDir, Hold, TakenBy, told};
+use crate::upgrade;
 use crate::worker::Worker;
-use crate::{nats, topology, upgrade};
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
 const LOOKS: u32 = 10;
@@ -46,7 +48,7 @@ pub struct App {
     streams: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
     // Dropped last, in this order: the server stops before the directory is free.
-    server: Option<nats::Server>,
+    server: Option<server::Server>,
     dir: DataDir,
 }
 
@@ -78,7 +80,7 @@ impl App {
         let (server, url) = match &config.nats.url {
             Some(url) => (None, url.clone()),
             None => {
-                let server = nats::Server::start(
+                let server = server::Server::start(
                     &dir.join("nats"),
                     config.nats.address(),
                     config.nats.sync_interval,
@@ -117,7 +119,7 @@ impl App {
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
         let unseated = seat.as_ref().map(Seat::loss).unwrap_or_default();
-        let (writer, asked) = standing::writer();
+        let (writer, asked) = account_state::writer();
         let writing = standings.keep(Arc::clone(&worker), asked, written.clone(), unseated);
         let writing = tokio::spawn(writing);
         let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
@@ -126,7 +128,7 @@ impl App {
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url)
             .map_err(|error| Error::Usage(anyhow!(error)))?;
-        let streams = topology::watch(
+        let streams = streams::watch(
             connection.context.clone(),
             connection.names.clone(),
             config.streams,
@@ -197,10 +199,10 @@ impl App {
 
 /// Makes the streams.
 async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
-    let made = topology::establish(&connection.context, &connection.names, &config.streams).await;
+    let made = streams::establish(&connection.context, &connection.names, &config.streams).await;
     made.map_err(|error| match error {
-        topology::Error::Server { .. } => Error::Unreachable(error.into()),
-        topology::Error::Unfit { .. } => Error::Usage(error.into()),
+        streams::Error::Server { .. } => Error::Unreachable(error.into()),
+        streams::Error::Unfit { .. } => Error::Usage(error.into()),
     })
 }
 

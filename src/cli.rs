@@ -24,8 +24,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use forebay_schemas::Lane;
 
-use crate::connection::Error;
-use crate::telemetry;
+use crate::nats::connection::Error;
+use crate::process::telemetry;
 
 /// Some jobs failed.
 pub const SOME_FAILED: u8 = 1;

@@ -1,9 +1,14 @@
 //! What operators and those who wait for an answer can ask over NATS, as services that `nats micro ls`
 //! shows.
 
-mod depths;
-mod desk;
 pub mod messages;
+
+mod depths;
+mod handlers;
+
+pub mod controls;
+pub mod dead_letters;
+pub mod events;
 
 use std::sync::Arc;
 
@@ -11,13 +16,13 @@ use async_nats::service::{Service, ServiceExt};
 use futures::StreamExt;
 use tracing::warn;
 
-use crate::connection::Connection;
-use crate::orders::OrderBook;
-use crate::standing::Writer;
+use crate::cluster::account_state::Writer;
+use crate::control::controls::OrderBook;
+use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
+use crate::control::handlers::Desk;
 pub use depths::depths;
-use desk::Desk;
 
 /// The services of a running worker.
 pub struct Control {

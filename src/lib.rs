@@ -2,29 +2,35 @@
 //! everything a person touches, and the process; `forebay-workers` is everything from fetch to ack,
 //! and `forebay-schemas` what crosses the wire between them.
 
-pub mod catalogue;
+// The configuration, and everything that is checked in it.
 pub mod config;
 
-pub mod connection;
-pub mod data_dir;
-pub mod dead;
-pub mod nats;
-mod objects;
-pub mod orders;
-pub mod permissions;
-pub mod seat;
-pub mod topology;
-pub mod upgrade;
+// The models that are known, their prices and their limits.
+pub mod catalogue;
 
+// The command line.
+pub mod cli;
+
+// A batch from its file to its files of answers.
+pub mod batch;
+
+// The parts of a running process, in the order in which they start.
 pub mod app;
-pub mod control;
-pub mod events;
-pub mod shutdown;
-pub mod standing;
-pub mod telemetry;
+
+// The worker of this process.
 pub mod worker;
 
-pub mod batch;
-pub mod run;
+// What several processes of one prefix share.
+pub mod cluster;
 
-pub mod cli;
+// What operators and those who wait for an answer can ask over NATS.
+pub mod control;
+
+// NATS as Forebay uses it.
+pub mod nats;
+
+// What 0.1 left, and how it is taken over.
+pub mod upgrade;
+
+// The process: its data directory, its logs and its end.
+pub mod process;

@@ -14,9 +14,11 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use crate::connection::{Connection, Error};
-use crate::orders::{self, Order};
-use crate::{standing, topology};
+use crate::cluster::account_state;
+use crate::control::controls;
+use crate::control::controls::Order;
+use crate::nats::connection::{Connection, Error};
+use crate::nats::streams;
 
 /// Takes over what 0.1 left, if it left anything; today's streams are made.
 ///
@@ -39,14 +41,14 @@ pub async fn take_over(connection: &Connection) -> Result<(), Error> {
 async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
     let names = &connection.names;
     if let Some(former) = bucket(connection, names.format_1_accounts_bucket()).await? {
-        let store = standing::make(connection).await?;
+        let store = account_state::make(connection).await?;
         copy(&former, &store, account)
             .await
             .context("the state of accounts")?;
         delete(connection, names.format_1_accounts_bucket()).await?;
     }
     if let Some(former) = bucket(connection, names.format_1_controls_bucket()).await? {
-        let store = orders::make(connection).await?;
+        let store = controls::make(connection).await?;
         copy(&former, &store, control)
             .await
             .context("what is paused and cancelled")?;
@@ -56,7 +58,7 @@ async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
 }
 
 async fn bucket(connection: &Connection, name: String) -> anyhow::Result<Option<Store>> {
-    match topology::existing(&connection.context, &format!("KV_{name}")).await? {
+    match streams::existing(&connection.context, &format!("KV_{name}")).await? {
         Some(_) => Ok(Some(connection.context.get_key_value(name).await?)),
         None => Ok(None),
     }

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
-use crate::connection::Error;
 use crate::control::messages::{Account, Accounts, Condition, SwitchRequest};
+use crate::nats::connection::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use super::{Global, UNREACHABLE, USAGE, print};
 use crate::app::upstream;
 use crate::config::Config;
-use crate::connection::{Connection, Error};
-use crate::nats;
+use crate::nats::connection::{Connection, Error};
+use crate::nats::server;
 
 /// Keys that are tried at once.
 const AT_ONCE: usize = 8;
@@ -214,7 +214,7 @@ impl Tried {
 /// The server that would be used, which must have JetStream.
 async fn server(config: &Config) -> Result<String, Error> {
     let Some(url) = &config.nats.url else {
-        let server = nats::find().map_err(|error| Error::Unreachable(error.into()))?;
+        let server = server::find().map_err(|error| Error::Unreachable(error.into()))?;
         return Ok(format!("the minded server is {}", server.display()));
     };
     let connection = Connection::open(url, config).await?;

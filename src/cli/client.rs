@@ -7,11 +7,11 @@ use async_nats::RequestErrorKind;
 use tracing::warn;
 
 use crate::app::{App, Started};
+use crate::cluster::worker_lease::Seat;
 use crate::config::Config;
-use crate::connection::{Connection, Error};
-use crate::data_dir::{DataDir, Hold, TakenBy, told};
-use crate::seat::Seat;
-use crate::shutdown;
+use crate::nats::connection::{Connection, Error};
+use crate::process::data_dir::{DataDir, Hold, TakenBy, told};
+use crate::process::shutdown;
 
 /// How often it is looked whether the worker still runs.
 const LOOK: Duration = Duration::from_secs(1);

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
-use crate::connection::{Connection, Error};
+use crate::control::dead_letters::{DeadLetter, Filter};
 use crate::control::messages::{LetterRequest, ShownLetter};
-use crate::dead::{DeadLetter, Filter};
+use crate::nats::connection::{Connection, Error};
 
 /// Jobs that were given up.
 #[derive(Debug, clap::Subcommand)]

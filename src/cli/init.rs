@@ -17,7 +17,7 @@ use rust_decimal::Decimal;
 use super::{Global, print};
 use crate::catalogue::{Ability, Catalogue, Model};
 use crate::config::{Account, Config, DEFAULT_FILE, KeySource};
-use crate::connection::Error;
+use crate::nats::connection::Error;
 
 /// Write a forebay.toml with comments from the keys that are in the environment.
 #[derive(Debug, clap::Args)]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Global, print};
 use crate::catalogue::{Ability, Catalogue, Model, Origin};
 use crate::config::Config;
-use crate::connection::Error;
+use crate::nats::connection::Error;
 
 /// List models that are known: windows, prices in US dollars for a million tokens, and abilities.
 #[derive(Debug, clap::Args)]

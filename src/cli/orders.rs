@@ -6,8 +6,8 @@ use forebay_workers::{Cancelled, Pausable};
 use super::client::{ask, connect};
 use super::{Global, print};
 use crate::config::Config;
-use crate::connection::Error;
 use crate::control::messages::{CancelReply, OrdersReply};
+use crate::nats::connection::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{Global, print};
 use crate::config::Config;
-use crate::connection::Error;
-use crate::permissions::Grants;
+use crate::nats::connection::Error;
+use crate::nats::permissions::Grants;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

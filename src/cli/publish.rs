@@ -15,10 +15,10 @@ use serde_json::json;
 
 use super::client::{ask, connect};
 use super::{Global, lane, print};
-use crate::batch::{check_url, unknown_pool, without_bom};
+use crate::batch::input::{check_url, unknown_pool, without_bom};
 use crate::config::Config;
-use crate::connection::{Connection, Error};
 use crate::control::messages::Accounts;
+use crate::nats::connection::{Connection, Error};
 
 /// How long a worker is waited for that may know the pool.
 const PATIENCE: Duration = Duration::from_secs(2);

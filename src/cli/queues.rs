@@ -4,8 +4,8 @@ use super::client::{ask, connect};
 use super::orders::named;
 use super::{Global, print};
 use crate::config::Config;
-use crate::connection::Error;
 use crate::control::messages::Queues;
+use crate::nats::connection::Error;
 
 pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;

@@ -20,10 +20,10 @@ use super::client::{self, connect, connect_to, hold, reply};
 use super::{Global, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
-use crate::connection::{Connection, Error};
 use crate::control::messages::{ResultsReply, ResultsRequest};
-use crate::data_dir::{Hold, told};
-use crate::shutdown;
+use crate::nats::connection::{Connection, Error};
+use crate::process::data_dir::{Hold, told};
+use crate::process::shutdown;
 
 /// The pause before completions that are lost are asked for again.
 const AGAIN: Duration = Duration::from_secs(1);

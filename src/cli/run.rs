@@ -12,15 +12,16 @@ use serde_json::json;
 
 use super::client::{ask, with_worker};
 use super::{Global, SOME_FAILED, lane, print};
-use crate::batch::{Batch, Choices};
+use crate::batch::input::{Batch, Choices};
+use crate::batch::output::{Files, Output};
+use crate::batch::progress::Progress;
+use crate::batch::run;
+use crate::batch::totals::{Ended, Totals};
 use crate::config::{Config, Pool};
-use crate::connection::{Connection, Error};
 use crate::control::messages::Accounts;
-use crate::run;
-use crate::run::output::{Files, Output};
-use crate::run::progress::Progress;
-use crate::run::totals::{Ended, Totals};
-use crate::shutdown::{self, INTERRUPTED};
+use crate::nats::connection::{Connection, Error};
+use crate::process::shutdown;
+use crate::process::shutdown::INTERRUPTED;
 
 /// Any free port of this machine.
 const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);

@@ -6,9 +6,9 @@ use serde_json::json;
 use super::{Global, USAGE, print};
 use crate::app::{App, Started};
 use crate::config::Config;
-use crate::connection::Error;
-use crate::data_dir::told;
-use crate::shutdown;
+use crate::nats::connection::Error;
+use crate::process::data_dir::told;
+use crate::process::shutdown;
 
 /// Serve jobs until a signal comes. The first signal ends taking jobs and waits for those in flight;
 /// the second ends at once, and what was in flight is delivered again.

@@ -8,8 +8,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Global, print};
-use crate::connection::Error;
-use crate::shutdown;
+use crate::nats::connection::Error;
+use crate::process::shutdown;
 use forebay_simulator::account;
 use forebay_simulator::fault::Faults;
 use forebay_simulator::{Config, Failure, Provider, failures};

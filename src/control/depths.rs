@@ -6,7 +6,7 @@ use forebay_schemas::Flow;
 use futures::StreamExt;
 
 use super::messages::QueueDepth;
-use crate::connection::Connection;
+use crate::nats::connection::Connection;
 
 /// Jobs in the stream, by queue.
 ///

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::dead::DeadLetter;
+use crate::control::dead_letters::DeadLetter;
 
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::config::Config;
-use forebay::connection::Connection;
-use forebay::nats::Server;
-use forebay::topology;
+use forebay::nats::connection::Connection;
+use forebay::nats::server::Server;
+use forebay::nats::streams;
 use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Identity, Status};
 use forebay_simulator::Provider;
@@ -87,7 +87,7 @@ impl Case {
         std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
         let config = Config::parse(&text).expect("a configuration");
         let connection = Connection::open(url, &config).await.expect("connected");
-        topology::establish(&connection.context, &connection.names, &config.streams)
+        streams::establish(&connection.context, &connection.names, &config.streams)
             .await
             .expect("streams");
         let case = Self {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::config::Config;
-use forebay::connection::Connection;
-use forebay::nats::Server;
-use forebay::topology;
+use forebay::nats::connection::Connection;
+use forebay::nats::server::Server;
+use forebay::nats::streams;
 use forebay_schemas::{Completion, Status};
 use forebay_workers::crash::{AT, Point};
 use futures::StreamExt;
@@ -69,7 +69,7 @@ async fn case(url: String, point: Point, passage: usize) {
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let config = Config::parse(&text).expect("a configuration");
     let connection = Connection::open(&url, &config).await.expect("connected");
-    topology::establish(&connection.context, &connection.names, &config.streams)
+    streams::establish(&connection.context, &connection.names, &config.streams)
         .await
         .expect("streams");
     for index in 0..EACH {

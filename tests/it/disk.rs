@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use forebay::nats::Server;
+use forebay::nats::server::Server;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};

@@ -16,7 +16,7 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     let sizes = forebay::config::Config::parse(SMALL_STREAMS)
         .expect("a configuration")
         .streams;
-    forebay::topology::establish(&connection.context, &names, &sizes)
+    forebay::nats::streams::establish(&connection.context, &names, &sizes)
         .await
         .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names.clone());

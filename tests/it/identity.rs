@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay::config::Config;
-use forebay::topology;
+use forebay::nats::streams;
 use forebay_schemas::{Completion, Flow, Format, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
@@ -452,7 +452,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
     let sizes = Config::parse(SMALL_STREAMS)
         .expect("a configuration")
         .streams;
-    topology::establish(&connection.context, &names, &sizes)
+    streams::establish(&connection.context, &names, &sizes)
         .await
         .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names);

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use forebay::dead::DeadLetter;
+use forebay::control::dead_letters::DeadLetter;
 use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Identity, Status};
 use forebay_workers::Cancelled;

@@ -133,7 +133,7 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
     let (dir, _provider) = configured().await;
     Serve::start(dir.path()).await.terminate().await;
     // The same server on the same store, as a crash can leave it where the kernel does not end it.
-    let binary = forebay::nats::find().expect("a server");
+    let binary = forebay::nats::server::find().expect("a server");
     let config = dir
         .path()
         .canonicalize()

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use forebay::batch::{Batch, Choices};
+use forebay::batch::input::{Batch, Choices};
 use forebay_schemas::completion::OutputLine;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::Faults;

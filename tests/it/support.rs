@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::app::{App, Started};
 use forebay::config::Config;
-use forebay::connection::Connection;
+use forebay::nats::connection::Connection;
 use forebay_schemas::Completion;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::Faults;
@@ -277,7 +277,7 @@ pub(crate) async fn nats_server(
     };
     let text = format!("host: 127.0.0.1\n{port}ports_file_dir: {dir:?}\n{config}");
     std::fs::write(dir.join("server.conf"), text).expect("written");
-    let mut command = Command::new(forebay::nats::find().expect("a nats-server"));
+    let mut command = Command::new(forebay::nats::server::find().expect("a nats-server"));
     command
         .arg("--config")
         .arg(dir.join("server.conf"))

@@ -103,7 +103,7 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
         path("server.key")
     );
     std::fs::write(path("nats.conf"), config).expect("written");
-    let mut server = tokio::process::Command::new(forebay::nats::find().expect("a server"));
+    let mut server = tokio::process::Command::new(forebay::nats::server::find().expect("a server"));
     let server = server
         .arg("--config")
         .arg(path("nats.conf"))

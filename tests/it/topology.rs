@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use forebay::app::App;
 use forebay::config::Config;
-use forebay::nats::Server;
-use forebay::topology;
+use forebay::nats::server::Server;
+use forebay::nats::streams;
 use forebay_schemas::Names;
 
 use crate::support::{
@@ -40,7 +40,7 @@ async fn streams_are_made_once_and_found_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, context) = server(dir.path()).await;
     for _ in 0..2 {
-        topology::establish(&context, &Names::default(), &config().streams)
+        streams::establish(&context, &Names::default(), &config().streams)
             .await
             .expect("established");
     }
@@ -114,7 +114,7 @@ async fn a_stream_that_would_break_a_promise_is_refused_with_the_reason() {
             ..config_of_stream
         };
         context.create_stream(made).await.expect("made");
-        let error = topology::establish(&context, &names, &config().streams).await;
+        let error = streams::establish(&context, &names, &config().streams).await;
         let error = error.expect_err(field).to_string();
         assert!(
             error.contains(&name) && error.contains(field),
@@ -298,7 +298,7 @@ async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_give
     let given = Config::parse("[streams]\njobs_max_bytes = \"2GiB\"\n")
         .expect("a configuration")
         .streams;
-    let error = topology::establish(&context, &Names::default(), &given)
+    let error = streams::establish(&context, &Names::default(), &given)
         .await
         .expect_err("no room");
     assert!(
@@ -309,7 +309,7 @@ async fn a_server_with_little_room_has_smaller_streams_unless_their_size_is_give
     );
     // Twice: what was made small stays so.
     for _ in 0..2 {
-        topology::establish(&context, &Names::default(), &config().streams)
+        streams::establish(&context, &Names::default(), &config().streams)
             .await
             .expect("established");
         let mut all = 0;

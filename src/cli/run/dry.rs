@@ -7,10 +7,10 @@ use forebay_workers::forecast::{self, Forecast, forecast};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-use crate::batch::Batch;
+use crate::batch::bill::thousands;
+use crate::batch::input::Batch;
 use crate::cli::{Global, print};
 use crate::config::Config;
-use crate::run::bill::thousands;
 
 /// Digits after the point of an estimated amount: a millionth of a dollar.
 const DIGITS: u32 = 6;

@@ -19,33 +19,34 @@ use futures::StreamExt;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::depths::depths;
-use super::messages::{
+use crate::cluster::account_state::Writer;
+use crate::control::controls::OrderBook;
+use crate::control::dead_letters;
+use crate::control::dead_letters::{DeadLetters, Filter};
+use crate::control::depths::depths;
+use crate::control::messages::{
     Account, Accounts, CancelReply, LetterRequest, OrdersReply, Queues, ResultsReply,
     ResultsRequest, ShownLetter, SwitchRequest,
 };
-use crate::connection::Connection;
-use crate::dead::{self, DeadLetters, Filter};
-use crate::orders::OrderBook;
-use crate::standing::Writer;
+use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
 /// How long a request on `ai.ask` is remembered; whoever asked has gone long before.
 const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
 
 /// Answers requests.
-pub(super) struct Desk {
-    pub(super) connection: Connection,
-    pub(super) worker: Arc<Worker>,
-    pub(super) writer: Writer,
-    pub(super) book: OrderBook,
+pub(crate) struct Desk {
+    pub(crate) connection: Connection,
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) writer: Writer,
+    pub(crate) book: OrderBook,
 }
 
 /// An answer, and headers where they say more.
 type Answer = Result<(HeaderMap, Bytes), error::Error>;
 
 impl Desk {
-    pub(super) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
+    pub(crate) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
         let answer = match endpoint {
             "queues" => self.queues().await,
             "accounts" => json(&self.accounts()),
@@ -401,10 +402,10 @@ fn unknown_key(request: &SwitchRequest, accounts: &[Account]) -> String {
     }
 }
 
-fn not_done(problem: dead::Error) -> error::Error {
+fn not_done(problem: dead_letters::Error) -> error::Error {
     match problem {
-        dead::Error::Unfit(problem) => failed(404, problem),
-        dead::Error::Unavailable(problem) => failed(503, problem),
+        dead_letters::Error::Unfit(problem) => failed(404, problem),
+        dead_letters::Error::Unavailable(problem) => failed(503, problem),
     }
 }
 

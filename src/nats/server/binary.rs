@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The oldest version that has message schedules and passes the tests.
-pub(super) const OLDEST: (u32, u32, u32) = (2, 12, 0);
+pub(crate) const OLDEST: (u32, u32, u32) = (2, 12, 0);
 
 /// The first server on PATH, then in `.tools/` here or beside the program, that is new enough.
-pub(super) fn find() -> Result<PathBuf, String> {
+pub(crate) fn find() -> Result<PathBuf, String> {
     choose(candidates())
 }
 

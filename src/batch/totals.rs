@@ -1,7 +1,7 @@
 //! How many lines of a batch have which end.
 
-use super::bill::Bill;
-use super::failures::Failures;
+use crate::batch::bill::Bill;
+use crate::batch::failures::Failures;
 
 /// How a batch ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

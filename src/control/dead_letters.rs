@@ -13,7 +13,7 @@ use forebay_workers::queue::{Letter, Postponed, Queue, State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::connection::Connection;
+use crate::nats::connection::Connection;
 
 /// The most letters of one answer, and what they may take of a message, in bytes.
 const PAGE: usize = 500;

@@ -12,7 +12,7 @@ use forebay_schemas::{Completion, Status};
 use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
-use crate::batch::Batch;
+use crate::batch::input::Batch;
 
 /// Where the lines go.
 #[derive(Debug, Clone)]

@@ -16,8 +16,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tracing::{debug, info};
 
-use crate::connection::Connection;
 use crate::control::messages::{ResultsReply, ResultsRequest};
+use crate::nats::connection::Connection;
 
 /// Room for a message's headers beside its payload, in bytes.
 const HEADER_ROOM: usize = 1_024;

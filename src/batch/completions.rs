@@ -13,26 +13,26 @@ use futures::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use crate::batch::Batch;
-use crate::connection::Connection;
+use crate::batch::input::Batch;
+use crate::nats::connection::Connection;
 
 /// The pause before the stream is read again.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A completion, and what its message tells of it.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) completion: Completion,
+pub(crate) struct Found {
+    pub(crate) completion: Completion,
     /// Which request it answers, if it says so.
-    pub(super) fingerprint: Option<String>,
+    pub(crate) fingerprint: Option<String>,
     /// Its place in the stream.
-    pub(super) sequence: u64,
+    pub(crate) sequence: u64,
     /// How many of the batch's are behind it in the stream.
-    pub(super) pending: u64,
+    pub(crate) pending: u64,
 }
 
 /// A batch's completions, those in the stream first.
-pub(super) struct Completions {
+pub(crate) struct Completions {
     connection: Connection,
     filter: String,
     messages: Ordered,
@@ -41,7 +41,7 @@ pub(super) struct Completions {
     /// The last message, while it is opened.
     opening: Option<AbortOnDropHandle<anyhow::Result<Found>>>,
     /// How many were in the stream when it was opened.
-    pub(super) stored: u64,
+    pub(crate) stored: u64,
     /// When the streams of jobs and of completions were made.
     made: [i64; 2],
 }
@@ -51,7 +51,7 @@ impl Completions {
     ///
     /// # Errors
     /// When the stream cannot be read.
-    pub(super) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
+    pub(crate) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
         let filter = connection
             .names
             .completions_of(&batch.team, Some(&batch.name));
@@ -70,7 +70,7 @@ impl Completions {
 
     /// The next one. After a loss they are read from the first one again, so that some come twice. Nothing is
     /// lost if whoever waits for it stops waiting.
-    pub(super) async fn next(&mut self) -> Found {
+    pub(crate) async fn next(&mut self) -> Found {
         loop {
             if self.is_lost {
                 tokio::time::sleep(AGAIN).await;
@@ -129,7 +129,7 @@ impl Completions {
 
     /// Whether somebody deleted the streams and they were made again, since this was asked last: then
     /// they are read from the start, and jobs that were in them are gone.
-    pub(super) async fn were_made_again(&mut self) -> bool {
+    pub(crate) async fn were_made_again(&mut self) -> bool {
         if !self.connection.is_up() {
             return false;
         }

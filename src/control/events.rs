@@ -8,8 +8,8 @@ use forebay_schemas::AccountEvent;
 use forebay_workers::clock::{Clock, SystemClock};
 use tracing::warn;
 
-use crate::connection::Connection;
 use crate::control::messages::{Account, Condition};
+use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
 /// How often it is looked.

@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::nats::write_private;
+use crate::nats::server::write_private;
 
 /// The file whose age tells for how long no process has lived here.
 const ALIVE: &str = "alive";

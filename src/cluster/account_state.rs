@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::connection::{Connection, Error};
+use crate::nats::connection::{Connection, Error};
 use crate::worker::Worker;
 
 /// How often it is looked whether something changed.

@@ -1,12 +1,5 @@
 //! Running a batch: what is not answered yet is published, completions are gathered, files written.
 
-pub mod bill;
-mod completions;
-pub mod failures;
-pub mod output;
-pub mod progress;
-pub mod totals;
-
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,13 +15,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::batch::{Batch, Line};
-use crate::connection::{Connection, Error};
+use crate::batch::completions::{Completions, Found};
+use crate::batch::input::{Batch, Line};
+use crate::batch::output::{Files, Output};
+use crate::batch::progress::Progress;
+use crate::batch::totals::{Ended, Totals};
 use crate::control::messages::{Account, Accounts};
-use completions::{Completions, Found};
-use output::Output;
-use progress::Progress;
-use totals::{Ended, Totals};
+use crate::nats::connection::{Connection, Error};
 
 /// Publishes whose acknowledgement is awaited at once.
 const WINDOW: usize = 256;
@@ -377,8 +370,8 @@ impl Gathering {
 /// When lines cannot be sent or files cannot be written.
 pub fn prepare(
     input: &Path,
-    choices: &crate::batch::Choices,
-    files: output::Files,
+    choices: &crate::batch::input::Choices,
+    files: Files,
     force: bool,
 ) -> anyhow::Result<(Batch, Output)> {
     let batch = Batch::read(input, choices)?;

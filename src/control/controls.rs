@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::warn;
 
-use crate::connection::{Connection, Error};
+use crate::nats::connection::{Connection, Error};
 
 /// How long an order is kept that is not taken back: no job waits for longer.
 const KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);

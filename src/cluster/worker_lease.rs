@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::connection::{Connection, Error};
+use crate::nats::connection::{Connection, Error};
 
 /// The key.
 const KEY: &str = "worker";

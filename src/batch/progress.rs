@@ -7,7 +7,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use super::totals::Totals;
+use crate::batch::totals::Totals;
 use crate::control::messages::Account;
 
 /// How often a plain line is printed.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tracing::{info, warn};
 
-use super::Error;
+use crate::nats::server::Error;
 
 /// How long the server may take to come up: a large store and thousands of consumers are read first, and
 /// ending it would begin that anew.
@@ -34,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(10);
 type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
 
 #[derive(Debug)]
-pub(super) struct Child {
+pub(crate) struct Child {
     state: Arc<Mutex<State>>,
     minder: Option<thread::JoinHandle<()>>,
 }
@@ -48,7 +48,7 @@ struct State {
 impl Child {
     /// Starts the server and waits until it listens; `rewrite` writes its configuration for the port
     /// that it got, so that it has the same one when it is started again.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         binary: PathBuf,
         dir: PathBuf,
         config: PathBuf,
@@ -260,7 +260,7 @@ fn stop(pid: Pid) {
 }
 
 /// Stops a server that still runs on the store in `dir`, left by a process that could not stop it.
-pub(super) fn stop_orphan(dir: &Path) -> io::Result<()> {
+pub(crate) fn stop_orphan(dir: &Path) -> io::Result<()> {
     let file = dir.join("nats-server.pid");
     let pid = fs::read_to_string(&file)
         .ok()
