@@ -12,7 +12,7 @@ const MAX_FILE_BYTES: usize = 16 * 1024;
 const MAX_BRANCHES: usize = 20;
 
 /// Files that may be larger, and why.
-const LARGE_FILES: [(&str, &str); 9] = [
+const LARGE_FILES: [(&str, &str); 8] = [
     (
         "providers/src/registry.rs",
         "a table of providers, read entry by entry",
@@ -21,7 +21,6 @@ const LARGE_FILES: [(&str, &str); 9] = [
         "workers/src/accounts/meter.rs",
         "each strategy of pacing beside the others",
     ),
-    ("workers/src/admit.rs", "reads, looks up and routes a job"),
     (
         "workers/src/finish.rs",
         "stores, publishes and buries what a job came to",

@@ -12,18 +12,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accounts::Permit;
+use crate::end::End;
 use crate::engine::Engine;
 use crate::fairness::Fairness;
 use crate::finish;
 use crate::inbox::{DispatchEvent, Inbox};
 use crate::joined::Party;
 use crate::joining::{COMPANY, Joining, Ride, leads};
+use crate::postpone::postpone;
 use crate::queue::Queue;
+use crate::release::give_back;
 use crate::round::{LARGEST_TURN, Round};
 use crate::running::Followers;
 use crate::share::{Errand, Led, Share};
 use crate::sharing::Sharing;
-use crate::staged::{End, Staged};
+use crate::staged::Staged;
 use crate::upstream::Upstream;
 use crate::work::work;
 
@@ -139,7 +142,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             {
                 let engine = Arc::clone(&self.engine);
                 self.tasks
-                    .spawn(async move { finish::postpone(&engine, staged, at - now).await });
+                    .spawn(async move { postpone(&engine, staged, at - now).await });
             }
             Some(at) => {
                 if at - now > LONGEST_REST
@@ -395,7 +398,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             for mut staged in removed {
                 let Followers { same, others } = staged.entry.end();
                 let claims = std::iter::once(staged.claim).chain(same).chain(others);
-                finish::give_back(&engine, claims).await;
+                give_back(&engine, claims).await;
             }
             if let Some(done) = done {
                 // Whoever asked may have ended.

@@ -1,10 +1,8 @@
 //! What the steps of a job share: pools, accounts, the queue, the provider's wire, the store.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use forebay_schemas::{Completion, Status};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
@@ -15,6 +13,7 @@ use crate::addressing::Addressing;
 use crate::brake::Brake;
 use crate::clock::Clock;
 use crate::config::{Config, Team, standing_of_team};
+use crate::counters::Counters;
 use crate::held::Held;
 use crate::inbox::DispatcherHandle;
 use crate::journal::Journal;
@@ -64,45 +63,6 @@ pub(crate) struct Engine<Q, U> {
     pub(crate) counters: Counters,
     /// How many texts travel together.
     pub(crate) sizes: Sizes,
-}
-
-/// What has become of jobs since the worker started.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    ended: [AtomicU64; 4],
-    pub(crate) staged: AtomicU64,
-    in_flight: Arc<AtomicU64>,
-}
-
-/// Jobs that are counted as in flight until this is dropped, however their task ends.
-#[derive(Debug)]
-pub(crate) struct InFlight(Arc<AtomicU64>, u64);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
-    }
-}
-
-impl Counters {
-    pub(crate) fn count(&self, completion: &Completion) {
-        self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts so many more jobs in flight.
-    pub(crate) fn in_flight(&self, jobs: usize) -> InFlight {
-        self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
-        InFlight(Arc::clone(&self.in_flight), jobs as u64)
-    }
-
-    /// How many jobs are in flight.
-    pub(crate) fn jobs_in_flight(&self) -> u64 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn ended(&self, status: Status) -> u64 {
-        self.ended[status as usize].load(Ordering::Relaxed)
-    }
 }
 
 impl<Q, U> Engine<Q, U> {

@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::accounts::Permit;
 use crate::attempt::attempt;
 use crate::crash::{self, Point};
+use crate::end::End;
 use crate::engine::Engine;
 use crate::finish;
 use crate::joined::Party;
@@ -17,7 +18,7 @@ use crate::large::at_length;
 use crate::outcome::Outcome;
 use crate::queue::Queue;
 use crate::retry::{Effect, Verdict, failure};
-use crate::staged::{End, Staged};
+use crate::staged::Staged;
 use crate::upstream::Upstream;
 use forebay_providers::Scope;
 

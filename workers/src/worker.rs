@@ -14,7 +14,6 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::accounts::{self, Moment, Standing};
-use crate::admit::may_reply;
 use crate::clock::Clock;
 use crate::config::{Config, standing_of_team};
 use crate::dispatch::Dispatcher;
@@ -25,6 +24,7 @@ use crate::journal::Journal;
 use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
+use crate::read::may_reply;
 use crate::results::{Error, Record, Results};
 use crate::upstream::Upstream;
 

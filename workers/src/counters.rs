@@ -1,0 +1,45 @@
+//! How many jobs have which end, wait, and are being called.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use forebay_schemas::{Completion, Status};
+
+/// What has become of jobs since the worker started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    ended: [AtomicU64; 4],
+    pub(crate) staged: AtomicU64,
+    in_flight: Arc<AtomicU64>,
+}
+
+/// Jobs that are counted as in flight until this is dropped, however their task ends.
+#[derive(Debug)]
+pub(crate) struct InFlight(Arc<AtomicU64>, u64);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::Relaxed);
+    }
+}
+
+impl Counters {
+    pub(crate) fn count(&self, completion: &Completion) {
+        self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts so many more jobs in flight.
+    pub(crate) fn in_flight(&self, jobs: usize) -> InFlight {
+        self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
+        InFlight(Arc::clone(&self.in_flight), jobs as u64)
+    }
+
+    /// How many jobs are in flight.
+    pub(crate) fn jobs_in_flight(&self) -> u64 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn ended(&self, status: Status) -> u64 {
+        self.ended[status as usize].load(Ordering::Relaxed)
+    }
+}
