@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::journal::Journal;
 use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::results::{Results, Retention};
+use forebay_workers::store::journal::Journal;
+use forebay_workers::store::results::{Results, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};

@@ -397,7 +397,7 @@ impl Config {
             on_demand: self.on_demand.clone(),
             teams: self.teams.clone().into_iter().collect(),
             addressing: self.addressing(),
-            policy: forebay_workers::retry::Policy {
+            policy: forebay_workers::outcome::policy::Policy {
                 max_attempts: self.call.attempts,
             },
             lane_weights: self.lanes,

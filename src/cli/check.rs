@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
 use forebay_workers::accounts;
 use forebay_workers::clock::SystemClock;
-use forebay_workers::probe::{Probe, probe};
+use forebay_workers::key_check::{Probe, probe};
 use futures::StreamExt;
 use serde_json::{Value, json};
 

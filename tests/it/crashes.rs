@@ -15,7 +15,7 @@ use forebay_schemas::{Completion, Identity, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::crash::{AT, Point};
-use forebay_workers::results::{Results, Retention};
+use forebay_workers::store::results::{Results, Retention};
 use futures::StreamExt;
 use serde_json::{Value, json};
 

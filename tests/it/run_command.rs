@@ -9,7 +9,7 @@ use forebay_schemas::completion::OutputLine;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::Faults;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::results::{Results, Retention};
+use forebay_workers::store::results::{Results, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};

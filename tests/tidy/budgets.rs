@@ -22,7 +22,7 @@ const LARGE_FILES: [(&str, &str); 8] = [
         "each strategy of pacing beside the others",
     ),
     (
-        "workers/src/finish.rs",
+        "workers/src/complete/complete.rs",
         "stores, publishes and buries what a job came to",
     ),
     (
@@ -46,7 +46,7 @@ const LARGE_FILES: [(&str, &str); 8] = [
 /// Functions that may branch more often, and why: a table reads the same at any length.
 const TABLES: [(&str, &str, &str); 5] = [
     (
-        "workers/src/retry.rs",
+        "workers/src/outcome/policy.rs",
         "decide",
         "a table of failures and what follows from each",
     ),

@@ -5,23 +5,23 @@
 //! asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
-mod cap;
 mod circuit;
-mod cover;
 mod day;
-mod factor;
-mod guard;
 mod learn;
 mod ledger;
 mod limit;
 mod meter;
-mod pace;
+mod pacer;
 mod permit;
+mod persist;
 mod saved;
-mod standing;
 mod state;
+mod team_limits;
+mod timing_margin;
+mod token_correction;
 mod wake;
 mod window;
+mod write_ahead;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +30,7 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-pub use cap::{Cap, Share};
+pub use crate::accounts::team_limits::{Cap, Share};
 pub(crate) use circuit::Circuits;
 use learn::Learned;
 use ledger::{Ledger, Model, choose_key};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Format, Names};
 
-use crate::outcome::Refusal;
+use crate::outcome::outcome::Refusal;
 
 /// What decides whether jobs of a pool and a team are taken.
 #[derive(Debug, Clone, Default)]

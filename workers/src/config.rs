@@ -7,9 +7,9 @@ use forebay_schemas::Lane;
 
 use crate::accounts::{self, Limit, Standing};
 use crate::addressing::Addressing;
-use crate::orders::Orders;
+use crate::controls::Orders;
+use crate::outcome::policy::Policy;
 use crate::pools::{OnDemand, PoolConfig};
-use crate::retry::Policy;
 
 /// What a worker does, and for whom.
 #[derive(Debug, Clone)]

@@ -16,17 +16,17 @@ use tracing::{debug, warn};
 use crate::accounts::{self, Moment, Standing};
 use crate::clock::Clock;
 use crate::config::{Config, standing_of_team};
-use crate::dispatch::Dispatcher;
-use crate::engine::Engine;
-use crate::flow;
-use crate::inbox::DispatcherHandle;
-use crate::journal::Journal;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::intake::consumer;
+use crate::intake::read::may_reply;
+use crate::job::inbox::DispatcherHandle;
 use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
 use crate::queue::{self, Queue, Reading};
-use crate::read::may_reply;
-use crate::results::{Error, Record, Results};
+use crate::store::journal::Journal;
+use crate::store::results::{Error, Record, Results};
 use crate::upstream::Upstream;
+use crate::worker_state::Engine;
 
 /// How long it may take to give back what is held and leave all flows, and how many are left at once.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -298,7 +298,7 @@ async fn read_flows<Q: Queue, U: Upstream>(
         tokio::select! {
             reading = found.recv() => match reading {
                 Some(reading) => {
-                    readers.spawn(flow::run(Arc::clone(&engine), reading, stop.clone()));
+                    readers.spawn(consumer::run(Arc::clone(&engine), reading, stop.clone()));
                 }
                 None => break,
             },

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::circuit::Circuit;
-use super::factor::Factor;
 use super::learn::Learned;
 use super::limit::Amount;
 use super::meter::Meter;
 use super::state::{Gate, State};
 use super::{Account, Denied, Totals};
+use crate::accounts::token_correction::Factor;
 use forebay_providers::Figures;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between

@@ -8,13 +8,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::bucket::Bucket;
-use super::cover::Cover;
 use super::day::Days;
-use super::guard::Guard;
 use super::limit::{Algorithm, Amount};
-use super::pace::Pace;
 use super::saved::Moment;
 use super::window::Window;
+use crate::accounts::pacer::Pace;
+use crate::accounts::timing_margin::Guard;
+use crate::accounts::write_ahead::Cover;
 use crate::clock::Clock;
 use forebay_providers::Figures;
 use forebay_providers::cost::{Cost, Dimension};

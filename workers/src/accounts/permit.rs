@@ -6,10 +6,10 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use super::cap::{Cap, Share};
 use super::circuit::Passage;
 use super::ledger::{Ledger, Model};
 use super::{Account, Key};
+use crate::accounts::team_limits::{Cap, Share};
 use forebay_providers::Figures;
 use forebay_providers::cost::Cost;
 

@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use super::{CALL, Forecast};
 use crate::accounts::{Account, Cap, Circuits, Denied, Permit, Wake};
-use crate::choices::Choice;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::join::Join;
-use crate::matching::matching;
+use crate::intake::route::matching;
+use crate::job::candidates::Choice;
+use crate::job::merge_key::Join;
+use crate::job::share::Share;
 use crate::pools::Pools;
-use crate::share::Share;
 use forebay_providers::Endpoint;
 use forebay_providers::cost::Cost;
 

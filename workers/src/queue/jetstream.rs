@@ -28,9 +28,9 @@ use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
+use crate::controls::Cancelled;
 use crate::crash::{self, Point};
 use crate::large::{at_length, size_of};
-use crate::orders::Cancelled;
 
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};

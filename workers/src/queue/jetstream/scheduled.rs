@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
-use crate::orders::Cancelled;
+use crate::controls::Cancelled;
 use crate::queue::{Error, Postponed, State};
 
 /// What the subjects that want a copy of a postponed job's completion may have together, in bytes.

@@ -1,0 +1,151 @@
+//! What one team may use, whatever accounts serve it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::accounts::limit::Limit;
+use crate::accounts::meter::Meter;
+use crate::accounts::{Denied, Wake};
+use crate::clock::Clock;
+use forebay_providers::cost::Cost;
+
+/// The limits of a team.
+#[derive(Debug)]
+pub struct Cap {
+    pub(super) limits: Vec<Limit>,
+    inner: Mutex<Inner>,
+    pub(super) wake: Arc<Wake>,
+}
+
+#[derive(Debug)]
+pub(super) struct Inner {
+    next_call: u64,
+    pub(super) meters: Vec<Meter>,
+}
+
+/// What one call takes of its team's limits. Dropping it gives back what the call has not used.
+#[derive(Debug)]
+pub struct Share {
+    cap: Arc<Cap>,
+    call: u64,
+    runs_until: Option<Instant>,
+}
+
+impl Cap {
+    /// The limits of a team; `wake` is told whenever a call that had to wait might now start. A process
+    /// before this one may have spent them up to `spent_at`.
+    pub fn new(
+        limits: &[Limit],
+        wake: Arc<Wake>,
+        spent_at: Option<Instant>,
+        clock: &Arc<dyn Clock>,
+    ) -> Arc<Self> {
+        let now = Instant::now();
+        let meter =
+            |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
+        let inner = Inner {
+            next_call: 0,
+            meters: limits.iter().map(meter).collect(),
+        };
+        Arc::new(Self {
+            limits: limits.to_vec(),
+            inner: Mutex::new(inner),
+            wake,
+        })
+    }
+
+    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a call of this cost may start at `now`; takes nothing.
+    ///
+    /// # Errors
+    /// Says what the call has to wait for.
+    pub fn peek(&self, cost: &Cost, now: Instant) -> Result<(), Denied> {
+        for meter in &mut self.inner().meters {
+            meter.peek(cost, now)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a call's cost, which [`Cap::peek`] allowed at the same moment.
+    ///
+    /// # Errors
+    /// With the time at which it may start, if its spacing says otherwise.
+    pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<Share, Denied> {
+        let mut inner = self.inner();
+        for meter in &mut inner.meters {
+            meter.start(now).map_err(Denied::Until)?;
+        }
+        inner.next_call += 1;
+        let call = inner.next_call;
+        for meter in &mut inner.meters {
+            meter.take(call, cost);
+        }
+        Ok(Share {
+            cap: Arc::clone(self),
+            call,
+            runs_until: None,
+        })
+    }
+
+    /// The call left at `at`, `delay` after its permit.
+    pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
+        self.inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.sent(call, at, delay));
+    }
+}
+
+impl Share {
+    /// The team's limits, and the call's number there.
+    pub(super) fn stamp(&self) -> (Arc<Cap>, u64) {
+        (Arc::clone(&self.cap), self.call)
+    }
+
+    /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
+    pub(super) fn take_on(&self, more: &Cost, now: Instant) -> bool {
+        let mut inner = self.cap.inner();
+        let is_free = inner
+            .meters
+            .iter_mut()
+            .all(|meter| meter.has_room_for(more, now));
+        if is_free {
+            inner
+                .meters
+                .iter_mut()
+                .for_each(|meter| meter.take_on(self.call, more));
+        }
+        is_free
+    }
+
+    /// What the call took of tokens, both ways: a team is charged what it used.
+    pub(super) fn settle(&self, actual: &Cost) {
+        self.cap
+            .inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.correct(self.call, actual, true));
+    }
+
+    /// The call may run on until then.
+    pub(super) fn abandoned(&mut self, until: Instant) {
+        self.runs_until = Some(until);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let (call, until) = (self.call, self.runs_until);
+        self.cap
+            .inner()
+            .meters
+            .iter_mut()
+            .for_each(|meter| meter.release(call, until));
+        self.cap.wake.release();
+    }
+}

@@ -1,0 +1,158 @@
+//! From an end to an acked job: persisted, completed, copied, acked; in that order and no other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::{Class, Status};
+use jiff::Timestamp;
+use tracing::warn;
+
+use crate::complete::dead_letter::bury;
+use crate::complete::persist::{keep, over, persist};
+use crate::complete::publish::complete;
+use crate::complete::release::{give_back, release};
+use crate::crash::{self, Point};
+use crate::job::admitted_job::Staged;
+use crate::job::delivery::Claim;
+use crate::job::in_flight::Followers;
+use crate::outcome::end::End;
+use crate::outcome::outcome::Refusal;
+use crate::queue::Queue;
+use crate::store::results::Record;
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+
+/// Ends a job.
+pub(crate) async fn finish<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    end: End,
+) {
+    let completion = staged.completion(end);
+    let record = Record {
+        fingerprint: staged.fingerprint.clone(),
+        message: Some(staged.delivery.unique_id.clone()),
+        completion,
+    };
+    persist(engine, &staged, &record).await;
+    crash::at(Point::Stored);
+    keep(engine, &staged, &record.completion).await;
+    over(engine, &staged);
+    make_way_if_refused(engine, &mut staged, &record).await;
+    let Some(record) = complete(engine, &staged, record).await else {
+        return conflict(engine, staged).await;
+    };
+    crash::at(Point::Completed);
+    if let Some(lead) = staged.share.as_mut().and_then(|share| share.lead.as_mut()) {
+        lead.ended(&record.completion);
+    }
+    engine.counters.count(&record.completion);
+    if record.completion.status == Status::Failed {
+        bury(engine, &staged, &record.completion).await;
+        crash::at(Point::Buried);
+    }
+    release(engine, staged, &record.completion).await;
+}
+
+/// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
+/// delivery is acked; and who came meanwhile is looked at anew.
+async fn make_way_if_refused<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &mut Staged,
+    record: &Record,
+) {
+    if record.completion.is_final() {
+        return;
+    }
+    let admitted = staged.entry.is_admitted();
+    let Followers { same, others } = staged.entry.end();
+    // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
+    // One that was called before has attempts of its own to tell of.
+    let now = engine.clock.now();
+    let expired = record.completion.status == Status::Expired;
+    let is_late = |claim: &Claim| claim.deadline.is_some_and(|deadline| deadline <= now);
+    let cancelled = record.completion.status == Status::Cancelled;
+    let is_cancelled = |claim: &Claim| engine.orders.cancels(&staged.identity, claim.published);
+    let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|claim| {
+        let ends_alike = (!expired || is_late(claim)) && (!cancelled || is_cancelled(claim));
+        admitted && !claim.tried && ends_alike
+    });
+    staged.joined = joined;
+    give_back(engine, anew.into_iter().chain(others)).await;
+}
+
+/// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
+pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: Staged,
+    within: Duration,
+) {
+    let now = engine.clock.now();
+    let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
+    let kept = || -> Result<Option<Record>, crate::store::results::Error> {
+        let Some(of) = engine.results.kept(&staged.request(), since)? else {
+            return Ok(None);
+        };
+        engine.results.answered(&of, now)
+    };
+    let found = kept()
+        .inspect_err(|error| warn!(%error, "a kept answer cannot be read"))
+        .ok()
+        .flatten();
+    let same = found.filter(|record| record.fingerprint == staged.fingerprint);
+    if let Some(end) = same.and_then(|record| End::cached(&record.completion)) {
+        return finish(engine, staged, end).await;
+    }
+    if let Err(mut staged) = engine.dispatcher.take(staged) {
+        // The process ends.
+        let Followers { same, others } = staged.entry.end();
+        give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
+    }
+}
+
+/// Gives an identity that is answered its stored answer.
+pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    record: Record,
+) {
+    over(engine, &staged);
+    make_way_if_refused(engine, &mut staged, &record).await;
+    // The process may have ended between the store and the publish.
+    let Some(record) = complete(engine, &staged, record).await else {
+        return conflict(engine, staged).await;
+    };
+    // It may also have ended between the publish and the dead letter.
+    let is_ours = record.message.as_ref() == Some(&staged.delivery.unique_id);
+    if is_ours && record.completion.status == Status::Failed {
+        bury(engine, &staged, &record.completion).await;
+    }
+    release(engine, staged, &record.completion).await;
+}
+
+/// Sets aside a message whose identity is another request's, which has or will have its completion.
+pub(crate) async fn conflict<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+) {
+    // Each of them is told of the conflict by itself.
+    give_back(engine, std::mem::take(&mut staged.joined)).await;
+    let message = format!(
+        "the identity {} is that of another request (other pool, url or body); use another id",
+        staged.identity
+    );
+    set_aside(engine, staged, ("id_conflict", message)).await;
+}
+
+/// Sets aside a message that has no completion of its own: its publisher learns of it only where it
+/// asked for a copy.
+pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    (code, message): Refusal,
+) {
+    warn!(identity = %staged.identity, code, "a message is set aside: {message}");
+    let completion = staged.completion(End::failed(code, message, Class::Rejected));
+    bury(engine, &staged, &completion).await;
+    release(engine, staged, &completion).await;
+}

@@ -1,0 +1,40 @@
+//! What is kept of a job that failed, for an operator.
+
+use std::sync::Arc;
+
+use forebay_schemas::Completion;
+
+use crate::job::admitted_job::Staged;
+use crate::queue::{DeadLetter, Letter, Queue};
+use crate::until_done::retry_until_done;
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+
+pub(crate) async fn bury<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    staged: &Staged,
+    completion: &Completion,
+) {
+    let (code, message) = completion
+        .error
+        .as_ref()
+        .map_or_else(Default::default, |error| {
+            (error.code.clone(), error.message.clone())
+        });
+    let letter = Letter {
+        pool: staged.flow.pool.clone(),
+        team: staged.flow.team.clone(),
+        batch: completion.batch.clone(),
+        id: completion.id.clone(),
+        revision: completion.revision,
+        code,
+        message,
+        attempts: completion.attempts.clone(),
+        format: staged.delivery.format,
+    };
+    let dead = DeadLetter {
+        letter,
+        delivery: staged.delivery.clone(),
+    };
+    retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;
+}

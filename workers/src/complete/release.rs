@@ -1,0 +1,99 @@
+//! The last step: copies are sent, deliveries acked, or given back, and objects deleted.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use forebay_schemas::{Completion, Status};
+use tracing::warn;
+
+use crate::crash::{self, Point};
+use crate::job::admitted_job::Staged;
+use crate::job::delivery::Claim;
+use crate::job::in_flight::Followers;
+use crate::queue::Queue;
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+
+pub(crate) async fn release<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    completion: &Completion,
+) {
+    let Followers { same, others } = staged.entry.end();
+    give_back(engine, others).await;
+    let claims = same
+        .into_iter()
+        .chain(staged.joined)
+        .chain([staged.claim])
+        .collect();
+    copy_and_ack(
+        engine,
+        claims,
+        completion,
+        staged.delivery.traceparent.as_deref(),
+    )
+    .await;
+}
+
+/// Sends a copy to everyone who asked for one, then acks every delivery.
+async fn copy_and_ack<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: Vec<Claim>,
+    completion: &Completion,
+    traceparent: Option<&str>,
+) {
+    let subjects: BTreeSet<_> = claims
+        .iter()
+        .flat_map(|claim| claim.replies.clone())
+        .collect();
+    if !subjects.is_empty()
+        && let Err(error) = engine.queue.copy(subjects, completion, traceparent).await
+    {
+        warn!(%error, "copies of a completion cannot be sent");
+    }
+    crash::at(Point::Copied);
+    let objects = ack_all(engine, claims).await;
+    crash::at(Point::Acked);
+    // A dead letter names the object that holds its job.
+    if completion.status != Status::Failed {
+        drop_objects(engine, objects).await;
+    }
+}
+
+/// Gives deliveries back, to be delivered again at once.
+pub(crate) async fn give_back<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: impl IntoIterator<Item = Claim>,
+) {
+    for claim in claims {
+        engine.queue.give_back(claim.hold.receipt()).await;
+    }
+}
+
+/// Acks deliveries; returns the objects of those that will not come again.
+pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    claims: impl IntoIterator<Item = Claim>,
+) -> BTreeSet<String> {
+    let mut objects = BTreeSet::new();
+    for claim in claims {
+        match engine.queue.ack(claim.hold.receipt()).await {
+            Ok(()) => objects.extend(claim.object),
+            // The delivery comes again and is answered from the store.
+            Err(error) => warn!(%error, "a job cannot be acknowledged; it will be delivered again"),
+        }
+    }
+    objects
+}
+
+pub(crate) async fn drop_objects<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    objects: impl IntoIterator<Item = String>,
+) {
+    for object in objects {
+        if let Err(error) = engine.queue.drop_object(&object).await {
+            warn!(%error, object, "an object that is not needed any more cannot be deleted; it goes with time");
+        }
+        crash::at(Point::Dropped);
+    }
+}

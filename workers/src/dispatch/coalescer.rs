@@ -1,0 +1,76 @@
+//! Jobs that wait for the answer to the same request of another one, which is called for all of them.
+
+use std::collections::HashMap;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::job::admitted_job::Staged;
+use crate::job::share::{Errand, Lead, Led};
+
+/// So many may wait without a place in their flow's stage, so that others of it are read meanwhile.
+const MOST_WITHOUT_PLACE: usize = 4_096;
+
+/// Jobs that wait for another one's answer.
+#[derive(Debug)]
+pub(crate) struct Sharing {
+    behind: HashMap<Errand, Vec<Staged>>,
+    len: usize,
+    ended: UnboundedSender<(Errand, Led)>,
+}
+
+impl Sharing {
+    /// Nobody waits; and what comes of those that are called for others.
+    pub(crate) fn new() -> (Self, UnboundedReceiver<(Errand, Led)>) {
+        let (ended, ends) = unbounded_channel();
+        let sharing = Self {
+            behind: HashMap::new(),
+            len: 0,
+            ended,
+        };
+        (sharing, ends)
+    }
+
+    /// How many wait for others.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes a job in that waits for another one's answer. Returns it if it is the first, and will be called for those
+    /// that come after it.
+    pub(crate) fn meet(&mut self, mut staged: Staged) -> Option<Staged> {
+        let errand = Errand {
+            request: staged.request(),
+            lane: staged.flow.lane,
+        };
+        if let Some(behind) = self.behind.get_mut(&errand) {
+            if self.len < MOST_WITHOUT_PLACE {
+                drop(staged.claim.slot.take());
+            }
+            self.len += 1;
+            behind.push(staged);
+            return None;
+        }
+        if let Some(share) = &mut staged.share {
+            self.behind.insert(errand.clone(), Vec::new());
+            share.lead = Some(Lead::new(errand, self.ended.clone()));
+        }
+        Some(staged)
+    }
+
+    /// The job that was called for them has ended: returns them.
+    pub(crate) fn led(&mut self, errand: &Errand) -> Vec<Staged> {
+        let behind = self.behind.remove(errand).unwrap_or_default();
+        self.len -= behind.len();
+        behind
+    }
+
+    /// Takes out every job that waits for another for which `which` holds.
+    pub(crate) fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+        let mut removed = Vec::new();
+        for behind in self.behind.values_mut() {
+            removed.extend(behind.extract_if(.., |staged| which(staged)));
+        }
+        self.len -= removed.len();
+        removed
+    }
+}

@@ -1,0 +1,137 @@
+//! Jobs that wait to travel with another: one of them waits in line, the others behind it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::Flow;
+
+use crate::job::admitted_job::Staged;
+
+/// How long the first of them waits for others before it is in line.
+pub(crate) const COMPANY: Duration = Duration::from_millis(25);
+
+/// What jobs have in common that can travel together.
+type Kin = (Flow, Arc<str>, Option<u64>);
+
+/// Whether a job goes with the one that was permitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ride {
+    /// It goes.
+    Take,
+    /// It stays; others may go.
+    Stay,
+    /// Nothing more goes.
+    Full,
+}
+
+/// Jobs that wait behind one that waits in line.
+#[derive(Debug, Default)]
+pub(crate) struct Joining {
+    behind: HashMap<Kin, VecDeque<Staged>>,
+    len: usize,
+}
+
+impl Joining {
+    /// How many wait behind others.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Takes a job in that can travel with others. Returns it if it is the first, and has to wait in line.
+    pub(crate) fn meet(&mut self, mut staged: Staged) -> Option<Staged> {
+        let Some(kin) = kin(&staged) else {
+            return Some(staged);
+        };
+        match self.behind.get_mut(&kin) {
+            Some(behind) => {
+                self.len += 1;
+                if staged.attempts.is_empty() {
+                    behind.push_back(staged)
+                } else {
+                    behind.push_front(staged)
+                }
+                None
+            }
+            None => {
+                self.behind.insert(kin, VecDeque::new());
+                lead(&mut staged, true);
+                Some(staged)
+            }
+        }
+    }
+
+    /// Takes out those that go with `first`.
+    pub(crate) fn company(
+        &mut self,
+        first: &Staged,
+        mut ask: impl FnMut(&Staged) -> Ride,
+    ) -> Vec<Staged> {
+        let behind = kin(first).and_then(|kin| self.behind.get_mut(&kin));
+        let Some(behind) = behind.filter(|_| leads(first)) else {
+            return Vec::new();
+        };
+        let (mut company, mut stays) = (Vec::new(), VecDeque::new());
+        while let Some(staged) = behind.pop_front() {
+            match ask(&staged) {
+                Ride::Take => company.push(staged),
+                Ride::Stay => stays.push_back(staged),
+                Ride::Full => {
+                    behind.push_front(staged);
+                    break;
+                }
+            }
+        }
+        stays.append(behind);
+        *behind = stays;
+        self.len -= company.len();
+        company
+    }
+
+    /// `first` leaves the line. Returns the one that waits there next, if any is behind it.
+    pub(crate) fn next(&mut self, first: &mut Staged) -> Option<Staged> {
+        if !leads(first) {
+            return None;
+        }
+        lead(first, false);
+        let kin = kin(first)?;
+        let Some(mut next) = self.behind.get_mut(&kin)?.pop_front() else {
+            self.behind.remove(&kin);
+            return None;
+        };
+        self.len -= 1;
+        lead(&mut next, true);
+        Some(next)
+    }
+
+    /// Takes out every job behind another for which `which` holds.
+    pub(crate) fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+        let mut removed = Vec::new();
+        for behind in self.behind.values_mut() {
+            let (out, kept): (Vec<_>, VecDeque<_>) = {
+                let (out, kept): (Vec<_>, Vec<_>) = behind.drain(..).partition(&which);
+                (out, kept.into())
+            };
+            *behind = kept;
+            removed.extend(out);
+        }
+        self.len -= removed.len();
+        removed
+    }
+}
+
+fn kin(staged: &Staged) -> Option<Kin> {
+    let join = staged.join.as_ref()?;
+    Some((staged.flow.clone(), Arc::clone(&join.key), join.part))
+}
+
+/// Whether a job waits in line for those behind it.
+pub(crate) fn leads(staged: &Staged) -> bool {
+    staged.join.as_ref().is_some_and(|join| join.leads)
+}
+
+fn lead(staged: &mut Staged, leads: bool) {
+    if let Some(join) = &mut staged.join {
+        join.leads = leads;
+    }
+}

@@ -1,0 +1,149 @@
+//! One job from its permit to its end: the spine.
+
+use std::sync::Arc;
+
+use forebay_schemas::Class;
+use futures::future::join_all;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::accounts::Permit;
+use crate::complete::complete;
+use crate::crash::{self, Point};
+use crate::execute::attempt::attempt;
+use crate::execute::merged_call::Party;
+use crate::job::admitted_job::Staged;
+use crate::large::at_length;
+use crate::outcome::end::End;
+use crate::outcome::outcome::Outcome;
+use crate::outcome::policy::{Effect, Verdict, failure};
+use crate::queue::Queue;
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+use forebay_providers::Scope;
+
+/// Makes the permitted call and does what its outcome asks for, for each of its jobs.
+pub(crate) async fn work<Q: Queue, U: Upstream>(
+    engine: Arc<Engine<Q, U>>,
+    mut party: Party,
+    target: usize,
+    mut permit: Permit,
+) {
+    crash::at(Point::Permitted);
+    for staged in party.members_mut() {
+        staged.reason = staged.choices.reason(target, &staged.attempts);
+    }
+    let outcome = attempt(&engine, &mut party, target, &permit).await;
+    let decide = |staged: &Staged| {
+        let malformed = staged.malformed_at(&permit.account().config().name, permit.model());
+        let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
+        engine
+            .policy
+            .decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
+    };
+    let (verdicts, effects): (Vec<_>, Vec<_>) = party.members().iter().map(decide).unzip();
+    let effect = effects.into_iter().next().unwrap_or(Effect::None);
+    apply(&mut permit, &outcome, effect, party.input_tokens());
+    drop(permit);
+    crash::at(Point::Decided);
+
+    if party.must_part(&outcome) {
+        let now = Instant::now();
+        return party
+            .parts(&engine.sizes)
+            .into_iter()
+            .for_each(|staged| again(&engine, staged, false, now));
+    }
+    let bytes = outcome
+        .response
+        .as_ref()
+        .map_or(0, |response| response.body.get().len());
+    let divided = at_length(bytes, || party.divided(outcome));
+    let ends = divided.into_iter().zip(verdicts);
+    join_all(
+        ends.map(|((staged, outcome), verdict)| end(&engine, staged, target, outcome, verdict)),
+    )
+    .await;
+}
+
+/// Does what is decided about one job.
+async fn end<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    mut staged: Staged,
+    target: usize,
+    outcome: Outcome,
+    verdict: Verdict,
+) {
+    let class = outcome.class.filter(|_| !outcome.was_not_made());
+    let others = class.is_some_and(|class| staged.choices.note(target, class));
+    let now = Instant::now();
+    match verdict {
+        Verdict::Again { counted, backoff } => {
+            staged.choices.back_off(target, now + backoff);
+            again(engine, staged, counted, now);
+        }
+        Verdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
+            staged.last_error = Some(outcome.error());
+            again(engine, staged, counted, now);
+        }
+        Verdict::Finish | Verdict::Elsewhere { .. } => {
+            complete::finish(engine, staged, End::of(outcome)).await;
+        }
+    }
+}
+
+fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64) {
+    let now = Instant::now();
+    if let Some(usage) = outcome.usage {
+        permit.learn(estimated, usage.input_tokens);
+        let endpoint = permit.account().config().endpoint.clone();
+        permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
+    }
+    if let Some(rest) = outcome.runs_on {
+        permit.abandoned(now, rest);
+    }
+    if outcome.status_code.is_some() {
+        permit.answered();
+    }
+    match failure(outcome) {
+        Some(class) => permit.went(Some(class), now),
+        None if outcome.status_code.is_some() => permit.went(None, now),
+        None => {}
+    }
+    let class = outcome.class.unwrap_or(Class::ServerError);
+    match effect {
+        Effect::None => {
+            if outcome.status_code.is_some() {
+                permit.accepted(now);
+            }
+            return;
+        }
+        Effect::Refused(wait) => permit.refused(outcome.scope == Scope::Key, class, wait, now),
+        Effect::CoolModel(wait) => permit.cool(false, class, wait, now),
+        Effect::DisableKey => permit.disable_key(class),
+        Effect::DisableAccount => permit.account().disable(class),
+    }
+    permit.account().note_problem(&outcome.message);
+    warn!(
+        account = permit.account().config().name,
+        key = permit.key().name,
+        model = permit.model(),
+        outcome = %class,
+        effect = %effect,
+        message = outcome.message,
+        "a call was not accepted"
+    );
+}
+
+fn again<Q, U>(engine: &Engine<Q, U>, mut staged: Staged, counted: bool, now: Instant) {
+    staged.counted += u32::from(counted);
+    staged.not_before = staged.choices.rests_until(now);
+    if let Some(attempt) = staged.attempts.last() {
+        engine
+            .journal
+            .attempts
+            .end(&staged.identity, attempt, counted);
+    }
+    // If it is not taken, the process ends, and the delivery comes again.
+    let _ = engine.dispatcher.take(staged);
+}

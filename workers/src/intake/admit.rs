@@ -1,0 +1,306 @@
+//! From a delivery to a staged job: read, looked up, matched with the pool's targets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_schemas::flow::is_name;
+use forebay_schemas::{Class, Reason, Status};
+use tokio::time::Instant;
+
+use crate::complete::complete;
+use crate::crash::{self, Point};
+use crate::dispatch::dispatcher::LONGEST_REST;
+use crate::intake::lookup::{answered, recall};
+use crate::intake::payload;
+use crate::intake::payload::Content;
+use crate::intake::read::{NO_JOB, read};
+use crate::intake::route::{Match, matching};
+use crate::job::admitted_job::Staged;
+use crate::job::candidates::Choices;
+use crate::job::delivery::{Claim, Stage};
+use crate::job::in_flight::Arrival;
+use crate::job::merge_key::Join;
+use crate::job::share::Share;
+use crate::large::at_length;
+use crate::outcome::end::End;
+use crate::outcome::outcome::Refusal;
+use crate::queue::{Delivery, Queue, Reading};
+use crate::store::journal::Work;
+use crate::store::results::Record;
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+use forebay_providers::cost::Cost;
+use forebay_providers::file_of;
+use forebay_providers::registry::Merges;
+
+/// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
+pub(crate) async fn admit<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    reading: &Reading,
+    delivery: Delivery,
+    stage: &Arc<Stage>,
+) {
+    crash::at(Point::Delivered);
+    let claim = Claim::unread(&delivery, engine.held.hold(delivery.receipt.clone()), stage);
+    match delivery.object.clone() {
+        None => take_in(engine, reading, delivery, claim, Content::Message).await,
+        Some(object) => {
+            // Whoever fetches much does not hold up the others of the flow.
+            let (engine, reading) = (Arc::clone(engine), reading.clone());
+            tokio::spawn(async move {
+                let mut claim = claim;
+                let content = payload::fetch(&engine, &reading.flow.team, object, &mut claim).await;
+                crash::at(Point::Fetched);
+                take_in(&engine, &reading, delivery, claim, content).await;
+            });
+        }
+    }
+}
+
+async fn take_in<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    reading: &Reading,
+    delivery: Delivery,
+    claim: Claim,
+    content: Content,
+) {
+    let flow = &reading.flow;
+    let name = delivery.unique_id.clone();
+    let guilty = engine.journal.suspects.guilty(&name);
+    let message = engine.journal.suspects.around(Work::Reading, &name, || {
+        if guilty != Some(Work::Reading) {
+            crash::over("reading", content.of(&delivery));
+        }
+        at_length(content.of(&delivery).len(), || {
+            read(engine, flow, delivery, claim, content, guilty)
+        })
+    });
+    let claim = message.claim;
+    let (claim, entry, conflicts) =
+        match engine
+            .running
+            .arrive(&message.identity, &message.fingerprint, claim)
+        {
+            Arrival::First(claim, entry) => (claim, entry, false),
+            Arrival::Waits => return,
+            Arrival::Conflict(claim, entry) => (claim, entry, true),
+        };
+    let wait = message
+        .job
+        .not_before
+        .and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
+    let mut staged = Staged {
+        waiting_since: message
+            .attempts
+            .last()
+            .map_or(message.delivery.published, |last| last.started_at),
+        not_before: wait.map(|wait| Instant::now() + wait),
+        job: message.job,
+        identity: message.identity,
+        flow: flow.clone(),
+        due: reading.due,
+        fingerprint: message.fingerprint,
+        delivery: message.delivery,
+        claim,
+        entry,
+        joined: Vec::new(),
+        revision: message.revision,
+        choices: Choices::default(),
+        reason: Reason::default(),
+        here_since: None,
+        interrupted: false,
+        cost: Cost::default(),
+        attempts: message.attempts,
+        counted: message.counted,
+        place: None,
+        share: None,
+        join: None,
+        last_error: None,
+    };
+    if conflicts {
+        return go_on(engine, staged, Next::Conflict);
+    }
+    if file_of(&staged.job).is_some() {
+        // Nor does whoever fetches a file.
+        let engine = Arc::clone(engine);
+        tokio::spawn(async move {
+            let next = next(&engine, &mut staged, message.refusal).await;
+            go_on(&engine, staged, next);
+        });
+        return;
+    }
+    let next = next(engine, &mut staged, message.refusal).await;
+    go_on(engine, staged, next);
+}
+
+fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next: Next) {
+    staged.entry.is_for(staged.revision);
+    if matches!(next, Next::Call) {
+        staged.entry.admitted();
+        crash::at(Point::Admitted);
+        // If it is not taken, the process ends, and the delivery comes again.
+        let _ = engine.dispatcher.take(staged);
+        return;
+    }
+    let engine = Arc::clone(engine);
+    tokio::spawn(async move {
+        match next {
+            Next::Call => {}
+            Next::Conflict => complete::conflict(&engine, staged).await,
+            Next::SetAside(refusal) => complete::set_aside(&engine, staged, refusal).await,
+            Next::AnswerAgain(record) => complete::answer_again(&engine, staged, *record).await,
+            Next::End(end) => complete::finish(&engine, staged, *end).await,
+        }
+    });
+}
+
+/// What is done with a message.
+enum Next {
+    Call,
+    /// Another request has the identity.
+    Conflict,
+    /// There is no subject for a completion.
+    SetAside(Refusal),
+    AnswerAgain(Box<Record>),
+    End(Box<End>),
+}
+
+async fn next<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    staged: &mut Staged,
+    refusal: Option<Refusal>,
+) -> Next {
+    let odd = engine
+        .addressing
+        .refusal(&staged.flow, &engine.teams, staged.delivery.format);
+    if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
+        return Next::SetAside(refusal);
+    }
+    if let Some(next) = next_of_answered(engine, staged, refusal.as_ref()).await {
+        return next;
+    }
+    let interrupted = recall(engine, staged);
+    let mut refusal = odd.or(refusal);
+    // One that waits for its time is delivered again then.
+    let waits = staged
+        .not_before
+        .is_some_and(|at| at > Instant::now() + LONGEST_REST);
+    if refusal.is_none() && interrupted.is_none() && !waits {
+        refusal = payload::attach(
+            engine,
+            &mut staged.job,
+            &staged.flow.team,
+            &mut staged.claim,
+        )
+        .await
+        .err();
+    }
+    let end = match refusal.or_else(|| choose(engine, staged)) {
+        Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
+        None => interrupted,
+    };
+    end.map_or(Next::Call, |end| Next::End(Box::new(end)))
+}
+
+/// What becomes of a job by the result that its identity already has; `None` if it is called all the same.
+async fn next_of_answered<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    staged: &mut Staged,
+    refusal: Option<&Refusal>,
+) -> Option<Next> {
+    // What failed before this revision began does not count for it.
+    let answered = answered(engine, staged).await;
+    let is_unknown =
+        refusal.is_some_and(payload::is_gone) && staged.fingerprint.starts_with(NO_JOB);
+    if let (Some(record), true) = (&answered, is_unknown) {
+        // Which request it was can no longer be told; its publisher put it there for this identity.
+        staged.fingerprint.clone_from(&record.fingerprint);
+    }
+    if let Some(record) = &answered
+        && record.completion.is_final()
+        && record.fingerprint != staged.fingerprint
+    {
+        return Some(Next::Conflict);
+    }
+    let counts = |record: &Record| {
+        record.completion.revision >= staged.revision
+            || record.completion.status == Status::Succeeded
+    };
+    if let Some(record) = answered.filter(counts) {
+        let same = record.fingerprint == staged.fingerprint;
+        let same_message = record.message.as_ref() == Some(&staged.delivery.unique_id);
+        if record.completion.is_final() || (same && same_message) {
+            return Some(Next::AnswerAgain(Box::new(record)));
+        }
+        staged.revision = record.completion.revision.saturating_add(1);
+    }
+    None
+}
+
+/// As [`choose_targets`], marked: what a job costs is told by its own bytes.
+fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
+    let name = staged.delivery.unique_id.clone();
+    let size = staged.job.size();
+    engine.journal.suspects.around(Work::Calling, &name, || {
+        at_length(size, || choose_targets(engine, staged))
+    })
+}
+
+/// Sets the targets that may serve a job and its cost; or says why there is none.
+fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
+    let counts_tokens = engine.caps.contains_key(&staged.flow.team);
+    let Match {
+        pool,
+        choices,
+        cost,
+        refusal,
+    } = match matching(&engine.pools, &staged.flow.pool, &staged.job, counts_tokens) {
+        Ok(found) => found,
+        Err(refusal) => return Some(refusal),
+    };
+    (staged.choices, staged.cost) = (choices, cost);
+    // An end of this process is no failure of the provider's.
+    let told =
+        staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
+    staged
+        .choices
+        .recall(&staged.attempts[..told], &engine.pools);
+    // One that was sent to another pool is asked something else there than it was first.
+    let asks_this = |_: &Share| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
+    staged.share = Share::of(&staged.job, pool.cache).filter(asks_this);
+    staged.join = pool.merge.then(|| join(engine, staged)).flatten();
+    refusal
+}
+
+/// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
+fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
+    // One over which the process ended is worked on alone.
+    if engine.journal.suspects.suspects(&staged.delivery.unique_id) {
+        return None;
+    }
+    let join = Join::of(&staged.job, &staged.flow.pool)?;
+    // One text that is too long by all that is known would be refused, and all others with it.
+    let likely = staged.cost.input_tokens * 3 / 4;
+    if join.inputs == 1 && staged.choices.are_too_small_for(likely) {
+        return None;
+    }
+    let targets = staged
+        .choices
+        .left()
+        .iter()
+        .map(|choice| &engine.pools.targets()[choice.target]);
+    let saving = targets.filter(|target| target.account.counts_calls(&target.model));
+    let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
+    // So many like it fit one request.
+    let like_it = |joins: Merges| {
+        let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
+        (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
+    };
+    let others = joins
+        .map(like_it)
+        .max()?
+        .checked_sub(1)
+        .filter(|others| *others > 0)?;
+    staged.claim.travels_with(others);
+    Some(join)
+}

@@ -1,0 +1,143 @@
+//! One flow: a small stage of deliveries; the rest waits in the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::intake::admit::admit;
+use crate::job::delivery::Stage;
+use crate::queue::{Credit, Queue, Reading, Source};
+use crate::upstream::Upstream;
+use crate::worker_state::Engine;
+
+/// The pause before a flow that could not be opened is tried again.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether a flow should still be read.
+const LOOK: Duration = Duration::from_secs(1);
+/// A flow that nothing came from for so long is let go, when all that came is acknowledged.
+const IDLE: Duration = Duration::from_secs(60);
+/// The same while all places are taken.
+const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
+/// While all places are taken, a flow is read for so long in one turn.
+const TURN: Duration = Duration::from_secs(10);
+
+/// Why a flow's turn is over.
+enum Over {
+    /// Nothing came.
+    Idle,
+    /// Others wait for their turn.
+    Crowded,
+    /// The worker stops, or the queue has ended.
+    Stopped,
+}
+
+/// Reads a flow, or what of it is due, until it is idle or `stop`.
+pub(crate) async fn run<Q: Queue, U: Upstream>(
+    engine: Arc<Engine<Q, U>>,
+    reading: Reading,
+    stop: CancellationToken,
+) {
+    let size = engine.stage_size(&reading.flow.pool);
+    let (free, mut credit) = Credit::new(size);
+    let stage = Stage::new(free);
+    info!(queue = %reading.flow, prefetch = size, due = reading.due, "reading jobs");
+    let _forgotten_in_panic = engine.readings.guard(&reading);
+    loop {
+        let place = tokio::select! {
+            place = engine.places.acquire() => place,
+            () = stop.cancelled() => return,
+        };
+        if let Err(error) = engine.queue.prepare(&reading).await {
+            drop(place);
+            warn!(queue = %reading.flow, %error, "cannot read this queue yet");
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => continue,
+                () = stop.cancelled() => return,
+            }
+        }
+        let mut source = engine.queue.open(&reading, credit);
+        let over = turn(&engine, &reading, &mut source, &stage, &stop).await;
+        if matches!(over, Over::Idle) {
+            engine.readings.closing(&reading);
+        }
+        let (rest, left) = source.close().await;
+        for delivery in rest {
+            engine.queue.give_back(delivery.receipt).await;
+        }
+        if matches!(over, Over::Crowded) {
+            leave(&engine, &reading, &stage).await;
+        }
+        drop(place);
+        credit = match left {
+            Some(credit) if !matches!(over, Over::Stopped) => credit,
+            // Its feed ends for no other reason than a stop or a fault that was told.
+            _ => return,
+        };
+        if matches!(over, Over::Idle) && is_forgotten(&engine, &reading).await {
+            debug!(queue = %reading.flow, due = reading.due, "nothing more to read");
+            return;
+        }
+    }
+}
+
+/// Reads for one turn.
+async fn turn<Q: Queue, U: Upstream>(
+    engine: &Arc<Engine<Q, U>>,
+    reading: &Reading,
+    source: &mut Source,
+    stage: &Arc<Stage>,
+    stop: &CancellationToken,
+) -> Over {
+    let mut look = tokio::time::interval(LOOK);
+    let began = Instant::now();
+    let mut last = began;
+    loop {
+        tokio::select! {
+            delivery = source.deliveries.recv() => match delivery {
+                Some(delivery) => {
+                    last = Instant::now();
+                    admit(engine, reading, delivery, stage).await;
+                }
+                None => return Over::Stopped,
+            },
+            _ = look.tick() => {
+                let crowded = engine.places.available_permits() == 0;
+                let idle = if crowded { IDLE_IN_A_CROWD } else { IDLE };
+                if last.elapsed() > idle && stage.is_empty() {
+                    return Over::Idle;
+                }
+                if crowded && began.elapsed() > TURN {
+                    return Over::Crowded;
+                }
+            },
+            () = stop.cancelled() => return Over::Stopped,
+        }
+    }
+}
+
+/// Makes room for others: what has not begun goes back to the queue, and with it the flow's consumer, unless
+/// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
+/// given back is among it, and a job that came twice is there once.
+async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, stage: &Stage) {
+    let is_given_back = engine.dispatcher.give_back(reading.clone()).await;
+    if !is_given_back || stage.holds_any() {
+        return;
+    }
+    if let Err(error) = engine.queue.leave(reading).await {
+        debug!(queue = %reading.flow, %error, "a queue's turn does not end cleanly");
+    }
+}
+
+/// Lets go of a flow; false if there is more to read, or something of it is still worked on.
+async fn is_forgotten<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) -> bool {
+    match engine.queue.forget(reading).await {
+        Ok(idle) => idle && engine.readings.close(reading),
+        Err(error) => {
+            debug!(queue = %reading.flow, %error, "cannot let go of this queue yet");
+            false
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What is known of an identity: the result that it has, and the calls that were made for it.
+
+use forebay_schemas::{Attempt, Completion, OnAmbiguous};
+use tracing::warn;
+
+use crate::job::admitted_job::Staged;
+use crate::outcome::end::End;
+use crate::outcome::outcome::Outcome;
+use crate::queue::Queue;
+use crate::store::results::Record;
+use crate::until_done::retry_until_done;
+use crate::worker_state::Engine;
+
+/// What the store says of an identity whose record it cannot read.
+struct Damaged;
+
+/// The record of an answer that this identity has: from the store, and for what may have been worked on
+/// elsewhere, or where the store lacks some, also from the stream of completions.
+pub(crate) async fn answered<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    staged: &Staged,
+) -> Option<Record> {
+    let now = engine.clock.now();
+    // What cannot be looked up for now may be there; what is damaged is not.
+    let stored = retry_until_done("looking up a result", async || {
+        match engine.results.answered(&staged.identity, now) {
+            Err(error) if !error.is_passing() => {
+                warn!(%error, "a result cannot be looked up");
+                Ok(Err(Damaged))
+            }
+            looked_up => looked_up.map(Ok),
+        }
+    });
+    match stored.await {
+        Ok(Some(record)) => return Some(record),
+        Ok(None) if engine.results_are_complete && !staged.delivery.redelivered => return None,
+        Ok(None) | Err(Damaged) => {}
+    }
+    let published = retry_until_done("looking up a completion", || {
+        engine.queue.completion(&staged.identity)
+    })
+    .await?;
+    let counts = |completion: &Completion| {
+        published.published >= engine.results.horizon(now)
+            && completion.identity() == staged.identity
+    };
+    let completion = published.completion.filter(counts)?;
+    // One that does not say which request it was is taken to be that of this delivery.
+    let fingerprint = published
+        .fingerprint
+        .unwrap_or_else(|| staged.fingerprint.clone());
+    Some(Record {
+        fingerprint,
+        message: published.message,
+        completion,
+    })
+}
+
+/// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
+/// again because nobody knows what became of the last of them.
+pub(crate) fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
+    let past =
+        engine
+            .journal
+            .attempts
+            .recall(&staged.identity, &staged.fingerprint, staged.revision)?;
+    for attempt in past.attempts {
+        let same = |known: &Attempt| {
+            (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
+        };
+        if !staged.attempts.iter().any(same) {
+            staged.note(attempt);
+        }
+    }
+    staged.counted = staged.counted.max(past.counted);
+    staged.interrupted = past.unknown;
+    // An end of this process is no failure of the provider's: it uses up no attempt.
+    let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
+    gives_up.then(|| End::of(Outcome::of_interrupted()))
+}

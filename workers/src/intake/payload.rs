@@ -1,0 +1,122 @@
+//! What a message asks: itself, or the object that it names, which is fetched before anything is read; and the file
+//! that a job names.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use forebay_schemas::Job;
+use forebay_schemas::subjects::is_object_of;
+use serde_json::json;
+use serde_json::value::to_raw_value;
+
+use crate::job::delivery::Claim;
+use crate::large::{at_length, short};
+use crate::outcome::outcome::Refusal;
+use crate::queue::{Delivery, Queue};
+use crate::until_done::retry_until_done;
+use crate::worker_state::Engine;
+use forebay_providers::{FILE, FileReference, file_of};
+
+/// The code of a job whose object is not there.
+const GONE: &str = "object_gone";
+
+/// Where a job is read from.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The message itself.
+    Message,
+    /// The object that it names.
+    Object(Bytes),
+    /// Nowhere.
+    Missing(Refusal),
+}
+
+impl Content {
+    /// The bytes of the job.
+    pub(crate) fn of<'a>(&'a self, delivery: &'a Delivery) -> &'a [u8] {
+        match self {
+            Content::Object(bytes) => bytes,
+            Content::Message | Content::Missing(_) => &delivery.payload,
+        }
+    }
+}
+
+/// Whether a job was refused because its object is not there.
+pub(crate) fn is_gone((code, _): &Refusal) -> bool {
+    *code == GONE
+}
+
+/// Fetches the object that holds a job, when the stage has room for it.
+pub(crate) async fn fetch<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    team: &str,
+    object: String,
+    claim: &mut Claim,
+) -> Content {
+    claim.object = is_object_of(&object, team).then(|| object.clone());
+    match bytes_of(engine, team, &object, claim, |size| size).await {
+        Ok(bytes) => Content::Object(bytes),
+        Err(refusal) => Content::Missing(refusal),
+    }
+}
+
+/// How much room bytes take as text.
+fn in_base64(size: usize) -> usize {
+    size / 3 * 4
+}
+
+/// The bytes of a team's object, when the stage has the room that they take.
+async fn bytes_of<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    team: &str,
+    object: &str,
+    claim: &mut Claim,
+    room: impl Fn(usize) -> usize,
+) -> Result<Bytes, Refusal> {
+    if !is_object_of(object, team) {
+        let message = format!(
+            "the object `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
+            short(object)
+        );
+        return Err(("invalid_object", message));
+    }
+    let gone = || {
+        let message =
+            format!("there is no whole object `{object}`; put it before the message that names it");
+        (GONE, message)
+    };
+    let size = retry_until_done("looking for an object", || engine.queue.object_size(object)).await;
+    let size = size.ok_or_else(gone)?;
+    if size > engine.max_request {
+        let most = engine.max_request;
+        let message = format!(
+            "the object `{object}` has {size} bytes, more than max_request of {most} in [call]"
+        );
+        return Err(("request_too_large", message));
+    }
+    claim.make_room(room(size)).await;
+    retry_until_done("fetching an object", || engine.queue.object(object))
+        .await
+        .ok_or_else(gone)
+}
+
+/// Puts the bytes of the file that a job names into it.
+pub(crate) async fn attach<Q: Queue, U>(
+    engine: &Engine<Q, U>,
+    job: &mut Job,
+    team: &str,
+    claim: &mut Claim,
+) -> Result<(), Refusal> {
+    let Some(FileReference { object, filename }) = file_of(job) else {
+        return Ok(());
+    };
+    let bytes = bytes_of(engine, team, &object, claim, in_base64).await?;
+    let named = object.rsplit('/').next().unwrap_or_default().to_owned();
+    let file = at_length(bytes.len(), || {
+        let data = BASE64_STANDARD.encode(&bytes);
+        to_raw_value(&json!({ "data": data, "filename": filename.unwrap_or(named) }))
+    });
+    let file = file.map_err(|error| ("invalid_object", error.to_string()))?;
+    job.body.insert(FILE.to_owned(), file);
+    Ok(())
+}

@@ -1,0 +1,155 @@
+//! A delivery that is held, its place in a stage, and who wants to know what comes of it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use jiff::Timestamp;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::job::unacked::Hold;
+use crate::queue::Delivery;
+
+/// What jobs of one flow that no message can hold may take of the memory until they end, in KiB. One job is let
+/// in whatever it has. It is a flow's own: one that pauses must not keep others from their turn.
+const ROOM: usize = 256 * 1024;
+
+/// A flow's stage: how many of its places are taken, and who is told when one gets free.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    free: mpsc::UnboundedSender<usize>,
+    taken: AtomicUsize,
+    /// Deliveries that are neither acknowledged nor given back, those that are being called included.
+    held: AtomicUsize,
+    /// For jobs that no message can hold.
+    room: Arc<Semaphore>,
+    /// Whether it has places for jobs that travel together.
+    wide: AtomicBool,
+}
+
+/// A place in a flow's stage; giving it up lets the flow fetch one more.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Stage>);
+
+/// A delivery's mark on its stage, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Mark(Arc<Stage>);
+
+impl Stage {
+    /// An empty stage.
+    pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
+        let room = Arc::new(Semaphore::new(ROOM));
+        let (taken, held, wide) = (
+            AtomicUsize::new(0),
+            AtomicUsize::new(0),
+            AtomicBool::new(false),
+        );
+        Arc::new(Self {
+            free,
+            taken,
+            held,
+            room,
+            wide,
+        })
+    }
+
+    /// Makes `places` more, once: jobs of the flow can travel together, and so many are wanted at a time.
+    fn widen(&self, places: usize) {
+        if !self.wide.swap(true, Ordering::Relaxed) {
+            // A flow that has ended wants no more.
+            let _ = self.free.send(places);
+        }
+    }
+
+    /// Takes a place.
+    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+        Slot(Arc::clone(self))
+    }
+
+    /// Marks a delivery as held.
+    pub(crate) fn mark(self: &Arc<Self>) -> Mark {
+        self.held.fetch_add(1, Ordering::Relaxed);
+        Mark(Arc::clone(self))
+    }
+
+    /// Whether a delivery is neither acknowledged nor given back.
+    pub(crate) fn holds_any(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether no delivery waits for its call.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken.load(Ordering::Relaxed) == 0
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
+        // A flow that has ended wants no more.
+        let _ = self.0.free.send(1);
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.held.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A delivery, and who wants a copy of what comes of it.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) hold: Hold,
+    pub(crate) mark: Mark,
+    pub(crate) replies: Vec<String>,
+    /// When it was published.
+    pub(crate) published: Timestamp,
+    /// Which answer of its identity it asks for.
+    pub(crate) revision: u32,
+    /// Until when its publisher wants it to be called.
+    pub(crate) deadline: Option<Timestamp>,
+    /// Whether calls were made for it before it was postponed.
+    pub(crate) tried: bool,
+    /// The object that holds the job, if its message does not.
+    pub(crate) object: Option<String>,
+    pub(crate) slot: Option<Slot>,
+    /// What a large job takes of the room.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Claim {
+    /// Waits until there is room for a job of so many bytes more.
+    pub(crate) async fn make_room(&mut self, more: usize) {
+        // What it has is given up first: two that have some and wait for more would wait for each other.
+        let has = self.room.take().map_or(0, |room| room.num_permits() * 1024);
+        let size = has.saturating_add(more);
+        let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
+        // It is never closed.
+        self.room = Arc::clone(&self.mark.0.room)
+            .acquire_many_owned(kib)
+            .await
+            .ok();
+    }
+
+    /// So many of its flow can travel together.
+    pub(crate) fn travels_with(&self, others: usize) {
+        self.mark.0.widen(others);
+    }
+
+    /// What is known of a delivery before it is read.
+    pub(crate) fn unread(delivery: &Delivery, hold: Hold, stage: &Arc<Stage>) -> Self {
+        Self {
+            hold,
+            mark: stage.mark(),
+            replies: Vec::new(),
+            published: delivery.published,
+            revision: 1,
+            deadline: None,
+            tried: false,
+            object: None,
+            slot: Some(stage.slot()),
+            room: None,
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Identities that are being worked on, so that a repeated publish waits for the first one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forebay_schemas::Identity;
+
+use crate::job::delivery::Claim;
+
+/// Identities that are being worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Running {
+    jobs: Mutex<HashMap<Identity, Job>>,
+}
+
+#[derive(Debug)]
+struct Job {
+    fingerprint: String,
+    revision: u32,
+    /// Whether it will be called, as far as is known: then it keeps its identity.
+    admitted: bool,
+    followers: Vec<(String, Claim)>,
+}
+
+/// Deliveries that came while their identity was worked on.
+#[derive(Debug, Default)]
+pub(crate) struct Followers {
+    /// The same request.
+    pub(crate) same: Vec<Claim>,
+    /// Another request, which came before it was known whether this one would be called.
+    pub(crate) others: Vec<Claim>,
+}
+
+/// What an identity's arrival means.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    /// It is the first.
+    First(Claim, Entry),
+    /// It waits for the end of one that is being worked on.
+    Waits,
+    /// One that is being called has the same identity and is another request.
+    Conflict(Claim, Entry),
+}
+
+/// The entry of an identity that is worked on. However the work ends, by a panic too, dropping this
+/// makes way for the next delivery; who had joined is then delivered again.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    running: Arc<Running>,
+    /// None for a message that has the identity of another request.
+    identity: Option<Identity>,
+}
+
+impl Running {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Job>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers an arrival.
+    pub(crate) fn arrive(
+        self: &Arc<Self>,
+        identity: &Identity,
+        fingerprint: &str,
+        mut claim: Claim,
+    ) -> Arrival {
+        let entry = |identity| Entry {
+            running: Arc::clone(self),
+            identity,
+        };
+        let mut jobs = self.lock();
+        match jobs.get_mut(identity) {
+            Some(job) if job.fingerprint == fingerprint || !job.admitted => {
+                // It waits for another one, not for a permit: its flow goes on fetching.
+                drop(claim.slot.take());
+                drop(claim.room.take());
+                job.followers.push((fingerprint.to_owned(), claim));
+                Arrival::Waits
+            }
+            Some(_) => Arrival::Conflict(claim, entry(None)),
+            None => {
+                let job = Job {
+                    fingerprint: fingerprint.to_owned(),
+                    revision: claim.revision,
+                    admitted: false,
+                    followers: Vec::new(),
+                };
+                jobs.insert(identity.clone(), job);
+                Arrival::First(claim, entry(Some(identity.clone())))
+            }
+        }
+    }
+
+    /// Whether it is being worked on.
+    pub(crate) fn has(&self, identity: &Identity) -> bool {
+        self.lock().contains_key(identity)
+    }
+
+    fn end(&self, identity: &Identity) -> Followers {
+        let mut followers = Followers::default();
+        let Some(job) = self.lock().remove(identity) else {
+            return followers;
+        };
+        for (fingerprint, claim) in job.followers {
+            // One that asks for a later answer is not answered by this one.
+            let same = fingerprint == job.fingerprint && claim.revision <= job.revision;
+            if same {
+                followers.same.push(claim)
+            } else {
+                followers.others.push(claim)
+            }
+        }
+        followers
+    }
+}
+
+impl Entry {
+    /// The job will have this answer of its identity.
+    pub(crate) fn is_for(&self, revision: u32) {
+        if let Some(identity) = &self.identity
+            && let Some(job) = self.running.lock().get_mut(identity)
+        {
+            job.revision = revision;
+        }
+    }
+
+    /// The job will be called: who comes with another request is told of the conflict at once.
+    pub(crate) fn admitted(&self) {
+        if let Some(identity) = &self.identity
+            && let Some(job) = self.running.lock().get_mut(identity)
+        {
+            job.admitted = true;
+        }
+    }
+
+    /// Whether the job will be called, as far as is known.
+    pub(crate) fn is_admitted(&self) -> bool {
+        let Some(identity) = &self.identity else {
+            return false;
+        };
+        self.running
+            .lock()
+            .get(identity)
+            .is_some_and(|job| job.admitted)
+    }
+
+    /// Makes way for the next delivery; returns those who came meanwhile.
+    pub(crate) fn end(&mut self) -> Followers {
+        self.identity
+            .take()
+            .map(|identity| self.running.end(&identity))
+            .unwrap_or_default()
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(identity) = self.identity.take() {
+            drop(self.running.end(&identity));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Whether a provider accepts a key, found out by the list of its models, or where there is none by the smallest call.
+
+use std::time::Duration;
+
+use forebay_schemas::{Class, Job};
+use serde::de::IgnoredAny;
+use tokio::time::timeout;
+
+use crate::accounts::{self, Key};
+use crate::clock::Clock;
+use crate::outcome::outcome::Outcome;
+use crate::upstream::{self, Upstream};
+use forebay_providers::{Endpoint, Figures, Kind, models};
+use forebay_providers::{Reply, Request};
+
+/// How long a provider may take; a list of models is there at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a provider said to a key.
+#[derive(Debug)]
+pub struct Probe {
+    /// Why it is not accepted; `None` if it is.
+    pub problem: Option<Problem>,
+    /// The models that the account has, where the provider lists them.
+    pub models: Option<Vec<String>>,
+    /// What the answer's headers say of limits.
+    pub limits: Vec<Figures>,
+}
+
+/// Why a key is not accepted.
+#[derive(Debug)]
+pub struct Problem {
+    /// The class of the failure.
+    pub class: Class,
+    /// The provider's words, without the key.
+    pub message: String,
+}
+
+/// Asks the provider of `account` for its models with `key`; where it lists none, for the smallest answer of `model`.
+/// `None` where neither can be asked.
+pub async fn probe(
+    upstream: &impl Upstream,
+    account: &accounts::Config,
+    key: &Key,
+    model: Option<&str>,
+    clock: &dyn Clock,
+) -> Option<Probe> {
+    let job = smallest(account)?;
+    let endpoint = &account.endpoint;
+    let (mut request, model) = match (endpoint.list_models(), model) {
+        (Some(list), _) => (list, None),
+        (None, model) => (endpoint.encode(&job, model?).ok()?, model),
+    };
+    request.account.clone_from(&account.name);
+    let outcome = |outcome: &Outcome| {
+        outcome.class.map(|class| Problem {
+            class,
+            message: outcome.message.clone(),
+        })
+    };
+    let failed = |problem: Option<Problem>| Probe {
+        problem,
+        models: None,
+        limits: Vec::new(),
+    };
+    if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
+        return Some(failed(outcome(&Outcome::local(
+            Class::BadKey,
+            "unusable_key",
+            problem,
+        ))));
+    }
+    let reply = match send(upstream, request).await {
+        Ok(reply) => reply,
+        Err(error) => return Some(failed(outcome(&Outcome::of_error(&error)))),
+    };
+    let now = clock.now();
+    let limits = endpoint.observe(&reply.headers, now);
+    if model.is_none() && (200..300).contains(&reply.status) {
+        return Some(listed(endpoint, &reply, limits));
+    }
+    let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
+    let problem = outcome(&Outcome::of_reply(
+        decoded,
+        reply.status,
+        (&key.secret, None),
+        &job,
+    ));
+    Some(Probe {
+        problem,
+        models: None,
+        limits,
+    })
+}
+
+/// What a list says of a key that is asked for with it.
+fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
+    let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
+    let models = models(reply);
+    let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
+        .then(|| {
+            let message = "what is answered is no list of models: is `base_url` right?".to_owned();
+            Problem {
+                class: Class::MalformedResponse,
+                message,
+            }
+        });
+    Probe {
+        problem,
+        models,
+        limits,
+    }
+}
+
+async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
+    let late = |_| Err(upstream::Error::TimedOut(PATIENCE));
+    let received = timeout(PATIENCE, upstream.send(request, |_| {}));
+    Ok(received.await.unwrap_or_else(late)?.reply)
+}
+
+/// A job that costs as little as any that the provider takes.
+fn smallest(account: &accounts::Config) -> Option<Job> {
+    let body = match account.endpoint.provider.kinds().first()? {
+        Kind::Embeddings => r#"{"input":"."}"#.to_owned(),
+        _ => r#"{"messages":[{"role":"user","content":"."}],"max_tokens":1}"#.to_owned(),
+    };
+    let url = account.endpoint.provider.kinds().first()?.url();
+    Job::parse(format!(r#"{{"id":"check","url":"{url}","body":{body}}}"#).as_bytes()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::HeaderMap;
+
+    use super::*;
+    use forebay_providers::registry::provider;
+
+    #[test]
+    fn what_is_no_list_of_models_accepts_no_key() {
+        let said = |name: &str, body: &'static str| {
+            let provider = provider(name).expect("a known provider");
+            let endpoint = Endpoint::new(provider, "http://h/v1");
+            let body = Bytes::from_static(body.as_bytes());
+            let reply = Reply {
+                status: 200,
+                headers: HeaderMap::new(),
+                body,
+            };
+            let Probe {
+                problem, models, ..
+            } = listed(&endpoint, &reply, Vec::new());
+            (
+                problem.map(|problem| problem.class),
+                models.map(|models| models.len()),
+            )
+        };
+        assert_eq!(
+            said("openai", r#"{"data":[{"id":"a"},{"id":"b"}]}"#),
+            (None, Some(2))
+        );
+        let wrong = (Some(Class::MalformedResponse), None);
+        assert_eq!(said("openai", "<html>please log in</html>"), wrong);
+        assert_eq!(said("openai", r#"{"ok":true}"#), wrong);
+        assert_eq!(
+            said("openrouter", r#"{"data":{"label":"mine"}}"#),
+            (None, None),
+            "of a key, not of models"
+        );
+        assert_eq!(said("openrouter", "<html>"), wrong);
+    }
+}

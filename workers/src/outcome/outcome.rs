@@ -1,0 +1,193 @@
+//! What an attempt turned out to be. What is done about it is decided in [`crate::outcome::policy`].
+
+use std::time::Duration;
+
+use forebay_schemas::completion::CompletionError;
+use forebay_schemas::{Class, Job, Response, Usage};
+use rust_decimal::Decimal;
+
+use crate::large::short;
+use crate::upstream;
+use forebay_providers::Redaction;
+use forebay_providers::Secret;
+use forebay_providers::price::Prices;
+use forebay_providers::{Charge, Decoded, Scope};
+
+/// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.
+const LONGEST_CODE: usize = 200;
+/// The code of a call that was not made because it could not be journalled in time.
+const NOT_JOURNALLED: &str = "not_journalled";
+/// The code of an answer that is larger than is taken.
+const TOO_LARGE: &str = "answer_too_large";
+/// After this providers give up on a call themselves.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A failure's code and message.
+pub(crate) type Refusal = (&'static str, String);
+
+/// What an attempt turned out to be.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome {
+    /// `None` when the call succeeded.
+    pub(crate) class: Option<Class>,
+    /// The provider's whole answer, an error answer included.
+    pub(crate) response: Option<Response>,
+    /// A short name of an error.
+    pub(crate) code: String,
+    /// What happened, for a person.
+    pub(crate) message: String,
+    /// Tokens used, where the provider says.
+    pub(crate) usage: Option<Usage>,
+    /// What the call cost, where that is known, in US dollars.
+    pub(crate) cost: Option<Decimal>,
+    /// How long the provider asks to wait.
+    pub(crate) retry_after: Option<Duration>,
+    /// What an error speaks of.
+    pub(crate) scope: Scope,
+    /// Whether the provider forbids to ask again.
+    pub(crate) is_final: bool,
+    /// How long a call that was given up on may still run at the provider.
+    pub(crate) runs_on: Option<Duration>,
+    /// The HTTP status, if an answer came.
+    pub(crate) status_code: Option<u16>,
+}
+
+impl Outcome {
+    /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
+    pub(crate) fn of_reply(
+        decoded: Decoded,
+        status: u16,
+        (secret, prices): (&Secret, Option<&Prices>),
+        job: &Job,
+    ) -> Self {
+        let class = decoded.class;
+        let cost = prices.and_then(|prices| cost(&decoded, prices));
+        // A refusal that is an answer has words for whoever asked.
+        let redaction = decoded
+            .is_error
+            .then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
+        let redact = |text: String| match &redaction {
+            Some(redaction) => redaction.text(&text),
+            None => text,
+        };
+        let response = decoded.response.map(|mut response| {
+            if let Some(body) = redaction
+                .as_ref()
+                .and_then(|redaction| redaction.body(&response.body))
+            {
+                response.body = body;
+            }
+            response
+        });
+        let default = class.map_or("succeeded", Class::as_str);
+        Self {
+            class,
+            response,
+            code: decoded.code.map_or_else(
+                || default.to_owned(),
+                |code| redact(code).chars().take(LONGEST_CODE).collect(),
+            ),
+            message: decoded.message.map_or_else(
+                || format!("the provider failed without a word (status {status})"),
+                |text| short(&redact(text)),
+            ),
+            usage: decoded.usage,
+            cost,
+            retry_after: decoded.retry_after,
+            scope: decoded.scope,
+            is_final: decoded.is_final,
+            runs_on: None,
+            status_code: Some(status),
+        }
+    }
+
+    /// An attempt without a whole answer.
+    pub(crate) fn of_error(error: &upstream::Error) -> Self {
+        let class = match error {
+            upstream::Error::NotSent(_) => Class::NetBeforeSend,
+            upstream::Error::Unanswered(_) | upstream::Error::TimedOut(_) => Class::NetAfterSend,
+            upstream::Error::TooLarge(_) => Class::MalformedResponse,
+        };
+        let runs_on = match error {
+            upstream::Error::TimedOut(after) => PROVIDER_TIMEOUT.checked_sub(*after),
+            _ => None,
+        };
+        let code = match error {
+            upstream::Error::TooLarge(_) => TOO_LARGE,
+            _ => class.as_str(),
+        };
+        Self {
+            runs_on,
+            ..Self::local(class, code, error.to_string())
+        }
+    }
+
+    /// A call during which the process ended that made it.
+    pub(crate) fn of_interrupted() -> Self {
+        let message =
+            "the process ended while the call was under way, so its answer is not known".to_owned();
+        Self::local(Class::NetAfterSend, "interrupted", message)
+    }
+
+    /// A call that was not made, because of what it would have sent.
+    pub(crate) fn local(class: Class, code: &str, message: String) -> Self {
+        Self {
+            class: Some(class),
+            response: None,
+            code: code.to_owned(),
+            message,
+            usage: None,
+            cost: None,
+            retry_after: None,
+            scope: if class == Class::BadKey {
+                Scope::Key
+            } else {
+                Scope::Model
+            },
+            is_final: false,
+            runs_on: None,
+            status_code: None,
+        }
+    }
+
+    /// Whether the answer was larger than is taken: asked again, it would be as large, and charged again.
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.status_code.is_none() && self.code == TOO_LARGE
+    }
+
+    /// A call that was not made because it could not be journalled in time.
+    pub(crate) fn of_unjournalled() -> Self {
+        let message = "it could not be journalled in time, so it was not made".to_owned();
+        Self::local(Class::NetBeforeSend, NOT_JOURNALLED, message)
+    }
+
+    /// Whether it was not made, for a reason that is no account's.
+    pub(crate) fn was_not_made(&self) -> bool {
+        self.status_code.is_none() && self.code == NOT_JOURNALLED
+    }
+
+    /// What a completion says of it, if the call did not succeed.
+    pub(crate) fn error(&self) -> CompletionError {
+        CompletionError {
+            code: self.code.clone(),
+            message: self.message.clone(),
+            class: self.class.unwrap_or(Class::ServerError),
+        }
+    }
+
+    /// The outcome's name in an attempt.
+    pub(crate) fn name(&self) -> &'static str {
+        self.class.map_or("succeeded", Class::as_str)
+    }
+}
+
+/// What an answer cost, if its tokens tell that.
+fn cost(decoded: &Decoded, prices: &Prices) -> Option<Decimal> {
+    let Charge {
+        tier,
+        has_extras,
+        billed,
+    } = &decoded.charge;
+    let usage = billed.or(decoded.usage).filter(|_| !has_extras)?;
+    prices.amount(&usage, tier.as_deref())
+}

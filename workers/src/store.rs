@@ -1,0 +1,5 @@
+//! What is kept on disk: results, and the journal of calls.
+
+pub mod results;
+
+pub mod journal;

@@ -1,0 +1,487 @@
+//! Calls that are under way, and those before them of jobs that are not over.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use forebay_schemas::completion::MOST_ATTEMPTS;
+use forebay_schemas::{Attempt, Identity};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+/// The file, and what it is written anew to before it takes its place.
+const FILE: &str = "attempts.jsonl";
+const ANEW: &str = "attempts.jsonl.new";
+/// Beyond this the file is written anew, with what is not over alone.
+const LARGEST: u64 = 16 * 1024 * 1024;
+
+/// One line of the file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line<'a> {
+    /// A call is about to be made. It is written as what it is if nothing follows.
+    Begun {
+        identity: Identity,
+        fingerprint: String,
+        #[serde(alias = "generation")]
+        revision: u32,
+        attempt: Cow<'a, Attempt>,
+    },
+    /// It ended, and its job goes on.
+    Ended {
+        identity: Identity,
+        attempt: Cow<'a, Attempt>,
+        counted: bool,
+    },
+    /// The job's result is stored, or what is known of it is kept elsewhere.
+    Over { identity: Identity },
+}
+
+/// The calls of jobs that are not over.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    dir: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: Arc<File>,
+    size: u64,
+    /// Its size when it was last written anew.
+    live: u64,
+    /// Its last line may be cut off.
+    torn: bool,
+    jobs: HashMap<Identity, Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    fingerprint: String,
+    /// Which answer of its identity they are for.
+    revision: u32,
+    /// Each with whether it counts.
+    attempts: Vec<(Attempt, bool)>,
+    /// Whether the last of them is under way.
+    under_way: bool,
+}
+
+/// What was done for a job before it was delivered again.
+#[derive(Debug)]
+pub(crate) struct Past {
+    /// The calls that were made; the last one as one without an answer if it did not end.
+    pub(crate) attempts: Vec<Attempt>,
+    /// How many of them count; the last one, if it did not end, is not among them.
+    pub(crate) counted: u32,
+    /// Whether the last one did not end.
+    pub(crate) unknown: bool,
+}
+
+impl Attempts {
+    pub(crate) fn open(dir: &Path) -> io::Result<Self> {
+        let jobs = read(&dir.join(FILE))?;
+        let (file, size) = write_anew(dir, &jobs)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            inner: Mutex::new(Inner {
+                file,
+                size,
+                live: size,
+                torn: false,
+                jobs,
+            }),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call is about to be made; `attempt` says what it is if nothing more is ever known of it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn begin(
+        &self,
+        identity: &Identity,
+        (fingerprint, revision): (&str, u32),
+        attempt: &Attempt,
+    ) -> io::Result<()> {
+        let line = Line::Begun {
+            identity: identity.clone(),
+            fingerprint: fingerprint.to_owned(),
+            revision,
+            attempt: Cow::Borrowed(attempt),
+        };
+        let mut inner = self.inner();
+        inner.write(&line)?;
+        let job = inner
+            .jobs
+            .entry(identity.clone())
+            .or_insert_with(|| Job::new(fingerprint, revision));
+        job.begin(fingerprint, revision, attempt.clone());
+        self.make_small(&mut inner);
+        Ok(())
+    }
+
+    /// Has all that was written so far survive a power loss.
+    ///
+    /// # Errors
+    /// When it cannot be synced.
+    pub(crate) async fn sync(&self) -> io::Result<()> {
+        let file = Arc::clone(&self.inner().file);
+        tokio::task::spawn_blocking(move || file.sync_data())
+            .await
+            .map_err(io::Error::other)?
+    }
+
+    /// A call ended, and its job goes on.
+    pub(crate) fn end(&self, identity: &Identity, attempt: &Attempt, counted: bool) {
+        let mut inner = self.inner();
+        let Some(job) = inner.jobs.get_mut(identity) else {
+            return;
+        };
+        job.end(attempt.clone(), counted);
+        let attempt = Cow::Borrowed(attempt);
+        inner.tell(&Line::Ended {
+            identity: identity.clone(),
+            attempt,
+            counted,
+        });
+    }
+
+    /// The job's result is stored, or what is known of it is kept elsewhere.
+    pub(crate) fn over(&self, identity: &Identity) {
+        let mut inner = self.inner();
+        if inner.jobs.remove(identity).is_some() {
+            inner.tell(&Line::Over {
+                identity: identity.clone(),
+            });
+            self.make_small(&mut inner);
+        }
+    }
+
+    /// What was done for this request, in this revision, before it was delivered now.
+    pub(crate) fn recall(
+        &self,
+        identity: &Identity,
+        fingerprint: &str,
+        revision: u32,
+    ) -> Option<Past> {
+        let inner = self.inner();
+        let job = inner.jobs.get(identity)?;
+        if (job.fingerprint.as_str(), job.revision) != (fingerprint, revision) {
+            return None;
+        }
+        let ended = job.attempts.len() - usize::from(job.under_way);
+        let counted = job.attempts[..ended]
+            .iter()
+            .filter(|(_, counted)| *counted)
+            .count();
+        Some(Past {
+            attempts: job
+                .attempts
+                .iter()
+                .map(|(attempt, _)| attempt.clone())
+                .collect(),
+            counted: u32::try_from(counted).unwrap_or(u32::MAX),
+            unknown: job.under_way,
+        })
+    }
+
+    /// Leaves out what is over, when that is much.
+    fn make_small(&self, inner: &mut Inner) {
+        if inner.size <= LARGEST.max(2 * inner.live) {
+            return;
+        }
+        match write_anew(&self.dir, &inner.jobs) {
+            Ok((file, size)) => {
+                (inner.file, inner.size, inner.live, inner.torn) = (file, size, size, false);
+            }
+            Err(error) => warn!(%error, "the journal cannot be written anew"),
+        }
+    }
+}
+
+impl Inner {
+    /// Writes what may be lost: without it, the next process takes a call for one whose fate is unknown.
+    fn tell(&mut self, line: &Line<'_>) {
+        if let Err(error) = self.write(line) {
+            warn!(%error, "the journal cannot be written");
+        }
+    }
+
+    fn write(&mut self, line: &Line<'_>) -> io::Result<()> {
+        let mut text = Vec::with_capacity(512);
+        if self.torn {
+            text.push(b'\n');
+        }
+        serde_json::to_writer(&mut text, line)?;
+        text.push(b'\n');
+        self.torn = true;
+        (&*self.file).write_all(&text)?;
+        self.torn = false;
+        self.size += text.len() as u64;
+        Ok(())
+    }
+}
+
+impl Job {
+    fn new(fingerprint: &str, revision: u32) -> Self {
+        Self {
+            fingerprint: fingerprint.to_owned(),
+            revision,
+            attempts: Vec::new(),
+            under_way: false,
+        }
+    }
+
+    fn begin(&mut self, fingerprint: &str, revision: u32, attempt: Attempt) {
+        if (self.fingerprint.as_str(), self.revision) != (fingerprint, revision) {
+            *self = Self::new(fingerprint, revision);
+        }
+        // As in a completion, of very many the middle ones are forgotten.
+        if self.attempts.len() >= MOST_ATTEMPTS {
+            self.attempts.remove(MOST_ATTEMPTS / 2);
+        }
+        // One that is followed by another without an end was interrupted by an end of the process: it does not count.
+        self.attempts.push((attempt, false));
+        self.under_way = true;
+    }
+
+    fn end(&mut self, attempt: Attempt, counted: bool) {
+        if self.under_way {
+            self.attempts.pop();
+        }
+        self.attempts.push((attempt, counted));
+        self.under_way = false;
+    }
+}
+
+/// Reads a file, if it is there. A line that cannot be read is left out: the last one may be cut off.
+fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
+    let mut jobs = HashMap::<Identity, Job>::new();
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(jobs),
+        Err(error) => return Err(error),
+    };
+    for line in BufReader::new(file).split(b'\n') {
+        let line = line?;
+        match serde_json::from_slice(&line) {
+            Ok(Line::Begun {
+                identity,
+                fingerprint,
+                revision,
+                attempt,
+            }) => {
+                let job = jobs
+                    .entry(identity)
+                    .or_insert_with(|| Job::new(&fingerprint, revision));
+                job.begin(&fingerprint, revision, attempt.into_owned());
+            }
+            Ok(Line::Ended {
+                identity,
+                attempt,
+                counted,
+            }) => {
+                if let Some(job) = jobs.get_mut(&identity) {
+                    job.end(attempt.into_owned(), counted);
+                }
+            }
+            Ok(Line::Over { identity }) => drop(jobs.remove(&identity)),
+            Err(_) if line.is_empty() => {}
+            Err(error) => warn!(%error, "a line of the journal cannot be read"),
+        }
+    }
+    Ok(jobs)
+}
+
+/// Writes a file with what is not over alone, which takes the place of the one before.
+fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File>, u64)> {
+    let mut text = Vec::new();
+    for (identity, job) in jobs {
+        let (last, ended) = match job.attempts.split_last() {
+            Some((last, ended)) if job.under_way => (Some(last), ended),
+            _ => (None, &job.attempts[..]),
+        };
+        // A call's end needs its begin.
+        let begun = |attempt| Line::Begun {
+            identity: identity.clone(),
+            fingerprint: job.fingerprint.clone(),
+            revision: job.revision,
+            attempt: Cow::Borrowed(attempt),
+        };
+        for (attempt, counted) in ended {
+            let end = Line::Ended {
+                identity: identity.clone(),
+                attempt: Cow::Borrowed(attempt),
+                counted: *counted,
+            };
+            for line in [begun(attempt), end] {
+                serde_json::to_writer(&mut text, &line)?;
+                text.push(b'\n');
+            }
+        }
+        if let Some((attempt, _)) = last {
+            serde_json::to_writer(&mut text, &begun(attempt))?;
+            text.push(b'\n');
+        }
+    }
+    let path = dir.join(ANEW);
+    let mut file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&path)?;
+    file.write_all(&text)?;
+    file.sync_data()?;
+    std::fs::rename(&path, dir.join(FILE))?;
+    File::open(dir)?.sync_all()?;
+    Ok((Arc::new(file), text.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity(id: &str) -> Identity {
+        Identity {
+            team: "acme".to_owned(),
+            batch: None,
+            id: id.to_owned(),
+        }
+    }
+
+    fn attempt(outcome: &str) -> Attempt {
+        Attempt {
+            account: "one".to_owned(),
+            key: "a".to_owned(),
+            provider: "openai".to_owned(),
+            model: "m".to_owned(),
+            started_at: "2026-11-24T10:00:00Z".parse().expect("a time"),
+            waited_ms: 1,
+            duration_ms: 2,
+            outcome: outcome.to_owned(),
+            status_code: None,
+            jobs: None,
+        }
+    }
+
+    fn outcomes(past: &Past) -> Vec<&str> {
+        past.attempts
+            .iter()
+            .map(|attempt| attempt.outcome.as_str())
+            .collect()
+    }
+
+    #[test]
+    fn the_next_process_learns_what_ended_and_what_did_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempts = Attempts::open(dir.path()).expect("opened");
+        for id in ["under way", "resting", "over"] {
+            attempts
+                .begin(&identity(id), ("f", 1), &attempt("unknown"))
+                .expect("written");
+        }
+        attempts.end(&identity("under way"), &attempt("server_error"), true);
+        attempts.end(&identity("resting"), &attempt("rate_limited"), false);
+        attempts
+            .begin(&identity("under way"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        attempts.over(&identity("over"));
+        assert!(
+            attempts
+                .recall(&identity("under way"), "f", 1)
+                .expect("known")
+                .unknown,
+            "in this process too"
+        );
+
+        // Twice: what was not recalled is there again.
+        for _ in 0..2 {
+            let attempts = Attempts::open(dir.path()).expect("opened");
+            assert!(attempts.recall(&identity("over"), "f", 1).is_none());
+            assert!(
+                attempts.recall(&identity("resting"), "other", 1).is_none(),
+                "another request"
+            );
+            let past = attempts
+                .recall(&identity("resting"), "f", 1)
+                .expect("known");
+            assert_eq!(
+                (outcomes(&past), past.counted, past.unknown),
+                (vec!["rate_limited"], 0, false)
+            );
+            let past = attempts
+                .recall(&identity("under way"), "f", 1)
+                .expect("known");
+            assert_eq!(outcomes(&past), ["server_error", "unknown"]);
+            assert_eq!((past.counted, past.unknown), (1, true));
+            assert!(
+                attempts.recall(&identity("under way"), "f", 2).is_none(),
+                "another answer is asked for"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_takes_no_other_with_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempts = Attempts::open(dir.path()).expect("opened");
+        attempts
+            .begin(&identity("whole"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        attempts.inner().torn = true;
+        (&*attempts.inner().file)
+            .write_all(b"{\"event\":\"begun\",\"ident")
+            .expect("written");
+        attempts
+            .begin(&identity("after"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        let attempts = Attempts::open(dir.path()).expect("opened");
+        assert!(attempts.recall(&identity("whole"), "f", 1).is_some());
+        assert!(attempts.recall(&identity("after"), "f", 1).is_some());
+    }
+
+    #[test]
+    fn the_file_does_not_grow_with_what_is_over() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let attempts = Attempts::open(dir.path()).expect("opened");
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        for _ in 0..60_000 {
+            attempts
+                .begin(&identity("goes"), ("f", 1), &attempt("unknown"))
+                .expect("written");
+            attempts.over(&identity("goes"));
+        }
+        for _ in 0..1_000 {
+            attempts
+                .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+                .expect("written");
+            attempts.end(&identity("stays"), &attempt("rate_limited"), false);
+        }
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        attempts
+            .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
+            .expect("written");
+        let size = std::fs::metadata(dir.path().join(FILE))
+            .expect("there")
+            .len();
+        assert!(size < LARGEST, "{size}");
+        let attempts = Attempts::open(dir.path()).expect("opened");
+        let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");
+        assert_eq!(
+            (stays.attempts.len(), stays.counted),
+            (MOST_ATTEMPTS, 0),
+            "an interrupted one does not count"
+        );
+    }
+}

@@ -1,0 +1,438 @@
+//! Results by identity: one sled database per day, one writer thread, group commit; large ones in files beside it.
+//!
+//! sled's own flush is not safe against a power loss (it calls `sync_file_range`), so the writer calls
+//! `sync_data` on the database's file after it. `flush_async` can deadlock and is never called.
+//! Retention deletes a day's directory: sled never gives space back. sled is never the only copy of a
+//! job that is not acked.
+
+mod coverage;
+mod day;
+mod large;
+mod writer;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use forebay_schemas::subjects::digest;
+use forebay_schemas::{Completion, Identity};
+use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::large::{LARGE, at_length, size_of};
+use crate::store::results::day::Day;
+use crate::store::results::writer::{Value, Write, Writer};
+
+/// Why a result cannot be stored or read.
+#[derive(Debug, thiserror::Error)]
+#[error("store of results in {}: {problem}", path.display())]
+pub struct Error {
+    path: PathBuf,
+    problem: String,
+    /// Whether it may go away by itself: too many open files, a full disk.
+    passing: bool,
+}
+
+impl Error {
+    /// Whether it may go away by itself.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.passing
+    }
+
+    /// The same for one more who waits for the same write.
+    fn again(&self) -> Self {
+        Self {
+            path: self.path.clone(),
+            problem: self.problem.clone(),
+            passing: self.passing,
+        }
+    }
+
+    fn new(path: &Path, problem: impl std::fmt::Display) -> Self {
+        Self {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+            passing: false,
+        }
+    }
+}
+
+/// A stored result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    /// What made the job the request that it was.
+    pub fingerprint: String,
+    /// The message that it answered, as [`Delivery::unique_id`](crate::queue::Delivery) names it.
+    #[serde(default)]
+    pub message: Option<String>,
+    /// Its answer.
+    pub completion: Completion,
+}
+
+/// What is asked, and by whom: an answer to it may serve again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub(crate) team: String,
+    /// The fingerprint of pool, url and body.
+    pub(crate) fingerprint: String,
+}
+
+/// How long results matter.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    /// Days for which a result is kept, today included.
+    pub keep_days: u16,
+    /// Days for which an identity that was answered is not called again, today included.
+    pub horizon_days: u16,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Results {
+    dir: PathBuf,
+    retention: Retention,
+    days: Mutex<BTreeMap<Date, Arc<Day>>>,
+    /// Held while a day is opened: sled refuses a database that is open already. Opening takes seconds
+    /// where there is much, and look-ups must not wait for it.
+    opening: Mutex<()>,
+    /// None where each record is committed at once, by its own task.
+    writer: Option<Writer>,
+}
+
+/// Between the date of a day that was set aside and the process that did so.
+const UNREADABLE: &str = ".unreadable-";
+
+/// The day, in UTC, under which something that happens at `now` is stored.
+pub fn day_of(now: Timestamp) -> Date {
+    now.to_zoned_datetime(TimeZone::UTC).date()
+}
+
+impl Results {
+    /// Opens the days within the horizon in `dir`, which is made if it is not there. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    pub fn open(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
+        let writer = Writer::start().map_err(|error| Error::new(dir, error))?;
+        Self::with_writer(dir, retention, now, Some(writer))
+    }
+
+    /// The same without a thread, for runs under a paused clock: it would jump ahead while a task
+    /// waits for another thread.
+    ///
+    /// # Errors
+    /// When the directory cannot be made or read.
+    #[cfg(feature = "sim")]
+    pub fn open_in_place(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
+        Self::with_writer(dir, retention, now, None)
+    }
+
+    fn with_writer(
+        dir: &Path,
+        retention: Retention,
+        now: Timestamp,
+        writer: Option<Writer>,
+    ) -> Result<Self, Error> {
+        std::fs::create_dir_all(dir).map_err(|error| Error::new(dir, error))?;
+        let results = Self {
+            dir: dir.to_owned(),
+            retention,
+            days: Mutex::default(),
+            opening: Mutex::default(),
+            writer,
+        };
+
+        results.forget_old(now)?;
+        let first = day_of(results.horizon(now));
+        for date in results
+            .stored_days()?
+            .into_iter()
+            .filter(|date| *date >= first)
+        {
+            results.day(date)?;
+        }
+        // The first result of the day should not wait for its database to be made.
+        results.day(day_of(now))?;
+        Ok(results)
+    }
+
+    /// Stores a record; when this returns, it survives a power loss.
+    ///
+    /// # Errors
+    /// When it could not be written; it may then be there or not.
+    pub async fn store(
+        &self,
+        identity: &Identity,
+        record: &Record,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        let day = self.day(day_of(now))?;
+        let key = key_of(identity);
+        let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
+        let json = json.map_err(|error| Error::new(&self.dir, error))?;
+        let value = if json.len() < LARGE || self.writer.is_none() {
+            Value::Record(json)
+        } else {
+            let (name, path) = (digest(&key), day.path().to_owned());
+            let write = {
+                let name = name.clone();
+                move || large::write(&path, &name, &json)
+            };
+            let written = tokio::task::spawn_blocking(write).await;
+            written.map_err(|error| Error::new(&self.dir, error))??;
+            Value::InFile(name)
+        };
+        self.write(day, key, value).await
+    }
+
+    async fn write(&self, day: Arc<Day>, key: Vec<u8>, value: Value) -> Result<(), Error> {
+        let Some(writer) = &self.writer else {
+            return writer::write_one(&day, &key, &value);
+        };
+        let (done, written) = oneshot::channel();
+        writer.send(Write {
+            day,
+            key,
+            value,
+            done,
+        });
+        match written.await {
+            Ok(result) => result,
+            Err(_) => Err(Error::new(&self.dir, "the writer has stopped")),
+        }
+    }
+
+    /// Keeps the stored answer of a job for others that ask the same. A large one is not kept: each of them would store
+    /// it again.
+    ///
+    /// # Errors
+    /// When that could not be written.
+    pub(crate) async fn keep(
+        &self,
+        request: &Request,
+        answer: &Completion,
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        if size_of(answer) >= LARGE {
+            return Ok(());
+        }
+        let kept = Kept {
+            batch: answer.batch.clone(),
+            id: answer.id.clone(),
+            at: now,
+        };
+        let kept = serde_json::to_vec(&kept).map_err(|error| Error::new(&self.dir, error))?;
+        self.write(
+            self.day(day_of(now))?,
+            key_of_request(request),
+            Value::Kept(kept),
+        )
+        .await
+    }
+
+    /// Whose answer serves a request, if one is kept since then and within the horizon.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(crate) fn kept(
+        &self,
+        request: &Request,
+        since: Timestamp,
+    ) -> Result<Option<Identity>, Error> {
+        let key = key_of_request(request);
+        for day in self.days_since(day_of(since)) {
+            let Some(kept) = day.kept(&key)? else {
+                continue;
+            };
+            let Kept { batch, id, at } =
+                serde_json::from_slice(&kept).map_err(|error| Error::new(day.path(), error))?;
+            let team = request.team.clone();
+            return Ok((at >= since).then_some(Identity { team, batch, id }));
+        }
+        Ok(None)
+    }
+
+    /// What was answered before this does not count any more: the start of a day, so that the horizon is
+    /// never shorter than its days.
+    pub fn horizon(&self, now: Timestamp) -> Timestamp {
+        let first = back(day_of(now), self.retention.horizon_days + 1);
+        let midnight = TimeZone::UTC.to_timestamp(first.at(0, 0, 0, 0));
+        midnight.unwrap_or(Timestamp::MIN)
+    }
+
+    /// The record of an identity that was answered within the horizon. A miss costs microseconds.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn answered(&self, identity: &Identity, now: Timestamp) -> Result<Option<Record>, Error> {
+        self.newest(identity, day_of(self.horizon(now)))
+    }
+
+    /// The record of an identity, as long as it is kept. Days beyond the horizon are opened for this
+    /// and closed again, which blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&self, identity: &Identity) -> Result<Option<Record>, Error> {
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        for date in self.stored_days()?.into_iter().rev() {
+            let found = match self.opened(date) {
+                Some(day) => record_in(&day, identity)?,
+                None => record_in(&Day::open(&self.dir.join(date.to_string()))?, identity)?,
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// The open days since `first`, the newest first.
+    fn days_since(&self, first: Date) -> Vec<Arc<Day>> {
+        let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
+        days.range(first..)
+            .rev()
+            .map(|(_, day)| Arc::clone(day))
+            .collect()
+    }
+
+    fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
+        for day in self.days_since(first) {
+            if let Some(record) = record_in(&day, identity)? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Opens the day of a moment that is still to come, so that its first result need not wait. Blocks.
+    ///
+    /// # Errors
+    /// When its database cannot be made.
+    pub fn open_ahead(&self, at: Timestamp) -> Result<(), Error> {
+        self.day(day_of(at)).map(|_| ())
+    }
+
+    /// Deletes the days that are no longer kept.
+    ///
+    /// # Errors
+    /// When a directory cannot be deleted.
+    pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
+        let first = back(day_of(now), self.retention.keep_days);
+        for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
+            self.days
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&date);
+            let path = self.dir.join(date.to_string());
+            std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
+            info!(%date, "results of this day are no longer kept");
+        }
+        Ok(())
+    }
+
+    fn stored_days(&self) -> Result<Vec<Date>, Error> {
+        let entries = std::fs::read_dir(&self.dir).map_err(|error| Error::new(&self.dir, error))?;
+        let mut dates: Vec<Date> = entries
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        dates.sort();
+        Ok(dates)
+    }
+
+    fn opened(&self, date: Date) -> Option<Arc<Day>> {
+        self.days
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&date)
+            .cloned()
+    }
+
+    fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
+        if let Some(day) = self.opened(date) {
+            return Ok(day);
+        }
+        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(day) = self.opened(date) {
+            return Ok(day);
+        }
+        let day = Arc::new(self.open_day(date)?);
+        self.days
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(date, Arc::clone(&day));
+        Ok(day)
+    }
+
+    /// Opens a day. One that cannot be read is set aside: completions are in the stream as well, and a
+    /// damaged day must not stop work. A passing trouble of the system is no damage.
+    fn open_day(&self, date: Date) -> Result<Day, Error> {
+        let path = self.dir.join(date.to_string());
+        if !path.exists() {
+            self.note_day(date)?;
+        }
+        let error = match Day::open(&path) {
+            Ok(day) => return Ok(day),
+            Err(error) if error.passing => return Err(error),
+            Err(error) => error,
+        };
+        let aside = self
+            .dir
+            .join(format!("{date}{UNREADABLE}{}", std::process::id()));
+        warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
+        std::fs::rename(&path, &aside).map_err(|_| error)?;
+        Day::open(&path)
+    }
+}
+
+fn record_in(day: &Day, identity: &Identity) -> Result<Option<Record>, Error> {
+    let Some(json) = day.get(&key_of(identity))? else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&json)
+        .map(Some)
+        .map_err(|error| Error::new(day.path(), error))
+}
+
+/// The first of the `days` days that end with `today`.
+fn back(today: Date, days: u16) -> Date {
+    today
+        .checked_sub(i64::from(days.max(1) - 1).days())
+        .unwrap_or(Date::MIN)
+}
+
+/// Whose answer is kept for a request.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    batch: Option<String>,
+    id: String,
+    at: Timestamp,
+}
+
+/// A team is a name of at most 64 bytes, and what follows has a fixed length.
+fn key_of_request(request: &Request) -> Vec<u8> {
+    [
+        request.team.as_bytes(),
+        b"/",
+        request.fingerprint.as_bytes(),
+    ]
+    .concat()
+}
+
+/// Team and batch are names of at most 64 bytes, so a length byte each keeps the parts apart.
+fn key_of(identity: &Identity) -> Vec<u8> {
+    let batch = identity.batch.as_deref().unwrap_or_default();
+    let mut key = Vec::with_capacity(3 + identity.team.len() + batch.len() + identity.id.len());
+    for part in [identity.team.as_str(), batch] {
+        key.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
+        key.extend_from_slice(part.as_bytes());
+    }
+    key.extend_from_slice(identity.id.as_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests;

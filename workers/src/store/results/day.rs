@@ -1,0 +1,228 @@
+//! One day's database.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
+use std::thread;
+use std::time::Duration;
+
+use crate::crash::{self, Point};
+use crate::store::results::{Error, large};
+
+/// The first byte of every value: the layout of what follows, which is a record, or the name of the file that
+/// holds one.
+const VERSION: u8 = 1;
+const IN_FILE: u8 = 2;
+/// sled moves what is larger than a quarter of a segment to files that no flush covers, and writes a
+/// leaf of up to 17 values as one: so 17 of the largest values must fit a quarter of a segment.
+const SEGMENT: usize = 4 * 1024 * 1024;
+/// The largest value that is written as one.
+const CHUNK: usize = 48 * 1024;
+/// Records and chunks live under different first bytes.
+const RECORD: u8 = b'r';
+const PIECE: u8 = b'p';
+/// As are the requests whose answers are kept for others.
+const KEPT: u8 = b'k';
+/// What sled may keep in memory for one day, in bytes.
+const CACHE: u64 = 16 * 1024 * 1024;
+/// How often it is looked at a database that is still open, and how long after each time.
+const LOOKS: u32 = 400;
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Whether a database could not be opened because it is open: sled has no kind of error for that.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(cause) if cause.to_string().starts_with("could not acquire lock"))
+}
+
+#[derive(Debug)]
+pub(crate) struct Day {
+    path: PathBuf,
+    /// Taken for writing to open it again alone: look-ups wait meanwhile, so that none misses what is there.
+    /// None if that failed.
+    open: RwLock<Option<Database>>,
+}
+
+#[derive(Debug)]
+struct Database {
+    db: sled::Db,
+    /// The database's own file, for the sync that sled leaves out.
+    file: File,
+}
+
+impl Day {
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            path: path.to_owned(),
+            open: RwLock::new(Some(Database::open(path)?)),
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is closed because it failed may be opened again.
+    fn closed(&self) -> Error {
+        Error {
+            passing: true,
+            ..Error::new(&self.path, "it is closed after a failure")
+        }
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let failed = |problem: &dyn std::fmt::Display| Error::new(&self.path, problem);
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
+        let Some(value) = db
+            .get(record_key(key))
+            .map_err(|error| of_sled(&self.path, &error))?
+        else {
+            return Ok(None);
+        };
+        if let [IN_FILE, name @ ..] = value.as_ref() {
+            return large::read(&self.path, &String::from_utf8_lossy(name)).map(Some);
+        }
+        let [VERSION, a, b, c, d, head @ ..] = value.as_ref() else {
+            return Err(failed(&format!(
+                "a record of version {:?}, which is unknown",
+                value.first()
+            )));
+        };
+        let mut whole = head.to_vec();
+        for index in 0..u32::from_be_bytes([*a, *b, *c, *d]) {
+            let piece = db
+                .get(piece_key(key, index))
+                .map_err(|error| of_sled(&self.path, &error))?;
+            whole.extend_from_slice(
+                &piece.ok_or_else(|| failed(&"a piece of a record is missing"))?,
+            );
+        }
+        Ok(Some(whole))
+    }
+
+    /// Whose record answers the request of this key.
+    pub(crate) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
+        let found = db
+            .get(kept_key(key))
+            .map_err(|error| of_sled(&self.path, &error))?;
+        Ok(found.map(|value| value.to_vec()))
+    }
+
+    /// Adds to `batch` whose record answers the request of this key.
+    pub(crate) fn put_kept(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
+        batch.insert(kept_key(key), value);
+    }
+
+    /// Adds a record to `batch`: its head, and pieces after it where it is large.
+    pub(crate) fn put(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
+        let (head, rest) = value.split_at(value.len().min(CHUNK));
+        let pieces = rest.chunks(CHUNK);
+        let mut record = vec![VERSION];
+        record.extend_from_slice(
+            &u32::try_from(pieces.len())
+                .unwrap_or(u32::MAX)
+                .to_be_bytes(),
+        );
+        record.extend_from_slice(head);
+        for (index, piece) in (0..).zip(pieces) {
+            batch.insert(piece_key(key, index), piece);
+        }
+        batch.insert(record_key(key), record);
+    }
+
+    /// Puts the name of the file that holds a record into a batch.
+    pub(crate) fn put_name(batch: &mut sled::Batch, key: &[u8], name: &str) {
+        batch.insert(record_key(key), [&[IN_FILE], name.as_bytes()].concat());
+    }
+
+    /// Writes a batch; when this returns, it survives a power loss. sled does nothing more after an error, so
+    /// that the database is opened again.
+    pub(crate) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
+        let result = {
+            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            match open.as_ref() {
+                Some(open) => open.commit(&self.path, batch),
+                None => Err(self.closed()),
+            }
+        };
+        if result.is_err() {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            // It is locked for as long as it is open.
+            drop(open.take());
+            *open = Database::open(&self.path).ok();
+        }
+        result
+    }
+}
+
+impl Database {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whoever opens a day expects to be blocked"
+    )]
+    fn open(path: &Path) -> Result<Self, Error> {
+        let failed = |error: &dyn std::fmt::Display| Error::new(path, error);
+        let fresh = !path.exists();
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(CACHE)
+            .segment_size(SEGMENT)
+            .flush_every_ms(None);
+        let mut looks = 0;
+        let db = loop {
+            match config.open() {
+                Ok(db) => break db,
+                // sled's own threads may keep the file a moment longer than whoever closed it last.
+                Err(error) if is_locked(&error) && looks < LOOKS => {
+                    looks += 1;
+                    thread::sleep(LOOK);
+                }
+                Err(error) => return Err(of_sled(path, &error)),
+            }
+        };
+        let file = File::open(path.join("db")).map_err(|error| failed(&error))?;
+        if fresh {
+            for dir in [Some(path), path.parent()].into_iter().flatten() {
+                File::open(dir)
+                    .and_then(|dir| dir.sync_all())
+                    .map_err(|error| failed(&error))?;
+            }
+        }
+        Ok(Self { db, file })
+    }
+
+    fn commit(&self, path: &Path, batch: sled::Batch) -> Result<(), Error> {
+        self.db
+            .apply_batch(batch)
+            .map_err(|error| of_sled(path, &error))?;
+        crash::at(Point::Written);
+        self.db.flush().map_err(|error| of_sled(path, &error))?;
+        self.file.sync_data().map_err(|error| Error {
+            passing: true,
+            ..Error::new(path, error)
+        })
+    }
+}
+
+/// What the system says may pass; what sled says of its own is damage.
+fn of_sled(path: &Path, error: &sled::Error) -> Error {
+    let of_system = matches!(error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
+    Error {
+        passing: of_system || is_locked(error),
+        ..Error::new(path, error)
+    }
+}
+
+fn record_key(key: &[u8]) -> Vec<u8> {
+    [&[RECORD], key].concat()
+}
+
+fn kept_key(key: &[u8]) -> Vec<u8> {
+    [&[KEPT], key].concat()
+}
+
+fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
+    [&[PIECE], key, &index.to_be_bytes()].concat()
+}

@@ -1,0 +1,110 @@
+//! The one thread that writes: whatever has gathered while it synced becomes the next group.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use crate::store::results::Error;
+use crate::store::results::day::Day;
+
+/// The most records of one group.
+const GROUP: usize = 512;
+
+/// What is written of a record.
+pub(crate) enum Value {
+    Record(Vec<u8>),
+    /// The name of the file that holds it.
+    InFile(String),
+    /// Whose record answers the request of this key.
+    Kept(Vec<u8>),
+}
+
+pub(crate) struct Write {
+    pub(crate) day: Arc<Day>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Value,
+    pub(crate) done: oneshot::Sender<Result<(), Error>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    sender: Option<mpsc::Sender<Write>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(crate) fn start() -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("results".to_owned())
+            .spawn(move || run(&receiver))?;
+        Ok(Self {
+            sender: Some(sender),
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a record over; if the thread is gone, `done` is dropped, which tells the sender.
+    pub(crate) fn send(&self, write: Write) {
+        if let Some(sender) = &self.sender {
+            let _ = sender.send(write);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.sender.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(receiver: &mpsc::Receiver<Write>) {
+    while let Ok(first) = receiver.recv() {
+        let mut group = vec![first];
+        while group.len() < GROUP {
+            let Ok(next) = receiver.try_recv() else { break };
+            group.push(next);
+        }
+        while !group.is_empty() {
+            let day = Arc::clone(&group[0].day);
+            let (of_day, rest): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .partition(|write| Arc::ptr_eq(&write.day, &day));
+            group = rest;
+            commit(&day, of_day);
+        }
+    }
+}
+
+fn commit(day: &Day, group: Vec<Write>) {
+    let mut batch = sled::Batch::default();
+    group
+        .iter()
+        .for_each(|write| put(&mut batch, &write.key, &write.value));
+    let result = day.commit(batch);
+    for write in group {
+        let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
+        // A job whose task has ended does not wait for its write any more.
+        let _ = write.done.send(result);
+    }
+}
+
+fn put(batch: &mut sled::Batch, key: &[u8], value: &Value) {
+    match value {
+        Value::Record(record) => Day::put(batch, key, record),
+        Value::InFile(name) => Day::put_name(batch, key, name),
+        Value::Kept(record) => Day::put_kept(batch, key, record),
+    }
+}
+
+/// Commits one value by itself.
+pub(crate) fn write_one(day: &Day, key: &[u8], value: &Value) -> Result<(), Error> {
+    let mut batch = sled::Batch::default();
+    put(&mut batch, key, value);
+    day.commit(batch)
+}

@@ -1,0 +1,191 @@
+//! What the steps of a job share: pools, accounts, the queue, the provider's wire, the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::accounts::{Account, Cap, Circuits, Moment, Wake};
+use crate::addressing::Addressing;
+use crate::backpressure::Brake;
+use crate::clock::Clock;
+use crate::config::{Config, Team, standing_of_team};
+use crate::controls::Orders;
+use crate::counters::Counters;
+use crate::job::in_flight::Running;
+use crate::job::inbox::DispatcherHandle;
+use crate::job::merge_size::Sizes;
+use crate::job::unacked::Held;
+use crate::outcome::policy::Policy;
+use crate::pools::Pools;
+use crate::queue::Readings;
+use crate::store::journal::Journal;
+use crate::store::results::Results;
+
+/// Jobs of one flow that wait here at most; the rest waits in the queue.
+const LARGEST_STAGE: usize = 512;
+
+/// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
+/// thousands of them share gets slow for all.
+const PLACES: usize = 1_000;
+
+/// What the steps of a job share.
+#[derive(Debug)]
+pub(crate) struct Engine<Q, U> {
+    pub(crate) queue: Q,
+    pub(crate) upstream: U,
+    pub(crate) results: Results,
+    pub(crate) journal: Journal,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) accounts: Vec<Arc<Account>>,
+    pub(crate) pools: Pools,
+    pub(crate) teams: HashMap<String, Team>,
+    pub(crate) addressing: Addressing,
+    /// Limits of teams that have some.
+    pub(crate) caps: HashMap<String, Arc<Cap>>,
+    pub(crate) policy: Policy,
+    pub(crate) orders: Orders,
+    pub(crate) results_are_complete: bool,
+    pub(crate) max_request: usize,
+    pub(crate) rng: Mutex<SmallRng>,
+    pub(crate) held: Arc<Held>,
+    pub(crate) running: Arc<Running>,
+    /// What is being read.
+    pub(crate) readings: Arc<Readings>,
+    /// The right to read a flow.
+    pub(crate) places: Semaphore,
+    pub(crate) dispatcher: DispatcherHandle,
+    pub(crate) wake: Arc<Wake>,
+    pub(crate) brake: Brake,
+    pub(crate) counters: Counters,
+    /// How many texts travel together.
+    pub(crate) sizes: Sizes,
+}
+
+impl<Q, U> Engine<Q, U> {
+    pub(crate) fn new(
+        config: Config,
+        queue: Q,
+        upstream: U,
+        (results, journal): (Results, Journal),
+        clock: Arc<dyn Clock>,
+        dispatcher: DispatcherHandle,
+    ) -> Self {
+        let wake = Arc::new(Wake::default());
+        let spent_at = config
+            .idle
+            .and_then(|idle| Instant::now().checked_sub(idle));
+        let circuits = Arc::new(Circuits::default());
+        let account = |account| {
+            Account::new(
+                account,
+                Arc::clone(&wake),
+                Arc::clone(&circuits),
+                spent_at,
+                Arc::clone(&clock),
+            )
+        };
+        let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
+        let capped = config
+            .teams
+            .iter()
+            .filter(|(_, team)| !team.limits.is_empty());
+        let caps: HashMap<_, _> = capped
+            .map(|(name, team)| {
+                (
+                    name.clone(),
+                    Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock),
+                )
+            })
+            .collect();
+        let pools = Pools::new(config.pools, &accounts, config.on_demand);
+        let moment = Moment {
+            instant: Instant::now(),
+            wall: clock.now(),
+        };
+        for account in &accounts {
+            if config.kept {
+                account.keep();
+            }
+            let Some(standing) = config.standings.get(&account.config().name) else {
+                continue;
+            };
+            let mut standing = standing.clone();
+            // A model that no pool names any more is of no interest, unless it has spent what others share.
+            standing.models.retain(|model, _| {
+                account.config().shares_limits(model)
+                    || pools.are_made_on_demand()
+                    || pools.place(&account.config().name, model).is_some()
+            });
+            account.resume(&standing, moment);
+        }
+        for (team, cap) in &caps {
+            if config.kept {
+                cap.keep();
+            }
+            if let Some(standing) = config.standings.get(&standing_of_team(team)) {
+                cap.resume(standing, moment);
+            }
+        }
+        Self {
+            queue,
+            upstream,
+            results,
+            journal,
+            // Jitter only has to differ between processes that start together.
+            rng: Mutex::new(SmallRng::seed_from_u64(clock.now().as_nanosecond() as u64)),
+            clock,
+            accounts,
+            pools,
+            caps,
+            teams: config.teams,
+            addressing: config.addressing,
+            policy: config.policy,
+            orders: config.orders,
+            results_are_complete: config.results_are_complete,
+            max_request: config.max_request,
+            held: Arc::default(),
+            running: Arc::default(),
+            readings: Arc::default(),
+            places: Semaphore::new(PLACES),
+            dispatcher,
+            wake,
+            brake: Brake::default(),
+            counters: Counters::default(),
+            sizes: Sizes::default(),
+        }
+    }
+
+    pub(crate) fn rng(&self) -> std::sync::MutexGuard<'_, SmallRng> {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn team(&self, name: &str) -> Team {
+        self.teams.get(name).cloned().unwrap_or_default()
+    }
+
+    /// How many jobs of a flow wait here: what its pool can send in the next quarter of a second, and
+    /// at least one.
+    pub(crate) fn stage_size(&self, pool: &str) -> usize {
+        let Some(pool) = self.pools.get(pool) else {
+            return LARGEST_STAGE;
+        };
+        let rates = pool.candidates.iter().map(|candidate| {
+            let target = &self.pools.targets()[candidate.target];
+            target.account.short_rate(&target.model)
+        });
+        let Some(rate) = rates.sum::<Option<f64>>() else {
+            return LARGEST_STAGE;
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a positive rate; a cast saturates"
+        )]
+        let jobs = (rate * 0.25).ceil() as usize;
+        jobs.clamp(1, LARGEST_STAGE)
+    }
+}
