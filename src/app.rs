@@ -8,7 +8,7 @@ use anyhow::anyhow;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::store::journal::Journal;
-use forebay_workers::store::results::{Results, Retention};
+use forebay_workers::store::results::{ResultStore, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -270,13 +270,14 @@ pub async fn open_results(
     config: &Config,
     path: &Path,
     clock: &dyn Clock,
-) -> Result<Results, Error> {
+) -> Result<ResultStore, Error> {
     let retention = Retention {
         keep_days: config.data.keep_days,
         horizon_days: config.data.dedupe_days,
     };
     let (path, now) = (path.to_owned(), clock.now());
-    let opened = tokio::task::spawn_blocking(move || Results::open(&path, retention, now)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || ResultStore::open(&path, retention, now)).await;
     opened
         .map_err(|error| Error::Usage(error.into()))?
         .map_err(|error| Error::Usage(error.into()))

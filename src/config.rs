@@ -21,7 +21,7 @@ use forebay_providers::registry::Provider;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
-use forebay_workers::{Addressing, OnDemand, Team, unknown_team};
+use forebay_workers::{OnDemand, SubjectRules, TeamConfig, unknown_team};
 
 use crate::catalogue::{Catalogue, Model};
 
@@ -98,7 +98,7 @@ pub struct Config {
     /// What serves models that no pool is for: without a configuration there is a pool for each that is asked for.
     pub on_demand: Option<OnDemand>,
     /// Teams that differ from the defaults.
-    pub teams: BTreeMap<String, Team>,
+    pub teams: BTreeMap<String, TeamConfig>,
 }
 
 /// How NATS is reached.
@@ -397,14 +397,14 @@ impl Config {
             on_demand: self.on_demand.clone(),
             teams: self.teams.clone().into_iter().collect(),
             addressing: self.addressing(),
-            policy: forebay_workers::outcome::policy::Policy {
+            policy: forebay_workers::outcome::policy::RetryPolicy {
                 max_attempts: self.call.attempts,
             },
             lane_weights: self.lanes,
             idle: None,
             standings: std::collections::HashMap::new(),
             kept: true,
-            orders: forebay_workers::Orders::default(),
+            orders: forebay_workers::WorkerControls::default(),
             results_are_complete: true,
             max_request: self.call.max_request,
         })
@@ -419,12 +419,12 @@ impl Config {
             .is_some_and(|on_demand| !on_demand.targets(pool, model).is_empty())
     }
 
-    fn addressing(&self) -> Addressing {
+    fn addressing(&self) -> SubjectRules {
         let models = self.catalogue.models().map(|model| &model.name);
         let dotted = models
             .filter(|name| name.matches('.').count() == 1)
             .cloned();
-        Addressing {
+        SubjectRules {
             names: self.nats.names.clone(),
             dotted_models: Arc::new(dotted.collect()),
             refuses_unknown_teams: self.nats.refuses_unknown_teams,
@@ -452,7 +452,7 @@ impl Account {
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
                 Ok(secret) => match self.endpoint.wrong_key(&secret) {
-                    None => keys.push(accounts::Key {
+                    None => keys.push(accounts::AccountKey {
                         name: key.name.clone(),
                         secret,
                     }),
@@ -473,7 +473,7 @@ impl Account {
         }
         if self.keys.is_empty() {
             // The provider may be called without one.
-            keys.push(accounts::Key {
+            keys.push(accounts::AccountKey {
                 name: "none".to_owned(),
                 secret: Secret::new(""),
             });

@@ -6,9 +6,9 @@
 
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::kv::{self, Store};
-use forebay_workers::accounts::Standing;
+use forebay_workers::accounts::AccountState;
 use forebay_workers::queue::jetstream::take_over_schedules;
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -102,7 +102,7 @@ async fn copy(
 }
 
 fn account(key: &str, value: &[u8]) -> serde_json::Result<Entry> {
-    let standing: Standing = serde_json::from_slice(value)?;
+    let standing: AccountState = serde_json::from_slice(value)?;
     Ok((key.to_owned(), serde_json::to_vec(&standing)?))
 }
 
@@ -120,14 +120,14 @@ enum FormerPausable {
 #[serde(rename_all = "lowercase")]
 enum FormerOrder {
     Pause(FormerPausable),
-    Cancel { what: Cancelled, at: Timestamp },
+    Cancel { what: CancelledJobs, at: Timestamp },
 }
 
 fn control(_: &str, value: &[u8]) -> serde_json::Result<Entry> {
     let order = match serde_json::from_slice(value)? {
-        FormerOrder::Pause(FormerPausable::Pool(name)) => Order::Pause(Pausable::Pool(name)),
-        FormerOrder::Pause(FormerPausable::Quota(name)) => Order::Pause(Pausable::Account(name)),
-        FormerOrder::Pause(FormerPausable::Team(name)) => Order::Pause(Pausable::Team(name)),
+        FormerOrder::Pause(FormerPausable::Pool(name)) => Order::Pause(PauseTarget::Pool(name)),
+        FormerOrder::Pause(FormerPausable::Quota(name)) => Order::Pause(PauseTarget::Account(name)),
+        FormerOrder::Pause(FormerPausable::Team(name)) => Order::Pause(PauseTarget::Team(name)),
         FormerOrder::Cancel { what, at } => Order::Cancel { what, at },
     };
     Ok((order.key(), serde_json::to_vec(&order)?))

@@ -4,7 +4,7 @@ use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
 use forebay_workers::accounts;
 use forebay_workers::clock::SystemClock;
-use forebay_workers::key_check::{Probe, probe};
+use forebay_workers::key_check::{KeyCheck, probe};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -87,7 +87,7 @@ struct Tried {
     asked: Vec<String>,
     /// Whether they are called by names that no list has.
     names_deployments: bool,
-    probe: Option<Probe>,
+    probe: Option<KeyCheck>,
 }
 
 async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Vec<Tried>, Error> {
@@ -126,8 +126,8 @@ impl Tried {
     fn state(&self) -> &'static str {
         match &self.probe {
             None => "not tried",
-            Some(Probe { problem: None, .. }) => "accepted",
-            Some(Probe {
+            Some(KeyCheck { problem: None, .. }) => "accepted",
+            Some(KeyCheck {
                 problem: Some(problem),
                 ..
             }) => problem.class.as_str(),

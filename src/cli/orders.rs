@@ -1,7 +1,7 @@
 //! `forebay pause`, `forebay resume` and `forebay cancel`.
 
 use clap::ValueEnum;
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 
 use super::client::{ask, connect};
 use super::{Global, print};
@@ -41,11 +41,11 @@ pub(super) struct CancelArgs {
 }
 
 impl PauseArgs {
-    fn what(self) -> Pausable {
+    fn what(self) -> PauseTarget {
         match self.kind {
-            Kind::Pool => Pausable::Pool(self.name),
-            Kind::Account => Pausable::Account(self.name),
-            Kind::Team => Pausable::Team(self.name),
+            Kind::Pool => PauseTarget::Pool(self.name),
+            Kind::Account => PauseTarget::Account(self.name),
+            Kind::Team => PauseTarget::Team(self.name),
         }
     }
 }
@@ -69,11 +69,11 @@ pub(super) async fn pause(global: &Global, args: PauseArgs, verb: &str) -> Resul
 }
 
 /// A pool, an account or a team, in words.
-pub(super) fn named(what: &Pausable) -> String {
+pub(super) fn named(what: &PauseTarget) -> String {
     match what {
-        Pausable::Pool(name) => format!("pool {name}"),
-        Pausable::Account(name) => format!("account {name}"),
-        Pausable::Team(name) => format!("team {name}"),
+        PauseTarget::Pool(name) => format!("pool {name}"),
+        PauseTarget::Account(name) => format!("account {name}"),
+        PauseTarget::Team(name) => format!("team {name}"),
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn cancel(global: &Global, args: CancelArgs) -> Result<u8, Erro
         ids.into_iter().map(Some).collect()
     };
     for id in ids {
-        let what = Cancelled {
+        let what = CancelledJobs {
             team: team.clone(),
             batch: batch.clone(),
             id,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::jetstream::context::CreateKeyValueError;
 use async_nats::jetstream::kv::{self, Store};
-use forebay_workers::accounts::Standing;
+use forebay_workers::accounts::AccountState;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -57,7 +57,7 @@ pub struct Standings {
 #[derive(Debug, Default)]
 struct Written {
     /// As far as is known.
-    standing: Option<Standing>,
+    standing: Option<AccountState>,
     /// Of the entry; 0 if there is none.
     revision: u64,
 }
@@ -85,7 +85,7 @@ impl Standings {
                 .map(|entry| {
                     serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
                         warn!(name, %error, "what was known of these limits is not understood");
-                        Standing::default()
+                        AccountState::default()
                     })
                 });
             written.insert(name, Written { standing, revision });
@@ -98,7 +98,7 @@ impl Standings {
     }
 
     /// What is known, by name.
-    pub fn known(&self) -> HashMap<String, Standing> {
+    pub fn known(&self) -> HashMap<String, AccountState> {
         let known = self.written.iter();
         known
             .filter_map(|(name, written)| Some((name.clone(), written.standing.clone()?)))

@@ -13,7 +13,7 @@ use forebay_providers::cost::Dimension;
 use forebay_providers::registry::{Provider, providers, providers_with};
 use forebay_schemas::flow::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
-use forebay_workers::Team;
+use forebay_workers::TeamConfig;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
@@ -523,7 +523,7 @@ impl Checker<'_> {
         Some((DAY, Some(found.unwrap_or(TimeZone::UTC))))
     }
 
-    fn team(&mut self, name: &str, raw: raw::Team) -> Team {
+    fn team(&mut self, name: &str, raw: raw::Team) -> TeamConfig {
         let path = format!("team.{name}");
         if let Some(problem) = problem_of_team(name) {
             self.wrong(&path, problem);
@@ -553,7 +553,7 @@ impl Checker<'_> {
             }
             limits.extend(self.limit(&path, limit, Algorithm::Smooth));
         }
-        Team {
+        TeamConfig {
             weight: raw.weight.unwrap_or(1),
             reply_prefixes: raw.reply_prefixes,
             limits,

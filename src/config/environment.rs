@@ -7,7 +7,7 @@ use std::sync::Arc;
 use forebay_providers::Endpoint;
 use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
-use forebay_workers::{OnDemand, TargetConfig, Wanted};
+use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 
 use super::check::wrong_address;
 use super::{Account, Key, KeySource, Mistake};
@@ -138,9 +138,9 @@ pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalo
             .collect()
     };
     OnDemand::new(move |wanted| match wanted {
-        Wanted::Model(model) => serving(model),
+        WantedModel::Model(model) => serving(model),
         // Dots and slashes of a model's name are gone from its pool's.
-        Wanted::AnyOf(pool) => match named.get(pool) {
+        WantedModel::AnyOf(pool) => match named.get(pool) {
             Some(models) => models.iter().flat_map(|model| serving(model)).collect(),
             None => serving(pool),
         },

@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use async_nats::jetstream::context::CreateKeyValueError;
 use async_nats::jetstream::kv::{self, Store};
 use forebay_schemas::subjects::hex;
-use forebay_workers::{Cancelled, Orders, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget, WorkerControls};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,15 +22,15 @@ const KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 #[derive(Debug, Clone)]
 pub struct OrderBook {
     store: Store,
-    orders: Orders,
+    orders: WorkerControls,
 }
 
 /// An order as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Order {
-    Pause(Pausable),
-    Cancel { what: Cancelled, at: Timestamp },
+    Pause(PauseTarget),
+    Cancel { what: CancelledJobs, at: Timestamp },
 }
 
 impl Order {
@@ -53,7 +53,7 @@ impl OrderBook {
         let store = make(connection)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let orders = Orders::default();
+        let orders = WorkerControls::default();
         let keys = store
             .keys()
             .await
@@ -78,7 +78,7 @@ impl OrderBook {
     }
 
     /// The orders, as the worker follows them.
-    pub fn orders(&self) -> &Orders {
+    pub fn orders(&self) -> &WorkerControls {
         &self.orders
     }
 
@@ -86,7 +86,7 @@ impl OrderBook {
     ///
     /// # Errors
     /// Says why it cannot be written down; it is in force all the same, until a restart.
-    pub async fn pause(&self, what: Pausable) -> Result<(), String> {
+    pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
         self.orders.pause(what.clone());
         self.keep(&Order::Pause(what)).await
     }
@@ -95,7 +95,7 @@ impl OrderBook {
     ///
     /// # Errors
     /// Says why it cannot be written down; it is in force all the same, until a restart.
-    pub async fn resume(&self, what: &Pausable) -> Result<(), String> {
+    pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
         self.orders.resume(what);
         self.store
             .purge(Order::Pause(what.clone()).key())
@@ -107,7 +107,7 @@ impl OrderBook {
     ///
     /// # Errors
     /// Says why it cannot be written down; it is in force all the same, until a restart.
-    pub async fn cancel(&self, what: Cancelled, at: Timestamp) -> Result<(), String> {
+    pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
         self.orders.cancel(what.clone(), at);
         self.keep(&Order::Cancel { what, at }).await
     }

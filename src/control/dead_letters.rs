@@ -9,7 +9,7 @@ use forebay_schemas::header::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER}
 use forebay_schemas::{Flow, Format, Identity, Job};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::queue::{Letter, Postponed, Queue, State};
+use forebay_workers::queue::{DeadLetterMeta, PostponedJob, PostponedState, Queue};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -35,7 +35,7 @@ pub struct DeadLetter {
     pub object: Option<String>,
     /// What is known of it beside the message.
     #[serde(flatten)]
-    pub letter: Letter,
+    pub letter: DeadLetterMeta,
 }
 
 /// Which letters are meant.
@@ -198,7 +198,7 @@ impl<'a> DeadLetters<'a> {
         dead: &DeadLetter,
         payload: Bytes,
         pool: Option<&str>,
-    ) -> Result<Postponed, Error> {
+    ) -> Result<PostponedJob, Error> {
         let sequence = dead.sequence;
         let unfit = |problem: String| Error::Unfit(format!("dead letter {sequence}: {problem}"));
         if dead.letter.code == "id_conflict" {
@@ -256,8 +256,8 @@ impl<'a> DeadLetters<'a> {
         let answered = standing
             .and_then(|standing| standing.completion)
             .map(|completion| completion.revision);
-        Ok(Postponed {
-            state: State {
+        Ok(PostponedJob {
+            state: PostponedState {
                 id,
                 fingerprint: job.fingerprint(&dead.letter.pool),
                 revision: answered.unwrap_or(dead.letter.revision).saturating_add(1),
@@ -280,11 +280,11 @@ impl<'a> DeadLetters<'a> {
 /// A message of the stream as a letter; `None` if it is not Forebay's.
 fn read(message: &StreamMessage) -> Option<DeadLetter> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
-    let letter: Letter = match header(DEAD_LETTER_HEADER) {
+    let letter: DeadLetterMeta = match header(DEAD_LETTER_HEADER) {
         Some(letter) => serde_json::from_str(letter).ok()?,
         None => {
             let letter = serde_json::from_str(header(FORMAT_1_DEAD_LETTER_HEADER)?).ok()?;
-            Letter {
+            DeadLetterMeta {
                 format: Format::One,
                 ..letter
             }

@@ -14,7 +14,7 @@ use forebay_schemas::header::{
 };
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 use futures::StreamExt;
 use serde::Serialize;
 use tracing::{info, warn};
@@ -81,7 +81,7 @@ impl Desk {
             .await
             .map_err(|problem| failed(503, problem))?;
         let paused = self.book.orders().paused();
-        let forebay_workers::Snapshot {
+        let forebay_workers::WorkerSnapshot {
             staged: prefetched,
             in_flight,
             ended,
@@ -149,20 +149,23 @@ impl Desk {
 
     /// Makes no more calls for something; answers all that pauses then.
     async fn pause(&self, payload: &[u8]) -> Answer {
-        let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let what: PauseTarget =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let unknown = match &what {
-            Pausable::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
-            Pausable::Account(name) => self
+            PauseTarget::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
+            PauseTarget::Account(name) => self
                 .worker
                 .snapshot()
                 .accounts
                 .iter()
                 .all(|known| known.name != *name)
                 .then_some("account"),
-            Pausable::Team(name) => (!is_name(name)).then_some("team"),
+            PauseTarget::Team(name) => (!is_name(name)).then_some("team"),
         };
-        if let (Some(kind), Pausable::Pool(name) | Pausable::Account(name) | Pausable::Team(name)) =
-            (unknown, &what)
+        if let (
+            Some(kind),
+            PauseTarget::Pool(name) | PauseTarget::Account(name) | PauseTarget::Team(name),
+        ) = (unknown, &what)
         {
             return Err(failed(404, format!("there is no {kind} `{name}`")));
         }
@@ -174,7 +177,8 @@ impl Desk {
     }
 
     async fn resume(&self, payload: &[u8]) -> Answer {
-        let what: Pausable = serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let what: PauseTarget =
+            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         info!(?what, "resumed by an operator");
         self.book.resume(&what).await.map_err(not_kept)?;
         json(&OrdersReply {
@@ -184,7 +188,7 @@ impl Desk {
 
     /// Cancels what was published until now.
     async fn cancel(&self, payload: &[u8]) -> Answer {
-        let what: Cancelled =
+        let what: CancelledJobs =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if what.batch.is_none() && what.id.is_none() {
             return Err(failed(400, "name a batch, or a job"));

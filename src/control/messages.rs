@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use forebay_schemas::{Class, Completion, Status};
-use forebay_workers::accounts::{self, State};
-use forebay_workers::{Cancelled, Pausable, unknown_team};
+use forebay_workers::accounts::{self, ReadyState};
+use forebay_workers::{CancelledJobs, PauseTarget, unknown_team};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ pub struct Queues {
     /// Jobs that ended since the worker started, by status.
     pub ended: Vec<(Status, u64)>,
     /// What pauses.
-    pub paused: Vec<Pausable>,
+    pub paused: Vec<PauseTarget>,
 }
 
 /// How many jobs a queue holds: those of one pool, team and lane.
@@ -188,14 +188,14 @@ pub struct ResultsRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OrdersReply {
     /// All that pauses.
-    pub paused: Vec<Pausable>,
+    pub paused: Vec<PauseTarget>,
 }
 
 /// The answer to `ai.ctl.cancel`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelReply {
     /// What is cancelled.
-    pub what: Cancelled,
+    pub what: CancelledJobs,
     /// What was published until then.
     pub at: Timestamp,
     /// How many jobs do not wait for their time any more.
@@ -223,13 +223,13 @@ pub struct ShownLetter {
 /// The answer to `ai.ctl.results`: null where there is none.
 pub type ResultsReply = Option<Completion>;
 
-impl From<accounts::Snapshot> for Account {
-    fn from(snapshot: accounts::Snapshot) -> Self {
-        let condition = |name, state: &State| Condition {
+impl From<accounts::AccountSnapshot> for Account {
+    fn from(snapshot: accounts::AccountSnapshot) -> Self {
+        let condition = |name, state: &ReadyState| Condition {
             name,
             state: state.name().to_owned(),
             reason: match state {
-                State::Disabled { reason: None } => Some("operator".to_owned()),
+                ReadyState::Disabled { reason: None } => Some("operator".to_owned()),
                 state => state.reason().map(|reason| reason.to_string()),
             },
             until: state.until().map(wall_time),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use forebay_schemas::{Completion, Status};
 use forebay_workers::clock::{Clock as _, SystemClock};
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
@@ -112,7 +112,7 @@ async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_under_way_together_share_one_call() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
-    let chats = Pausable::Pool("chat".to_owned());
+    let chats = PauseTarget::Pool("chat".to_owned());
     ctl::<Value>(&forebay, "pause", &chats)
         .await
         .expect("paused");
@@ -131,7 +131,7 @@ async fn jobs_under_way_together_share_one_call() {
     .await;
     // The first of them is the one that would be called.
     for id in ["s-0", "s-7"] {
-        let what = Cancelled {
+        let what = CancelledJobs {
             team: "default".to_owned(),
             batch: None,
             id: Some(id.to_owned()),
@@ -212,7 +212,7 @@ async fn a_kept_answer_outlives_the_process() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
-    let chats = Pausable::Pool("chat".to_owned());
+    let chats = PauseTarget::Pool("chat".to_owned());
     ctl::<Value>(&forebay, "pause", &chats)
         .await
         .expect("paused");

@@ -14,8 +14,8 @@ use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Identity, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::crash::{AT, Point};
-use forebay_workers::store::results::{Results, Retention};
+use forebay_workers::crash::{AT, CrashPoint};
+use forebay_workers::store::results::{ResultStore, Retention};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ const SIGABRT: i32 = 6;
 
 /// What one case leaves.
 struct Case {
-    point: Point,
+    point: CrashPoint,
     name: String,
     connection: Connection,
     provider: Provider,
@@ -50,8 +50,8 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
     let server = Server::start(dir.path(), listen, Duration::from_millis(100))
         .await
         .expect("it starts");
-    let one_by_one = Point::ALL.map(|point| (point, 1, 1));
-    let several = Point::ALL.map(|point| (point, 3, 4));
+    let one_by_one = CrashPoint::ALL.map(|point| (point, 1, 1));
+    let several = CrashPoint::ALL.map(|point| (point, 3, 4));
     let cases = one_by_one.into_iter().chain(several);
     futures::future::join_all(cases.map(|(point, passage, at_once)| {
         let url = server.url().to_owned();
@@ -69,7 +69,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
 }
 
 impl Case {
-    async fn new(url: &str, point: Point, name: String, at_once: usize) -> Self {
+    async fn new(url: &str, point: CrashPoint, name: String, at_once: usize) -> Self {
         let provider = provider(&["name=one,key=sk-one"], "").await;
         let dir = tempfile::tempdir().expect("a directory");
         let limits = format!("{{ concurrent = {at_once} }}");
@@ -98,7 +98,7 @@ impl Case {
             dir,
         };
         for index in 0..EACH {
-            let text = if point == Point::Kept && index == 0 {
+            let text = if point == CrashPoint::Kept && index == 0 {
                 "x".repeat(LARGE)
             } else {
                 "hello".to_owned()
@@ -209,7 +209,8 @@ impl Case {
             keep_days: 30,
             horizon_days: 2,
         };
-        let results = Results::open(&dir, retention, SystemClock.now()).expect("the store opens");
+        let results =
+            ResultStore::open(&dir, retention, SystemClock.now()).expect("the store opens");
         let kinds = ["good", "bad", "later"].into_iter();
         let ids = kinds.flat_map(|kind| (0..EACH).map(move |index| format!("{kind}-{index}")));
         let identities = ids.map(|id| Identity {
@@ -290,7 +291,7 @@ impl Case {
         let calls = self.provider.calls().len();
         let needed = 3 * EACH + unstored;
         // A large request may be on its way yet when the unstored calls are counted.
-        let most = needed + usize::from(self.point == Point::Kept);
+        let most = needed + usize::from(self.point == CrashPoint::Kept);
         assert!(
             (needed..=most).contains(&calls),
             "{name}: {calls} calls, {unstored} unstored at the crash"

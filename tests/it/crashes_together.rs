@@ -9,7 +9,7 @@ use forebay::nats::connection::Connection;
 use forebay::nats::server::Server;
 use forebay::nats::streams;
 use forebay_schemas::{Completion, Status};
-use forebay_workers::crash::{AT, Point};
+use forebay_workers::crash::{AT, CrashPoint};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -32,13 +32,13 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
         .expect("it starts");
     // Some of them are passed once for each job, so that others of its call are before or after it.
     let points = [
-        (Point::Permitted, 1),
-        (Point::Sending, 1),
-        (Point::Answered, 1),
-        (Point::Decided, 1),
-        (Point::Stored, 3),
-        (Point::Completed, 4),
-        (Point::Acked, 5),
+        (CrashPoint::Permitted, 1),
+        (CrashPoint::Sending, 1),
+        (CrashPoint::Answered, 1),
+        (CrashPoint::Decided, 1),
+        (CrashPoint::Stored, 3),
+        (CrashPoint::Completed, 4),
+        (CrashPoint::Acked, 5),
     ];
     let cases = points.map(|(point, passage)| {
         let url = server.url().to_owned();
@@ -52,7 +52,7 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
     futures::future::join_all(cases).await;
 }
 
-async fn case(url: String, point: Point, passage: usize) {
+async fn case(url: String, point: CrashPoint, passage: usize) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let name = format!("together-{point:?}");

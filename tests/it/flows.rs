@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use forebay_schemas::{Flow, Lane, Names};
 use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::queue::{Credit, Queue, Reading, Readings};
+use forebay_workers::queue::{ActiveReadings, Credit, Queue, QueueReading};
 
 use crate::support::{Forebay, SMALL_STREAMS, chat, soon};
 
@@ -21,7 +21,7 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
         .expect("established");
     let queue = JetStreamQueue::new(connection.client.clone(), names.clone());
     let mut found = queue
-        .find(Arc::new(Readings::default()))
+        .find(Arc::new(ActiveReadings::default()))
         .await
         .expect("found");
     let flow = Flow {
@@ -31,7 +31,7 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     };
     forebay.publish(&names.job(&flow), &chat("1", "x")).await;
     let reading = soon("the flow", found.recv()).await.expect("open");
-    assert_eq!(reading, Reading { flow, due: false });
+    assert_eq!(reading, QueueReading { flow, due: false });
 
     queue.prepare(&reading).await.expect("prepared");
     assert!(!queue.forget(&reading).await.expect("asked"), "a job waits");

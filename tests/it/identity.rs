@@ -7,7 +7,7 @@ use forebay::nats::streams;
 use forebay_schemas::{Completion, Flow, Format, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::queue::jetstream::JetStreamQueue;
-use forebay_workers::queue::{Postponed, Queue, State};
+use forebay_workers::queue::{PostponedJob, PostponedState, Queue};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -461,7 +461,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
         .checked_add(Duration::from_secs(600))
         .expect("soon");
     for round in 0..30 {
-        let job = |request: &str| Postponed {
+        let job = |request: &str| PostponedJob {
             object: None,
             flow: Flow {
                 pool: "p".to_owned(),
@@ -474,7 +474,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
                 id: round.to_string(),
             },
             at,
-            state: State {
+            state: PostponedState {
                 id: round.to_string(),
                 fingerprint: request.to_owned(),
                 revision: 1,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use forebay_schemas::{Class, Completion, Status};
 use forebay_workers::clock::{Clock as _, SystemClock};
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::support::{Forebay, UNLIMITED, account, ctl, head, provider};
@@ -195,7 +195,7 @@ async fn a_text_that_is_known_to_be_too_long_travels_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
     let (forebay, _provider) = forebay().await;
-    let pool = Pausable::Pool("joined".to_owned());
+    let pool = PauseTarget::Pool("joined".to_owned());
     ctl::<Value>(&forebay, "pause", &pool)
         .await
         .expect("paused");
@@ -208,7 +208,7 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
         forebay.publish("ai.jobs.joined", &job).await;
     }
     for id in ["w-1", "w-4"] {
-        let what = Cancelled {
+        let what = CancelledJobs {
             team: "default".to_owned(),
             batch: None,
             id: Some(id.to_owned()),

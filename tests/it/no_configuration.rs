@@ -5,7 +5,7 @@ use std::fs;
 use forebay::app::{App, Started};
 use forebay::config::Config;
 use forebay_schemas::Status;
-use forebay_workers::{OnDemand, TargetConfig, Wanted};
+use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 use serde_json::json;
 
 use crate::program::{Output, command, finish};
@@ -81,9 +81,9 @@ async fn pools_are_made_as_models_are_asked_for() {
         ),
     ];
     let mut config = Config::parse(&text.concat()).expect("a configuration");
-    let serve = |wanted: Wanted<'_>| {
+    let serve = |wanted: WantedModel<'_>| {
         let model = match wanted {
-            Wanted::Model(name) | Wanted::AnyOf(name) => name,
+            WantedModel::Model(name) | WantedModel::AnyOf(name) => name,
         };
         if model.starts_with("gpt-") {
             vec![TargetConfig::new(0, model)]

@@ -7,7 +7,7 @@ use async_nats::HeaderMap;
 use forebay::control::dead_letters::DeadLetter;
 use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Identity, Status};
-use forebay_workers::Cancelled;
+use forebay_workers::CancelledJobs;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ async fn busy() -> (Forebay, forebay_simulator::Provider) {
 async fn a_large_job_that_is_cancelled_and_published_again_is_called() {
     let (forebay, provider) = busy().await;
     publish_enclosed(&forebay, "again", &large("again", "first")).await;
-    let which = Cancelled {
+    let which = CancelledJobs {
         team: "default".to_owned(),
         batch: None,
         id: Some("again".to_owned()),

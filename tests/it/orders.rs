@@ -6,7 +6,7 @@ use forebay::control::messages::{CancelReply, OrdersReply, Queues};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::{Cancelled, Pausable};
+use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::support::{Forebay, UNLIMITED, account, called, chat, ctl, head, pool, provider, said};
@@ -27,7 +27,7 @@ async fn two_pools(faults: &str) -> (Forebay, Provider, String) {
     (Forebay::start(dir, &text).await, provider, text)
 }
 
-async fn pause(forebay: &Forebay, what: &Pausable) -> Result<OrdersReply, String> {
+async fn pause(forebay: &Forebay, what: &PauseTarget) -> Result<OrdersReply, String> {
     ctl(forebay, "pause", what).await
 }
 
@@ -36,7 +36,7 @@ async fn cancel(forebay: &Forebay, batch: Option<&str>, id: Option<&str>) -> Can
     ctl(
         forebay,
         "cancel",
-        &Cancelled {
+        &CancelledJobs {
             team: "default".to_owned(),
             batch,
             id,
@@ -56,9 +56,9 @@ fn of_batch(id: &str, batch: &str) -> Value {
 async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
     let (mut forebay, provider, text) = two_pools("").await;
     let kinds = [
-        Pausable::Pool("chat".to_owned()),
-        Pausable::Account("one".to_owned()),
-        Pausable::Team("acme".to_owned()),
+        PauseTarget::Pool("chat".to_owned()),
+        PauseTarget::Account("one".to_owned()),
+        PauseTarget::Team("acme".to_owned()),
     ];
     for (index, what) in kinds.into_iter().enumerate() {
         let calls = provider.calls().len();
@@ -97,12 +97,18 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
         );
     }
     for (what, problem) in [
-        (Pausable::Pool("gpt".to_owned()), "there is no pool `gpt`"),
         (
-            Pausable::Account("three".to_owned()),
+            PauseTarget::Pool("gpt".to_owned()),
+            "there is no pool `gpt`",
+        ),
+        (
+            PauseTarget::Account("three".to_owned()),
             "there is no account `three`",
         ),
-        (Pausable::Team("a b".to_owned()), "there is no team `a b`"),
+        (
+            PauseTarget::Team("a b".to_owned()),
+            "there is no team `a b`",
+        ),
     ] {
         assert_eq!(pause(&forebay, &what).await.expect_err("unknown"), problem);
     }
@@ -112,7 +118,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     let (forebay, provider, text) = two_pools("").await;
-    pause(&forebay, &Pausable::Pool("chat".to_owned()))
+    pause(&forebay, &PauseTarget::Pool("chat".to_owned()))
         .await
         .expect("paused");
     for id in ["staged-1", "staged-2"] {
@@ -145,7 +151,7 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
 
     // What is published after it is not cancelled, over a restart too.
     let forebay = Forebay::start(forebay.leave().await, &text).await;
-    let _: OrdersReply = ctl(&forebay, "resume", &Pausable::Pool("chat".to_owned()))
+    let _: OrdersReply = ctl(&forebay, "resume", &PauseTarget::Pool("chat".to_owned()))
         .await
         .expect("resumed");
     forebay
@@ -183,7 +189,7 @@ async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called() {
     let (forebay, provider, _) = two_pools("").await;
-    let what = Pausable::Pool("chat".to_owned());
+    let what = PauseTarget::Pool("chat".to_owned());
     pause(&forebay, &what).await.expect("paused");
     forebay
         .publish("ai.jobs.chat", &chat("again", "hello"))

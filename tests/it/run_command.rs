@@ -9,7 +9,7 @@ use forebay_schemas::completion::OutputLine;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::Faults;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::store::results::{Results, Retention};
+use forebay_workers::store::results::{ResultStore, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
@@ -168,8 +168,8 @@ fn stored(dir: &Path, lines: usize) -> usize {
         keep_days: 7,
         horizon_days: 2,
     };
-    let results =
-        Results::open(&dir.join("data/results"), retention, SystemClock.now()).expect("a store");
+    let results = ResultStore::open(&dir.join("data/results"), retention, SystemClock.now())
+        .expect("a store");
     let answered = batch.lines.iter().filter(|line| {
         results
             .get(&batch.identity(line))

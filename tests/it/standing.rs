@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay::control::messages::{Accounts, SwitchRequest};
 use forebay_schemas::{AccountEvent, Status};
-use forebay_workers::accounts::Standing;
+use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
@@ -150,7 +150,7 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         .await
         .expect("read")
         .expect("written before it was answered");
-    let written: Standing = serde_json::from_slice(&written).expect("a standing");
+    let written: AccountState = serde_json::from_slice(&written).expect("a standing");
     assert!(written.keys.contains_key("key-1"));
     for id in 0..4 {
         forebay

@@ -235,7 +235,7 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     );
     let text = [head, account, pool("chat", "gpt-4o-mini", &["one"])].concat();
     let forebay = Forebay::start(dir, &text).await;
-    let what = forebay_workers::Pausable::Pool("chat".to_owned());
+    let what = forebay_workers::PauseTarget::Pool("chat".to_owned());
     let _: forebay::control::messages::OrdersReply =
         ctl(&forebay, "pause", &what).await.expect("paused");
     let publish = async |subject: &'static str, id: usize, text: &str| {

@@ -10,15 +10,15 @@ use forebay_providers::cost::Dimension;
 use forebay_providers::registry::provider;
 use forebay_providers::{Reply, Request};
 use forebay_schemas::{Cache, Class, Completion, Flow, Lane, Status};
-use forebay_workers::accounts::{self, Algorithm, Amount, Key, Limit};
+use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
 use forebay_workers::clock::Clock;
-use forebay_workers::outcome::policy::Policy;
+use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
 use forebay_workers::store::journal::Journal;
-use forebay_workers::store::results::{Results, Retention};
-use forebay_workers::upstream::{Error, Received, Upstream};
-use forebay_workers::{Addressing, Config, PoolConfig, TargetConfig, Worker};
+use forebay_workers::store::results::{ResultStore, Retention};
+use forebay_workers::upstream::{Error, ReceivedReply, Upstream};
+use forebay_workers::{Config, PoolConfig, SubjectRules, TargetConfig, Worker};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -36,7 +36,7 @@ struct Scripted {
 }
 
 impl Upstream for Scripted {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -89,7 +89,7 @@ impl Tiers {
                 provider(self.provider).expect("a known provider"),
                 "http://provider",
             ),
-            keys: vec![Key {
+            keys: vec![AccountKey {
                 name: "only".to_owned(),
                 secret: Secret::new(*name),
             }],
@@ -115,13 +115,13 @@ impl Tiers {
                 cache: Cache::Off,
             }],
             teams: HashMap::new(),
-            policy: Policy { max_attempts: 5 },
+            policy: RetryPolicy { max_attempts: 5 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
             standings: HashMap::new(),
             kept: false,
-            orders: forebay_workers::Orders::default(),
-            addressing: Addressing::default(),
+            orders: forebay_workers::WorkerControls::default(),
+            addressing: SubjectRules::default(),
             results_are_complete: true,
             max_request: usize::MAX,
         }
@@ -141,8 +141,9 @@ impl Tiers {
             keep_days: 7,
             horizon_days: 2,
         };
-        let results = Results::open_in_place(&dir.path().join("results"), retention, clock.now())
-            .expect("a store");
+        let results =
+            ResultStore::open_in_place(&dir.path().join("results"), retention, clock.now())
+                .expect("a store");
         let journal = Journal::open(&dir.path().join("journal")).expect("a journal");
         let queue = SimQueue::new(clock.clone());
         let upstream = Scripted {

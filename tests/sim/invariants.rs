@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use forebay_schemas::{Lane, Status};
-use forebay_workers::sim::upstream::Counting;
+use forebay_workers::sim::upstream::SimCounting;
 
 use crate::schedule::{Limits, Run};
 
@@ -72,7 +72,7 @@ impl Run {
     /// The provider refused nothing, and by another count no trailing window was exceeded.
     pub(crate) fn no_refusal(&self) -> &Self {
         assert_eq!(self.upstream.refusals(), 0, "seed {}", self.schedule.seed);
-        let sliding = |(account, _): &(&Limits, &String)| account.counting == Counting::Sliding;
+        let sliding = |(account, _): &(&Limits, &String)| account.counting == SimCounting::Sliding;
         for (account, key) in self
             .schedule
             .accounts

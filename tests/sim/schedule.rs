@@ -9,14 +9,14 @@ use forebay_providers::Secret;
 use forebay_providers::cost::Dimension;
 use forebay_providers::registry::provider;
 use forebay_schemas::{Cache, Flow, Lane};
-use forebay_workers::accounts::{self, Algorithm, Amount, Key, Limit};
-use forebay_workers::outcome::policy::Policy;
+use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
+use forebay_workers::outcome::policy::RetryPolicy;
 use forebay_workers::sim::VirtualClock;
 use forebay_workers::sim::queue::SimQueue;
-use forebay_workers::sim::upstream::{Account, Behaviour, Counting, SimUpstream, Tells};
+use forebay_workers::sim::upstream::{SimAccount, SimBehaviour, SimCounting, SimUpstream, Tells};
 use forebay_workers::store::journal::Journal;
-use forebay_workers::store::results::{Results, Retention};
-use forebay_workers::{Addressing, Config, PoolConfig, TargetConfig, Worker};
+use forebay_workers::store::results::{ResultStore, Retention};
+use forebay_workers::{Config, PoolConfig, SubjectRules, TargetConfig, Worker};
 use jiff::SignedDuration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -31,7 +31,7 @@ pub(crate) struct Limits {
     /// What the configuration says; what the provider enforces if it is true.
     pub(crate) configured: usize,
     /// How the provider counts, and whether the configuration names it.
-    pub(crate) counting: Counting,
+    pub(crate) counting: SimCounting,
     pub(crate) algorithm: Algorithm,
     /// What the provider's answers tell; if `learned`, nothing is configured.
     pub(crate) tells: Tells,
@@ -40,7 +40,7 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// Limits that are configured truly and spent smoothly.
-    pub(crate) fn smooth(requests: usize, per: Duration, counting: Counting) -> Self {
+    pub(crate) fn smooth(requests: usize, per: Duration, counting: SimCounting) -> Self {
         Self {
             requests,
             per,
@@ -53,7 +53,7 @@ impl Limits {
     }
 
     /// Limits that are configured truly and spent as calls come.
-    pub(crate) fn counted(requests: usize, per: Duration, counting: Counting) -> Self {
+    pub(crate) fn counted(requests: usize, per: Duration, counting: SimCounting) -> Self {
         Self {
             algorithm: Algorithm::Counted,
             ..Self::smooth(requests, per, counting)
@@ -76,7 +76,7 @@ pub(crate) struct Schedule {
     pub(crate) jobs: usize,
     /// Between two publishes: anything up to this.
     pub(crate) gap: Duration,
-    pub(crate) behaviour: Behaviour,
+    pub(crate) behaviour: SimBehaviour,
     pub(crate) teams: Vec<&'static str>,
     /// How often the worker is stopped, and another started in its place.
     pub(crate) restarts: usize,
@@ -114,13 +114,16 @@ impl Schedule {
         let accounts = (0..rng.random_range(1..4)).map(|_| {
             let requests = rng.random_range(5..60);
             let per = Duration::from_secs(rng.random_range(1..20));
-            let counting =
-                [Counting::Sliding, Counting::Fixed, Counting::Bucket][rng.random_range(0..3)];
+            let counting = [
+                SimCounting::Sliding,
+                SimCounting::Fixed,
+                SimCounting::Bucket,
+            ][rng.random_range(0..3)];
             Limits::smooth(requests, per, counting)
         });
         let accounts: Vec<_> = accounts.collect();
         let latency = Duration::from_millis(rng.random_range(1..3_000));
-        let behaviour = Behaviour {
+        let behaviour = SimBehaviour {
             accounts: Vec::new(),
             send_delay: Duration::from_millis(rng.random_range(0..400)),
             way: 2 * MILLI,
@@ -166,7 +169,7 @@ impl Schedule {
         let keys: Vec<_> = (0..self.accounts.len())
             .map(|index| format!("key-{index}"))
             .collect();
-        let account = |(limits, key): (&Limits, &String)| Account {
+        let account = |(limits, key): (&Limits, &String)| SimAccount {
             key: key.clone(),
             limits: vec![(limits.requests, limits.per)],
             counting: limits.counting,
@@ -183,7 +186,7 @@ impl Schedule {
         let start = async |standings, restart: usize| {
             // Two workers cannot have one store at once; what the first has answered, its completions tell.
             let folder = dir.path().join(restart.to_string());
-            let results = Results::open_in_place(&folder, retention, now).expect("a store");
+            let results = ResultStore::open_in_place(&folder, retention, now).expect("a store");
             let idle = (restart > 0).then_some(Duration::ZERO);
             let config = Config {
                 standings,
@@ -260,7 +263,7 @@ impl Schedule {
                 provider("openai").expect("a known provider"),
                 "http://provider",
             ),
-            keys: vec![Key {
+            keys: vec![AccountKey {
                 name: "only".to_owned(),
                 secret: Secret::new(key.as_str()),
             }],
@@ -290,13 +293,13 @@ impl Schedule {
                 cache: Cache::Off,
             }],
             teams: HashMap::new(),
-            policy: Policy { max_attempts: 6 },
+            policy: RetryPolicy { max_attempts: 6 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
             standings: HashMap::new(),
             kept: false,
-            orders: forebay_workers::Orders::default(),
-            addressing: Addressing::default(),
+            orders: forebay_workers::WorkerControls::default(),
+            addressing: SubjectRules::default(),
             results_are_complete: true,
             max_request: usize::MAX,
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use forebay_workers::accounts::Algorithm;
-use forebay_workers::sim::upstream::{Counting, Tells};
+use forebay_workers::sim::upstream::{SimCounting, Tells};
 
 use jiff::SignedDuration;
 
@@ -71,7 +71,7 @@ async fn long_calls_that_arrive_within_the_guard_are_never_refused_and_those_bey
     let guard = 120 * MILLI;
     let minute = Duration::from_secs(60);
     for limits in [Limits::smooth, Limits::counted] {
-        for counting in [Counting::Sliding, Counting::Fixed] {
+        for counting in [SimCounting::Sliding, SimCounting::Fixed] {
             // With one call a minute nothing evens out what single calls are late by.
             let (many, one) = (limits(30, minute, counting), limits(1, minute, counting));
             let mut beyond = 0;
@@ -92,7 +92,7 @@ async fn long_calls_that_arrive_within_the_guard_are_never_refused_and_those_bey
                 beyond += refusals;
             }
             // A fixed window slides away from calls that are more than a period apart.
-            let kept = beyond > 0 || counting == Counting::Fixed;
+            let kept = beyond > 0 || counting == SimCounting::Fixed;
             assert!(
                 kept,
                 "{counting:?}: it is the guard that keeps them from being refused"
@@ -106,8 +106,8 @@ async fn a_provider_that_is_down_is_left_alone_and_found_again() {
     for seed in 7_000..7_005 {
         let mut schedule = Schedule::calm(seed);
         schedule.accounts = vec![
-            Limits::smooth(100, Duration::from_secs(5), Counting::Sliding),
-            Limits::smooth(100, Duration::from_secs(5), Counting::Sliding),
+            Limits::smooth(100, Duration::from_secs(5), SimCounting::Sliding),
+            Limits::smooth(100, Duration::from_secs(5), SimCounting::Sliding),
         ];
         (schedule.jobs, schedule.gap) = (1_000, Duration::ZERO);
         (schedule.behaviour.send_delay, schedule.behaviour.latency) =
@@ -136,8 +136,8 @@ async fn a_backlog_is_drained_at_nearly_the_allowed_rate() {
     for seed in 2_000..2_010 {
         let mut schedule = Schedule::calm(seed);
         schedule.accounts = vec![
-            Limits::smooth(100, Duration::from_secs(10), Counting::Sliding),
-            Limits::smooth(50, Duration::from_secs(10), Counting::Sliding),
+            Limits::smooth(100, Duration::from_secs(10), SimCounting::Sliding),
+            Limits::smooth(50, Duration::from_secs(10), SimCounting::Sliding),
         ];
         (schedule.jobs, schedule.gap) = (600, Duration::ZERO);
         schedule.behaviour.send_delay = 3 * MILLI;
@@ -160,7 +160,7 @@ async fn no_team_and_no_lane_starves() {
         schedule.accounts = vec![Limits::smooth(
             100,
             Duration::from_secs(5),
-            Counting::Sliding,
+            SimCounting::Sliding,
         )];
         (schedule.jobs, schedule.gap) = (600, Duration::ZERO);
         (schedule.behaviour.send_delay, schedule.behaviour.latency) =
@@ -179,8 +179,8 @@ async fn a_restart_exceeds_no_limit_long_or_short() {
     for seed in 6_000..6_020 {
         let mut schedule = Schedule::calm(seed);
         schedule.accounts = vec![
-            Limits::counted(40, Duration::from_secs(600), Counting::Sliding),
-            Limits::smooth(20, Duration::from_secs(10), Counting::Fixed),
+            Limits::counted(40, Duration::from_secs(600), SimCounting::Sliding),
+            Limits::smooth(20, Duration::from_secs(10), SimCounting::Fixed),
         ];
         (schedule.gap, schedule.restarts) = (Duration::ZERO, 3);
         let run = schedule.run().await;
@@ -198,9 +198,9 @@ async fn a_limit_that_is_lower_than_configured_costs_refusals_and_nothing_else()
         schedule.accounts = vec![
             Limits {
                 configured: 20,
-                ..Limits::smooth(10, Duration::from_secs(5), Counting::Sliding)
+                ..Limits::smooth(10, Duration::from_secs(5), SimCounting::Sliding)
             },
-            Limits::smooth(20, Duration::from_secs(5), Counting::Sliding),
+            Limits::smooth(20, Duration::from_secs(5), SimCounting::Sliding),
         ];
         let run = schedule.run().await;
         run.nothing_lost().all_succeeded().nothing_leaked();
@@ -251,7 +251,11 @@ fn unknown(seed: u64, limits: Limits, minutes: usize) -> Schedule {
 
 #[tokio::test(start_paused = true)]
 async fn limits_that_headers_tell_are_reached_within_a_minute() {
-    for counting in [Counting::Sliding, Counting::Fixed, Counting::Bucket] {
+    for counting in [
+        SimCounting::Sliding,
+        SimCounting::Fixed,
+        SimCounting::Bucket,
+    ] {
         for (seed, (requests, seconds)) in [(600, 60), (60, 60), (20, 1)].into_iter().enumerate() {
             let limits = Limits::smooth(requests, Duration::from_secs(seconds), counting);
             let run = unknown(
@@ -279,7 +283,11 @@ async fn limits_that_headers_tell_are_reached_within_a_minute() {
 #[tokio::test(start_paused = true)]
 async fn limits_that_nobody_tells_are_found() {
     for tells in [Tells::Nothing, Tells::Waits] {
-        for counting in [Counting::Sliding, Counting::Fixed, Counting::Bucket] {
+        for counting in [
+            SimCounting::Sliding,
+            SimCounting::Fixed,
+            SimCounting::Bucket,
+        ] {
             for (seed, (requests, seconds)) in [(600, 60), (60, 60), (10, 1), (6, 60)]
                 .into_iter()
                 .enumerate()
@@ -307,22 +315,22 @@ async fn limits_that_nobody_tells_are_found() {
 }
 
 /// Seconds that an account needs for so many calls when every one goes as soon as its provider permits.
-fn oracle(jobs: usize, requests: usize, per: f64, counting: Counting) -> f64 {
+fn oracle(jobs: usize, requests: usize, per: f64, counting: SimCounting) -> f64 {
     let bursts = (jobs - 1) / requests;
     match counting {
-        Counting::Sliding | Counting::Fixed => bursts as f64 * per,
-        Counting::Clock => (bursts as f64 - 0.6) * per,
-        Counting::Bucket => (jobs - requests) as f64 * per / requests as f64,
+        SimCounting::Sliding | SimCounting::Fixed => bursts as f64 * per,
+        SimCounting::Clock => (bursts as f64 - 0.6) * per,
+        SimCounting::Bucket => (jobs - requests) as f64 * per / requests as f64,
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_named_algorithm_uses_all_that_it_permits_the_first_burst_included() {
     for (counting, algorithm) in [
-        (Counting::Sliding, Algorithm::Counted),
-        (Counting::Fixed, Algorithm::Fixed),
-        (Counting::Clock, Algorithm::Fixed),
-        (Counting::Bucket, Algorithm::Bucket),
+        (SimCounting::Sliding, Algorithm::Counted),
+        (SimCounting::Fixed, Algorithm::Fixed),
+        (SimCounting::Clock, Algorithm::Fixed),
+        (SimCounting::Bucket, Algorithm::Bucket),
     ] {
         for seed in 4_000..4_006 {
             let mut schedule = Schedule::calm(seed);

@@ -30,16 +30,16 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-pub use crate::accounts::team_limits::{Cap, Share};
-pub(crate) use circuit::Circuits;
-use learn::Learned;
-use ledger::{Ledger, Model, choose_key};
+pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
+pub(crate) use circuit::CircuitBreakers;
+use learn::LearnedLimits;
+use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
-use meter::Wait;
-pub use permit::{Permit, Stamp};
-pub use saved::{Found, ModelStanding, Moment, Paused, Spent, Standing};
-use state::Gate;
-pub use state::State;
+use meter::MeterWait;
+pub use permit::{Permit, SendMarker};
+pub use saved::{AccountState, ClockPair, FoundLimit, ModelState, PausedState, SpentLimits};
+use state::CallGate;
+pub use state::ReadyState;
 pub use wake::Wake;
 
 use crate::clock::Clock;
@@ -54,7 +54,7 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// One credential of an account.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub struct AccountKey {
     /// Its name, for people.
     pub name: String,
     /// The credential.
@@ -69,7 +69,7 @@ pub struct Config {
     /// Where its calls go.
     pub endpoint: Endpoint,
     /// Its credentials, at least one.
-    pub keys: Vec<Key>,
+    pub keys: Vec<AccountKey>,
     /// Its limits; where there are none, they are learned.
     pub limits: Vec<Limit>,
 }
@@ -92,9 +92,9 @@ pub struct Account {
     config: Config,
     /// Whether its limits are learned.
     learns: bool,
-    ledger: Mutex<Ledger>,
+    ledger: Mutex<AccountLedger>,
     wake: Arc<Wake>,
-    circuits: Arc<Circuits>,
+    circuits: Arc<CircuitBreakers>,
     clock: Arc<dyn Clock>,
 }
 
@@ -111,12 +111,12 @@ pub enum Denied {
     Shut(Option<Class>),
 }
 
-impl From<Wait> for Denied {
-    fn from(wait: Wait) -> Self {
+impl From<MeterWait> for Denied {
+    fn from(wait: MeterWait) -> Self {
         match wait {
-            Wait::Until(at) => Denied::Until(at),
-            Wait::ForRelease => Denied::ForRelease,
-            Wait::TooLarge => Denied::TooLarge,
+            MeterWait::Until(at) => Denied::Until(at),
+            MeterWait::ForRelease => Denied::ForRelease,
+            MeterWait::TooLarge => Denied::TooLarge,
         }
     }
 }
@@ -130,7 +130,7 @@ impl Denied {
 
 /// What an account has done since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct AccountTotals {
     /// Calls that were sent.
     pub calls: u64,
     /// Calls under way.
@@ -141,19 +141,19 @@ pub struct Totals {
 
 /// An account as an operator sees it.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct AccountSnapshot {
     /// The account's name.
     pub name: String,
     /// The provider's name.
     pub provider: String,
     /// Name and state of each key.
-    pub keys: Vec<(String, State)>,
+    pub keys: Vec<(String, ReadyState)>,
     /// Each model that was called.
     pub models: Vec<ModelSnapshot>,
     /// Calls a second that its limits on calls allow to one model; `None` if they say nothing of calls.
     pub requests_per_second: Option<f64>,
     /// What it has done.
-    pub totals: Totals,
+    pub totals: AccountTotals,
     /// What was said when a call was last not accepted.
     pub last_problem: Option<String>,
 }
@@ -164,7 +164,7 @@ pub struct ModelSnapshot {
     /// Its name.
     pub name: String,
     /// Its state.
-    pub state: State,
+    pub state: ReadyState,
     /// A limit that is spent for more than some seconds, and when a call may start again.
     pub spent: Option<(String, Instant)>,
     /// What its limits are taken to be, where they are learned: `trying …` while one is searched.
@@ -177,7 +177,7 @@ impl Account {
     pub(crate) fn new(
         mut config: Config,
         wake: Arc<Wake>,
-        circuits: Arc<Circuits>,
+        circuits: Arc<CircuitBreakers>,
         spent_at: Option<Instant>,
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
@@ -189,14 +189,14 @@ impl Account {
                 models: None,
             });
         }
-        let ledger = Ledger {
+        let ledger = AccountLedger {
             next_call: 0,
             next_key: 0,
-            keys: vec![State::Ready; config.keys.len()],
+            keys: vec![ReadyState::Ready; config.keys.len()],
             models: HashMap::new(),
             meters: Vec::new(),
             shared: vec![None; config.limits.len()],
-            totals: Totals::default(),
+            totals: AccountTotals::default(),
             last_problem: None,
             spent_at,
             kept: false,
@@ -216,7 +216,7 @@ impl Account {
         &self.config
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    fn ledger(&self) -> MutexGuard<'_, AccountLedger> {
         // The ledger is consistent between any two statements that can panic.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -234,8 +234,8 @@ impl Account {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
-        let Ledger { models, meters, .. } = ledger;
-        let Some(Model {
+        let AccountLedger { models, meters, .. } = ledger;
+        let Some(ModelLedger {
             state,
             circuit,
             factor,
@@ -261,7 +261,7 @@ impl Account {
             let Err(wait) = meters[*meter].peek(&cost, now) else {
                 continue;
             };
-            let probing = [model_gate, circuit_gate].contains(&Gate::Probe);
+            let probing = [model_gate, circuit_gate].contains(&CallGate::Probe);
             if learned
                 .as_mut()
                 .is_some_and(|learned| learned.held_back(*meter, wait, now, probing))
@@ -282,13 +282,13 @@ impl Account {
         }
         state.begin();
         ledger.keys[key].begin();
-        if model_gate == Gate::Probe {
+        if model_gate == CallGate::Probe {
             state.probe(call, now);
         }
         if let Some(learned) = learned.as_mut().filter(|_| passed_over.is_some()) {
             learned.probes(call);
         }
-        if key_gate == Gate::Probe {
+        if key_gate == CallGate::Probe {
             ledger.keys[key].probe(call, now);
         }
         ledger.next_key = (key + 1) % ledger.keys.len();
@@ -323,8 +323,8 @@ impl Account {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
         ledger.know(model, self, now);
-        let Ledger { models, meters, .. } = ledger;
-        let Some(Model {
+        let AccountLedger { models, meters, .. } = ledger;
+        let Some(ModelLedger {
             state,
             circuit,
             meters: used,
@@ -333,7 +333,7 @@ impl Account {
         else {
             return -1.0;
         };
-        if state.gate(now) != Gate::Open || circuit.gate(now) != Gate::Open {
+        if state.gate(now) != CallGate::Open || circuit.gate(now) != CallGate::Open {
             return -1.0;
         }
         used.iter()
@@ -361,21 +361,21 @@ impl Account {
     /// Stops all calls with a key, or with all of them, until [`Account::enable`]. False if there is no such
     /// key.
     pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
-        self.each_key(key, |state| *state = State::Disabled { reason: None })
+        self.each_key(key, |state| *state = ReadyState::Disabled { reason: None })
     }
 
     /// Lets a key be used again that was disabled, or all of them; with all, models too that were not
     /// allowed. A cooldown stays.
     pub fn enable(&self, key: Option<&str>) -> bool {
         let found = self.each_key(key, |state| {
-            if matches!(state, State::Disabled { .. }) {
-                *state = State::Ready;
+            if matches!(state, ReadyState::Disabled { .. }) {
+                *state = ReadyState::Ready;
             }
         });
         if key.is_none() {
             for model in self.ledger().models.values_mut() {
                 if model.state.reason() == Some(Class::ModelNotAllowed) {
-                    model.state = State::Ready;
+                    model.state = ReadyState::Ready;
                 }
             }
         }
@@ -383,7 +383,7 @@ impl Account {
         found
     }
 
-    fn each_key(&self, key: Option<&str>, mut act: impl FnMut(&mut State)) -> bool {
+    fn each_key(&self, key: Option<&str>, mut act: impl FnMut(&mut ReadyState)) -> bool {
         let mut ledger = self.ledger();
         let chosen = |name: &str| key.is_none_or(|key| key == name);
         let states = self
@@ -401,10 +401,10 @@ impl Account {
     }
 
     /// What it is doing at `now`.
-    pub fn snapshot(&self, now: Instant) -> Snapshot {
+    pub fn snapshot(&self, now: Instant) -> AccountSnapshot {
         let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| key.name.clone());
-        let Ledger { models, meters, .. } = &mut *ledger;
+        let AccountLedger { models, meters, .. } = &mut *ledger;
         let mut models: Vec<_> = models
             .iter()
             .map(|(name, model)| ModelSnapshot {
@@ -415,12 +415,16 @@ impl Account {
                     .iter()
                     .filter_map(|meter| meters[*meter].spent(now, now + SOON))
                     .max_by_key(|(_, at)| *at),
-                learned: model.learned.iter().flat_map(Learned::describe).collect(),
+                learned: model
+                    .learned
+                    .iter()
+                    .flat_map(LearnedLimits::describe)
+                    .collect(),
             })
             .collect();
         models.sort_by(|left, right| left.name.cmp(&right.name));
         let learned = ledger.learned_rate();
-        Snapshot {
+        AccountSnapshot {
             name: self.config.name.clone(),
             provider: self.config.endpoint.provider.name.clone(),
             keys: names.zip(ledger.keys.iter().cloned()).collect(),

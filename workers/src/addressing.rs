@@ -6,11 +6,11 @@ use std::sync::Arc;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Format, Names};
 
-use crate::outcome::outcome::Refusal;
+use crate::outcome::outcome::Rejection;
 
 /// What decides whether jobs of a pool and a team are taken.
 #[derive(Debug, Clone, Default)]
-pub struct Addressing {
+pub struct SubjectRules {
     /// The names under which jobs are published.
     pub names: Names,
     /// The known models that a subject could part into a pool and a team: their names have one dot.
@@ -19,14 +19,14 @@ pub struct Addressing {
     pub refuses_unknown_teams: bool,
 }
 
-impl Addressing {
+impl SubjectRules {
     /// Why a flow's jobs are refused, if they are. What was published before these rules is served.
     pub(crate) fn refusal<T>(
         &self,
         flow: &Flow,
         teams: &HashMap<String, T>,
         format: Format,
-    ) -> Option<Refusal> {
+    ) -> Option<Rejection> {
         if format == Format::One && flow.has_names() {
             return None;
         }
@@ -72,7 +72,7 @@ pub fn unknown_team(team: &str) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(subject: &str, refuses_unknown_teams: bool, format: Format) -> Option<Refusal> {
+    fn refusal(subject: &str, refuses_unknown_teams: bool, format: Format) -> Option<Rejection> {
         let names = Names::default();
         let flow = names.flow_of(subject).expect("a flow");
         let dotted_models = Arc::new(
@@ -81,7 +81,7 @@ mod tests {
                 .into(),
         );
         let teams = HashMap::from([("acme".to_owned(), ())]);
-        Addressing {
+        SubjectRules {
             names,
             dotted_models,
             refuses_unknown_teams,

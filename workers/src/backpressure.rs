@@ -10,19 +10,19 @@ const MANY: usize = 64;
 
 /// Held by every result that cannot be stored and every completion that cannot be published.
 #[derive(Debug)]
-pub(crate) struct Brake {
+pub(crate) struct StoreBackpressure {
     weight: AtomicUsize,
     changed: watch::Sender<()>,
 }
 
 /// A result that cannot be stored, or a completion that cannot be published, until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Hold<'a> {
-    brake: &'a Brake,
+pub(crate) struct BackpressureGuard<'a> {
+    brake: &'a StoreBackpressure,
     weight: usize,
 }
 
-impl Default for Brake {
+impl Default for StoreBackpressure {
     fn default() -> Self {
         Self {
             weight: AtomicUsize::new(0),
@@ -31,20 +31,20 @@ impl Default for Brake {
     }
 }
 
-impl Brake {
+impl StoreBackpressure {
     /// Stops calls: a result cannot be stored.
-    pub(crate) fn cannot_store(&self) -> Hold<'_> {
+    pub(crate) fn cannot_store(&self) -> BackpressureGuard<'_> {
         self.hold(MANY)
     }
 
     /// Stops calls if there are many of these: a completion cannot be published.
-    pub(crate) fn cannot_publish(&self) -> Hold<'_> {
+    pub(crate) fn cannot_publish(&self) -> BackpressureGuard<'_> {
         self.hold(1)
     }
 
-    fn hold(&self, weight: usize) -> Hold<'_> {
+    fn hold(&self, weight: usize) -> BackpressureGuard<'_> {
         self.weight.fetch_add(weight, Ordering::AcqRel);
-        Hold {
+        BackpressureGuard {
             brake: self,
             weight,
         }
@@ -61,7 +61,7 @@ impl Brake {
     }
 }
 
-impl Drop for Hold<'_> {
+impl Drop for BackpressureGuard<'_> {
     fn drop(&mut self) {
         let before = self.brake.weight.fetch_sub(self.weight, Ordering::AcqRel);
         if before >= MANY && before - self.weight < MANY {
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn one_result_or_many_completions_stop_calls() {
-        let brake = Brake::default();
+        let brake = StoreBackpressure::default();
         let mut told = brake.releases();
         let stored = brake.cannot_store();
         assert!(brake.is_on());

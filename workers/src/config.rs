@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use forebay_schemas::Lane;
 
-use crate::accounts::{self, Limit, Standing};
-use crate::addressing::Addressing;
-use crate::controls::Orders;
-use crate::outcome::policy::Policy;
+use crate::accounts::{self, AccountState, Limit};
+use crate::addressing::SubjectRules;
+use crate::controls::WorkerControls;
+use crate::outcome::policy::RetryPolicy;
 use crate::pools::{OnDemand, PoolConfig};
 
 /// What a worker does, and for whom.
@@ -21,21 +21,21 @@ pub struct Config {
     /// What serves models that no pool is for, where pools are made as they are asked for.
     pub on_demand: Option<OnDemand>,
     /// What is known of teams; others have the defaults.
-    pub teams: HashMap<String, Team>,
+    pub teams: HashMap<String, TeamConfig>,
     /// Which subjects are served.
-    pub addressing: Addressing,
+    pub addressing: SubjectRules,
     /// How often a job is tried.
-    pub policy: Policy,
+    pub policy: RetryPolicy,
     /// How lanes share.
     pub lane_weights: [(Lane, u64); 3],
     /// How long ago another process may have spent the limits, if ever.
     pub idle: Option<Duration>,
     /// What a process before this one left, by [`Config::standing_names`].
-    pub standings: HashMap<String, Standing>,
+    pub standings: HashMap<String, AccountState>,
     /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
     pub kept: bool,
     /// What operators ordered.
-    pub orders: Orders,
+    pub orders: WorkerControls,
     /// Whether all that was answered within the horizon is in the store, so that the stream of completions need not
     /// be asked.
     pub results_are_complete: bool,
@@ -66,7 +66,7 @@ pub(crate) fn standing_of_team(team: &str) -> String {
 
 /// What is known of a team.
 #[derive(Debug, Clone)]
-pub struct Team {
+pub struct TeamConfig {
     /// Its share of a lane.
     pub weight: u64,
     /// Prefixes of `reply_to` that are allowed beside its inboxes.
@@ -75,7 +75,7 @@ pub struct Team {
     pub limits: Vec<Limit>,
 }
 
-impl Default for Team {
+impl Default for TeamConfig {
     fn default() -> Self {
         Self {
             weight: 1,

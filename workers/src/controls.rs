@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// What can pause: no call is made for it, and what is under way goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "name", rename_all = "lowercase")]
-pub enum Pausable {
+pub enum PauseTarget {
     /// A pool, by its name.
     Pool(String),
     /// An account, by its name.
@@ -22,7 +22,7 @@ pub enum Pausable {
 
 /// What is cancelled, if it was published before that.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Cancelled {
+pub struct CancelledJobs {
     /// The team.
     pub team: String,
     /// The batch, if the jobs are of one.
@@ -33,18 +33,18 @@ pub struct Cancelled {
 
 /// What operators ordered. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Orders {
-    inner: Arc<RwLock<Inner>>,
+pub struct WorkerControls {
+    inner: Arc<RwLock<ControlsState>>,
     changed: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    paused: HashSet<Pausable>,
-    cancelled: HashMap<Cancelled, Timestamp>,
+struct ControlsState {
+    paused: HashSet<PauseTarget>,
+    cancelled: HashMap<CancelledJobs, Timestamp>,
 }
 
-impl Default for Orders {
+impl Default for WorkerControls {
     fn default() -> Self {
         Self {
             inner: Arc::default(),
@@ -53,12 +53,12 @@ impl Default for Orders {
     }
 }
 
-impl Orders {
-    fn inner(&self) -> RwLockReadGuard<'_, Inner> {
+impl WorkerControls {
+    fn inner(&self) -> RwLockReadGuard<'_, ControlsState> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, act: impl FnOnce(&mut Inner)) {
+    fn change(&self, act: impl FnOnce(&mut ControlsState)) {
         act(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
     }
@@ -69,21 +69,21 @@ impl Orders {
     }
 
     /// Makes no call for `what` until that is taken back.
-    pub fn pause(&self, what: Pausable) {
+    pub fn pause(&self, what: PauseTarget) {
         self.change(|inner| {
             inner.paused.insert(what);
         });
     }
 
     /// Makes calls for `what` again.
-    pub fn resume(&self, what: &Pausable) {
+    pub fn resume(&self, what: &PauseTarget) {
         self.change(|inner| {
             inner.paused.remove(what);
         });
     }
 
     /// What pauses, in order.
-    pub fn paused(&self) -> Vec<Pausable> {
+    pub fn paused(&self) -> Vec<PauseTarget> {
         let mut paused: Vec<_> = self.inner().paused.iter().cloned().collect();
         paused.sort();
         paused
@@ -93,8 +93,8 @@ impl Orders {
     pub(crate) fn pauses(&self, flow: &Flow) -> bool {
         let inner = self.inner();
         !inner.paused.is_empty()
-            && (inner.paused.contains(&Pausable::Pool(flow.pool.clone()))
-                || inner.paused.contains(&Pausable::Team(flow.team.clone())))
+            && (inner.paused.contains(&PauseTarget::Pool(flow.pool.clone()))
+                || inner.paused.contains(&PauseTarget::Team(flow.team.clone())))
     }
 
     /// Whether no call may be made through an account.
@@ -103,11 +103,11 @@ impl Orders {
         !inner.paused.is_empty()
             && inner
                 .paused
-                .contains(&Pausable::Account(account.to_owned()))
+                .contains(&PauseTarget::Account(account.to_owned()))
     }
 
     /// Cancels what was published until `at`.
-    pub fn cancel(&self, what: Cancelled, at: Timestamp) {
+    pub fn cancel(&self, what: CancelledJobs, at: Timestamp) {
         self.change(|inner| {
             let latest = inner.cancelled.entry(what).or_insert(at);
             *latest = at.max(*latest);
@@ -122,7 +122,7 @@ impl Orders {
         }
         let whole = identity.batch.is_some().then_some(None);
         let ids = whole.into_iter().chain([Some(identity.id.clone())]);
-        ids.map(|id| Cancelled {
+        ids.map(|id| CancelledJobs {
             team: identity.team.clone(),
             batch: identity.batch.clone(),
             id,
@@ -150,9 +150,9 @@ mod tests {
         }
     }
 
-    fn cancelled(batch: Option<&str>, id: Option<&str>) -> Cancelled {
+    fn cancelled(batch: Option<&str>, id: Option<&str>) -> CancelledJobs {
         let (batch, id) = (batch.map(str::to_owned), id.map(str::to_owned));
-        Cancelled {
+        CancelledJobs {
             team: "acme".to_owned(),
             batch,
             id,
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn what_was_published_before_is_cancelled_and_what_comes_after_is_not() {
-        let orders = Orders::default();
+        let orders = WorkerControls::default();
         orders.cancel(cancelled(Some("b"), None), at(10));
         assert!(orders.cancels(&identity(Some("b"), "1"), at(10)));
         assert!(
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn one_job_can_be_cancelled_alone() {
-        let orders = Orders::default();
+        let orders = WorkerControls::default();
         orders.cancel(cancelled(None, Some("1")), at(10));
         assert!(orders.cancels(&identity(None, "1"), at(10)));
         assert!(!orders.cancels(&identity(None, "2"), at(10)));
@@ -195,15 +195,15 @@ mod tests {
 
     #[test]
     fn a_flow_pauses_with_its_pool_and_with_its_team() {
-        let orders = Orders::default();
+        let orders = WorkerControls::default();
         let flow = Flow {
             pool: "chat".to_owned(),
             team: "acme".to_owned(),
             lane: Lane::Normal,
         };
         for what in [
-            Pausable::Pool("chat".to_owned()),
-            Pausable::Team("acme".to_owned()),
+            PauseTarget::Pool("chat".to_owned()),
+            PauseTarget::Team("acme".to_owned()),
         ] {
             orders.pause(what.clone());
             assert!(orders.pauses(&flow));
@@ -211,7 +211,7 @@ mod tests {
             orders.resume(&what);
             assert!(!orders.pauses(&flow));
         }
-        orders.pause(Pausable::Account("one".to_owned()));
+        orders.pause(PauseTarget::Account("one".to_owned()));
         assert!(orders.pauses_account("one") && !orders.pauses(&flow));
     }
 }

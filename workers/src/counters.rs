@@ -15,9 +15,9 @@ pub(crate) struct Counters {
 
 /// Jobs that are counted as in flight until this is dropped, however their task ends.
 #[derive(Debug)]
-pub(crate) struct InFlight(Arc<AtomicU64>, u64);
+pub(crate) struct InFlightCount(Arc<AtomicU64>, u64);
 
-impl Drop for InFlight {
+impl Drop for InFlightCount {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
@@ -29,9 +29,9 @@ impl Counters {
     }
 
     /// Counts so many more jobs in flight.
-    pub(crate) fn in_flight(&self, jobs: usize) -> InFlight {
+    pub(crate) fn in_flight(&self, jobs: usize) -> InFlightCount {
         self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
-        InFlight(Arc::clone(&self.in_flight), jobs as u64)
+        InFlightCount(Arc::clone(&self.in_flight), jobs as u64)
     }
 
     /// How many jobs are in flight.

@@ -3,7 +3,7 @@
 
 /// A point between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Point {
+pub enum CrashPoint {
     /// A delivery came; nothing of it is read.
     Delivered,
     /// The object that holds the job is fetched.
@@ -47,29 +47,29 @@ pub enum Point {
 }
 
 #[cfg(feature = "crash-points")]
-impl Point {
+impl CrashPoint {
     /// All of them, in the order of the way.
-    pub const ALL: [Point; 20] = [
-        Point::Delivered,
-        Point::Fetched,
-        Point::Admitted,
-        Point::Permitted,
-        Point::Journalled,
-        Point::Sending,
-        Point::Answered,
-        Point::Classified,
-        Point::Decided,
-        Point::Written,
-        Point::Stored,
-        Point::Kept,
-        Point::Completed,
-        Point::Buried,
-        Point::Copied,
-        Point::Acked,
-        Point::Dropped,
-        Point::Postponing,
-        Point::Scheduled,
-        Point::Postponed,
+    pub const ALL: [CrashPoint; 20] = [
+        CrashPoint::Delivered,
+        CrashPoint::Fetched,
+        CrashPoint::Admitted,
+        CrashPoint::Permitted,
+        CrashPoint::Journalled,
+        CrashPoint::Sending,
+        CrashPoint::Answered,
+        CrashPoint::Classified,
+        CrashPoint::Decided,
+        CrashPoint::Written,
+        CrashPoint::Stored,
+        CrashPoint::Kept,
+        CrashPoint::Completed,
+        CrashPoint::Buried,
+        CrashPoint::Copied,
+        CrashPoint::Acked,
+        CrashPoint::Dropped,
+        CrashPoint::Postponing,
+        CrashPoint::Scheduled,
+        CrashPoint::Postponed,
     ];
 }
 
@@ -110,7 +110,7 @@ pub(crate) const fn over(_: &str, _: &[u8]) {}
 
 /// Ends the process, if it is to end here.
 #[cfg(feature = "crash-points")]
-pub(crate) fn at(point: Point) {
+pub(crate) fn at(point: CrashPoint) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -131,4 +131,4 @@ pub(crate) fn at(point: Point) {
 
 /// Nothing ends here.
 #[cfg(not(feature = "crash-points"))]
-pub(crate) const fn at(_: Point) {}
+pub(crate) const fn at(_: CrashPoint) {}

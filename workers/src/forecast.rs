@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 
 use crate::config::Config;
-use player::Player;
+use player::ForecastPlayer;
 
 /// How long a call is taken to last. It matters where limits are on calls at once, and at the very end.
 pub const CALL: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub fn forecast(
     jobs: impl IntoIterator<Item = (String, Job)>,
     now: Timestamp,
 ) -> Forecast {
-    let mut player = Player::new(config, team, now);
+    let mut player = ForecastPlayer::new(config, team, now);
     let mut seen = HashSet::new();
     for (pool, job) in jobs {
         player.forecast.jobs += 1;

@@ -6,9 +6,9 @@ use forebay_schemas::{Class, Job};
 use serde::de::IgnoredAny;
 use tokio::time::timeout;
 
-use crate::accounts::{self, Key};
+use crate::accounts::{self, AccountKey};
 use crate::clock::Clock;
-use crate::outcome::outcome::Outcome;
+use crate::outcome::outcome::CallOutcome;
 use crate::upstream::{self, Upstream};
 use forebay_providers::{Endpoint, Figures, Kind, models};
 use forebay_providers::{Reply, Request};
@@ -18,9 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a provider said to a key.
 #[derive(Debug)]
-pub struct Probe {
+pub struct KeyCheck {
     /// Why it is not accepted; `None` if it is.
-    pub problem: Option<Problem>,
+    pub problem: Option<KeyProblem>,
     /// The models that the account has, where the provider lists them.
     pub models: Option<Vec<String>>,
     /// What the answer's headers say of limits.
@@ -29,7 +29,7 @@ pub struct Probe {
 
 /// Why a key is not accepted.
 #[derive(Debug)]
-pub struct Problem {
+pub struct KeyProblem {
     /// The class of the failure.
     pub class: Class,
     /// The provider's words, without the key.
@@ -41,10 +41,10 @@ pub struct Problem {
 pub async fn probe(
     upstream: &impl Upstream,
     account: &accounts::Config,
-    key: &Key,
+    key: &AccountKey,
     model: Option<&str>,
     clock: &dyn Clock,
-) -> Option<Probe> {
+) -> Option<KeyCheck> {
     let job = smallest(account)?;
     let endpoint = &account.endpoint;
     let (mut request, model) = match (endpoint.list_models(), model) {
@@ -52,19 +52,19 @@ pub async fn probe(
         (None, model) => (endpoint.encode(&job, model?).ok()?, model),
     };
     request.account.clone_from(&account.name);
-    let outcome = |outcome: &Outcome| {
-        outcome.class.map(|class| Problem {
+    let outcome = |outcome: &CallOutcome| {
+        outcome.class.map(|class| KeyProblem {
             class,
             message: outcome.message.clone(),
         })
     };
-    let failed = |problem: Option<Problem>| Probe {
+    let failed = |problem: Option<KeyProblem>| KeyCheck {
         problem,
         models: None,
         limits: Vec::new(),
     };
     if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
-        return Some(failed(outcome(&Outcome::local(
+        return Some(failed(outcome(&CallOutcome::local(
             Class::BadKey,
             "unusable_key",
             problem,
@@ -72,7 +72,7 @@ pub async fn probe(
     }
     let reply = match send(upstream, request).await {
         Ok(reply) => reply,
-        Err(error) => return Some(failed(outcome(&Outcome::of_error(&error)))),
+        Err(error) => return Some(failed(outcome(&CallOutcome::of_error(&error)))),
     };
     let now = clock.now();
     let limits = endpoint.observe(&reply.headers, now);
@@ -80,13 +80,13 @@ pub async fn probe(
         return Some(listed(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
-    let problem = outcome(&Outcome::of_reply(
+    let problem = outcome(&CallOutcome::of_reply(
         decoded,
         reply.status,
         (&key.secret, None),
         &job,
     ));
-    Some(Probe {
+    Some(KeyCheck {
         problem,
         models: None,
         limits,
@@ -94,18 +94,18 @@ pub async fn probe(
 }
 
 /// What a list says of a key that is asked for with it.
-fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> Probe {
+fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> KeyCheck {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = models(reply);
     let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
         .then(|| {
             let message = "what is answered is no list of models: is `base_url` right?".to_owned();
-            Problem {
+            KeyProblem {
                 class: Class::MalformedResponse,
                 message,
             }
         });
-    Probe {
+    KeyCheck {
         problem,
         models,
         limits,
@@ -147,7 +147,7 @@ mod tests {
                 headers: HeaderMap::new(),
                 body,
             };
-            let Probe {
+            let KeyCheck {
                 problem, models, ..
             } = listed(&endpoint, &reply, Vec::new());
             (

@@ -61,8 +61,8 @@ mod until_done;
 #[cfg(feature = "sim")]
 pub mod sim;
 
-pub use crate::controls::{Cancelled, Orders, Pausable};
-pub use addressing::{Addressing, unknown_team};
-pub use config::{Config, Team};
-pub use pools::{OnDemand, PoolConfig, TargetConfig, Wanted};
-pub use worker::{Snapshot, Worker};
+pub use crate::controls::{CancelledJobs, PauseTarget, WorkerControls};
+pub use addressing::{SubjectRules, unknown_team};
+pub use config::{Config, TeamConfig};
+pub use pools::{OnDemand, PoolConfig, TargetConfig, WantedModel};
+pub use worker::{Worker, WorkerSnapshot};

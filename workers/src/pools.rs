@@ -56,7 +56,7 @@ pub struct TargetConfig {
 
 /// What a job asks for where pools are made as they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted<'a> {
+pub enum WantedModel<'a> {
     /// This model.
     Model(&'a str),
     /// Any model after which this pool may be named.
@@ -79,23 +79,25 @@ impl TargetConfig {
     }
 }
 
-type Find = dyn Fn(Wanted<'_>) -> Vec<TargetConfig> + Send + Sync;
+type TargetSearch = dyn Fn(WantedModel<'_>) -> Vec<TargetConfig> + Send + Sync;
 
 /// What serves models that no configured pool is for.
 #[derive(Clone)]
-pub struct OnDemand(Arc<Find>);
+pub struct OnDemand(Arc<TargetSearch>);
 
 impl OnDemand {
     /// `find` says what serves a model; nothing, if nobody has it.
-    pub fn new(find: impl Fn(Wanted<'_>) -> Vec<TargetConfig> + Send + Sync + 'static) -> Self {
+    pub fn new(
+        find: impl Fn(WantedModel<'_>) -> Vec<TargetConfig> + Send + Sync + 'static,
+    ) -> Self {
         Self(Arc::new(find))
     }
 
     /// What serves a job for `pool` that names `model`, or none.
     pub fn targets(&self, pool: &str, model: Option<&str>) -> Vec<TargetConfig> {
         match model.filter(|model| *model != pool) {
-            None => (self.0)(Wanted::AnyOf(pool)),
-            Some(model) if pool_of_model(model) == pool => (self.0)(Wanted::Model(model)),
+            None => (self.0)(WantedModel::AnyOf(pool)),
+            Some(model) if pool_of_model(model) == pool => (self.0)(WantedModel::Model(model)),
             Some(_) => Vec::new(),
         }
     }
@@ -109,14 +111,14 @@ impl fmt::Debug for OnDemand {
 
 /// An account × model, as the dispatcher sees it. Pools that name the same one share it.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct PoolTarget {
     pub(crate) account: Arc<Account>,
     pub(crate) model: String,
     pub(crate) prices: Option<Arc<Prices>>,
     pub(crate) max_output: Option<u64>,
 }
 
-impl Target {
+impl PoolTarget {
     /// Whether a job is said to both of them in the same way.
     pub(crate) fn speaks_as(&self, other: &Self) -> bool {
         let (one, two) = (
@@ -131,7 +133,7 @@ impl Target {
 
 /// A target that a pool names.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Candidate {
+pub(crate) struct PoolCandidate {
     /// Which target.
     pub(crate) target: usize,
     /// Lower ones first.
@@ -145,7 +147,7 @@ pub(crate) struct Candidate {
 /// What may serve a pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
-    pub(crate) candidates: Vec<Candidate>,
+    pub(crate) candidates: Vec<PoolCandidate>,
     /// Whether what one target refuses for its content is taken to another.
     pub(crate) content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
@@ -158,7 +160,7 @@ pub(crate) struct Pool {
 #[derive(Debug)]
 pub(crate) struct Pools {
     /// Only ever added to: an index stays what it is.
-    targets: boxcar::Vec<Target>,
+    targets: boxcar::Vec<PoolTarget>,
     named: RwLock<BTreeMap<String, Arc<Pool>>>,
     accounts: Vec<Arc<Account>>,
     on_demand: Option<OnDemand>,
@@ -207,21 +209,21 @@ impl Pools {
     }
 
     /// Every target; its place is its index.
-    pub(crate) fn targets(&self) -> &boxcar::Vec<Target> {
+    pub(crate) fn targets(&self) -> &boxcar::Vec<PoolTarget> {
         &self.targets
     }
 
     /// The place of a target.
     pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
         let is_it =
-            |target: &Target| target.model == model && target.account.config().name == account;
+            |target: &PoolTarget| target.model == model && target.account.config().name == account;
         self.targets
             .iter()
             .find(|(_, target)| is_it(target))
             .map(|(place, _)| place)
     }
 
-    fn candidate(&self, config: TargetConfig) -> Candidate {
+    fn candidate(&self, config: TargetConfig) -> PoolCandidate {
         let TargetConfig {
             account,
             model,
@@ -235,14 +237,14 @@ impl Pools {
         let account = Arc::clone(&self.accounts[account]);
         let known = self.place(&account.config().name, &model);
         let target = known.unwrap_or_else(|| {
-            self.targets.push(Target {
+            self.targets.push(PoolTarget {
                 account,
                 model,
                 prices,
                 max_output,
             })
         });
-        Candidate {
+        PoolCandidate {
             target,
             tier,
             weight,
@@ -284,7 +286,7 @@ impl Pools {
         // A job that names none takes any of its pool's.
         let named = model.filter(|model| *model != name);
         let has_it = |pool: &Arc<Pool>| {
-            let is_it = |candidate: &Candidate| {
+            let is_it = |candidate: &PoolCandidate| {
                 named.is_none_or(|model| self.targets[candidate.target].model == model)
             };
             pool.candidates.iter().any(is_it)

@@ -14,11 +14,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-pub use readings::Readings;
+pub use readings::ActiveReadings;
 
 /// The right to acknowledge one delivery.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Receipt(pub String);
+pub struct DeliveryReceipt(pub String);
 
 /// One delivery of one published message.
 #[derive(Debug, Clone)]
@@ -46,16 +46,16 @@ pub struct Delivery {
     /// Whether it was delivered before.
     pub redelivered: bool,
     /// What was known of the job when it was postponed, if it was.
-    pub state: Option<State>,
+    pub state: Option<PostponedState>,
     /// The format in which it was published.
     pub format: Format,
     /// For its acknowledgement.
-    pub receipt: Receipt,
+    pub receipt: DeliveryReceipt,
 }
 
 /// What is read by itself: a flow's jobs, or those of them whose time has come.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Reading {
+pub struct QueueReading {
     /// The flow.
     pub flow: Flow,
     /// Whether those whose time has come are meant.
@@ -64,14 +64,14 @@ pub struct Reading {
 
 /// A flow that is being read for as many deliveries as there is credit.
 #[derive(Debug)]
-pub struct Source {
+pub struct DeliverySource {
     /// The deliveries, as they come; closed when the queue is gone for good.
     pub deliveries: mpsc::UnboundedReceiver<Delivery>,
     /// Whoever feeds it; ends with the credit that is left.
     pub feed: tokio::task::JoinHandle<Credit>,
 }
 
-impl Source {
+impl DeliverySource {
     /// Ends reading: no more is fetched when this returns. What was fetched and not taken is returned,
     /// to be given back, and the credit that is left, if the feed has ended well.
     pub async fn close(mut self) -> (Vec<Delivery>, Option<Credit>) {
@@ -118,7 +118,7 @@ impl Credit {
 
 /// What is known of a job beside its message, and travels with it while it waits for its time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct State {
+pub struct PostponedState {
     /// Its id: the message of a job that names none does not tell.
     pub id: String,
     /// Which request it is.
@@ -146,7 +146,7 @@ fn first_revision() -> u32 {
 
 /// A job that is to wait for its time outside of its flow.
 #[derive(Debug, Clone)]
-pub struct Postponed {
+pub struct PostponedJob {
     /// The flow that it comes back to.
     pub flow: Flow,
     /// Whose wait it is: postponed again, it comes back once.
@@ -154,7 +154,7 @@ pub struct Postponed {
     /// When it comes back.
     pub at: Timestamp,
     /// What is known of it.
-    pub state: State,
+    pub state: PostponedState,
     /// Its message.
     pub payload: Bytes,
     /// The object that holds the job, if the message does not.
@@ -165,7 +165,7 @@ pub struct Postponed {
 
 /// A completion to be published.
 #[derive(Debug, Clone, Copy)]
-pub struct Publication<'a> {
+pub struct CompletionPublication<'a> {
     /// The completion.
     pub completion: &'a Completion,
     /// Which request it answers.
@@ -180,18 +180,18 @@ pub struct Publication<'a> {
 
 /// What came of publishing a completion.
 #[derive(Debug)]
-pub enum Published {
+pub enum PublishOutcome {
     /// It is the answer.
     First,
     /// Another message was there first, and stands.
-    Already(Box<Standing>),
+    Already(Box<ExistingCompletion>),
     /// The message that it was to replace has gone; there is none.
     Gone,
 }
 
 /// The message that stands on a completion's subject.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct ExistingCompletion {
     /// The completion; `None` if the message cannot be read as one.
     pub completion: Option<Completion>,
     /// Which request it answers, if it says so.
@@ -208,14 +208,14 @@ pub struct Standing {
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
     /// What is known of it.
-    pub letter: Letter,
+    pub letter: DeadLetterMeta,
     /// The delivery as it came.
     pub delivery: Delivery,
 }
 
 /// What is known of a message that is given up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Letter {
+pub struct DeadLetterMeta {
     /// The pool that its subject names, a name or not.
     pub pool: String,
     /// The team that its subject names, a name or not.
@@ -239,7 +239,7 @@ pub struct Letter {
     pub format: Format,
 }
 
-impl Letter {
+impl DeadLetterMeta {
     /// The cause and what happened, in a line.
     pub fn reason(&self) -> String {
         format!("{}: {}", self.code, self.message)
@@ -257,47 +257,47 @@ pub trait Queue: Send + Sync + 'static {
     /// is open in `readings` is told again.
     fn find(
         &self,
-        readings: Arc<Readings>,
-    ) -> impl Future<Output = Result<mpsc::UnboundedReceiver<Reading>, Error>> + Send;
+        readings: Arc<ActiveReadings>,
+    ) -> impl Future<Output = Result<mpsc::UnboundedReceiver<QueueReading>, Error>> + Send;
 
     /// Makes what is needed to read.
-    fn prepare(&self, reading: &Reading) -> impl Future<Output = Result<(), Error>> + Send;
+    fn prepare(&self, reading: &QueueReading) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Starts to read what was prepared.
-    fn open(&self, reading: &Reading, credit: Credit) -> Source;
+    fn open(&self, reading: &QueueReading, credit: Credit) -> DeliverySource;
 
     /// Deletes what was made to read, if nothing waits there and nothing of it is unacknowledged; returns
     /// whether that is so.
-    fn forget(&self, reading: &Reading) -> impl Future<Output = Result<bool, Error>> + Send;
+    fn forget(&self, reading: &QueueReading) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Deletes what was made to read although more waits there. Whoever asks holds nothing of it any more;
     /// what is delivered after that does not say that it was delivered before.
-    fn leave(&self, reading: &Reading) -> impl Future<Output = Result<(), Error>> + Send;
+    fn leave(&self, reading: &QueueReading) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Whether a job of so many bytes can be kept with what is known of it.
     fn can_postpone(&self, size: usize) -> bool;
 
     /// Keeps a job until its time comes. Doing it again for an identity replaces the first; who wanted a
     /// copy then still gets one. False if another request waits there under the same identity.
-    fn postpone(&self, job: Postponed) -> impl Future<Output = Result<bool, Error>> + Send;
+    fn postpone(&self, job: PostponedJob) -> impl Future<Output = Result<bool, Error>> + Send;
 
     /// Says that these deliveries are still being worked on.
-    fn keep(&self, receipts: Vec<Receipt>) -> impl Future<Output = ()> + Send;
+    fn keep(&self, receipts: Vec<DeliveryReceipt>) -> impl Future<Output = ()> + Send;
 
     /// Gives a delivery back, to be delivered again at once.
-    fn give_back(&self, receipt: Receipt) -> impl Future<Output = ()> + Send;
+    fn give_back(&self, receipt: DeliveryReceipt) -> impl Future<Output = ()> + Send;
 
     /// Publishes a completion, unless its identity has another than the one that it replaces.
     fn complete(
         &self,
-        publication: Publication<'_>,
-    ) -> impl Future<Output = Result<Published, Error>> + Send;
+        publication: CompletionPublication<'_>,
+    ) -> impl Future<Output = Result<PublishOutcome, Error>> + Send;
 
     /// What stands on the subject of an identity's completion.
     fn completion(
         &self,
         identity: &Identity,
-    ) -> impl Future<Output = Result<Option<Standing>, Error>> + Send;
+    ) -> impl Future<Output = Result<Option<ExistingCompletion>, Error>> + Send;
 
     /// Sends copies of a completion to `subjects`, to whoever listens now.
     fn copy(
@@ -323,5 +323,5 @@ pub trait Queue: Send + Sync + 'static {
     fn bury(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Ends a delivery for good; returns when that is confirmed.
-    fn ack(&self, receipt: Receipt) -> impl Future<Output = Result<(), Error>> + Send;
+    fn ack(&self, receipt: DeliveryReceipt) -> impl Future<Output = Result<(), Error>> + Send;
 }

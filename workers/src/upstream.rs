@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 /// An answer that has come.
 #[derive(Debug)]
-pub struct Received {
+pub struct ReceivedReply {
     /// The answer.
     pub reply: Reply,
     /// The right of a large answer to be here; held until it is not any more.
     pub place: Option<OwnedSemaphorePermit>,
 }
 
-impl From<Reply> for Received {
+impl From<Reply> for ReceivedReply {
     fn from(reply: Reply) -> Self {
         Self { reply, place: None }
     }
@@ -48,7 +48,7 @@ pub trait Upstream: Send + Sync + 'static {
         &self,
         request: Request,
         sent: S,
-    ) -> impl Future<Output = Result<Received, Error>> + Send
+    ) -> impl Future<Output = Result<ReceivedReply, Error>> + Send
     where
         S: FnOnce(Instant) + Send + 'static;
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::accounts::{self, Moment, Standing};
+use crate::accounts::{self, AccountState, ClockPair};
 use crate::clock::Clock;
 use crate::config::{Config, standing_of_team};
 use crate::dispatch::dispatcher::Dispatcher;
@@ -22,11 +22,11 @@ use crate::intake::read::may_reply;
 use crate::job::inbox::DispatcherHandle;
 use crate::pools::Pool;
 use crate::queue::jetstream::ACK_WAIT;
-use crate::queue::{self, Queue, Reading};
+use crate::queue::{self, Queue, QueueReading};
 use crate::store::journal::Journal;
-use crate::store::results::{Error, Record, Results};
+use crate::store::results::{Error, ResultRecord, ResultStore};
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// How long it may take to give back what is held and leave all flows, and how many are left at once.
 const LEAVE: Duration = Duration::from_secs(5);
@@ -37,7 +37,7 @@ const DAYS: Duration = Duration::from_secs(60 * 60);
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker<Q, U> {
-    engine: Arc<Engine<Q, U>>,
+    engine: Arc<WorkerState<Q, U>>,
     /// Ends fetching.
     stop: CancellationToken,
     /// Ends dispatching, when nothing is fetched any more.
@@ -50,9 +50,9 @@ pub struct Worker<Q, U> {
 
 /// What a worker is doing.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct WorkerSnapshot {
     /// Its accounts.
-    pub accounts: Vec<accounts::Snapshot>,
+    pub accounts: Vec<accounts::AccountSnapshot>,
     /// Names of its pools, and the names of each one's accounts.
     pub pools: Vec<(String, Vec<String>)>,
     /// Names of its pools, and the models of each one's targets.
@@ -78,12 +78,14 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         config: Config,
         queue: Q,
         upstream: U,
-        stores: (Results, Journal),
+        stores: (ResultStore, Journal),
         clock: Arc<dyn Clock>,
     ) -> Result<Self, queue::Error> {
         let lane_weights = config.lane_weights;
         let (handle, inbox) = DispatcherHandle::new();
-        let engine = Arc::new(Engine::new(config, queue, upstream, stores, clock, handle));
+        let engine = Arc::new(WorkerState::new(
+            config, queue, upstream, stores, clock, handle,
+        ));
         let found = engine.queue.find(Arc::clone(&engine.readings)).await?;
         let worker = Self {
             engine: Arc::clone(&engine),
@@ -112,7 +114,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     }
 
     /// What it is doing.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> WorkerSnapshot {
         let engine = &self.engine;
         let account_names = |pool: &Pool| {
             let mut names: Vec<_> = pool
@@ -143,7 +145,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             Status::Expired,
             Status::Cancelled,
         ];
-        Snapshot {
+        WorkerSnapshot {
             accounts: engine
                 .accounts
                 .iter()
@@ -171,8 +173,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// What of each account and of each team's limits outlives this process, by the names of
     /// [`Config::standing_names`]; with `ahead` what may be spent before this is asked
     /// for again counts as spent.
-    pub fn standings(&self, ahead: bool) -> Vec<(String, Standing)> {
-        let moment = Moment {
+    pub fn standings(&self, ahead: bool) -> Vec<(String, AccountState)> {
+        let moment = ClockPair {
             instant: Instant::now(),
             wall: self.engine.clock.now(),
         };
@@ -231,7 +233,10 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn result(&self, identity: &forebay_schemas::Identity) -> Result<Option<Record>, Error> {
+    pub fn result(
+        &self,
+        identity: &forebay_schemas::Identity,
+    ) -> Result<Option<ResultRecord>, Error> {
         self.engine.results.get(identity)
     }
 
@@ -278,7 +283,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         for receipt in self.engine.held.receipts() {
             queue.give_back(receipt).await;
         }
-        let leave = |reading: Reading| async move {
+        let leave = |reading: QueueReading| async move {
             if let Err(error) = queue.leave(&reading).await {
                 debug!(queue = %reading.flow, %error, "a queue is not left cleanly");
             }
@@ -289,8 +294,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 }
 
 async fn read_flows<Q: Queue, U: Upstream>(
-    engine: Arc<Engine<Q, U>>,
-    mut found: mpsc::UnboundedReceiver<Reading>,
+    engine: Arc<WorkerState<Q, U>>,
+    mut found: mpsc::UnboundedReceiver<QueueReading>,
     stop: CancellationToken,
     readers: TaskTracker,
 ) {
@@ -308,7 +313,7 @@ async fn read_flows<Q: Queue, U: Upstream>(
 }
 
 /// One ticker says for everything that is held that it is still worked on.
-async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
+async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<WorkerState<Q, U>>, end: CancellationToken) {
     let mut tick = tokio::time::interval(ACK_WAIT / 3);
     loop {
         tokio::select! {
@@ -319,7 +324,7 @@ async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: Cancel
 }
 
 /// Opens days of results before they begin, and deletes those that are no longer kept.
-async fn turn_days<Q: Queue, U: Upstream>(engine: Arc<Engine<Q, U>>, end: CancellationToken) {
+async fn turn_days<Q: Queue, U: Upstream>(engine: Arc<WorkerState<Q, U>>, end: CancellationToken) {
     let mut tick = tokio::time::interval(DAYS);
     loop {
         tokio::select! {

@@ -8,22 +8,22 @@ use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::accounts::{Account, Cap, Circuits, Moment, Wake};
-use crate::addressing::Addressing;
-use crate::backpressure::Brake;
+use crate::accounts::{Account, CircuitBreakers, ClockPair, TeamLimits, Wake};
+use crate::addressing::SubjectRules;
+use crate::backpressure::StoreBackpressure;
 use crate::clock::Clock;
-use crate::config::{Config, Team, standing_of_team};
-use crate::controls::Orders;
+use crate::config::{Config, TeamConfig, standing_of_team};
+use crate::controls::WorkerControls;
 use crate::counters::Counters;
-use crate::job::in_flight::Running;
+use crate::job::in_flight::InFlightJobs;
 use crate::job::inbox::DispatcherHandle;
-use crate::job::merge_size::Sizes;
-use crate::job::unacked::Held;
-use crate::outcome::policy::Policy;
+use crate::job::merge_size::MergeSizes;
+use crate::job::unacked::UnackedDeliveries;
+use crate::outcome::policy::RetryPolicy;
 use crate::pools::Pools;
-use crate::queue::Readings;
+use crate::queue::ActiveReadings;
 use crate::store::journal::Journal;
-use crate::store::results::Results;
+use crate::store::results::ResultStore;
 
 /// Jobs of one flow that wait here at most; the rest waits in the queue.
 const LARGEST_STAGE: usize = 512;
@@ -34,43 +34,43 @@ const PLACES: usize = 1_000;
 
 /// What the steps of a job share.
 #[derive(Debug)]
-pub(crate) struct Engine<Q, U> {
+pub(crate) struct WorkerState<Q, U> {
     pub(crate) queue: Q,
     pub(crate) upstream: U,
-    pub(crate) results: Results,
+    pub(crate) results: ResultStore,
     pub(crate) journal: Journal,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) accounts: Vec<Arc<Account>>,
     pub(crate) pools: Pools,
-    pub(crate) teams: HashMap<String, Team>,
-    pub(crate) addressing: Addressing,
+    pub(crate) teams: HashMap<String, TeamConfig>,
+    pub(crate) addressing: SubjectRules,
     /// Limits of teams that have some.
-    pub(crate) caps: HashMap<String, Arc<Cap>>,
-    pub(crate) policy: Policy,
-    pub(crate) orders: Orders,
+    pub(crate) caps: HashMap<String, Arc<TeamLimits>>,
+    pub(crate) policy: RetryPolicy,
+    pub(crate) orders: WorkerControls,
     pub(crate) results_are_complete: bool,
     pub(crate) max_request: usize,
     pub(crate) rng: Mutex<SmallRng>,
-    pub(crate) held: Arc<Held>,
-    pub(crate) running: Arc<Running>,
+    pub(crate) held: Arc<UnackedDeliveries>,
+    pub(crate) running: Arc<InFlightJobs>,
     /// What is being read.
-    pub(crate) readings: Arc<Readings>,
+    pub(crate) readings: Arc<ActiveReadings>,
     /// The right to read a flow.
     pub(crate) places: Semaphore,
     pub(crate) dispatcher: DispatcherHandle,
     pub(crate) wake: Arc<Wake>,
-    pub(crate) brake: Brake,
+    pub(crate) brake: StoreBackpressure,
     pub(crate) counters: Counters,
     /// How many texts travel together.
-    pub(crate) sizes: Sizes,
+    pub(crate) sizes: MergeSizes,
 }
 
-impl<Q, U> Engine<Q, U> {
+impl<Q, U> WorkerState<Q, U> {
     pub(crate) fn new(
         config: Config,
         queue: Q,
         upstream: U,
-        (results, journal): (Results, Journal),
+        (results, journal): (ResultStore, Journal),
         clock: Arc<dyn Clock>,
         dispatcher: DispatcherHandle,
     ) -> Self {
@@ -78,7 +78,7 @@ impl<Q, U> Engine<Q, U> {
         let spent_at = config
             .idle
             .and_then(|idle| Instant::now().checked_sub(idle));
-        let circuits = Arc::new(Circuits::default());
+        let circuits = Arc::new(CircuitBreakers::default());
         let account = |account| {
             Account::new(
                 account,
@@ -97,12 +97,12 @@ impl<Q, U> Engine<Q, U> {
             .map(|(name, team)| {
                 (
                     name.clone(),
-                    Cap::new(&team.limits, Arc::clone(&wake), spent_at, &clock),
+                    TeamLimits::new(&team.limits, Arc::clone(&wake), spent_at, &clock),
                 )
             })
             .collect();
         let pools = Pools::new(config.pools, &accounts, config.on_demand);
-        let moment = Moment {
+        let moment = ClockPair {
             instant: Instant::now(),
             wall: clock.now(),
         };
@@ -153,9 +153,9 @@ impl<Q, U> Engine<Q, U> {
             places: Semaphore::new(PLACES),
             dispatcher,
             wake,
-            brake: Brake::default(),
+            brake: StoreBackpressure::default(),
             counters: Counters::default(),
-            sizes: Sizes::default(),
+            sizes: MergeSizes::default(),
         }
     }
 
@@ -163,7 +163,7 @@ impl<Q, U> Engine<Q, U> {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn team(&self, name: &str) -> Team {
+    pub(crate) fn team(&self, name: &str) -> TeamConfig {
         self.teams.get(name).cloned().unwrap_or_default()
     }
 

@@ -6,14 +6,14 @@ use tokio::time::Instant;
 
 /// What the provider's bucket holds at least.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     size: f64,
     per: Duration,
     level: f64,
     at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A bucket of `limit` that refills within `per`. What refills within `guard` is left in it: a call
     /// that reaches the provider so much sooner than another still finds its share.
     /// It was empty at `spent_at`, if that is given.
@@ -120,7 +120,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_first_burst_goes_at_once_and_then_what_refills() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(100, 10 * SECOND, Duration::ZERO, start, None);
+        let mut bucket = TokenBucket::new(100, 10 * SECOND, Duration::ZERO, start, None);
         for _ in 0..100 {
             assert!(bucket.peek(1, start).is_ok());
             bucket.take(1);
@@ -135,7 +135,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_call_that_leaves_late_costs_what_the_full_bucket_did_not_refill() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(10, 10 * SECOND, Duration::ZERO, start, None);
+        let mut bucket = TokenBucket::new(10, 10 * SECOND, Duration::ZERO, start, None);
         bucket.take(10);
         bucket.sent(2 * SECOND);
         assert!(bucket.peek(1, start + 2 * SECOND).is_err());

@@ -8,7 +8,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::Denied;
-use super::state::{Gate, State};
+use super::state::{CallGate, ReadyState};
 
 /// Calls that are looked back on,
 const CALLS: usize = 20;
@@ -23,15 +23,15 @@ const LONGEST_BREAK: Duration = Duration::from_secs(30);
 /// The circuits of all providers, by address and model. Accounts at one provider share them: what is broken
 /// there is broken for all of them.
 #[derive(Debug, Default)]
-pub(crate) struct Circuits(Mutex<HashMap<(String, String), Arc<Circuit>>>);
+pub(crate) struct CircuitBreakers(Mutex<HashMap<(String, String), Arc<CircuitBreaker>>>);
 
 /// Whether calls to a model of a provider make sense now, whichever account pays.
 #[derive(Debug, Default)]
-pub(super) struct Circuit(Mutex<Inner>);
+pub(super) struct CircuitBreaker(Mutex<CircuitState>);
 
 #[derive(Debug, Default)]
-struct Inner {
-    state: State,
+struct CircuitState {
+    state: ReadyState,
     /// When the last calls ended, and whether they failed.
     ended: VecDeque<(Instant, bool)>,
     /// How often calls were stopped since they last went well.
@@ -43,14 +43,14 @@ struct Inner {
 
 /// One call's passage. Dropping it without a word of how the call ended says nothing of the provider.
 #[derive(Debug)]
-pub(super) struct Passage {
-    circuit: Arc<Circuit>,
+pub(super) struct BreakerPermit {
+    circuit: Arc<CircuitBreaker>,
     call: u64,
 }
 
-impl Circuits {
+impl CircuitBreakers {
     /// The circuit of `model` at the provider with this address.
-    pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<Circuit> {
+    pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<CircuitBreaker> {
         let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(
             circuits
@@ -60,16 +60,16 @@ impl Circuits {
     }
 }
 
-impl Circuit {
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+impl CircuitBreaker {
+    fn inner(&self) -> MutexGuard<'_, CircuitState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn state(&self) -> State {
+    pub(super) fn state(&self) -> ReadyState {
         self.inner().state.clone()
     }
 
-    pub(super) fn gate(&self, now: Instant) -> Gate {
+    pub(super) fn gate(&self, now: Instant) -> CallGate {
         self.inner().state.gate(now)
     }
 
@@ -77,23 +77,23 @@ impl Circuit {
     ///
     /// # Errors
     /// Says what it has to wait for.
-    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<Passage, Denied> {
+    pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<BreakerPermit, Denied> {
         let mut inner = self.inner();
         let gate = inner.state.gate(now).pass()?;
         inner.next_call += 1;
         let call = inner.next_call;
         inner.state.begin();
-        if gate == Gate::Probe {
+        if gate == CallGate::Probe {
             inner.state.probe(call, now);
         }
-        Ok(Passage {
+        Ok(BreakerPermit {
             circuit: Arc::clone(self),
             call,
         })
     }
 }
 
-impl Inner {
+impl CircuitState {
     /// Whether most of the last calls failed; `None` if there were too few.
     fn fails(&mut self, now: Instant) -> Option<bool> {
         while self
@@ -117,7 +117,7 @@ impl Inner {
     }
 }
 
-impl Passage {
+impl BreakerPermit {
     /// The provider did what it is for, be it to refuse.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
@@ -138,8 +138,8 @@ impl Passage {
             return;
         }
         match inner.state {
-            State::Probing { call, .. } if call == self.call => inner.stop(reason, now),
-            State::Ready | State::Ramping { .. } => {
+            ReadyState::Probing { call, .. } if call == self.call => inner.stop(reason, now),
+            ReadyState::Ready | ReadyState::Ramping { .. } => {
                 inner.ended.push_back((now, true));
                 if inner.fails(now) == Some(true) {
                     inner.stop(reason, now);
@@ -150,7 +150,7 @@ impl Passage {
     }
 }
 
-impl Drop for Passage {
+impl Drop for BreakerPermit {
     fn drop(&mut self) {
         self.circuit
             .inner()
@@ -167,7 +167,7 @@ mod tests {
 
     /// Fails or answers one call after the other while it may; returns how many.
     fn call(
-        circuit: &Arc<Circuit>,
+        circuit: &Arc<CircuitBreaker>,
         at: Instant,
         most: usize,
         fails: impl Fn(usize) -> bool,
@@ -186,14 +186,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn most_calls_must_fail_and_there_must_be_some() {
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         let start = Instant::now();
         assert_eq!(
             call(&circuit, start, 1_000, |index| index % 3 == 0),
             1_000,
             "one in three"
         );
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         for minute in 0..10 {
             let at = start + 61 * SECOND * minute;
             assert_eq!(
@@ -210,7 +210,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn one_probe_at_a_time_and_each_break_is_longer_until_calls_go_well() {
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         let mut at = Instant::now();
         call(&circuit, at, 100, |_| true);
         for pause in [1, 2, 4, 8, 16, 30, 30] {
@@ -238,7 +238,7 @@ mod tests {
             at += SECOND;
             call(&circuit, at, 100, |_| false);
         }
-        assert_eq!(circuit.state(), State::Ready);
+        assert_eq!(circuit.state(), ReadyState::Ready);
         call(&circuit, at, 100, |_| true);
         assert_eq!(
             circuit.enter(at).err(),
@@ -249,7 +249,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn calls_that_were_under_way_say_nothing_new() {
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         let at = Instant::now();
         let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();
         under_way
@@ -264,7 +264,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_ends_late_from_before_a_break_neither_breaks_nor_mends() {
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         let mut at = Instant::now();
         let before: Vec<_> = (0..40).map(|_| circuit.enter(at).expect("open")).collect();
         before[..10]
@@ -290,16 +290,16 @@ mod tests {
             call(&circuit, at, 100, |_| false);
             at += SECOND;
         }
-        assert_eq!(circuit.state(), State::Ready);
+        assert_eq!(circuit.state(), ReadyState::Ready);
         before[20..]
             .iter()
             .for_each(|passage| passage.failed(Class::NetAfterSend, at));
-        assert_eq!(circuit.state(), State::Ready);
+        assert_eq!(circuit.state(), ReadyState::Ready);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_probe_that_hangs_is_followed_by_another_and_either_answer_counts() {
-        let circuit = Arc::new(Circuit::default());
+        let circuit = Arc::new(CircuitBreaker::default());
         let mut at = Instant::now();
         call(&circuit, at, 100, |_| true);
         at += SECOND;

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use super::saved::Moment;
+use super::saved::ClockPair;
 use crate::clock::Clock;
 
 /// How far the provider's clock may be from this machine's: a call counts for the new day so much sooner,
@@ -29,7 +29,7 @@ impl Days {
     /// When the day of a call that was sent at `at` is over. The wall's clock is read each time: a machine
     /// that slept has lost count.
     pub(super) fn end(&self, at: Instant, now: Instant) -> Instant {
-        let moment = Moment {
+        let moment = ClockPair {
             instant: now,
             wall: self.clock.now(),
         };

@@ -139,7 +139,7 @@ fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
 /// An account, a team with limits, and the calls that are under way.
 struct World {
     account: Arc<Account>,
-    cap: Arc<Cap>,
+    cap: Arc<TeamLimits>,
     permits: Vec<Permit>,
 }
 
@@ -153,7 +153,7 @@ impl World {
             },
         ];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let cap = Cap::new(&team, Arc::default(), None, &clock);
+        let cap = TeamLimits::new(&team, Arc::default(), None, &clock);
         Self {
             account: account(limits, 2),
             cap,

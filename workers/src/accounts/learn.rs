@@ -8,34 +8,34 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::limit::{Algorithm, Amount};
-use super::meter::{Meter, Wait};
-use super::saved::Found;
+use super::meter::{Meter, MeterWait};
+use super::saved::FoundLimit;
 use forebay_providers::Figures;
 use forebay_providers::cost::Dimension;
 use period::Period;
-use search::Search;
+use search::LimitSearch;
 
 /// What is learned of one model's limits. Its meters stand in the account's ledger.
 #[derive(Debug)]
-pub(super) struct Learned {
-    search: Search,
+pub(super) struct LearnedLimits {
+    search: LimitSearch,
     /// The meter of what is searched.
     searched: usize,
-    told: Vec<Told>,
+    told: Vec<ToldLimits>,
 }
 
 /// A limit that headers tell of.
 #[derive(Debug)]
-struct Told {
+struct ToldLimits {
     period: Period,
     meter: usize,
 }
 
-impl Learned {
+impl LearnedLimits {
     /// Begins to learn; the meter that this adds to `meters` is the first one's. A process before this one
     /// may have called up to `spent_at`.
     pub(super) fn new(meters: &mut Vec<Meter>, now: Instant, spent_at: Option<Instant>) -> Self {
-        let search = Search::new(now);
+        let search = LimitSearch::new(now);
         meters.push(Meter::new(search.amount(), now, spent_at));
         Self {
             search,
@@ -86,7 +86,7 @@ impl Learned {
     }
 
     /// What was found, where no header tells.
-    pub(super) fn found(&self) -> Option<Found> {
+    pub(super) fn found(&self) -> Option<FoundLimit> {
         if self.is_told() {
             None
         } else {
@@ -95,7 +95,7 @@ impl Learned {
     }
 
     /// Goes on from what a process before this one found.
-    pub(super) fn resume(&mut self, found: Found, meters: &mut [Meter], now: Instant) {
+    pub(super) fn resume(&mut self, found: FoundLimit, meters: &mut [Meter], now: Instant) {
         self.search.resume(found, now);
         self.resize(meters, now);
     }
@@ -112,7 +112,7 @@ impl Learned {
     pub(super) fn held_back(
         &mut self,
         meter: usize,
-        wait: Wait,
+        wait: MeterWait,
         now: Instant,
         probing: bool,
     ) -> bool {
@@ -182,7 +182,7 @@ impl Learned {
                 None => {
                     let period = Period::new(figures, now);
                     meters.push(Meter::new(amount(&period), now, None));
-                    self.told.push(Told {
+                    self.told.push(ToldLimits {
                         period,
                         meter: meters.len() - 1,
                     });

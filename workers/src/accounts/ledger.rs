@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::circuit::Circuit;
-use super::learn::Learned;
+use super::circuit::CircuitBreaker;
+use super::learn::LearnedLimits;
 use super::limit::Amount;
 use super::meter::Meter;
-use super::state::{Gate, State};
-use super::{Account, Denied, Totals};
-use crate::accounts::token_correction::Factor;
+use super::state::{CallGate, ReadyState};
+use super::{Account, AccountTotals, Denied};
+use crate::accounts::token_correction::TokenCorrection;
 use forebay_providers::Figures;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
@@ -21,14 +21,14 @@ const UNSAID: Duration = Duration::from_secs(1);
 const LONGEST_UNSAID: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(super) struct AccountLedger {
     pub(super) next_call: u64,
     pub(super) next_key: usize,
-    pub(super) keys: Vec<State>,
-    pub(super) models: HashMap<String, Model>,
+    pub(super) keys: Vec<ReadyState>,
+    pub(super) models: HashMap<String, ModelLedger>,
     pub(super) meters: Vec<Meter>,
     pub(super) shared: Vec<Option<usize>>,
-    pub(super) totals: Totals,
+    pub(super) totals: AccountTotals,
     pub(super) last_problem: Option<String>,
     /// Until then a process before this one may have spent the limits.
     pub(super) spent_at: Option<Instant>,
@@ -37,31 +37,31 @@ pub(super) struct Ledger {
 }
 
 #[derive(Debug)]
-pub(super) struct Model {
-    pub(super) state: State,
+pub(super) struct ModelLedger {
+    pub(super) state: ReadyState,
     /// Of this model at the provider, whoever pays.
-    pub(super) circuit: Arc<Circuit>,
-    pub(super) factor: Factor,
+    pub(super) circuit: Arc<CircuitBreaker>,
+    pub(super) factor: TokenCorrection,
     /// The meters that bear on it: first those of what is configured, then those of what was learned.
     pub(super) meters: Vec<usize>,
     pub(super) configured: usize,
-    pub(super) learned: Option<Learned>,
+    pub(super) learned: Option<LearnedLimits>,
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
     pub(super) unsaid: u32,
     pub(super) unsaid_at: Option<Instant>,
 }
 
-impl Model {
+impl ModelLedger {
     /// Its state, or that of its circuit if only that keeps calls from being made.
-    pub(super) fn shown(&self) -> State {
+    pub(super) fn shown(&self) -> ReadyState {
         match self.state {
-            State::Ready | State::Ramping { .. } => self.circuit.state(),
+            ReadyState::Ready | ReadyState::Ramping { .. } => self.circuit.state(),
             _ => self.state.clone(),
         }
     }
 }
 
-impl Ledger {
+impl AccountLedger {
     /// Makes the meters that bear on `model` when it is first heard of.
     pub(super) fn know(&mut self, model: &str, account: &Account, now: Instant) {
         if self.models.contains_key(model) {
@@ -88,14 +88,14 @@ impl Ledger {
         let configured = used.len();
         let learned = account
             .learns
-            .then(|| Learned::new(&mut self.meters, now, self.spent_at));
-        used.extend(learned.iter().flat_map(Learned::meters));
-        let model_state = Model {
-            state: State::Ready,
+            .then(|| LearnedLimits::new(&mut self.meters, now, self.spent_at));
+        used.extend(learned.iter().flat_map(LearnedLimits::meters));
+        let model_state = ModelLedger {
+            state: ReadyState::Ready,
             circuit: account
                 .circuits
                 .of(&account.config.endpoint.base_url, model),
-            factor: Factor::unknown(),
+            factor: TokenCorrection::unknown(),
             meters: used,
             configured,
             learned,
@@ -159,7 +159,7 @@ impl Ledger {
         age: Duration,
         now: Instant,
     ) {
-        let Some(Model {
+        let Some(ModelLedger {
             meters,
             configured,
             learned,
@@ -186,14 +186,16 @@ impl Ledger {
             .models
             .values()
             .filter_map(|model| model.learned.as_ref());
-        let short = learned.flat_map(Learned::amounts).filter(Amount::is_short);
+        let short = learned
+            .flat_map(LearnedLimits::amounts)
+            .filter(Amount::is_short);
         short
             .filter_map(|amount| amount.requests_per_second())
             .reduce(f64::min)
     }
 
     pub(super) fn each_meter_of(&mut self, model: &str, mut act: impl FnMut(&mut Meter)) {
-        let Ledger { models, meters, .. } = self;
+        let AccountLedger { models, meters, .. } = self;
         for meter in models
             .get(model)
             .into_iter()
@@ -206,10 +208,10 @@ impl Ledger {
 
 /// The next key in turn that may be used, or what the soonest of them waits for.
 pub(super) fn choose_key(
-    keys: &[State],
+    keys: &[ReadyState],
     first: usize,
     now: Instant,
-) -> Result<(usize, Gate), Denied> {
+) -> Result<(usize, CallGate), Denied> {
     let mut soonest = None;
     for key in (0..keys.len()).map(|step| (first + step) % keys.len()) {
         match keys[key].gate(now).pass() {

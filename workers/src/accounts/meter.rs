@@ -7,14 +7,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::bucket::Bucket;
+use super::bucket::TokenBucket;
 use super::day::Days;
 use super::limit::{Algorithm, Amount};
-use super::saved::Moment;
+use super::saved::ClockPair;
 use super::window::Window;
-use crate::accounts::pacer::Pace;
-use crate::accounts::timing_margin::Guard;
-use crate::accounts::write_ahead::Cover;
+use crate::accounts::pacer::CallPacer;
+use crate::accounts::timing_margin::TimingMargin;
+use crate::accounts::write_ahead::WriteAhead;
 use crate::clock::Clock;
 use forebay_providers::Figures;
 use forebay_providers::cost::{Cost, Dimension};
@@ -33,7 +33,7 @@ const NO_CALL: u64 = 0;
 
 /// Why a meter does not admit a call now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wait {
+pub(super) enum MeterWait {
     /// It will at this time, if nothing else takes the room first.
     Until(Instant),
     /// Only after a call that is under way ends.
@@ -46,12 +46,12 @@ pub(super) enum Wait {
 #[derive(Debug)]
 pub(super) struct Meter {
     amount: Amount,
-    pace: Option<Pace>,
+    pace: Option<CallPacer>,
     /// Where the provider keeps a bucket, it decides instead of what is taken of the trailing period.
-    bucket: Option<Bucket>,
+    bucket: Option<TokenBucket>,
     /// Where the provider keeps fixed windows, the one that is open.
     window: Option<Window>,
-    guard: Guard,
+    guard: TimingMargin,
     /// Where the period is a calendar day.
     days: Option<Days>,
     /// Taken in all; the sum of `open` and `returns`.
@@ -63,7 +63,7 @@ pub(super) struct Meter {
     /// Where in `returns` each call stands.
     sent: HashMap<u64, Instant>,
     /// Where what is spent must be written down first: how much of it is.
-    cover: Option<Cover>,
+    cover: Option<WriteAhead>,
 }
 
 impl Meter {
@@ -74,7 +74,7 @@ impl Meter {
             Amount::PerPeriod { per, .. } => per,
             Amount::Concurrent(_) => Duration::ZERO,
         };
-        let guard = Guard::new(per);
+        let guard = TimingMargin::new(per);
         let spent_at =
             spent_at.filter(|at| per <= LONGEST_SPENT && *at + per + guard.width() > now);
         let pace = match amount {
@@ -84,7 +84,7 @@ impl Meter {
                 per,
                 algorithm: Algorithm::Smooth,
                 ..
-            } => Some(Pace::new(limit, per, guard.width(), now, spent_at)),
+            } => Some(CallPacer::new(limit, per, guard.width(), now, spent_at)),
             _ => None,
         };
         let bucket = match amount {
@@ -93,7 +93,7 @@ impl Meter {
                 per,
                 algorithm: Algorithm::Bucket,
                 ..
-            } => Some(Bucket::new(limit, per, guard.width(), now, spent_at)),
+            } => Some(TokenBucket::new(limit, per, guard.width(), now, spent_at)),
             _ => None,
         };
         let fixed = matches!(
@@ -134,7 +134,7 @@ impl Meter {
     /// From now on nothing is spent of a limit over more than a minute that is not written down.
     pub(super) fn keep(&mut self) {
         if matches!(self.amount, Amount::PerPeriod { per, .. } if per > LONGEST_SPENT) {
-            self.cover = Some(Cover::default());
+            self.cover = Some(WriteAhead::default());
         }
     }
 
@@ -324,27 +324,27 @@ impl Meter {
     }
 
     /// Whether a call of this cost may start at `now`; takes nothing.
-    pub(super) fn peek(&mut self, cost: &Cost, now: Instant) -> Result<(), Wait> {
+    pub(super) fn peek(&mut self, cost: &Cost, now: Instant) -> Result<(), MeterWait> {
         self.room(cost, now)?;
         let share = self.share(cost);
         let covered = self.cover.as_mut().is_none_or(|cover| cover.admits(share));
         if covered {
             Ok(())
         } else {
-            Err(Wait::ForRelease)
+            Err(MeterWait::ForRelease)
         }
     }
 
     /// The same, whatever is written down.
-    fn room(&mut self, cost: &Cost, now: Instant) -> Result<(), Wait> {
+    fn room(&mut self, cost: &Cost, now: Instant) -> Result<(), MeterWait> {
         self.return_until(now);
         let share = self.share(cost);
         let limit = self.limit();
         if share > limit && !self.may_run_into_debt() {
-            return Err(Wait::TooLarge);
+            return Err(MeterWait::TooLarge);
         }
         if let Some(bucket) = &mut self.bucket {
-            return bucket.peek(share, now).map_err(Wait::Until);
+            return bucket.peek(share, now).map_err(MeterWait::Until);
         }
         // What is larger than the whole limit goes when nothing else is taken.
         let missing = self
@@ -355,7 +355,7 @@ impl Meter {
             return Err(self.return_of(missing));
         }
         match &self.pace {
-            Some(pace) if pace.due() > now => Err(Wait::Until(pace.due())),
+            Some(pace) if pace.due() > now => Err(MeterWait::Until(pace.due())),
             _ => Ok(()),
         }
     }
@@ -363,7 +363,7 @@ impl Meter {
     /// The limit that is spent, and when even the least call may start again, if that is not before `soon`.
     pub(super) fn spent(&mut self, now: Instant, soon: Instant) -> Option<(String, Instant)> {
         match self.room(&Cost::LEAST, now) {
-            Err(Wait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
+            Err(MeterWait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
             _ => None,
         }
     }
@@ -381,15 +381,15 @@ impl Meter {
     }
 
     /// When `missing` more will have returned.
-    fn return_of(&self, missing: u64) -> Wait {
+    fn return_of(&self, missing: u64) -> MeterWait {
         let mut returned = 0;
         for ((at, _), share) in &self.returns {
             returned += share;
             if returned >= missing {
-                return Wait::Until(*at);
+                return MeterWait::Until(*at);
             }
         }
-        Wait::ForRelease
+        MeterWait::ForRelease
     }
 
     fn return_until(&mut self, now: Instant) {
@@ -515,7 +515,7 @@ impl Meter {
     pub(super) fn spent_until(
         &mut self,
         ahead: bool,
-        moment: Moment,
+        moment: ClockPair,
     ) -> Option<Vec<(Timestamp, u64)>> {
         let Amount::PerPeriod { limit, per, .. } = self.amount else {
             return None;
@@ -552,7 +552,7 @@ impl Meter {
     }
 
     /// Counts what a process before this one spent.
-    pub(super) fn resume(&mut self, parts: &[(Timestamp, u64)], moment: Moment) {
+    pub(super) fn resume(&mut self, parts: &[(Timestamp, u64)], moment: ClockPair) {
         let parts = parts.iter().filter(|(at, _)| *at > moment.wall);
         if let Some(bucket) = &mut self.bucket {
             parts.for_each(|(at, _)| bucket.empty_until(moment.instant(*at), moment.instant));

@@ -29,7 +29,7 @@ impl Clock for LedgerClock {
 /// not push the next one back, so that timer ticks and queueing do not add up to lost calls; the guard
 /// within `interval` pays for it.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct CallPacer {
     limiter: RateLimiter<NotKeyed, InMemoryState, LedgerClock, NoOpMiddleware<Nanos>>,
     clock: LedgerClock,
     origin: Instant,
@@ -39,7 +39,7 @@ pub(super) struct Pace {
     due: Instant,
 }
 
-impl Pace {
+impl CallPacer {
     /// Spacing so that `limit` calls fit a period of `per` at the server, although each may reach it up
     /// to `guard` later than another; the first no sooner than an interval after `spent_at`.
     pub(super) fn new(
@@ -111,7 +111,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn calls_are_an_interval_apart_and_small_delays_do_not_add_up() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
+        let mut pace = CallPacer::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
         // (1000 + 20) / 10 ms apart; each call is noticed 5 ms late, less than the 10 ms of catching up.
         for call in 0..50 {
             let due = start + call * 102 * MILLI;
@@ -123,7 +123,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_does_not_save_up_calls() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
+        let mut pace = CallPacer::new(10, Duration::from_secs(1), 20 * MILLI, start, None);
         let late = start + Duration::from_secs(60);
         assert!(pace.start(late).is_ok());
         let second = pace

@@ -6,10 +6,10 @@ use std::time::Duration;
 use forebay_schemas::Class;
 use tokio::time::Instant;
 
-use super::circuit::Passage;
-use super::ledger::{Ledger, Model};
-use super::{Account, Key};
-use crate::accounts::team_limits::{Cap, Share};
+use super::circuit::BreakerPermit;
+use super::ledger::{AccountLedger, ModelLedger};
+use super::{Account, AccountKey};
+use crate::accounts::team_limits::{TeamLimits, TeamShare};
 use forebay_providers::Figures;
 use forebay_providers::cost::Cost;
 
@@ -23,14 +23,14 @@ pub struct Permit {
     model: String,
     key: usize,
     /// There until the permit is dropped.
-    passage: Option<Passage>,
+    passage: Option<BreakerPermit>,
     granted: Instant,
     /// Whether the provider said anything: a probe without a word has shown nothing.
     answered: bool,
     /// A call that was given up on may still run at the provider until then.
     runs_until: Option<Instant>,
     /// What it takes of its team's limits, if the team has some.
-    share: Option<Share>,
+    share: Option<TeamShare>,
 }
 
 impl Permit {
@@ -39,7 +39,7 @@ impl Permit {
         call: u64,
         model: String,
         key: usize,
-        passage: Passage,
+        passage: BreakerPermit,
         granted: Instant,
     ) -> Self {
         let passage = Some(passage);
@@ -57,7 +57,7 @@ impl Permit {
     }
 
     /// Holds what the call takes of its team's limits.
-    pub(crate) fn charge(&mut self, share: Share) {
+    pub(crate) fn charge(&mut self, share: TeamShare) {
         self.share = Some(share);
     }
 
@@ -65,8 +65,8 @@ impl Permit {
     /// Returns whether they were free.
     pub(crate) fn take_on(&self, cost: &Cost, now: Instant) -> bool {
         let mut ledger = self.account.ledger();
-        let Ledger { models, meters, .. } = &mut *ledger;
-        let Some(Model {
+        let AccountLedger { models, meters, .. } = &mut *ledger;
+        let Some(ModelLedger {
             factor,
             meters: used,
             ..
@@ -111,18 +111,18 @@ impl Permit {
     }
 
     /// The key to use.
-    pub fn key(&self) -> &Key {
+    pub fn key(&self) -> &AccountKey {
         &self.account.config.keys[self.key]
     }
 
     /// The note of when the call leaves, to be written by whoever hands it to the network.
-    pub fn stamp(&self) -> Stamp {
-        Stamp {
+    pub fn stamp(&self) -> SendMarker {
+        SendMarker {
             account: Arc::clone(&self.account),
             call: self.call,
             model: self.model.clone(),
             granted: self.granted,
-            share: self.share.as_ref().map(Share::stamp),
+            share: self.share.as_ref().map(TeamShare::stamp),
         }
     }
 
@@ -219,15 +219,15 @@ impl Permit {
 
 /// Notes when a permitted call leaves: until then its slots of a period cannot begin to return.
 #[derive(Debug)]
-pub struct Stamp {
+pub struct SendMarker {
     account: Arc<Account>,
     call: u64,
     model: String,
     granted: Instant,
-    share: Option<(Arc<Cap>, u64)>,
+    share: Option<(Arc<TeamLimits>, u64)>,
 }
 
-impl Stamp {
+impl SendMarker {
     /// The call was handed to the network at `at`.
     pub fn sent(self, at: Instant) {
         let mut ledger = self.account.ledger();

@@ -3,23 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::accounts::learn::Learned;
-use crate::accounts::ledger::Ledger;
+use crate::accounts::learn::LearnedLimits;
+use crate::accounts::ledger::AccountLedger;
 use crate::accounts::meter::Meter;
-use crate::accounts::saved::{ModelStanding, Moment, Spent, Standing};
-use crate::accounts::state::State;
-use crate::accounts::{Account, Cap};
+use crate::accounts::saved::{AccountState, ClockPair, ModelState, SpentLimits};
+use crate::accounts::state::ReadyState;
+use crate::accounts::{Account, TeamLimits};
 
-impl Cap {
+impl TeamLimits {
     /// As [`Account::standing`].
-    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
+    pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut inner = self.inner();
         let limits = self.limits.iter().zip(&mut inner.meters);
         let spent = limits
             .filter_map(|(limit, meter)| Some((limit.key(), meter.spent_until(ahead, moment)?)));
-        Standing {
+        AccountState {
             spent: spent.collect(),
-            ..Standing::default()
+            ..AccountState::default()
         }
     }
 
@@ -35,7 +35,7 @@ impl Cap {
     }
 
     /// As [`Account::resume`].
-    pub fn resume(&self, standing: &Standing, moment: Moment) {
+    pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
         for (limit, meter) in self.limits.iter().zip(&mut self.inner().meters) {
             if let Some(parts) = standing.spent.get(&limit.key()) {
                 meter.resume(parts, moment);
@@ -47,14 +47,14 @@ impl Cap {
 impl Account {
     /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
     /// spent.
-    pub fn standing(&self, ahead: bool, moment: Moment) -> Standing {
+    pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| &key.name);
         let keys = names.zip(&ledger.keys);
         let keys = keys
             .filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?)))
             .collect();
-        let Ledger { models, meters, .. } = &mut *ledger;
+        let AccountLedger { models, meters, .. } = &mut *ledger;
         // What several models share is told with the first of them alone.
         let mut told = BTreeSet::new();
         let models = models.iter().filter_map(|(name, model)| {
@@ -66,18 +66,18 @@ impl Account {
                     spent.insert(limit.key(), parts);
                 }
             }
-            let found = model.learned.as_ref().and_then(Learned::found);
-            let standing = ModelStanding {
+            let found = model.learned.as_ref().and_then(LearnedLimits::found);
+            let standing = ModelState {
                 paused: model.state.paused(moment),
                 spent,
                 found,
             };
             standing.says_something().then(|| (name.clone(), standing))
         });
-        Standing {
+        AccountState {
             keys,
             models: models.collect(),
-            spent: Spent::new(),
+            spent: SpentLimits::new(),
         }
     }
 
@@ -94,21 +94,21 @@ impl Account {
     }
 
     /// Goes on from what a process before this one left.
-    pub fn resume(&self, standing: &Standing, moment: Moment) {
+    pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
         let mut ledger = self.ledger();
         for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {
             if let Some(paused) = standing.keys.get(&key.name) {
-                *state = State::resumed(paused, moment);
+                *state = ReadyState::resumed(paused, moment);
             }
         }
         for (name, before) in &standing.models {
             ledger.know(name, self, moment.instant);
-            let Ledger { models, meters, .. } = &mut *ledger;
+            let AccountLedger { models, meters, .. } = &mut *ledger;
             let Some(model) = models.get_mut(name) else {
                 continue;
             };
             if let Some(paused) = &before.paused {
-                model.state = State::resumed(paused, moment);
+                model.state = ReadyState::resumed(paused, moment);
             }
             for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
                 if let Some(parts) = before.spent.get(&limit.key()) {

@@ -9,37 +9,37 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// What is spent of limits over more than a minute, by limit, and when each part of it returns.
-pub type Spent = BTreeMap<String, Vec<(Timestamp, u64)>>;
+pub type SpentLimits = BTreeMap<String, Vec<(Timestamp, u64)>>;
 
 /// What of an account, or of a team's limits, outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct AccountState {
     /// Its keys that may not be used, by name.
     #[serde(default)]
-    pub keys: BTreeMap<String, Paused>,
+    pub keys: BTreeMap<String, PausedState>,
     /// Its models that were called, by name.
     #[serde(default)]
-    pub models: BTreeMap<String, ModelStanding>,
+    pub models: BTreeMap<String, ModelState>,
     /// What a team has spent of its limits; an account's are its models'.
     #[serde(default)]
-    pub spent: Spent,
+    pub spent: SpentLimits,
 }
 
 /// What of a model at an account outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ModelStanding {
+pub struct ModelState {
     /// Why it may not be called, if it may not.
-    pub paused: Option<Paused>,
+    pub paused: Option<PausedState>,
     /// What is spent of its limits.
     #[serde(default)]
-    pub spent: Spent,
+    pub spent: SpentLimits,
     /// The limit that was found where none is told.
-    pub found: Option<Found>,
+    pub found: Option<FoundLimit>,
 }
 
 /// A key or a model that may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Paused {
+pub struct PausedState {
     /// When it returns by itself; never, if an operator disabled it.
     pub until: Option<Timestamp>,
     /// What happened, if it was not an operator's act.
@@ -48,7 +48,7 @@ pub struct Paused {
 
 /// A limit on calls that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
+pub struct FoundLimit {
     /// Calls.
     pub calls_per_minute: u64,
     /// Whether it is a minute that holds so many, and not a rate.
@@ -57,14 +57,14 @@ pub struct Found {
 
 /// One moment on both clocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Moment {
+pub struct ClockPair {
     /// On the process's clock.
     pub instant: Instant,
     /// On the wall.
     pub wall: Timestamp,
 }
 
-impl Moment {
+impl ClockPair {
     /// When `at` is, on the wall.
     pub(super) fn wall(&self, at: Instant) -> Timestamp {
         let after = at.saturating_duration_since(self.instant);
@@ -92,7 +92,7 @@ impl Moment {
     }
 }
 
-impl ModelStanding {
+impl ModelState {
     pub(super) fn says_something(&self) -> bool {
         self.paused.is_some()
             || self.found.is_some()

@@ -6,7 +6,7 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::Denied;
-use super::saved::{Moment, Paused};
+use super::saved::{ClockPair, PausedState};
 use forebay_providers::retry_after;
 
 /// What is over so soon need not be written down.
@@ -21,7 +21,7 @@ const PROBE: Duration = Duration::from_secs(30);
 /// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
 /// and a ramp.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum State {
+pub enum ReadyState {
     /// Calls may be made.
     #[default]
     Ready,
@@ -65,7 +65,7 @@ pub enum State {
 
 /// What a state says about one more call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Gate {
+pub(super) enum CallGate {
     Open,
     /// Open, for one call alone.
     Probe,
@@ -73,38 +73,40 @@ pub(super) enum Gate {
     Shut(Option<Class>),
 }
 
-impl Gate {
+impl CallGate {
     /// The gate if one more call may pass, or why it may not.
     pub(super) fn pass(self) -> Result<Self, Denied> {
         match self {
-            Gate::Open | Gate::Probe => Ok(self),
-            Gate::Until(at) => Err(Denied::Until(at)),
-            Gate::Shut(reason) => Err(Denied::Shut(reason)),
+            CallGate::Open | CallGate::Probe => Ok(self),
+            CallGate::Until(at) => Err(Denied::Until(at)),
+            CallGate::Shut(reason) => Err(Denied::Shut(reason)),
         }
     }
 }
 
-impl State {
-    pub(super) fn gate(&self, now: Instant) -> Gate {
+impl ReadyState {
+    pub(super) fn gate(&self, now: Instant) -> CallGate {
         match *self {
-            State::Ready => Gate::Open,
-            State::Ramping { since, calls } => {
+            ReadyState::Ready => CallGate::Open,
+            ReadyState::Ramping { since, calls } => {
                 // One call at once, a second with it, and then the first power of two that is more.
                 let steps = calls.checked_ilog2().unwrap_or_default();
                 let next = since + RAMP_STEP * steps;
                 if next <= now || steps >= RAMP_STEPS {
-                    Gate::Open
+                    CallGate::Open
                 } else {
-                    Gate::Until(next)
+                    CallGate::Until(next)
                 }
             }
-            State::Cooling { until, .. } | State::Exhausted { until } if until > now => {
-                Gate::Until(until)
+            ReadyState::Cooling { until, .. } | ReadyState::Exhausted { until } if until > now => {
+                CallGate::Until(until)
             }
-            State::Cooling { .. } | State::Exhausted { .. } => Gate::Probe,
-            State::Probing { since, .. } if since + PROBE > now => Gate::Until(since + PROBE),
-            State::Probing { .. } => Gate::Probe,
-            State::Disabled { reason } => Gate::Shut(reason),
+            ReadyState::Cooling { .. } | ReadyState::Exhausted { .. } => CallGate::Probe,
+            ReadyState::Probing { since, .. } if since + PROBE > now => {
+                CallGate::Until(since + PROBE)
+            }
+            ReadyState::Probing { .. } => CallGate::Probe,
+            ReadyState::Disabled { reason } => CallGate::Shut(reason),
         }
     }
 
@@ -112,23 +114,23 @@ impl State {
     pub(super) fn cool(&mut self, reason: Class, wait: Duration, now: Instant) {
         let until = now + wait.min(retry_after::LONGEST);
         let until = match *self {
-            State::Disabled { .. } => return,
-            State::Cooling { until: before, .. } | State::Exhausted { until: before } => {
+            ReadyState::Disabled { .. } => return,
+            ReadyState::Cooling { until: before, .. } | ReadyState::Exhausted { until: before } => {
                 until.max(before)
             }
-            State::Ready | State::Ramping { .. } | State::Probing { .. } => until,
+            ReadyState::Ready | ReadyState::Ramping { .. } | ReadyState::Probing { .. } => until,
         };
         *self = if reason == Class::QuotaExhausted {
-            State::Exhausted { until }
+            ReadyState::Exhausted { until }
         } else {
-            State::Cooling { until, reason }
+            ReadyState::Cooling { until, reason }
         };
     }
 
     /// The provider's word shuts it; an operator's act stays what it was.
     pub(super) fn shut(&mut self, reason: Class) {
-        if *self != (State::Disabled { reason: None }) {
-            *self = State::Disabled {
+        if *self != (ReadyState::Disabled { reason: None }) {
+            *self = ReadyState::Disabled {
                 reason: Some(reason),
             };
         }
@@ -136,22 +138,22 @@ impl State {
 
     /// A call may begin.
     pub(super) fn begin(&mut self) {
-        if let State::Ramping { calls, .. } = self {
+        if let ReadyState::Ramping { calls, .. } = self {
             *calls += 1;
             if calls.ilog2() >= RAMP_STEPS {
-                *self = State::Ready;
+                *self = ReadyState::Ready;
             }
         }
     }
 
     pub(super) fn probe(&mut self, call: u64, now: Instant) {
         let (first, reason) = match *self {
-            State::Exhausted { .. } => (call, Class::QuotaExhausted),
-            State::Cooling { reason, .. } => (call, reason),
-            State::Probing { first, reason, .. } => (first, reason),
+            ReadyState::Exhausted { .. } => (call, Class::QuotaExhausted),
+            ReadyState::Cooling { reason, .. } => (call, reason),
+            ReadyState::Probing { first, reason, .. } => (first, reason),
             _ => return,
         };
-        *self = State::Probing {
+        *self = ReadyState::Probing {
             first,
             call,
             since: now,
@@ -162,7 +164,7 @@ impl State {
     /// A call ended that may have been a probe. If nothing has cooled the state since, it is ready bit by bit;
     /// but if the provider never said a word, the next call is a probe again.
     pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
-        let State::Probing {
+        let ReadyState::Probing {
             first,
             call,
             reason,
@@ -172,35 +174,37 @@ impl State {
             return;
         };
         if answered && ended >= first {
-            *self = State::Ramping {
+            *self = ReadyState::Ramping {
                 since: now,
                 calls: 0,
             };
         } else if ended == call {
-            *self = State::Cooling { until: now, reason };
+            *self = ReadyState::Cooling { until: now, reason };
         }
     }
 
     /// What of it outlives the process. What an operator mends and then starts Forebay again does not, be it a
     /// key or the name of a model, and neither does what is over in a moment.
-    pub(super) fn paused(&self, moment: Moment) -> Option<Paused> {
+    pub(super) fn paused(&self, moment: ClockPair) -> Option<PausedState> {
         match *self {
-            State::Cooling {
+            ReadyState::Cooling {
                 reason: Class::ModelNotAllowed,
                 ..
             } => None,
-            State::Cooling { until, reason } if until > moment.instant + SOON => Some(Paused {
-                until: Some(moment.wall_in_steps(until, SECOND)),
-                reason: Some(reason),
-            }),
-            State::Exhausted { until } => {
+            ReadyState::Cooling { until, reason } if until > moment.instant + SOON => {
+                Some(PausedState {
+                    until: Some(moment.wall_in_steps(until, SECOND)),
+                    reason: Some(reason),
+                })
+            }
+            ReadyState::Exhausted { until } => {
                 let until = Some(moment.wall_in_steps(until, SECOND));
-                Some(Paused {
+                Some(PausedState {
                     until,
                     reason: Some(Class::QuotaExhausted),
                 })
             }
-            State::Disabled { reason: None } => Some(Paused {
+            ReadyState::Disabled { reason: None } => Some(PausedState {
                 until: None,
                 reason: None,
             }),
@@ -209,45 +213,45 @@ impl State {
     }
 
     /// The state that a process before this one left.
-    pub(super) fn resumed(paused: &Paused, moment: Moment) -> Self {
+    pub(super) fn resumed(paused: &PausedState, moment: ClockPair) -> Self {
         match (paused.until, paused.reason) {
-            (Some(until), Some(Class::QuotaExhausted)) => State::Exhausted {
+            (Some(until), Some(Class::QuotaExhausted)) => ReadyState::Exhausted {
                 until: moment.instant(until),
             },
-            (Some(until), Some(reason)) => State::Cooling {
+            (Some(until), Some(reason)) => ReadyState::Cooling {
                 until: moment.instant(until),
                 reason,
             },
-            (Some(_), None) => State::Ready,
-            (None, reason) => State::Disabled { reason },
+            (Some(_), None) => ReadyState::Ready,
+            (None, reason) => ReadyState::Disabled { reason },
         }
     }
 
     /// The state's name.
     pub fn name(&self) -> &'static str {
         match self {
-            State::Ready | State::Ramping { .. } => "ready",
-            State::Cooling { .. } => "cooling",
-            State::Exhausted { .. } => "exhausted",
-            State::Probing { .. } => "probing",
-            State::Disabled { .. } => "disabled",
+            ReadyState::Ready | ReadyState::Ramping { .. } => "ready",
+            ReadyState::Cooling { .. } => "cooling",
+            ReadyState::Exhausted { .. } => "exhausted",
+            ReadyState::Probing { .. } => "probing",
+            ReadyState::Disabled { .. } => "disabled",
         }
     }
 
     /// What happened, if something did.
     pub fn reason(&self) -> Option<Class> {
         match *self {
-            State::Ready | State::Ramping { .. } => None,
-            State::Exhausted { .. } => Some(Class::QuotaExhausted),
-            State::Cooling { reason, .. } | State::Probing { reason, .. } => Some(reason),
-            State::Disabled { reason } => reason,
+            ReadyState::Ready | ReadyState::Ramping { .. } => None,
+            ReadyState::Exhausted { .. } => Some(Class::QuotaExhausted),
+            ReadyState::Cooling { reason, .. } | ReadyState::Probing { reason, .. } => Some(reason),
+            ReadyState::Disabled { reason } => reason,
         }
     }
 
     /// When it ends by itself.
     pub fn until(&self) -> Option<Instant> {
         match *self {
-            State::Cooling { until, .. } | State::Exhausted { until } => Some(until),
+            ReadyState::Cooling { until, .. } | ReadyState::Exhausted { until } => Some(until),
             _ => None,
         }
     }
@@ -260,23 +264,23 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_probe_calls_grow_from_step_to_step() {
         let now = Instant::now();
-        let mut state = State::Probing {
+        let mut state = ReadyState::Probing {
             first: 1,
             call: 1,
             since: now,
             reason: Class::Overloaded,
         };
         state.probe_ended(1, true, now);
-        let begin_all = |state: &mut State, at| {
+        let begin_all = |state: &mut ReadyState, at| {
             let mut begun = 0;
-            while state.gate(at) == Gate::Open && begun < 10_000 {
+            while state.gate(at) == CallGate::Open && begun < 10_000 {
                 state.begin();
                 begun += 1;
             }
             begun
         };
         assert_eq!(begin_all(&mut state, now), 2);
-        assert_eq!(state.gate(now), Gate::Until(now + RAMP_STEP));
+        assert_eq!(state.gate(now), CallGate::Until(now + RAMP_STEP));
         assert_eq!(begin_all(&mut state, now + RAMP_STEP), 2);
         assert_eq!(begin_all(&mut state, now + 3 * RAMP_STEP), 12);
         assert_eq!(
@@ -284,33 +288,36 @@ mod tests {
             10_000,
             "no end to it"
         );
-        assert_eq!(state, State::Ready);
+        assert_eq!(state, ReadyState::Ready);
     }
 
     #[tokio::test(start_paused = true)]
     async fn probes_that_take_long_are_followed_by_others_and_the_first_answer_counts() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut state = State::Cooling {
+        let mut state = ReadyState::Cooling {
             until: start,
             reason: Class::RateLimited,
         };
         for call in 0..3 {
-            assert_eq!(state.gate(at(30 * call)), Gate::Probe);
+            assert_eq!(state.gate(at(30 * call)), CallGate::Probe);
             state.probe(7 + call, at(30 * call));
-            assert_eq!(state.gate(at(30 * call)), Gate::Until(at(30 * call + 30)));
+            assert_eq!(
+                state.gate(at(30 * call)),
+                CallGate::Until(at(30 * call + 30))
+            );
         }
         state.probe_ended(6, true, at(70));
         assert!(
-            matches!(state, State::Probing { .. }),
+            matches!(state, ReadyState::Probing { .. }),
             "a call from before says nothing"
         );
         state.probe_ended(8, false, at(71));
         assert!(
-            matches!(state, State::Probing { .. }),
+            matches!(state, ReadyState::Probing { .. }),
             "one that was given up leaves the last"
         );
         state.probe_ended(7, true, at(75));
-        assert_eq!(state.gate(at(75)), Gate::Open);
+        assert_eq!(state.gate(at(75)), CallGate::Open);
     }
 }

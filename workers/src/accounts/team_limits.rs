@@ -13,27 +13,27 @@ use forebay_providers::cost::Cost;
 
 /// The limits of a team.
 #[derive(Debug)]
-pub struct Cap {
+pub struct TeamLimits {
     pub(super) limits: Vec<Limit>,
-    inner: Mutex<Inner>,
+    inner: Mutex<TeamMeters>,
     pub(super) wake: Arc<Wake>,
 }
 
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct TeamMeters {
     next_call: u64,
     pub(super) meters: Vec<Meter>,
 }
 
 /// What one call takes of its team's limits. Dropping it gives back what the call has not used.
 #[derive(Debug)]
-pub struct Share {
-    cap: Arc<Cap>,
+pub struct TeamShare {
+    cap: Arc<TeamLimits>,
     call: u64,
     runs_until: Option<Instant>,
 }
 
-impl Cap {
+impl TeamLimits {
     /// The limits of a team; `wake` is told whenever a call that had to wait might now start. A process
     /// before this one may have spent them up to `spent_at`.
     pub fn new(
@@ -45,7 +45,7 @@ impl Cap {
         let now = Instant::now();
         let meter =
             |limit: &Limit| Meter::new(limit.amount.clone(), now, spent_at).with_clock(clock);
-        let inner = Inner {
+        let inner = TeamMeters {
             next_call: 0,
             meters: limits.iter().map(meter).collect(),
         };
@@ -56,7 +56,7 @@ impl Cap {
         })
     }
 
-    pub(super) fn inner(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn inner(&self) -> MutexGuard<'_, TeamMeters> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -71,11 +71,11 @@ impl Cap {
         Ok(())
     }
 
-    /// Takes a call's cost, which [`Cap::peek`] allowed at the same moment.
+    /// Takes a call's cost, which [`TeamLimits::peek`] allowed at the same moment.
     ///
     /// # Errors
     /// With the time at which it may start, if its spacing says otherwise.
-    pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<Share, Denied> {
+    pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<TeamShare, Denied> {
         let mut inner = self.inner();
         for meter in &mut inner.meters {
             meter.start(now).map_err(Denied::Until)?;
@@ -85,7 +85,7 @@ impl Cap {
         for meter in &mut inner.meters {
             meter.take(call, cost);
         }
-        Ok(Share {
+        Ok(TeamShare {
             cap: Arc::clone(self),
             call,
             runs_until: None,
@@ -101,9 +101,9 @@ impl Cap {
     }
 }
 
-impl Share {
+impl TeamShare {
     /// The team's limits, and the call's number there.
-    pub(super) fn stamp(&self) -> (Arc<Cap>, u64) {
+    pub(super) fn stamp(&self) -> (Arc<TeamLimits>, u64) {
         (Arc::clone(&self.cap), self.call)
     }
 
@@ -138,7 +138,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for TeamShare {
     fn drop(&mut self) {
         let (call, until) = (self.call, self.runs_until);
         self.cap

@@ -41,7 +41,7 @@ fn account_on(
     spent_at: Option<Instant>,
     clock: Arc<dyn Clock>,
 ) -> Arc<Account> {
-    let key = |index| Key {
+    let key = |index| AccountKey {
         name: format!("key-{index}"),
         secret: Secret::new("s"),
     };
@@ -110,7 +110,7 @@ async fn a_permit_that_was_never_sent_gives_everything_back() {
     for meter in &mut account.ledger().meters {
         assert_eq!(meter.taken(now), 0);
     }
-    assert_eq!(account.snapshot(now).totals, Totals::default());
+    assert_eq!(account.snapshot(now).totals, AccountTotals::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -401,7 +401,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     };
     let before = account(vec![day.clone()], 3);
     let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let moment = Moment {
+    let moment = ClockPair {
         instant: Instant::now(),
         wall,
     };
@@ -410,7 +410,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
         permit.stamp().sent(moment.instant);
     }
     before.disable_by_hand(Some("key-1"));
-    before.ledger().keys[2] = State::Disabled {
+    before.ledger().keys[2] = ReadyState::Disabled {
         reason: Some(Class::BadKey),
     };
     before.cool_model("n", Class::QuotaExhausted, 600 * SECOND, moment.instant);
@@ -432,7 +432,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
             .count()
     };
     assert_eq!(left(&resumed(&json(false), moment), moment.instant), 10);
-    let later = Moment {
+    let later = ClockPair {
         instant: moment.instant,
         wall: wall + 25 * 3_600 * SECOND,
     };
@@ -443,8 +443,12 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     );
     let after = resumed(&json(false), moment);
     let state = |key: usize| after.snapshot(moment.instant).keys[key].1.clone();
-    assert_eq!(state(1), State::Disabled { reason: None });
-    assert_eq!(state(2), State::Ready, "whoever mends a key starts anew");
+    assert_eq!(state(1), ReadyState::Disabled { reason: None });
+    assert_eq!(
+        state(2),
+        ReadyState::Ready,
+        "whoever mends a key starts anew"
+    );
     assert!(matches!(
         after.reserve("n", ONE, moment.instant),
         Err(Denied::Until(_))
@@ -473,12 +477,12 @@ fn per_day(limit: u64, algorithm: Algorithm) -> Limit {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     let wall = "2026-11-24T10:00:00Z".parse().expect("a time");
-    let moment = Moment {
+    let moment = ClockPair {
         instant: Instant::now(),
         wall,
     };
     let limit = || vec![per_day(1_000, Algorithm::Counted)];
-    let (mut spent, mut written) = (0, Standing::default());
+    let (mut spent, mut written) = (0, AccountState::default());
     // Each process is killed when it waits for the next writing down.
     for _ in 0..3 {
         let account = account(limit(), 1);
@@ -523,7 +527,7 @@ async fn a_days_bucket_goes_on_as_full_as_it_was() {
             .sent(Instant::now());
         tokio::time::advance(3_600 * SECOND).await;
     }
-    let moment = Moment {
+    let moment = ClockPair {
         instant: Instant::now(),
         wall: wall + start.elapsed(),
     };
@@ -541,15 +545,15 @@ async fn an_operators_act_stays_whatever_the_provider_says_after_it() {
     account.disable_by_hand(Some("key-0"));
     account.disable(Class::BillingStop);
     let state = |key: usize| account.snapshot(now).keys[key].1.clone();
-    assert_eq!(state(0), State::Disabled { reason: None });
+    assert_eq!(state(0), ReadyState::Disabled { reason: None });
     assert_eq!(
         state(1),
-        State::Disabled {
+        ReadyState::Disabled {
             reason: Some(Class::BillingStop)
         }
     );
     account.enable(None);
-    assert_eq!((state(0), state(1)), (State::Ready, State::Ready));
+    assert_eq!((state(0), state(1)), (ReadyState::Ready, ReadyState::Ready));
 }
 
 #[tokio::test(start_paused = true)]

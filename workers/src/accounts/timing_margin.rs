@@ -24,7 +24,7 @@ const CALLS: usize = 64;
 /// The part of the way that can be measured is the one from the permit to the network; on a busy
 /// machine it varies, and so does the part that cannot. Its spread over the last calls is the guard.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct TimingMargin {
     per: Duration,
     delays: VecDeque<Duration>,
     /// What refusals taught; it is not forgotten.
@@ -37,7 +37,7 @@ pub(super) struct Guard {
     width: Duration,
 }
 
-impl Guard {
+impl TimingMargin {
     pub(super) fn new(per: Duration) -> Self {
         let taught = SHORTEST.max(per / LEAST_SHARE);
         let width = UNPROVEN.min(per / MEASURED_SHARE).max(taught);
@@ -111,8 +111,8 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// A guard of a second that has measured as many calls as count, all alike, and when the last was.
-    fn proven() -> (Guard, Instant) {
-        let mut guard = Guard::new(SECOND);
+    fn proven() -> (TimingMargin, Instant) {
+        let mut guard = TimingMargin::new(SECOND);
         let start = Instant::now();
         for _ in 1..CALLS {
             guard.measure(100 * MILLI, start);
@@ -146,14 +146,14 @@ mod tests {
 
     #[test]
     fn it_is_wide_until_calls_and_time_have_proven_the_way() {
-        let mut guard = Guard::new(SECOND);
+        let mut guard = TimingMargin::new(SECOND);
         assert_eq!(guard.width(), UNPROVEN);
         let start = Instant::now();
         for _ in 0..2 * CALLS {
             assert!(!guard.measure(MILLI, start), "many calls in no time");
         }
         assert_eq!(guard.width(), UNPROVEN);
-        let mut guard = Guard::new(SECOND);
+        let mut guard = TimingMargin::new(SECOND);
         guard.measure(MILLI, start);
         assert!(
             !guard.measure(MILLI, start + 60 * SECOND),
@@ -161,7 +161,7 @@ mod tests {
         );
         assert_eq!(proven().0.width(), SHORTEST);
         assert_eq!(
-            Guard::new(SECOND / 10).width(),
+            TimingMargin::new(SECOND / 10).width(),
             SHORTEST,
             "little of a short period"
         );
@@ -180,6 +180,9 @@ mod tests {
             guard.measure(MILLI, at);
         }
         assert_eq!(guard.width(), 50 * MILLI);
-        assert_eq!(Guard::new(Duration::from_secs(60)).width(), 120 * MILLI);
+        assert_eq!(
+            TimingMargin::new(Duration::from_secs(60)).width(),
+            120 * MILLI
+        );
     }
 }

@@ -15,7 +15,7 @@ const MARGIN: (f64, f64) = (0.01, 0.1);
 /// Moving averages of what was estimated and reported. Large prompts count for more, as they do against a
 /// limit.
 #[derive(Debug)]
-pub(super) struct Factor(Option<Means>);
+pub(super) struct TokenCorrection(Option<Means>);
 
 #[derive(Debug, Clone, Copy)]
 struct Means {
@@ -32,7 +32,7 @@ impl Means {
     }
 }
 
-impl Factor {
+impl TokenCorrection {
     pub(super) fn unknown() -> Self {
         Self(None)
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn it_comes_near_the_truth_and_stays_a_little_above() {
-        let mut factor = Factor::unknown();
+        let mut factor = TokenCorrection::unknown();
         assert_eq!(factor.apply(1_000), 1_000);
         factor.learn(1_000, 700);
         assert!(

@@ -2,7 +2,7 @@
 
 /// How far spending is covered by what is written down.
 #[derive(Debug, Default)]
-pub(super) struct Cover {
+pub(super) struct WriteAhead {
     /// Spent since the process began.
     spent: u64,
     /// Written down; nothing is spent beyond.
@@ -13,7 +13,7 @@ pub(super) struct Cover {
     wanted: u64,
 }
 
-impl Cover {
+impl WriteAhead {
     /// What was offered last is written down.
     pub(super) fn confirm(&mut self) {
         self.written = self.written.max(self.offered);

@@ -11,45 +11,45 @@ use crate::complete::dead_letter::bury;
 use crate::complete::persist::{keep, over, persist};
 use crate::complete::publish::complete;
 use crate::complete::release::{give_back, release};
-use crate::crash::{self, Point};
-use crate::job::admitted_job::Staged;
-use crate::job::delivery::Claim;
-use crate::job::in_flight::Followers;
-use crate::outcome::end::End;
-use crate::outcome::outcome::Refusal;
+use crate::crash::{self, CrashPoint};
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::delivery::HeldDelivery;
+use crate::job::in_flight::DuplicateDeliveries;
+use crate::outcome::end::JobResult;
+use crate::outcome::outcome::Rejection;
 use crate::queue::Queue;
-use crate::store::results::Record;
+use crate::store::results::ResultRecord;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
-    end: End,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
+    end: JobResult,
 ) {
     let completion = staged.completion(end);
-    let record = Record {
+    let record = ResultRecord {
         fingerprint: staged.fingerprint.clone(),
         message: Some(staged.delivery.unique_id.clone()),
         completion,
     };
     persist(engine, &staged, &record).await;
-    crash::at(Point::Stored);
+    crash::at(CrashPoint::Stored);
     keep(engine, &staged, &record.completion).await;
     over(engine, &staged);
     make_way_if_refused(engine, &mut staged, &record).await;
     let Some(record) = complete(engine, &staged, record).await else {
         return conflict(engine, staged).await;
     };
-    crash::at(Point::Completed);
+    crash::at(CrashPoint::Completed);
     if let Some(lead) = staged.share.as_mut().and_then(|share| share.lead.as_mut()) {
         lead.ended(&record.completion);
     }
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
         bury(engine, &staged, &record.completion).await;
-        crash::at(Point::Buried);
+        crash::at(CrashPoint::Buried);
     }
     release(engine, staged, &record.completion).await;
 }
@@ -57,22 +57,23 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
 /// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
 /// delivery is acked; and who came meanwhile is looked at anew.
 async fn make_way_if_refused<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &mut Staged,
-    record: &Record,
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: &mut AdmittedJob,
+    record: &ResultRecord,
 ) {
     if record.completion.is_final() {
         return;
     }
     let admitted = staged.entry.is_admitted();
-    let Followers { same, others } = staged.entry.end();
+    let DuplicateDeliveries { same, others } = staged.entry.end();
     // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
     // One that was called before has attempts of its own to tell of.
     let now = engine.clock.now();
     let expired = record.completion.status == Status::Expired;
-    let is_late = |claim: &Claim| claim.deadline.is_some_and(|deadline| deadline <= now);
+    let is_late = |claim: &HeldDelivery| claim.deadline.is_some_and(|deadline| deadline <= now);
     let cancelled = record.completion.status == Status::Cancelled;
-    let is_cancelled = |claim: &Claim| engine.orders.cancels(&staged.identity, claim.published);
+    let is_cancelled =
+        |claim: &HeldDelivery| engine.orders.cancels(&staged.identity, claim.published);
     let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|claim| {
         let ends_alike = (!expired || is_late(claim)) && (!cancelled || is_cancelled(claim));
         admitted && !claim.tried && ends_alike
@@ -83,13 +84,13 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
 
 /// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
 pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: AdmittedJob,
     within: Duration,
 ) {
     let now = engine.clock.now();
     let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
-    let kept = || -> Result<Option<Record>, crate::store::results::Error> {
+    let kept = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
         let Some(of) = engine.results.kept(&staged.request(), since)? else {
             return Ok(None);
         };
@@ -100,21 +101,21 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
         .ok()
         .flatten();
     let same = found.filter(|record| record.fingerprint == staged.fingerprint);
-    if let Some(end) = same.and_then(|record| End::cached(&record.completion)) {
+    if let Some(end) = same.and_then(|record| JobResult::cached(&record.completion)) {
         return finish(engine, staged, end).await;
     }
     if let Err(mut staged) = engine.dispatcher.take(staged) {
         // The process ends.
-        let Followers { same, others } = staged.entry.end();
+        let DuplicateDeliveries { same, others } = staged.entry.end();
         give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
     }
 }
 
 /// Gives an identity that is answered its stored answer.
 pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
-    record: Record,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
+    record: ResultRecord,
 ) {
     over(engine, &staged);
     make_way_if_refused(engine, &mut staged, &record).await;
@@ -132,8 +133,8 @@ pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
 pub(crate) async fn conflict<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
 ) {
     // Each of them is told of the conflict by itself.
     give_back(engine, std::mem::take(&mut staged.joined)).await;
@@ -147,12 +148,12 @@ pub(crate) async fn conflict<Q: Queue, U: Upstream>(
 /// Sets aside a message that has no completion of its own: its publisher learns of it only where it
 /// asked for a copy.
 pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
-    (code, message): Refusal,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
+    (code, message): Rejection,
 ) {
     warn!(identity = %staged.identity, code, "a message is set aside: {message}");
-    let completion = staged.completion(End::failed(code, message, Class::Rejected));
+    let completion = staged.completion(JobResult::failed(code, message, Class::Rejected));
     bury(engine, &staged, &completion).await;
     release(engine, staged, &completion).await;
 }

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use forebay_schemas::Completion;
 
-use crate::job::admitted_job::Staged;
-use crate::queue::{DeadLetter, Letter, Queue};
+use crate::job::admitted_job::AdmittedJob;
+use crate::queue::{DeadLetter, DeadLetterMeta, Queue};
 use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 pub(crate) async fn bury<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: &AdmittedJob,
     completion: &Completion,
 ) {
     let (code, message) = completion
@@ -21,7 +21,7 @@ pub(crate) async fn bury<Q: Queue, U: Upstream>(
         .map_or_else(Default::default, |error| {
             (error.code.clone(), error.message.clone())
         });
-    let letter = Letter {
+    let letter = DeadLetterMeta {
         pool: staged.flow.pool.clone(),
         team: staged.flow.team.clone(),
         batch: completion.batch.clone(),

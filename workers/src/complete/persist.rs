@@ -5,24 +5,24 @@ use std::sync::Arc;
 use forebay_schemas::{Completion, Status};
 use tracing::warn;
 
-use crate::job::admitted_job::Staged;
+use crate::job::admitted_job::AdmittedJob;
 use crate::queue::Queue;
-use crate::store::results::Record;
+use crate::store::results::ResultRecord;
 use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// What is known of the job is kept, so the journal needs it no more.
-pub(crate) fn over<Q, U>(engine: &Engine<Q, U>, staged: &Staged) {
+pub(crate) fn over<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) {
     engine.journal.attempts.over(&staged.identity);
     engine.journal.suspects.forget(&staged.delivery.unique_id);
 }
 
 /// Stores a record, however long that takes; no calls are made meanwhile.
 pub(crate) async fn persist<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &Staged,
-    record: &Record,
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: &AdmittedJob,
+    record: &ResultRecord,
 ) {
     let store = || {
         engine
@@ -38,8 +38,8 @@ pub(crate) async fn persist<Q: Queue, U: Upstream>(
 /// Keeps an answer for others that ask the same, if its job asks for that. They are called by themselves where that
 /// fails.
 pub(crate) async fn keep<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: &AdmittedJob,
     completion: &Completion,
 ) {
     let asks = staged

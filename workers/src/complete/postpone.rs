@@ -8,34 +8,34 @@ use jiff::Timestamp;
 use crate::complete::complete::conflict;
 use crate::complete::persist::over;
 use crate::complete::release::{ack_all, drop_objects, give_back};
-use crate::crash::{self, Point};
-use crate::job::admitted_job::Staged;
-use crate::job::in_flight::Followers;
-use crate::queue::{Postponed, Queue, State};
+use crate::crash::{self, CrashPoint};
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::in_flight::DuplicateDeliveries;
+use crate::queue::{PostponedJob, PostponedState, Queue};
 use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// Moves a job that waits for itself out of this process. If the process ends between the two steps, the
 /// job's delivery comes again and is moved again, which replaces the first move.
 pub(crate) async fn postpone<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
     wait: Duration,
 ) {
-    crash::at(Point::Postponing);
+    crash::at(CrashPoint::Postponing);
     let at = engine
         .clock
         .now()
         .checked_add(wait)
         .unwrap_or(Timestamp::MAX);
-    let Followers { same, others } = staged.entry.end();
-    let job = Postponed {
+    let DuplicateDeliveries { same, others } = staged.entry.end();
+    let job = PostponedJob {
         flow: staged.flow.clone(),
         identity: staged.identity.clone(),
         // It must be here when its deadline passes.
         at: staged.job.deadline.map_or(at, |deadline| deadline.min(at)),
-        state: State {
+        state: PostponedState {
             id: staged.identity.id.clone(),
             fingerprint: staged.fingerprint.clone(),
             revision: staged.revision,
@@ -61,7 +61,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         postponed =
             retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
     }
-    crash::at(Point::Scheduled);
+    crash::at(CrashPoint::Scheduled);
     give_back(engine, others).await;
     if !postponed {
         give_back(engine, same).await;
@@ -69,7 +69,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     }
     over(engine, &staged);
     let objects = ack_all(engine, same.into_iter().chain([staged.claim])).await;
-    crash::at(Point::Postponed);
+    crash::at(CrashPoint::Postponed);
     let of_repetitions = objects
         .into_iter()
         .filter(|object| Some(object) != job.object.as_ref());

@@ -6,26 +6,26 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use crate::complete::persist::persist;
-use crate::job::admitted_job::Staged;
-use crate::queue::{Publication, Published, Queue, Standing};
-use crate::store::results::Record;
+use crate::job::admitted_job::AdmittedJob;
+use crate::queue::{CompletionPublication, ExistingCompletion, PublishOutcome, Queue};
+use crate::store::results::ResultRecord;
 use crate::until_done::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that
 /// one answers another request: the identity is not this job's.
 pub(crate) async fn complete<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    staged: &Staged,
-    record: Record,
-) -> Option<Record> {
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: &AdmittedJob,
+    record: ResultRecord,
+) -> Option<ResultRecord> {
     let mut record = record;
     let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
     let mut _few_calls = None;
     loop {
-        let publication = Publication {
+        let publication = CompletionPublication {
             completion: &record.completion,
             fingerprint: &record.fingerprint,
             message: record.message.as_deref(),
@@ -33,18 +33,18 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
             replaces,
         };
         let problem = match engine.queue.complete(publication).await {
-            Ok(Published::First) => return Some(record),
-            Ok(Published::Gone) => {
+            Ok(PublishOutcome::First) => return Some(record),
+            Ok(PublishOutcome::Gone) => {
                 replaces = 0;
                 continue;
             }
-            Ok(Published::Already(standing)) => {
+            Ok(PublishOutcome::Already(standing)) => {
                 match judge(
                     *standing,
                     &record,
                     engine.results.horizon(engine.clock.now()),
                 ) {
-                    Judgement::Replace { sequence, revision } => {
+                    CompletionJudgement::Replace { sequence, revision } => {
                         replaces = sequence;
                         if record.completion.revision != revision {
                             record.completion.revision = revision;
@@ -52,7 +52,7 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
                         }
                         continue;
                     }
-                    Judgement::Stands(standing) => {
+                    CompletionJudgement::Stands(standing) => {
                         // A newer answer may be stored by now where this one is not final.
                         if standing.completion.is_final() {
                             persist(engine, staged, &standing).await;
@@ -73,20 +73,24 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
 }
 
 /// What to do about the message that stands on a completion's subject.
-enum Judgement {
+enum CompletionJudgement {
     /// It is no answer that counts: replace it, as this revision.
     Replace { sequence: u64, revision: u32 },
     /// It is the identity's answer.
-    Stands(Box<Record>),
+    Stands(Box<ResultRecord>),
 }
 
 /// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced by the next
 /// revision; so is what is not final, unless it is the answer to the same message, and what cannot be
 /// read as a completion.
-fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
+fn judge(
+    standing: ExistingCompletion,
+    ours: &ResultRecord,
+    horizon: Timestamp,
+) -> CompletionJudgement {
     let (sequence, revision) = (standing.sequence, ours.completion.revision);
     let Some(completion) = standing.completion else {
-        return Judgement::Replace { sequence, revision };
+        return CompletionJudgement::Replace { sequence, revision };
     };
     let same_message = ours.message.is_some() && standing.message == ours.message;
     let repeats_ours = same_message && !ours.completion.is_final();
@@ -98,13 +102,13 @@ fn judge(standing: Standing, ours: &Record, horizon: Timestamp) -> Judgement {
         let fingerprint = standing
             .fingerprint
             .unwrap_or_else(|| ours.fingerprint.clone());
-        return Judgement::Stands(Box::new(Record {
+        return CompletionJudgement::Stands(Box::new(ResultRecord {
             fingerprint,
             message: standing.message,
             completion,
         }));
     }
-    Judgement::Replace {
+    CompletionJudgement::Replace {
         sequence,
         revision: revision.max(completion.revision.saturating_add(1)),
     }

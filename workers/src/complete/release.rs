@@ -6,20 +6,20 @@ use std::sync::Arc;
 use forebay_schemas::{Completion, Status};
 use tracing::warn;
 
-use crate::crash::{self, Point};
-use crate::job::admitted_job::Staged;
-use crate::job::delivery::Claim;
-use crate::job::in_flight::Followers;
+use crate::crash::{self, CrashPoint};
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::delivery::HeldDelivery;
+use crate::job::in_flight::DuplicateDeliveries;
 use crate::queue::Queue;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 pub(crate) async fn release<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
     completion: &Completion,
 ) {
-    let Followers { same, others } = staged.entry.end();
+    let DuplicateDeliveries { same, others } = staged.entry.end();
     give_back(engine, others).await;
     let claims = same
         .into_iter()
@@ -37,8 +37,8 @@ pub(crate) async fn release<Q: Queue, U: Upstream>(
 
 /// Sends a copy to everyone who asked for one, then acks every delivery.
 async fn copy_and_ack<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    claims: Vec<Claim>,
+    engine: &Arc<WorkerState<Q, U>>,
+    claims: Vec<HeldDelivery>,
     completion: &Completion,
     traceparent: Option<&str>,
 ) {
@@ -51,9 +51,9 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     {
         warn!(%error, "copies of a completion cannot be sent");
     }
-    crash::at(Point::Copied);
+    crash::at(CrashPoint::Copied);
     let objects = ack_all(engine, claims).await;
-    crash::at(Point::Acked);
+    crash::at(CrashPoint::Acked);
     // A dead letter names the object that holds its job.
     if completion.status != Status::Failed {
         drop_objects(engine, objects).await;
@@ -62,8 +62,8 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
 
 /// Gives deliveries back, to be delivered again at once.
 pub(crate) async fn give_back<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    claims: impl IntoIterator<Item = Claim>,
+    engine: &Arc<WorkerState<Q, U>>,
+    claims: impl IntoIterator<Item = HeldDelivery>,
 ) {
     for claim in claims {
         engine.queue.give_back(claim.hold.receipt()).await;
@@ -72,8 +72,8 @@ pub(crate) async fn give_back<Q: Queue, U: Upstream>(
 
 /// Acks deliveries; returns the objects of those that will not come again.
 pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    claims: impl IntoIterator<Item = Claim>,
+    engine: &Arc<WorkerState<Q, U>>,
+    claims: impl IntoIterator<Item = HeldDelivery>,
 ) -> BTreeSet<String> {
     let mut objects = BTreeSet::new();
     for claim in claims {
@@ -87,13 +87,13 @@ pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
 }
 
 pub(crate) async fn drop_objects<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
+    engine: &Arc<WorkerState<Q, U>>,
     objects: impl IntoIterator<Item = String>,
 ) {
     for object in objects {
         if let Err(error) = engine.queue.drop_object(&object).await {
             warn!(%error, object, "an object that is not needed any more cannot be deleted; it goes with time");
         }
-        crash::at(Point::Dropped);
+        crash::at(CrashPoint::Dropped);
     }
 }

@@ -4,23 +4,23 @@ use std::collections::HashMap;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::job::admitted_job::Staged;
-use crate::job::share::{Errand, Lead, Led};
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::share::{CoalesceKey, CoalesceLeader, LeaderOutcome};
 
 /// So many may wait without a place in their flow's stage, so that others of it are read meanwhile.
 const MOST_WITHOUT_PLACE: usize = 4_096;
 
 /// Jobs that wait for another one's answer.
 #[derive(Debug)]
-pub(crate) struct Sharing {
-    behind: HashMap<Errand, Vec<Staged>>,
+pub(crate) struct Coalescer {
+    behind: HashMap<CoalesceKey, Vec<AdmittedJob>>,
     len: usize,
-    ended: UnboundedSender<(Errand, Led)>,
+    ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
 }
 
-impl Sharing {
+impl Coalescer {
     /// Nobody waits; and what comes of those that are called for others.
-    pub(crate) fn new() -> (Self, UnboundedReceiver<(Errand, Led)>) {
+    pub(crate) fn new() -> (Self, UnboundedReceiver<(CoalesceKey, LeaderOutcome)>) {
         let (ended, ends) = unbounded_channel();
         let sharing = Self {
             behind: HashMap::new(),
@@ -37,8 +37,8 @@ impl Sharing {
 
     /// Takes a job in that waits for another one's answer. Returns it if it is the first, and will be called for those
     /// that come after it.
-    pub(crate) fn meet(&mut self, mut staged: Staged) -> Option<Staged> {
-        let errand = Errand {
+    pub(crate) fn meet(&mut self, mut staged: AdmittedJob) -> Option<AdmittedJob> {
+        let errand = CoalesceKey {
             request: staged.request(),
             lane: staged.flow.lane,
         };
@@ -52,20 +52,23 @@ impl Sharing {
         }
         if let Some(share) = &mut staged.share {
             self.behind.insert(errand.clone(), Vec::new());
-            share.lead = Some(Lead::new(errand, self.ended.clone()));
+            share.lead = Some(CoalesceLeader::new(errand, self.ended.clone()));
         }
         Some(staged)
     }
 
     /// The job that was called for them has ended: returns them.
-    pub(crate) fn led(&mut self, errand: &Errand) -> Vec<Staged> {
+    pub(crate) fn led(&mut self, errand: &CoalesceKey) -> Vec<AdmittedJob> {
         let behind = self.behind.remove(errand).unwrap_or_default();
         self.len -= behind.len();
         behind
     }
 
     /// Takes out every job that waits for another for which `which` holds.
-    pub(crate) fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+    pub(crate) fn remove_where(
+        &mut self,
+        which: impl Fn(&AdmittedJob) -> bool,
+    ) -> Vec<AdmittedJob> {
         let mut removed = Vec::new();
         for behind in self.behind.values_mut() {
             removed.extend(behind.extract_if(.., |staged| which(staged)));

@@ -15,20 +15,20 @@ use crate::accounts::Permit;
 use crate::complete::complete;
 use crate::complete::postpone::postpone;
 use crate::complete::release::give_back;
-use crate::dispatch::coalescer::Sharing;
-use crate::dispatch::fair_queue::Fairness;
-use crate::dispatch::merger::{COMPANY, Joining, Ride, leads};
-use crate::dispatch::select::{LARGEST_TURN, Round};
+use crate::dispatch::coalescer::Coalescer;
+use crate::dispatch::fair_queue::FairQueue;
+use crate::dispatch::merger::{COMPANY, CallMerger, MergeFit, leads};
+use crate::dispatch::select::{LARGEST_TURN, TargetSelector};
 use crate::execute::execute::work;
-use crate::execute::merged_call::Party;
-use crate::job::admitted_job::Staged;
-use crate::job::in_flight::Followers;
+use crate::execute::merged_call::MergedCall;
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::in_flight::DuplicateDeliveries;
 use crate::job::inbox::{DispatchEvent, Inbox};
-use crate::job::share::{Errand, Led, Share};
-use crate::outcome::end::End;
+use crate::job::share::{CoalesceKey, CoalesceRequest, LeaderOutcome};
+use crate::outcome::end::JobResult;
 use crate::queue::Queue;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// A job that waits for itself for longer does so outside of this process.
 pub(crate) const LONGEST_REST: Duration = Duration::from_secs(5);
@@ -37,34 +37,34 @@ const DEADLINES: Duration = Duration::from_secs(1);
 
 /// Matches staged jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
-    engine: Arc<Engine<Q, U>>,
+    engine: Arc<WorkerState<Q, U>>,
     inbox: Inbox,
-    waiting: Fairness<Staged>,
+    waiting: FairQueue<AdmittedJob>,
     /// Jobs that will travel with one of those.
-    joining: Joining,
+    joining: CallMerger,
     /// Jobs that wait for the answer to another.
-    sharing: Sharing,
+    sharing: Coalescer,
     /// What came of those that others waited for.
-    led: mpsc::UnboundedReceiver<(Errand, Led)>,
+    led: mpsc::UnboundedReceiver<(CoalesceKey, LeaderOutcome)>,
     /// Jobs that wait for themselves, by when they may go.
-    resting: BTreeMap<(Instant, u64), Staged>,
+    resting: BTreeMap<(Instant, u64), AdmittedJob>,
     rested: u64,
     tasks: TaskTracker,
 }
 
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(crate) fn new(
-        engine: Arc<Engine<Q, U>>,
+        engine: Arc<WorkerState<Q, U>>,
         inbox: Inbox,
         lane_weights: [(Lane, u64); 3],
         tasks: TaskTracker,
     ) -> Self {
-        let (sharing, led) = Sharing::new();
+        let (sharing, led) = Coalescer::new();
         Self {
             engine,
             inbox,
-            waiting: Fairness::new(lane_weights),
-            joining: Joining::default(),
+            waiting: FairQueue::new(lane_weights),
+            joining: CallMerger::default(),
             sharing,
             led,
             resting: BTreeMap::new(),
@@ -114,7 +114,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         match event {
             DispatchEvent::Job(staged) => self.accept(*staged),
             DispatchEvent::GiveBack(reading, done) => {
-                let unbegun = |staged: &Staged| {
+                let unbegun = |staged: &AdmittedJob| {
                     staged.flow == reading.flow
                         && staged.due == reading.due
                         && staged.attempts.is_empty()
@@ -124,12 +124,12 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    fn accept(&mut self, mut staged: Staged) {
+    fn accept(&mut self, mut staged: AdmittedJob) {
         if staged.is_cancelled(&self.engine.orders) {
-            return self.end(staged, End::cancelled());
+            return self.end(staged, JobResult::cancelled());
         }
         if staged.is_late(self.engine.clock.now()) {
-            return self.end(staged, End::expired());
+            return self.end(staged, JobResult::expired());
         }
         let now = Instant::now();
         match staged.not_before.filter(|at| *at > now) {
@@ -162,8 +162,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     /// Returns a job that has to be called: it is the first that asks this. Whether an answer is kept for it is looked
     /// up beside this loop, which must not wait for the disk.
-    fn share(&mut self, staged: Staged) -> Option<Staged> {
-        let Some(Share { within, lead: None }) = staged.share else {
+    fn share(&mut self, staged: AdmittedJob) -> Option<AdmittedJob> {
+        let Some(CoalesceRequest { within, lead: None }) = staged.share else {
             return Some(staged);
         };
         let staged = self.sharing.meet(staged)?;
@@ -178,23 +178,23 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     /// What waited for the answer has it. Where there is none, each is called by itself if that was asked in vain, and
     /// one of them for the others if not.
-    fn serve_others(&mut self, errand: &Errand, led: Led) {
+    fn serve_others(&mut self, errand: &CoalesceKey, led: LeaderOutcome) {
         for mut staged in self.sharing.led(errand) {
             match &led {
-                Led::Answered(answer) if let Some(end) = End::cached(answer) => {
+                LeaderOutcome::Answered(answer) if let Some(end) = JobResult::cached(answer) => {
                     self.end(staged, end)
                 }
-                Led::Answered(_) | Led::Asked => {
+                LeaderOutcome::Answered(_) | LeaderOutcome::Asked => {
                     staged.share = None;
                     self.accept(staged);
                 }
-                Led::Nowhere => self.accept(staged),
+                LeaderOutcome::Nowhere => self.accept(staged),
             }
         }
     }
 
     /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
-    fn queue(&mut self, staged: Staged) {
+    fn queue(&mut self, staged: AdmittedJob) {
         let Some(staged) = self.share(staged) else {
             return;
         };
@@ -212,7 +212,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             .insert((Instant::now() + COMPANY, self.rested), first);
     }
 
-    fn line_up(&mut self, mut staged: Staged) {
+    fn line_up(&mut self, mut staged: AdmittedJob) {
         staged.here_since.get_or_insert_with(Instant::now);
         let tried = !staged.attempts.is_empty();
         let weight = self.engine.team(&staged.flow.team).weight;
@@ -231,7 +231,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             self.queue(staged);
         }
         self.engine.wake.listen();
-        let mut round = Round::new(self.engine.pools.targets().count(), now);
+        let mut round = TargetSelector::new(self.engine.pools.targets().count(), now);
         loop {
             let engine = &self.engine;
             let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else {
@@ -255,10 +255,10 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         round.wake().into_iter().chain(resting).min()
     }
 
-    fn start(&mut self, mut first: Staged, target: usize, permit: Permit, now: Instant) {
+    fn start(&mut self, mut first: AdmittedJob, target: usize, permit: Permit, now: Instant) {
         let company = self.company(&first, target, &permit, now);
         self.leaves_line(&mut first);
-        let mut party = Party::of(first, company);
+        let mut party = MergedCall::of(first, company);
         // The places in the stage are free: the flow fetches the next ones while these are called.
         party
             .members_mut()
@@ -275,11 +275,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Those that travel with `first`, as many as the provider and the limits take in one call.
     fn company(
         &mut self,
-        first: &Staged,
+        first: &AdmittedJob,
         target: usize,
         permit: &Permit,
         now: Instant,
-    ) -> Vec<Staged> {
+    ) -> Vec<AdmittedJob> {
         let engine = &self.engine;
         let account = permit.account();
         let Some(join) = first
@@ -303,20 +303,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 .as_ref()
                 .zip(staged.choices.cost_at(target, now))
             else {
-                return Ride::Stay;
+                return MergeFit::Stay;
             };
             if staged.is_late(wall) || staged.is_cancelled(&engine.orders) {
-                return Ride::Stay;
+                return MergeFit::Stay;
             }
             let (all, all_tokens) = (
                 inputs + join.inputs,
                 tokens.saturating_add(staged.cost.input_tokens),
             );
             if all > most || all_tokens > joins.tokens || !permit.take_on(&cost, now) {
-                return Ride::Full;
+                return MergeFit::Full;
             }
             (inputs, tokens) = (all, all_tokens);
-            Ride::Take
+            MergeFit::Take
         });
         let more = tokens - first.cost.input_tokens;
         self.waiting
@@ -325,20 +325,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 
     /// The next of those behind it takes its place.
-    fn leaves_line(&mut self, staged: &mut Staged) {
+    fn leaves_line(&mut self, staged: &mut AdmittedJob) {
         if let Some(next) = self.joining.next(staged) {
             self.line_up(next);
         }
     }
 
-    fn no_target_left(&mut self, mut staged: Staged) {
+    fn no_target_left(&mut self, mut staged: AdmittedJob) {
         self.leaves_line(&mut staged);
         let end = match staged.last_error.take() {
-            Some(error) => End::failed(&error.code, error.message, error.class),
+            Some(error) => JobResult::failed(&error.code, error.message, error.class),
             None => {
                 let message =
                     "no account of the pool can ever serve this: it is larger than their limits";
-                End::failed("no_target", message.to_owned(), Class::ExceedsLimit)
+                JobResult::failed("no_target", message.to_owned(), Class::ExceedsLimit)
             }
         };
         self.end(staged, end);
@@ -347,7 +347,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn expire(&mut self) {
         let now = self.engine.clock.now();
         for staged in self.remove_where(|staged| staged.is_late(now)) {
-            self.end(staged, End::expired());
+            self.end(staged, JobResult::expired());
         }
     }
 
@@ -355,17 +355,17 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     fn cancel(&mut self) {
         let engine = Arc::clone(&self.engine);
         for staged in self.remove_where(|staged| staged.is_cancelled(&engine.orders)) {
-            self.end(staged, End::cancelled());
+            self.end(staged, JobResult::cancelled());
         }
     }
 
-    fn end(&self, staged: Staged, end: End) {
+    fn end(&self, staged: AdmittedJob, end: JobResult) {
         let engine = Arc::clone(&self.engine);
         self.tasks
             .spawn(async move { complete::finish(&engine, staged, end).await });
     }
 
-    fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+    fn remove_where(&mut self, which: impl Fn(&AdmittedJob) -> bool) -> Vec<AdmittedJob> {
         let mut removed = self.waiting.remove_where(&which);
         let resting: Vec<_> = self
             .resting
@@ -389,14 +389,14 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Gives jobs back and then says so, beside this loop: it must not wait for a server that is away.
     fn give_back_where(
         &mut self,
-        which: impl Fn(&Staged) -> bool,
+        which: impl Fn(&AdmittedJob) -> bool,
         done: Option<oneshot::Sender<()>>,
     ) {
         let removed = self.remove_where(which);
         let engine = Arc::clone(&self.engine);
         self.tasks.spawn(async move {
             for mut staged in removed {
-                let Followers { same, others } = staged.entry.end();
+                let DuplicateDeliveries { same, others } = staged.entry.end();
                 let claims = std::iter::once(staged.claim).chain(same).chain(others);
                 give_back(&engine, claims).await;
             }

@@ -24,15 +24,15 @@ pub(crate) enum Offer {
 
 /// Items that wait, in the order in which they should go.
 #[derive(Debug)]
-pub(crate) struct Fairness<T> {
-    lanes: Vec<Turn<Lane, Turns<T>>>,
+pub(crate) struct FairQueue<T> {
+    lanes: Vec<TeamTurn<Lane, Turns<T>>>,
     now: u64,
     len: usize,
 }
 
 #[derive(Debug)]
 struct Turns<T> {
-    teams: BTreeMap<String, Turn<(), VecDeque<T>>>,
+    teams: BTreeMap<String, TeamTurn<(), VecDeque<T>>>,
     now: u64,
 }
 
@@ -57,14 +57,14 @@ impl<T> Turns<T> {
 
 /// Somebody who takes turns: `had` is what it has had for its weight.
 #[derive(Debug)]
-struct Turn<N, I> {
+struct TeamTurn<N, I> {
     name: N,
     weight: u64,
     had: u64,
     items: I,
 }
 
-impl<N, I> Turn<N, I> {
+impl<N, I> TeamTurn<N, I> {
     fn charge(&mut self, cost: u64) -> u64 {
         let start = self.had;
         self.had = start.saturating_add(cost.max(1).saturating_mul(UNIT) / self.weight.max(1));
@@ -72,9 +72,9 @@ impl<N, I> Turn<N, I> {
     }
 }
 
-impl<T> Fairness<T> {
+impl<T> FairQueue<T> {
     pub(crate) fn new(weights: [(Lane, u64); 3]) -> Self {
-        let lane = |(name, weight)| Turn {
+        let lane = |(name, weight)| TeamTurn {
             name,
             weight,
             had: 0,
@@ -106,7 +106,7 @@ impl<T> Fairness<T> {
         }
         let turns = &mut lane.items;
         let now = turns.now;
-        let fresh = || Turn {
+        let fresh = || TeamTurn {
             name: (),
             weight,
             had: now,
@@ -192,7 +192,7 @@ mod tests {
 
     const WEIGHTS: [(Lane, u64); 3] = [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)];
 
-    fn served(queue: &mut Fairness<&'static str>, turns: usize) -> HashMap<&'static str, usize> {
+    fn served(queue: &mut FairQueue<&'static str>, turns: usize) -> HashMap<&'static str, usize> {
         let mut counts = HashMap::new();
         for _ in 0..turns {
             let item = queue.offer(|_| Offer::Take(1)).expect("something waits");
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn lanes_are_served_by_weight_and_none_starves() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..500 {
             queue.push(Lane::Bulk, "t", 1, "bulk", false);
             queue.push(Lane::Normal, "t", 1, "normal", false);
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn teams_are_served_by_weight() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..100 {
             queue.push(Lane::Normal, "light", 1, "light", false);
             queue.push(Lane::Normal, "heavy", 3, "heavy", false);
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn who_was_away_saves_no_turns() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..200 {
             queue.push(Lane::Normal, "busy", 1, "busy", false);
         }
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_team_whose_jobs_come_one_by_one_does_not_go_first_again() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         let mut order = Vec::new();
         queue.push(Lane::Normal, "a", 1, "a", false);
         queue.push(Lane::Normal, "b", 1, "b", false);
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_goes_with_a_job_is_paid_for_too() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..100 {
             queue.push(Lane::Normal, "alone", 1, "alone", false);
             queue.push(Lane::Normal, "joined", 1, "joined", false);
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn what_cannot_go_is_passed_and_keeps_its_place() {
-        let mut queue = Fairness::new(WEIGHTS);
+        let mut queue = FairQueue::new(WEIGHTS);
         for item in ["first", "second", "third"] {
             queue.push(Lane::Normal, "t", 1, item, false);
         }

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use forebay_schemas::Flow;
 
-use crate::job::admitted_job::Staged;
+use crate::job::admitted_job::AdmittedJob;
 
 /// How long the first of them waits for others before it is in line.
 pub(crate) const COMPANY: Duration = Duration::from_millis(25);
 
 /// What jobs have in common that can travel together.
-type Kin = (Flow, Arc<str>, Option<u64>);
+type MergeKey = (Flow, Arc<str>, Option<u64>);
 
 /// Whether a job goes with the one that was permitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ride {
+pub(crate) enum MergeFit {
     /// It goes.
     Take,
     /// It stays; others may go.
@@ -27,19 +27,19 @@ pub(crate) enum Ride {
 
 /// Jobs that wait behind one that waits in line.
 #[derive(Debug, Default)]
-pub(crate) struct Joining {
-    behind: HashMap<Kin, VecDeque<Staged>>,
+pub(crate) struct CallMerger {
+    behind: HashMap<MergeKey, VecDeque<AdmittedJob>>,
     len: usize,
 }
 
-impl Joining {
+impl CallMerger {
     /// How many wait behind others.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Takes a job in that can travel with others. Returns it if it is the first, and has to wait in line.
-    pub(crate) fn meet(&mut self, mut staged: Staged) -> Option<Staged> {
+    pub(crate) fn meet(&mut self, mut staged: AdmittedJob) -> Option<AdmittedJob> {
         let Some(kin) = kin(&staged) else {
             return Some(staged);
         };
@@ -64,9 +64,9 @@ impl Joining {
     /// Takes out those that go with `first`.
     pub(crate) fn company(
         &mut self,
-        first: &Staged,
-        mut ask: impl FnMut(&Staged) -> Ride,
-    ) -> Vec<Staged> {
+        first: &AdmittedJob,
+        mut ask: impl FnMut(&AdmittedJob) -> MergeFit,
+    ) -> Vec<AdmittedJob> {
         let behind = kin(first).and_then(|kin| self.behind.get_mut(&kin));
         let Some(behind) = behind.filter(|_| leads(first)) else {
             return Vec::new();
@@ -74,9 +74,9 @@ impl Joining {
         let (mut company, mut stays) = (Vec::new(), VecDeque::new());
         while let Some(staged) = behind.pop_front() {
             match ask(&staged) {
-                Ride::Take => company.push(staged),
-                Ride::Stay => stays.push_back(staged),
-                Ride::Full => {
+                MergeFit::Take => company.push(staged),
+                MergeFit::Stay => stays.push_back(staged),
+                MergeFit::Full => {
                     behind.push_front(staged);
                     break;
                 }
@@ -89,7 +89,7 @@ impl Joining {
     }
 
     /// `first` leaves the line. Returns the one that waits there next, if any is behind it.
-    pub(crate) fn next(&mut self, first: &mut Staged) -> Option<Staged> {
+    pub(crate) fn next(&mut self, first: &mut AdmittedJob) -> Option<AdmittedJob> {
         if !leads(first) {
             return None;
         }
@@ -105,7 +105,10 @@ impl Joining {
     }
 
     /// Takes out every job behind another for which `which` holds.
-    pub(crate) fn remove_where(&mut self, which: impl Fn(&Staged) -> bool) -> Vec<Staged> {
+    pub(crate) fn remove_where(
+        &mut self,
+        which: impl Fn(&AdmittedJob) -> bool,
+    ) -> Vec<AdmittedJob> {
         let mut removed = Vec::new();
         for behind in self.behind.values_mut() {
             let (out, kept): (Vec<_>, VecDeque<_>) = {
@@ -120,17 +123,17 @@ impl Joining {
     }
 }
 
-fn kin(staged: &Staged) -> Option<Kin> {
+fn kin(staged: &AdmittedJob) -> Option<MergeKey> {
     let join = staged.join.as_ref()?;
     Some((staged.flow.clone(), Arc::clone(&join.key), join.part))
 }
 
 /// Whether a job waits in line for those behind it.
-pub(crate) fn leads(staged: &Staged) -> bool {
+pub(crate) fn leads(staged: &AdmittedJob) -> bool {
     staged.join.as_ref().is_some_and(|join| join.leads)
 }
 
-fn lead(staged: &mut Staged, leads: bool) {
+fn lead(staged: &mut AdmittedJob, leads: bool) {
     if let Some(join) = &mut staged.join {
         join.leads = leads;
     }

@@ -4,16 +4,16 @@ use tokio::time::Instant;
 
 use crate::accounts::{Denied, Permit};
 use crate::dispatch::fair_queue::Offer;
-use crate::job::admitted_job::Staged;
-use crate::job::candidates::Choice;
-use crate::worker_state::Engine;
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::candidates::CandidateState;
+use crate::worker_state::WorkerState;
 
 /// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
 /// cost them more turns than the largest call is worth.
 pub(crate) const LARGEST_TURN: u64 = 1_000_000;
 
 /// The choice of one round.
-pub(crate) struct Round {
+pub(crate) struct TargetSelector {
     now: Instant,
     /// What each target said when it denied a call; it is not asked again in this round.
     denied: Vec<Option<Denied>>,
@@ -28,37 +28,37 @@ pub(crate) struct Round {
 
 /// When the targets of lower ranks may serve a job, as far as they were asked.
 #[derive(Clone, Copy)]
-enum Sooner {
+enum EarliestStart {
     /// None of them can, whatever is waited for.
     Never,
     /// The first of them then.
     At(Instant),
 }
 
-impl Sooner {
+impl EarliestStart {
     fn or(self, denied: Denied, now: Instant) -> Self {
         let at = match denied {
             Denied::Until(at) => at,
             Denied::ForRelease => now,
             Denied::TooLarge | Denied::Shut(_) => return self,
         };
-        self.and(Sooner::At(at))
+        self.and(EarliestStart::At(at))
     }
 
     fn and(self, other: Self) -> Self {
         match (self, other) {
-            (Sooner::Never, only) | (only, Sooner::Never) => only,
-            (Sooner::At(one), Sooner::At(two)) => Sooner::At(one.min(two)),
+            (EarliestStart::Never, only) | (only, EarliestStart::Never) => only,
+            (EarliestStart::At(one), EarliestStart::At(two)) => EarliestStart::At(one.min(two)),
         }
     }
 
     /// Whether it is before `at`.
     fn than(self, at: Instant) -> bool {
-        matches!(self, Sooner::At(first) if first < at)
+        matches!(self, EarliestStart::At(first) if first < at)
     }
 }
 
-impl Round {
+impl TargetSelector {
     pub(crate) fn new(targets: usize, now: Instant) -> Self {
         Self {
             now,
@@ -98,7 +98,11 @@ impl Round {
     }
 
     /// Whether a job goes, and where.
-    pub(crate) fn offer<Q, U>(&mut self, engine: &Engine<Q, U>, staged: &Staged) -> Offer {
+    pub(crate) fn offer<Q, U>(
+        &mut self,
+        engine: &WorkerState<Q, U>,
+        staged: &AdmittedJob,
+    ) -> Offer {
         if self.open == 0 || engine.brake.is_on() {
             return Offer::Stop;
         }
@@ -123,11 +127,11 @@ impl Round {
             return Offer::Skip;
         }
         let mut never = true;
-        let mut queue = Queue {
+        let mut queue = TierScan {
             first: None,
             rank: None,
-            lower: Sooner::Never,
-            same: Sooner::Never,
+            lower: EarliestStart::Never,
+            same: EarliestStart::Never,
         };
         for choice in self.in_order(engine, left) {
             queue.reach(choice.rank());
@@ -152,9 +156,9 @@ impl Round {
 
     fn take<Q, U>(
         &mut self,
-        engine: &Engine<Q, U>,
-        staged: &Staged,
-        choice: &Choice,
+        engine: &WorkerState<Q, U>,
+        staged: &AdmittedJob,
+        choice: &CandidateState,
         mut permit: Permit,
     ) -> Offer {
         let cap = engine.caps.get(&staged.flow.team);
@@ -177,10 +181,10 @@ impl Round {
     /// long as the pool says, but not where none of them can serve the job before that, or before its deadline.
     fn may_ask<Q, U>(
         &self,
-        engine: &Engine<Q, U>,
-        staged: &Staged,
-        choice: &Choice,
-        queue: &Queue,
+        engine: &WorkerState<Q, U>,
+        staged: &AdmittedJob,
+        choice: &CandidateState,
+        queue: &TierScan,
     ) -> Result<(), Instant> {
         if let Some(at) = choice.rests_until(self.now) {
             return Err(at);
@@ -199,7 +203,11 @@ impl Round {
         }
     }
 
-    fn ask<Q, U>(&mut self, engine: &Engine<Q, U>, choice: &Choice) -> Result<Permit, Denied> {
+    fn ask<Q, U>(
+        &mut self,
+        engine: &WorkerState<Q, U>,
+        choice: &CandidateState,
+    ) -> Result<Permit, Denied> {
         if let Some(denied) = self.denied[choice.target] {
             return Err(denied);
         }
@@ -231,7 +239,11 @@ impl Round {
     }
 
     /// Choices, lowest rank first, and within a rank the one with the most room first.
-    fn in_order<'a, Q, U>(&self, engine: &Engine<Q, U>, choices: &'a [Choice]) -> Vec<&'a Choice> {
+    fn in_order<'a, Q, U>(
+        &self,
+        engine: &WorkerState<Q, U>,
+        choices: &'a [CandidateState],
+    ) -> Vec<&'a CandidateState> {
         let mut order: Vec<_> = choices
             .iter()
             .map(|choice| {
@@ -254,22 +266,22 @@ impl Round {
 }
 
 /// How far the choices of a job have been asked, lowest rank first.
-struct Queue {
+struct TierScan {
     /// The rank of the first that was asked.
     first: Option<(u32, u32)>,
     /// The rank that is asked now.
     rank: Option<(u32, u32)>,
     /// When those of lower ranks may serve the job.
-    lower: Sooner,
+    lower: EarliestStart,
     /// When those of this rank may, that were asked before.
-    same: Sooner,
+    same: EarliestStart,
 }
 
-impl Queue {
+impl TierScan {
     /// Goes on to a choice of `rank`.
     fn reach(&mut self, rank: (u32, u32)) {
         if self.rank.replace(rank).is_some_and(|before| before != rank) {
-            let same = std::mem::replace(&mut self.same, Sooner::Never);
+            let same = std::mem::replace(&mut self.same, EarliestStart::Never);
             self.lower = self.lower.and(same);
         }
     }

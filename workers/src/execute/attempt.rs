@@ -10,31 +10,31 @@ use tracing::warn;
 
 use crate::accounts::Permit;
 use crate::clock::millis_between;
-use crate::crash::{self, Point};
-use crate::execute::merged_call::Party;
-use crate::job::admitted_job::Staged;
+use crate::crash::{self, CrashPoint};
+use crate::execute::merged_call::MergedCall;
+use crate::job::admitted_job::AdmittedJob;
 use crate::large::at_length;
-use crate::outcome::outcome::Outcome;
-use crate::store::journal::Work;
+use crate::outcome::outcome::CallOutcome;
+use crate::store::journal::WorkStep;
 use crate::until_done::retry_until_done;
-use crate::upstream::{self, Received, Upstream};
-use crate::worker_state::Engine;
+use crate::upstream::{self, ReceivedReply, Upstream};
+use crate::worker_state::WorkerState;
 use forebay_providers::Reply;
 use forebay_providers::Unsupported;
 use forebay_providers::price::Prices;
 
 /// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
 pub(crate) async fn attempt<Q, U: Upstream>(
-    engine: &Engine<Q, U>,
-    party: &mut Party,
+    engine: &WorkerState<Q, U>,
+    party: &mut MergedCall,
     target: usize,
     permit: &Permit,
-) -> Outcome {
+) -> CallOutcome {
     let started = engine.clock.now();
     let received = send(engine, party, permit, started).await;
-    crash::at(Point::Answered);
+    crash::at(CrashPoint::Answered);
     let (reply, place) = match received {
-        Ok(Received { reply, place }) => (Ok(reply), place),
+        Ok(ReceivedReply { reply, place }) => (Ok(reply), place),
         Err(unsent) => (Err(unsent), None),
     };
     let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
@@ -46,7 +46,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     engine.sizes.learn(target, &party.sized(&outcome, bytes));
     // What is tried again waits without its answer.
     let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
-    crash::at(Point::Classified);
+    crash::at(CrashPoint::Classified);
     let (now, jobs) = (engine.clock.now(), party.members().len());
     for staged in party.members_mut() {
         staged.place.clone_from(&place);
@@ -66,7 +66,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
 }
 
 /// Works on what the jobs asked or were answered, so that the next process knows it if this one ends over it.
-fn working<Q, U, T>(engine: &Engine<Q, U>, party: &Party, act: impl FnOnce() -> T) -> T {
+fn working<Q, U, T>(engine: &WorkerState<Q, U>, party: &MergedCall, act: impl FnOnce() -> T) -> T {
     let names = party
         .members()
         .iter()
@@ -74,7 +74,7 @@ fn working<Q, U, T>(engine: &Engine<Q, U>, party: &Party, act: impl FnOnce() -> 
     engine
         .journal
         .suspects
-        .around_all(Work::Calling, names, || {
+        .around_all(WorkStep::Calling, names, || {
             party
                 .members()
                 .iter()
@@ -84,43 +84,45 @@ fn working<Q, U, T>(engine: &Engine<Q, U>, party: &Party, act: impl FnOnce() -> 
 }
 
 async fn send<Q, U: Upstream>(
-    engine: &Engine<Q, U>,
-    party: &Party,
+    engine: &WorkerState<Q, U>,
+    party: &MergedCall,
     permit: &Permit,
     started: Timestamp,
-) -> Result<Received, Unsent> {
+) -> Result<ReceivedReply, SendFailure> {
     let config = permit.account().config();
     let encode = || config.endpoint.encode(party.job(), permit.model());
     let encoded = at_length(party.job().size(), || working(engine, party, encode));
-    let mut request = encoded.map_err(Unsent::Inexpressible)?;
+    let mut request = encoded.map_err(SendFailure::Inexpressible)?;
     request.account.clone_from(&config.name);
     let secret = &permit.key().secret;
     config
         .endpoint
         .authorise(&mut request, secret, started)
-        .map_err(Unsent::UnusableKey)?;
+        .map_err(SendFailure::UnusableKey)?;
     let jobs = party.members().len();
     for staged in party.members() {
-        if begin(engine, staged, &unanswered(staged, jobs, permit, started)).await == Begun::Late {
-            return Err(Unsent::Late);
+        if begin(engine, staged, &unanswered(staged, jobs, permit, started)).await
+            == JournalTiming::Late
+        {
+            return Err(SendFailure::Late);
         }
     }
-    crash::at(Point::Journalled);
+    crash::at(CrashPoint::Journalled);
     let stamp = permit.stamp();
     let sent = move |at| {
         stamp.sent(at);
-        crash::at(Point::Sending);
+        crash::at(CrashPoint::Sending);
     };
     engine
         .upstream
         .send(request, sent)
         .await
-        .map_err(Unsent::Upstream)
+        .map_err(SendFailure::Upstream)
 }
 
 /// Whether a call was journalled when it was to be made.
 #[derive(PartialEq, Eq)]
-enum Begun {
+enum JournalTiming {
     InTime,
     /// Only after a while, in which its deadline may have passed or an order been given.
     Late,
@@ -128,7 +130,11 @@ enum Begun {
 
 /// Journals a call before it is made. Where it must not be made twice, this survives a power loss too; else a
 /// call is not held up by a disk that is full.
-async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) -> Begun {
+async fn begin<Q, U>(
+    engine: &WorkerState<Q, U>,
+    staged: &AdmittedJob,
+    attempt: &Attempt,
+) -> JournalTiming {
     let attempts = &engine.journal.attempts;
     let write = || {
         attempts.begin(
@@ -142,7 +148,7 @@ async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) 
             if let Err(error) = write() {
                 warn!(%error, "a call cannot be journalled");
             }
-            Begun::InTime
+            JournalTiming::InTime
         }
         OnAmbiguous::Fail => {
             let tries = AtomicU32::new(0);
@@ -153,16 +159,16 @@ async fn begin<Q, U>(engine: &Engine<Q, U>, staged: &Staged, attempt: &Attempt) 
             })
             .await;
             if tries.into_inner() == 1 {
-                Begun::InTime
+                JournalTiming::InTime
             } else {
-                Begun::Late
+                JournalTiming::Late
             }
         }
     }
 }
 
 /// Why there is no reply.
-enum Unsent {
+enum SendFailure {
     /// The provider has no way to say what the job asks.
     Inexpressible(Unsupported),
     /// The key cannot be sent.
@@ -174,12 +180,12 @@ enum Unsent {
 }
 
 fn classify<Q, U>(
-    engine: &Engine<Q, U>,
-    party: &Party,
+    engine: &WorkerState<Q, U>,
+    party: &MergedCall,
     prices: Option<&Prices>,
     permit: &Permit,
-    reply: Result<Reply, Unsent>,
-) -> Outcome {
+    reply: Result<Reply, SendFailure>,
+) -> CallOutcome {
     let job = party.job();
     match reply {
         Ok(reply) => {
@@ -188,22 +194,24 @@ fn classify<Q, U>(
             permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
             let decoded = endpoint.decode(job, permit.model(), &reply, now);
             let outcome =
-                Outcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
+                CallOutcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
             party.checked(outcome)
         }
-        Err(Unsent::Upstream(error)) => Outcome::of_error(&error),
-        Err(Unsent::Inexpressible(unsupported)) => Outcome::local(
+        Err(SendFailure::Upstream(error)) => CallOutcome::of_error(&error),
+        Err(SendFailure::Inexpressible(unsupported)) => CallOutcome::local(
             Class::BadRequest,
             unsupported.obstacle.code(),
             unsupported.to_string(),
         ),
-        Err(Unsent::Late) => Outcome::of_unjournalled(),
-        Err(Unsent::UnusableKey(problem)) => Outcome::local(Class::BadKey, "unusable_key", problem),
+        Err(SendFailure::Late) => CallOutcome::of_unjournalled(),
+        Err(SendFailure::UnusableKey(problem)) => {
+            CallOutcome::local(Class::BadKey, "unusable_key", problem)
+        }
     }
 }
 
 /// A call as it is if nothing is ever known of it but that it began.
-fn unanswered(staged: &Staged, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
+fn unanswered(staged: &AdmittedJob, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
     let config = permit.account().config();
     Attempt {
         account: config.name.clone(),

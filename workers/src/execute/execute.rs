@@ -9,32 +9,32 @@ use tracing::warn;
 
 use crate::accounts::Permit;
 use crate::complete::complete;
-use crate::crash::{self, Point};
+use crate::crash::{self, CrashPoint};
 use crate::execute::attempt::attempt;
-use crate::execute::merged_call::Party;
-use crate::job::admitted_job::Staged;
+use crate::execute::merged_call::MergedCall;
+use crate::job::admitted_job::AdmittedJob;
 use crate::large::at_length;
-use crate::outcome::end::End;
-use crate::outcome::outcome::Outcome;
-use crate::outcome::policy::{Effect, Verdict, failure};
+use crate::outcome::end::JobResult;
+use crate::outcome::outcome::CallOutcome;
+use crate::outcome::policy::{AccountAction, JobVerdict, failure};
 use crate::queue::Queue;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 use forebay_providers::Scope;
 
 /// Makes the permitted call and does what its outcome asks for, for each of its jobs.
 pub(crate) async fn work<Q: Queue, U: Upstream>(
-    engine: Arc<Engine<Q, U>>,
-    mut party: Party,
+    engine: Arc<WorkerState<Q, U>>,
+    mut party: MergedCall,
     target: usize,
     mut permit: Permit,
 ) {
-    crash::at(Point::Permitted);
+    crash::at(CrashPoint::Permitted);
     for staged in party.members_mut() {
         staged.reason = staged.choices.reason(target, &staged.attempts);
     }
     let outcome = attempt(&engine, &mut party, target, &permit).await;
-    let decide = |staged: &Staged| {
+    let decide = |staged: &AdmittedJob| {
         let malformed = staged.malformed_at(&permit.account().config().name, permit.model());
         let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
         engine
@@ -42,10 +42,10 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
             .decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
     };
     let (verdicts, effects): (Vec<_>, Vec<_>) = party.members().iter().map(decide).unzip();
-    let effect = effects.into_iter().next().unwrap_or(Effect::None);
+    let effect = effects.into_iter().next().unwrap_or(AccountAction::None);
     apply(&mut permit, &outcome, effect, party.input_tokens());
     drop(permit);
-    crash::at(Point::Decided);
+    crash::at(CrashPoint::Decided);
 
     if party.must_part(&outcome) {
         let now = Instant::now();
@@ -68,31 +68,31 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
 
 /// Does what is decided about one job.
 async fn end<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    mut staged: Staged,
+    engine: &Arc<WorkerState<Q, U>>,
+    mut staged: AdmittedJob,
     target: usize,
-    outcome: Outcome,
-    verdict: Verdict,
+    outcome: CallOutcome,
+    verdict: JobVerdict,
 ) {
     let class = outcome.class.filter(|_| !outcome.was_not_made());
     let others = class.is_some_and(|class| staged.choices.note(target, class));
     let now = Instant::now();
     match verdict {
-        Verdict::Again { counted, backoff } => {
+        JobVerdict::Again { counted, backoff } => {
             staged.choices.back_off(target, now + backoff);
             again(engine, staged, counted, now);
         }
-        Verdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
+        JobVerdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
             staged.last_error = Some(outcome.error());
             again(engine, staged, counted, now);
         }
-        Verdict::Finish | Verdict::Elsewhere { .. } => {
-            complete::finish(engine, staged, End::of(outcome)).await;
+        JobVerdict::Finish | JobVerdict::Elsewhere { .. } => {
+            complete::finish(engine, staged, JobResult::of(outcome)).await;
         }
     }
 }
 
-fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64) {
+fn apply(permit: &mut Permit, outcome: &CallOutcome, effect: AccountAction, estimated: u64) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
         permit.learn(estimated, usage.input_tokens);
@@ -112,16 +112,18 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64)
     }
     let class = outcome.class.unwrap_or(Class::ServerError);
     match effect {
-        Effect::None => {
+        AccountAction::None => {
             if outcome.status_code.is_some() {
                 permit.accepted(now);
             }
             return;
         }
-        Effect::Refused(wait) => permit.refused(outcome.scope == Scope::Key, class, wait, now),
-        Effect::CoolModel(wait) => permit.cool(false, class, wait, now),
-        Effect::DisableKey => permit.disable_key(class),
-        Effect::DisableAccount => permit.account().disable(class),
+        AccountAction::Refused(wait) => {
+            permit.refused(outcome.scope == Scope::Key, class, wait, now)
+        }
+        AccountAction::CoolModel(wait) => permit.cool(false, class, wait, now),
+        AccountAction::DisableKey => permit.disable_key(class),
+        AccountAction::DisableAccount => permit.account().disable(class),
     }
     permit.account().note_problem(&outcome.message);
     warn!(
@@ -135,7 +137,7 @@ fn apply(permit: &mut Permit, outcome: &Outcome, effect: Effect, estimated: u64)
     );
 }
 
-fn again<Q, U>(engine: &Engine<Q, U>, mut staged: Staged, counted: bool, now: Instant) {
+fn again<Q, U>(engine: &WorkerState<Q, U>, mut staged: AdmittedJob, counted: bool, now: Instant) {
     staged.counted += u32::from(counted);
     staged.not_before = staged.choices.rests_until(now);
     if let Some(attempt) = staged.attempts.last() {

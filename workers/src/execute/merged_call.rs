@@ -9,25 +9,25 @@ use rust_decimal::Decimal;
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::job::admitted_job::Staged;
+use crate::job::admitted_job::AdmittedJob;
 use crate::job::merge_key::{INPUT, may_be_of_one, texts};
-use crate::job::merge_size::{SizedCall, SizedOutcome, Sizes};
-use crate::outcome::outcome::Outcome;
+use crate::job::merge_size::{MergeSizes, SizedCall, SizedOutcome};
+use crate::outcome::outcome::CallOutcome;
 
 /// Digits after the point that a share of a cost may have.
 const DIGITS: u32 = 18;
 
 /// Jobs that are called together; nearly always one.
 #[derive(Debug)]
-pub(crate) struct Party {
-    members: Vec<Staged>,
+pub(crate) struct MergedCall {
+    members: Vec<AdmittedJob>,
     /// What asks for all of them.
     joined: Option<Job>,
 }
 
-impl Party {
+impl MergedCall {
     /// One job alone.
-    pub(crate) fn alone(staged: Staged) -> Self {
+    pub(crate) fn alone(staged: AdmittedJob) -> Self {
         Self {
             members: vec![staged],
             joined: None,
@@ -35,7 +35,7 @@ impl Party {
     }
 
     /// `first`, and what travels with it.
-    pub(crate) fn of(first: Staged, others: Vec<Staged>) -> Self {
+    pub(crate) fn of(first: AdmittedJob, others: Vec<AdmittedJob>) -> Self {
         if others.is_empty() {
             return Self::alone(first);
         }
@@ -62,12 +62,12 @@ impl Party {
     }
 
     /// The jobs, at least one.
-    pub(crate) fn members(&self) -> &[Staged] {
+    pub(crate) fn members(&self) -> &[AdmittedJob] {
         &self.members
     }
 
     /// The same, to be changed.
-    pub(crate) fn members_mut(&mut self) -> &mut [Staged] {
+    pub(crate) fn members_mut(&mut self) -> &mut [AdmittedJob] {
         &mut self.members
     }
 
@@ -85,15 +85,15 @@ impl Party {
     }
 
     /// The same outcome, unless it is an answer that has not a vector for each text of several jobs.
-    pub(crate) fn checked(&self, outcome: Outcome) -> Outcome {
+    pub(crate) fn checked(&self, outcome: CallOutcome) -> CallOutcome {
         let answer = outcome
             .response
             .as_ref()
             .filter(|_| outcome.class.is_none() && self.members.len() > 1);
-        if answer.is_none_or(|response| Answer::read(response, self.inputs()).is_some()) {
+        if answer.is_none_or(|response| MergedAnswer::read(response, self.inputs()).is_some()) {
             return outcome;
         }
-        Outcome {
+        CallOutcome {
             class: Some(Class::MalformedResponse),
             response: None,
             code: "other_vectors".to_owned(),
@@ -106,12 +106,12 @@ impl Party {
     }
 
     /// Whether the outcome may be that of one of several, so that they have to be asked apart.
-    pub(crate) fn must_part(&self, outcome: &Outcome) -> bool {
+    pub(crate) fn must_part(&self, outcome: &CallOutcome) -> bool {
         self.members.len() > 1 && outcome.class.is_some_and(may_be_of_one)
     }
 
     /// What the sizes of later calls are learned from.
-    pub(crate) fn sized(&self, outcome: &Outcome, bytes: usize) -> SizedCall {
+    pub(crate) fn sized(&self, outcome: &CallOutcome, bytes: usize) -> SizedCall {
         let first = self.members[0].join.as_ref();
         let outcome = match outcome.class {
             None => SizedOutcome::Answered { bytes },
@@ -126,7 +126,7 @@ impl Party {
     }
 
     /// The jobs in two parts, each of which travels together.
-    pub(crate) fn parts(self, sizes: &Sizes) -> Vec<Staged> {
+    pub(crate) fn parts(self, sizes: &MergeSizes) -> Vec<AdmittedJob> {
         let Self { mut members, .. } = self;
         let half = members.len().div_ceil(2);
         for part in members.chunks_mut(half) {
@@ -141,7 +141,7 @@ impl Party {
     }
 
     /// Each job with its own outcome.
-    pub(crate) fn divided(self, outcome: Outcome) -> Vec<(Staged, Outcome)> {
+    pub(crate) fn divided(self, outcome: CallOutcome) -> Vec<(AdmittedJob, CallOutcome)> {
         let outcomes = match self.members.len() {
             1 => vec![outcome],
             _ => shares(&self.members, outcome),
@@ -151,12 +151,12 @@ impl Party {
 }
 
 /// The answer to several jobs, as far as it is looked into.
-struct Answer {
+struct MergedAnswer {
     fields: Object,
     vectors: Vec<Object>,
 }
 
-impl Answer {
+impl MergedAnswer {
     /// `None` if it has not `inputs` vectors, each with its place.
     fn read(response: &Response, inputs: usize) -> Option<Self> {
         let mut fields: Object = serde_json::from_str(response.body.get()).ok()?;
@@ -187,12 +187,12 @@ impl Answer {
     }
 }
 
-fn shares(members: &[Staged], mut outcome: Outcome) -> Vec<Outcome> {
+fn shares(members: &[AdmittedJob], mut outcome: CallOutcome) -> Vec<CallOutcome> {
     let inputs: Vec<_> = members.iter().map(inputs_of).collect();
     let whole = outcome.response.take_if(|_| outcome.class.is_none());
     let answer = whole
         .as_ref()
-        .and_then(|response| Answer::read(response, inputs.iter().sum()));
+        .and_then(|response| MergedAnswer::read(response, inputs.iter().sum()));
     let Some((whole, answer)) = whole.as_ref().zip(answer) else {
         return vec![outcome; members.len()];
     };
@@ -217,7 +217,7 @@ fn shares(members: &[Staged], mut outcome: Outcome) -> Vec<Outcome> {
             body,
         });
         let cost = costs.as_ref().and_then(|costs| costs[index]);
-        Outcome {
+        CallOutcome {
             response,
             usage,
             cost,
@@ -227,7 +227,7 @@ fn shares(members: &[Staged], mut outcome: Outcome) -> Vec<Outcome> {
     (0..members.len()).map(share).collect()
 }
 
-fn inputs_of(staged: &Staged) -> usize {
+fn inputs_of(staged: &AdmittedJob) -> usize {
     staged.join.as_ref().map_or(1, |join| join.inputs)
 }
 
@@ -315,8 +315,8 @@ mod tests {
             request_id: None,
             body,
         };
-        assert!(Answer::read(&response, 3).is_none());
-        let answer = Answer::read(&response, 2).expect("two vectors");
+        assert!(MergedAnswer::read(&response, 3).is_none());
+        let answer = MergedAnswer::read(&response, 2).expect("two vectors");
         let usage = Some(Usage {
             input_tokens: 3,
             ..Usage::default()

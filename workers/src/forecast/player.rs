@@ -10,13 +10,13 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{CALL, Forecast};
-use crate::accounts::{Account, Cap, Circuits, Denied, Permit, Wake};
+use crate::accounts::{Account, CircuitBreakers, Denied, Permit, TeamLimits, Wake};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::intake::route::matching;
-use crate::job::candidates::Choice;
-use crate::job::merge_key::Join;
-use crate::job::share::Share;
+use crate::job::candidates::CandidateState;
+use crate::job::merge_key::MergeCandidate;
+use crate::job::share::CoalesceRequest;
 use crate::pools::Pools;
 use forebay_providers::Endpoint;
 use forebay_providers::cost::Cost;
@@ -28,12 +28,12 @@ const STEP: Duration = Duration::from_millis(1);
 
 /// Wall time as it will be when what is played comes to pass.
 #[derive(Debug)]
-struct Ahead {
+struct ForecastClock {
     from: Timestamp,
     nanos: AtomicU64,
 }
 
-impl Clock for Ahead {
+impl Clock for ForecastClock {
     fn now(&self) -> Timestamp {
         let passed = Duration::from_nanos(self.nanos.load(Ordering::Relaxed));
         self.from.checked_add(passed).unwrap_or(Timestamp::MAX)
@@ -41,10 +41,10 @@ impl Clock for Ahead {
 }
 
 /// A job that waits.
-struct Pending {
-    choices: Vec<Choice>,
+struct PendingJob {
+    choices: Vec<CandidateState>,
     cost: Cost,
-    join: Option<Join>,
+    join: Option<MergeCandidate>,
     /// Whether it says how long its answer may be.
     states_maximum: bool,
     /// The service tier that it asks for.
@@ -52,39 +52,42 @@ struct Pending {
 }
 
 /// Jobs that wait for the same targets, and may travel together.
-struct Line {
+struct ForecastLine {
     targets: Vec<usize>,
-    jobs: VecDeque<Box<Pending>>,
+    jobs: VecDeque<Box<PendingJob>>,
 }
 
 /// A call that is under way.
-struct Call {
+struct ForecastCall {
     permit: Permit,
     estimated: u64,
     used: Usage,
 }
 
-pub(super) struct Player {
+pub(super) struct ForecastPlayer {
     pools: Pools,
-    cap: Option<Arc<Cap>>,
-    clock: Arc<Ahead>,
+    cap: Option<Arc<TeamLimits>>,
+    clock: Arc<ForecastClock>,
     start: Instant,
     now: Instant,
-    lines: Vec<Line>,
-    under_way: BTreeMap<(Instant, u64), Call>,
+    lines: Vec<ForecastLine>,
+    under_way: BTreeMap<(Instant, u64), ForecastCall>,
     sent: u64,
     pub(super) forecast: Forecast,
     places: HashMap<(Vec<usize>, Option<Arc<str>>), usize>,
 }
 
-impl Player {
+impl ForecastPlayer {
     pub(super) fn new(config: Config, team: &str, now: Timestamp) -> Self {
-        let clock = Arc::new(Ahead {
+        let clock = Arc::new(ForecastClock {
             from: now,
             nanos: AtomicU64::new(0),
         });
-        let (wake, circuits) = (Arc::new(Wake::default()), Arc::new(Circuits::default()));
-        let shown: Arc<dyn Clock> = Arc::<Ahead>::clone(&clock);
+        let (wake, circuits) = (
+            Arc::new(Wake::default()),
+            Arc::new(CircuitBreakers::default()),
+        );
+        let shown: Arc<dyn Clock> = Arc::<ForecastClock>::clone(&clock);
         let account = |account| {
             Account::new(
                 account,
@@ -100,7 +103,8 @@ impl Player {
             .get(team)
             .map(|team| team.limits.clone())
             .unwrap_or_default();
-        let cap = (!limits.is_empty()).then(|| Cap::new(&limits, Arc::clone(&wake), None, &shown));
+        let cap =
+            (!limits.is_empty()).then(|| TeamLimits::new(&limits, Arc::clone(&wake), None, &shown));
         let start = Instant::now();
         Self {
             pools: Pools::new(config.pools, &accounts, config.on_demand),
@@ -130,7 +134,7 @@ impl Player {
             self.forecast.unserved += 1;
             return;
         };
-        let is_shared = Share::of(job, found.pool.cache).is_some();
+        let is_shared = CoalesceRequest::of(job, found.pool.cache).is_some();
         if is_shared && !seen.insert((team.to_owned(), job.fingerprint(pool))) {
             return;
         }
@@ -139,7 +143,11 @@ impl Player {
             .choices
             .are_too_small_for(likely(found.cost.input_tokens));
         self.forecast.too_long += usize::from(is_too_long);
-        let join = found.pool.merge.then(|| Join::of(job, pool)).flatten();
+        let join = found
+            .pool
+            .merge
+            .then(|| MergeCandidate::of(job, pool))
+            .flatten();
         let join = join.filter(|join| join.inputs > 1 || !is_too_long);
         let tier = job
             .body
@@ -153,13 +161,13 @@ impl Player {
         );
         let lines = &mut self.lines;
         let place = *self.places.entry(key).or_insert_with(|| {
-            lines.push(Line {
+            lines.push(ForecastLine {
                 targets,
                 jobs: VecDeque::new(),
             });
             lines.len() - 1
         });
-        self.lines[place].jobs.push_back(Box::new(Pending {
+        self.lines[place].jobs.push_back(Box::new(PendingJob {
             choices,
             cost: found.cost,
             join,
@@ -226,7 +234,11 @@ impl Player {
     }
 
     /// Starts a call for `first` and what travels with it, or says what it waits for.
-    fn start(&mut self, first: Box<Pending>, line: usize) -> Result<(), (Box<Pending>, Denied)> {
+    fn start(
+        &mut self,
+        first: Box<PendingJob>,
+        line: usize,
+    ) -> Result<(), (Box<PendingJob>, Denied)> {
         let (target, permit) = match self.reserve(&first) {
             Ok(reserved) => reserved,
             Err(denied) => return Err((first, denied)),
@@ -240,12 +252,12 @@ impl Player {
                 .unlimited
                 .insert(account.config().name.clone());
         }
-        let mut all = Call {
+        let mut all = ForecastCall {
             permit,
             estimated: 0,
             used: Usage::default(),
         };
-        for Pending {
+        for PendingJob {
             cost,
             states_maximum,
             tier,
@@ -312,11 +324,11 @@ impl Player {
     }
 
     /// A permit at the first target that has room, the lower tiers first.
-    fn reserve(&self, job: &Pending) -> Result<(usize, Permit), Denied> {
+    fn reserve(&self, job: &PendingJob) -> Result<(usize, Permit), Denied> {
         if let Some(cap) = &self.cap {
             cap.peek(&job.cost, self.now)?;
         }
-        let room = |choice: &Choice| {
+        let room = |choice: &CandidateState| {
             let target = &self.pools.targets()[choice.target];
             target.account.headroom(&target.model, self.now) * choice.weight
         };
@@ -351,13 +363,13 @@ impl Player {
         Err(denied.unwrap_or(Denied::TooLarge))
     }
 
-    fn join(&mut self, party: &mut Vec<Pending>, line: usize, target: usize, permit: &Permit) {
+    fn join(&mut self, party: &mut Vec<PendingJob>, line: usize, target: usize, permit: &Permit) {
         let account = permit.account();
         if party[0].join.is_none() || !account.counts_calls(permit.model()) {
             return;
         }
         let joins = account.config().endpoint.provider.merges;
-        let size = |job: &Pending| job.join.as_ref().map_or(1, |join| join.inputs);
+        let size = |job: &PendingJob| job.join.as_ref().map_or(1, |join| join.inputs);
         let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
         while let Some(next) = self.lines[line].jobs.front() {
             let cost = next
@@ -390,8 +402,8 @@ fn sooner(one: Denied, other: Denied) -> Denied {
     }
 }
 
-fn end(call: Call, now: Instant) {
-    let Call {
+fn end(call: ForecastCall, now: Instant) {
+    let ForecastCall {
         mut permit,
         estimated,
         used,

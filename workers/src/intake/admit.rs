@@ -8,49 +8,49 @@ use forebay_schemas::{Class, Reason, Status};
 use tokio::time::Instant;
 
 use crate::complete::complete;
-use crate::crash::{self, Point};
+use crate::crash::{self, CrashPoint};
 use crate::dispatch::dispatcher::LONGEST_REST;
 use crate::intake::lookup::{answered, recall};
 use crate::intake::payload;
-use crate::intake::payload::Content;
+use crate::intake::payload::JobPayload;
 use crate::intake::read::{NO_JOB, read};
-use crate::intake::route::{Match, matching};
-use crate::job::admitted_job::Staged;
-use crate::job::candidates::Choices;
-use crate::job::delivery::{Claim, Stage};
-use crate::job::in_flight::Arrival;
-use crate::job::merge_key::Join;
-use crate::job::share::Share;
+use crate::intake::route::{JobRoute, matching};
+use crate::job::admitted_job::AdmittedJob;
+use crate::job::candidates::CandidateSet;
+use crate::job::delivery::{HeldDelivery, PrefetchBuffer};
+use crate::job::in_flight::RegistrationOutcome;
+use crate::job::merge_key::MergeCandidate;
+use crate::job::share::CoalesceRequest;
 use crate::large::at_length;
-use crate::outcome::end::End;
-use crate::outcome::outcome::Refusal;
-use crate::queue::{Delivery, Queue, Reading};
-use crate::store::journal::Work;
-use crate::store::results::Record;
+use crate::outcome::end::JobResult;
+use crate::outcome::outcome::Rejection;
+use crate::queue::{Delivery, Queue, QueueReading};
+use crate::store::journal::WorkStep;
+use crate::store::results::ResultRecord;
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 use forebay_providers::cost::Cost;
 use forebay_providers::file_of;
 use forebay_providers::registry::Merges;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    reading: &Reading,
+    engine: &Arc<WorkerState<Q, U>>,
+    reading: &QueueReading,
     delivery: Delivery,
-    stage: &Arc<Stage>,
+    stage: &Arc<PrefetchBuffer>,
 ) {
-    crash::at(Point::Delivered);
-    let claim = Claim::unread(&delivery, engine.held.hold(delivery.receipt.clone()), stage);
+    crash::at(CrashPoint::Delivered);
+    let claim = HeldDelivery::unread(&delivery, engine.held.hold(delivery.receipt.clone()), stage);
     match delivery.object.clone() {
-        None => take_in(engine, reading, delivery, claim, Content::Message).await,
+        None => take_in(engine, reading, delivery, claim, JobPayload::Message).await,
         Some(object) => {
             // Whoever fetches much does not hold up the others of the flow.
             let (engine, reading) = (Arc::clone(engine), reading.clone());
             tokio::spawn(async move {
                 let mut claim = claim;
                 let content = payload::fetch(&engine, &reading.flow.team, object, &mut claim).await;
-                crash::at(Point::Fetched);
+                crash::at(CrashPoint::Fetched);
                 take_in(&engine, &reading, delivery, claim, content).await;
             });
         }
@@ -58,38 +58,41 @@ pub(crate) async fn admit<Q: Queue, U: Upstream>(
 }
 
 async fn take_in<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    reading: &Reading,
+    engine: &Arc<WorkerState<Q, U>>,
+    reading: &QueueReading,
     delivery: Delivery,
-    claim: Claim,
-    content: Content,
+    claim: HeldDelivery,
+    content: JobPayload,
 ) {
     let flow = &reading.flow;
     let name = delivery.unique_id.clone();
     let guilty = engine.journal.suspects.guilty(&name);
-    let message = engine.journal.suspects.around(Work::Reading, &name, || {
-        if guilty != Some(Work::Reading) {
-            crash::over("reading", content.of(&delivery));
-        }
-        at_length(content.of(&delivery).len(), || {
-            read(engine, flow, delivery, claim, content, guilty)
-        })
-    });
+    let message = engine
+        .journal
+        .suspects
+        .around(WorkStep::Reading, &name, || {
+            if guilty != Some(WorkStep::Reading) {
+                crash::over("reading", content.of(&delivery));
+            }
+            at_length(content.of(&delivery).len(), || {
+                read(engine, flow, delivery, claim, content, guilty)
+            })
+        });
     let claim = message.claim;
     let (claim, entry, conflicts) =
         match engine
             .running
             .arrive(&message.identity, &message.fingerprint, claim)
         {
-            Arrival::First(claim, entry) => (claim, entry, false),
-            Arrival::Waits => return,
-            Arrival::Conflict(claim, entry) => (claim, entry, true),
+            RegistrationOutcome::First(claim, entry) => (claim, entry, false),
+            RegistrationOutcome::Waits => return,
+            RegistrationOutcome::Conflict(claim, entry) => (claim, entry, true),
         };
     let wait = message
         .job
         .not_before
         .and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
-    let mut staged = Staged {
+    let mut staged = AdmittedJob {
         waiting_since: message
             .attempts
             .last()
@@ -105,7 +108,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         entry,
         joined: Vec::new(),
         revision: message.revision,
-        choices: Choices::default(),
+        choices: CandidateSet::default(),
         reason: Reason::default(),
         here_since: None,
         interrupted: false,
@@ -118,7 +121,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         last_error: None,
     };
     if conflicts {
-        return go_on(engine, staged, Next::Conflict);
+        return go_on(engine, staged, AdmissionStep::Conflict);
     }
     if file_of(&staged.job).is_some() {
         // Nor does whoever fetches a file.
@@ -133,11 +136,15 @@ async fn take_in<Q: Queue, U: Upstream>(
     go_on(engine, staged, next);
 }
 
-fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next: Next) {
+fn go_on<Q: Queue, U: Upstream>(
+    engine: &Arc<WorkerState<Q, U>>,
+    staged: AdmittedJob,
+    next: AdmissionStep,
+) {
     staged.entry.is_for(staged.revision);
-    if matches!(next, Next::Call) {
+    if matches!(next, AdmissionStep::Call) {
         staged.entry.admitted();
-        crash::at(Point::Admitted);
+        crash::at(CrashPoint::Admitted);
         // If it is not taken, the process ends, and the delivery comes again.
         let _ = engine.dispatcher.take(staged);
         return;
@@ -145,36 +152,38 @@ fn go_on<Q: Queue, U: Upstream>(engine: &Arc<Engine<Q, U>>, staged: Staged, next
     let engine = Arc::clone(engine);
     tokio::spawn(async move {
         match next {
-            Next::Call => {}
-            Next::Conflict => complete::conflict(&engine, staged).await,
-            Next::SetAside(refusal) => complete::set_aside(&engine, staged, refusal).await,
-            Next::AnswerAgain(record) => complete::answer_again(&engine, staged, *record).await,
-            Next::End(end) => complete::finish(&engine, staged, *end).await,
+            AdmissionStep::Call => {}
+            AdmissionStep::Conflict => complete::conflict(&engine, staged).await,
+            AdmissionStep::SetAside(refusal) => complete::set_aside(&engine, staged, refusal).await,
+            AdmissionStep::AnswerAgain(record) => {
+                complete::answer_again(&engine, staged, *record).await
+            }
+            AdmissionStep::End(end) => complete::finish(&engine, staged, *end).await,
         }
     });
 }
 
 /// What is done with a message.
-enum Next {
+enum AdmissionStep {
     Call,
     /// Another request has the identity.
     Conflict,
     /// There is no subject for a completion.
-    SetAside(Refusal),
-    AnswerAgain(Box<Record>),
-    End(Box<End>),
+    SetAside(Rejection),
+    AnswerAgain(Box<ResultRecord>),
+    End(Box<JobResult>),
 }
 
 async fn next<Q: Queue, U>(
-    engine: &Engine<Q, U>,
-    staged: &mut Staged,
-    refusal: Option<Refusal>,
-) -> Next {
+    engine: &WorkerState<Q, U>,
+    staged: &mut AdmittedJob,
+    refusal: Option<Rejection>,
+) -> AdmissionStep {
     let odd = engine
         .addressing
         .refusal(&staged.flow, &engine.teams, staged.delivery.format);
     if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
-        return Next::SetAside(refusal);
+        return AdmissionStep::SetAside(refusal);
     }
     if let Some(next) = next_of_answered(engine, staged, refusal.as_ref()).await {
         return next;
@@ -196,18 +205,18 @@ async fn next<Q: Queue, U>(
         .err();
     }
     let end = match refusal.or_else(|| choose(engine, staged)) {
-        Some((code, message)) => Some(End::failed(code, message, Class::Rejected)),
+        Some((code, message)) => Some(JobResult::failed(code, message, Class::Rejected)),
         None => interrupted,
     };
-    end.map_or(Next::Call, |end| Next::End(Box::new(end)))
+    end.map_or(AdmissionStep::Call, |end| AdmissionStep::End(Box::new(end)))
 }
 
 /// What becomes of a job by the result that its identity already has; `None` if it is called all the same.
 async fn next_of_answered<Q: Queue, U>(
-    engine: &Engine<Q, U>,
-    staged: &mut Staged,
-    refusal: Option<&Refusal>,
-) -> Option<Next> {
+    engine: &WorkerState<Q, U>,
+    staged: &mut AdmittedJob,
+    refusal: Option<&Rejection>,
+) -> Option<AdmissionStep> {
     // What failed before this revision began does not count for it.
     let answered = answered(engine, staged).await;
     let is_unknown =
@@ -220,9 +229,9 @@ async fn next_of_answered<Q: Queue, U>(
         && record.completion.is_final()
         && record.fingerprint != staged.fingerprint
     {
-        return Some(Next::Conflict);
+        return Some(AdmissionStep::Conflict);
     }
-    let counts = |record: &Record| {
+    let counts = |record: &ResultRecord| {
         record.completion.revision >= staged.revision
             || record.completion.status == Status::Succeeded
     };
@@ -230,7 +239,7 @@ async fn next_of_answered<Q: Queue, U>(
         let same = record.fingerprint == staged.fingerprint;
         let same_message = record.message.as_ref() == Some(&staged.delivery.unique_id);
         if record.completion.is_final() || (same && same_message) {
-            return Some(Next::AnswerAgain(Box::new(record)));
+            return Some(AdmissionStep::AnswerAgain(Box::new(record)));
         }
         staged.revision = record.completion.revision.saturating_add(1);
     }
@@ -238,18 +247,21 @@ async fn next_of_answered<Q: Queue, U>(
 }
 
 /// As [`choose_targets`], marked: what a job costs is told by its own bytes.
-fn choose<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
+fn choose<Q, U>(engine: &WorkerState<Q, U>, staged: &mut AdmittedJob) -> Option<Rejection> {
     let name = staged.delivery.unique_id.clone();
     let size = staged.job.size();
-    engine.journal.suspects.around(Work::Calling, &name, || {
-        at_length(size, || choose_targets(engine, staged))
-    })
+    engine
+        .journal
+        .suspects
+        .around(WorkStep::Calling, &name, || {
+            at_length(size, || choose_targets(engine, staged))
+        })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
-fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Refusal> {
+fn choose_targets<Q, U>(engine: &WorkerState<Q, U>, staged: &mut AdmittedJob) -> Option<Rejection> {
     let counts_tokens = engine.caps.contains_key(&staged.flow.team);
-    let Match {
+    let JobRoute {
         pool,
         choices,
         cost,
@@ -266,19 +278,20 @@ fn choose_targets<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<Re
         .choices
         .recall(&staged.attempts[..told], &engine.pools);
     // One that was sent to another pool is asked something else there than it was first.
-    let asks_this = |_: &Share| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
-    staged.share = Share::of(&staged.job, pool.cache).filter(asks_this);
+    let asks_this =
+        |_: &CoalesceRequest| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
+    staged.share = CoalesceRequest::of(&staged.job, pool.cache).filter(asks_this);
     staged.join = pool.merge.then(|| join(engine, staged)).flatten();
     refusal
 }
 
 /// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
-fn join<Q, U>(engine: &Engine<Q, U>, staged: &Staged) -> Option<Join> {
+fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeCandidate> {
     // One over which the process ended is worked on alone.
     if engine.journal.suspects.suspects(&staged.delivery.unique_id) {
         return None;
     }
-    let join = Join::of(&staged.job, &staged.flow.pool)?;
+    let join = MergeCandidate::of(&staged.job, &staged.flow.pool)?;
     // One text that is too long by all that is known would be refused, and all others with it.
     let likely = staged.cost.input_tokens * 3 / 4;
     if join.inputs == 1 && staged.choices.are_too_small_for(likely) {

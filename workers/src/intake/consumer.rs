@@ -8,10 +8,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::intake::admit::admit;
-use crate::job::delivery::Stage;
-use crate::queue::{Credit, Queue, Reading, Source};
+use crate::job::delivery::PrefetchBuffer;
+use crate::queue::{Credit, DeliverySource, Queue, QueueReading};
 use crate::upstream::Upstream;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// The pause before a flow that could not be opened is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
 const TURN: Duration = Duration::from_secs(10);
 
 /// Why a flow's turn is over.
-enum Over {
+enum TurnEnd {
     /// Nothing came.
     Idle,
     /// Others wait for their turn.
@@ -36,13 +36,13 @@ enum Over {
 
 /// Reads a flow, or what of it is due, until it is idle or `stop`.
 pub(crate) async fn run<Q: Queue, U: Upstream>(
-    engine: Arc<Engine<Q, U>>,
-    reading: Reading,
+    engine: Arc<WorkerState<Q, U>>,
+    reading: QueueReading,
     stop: CancellationToken,
 ) {
     let size = engine.stage_size(&reading.flow.pool);
     let (free, mut credit) = Credit::new(size);
-    let stage = Stage::new(free);
+    let stage = PrefetchBuffer::new(free);
     info!(queue = %reading.flow, prefetch = size, due = reading.due, "reading jobs");
     let _forgotten_in_panic = engine.readings.guard(&reading);
     loop {
@@ -60,23 +60,23 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
         }
         let mut source = engine.queue.open(&reading, credit);
         let over = turn(&engine, &reading, &mut source, &stage, &stop).await;
-        if matches!(over, Over::Idle) {
+        if matches!(over, TurnEnd::Idle) {
             engine.readings.closing(&reading);
         }
         let (rest, left) = source.close().await;
         for delivery in rest {
             engine.queue.give_back(delivery.receipt).await;
         }
-        if matches!(over, Over::Crowded) {
+        if matches!(over, TurnEnd::Crowded) {
             leave(&engine, &reading, &stage).await;
         }
         drop(place);
         credit = match left {
-            Some(credit) if !matches!(over, Over::Stopped) => credit,
+            Some(credit) if !matches!(over, TurnEnd::Stopped) => credit,
             // Its feed ends for no other reason than a stop or a fault that was told.
             _ => return,
         };
-        if matches!(over, Over::Idle) && is_forgotten(&engine, &reading).await {
+        if matches!(over, TurnEnd::Idle) && is_forgotten(&engine, &reading).await {
             debug!(queue = %reading.flow, due = reading.due, "nothing more to read");
             return;
         }
@@ -85,12 +85,12 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
 
 /// Reads for one turn.
 async fn turn<Q: Queue, U: Upstream>(
-    engine: &Arc<Engine<Q, U>>,
-    reading: &Reading,
-    source: &mut Source,
-    stage: &Arc<Stage>,
+    engine: &Arc<WorkerState<Q, U>>,
+    reading: &QueueReading,
+    source: &mut DeliverySource,
+    stage: &Arc<PrefetchBuffer>,
     stop: &CancellationToken,
-) -> Over {
+) -> TurnEnd {
     let mut look = tokio::time::interval(LOOK);
     let began = Instant::now();
     let mut last = began;
@@ -101,19 +101,19 @@ async fn turn<Q: Queue, U: Upstream>(
                     last = Instant::now();
                     admit(engine, reading, delivery, stage).await;
                 }
-                None => return Over::Stopped,
+                None => return TurnEnd::Stopped,
             },
             _ = look.tick() => {
                 let crowded = engine.places.available_permits() == 0;
                 let idle = if crowded { IDLE_IN_A_CROWD } else { IDLE };
                 if last.elapsed() > idle && stage.is_empty() {
-                    return Over::Idle;
+                    return TurnEnd::Idle;
                 }
                 if crowded && began.elapsed() > TURN {
-                    return Over::Crowded;
+                    return TurnEnd::Crowded;
                 }
             },
-            () = stop.cancelled() => return Over::Stopped,
+            () = stop.cancelled() => return TurnEnd::Stopped,
         }
     }
 }
@@ -121,7 +121,11 @@ async fn turn<Q: Queue, U: Upstream>(
 /// Makes room for others: what has not begun goes back to the queue, and with it the flow's consumer, unless
 /// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
 /// given back is among it, and a job that came twice is there once.
-async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, stage: &Stage) {
+async fn leave<Q: Queue, U: Upstream>(
+    engine: &WorkerState<Q, U>,
+    reading: &QueueReading,
+    stage: &PrefetchBuffer,
+) {
     let is_given_back = engine.dispatcher.give_back(reading.clone()).await;
     if !is_given_back || stage.holds_any() {
         return;
@@ -132,7 +136,7 @@ async fn leave<Q: Queue, U: Upstream>(engine: &Engine<Q, U>, reading: &Reading, 
 }
 
 /// Lets go of a flow; false if there is more to read, or something of it is still worked on.
-async fn is_forgotten<Q: Queue, U>(engine: &Engine<Q, U>, reading: &Reading) -> bool {
+async fn is_forgotten<Q: Queue, U>(engine: &WorkerState<Q, U>, reading: &QueueReading) -> bool {
     match engine.queue.forget(reading).await {
         Ok(idle) => idle && engine.readings.close(reading),
         Err(error) => {

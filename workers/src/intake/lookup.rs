@@ -3,30 +3,30 @@
 use forebay_schemas::{Attempt, Completion, OnAmbiguous};
 use tracing::warn;
 
-use crate::job::admitted_job::Staged;
-use crate::outcome::end::End;
-use crate::outcome::outcome::Outcome;
+use crate::job::admitted_job::AdmittedJob;
+use crate::outcome::end::JobResult;
+use crate::outcome::outcome::CallOutcome;
 use crate::queue::Queue;
-use crate::store::results::Record;
+use crate::store::results::ResultRecord;
 use crate::until_done::retry_until_done;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 
 /// What the store says of an identity whose record it cannot read.
-struct Damaged;
+struct DamagedRecord;
 
 /// The record of an answer that this identity has: from the store, and for what may have been worked on
 /// elsewhere, or where the store lacks some, also from the stream of completions.
 pub(crate) async fn answered<Q: Queue, U>(
-    engine: &Engine<Q, U>,
-    staged: &Staged,
-) -> Option<Record> {
+    engine: &WorkerState<Q, U>,
+    staged: &AdmittedJob,
+) -> Option<ResultRecord> {
     let now = engine.clock.now();
     // What cannot be looked up for now may be there; what is damaged is not.
     let stored = retry_until_done("looking up a result", async || {
         match engine.results.answered(&staged.identity, now) {
             Err(error) if !error.is_passing() => {
                 warn!(%error, "a result cannot be looked up");
-                Ok(Err(Damaged))
+                Ok(Err(DamagedRecord))
             }
             looked_up => looked_up.map(Ok),
         }
@@ -34,7 +34,7 @@ pub(crate) async fn answered<Q: Queue, U>(
     match stored.await {
         Ok(Some(record)) => return Some(record),
         Ok(None) if engine.results_are_complete && !staged.delivery.redelivered => return None,
-        Ok(None) | Err(Damaged) => {}
+        Ok(None) | Err(DamagedRecord) => {}
     }
     let published = retry_until_done("looking up a completion", || {
         engine.queue.completion(&staged.identity)
@@ -49,7 +49,7 @@ pub(crate) async fn answered<Q: Queue, U>(
     let fingerprint = published
         .fingerprint
         .unwrap_or_else(|| staged.fingerprint.clone());
-    Some(Record {
+    Some(ResultRecord {
         fingerprint,
         message: published.message,
         completion,
@@ -58,7 +58,10 @@ pub(crate) async fn answered<Q: Queue, U>(
 
 /// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
-pub(crate) fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option<End> {
+pub(crate) fn recall<Q, U>(
+    engine: &WorkerState<Q, U>,
+    staged: &mut AdmittedJob,
+) -> Option<JobResult> {
     let past =
         engine
             .journal
@@ -76,5 +79,5 @@ pub(crate) fn recall<Q, U>(engine: &Engine<Q, U>, staged: &mut Staged) -> Option
     staged.interrupted = past.unknown;
     // An end of this process is no failure of the provider's: it uses up no attempt.
     let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
-    gives_up.then(|| End::of(Outcome::of_interrupted()))
+    gives_up.then(|| JobResult::of(CallOutcome::of_interrupted()))
 }

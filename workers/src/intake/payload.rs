@@ -9,12 +9,12 @@ use forebay_schemas::subjects::is_object_of;
 use serde_json::json;
 use serde_json::value::to_raw_value;
 
-use crate::job::delivery::Claim;
+use crate::job::delivery::HeldDelivery;
 use crate::large::{at_length, short};
-use crate::outcome::outcome::Refusal;
+use crate::outcome::outcome::Rejection;
 use crate::queue::{Delivery, Queue};
 use crate::until_done::retry_until_done;
-use crate::worker_state::Engine;
+use crate::worker_state::WorkerState;
 use forebay_providers::{FILE, FileReference, file_of};
 
 /// The code of a job whose object is not there.
@@ -22,41 +22,41 @@ const GONE: &str = "object_gone";
 
 /// Where a job is read from.
 #[derive(Debug)]
-pub(crate) enum Content {
+pub(crate) enum JobPayload {
     /// The message itself.
     Message,
     /// The object that it names.
     Object(Bytes),
     /// Nowhere.
-    Missing(Refusal),
+    Missing(Rejection),
 }
 
-impl Content {
+impl JobPayload {
     /// The bytes of the job.
     pub(crate) fn of<'a>(&'a self, delivery: &'a Delivery) -> &'a [u8] {
         match self {
-            Content::Object(bytes) => bytes,
-            Content::Message | Content::Missing(_) => &delivery.payload,
+            JobPayload::Object(bytes) => bytes,
+            JobPayload::Message | JobPayload::Missing(_) => &delivery.payload,
         }
     }
 }
 
 /// Whether a job was refused because its object is not there.
-pub(crate) fn is_gone((code, _): &Refusal) -> bool {
+pub(crate) fn is_gone((code, _): &Rejection) -> bool {
     *code == GONE
 }
 
 /// Fetches the object that holds a job, when the stage has room for it.
 pub(crate) async fn fetch<Q: Queue, U>(
-    engine: &Engine<Q, U>,
+    engine: &WorkerState<Q, U>,
     team: &str,
     object: String,
-    claim: &mut Claim,
-) -> Content {
+    claim: &mut HeldDelivery,
+) -> JobPayload {
     claim.object = is_object_of(&object, team).then(|| object.clone());
     match bytes_of(engine, team, &object, claim, |size| size).await {
-        Ok(bytes) => Content::Object(bytes),
-        Err(refusal) => Content::Missing(refusal),
+        Ok(bytes) => JobPayload::Object(bytes),
+        Err(refusal) => JobPayload::Missing(refusal),
     }
 }
 
@@ -67,12 +67,12 @@ fn in_base64(size: usize) -> usize {
 
 /// The bytes of a team's object, when the stage has the room that they take.
 async fn bytes_of<Q: Queue, U>(
-    engine: &Engine<Q, U>,
+    engine: &WorkerState<Q, U>,
     team: &str,
     object: &str,
-    claim: &mut Claim,
+    claim: &mut HeldDelivery,
     room: impl Fn(usize) -> usize,
-) -> Result<Bytes, Refusal> {
+) -> Result<Bytes, Rejection> {
     if !is_object_of(object, team) {
         let message = format!(
             "the object `{}` is not the team's; its name must begin with `{team}/` and have at most 512 bytes",
@@ -102,11 +102,11 @@ async fn bytes_of<Q: Queue, U>(
 
 /// Puts the bytes of the file that a job names into it.
 pub(crate) async fn attach<Q: Queue, U>(
-    engine: &Engine<Q, U>,
+    engine: &WorkerState<Q, U>,
     job: &mut Job,
     team: &str,
-    claim: &mut Claim,
-) -> Result<(), Refusal> {
+    claim: &mut HeldDelivery,
+) -> Result<(), Rejection> {
     let Some(FileReference { object, filename }) = file_of(job) else {
         return Ok(());
     };

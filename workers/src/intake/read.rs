@@ -5,12 +5,12 @@ use forebay_schemas::job::is_id;
 use forebay_schemas::{Attempt, Flow, Identity, Job};
 use serde::Deserialize;
 
-use crate::intake::payload::Content;
-use crate::job::delivery::Claim;
-use crate::outcome::outcome::Refusal;
+use crate::intake::payload::JobPayload;
+use crate::job::delivery::HeldDelivery;
+use crate::outcome::outcome::Rejection;
 use crate::queue::Delivery;
-use crate::store::journal::Work;
-use crate::worker_state::Engine;
+use crate::store::journal::WorkStep;
+use crate::worker_state::WorkerState;
 
 /// What the fingerprint of a message that cannot be read begins with.
 pub(crate) const NO_JOB: &str = "not a job: ";
@@ -18,31 +18,31 @@ pub(crate) const NO_JOB: &str = "not a job: ";
 const MOST_REVISIONS: u32 = 1_000_000;
 
 /// A delivery as it was read.
-pub(crate) struct Message {
+pub(crate) struct ReadMessage {
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
-    pub(crate) claim: Claim,
+    pub(crate) claim: HeldDelivery,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) counted: u32,
     pub(crate) revision: u32,
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Rejection>,
 }
 
 pub(crate) fn read<Q, U>(
-    engine: &Engine<Q, U>,
+    engine: &WorkerState<Q, U>,
     flow: &Flow,
     mut delivery: Delivery,
-    mut claim: Claim,
-    content: Content,
-    guilty: Option<Work>,
-) -> Message {
+    mut claim: HeldDelivery,
+    content: JobPayload,
+    guilty: Option<WorkStep>,
+) -> ReadMessage {
     let known = delivery.state.take();
     let (mut identity, job, mut refusal) = match guilty {
         // It must not even be looked at again.
-        Some(Work::Reading) => (identity_of(flow, None, None, &delivery), None, None),
-        _ if let Content::Missing(refusal) = content => {
+        Some(WorkStep::Reading) => (identity_of(flow, None, None, &delivery), None, None),
+        _ if let JobPayload::Missing(refusal) = content => {
             (lenient_identity(flow, &delivery), None, Some(refusal))
         }
         _ => match Job::parse_as(content.of(&delivery), delivery.format) {
@@ -96,7 +96,7 @@ pub(crate) fn read<Q, U>(
     claim.replies = replies;
     let refusal = refusal.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
     let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
-    Message {
+    ReadMessage {
         job,
         identity,
         fingerprint,
@@ -129,12 +129,12 @@ fn identity_of(
 /// The identity of a message that is no job, as far as it can be read.
 fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
     #[derive(Deserialize, Default)]
-    struct Named {
+    struct NamedMessage {
         id: Option<String>,
         custom_id: Option<String>,
         batch: Option<String>,
     }
-    let named: Named = serde_json::from_slice(&delivery.payload).unwrap_or_default();
+    let named: NamedMessage = serde_json::from_slice(&delivery.payload).unwrap_or_default();
     let own = named.id.or(named.custom_id).filter(|id| is_id(id));
     identity_of(
         flow,
@@ -144,7 +144,7 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
     )
 }
 
-fn refused_reply(subject: &str, flow: &Flow) -> Refusal {
+fn refused_reply(subject: &str, flow: &Flow) -> Rejection {
     let message = format!(
         "reply_to `{subject}` is not allowed: use a subject without wildcards that begins with _INBOX., \
          _INBOX_{}. or a prefix configured for the team",

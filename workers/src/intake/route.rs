@@ -5,21 +5,21 @@ use std::sync::Arc;
 use forebay_schemas::Job;
 use forebay_schemas::flow::pool_of_model;
 
-use crate::job::candidates::Choices;
-use crate::outcome::outcome::Refusal;
-use crate::pools::{Candidate, Pool, Pools, Target};
+use crate::job::candidates::CandidateSet;
+use crate::outcome::outcome::Rejection;
+use crate::pools::{Pool, PoolCandidate, PoolTarget, Pools};
 use forebay_providers::Unsupported;
 use forebay_providers::cost::Cost;
 
 /// What may serve a job.
 #[derive(Debug)]
-pub(crate) struct Match {
+pub(crate) struct JobRoute {
     pub(crate) pool: Arc<Pool>,
-    pub(crate) choices: Choices,
+    pub(crate) choices: CandidateSet,
     /// What it costs at the first of them.
     pub(crate) cost: Cost,
     /// Why none of them can be asked, if none can.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<Rejection>,
 }
 
 /// Matches `job` with the targets of `pool`. Tokens are counted where a target's limits do, or `counts_tokens`.
@@ -28,14 +28,14 @@ pub(crate) fn matching(
     pool: &str,
     job: &Job,
     counts_tokens: bool,
-) -> Result<Match, Refusal> {
+) -> Result<JobRoute, Rejection> {
     let model = job.model();
     let Some(found) = pools.for_job(pool, model.as_deref()) else {
         return Err(unknown_pool(pools, pool, model.as_deref()));
     };
     let model = model.filter(|model| model != pool);
-    let target = |candidate: &Candidate| &pools.targets()[candidate.target];
-    let serves = |candidate: &&Candidate| {
+    let target = |candidate: &PoolCandidate| &pools.targets()[candidate.target];
+    let serves = |candidate: &&PoolCandidate| {
         model
             .as_ref()
             .is_none_or(|model| target(candidate).model == *model)
@@ -61,7 +61,7 @@ pub(crate) fn matching(
             .iter()
             .any(|candidate| target(candidate).account.counts_tokens());
     let cost = cost_at(target(first), job, counts_tokens);
-    let mut asked: Vec<(&Target, Option<Unsupported>)> = Vec::new();
+    let mut asked: Vec<(&PoolTarget, Option<Unsupported>)> = Vec::new();
     let costs: Vec<_> = named
         .iter()
         .map(|candidate| {
@@ -82,8 +82,8 @@ pub(crate) fn matching(
         .find_map(|(_, refusal)| refusal)
         .filter(|_| !is_said);
     let refusal = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
-    let choices = Choices::new(&found, &named, &costs);
-    Ok(Match {
+    let choices = CandidateSet::new(&found, &named, &costs);
+    Ok(JobRoute {
         pool: found,
         choices,
         cost,
@@ -91,7 +91,7 @@ pub(crate) fn matching(
     })
 }
 
-fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
+fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Rejection {
     let other = model.filter(|model| *model != pool && pool_of_model(model) != pool);
     let message = match pools.are_made_on_demand() {
         true if let Some(model) = other => format!(
@@ -120,7 +120,7 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Refusal {
 
 /// What a job costs at `target`, as far as it matters: where nobody counts tokens, their number need not be near, since
 /// only turns are told by it.
-fn cost_at(target: &Target, job: &Job, counts_tokens: bool) -> Cost {
+fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> Cost {
     if counts_tokens {
         return target
             .account

@@ -13,20 +13,20 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::clock::millis_between;
-use crate::controls::Orders;
-use crate::job::candidates::Choices;
-use crate::job::delivery::Claim;
-use crate::job::in_flight::Entry;
-use crate::job::merge_key::{Join, says_nothing};
-use crate::job::share::Share;
-use crate::outcome::end::End;
+use crate::controls::WorkerControls;
+use crate::job::candidates::CandidateSet;
+use crate::job::delivery::HeldDelivery;
+use crate::job::in_flight::Registration;
+use crate::job::merge_key::{MergeCandidate, says_nothing};
+use crate::job::share::CoalesceRequest;
+use crate::outcome::end::JobResult;
 use crate::queue::Delivery;
-use crate::store::results::Request;
+use crate::store::results::RequestKey;
 use forebay_providers::cost::Cost;
 
 /// A job on its way.
 #[derive(Debug)]
-pub(crate) struct Staged {
+pub(crate) struct AdmittedJob {
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) flow: Flow,
@@ -34,14 +34,14 @@ pub(crate) struct Staged {
     pub(crate) due: bool,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
-    pub(crate) claim: Claim,
-    pub(crate) entry: Entry,
+    pub(crate) claim: HeldDelivery,
+    pub(crate) entry: Registration,
     /// Deliveries that end with this one although its identity is free again.
-    pub(crate) joined: Vec<Claim>,
+    pub(crate) joined: Vec<HeldDelivery>,
     /// Which answer of its identity it will have.
     pub(crate) revision: u32,
     /// Targets that may serve it.
-    pub(crate) choices: Choices,
+    pub(crate) choices: CandidateSet,
     /// Why its last call went where it went.
     pub(crate) reason: Reason,
     /// Since when it waits here, from its first turn on.
@@ -57,9 +57,9 @@ pub(crate) struct Staged {
     /// The right of its large answer to be here; held for its drop.
     pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
     /// Whether another one's answer may serve it.
-    pub(crate) share: Option<Share>,
+    pub(crate) share: Option<CoalesceRequest>,
     /// How it can travel with others.
-    pub(crate) join: Option<Join>,
+    pub(crate) join: Option<MergeCandidate>,
     /// It waits for itself until then.
     pub(crate) not_before: Option<Instant>,
     /// What the last target said that can never serve it.
@@ -73,9 +73,9 @@ fn in_dollars(amount: Decimal) -> completion::Cost {
     }
 }
 
-impl Staged {
+impl AdmittedJob {
     /// The completion that `end` makes of this job.
-    pub(crate) fn completion(&mut self, end: End) -> Completion {
+    pub(crate) fn completion(&mut self, end: JobResult) -> Completion {
         let (cached_from, answered_by) = match end.cached_from {
             Some((cached_from, answered_by)) => (Some(cached_from), answered_by),
             None => (None, self.answered_by(end.status)),
@@ -110,8 +110,8 @@ impl Staged {
     }
 
     /// What it asks, and for whom.
-    pub(crate) fn request(&self) -> Request {
-        Request {
+    pub(crate) fn request(&self) -> RequestKey {
+        RequestKey {
             team: self.identity.team.clone(),
             fingerprint: self.fingerprint.clone(),
         }
@@ -162,7 +162,7 @@ impl Staged {
     }
 
     /// Whether it is cancelled.
-    pub(crate) fn is_cancelled(&self, orders: &Orders) -> bool {
+    pub(crate) fn is_cancelled(&self, orders: &WorkerControls) -> bool {
         orders.cancels(&self.identity, self.delivery.published)
     }
 

@@ -6,12 +6,12 @@ use forebay_schemas::{Attempt, Class, Reason};
 use tokio::time::Instant;
 
 use crate::job::merge_key::says_nothing;
-use crate::pools::{Candidate, Pool, Pools};
+use crate::pools::{Pool, PoolCandidate, Pools};
 use forebay_providers::cost::Cost;
 
 /// A target that may serve a job.
 #[derive(Debug, Clone)]
-pub(crate) struct Choice {
+pub(crate) struct CandidateState {
     /// Which target.
     pub(crate) target: usize,
     /// Its share where several of a tier have room.
@@ -27,7 +27,7 @@ pub(crate) struct Choice {
     not_before: Option<Instant>,
 }
 
-impl Choice {
+impl CandidateState {
     /// Lower ones first: where fewer calls failed, then the lower tier.
     pub(crate) fn rank(&self) -> (u32, u32) {
         (self.failures, self.tier)
@@ -47,8 +47,8 @@ impl Choice {
 
 /// The targets that may serve a job.
 #[derive(Debug, Default)]
-pub(crate) struct Choices {
-    left: Vec<Choice>,
+pub(crate) struct CandidateSet {
+    left: Vec<CandidateState>,
     /// The lowest tier of the pool that could be asked for this job at all.
     lowest_tier: u32,
     /// Whether the job cannot be said to a target of a lower tier.
@@ -57,15 +57,15 @@ pub(crate) struct Choices {
     content_fallback: bool,
 }
 
-impl Choices {
+impl CandidateSet {
     /// All that may serve a job that asks for `candidates` of `pool`, and what it costs at each; those to which it
     /// cannot be said are left out.
-    pub(crate) fn new(pool: &Pool, candidates: &[Candidate], costs: &[Option<Cost>]) -> Self {
+    pub(crate) fn new(pool: &Pool, candidates: &[PoolCandidate], costs: &[Option<Cost>]) -> Self {
         let left = candidates
             .iter()
             .zip(costs)
             .filter_map(|(candidate, cost)| {
-                Some(Choice {
+                Some(CandidateState {
                     target: candidate.target,
                     tier: candidate.tier,
                     weight: candidate.weight,
@@ -92,7 +92,7 @@ impl Choices {
     }
 
     /// Those that are left.
-    pub(crate) fn left(&self) -> &[Choice] {
+    pub(crate) fn left(&self) -> &[CandidateState] {
         &self.left
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::job::unacked::Hold;
+use crate::job::unacked::AckGuard;
 use crate::queue::Delivery;
 
 /// What jobs of one flow that no message can hold may take of the memory until they end, in KiB. One job is let
@@ -15,7 +15,7 @@ const ROOM: usize = 256 * 1024;
 
 /// A flow's stage: how many of its places are taken, and who is told when one gets free.
 #[derive(Debug)]
-pub(crate) struct Stage {
+pub(crate) struct PrefetchBuffer {
     free: mpsc::UnboundedSender<usize>,
     taken: AtomicUsize,
     /// Deliveries that are neither acknowledged nor given back, those that are being called included.
@@ -28,13 +28,13 @@ pub(crate) struct Stage {
 
 /// A place in a flow's stage; giving it up lets the flow fetch one more.
 #[derive(Debug)]
-pub(crate) struct Slot(Arc<Stage>);
+pub(crate) struct PrefetchSlot(Arc<PrefetchBuffer>);
 
 /// A delivery's mark on its stage, for as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Mark(Arc<Stage>);
+pub(crate) struct PrefetchMark(Arc<PrefetchBuffer>);
 
-impl Stage {
+impl PrefetchBuffer {
     /// An empty stage.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
         let room = Arc::new(Semaphore::new(ROOM));
@@ -61,15 +61,15 @@ impl Stage {
     }
 
     /// Takes a place.
-    pub(crate) fn slot(self: &Arc<Self>) -> Slot {
+    pub(crate) fn slot(self: &Arc<Self>) -> PrefetchSlot {
         self.taken.fetch_add(1, Ordering::Relaxed);
-        Slot(Arc::clone(self))
+        PrefetchSlot(Arc::clone(self))
     }
 
     /// Marks a delivery as held.
-    pub(crate) fn mark(self: &Arc<Self>) -> Mark {
+    pub(crate) fn mark(self: &Arc<Self>) -> PrefetchMark {
         self.held.fetch_add(1, Ordering::Relaxed);
-        Mark(Arc::clone(self))
+        PrefetchMark(Arc::clone(self))
     }
 
     /// Whether a delivery is neither acknowledged nor given back.
@@ -83,7 +83,7 @@ impl Stage {
     }
 }
 
-impl Drop for Slot {
+impl Drop for PrefetchSlot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
         // A flow that has ended wants no more.
@@ -91,7 +91,7 @@ impl Drop for Slot {
     }
 }
 
-impl Drop for Mark {
+impl Drop for PrefetchMark {
     fn drop(&mut self) {
         self.0.held.fetch_sub(1, Ordering::Relaxed);
     }
@@ -99,9 +99,9 @@ impl Drop for Mark {
 
 /// A delivery, and who wants a copy of what comes of it.
 #[derive(Debug)]
-pub(crate) struct Claim {
-    pub(crate) hold: Hold,
-    pub(crate) mark: Mark,
+pub(crate) struct HeldDelivery {
+    pub(crate) hold: AckGuard,
+    pub(crate) mark: PrefetchMark,
     pub(crate) replies: Vec<String>,
     /// When it was published.
     pub(crate) published: Timestamp,
@@ -113,12 +113,12 @@ pub(crate) struct Claim {
     pub(crate) tried: bool,
     /// The object that holds the job, if its message does not.
     pub(crate) object: Option<String>,
-    pub(crate) slot: Option<Slot>,
+    pub(crate) slot: Option<PrefetchSlot>,
     /// What a large job takes of the room.
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
-impl Claim {
+impl HeldDelivery {
     /// Waits until there is room for a job of so many bytes more.
     pub(crate) async fn make_room(&mut self, more: usize) {
         // What it has is given up first: two that have some and wait for more would wait for each other.
@@ -138,7 +138,7 @@ impl Claim {
     }
 
     /// What is known of a delivery before it is read.
-    pub(crate) fn unread(delivery: &Delivery, hold: Hold, stage: &Arc<Stage>) -> Self {
+    pub(crate) fn unread(delivery: &Delivery, hold: AckGuard, stage: &Arc<PrefetchBuffer>) -> Self {
         Self {
             hold,
             mark: stage.mark(),

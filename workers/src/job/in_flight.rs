@@ -5,54 +5,54 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_schemas::Identity;
 
-use crate::job::delivery::Claim;
+use crate::job::delivery::HeldDelivery;
 
 /// Identities that are being worked on.
 #[derive(Debug, Default)]
-pub(crate) struct Running {
-    jobs: Mutex<HashMap<Identity, Job>>,
+pub(crate) struct InFlightJobs {
+    jobs: Mutex<HashMap<Identity, InFlightJob>>,
 }
 
 #[derive(Debug)]
-struct Job {
+struct InFlightJob {
     fingerprint: String,
     revision: u32,
     /// Whether it will be called, as far as is known: then it keeps its identity.
     admitted: bool,
-    followers: Vec<(String, Claim)>,
+    followers: Vec<(String, HeldDelivery)>,
 }
 
 /// Deliveries that came while their identity was worked on.
 #[derive(Debug, Default)]
-pub(crate) struct Followers {
+pub(crate) struct DuplicateDeliveries {
     /// The same request.
-    pub(crate) same: Vec<Claim>,
+    pub(crate) same: Vec<HeldDelivery>,
     /// Another request, which came before it was known whether this one would be called.
-    pub(crate) others: Vec<Claim>,
+    pub(crate) others: Vec<HeldDelivery>,
 }
 
 /// What an identity's arrival means.
 #[derive(Debug)]
-pub(crate) enum Arrival {
+pub(crate) enum RegistrationOutcome {
     /// It is the first.
-    First(Claim, Entry),
+    First(HeldDelivery, Registration),
     /// It waits for the end of one that is being worked on.
     Waits,
     /// One that is being called has the same identity and is another request.
-    Conflict(Claim, Entry),
+    Conflict(HeldDelivery, Registration),
 }
 
 /// The entry of an identity that is worked on. However the work ends, by a panic too, dropping this
 /// makes way for the next delivery; who had joined is then delivered again.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    running: Arc<Running>,
+pub(crate) struct Registration {
+    running: Arc<InFlightJobs>,
     /// None for a message that has the identity of another request.
     identity: Option<Identity>,
 }
 
-impl Running {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Identity, Job>> {
+impl InFlightJobs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Identity, InFlightJob>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -61,9 +61,9 @@ impl Running {
         self: &Arc<Self>,
         identity: &Identity,
         fingerprint: &str,
-        mut claim: Claim,
-    ) -> Arrival {
-        let entry = |identity| Entry {
+        mut claim: HeldDelivery,
+    ) -> RegistrationOutcome {
+        let entry = |identity| Registration {
             running: Arc::clone(self),
             identity,
         };
@@ -74,18 +74,18 @@ impl Running {
                 drop(claim.slot.take());
                 drop(claim.room.take());
                 job.followers.push((fingerprint.to_owned(), claim));
-                Arrival::Waits
+                RegistrationOutcome::Waits
             }
-            Some(_) => Arrival::Conflict(claim, entry(None)),
+            Some(_) => RegistrationOutcome::Conflict(claim, entry(None)),
             None => {
-                let job = Job {
+                let job = InFlightJob {
                     fingerprint: fingerprint.to_owned(),
                     revision: claim.revision,
                     admitted: false,
                     followers: Vec::new(),
                 };
                 jobs.insert(identity.clone(), job);
-                Arrival::First(claim, entry(Some(identity.clone())))
+                RegistrationOutcome::First(claim, entry(Some(identity.clone())))
             }
         }
     }
@@ -95,8 +95,8 @@ impl Running {
         self.lock().contains_key(identity)
     }
 
-    fn end(&self, identity: &Identity) -> Followers {
-        let mut followers = Followers::default();
+    fn end(&self, identity: &Identity) -> DuplicateDeliveries {
+        let mut followers = DuplicateDeliveries::default();
         let Some(job) = self.lock().remove(identity) else {
             return followers;
         };
@@ -113,7 +113,7 @@ impl Running {
     }
 }
 
-impl Entry {
+impl Registration {
     /// The job will have this answer of its identity.
     pub(crate) fn is_for(&self, revision: u32) {
         if let Some(identity) = &self.identity
@@ -144,7 +144,7 @@ impl Entry {
     }
 
     /// Makes way for the next delivery; returns those who came meanwhile.
-    pub(crate) fn end(&mut self) -> Followers {
+    pub(crate) fn end(&mut self) -> DuplicateDeliveries {
         self.identity
             .take()
             .map(|identity| self.running.end(&identity))
@@ -152,7 +152,7 @@ impl Entry {
     }
 }
 
-impl Drop for Entry {
+impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(identity) = self.identity.take() {
             drop(self.running.end(&identity));

@@ -2,16 +2,16 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::job::admitted_job::Staged;
-use crate::queue::Reading;
+use crate::job::admitted_job::AdmittedJob;
+use crate::queue::QueueReading;
 
 /// What the dispatcher is told.
 #[derive(Debug)]
 pub(crate) enum DispatchEvent {
     /// A job, for its first or its next call.
-    Job(Box<Staged>),
+    Job(Box<AdmittedJob>),
     /// What was read there and was never called is to be given back; it is answered when that is done.
-    GiveBack(Reading, oneshot::Sender<()>),
+    GiveBack(QueueReading, oneshot::Sender<()>),
 }
 
 /// What the dispatcher receives.
@@ -34,7 +34,7 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// With the job, when the process ends and there is no dispatcher any more: its delivery comes again.
-    pub(crate) fn take(&self, staged: Staged) -> Result<(), Box<Staged>> {
+    pub(crate) fn take(&self, staged: AdmittedJob) -> Result<(), Box<AdmittedJob>> {
         match self.events.send(DispatchEvent::Job(Box::new(staged))) {
             Err(mpsc::error::SendError(DispatchEvent::Job(staged))) => Err(staged),
             _ => Ok(()),
@@ -42,7 +42,7 @@ impl DispatcherHandle {
     }
 
     /// Gives back what was read there and was never called; false if there is no dispatcher any more.
-    pub(crate) async fn give_back(&self, reading: Reading) -> bool {
+    pub(crate) async fn give_back(&self, reading: QueueReading) -> bool {
         let (done, given_back) = oneshot::channel();
         let sent = self.events.send(DispatchEvent::GiveBack(reading, done));
         sent.is_ok() && given_back.await.is_ok()

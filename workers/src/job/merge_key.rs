@@ -29,7 +29,7 @@ pub(crate) fn says_nothing(attempt: &Attempt) -> bool {
 
 /// How a job can travel with others.
 #[derive(Debug, Clone)]
-pub(crate) struct Join {
+pub(crate) struct MergeCandidate {
     /// The same for all that can travel together.
     pub(crate) key: Arc<str>,
     /// Its texts.
@@ -40,7 +40,7 @@ pub(crate) struct Join {
     pub(crate) leads: bool,
 }
 
-impl Join {
+impl MergeCandidate {
     /// How `job` can travel with others of its pool, if it can.
     pub(crate) fn of(job: &Job, pool: &str) -> Option<Self> {
         // One that must not be called twice must not be asked again because of others.
@@ -87,9 +87,9 @@ pub(crate) fn texts(job: &Job) -> Option<Vec<Box<RawValue>>> {
 mod tests {
     use super::*;
 
-    fn join(body: &str) -> Option<Join> {
+    fn join(body: &str) -> Option<MergeCandidate> {
         let job = format!(r#"{{"url":"/v1/embeddings","body":{body}}}"#);
-        Join::of(&Job::parse(job.as_bytes()).expect("a job"), "p")
+        MergeCandidate::of(&Job::parse(job.as_bytes()).expect("a job"), "p")
     }
 
     #[test]

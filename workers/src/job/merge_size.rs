@@ -34,28 +34,28 @@ pub(crate) enum SizedOutcome {
 
 /// How many texts travel together at each target: fewer where some are refused, more where none is.
 #[derive(Debug, Default)]
-pub(crate) struct Sizes {
+pub(crate) struct MergeSizes {
     parts: AtomicU64,
-    of: Mutex<HashMap<usize, Size>>,
+    of: Mutex<HashMap<usize, MergeSize>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Size {
+struct MergeSize {
     /// Texts of the next request that is none of a refused one's parts.
     most: usize,
     /// Bytes of an answer for each text, once one has told.
     width: Option<usize>,
 }
 
-impl Sizes {
+impl MergeSizes {
     /// The number of one more part of a request that was refused.
     pub(crate) fn next_part(&self) -> u64 {
         self.parts.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn change(&self, target: usize, act: impl FnOnce(&mut Size)) -> Size {
+    fn change(&self, target: usize, act: impl FnOnce(&mut MergeSize)) -> MergeSize {
         let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = of.entry(target).or_insert(Size {
+        let size = of.entry(target).or_insert(MergeSize {
             most: usize::MAX,
             width: None,
         });
@@ -65,7 +65,7 @@ impl Sizes {
 
     /// Texts that may travel together to `target`.
     pub(crate) fn most(&self, target: usize, joins: Merges) -> usize {
-        let Size { most, width } = self.change(target, |_| {});
+        let MergeSize { most, width } = self.change(target, |_| {});
         most.min(joins.inputs)
             .min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH))
             .max(1)

@@ -6,26 +6,26 @@ use forebay_schemas::{Cache, Completion, Job, Lane, Status};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::large::{LARGE, size_of};
-use crate::store::results::Request;
+use crate::store::results::RequestKey;
 use forebay_providers::file_of;
 
 /// Which request of whom, and how urgent it is: who is in a hurry does not wait for somebody who is not.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Errand {
-    pub(crate) request: Request,
+pub(crate) struct CoalesceKey {
+    pub(crate) request: RequestKey,
     pub(crate) lane: Lane,
 }
 
 /// A job that another one's answer may serve.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct CoalesceRequest {
     /// How old an answer may be.
     pub(crate) within: Duration,
     /// There from when it is called for others too.
-    pub(crate) lead: Option<Lead>,
+    pub(crate) lead: Option<CoalesceLeader>,
 }
 
-impl Share {
+impl CoalesceRequest {
     /// As a job asks, or else its pool.
     pub(crate) fn of(job: &Job, pool: Cache) -> Option<Self> {
         let within = job.cache.unwrap_or(pool).max_age()?;
@@ -38,7 +38,7 @@ impl Share {
 
 /// What came of a job that was called for others too.
 #[derive(Debug)]
-pub(crate) enum Led {
+pub(crate) enum LeaderOutcome {
     /// The answer, which serves them.
     Answered(Box<Completion>),
     /// Nothing that serves them, though it was asked: they are called by themselves.
@@ -49,18 +49,21 @@ pub(crate) enum Led {
 
 /// The duty of a job that is called for others too: to tell what came of it, however it ends.
 #[derive(Debug)]
-pub(crate) struct Lead {
-    errand: Errand,
-    led: Led,
-    ended: UnboundedSender<(Errand, Led)>,
+pub(crate) struct CoalesceLeader {
+    errand: CoalesceKey,
+    led: LeaderOutcome,
+    ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
 }
 
-impl Lead {
+impl CoalesceLeader {
     /// The duty to tell those that wait for `errand`.
-    pub(crate) fn new(errand: Errand, ended: UnboundedSender<(Errand, Led)>) -> Self {
+    pub(crate) fn new(
+        errand: CoalesceKey,
+        ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
+    ) -> Self {
         Self {
             errand,
-            led: Led::Nowhere,
+            led: LeaderOutcome::Nowhere,
             ended,
         }
     }
@@ -69,17 +72,17 @@ impl Lead {
     pub(crate) fn ended(&mut self, completion: &Completion) {
         self.led = match completion.status {
             Status::Succeeded if size_of(completion) < LARGE => {
-                Led::Answered(Box::new(completion.clone()))
+                LeaderOutcome::Answered(Box::new(completion.clone()))
             }
-            Status::Succeeded | Status::Failed => Led::Asked,
-            Status::Expired | Status::Cancelled => Led::Nowhere,
+            Status::Succeeded | Status::Failed => LeaderOutcome::Asked,
+            Status::Expired | Status::Cancelled => LeaderOutcome::Nowhere,
         };
     }
 }
 
-impl Drop for Lead {
+impl Drop for CoalesceLeader {
     fn drop(&mut self) {
-        let led = std::mem::replace(&mut self.led, Led::Nowhere);
+        let led = std::mem::replace(&mut self.led, LeaderOutcome::Nowhere);
         // Without a receiver the process ends; what waits is then delivered again.
         let _ = self.ended.send((self.errand.clone(), led));
     }

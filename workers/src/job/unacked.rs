@@ -3,32 +3,32 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::queue::Receipt;
+use crate::queue::DeliveryReceipt;
 
 /// All deliveries that are held.
 #[derive(Debug, Default)]
-pub(crate) struct Held {
-    inner: Mutex<Inner>,
+pub(crate) struct UnackedDeliveries {
+    inner: Mutex<UnackedState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct UnackedState {
     next: u64,
-    receipts: HashMap<u64, Receipt>,
+    receipts: HashMap<u64, DeliveryReceipt>,
 }
 
-impl Held {
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+impl UnackedDeliveries {
+    fn lock(&self) -> MutexGuard<'_, UnackedState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Holds a delivery until the guard is dropped.
-    pub(crate) fn hold(self: &Arc<Self>, receipt: Receipt) -> Hold {
+    pub(crate) fn hold(self: &Arc<Self>, receipt: DeliveryReceipt) -> AckGuard {
         let mut inner = self.lock();
         inner.next += 1;
         let id = inner.next;
         inner.receipts.insert(id, receipt.clone());
-        Hold {
+        AckGuard {
             held: Arc::clone(self),
             id,
             receipt,
@@ -36,26 +36,26 @@ impl Held {
     }
 
     /// The receipts of all that is held.
-    pub(crate) fn receipts(&self) -> Vec<Receipt> {
+    pub(crate) fn receipts(&self) -> Vec<DeliveryReceipt> {
         self.lock().receipts.values().cloned().collect()
     }
 }
 
 /// A delivery that is held.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    held: Arc<Held>,
+pub(crate) struct AckGuard {
+    held: Arc<UnackedDeliveries>,
     id: u64,
-    receipt: Receipt,
+    receipt: DeliveryReceipt,
 }
 
-impl Hold {
-    pub(crate) fn receipt(&self) -> Receipt {
+impl AckGuard {
+    pub(crate) fn receipt(&self) -> DeliveryReceipt {
         self.receipt.clone()
     }
 }
 
-impl Drop for Hold {
+impl Drop for AckGuard {
     fn drop(&mut self) {
         self.held.lock().receipts.remove(&self.id);
     }

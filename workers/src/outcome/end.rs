@@ -5,11 +5,11 @@ use forebay_schemas::{AnsweredBy, CachedFrom, Class, Completion, Response, Statu
 use rust_decimal::Decimal;
 
 use crate::large::short;
-use crate::outcome::outcome::Outcome;
+use crate::outcome::outcome::CallOutcome;
 
 /// How a job ends.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct JobResult {
     pub(crate) status: Status,
     pub(crate) response: Option<Response>,
     pub(crate) error: Option<CompletionError>,
@@ -19,7 +19,7 @@ pub(crate) struct End {
     pub(crate) cached_from: Option<(CachedFrom, Option<AnsweredBy>)>,
 }
 
-impl End {
+impl JobResult {
     /// With the answer to the same request of another job; `None` if that has none which can serve.
     pub(crate) fn cached(of: &Completion) -> Option<Self> {
         if of.status != Status::Succeeded {
@@ -62,7 +62,7 @@ impl End {
     }
 
     /// With its last outcome.
-    pub(crate) fn of(outcome: Outcome) -> Self {
+    pub(crate) fn of(outcome: CallOutcome) -> Self {
         match outcome.class {
             None => Self {
                 status: Status::Succeeded,

@@ -23,11 +23,11 @@ const TOO_LARGE: &str = "answer_too_large";
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A failure's code and message.
-pub(crate) type Refusal = (&'static str, String);
+pub(crate) type Rejection = (&'static str, String);
 
 /// What an attempt turned out to be.
 #[derive(Debug, Clone)]
-pub(crate) struct Outcome {
+pub(crate) struct CallOutcome {
     /// `None` when the call succeeded.
     pub(crate) class: Option<Class>,
     /// The provider's whole answer, an error answer included.
@@ -52,7 +52,7 @@ pub(crate) struct Outcome {
     pub(crate) status_code: Option<u16>,
 }
 
-impl Outcome {
+impl CallOutcome {
     /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
     pub(crate) fn of_reply(
         decoded: Decoded,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use forebay_schemas::{Class, OnAmbiguous};
 use rand::Rng;
 
-use crate::outcome::outcome::Outcome;
+use crate::outcome::outcome::CallOutcome;
 use forebay_providers::Scope;
 
 /// The first back-off's upper bound; each further one doubles it.
@@ -27,7 +27,7 @@ const MALFORMED_TRIES: u32 = 2;
 
 /// What becomes of the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum JobVerdict {
     /// It is answered, by success or failure.
     Finish,
     /// It waits for its next permit; `counted` says whether this was one of its attempts.
@@ -44,11 +44,11 @@ pub(crate) enum Verdict {
     },
 }
 
-const ELSEWHERE: Verdict = Verdict::Elsewhere { counted: false };
+const ELSEWHERE: JobVerdict = JobVerdict::Elsewhere { counted: false };
 
 /// What becomes of the account that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Effect {
+pub(crate) enum AccountAction {
     /// Nothing.
     None,
     /// A limit refused: the key, if the refusal speaks of it, else account × model cools; longer each time
@@ -62,20 +62,20 @@ pub(crate) enum Effect {
     DisableAccount,
 }
 
-impl std::fmt::Display for Effect {
+impl std::fmt::Display for AccountAction {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Effect::None => f.write_str("none"),
-            Effect::Refused(None) => f.write_str("cools"),
-            Effect::Refused(Some(wait)) | Effect::CoolModel(wait) => {
+            AccountAction::None => f.write_str("none"),
+            AccountAction::Refused(None) => f.write_str("cools"),
+            AccountAction::Refused(Some(wait)) | AccountAction::CoolModel(wait) => {
                 write!(
                     f,
                     "cools for {}",
                     humantime::format_duration(rounded(*wait))
                 )
             }
-            Effect::DisableKey => f.write_str("the key is disabled until a restart"),
-            Effect::DisableAccount => f.write_str("the account is disabled until a restart"),
+            AccountAction::DisableKey => f.write_str("the key is disabled until a restart"),
+            AccountAction::DisableAccount => f.write_str("the account is disabled until a restart"),
         }
     }
 }
@@ -93,40 +93,40 @@ fn rounded(wait: Duration) -> Duration {
 
 /// How often a job is tried.
 #[derive(Debug, Clone, Copy)]
-pub struct Policy {
+pub struct RetryPolicy {
     /// Attempts that count: those that a provider may have served and failed. A limit, a spent
     /// allowance, a bad key or a missing connection never counts.
     pub max_attempts: u32,
 }
 
-impl Policy {
+impl RetryPolicy {
     /// Decides about an outcome, given how many attempts counted before it, and how many of this target's answers to
     /// the job could not be read, this one included.
     pub(crate) fn decide(
         &self,
-        outcome: &Outcome,
+        outcome: &CallOutcome,
         counted_before: u32,
         malformed_here: u32,
         on_ambiguous: OnAmbiguous,
         rng: &mut impl Rng,
-    ) -> (Verdict, Effect) {
+    ) -> (JobVerdict, AccountAction) {
         let Some(class) = outcome.class else {
-            return (Verdict::Finish, Effect::None);
+            return (JobVerdict::Finish, AccountAction::None);
         };
-        let waits = Verdict::Again {
+        let waits = JobVerdict::Again {
             counted: false,
             backoff: Duration::ZERO,
         };
         let tries = counted_before + 1;
         let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
         if is_final && on_ambiguous == OnAmbiguous::Retry {
-            return (self.elsewhere_or_finish(tries), Effect::None);
+            return (self.elsewhere_or_finish(tries), AccountAction::None);
         }
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
             Class::RateLimited => (
                 waits,
-                Effect::Refused(outcome.retry_after.map(|wait| wait.max(SHORTEST_LIMIT))),
+                AccountAction::Refused(outcome.retry_after.map(|wait| wait.max(SHORTEST_LIMIT))),
             ),
             Class::RampLimited => {
                 let wait = outcome
@@ -134,90 +134,94 @@ impl Policy {
                     .unwrap_or(SHORTEST_RAMP)
                     .max(SHORTEST_RAMP)
                     * 2;
-                (waits, Effect::Refused(Some(wait)))
+                (waits, AccountAction::Refused(Some(wait)))
             }
             Class::QuotaExhausted => {
                 let wait = outcome
                     .retry_after
                     .unwrap_or(UNSAID_EXHAUSTION)
                     .max(SHORTEST_EXHAUSTION);
-                (waits, Effect::Refused(Some(wait)))
+                (waits, AccountAction::Refused(Some(wait)))
             }
-            Class::ExceedsLimit => (ELSEWHERE, Effect::None),
-            Class::BillingStop => (waits, Effect::DisableAccount),
-            Class::BadKey => (waits, Effect::DisableKey),
-            Class::ModelNotAllowed if outcome.scope == Scope::Request => (ELSEWHERE, Effect::None),
-            Class::ModelNotAllowed => (ELSEWHERE, Effect::CoolModel(NOT_ALLOWED)),
+            Class::ExceedsLimit => (ELSEWHERE, AccountAction::None),
+            Class::BillingStop => (waits, AccountAction::DisableAccount),
+            Class::BadKey => (waits, AccountAction::DisableKey),
+            Class::ModelNotAllowed if outcome.scope == Scope::Request => {
+                (ELSEWHERE, AccountAction::None)
+            }
+            Class::ModelNotAllowed => (ELSEWHERE, AccountAction::CoolModel(NOT_ALLOWED)),
             Class::Overloaded => {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
                 (
                     self.again_or_finish(tries, self.max_attempts, backoff),
-                    Effect::CoolModel(wait),
+                    AccountAction::CoolModel(wait),
                 )
             }
             // Of these too it cannot be told whether the provider has done, and charged, its work.
             Class::NetAfterSend | Class::ServerError | Class::MalformedResponse
                 if on_ambiguous == OnAmbiguous::Fail =>
             {
-                (Verdict::Finish, Effect::None)
+                (JobVerdict::Finish, AccountAction::None)
             }
             Class::ServerError | Class::NetAfterSend => {
                 let backoff = jittered(counted_before, rng);
                 (
                     self.again_or_finish(tries, self.max_attempts, backoff),
-                    Effect::None,
+                    AccountAction::None,
                 )
             }
-            Class::NetBeforeSend if outcome.was_not_made() => (waits, Effect::None),
+            Class::NetBeforeSend if outcome.was_not_made() => (waits, AccountAction::None),
             Class::NetBeforeSend => {
                 let wait = jittered(2, rng).max(FIRST_BACKOFF / 4);
-                (waits, Effect::CoolModel(wait))
+                (waits, AccountAction::CoolModel(wait))
             }
-            Class::MalformedResponse if outcome.is_too_large() => (Verdict::Finish, Effect::None),
+            Class::MalformedResponse if outcome.is_too_large() => {
+                (JobVerdict::Finish, AccountAction::None)
+            }
             Class::MalformedResponse if malformed_here >= MALFORMED_TRIES => {
-                (self.elsewhere_or_finish(tries), Effect::None)
+                (self.elsewhere_or_finish(tries), AccountAction::None)
             }
             Class::MalformedResponse => {
                 let backoff = jittered(counted_before, rng);
                 (
                     self.again_or_finish(tries, self.max_attempts, backoff),
-                    Effect::None,
+                    AccountAction::None,
                 )
             }
             // To a larger window, or where the pool says so to a laxer provider.
             Class::ContextTooLong | Class::ContentFiltered => {
-                (self.elsewhere_or_finish(tries), Effect::None)
+                (self.elsewhere_or_finish(tries), AccountAction::None)
             }
             Class::BadRequest | Class::Rejected | Class::DeadlinePassed | Class::Cancelled => {
-                (Verdict::Finish, Effect::None)
+                (JobVerdict::Finish, AccountAction::None)
             }
         }
     }
 
-    fn elsewhere_or_finish(&self, tries: u32) -> Verdict {
+    fn elsewhere_or_finish(&self, tries: u32) -> JobVerdict {
         if tries < self.max_attempts {
-            Verdict::Elsewhere { counted: true }
+            JobVerdict::Elsewhere { counted: true }
         } else {
-            Verdict::Finish
+            JobVerdict::Finish
         }
     }
 
-    fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> Verdict {
+    fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> JobVerdict {
         if tries < most {
-            Verdict::Again {
+            JobVerdict::Again {
                 counted: true,
                 backoff,
             }
         } else {
-            Verdict::Finish
+            JobVerdict::Finish
         }
     }
 }
 
 /// How the provider failed, if it was not the job, the key or a limit: where half of the calls fail, its
 /// circuit breaks. An answer larger than is taken is the job's; it has no status here.
-pub(crate) fn failure(outcome: &Outcome) -> Option<Class> {
+pub(crate) fn failure(outcome: &CallOutcome) -> Option<Class> {
     outcome
         .class
         .filter(|_| !outcome.was_not_made())
@@ -245,8 +249,12 @@ mod tests {
 
     use super::*;
 
-    fn decide(class: Class, counted: u32, on_ambiguous: OnAmbiguous) -> (Verdict, Effect) {
-        let outcome = Outcome {
+    fn decide(
+        class: Class,
+        counted: u32,
+        on_ambiguous: OnAmbiguous,
+    ) -> (JobVerdict, AccountAction) {
+        let outcome = CallOutcome {
             class: Some(class),
             response: None,
             code: String::new(),
@@ -260,7 +268,7 @@ mod tests {
             status_code: None,
         };
         let mut rng = SmallRng::seed_from_u64(1);
-        Policy { max_attempts: 3 }.decide(&outcome, counted, 1, on_ambiguous, &mut rng)
+        RetryPolicy { max_attempts: 3 }.decide(&outcome, counted, 1, on_ambiguous, &mut rng)
     }
 
     #[test]
@@ -276,13 +284,13 @@ mod tests {
             let (verdict, effect) = decide(class, 1_000, OnAmbiguous::Retry);
             assert_eq!(
                 verdict,
-                Verdict::Again {
+                JobVerdict::Again {
                     counted: false,
                     backoff: Duration::ZERO
                 },
                 "{class}"
             );
-            assert_ne!(effect, Effect::None, "{class}");
+            assert_ne!(effect, AccountAction::None, "{class}");
         }
     }
 
@@ -291,12 +299,12 @@ mod tests {
         for class in [Class::ServerError, Class::Overloaded, Class::NetAfterSend] {
             let again = decide(class, 1, OnAmbiguous::Retry).0;
             assert!(
-                matches!(again, Verdict::Again { counted: true, .. }),
+                matches!(again, JobVerdict::Again { counted: true, .. }),
                 "{class}"
             );
             assert_eq!(
                 decide(class, 2, OnAmbiguous::Retry).0,
-                Verdict::Finish,
+                JobVerdict::Finish,
                 "{class}"
             );
         }
@@ -311,7 +319,7 @@ mod tests {
         ] {
             assert_eq!(
                 decide(class, 0, OnAmbiguous::Fail).0,
-                Verdict::Finish,
+                JobVerdict::Finish,
                 "{class}"
             );
         }
@@ -321,14 +329,14 @@ mod tests {
     fn what_the_request_itself_caused_ends_the_job() {
         assert_eq!(
             decide(Class::BadRequest, 0, OnAmbiguous::Retry),
-            (Verdict::Finish, Effect::None)
+            (JobVerdict::Finish, AccountAction::None)
         );
         for class in [Class::ContextTooLong, Class::ContentFiltered] {
-            let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
+            let elsewhere = (JobVerdict::Elsewhere { counted: true }, AccountAction::None);
             assert_eq!(decide(class, 0, OnAmbiguous::Retry), elsewhere, "{class}");
             assert_eq!(
                 decide(class, 2, OnAmbiguous::Retry),
-                (Verdict::Finish, Effect::None),
+                (JobVerdict::Finish, AccountAction::None),
                 "{class}"
             );
         }
@@ -366,20 +374,23 @@ mod tests {
             (Class::DeadlinePassed, "finish", "none"),
             (Class::Cancelled, "finish", "none"),
         ] {
-            let outcome = Outcome::local(class, "code", String::new());
-            let policy = Policy { max_attempts: 3 };
+            let outcome = CallOutcome::local(class, "code", String::new());
+            let policy = RetryPolicy { max_attempts: 3 };
             let (said, done) = policy.decide(&outcome, 0, 1, OnAmbiguous::Retry, &mut rng);
             let said = match said {
-                Verdict::Finish => "finish",
-                Verdict::Again { counted: false, .. } => "again",
-                Verdict::Again { counted: true, .. } => "again, counted",
-                Verdict::Elsewhere { counted: false } => "elsewhere",
-                Verdict::Elsewhere { counted: true } => "elsewhere, counted",
+                JobVerdict::Finish => "finish",
+                JobVerdict::Again { counted: false, .. } => "again",
+                JobVerdict::Again { counted: true, .. } => "again, counted",
+                JobVerdict::Elsewhere { counted: false } => "elsewhere",
+                JobVerdict::Elsewhere { counted: true } => "elsewhere, counted",
             };
             assert_eq!(said, verdict, "{class}");
             match effect {
                 "cools for a while" => {
-                    assert!(matches!(done, Effect::CoolModel(_)), "{class}: {done}")
+                    assert!(
+                        matches!(done, AccountAction::CoolModel(_)),
+                        "{class}: {done}"
+                    )
                 }
                 _ => assert_eq!(done.to_string(), effect, "{class}"),
             }
@@ -389,10 +400,10 @@ mod tests {
     #[test]
     fn what_its_provider_calls_final_or_cannot_be_read_twice_is_left_to_others() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let elsewhere = (Verdict::Elsewhere { counted: true }, Effect::None);
-        let policy = Policy { max_attempts: 5 };
-        let failed = Outcome::local(Class::ServerError, "code", String::new());
-        let last = Outcome {
+        let elsewhere = (JobVerdict::Elsewhere { counted: true }, AccountAction::None);
+        let policy = RetryPolicy { max_attempts: 5 };
+        let failed = CallOutcome::local(Class::ServerError, "code", String::new());
+        let last = CallOutcome {
             is_final: true,
             ..failed
         };
@@ -400,7 +411,7 @@ mod tests {
             policy.decide(&last, 0, 0, OnAmbiguous::Retry, &mut rng),
             elsewhere
         );
-        let malformed = Outcome::local(Class::MalformedResponse, "code", String::new());
+        let malformed = CallOutcome::local(Class::MalformedResponse, "code", String::new());
         assert_eq!(
             policy.decide(&malformed, 1, 2, OnAmbiguous::Retry, &mut rng),
             elsewhere
@@ -416,7 +427,7 @@ mod tests {
             (0, "cools for 0s"),
         ] {
             assert_eq!(
-                Effect::CoolModel(Duration::from_nanos(nanos)).to_string(),
+                AccountAction::CoolModel(Duration::from_nanos(nanos)).to_string(),
                 expected
             );
         }
@@ -425,8 +436,9 @@ mod tests {
     #[test]
     fn a_hint_is_a_floor() {
         let (_, effect) = decide(Class::RateLimited, 0, OnAmbiguous::Retry);
-        assert_eq!(effect, Effect::Refused(Some(Duration::from_secs(9))));
-        let Effect::CoolModel(wait) = decide(Class::Overloaded, 0, OnAmbiguous::Retry).1 else {
+        assert_eq!(effect, AccountAction::Refused(Some(Duration::from_secs(9))));
+        let AccountAction::CoolModel(wait) = decide(Class::Overloaded, 0, OnAmbiguous::Retry).1
+        else {
             panic!("an overloaded provider is left alone")
         };
         assert!(wait >= Duration::from_secs(9));

@@ -28,16 +28,17 @@ use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::controls::Cancelled;
-use crate::crash::{self, Point};
+use crate::controls::CancelledJobs;
+use crate::crash::{self, CrashPoint};
 use crate::large::{at_length, size_of};
 
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
 
 use super::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading,
-    Readings, Receipt, Source, Standing, State,
+    ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
+    DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState, PublishOutcome, Queue,
+    QueueReading,
 };
 
 /// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
@@ -100,7 +101,7 @@ impl JetStreamQueue {
     }
 
     /// Makes the durable consumer of what `reading` reads, if it is not there.
-    async fn consumer(&self, reading: &Reading) -> Result<(), Error> {
+    async fn consumer(&self, reading: &QueueReading) -> Result<(), Error> {
         let filters = match reading.due {
             false => self.names.job_filters(&reading.flow),
             true => vec![self.names.due(&reading.flow)],
@@ -138,7 +139,7 @@ impl JetStreamQueue {
     /// Deletes the consumer of what `reading` reads, if `may` says so; returns whether it is gone.
     async fn delete_consumer(
         &self,
-        reading: &Reading,
+        reading: &QueueReading,
         may: impl Fn(&consumer::Info) -> bool,
     ) -> Result<bool, Error> {
         let _turn = self.turns.acquire().await.map_err(unavailable)?;
@@ -154,7 +155,7 @@ impl JetStreamQueue {
         Ok(true)
     }
 
-    fn stream_of(&self, reading: &Reading) -> String {
+    fn stream_of(&self, reading: &QueueReading) -> String {
         if reading.due {
             self.names.scheduled_stream()
         } else {
@@ -186,7 +187,7 @@ impl JetStreamQueue {
         } = message.message;
         let created = self.created[usize::from(due)].load(Ordering::Relaxed);
         let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
-        let state: Option<State> = header(STATE)
+        let state: Option<PostponedState> = header(STATE)
             .filter(|_| due)
             .and_then(|state| serde_json::from_str(&state).ok());
         let format = match &state {
@@ -218,7 +219,7 @@ impl JetStreamQueue {
             redelivered: delivered > 1 || due,
             state,
             format,
-            receipt: Receipt(reply?.into_string()),
+            receipt: DeliveryReceipt(reply?.into_string()),
         })
     }
 
@@ -253,7 +254,7 @@ impl JetStreamQueue {
     ///
     /// # Errors
     /// When they cannot be read or written.
-    pub async fn hasten(&self, which: &Cancelled, now: Timestamp) -> Result<usize, Error> {
+    pub async fn hasten(&self, which: &CancelledJobs, now: Timestamp) -> Result<usize, Error> {
         scheduled::hasten(self, which, now).await
     }
 
@@ -324,27 +325,27 @@ fn one_line(text: &str) -> String {
 impl Queue for JetStreamQueue {
     async fn find(
         &self,
-        readings: Arc<Readings>,
-    ) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+        readings: Arc<ActiveReadings>,
+    ) -> Result<mpsc::UnboundedReceiver<QueueReading>, Error> {
         discovery::start(self.clone(), readings).await
     }
 
-    async fn prepare(&self, reading: &Reading) -> Result<(), Error> {
+    async fn prepare(&self, reading: &QueueReading) -> Result<(), Error> {
         self.consumer(reading).await
     }
 
-    fn open(&self, reading: &Reading, credit: Credit) -> Source {
+    fn open(&self, reading: &QueueReading, credit: Credit) -> DeliverySource {
         source::start(self.clone(), reading.clone(), credit)
     }
 
-    async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
+    async fn forget(&self, reading: &QueueReading) -> Result<bool, Error> {
         self.delete_consumer(reading, |info| {
             info.num_pending == 0 && info.num_ack_pending == 0
         })
         .await
     }
 
-    async fn leave(&self, reading: &Reading) -> Result<(), Error> {
+    async fn leave(&self, reading: &QueueReading) -> Result<(), Error> {
         self.delete_consumer(reading, |_| true).await?;
         Ok(())
     }
@@ -353,23 +354,26 @@ impl Queue for JetStreamQueue {
         size + STATE_ROOM <= self.client.max_payload()
     }
 
-    async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
+    async fn postpone(&self, job: PostponedJob) -> Result<bool, Error> {
         scheduled::postpone(self, job).await
     }
 
-    async fn keep(&self, receipts: Vec<Receipt>) {
+    async fn keep(&self, receipts: Vec<DeliveryReceipt>) {
         for receipt in receipts {
             // A progress ack that is lost is followed by the next one in time.
             let _ = self.client.publish(receipt.0, "+WPI".into()).await;
         }
     }
 
-    async fn give_back(&self, receipt: Receipt) {
+    async fn give_back(&self, receipt: DeliveryReceipt) {
         // One that is lost is delivered again after the ack wait.
         let _ = self.client.publish(receipt.0, "-NAK".into()).await;
     }
 
-    async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
+    async fn complete(
+        &self,
+        publication: CompletionPublication<'_>,
+    ) -> Result<PublishOutcome, Error> {
         let completion = publication.completion;
         let subject = self.names.completion(
             &completion.team,
@@ -377,7 +381,7 @@ impl Queue for JetStreamQueue {
             &completion.id,
         );
         let (mut headers, payload) = self.message(completion, publication.traceparent).await?;
-        crash::at(Point::Kept);
+        crash::at(CrashPoint::Kept);
         headers.insert(
             NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
             publication.replaces.to_string(),
@@ -388,18 +392,18 @@ impl Queue for JetStreamQueue {
         }
         let ack = self.context.publish_with_headers(subject, headers, payload);
         match ack.and_then(|ack| ack.into_future()).await {
-            Ok(_) => Ok(Published::First),
+            Ok(_) => Ok(PublishOutcome::First),
             Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
                 let standing = self.completion(&completion.identity()).await?;
-                Ok(standing.map_or(Published::Gone, |standing| {
-                    Published::Already(Box::new(standing))
+                Ok(standing.map_or(PublishOutcome::Gone, |standing| {
+                    PublishOutcome::Already(Box::new(standing))
                 }))
             }
             Err(error) => Err(unavailable(error)),
         }
     }
 
-    async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
+    async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
         let subject =
             self.names
                 .completion(&identity.team, identity.batch.as_deref(), &identity.id);
@@ -416,7 +420,7 @@ impl Queue for JetStreamQueue {
                     }
                     None => None,
                 };
-                Ok(Some(Standing {
+                Ok(Some(ExistingCompletion {
                     completion,
                     fingerprint: header(FINGERPRINT_HEADER),
                     message: header(MESSAGE_HEADER),
@@ -462,7 +466,7 @@ impl Queue for JetStreamQueue {
         dead::bury(self, letter).await
     }
 
-    async fn ack(&self, receipt: Receipt) -> Result<(), Error> {
+    async fn ack(&self, receipt: DeliveryReceipt) -> Result<(), Error> {
         self.client
             .request(receipt.0, "+ACK".into())
             .await

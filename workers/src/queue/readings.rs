@@ -3,60 +3,60 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::Reading;
+use super::QueueReading;
 
 /// Which readings are open.
 #[derive(Debug, Default)]
-pub struct Readings {
-    open: Mutex<HashMap<Reading, State>>,
+pub struct ActiveReadings {
+    open: Mutex<HashMap<QueueReading, PostponedState>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum PostponedState {
     Open,
     /// It will be closed unless something comes meanwhile.
     Closing,
 }
 
-impl Readings {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Reading, State>> {
+impl ActiveReadings {
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueReading, PostponedState>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that there is something to read; true if nobody reads it, who then must.
-    pub fn see(&self, reading: &Reading) -> bool {
+    pub fn see(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
         match open.get_mut(reading) {
             Some(state) => {
-                *state = State::Open;
+                *state = PostponedState::Open;
                 false
             }
-            None => open.insert(reading.clone(), State::Open).is_none(),
+            None => open.insert(reading.clone(), PostponedState::Open).is_none(),
         }
     }
 
     /// All that are open.
-    pub(crate) fn open(&self) -> Vec<Reading> {
+    pub(crate) fn open(&self) -> Vec<QueueReading> {
         self.lock().keys().cloned().collect()
     }
 
     /// Whoever reads holds this: if that ends by a panic, somebody else may read.
-    pub(crate) fn guard<'a>(&'a self, reading: &'a Reading) -> Guard<'a> {
-        Guard {
+    pub(crate) fn guard<'a>(&'a self, reading: &'a QueueReading) -> ReadingGuard<'a> {
+        ReadingGuard {
             readings: self,
             reading,
         }
     }
 
     /// Says that a reading is about to close.
-    pub(crate) fn closing(&self, reading: &Reading) {
-        self.lock().insert(reading.clone(), State::Closing);
+    pub(crate) fn closing(&self, reading: &QueueReading) {
+        self.lock().insert(reading.clone(), PostponedState::Closing);
     }
 
     /// Closes a reading, unless something came meanwhile: then it is false, and the reading goes on.
-    pub(crate) fn close(&self, reading: &Reading) -> bool {
+    pub(crate) fn close(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
-        let closes = open.get(reading) != Some(&State::Open);
+        let closes = open.get(reading) != Some(&PostponedState::Open);
         if closes {
             open.remove(reading);
         }
@@ -66,12 +66,12 @@ impl Readings {
 
 /// Ends a reading whose reader panics.
 #[derive(Debug)]
-pub(crate) struct Guard<'a> {
-    readings: &'a Readings,
-    reading: &'a Reading,
+pub(crate) struct ReadingGuard<'a> {
+    readings: &'a ActiveReadings,
+    reading: &'a QueueReading,
 }
 
-impl Drop for Guard<'_> {
+impl Drop for ReadingGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.readings.lock().remove(self.reading);
@@ -87,13 +87,13 @@ mod tests {
 
     #[test]
     fn what_comes_while_a_reading_closes_is_read_by_it_and_what_comes_after_by_a_new_one() {
-        let readings = Readings::default();
+        let readings = ActiveReadings::default();
         let flow = Flow {
             pool: "p".to_owned(),
             team: "t".to_owned(),
             lane: Lane::Bulk,
         };
-        let reading = Reading { flow, due: false };
+        let reading = QueueReading { flow, due: false };
         assert!(readings.see(&reading));
         assert!(!readings.see(&reading), "it is open");
         readings.closing(&reading);

@@ -9,47 +9,48 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
 use crate::queue::{
-    Credit, DeadLetter, Delivery, Error, Postponed, Publication, Published, Queue, Reading,
-    Readings, Receipt, Source, Standing, State as JobState,
+    ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
+    DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState as JobState,
+    PublishOutcome, Queue, QueueReading,
 };
 
 /// A queue in memory; clones share it.
 #[derive(Debug, Clone)]
 pub struct SimQueue {
-    shared: Arc<Shared>,
+    shared: Arc<SimShared>,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: Mutex<State>,
+struct SimShared {
+    state: Mutex<PostponedState>,
     /// Told when something waits that did not.
     waiting: Notify,
     ended: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct PostponedState {
     sequence: u64,
     flows: BTreeSet<Flow>,
-    announce: Option<(Arc<Readings>, mpsc::UnboundedSender<Reading>)>,
+    announce: Option<(Arc<ActiveReadings>, mpsc::UnboundedSender<QueueReading>)>,
     forgotten: usize,
     waiting: HashMap<Flow, VecDeque<Delivery>>,
     held: BTreeMap<String, (Flow, Delivery)>,
-    completions: BTreeMap<Identity, (Completion, Standing)>,
+    completions: BTreeMap<Identity, (Completion, ExistingCompletion)>,
     copies: Vec<(String, Bytes)>,
     dead: Vec<DeadLetter>,
     acked: usize,
     postponed: usize,
 }
 
-impl State {
+impl PostponedState {
     fn announce(&self, flow: &Flow) {
         let Some((readings, announce)) = &self.announce else {
             return;
         };
         // What is due comes back to the flow itself.
-        let reading = Reading {
+        let reading = QueueReading {
             flow: flow.clone(),
             due: false,
         };
@@ -62,7 +63,7 @@ impl State {
 impl SimQueue {
     /// An empty queue.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        let shared = Shared {
+        let shared = SimShared {
             state: Mutex::default(),
             waiting: Notify::new(),
             ended: watch::Sender::new(0),
@@ -73,7 +74,7 @@ impl SimQueue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PostponedState> {
         self.shared
             .state
             .lock()
@@ -103,7 +104,7 @@ impl SimQueue {
             published: self.clock.now(),
             redelivered: false,
             state: known,
-            receipt: Receipt(name),
+            receipt: DeliveryReceipt(name),
         };
         state
             .waiting
@@ -170,8 +171,8 @@ impl SimQueue {
 impl Queue for SimQueue {
     async fn find(
         &self,
-        readings: Arc<Readings>,
-    ) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+        readings: Arc<ActiveReadings>,
+    ) -> Result<mpsc::UnboundedReceiver<QueueReading>, Error> {
         let (announce, found) = mpsc::unbounded_channel();
         let mut state = self.state();
         state.announce = Some((readings, announce));
@@ -181,7 +182,7 @@ impl Queue for SimQueue {
         Ok(found)
     }
 
-    async fn prepare(&self, _: &Reading) -> Result<(), Error> {
+    async fn prepare(&self, _: &QueueReading) -> Result<(), Error> {
         Ok(())
     }
 
@@ -189,7 +190,7 @@ impl Queue for SimQueue {
         true
     }
 
-    async fn postpone(&self, job: Postponed) -> Result<bool, Error> {
+    async fn postpone(&self, job: PostponedJob) -> Result<bool, Error> {
         let wait = job.at.duration_since(self.clock.now());
         let wait = std::time::Duration::try_from(wait).unwrap_or_default();
         self.state().postponed += 1;
@@ -201,7 +202,7 @@ impl Queue for SimQueue {
         Ok(true)
     }
 
-    fn open(&self, reading: &Reading, mut credit: Credit) -> Source {
+    fn open(&self, reading: &QueueReading, mut credit: Credit) -> DeliverySource {
         let (sender, deliveries) = mpsc::unbounded_channel();
         let (queue, flow) = (self.clone(), reading.flow.clone());
         let feed = tokio::spawn(async move {
@@ -225,10 +226,10 @@ impl Queue for SimQueue {
                 }
             }
         });
-        Source { deliveries, feed }
+        DeliverySource { deliveries, feed }
     }
 
-    async fn forget(&self, reading: &Reading) -> Result<bool, Error> {
+    async fn forget(&self, reading: &QueueReading) -> Result<bool, Error> {
         let mut state = self.state();
         let waits = state
             .waiting
@@ -239,13 +240,13 @@ impl Queue for SimQueue {
         Ok(idle)
     }
 
-    async fn leave(&self, _: &Reading) -> Result<(), Error> {
+    async fn leave(&self, _: &QueueReading) -> Result<(), Error> {
         Ok(())
     }
 
-    async fn keep(&self, _: Vec<Receipt>) {}
+    async fn keep(&self, _: Vec<DeliveryReceipt>) {}
 
-    async fn give_back(&self, receipt: Receipt) {
+    async fn give_back(&self, receipt: DeliveryReceipt) {
         let mut state = self.state();
         if let Some((flow, mut delivery)) = state.held.remove(&receipt.0) {
             delivery.redelivered = true;
@@ -255,16 +256,19 @@ impl Queue for SimQueue {
         self.shared.waiting.notify_waiters();
     }
 
-    async fn complete(&self, publication: Publication<'_>) -> Result<Published, Error> {
+    async fn complete(
+        &self,
+        publication: CompletionPublication<'_>,
+    ) -> Result<PublishOutcome, Error> {
         let mut state = self.state();
         let identity = publication.completion.identity();
         if let Some((_, standing)) = state.completions.get(&identity)
             && standing.sequence != publication.replaces
         {
-            return Ok(Published::Already(Box::new(standing.clone())));
+            return Ok(PublishOutcome::Already(Box::new(standing.clone())));
         }
         state.sequence += 1;
-        let standing = Standing {
+        let standing = ExistingCompletion {
             completion: Some(publication.completion.clone()),
             fingerprint: Some(publication.fingerprint.to_owned()),
             message: publication.message.map(str::to_owned),
@@ -277,10 +281,10 @@ impl Queue for SimQueue {
         let count = state.completions.len();
         drop(state);
         self.shared.ended.send_replace(count);
-        Ok(Published::First)
+        Ok(PublishOutcome::First)
     }
 
-    async fn completion(&self, identity: &Identity) -> Result<Option<Standing>, Error> {
+    async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
         Ok(self
             .state()
             .completions
@@ -323,7 +327,7 @@ impl Queue for SimQueue {
         Ok(())
     }
 
-    async fn ack(&self, receipt: Receipt) -> Result<(), Error> {
+    async fn ack(&self, receipt: DeliveryReceipt) -> Result<(), Error> {
         let mut state = self.state();
         if state.held.remove(&receipt.0).is_some() {
             state.acked += 1;

@@ -10,18 +10,18 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
-use crate::upstream::{Error, Received, Upstream};
+use crate::upstream::{Error, ReceivedReply, Upstream};
 use forebay_providers::{Reply, Request};
 
 /// An account of the simulated provider.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub struct SimAccount {
     /// The key that opens it.
     pub key: String,
     /// Calls and period.
     pub limits: Vec<(usize, Duration)>,
     /// How periods are counted.
-    pub counting: Counting,
+    pub counting: SimCounting,
     /// What its answers tell of its limits.
     pub tells: Tells,
 }
@@ -40,7 +40,7 @@ pub enum Tells {
 
 /// How a provider counts a period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Counting {
+pub enum SimCounting {
     /// No trailing period holds more than the limit.
     #[default]
     Sliding,
@@ -54,9 +54,9 @@ pub enum Counting {
 
 /// How the simulated provider behaves.
 #[derive(Debug, Clone)]
-pub struct Behaviour {
+pub struct SimBehaviour {
     /// Its accounts.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<SimAccount>,
     /// From the permit until the request leaves: anything up to this.
     pub send_delay: Duration,
     /// From the request's leaving to its arrival: anything up to this.
@@ -76,13 +76,13 @@ pub struct Behaviour {
 /// A provider in memory; clones share it.
 #[derive(Debug, Clone)]
 pub struct SimUpstream {
-    behaviour: Arc<Behaviour>,
-    state: Arc<Mutex<State>>,
+    behaviour: Arc<SimBehaviour>,
+    state: Arc<Mutex<SimUpstreamState>>,
     began: Instant,
 }
 
 #[derive(Debug)]
-struct State {
+struct SimUpstreamState {
     rng: SmallRng,
     arrivals: HashMap<String, Vec<Instant>>,
     accepted: HashMap<String, Vec<Instant>>,
@@ -91,9 +91,9 @@ struct State {
 
 impl SimUpstream {
     /// A provider that was never called.
-    pub fn new(behaviour: Behaviour) -> Self {
+    pub fn new(behaviour: SimBehaviour) -> Self {
         let rng = SmallRng::seed_from_u64(behaviour.seed);
-        let state = State {
+        let state = SimUpstreamState {
             rng,
             arrivals: HashMap::new(),
             accepted: HashMap::new(),
@@ -106,7 +106,7 @@ impl SimUpstream {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimUpstreamState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -131,15 +131,15 @@ impl SimUpstream {
     }
 
     /// Counts an arrival; returns the wait when it is one too many.
-    fn admit(&self, account: &Account, now: Instant) -> Option<Duration> {
+    fn admit(&self, account: &SimAccount, now: Instant) -> Option<Duration> {
         let mut state = self.state();
         let arrivals = state.arrivals.entry(account.key.clone()).or_default();
         arrivals.push(now);
         let refused = account.limits.iter().filter_map(|(limit, per)| {
             match account.counting {
-                Counting::Sliding => {}
-                Counting::Fixed => return refused_by_clock(arrivals, arrivals[0], *limit, *per),
-                Counting::Clock => {
+                SimCounting::Sliding => {}
+                SimCounting::Fixed => return refused_by_clock(arrivals, arrivals[0], *limit, *per),
+                SimCounting::Clock => {
                     return refused_by_clock(
                         arrivals,
                         clock_origin(self.began, *per),
@@ -147,7 +147,7 @@ impl SimUpstream {
                         *per,
                     );
                 }
-                Counting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
+                SimCounting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
             }
             let in_window = arrivals
                 .iter()
@@ -169,7 +169,7 @@ impl SimUpstream {
     }
 
     /// The headers on an account's first limit, as OpenAI writes them.
-    fn told(&self, account: &Account, now: Instant) -> HeaderMap {
+    fn told(&self, account: &SimAccount, now: Instant) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let Some((limit, per)) = account
             .limits
@@ -184,7 +184,7 @@ impl SimUpstream {
             .get(&account.key)
             .map_or(&[][..], Vec::as_slice);
         let origin = match account.counting {
-            Counting::Clock => Some(clock_origin(self.began, *per)),
+            SimCounting::Clock => Some(clock_origin(self.began, *per)),
             _ => arrivals.first().copied(),
         };
         let (used, whole_in) =
@@ -209,7 +209,7 @@ impl SimUpstream {
         headers
     }
 
-    fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> Received {
+    fn answer(&self, status: u16, headers: HeaderMap, body: &str) -> ReceivedReply {
         let body = body.to_owned().into();
         let reply = Reply {
             status,
@@ -221,7 +221,7 @@ impl SimUpstream {
 }
 
 impl Upstream for SimUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -273,7 +273,7 @@ impl Upstream for SimUpstream {
     }
 }
 
-impl Counting {
+impl SimCounting {
     /// What of a limit is used at `now`, and when all of it is back.
     fn used(
         self,
@@ -287,7 +287,7 @@ impl Counting {
             return (0, Duration::ZERO);
         };
         match self {
-            Counting::Sliding => {
+            SimCounting::Sliding => {
                 let used = arrivals
                     .iter()
                     .rev()
@@ -295,7 +295,7 @@ impl Counting {
                     .count();
                 (used, (*last + per).saturating_duration_since(now))
             }
-            Counting::Fixed | Counting::Clock => {
+            SimCounting::Fixed | SimCounting::Clock => {
                 let period =
                     |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
                 let used = arrivals
@@ -309,8 +309,8 @@ impl Counting {
                     per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)),
                 )
             }
-            Counting::Bucket => {
-                let bucket = Bucket::after(arrivals, limit, per);
+            SimCounting::Bucket => {
+                let bucket = SimBucket::after(arrivals, limit, per);
                 #[expect(clippy::cast_precision_loss, reason = "limits are small")]
                 let used = limit as f64 - bucket.level;
                 #[expect(
@@ -352,12 +352,12 @@ fn refused_by_clock(
 
 /// The wait when the last arrival finds less than one call in a bucket that was full at the first.
 fn refused_by_bucket(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
-    let bucket = Bucket::after(arrivals, limit, per);
+    let bucket = SimBucket::after(arrivals, limit, per);
     (bucket.missing > 0.0).then(|| Duration::from_secs_f64(bucket.missing / bucket.rate))
 }
 
 /// A bucket that was full at the first arrival, as the last one leaves it.
-struct Bucket {
+struct SimBucket {
     /// What refills in a second.
     rate: f64,
     level: f64,
@@ -365,7 +365,7 @@ struct Bucket {
     missing: f64,
 }
 
-impl Bucket {
+impl SimBucket {
     fn after(arrivals: &[Instant], limit: usize, per: Duration) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "limits are small")]
         let size = limit as f64;

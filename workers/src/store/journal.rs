@@ -11,8 +11,8 @@ mod poison;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-pub(crate) use crate::store::journal::attempts::Attempts;
-pub(crate) use crate::store::journal::poison::{Suspects, Work};
+pub(crate) use crate::store::journal::attempts::AttemptJournal;
+pub(crate) use crate::store::journal::poison::{PoisonPills, WorkStep};
 
 /// Why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -25,8 +25,8 @@ pub struct Error {
 /// The journal of one process.
 #[derive(Debug)]
 pub struct Journal {
-    pub(crate) attempts: Attempts,
-    pub(crate) suspects: Suspects,
+    pub(crate) attempts: AttemptJournal,
+    pub(crate) suspects: PoisonPills,
 }
 
 impl Journal {
@@ -43,8 +43,8 @@ impl Journal {
                 File::open(parent)?.sync_all()?;
             }
             Ok(Self {
-                attempts: Attempts::open(dir)?,
-                suspects: Suspects::open(dir)?,
+                attempts: AttemptJournal::open(dir)?,
+                suspects: PoisonPills::open(dir)?,
             })
         };
         open().map_err(|problem| Error {

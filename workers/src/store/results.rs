@@ -23,8 +23,8 @@ use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use crate::large::{LARGE, at_length, size_of};
-use crate::store::results::day::Day;
-use crate::store::results::writer::{Value, Write, Writer};
+use crate::store::results::day::StoreDay;
+use crate::store::results::writer::{StoreWrite, StoreWriter, StoredValue};
 
 /// Why a result cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
@@ -62,7 +62,7 @@ impl Error {
 
 /// A stored result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct ResultRecord {
     /// What made the job the request that it was.
     pub fingerprint: String,
     /// The message that it answered, as [`Delivery::unique_id`](crate::queue::Delivery) names it.
@@ -74,7 +74,7 @@ pub struct Record {
 
 /// What is asked, and by whom: an answer to it may serve again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Request {
+pub(crate) struct RequestKey {
     pub(crate) team: String,
     /// The fingerprint of pool, url and body.
     pub(crate) fingerprint: String,
@@ -91,15 +91,15 @@ pub struct Retention {
 
 /// The store.
 #[derive(Debug)]
-pub struct Results {
+pub struct ResultStore {
     dir: PathBuf,
     retention: Retention,
-    days: Mutex<BTreeMap<Date, Arc<Day>>>,
+    days: Mutex<BTreeMap<Date, Arc<StoreDay>>>,
     /// Held while a day is opened: sled refuses a database that is open already. Opening takes seconds
     /// where there is much, and look-ups must not wait for it.
     opening: Mutex<()>,
     /// None where each record is committed at once, by its own task.
-    writer: Option<Writer>,
+    writer: Option<StoreWriter>,
 }
 
 /// Between the date of a day that was set aside and the process that did so.
@@ -110,13 +110,13 @@ pub fn day_of(now: Timestamp) -> Date {
     now.to_zoned_datetime(TimeZone::UTC).date()
 }
 
-impl Results {
+impl ResultStore {
     /// Opens the days within the horizon in `dir`, which is made if it is not there. Blocks.
     ///
     /// # Errors
     /// When the directory cannot be made or read.
     pub fn open(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
-        let writer = Writer::start().map_err(|error| Error::new(dir, error))?;
+        let writer = StoreWriter::start().map_err(|error| Error::new(dir, error))?;
         Self::with_writer(dir, retention, now, Some(writer))
     }
 
@@ -134,7 +134,7 @@ impl Results {
         dir: &Path,
         retention: Retention,
         now: Timestamp,
-        writer: Option<Writer>,
+        writer: Option<StoreWriter>,
     ) -> Result<Self, Error> {
         std::fs::create_dir_all(dir).map_err(|error| Error::new(dir, error))?;
         let results = Self {
@@ -166,7 +166,7 @@ impl Results {
     pub async fn store(
         &self,
         identity: &Identity,
-        record: &Record,
+        record: &ResultRecord,
         now: Timestamp,
     ) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
@@ -174,7 +174,7 @@ impl Results {
         let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
         let json = json.map_err(|error| Error::new(&self.dir, error))?;
         let value = if json.len() < LARGE || self.writer.is_none() {
-            Value::Record(json)
+            StoredValue::Record(json)
         } else {
             let (name, path) = (digest(&key), day.path().to_owned());
             let write = {
@@ -183,17 +183,22 @@ impl Results {
             };
             let written = tokio::task::spawn_blocking(write).await;
             written.map_err(|error| Error::new(&self.dir, error))??;
-            Value::InFile(name)
+            StoredValue::InFile(name)
         };
         self.write(day, key, value).await
     }
 
-    async fn write(&self, day: Arc<Day>, key: Vec<u8>, value: Value) -> Result<(), Error> {
+    async fn write(
+        &self,
+        day: Arc<StoreDay>,
+        key: Vec<u8>,
+        value: StoredValue,
+    ) -> Result<(), Error> {
         let Some(writer) = &self.writer else {
             return writer::write_one(&day, &key, &value);
         };
         let (done, written) = oneshot::channel();
-        writer.send(Write {
+        writer.send(StoreWrite {
             day,
             key,
             value,
@@ -212,14 +217,14 @@ impl Results {
     /// When that could not be written.
     pub(crate) async fn keep(
         &self,
-        request: &Request,
+        request: &RequestKey,
         answer: &Completion,
         now: Timestamp,
     ) -> Result<(), Error> {
         if size_of(answer) >= LARGE {
             return Ok(());
         }
-        let kept = Kept {
+        let kept = CachedAnswer {
             batch: answer.batch.clone(),
             id: answer.id.clone(),
             at: now,
@@ -228,7 +233,7 @@ impl Results {
         self.write(
             self.day(day_of(now))?,
             key_of_request(request),
-            Value::Kept(kept),
+            StoredValue::Kept(kept),
         )
         .await
     }
@@ -239,7 +244,7 @@ impl Results {
     /// When the store cannot be read.
     pub(crate) fn kept(
         &self,
-        request: &Request,
+        request: &RequestKey,
         since: Timestamp,
     ) -> Result<Option<Identity>, Error> {
         let key = key_of_request(request);
@@ -247,7 +252,7 @@ impl Results {
             let Some(kept) = day.kept(&key)? else {
                 continue;
             };
-            let Kept { batch, id, at } =
+            let CachedAnswer { batch, id, at } =
                 serde_json::from_slice(&kept).map_err(|error| Error::new(day.path(), error))?;
             let team = request.team.clone();
             return Ok((at >= since).then_some(Identity { team, batch, id }));
@@ -267,7 +272,11 @@ impl Results {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn answered(&self, identity: &Identity, now: Timestamp) -> Result<Option<Record>, Error> {
+    pub fn answered(
+        &self,
+        identity: &Identity,
+        now: Timestamp,
+    ) -> Result<Option<ResultRecord>, Error> {
         self.newest(identity, day_of(self.horizon(now)))
     }
 
@@ -276,12 +285,12 @@ impl Results {
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn get(&self, identity: &Identity) -> Result<Option<Record>, Error> {
+    pub fn get(&self, identity: &Identity) -> Result<Option<ResultRecord>, Error> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         for date in self.stored_days()?.into_iter().rev() {
             let found = match self.opened(date) {
                 Some(day) => record_in(&day, identity)?,
-                None => record_in(&Day::open(&self.dir.join(date.to_string()))?, identity)?,
+                None => record_in(&StoreDay::open(&self.dir.join(date.to_string()))?, identity)?,
             };
             if found.is_some() {
                 return Ok(found);
@@ -291,7 +300,7 @@ impl Results {
     }
 
     /// The open days since `first`, the newest first.
-    fn days_since(&self, first: Date) -> Vec<Arc<Day>> {
+    fn days_since(&self, first: Date) -> Vec<Arc<StoreDay>> {
         let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
         days.range(first..)
             .rev()
@@ -299,7 +308,7 @@ impl Results {
             .collect()
     }
 
-    fn newest(&self, identity: &Identity, first: Date) -> Result<Option<Record>, Error> {
+    fn newest(&self, identity: &Identity, first: Date) -> Result<Option<ResultRecord>, Error> {
         for day in self.days_since(first) {
             if let Some(record) = record_in(&day, identity)? {
                 return Ok(Some(record));
@@ -343,7 +352,7 @@ impl Results {
         Ok(dates)
     }
 
-    fn opened(&self, date: Date) -> Option<Arc<Day>> {
+    fn opened(&self, date: Date) -> Option<Arc<StoreDay>> {
         self.days
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -351,7 +360,7 @@ impl Results {
             .cloned()
     }
 
-    fn day(&self, date: Date) -> Result<Arc<Day>, Error> {
+    fn day(&self, date: Date) -> Result<Arc<StoreDay>, Error> {
         if let Some(day) = self.opened(date) {
             return Ok(day);
         }
@@ -369,12 +378,12 @@ impl Results {
 
     /// Opens a day. One that cannot be read is set aside: completions are in the stream as well, and a
     /// damaged day must not stop work. A passing trouble of the system is no damage.
-    fn open_day(&self, date: Date) -> Result<Day, Error> {
+    fn open_day(&self, date: Date) -> Result<StoreDay, Error> {
         let path = self.dir.join(date.to_string());
         if !path.exists() {
             self.note_day(date)?;
         }
-        let error = match Day::open(&path) {
+        let error = match StoreDay::open(&path) {
             Ok(day) => return Ok(day),
             Err(error) if error.passing => return Err(error),
             Err(error) => error,
@@ -384,11 +393,11 @@ impl Results {
             .join(format!("{date}{UNREADABLE}{}", std::process::id()));
         warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
         std::fs::rename(&path, &aside).map_err(|_| error)?;
-        Day::open(&path)
+        StoreDay::open(&path)
     }
 }
 
-fn record_in(day: &Day, identity: &Identity) -> Result<Option<Record>, Error> {
+fn record_in(day: &StoreDay, identity: &Identity) -> Result<Option<ResultRecord>, Error> {
     let Some(json) = day.get(&key_of(identity))? else {
         return Ok(None);
     };
@@ -406,14 +415,14 @@ fn back(today: Date, days: u16) -> Date {
 
 /// Whose answer is kept for a request.
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct CachedAnswer {
     batch: Option<String>,
     id: String,
     at: Timestamp,
 }
 
 /// A team is a name of at most 64 bytes, and what follows has a fixed length.
-fn key_of_request(request: &Request) -> Vec<u8> {
+fn key_of_request(request: &RequestKey) -> Vec<u8> {
     [
         request.team.as_bytes(),
         b"/",

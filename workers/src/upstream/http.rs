@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use super::{Error, Received, Upstream};
+use super::{Error, ReceivedReply, Upstream};
 use crate::large::LARGE;
 use forebay_providers::{Reply, Request};
 
@@ -66,7 +66,7 @@ impl HttpUpstream {
     }
 
     /// A place for a large answer of an account.
-    async fn place(&self, account: &str) -> Option<Place> {
+    async fn place(&self, account: &str) -> Option<AnswerRoom> {
         let places = {
             let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
             let places = large.entry(account.to_owned());
@@ -74,7 +74,7 @@ impl HttpUpstream {
         };
         // It is never closed.
         let permit = places.acquire_owned().await.ok()?;
-        Some(Place {
+        Some(AnswerRoom {
             permit,
             since: Instant::now(),
         })
@@ -85,11 +85,11 @@ impl HttpUpstream {
         request: Request,
         left: Arc<AtomicBool>,
         sent: S,
-    ) -> Result<Received, Error>
+    ) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
-        let body = Stamped {
+        let body = StampedBody {
             bytes: Some(request.body),
             sent: Mutex::new(Some(Box::new(sent))),
             left: Arc::clone(&left),
@@ -120,7 +120,7 @@ impl HttpUpstream {
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         let mut body = BytesMut::new();
-        let mut place: Option<Place> = None;
+        let mut place: Option<AnswerRoom> = None;
         loop {
             let patience = place
                 .as_ref()
@@ -154,7 +154,7 @@ impl HttpUpstream {
                 _ => {}
             }
         }
-        Ok(Received {
+        Ok(ReceivedReply {
             reply: Reply {
                 status: status.as_u16(),
                 headers: std::mem::take(response.headers_mut()),
@@ -166,12 +166,12 @@ impl HttpUpstream {
 }
 
 /// The right of a large answer to be here.
-struct Place {
+struct AnswerRoom {
     permit: OwnedSemaphorePermit,
     since: Instant,
 }
 
-impl Place {
+impl AnswerRoom {
     /// Whether others wait for an answer of so many bytes that hardly comes.
     fn is_wasted(&self, bytes: usize) -> bool {
         let elapsed = self.since.elapsed();
@@ -191,7 +191,7 @@ fn describe(error: &dyn std::error::Error) -> String {
 }
 
 impl Upstream for HttpUpstream {
-    async fn send<S>(&self, request: Request, sent: S) -> Result<Received, Error>
+    async fn send<S>(&self, request: Request, sent: S) -> Result<ReceivedReply, Error>
     where
         S: FnOnce(Instant) + Send + 'static,
     {
@@ -203,13 +203,13 @@ type OnSent = Box<dyn FnOnce(Instant) + Send>;
 
 /// A body of known length that notes when the connection takes it. That is after the connection was
 /// made, so the note tells a request that left from one that did not, and when it left.
-struct Stamped {
+struct StampedBody {
     bytes: Option<Bytes>,
     sent: Mutex<Option<OnSent>>,
     left: Arc<AtomicBool>,
 }
 
-impl Body for Stamped {
+impl Body for StampedBody {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 

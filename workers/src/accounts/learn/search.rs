@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::accounts::limit::{Algorithm, Amount};
-use crate::accounts::meter::Wait;
-use crate::accounts::saved::Found;
+use crate::accounts::meter::MeterWait;
+use crate::accounts::saved::FoundLimit;
 use forebay_providers::cost::Dimension;
 
 /// What is searched is a number of calls per this.
@@ -39,7 +39,7 @@ const MEASURING: Duration = Duration::from_millis(500);
 
 /// How far the search is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum SearchPhase {
     /// The rate doubles.
     Doubling,
     /// A call was refused: is a minute's allowance spent, or was the rate too high? One call tells, sent
@@ -51,8 +51,8 @@ enum Phase {
 
 /// The search for one limit on calls.
 #[derive(Debug)]
-pub(super) struct Search {
-    phase: Phase,
+pub(super) struct LimitSearch {
+    phase: SearchPhase,
     /// Calls per minute that are allowed now.
     limit: u64,
     /// The highest that was used fully and not refused.
@@ -71,10 +71,10 @@ pub(super) struct Search {
     refused: bool,
 }
 
-impl Search {
+impl LimitSearch {
     pub(super) fn new(now: Instant) -> Self {
         Self {
-            phase: Phase::Doubling,
+            phase: SearchPhase::Doubling,
             limit: FIRST,
             survived: 0,
             ceiling: None,
@@ -98,9 +98,9 @@ impl Search {
     }
 
     /// What was found, if something was.
-    pub(super) fn found(&self) -> Option<Found> {
+    pub(super) fn found(&self) -> Option<FoundLimit> {
         match self.phase {
-            Phase::Found { window } => Some(Found {
+            SearchPhase::Found { window } => Some(FoundLimit {
                 calls_per_minute: self.limit,
                 window,
             }),
@@ -109,8 +109,8 @@ impl Search {
     }
 
     /// Goes on from what was found before.
-    pub(super) fn resume(&mut self, found: Found, now: Instant) {
-        self.phase = Phase::Found {
+    pub(super) fn resume(&mut self, found: FoundLimit, now: Instant) {
+        self.phase = SearchPhase::Found {
             window: found.window,
         };
         self.set(found.calls_per_minute, now);
@@ -127,13 +127,13 @@ impl Search {
     /// Raises the limit if it was used fully for long enough; true if it did.
     pub(super) fn grow(&mut self, now: Instant) -> bool {
         let (pause, calls) = match self.phase {
-            Phase::Doubling => (STEP, 1),
-            Phase::Doubtful { .. } => return false,
-            Phase::Found { window: true } => (PERIOD, 1),
-            Phase::Found { .. } if self.ceiling.is_some() => {
+            SearchPhase::Doubling => (STEP, 1),
+            SearchPhase::Doubtful { .. } => return false,
+            SearchPhase::Found { window: true } => (PERIOD, 1),
+            SearchPhase::Found { .. } if self.ceiling.is_some() => {
                 (LONG_PAUSE, LONG_PAUSE_CALLS.min(self.limit / 4).max(1))
             }
-            Phase::Found { .. } => (PAUSE, 1),
+            SearchPhase::Found { .. } => (PAUSE, 1),
         };
         let due = self.was_full && self.accepted >= calls && now >= self.since + pause;
         if due && self.limit < MOST {
@@ -147,22 +147,22 @@ impl Search {
     fn more(&self) -> u64 {
         let least = self.limit + times(self.limit, A_LITTLE_MORE).max(1);
         match (self.phase, self.ceiling) {
-            (Phase::Doubling, _) => 2 * self.limit,
+            (SearchPhase::Doubling, _) => 2 * self.limit,
             (_, None) => least.max(self.limit + times(self.limit, MORE)),
             (_, Some(ceiling)) => least.max(self.limit.midpoint(ceiling)),
         }
     }
 
     /// A call has to wait. True if it is to go all the same, as the probe.
-    pub(super) fn held_back(&mut self, wait: Wait, now: Instant, probing: bool) -> bool {
+    pub(super) fn held_back(&mut self, wait: MeterWait, now: Instant, probing: bool) -> bool {
         self.was_full = true;
-        let tells = matches!(wait, Wait::Until(at) if at > now + TELLING);
-        probing && tells && self.phase == Phase::Doubtful { probe: None }
+        let tells = matches!(wait, MeterWait::Until(at) if at > now + TELLING);
+        probing && tells && self.phase == SearchPhase::Doubtful { probe: None }
     }
 
     /// `call` goes as the probe.
     pub(super) fn probes(&mut self, call: u64) {
-        self.phase = Phase::Doubtful { probe: Some(call) };
+        self.phase = SearchPhase::Doubtful { probe: Some(call) };
     }
 
     /// `call`, permitted at `granted`, was accepted. True if it was the probe: what was sent before does not
@@ -170,12 +170,12 @@ impl Search {
     pub(super) fn accepted(&mut self, call: u64, granted: Instant, now: Instant) -> bool {
         self.accepted += 1;
         match self.phase {
-            Phase::Doubtful { probe: Some(probe) } if probe == call => {
+            SearchPhase::Doubtful { probe: Some(probe) } if probe == call => {
                 self.set_rate(now);
                 true
             }
             // The minute had room again before a probe could tell, or the probe was lost on its way.
-            Phase::Doubtful { .. } if granted >= self.since => {
+            SearchPhase::Doubtful { .. } if granted >= self.since => {
                 self.set_window(now);
                 false
             }
@@ -194,7 +194,7 @@ impl Search {
     ) {
         if self.refused && granted < self.since {
             // It was under way when another was refused, and counted as accepted then.
-            if matches!(self.phase, Phase::Doubtful { .. }) {
+            if matches!(self.phase, SearchPhase::Doubtful { .. }) {
                 self.limit = (self.limit - 1).max(1);
             }
             return;
@@ -202,9 +202,9 @@ impl Search {
         self.refused = true;
         let accepted = taken.saturating_sub(1);
         match self.phase {
-            Phase::Doubling if accepted == 0 => {}
-            Phase::Doubling => {
-                self.phase = Phase::Doubtful { probe: None };
+            SearchPhase::Doubling if accepted == 0 => {}
+            SearchPhase::Doubling => {
+                self.phase = SearchPhase::Doubtful { probe: None };
                 self.set(accepted, now);
                 match hint {
                     // A minute's allowance does not come back so soon, and a rate does not take so long.
@@ -213,24 +213,24 @@ impl Search {
                     None => {}
                 }
             }
-            Phase::Doubtful { .. } => self.set_window(now),
-            Phase::Found { .. } => self.lower(hint, now),
+            SearchPhase::Doubtful { .. } => self.set_window(now),
+            SearchPhase::Found { .. } => self.lower(hint, now),
         }
     }
 
     /// Whether it is a rate that was found, for which it does not matter how much a minute holds.
     pub(super) fn is_rate(&self) -> bool {
-        self.phase == Phase::Found { window: false }
+        self.phase == SearchPhase::Found { window: false }
     }
 
     fn set_window(&mut self, now: Instant) {
-        self.phase = Phase::Found { window: true };
+        self.phase = SearchPhase::Found { window: true };
         self.set(self.limit, now);
         self.settling = SETTLING_REFUSALS;
     }
 
     fn set_rate(&mut self, now: Instant) {
-        self.phase = Phase::Found { window: false };
+        self.phase = SearchPhase::Found { window: false };
         self.set(self.limit.max(self.survived), now);
     }
 
@@ -299,9 +299,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_long_time_of_refusals_the_rate_comes_back() {
         let mut now = Instant::now();
-        let mut search = Search::new(now);
+        let mut search = LimitSearch::new(now);
         search.resume(
-            Found {
+            FoundLimit {
                 calls_per_minute: 600,
                 window: false,
             },
@@ -315,7 +315,7 @@ mod tests {
         for second in 0..1_200u64 {
             now += Duration::from_secs(1);
             for call in 0..search.limit.div_ceil(60) {
-                search.held_back(Wait::Until(now), now, false);
+                search.held_back(MeterWait::Until(now), now, false);
                 search.accepted(second * 1_000 + call, now, now);
             }
             search.grow(now);

@@ -9,7 +9,7 @@ use forebay_schemas::subjects::is_object_of;
 use futures::TryFutureExt;
 
 use super::{JetStreamQueue, one_line, traced, unavailable};
-use crate::queue::{DeadLetter, Error, Letter};
+use crate::queue::{DeadLetter, DeadLetterMeta, Error};
 
 /// Longest reason that stands in a header by itself, in characters.
 const LONGEST_REASON: usize = 500;
@@ -64,7 +64,7 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     }
 }
 
-fn json(letter: &Letter) -> Result<String, Error> {
+fn json(letter: &DeadLetterMeta) -> Result<String, Error> {
     serde_json::to_string(letter).map_err(unavailable)
 }
 

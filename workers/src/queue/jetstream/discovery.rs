@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::{JetStreamQueue, unavailable};
-use crate::queue::{Error, Reading, Readings};
+use crate::queue::{ActiveReadings, Error, QueueReading};
 
 /// How often the list of subjects is read again.
 const AGAIN: Duration = Duration::from_secs(15);
@@ -20,8 +20,8 @@ const SUBJECTS: usize = 10_000;
 
 pub(super) async fn start(
     queue: JetStreamQueue,
-    readings: Arc<Readings>,
-) -> Result<mpsc::UnboundedReceiver<Reading>, Error> {
+    readings: Arc<ActiveReadings>,
+) -> Result<mpsc::UnboundedReceiver<QueueReading>, Error> {
     let jobs = queue
         .client
         .subscribe(queue.names.all_seen())
@@ -35,7 +35,7 @@ pub(super) async fn start(
     let marked = |due: bool| move |message: Message| (message, due);
     let mut announced = stream::select(jobs.map(marked(false)), due.map(marked(true)));
     let (sender, found) = mpsc::unbounded_channel();
-    let mut finder = Finder {
+    let mut finder = QueueFinder {
         queue,
         known: HashMap::new(),
         readings,
@@ -60,15 +60,15 @@ pub(super) async fn start(
     Ok(found)
 }
 
-struct Finder {
+struct QueueFinder {
     queue: JetStreamQueue,
     /// What subjects mean: nearly every announcement is of one that was seen before.
-    known: HashMap<String, Option<Reading>>,
-    readings: Arc<Readings>,
-    sender: mpsc::UnboundedSender<Reading>,
+    known: HashMap<String, Option<QueueReading>>,
+    readings: Arc<ActiveReadings>,
+    sender: mpsc::UnboundedSender<QueueReading>,
 }
 
-impl Finder {
+impl QueueFinder {
     async fn read_all(&mut self) -> Result<(), Error> {
         let names = self.queue.names.clone();
         for (stream, filter, due) in [
@@ -120,8 +120,10 @@ impl Finder {
             if self.known.len() == SUBJECTS {
                 self.known.clear();
             }
-            self.known
-                .insert(subject.to_owned(), flow.map(|flow| Reading { flow, due }));
+            self.known.insert(
+                subject.to_owned(),
+                flow.map(|flow| QueueReading { flow, due }),
+            );
         }
         let Some(reading) = &self.known[subject] else {
             return;

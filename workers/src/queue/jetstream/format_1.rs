@@ -40,7 +40,7 @@ pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(),
     };
     let jobs = stream.cached_info().state.messages;
     info!(jobs, "taking over the scheduled jobs of Forebay 0.1");
-    let mover = Mover {
+    let mover = ScheduleMover {
         context,
         names,
         stream: &stream,
@@ -70,13 +70,13 @@ fn is_no_stream(kind: &GetStreamErrorKind) -> bool {
 }
 
 /// Moves messages of the old stream.
-struct Mover<'a> {
+struct ScheduleMover<'a> {
     context: &'a Context,
     names: &'a Names,
     stream: &'a Stream,
 }
 
-impl Mover<'_> {
+impl ScheduleMover<'_> {
     /// Moves every message on `subject`, the oldest first.
     async fn move_all(&self, subject: &str) -> Result<(), Error> {
         let mut next = 1;

@@ -128,7 +128,7 @@ impl Objects {
             let Some(info) = described(&store, name).await? else {
                 return Ok(None);
             };
-            if let Fetched::All(bytes) = fetch(&store, &info).await? {
+            if let FetchedObject::All(bytes) = fetch(&store, &info).await? {
                 return Ok(bytes);
             }
         }
@@ -258,35 +258,37 @@ async fn last_on(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMess
     }
 }
 
-enum Fetched {
+enum FetchedObject {
     /// The object, or nothing if it is damaged.
     All(Option<Bytes>),
     /// It stopped coming.
     Stalled,
 }
 
-async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<Fetched, Error> {
+async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, Error> {
     let mut object = match store.get(&info.name).await {
         Ok(object) => object,
-        Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(Fetched::All(None)),
+        Err(error) if error.kind() == GetErrorKind::NotFound => {
+            return Ok(FetchedObject::All(None));
+        }
         Err(error) => return Err(unavailable(error)),
     };
     let mut bytes = Vec::with_capacity(info.size);
     loop {
         match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
             Ok(Ok(0)) => {
-                return Ok(Fetched::All(
+                return Ok(FetchedObject::All(
                     (bytes.len() == info.size).then(|| bytes.into()),
                 ));
             }
             // It is not what it is described as.
-            Ok(Ok(_)) if bytes.len() > info.size => return Ok(Fetched::All(None)),
+            Ok(Ok(_)) if bytes.len() > info.size => return Ok(FetchedObject::All(None)),
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                return Ok(Fetched::All(None));
+                return Ok(FetchedObject::All(None));
             }
             Ok(Err(error)) => return Err(unavailable(error)),
-            Err(_) => return Ok(Fetched::Stalled),
+            Err(_) => return Ok(FetchedObject::Stalled),
         }
     }
 }

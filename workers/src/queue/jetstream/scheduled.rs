@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
-use crate::controls::Cancelled;
-use crate::queue::{Error, Postponed, State};
+use crate::controls::CancelledJobs;
+use crate::queue::{Error, PostponedJob, PostponedState};
 
 /// What the subjects that want a copy of a postponed job's completion may have together, in bytes.
 const MOST_REPLIES: usize = 24 * 1024;
@@ -20,7 +20,7 @@ const AT_ONCE: usize = 64;
 
 /// Publishes the schedule. There is one per subject, so that doing it again, after a crash between this
 /// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
-pub(super) async fn postpone(queue: &JetStreamQueue, mut job: Postponed) -> Result<bool, Error> {
+pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> Result<bool, Error> {
     let identity = &job.identity;
     let subject = queue
         .names
@@ -88,7 +88,10 @@ fn shorten(replies: &mut Vec<String>, subject: &str) {
 }
 
 /// The last sequence on `subject`, 0 if there is none, and what is known of the job that waits there.
-async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option<State>), Error> {
+async fn scheduled(
+    queue: &JetStreamQueue,
+    subject: &str,
+) -> Result<(u64, Option<PostponedState>), Error> {
     let stream = queue.stream(queue.names.scheduled_stream()).await?;
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => {
@@ -106,10 +109,10 @@ async fn scheduled(queue: &JetStreamQueue, subject: &str) -> Result<(u64, Option
 /// Ends the wait of jobs, each by the same message for now; one that has just come back is left alone.
 pub(super) async fn hasten(
     queue: &JetStreamQueue,
-    which: &Cancelled,
+    which: &CancelledJobs,
     now: Timestamp,
 ) -> Result<usize, Error> {
-    let Cancelled { team, batch, id } = which;
+    let CancelledJobs { team, batch, id } = which;
     let filter = match id {
         Some(id) => queue.names.scheduled(team, batch.as_deref(), id),
         None => queue.names.scheduled_of(team, batch.as_deref()),

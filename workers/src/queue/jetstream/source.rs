@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::{JetStreamQueue, unavailable};
-use crate::queue::{Credit, Delivery, Error, Reading, Source};
+use crate::queue::{Credit, Delivery, DeliverySource, Error, QueueReading};
 
 /// How long the server holds a pull request that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -21,11 +21,15 @@ const SILENCE: Duration = Duration::from_secs(11);
 /// How often it is looked whether the connection was lost, and all requests with it.
 const LOOK: Duration = Duration::from_secs(1);
 
-pub(super) fn start(queue: JetStreamQueue, reading: Reading, credit: Credit) -> Source {
+pub(super) fn start(
+    queue: JetStreamQueue,
+    reading: QueueReading,
+    credit: Credit,
+) -> DeliverySource {
     let (sender, deliveries) = mpsc::unbounded_channel();
     let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
     let inbox = String::new();
-    let feed = Feed {
+    let feed = DeliveryFeed {
         queue,
         reading,
         inbox,
@@ -35,7 +39,7 @@ pub(super) fn start(queue: JetStreamQueue, reading: Reading, credit: Credit) -> 
         connects,
     };
     let feed = tokio::spawn(feed.run(sender));
-    Source { deliveries, feed }
+    DeliverySource { deliveries, feed }
 }
 
 async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
@@ -48,9 +52,9 @@ async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
     Ok((inbox, subscriber))
 }
 
-struct Feed {
+struct DeliveryFeed {
     queue: JetStreamQueue,
-    reading: Reading,
+    reading: QueueReading,
     inbox: String,
     credit: Credit,
     /// Of the open credit, what a pull request at the server stands for.
@@ -61,7 +65,7 @@ struct Feed {
     connects: u64,
 }
 
-impl Feed {
+impl DeliveryFeed {
     async fn run(mut self, deliveries: mpsc::UnboundedSender<Delivery>) -> Credit {
         let mut subscriber = tokio::select! {
             subscriber = self.listen() => subscriber,

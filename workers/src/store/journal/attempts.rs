@@ -21,7 +21,7 @@ const LARGEST: u64 = 16 * 1024 * 1024;
 /// One line of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-enum Line<'a> {
+enum JournalLine<'a> {
     /// A call is about to be made. It is written as what it is if nothing follows.
     Begun {
         identity: Identity,
@@ -42,24 +42,24 @@ enum Line<'a> {
 
 /// The calls of jobs that are not over.
 #[derive(Debug)]
-pub(crate) struct Attempts {
+pub(crate) struct AttemptJournal {
     dir: PathBuf,
-    inner: Mutex<Inner>,
+    inner: Mutex<JournalState>,
 }
 
 #[derive(Debug)]
-struct Inner {
+struct JournalState {
     file: Arc<File>,
     size: u64,
     /// Its size when it was last written anew.
     live: u64,
     /// Its last line may be cut off.
     torn: bool,
-    jobs: HashMap<Identity, Job>,
+    jobs: HashMap<Identity, JournalJob>,
 }
 
 #[derive(Debug)]
-struct Job {
+struct JournalJob {
     fingerprint: String,
     /// Which answer of its identity they are for.
     revision: u32,
@@ -71,7 +71,7 @@ struct Job {
 
 /// What was done for a job before it was delivered again.
 #[derive(Debug)]
-pub(crate) struct Past {
+pub(crate) struct PriorAttempts {
     /// The calls that were made; the last one as one without an answer if it did not end.
     pub(crate) attempts: Vec<Attempt>,
     /// How many of them count; the last one, if it did not end, is not among them.
@@ -80,13 +80,13 @@ pub(crate) struct Past {
     pub(crate) unknown: bool,
 }
 
-impl Attempts {
+impl AttemptJournal {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let jobs = read(&dir.join(FILE))?;
         let (file, size) = write_anew(dir, &jobs)?;
         Ok(Self {
             dir: dir.to_owned(),
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(JournalState {
                 file,
                 size,
                 live: size,
@@ -96,7 +96,7 @@ impl Attempts {
         })
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, JournalState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -110,7 +110,7 @@ impl Attempts {
         (fingerprint, revision): (&str, u32),
         attempt: &Attempt,
     ) -> io::Result<()> {
-        let line = Line::Begun {
+        let line = JournalLine::Begun {
             identity: identity.clone(),
             fingerprint: fingerprint.to_owned(),
             revision,
@@ -121,7 +121,7 @@ impl Attempts {
         let job = inner
             .jobs
             .entry(identity.clone())
-            .or_insert_with(|| Job::new(fingerprint, revision));
+            .or_insert_with(|| JournalJob::new(fingerprint, revision));
         job.begin(fingerprint, revision, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
@@ -146,7 +146,7 @@ impl Attempts {
         };
         job.end(attempt.clone(), counted);
         let attempt = Cow::Borrowed(attempt);
-        inner.tell(&Line::Ended {
+        inner.tell(&JournalLine::Ended {
             identity: identity.clone(),
             attempt,
             counted,
@@ -157,7 +157,7 @@ impl Attempts {
     pub(crate) fn over(&self, identity: &Identity) {
         let mut inner = self.inner();
         if inner.jobs.remove(identity).is_some() {
-            inner.tell(&Line::Over {
+            inner.tell(&JournalLine::Over {
                 identity: identity.clone(),
             });
             self.make_small(&mut inner);
@@ -170,7 +170,7 @@ impl Attempts {
         identity: &Identity,
         fingerprint: &str,
         revision: u32,
-    ) -> Option<Past> {
+    ) -> Option<PriorAttempts> {
         let inner = self.inner();
         let job = inner.jobs.get(identity)?;
         if (job.fingerprint.as_str(), job.revision) != (fingerprint, revision) {
@@ -181,7 +181,7 @@ impl Attempts {
             .iter()
             .filter(|(_, counted)| *counted)
             .count();
-        Some(Past {
+        Some(PriorAttempts {
             attempts: job
                 .attempts
                 .iter()
@@ -193,7 +193,7 @@ impl Attempts {
     }
 
     /// Leaves out what is over, when that is much.
-    fn make_small(&self, inner: &mut Inner) {
+    fn make_small(&self, inner: &mut JournalState) {
         if inner.size <= LARGEST.max(2 * inner.live) {
             return;
         }
@@ -206,15 +206,15 @@ impl Attempts {
     }
 }
 
-impl Inner {
+impl JournalState {
     /// Writes what may be lost: without it, the next process takes a call for one whose fate is unknown.
-    fn tell(&mut self, line: &Line<'_>) {
+    fn tell(&mut self, line: &JournalLine<'_>) {
         if let Err(error) = self.write(line) {
             warn!(%error, "the journal cannot be written");
         }
     }
 
-    fn write(&mut self, line: &Line<'_>) -> io::Result<()> {
+    fn write(&mut self, line: &JournalLine<'_>) -> io::Result<()> {
         let mut text = Vec::with_capacity(512);
         if self.torn {
             text.push(b'\n');
@@ -229,7 +229,7 @@ impl Inner {
     }
 }
 
-impl Job {
+impl JournalJob {
     fn new(fingerprint: &str, revision: u32) -> Self {
         Self {
             fingerprint: fingerprint.to_owned(),
@@ -262,8 +262,8 @@ impl Job {
 }
 
 /// Reads a file, if it is there. A line that cannot be read is left out: the last one may be cut off.
-fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
-    let mut jobs = HashMap::<Identity, Job>::new();
+fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
+    let mut jobs = HashMap::<Identity, JournalJob>::new();
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(jobs),
@@ -272,7 +272,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
     for line in BufReader::new(file).split(b'\n') {
         let line = line?;
         match serde_json::from_slice(&line) {
-            Ok(Line::Begun {
+            Ok(JournalLine::Begun {
                 identity,
                 fingerprint,
                 revision,
@@ -280,10 +280,10 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
             }) => {
                 let job = jobs
                     .entry(identity)
-                    .or_insert_with(|| Job::new(&fingerprint, revision));
+                    .or_insert_with(|| JournalJob::new(&fingerprint, revision));
                 job.begin(&fingerprint, revision, attempt.into_owned());
             }
-            Ok(Line::Ended {
+            Ok(JournalLine::Ended {
                 identity,
                 attempt,
                 counted,
@@ -292,7 +292,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
                     job.end(attempt.into_owned(), counted);
                 }
             }
-            Ok(Line::Over { identity }) => drop(jobs.remove(&identity)),
+            Ok(JournalLine::Over { identity }) => drop(jobs.remove(&identity)),
             Err(_) if line.is_empty() => {}
             Err(error) => warn!(%error, "a line of the journal cannot be read"),
         }
@@ -301,7 +301,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, Job>> {
 }
 
 /// Writes a file with what is not over alone, which takes the place of the one before.
-fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File>, u64)> {
+fn write_anew(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<File>, u64)> {
     let mut text = Vec::new();
     for (identity, job) in jobs {
         let (last, ended) = match job.attempts.split_last() {
@@ -309,14 +309,14 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, Job>) -> io::Result<(Arc<File
             _ => (None, &job.attempts[..]),
         };
         // A call's end needs its begin.
-        let begun = |attempt| Line::Begun {
+        let begun = |attempt| JournalLine::Begun {
             identity: identity.clone(),
             fingerprint: job.fingerprint.clone(),
             revision: job.revision,
             attempt: Cow::Borrowed(attempt),
         };
         for (attempt, counted) in ended {
-            let end = Line::Ended {
+            let end = JournalLine::Ended {
                 identity: identity.clone(),
                 attempt: Cow::Borrowed(attempt),
                 counted: *counted,
@@ -371,7 +371,7 @@ mod tests {
         }
     }
 
-    fn outcomes(past: &Past) -> Vec<&str> {
+    fn outcomes(past: &PriorAttempts) -> Vec<&str> {
         past.attempts
             .iter()
             .map(|attempt| attempt.outcome.as_str())
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn the_next_process_learns_what_ended_and_what_did_not() {
         let dir = tempfile::tempdir().expect("a directory");
-        let attempts = Attempts::open(dir.path()).expect("opened");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
         for id in ["under way", "resting", "over"] {
             attempts
                 .begin(&identity(id), ("f", 1), &attempt("unknown"))
@@ -403,7 +403,7 @@ mod tests {
 
         // Twice: what was not recalled is there again.
         for _ in 0..2 {
-            let attempts = Attempts::open(dir.path()).expect("opened");
+            let attempts = AttemptJournal::open(dir.path()).expect("opened");
             assert!(attempts.recall(&identity("over"), "f", 1).is_none());
             assert!(
                 attempts.recall(&identity("resting"), "other", 1).is_none(),
@@ -431,7 +431,7 @@ mod tests {
     #[test]
     fn a_line_that_is_cut_off_takes_no_other_with_it() {
         let dir = tempfile::tempdir().expect("a directory");
-        let attempts = Attempts::open(dir.path()).expect("opened");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
         attempts
             .begin(&identity("whole"), ("f", 1), &attempt("unknown"))
             .expect("written");
@@ -442,7 +442,7 @@ mod tests {
         attempts
             .begin(&identity("after"), ("f", 1), &attempt("unknown"))
             .expect("written");
-        let attempts = Attempts::open(dir.path()).expect("opened");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
         assert!(attempts.recall(&identity("whole"), "f", 1).is_some());
         assert!(attempts.recall(&identity("after"), "f", 1).is_some());
     }
@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn the_file_does_not_grow_with_what_is_over() {
         let dir = tempfile::tempdir().expect("a directory");
-        let attempts = Attempts::open(dir.path()).expect("opened");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
         attempts
             .begin(&identity("stays"), ("f", 1), &attempt("unknown"))
             .expect("written");
@@ -476,7 +476,7 @@ mod tests {
             .expect("there")
             .len();
         assert!(size < LARGEST, "{size}");
-        let attempts = Attempts::open(dir.path()).expect("opened");
+        let attempts = AttemptJournal::open(dir.path()).expect("opened");
         let stays = attempts.recall(&identity("stays"), "f", 1).expect("known");
         assert_eq!(
             (stays.attempts.len(), stays.counted),

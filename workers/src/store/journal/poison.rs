@@ -27,7 +27,7 @@ const MOST: u32 = 2;
 /// What is done with a job's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum Work {
+pub(crate) enum WorkStep {
     /// Its message is read.
     Reading,
     /// Its cost is told, it is encoded, or its answer is decoded.
@@ -36,16 +36,16 @@ pub(crate) enum Work {
 
 /// Jobs that are worked on, and those over which the process ended.
 #[derive(Debug)]
-pub(crate) struct Suspects {
+pub(crate) struct PoisonPills {
     dir: PathBuf,
     file: File,
-    free: Mutex<Slots>,
+    free: Mutex<PoisonSlots>,
     ends: Mutex<HashMap<String, Ends>>,
     alone: RwLock<()>,
 }
 
 #[derive(Debug, Default)]
-struct Slots {
+struct PoisonSlots {
     made: u64,
     free: Vec<u64>,
 }
@@ -57,29 +57,29 @@ struct Ends {
 }
 
 impl Ends {
-    fn of(&mut self, work: Work) -> &mut u32 {
+    fn of(&mut self, work: WorkStep) -> &mut u32 {
         match work {
-            Work::Reading => &mut self.reading,
-            Work::Calling => &mut self.calling,
+            WorkStep::Reading => &mut self.reading,
+            WorkStep::Calling => &mut self.calling,
         }
     }
 }
 
 /// A mark that stands until this is dropped.
-struct Mark<'a> {
-    suspects: &'a Suspects,
+struct PoisonMark<'a> {
+    suspects: &'a PoisonPills,
     slot: u64,
-    work: Work,
+    work: WorkStep,
     message: &'a str,
 }
 
 /// Held for its drop.
-enum Turn<'a> {
+enum PoisonTurn<'a> {
     Alone { _guard: RwLockWriteGuard<'a, ()> },
     Shared { _guard: RwLockReadGuard<'a, ()> },
 }
 
-impl Suspects {
+impl PoisonPills {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let mut ends = match std::fs::read(dir.join(ENDS)) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_default(),
@@ -123,22 +123,22 @@ impl Suspects {
     }
 
     /// What the process ended over so often that this message is set aside.
-    pub(crate) fn guilty(&self, message: &str) -> Option<Work> {
+    pub(crate) fn guilty(&self, message: &str) -> Option<WorkStep> {
         let mut ends = *self.ends().get(message)?;
-        [Work::Reading, Work::Calling]
+        [WorkStep::Reading, WorkStep::Calling]
             .into_iter()
             .find(|work| *ends.of(*work) >= MOST)
     }
 
     /// Works on a message's bytes. A panic counts as an end of the process.
-    pub(crate) fn around<T>(&self, work: Work, message: &str, act: impl FnOnce() -> T) -> T {
+    pub(crate) fn around<T>(&self, work: WorkStep, message: &str, act: impl FnOnce() -> T) -> T {
         self.around_all(work, [message], act)
     }
 
     /// Works on the bytes of several messages at once.
     pub(crate) fn around_all<'a, T>(
         &'a self,
-        work: Work,
+        work: WorkStep,
         messages: impl IntoIterator<Item = &'a str>,
         act: impl FnOnce() -> T,
     ) -> T {
@@ -156,19 +156,19 @@ impl Suspects {
         self.ends().contains_key(message)
     }
 
-    fn turn(&self, messages: &[&str]) -> Turn<'_> {
+    fn turn(&self, messages: &[&str]) -> PoisonTurn<'_> {
         // Asked before the turn is waited for: whoever has it may ask too.
         match messages.iter().any(|message| self.suspects(message)) {
-            true => Turn::Alone {
+            true => PoisonTurn::Alone {
                 _guard: self.alone.write().unwrap_or_else(PoisonError::into_inner),
             },
-            false => Turn::Shared {
+            false => PoisonTurn::Shared {
                 _guard: self.alone.read().unwrap_or_else(PoisonError::into_inner),
             },
         }
     }
 
-    fn mark<'a>(&'a self, work: Work, message: &'a str) -> Mark<'a> {
+    fn mark<'a>(&'a self, work: WorkStep, message: &'a str) -> PoisonMark<'a> {
         let slot = {
             let mut slots = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             slots.free.pop().unwrap_or_else(|| {
@@ -177,11 +177,15 @@ impl Suspects {
             })
         };
         let name = &message.as_bytes()[..message.len().min(SLOT - 2)];
-        let mut bytes = vec![if work == Work::Reading { b'r' } else { b'c' }];
+        let mut bytes = vec![if work == WorkStep::Reading {
+            b'r'
+        } else {
+            b'c'
+        }];
         bytes.push(u8::try_from(name.len()).unwrap_or_default());
         bytes.extend_from_slice(name);
         self.write(slot, &bytes);
-        Mark {
+        PoisonMark {
             suspects: self,
             slot,
             work,
@@ -210,7 +214,7 @@ impl Suspects {
     }
 }
 
-impl Drop for Mark<'_> {
+impl Drop for PoisonMark<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             error!(message = self.message, work = ?self.work, "a panic while this message was worked on");
@@ -232,14 +236,14 @@ impl Drop for Mark<'_> {
 }
 
 /// The marks that stand in a file.
-fn marks(bytes: &[u8]) -> Vec<(Work, String)> {
+fn marks(bytes: &[u8]) -> Vec<(WorkStep, String)> {
     let mark = |slot: &[u8]| {
         let [kind, length, name @ ..] = slot else {
             return None;
         };
         let work = match kind {
-            b'r' => Work::Reading,
-            b'c' => Work::Calling,
+            b'r' => WorkStep::Reading,
+            b'c' => WorkStep::Calling,
             _ => return None,
         };
         let name = name.get(..usize::from(*length))?;
@@ -258,30 +262,30 @@ mod tests {
     use super::*;
 
     /// Opens the marks anew after a process that ended amid `worked`.
-    fn end_amid(dir: &Path, worked: &[(Work, &'static str)]) -> Suspects {
-        let suspects = Suspects::open(dir).expect("opened");
+    fn end_amid(dir: &Path, worked: &[(WorkStep, &'static str)]) -> PoisonPills {
+        let suspects = PoisonPills::open(dir).expect("opened");
         // Each mark stays, as it does where the process ends.
         worked.iter().for_each(|(work, message)| {
             let mark = suspects.mark(*work, message);
             std::mem::forget(mark);
         });
         drop(suspects);
-        Suspects::open(dir).expect("opened")
+        PoisonPills::open(dir).expect("opened")
     }
 
     #[test]
     fn a_message_over_which_the_process_ended_twice_is_guilty() {
         let dir = tempfile::tempdir().expect("a directory");
-        let both = [(Work::Calling, "bad"), (Work::Calling, "beside it")];
+        let both = [(WorkStep::Calling, "bad"), (WorkStep::Calling, "beside it")];
         let suspects = end_amid(dir.path(), &both);
         assert_eq!(suspects.guilty("bad"), None);
         let suspects = end_amid(dir.path(), &both[..1]);
-        assert_eq!(suspects.guilty("bad"), Some(Work::Calling));
+        assert_eq!(suspects.guilty("bad"), Some(WorkStep::Calling));
         assert_eq!(suspects.guilty("beside it"), None);
         suspects.forget("bad");
         drop(suspects);
         assert_eq!(
-            Suspects::open(dir.path()).expect("opened").guilty("bad"),
+            PoisonPills::open(dir.path()).expect("opened").guilty("bad"),
             None
         );
     }
@@ -289,9 +293,9 @@ mod tests {
     #[test]
     fn work_that_is_done_blames_nobody_and_its_place_is_used_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = Suspects::open(dir.path()).expect("opened");
+        let suspects = PoisonPills::open(dir.path()).expect("opened");
         for _ in 0..100 {
-            assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
+            assert_eq!(suspects.around(WorkStep::Reading, "good", || 7), 7);
         }
         drop(suspects);
         assert!(
@@ -300,37 +304,37 @@ mod tests {
                 .len()
                 <= SLOT as u64
         );
-        let suspects = Suspects::open(dir.path()).expect("opened");
+        let suspects = PoisonPills::open(dir.path()).expect("opened");
         assert!(suspects.ends().is_empty());
     }
 
     #[test]
     fn a_panic_counts_and_the_next_message_is_worked_on() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = Suspects::open(dir.path()).expect("opened");
+        let suspects = PoisonPills::open(dir.path()).expect("opened");
         for _ in 0..MOST {
             let panics = std::panic::AssertUnwindSafe(|| {
-                suspects.around(Work::Reading, "bad", || panic!("on purpose"));
+                suspects.around(WorkStep::Reading, "bad", || panic!("on purpose"));
             });
             assert!(std::panic::catch_unwind(panics).is_err());
         }
-        assert_eq!(suspects.guilty("bad"), Some(Work::Reading));
-        assert_eq!(suspects.around(Work::Reading, "good", || 7), 7);
+        assert_eq!(suspects.guilty("bad"), Some(WorkStep::Reading));
+        assert_eq!(suspects.around(WorkStep::Reading, "good", || 7), 7);
         drop(suspects);
         assert_eq!(
-            Suspects::open(dir.path()).expect("opened").guilty("bad"),
-            Some(Work::Reading)
+            PoisonPills::open(dir.path()).expect("opened").guilty("bad"),
+            Some(WorkStep::Reading)
         );
     }
 
     #[test]
     fn a_suspect_is_worked_on_while_no_other_is() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = end_amid(dir.path(), &[(Work::Calling, "suspect")]);
-        suspects.around(Work::Calling, "suspect", || {
+        let suspects = end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]);
+        suspects.around(WorkStep::Calling, "suspect", || {
             assert!(suspects.alone.try_read().is_err())
         });
-        suspects.around(Work::Calling, "other", || {
+        suspects.around(WorkStep::Calling, "other", || {
             assert!(suspects.alone.try_read().is_ok())
         });
     }
@@ -340,11 +344,11 @@ mod tests {
         use std::sync::{Arc, mpsc};
 
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = Arc::new(end_amid(dir.path(), &[(Work::Calling, "suspect")]));
+        let suspects = Arc::new(end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]));
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
         let beside = Arc::clone(&suspects);
         std::thread::spawn(move || {
-            beside.around(Work::Reading, "other", || {
+            beside.around(WorkStep::Reading, "other", || {
                 begin.send(()).expect("somebody waits");
                 // The suspect's turn is being waited for meanwhile.
                 (0..10_000).for_each(|_| {
@@ -355,7 +359,7 @@ mod tests {
         });
         std::thread::spawn(move || {
             begun.recv().expect("it begins");
-            suspects.around(Work::Calling, "suspect", || ());
+            suspects.around(WorkStep::Calling, "suspect", || ());
             end.send(()).expect("somebody waits");
         });
         ended

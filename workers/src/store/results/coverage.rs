@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use tracing::warn;
 
-use crate::store::results::{Error, Results, UNREADABLE, day_of};
+use crate::store::results::{Error, ResultStore, UNREADABLE, day_of};
 
 /// The file that names all days that there ever were.
 const DAYS: &str = "days";
 /// The file that says until when answers were missed.
 const NOTE: &str = "incomplete";
 
-impl Results {
+impl ResultStore {
     /// Whether all that was answered within the horizon is here, given when something was published last, and what if that is known. Each
     /// result is stored before it is published, so that this one is here unless some are missing. Blocks.
     ///

@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use crate::crash::{self, Point};
+use crate::crash::{self, CrashPoint};
 use crate::store::results::{Error, large};
 
 /// The first byte of every value: the layout of what follows, which is a record, or the name of the file that
@@ -35,25 +35,25 @@ fn is_locked(error: &sled::Error) -> bool {
 }
 
 #[derive(Debug)]
-pub(crate) struct Day {
+pub(crate) struct StoreDay {
     path: PathBuf,
     /// Taken for writing to open it again alone: look-ups wait meanwhile, so that none misses what is there.
     /// None if that failed.
-    open: RwLock<Option<Database>>,
+    open: RwLock<Option<DayDatabase>>,
 }
 
 #[derive(Debug)]
-struct Database {
+struct DayDatabase {
     db: sled::Db,
     /// The database's own file, for the sync that sled leaves out.
     file: File,
 }
 
-impl Day {
+impl StoreDay {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         Ok(Self {
             path: path.to_owned(),
-            open: RwLock::new(Some(Database::open(path)?)),
+            open: RwLock::new(Some(DayDatabase::open(path)?)),
         })
     }
 
@@ -151,13 +151,13 @@ impl Day {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             // It is locked for as long as it is open.
             drop(open.take());
-            *open = Database::open(&self.path).ok();
+            *open = DayDatabase::open(&self.path).ok();
         }
         result
     }
 }
 
-impl Database {
+impl DayDatabase {
     #[expect(
         clippy::disallowed_methods,
         reason = "whoever opens a day expects to be blocked"
@@ -197,7 +197,7 @@ impl Database {
         self.db
             .apply_batch(batch)
             .map_err(|error| of_sled(path, &error))?;
-        crash::at(Point::Written);
+        crash::at(CrashPoint::Written);
         self.db.flush().map_err(|error| of_sled(path, &error))?;
         self.file.sync_data().map_err(|error| Error {
             passing: true,

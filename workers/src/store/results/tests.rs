@@ -10,9 +10,9 @@ fn identity(team: &str, batch: Option<&str>, id: &str) -> Identity {
     }
 }
 
-fn record(identity: &Identity, text: &str) -> Record {
+fn record(identity: &Identity, text: &str) -> ResultRecord {
     let body = serde_json::value::to_raw_value(text).expect("a string");
-    Record {
+    ResultRecord {
         fingerprint: "f".to_owned(),
         message: None,
         completion: Completion {
@@ -41,7 +41,7 @@ fn record(identity: &Identity, text: &str) -> Record {
     }
 }
 
-fn body(record: &Record) -> String {
+fn body(record: &ResultRecord) -> String {
     let response = record.completion.response.as_ref().expect("an answer");
     serde_json::from_str(response.body.get()).expect("a string")
 }
@@ -61,7 +61,7 @@ async fn what_was_stored_is_there_after_opening_again_whatever_its_size() {
     let now = at("2026-11-24T10:00:00Z");
     let sizes = [0, 1, CHUNKED - 300, CHUNKED, CHUNKED * 2 + 1, 3_000_000];
     {
-        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        let results = ResultStore::open(dir.path(), KEEP, now).expect("opens");
         for size in sizes {
             let who = identity("t", None, &format!("id-{size}"));
             results
@@ -70,7 +70,7 @@ async fn what_was_stored_is_there_after_opening_again_whatever_its_size() {
                 .expect("stored");
         }
     }
-    let results = Results::open(dir.path(), KEEP, now).expect("opens again");
+    let results = ResultStore::open(dir.path(), KEEP, now).expect("opens again");
     for size in sizes {
         let who = identity("t", None, &format!("id-{size}"));
         let found = results
@@ -125,7 +125,7 @@ const CHUNKED: usize = 64 * 1024;
 async fn parts_of_an_identity_do_not_run_together() {
     let dir = tempfile::tempdir().expect("a directory");
     let now = at("2026-11-24T10:00:00Z");
-    let results = Results::open(dir.path(), KEEP, now).expect("opens");
+    let results = ResultStore::open(dir.path(), KEEP, now).expect("opens");
     let stored = identity("ab", Some("c"), "d\0e");
     results
         .store(&stored, &record(&stored, "one"), now)
@@ -149,7 +149,7 @@ async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
     let dir = tempfile::tempdir().expect("a directory");
     let first = at("2026-11-20T23:59:59Z");
     let who = identity("t", Some("b"), "1");
-    let results = Results::open(dir.path(), KEEP, first).expect("opens");
+    let results = ResultStore::open(dir.path(), KEEP, first).expect("opens");
     results
         .store(&who, &record(&who, "old"), first)
         .await
@@ -182,7 +182,7 @@ async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
 async fn many_writers_share_groups_and_all_are_told() {
     let dir = tempfile::tempdir().expect("a directory");
     let now = at("2026-11-24T10:00:00Z");
-    let results = Arc::new(Results::open(dir.path(), KEEP, now).expect("opens"));
+    let results = Arc::new(ResultStore::open(dir.path(), KEEP, now).expect("opens"));
     let writes = (0..500).map(|index| {
         let results = Arc::clone(&results);
         tokio::spawn(async move {
@@ -210,18 +210,18 @@ async fn a_day_that_is_open_elsewhere_is_waited_for_and_not_taken_for_damaged() 
     let dir = tempfile::tempdir().expect("a directory");
     let now = at("2026-11-24T10:00:00Z");
     let who = identity("t", None, "one");
-    let first = Results::open(dir.path(), KEEP, now).expect("opens");
+    let first = ResultStore::open(dir.path(), KEEP, now).expect("opens");
     first
         .store(&who, &record(&who, "x"), now)
         .await
         .expect("stored");
     let path = dir.path().to_owned();
-    let second = tokio::task::spawn_blocking(move || Results::open(&path, KEEP, now));
+    let second = tokio::task::spawn_blocking(move || ResultStore::open(&path, KEEP, now));
     // Whether it tries before or after this, it must find the day.
     drop(first);
     let second = second.await.expect("no panic").expect("opens");
     assert!(second.answered(&who, now).expect("readable").is_some());
-    let held = Day::open(&dir.path().join("2026-11-24")).expect_err("it is open");
+    let held = StoreDay::open(&dir.path().join("2026-11-24")).expect_err("it is open");
     assert!(held.passing, "{held}");
 }
 
@@ -231,7 +231,7 @@ async fn a_day_that_cannot_be_opened_is_set_aside_and_work_goes_on() {
     let now = at("2026-11-24T10:00:00Z");
     std::fs::create_dir_all(dir.path().join("2026-11-24")).expect("made");
     std::fs::write(dir.path().join("2026-11-24/conf"), "not a configuration").expect("written");
-    let results = Results::open(dir.path(), KEEP, now).expect("opens all the same");
+    let results = ResultStore::open(dir.path(), KEEP, now).expect("opens all the same");
     let who = identity("t", None, "1");
     results
         .store(&who, &record(&who, "new"), now)
@@ -251,7 +251,7 @@ async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_pas
     let now = at("2026-11-24T10:00:00Z");
     let (one, two) = (identity("t", None, "one"), identity("t", None, "two"));
     {
-        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        let results = ResultStore::open(dir.path(), KEEP, now).expect("opens");
         assert!(
             results.is_complete(None, now).expect("readable"),
             "nothing was published yet"
@@ -290,7 +290,7 @@ async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_pas
         ("2026-11-28", true),
     ] {
         let now = at(&format!("{day}T10:00:00Z"));
-        let results = Results::open(dir.path(), KEEP, now).expect("opens");
+        let results = ResultStore::open(dir.path(), KEEP, now).expect("opens");
         assert_eq!(
             results.is_complete(None, now).expect("readable"),
             expected,
@@ -305,7 +305,7 @@ async fn a_day_that_is_gone_is_missed() {
     let (first, second) = (at("2026-11-24T10:00:00Z"), at("2026-11-25T10:00:00Z"));
     let who = identity("t", None, "one");
     {
-        let results = Results::open(dir.path(), KEEP, first).expect("opens");
+        let results = ResultStore::open(dir.path(), KEEP, first).expect("opens");
         results
             .store(&who, &record(&who, "1"), second)
             .await
@@ -324,7 +324,7 @@ async fn a_day_that_is_gone_is_missed() {
     }
     std::fs::remove_file(dir.path().join("incomplete")).expect("removed");
     std::fs::remove_dir_all(dir.path().join("2026-11-24")).expect("removed");
-    let results = Results::open(dir.path(), KEEP, second).expect("opens");
+    let results = ResultStore::open(dir.path(), KEEP, second).expect("opens");
     assert!(
         !results
             .is_complete(Some((Some(&who), second)), second)
@@ -337,8 +337,8 @@ async fn an_answer_is_kept_for_others_for_as_long_as_they_say_and_not_if_it_is_l
     let dir = tempfile::tempdir().expect("a directory");
     let now: Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
     let later: Timestamp = "2026-11-25T09:00:00Z".parse().expect("a time");
-    let results = Results::open(dir.path(), KEEP, now).expect("opened");
-    let request = |team: &str| Request {
+    let results = ResultStore::open(dir.path(), KEEP, now).expect("opened");
+    let request = |team: &str| RequestKey {
         team: team.to_owned(),
         fingerprint: "f".to_owned(),
     };
@@ -372,7 +372,7 @@ async fn an_answer_is_kept_for_others_for_as_long_as_they_say_and_not_if_it_is_l
         .expect("no failure");
     assert_eq!(found("t", now), Some(identity("two")));
     drop(results);
-    let again = Results::open(dir.path(), KEEP, later).expect("opened");
+    let again = ResultStore::open(dir.path(), KEEP, later).expect("opened");
     assert_eq!(
         again.kept(&request("t"), later).expect("looked up"),
         Some(identity("two"))

@@ -7,13 +7,13 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::store::results::Error;
-use crate::store::results::day::Day;
+use crate::store::results::day::StoreDay;
 
 /// The most records of one group.
 const GROUP: usize = 512;
 
 /// What is written of a record.
-pub(crate) enum Value {
+pub(crate) enum StoredValue {
     Record(Vec<u8>),
     /// The name of the file that holds it.
     InFile(String),
@@ -21,20 +21,20 @@ pub(crate) enum Value {
     Kept(Vec<u8>),
 }
 
-pub(crate) struct Write {
-    pub(crate) day: Arc<Day>,
+pub(crate) struct StoreWrite {
+    pub(crate) day: Arc<StoreDay>,
     pub(crate) key: Vec<u8>,
-    pub(crate) value: Value,
+    pub(crate) value: StoredValue,
     pub(crate) done: oneshot::Sender<Result<(), Error>>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Writer {
-    sender: Option<mpsc::Sender<Write>>,
+pub(crate) struct StoreWriter {
+    sender: Option<mpsc::Sender<StoreWrite>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Writer {
+impl StoreWriter {
     pub(crate) fn start() -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel();
         let thread = thread::Builder::new()
@@ -47,14 +47,14 @@ impl Writer {
     }
 
     /// Hands a record over; if the thread is gone, `done` is dropped, which tells the sender.
-    pub(crate) fn send(&self, write: Write) {
+    pub(crate) fn send(&self, write: StoreWrite) {
         if let Some(sender) = &self.sender {
             let _ = sender.send(write);
         }
     }
 }
 
-impl Drop for Writer {
+impl Drop for StoreWriter {
     fn drop(&mut self) {
         drop(self.sender.take());
         if let Some(thread) = self.thread.take() {
@@ -63,7 +63,7 @@ impl Drop for Writer {
     }
 }
 
-fn run(receiver: &mpsc::Receiver<Write>) {
+fn run(receiver: &mpsc::Receiver<StoreWrite>) {
     while let Ok(first) = receiver.recv() {
         let mut group = vec![first];
         while group.len() < GROUP {
@@ -81,7 +81,7 @@ fn run(receiver: &mpsc::Receiver<Write>) {
     }
 }
 
-fn commit(day: &Day, group: Vec<Write>) {
+fn commit(day: &StoreDay, group: Vec<StoreWrite>) {
     let mut batch = sled::Batch::default();
     group
         .iter()
@@ -94,16 +94,16 @@ fn commit(day: &Day, group: Vec<Write>) {
     }
 }
 
-fn put(batch: &mut sled::Batch, key: &[u8], value: &Value) {
+fn put(batch: &mut sled::Batch, key: &[u8], value: &StoredValue) {
     match value {
-        Value::Record(record) => Day::put(batch, key, record),
-        Value::InFile(name) => Day::put_name(batch, key, name),
-        Value::Kept(record) => Day::put_kept(batch, key, record),
+        StoredValue::Record(record) => StoreDay::put(batch, key, record),
+        StoredValue::InFile(name) => StoreDay::put_name(batch, key, name),
+        StoredValue::Kept(record) => StoreDay::put_kept(batch, key, record),
     }
 }
 
 /// Commits one value by itself.
-pub(crate) fn write_one(day: &Day, key: &[u8], value: &Value) -> Result<(), Error> {
+pub(crate) fn write_one(day: &StoreDay, key: &[u8], value: &StoredValue) -> Result<(), Error> {
     let mut batch = sled::Batch::default();
     put(&mut batch, key, value);
     day.commit(batch)
