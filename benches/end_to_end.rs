@@ -163,7 +163,7 @@ async fn forebay(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     let context = app.connection.context.clone();
     app.stop(Duration::ZERO).await;
     drop(context);
-    let server = forebay::nats::server::Server::start(
+    let server = forebay::nats::server::NatsServer::start(
         &dir.path().join("data/nats"),
         config.nats.address(),
         config.nats.sync_interval,
@@ -213,7 +213,7 @@ async fn drained(context: &Context, stream: &str) -> anyhow::Result<()> {
 async fn bare(jobs: usize, upstream: &str) -> anyhow::Result<f64> {
     let dir = tempfile::tempdir()?;
     let config = config(dir.path(), upstream)?;
-    let server = forebay::nats::server::Server::start(
+    let server = forebay::nats::server::NatsServer::start(
         &dir.path().join("nats"),
         config.nats.address(),
         config.nats.sync_interval,

@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::cluster::account_state;
-use crate::cluster::account_state::Standings;
-use crate::cluster::worker_lease::Seat;
+use crate::cluster::account_state::AccountStates;
+use crate::cluster::worker_lease::WorkerLease;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::ControlServices;
 use crate::control::controls::OrderBook;
 use crate::control::events;
 use crate::nats::connection::{Connection, Error};
 use crate::nats::objects;
 use crate::nats::{server, streams};
-use crate::process::data_dir::{DataDir, Hold, TakenBy, told};
+use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::upgrade;
 use crate::worker::Worker;
 
@@ -38,17 +38,17 @@ pub struct App {
     /// Its connection.
     pub connection: Connection,
     worker: Arc<Worker>,
-    control: Control,
+    control: ControlServices,
     /// Ends writing down what outlives this process.
     written: CancellationToken,
     writing: tokio::task::JoinHandle<()>,
     events: tokio::task::JoinHandle<()>,
-    seat: Option<Seat>,
+    seat: Option<WorkerLease>,
     pulse: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
     // Dropped last, in this order: the server stops before the directory is free.
-    server: Option<server::Server>,
+    server: Option<server::NatsServer>,
     dir: DataDir,
 }
 
@@ -73,14 +73,14 @@ impl App {
             ))
         })?;
         let dir = match held {
-            Hold::Ours(dir) => dir,
-            Hold::Taken(by) => return Ok(Started::Elsewhere(by)),
+            DataHold::Ours(dir) => dir,
+            DataHold::Taken(by) => return Ok(Started::Elsewhere(by)),
         };
         let workers = config.workers()?;
         let (server, url) = match &config.nats.url {
             Some(url) => (None, url.clone()),
             None => {
-                let server = server::Server::start(
+                let server = server::NatsServer::start(
                     &dir.join("nats"),
                     config.nats.address(),
                     config.nats.sync_interval,
@@ -95,7 +95,7 @@ impl App {
         // The minded server is this process's own; one that others run may have another worker.
         let seat = match server {
             Some(_) => None,
-            None => Some(Seat::take(&connection).await?),
+            None => Some(WorkerLease::take(&connection).await?),
         };
         establish(&connection, config).await?;
         // Once in a lifetime, so its state has no place in that of every start.
@@ -107,7 +107,7 @@ impl App {
                 told(&config.data.dir)
             ))
         })?;
-        let standings = Standings::read(&connection, workers.standing_names()).await?;
+        let standings = AccountStates::read(&connection, workers.standing_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
             idle: dir.idle(),
@@ -118,12 +118,12 @@ impl App {
         let pulse = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
         let written = CancellationToken::new();
-        let unseated = seat.as_ref().map(Seat::loss).unwrap_or_default();
+        let unseated = seat.as_ref().map(WorkerLease::loss).unwrap_or_default();
         let (writer, asked) = account_state::writer();
         let writing = standings.keep(Arc::clone(&worker), asked, written.clone(), unseated);
         let writing = tokio::spawn(writing);
         let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
-        let control = Control::start(&connection, Arc::clone(&worker), writer, book)
+        let control = ControlServices::start(&connection, Arc::clone(&worker), writer, book)
             .await
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
         dir.announce(&url)
@@ -208,10 +208,10 @@ async fn establish(connection: &Connection, config: &Config) -> Result<(), Error
 
 /// Takes hold of the data directory. A client that looks who holds it has the lock for a moment, and
 /// names no server; that one is waited for.
-async fn hold(path: &Path) -> std::io::Result<Hold> {
+async fn hold(path: &Path) -> std::io::Result<DataHold> {
     for _ in 0..LOOKS {
         match DataDir::hold(path)? {
-            Hold::Taken(by) if by.holder.is_none() => tokio::time::sleep(LOOK).await,
+            DataHold::Taken(by) if by.holder.is_none() => tokio::time::sleep(LOOK).await,
             held => return Ok(held),
         }
     }

@@ -24,7 +24,7 @@ static KNOWN: LazyLock<Catalogue> =
 
 /// A model at a provider.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Model {
+pub struct CatalogueModel {
     /// The provider's name.
     pub provider: String,
     /// What the provider calls it.
@@ -83,7 +83,7 @@ impl std::fmt::Display for Ability {
 
 /// Where a list is from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct ModelOrigin {
     /// Who published it, and which version it is of.
     #[serde(default)]
     pub source: String,
@@ -96,19 +96,19 @@ pub struct Origin {
 
 /// A list as Forebay writes it.
 #[derive(Debug, Serialize, Deserialize)]
-struct List {
+struct ModelList {
     #[serde(flatten)]
-    origin: Origin,
-    models: Vec<Model>,
+    origin: ModelOrigin,
+    models: Vec<CatalogueModel>,
 }
 
 /// Models that are known.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
     /// Where the list in the binary is from; nothing, if it is not used.
-    pub origin: Origin,
+    pub origin: ModelOrigin,
     /// By provider and name.
-    models: BTreeMap<(String, String), Arc<Model>>,
+    models: BTreeMap<(String, String), Arc<CatalogueModel>>,
 }
 
 impl Catalogue {
@@ -120,7 +120,7 @@ impl Catalogue {
     fn built_in() -> anyhow::Result<Self> {
         let mut text = String::new();
         GzDecoder::new(BUILT_IN).read_to_string(&mut text)?;
-        let List { origin, models } = serde_json::from_str(&text)?;
+        let ModelList { origin, models } = serde_json::from_str(&text)?;
         let mut catalogue = Self {
             origin,
             ..Self::default()
@@ -142,7 +142,7 @@ impl Catalogue {
         Ok(())
     }
 
-    fn add(&mut self, models: Vec<Model>) {
+    fn add(&mut self, models: Vec<CatalogueModel>) {
         let keyed = models
             .into_iter()
             .map(|model| ((model.provider.clone(), model.name.clone()), model));
@@ -151,12 +151,12 @@ impl Catalogue {
     }
 
     /// All models, by provider and name.
-    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+    pub fn models(&self) -> impl Iterator<Item = &Arc<CatalogueModel>> {
         self.models.values()
     }
 
     /// What is known of a model at a provider. A tuned one is as the one that it was made of.
-    pub fn find(&self, provider: &Provider, name: &str) -> Option<&Arc<Model>> {
+    pub fn find(&self, provider: &Provider, name: &str) -> Option<&Arc<CatalogueModel>> {
         let find = |name: &str| {
             self.models
                 .get(&(provider.listed_as().to_owned(), name.to_owned()))

@@ -45,14 +45,14 @@ pub const UNREACHABLE: u8 = 3;
 )]
 struct Cli {
     #[command(flatten)]
-    global: Global,
+    global: GlobalOptions,
     #[command(subcommand)]
     command: Command,
 }
 
 /// Options of every command.
 #[derive(Debug, clap::Args)]
-struct Global {
+struct GlobalOptions {
     /// The configuration; forebay.toml in the working directory if there is one.
     #[arg(long, global = true, value_name = "FILE", env = "FOREBAY_CONFIG")]
     config: Option<PathBuf>,
@@ -73,7 +73,7 @@ enum Command {
     Publish(publish::Args),
     /// Read answers.
     #[command(subcommand)]
-    Results(results::Command),
+    Results(results::ResultsCommand),
     /// Show waiting jobs by pool, team and lane.
     Queues,
     /// Show accounts, their keys and models: state, reason, time of return, calls and refusals.
@@ -84,7 +84,7 @@ enum Command {
     Providers(models::ProvidersArgs),
     /// Show, replay and drop jobs that were given up.
     #[command(subcommand)]
-    Dead(dead::Command),
+    Dead(dead::DeadCommand),
     /// Make no more calls for a pool, an account or a team, until it is resumed; a restart changes nothing.
     Pause(orders::PauseArgs),
     /// Make calls again for what was paused.

@@ -23,7 +23,7 @@ use forebay_schemas::{Cache, Lane, Names};
 use forebay_workers::accounts::{self, Limit};
 use forebay_workers::{OnDemand, SubjectRules, TeamConfig, unknown_team};
 
-use crate::catalogue::{Catalogue, Model};
+use crate::catalogue::{Catalogue, CatalogueModel};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "forebay.toml";
@@ -36,7 +36,7 @@ pub const SMALLEST_STREAM: u64 = 16 << 20;
 
 /// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where, for example `account.openai-main.limits[0].per`.
     pub path: String,
     /// What is wrong and what to do.
@@ -45,14 +45,14 @@ pub struct Mistake {
 
 /// All mistakes of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mistakes {
+pub struct ConfigErrors {
     /// The file they are in, if it is one.
     pub file: Option<PathBuf>,
     /// Each of them.
-    pub all: Vec<Mistake>,
+    pub all: Vec<ConfigError>,
 }
 
-impl fmt::Display for Mistakes {
+impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = match self.all.len() {
             1 => "1 mistake".to_owned(),
@@ -62,7 +62,7 @@ impl fmt::Display for Mistakes {
             Some(file) => write!(f, "{count} in {}:", file.display())?,
             None => write!(f, "{count} in the configuration:")?,
         }
-        for Mistake { path, problem } in &self.all {
+        for ConfigError { path, problem } in &self.all {
             let colon = if path.is_empty() { "" } else { ": " };
             write!(f, "\n  {path}{colon}{problem}")?;
         }
@@ -70,7 +70,7 @@ impl fmt::Display for Mistakes {
     }
 }
 
-impl std::error::Error for Mistakes {}
+impl std::error::Error for ConfigErrors {}
 
 /// A checked configuration. Secrets are not read yet: see [`Config::workers`].
 #[derive(Debug, Clone)]
@@ -78,13 +78,13 @@ pub struct Config {
     /// The file it came from, if it is one.
     pub file: Option<PathBuf>,
     /// How NATS is reached.
-    pub nats: Nats,
+    pub nats: NatsConfig,
     /// Where things are kept, and for how long.
-    pub data: Data,
+    pub data: DataConfig,
     /// Sizes and ages of streams.
-    pub streams: Streams,
+    pub streams: StreamsConfig,
     /// How calls are made.
-    pub call: Call,
+    pub call: CallConfig,
     /// What is known of models.
     pub catalogue: Catalogue,
     /// The providers that can be named.
@@ -92,9 +92,9 @@ pub struct Config {
     /// Lanes and their weights.
     pub lanes: [(Lane, u64); 3],
     /// The accounts, by name.
-    pub accounts: BTreeMap<String, Account>,
+    pub accounts: BTreeMap<String, AccountConfig>,
     /// The pools, by name.
-    pub pools: BTreeMap<String, Pool>,
+    pub pools: BTreeMap<String, PoolConfig>,
     /// What serves models that no pool is for: without a configuration there is a pool for each that is asked for.
     pub on_demand: Option<OnDemand>,
     /// Teams that differ from the defaults.
@@ -103,7 +103,7 @@ pub struct Config {
 
 /// How NATS is reached.
 #[derive(Debug, Clone)]
-pub struct Nats {
+pub struct NatsConfig {
     /// A server that others run; without it, Forebay minds its own.
     pub url: Option<String>,
     /// Where the minded server listens, if that is given; port 0 is any free one.
@@ -116,7 +116,7 @@ pub struct Nats {
     pub refuses_unknown_teams: bool,
 }
 
-impl Nats {
+impl NatsConfig {
     /// Where the minded server listens.
     pub fn address(&self) -> SocketAddr {
         self.listen.unwrap_or(USUAL_ADDRESS)
@@ -125,7 +125,7 @@ impl Nats {
 
 /// Where things are kept, and for how long.
 #[derive(Debug, Clone)]
-pub struct Data {
+pub struct DataConfig {
     /// The data directory.
     pub dir: PathBuf,
     /// Days for which results are kept.
@@ -136,40 +136,40 @@ pub struct Data {
 
 /// Sizes and ages of streams.
 #[derive(Debug, Clone, Copy)]
-pub struct Streams {
+pub struct StreamsConfig {
     /// Bytes of waiting jobs beyond which publishers are refused.
-    pub jobs_max_bytes: Size,
+    pub jobs_max_bytes: StreamSize,
     /// Waiting jobs of one pool, team and lane beyond which their publishers are refused, if that is limited.
     pub jobs_max_per_queue: Option<u32>,
     /// How long completions are kept in the stream.
     pub completions_max_age: Duration,
     /// Bytes of completions beyond which the oldest go.
-    pub completions_max_bytes: Size,
+    pub completions_max_bytes: StreamSize,
     /// The most that each of the two object stores holds, in bytes: what does not fit is refused of jobs, and of
     /// completions the oldest go.
-    pub objects_max_bytes: Size,
+    pub objects_max_bytes: StreamSize,
 }
 
 /// The most that a stream holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Size {
+pub enum StreamSize {
     /// So many bytes, or the stream cannot be made.
     Given(u64),
     /// So many bytes, or what the server has room for when the stream is made.
     Usual(u64),
 }
 
-impl Size {
+impl StreamSize {
     /// In bytes.
     pub fn bytes(self) -> u64 {
-        let (Size::Given(bytes) | Size::Usual(bytes)) = self;
+        let (StreamSize::Given(bytes) | StreamSize::Usual(bytes)) = self;
         bytes
     }
 }
 
 /// How calls are made.
 #[derive(Debug, Clone, Copy)]
-pub struct Call {
+pub struct CallConfig {
     /// Attempts that count.
     pub attempts: u32,
     /// From sending to the end of the answer.
@@ -184,18 +184,18 @@ pub struct Call {
 
 /// An account.
 #[derive(Debug, Clone)]
-pub struct Account {
+pub struct AccountConfig {
     /// Where its calls go.
     pub endpoint: Endpoint,
     /// Where its credentials are.
-    pub keys: Vec<Key>,
+    pub keys: Vec<KeyConfig>,
     /// Its limits.
     pub limits: Vec<Limit>,
 }
 
 /// Where a credential is.
 #[derive(Debug, Clone)]
-pub struct Key {
+pub struct KeyConfig {
     /// Its name, for people.
     pub name: String,
     /// Where it is read from.
@@ -213,9 +213,9 @@ pub enum KeySource {
 
 /// A named queue.
 #[derive(Debug, Clone)]
-pub struct Pool {
+pub struct PoolConfig {
     /// What serves it.
-    pub targets: Vec<Target>,
+    pub targets: Vec<TargetConfig>,
     /// Whether what one target refuses for its content is taken to another.
     pub content_fallback: bool,
     /// Whether embeddings of several jobs travel in one request.
@@ -226,7 +226,7 @@ pub struct Pool {
 
 /// An account and a model that serve a pool.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct TargetConfig {
     /// The account's name.
     pub account: String,
     /// The model to ask for.
@@ -246,20 +246,20 @@ impl Config {
     ///
     /// # Errors
     /// With all mistakes.
-    pub fn load(file: Option<&Path>) -> Result<Self, Mistakes> {
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigErrors> {
         let default = Path::new(DEFAULT_FILE);
         let Some(file) = file.or_else(|| default.exists().then_some(default)) else {
             return Self::of_environment();
         };
-        let in_file = |mistakes: Mistakes| Mistakes {
+        let in_file = |mistakes: ConfigErrors| ConfigErrors {
             file: Some(file.to_owned()),
             ..mistakes
         };
         let text = std::fs::read_to_string(file).map_err(|error| {
             let problem = format!("cannot be read: {error}");
-            in_file(Mistakes {
+            in_file(ConfigErrors {
                 file: None,
-                all: vec![Mistake {
+                all: vec![ConfigError {
                     path: String::new(),
                     problem,
                 }],
@@ -279,11 +279,11 @@ impl Config {
     ///
     /// # Errors
     /// With all mistakes.
-    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+    pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
         let (raw, mut mistakes, unreadable) = raw::read(text);
         let mut config = check::check(raw, &unreadable, &mut mistakes);
         if !mistakes.is_empty() {
-            return Err(Mistakes {
+            return Err(ConfigErrors {
                 file: None,
                 all: mistakes,
             });
@@ -298,7 +298,7 @@ impl Config {
     ///
     /// # Errors
     /// With every address there that is none.
-    pub fn of_environment() -> Result<Self, Mistakes> {
+    pub fn of_environment() -> Result<Self, ConfigErrors> {
         Self::parse("")?.with_environment(environment::variable)
     }
 
@@ -309,7 +309,7 @@ impl Config {
     pub(crate) fn with_environment(
         self,
         read: impl Fn(&str) -> Option<String>,
-    ) -> Result<Self, Mistakes> {
+    ) -> Result<Self, ConfigErrors> {
         let mut mistakes = Vec::new();
         let accounts = environment::accounts(&self.providers, read, &mut mistakes);
         let on_demand =
@@ -321,7 +321,7 @@ impl Config {
                 ..self
             })
         } else {
-            Err(Mistakes {
+            Err(ConfigErrors {
                 file: None,
                 all: mistakes,
             })
@@ -332,7 +332,7 @@ impl Config {
     ///
     /// # Errors
     /// With every credential that is not there, and if there is nothing to serve.
-    pub fn workers(&self) -> Result<forebay_workers::Config, Mistakes> {
+    pub fn workers(&self) -> Result<forebay_workers::Config, ConfigErrors> {
         let mut mistakes = Vec::new();
         if self.pools.is_empty() && self.on_demand.is_none() {
             let missing = match &self.file {
@@ -348,7 +348,7 @@ impl Config {
                  providers` names, name a file with --config, or try `forebay demo`{}",
                 half.collect::<String>()
             );
-            mistakes.push(Mistake {
+            mistakes.push(ConfigError {
                 path: String::new(),
                 problem,
             });
@@ -359,7 +359,7 @@ impl Config {
             .map(|(name, account)| account.build(name, &mut mistakes))
             .collect();
         if !mistakes.is_empty() {
-            return Err(Mistakes {
+            return Err(ConfigErrors {
                 file: self.file.clone(),
                 all: mistakes,
             });
@@ -370,7 +370,7 @@ impl Config {
                 .position(|name| name == account)
                 .unwrap_or_default()
         };
-        let target = |target: &Target| forebay_workers::TargetConfig {
+        let target = |target: &TargetConfig| forebay_workers::TargetConfig {
             account: index(&target.account),
             model: target.model.clone(),
             tier: target.tier,
@@ -384,7 +384,7 @@ impl Config {
                 .map(|model| Arc::new(model.prices.clone())),
             max_output: self.model(target).and_then(|model| model.max_output),
         };
-        let pool = |(name, pool): (&String, &Pool)| forebay_workers::PoolConfig {
+        let pool = |(name, pool): (&String, &PoolConfig)| forebay_workers::PoolConfig {
             name: name.clone(),
             targets: pool.targets.iter().map(target).collect(),
             content_fallback: pool.content_fallback,
@@ -438,7 +438,7 @@ impl Config {
     }
 
     /// What is known of a target's model.
-    fn model(&self, target: &Target) -> Option<&Model> {
+    fn model(&self, target: &TargetConfig) -> Option<&CatalogueModel> {
         let account = self.accounts.get(&target.account)?;
         self.catalogue
             .find(account.endpoint.provider, &target.model)
@@ -446,8 +446,8 @@ impl Config {
     }
 }
 
-impl Account {
-    fn build(&self, name: &str, mistakes: &mut Vec<Mistake>) -> accounts::Config {
+impl AccountConfig {
+    fn build(&self, name: &str, mistakes: &mut Vec<ConfigError>) -> accounts::Config {
         let mut keys = Vec::new();
         for (index, key) in self.keys.iter().enumerate() {
             match key.read() {
@@ -457,14 +457,14 @@ impl Account {
                         secret,
                     }),
                     Some(problem) => {
-                        mistakes.push(Mistake {
+                        mistakes.push(ConfigError {
                             path: format!("account.{name}.keys[{index}]"),
                             problem,
                         });
                     }
                 },
                 Err((field, problem)) => {
-                    mistakes.push(Mistake {
+                    mistakes.push(ConfigError {
                         path: format!("account.{name}.keys[{index}].{field}"),
                         problem,
                     });
@@ -487,7 +487,7 @@ impl Account {
     }
 }
 
-impl Key {
+impl KeyConfig {
     fn read(&self) -> Result<Secret, (&'static str, String)> {
         let (field, text) = match &self.source {
             KeySource::Env(variable) => {

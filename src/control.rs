@@ -16,21 +16,21 @@ use async_nats::service::{Service, ServiceExt};
 use futures::StreamExt;
 use tracing::warn;
 
-use crate::cluster::account_state::Writer;
+use crate::cluster::account_state::StateWriter;
 use crate::control::controls::OrderBook;
 use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
-use crate::control::handlers::Desk;
+use crate::control::handlers::ControlHandlers;
 pub use depths::depths;
 
 /// The services of a running worker.
-pub struct Control {
+pub struct ControlServices {
     service: Service,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-impl Control {
+impl ControlServices {
     /// Starts to answer.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl Control {
     pub async fn start(
         connection: &Connection,
         worker: Arc<Worker>,
-        writer: Writer,
+        writer: StateWriter,
         book: OrderBook,
     ) -> Result<Self, async_nats::Error> {
         let (client, names) = (&connection.client, &connection.names);
@@ -47,7 +47,7 @@ impl Control {
             .description("An asynchronous broker for AI requests")
             .start("forebay", env!("CARGO_PKG_VERSION"))
             .await?;
-        let desk = Arc::new(Desk {
+        let desk = Arc::new(ControlHandlers {
             connection: connection.clone(),
             worker,
             writer,

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use crate::cluster::account_state;
 use crate::control::controls;
-use crate::control::controls::Order;
+use crate::control::controls::ControlOrder;
 use crate::nats::connection::{Connection, Error};
 use crate::nats::streams;
 
@@ -74,13 +74,13 @@ async fn delete(connection: &Connection, name: String) -> anyhow::Result<()> {
 }
 
 /// An entry's key and value of today.
-type Entry = (String, Vec<u8>);
+type BucketEntry = (String, Vec<u8>);
 
 /// Copies each entry in the words of today, unless it was copied before.
 async fn copy(
     former: &Store,
     store: &Store,
-    renamed: impl Fn(&str, &[u8]) -> serde_json::Result<Entry>,
+    renamed: impl Fn(&str, &[u8]) -> serde_json::Result<BucketEntry>,
 ) -> anyhow::Result<()> {
     let keys: Vec<String> = former.keys().await?.try_collect().await?;
     for key in keys {
@@ -101,7 +101,7 @@ async fn copy(
     Ok(())
 }
 
-fn account(key: &str, value: &[u8]) -> serde_json::Result<Entry> {
+fn account(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
     let standing: AccountState = serde_json::from_slice(value)?;
     Ok((key.to_owned(), serde_json::to_vec(&standing)?))
 }
@@ -123,12 +123,18 @@ enum FormerOrder {
     Cancel { what: CancelledJobs, at: Timestamp },
 }
 
-fn control(_: &str, value: &[u8]) -> serde_json::Result<Entry> {
+fn control(_: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
     let order = match serde_json::from_slice(value)? {
-        FormerOrder::Pause(FormerPausable::Pool(name)) => Order::Pause(PauseTarget::Pool(name)),
-        FormerOrder::Pause(FormerPausable::Quota(name)) => Order::Pause(PauseTarget::Account(name)),
-        FormerOrder::Pause(FormerPausable::Team(name)) => Order::Pause(PauseTarget::Team(name)),
-        FormerOrder::Cancel { what, at } => Order::Cancel { what, at },
+        FormerOrder::Pause(FormerPausable::Pool(name)) => {
+            ControlOrder::Pause(PauseTarget::Pool(name))
+        }
+        FormerOrder::Pause(FormerPausable::Quota(name)) => {
+            ControlOrder::Pause(PauseTarget::Account(name))
+        }
+        FormerOrder::Pause(FormerPausable::Team(name)) => {
+            ControlOrder::Pause(PauseTarget::Team(name))
+        }
+        FormerOrder::Cancel { what, at } => ControlOrder::Cancel { what, at },
     };
     Ok((order.key(), serde_json::to_vec(&order)?))
 }

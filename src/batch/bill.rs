@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// What the lines of a batch used and cost together.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Bill {
+pub struct CostSummary {
     /// Tokens, where providers say.
     pub usage: Usage,
     /// US dollars, of the lines whose cost is known.
@@ -17,7 +17,7 @@ pub struct Bill {
     pub unknown: usize,
 }
 
-impl Bill {
+impl CostSummary {
     /// Adds a line.
     pub fn add(&mut self, completion: &Completion) {
         let Usage {
@@ -61,7 +61,7 @@ impl Bill {
     }
 }
 
-impl fmt::Display for Bill {
+impl fmt::Display for CostSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |tokens: u64, what: &str| match tokens {
             0 => String::new(),
@@ -121,7 +121,7 @@ mod tests {
 
     #[test]
     fn tokens_and_amounts_add_up_and_what_is_unknown_is_counted() {
-        let mut bill = Bill::default();
+        let mut bill = CostSummary::default();
         let used = r#"{"input_tokens":1000000,"output_tokens":20,"cached_input_tokens":5,"reasoning_tokens":7}"#;
         for cost in [
             r#"{"amount":"0.1","currency":"USD"}"#,
@@ -139,7 +139,7 @@ mod tests {
                 .ends_with("0.100000002 USD and that of a line, which is unknown"),
             "{bill}"
         );
-        let mut unknown = Bill::default();
+        let mut unknown = CostSummary::default();
         unknown.add(&completion(used, "null", ANSWER));
         assert!(unknown.to_string().ends_with("cost: unknown"), "{unknown}");
     }

@@ -21,7 +21,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 /// A completion, and what its message tells of it.
 #[derive(Debug)]
-pub(crate) struct Found {
+pub(crate) struct FoundCompletion {
     pub(crate) completion: Completion,
     /// Which request it answers, if it says so.
     pub(crate) fingerprint: Option<String>,
@@ -32,21 +32,21 @@ pub(crate) struct Found {
 }
 
 /// A batch's completions, those in the stream first.
-pub(crate) struct Completions {
+pub(crate) struct BatchCompletions {
     connection: Connection,
     filter: String,
     messages: Ordered,
     /// Whether they are to be read anew.
     is_lost: bool,
     /// The last message, while it is opened.
-    opening: Option<AbortOnDropHandle<anyhow::Result<Found>>>,
+    opening: Option<AbortOnDropHandle<anyhow::Result<FoundCompletion>>>,
     /// How many were in the stream when it was opened.
     pub(crate) stored: u64,
     /// When the streams of jobs and of completions were made.
     made: [i64; 2],
 }
 
-impl Completions {
+impl BatchCompletions {
     /// Begins to read.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Completions {
 
     /// The next one. After a loss they are read from the first one again, so that some come twice. Nothing is
     /// lost if whoever waits for it stops waiting.
-    pub(crate) async fn next(&mut self) -> Found {
+    pub(crate) async fn next(&mut self) -> FoundCompletion {
         loop {
             if self.is_lost {
                 tokio::time::sleep(AGAIN).await;
@@ -94,7 +94,7 @@ impl Completions {
     }
 
     /// Opens the next message; `None` if it is no completion.
-    async fn opened(&mut self) -> Result<Option<Found>, String> {
+    async fn opened(&mut self) -> Result<Option<FoundCompletion>, String> {
         let opening = match &mut self.opening {
             Some(opening) => opening,
             None => {
@@ -182,11 +182,11 @@ async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered,
     Ok((consumer.messages().await.context(unreadable)?, stored))
 }
 
-async fn found(connection: &Connection, message: &Message) -> anyhow::Result<Found> {
+async fn found(connection: &Connection, message: &Message) -> anyhow::Result<FoundCompletion> {
     let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
     let headers = message.headers.as_ref();
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
-    Ok(Found {
+    Ok(FoundCompletion {
         completion: connection
             .open_completion(&message.payload, headers)
             .await?,

@@ -12,16 +12,16 @@ const LONGEST: usize = 200;
 
 /// Why lines did not succeed, by the code of the failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Failures(BTreeMap<String, Reason>);
+pub struct FailureSummary(BTreeMap<String, FailureReason>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Reason {
+struct FailureReason {
     lines: usize,
     /// What the first of them was told.
     message: String,
 }
 
-impl Failures {
+impl FailureSummary {
     /// Adds a line, if it failed.
     pub fn add(&mut self, completion: &Completion) {
         let Some(error) = &completion.error else {
@@ -34,7 +34,7 @@ impl Failures {
         reason.lines += 1;
     }
 
-    fn most_first(&self) -> Vec<(&String, &Reason)> {
+    fn most_first(&self) -> Vec<(&String, &FailureReason)> {
         let mut all: Vec<_> = self.0.iter().collect();
         all.sort_by_key(|(_, reason)| std::cmp::Reverse(reason.lines));
         all
@@ -46,7 +46,7 @@ impl Failures {
         let mut lines: Vec<_> = all
             .iter()
             .take(SHOWN)
-            .map(|(code, Reason { lines, message })| {
+            .map(|(code, FailureReason { lines, message })| {
                 format!("  {lines} × {code}, for example: {message}")
             })
             .collect();
@@ -58,7 +58,7 @@ impl Failures {
 
     /// For programs.
     pub fn in_json(&self) -> Value {
-        let reason = |(code, reason): &(&String, &Reason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
+        let reason = |(code, reason): &(&String, &FailureReason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
         self.most_first().iter().map(reason).collect()
     }
 }

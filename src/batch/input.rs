@@ -22,12 +22,12 @@ pub struct Batch {
     /// The team that it belongs to.
     pub team: String,
     /// Its lines, in order.
-    pub lines: Vec<Line>,
+    pub lines: Vec<BatchLine>,
 }
 
 /// A line of a batch.
 #[derive(Debug, Clone)]
-pub struct Line {
+pub struct BatchLine {
     /// Where it stands in the file, 1 for the first line.
     number: usize,
     /// Its job's id.
@@ -40,7 +40,7 @@ pub struct Line {
     text: Bytes,
 }
 
-impl Line {
+impl BatchLine {
     /// The model that it asks for, if it names one.
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
@@ -75,12 +75,12 @@ impl Line {
 
 /// What is wrong with an input file.
 #[derive(Debug)]
-pub struct Problems {
+pub struct InputProblems {
     file: PathBuf,
     all: Vec<(usize, String)>,
 }
 
-impl fmt::Display for Problems {
+impl fmt::Display for InputProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = if self.all.len() == 1 { "line" } else { "lines" };
         write!(
@@ -99,11 +99,11 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
+impl std::error::Error for InputProblems {}
 
 /// What of a batch is chosen on the command line.
 #[derive(Debug, Clone, Default)]
-pub struct Choices {
+pub struct BatchChoices {
     /// The pool of all lines; else that of each line's model.
     pub pool: Option<String>,
     /// The team.
@@ -117,7 +117,7 @@ impl Batch {
     ///
     /// # Errors
     /// When the file cannot be read, or with all lines that cannot be sent.
-    pub fn read(path: &Path, choices: &Choices) -> anyhow::Result<Self> {
+    pub fn read(path: &Path, choices: &BatchChoices) -> anyhow::Result<Self> {
         let text =
             std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         Self::parse(path, text.into(), choices)
@@ -127,7 +127,7 @@ impl Batch {
     ///
     /// # Errors
     /// With all lines that cannot be sent.
-    pub fn parse(path: &Path, text: Bytes, choices: &Choices) -> anyhow::Result<Self> {
+    pub fn parse(path: &Path, text: Bytes, choices: &BatchChoices) -> anyhow::Result<Self> {
         let name = choices
             .name
             .clone()
@@ -168,7 +168,7 @@ impl Batch {
                     for (field, name) in names {
                         seen.entry((field, name.clone())).or_insert(number);
                     }
-                    lines.push(Line {
+                    lines.push(BatchLine {
                         number,
                         id,
                         pool,
@@ -189,7 +189,7 @@ impl Batch {
                 lines,
             });
         }
-        Err(Problems {
+        Err(InputProblems {
             file: path.to_owned(),
             all: problems,
         }
@@ -223,7 +223,7 @@ impl Batch {
         if problems.is_empty() {
             Ok(())
         } else {
-            Err(Problems {
+            Err(InputProblems {
                 file: path.to_owned(),
                 all: problems,
             }
@@ -240,7 +240,7 @@ impl Batch {
     }
 
     /// The identity of a line's job.
-    pub fn identity(&self, line: &Line) -> Identity {
+    pub fn identity(&self, line: &BatchLine) -> Identity {
         Identity {
             team: self.team.clone(),
             batch: Some(self.name.clone()),
@@ -249,7 +249,7 @@ impl Batch {
     }
 
     /// The message of a line's job.
-    pub fn message(&self, line: &Line) -> Bytes {
+    pub fn message(&self, line: &BatchLine) -> Bytes {
         // The line was read before, and a job that was read can be written.
         let mut job = match Job::parse(&line.text) {
             Ok(job) => job,
@@ -260,7 +260,7 @@ impl Batch {
     }
 
     /// Which request a line is.
-    pub fn fingerprint(&self, line: &Line) -> Option<String> {
+    pub fn fingerprint(&self, line: &BatchLine) -> Option<String> {
         Job::parse(&line.text)
             .ok()
             .map(|job| job.fingerprint(&line.pool))
@@ -350,7 +350,7 @@ pub fn without_bom(text: &[u8]) -> &[u8] {
 }
 
 /// 16 hex digits of the SHA-256 of file, pool and team.
-fn name_of(text: &[u8], choices: &Choices) -> String {
+fn name_of(text: &[u8], choices: &BatchChoices) -> String {
     let mut hash = Sha256::new();
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
@@ -365,7 +365,7 @@ fn name_of(text: &[u8], choices: &Choices) -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str, choices: &Choices) -> anyhow::Result<Batch> {
+    fn parse(text: &str, choices: &BatchChoices) -> anyhow::Result<Batch> {
         Batch::parse(
             Path::new("in.jsonl"),
             Bytes::copy_from_slice(text.as_bytes()),
@@ -373,10 +373,10 @@ mod tests {
         )
     }
 
-    fn choices() -> Choices {
-        Choices {
+    fn choices() -> BatchChoices {
+        BatchChoices {
             team: "default".to_owned(),
-            ..Choices::default()
+            ..BatchChoices::default()
         }
     }
 
@@ -390,7 +390,7 @@ mod tests {
             (1, "gpt-4_1")
         );
         assert_eq!(batch.name.len(), 16);
-        let other = Choices {
+        let other = BatchChoices {
             pool: Some("chat".to_owned()),
             ..choices()
         };
@@ -462,7 +462,7 @@ mod tests {
             .check(path, Some(&own), 1 << 20)
             .expect("a target's model");
         // The pool's name, or none, is any of its models.
-        let chat = Choices {
+        let chat = BatchChoices {
             pool: Some("chat".to_owned()),
             ..choices()
         };

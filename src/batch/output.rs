@@ -16,14 +16,14 @@ use crate::batch::input::Batch;
 
 /// Where the lines go.
 #[derive(Debug, Clone)]
-pub struct Files {
+pub struct OutputFiles {
     /// Succeeded lines.
     pub output: PathBuf,
     /// All others.
     pub errors: PathBuf,
 }
 
-impl Files {
+impl OutputFiles {
     /// `errors` is `OUT.errors.jsonl` where none is named: `out.errors.jsonl` beside `out.jsonl`.
     pub fn new(output: PathBuf, errors: Option<PathBuf>) -> Self {
         let errors = errors.unwrap_or_else(|| {
@@ -37,9 +37,9 @@ impl Files {
 
 /// The files as they are written. While this lives, no other run writes the same ones.
 #[derive(Debug)]
-pub struct Output {
-    output: Part,
-    errors: Part,
+pub struct BatchOutput {
+    output: OutputPart,
+    errors: OutputPart,
     failed: usize,
     /// The place whose line is written next.
     next: usize,
@@ -49,7 +49,7 @@ pub struct Output {
 
 /// A file under its other name.
 #[derive(Debug)]
-struct Part {
+struct OutputPart {
     path: PathBuf,
     partial: PathBuf,
     file: BufWriter<File>,
@@ -57,13 +57,18 @@ struct Part {
     settled: bool,
 }
 
-impl Output {
+impl BatchOutput {
     /// Opens the partial files; what an earlier run left in them is written again from the stream. Never
     /// touches what is not a plain file or not this batch's; `force` allows the latter for OUT and ERR.
     ///
     /// # Errors
     /// When a file cannot be written, is written by another run, is the input, or is not this batch's.
-    pub fn open(input: &Path, files: Files, batch: &Batch, force: bool) -> anyhow::Result<Self> {
+    pub fn open(
+        input: &Path,
+        files: OutputFiles,
+        batch: &Batch,
+        force: bool,
+    ) -> anyhow::Result<Self> {
         let output = destination(&files.output)?;
         let errors = destination(&files.errors)?;
         let paths = [
@@ -92,7 +97,7 @@ impl Output {
         }
         refuse_foreign(&partial(&output), &ours)?;
         refuse_foreign(&partial(&errors), &ours)?;
-        let (output, errors) = (Part::open(output)?, Part::open(errors)?);
+        let (output, errors) = (OutputPart::open(output)?, OutputPart::open(errors)?);
         Ok(Self {
             output,
             errors,
@@ -146,7 +151,7 @@ impl Output {
     }
 }
 
-impl Part {
+impl OutputPart {
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let partial = partial(&path);
         let failed = || format!("{} cannot be written", partial.display());
@@ -185,7 +190,7 @@ impl Part {
     }
 }
 
-impl Drop for Part {
+impl Drop for OutputPart {
     /// A file that nothing was written to is no partial result.
     fn drop(&mut self) {
         let empty = self.file.flush().is_ok()
@@ -232,7 +237,7 @@ fn destination(path: &Path) -> anyhow::Result<PathBuf> {
 /// may have been cut by a kill.
 fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
     #[derive(Deserialize)]
-    struct Named {
+    struct NamedLine {
         id: String,
     }
     let file = match fs::metadata(path) {
@@ -244,7 +249,7 @@ fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
     let file = file.with_context(|| format!("{} cannot be read", path.display()))?;
     for line in BufReader::new(file).split(b'\n') {
         let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
-        let named = serde_json::from_slice::<Named>(&line);
+        let named = serde_json::from_slice::<NamedLine>(&line);
         let own = named.as_ref().is_ok_and(|named| ours.contains(&named.id))
             || (named.is_err() && line.starts_with(b"{\"id\":\"batch_req_"));
         if !own {
@@ -263,7 +268,7 @@ mod tests {
 
     #[test]
     fn errors_stand_beside_the_output() {
-        let files = |output: &str| Files::new(output.into(), None).errors;
+        let files = |output: &str| OutputFiles::new(output.into(), None).errors;
         assert_eq!(files("a/out.jsonl"), Path::new("a/out.errors.jsonl"));
         assert_eq!(files("out"), Path::new("out.errors.jsonl"));
         assert_eq!(

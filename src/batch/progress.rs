@@ -7,8 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::batch::totals::Totals;
-use crate::control::messages::Account;
+use crate::batch::totals::RunTotals;
+use crate::control::messages::AccountReport;
 
 /// How often a plain line is printed.
 const PLAIN: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ const LOOKS: usize = 11;
 
 /// The progress of one batch.
 #[derive(Debug)]
-pub struct Progress {
+pub struct RunProgress {
     bar: Option<ProgressBar>,
     quiet: bool,
     printed: Instant,
@@ -30,7 +30,7 @@ pub struct Progress {
     note: String,
 }
 
-impl Progress {
+impl RunProgress {
     /// A bar where stderr is a terminal, else plain lines; nothing at all if `quiet`.
     pub fn new(lines: usize, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
@@ -55,7 +55,7 @@ impl Progress {
     }
 
     /// What the worker's accounts are doing.
-    pub fn look(&mut self, accounts: Vec<Account>) {
+    pub fn look(&mut self, accounts: Vec<AccountReport>) {
         self.looks.push_back((
             Instant::now(),
             accounts.iter().map(|account| account.calls).sum(),
@@ -91,7 +91,7 @@ impl Progress {
     }
 
     /// Shows how far it is.
-    pub fn show(&mut self, totals: &Totals) {
+    pub fn show(&mut self, totals: &RunTotals) {
         self.started.get_or_insert_with(Instant::now);
         self.done_before.get_or_insert(totals.done());
         if let Some(bar) = &self.bar {
@@ -104,7 +104,7 @@ impl Progress {
     }
 
     /// Shows the last state.
-    pub fn end(mut self, totals: &Totals) {
+    pub fn end(mut self, totals: &RunTotals) {
         self.note.clear();
         match &self.bar {
             Some(bar) => {
@@ -116,13 +116,13 @@ impl Progress {
         }
     }
 
-    fn print(&self, totals: &Totals) {
+    fn print(&self, totals: &RunTotals) {
         let (done, lines) = (totals.done(), totals.lines);
         // Nobody reads progress from a stderr that is closed.
         let _ = writeln!(std::io::stderr(), "{done}/{lines} {}", self.line(totals));
     }
 
-    fn line(&self, totals: &Totals) -> String {
+    fn line(&self, totals: &RunTotals) -> String {
         let waiting = totals.lines.saturating_sub(totals.done());
         let in_flight = self.in_flight.min(waiting as u64);
         let mut line = format!(
@@ -153,7 +153,7 @@ impl Progress {
         (elapsed > 0.0).then(|| calls.saturating_sub(*before) as f64 / elapsed)
     }
 
-    fn time_left(&self, totals: &Totals) -> Option<Duration> {
+    fn time_left(&self, totals: &RunTotals) -> Option<Duration> {
         let done = totals.done() - self.done_before?;
         let left = totals.lines - totals.done();
         if done == 0 || left == 0 {

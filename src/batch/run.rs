@@ -15,12 +15,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::batch::completions::{Completions, Found};
-use crate::batch::input::{Batch, Line};
-use crate::batch::output::{Files, Output};
-use crate::batch::progress::Progress;
-use crate::batch::totals::{Ended, Totals};
-use crate::control::messages::{Account, Accounts};
+use crate::batch::completions::{BatchCompletions, FoundCompletion};
+use crate::batch::input::{Batch, BatchLine};
+use crate::batch::output::{BatchOutput, OutputFiles};
+use crate::batch::progress::RunProgress;
+use crate::batch::totals::{RunOutcome, RunTotals};
+use crate::control::messages::{AccountReport, AccountsReport};
 use crate::nats::connection::{Connection, Error};
 
 /// Publishes whose acknowledgement is awaited at once.
@@ -46,21 +46,21 @@ pub async fn run(
     batch: Batch,
     lane: Lane,
     retry_failed: bool,
-    output: Output,
-    progress: Progress,
+    output: BatchOutput,
+    progress: RunProgress,
     stop: &CancellationToken,
-) -> Result<Ended, Error> {
+) -> Result<RunOutcome, Error> {
     let batch = Arc::new(batch);
-    let mut gathering = Gathering::new(Arc::clone(&batch), retry_failed, output, progress);
+    let mut gathering = BatchRun::new(Arc::clone(&batch), retry_failed, output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
-    let mut completions = Completions::open(connection, &batch)
+    let mut completions = BatchCompletions::open(connection, &batch)
         .await
         .map_err(unreachable)?;
     tokio::select! {
         caught_up = gathering.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
-        () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
+        () = stop.cancelled() => return Ok(RunOutcome::Interrupted(gathering.interrupted())),
     }
-    let publish_open = |gathering: &Gathering| {
+    let publish_open = |gathering: &BatchRun| {
         publish_all(
             connection.clone(),
             Arc::clone(&batch),
@@ -86,10 +86,13 @@ pub async fn run(
                     published = false;
                 }
             }
-            () = stop.cancelled() => return Ok(Ended::Interrupted(gathering.interrupted())),
+            () = stop.cancelled() => return Ok(RunOutcome::Interrupted(gathering.interrupted())),
         }
     }
-    gathering.finish().map(Ended::Done).map_err(Error::Usage)
+    gathering
+        .finish()
+        .map(RunOutcome::Done)
+        .map_err(Error::Usage)
 }
 
 /// Publishes lines; those that the server refuses for now are tried again.
@@ -97,7 +100,7 @@ async fn publish_all(
     connection: Connection,
     batch: Arc<Batch>,
     lane: Lane,
-    lines: Vec<(Line, u32)>,
+    lines: Vec<(BatchLine, u32)>,
 ) -> anyhow::Result<()> {
     let large = Semaphore::new(LARGE_AT_ONCE);
     futures::stream::iter(lines)
@@ -111,7 +114,7 @@ async fn publish(
     connection: &Connection,
     batch: &Batch,
     lane: Lane,
-    (line, revision): (Line, u32),
+    (line, revision): (BatchLine, u32),
     large: &Semaphore,
 ) -> anyhow::Result<()> {
     let mut headers = HeaderMap::new();
@@ -156,7 +159,7 @@ async fn publish(
 }
 
 /// What has come so far.
-struct Gathering {
+struct BatchRun {
     batch: Arc<Batch>,
     places: HashMap<String, usize>,
     answered: HashSet<String>,
@@ -166,26 +169,31 @@ struct Gathering {
     revisions: HashMap<String, u32>,
     /// The last place in the stream that was there before anything was published now.
     before: u64,
-    totals: Totals,
+    totals: RunTotals,
     /// Lines that were answered before this run.
     done_before: usize,
     /// Pools that no account of can be reached, and since when.
     unreachable: HashMap<String, Instant>,
-    output: Output,
-    progress: Progress,
+    output: BatchOutput,
+    progress: RunProgress,
 }
 
-impl Gathering {
-    fn new(batch: Arc<Batch>, retry_failed: bool, output: Output, progress: Progress) -> Self {
+impl BatchRun {
+    fn new(
+        batch: Arc<Batch>,
+        retry_failed: bool,
+        output: BatchOutput,
+        progress: RunProgress,
+    ) -> Self {
         let places = batch
             .lines
             .iter()
             .enumerate()
             .map(|(place, line)| (line.id.clone(), place))
             .collect();
-        let totals = Totals {
+        let totals = RunTotals {
             lines: batch.lines.len(),
-            ..Totals::default()
+            ..RunTotals::default()
         };
         Self {
             batch,
@@ -203,7 +211,7 @@ impl Gathering {
     }
 
     /// Reads what is in the stream already.
-    async fn catch_up(&mut self, completions: &mut Completions) -> anyhow::Result<()> {
+    async fn catch_up(&mut self, completions: &mut BatchCompletions) -> anyhow::Result<()> {
         let mut behind = completions.stored;
         while behind > 0 {
             // What is pushed out of the stream meanwhile never comes.
@@ -219,7 +227,7 @@ impl Gathering {
     }
 
     /// Lines without an answer, and the number of the answer that each is to have.
-    fn open(&self) -> Vec<(Line, u32)> {
+    fn open(&self) -> Vec<(BatchLine, u32)> {
         let open = self
             .batch
             .lines
@@ -234,8 +242,8 @@ impl Gathering {
         .collect()
     }
 
-    fn take(&mut self, found: &Found) -> anyhow::Result<()> {
-        let Found {
+    fn take(&mut self, found: &FoundCompletion) -> anyhow::Result<()> {
+        let FoundCompletion {
             completion,
             fingerprint,
             sequence,
@@ -287,7 +295,8 @@ impl Gathering {
             .await
             .ok()
             .and_then(Result::ok);
-        let Some(Ok(told)) = answer.map(|reply| serde_json::from_slice::<Accounts>(&reply.payload))
+        let Some(Ok(told)) =
+            answer.map(|reply| serde_json::from_slice::<AccountsReport>(&reply.payload))
         else {
             self.progress.note("no worker answers".to_owned());
             self.progress.show(&self.totals);
@@ -328,7 +337,11 @@ impl Gathering {
 
     /// An outage in the middle of a batch is waited out; but where no call ever got through, a wrong
     /// address is likelier.
-    fn give_up_unreachable(&mut self, pool: &str, accounts: &[&Account]) -> Result<(), Error> {
+    fn give_up_unreachable(
+        &mut self,
+        pool: &str,
+        accounts: &[&AccountReport],
+    ) -> Result<(), Error> {
         let unreachable =
             !accounts.is_empty() && accounts.iter().all(|account| account.is_unreachable());
         if !unreachable || self.totals.done() > self.done_before {
@@ -352,13 +365,13 @@ impl Gathering {
         )))
     }
 
-    fn finish(self) -> anyhow::Result<Totals> {
+    fn finish(self) -> anyhow::Result<RunTotals> {
         self.progress.end(&self.totals);
         self.output.finish()?;
         Ok(self.totals)
     }
 
-    fn interrupted(self) -> Totals {
+    fn interrupted(self) -> RunTotals {
         self.progress.end(&self.totals);
         self.totals
     }
@@ -370,11 +383,11 @@ impl Gathering {
 /// When lines cannot be sent or files cannot be written.
 pub fn prepare(
     input: &Path,
-    choices: &crate::batch::input::Choices,
-    files: Files,
+    choices: &crate::batch::input::BatchChoices,
+    files: OutputFiles,
     force: bool,
-) -> anyhow::Result<(Batch, Output)> {
+) -> anyhow::Result<(Batch, BatchOutput)> {
     let batch = Batch::read(input, choices)?;
-    let output = Output::open(input, files, &batch, force)?;
+    let output = BatchOutput::open(input, files, &batch, force)?;
     Ok((batch, output))
 }

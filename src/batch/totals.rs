@@ -1,20 +1,20 @@
 //! How many lines of a batch have which end.
 
-use crate::batch::bill::Bill;
-use crate::batch::failures::Failures;
+use crate::batch::bill::CostSummary;
+use crate::batch::failures::FailureSummary;
 
 /// How a batch ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
+pub enum RunOutcome {
     /// Every line has its completion.
-    Done(Totals),
+    Done(RunTotals),
     /// It was interrupted; the same command goes on.
-    Interrupted(Totals),
+    Interrupted(RunTotals),
 }
 
 /// How many lines have which end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Totals {
+pub struct RunTotals {
     /// Lines in all.
     pub lines: usize,
     /// Lines with an answer.
@@ -22,12 +22,12 @@ pub struct Totals {
     /// Lines that failed, expired or were cancelled.
     pub failed: usize,
     /// What they used and cost.
-    pub bill: Bill,
+    pub bill: CostSummary,
     /// Why lines did not succeed.
-    pub failures: Failures,
+    pub failures: FailureSummary,
 }
 
-impl Totals {
+impl RunTotals {
     /// Lines that have their completion.
     pub fn done(&self) -> usize {
         self.succeeded + self.failed

@@ -8,7 +8,7 @@ use forebay_providers::price::{Prices, Rates};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
-use super::{Ability, Model};
+use super::{Ability, CatalogueModel};
 
 /// Names of providers in lists that are not Forebay's.
 const PROVIDERS: [(&str, &str); 32] = [
@@ -50,7 +50,7 @@ const PROVIDERS: [(&str, &str); 32] = [
 const DIGITS: u32 = 10;
 
 /// Reads a list in whichever of the formats it is.
-pub(super) fn read(text: &str) -> anyhow::Result<Vec<Model>> {
+pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
     let value: Value =
         serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
     let Value::Object(entries) = value else {
@@ -108,7 +108,7 @@ const PRICES: [&str; 5] = [
 ];
 
 /// An entry of our own format, whose prices may be numbers or texts.
-fn own(index: usize, entry: &Value) -> anyhow::Result<Model> {
+fn own(index: usize, entry: &Value) -> anyhow::Result<CatalogueModel> {
     let name = entry.get("name").and_then(Value::as_str);
     let which = name.map_or_else(
         || format!("models[{index}]"),
@@ -160,7 +160,7 @@ fn our_name(provider: &str) -> &str {
 }
 
 /// An entry of `LiteLLM`'s list; `None` for what is no model that a job could ask for.
-fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
+fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
     let listed = entry.get("litellm_provider")?.as_str()?;
     let kind = litellm_kind(entry.get("mode")?.as_str()?)?;
     let prefix = listed.split('-').next().unwrap_or(listed);
@@ -186,7 +186,7 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<Model> {
         ("supports_audio_output", Ability::AudioOutput),
         ("supports_prompt_caching", Ability::PromptCache),
     ];
-    Some(Model {
+    Some(CatalogueModel {
         provider: provider.to_owned(),
         name: name.to_owned(),
         kind,
@@ -321,7 +321,7 @@ fn decimal(value: &Value) -> Option<Decimal> {
 }
 
 /// An entry of models.dev's list, whose prices are for a million tokens.
-fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
+fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> CatalogueModel {
     let entry = Value::Object(entry.clone());
     let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
     let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
@@ -368,7 +368,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Model {
             Ability::PromptCache,
         ),
     ];
-    Model {
+    CatalogueModel {
         provider: our_name(provider).to_owned(),
         name: name.to_owned(),
         // It has no word for it but the name.

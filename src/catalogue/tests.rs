@@ -13,7 +13,7 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
     if let Ok(from) = std::env::var("UPDATE_CATALOGUE") {
         let told = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
         let text = std::fs::read_to_string(&from).expect("a published list");
-        let ours = |model: &Model| {
+        let ours = |model: &CatalogueModel| {
             providers()
                 .iter()
                 .any(|provider| provider.listed_as() == model.provider)
@@ -28,7 +28,7 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
         );
         let notice = std::fs::read_to_string(told("CATALOGUE_NOTICE")).expect("a licence");
         let date = Some(told("CATALOGUE_DATE").parse().expect("a date"));
-        let origin = Origin {
+        let origin = ModelOrigin {
             source: told("CATALOGUE_SOURCE"),
             date,
             notice,
@@ -36,10 +36,10 @@ fn the_built_in_list_is_read_and_written_anew_when_asked() {
         std::fs::write(notice_file(), notice_of(&origin)).expect("written");
         let models = catalogue
             .models()
-            .map(|model| Model::clone(model))
+            .map(|model| CatalogueModel::clone(model))
             .collect();
         let mut file = GzEncoder::new(Vec::new(), Compression::best());
-        file.write_all(&serde_json::to_vec(&List { origin, models }).expect("JSON"))
+        file.write_all(&serde_json::to_vec(&ModelList { origin, models }).expect("JSON"))
             .expect("written");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/catalogue/models.json.gz");
         std::fs::write(path, file.finish().expect("compressed")).expect("written");
@@ -69,7 +69,7 @@ fn notice_file() -> PathBuf {
 }
 
 /// What NOTICE says of the built-in list.
-fn notice_of(origin: &Origin) -> String {
+fn notice_of(origin: &ModelOrigin) -> String {
     format!(
         "Forebay\n\nThis product includes a list of models and their prices from {}\n\
          (https://github.com/BerriAI/litellm), under this licence:\n\n{}\n",
@@ -78,7 +78,7 @@ fn notice_of(origin: &Origin) -> String {
     )
 }
 
-fn read(text: &str) -> Vec<Model> {
+fn read(text: &str) -> Vec<CatalogueModel> {
     lists::read(text).expect("a list")
 }
 

@@ -5,40 +5,40 @@ use forebay_schemas::Class;
 use jiff::Timestamp;
 
 use super::client::{ask, connect};
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::config::Config;
-use crate::control::messages::{Account, Accounts, Condition, SwitchRequest};
+use crate::control::messages::{AccessCondition, AccountReport, AccountsReport, SwitchRequest};
 use crate::nats::connection::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    act: Option<Act>,
+    act: Option<AccountCommand>,
 }
 
 #[derive(Debug, Subcommand)]
-enum Act {
+enum AccountCommand {
     /// Use no key of an account, or not this one, until it is enabled again; a restart changes nothing.
-    Disable(Which),
+    Disable(WhichAccount),
     /// Use keys again, whatever had disabled them.
-    Enable(Which),
+    Enable(WhichAccount),
 }
 
 #[derive(Debug, clap::Args)]
-struct Which {
+struct WhichAccount {
     /// The account.
     account: String,
     /// One of its keys; all, if none is named.
     key: Option<String>,
 }
 
-pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) async fn accounts(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let (verb, which) = match args.act {
         None => ("accounts", None),
-        Some(Act::Disable(which)) => ("accounts.disable", Some(which)),
-        Some(Act::Enable(which)) => ("accounts.enable", Some(which)),
+        Some(AccountCommand::Disable(which)) => ("accounts.disable", Some(which)),
+        Some(AccountCommand::Enable(which)) => ("accounts.enable", Some(which)),
     };
-    let request = which.map(|Which { account, key }| SwitchRequest { account, key });
+    let request = which.map(|WhichAccount { account, key }| SwitchRequest { account, key });
     let request = request
         .map(|request| serde_json::to_vec(&request))
         .transpose();
@@ -47,7 +47,7 @@ pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
         .unwrap_or_default();
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let accounts: Accounts = ask(&connection, verb, request).await?;
+    let accounts: AccountsReport = ask(&connection, verb, request).await?;
     if global.json {
         print::json(&accounts);
         return Ok(0);
@@ -56,7 +56,7 @@ pub(super) async fn accounts(global: &Global, args: Args) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn show(accounts: &Accounts) {
+fn show(accounts: &AccountsReport) {
     let mut rows = Vec::new();
     for account in &accounts.accounts {
         let rate = account
@@ -117,9 +117,9 @@ fn show(accounts: &Accounts) {
 }
 
 /// What somebody can do where calls do not go on by themselves, or seem not to.
-fn hints(account: &Account) -> Vec<String> {
+fn hints(account: &AccountReport) -> Vec<String> {
     let name = &account.name;
-    let reason = |condition: &Condition| Class::named(condition.reason.as_deref()?);
+    let reason = |condition: &AccessCondition| Class::named(condition.reason.as_deref()?);
     let mut hints = Vec::new();
     for key in account.keys.iter().filter(|key| key.state == "disabled") {
         let (key, reason) = (&key.name, reason(key));
@@ -163,7 +163,7 @@ fn hints(account: &Account) -> Vec<String> {
     hints
 }
 
-fn row(what: &str, condition: &Condition) -> Vec<String> {
+fn row(what: &str, condition: &AccessCondition) -> Vec<String> {
     let time = |until: Timestamp| until.round(jiff::Unit::Second).unwrap_or(until).to_string();
     let (reason, until) = match (&condition.reason, &condition.spent) {
         (None, Some(spent)) => (format!("spent: {}", spent.limit), time(spent.until)),
@@ -185,9 +185,9 @@ fn row(what: &str, condition: &Condition) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn condition(name: &str, state: &str, reason: &str) -> Condition {
+    fn condition(name: &str, state: &str, reason: &str) -> AccessCondition {
         let (name, state, reason) = (name.to_owned(), state.to_owned(), Some(reason.to_owned()));
-        Condition {
+        AccessCondition {
             name,
             state,
             reason,
@@ -197,8 +197,8 @@ mod tests {
         }
     }
 
-    fn hints_of(keys: Vec<Condition>, models: Vec<Condition>) -> Vec<String> {
-        hints(&Account {
+    fn hints_of(keys: Vec<AccessCondition>, models: Vec<AccessCondition>) -> Vec<String> {
+        hints(&AccountReport {
             name: "q".to_owned(),
             provider: "openai".to_owned(),
             keys,

@@ -8,7 +8,7 @@ use forebay_workers::key_check::{KeyCheck, probe};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use super::{Global, UNREACHABLE, USAGE, print};
+use super::{GlobalOptions, UNREACHABLE, USAGE, print};
 use crate::app::upstream;
 use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
@@ -26,7 +26,7 @@ pub(super) struct Args {
     offline: bool,
 }
 
-pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
+pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let workers = config.workers()?;
     let file = config.file.as_ref().map_or_else(
@@ -52,7 +52,7 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
     if global.json {
         print::json(&json!({
             "config": file, "accounts": accounts, "keys": keys, "pools": pools, "teams": teams, "nats": server,
-            "tried": tried.iter().map(Tried::in_json).collect::<Vec<_>>(),
+            "tried": tried.iter().map(TriedKey::in_json).collect::<Vec<_>>(),
         }));
     } else {
         print::line(&format!(
@@ -61,9 +61,12 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
         print::line(&server);
         if !tried.is_empty() {
             let header = ["ACCOUNT", "KEY", "STATE", "MODELS", "LIMITS SEEN"];
-            print::table(&header, &tried.iter().map(Tried::row).collect::<Vec<_>>());
+            print::table(
+                &header,
+                &tried.iter().map(TriedKey::row).collect::<Vec<_>>(),
+            );
         }
-        for note in tried.iter().flat_map(Tried::notes) {
+        for note in tried.iter().flat_map(TriedKey::notes) {
             print::line(&note);
         }
     }
@@ -80,7 +83,7 @@ pub(super) async fn check(global: &Global, args: &Args) -> Result<u8, Error> {
 }
 
 /// A key, and what its provider said to it.
-struct Tried {
+struct TriedKey {
     account: String,
     key: String,
     /// The models that pools ask for.
@@ -90,7 +93,10 @@ struct Tried {
     probe: Option<KeyCheck>,
 }
 
-async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Vec<Tried>, Error> {
+async fn try_keys(
+    config: &Config,
+    accounts: Vec<accounts::Config>,
+) -> Result<Vec<TriedKey>, Error> {
     let upstream = upstream(config)?;
     let keys = accounts
         .iter()
@@ -108,7 +114,7 @@ async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Ve
         let first = asked.first().map(String::as_str);
         let probe = probe(&upstream, account, key, first, &SystemClock).await;
         let names_deployments = account.endpoint.provider.names_deployments;
-        Tried {
+        TriedKey {
             account: account.name.clone(),
             key: key.name.clone(),
             asked,
@@ -122,7 +128,7 @@ async fn try_keys(config: &Config, accounts: Vec<accounts::Config>) -> Result<Ve
         .await)
 }
 
-impl Tried {
+impl TriedKey {
     fn state(&self) -> &'static str {
         match &self.probe {
             None => "not tried",

@@ -7,10 +7,10 @@ use async_nats::RequestErrorKind;
 use tracing::warn;
 
 use crate::app::{App, Started};
-use crate::cluster::worker_lease::Seat;
+use crate::cluster::worker_lease::WorkerLease;
 use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
-use crate::process::data_dir::{DataDir, Hold, TakenBy, told};
+use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::process::shutdown;
 
 /// How often it is looked whether the worker still runs.
@@ -35,13 +35,13 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
         return Err(nobody());
     }
     match hold(dir)? {
-        Hold::Ours(_) => Err(nobody()),
-        Hold::Taken(by) => connect_to(config, by).await,
+        DataHold::Ours(_) => Err(nobody()),
+        DataHold::Taken(by) => connect_to(config, by).await,
     }
 }
 
 /// Whose the data directory is.
-pub(super) fn hold(dir: &Path) -> Result<Hold, Error> {
+pub(super) fn hold(dir: &Path) -> Result<DataHold, Error> {
     DataDir::hold(dir)
         .map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
 }
@@ -56,8 +56,8 @@ pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connectio
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         match hold(&config.data.dir)? {
-            Hold::Ours(_) => break,
-            Hold::Taken(again) => by = again,
+            DataHold::Ours(_) => break,
+            DataHold::Taken(again) => by = again,
         }
     }
     Err(Error::Unreachable(anyhow::anyhow!(
@@ -115,7 +115,7 @@ pub(super) async fn with_worker<T>(
 ) -> Result<T, Error> {
     loop {
         let connection = match start(config).await? {
-            Running::Here(app) => {
+            RunningWorker::Here(app) => {
                 let result = tokio::select! {
                     result = work(app.connection.clone()) => result,
                     () = app.unseated() => Err(Error::Unreachable(anyhow::anyhow!(
@@ -125,7 +125,7 @@ pub(super) async fn with_worker<T>(
                 app.stop(shutdown::GRACE).await;
                 return result;
             }
-            Running::Elsewhere(connection) => connection,
+            RunningWorker::Elsewhere(connection) => connection,
         };
         tokio::select! {
             result = work((*connection).clone()) => match result {
@@ -141,12 +141,12 @@ pub(super) async fn with_worker<T>(
     }
 }
 
-enum Running {
+enum RunningWorker {
     Here(Box<App>),
     Elsewhere(Box<Connection>),
 }
 
-async fn start(config: &Config) -> Result<Running, Error> {
+async fn start(config: &Config) -> Result<RunningWorker, Error> {
     let other = match config.nats.url {
         Some(_) => Some(Box::new(connect(config).await?)),
         None => None,
@@ -154,16 +154,16 @@ async fn start(config: &Config) -> Result<Running, Error> {
     if let Some(connection) = &other
         && is_served(config, connection).await
     {
-        return Ok(Running::Elsewhere(connection.clone()));
+        return Ok(RunningWorker::Elsewhere(connection.clone()));
     }
     match (App::start(config).await, other) {
-        (Ok(Started::Here(app)), _) => Ok(Running::Here(app)),
-        (Ok(Started::Elsewhere(by)), _) => {
-            Ok(Running::Elsewhere(Box::new(connect_to(config, by).await?)))
-        }
+        (Ok(Started::Here(app)), _) => Ok(RunningWorker::Here(app)),
+        (Ok(Started::Elsewhere(by)), _) => Ok(RunningWorker::Elsewhere(Box::new(
+            connect_to(config, by).await?,
+        ))),
         // Somebody was faster.
         (Err(_), Some(connection)) if is_served(config, &connection).await => {
-            Ok(Running::Elsewhere(connection))
+            Ok(RunningWorker::Elsewhere(connection))
         }
         (Err(error), _) => Err(error),
     }
@@ -188,8 +188,8 @@ async fn gone(config: &Config, connection: &Connection) {
 /// Whether a worker runs or is stopping, as far as it can be told.
 async fn is_served(config: &Config, connection: &Connection) -> bool {
     match config.nats.url {
-        Some(_) => answers(connection).await || Seat::is_taken(connection).await,
-        None => !matches!(DataDir::hold(&config.data.dir), Ok(Hold::Ours(_))),
+        Some(_) => answers(connection).await || WorkerLease::is_taken(connection).await,
+        None => !matches!(DataDir::hold(&config.data.dir), Ok(DataHold::Ours(_))),
     }
 }
 

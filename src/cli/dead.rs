@@ -3,19 +3,19 @@
 use serde_json::{Value, json};
 
 use super::client::{ask, connect};
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::config::Config;
-use crate::control::dead_letters::{DeadLetter, Filter};
+use crate::control::dead_letters::{DeadLetter, LetterFilter};
 use crate::control::messages::{LetterRequest, ShownLetter};
 use crate::nats::connection::{Connection, Error};
 
 /// Jobs that were given up.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+pub(super) enum DeadCommand {
     /// Show dead letters, the oldest first.
     List {
         #[command(flatten)]
-        which: Which,
+        which: WhichLetters,
         /// How many at most.
         #[arg(long, default_value_t = 100)]
         limit: usize,
@@ -28,7 +28,7 @@ pub(super) enum Command {
     /// Have jobs called again, each as the next revision of its identity.
     Replay {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: ChosenLetters,
         /// By this pool instead of their own.
         #[arg(long, value_name = "POOL")]
         to: Option<String>,
@@ -36,12 +36,12 @@ pub(super) enum Command {
     /// Delete dead letters.
     Drop {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: ChosenLetters,
     },
 }
 
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct Which {
+pub(super) struct WhichLetters {
     /// Of this pool alone.
     #[arg(long)]
     pool: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct Which {
 }
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Chosen {
+pub(super) struct ChosenLetters {
     /// Their numbers.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     numbers: Vec<u64>,
@@ -59,15 +59,15 @@ pub(super) struct Chosen {
     #[arg(long)]
     all: bool,
     #[command(flatten)]
-    which: Which,
+    which: WhichLetters,
 }
 
-pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error> {
+pub(super) async fn dead(global: &GlobalOptions, command: DeadCommand) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     match command {
-        Command::List { which, limit } => list(global, &connection, which, limit).await,
-        Command::Show { number } => {
+        DeadCommand::List { which, limit } => list(global, &connection, which, limit).await,
+        DeadCommand::Show { number } => {
             let request = LetterRequest {
                 sequence: number,
                 pool: None,
@@ -83,10 +83,10 @@ pub(super) async fn dead(global: &Global, command: Command) -> Result<u8, Error>
             print::line(&serde_json::to_string_pretty(&letter).unwrap_or_default());
             Ok(0)
         }
-        Command::Replay { chosen, to } => {
+        DeadCommand::Replay { chosen, to } => {
             each(global, &connection, chosen, ("dead.replay", "replayed"), to).await
         }
-        Command::Drop { chosen } => {
+        DeadCommand::Drop { chosen } => {
             each(global, &connection, chosen, ("dead.drop", "dropped"), None).await
         }
     }
@@ -114,12 +114,12 @@ async fn asked<T: serde::de::DeserializeOwned>(
 /// All letters after `after` that there are, or the first `limit`.
 async fn letters(
     connection: &Connection,
-    which: &Which,
+    which: &WhichLetters,
     limit: usize,
 ) -> Result<Vec<DeadLetter>, Error> {
     let mut letters = Vec::<DeadLetter>::new();
     loop {
-        let filter = Filter {
+        let filter = LetterFilter {
             pool: which.pool.clone(),
             team: which.team.clone(),
             after: letters.last().map_or(0, |letter| letter.sequence),
@@ -135,9 +135,9 @@ async fn letters(
 }
 
 async fn list(
-    global: &Global,
+    global: &GlobalOptions,
     connection: &Connection,
-    which: Which,
+    which: WhichLetters,
     limit: usize,
 ) -> Result<u8, Error> {
     let letters = letters(connection, &which, limit).await?;
@@ -178,9 +178,9 @@ async fn list(
 
 /// Does something with each of the chosen; one that it cannot be done with leaves the others.
 async fn each(
-    global: &Global,
+    global: &GlobalOptions,
     connection: &Connection,
-    chosen: Chosen,
+    chosen: ChosenLetters,
     (verb, done): (&str, &str),
     pool: Option<String>,
 ) -> Result<u8, Error> {

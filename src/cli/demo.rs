@@ -11,12 +11,12 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::client::with_worker;
-use super::{Global, SOME_FAILED, print};
-use crate::batch::input::Choices;
-use crate::batch::output::Files;
-use crate::batch::progress::Progress;
+use super::{GlobalOptions, SOME_FAILED, print};
+use crate::batch::input::BatchChoices;
+use crate::batch::output::OutputFiles;
+use crate::batch::progress::RunProgress;
 use crate::batch::run;
-use crate::batch::totals::Ended;
+use crate::batch::totals::RunOutcome;
 use crate::config::Config;
 use crate::nats::connection::Error;
 use crate::process::shutdown;
@@ -39,7 +39,7 @@ const ACCOUNTS: [&str; 2] = [
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
-pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
+pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let usage = |error: anyhow::Error| Error::Usage(error);
     let dir = tempfile::tempdir()
@@ -63,10 +63,10 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     let config = configuration(dir.path(), &provider.base_url()).map_err(usage)?;
     let input = dir.path().join("demo.jsonl");
     std::fs::write(&input, JOBS).map_err(|error| usage(error.into()))?;
-    let files = Files::new(dir.path().join("answers.jsonl"), None);
-    let choices = Choices {
+    let files = OutputFiles::new(dir.path().join("answers.jsonl"), None);
+    let choices = BatchChoices {
         team: DEFAULT_TEAM.to_owned(),
-        ..Choices::default()
+        ..BatchChoices::default()
     };
     if !global.json {
         print::note(&format!(
@@ -77,7 +77,7 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
     let ended = with_worker(&config, async |connection| {
         let (batch, output) =
             run::prepare(&input, &choices, files.clone(), false).map_err(usage)?;
-        let progress = Progress::new(batch.lines.len(), global.json);
+        let progress = RunProgress::new(batch.lines.len(), global.json);
         run::run(
             &connection,
             batch,
@@ -90,7 +90,7 @@ pub(super) async fn demo(global: &Global, _: Args) -> Result<u8, Error> {
         .await
     })
     .await?;
-    let Ended::Done(totals) = ended else {
+    let RunOutcome::Done(totals) = ended else {
         return Ok(INTERRUPTED);
     };
     let summaries = summarise(&provider.calls(), &provider.accounts());
@@ -140,7 +140,7 @@ fn first_answers(path: &Path, count: usize) -> anyhow::Result<Vec<OutputLine>> {
         .collect()
 }
 
-fn report(global: &Global, summaries: &[Summary], answers: &[OutputLine]) {
+fn report(global: &GlobalOptions, summaries: &[Summary], answers: &[OutputLine]) {
     if global.json {
         print::json(&json!({ "accounts": summaries, "answers": answers }));
         return;

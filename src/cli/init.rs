@@ -14,9 +14,9 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use rust_decimal::Decimal;
 
-use super::{Global, print};
-use crate::catalogue::{Ability, Catalogue, Model};
-use crate::config::{Account, Config, DEFAULT_FILE, KeySource};
+use super::{GlobalOptions, print};
+use crate::catalogue::{Ability, Catalogue, CatalogueModel};
+use crate::config::{AccountConfig, Config, DEFAULT_FILE, KeySource};
 use crate::nats::connection::Error;
 
 /// Write a forebay.toml with comments from the keys that are in the environment.
@@ -27,7 +27,7 @@ pub(super) struct Args {
     force: bool,
 }
 
-pub(super) fn init(global: &Global, args: &Args) -> Result<u8, Error> {
+pub(super) fn init(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
     let path = global.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
     let found = Config::of_environment()?;
     let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
@@ -123,7 +123,7 @@ fn starter(found: &Config, today: Date) -> String {
     text
 }
 
-fn section(name: &str, account: &Account) -> String {
+fn section(name: &str, account: &AccountConfig) -> String {
     let provider = account.endpoint.provider;
     let mut text = format!("\n[account.{name}]\nprovider = \"{}\"\n", provider.name);
     if provider.base_url.as_deref() != Some(account.endpoint.base_url.as_str()) {
@@ -157,13 +157,13 @@ fn cheapest<'a>(
     provider: &Provider,
     catalogue: &'a Catalogue,
     today: Date,
-) -> Option<&'a Arc<Model>> {
-    let stays = |model: &Model| {
+) -> Option<&'a Arc<CatalogueModel>> {
+    let stays = |model: &CatalogueModel| {
         model
             .retires
             .is_none_or(|date| date > today.saturating_add(jiff::Span::new().days(90)))
     };
-    let suits = |model: &&Arc<Model>| {
+    let suits = |model: &&Arc<CatalogueModel>| {
         model.provider == provider.listed_as()
             && model.kind == Kind::Chat
             && model.abilities.contains(&Ability::Tools)
@@ -174,7 +174,7 @@ fn cheapest<'a>(
     models.filter(suits).min_by_key(|model| price(model))
 }
 
-fn price(model: &Model) -> Decimal {
+fn price(model: &CatalogueModel) -> Decimal {
     let rates = &model.prices.rates;
     rates.input.unwrap_or_default() + rates.output.unwrap_or_default()
 }

@@ -5,8 +5,8 @@ use forebay_providers::registry::Provider;
 use rust_decimal::Decimal;
 use serde_json::json;
 
-use super::{Global, print};
-use crate::catalogue::{Ability, Catalogue, Model, Origin};
+use super::{GlobalOptions, print};
+use crate::catalogue::{Ability, Catalogue, CatalogueModel, ModelOrigin};
 use crate::config::Config;
 use crate::nats::connection::Error;
 
@@ -39,9 +39,9 @@ pub(super) struct ProvidersArgs {
     words: Vec<String>,
 }
 
-pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
+pub(super) fn models(global: &GlobalOptions, args: &ModelsArgs) -> Result<u8, Error> {
     if args.notice {
-        let Origin {
+        let ModelOrigin {
             source,
             date,
             notice,
@@ -79,7 +79,7 @@ pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
             && has_words(&model.name, &args.words)
     });
     if global.json {
-        print::json(&found.map(AsRef::as_ref).collect::<Vec<&Model>>());
+        print::json(&found.map(AsRef::as_ref).collect::<Vec<&CatalogueModel>>());
         return Ok(0);
     }
     let header = [
@@ -97,7 +97,7 @@ pub(super) fn models(global: &Global, args: &ModelsArgs) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn row(model: &Model) -> Vec<String> {
+fn row(model: &CatalogueModel) -> Vec<String> {
     let count =
         |count: Option<u64>| count.map_or_else(|| "-".to_owned(), |count| count.to_string());
     let price =
@@ -117,7 +117,7 @@ fn row(model: &Model) -> Vec<String> {
     ]
 }
 
-pub(super) fn providers(global: &Global, args: &ProvidersArgs) -> Result<u8, Error> {
+pub(super) fn providers(global: &GlobalOptions, args: &ProvidersArgs) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let found = config
         .providers

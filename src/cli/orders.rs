@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use forebay_workers::{CancelledJobs, PauseTarget};
 
 use super::client::{ask, connect};
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::config::Config;
 use crate::control::messages::{CancelReply, OrdersReply};
 use crate::nats::connection::Error;
@@ -12,13 +12,13 @@ use crate::nats::connection::Error;
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
     /// What is named.
-    kind: Kind,
+    kind: ControlKind,
     /// Its name.
     name: String,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Kind {
+enum ControlKind {
     /// All jobs of a pool.
     Pool,
     /// All calls through an account.
@@ -43,15 +43,19 @@ pub(super) struct CancelArgs {
 impl PauseArgs {
     fn what(self) -> PauseTarget {
         match self.kind {
-            Kind::Pool => PauseTarget::Pool(self.name),
-            Kind::Account => PauseTarget::Account(self.name),
-            Kind::Team => PauseTarget::Team(self.name),
+            ControlKind::Pool => PauseTarget::Pool(self.name),
+            ControlKind::Account => PauseTarget::Account(self.name),
+            ControlKind::Team => PauseTarget::Team(self.name),
         }
     }
 }
 
 /// Pauses or resumes.
-pub(super) async fn pause(global: &Global, args: PauseArgs, verb: &str) -> Result<u8, Error> {
+pub(super) async fn pause(
+    global: &GlobalOptions,
+    args: PauseArgs,
+    verb: &str,
+) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     let request = serde_json::to_vec(&args.what()).map_err(|error| Error::Usage(error.into()))?;
@@ -78,7 +82,7 @@ pub(super) fn named(what: &PauseTarget) -> String {
 }
 
 /// Cancels jobs.
-pub(super) async fn cancel(global: &Global, args: CancelArgs) -> Result<u8, Error> {
+pub(super) async fn cancel(global: &GlobalOptions, args: CancelArgs) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
     let CancelArgs { ids, batch, team } = args;

@@ -4,10 +4,10 @@ use anyhow::anyhow;
 use forebay_schemas::flow::problem_of_team;
 use serde_json::json;
 
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::config::Config;
 use crate::nats::connection::Error;
-use crate::nats::permissions::Grants;
+use crate::nats::permissions::TeamGrants;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -19,14 +19,14 @@ pub(super) struct Args {
     shared_account: bool,
 }
 
-pub(super) fn permissions(global: &Global, args: &Args) -> Result<u8, Error> {
+pub(super) fn permissions(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let team = &args.team;
     if let Some(problem) = problem_of_team(team) {
         return Err(Error::Usage(anyhow!(problem)));
     }
     let names = &config.nats.names;
-    let grants = Grants::of(team, names);
+    let grants = TeamGrants::of(team, names);
     if global.json && !args.shared_account {
         print::json(&grants.in_json(team));
     } else if global.json {

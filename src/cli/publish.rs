@@ -14,10 +14,10 @@ use forebay_workers::queue::jetstream::given_id;
 use serde_json::json;
 
 use super::client::{ask, connect};
-use super::{Global, lane, print};
+use super::{GlobalOptions, lane, print};
 use crate::batch::input::{check_url, unknown_pool, without_bom};
 use crate::config::Config;
-use crate::control::messages::Accounts;
+use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 
 /// How long a worker is waited for that may know the pool.
@@ -44,7 +44,7 @@ pub(super) struct Args {
     lane: Lane,
 }
 
-pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) async fn publish(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let flow = Flow {
         pool: args.pool,
         team: args.team,
@@ -58,7 +58,7 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     check_flow(&connection, &flow).await?;
     let subject = connection.names.job(&flow);
     let max_request = config.call.max_request;
-    let mut publisher = Publisher {
+    let mut publisher = JobPublisher {
         connection,
         flow,
         subject,
@@ -96,7 +96,7 @@ pub(super) async fn publish(global: &Global, args: Args) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn print_ack(global: &Global, id: Option<&str>, subject: &str, ack: &PublishAck) {
+fn print_ack(global: &GlobalOptions, id: Option<&str>, subject: &str, ack: &PublishAck) {
     if global.json {
         let (stream, sequence) = (&ack.stream, ack.sequence);
         print::json(
@@ -108,7 +108,7 @@ fn print_ack(global: &Global, id: Option<&str>, subject: &str, ack: &PublishAck)
 }
 
 /// Publishes jobs to one subject.
-struct Publisher {
+struct JobPublisher {
     connection: Connection,
     flow: Flow,
     subject: String,
@@ -118,7 +118,7 @@ struct Publisher {
     created: Option<Option<i64>>,
 }
 
-impl Publisher {
+impl JobPublisher {
     fn read(&self, line: &[u8]) -> anyhow::Result<Job> {
         let (size, most) = (line.len(), self.max_request);
         if size > most {
@@ -174,7 +174,7 @@ impl Publisher {
 async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
     let asked = tokio::time::timeout(
         PATIENCE,
-        ask::<Accounts>(connection, "accounts", Vec::new()),
+        ask::<AccountsReport>(connection, "accounts", Vec::new()),
     )
     .await;
     let Ok(Ok(accounts)) = asked else {

@@ -2,15 +2,15 @@
 
 use super::client::{ask, connect};
 use super::orders::named;
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::config::Config;
-use crate::control::messages::Queues;
+use crate::control::messages::QueuesReport;
 use crate::nats::connection::Error;
 
-pub(super) async fn queues(global: &Global) -> Result<u8, Error> {
+pub(super) async fn queues(global: &GlobalOptions) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let connection = connect(&config).await?;
-    let queues: Queues = ask(&connection, "queues", Vec::new()).await?;
+    let queues: QueuesReport = ask(&connection, "queues", Vec::new()).await?;
     if global.json {
         print::json(&queues);
         return Ok(0);

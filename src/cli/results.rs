@@ -17,12 +17,12 @@ use futures::StreamExt;
 use tracing::warn;
 
 use super::client::{self, connect, connect_to, hold, reply};
-use super::{Global, SOME_FAILED, print};
+use super::{GlobalOptions, SOME_FAILED, print};
 use crate::app::open_results;
 use crate::config::Config;
 use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::nats::connection::{Connection, Error};
-use crate::process::data_dir::{Hold, told};
+use crate::process::data_dir::{DataHold, told};
 use crate::process::shutdown;
 
 /// The pause before completions that are lost are asked for again.
@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Read answers.
 #[derive(Debug, clap::Subcommand)]
-pub(super) enum Command {
+pub(super) enum ResultsCommand {
     /// Print the stored completion of a job, as JSON.
     Get {
         /// The job's id.
@@ -59,21 +59,21 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn results(global: &Global, command: Command) -> Result<u8, Error> {
+pub(super) async fn results(global: &GlobalOptions, command: ResultsCommand) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     match command {
-        Command::Get { id, team, batch } => get(&config, Identity { team, batch, id }).await,
-        Command::Tail { team, batch, all } => tail(&config, team, batch, all).await,
+        ResultsCommand::Get { id, team, batch } => get(&config, Identity { team, batch, id }).await,
+        ResultsCommand::Tail { team, batch, all } => tail(&config, team, batch, all).await,
     }
 }
 
 async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
     match find(config, &identity).await? {
-        Found::Result(completion) => {
+        FoundResult::Result(completion) => {
             print::json(&completion);
             Ok(0)
         }
-        Found::None(why) => {
+        FoundResult::None(why) => {
             print::error(&format!(
                 "there is no result for {identity} (team/batch/id): {why}"
             ));
@@ -82,31 +82,31 @@ async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
     }
 }
 
-enum Found {
+enum FoundResult {
     Result(Box<Completion>),
     /// With what is known of the job.
     None(String),
 }
 
 /// Asks the worker; without one, the store itself is read.
-async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
-    let result = |completion| Found::Result(Box::new(completion));
+async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error> {
+    let result = |completion| FoundResult::Result(Box::new(completion));
     if config.nats.url.is_none() && !config.data.dir.exists() {
-        return Ok(Found::None(format!(
+        return Ok(FoundResult::None(format!(
             "there is no data directory {}",
             told(&config.data.dir)
         )));
     }
     let connection = match hold(&config.data.dir)? {
-        Hold::Taken(by) => connect_to(config, by).await?,
-        Hold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
-        Hold::Ours(dir) => {
+        DataHold::Taken(by) => connect_to(config, by).await?,
+        DataHold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
+        DataHold::Ours(dir) => {
             let results = open_results(config, &dir.join("results"), &SystemClock).await?;
             let asked = identity.clone();
             let found = tokio::task::spawn_blocking(move || results.get(&asked)).await;
             let found = found.map_err(|error| Error::Usage(error.into()))?;
             let found = found.map_err(|error| Error::Usage(error.into()))?;
-            let none = || Found::None(format!("{}; no worker runs", not_known(identity)));
+            let none = || FoundResult::None(format!("{}; no worker runs", not_known(identity)));
             return Ok(found.map_or_else(none, |record| result(record.completion)));
         }
     };
@@ -115,7 +115,9 @@ async fn find(config: &Config, identity: &Identity) -> Result<Found, Error> {
     let request = request.map_err(|error| Error::Usage(error.into()))?;
     let reply = reply(&connection, "results", request).await?;
     match serde_json::from_slice(&reply.payload) {
-        Ok(ResultsReply::None) => Ok(Found::None(why_none(&connection, identity, &reply).await)),
+        Ok(ResultsReply::None) => Ok(FoundResult::None(
+            why_none(&connection, identity, &reply).await,
+        )),
         _ => {
             let whole = connection
                 .open_completion(&reply.payload, reply.headers.as_ref())

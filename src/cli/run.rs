@@ -11,14 +11,14 @@ use forebay_schemas::flow::DEFAULT_TEAM;
 use serde_json::json;
 
 use super::client::{ask, with_worker};
-use super::{Global, SOME_FAILED, lane, print};
-use crate::batch::input::{Batch, Choices};
-use crate::batch::output::{Files, Output};
-use crate::batch::progress::Progress;
+use super::{GlobalOptions, SOME_FAILED, lane, print};
+use crate::batch::input::{Batch, BatchChoices};
+use crate::batch::output::{BatchOutput, OutputFiles};
+use crate::batch::progress::RunProgress;
 use crate::batch::run;
-use crate::batch::totals::{Ended, Totals};
-use crate::config::{Config, Pool};
-use crate::control::messages::Accounts;
+use crate::batch::totals::{RunOutcome, RunTotals};
+use crate::config::{Config, PoolConfig};
+use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 use crate::process::shutdown;
 use crate::process::shutdown::INTERRUPTED;
@@ -67,11 +67,11 @@ pub(super) struct Args {
     dry_run: bool,
 }
 
-pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let mut config = Config::load(global.config.as_deref())?;
     // Nobody else is told where its server is.
     config.nats.listen.get_or_insert(ANY_ADDRESS);
-    let choices = Choices {
+    let choices = BatchChoices {
         pool: args.pool.clone(),
         team: args.team.clone(),
         name: args.batch.clone(),
@@ -85,7 +85,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
         return Ok(dry::dry_run(global, &config, workers, &batch));
     };
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
-    let files = Files::new(output, args.errors.clone());
+    let files = OutputFiles::new(output, args.errors.clone());
     let prepare =
         || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
     let (batch, output) = prepare()?;
@@ -101,7 +101,7 @@ pub(super) async fn run(global: &Global, args: Args) -> Result<u8, Error> {
     let mut prepared = Some((batch, output));
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
-        let progress = Progress::new(batch.lines.len(), global.json);
+        let progress = RunProgress::new(batch.lines.len(), global.json);
         go(
             &connection,
             (&args, config.call.max_request),
@@ -124,7 +124,7 @@ fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
 
 /// The pools that a worker with this configuration has for a batch, and their models.
 fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
-    let models = |pool: &Pool| {
+    let models = |pool: &PoolConfig| {
         pool.targets
             .iter()
             .map(|target| target.model.clone())
@@ -151,11 +151,11 @@ async fn go(
     connection: &Connection,
     (args, max_request): (&Args, usize),
     batch: Batch,
-    output: Output,
-    progress: Progress,
+    output: BatchOutput,
+    progress: RunProgress,
     stop: &tokio_util::sync::CancellationToken,
-) -> Result<Ended, Error> {
-    let accounts: Accounts = ask(connection, "accounts", Vec::new()).await?;
+) -> Result<RunOutcome, Error> {
+    let accounts: AccountsReport = ask(connection, "accounts", Vec::new()).await?;
     refuse_unknown_team(accounts.refuses_team(&args.team))?;
     let known = (!accounts.makes_pools).then(|| accounts.served());
     batch
@@ -173,13 +173,18 @@ async fn go(
     .await
 }
 
-fn report(global: &Global, name: &str, files: &Files, ended: Ended) -> Result<u8, Error> {
+fn report(
+    global: &GlobalOptions,
+    name: &str,
+    files: &OutputFiles,
+    ended: RunOutcome,
+) -> Result<u8, Error> {
     let (interrupted, totals) = match ended {
-        Ended::Done(totals) => (false, totals),
-        Ended::Interrupted(totals) => (true, totals),
+        RunOutcome::Done(totals) => (false, totals),
+        RunOutcome::Interrupted(totals) => (true, totals),
     };
     let done = totals.done();
-    let Totals {
+    let RunTotals {
         lines,
         succeeded,
         failed,

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 use serde_json::json;
 
-use super::{Global, USAGE, print};
+use super::{GlobalOptions, USAGE, print};
 use crate::app::{App, Started};
 use crate::config::Config;
 use crate::nats::connection::Error;
@@ -15,7 +15,7 @@ use crate::process::shutdown;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
-pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
+pub(super) async fn serve(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     let config = Config::load(global.config.as_deref())?;
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let app = match App::start(&config).await? {
@@ -44,7 +44,7 @@ pub(super) async fn serve(global: &Global, _: Args) -> Result<u8, Error> {
     }
 }
 
-fn tell_ready(global: &Global, config: &Config, app: &App) {
+fn tell_ready(global: &GlobalOptions, config: &Config, app: &App) {
     let server = app.connection.client.server_info();
     let pools: Vec<_> = config.pools.keys().collect();
     let holder = config

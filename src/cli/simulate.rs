@@ -7,7 +7,7 @@ use anyhow::anyhow;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::{Global, print};
+use super::{GlobalOptions, print};
 use crate::nats::connection::Error;
 use crate::process::shutdown;
 use forebay_simulator::account;
@@ -75,7 +75,7 @@ fn latency(text: &str) -> Result<(Duration, Duration), String> {
     }
 }
 
-pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
+pub(super) async fn simulate(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     if args.list_failures {
         list_failures(global);
         return Ok(0);
@@ -107,7 +107,7 @@ pub(super) async fn simulate(global: &Global, args: Args) -> Result<u8, Error> {
     Ok(0)
 }
 
-fn list_failures(global: &Global) {
+fn list_failures(global: &GlobalOptions) {
     let failures = failures();
     if global.json {
         print::json(&json!({ "failures": failures }));

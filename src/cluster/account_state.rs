@@ -27,9 +27,9 @@ const ASKED: usize = 16;
 
 /// The way to have it written down at once what an operator did.
 #[derive(Debug, Clone)]
-pub struct Writer(mpsc::Sender<oneshot::Sender<bool>>);
+pub struct StateWriter(mpsc::Sender<oneshot::Sender<bool>>);
 
-impl Writer {
+impl StateWriter {
     /// Has all that is known written down; false if that cannot be done now.
     pub async fn write(&self) -> bool {
         let (done, written) = oneshot::channel();
@@ -38,31 +38,31 @@ impl Writer {
 }
 
 /// Who asked that all be written down.
-pub type Asked = mpsc::Receiver<oneshot::Sender<bool>>;
+pub type FlushRequest = mpsc::Receiver<oneshot::Sender<bool>>;
 
 /// The two ends of the way to have it written down what an operator did.
-pub fn writer() -> (Writer, Asked) {
+pub fn writer() -> (StateWriter, FlushRequest) {
     let (ask, asked) = mpsc::channel(ASKED);
-    (Writer(ask), asked)
+    (StateWriter(ask), asked)
 }
 
 /// The bucket, and what it holds under each name.
 #[derive(Debug)]
-pub struct Standings {
+pub struct AccountStates {
     connection: Connection,
     store: Store,
-    written: HashMap<String, Written>,
+    written: HashMap<String, WrittenState>,
 }
 
 #[derive(Debug, Default)]
-struct Written {
+struct WrittenState {
     /// As far as is known.
     standing: Option<AccountState>,
     /// Of the entry; 0 if there is none.
     revision: u64,
 }
 
-impl Standings {
+impl AccountStates {
     /// Reads what a process before this one left under these names. What cannot be understood is not known.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl Standings {
                         AccountState::default()
                     })
                 });
-            written.insert(name, Written { standing, revision });
+            written.insert(name, WrittenState { standing, revision });
         }
         Ok(Self {
             connection: connection.clone(),
@@ -110,7 +110,7 @@ impl Standings {
     pub async fn keep(
         mut self,
         worker: Arc<Worker>,
-        mut asked: Asked,
+        mut asked: FlushRequest,
         stop: CancellationToken,
         unseated: CancellationToken,
     ) {
@@ -168,7 +168,7 @@ impl Standings {
                 .await
             {
                 Ok(revision) => {
-                    *written = Written {
+                    *written = WrittenState {
                         standing: Some(standing),
                         revision,
                     };

@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Who sits there: for the message to whoever comes second, and to know one's own key again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Occupant {
+struct LeaseHolder {
     host: String,
     pid: u32,
     /// Tells two processes with the same host name and number apart.
@@ -40,7 +40,7 @@ struct Occupant {
 
 /// The right to be the worker.
 #[derive(Debug)]
-pub struct Seat {
+pub struct WorkerLease {
     store: Store,
     lost: CancellationToken,
     renewal: tokio::task::JoinHandle<()>,
@@ -48,7 +48,7 @@ pub struct Seat {
     revision: Arc<AtomicU64>,
 }
 
-impl Seat {
+impl WorkerLease {
     /// Takes the seat, waiting for one whose owner has died.
     ///
     /// # Errors
@@ -70,7 +70,7 @@ impl Seat {
             .nodename()
             .to_string_lossy()
             .into_owned();
-        let me = Occupant {
+        let me = LeaseHolder {
             host,
             pid: std::process::id(),
             nonce: rand::rng().random(),
@@ -83,8 +83,8 @@ impl Seat {
                 .await
                 .map_err(&failed)?
             {
-                Claim::Ours(revision) => break revision,
-                Claim::Taken(revision) => match others {
+                LeaseClaim::Ours(revision) => break revision,
+                LeaseClaim::Taken(revision) => match others {
                     None => others = Some((revision, Instant::now())),
                     // A living owner has renewed it meanwhile.
                     Some((seen, _)) if seen != revision => {
@@ -96,7 +96,7 @@ impl Seat {
             tokio::time::sleep(Duration::from_millis(500)).await;
         };
         let (lost, revision) = (CancellationToken::new(), Arc::new(AtomicU64::new(revision)));
-        let renewal = Renewal {
+        let renewal = LeaseRenewal {
             connection: connection.clone(),
             store: store.clone(),
             me,
@@ -153,7 +153,7 @@ impl Seat {
 }
 
 /// What came of claiming the seat.
-enum Claim {
+enum LeaseClaim {
     /// It is ours, at this revision.
     Ours(u64),
     /// Somebody has it, at this revision.
@@ -168,7 +168,7 @@ async fn claim(
     store: &Store,
     value: &Bytes,
     seen: Option<(u64, Instant)>,
-) -> Result<Claim, String> {
+) -> Result<LeaseClaim, String> {
     let entry = store.entry(KEY).await.map_err(|error| error.to_string())?;
     let held = entry
         .as_ref()
@@ -176,13 +176,15 @@ async fn claim(
     if let Some(held) = held {
         let left = seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > PATIENCE);
         if !left {
-            return Ok(Claim::Taken(held.revision));
+            return Ok(LeaseClaim::Taken(held.revision));
         }
     }
     let expected = entry.map_or(0, |entry| entry.revision);
     match put(connection, value.clone(), expected).await {
-        Ok(revision) => Ok(Claim::Ours(revision)),
-        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(Claim::Taken(0)),
+        Ok(revision) => Ok(LeaseClaim::Ours(revision)),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+            Ok(LeaseClaim::Taken(0))
+        }
         Err(error) => Err(error.to_string()),
     }
 }
@@ -202,7 +204,7 @@ async fn put(connection: &Connection, value: Bytes, expected: u64) -> Result<u64
     Ok(ack.sequence)
 }
 
-fn taken(connection: &Connection, by: Option<Occupant>) -> Error {
+fn taken(connection: &Connection, by: Option<LeaseHolder>) -> Error {
     let by = by.map_or_else(String::new, |by| {
         format!(" (host {}, process {})", by.host, by.pid)
     });
@@ -212,20 +214,20 @@ fn taken(connection: &Connection, by: Option<Occupant>) -> Error {
     ))
 }
 
-async fn occupant(store: &Store) -> Result<Option<Occupant>, kv::EntryError> {
+async fn occupant(store: &Store) -> Result<Option<LeaseHolder>, kv::EntryError> {
     let value = store.get(KEY).await?;
     Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
 }
 
-struct Renewal {
+struct LeaseRenewal {
     connection: Connection,
     store: Store,
-    me: Occupant,
+    me: LeaseHolder,
     value: Bytes,
     revision: Arc<AtomicU64>,
 }
 
-impl Renewal {
+impl LeaseRenewal {
     /// Renews until another has the seat. While NATS is away nobody can take it, so this one stays; when
     /// it is back and the key has gone meanwhile, the key is made anew unless somebody was faster.
     async fn run(self, lost: CancellationToken) {
@@ -261,14 +263,14 @@ impl Renewal {
         };
         let entry = entry.filter(|entry| entry.operation == kv::Operation::Put);
         if let Some(entry) = entry {
-            let mine = serde_json::from_slice::<Occupant>(&entry.value)
+            let mine = serde_json::from_slice::<LeaseHolder>(&entry.value)
                 .is_ok_and(|other| other == self.me);
             if mine {
                 self.revision.store(entry.revision, Ordering::Relaxed);
             }
             return !mine;
         }
-        if let Ok(Claim::Ours(revision)) =
+        if let Ok(LeaseClaim::Ours(revision)) =
             claim(&self.connection, &self.store, &self.value, None).await
         {
             self.revision.store(revision, Ordering::Relaxed);

@@ -17,9 +17,10 @@ use forebay_workers::TeamConfig;
 use forebay_workers::accounts::{Algorithm, Amount, Limit};
 use jiff::tz::TimeZone;
 
-use super::raw::{self, Raw};
+use super::raw::{self, RawConfig};
 use super::{
-    Account, Call, Config, Data, Key, KeySource, Mistake, Nats, SMALLEST_STREAM, Size, Streams,
+    AccountConfig, CallConfig, Config, ConfigError, DataConfig, KeyConfig, KeySource, NatsConfig,
+    SMALLEST_STREAM, StreamSize, StreamsConfig,
 };
 use crate::catalogue::Catalogue;
 
@@ -29,17 +30,17 @@ const GIB: u64 = 1 << 30;
 
 /// Checks everything; what is wrong is noted and stands with its default in the result.
 pub(super) fn check(
-    raw: Raw,
+    raw: RawConfig,
     unreadable: &BTreeSet<String>,
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) -> Config {
-    let mut checker = Checker {
+    let mut checker = ConfigChecker {
         unreadable,
         mistakes,
         providers: providers().iter().collect(),
     };
     let catalogue = checker.catalogue(raw.catalogue);
-    let data = Data {
+    let data = DataConfig {
         dir: raw
             .data
             .dir
@@ -108,16 +109,16 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
     (!is_one).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
 }
 
-struct Checker<'a> {
+struct ConfigChecker<'a> {
     unreadable: &'a BTreeSet<String>,
-    mistakes: &'a mut Vec<Mistake>,
+    mistakes: &'a mut Vec<ConfigError>,
     /// The providers that can be named.
     providers: Vec<&'static Provider>,
 }
 
-impl Checker<'_> {
+impl ConfigChecker<'_> {
     fn wrong(&mut self, path: &str, problem: impl Into<String>) {
-        self.mistakes.push(Mistake {
+        self.mistakes.push(ConfigError {
             path: path.to_owned(),
             problem: problem.into(),
         });
@@ -160,7 +161,7 @@ impl Checker<'_> {
         }
     }
 
-    fn nats(&mut self, raw: raw::Nats, has_teams: bool) -> Nats {
+    fn nats(&mut self, raw: raw::RawNats, has_teams: bool) -> NatsConfig {
         let listen = raw.listen.and_then(|listen| {
             let problem = format!("`{listen}` is no address, write for example \"127.0.0.1:4222\"");
             listen
@@ -180,7 +181,7 @@ impl Checker<'_> {
             Names::default()
         });
         let sync = Duration::from_millis(100);
-        Nats {
+        NatsConfig {
             url: raw.url,
             listen,
             names,
@@ -206,11 +207,11 @@ impl Checker<'_> {
         }
     }
 
-    fn streams(&mut self, raw: raw::Streams, dedupe_days: u16) -> Streams {
+    fn streams(&mut self, raw: raw::RawStreams, dedupe_days: u16) -> StreamsConfig {
         let size = |given: Option<ByteSize>, usual| {
-            given.map_or(Size::Usual(usual), |size| Size::Given(size.0))
+            given.map_or(StreamSize::Usual(usual), |size| StreamSize::Given(size.0))
         };
-        let streams = Streams {
+        let streams = StreamsConfig {
             jobs_max_bytes: size(raw.jobs_max_bytes, 10 * GIB),
             jobs_max_per_queue: raw.jobs_max_per_queue,
             completions_max_age: self.duration(
@@ -248,14 +249,14 @@ impl Checker<'_> {
         streams
     }
 
-    fn call(&mut self, raw: raw::Call) -> Call {
+    fn call(&mut self, raw: raw::RawCall) -> CallConfig {
         let attempts = raw.attempts.unwrap_or(5);
         if attempts == 0 {
             self.wrong("call.attempts", "must be at least 1");
         }
         let max_request = raw.max_request.map_or(64 << 20, |size| size.0);
         let max_answer = raw.max_answer.map_or(64 << 20, |size| size.0);
-        Call {
+        CallConfig {
             attempts,
             timeout: self.duration("call.timeout", raw.timeout, 10 * MINUTE),
             connect_timeout: self.duration("call.connect_timeout", raw.connect_timeout, MINUTE / 6),
@@ -264,7 +265,7 @@ impl Checker<'_> {
         }
     }
 
-    fn lanes(&mut self, raw: &raw::Lanes) -> [(Lane, u64); 3] {
+    fn lanes(&mut self, raw: &raw::RawLanes) -> [(Lane, u64); 3] {
         let mut weight = |lane: Lane, given: Option<u64>, default| {
             if given == Some(0) {
                 self.wrong(
@@ -281,7 +282,7 @@ impl Checker<'_> {
         ]
     }
 
-    fn account(&mut self, name: &str, raw: raw::Account) -> Account {
+    fn account(&mut self, name: &str, raw: raw::RawAccount) -> AccountConfig {
         let path = format!("account.{name}");
         self.name(&path, "account", name);
         let provider = self.provider(&path, raw.provider);
@@ -297,7 +298,7 @@ impl Checker<'_> {
         let limits = limits.filter_map(|(index, limit)| {
             self.limit(&format!("{path}.limits[{index}]"), limit, algorithm)
         });
-        Account {
+        AccountConfig {
             endpoint,
             keys,
             limits: limits.collect(),
@@ -305,7 +306,7 @@ impl Checker<'_> {
     }
 
     /// What is known of models and providers: what is built in, and the files that add to it.
-    fn catalogue(&mut self, raw: raw::Catalogue) -> Catalogue {
+    fn catalogue(&mut self, raw: raw::RawCatalogue) -> Catalogue {
         let built_in = raw.built_in.unwrap_or(true);
         let mut catalogue = if built_in {
             Catalogue::known().clone()
@@ -413,7 +414,7 @@ impl Checker<'_> {
         }
     }
 
-    fn keys(&mut self, path: &str, raw: Vec<raw::Key>, keyless: bool) -> Vec<Key> {
+    fn keys(&mut self, path: &str, raw: Vec<raw::RawKey>, keyless: bool) -> Vec<KeyConfig> {
         if raw.is_empty() && !keyless && !self.has_unreadable(path) {
             self.wrong(
                 path,
@@ -442,12 +443,12 @@ impl Checker<'_> {
                     continue;
                 }
             };
-            keys.push(Key { name, source });
+            keys.push(KeyConfig { name, source });
         }
         keys
     }
 
-    fn limit(&mut self, path: &str, raw: raw::Limit, algorithm: Algorithm) -> Option<Limit> {
+    fn limit(&mut self, path: &str, raw: raw::RawLimit, algorithm: Algorithm) -> Option<Limit> {
         let counted = [
             (raw.requests, Dimension::Requests),
             (raw.tokens, Dimension::Tokens),
@@ -523,7 +524,7 @@ impl Checker<'_> {
         Some((DAY, Some(found.unwrap_or(TimeZone::UTC))))
     }
 
-    fn team(&mut self, name: &str, raw: raw::Team) -> TeamConfig {
+    fn team(&mut self, name: &str, raw: raw::RawTeam) -> TeamConfig {
         let path = format!("team.{name}");
         if let Some(problem) = problem_of_team(name) {
             self.wrong(&path, problem);

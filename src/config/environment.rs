@@ -10,15 +10,15 @@ use forebay_schemas::flow::pool_of_model;
 use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 
 use super::check::wrong_address;
-use super::{Account, Key, KeySource, Mistake};
-use crate::catalogue::{Catalogue, Model};
+use super::{AccountConfig, ConfigError, KeyConfig, KeySource};
+use crate::catalogue::{Catalogue, CatalogueModel};
 
 /// The accounts whose keys are in the environment, by provider.
 pub(super) fn accounts(
     providers: &[&'static Provider],
     read: impl Fn(&str) -> Option<String>,
-    mistakes: &mut Vec<Mistake>,
-) -> BTreeMap<String, Account> {
+    mistakes: &mut Vec<ConfigError>,
+) -> BTreeMap<String, AccountConfig> {
     let read = |variable: &str| read(variable).filter(|value| !value.trim().is_empty());
     let account = |provider: &&'static Provider| {
         let variable = provider
@@ -33,7 +33,7 @@ pub(super) fn accounts(
             .as_ref()
             .and_then(|(_, url)| wrong_address(url.trim(), provider));
         if let Some(((path, _), problem)) = given.as_ref().zip(problem) {
-            mistakes.push(Mistake {
+            mistakes.push(ConfigError {
                 path: (*path).clone(),
                 problem,
             });
@@ -47,13 +47,13 @@ pub(super) fn accounts(
             // Azure's variable has the address without the path that needs no version.
             endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
         }
-        let key = Key {
+        let key = KeyConfig {
             name: variable.clone(),
             source: KeySource::Env(variable.clone()),
         };
         Some((
             provider.name.clone(),
-            Account {
+            AccountConfig {
                 endpoint,
                 keys: vec![key],
                 limits: Vec::new(),
@@ -90,7 +90,10 @@ pub(super) fn without_address(
 
 /// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
 /// is known, or all if they are of one provider.
-pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalogue) -> OnDemand {
+pub(super) fn on_demand(
+    accounts: &BTreeMap<String, AccountConfig>,
+    catalogue: &Catalogue,
+) -> OnDemand {
     let providers: Vec<_> = accounts
         .values()
         .map(|account| account.endpoint.provider)
@@ -147,7 +150,7 @@ pub(super) fn on_demand(accounts: &BTreeMap<String, Account>, catalogue: &Catalo
     })
 }
 
-fn target(account: usize, model: &str, known: Option<&Arc<Model>>) -> TargetConfig {
+fn target(account: usize, model: &str, known: Option<&Arc<CatalogueModel>>) -> TargetConfig {
     TargetConfig {
         context_window: known.and_then(|model| model.context_window),
         max_output: known.and_then(|model| model.max_output),
@@ -162,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, Account>, Vec<Mistake>) {
+    fn read(variables: &[(&str, &str)]) -> (BTreeMap<String, AccountConfig>, Vec<ConfigError>) {
         let read = |name: &str| {
             variables
                 .iter()
@@ -174,13 +177,13 @@ mod tests {
         (found, mistakes)
     }
 
-    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, Account> {
+    fn found(variables: &[(&str, &str)]) -> BTreeMap<String, AccountConfig> {
         let (found, mistakes) = read(variables);
         assert!(mistakes.is_empty(), "{mistakes:?}");
         found
     }
 
-    fn serve(accounts: &BTreeMap<String, Account>, model: &str) -> Vec<String> {
+    fn serve(accounts: &BTreeMap<String, AccountConfig>, model: &str) -> Vec<String> {
         let names: Vec<_> = accounts.keys().collect();
         let targets =
             on_demand(accounts, Catalogue::known()).targets(&pool_of_model(model), Some(model));

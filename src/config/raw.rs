@@ -7,33 +7,33 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Mistake;
+use super::ConfigError;
 use super::renamed::renamed;
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Raw {
+pub(super) struct RawConfig {
     #[serde(default)]
-    pub(super) nats: Nats,
+    pub(super) nats: RawNats,
     #[serde(default)]
-    pub(super) data: Data,
+    pub(super) data: RawData,
     #[serde(default)]
-    pub(super) streams: Streams,
+    pub(super) streams: RawStreams,
     #[serde(default)]
-    pub(super) call: Call,
+    pub(super) call: RawCall,
     #[serde(default)]
-    pub(super) catalogue: Catalogue,
+    pub(super) catalogue: RawCatalogue,
     #[serde(default)]
-    pub(super) lanes: Lanes,
+    pub(super) lanes: RawLanes,
     #[serde(default)]
-    pub(super) account: BTreeMap<String, Account>,
+    pub(super) account: BTreeMap<String, RawAccount>,
     #[serde(default)]
-    pub(super) pool: BTreeMap<String, Pool>,
+    pub(super) pool: BTreeMap<String, RawPool>,
     #[serde(default)]
-    pub(super) team: BTreeMap<String, Team>,
+    pub(super) team: BTreeMap<String, RawTeam>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Nats {
+pub(super) struct RawNats {
     pub(super) url: Option<String>,
     pub(super) listen: Option<String>,
     pub(super) prefix: Option<String>,
@@ -42,14 +42,14 @@ pub(super) struct Nats {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Data {
+pub(super) struct RawData {
     pub(super) dir: Option<String>,
     pub(super) keep_days: Option<u16>,
     pub(super) dedupe_days: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Streams {
+pub(super) struct RawStreams {
     pub(super) jobs_max_bytes: Option<ByteSize>,
     pub(super) jobs_max_per_queue: Option<u32>,
     pub(super) completions_max_age: Option<String>,
@@ -58,7 +58,7 @@ pub(super) struct Streams {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Call {
+pub(super) struct RawCall {
     pub(super) attempts: Option<u32>,
     pub(super) timeout: Option<String>,
     pub(super) connect_timeout: Option<String>,
@@ -67,7 +67,7 @@ pub(super) struct Call {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Catalogue {
+pub(super) struct RawCatalogue {
     pub(super) built_in: Option<bool>,
     #[serde(default)]
     pub(super) models: Vec<String>,
@@ -76,33 +76,33 @@ pub(super) struct Catalogue {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Lanes {
+pub(super) struct RawLanes {
     pub(super) interactive: Option<u64>,
     pub(super) normal: Option<u64>,
     pub(super) bulk: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Account {
+pub(super) struct RawAccount {
     pub(super) provider: Option<String>,
     pub(super) base_url: Option<String>,
     pub(super) api_version: Option<String>,
     pub(super) algorithm: Option<String>,
     #[serde(default)]
-    pub(super) keys: Vec<Key>,
+    pub(super) keys: Vec<RawKey>,
     #[serde(default)]
-    pub(super) limits: Vec<Limit>,
+    pub(super) limits: Vec<RawLimit>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Key {
+pub(super) struct RawKey {
     pub(super) name: Option<String>,
     pub(super) env: Option<String>,
     pub(super) file: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Limit {
+pub(super) struct RawLimit {
     pub(super) requests: Option<u64>,
     pub(super) tokens: Option<u64>,
     pub(super) input_tokens: Option<u64>,
@@ -114,9 +114,9 @@ pub(super) struct Limit {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Pool {
+pub(super) struct RawPool {
     #[serde(default)]
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<RawTarget>,
     #[serde(default)]
     pub(super) content_fallback: bool,
     pub(super) merge: Option<bool>,
@@ -124,7 +124,7 @@ pub(super) struct Pool {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Target {
+pub(super) struct RawTarget {
     pub(super) account: Option<String>,
     pub(super) model: Option<String>,
     pub(super) tier: Option<u32>,
@@ -134,23 +134,23 @@ pub(super) struct Target {
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Team {
+pub(super) struct RawTeam {
     pub(super) weight: Option<u64>,
     #[serde(default)]
-    pub(super) limits: Vec<Limit>,
+    pub(super) limits: Vec<RawLimit>,
     #[serde(default)]
     pub(super) reply_prefixes: Vec<String>,
 }
 
 /// Reads all that can be read. Also returns the paths of values that could not, so that they are not
 /// reported as missing too.
-pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
+pub(super) fn read(text: &str) -> (RawConfig, Vec<ConfigError>, BTreeSet<String>) {
     let mut mistakes = Vec::new();
     let mut unreadable = BTreeSet::new();
     let mut table: Table = match toml::from_str(text) {
         Ok(table) => table,
         Err(error) => {
-            return (Raw::default(), vec![syntax(text, &error)], unreadable);
+            return (RawConfig::default(), vec![syntax(text, &error)], unreadable);
         }
     };
     mistakes.extend(renamed(&mut table));
@@ -163,7 +163,7 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
             serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()));
         let error = match result {
             Ok(raw) => {
-                let known = |path: String| Mistake {
+                let known = |path: String| ConfigError {
                     problem: "there is no such field; see the README for all fields".to_owned(),
                     path: in_brackets(&path.replace(".?", "")),
                 };
@@ -174,20 +174,20 @@ pub(super) fn read(text: &str) -> (Raw, Vec<Mistake>, BTreeSet<String>) {
         };
         let path = track.path();
         let problem = without_values(error.message());
-        mistakes.push(Mistake {
+        mistakes.push(ConfigError {
             path: path.to_string(),
             problem,
         });
         unreadable.insert(path.to_string());
         // Taken out, it no longer hides what is behind it.
         if !remove(&mut table, &path) {
-            return (Raw::default(), mistakes, unreadable);
+            return (RawConfig::default(), mistakes, unreadable);
         }
     }
 }
 
 /// Where the text stops being TOML, without the line itself: it may hold a credential.
-fn syntax(text: &str, error: &toml::de::Error) -> Mistake {
+fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error
         .span()
         .and_then(|span| text.get(..span.start))
@@ -198,7 +198,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> Mistake {
         .next()
         .map_or(0, |last| last.chars().count())
         + 1;
-    Mistake {
+    ConfigError {
         path: format!("line {line}, column {column}"),
         problem: error.message().to_owned(),
     }

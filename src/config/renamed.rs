@@ -3,10 +3,10 @@
 
 use toml::{Table, Value};
 
-use super::Mistake;
+use super::ConfigError;
 
 /// Renames what 0.1 called otherwise.
-pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
+pub(super) fn renamed(table: &mut Table) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
     rename_accounts(table, &mut mistakes);
     if let Some(Value::Table(streams)) = table.get_mut("streams") {
@@ -45,19 +45,19 @@ pub(super) fn renamed(table: &mut Table) -> Vec<Mistake> {
 }
 
 /// `[quota.NAME]` as `[account.NAME]`.
-fn rename_accounts(table: &mut Table, mistakes: &mut Vec<Mistake>) {
+fn rename_accounts(table: &mut Table, mistakes: &mut Vec<ConfigError>) {
     let Some(quotas) = table.remove("quota") else {
         return;
     };
     let Value::Table(quotas) = quotas else {
         let problem = "is now [account.NAME]".to_owned();
-        return mistakes.push(Mistake {
+        return mistakes.push(ConfigError {
             path: "quota".to_owned(),
             problem,
         });
     };
     let names = quotas.keys();
-    mistakes.extend(names.map(|name| Mistake {
+    mistakes.extend(names.map(|name| ConfigError {
         path: format!("quota.{name}"),
         problem: format!("is now [account.{name}]"),
     }));
@@ -76,12 +76,12 @@ fn rename(
     table: &mut Table,
     path: &str,
     (old, new): (&str, &str),
-    mistakes: &mut Vec<Mistake>,
+    mistakes: &mut Vec<ConfigError>,
 ) -> bool {
     let Some(value) = table.remove(old) else {
         return false;
     };
-    mistakes.push(Mistake {
+    mistakes.push(ConfigError {
         path: format!("{path}.{old}"),
         problem: format!("is now `{new}`"),
     });

@@ -28,17 +28,17 @@ pub struct OrderBook {
 /// An order as it is kept.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Order {
+pub(crate) enum ControlOrder {
     Pause(PauseTarget),
     Cancel { what: CancelledJobs, at: Timestamp },
 }
 
-impl Order {
+impl ControlOrder {
     /// The key under which it is kept: a hash, since ids can hold what keys cannot.
     pub(crate) fn key(&self) -> String {
         match self {
-            Order::Pause(what) => key_of("pause", what),
-            Order::Cancel { what, .. } => key_of("cancel", what),
+            ControlOrder::Pause(what) => key_of("pause", what),
+            ControlOrder::Cancel { what, .. } => key_of("cancel", what),
         }
     }
 }
@@ -68,8 +68,8 @@ impl OrderBook {
                 .await
                 .map_err(|error| failed(error.to_string()))?;
             match value.as_deref().map(serde_json::from_slice) {
-                Some(Ok(Order::Pause(what))) => orders.pause(what),
-                Some(Ok(Order::Cancel { what, at })) => orders.cancel(what, at),
+                Some(Ok(ControlOrder::Pause(what))) => orders.pause(what),
+                Some(Ok(ControlOrder::Cancel { what, at })) => orders.cancel(what, at),
                 Some(Err(error)) => warn!(key, %error, "an order is not understood"),
                 None => {}
             }
@@ -88,7 +88,7 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
         self.orders.pause(what.clone());
-        self.keep(&Order::Pause(what)).await
+        self.keep(&ControlOrder::Pause(what)).await
     }
 
     /// Makes calls for `what` again.
@@ -98,7 +98,7 @@ impl OrderBook {
     pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
         self.orders.resume(what);
         self.store
-            .purge(Order::Pause(what.clone()).key())
+            .purge(ControlOrder::Pause(what.clone()).key())
             .await
             .map_err(|error| error.to_string())
     }
@@ -109,10 +109,10 @@ impl OrderBook {
     /// Says why it cannot be written down; it is in force all the same, until a restart.
     pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
         self.orders.cancel(what.clone(), at);
-        self.keep(&Order::Cancel { what, at }).await
+        self.keep(&ControlOrder::Cancel { what, at }).await
     }
 
-    async fn keep(&self, order: &Order) -> Result<(), String> {
+    async fn keep(&self, order: &ControlOrder) -> Result<(), String> {
         let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
         self.store
             .put(order.key(), value.into())

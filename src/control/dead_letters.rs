@@ -40,7 +40,7 @@ pub struct DeadLetter {
 
 /// Which letters are meant.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Filter {
+pub struct LetterFilter {
     /// Of this pool alone.
     pub pool: Option<String>,
     /// Of this team alone.
@@ -94,7 +94,7 @@ impl<'a> DeadLetters<'a> {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub async fn list(&self, filter: &Filter) -> Result<Vec<DeadLetter>, Error> {
+    pub async fn list(&self, filter: &LetterFilter) -> Result<Vec<DeadLetter>, Error> {
         let subject = self
             .connection
             .names

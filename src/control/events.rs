@@ -8,7 +8,7 @@ use forebay_schemas::AccountEvent;
 use forebay_workers::clock::{Clock, SystemClock};
 use tracing::warn;
 
-use crate::control::messages::{Account, Condition};
+use crate::control::messages::{AccessCondition, AccountReport};
 use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
@@ -23,7 +23,11 @@ pub async fn tell(connection: Connection, worker: Arc<Worker>) {
         look.tick().await;
         for event in changes(
             &mut known,
-            worker.snapshot().accounts.into_iter().map(Account::from),
+            worker
+                .snapshot()
+                .accounts
+                .into_iter()
+                .map(AccountReport::from),
         ) {
             if let Err(problem) = publish(&connection, &event).await {
                 warn!(
@@ -48,16 +52,19 @@ async fn publish(connection: &Connection, event: &AccountEvent) -> Result<(), St
 }
 
 /// State and reason by account, kind and name.
-type Known = HashMap<(String, bool, String), (String, Option<String>)>;
+type KnownConditions = HashMap<(String, bool, String), (String, Option<String>)>;
 
-fn changes(known: &mut Known, accounts: impl Iterator<Item = Account>) -> Vec<AccountEvent> {
+fn changes(
+    known: &mut KnownConditions,
+    accounts: impl Iterator<Item = AccountReport>,
+) -> Vec<AccountEvent> {
     let mut events = Vec::new();
     let ready = ("ready".to_owned(), None);
     for account in accounts {
         let keys = account.keys.into_iter().map(|key| (true, key));
         let models = account.models.into_iter().map(|model| (false, model));
         for (is_key, condition) in keys.chain(models) {
-            let Condition {
+            let AccessCondition {
                 name,
                 state,
                 reason,

@@ -19,14 +19,14 @@ use futures::StreamExt;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use crate::cluster::account_state::Writer;
+use crate::cluster::account_state::StateWriter;
 use crate::control::controls::OrderBook;
 use crate::control::dead_letters;
-use crate::control::dead_letters::{DeadLetters, Filter};
+use crate::control::dead_letters::{DeadLetters, LetterFilter};
 use crate::control::depths::depths;
 use crate::control::messages::{
-    Account, Accounts, CancelReply, LetterRequest, OrdersReply, Queues, ResultsReply,
-    ResultsRequest, ShownLetter, SwitchRequest,
+    AccountReport, AccountsReport, CancelReply, LetterRequest, OrdersReply, QueuesReport,
+    ResultsReply, ResultsRequest, ShownLetter, SwitchRequest,
 };
 use crate::nats::connection::Connection;
 use crate::worker::Worker;
@@ -35,17 +35,17 @@ use crate::worker::Worker;
 const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
 
 /// Answers requests.
-pub(crate) struct Desk {
+pub(crate) struct ControlHandlers {
     pub(crate) connection: Connection,
     pub(crate) worker: Arc<Worker>,
-    pub(crate) writer: Writer,
+    pub(crate) writer: StateWriter,
     pub(crate) book: OrderBook,
 }
 
 /// An answer, and headers where they say more.
-type Answer = Result<(HeaderMap, Bytes), error::Error>;
+type ControlAnswer = Result<(HeaderMap, Bytes), error::Error>;
 
-impl Desk {
+impl ControlHandlers {
     pub(crate) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
         let answer = match endpoint {
             "queues" => self.queues().await,
@@ -75,7 +75,7 @@ impl Desk {
         }
     }
 
-    async fn queues(&self) -> Answer {
+    async fn queues(&self) -> ControlAnswer {
         let snapshot = self.worker.snapshot();
         let queues = depths(&self.connection)
             .await
@@ -97,7 +97,7 @@ impl Desk {
             .cached_info()
             .state
             .messages;
-        json(&Queues {
+        json(&QueuesReport {
             queues,
             scheduled,
             prefetched,
@@ -107,10 +107,14 @@ impl Desk {
         })
     }
 
-    fn accounts(&self) -> Accounts {
+    fn accounts(&self) -> AccountsReport {
         let snapshot = self.worker.snapshot();
-        Accounts {
-            accounts: snapshot.accounts.into_iter().map(Account::from).collect(),
+        AccountsReport {
+            accounts: snapshot
+                .accounts
+                .into_iter()
+                .map(AccountReport::from)
+                .collect(),
             pools: snapshot.pools,
             models: snapshot.models,
             makes_pools: snapshot.makes_pools,
@@ -120,7 +124,7 @@ impl Desk {
 
     /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
     /// restart.
-    async fn switch(&self, payload: &[u8], on: bool) -> Answer {
+    async fn switch(&self, payload: &[u8], on: bool) -> ControlAnswer {
         let request: SwitchRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if !self
@@ -148,7 +152,7 @@ impl Desk {
     }
 
     /// Makes no more calls for something; answers all that pauses then.
-    async fn pause(&self, payload: &[u8]) -> Answer {
+    async fn pause(&self, payload: &[u8]) -> ControlAnswer {
         let what: PauseTarget =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let unknown = match &what {
@@ -176,7 +180,7 @@ impl Desk {
         })
     }
 
-    async fn resume(&self, payload: &[u8]) -> Answer {
+    async fn resume(&self, payload: &[u8]) -> ControlAnswer {
         let what: PauseTarget =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         info!(?what, "resumed by an operator");
@@ -187,7 +191,7 @@ impl Desk {
     }
 
     /// Cancels what was published until now.
-    async fn cancel(&self, payload: &[u8]) -> Answer {
+    async fn cancel(&self, payload: &[u8]) -> ControlAnswer {
         let what: CancelledJobs =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if what.batch.is_none() && what.id.is_none() {
@@ -213,15 +217,15 @@ impl Desk {
         })
     }
 
-    async fn dead_list(&self, payload: &[u8]) -> Answer {
+    async fn dead_list(&self, payload: &[u8]) -> ControlAnswer {
         let filter = match payload {
-            b"" => Filter::default(),
+            b"" => LetterFilter::default(),
             payload => serde_json::from_slice(payload).map_err(|error| failed(400, error))?,
         };
         json(&self.dead().await?.list(&filter).await.map_err(not_done)?)
     }
 
-    async fn dead_show(&self, payload: &[u8]) -> Answer {
+    async fn dead_show(&self, payload: &[u8]) -> ControlAnswer {
         let request: LetterRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let (letter, message) = self
@@ -236,7 +240,7 @@ impl Desk {
         })
     }
 
-    async fn dead_replay(&self, payload: &[u8]) -> Answer {
+    async fn dead_replay(&self, payload: &[u8]) -> ControlAnswer {
         let LetterRequest { sequence, pool } =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         if let Some(pool) = &pool
@@ -254,7 +258,7 @@ impl Desk {
         json(&letter)
     }
 
-    async fn dead_drop(&self, payload: &[u8]) -> Answer {
+    async fn dead_drop(&self, payload: &[u8]) -> ControlAnswer {
         let request: LetterRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let letter = self
@@ -289,7 +293,7 @@ impl Desk {
             .any(|(known, _)| known == name)
     }
 
-    async fn results(&self, payload: &[u8]) -> Answer {
+    async fn results(&self, payload: &[u8]) -> ControlAnswer {
         let request: ResultsRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let identity = Identity {
@@ -331,7 +335,7 @@ impl Desk {
     }
 
     /// Publishes the request as a job and waits for the copy of its completion.
-    async fn ask(&self, request: &Request) -> Answer {
+    async fn ask(&self, request: &Request) -> ControlAnswer {
         let Connection {
             client,
             context,
@@ -376,7 +380,7 @@ impl Desk {
     }
 }
 
-fn unknown_key(request: &SwitchRequest, accounts: &[Account]) -> String {
+fn unknown_key(request: &SwitchRequest, accounts: &[AccountReport]) -> String {
     let names = |names: Vec<&str>| names.join(", ");
     match (
         &request.key,
@@ -426,7 +430,7 @@ fn pass_object(from: Option<&HeaderMap>, to: &mut HeaderMap) {
     }
 }
 
-fn json(value: &impl Serialize) -> Answer {
+fn json(value: &impl Serialize) -> ControlAnswer {
     let json = serde_json::to_vec(value).map_err(|error| failed(500, error))?;
     Ok((HeaderMap::new(), json.into()))
 }

@@ -13,7 +13,7 @@ use crate::control::dead_letters::DeadLetter;
 
 /// The answer to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Queues {
+pub struct QueuesReport {
     /// Jobs in the stream, by queue; those that are being worked on are among them.
     pub queues: Vec<QueueDepth>,
     /// Jobs that wait for their time, or come back from that now.
@@ -43,9 +43,9 @@ pub struct QueueDepth {
 
 /// The answer to `ai.ctl.accounts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Accounts {
+pub struct AccountsReport {
     /// Every account.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<AccountReport>,
     /// Every pool and the names of its accounts.
     pub pools: Vec<(String, Vec<String>)>,
     /// Every pool and the models of its targets.
@@ -56,7 +56,7 @@ pub struct Accounts {
     pub teams: Option<BTreeSet<String>>,
 }
 
-impl Accounts {
+impl AccountsReport {
     /// Every pool and the models that its jobs may name, where these are known.
     pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut served: BTreeMap<_, _> = self
@@ -84,15 +84,15 @@ impl Accounts {
 
 /// An account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Account {
+pub struct AccountReport {
     /// Its name.
     pub name: String,
     /// Its provider.
     pub provider: String,
     /// Its keys.
-    pub keys: Vec<Condition>,
+    pub keys: Vec<AccessCondition>,
     /// The models that were asked of it.
-    pub models: Vec<Condition>,
+    pub models: Vec<AccessCondition>,
     /// Calls a second that its limits on calls allow to one model.
     pub requests_per_second: Option<f64>,
     /// Calls that were sent.
@@ -105,19 +105,21 @@ pub struct Account {
     pub last_problem: Option<String>,
 }
 
-impl Account {
+impl AccountReport {
     /// Whether nothing can be asked of it until somebody acts: no key is accepted, or no model allowed.
     pub fn is_shut(&self) -> bool {
-        let allowed =
-            |model: &Condition| model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str());
+        let allowed = |model: &AccessCondition| {
+            model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str())
+        };
         self.keys.iter().all(|key| key.state == "disabled")
             || (!self.models.is_empty() && !self.models.iter().any(allowed))
     }
 
     /// Whether no call to any model reaches it.
     pub fn is_unreachable(&self) -> bool {
-        let unreachable =
-            |model: &Condition| model.reason.as_deref() == Some(Class::NetBeforeSend.as_str());
+        let unreachable = |model: &AccessCondition| {
+            model.reason.as_deref() == Some(Class::NetBeforeSend.as_str())
+        };
         !self.models.is_empty() && self.models.iter().all(unreachable)
     }
 
@@ -139,7 +141,7 @@ impl Account {
 
 /// The state of a key, or of a model at an account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Condition {
+pub struct AccessCondition {
     /// Its name.
     pub name: String,
     /// ready, cooling, exhausted, probing or disabled.
@@ -149,7 +151,7 @@ pub struct Condition {
     /// When it returns by itself.
     pub until: Option<Timestamp>,
     /// A limit that is spent for more than some seconds.
-    pub spent: Option<Spent>,
+    pub spent: Option<SpentReport>,
     /// What its limits are taken to be, where they are learned.
     #[serde(default)]
     pub learned: Vec<String>,
@@ -157,7 +159,7 @@ pub struct Condition {
 
 /// A limit that is spent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Spent {
+pub struct SpentReport {
     /// The limit.
     pub limit: String,
     /// When a call may start again.
@@ -223,9 +225,9 @@ pub struct ShownLetter {
 /// The answer to `ai.ctl.results`: null where there is none.
 pub type ResultsReply = Option<Completion>;
 
-impl From<accounts::AccountSnapshot> for Account {
+impl From<accounts::AccountSnapshot> for AccountReport {
     fn from(snapshot: accounts::AccountSnapshot) -> Self {
-        let condition = |name, state: &ReadyState| Condition {
+        let condition = |name, state: &ReadyState| AccessCondition {
             name,
             state: state.name().to_owned(),
             reason: match state {
@@ -236,9 +238,9 @@ impl From<accounts::AccountSnapshot> for Account {
             spent: None,
             learned: Vec::new(),
         };
-        let model = |model: accounts::ModelSnapshot| Condition {
+        let model = |model: accounts::ModelSnapshot| AccessCondition {
             learned: model.learned,
-            spent: model.spent.map(|(limit, until)| Spent {
+            spent: model.spent.map(|(limit, until)| SpentReport {
                 limit,
                 until: wall_time(until),
             }),

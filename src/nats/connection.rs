@@ -10,7 +10,7 @@ use forebay_schemas::Names;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::config::{Config, Mistakes};
+use crate::config::{Config, ConfigErrors};
 
 /// Why nothing runs, as far as the exit code goes.
 #[derive(Debug, thiserror::Error)]
@@ -23,8 +23,8 @@ pub enum Error {
     Unreachable(anyhow::Error),
 }
 
-impl From<Mistakes> for Error {
-    fn from(mistakes: Mistakes) -> Self {
+impl From<ConfigErrors> for Error {
+    fn from(mistakes: ConfigErrors) -> Self {
         Self::Usage(anyhow!(mistakes))
     }
 }

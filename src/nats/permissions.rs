@@ -14,14 +14,14 @@ const FOREBAY: &str = "FOREBAY";
 
 /// What a team may do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Grants {
+pub struct TeamGrants {
     /// Subjects that it may publish on.
     pub publish: Vec<String>,
     /// Subjects that it may subscribe to.
     pub subscribe: Vec<String>,
 }
 
-impl Grants {
+impl TeamGrants {
     /// What `team` may do under `names`.
     pub fn of(team: &str, names: &Names) -> Self {
         Self {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rand::Rng;
 use rand::distr::Alphanumeric;
 
-use crate::nats::server::child::Child;
+use crate::nats::server::child::ServerChild;
 
 /// The largest message that the minded server takes, in bytes: completions of long answers fit.
 const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
@@ -49,12 +49,12 @@ pub enum Error {
 
 /// A running minded server; it is stopped when this is dropped.
 #[derive(Debug)]
-pub struct Server {
+pub struct NatsServer {
     url: String,
-    _child: Child,
+    _child: ServerChild,
 }
 
-impl Server {
+impl NatsServer {
     /// Starts a server that keeps its store in `dir`, and waits until it is up.
     ///
     /// # Errors
@@ -76,7 +76,7 @@ impl Server {
         forget_addresses(&dir).map_err(files)?;
         let password = credential(&dir.join("credential")).map_err(files)?;
         let config = write_config(&dir, listen, sync, &password).map_err(files)?;
-        let (child, address) = Child::start(binary, dir.clone(), config, move |dir, port| {
+        let (child, address) = ServerChild::start(binary, dir.clone(), config, move |dir, port| {
             write_config(dir, SocketAddr::new(listen.ip(), port), sync, &password)
         })
         .await?;

@@ -11,7 +11,7 @@ use forebay_schemas::format::FORMAT_1_UNTIL;
 use forebay_schemas::{Lane, Names};
 use tracing::{debug, warn};
 
-use crate::config::{SMALLEST_STREAM, Size, Streams};
+use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
 
 /// Flows that a stream may have: each is a durable consumer, and the server's own default is 1,000.
 const MAX_CONSUMERS: i32 = 10_000;
@@ -57,7 +57,11 @@ pub enum Error {
 ///
 /// # Errors
 /// When the server refuses, or a stream that is there cannot keep a promise.
-pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
+pub async fn establish(
+    context: &Context,
+    names: &Names,
+    sizes: &StreamsConfig,
+) -> Result<(), Error> {
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
@@ -79,7 +83,7 @@ pub async fn establish(context: &Context, names: &Names, sizes: &Streams) -> Res
                 }
                 // Replicas and placement are the operator's, and nobody asked for another size than it was made with.
                 let max_bytes = match size {
-                    Some(Size::Usual(_)) => existing.max_bytes,
+                    Some(StreamSize::Usual(_)) => existing.max_bytes,
                     _ => wanted.max_bytes,
                 };
                 let updated = Config {
@@ -142,7 +146,7 @@ async fn in_place_of(
 
 /// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
 /// not turned away until the next start.
-pub fn watch(context: Context, names: Names, sizes: Streams) -> tokio::task::JoinHandle<()> {
+pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -153,7 +157,11 @@ pub fn watch(context: Context, names: Names, sizes: Streams) -> tokio::task::Joi
     })
 }
 
-async fn make_missing(context: &Context, names: &Names, sizes: &Streams) -> Result<(), Error> {
+async fn make_missing(
+    context: &Context,
+    names: &Names,
+    sizes: &StreamsConfig,
+) -> Result<(), Error> {
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         if existing(context, &wanted.name).await?.is_none() {
@@ -181,7 +189,7 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
 
 /// Makes streams. A server keeps room for the most that each may hold: where there is too little, all that have their
 /// usual size have half of it, and half of that.
-async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
+async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error> {
     let mut halved = 0;
     let problem = |wanted: &Config, problem| Error::Server {
         stream: wanted.name.clone(),
@@ -194,8 +202,9 @@ async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
                 return Err(problem(&wanted, error.to_string()));
             }
             halved += 1;
-            let smaller =
-                |one: &&Sized| at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes;
+            let smaller = |one: &&SizedStream| {
+                at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes
+            };
             if !missing[..=index].iter().any(|one| smaller(&one)) {
                 let told = format!(
                     "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
@@ -220,10 +229,10 @@ async fn create(context: &Context, missing: &[Sized]) -> Result<(), Error> {
 }
 
 /// A stream whose usual size is so often halved.
-fn at_most((wanted, size): &Sized, halved: u32) -> Config {
+fn at_most((wanted, size): &SizedStream, halved: u32) -> Config {
     let max_bytes = match size {
-        Some(Size::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
-        Some(Size::Given(_)) | None => wanted.max_bytes,
+        Some(StreamSize::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
+        Some(StreamSize::Given(_)) | None => wanted.max_bytes,
     };
     Config {
         max_bytes,
@@ -250,10 +259,10 @@ fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool 
 }
 
 /// A stream, and the most that it holds, where that is limited.
-type Sized = (Config, Option<Size>);
+type SizedStream = (Config, Option<StreamSize>);
 
 /// The streams as they should be.
-fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
+fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
     let base = |name: String, subjects: Vec<String>| Config {
         name,
         subjects,
@@ -263,7 +272,7 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
         duplicate_window: NO_WINDOW,
         ..Config::default()
     };
-    let sized = |size: Size, config: Config| {
+    let sized = |size: StreamSize, config: Config| {
         (
             Config {
                 max_bytes: whole(size.bytes()),
@@ -347,7 +356,12 @@ fn streams(names: &Names, sizes: &Streams) -> Vec<Sized> {
 }
 
 /// An object store as NATS clients make one.
-fn objects(bucket: &str, size: Size, max_age: Duration, discard: DiscardPolicy) -> Sized {
+fn objects(
+    bucket: &str,
+    size: StreamSize,
+    max_age: Duration,
+    discard: DiscardPolicy,
+) -> SizedStream {
     let stream = Config {
         name: Names::bucket_stream(bucket),
         subjects: Names::bucket_subjects(bucket).into(),

@@ -21,7 +21,7 @@ const PULSE: Duration = Duration::from_secs(1);
 
 /// What the holder of a data directory says of itself; the file is readable by its owner alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Holder {
+pub struct DataHolder {
     /// Its process.
     pub pid: u32,
     /// Its NATS server's address, credential included.
@@ -37,7 +37,7 @@ pub struct DataDir {
 
 /// What came of asking for a data directory.
 #[derive(Debug)]
-pub enum Hold {
+pub enum DataHold {
     /// It is ours.
     Ours(DataDir),
     /// Another process has it.
@@ -50,7 +50,7 @@ pub struct TakenBy {
     /// Its process.
     pub pid: Option<u32>,
     /// What it says of itself, once its server is up.
-    pub holder: Option<Holder>,
+    pub holder: Option<DataHolder>,
 }
 
 /// A data directory as messages name it: what it is relative to cannot be told from them, and where it is set can.
@@ -67,7 +67,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When the directory cannot be made or written.
-    pub fn hold(path: &Path) -> std::io::Result<Hold> {
+    pub fn hold(path: &Path) -> std::io::Result<DataHold> {
         let path = std::path::absolute(path)?;
         fs::create_dir_all(&path)?;
         let mut lock = File::options()
@@ -83,7 +83,7 @@ impl DataDir {
                 lock.read_to_string(&mut pid)?;
                 let holder = fs::read_to_string(path.join("forebay.json")).ok();
                 let holder = holder.and_then(|text| serde_json::from_str(&text).ok());
-                return Ok(Hold::Taken(TakenBy {
+                return Ok(DataHold::Taken(TakenBy {
                     pid: pid.trim().parse().ok(),
                     holder,
                 }));
@@ -97,7 +97,7 @@ impl DataDir {
         dir.check_format()?;
         dir.forget_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
-        Ok(Hold::Ours(dir))
+        Ok(DataHold::Ours(dir))
     }
 
     /// Lets others find the server.
@@ -105,7 +105,7 @@ impl DataDir {
     /// # Errors
     /// When the file cannot be written.
     pub fn announce(&self, url: &str) -> std::io::Result<()> {
-        let holder = Holder {
+        let holder = DataHolder {
             pid: std::process::id(),
             url: url.to_owned(),
         };

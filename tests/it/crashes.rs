@@ -8,7 +8,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::config::Config;
 use forebay::nats::connection::Connection;
-use forebay::nats::server::Server;
+use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
 use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Identity, Status};
@@ -47,7 +47,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir.path(), listen, Duration::from_millis(100))
+    let server = NatsServer::start(dir.path(), listen, Duration::from_millis(100))
         .await
         .expect("it starts");
     let one_by_one = CrashPoint::ALL.map(|point| (point, 1, 1));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::config::Config;
 use forebay::nats::connection::Connection;
-use forebay::nats::server::Server;
+use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
 use forebay_schemas::{Completion, Status};
 use forebay_workers::crash::{AT, CrashPoint};
@@ -27,7 +27,7 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir.path(), listen, Duration::from_millis(100))
+    let server = NatsServer::start(dir.path(), listen, Duration::from_millis(100))
         .await
         .expect("it starts");
     // Some of them are passed once for each job, so that others of its call are before or after it.

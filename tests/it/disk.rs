@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use forebay::nats::server::Server;
+use forebay::nats::server::NatsServer;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,7 +24,7 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
     let nats = dir.path().join("nats");
-    let server = Server::start(&nats, listen, Duration::from_millis(100))
+    let server = NatsServer::start(&nats, listen, Duration::from_millis(100))
         .await
         .expect("it starts");
     let provider = provider(&["name=one,key=sk-one"], "").await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::control::messages::{CancelReply, OrdersReply, Queues};
+use forebay::control::messages::{CancelReply, OrdersReply, QueuesReport};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
@@ -87,7 +87,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
             "You said: hello"
         );
         assert_eq!(provider.calls().len(), calls + 2, "{what:?}");
-        let queues: Queues = ctl(&forebay, "queues", &()).await.expect("queues");
+        let queues: QueuesReport = ctl(&forebay, "queues", &()).await.expect("queues");
         assert_eq!(queues.paused, std::slice::from_ref(&what));
         let reply: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
         assert!(reply.paused.is_empty());

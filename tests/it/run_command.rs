@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use forebay::batch::input::{Batch, Choices};
+use forebay::batch::input::{Batch, BatchChoices};
 use forebay_schemas::completion::OutputLine;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::Faults;
@@ -159,9 +159,9 @@ async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others
 
 /// How many lines of the batch in `in.jsonl` have a stored answer.
 fn stored(dir: &Path, lines: usize) -> usize {
-    let choices = Choices {
+    let choices = BatchChoices {
         team: "default".to_owned(),
-        ..Choices::default()
+        ..BatchChoices::default()
     };
     let batch = Batch::read(&dir.join("in.jsonl"), &choices).expect("a batch");
     let retention = Retention {

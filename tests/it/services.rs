@@ -1,6 +1,6 @@
 //! What can be asked over NATS.
 
-use forebay::control::messages::{Accounts, Queues, ResultsReply, ResultsRequest};
+use forebay::control::messages::{AccountsReport, QueuesReport, ResultsReply, ResultsRequest};
 use forebay_schemas::{Completion, Status};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -55,14 +55,14 @@ async fn operators_see_queues_keys_and_results() {
         .request("ai.ctl.queues", "".into())
         .await
         .expect("an answer");
-    let queues: Queues = serde_json::from_slice(&queues.payload).expect("queues");
+    let queues: QueuesReport = serde_json::from_slice(&queues.payload).expect("queues");
     assert!(queues.ended.contains(&(Status::Succeeded, 1)), "{queues:?}");
 
     let accounts = client
         .request("ai.ctl.accounts", "".into())
         .await
         .expect("an answer");
-    let accounts: Accounts = serde_json::from_slice(&accounts.payload).expect("accounts");
+    let accounts: AccountsReport = serde_json::from_slice(&accounts.payload).expect("accounts");
     assert_eq!(
         (
             accounts.accounts[0].calls,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay::control::messages::{Accounts, SwitchRequest};
+use forebay::control::messages::{AccountsReport, SwitchRequest};
 use forebay_schemas::{AccountEvent, Status};
 use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{Clock, SystemClock};
@@ -218,7 +218,7 @@ async fn accounts(
     forebay: &Forebay,
     verb: &str,
     which: Option<(&str, Option<&str>)>,
-) -> Result<Accounts, String> {
+) -> Result<AccountsReport, String> {
     let request = which.map(|(account, key)| SwitchRequest {
         account: account.to_owned(),
         key: key.map(str::to_owned),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use forebay::app::App;
 use forebay::config::Config;
-use forebay::nats::server::Server;
+use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
 use forebay_schemas::Names;
 
@@ -14,10 +14,10 @@ use crate::support::{
     said, soon,
 };
 
-async fn server(dir: &std::path::Path) -> (Server, jetstream::Context) {
+async fn server(dir: &std::path::Path) -> (NatsServer, jetstream::Context) {
     install_crypto();
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let server = Server::start(dir, listen, Duration::from_millis(100))
+    let server = NatsServer::start(dir, listen, Duration::from_millis(100))
         .await
         .expect("it starts");
     let (credential, address) = server

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use async_nats::jetstream::{self, Context, kv, stream};
-use forebay::control::messages::{CancelReply, Queues};
+use forebay::control::messages::{CancelReply, QueuesReport};
 use forebay_schemas::{Class, Completion, Status};
 use forebay_simulator::Provider;
 use forebay_workers::clock::{Clock, SystemClock};
@@ -145,7 +145,7 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     );
 
     // What operators said, and what is spent, still holds.
-    let queues: Queues = ctl(&forebay, "queues", &()).await.expect("queues");
+    let queues: QueuesReport = ctl(&forebay, "queues", &()).await.expect("queues");
     let paused = serde_json::to_value(&queues.paused).expect("JSON");
     assert_eq!(
         paused,

@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::batch::bill::thousands;
 use crate::batch::input::Batch;
-use crate::cli::{Global, print};
+use crate::cli::{GlobalOptions, print};
 use crate::config::Config;
 
 /// Digits after the point of an estimated amount: a millionth of a dollar.
 const DIGITS: u32 = 6;
 
 pub(super) fn dry_run(
-    global: &Global,
+    global: &GlobalOptions,
     config: &Config,
     workers: forebay_workers::Config,
     batch: &Batch,

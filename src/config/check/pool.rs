@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use forebay_schemas::Cache;
 
-use super::{Checker, DAY};
+use super::{ConfigChecker, DAY};
 use crate::config::raw;
-use crate::config::{Account, Pool, Target};
+use crate::config::{AccountConfig, PoolConfig, TargetConfig};
 
-impl Checker<'_> {
+impl ConfigChecker<'_> {
     pub(super) fn pool(
         &mut self,
         name: &str,
-        raw: raw::Pool,
-        accounts: &BTreeMap<String, Account>,
+        raw: raw::RawPool,
+        accounts: &BTreeMap<String, AccountConfig>,
         dedupe_days: u16,
-    ) -> Pool {
+    ) -> PoolConfig {
         let path = format!("pool.{name}");
         self.name(&path, "pool", name);
         if raw.targets.is_empty() && !self.has_unreadable(&format!("{path}.targets")) {
@@ -36,7 +36,7 @@ impl Checker<'_> {
             targets.extend(target);
         }
         let cache = self.cache(&format!("{path}.cache"), raw.cache, dedupe_days);
-        Pool {
+        PoolConfig {
             targets,
             content_fallback: raw.content_fallback,
             merge: raw.merge.unwrap_or(true),
@@ -47,10 +47,10 @@ impl Checker<'_> {
     fn target(
         &mut self,
         path: &str,
-        raw: raw::Target,
-        accounts: &BTreeMap<String, Account>,
-        others: &[Target],
-    ) -> Option<Target> {
+        raw: raw::RawTarget,
+        accounts: &BTreeMap<String, AccountConfig>,
+        others: &[TargetConfig],
+    ) -> Option<TargetConfig> {
         let account = self.required(
             &format!("{path}.account"),
             raw.account,
@@ -82,7 +82,7 @@ impl Checker<'_> {
         }
         let after = self.duration(&format!("{path}.after"), raw.after, Duration::ZERO);
         let (tier, context_window) = (raw.tier.unwrap_or(0), raw.context_window);
-        Some(Target {
+        Some(TargetConfig {
             account,
             model,
             tier,

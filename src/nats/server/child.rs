@@ -34,18 +34,18 @@ const LOOK: Duration = Duration::from_millis(10);
 type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
 
 #[derive(Debug)]
-pub(crate) struct Child {
-    state: Arc<Mutex<State>>,
+pub(crate) struct ServerChild {
+    state: Arc<Mutex<ChildState>>,
     minder: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ChildState {
     pid: Option<Pid>,
     stopping: bool,
 }
 
-impl Child {
+impl ServerChild {
     /// Starts the server and waits until it listens; `rewrite` writes its configuration for the port
     /// that it got, so that it has the same one when it is started again.
     pub(crate) async fn start(
@@ -54,9 +54,9 @@ impl Child {
         config: PathBuf,
         rewrite: impl Fn(&Path, u16) -> io::Result<PathBuf> + Send + 'static,
     ) -> Result<(Self, SocketAddr), Error> {
-        let state = Arc::new(Mutex::new(State::default()));
+        let state = Arc::new(Mutex::new(ChildState::default()));
         let (up, is_up) = tokio::sync::oneshot::channel();
-        let minder = Minder {
+        let minder = ServerMinder {
             binary,
             dir,
             config,
@@ -85,7 +85,7 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+impl Drop for ServerChild {
     fn drop(&mut self) {
         let pid = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,17 +101,17 @@ impl Drop for Child {
     }
 }
 
-struct Minder {
+struct ServerMinder {
     binary: PathBuf,
     dir: PathBuf,
     config: PathBuf,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<ChildState>>,
     rewrite: Rewrite,
 }
 
 type Up = tokio::sync::oneshot::Sender<Result<SocketAddr, Error>>;
 
-impl Minder {
+impl ServerMinder {
     fn run(self, up: Up) {
         let mut up = Some(up);
         loop {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use bytes::Bytes;
-use forebay::batch::input::{Batch, Choices};
+use forebay::batch::input::{Batch, BatchChoices};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let choices = Choices { team: "default".to_owned(), ..Choices::default() };
+    let choices = BatchChoices { team: "default".to_owned(), ..Choices::default() };
     let file = Path::new("in.jsonl");
     if let Ok(batch) = Batch::parse(file, Bytes::copy_from_slice(data), &choices) {
         for line in &batch.lines {
