@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context as _, anyhow};
 use flate2::read::GzDecoder;
-use forebay_providers::Kind;
+use forebay_providers::WorkKind;
 use forebay_providers::price::Prices;
 use forebay_providers::registry::Provider;
 use jiff::civil::Date;
@@ -30,7 +30,7 @@ pub struct CatalogueModel {
     /// What the provider calls it.
     pub name: String,
     /// The kind of work that it is made for.
-    pub kind: Kind,
+    pub kind: WorkKind,
     /// The most tokens of a prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_window: Option<u64>,

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use crate::chat;
 use crate::endpoint::Endpoint;
 use crate::error::ErrorBody;
-use crate::kind::Kind;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::unsupported::Unsupported;
 
@@ -21,8 +21,8 @@ const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 
 /// A job on its way to a model.
 #[derive(Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) kind: Kind,
+pub(crate) struct AdapterCall<'a> {
+    pub(crate) kind: WorkKind,
     pub(crate) job: &'a Job,
     pub(crate) model: &'a str,
     pub(crate) endpoint: &'a Endpoint,
@@ -30,16 +30,16 @@ pub(crate) struct Call<'a> {
 
 /// An answer with a good status.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct AdapterAnswer {
     /// In OpenAI's shape.
     pub(crate) body: Box<RawValue>,
     pub(crate) usage: Option<Usage>,
-    pub(crate) said: Said,
+    pub(crate) said: AnswerKind,
 }
 
 /// What an answer with a good status says.
 #[derive(Debug)]
-pub(crate) enum Said {
+pub(crate) enum AnswerKind {
     /// What was asked for.
     Whole,
     /// That it is refused for its content, in the provider's words.
@@ -51,26 +51,31 @@ pub(crate) enum Said {
 /// A wire dialect. Implementations do no I/O, read no clock and keep no state.
 pub(crate) trait Adapter: Sync {
     /// The kinds of work that it can say.
-    fn kinds(&self) -> &'static [Kind];
+    fn kinds(&self) -> &'static [WorkKind];
 
     /// What becomes of the fields of a chat; `None` where it goes as it is.
-    fn fields(&self) -> Option<&'static chat::Fields> {
+    fn fields(&self) -> Option<&'static chat::ChatFieldRules> {
         None
     }
 
     /// The request, without the credential.
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported>;
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported>;
 
     /// Why the job cannot be said, if it cannot.
-    fn refusal(&self, call: &Call<'_>) -> Option<Unsupported> {
+    fn refusal(&self, call: &AdapterCall<'_>) -> Option<Unsupported> {
         self.encode(call).err()
     }
 
     /// Reads an answer with a good status; `None` when it cannot be read.
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer>;
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer>;
 }
 
-impl Call<'_> {
+impl AdapterCall<'_> {
     /// A request with a JSON body to `path` under the endpoint's address.
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> Result<Request, Unsupported> {
         let body = serde_json::to_vec(body)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::kind::Kind;
+use super::kind::WorkKind;
 use super::registry::{ChatFields, Dialect, Provider};
 use super::{
     Adapter, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses, vertex_claude,
@@ -26,7 +26,7 @@ impl Dialect {
 
 impl Provider {
     /// The kinds of work that it has.
-    pub fn kinds(&self) -> &[Kind] {
+    pub fn kinds(&self) -> &[WorkKind] {
         self.kinds
             .as_deref()
             .unwrap_or_else(|| self.dialect.adapter().kinds())

@@ -3,10 +3,10 @@
 use forebay_schemas::Job;
 use serde_json::Value;
 
-use super::chat::{Effort, MOST_UNSTATED};
+use super::chat::{MOST_UNSTATED, ReasoningEffort};
 use super::estimate;
-use super::kind::Kind;
-use crate::cost::{Cost, Together};
+use super::kind::WorkKind;
+use crate::cost::{CallCost, CountedTogether};
 
 /// The most answer tokens that are reserved: more than any model gives.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
@@ -38,7 +38,12 @@ pub(super) fn states_maximum(job: &Job) -> bool {
 
 /// The tokens of a job's prompt and of the longest answers that it allows, as far as can be told. Where it allows any,
 /// a provider that is always told a maximum counts that one.
-pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maximum: bool) -> Cost {
+pub(super) fn cost(
+    job: &Job,
+    model: &str,
+    together: CountedTogether,
+    always_sets_maximum: bool,
+) -> CallCost {
     let number = |field: &&str| {
         job.body
             .get(*field)
@@ -51,7 +56,7 @@ pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maxim
     let parts =
         parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
     let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
-    let answer = match Kind::of(&job.url) {
+    let answer = match WorkKind::of(&job.url) {
         Some(kind) if !kind.has_answer_tokens() => 0,
         _ => {
             let stated = LONGEST_ANSWER.iter().find_map(number);
@@ -69,7 +74,7 @@ pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maxim
                 .min(MOST_ANSWER_TOKENS)
         }
     };
-    Cost {
+    CallCost {
         requests: 1,
         input_tokens: prompt as u64,
         output_tokens: answer,
@@ -80,8 +85,9 @@ pub(super) fn cost(job: &Job, model: &str, together: Together, always_sets_maxim
 /// What is sent as the longest answer where a job sets none: thoughts come on top of it.
 fn sent_unstated(job: &Job) -> u64 {
     let effort = job.body.get("reasoning_effort");
-    let effort: Option<Effort> = effort.and_then(|raw| serde_json::from_str(raw.get()).ok());
-    MOST_UNSTATED + effort.map_or(0, Effort::budget)
+    let effort: Option<ReasoningEffort> =
+        effort.and_then(|raw| serde_json::from_str(raw.get()).ok());
+    MOST_UNSTATED + effort.map_or(0, ReasoningEffort::budget)
 }
 
 /// Tokens of a part of a request's body: as the model's tokenizer counts them, if that is here, else likely.

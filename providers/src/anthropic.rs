@@ -6,15 +6,15 @@ pub(super) mod request;
 use http::HeaderValue;
 use jiff::Timestamp;
 
-use super::chat::{Chat, Fields};
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect's name for what it wants back.
 const DIALECT: &str = "anthropic";
 /// The first version without sampling parameters (vendor's SDK 2.12).
 const WITHOUT_SAMPLING: &str = "2026-10-21";
-pub(super) const FIELDS: Fields = Fields {
+pub(super) const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -39,16 +39,16 @@ pub(super) fn samples(version: &str) -> bool {
 pub(super) struct Anthropic;
 
 impl Adapter for Anthropic {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();
         let body = request::of(&chat, call.model, samples(version))?;
         let mut request = call.post("/v1/messages", &body)?;
@@ -58,8 +58,13 @@ impl Adapter for Anthropic {
         Ok(request)
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
-        let message: answer::Message = serde_json::from_slice(&reply.body).ok()?;
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        let message: answer::AnthropicMessage = serde_json::from_slice(&reply.body).ok()?;
         message.unified().unified(call.model, now)
     }
 }

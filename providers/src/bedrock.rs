@@ -5,13 +5,13 @@ mod request;
 
 use jiff::Timestamp;
 
-use super::chat::{Chat, Fields};
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect's name for what it wants back.
 const DIALECT: &str = "bedrock";
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -29,23 +29,28 @@ const FIELDS: Fields = Fields {
 pub(super) struct Bedrock;
 
 impl Adapter for Bedrock {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         // An id may be an ARN; AWS signs the path with its colons and slashes encoded.
         let path = format!("/model/{}/converse", call.model_in_path());
         call.post(&path, &request::of(&chat, call.model)?)
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
-        let conversed: answer::Conversed = serde_json::from_slice(&reply.body).ok()?;
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        let conversed: answer::ConverseAnswer = serde_json::from_slice(&reply.body).ok()?;
         conversed.unified().unified(call.model, now)
     }
 }

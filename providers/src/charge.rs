@@ -4,14 +4,14 @@ use forebay_schemas::{Job, Usage};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::kind::Kind;
+use super::kind::WorkKind;
 
 /// The tools that cost nothing by themselves: whoever asked runs them.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];
 
 /// What of an answer tells its price beside its tokens.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Charge {
+pub struct BilledFacts {
     /// The service tier that it was served in, where the provider says.
     pub tier: Option<String>,
     /// Whether it is paid for by something that usage does not count, or counts at a price that is not the usual
@@ -24,7 +24,7 @@ pub struct Charge {
 /// What all providers' answers may have; the names of one mean nothing else at another.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
-struct Parts {
+struct ChargedParts {
     #[serde(rename = "service_tier")]
     tier: Option<Value>,
     usage: Option<Value>,
@@ -57,19 +57,19 @@ const BY_MODALITY: [(&str, &[&str]); 3] = [
 ];
 
 /// What the answer `body` to `job` says of its price.
-pub(super) fn charge(kind: Kind, job: &Job, body: &[u8]) -> Charge {
+pub(super) fn charge(kind: WorkKind, job: &Job, body: &[u8]) -> BilledFacts {
     match kind {
-        Kind::Chat | Kind::Responses => {}
-        Kind::Embeddings | Kind::Moderation => return Charge::default(),
+        WorkKind::Chat | WorkKind::Responses => {}
+        WorkKind::Embeddings | WorkKind::Moderation => return BilledFacts::default(),
         // Paid for by the image, the second, the character or the search.
-        Kind::Rerank | Kind::Image | Kind::Speech | Kind::Transcription => {
-            return Charge {
+        WorkKind::Rerank | WorkKind::Image | WorkKind::Speech | WorkKind::Transcription => {
+            return BilledFacts {
                 has_extras: true,
-                ..Charge::default()
+                ..BilledFacts::default()
             };
         }
     }
-    let parts: Parts = serde_json::from_slice(body).unwrap_or_default();
+    let parts: ChargedParts = serde_json::from_slice(body).unwrap_or_default();
     let usage = parts.usage.unwrap_or_default();
     let counts = |path: &str| {
         usage
@@ -91,7 +91,7 @@ pub(super) fn charge(kind: Kind, job: &Job, body: &[u8]) -> Charge {
         })
     });
     let tier = parts.tier.as_ref().or_else(|| usage.get("service_tier"));
-    Charge {
+    BilledFacts {
         tier: tier.and_then(Value::as_str).map(str::to_owned),
         has_extras: of_usage || of_modality || asks_extras(job),
         billed: billed(&usage),
@@ -143,10 +143,10 @@ fn asks_extras(job: &Job) -> bool {
 mod tests {
     use super::*;
 
-    fn of(job: &str, body: &str) -> Charge {
+    fn of(job: &str, body: &str) -> BilledFacts {
         let job = format!(r#"{{"id":"1","body":{job}}}"#);
         charge(
-            Kind::Chat,
+            WorkKind::Chat,
             &Job::parse(job.as_bytes()).expect("a job"),
             body.as_bytes(),
         )
@@ -165,7 +165,7 @@ mod tests {
             ),
             ("{}", "no JSON"),
         ] {
-            assert_eq!(of(job, body), Charge::default(), "{job} {body}");
+            assert_eq!(of(job, body), BilledFacts::default(), "{job} {body}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The unified chat request, which is OpenAI's, read for dialects that say it otherwise.
 //!
 //! Nothing is lost in silence: a field that is not listed here is refused by name, and each dialect says which of
-//! the listed ones it maps and which it drops, see [`Fields`].
+//! the listed ones it maps and which it drops, see [`ChatFieldRules`].
 
 pub(super) mod answer;
 mod content;
@@ -16,22 +16,23 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use serde_json::{Map, Number, Value};
 
-use content::Part;
-pub(super) use content::{Content, File, Media, Piece};
-pub(super) use effort::{Effort, MOST_UNSTATED, Share};
-pub(super) use fields::{Fields, is_so_anyway};
-pub(super) use tools::{Choice, Format, Function, Tool, ToolCall, fitting};
+use content::ContentPart;
+pub(super) use content::{AttachedFile, ContentPiece, MediaContent, MessageContent};
+pub(super) use effort::{EffortShare, MOST_UNSTATED, ReasoningEffort};
+pub(super) use fields::{ChatFieldRules, is_so_anyway};
+pub(super) use tools::{AnswerFormat, OfferedTool, ToolCall, ToolChoice, ToolFunction, fitting};
 
 use super::Unsupported;
 
 /// A chat request.
 #[derive(Debug, Deserialize)]
-pub(super) struct Chat {
-    pub(super) messages: Vec<Message>,
+#[serde(expecting = "struct Chat")]
+pub(super) struct ChatRequest {
+    pub(super) messages: Vec<ChatMessage>,
     #[serde(default)]
-    pub(super) tools: Vec<Tool>,
+    pub(super) tools: Vec<OfferedTool>,
     #[serde(default)]
-    pub(super) tool_choice: Choice,
+    pub(super) tool_choice: ToolChoice,
     pub(super) parallel_tool_calls: Option<bool>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
@@ -39,14 +40,14 @@ pub(super) struct Chat {
     pub(super) top_p: Option<Number>,
     pub(super) top_k: Option<Number>,
     #[serde(default)]
-    pub(super) stop: Stop,
+    pub(super) stop: StopWords,
     pub(super) seed: Option<i64>,
     pub(super) presence_penalty: Option<Number>,
     pub(super) frequency_penalty: Option<Number>,
     pub(super) n: Option<u64>,
     #[serde(default)]
-    pub(super) response_format: Format,
-    pub(super) reasoning_effort: Option<Effort>,
+    pub(super) response_format: AnswerFormat,
+    pub(super) reasoning_effort: Option<ReasoningEffort>,
     pub(super) verbosity: Option<String>,
     pub(super) service_tier: Option<String>,
     pub(super) prompt_cache_key: Option<String>,
@@ -58,10 +59,11 @@ pub(super) struct Chat {
 /// A message.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Message {
-    pub(super) role: Role,
+#[serde(expecting = "struct Message")]
+pub(super) struct ChatMessage {
+    pub(super) role: MessageRole,
     #[serde(default)]
-    pub(super) content: Content,
+    pub(super) content: MessageContent,
     #[serde(default, deserialize_with = "null_as_empty")]
     pub(super) tool_calls: Vec<ToolCall>,
     pub(super) tool_call_id: Option<String>,
@@ -69,9 +71,9 @@ pub(super) struct Message {
     pub(super) refusal: Option<String>,
     /// What the model thought, for people.
     pub(super) reasoning_content: Option<String>,
-    /// What the model drew: see [`answer::Choice`].
+    /// What the model drew: see [`answer::AnswerChoice`].
     #[serde(default, deserialize_with = "null_as_empty")]
-    images: Vec<Part>,
+    images: Vec<ContentPart>,
     /// What a provider wants back as it gave it: see [`answer::Opaque`].
     #[serde(default, deserialize_with = "null_as_empty")]
     pub(super) reasoning_details: Vec<Value>,
@@ -108,7 +110,7 @@ pub(super) fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de
 /// Who speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Role {
+pub(super) enum MessageRole {
     #[serde(alias = "developer")]
     System,
     User,
@@ -119,28 +121,28 @@ pub(super) enum Role {
 /// Texts that end the answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged, expecting = "invalid type: not a text or a list of texts")]
-pub(super) enum Stop {
+pub(super) enum StopWords {
     #[default]
     None,
     One(String),
     Many(Vec<String>),
 }
 
-impl Stop {
+impl StopWords {
     pub(super) fn list(&self) -> &[String] {
         match self {
-            Stop::None => &[],
-            Stop::One(one) => std::slice::from_ref(one),
-            Stop::Many(many) => many,
+            StopWords::None => &[],
+            StopWords::One(one) => std::slice::from_ref(one),
+            StopWords::Many(many) => many,
         }
     }
 }
 
-impl Chat {
+impl ChatRequest {
     /// Reads a job's body for a dialect that maps and drops `fields`.
     pub(super) fn read(
         body: &Object,
-        fields: &Fields,
+        fields: &ChatFieldRules,
         provider: &str,
     ) -> Result<Self, Unsupported> {
         let mut known = Map::new();
@@ -151,15 +153,15 @@ impl Chat {
                 known.insert(name.clone(), value);
             }
         }
-        let mut chat: Chat =
-            serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
+        let mut chat: ChatRequest = serde_path_to_error::deserialize(Value::Object(known))
+            .map_err(|error| {
                 let path = match error.path().to_string() {
                     path if path == "." => "body".to_owned(),
                     path => format!("body.{path}"),
                 };
                 Unsupported::unreadable(path, error.inner())
             })?;
-        chat.messages.iter_mut().for_each(Message::take_images);
+        chat.messages.iter_mut().for_each(ChatMessage::take_images);
         chat.check()?;
         Ok(chat)
     }
@@ -181,7 +183,7 @@ impl Chat {
         }
         self.check_names()?;
         self.check_choice()?;
-        if matches!(&self.response_format, Format::JsonSchema { json_schema } if json_schema.schema.is_null())
+        if matches!(&self.response_format, AnswerFormat::JsonSchema { json_schema } if json_schema.schema.is_null())
         {
             return Err(Unsupported::invalid(
                 "body.response_format.json_schema.schema",
@@ -215,11 +217,13 @@ impl Chat {
 
     fn check_choice(&self) -> Result<(), Unsupported> {
         match &self.tool_choice {
-            Choice::Required if self.tools.is_empty() => Err(Unsupported::invalid(
+            ToolChoice::Required if self.tools.is_empty() => Err(Unsupported::invalid(
                 "body.tool_choice",
                 "asks for a call, and there are no `tools`",
             )),
-            Choice::One(name) if !self.tools.iter().any(|tool| tool.function().name == *name) => {
+            ToolChoice::One(name)
+                if !self.tools.iter().any(|tool| tool.function().name == *name) =>
+            {
                 let problem = format!("`{name}` is none of the `tools`");
                 Err(Unsupported::invalid(
                     "body.tool_choice.function.name",
@@ -247,7 +251,7 @@ impl Chat {
             .messages
             .iter()
             .enumerate()
-            .filter(|(_, m)| m.role == Role::System)
+            .filter(|(_, m)| m.role == MessageRole::System)
         {
             let given = message
                 .content
@@ -258,11 +262,11 @@ impl Chat {
     }
 
     /// The messages that are no instructions, each with its place.
-    pub(super) fn turns(&self) -> impl Iterator<Item = (usize, &Message)> {
+    pub(super) fn turns(&self) -> impl Iterator<Item = (usize, &ChatMessage)> {
         self.messages
             .iter()
             .enumerate()
-            .filter(|(_, message)| message.role != Role::System)
+            .filter(|(_, message)| message.role != MessageRole::System)
     }
 
     /// What is said by turns, of users and of the model: what follows in the same turn joins it, and results of calls
@@ -270,12 +274,12 @@ impl Chat {
     /// before it.
     pub(super) fn by_turns(
         &self,
-        parts: impl Fn(&Message, &str) -> Result<Vec<Value>, Unsupported>,
+        parts: impl Fn(&ChatMessage, &str) -> Result<Vec<Value>, Unsupported>,
     ) -> Result<Vec<(bool, Vec<Value>)>, Unsupported> {
         let mut turns: Vec<(bool, Vec<Value>)> = Vec::new();
         for (index, message) in self.turns() {
             let parts = parts(message, &format!("body.messages[{index}]"))?;
-            let of_model = message.role == Role::Assistant;
+            let of_model = message.role == MessageRole::Assistant;
             match turns.last_mut() {
                 Some((last, all)) if *last == of_model => all.extend(parts),
                 _ if parts.is_empty() => {}
@@ -295,29 +299,29 @@ impl Chat {
     }
 }
 
-impl Message {
+impl ChatMessage {
     /// Images that the model drew stand behind what it said.
     fn take_images(&mut self) {
         if self.images.is_empty() {
             return;
         }
         let mut parts = match std::mem::take(&mut self.content) {
-            Content::None => Vec::new(),
-            Content::Text(text) => vec![Part::Text { text }],
-            Content::Parts(parts) => parts,
+            MessageContent::None => Vec::new(),
+            MessageContent::Text(text) => vec![ContentPart::Text { text }],
+            MessageContent::Parts(parts) => parts,
         };
         parts.append(&mut self.images);
-        self.content = Content::Parts(parts);
+        self.content = MessageContent::Parts(parts);
     }
 
     fn check(&self, field: &str, called: &HashSet<&str>) -> Result<(), Unsupported> {
-        if self.role != Role::Assistant && matches!(self.content, Content::None) {
+        if self.role != MessageRole::Assistant && matches!(self.content, MessageContent::None) {
             return Err(Unsupported::invalid(
                 format!("{field}.content"),
                 "is missing",
             ));
         }
-        if self.role == Role::Tool {
+        if self.role == MessageRole::Tool {
             let problem = match self.tool_call_id.as_deref() {
                 None => "is missing: which call does this answer?".to_owned(),
                 Some(id) if !called.contains(id) => {
@@ -346,7 +350,7 @@ impl Message {
 
     /// The text with what `dialect` wants back at the places where it stood; `None` where no places are told.
     pub(super) fn woven<'a>(&'a self, dialect: &'a str) -> Option<Vec<Woven<'a>>> {
-        let Content::Text(text) = &self.content else {
+        let MessageContent::Text(text) = &self.content else {
             return None;
         };
         self.kept(dialect)

@@ -9,17 +9,17 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::chat::{Chat, Fields};
-use super::embedding::Embedding;
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::embedding::EmbeddingRequest;
 use super::rerank::Rerank;
-use super::{Adapter, Answer, Call, Kind, Said, Unsupported};
+use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The most texts of one call (vendor's documentation).
 const MOST_TEXTS: usize = 96;
 /// What vectors are for where a job does not say; the API asks for it.
 const INPUT_TYPE: &str = "search_document";
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -39,55 +39,61 @@ const FIELDS: Fields = Fields {
 pub(super) struct Cohere;
 
 impl Adapter for Cohere {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat, Kind::Embeddings, Kind::Rerank]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat, WorkKind::Embeddings, WorkKind::Rerank]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         match call.kind {
-            Kind::Embeddings => call.post("/v2/embed", &embed(call)?),
-            Kind::Rerank => call.post("/v2/rerank", &rerank(call)?),
+            WorkKind::Embeddings => call.post("/v2/embed", &embed(call)?),
+            WorkKind::Rerank => call.post("/v2/rerank", &rerank(call)?),
             _ => {
-                let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+                let chat =
+                    ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
                 call.post("/v2/chat", &request::of(&chat, call.model)?)
             }
         }
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
         match call.kind {
-            Kind::Embeddings => {
-                let embedding = Embedding::read(&call.job.body).ok()?;
-                let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
+            WorkKind::Embeddings => {
+                let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
+                let embedded: CohereEmbedded = serde_json::from_slice(&reply.body).ok()?;
                 let usage = embedded
                     .meta
                     .and_then(|meta| meta.billed_units)
-                    .and_then(Billed::usage);
+                    .and_then(BilledUnits::usage);
                 embedding.answer(call.model, embedded.embeddings.float, usage)
             }
-            Kind::Rerank => {
+            WorkKind::Rerank => {
                 let body: Box<RawValue> = serde_json::from_slice(&reply.body).ok()?;
-                let _: Ranked = serde_json::from_str(body.get()).ok()?;
-                Some(Answer {
+                let _: CohereRanked = serde_json::from_str(body.get()).ok()?;
+                Some(AdapterAnswer {
                     body,
                     usage: None,
-                    said: Said::Whole,
+                    said: AnswerKind::Whole,
                 })
             }
             _ => {
-                let chat: answer::Chat = serde_json::from_slice(&reply.body).ok()?;
+                let chat: answer::CohereChat = serde_json::from_slice(&reply.body).ok()?;
                 chat.unified().unified(call.model, now)
             }
         }
     }
 }
 
-fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
-    let embedding = Embedding::read(&call.job.body)?;
+fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
+    let embedding = EmbeddingRequest::read(&call.job.body)?;
     let texts = embedding.texts();
     if texts.len() > MOST_TEXTS {
         let problem = format!(
@@ -110,7 +116,7 @@ fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
     Ok(body)
 }
 
-fn rerank(call: &Call<'_>) -> Result<Value, Unsupported> {
+fn rerank(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
     let rerank = Rerank::read(&call.job.body)?;
     let mut body =
         json!({ "model": call.model, "query": rerank.query, "documents": rerank.documents });
@@ -121,23 +127,23 @@ fn rerank(call: &Call<'_>) -> Result<Value, Unsupported> {
 }
 
 #[derive(Deserialize)]
-struct Embedded {
-    embeddings: Vectors,
-    meta: Option<Meta>,
+struct CohereEmbedded {
+    embeddings: CohereVectors,
+    meta: Option<CohereMeta>,
 }
 
 #[derive(Deserialize)]
-struct Vectors {
+struct CohereVectors {
     float: Vec<Vec<f32>>,
 }
 
 #[derive(Deserialize)]
-struct Meta {
-    billed_units: Option<Billed>,
+struct CohereMeta {
+    billed_units: Option<BilledUnits>,
 }
 
 #[derive(Deserialize)]
-struct Billed {
+struct BilledUnits {
     input_tokens: Option<f64>,
 }
 
@@ -146,7 +152,7 @@ struct Billed {
     clippy::cast_sign_loss,
     reason = "a count that comes as a float"
 )]
-impl Billed {
+impl BilledUnits {
     fn usage(self) -> Option<Usage> {
         Some(Usage {
             input_tokens: self.input_tokens? as u64,
@@ -157,13 +163,13 @@ impl Billed {
 
 /// What an answer to rerank has, so that another one is not taken for it.
 #[derive(Deserialize)]
-struct Ranked {
+struct CohereRanked {
     #[serde(rename = "results")]
-    _results: Vec<Rank>,
+    _results: Vec<CohereRank>,
 }
 
 #[derive(Deserialize)]
-struct Rank {
+struct CohereRank {
     #[serde(rename = "index")]
     _index: u64,
     #[serde(rename = "relevance_score")]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 /// The cost vector of one call: what it takes of each kind of limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Cost {
+pub struct CallCost {
     /// Calls; one for a single call.
     pub requests: u64,
     /// Prompt tokens.
@@ -14,13 +14,13 @@ pub struct Cost {
     /// Answer tokens.
     pub output_tokens: u64,
     /// What both together take of a limit on all tokens.
-    pub together: Together,
+    pub together: CountedTogether,
 }
 
 /// How a provider counts prompt and answer tokens against one limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Together {
+pub enum CountedTogether {
     /// Their sum.
     #[default]
     Sum,
@@ -33,7 +33,7 @@ pub enum Together {
 /// What a limit over a period counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Dimension {
+pub enum LimitDimension {
     /// Calls.
     Requests,
     /// Prompt and answer tokens together.
@@ -44,37 +44,37 @@ pub enum Dimension {
     OutputTokens,
 }
 
-impl fmt::Display for Dimension {
+impl fmt::Display for LimitDimension {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Dimension::Requests => "requests",
-            Dimension::Tokens => "tokens",
-            Dimension::InputTokens => "input tokens",
-            Dimension::OutputTokens => "output tokens",
+            LimitDimension::Requests => "requests",
+            LimitDimension::Tokens => "tokens",
+            LimitDimension::InputTokens => "input tokens",
+            LimitDimension::OutputTokens => "output tokens",
         })
     }
 }
 
-impl Cost {
+impl CallCost {
     /// The least that any call takes.
-    pub const LEAST: Cost = Cost {
+    pub const LEAST: CallCost = CallCost {
         requests: 1,
         input_tokens: 1,
         output_tokens: 0,
-        together: Together::Sum,
+        together: CountedTogether::Sum,
     };
 
     /// How much of `dimension` this is.
-    pub fn of(&self, dimension: Dimension) -> u64 {
+    pub fn of(&self, dimension: LimitDimension) -> u64 {
         match dimension {
-            Dimension::Requests => self.requests,
-            Dimension::Tokens => match self.together {
-                Together::Sum => self.input_tokens.saturating_add(self.output_tokens),
-                Together::Larger => self.input_tokens.max(self.output_tokens),
-                Together::Input => self.input_tokens,
+            LimitDimension::Requests => self.requests,
+            LimitDimension::Tokens => match self.together {
+                CountedTogether::Sum => self.input_tokens.saturating_add(self.output_tokens),
+                CountedTogether::Larger => self.input_tokens.max(self.output_tokens),
+                CountedTogether::Input => self.input_tokens,
             },
-            Dimension::InputTokens => self.input_tokens,
-            Dimension::OutputTokens => self.output_tokens,
+            LimitDimension::InputTokens => self.input_tokens,
+            LimitDimension::OutputTokens => self.output_tokens,
         }
     }
 }

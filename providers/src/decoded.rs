@@ -5,12 +5,12 @@ use std::time::Duration;
 use forebay_schemas::{Class, Response, Usage};
 use serde::Deserialize;
 
-use crate::charge::Charge;
-use crate::cost::Dimension;
+use crate::charge::BilledFacts;
+use crate::cost::LimitDimension;
 
 /// What a reply turned out to be.
 #[derive(Debug, Clone)]
-pub struct Decoded {
+pub struct DecodedReply {
     /// `None` when it is a success.
     pub class: Option<Class>,
     /// The answer in OpenAI's shape, an error answer included; `None` when it cannot be read.
@@ -22,11 +22,11 @@ pub struct Decoded {
     /// Tokens used, where the provider says.
     pub usage: Option<Usage>,
     /// What else its price depends on.
-    pub charge: Charge,
+    pub charge: BilledFacts,
     /// How long the provider asks to wait.
     pub retry_after: Option<Duration>,
     /// What an error speaks of.
-    pub scope: Scope,
+    pub scope: ErrorScope,
     /// Whether the provider forbids to ask again.
     pub is_final: bool,
     /// Whether it is an error, with whatever status, and no answer.
@@ -35,9 +35,9 @@ pub struct Decoded {
 
 /// What the headers of an answer say of one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figures {
+pub struct RateLimitHeaders {
     /// What is limited.
-    pub dimension: Dimension,
+    pub dimension: LimitDimension,
     /// The whole limit.
     pub limit: u64,
     /// What is left of it.
@@ -53,7 +53,7 @@ pub struct Figures {
 /// What an error speaks of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Scope {
+pub enum ErrorScope {
     /// This key alone.
     Key,
     /// The account's use of this model.

@@ -7,7 +7,7 @@ use forebay_schemas::job::Object;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Answer, Said, Unsupported};
+use super::{AdapterAnswer, AnswerKind, Unsupported};
 
 /// Left out everywhere: it says who is served.
 const HINTS: [&str; 2] = ["model", "user"];
@@ -23,11 +23,11 @@ const INPUT_TYPES: [&str; 4] = [
 /// What is to be embedded.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Embedding {
-    pub(super) input: Input,
+pub(super) struct EmbeddingRequest {
+    pub(super) input: EmbeddingInput,
     pub(super) dimensions: Option<u64>,
     #[serde(default)]
-    encoding_format: Encoding,
+    encoding_format: VectorEncoding,
     /// What the vectors are for, as Cohere names it, one of [`INPUT_TYPES`]. OpenAI has no such field.
     pub(super) input_type: Option<String>,
 }
@@ -38,7 +38,7 @@ pub(super) struct Embedding {
     untagged,
     expecting = "a text or a list of texts; token ids are OpenAI's alone"
 )]
-pub(super) enum Input {
+pub(super) enum EmbeddingInput {
     One(String),
     Many(Vec<String>),
 }
@@ -46,13 +46,13 @@ pub(super) enum Input {
 /// How vectors are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Encoding {
+enum VectorEncoding {
     #[default]
     Float,
     Base64,
 }
 
-impl Embedding {
+impl EmbeddingRequest {
     /// Reads a job's body.
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
@@ -97,16 +97,16 @@ impl Embedding {
     /// The texts.
     pub(super) fn texts(&self) -> &[String] {
         match &self.input {
-            Input::One(text) => std::slice::from_ref(text),
-            Input::Many(texts) => texts,
+            EmbeddingInput::One(text) => std::slice::from_ref(text),
+            EmbeddingInput::Many(texts) => texts,
         }
     }
 
     /// OpenAI's word for how vectors are written.
     pub(super) fn encoding(&self) -> &'static str {
         match self.encoding_format {
-            Encoding::Float => "float",
-            Encoding::Base64 => "base64",
+            VectorEncoding::Float => "float",
+            VectorEncoding::Base64 => "base64",
         }
     }
 
@@ -129,7 +129,7 @@ impl Embedding {
         model: &str,
         vectors: Vec<Vec<f32>>,
         usage: Option<Usage>,
-    ) -> Option<Answer> {
+    ) -> Option<AdapterAnswer> {
         if vectors.len() != self.texts().len() {
             return None;
         }
@@ -139,18 +139,18 @@ impl Embedding {
         let tokens = usage.map(|usage| usage.input_tokens);
         let told = tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
         let body = json!({ "object": "list", "data": data, "model": model, "usage": told });
-        Some(Answer {
+        Some(AdapterAnswer {
             body: serde_json::value::to_raw_value(&body).ok()?,
             usage,
-            said: Said::Whole,
+            said: AnswerKind::Whole,
         })
     }
 
     /// Base64 is of little-endian 32-bit floats, as at OpenAI.
     fn written(&self, vector: &[f32]) -> Value {
         match self.encoding_format {
-            Encoding::Float => json!(vector),
-            Encoding::Base64 => {
+            VectorEncoding::Float => json!(vector),
+            VectorEncoding::Base64 => {
                 let bytes: Vec<u8> = vector
                     .iter()
                     .flat_map(|number| number.to_le_bytes())

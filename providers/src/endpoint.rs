@@ -7,10 +7,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 
 use crate::admission;
-use crate::cost::{Cost, Together};
-use crate::decoded::Figures;
+use crate::cost::{CallCost, CountedTogether};
+use crate::decoded::RateLimitHeaders;
 use crate::message::Request;
-use crate::registry::{Auth, Provider, Tokens};
+use crate::registry::{KeyPlacement, Provider, TokenRules};
 use crate::secret::Secret;
 use crate::sigv4;
 
@@ -94,12 +94,12 @@ impl Endpoint {
             return Ok(());
         }
         let (name, value) = match &self.provider.auth {
-            Auth::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
-            Auth::Header(name) => {
+            KeyPlacement::Bearer => (AUTHORIZATION, format!("Bearer {key}")),
+            KeyPlacement::Header(name) => {
                 let name = HeaderName::try_from(name).map_err(|error| error.to_string())?;
                 (name, key.to_owned())
             }
-            Auth::AwsSigv4 => return sigv4::sign(request, key, now),
+            KeyPlacement::AwsSigv4 => return sigv4::sign(request, key, now),
         };
         let mut value = HeaderValue::try_from(value)
             .map_err(|_| "the key holds characters that cannot stand in a header".to_owned())?;
@@ -124,8 +124,8 @@ impl Endpoint {
     }
 
     /// What the provider takes a call to `model` to cost when it admits it.
-    pub fn admission_cost(&self, job: &Job, model: &str) -> Cost {
-        let Tokens {
+    pub fn admission_cost(&self, job: &Job, model: &str) -> CallCost {
+        let TokenRules {
             together,
             always_sets_maximum,
             ..
@@ -139,18 +139,18 @@ impl Endpoint {
     }
 
     /// What costs so much elsewhere, as this provider counts it.
-    pub fn counted(&self, cost: Cost) -> Cost {
-        Cost {
+    pub fn counted(&self, cost: CallCost) -> CallCost {
+        CallCost {
             together: self.provider.tokens.together,
             ..cost
         }
     }
 
     /// What a call turned out to cost.
-    pub fn spent(&self, usage: Usage, model: &str) -> Cost {
+    pub fn spent(&self, usage: Usage, model: &str) -> CallCost {
         let together = match self.provider.tokens.together {
-            Together::Input => Together::Input,
-            Together::Sum | Together::Larger => Together::Sum,
+            CountedTogether::Input => CountedTogether::Input,
+            CountedTogether::Sum | CountedTogether::Larger => CountedTogether::Sum,
         };
         let output_tokens = usage
             .output_tokens
@@ -161,7 +161,7 @@ impl Endpoint {
             0
         };
         let input_tokens = usage.input_tokens.saturating_sub(free);
-        Cost {
+        CallCost {
             requests: 1,
             input_tokens,
             output_tokens,
@@ -175,7 +175,7 @@ impl Endpoint {
     }
 
     /// What the headers of an answer say of limits.
-    pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<Figures> {
+    pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<RateLimitHeaders> {
         self.provider
             .limit_headers()
             .iter()

@@ -9,8 +9,8 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::Scope;
-use super::registry::{Back, Provider, Rule};
+use super::ErrorScope;
+use super::registry::{ErrorRule, Provider, ReturnRule};
 use crate::message::Reply;
 
 /// What an error says.
@@ -29,9 +29,9 @@ pub(super) struct ErrorBody {
 
 /// What an error means.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Meaning {
+pub(super) struct ErrorMeaning {
     pub(super) class: Class,
-    pub(super) scope: Scope,
+    pub(super) scope: ErrorScope,
     /// Until what is spent is back, if a calendar says.
     pub(super) back: Option<Duration>,
 }
@@ -167,7 +167,7 @@ impl ErrorBody {
         status: u16,
         headers: &HeaderMap,
         now: Timestamp,
-    ) -> Meaning {
+    ) -> ErrorMeaning {
         // What comes with a good status says in itself which one is meant.
         let status = self.status.filter(|_| status < 300).unwrap_or(status);
         let message = self.message.as_deref().unwrap_or_default().to_lowercase();
@@ -177,31 +177,38 @@ impl ErrorBody {
         else {
             let class = by_status(status);
             let scope = match class {
-                Class::BadKey => Scope::Key,
+                Class::BadKey => ErrorScope::Key,
                 // A 403 without a code can be about a moderated prompt as well as about the model.
-                Class::ModelNotAllowed => Scope::Request,
-                _ => Scope::Model,
+                Class::ModelNotAllowed => ErrorScope::Request,
+                _ => ErrorScope::Model,
             };
-            return Meaning {
+            return ErrorMeaning {
                 class,
                 scope,
                 back: None,
             };
         };
         let scope = if rule.class == Class::BadKey {
-            Scope::Key
+            ErrorScope::Key
         } else {
-            Scope::Model
+            ErrorScope::Model
         };
         let back = rule.back.as_ref().and_then(|back| back.wait(now));
-        Meaning {
+        ErrorMeaning {
             class: rule.class,
             scope: rule.scope.unwrap_or(scope),
             back,
         }
     }
 
-    fn is(&self, rule: &Rule, job: &Job, status: u16, headers: &HeaderMap, message: &str) -> bool {
+    fn is(
+        &self,
+        rule: &ErrorRule,
+        job: &Job,
+        status: u16,
+        headers: &HeaderMap,
+        message: &str,
+    ) -> bool {
         let named = |wanted: &String| self.names.iter().any(|name| name == wanted);
         let in_name =
             |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
@@ -256,14 +263,14 @@ fn first(value: &Value) -> &Value {
     }
 }
 
-impl Back {
+impl ReturnRule {
     /// How long it is until then.
     fn wait(&self, now: Timestamp) -> Option<Duration> {
-        let (Back::DayIn(zone) | Back::MonthIn(zone)) = self;
+        let (ReturnRule::DayIn(zone) | ReturnRule::MonthIn(zone)) = self;
         let here = now.to_zoned_datetime(TimeZone::get(zone).ok()?);
         let last = match self {
-            Back::DayIn(_) => Ok(here),
-            Back::MonthIn(_) => here.last_of_month(),
+            ReturnRule::DayIn(_) => Ok(here),
+            ReturnRule::MonthIn(_) => here.last_of_month(),
         };
         let next = last
             .and_then(|last| last.tomorrow())

@@ -9,12 +9,12 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::adapter::{Answer, Call, Said};
-use crate::charge::{self, Charge};
-use crate::decoded::{Decoded, Scope};
+use crate::adapter::{AdapterAnswer, AdapterCall, AnswerKind};
+use crate::charge::{self, BilledFacts};
+use crate::decoded::{DecodedReply, ErrorScope};
 use crate::endpoint::Endpoint;
-use crate::error::{ErrorBody, Meaning};
-use crate::kind::Kind;
+use crate::error::{ErrorBody, ErrorMeaning};
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::registry::Dialect;
 use crate::retry_after;
@@ -32,9 +32,9 @@ const REQUEST_IDS: [&str; 4] = [
 ];
 
 impl Endpoint {
-    fn call<'a>(&'a self, job: &'a Job, model: &'a str) -> Result<Call<'a>, Unsupported> {
-        let has = |kind: &Kind| self.provider.kinds().contains(kind);
-        let kind = Kind::of(&job.url).filter(has).ok_or_else(|| {
+    fn call<'a>(&'a self, job: &'a Job, model: &'a str) -> Result<AdapterCall<'a>, Unsupported> {
+        let has = |kind: &WorkKind| self.provider.kinds().contains(kind);
+        let kind = WorkKind::of(&job.url).filter(has).ok_or_else(|| {
             let urls: Vec<_> = self
                 .provider
                 .kinds()
@@ -49,7 +49,7 @@ impl Endpoint {
             );
             Unsupported::new("url", problem)
         })?;
-        Ok(Call {
+        Ok(AdapterCall {
             kind,
             job,
             model,
@@ -77,7 +77,7 @@ impl Endpoint {
     }
 
     /// Reads the reply to `job`.
-    pub fn decode(&self, job: &Job, model: &str, reply: &Reply, now: Timestamp) -> Decoded {
+    pub fn decode(&self, job: &Job, model: &str, reply: &Reply, now: Timestamp) -> DecodedReply {
         if !(200..300).contains(&reply.status) {
             return self.refused(job, ErrorBody::read(reply), reply, now);
         }
@@ -89,9 +89,9 @@ impl Endpoint {
             None => match ErrorBody::within(reply) {
                 Some(error) => self.refused(job, error, reply, now),
                 None => {
-                    let message = unread(Kind::of(&job.url), reply);
+                    let message = unread(WorkKind::of(&job.url), reply);
                     let blank = self.blank(reply, now);
-                    Decoded {
+                    DecodedReply {
                         class: Some(Class::MalformedResponse),
                         message: Some(message),
                         ..blank
@@ -101,21 +101,21 @@ impl Endpoint {
             // It may have been paid for.
             Some((
                 _,
-                Answer {
-                    said: Said::Error(error),
+                AdapterAnswer {
+                    said: AnswerKind::Error(error),
                     usage,
                     ..
                 },
-            )) => Decoded {
+            )) => DecodedReply {
                 usage: usage.map(within_reason),
                 ..self.refused(job, error, reply, now)
             },
-            Some((kind, Answer { body, usage, said })) => {
+            Some((kind, AdapterAnswer { body, usage, said })) => {
                 let (class, message) = match said {
-                    Said::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
+                    AnswerKind::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
                     _ => (None, None),
                 };
-                Decoded {
+                DecodedReply {
                     class,
                     response: Some(response(reply, body)),
                     code: class.map(|_| "content_filter".to_owned()),
@@ -128,24 +128,24 @@ impl Endpoint {
         }
     }
 
-    fn blank(&self, reply: &Reply, now: Timestamp) -> Decoded {
+    fn blank(&self, reply: &Reply, now: Timestamp) -> DecodedReply {
         let own = || self.provider.wait.as_ref()?.read(&reply.headers, now);
-        Decoded {
+        DecodedReply {
             class: None,
             response: None,
             code: None,
             message: None,
             usage: None,
-            charge: Charge::default(),
+            charge: BilledFacts::default(),
             retry_after: retry_after::from_headers(&reply.headers, now).or_else(own),
-            scope: Scope::Model,
+            scope: ErrorScope::Model,
             is_final: false,
             is_error: false,
         }
     }
 
-    fn refused(&self, job: &Job, error: ErrorBody, reply: &Reply, now: Timestamp) -> Decoded {
-        let Meaning { class, scope, back } =
+    fn refused(&self, job: &Job, error: ErrorBody, reply: &Reply, now: Timestamp) -> DecodedReply {
+        let ErrorMeaning { class, scope, back } =
             error.meaning(self.provider, job, reply.status, &reply.headers, now);
         let hint = |wait: Option<Duration>| {
             wait.or(error.wait)
@@ -161,10 +161,10 @@ impl Endpoint {
             .error_body(&error, reply)
             .map(|body| response(reply, body));
         let message = match (class, scope, reply.status) {
-            (Class::ModelNotAllowed, Scope::Request, 404) => Some(not_found(error.message)),
+            (Class::ModelNotAllowed, ErrorScope::Request, 404) => Some(not_found(error.message)),
             _ => error.message,
         };
-        Decoded {
+        DecodedReply {
             class: Some(class),
             response,
             code: error.code,
@@ -201,7 +201,7 @@ fn not_found(message: Option<String>) -> String {
 }
 
 /// Why an answer cannot be read, without a word of it.
-fn unread(kind: Option<Kind>, reply: &Reply) -> String {
+fn unread(kind: Option<WorkKind>, reply: &Reply) -> String {
     let content_type = reply
         .headers
         .get(CONTENT_TYPE)
@@ -211,7 +211,7 @@ fn unread(kind: Option<Kind>, reply: &Reply) -> String {
         _ if content_type.is_some_and(|kind| kind.contains("html")) => {
             "it is a page of HTML".to_owned()
         }
-        _ if kind == Some(Kind::Speech) => "it is no sound".to_owned(),
+        _ if kind == Some(WorkKind::Speech) => "it is no sound".to_owned(),
         Ok(_) => "it is JSON of another shape".to_owned(),
         Err(error) => format!("it is no JSON: {error}"),
     };

@@ -3,7 +3,7 @@
 use forebay_schemas::Job;
 use serde::Deserialize;
 
-use crate::Kind;
+use crate::WorkKind;
 
 /// The field of a body that is a file.
 pub const FILE: &str = "file";
@@ -23,6 +23,6 @@ pub fn file_of(job: &Job) -> Option<FileReference> {
     let file = job
         .body
         .get(FILE)
-        .filter(|_| Kind::of(&job.url) == Some(Kind::Transcription))?;
+        .filter(|_| WorkKind::of(&job.url) == Some(WorkKind::Transcription))?;
     serde_json::from_str(file.get()).ok()
 }

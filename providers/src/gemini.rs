@@ -8,14 +8,14 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::chat::{Chat, Fields};
-use super::embedding::Embedding;
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::embedding::EmbeddingRequest;
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect's name for what it wants back.
 const DIALECT: &str = "gemini";
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -36,27 +36,32 @@ const FIELDS: Fields = Fields {
 pub(super) struct Gemini;
 
 impl Adapter for Gemini {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat, Kind::Embeddings]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat, WorkKind::Embeddings]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         let method = |name: &str| format!("/models/{}:{name}", call.model_in_path());
-        if call.kind == Kind::Embeddings {
+        if call.kind == WorkKind::Embeddings {
             return call.post(&method("batchEmbedContents"), &embed(call)?);
         }
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         call.post(&method("generateContent"), &request::of(&chat)?)
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
-        if call.kind == Kind::Embeddings {
-            let embedding = Embedding::read(&call.job.body).ok()?;
-            let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        if call.kind == WorkKind::Embeddings {
+            let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
+            let embedded: GeminiEmbedded = serde_json::from_slice(&reply.body).ok()?;
             let tokens = embedded
                 .usage_metadata
                 .and_then(|usage| usage.prompt_token_count);
@@ -71,13 +76,13 @@ impl Adapter for Gemini {
                 .collect();
             return embedding.answer(call.model, vectors, usage);
         }
-        let generated: answer::Generated = serde_json::from_slice(&reply.body).ok()?;
+        let generated: answer::GeminiAnswer = serde_json::from_slice(&reply.body).ok()?;
         generated.unified()?.unified(call.model, now)
     }
 }
 
-fn embed(call: &Call<'_>) -> Result<serde_json::Value, Unsupported> {
-    let embedding = Embedding::read(&call.job.body)?;
+fn embed(call: &AdapterCall<'_>) -> Result<serde_json::Value, Unsupported> {
+    let embedding = EmbeddingRequest::read(&call.job.body)?;
     let task = embedding.input_type.as_deref().and_then(task);
     let requests: Vec<_> = embedding
         .texts()
@@ -111,13 +116,13 @@ fn task(input_type: &str) -> Option<&'static str> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Embedded {
-    embeddings: Vec<Vector>,
+struct GeminiEmbedded {
+    embeddings: Vec<GeminiVector>,
     usage_metadata: Option<EmbedUsage>,
 }
 
 #[derive(Deserialize)]
-struct Vector {
+struct GeminiVector {
     values: Vec<f32>,
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// A kind of work: what a job's `url` means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum WorkKind {
     /// A chat completion.
     Chat,
     /// OpenAI's Responses.
@@ -25,30 +25,30 @@ pub enum Kind {
     Transcription,
 }
 
-impl Kind {
+impl WorkKind {
     /// Every kind.
-    pub const ALL: [Kind; 8] = [
-        Kind::Chat,
-        Kind::Responses,
-        Kind::Embeddings,
-        Kind::Moderation,
-        Kind::Rerank,
-        Kind::Image,
-        Kind::Speech,
-        Kind::Transcription,
+    pub const ALL: [WorkKind; 8] = [
+        WorkKind::Chat,
+        WorkKind::Responses,
+        WorkKind::Embeddings,
+        WorkKind::Moderation,
+        WorkKind::Rerank,
+        WorkKind::Image,
+        WorkKind::Speech,
+        WorkKind::Transcription,
     ];
 
     /// Its path at OpenAI, which is a job's `url`.
     pub fn url(self) -> &'static str {
         match self {
-            Kind::Chat => "/v1/chat/completions",
-            Kind::Responses => "/v1/responses",
-            Kind::Embeddings => "/v1/embeddings",
-            Kind::Moderation => "/v1/moderations",
-            Kind::Rerank => "/v1/rerank",
-            Kind::Image => "/v1/images/generations",
-            Kind::Speech => "/v1/audio/speech",
-            Kind::Transcription => "/v1/audio/transcriptions",
+            WorkKind::Chat => "/v1/chat/completions",
+            WorkKind::Responses => "/v1/responses",
+            WorkKind::Embeddings => "/v1/embeddings",
+            WorkKind::Moderation => "/v1/moderations",
+            WorkKind::Rerank => "/v1/rerank",
+            WorkKind::Image => "/v1/images/generations",
+            WorkKind::Speech => "/v1/audio/speech",
+            WorkKind::Transcription => "/v1/audio/transcriptions",
         }
     }
 
@@ -61,22 +61,25 @@ impl Kind {
     pub(super) fn has_answer_tokens(self) -> bool {
         !matches!(
             self,
-            Kind::Embeddings | Kind::Moderation | Kind::Rerank | Kind::Transcription
+            WorkKind::Embeddings
+                | WorkKind::Moderation
+                | WorkKind::Rerank
+                | WorkKind::Transcription
         )
     }
 }
 
-impl std::fmt::Display for Kind {
+impl std::fmt::Display for WorkKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Kind::Chat => "chat",
-            Kind::Responses => "responses",
-            Kind::Embeddings => "embeddings",
-            Kind::Moderation => "moderation",
-            Kind::Rerank => "rerank",
-            Kind::Image => "image",
-            Kind::Speech => "speech",
-            Kind::Transcription => "transcription",
+            WorkKind::Chat => "chat",
+            WorkKind::Responses => "responses",
+            WorkKind::Embeddings => "embeddings",
+            WorkKind::Moderation => "moderation",
+            WorkKind::Rerank => "rerank",
+            WorkKind::Image => "image",
+            WorkKind::Speech => "speech",
+            WorkKind::Transcription => "transcription",
         })
     }
 }

@@ -76,16 +76,16 @@ mod sigv4;
 #[cfg(test)]
 mod tests;
 
-pub use charge::Charge;
-pub use decoded::{Decoded, Figures, Scope};
+pub use charge::BilledFacts;
+pub use decoded::{DecodedReply, ErrorScope, RateLimitHeaders};
 pub use endpoint::Endpoint;
 pub use file::{FILE, FileReference, file_of};
-pub use kind::Kind;
+pub use kind::WorkKind;
 pub use listing::models;
 pub use message::{Reply, Request};
 pub use redact::Redaction;
 pub use secret::Secret;
-pub use unsupported::{Obstacle, Unsupported};
+pub use unsupported::{Unsupported, UnsupportedKind};
 
-use adapter::{Adapter, Answer, Call, Said};
+use adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
 use error::ErrorBody;

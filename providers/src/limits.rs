@@ -6,8 +6,8 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::Figures;
-use crate::cost::Dimension;
+use super::RateLimitHeaders;
+use crate::cost::LimitDimension;
 use crate::retry_after::{LONGEST, go_duration};
 
 /// No limit is larger; a header that says so is not understood.
@@ -23,12 +23,12 @@ const FRACTIONS: [&str; 5] = [".", "ms", "us", "µs", "ns"];
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitHeader {
-    counts: Dimension,
+    counts: LimitDimension,
     limit: String,
     remaining: String,
     reset: Option<String>,
     #[serde(default)]
-    form: Form,
+    form: HeaderForm,
     /// The period in seconds, where the provider documents it.
     per_seconds: Option<u64>,
 }
@@ -38,13 +38,13 @@ pub(super) struct LimitHeader {
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitHeader {
     header: String,
-    form: Form,
+    form: HeaderForm,
 }
 
 /// How a time to come is written.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Form {
+enum HeaderForm {
     /// Go's notation, or whole seconds.
     #[default]
     Duration,
@@ -55,31 +55,33 @@ enum Form {
     UnixMillis,
 }
 
-impl Form {
+impl HeaderForm {
     fn read(self, text: &str, now: Timestamp) -> Option<Duration> {
         let text = text.trim();
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).ok();
         let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
         match self {
-            Form::Duration => text
+            HeaderForm::Duration => text
                 .parse()
                 .ok()
                 .map(Duration::from_secs)
                 .or_else(|| go_duration(text)),
-            Form::Seconds => seconds(text),
-            Form::Rfc3339 => until(text.parse().ok()?),
-            Form::UnixSeconds => until(Timestamp::from_second(text.parse().ok()?).ok()?),
-            Form::UnixMillis => until(Timestamp::from_millisecond(text.parse().ok()?).ok()?),
+            HeaderForm::Seconds => seconds(text),
+            HeaderForm::Rfc3339 => until(text.parse().ok()?),
+            HeaderForm::UnixSeconds => until(Timestamp::from_second(text.parse().ok()?).ok()?),
+            HeaderForm::UnixMillis => until(Timestamp::from_millisecond(text.parse().ok()?).ok()?),
         }
     }
 
     /// How far off what is written may be: "59s" may have been cut off or rounded; what has a fraction was not.
     fn resolution(self, text: &str) -> Duration {
         let fine = match self {
-            Form::Duration | Form::Seconds => FRACTIONS.iter().any(|mark| text.contains(mark)),
-            Form::Rfc3339 => text.contains('.'),
-            Form::UnixSeconds => false,
-            Form::UnixMillis => true,
+            HeaderForm::Duration | HeaderForm::Seconds => {
+                FRACTIONS.iter().any(|mark| text.contains(mark))
+            }
+            HeaderForm::Rfc3339 => text.contains('.'),
+            HeaderForm::UnixSeconds => false,
+            HeaderForm::UnixMillis => true,
         };
         if fine { EXACT } else { Duration::from_secs(1) }
     }
@@ -87,14 +89,14 @@ impl Form {
 
 impl LimitHeader {
     /// What it says; numbers may have thousands commas, and limits that are not positive are not known.
-    pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<Figures> {
+    pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<RateLimitHeaders> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.replace(',', "").trim().parse::<u64>().ok();
         let limit = number(&self.limit).filter(|limit| (1..=LARGEST_LIMIT).contains(limit))?;
         let remaining = number(&self.remaining)?.min(limit);
         let reset = self.reset.as_deref().and_then(text);
         let whole_in = reset.and_then(|reset| self.form.read(reset, now));
-        Some(Figures {
+        Some(RateLimitHeaders {
             dimension: self.counts,
             limit,
             remaining,

@@ -8,15 +8,15 @@ mod request;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::chat::{Chat, Fields};
-use super::embedding::Embedding;
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::embedding::EmbeddingRequest;
 use super::openai::OpenAi;
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect's name for what it wants back.
 const DIALECT: &str = "mistral";
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -40,38 +40,46 @@ const FIELDS: Fields = Fields {
 pub(super) struct Mistral;
 
 impl Adapter for Mistral {
-    fn kinds(&self) -> &'static [Kind] {
+    fn kinds(&self) -> &'static [WorkKind] {
         &[
-            Kind::Chat,
-            Kind::Embeddings,
-            Kind::Moderation,
-            Kind::Transcription,
+            WorkKind::Chat,
+            WorkKind::Embeddings,
+            WorkKind::Moderation,
+            WorkKind::Transcription,
         ]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         match call.kind {
-            Kind::Chat => {
-                let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+            WorkKind::Chat => {
+                let chat =
+                    ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
                 call.post("/chat/completions", &request::of(&chat, call.model)?)
             }
-            Kind::Embeddings => call.post("/embeddings", &embed(call)?),
+            WorkKind::Embeddings => call.post("/embeddings", &embed(call)?),
             _ => OpenAi.encode(call),
         }
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
         match call.kind {
-            Kind::Chat => {
-                let completion: answer::Completion = serde_json::from_slice(&reply.body).ok()?;
+            WorkKind::Chat => {
+                let completion: answer::MistralCompletion =
+                    serde_json::from_slice(&reply.body).ok()?;
                 completion.unified().unified(call.model, now)
             }
-            Kind::Moderation => {
-                let moderated: moderation::Moderated = serde_json::from_slice(&reply.body).ok()?;
+            WorkKind::Moderation => {
+                let moderated: moderation::ModerationAnswer =
+                    serde_json::from_slice(&reply.body).ok()?;
                 moderated.unified(call.model)
             }
             _ => OpenAi.decode(call, reply, now),
@@ -79,8 +87,8 @@ impl Adapter for Mistral {
     }
 }
 
-fn embed(call: &Call<'_>) -> Result<serde_json::Value, Unsupported> {
-    let embedding = Embedding::read(&call.job.body)?;
+fn embed(call: &AdapterCall<'_>) -> Result<serde_json::Value, Unsupported> {
+    let embedding = EmbeddingRequest::read(&call.job.body)?;
     embedding.without(&[("input_type", embedding.input_type.is_some())], "Mistral")?;
     let mut body = json!({
         "model": call.model,

@@ -8,12 +8,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::chat::{Chat, Fields};
-use super::embedding::Embedding;
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::embedding::EmbeddingRequest;
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -33,39 +33,44 @@ const FIELDS: Fields = Fields {
 pub(super) struct Ollama;
 
 impl Adapter for Ollama {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat, Kind::Embeddings]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat, WorkKind::Embeddings]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        if call.kind == Kind::Embeddings {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
+        if call.kind == WorkKind::Embeddings {
             return call.post("/api/embed", &embed(call)?);
         }
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         call.post("/api/chat", &request::of(&chat, call.model)?)
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
-        if call.kind == Kind::Embeddings {
-            let embedding = Embedding::read(&call.job.body).ok()?;
-            let embedded: Embedded = serde_json::from_slice(&reply.body).ok()?;
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        if call.kind == WorkKind::Embeddings {
+            let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
+            let embedded: OllamaEmbedded = serde_json::from_slice(&reply.body).ok()?;
             let usage = embedded.prompt_eval_count.map(|input_tokens| Usage {
                 input_tokens,
                 ..Usage::default()
             });
             return embedding.answer(call.model, embedded.embeddings, usage);
         }
-        let chat: answer::Chat = serde_json::from_slice(&reply.body).ok()?;
+        let chat: answer::OllamaChat = serde_json::from_slice(&reply.body).ok()?;
         chat.unified().unified(call.model, now)
     }
 }
 
-fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
-    let embedding = Embedding::read(&call.job.body)?;
+fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
+    let embedding = EmbeddingRequest::read(&call.job.body)?;
     embedding.without(&[("input_type", embedding.input_type.is_some())], "Ollama")?;
     // What is too long is refused, as at OpenAI, and not cut.
     let mut body = json!({ "model": call.model, "input": embedding.texts(), "truncate": false });
@@ -76,7 +81,7 @@ fn embed(call: &Call<'_>) -> Result<Value, Unsupported> {
 }
 
 #[derive(Deserialize)]
-struct Embedded {
+struct OllamaEmbedded {
     embeddings: Vec<Vec<f32>>,
     prompt_eval_count: Option<u64>,
 }

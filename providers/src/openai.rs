@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::chat::is_so_anyway;
 use super::registry::Dialect;
-use super::{Adapter, Answer, Call, Kind, Said, Unsupported};
+use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// What a deployment's address begins with where Azure's API has a version.
@@ -25,16 +25,16 @@ const DEPLOYMENTS: &str = "/openai/deployments/";
 pub(super) struct OpenAi;
 
 impl Adapter for OpenAi {
-    fn kinds(&self) -> &'static [Kind] {
-        &Kind::ALL
+    fn kinds(&self) -> &'static [WorkKind] {
+        &WorkKind::ALL
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         if let Some(unsupported) = self.refusal(call) {
             return Err(unsupported);
         }
         let body = body(call)?;
-        if call.kind == Kind::Transcription {
+        if call.kind == WorkKind::Transcription {
             // Mistral has a list's items under its plain name.
             let plain_lists = call.endpoint.provider.dialect == Dialect::Mistral;
             let (content_type, bytes) = multipart::of(&body, if plain_lists { "" } else { "[]" })?;
@@ -45,49 +45,49 @@ impl Adapter for OpenAi {
         call.post(&path(call), &body)
     }
 
-    fn refusal(&self, call: &Call<'_>) -> Option<Unsupported> {
+    fn refusal(&self, call: &AdapterCall<'_>) -> Option<Unsupported> {
         let quirks = call.endpoint.provider.quirks_of(call.model);
         let mut refused = quirks.flat_map(|quirks| &quirks.refuses);
         if let Some(field) = refused.find(|field| asks(&call.job.body, field)) {
             let problem = format!("{} refuses it, leave it out", call.endpoint.provider.name);
             return Some(Unsupported::new(format!("body.{field}"), problem));
         }
-        if call.kind == Kind::Transcription {
+        if call.kind == WorkKind::Transcription {
             return multipart::file(&call.job.body).err();
         }
         None
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, _: Timestamp) -> Option<Answer> {
-        if call.kind == Kind::Speech {
+    fn decode(&self, call: &AdapterCall<'_>, reply: &Reply, _: Timestamp) -> Option<AdapterAnswer> {
+        if call.kind == WorkKind::Speech {
             let body = answer::sound(reply)?;
-            return Some(Answer {
+            return Some(AdapterAnswer {
                 body,
                 usage: None,
-                said: Said::Whole,
+                said: AnswerKind::Whole,
             });
         }
         let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
             let body = answer::plain_text(call, reply)?;
-            return Some(Answer {
+            return Some(AdapterAnswer {
                 body,
                 usage: None,
-                said: Said::Whole,
+                said: AnswerKind::Whole,
             });
         };
-        let parts = answer::Parts::read(body.get())?;
+        let parts = answer::AnswerParts::read(body.get())?;
         let (said, usage) = (parts.said(), parts.usage());
-        let is_answer = matches!(said, Said::Error(_)) || parts.answers(call.kind);
-        is_answer.then_some(Answer { body, usage, said })
+        let is_answer = matches!(said, AnswerKind::Error(_)) || parts.answers(call.kind);
+        is_answer.then_some(AdapterAnswer { body, usage, said })
     }
 }
 
 /// The path under the base address; Azure's older form names the deployment in it.
-fn path(call: &Call<'_>) -> String {
+fn path(call: &AdapterCall<'_>) -> String {
     let path = call.kind.url().trim_start_matches("/v1");
     match &call.endpoint.api_version {
         // Responses name no deployment.
-        Some(version) if call.kind == Kind::Responses => {
+        Some(version) if call.kind == WorkKind::Responses => {
             format!("/openai{path}?api-version={version}")
         }
         Some(version) => format!(
@@ -107,7 +107,7 @@ fn asks(body: &Object, field: &str) -> bool {
 }
 
 /// The job's body with the target's model and the provider's quirks.
-fn body(call: &Call<'_>) -> Result<Object, Unsupported> {
+fn body(call: &AdapterCall<'_>) -> Result<Object, Unsupported> {
     let mut body = call.job.body.clone();
     let model = serde_json::value::to_raw_value(call.model);
     body.insert(

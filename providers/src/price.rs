@@ -16,10 +16,10 @@ const USUAL_TIERS: [&str; 4] = ["auto", "default", "standard", "on_demand"];
 pub struct Prices {
     /// What usually holds.
     #[serde(flatten)]
-    pub rates: Rates,
+    pub rates: TokenRates,
     /// What holds instead for longer prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub above: Vec<Step>,
+    pub above: Vec<PriceStep>,
     /// Prices of service tiers that have their own, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tiers: BTreeMap<String, Prices>,
@@ -27,17 +27,17 @@ pub struct Prices {
 
 /// What holds for prompts beyond a length; what it leaves out is as usual.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
+pub struct PriceStep {
     /// The length that a prompt exceeds, in tokens.
     pub tokens: u64,
     /// What holds then.
     #[serde(flatten)]
-    pub rates: Rates,
+    pub rates: TokenRates,
 }
 
 /// US dollars for a million tokens of each kind; absent where they are not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rates {
+pub struct TokenRates {
     /// Of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Decimal>,
@@ -57,7 +57,7 @@ pub struct Rates {
 
 impl Prices {
     /// What holds for prompts beyond a length, to be set.
-    pub fn beyond(&mut self, tokens: u64) -> &mut Rates {
+    pub fn beyond(&mut self, tokens: u64) -> &mut TokenRates {
         let place = self
             .above
             .iter()
@@ -70,9 +70,9 @@ impl Prices {
         {
             self.above.insert(
                 place,
-                Step {
+                PriceStep {
                     tokens,
-                    rates: Rates::default(),
+                    rates: TokenRates::default(),
                 },
             );
         }
@@ -95,8 +95,9 @@ impl Prices {
         let longer = exceeded
             .max_by_key(|step| step.tokens)
             .map(|step| &step.rates);
-        let rate =
-            |of: fn(&Rates) -> Option<Decimal>| longer.and_then(of).or_else(|| of(&self.rates));
+        let rate = |of: fn(&TokenRates) -> Option<Decimal>| {
+            longer.and_then(of).or_else(|| of(&self.rates))
+        };
         let output = rate(|rates| rates.output);
         let special = usage
             .cached_input_tokens

@@ -8,10 +8,10 @@ use forebay_schemas::Class;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::Scope;
-use super::kind::Kind;
+use super::ErrorScope;
+use super::kind::WorkKind;
 use super::limits::{LimitHeader, WaitHeader};
-use crate::cost::Together;
+use crate::cost::CountedTogether;
 
 const TABLE: &str = include_str!("providers.toml");
 
@@ -54,25 +54,25 @@ pub struct Provider {
     pub(super) dated_address: Option<String>,
     /// How its keys are sent.
     #[serde(default)]
-    pub auth: Auth,
+    pub auth: KeyPlacement,
     /// Whether it may be called without a key.
     #[serde(default)]
     pub keyless: bool,
     /// The kinds of work that it has, where they are fewer than its dialect's.
-    pub kinds: Option<Vec<Kind>>,
+    pub kinds: Option<Vec<WorkKind>>,
     /// How it counts tokens against limits.
     #[serde(default)]
-    pub(super) tokens: Tokens,
+    pub(super) tokens: TokenRules,
     /// What of several jobs' embeddings fits one request.
     #[serde(default)]
-    pub merges: Merges,
+    pub merges: MergeLimits,
     /// Headers that tell of limits, where they are not its dialect's.
     pub(super) limits: Option<Vec<LimitHeader>>,
     /// A header that tells how long to wait, beside `retry-after`.
     pub(super) wait: Option<WaitHeader>,
     /// What its errors mean, before its dialect's rules.
     #[serde(default)]
-    pub(super) errors: Vec<Rule>,
+    pub(super) errors: Vec<ErrorRule>,
     /// Where it differs from OpenAI, if it speaks OpenAI's dialect.
     #[serde(default)]
     pub(super) quirks: Quirks,
@@ -124,7 +124,7 @@ impl std::fmt::Display for Dialect {
 /// How a key is sent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Auth {
+pub enum KeyPlacement {
     /// `Authorization: Bearer KEY`.
     #[default]
     Bearer,
@@ -137,9 +137,9 @@ pub enum Auth {
 /// How tokens count against limits.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Tokens {
+pub(super) struct TokenRules {
     /// What a limit on all tokens counts of a call when it is admitted.
-    pub(super) together: Together,
+    pub(super) together: CountedTogether,
     /// Whether what was admitted and not used is given back.
     pub(super) settles: bool,
     /// Whether prompt tokens that were read from the provider's cache count for nothing once it is settled.
@@ -153,14 +153,14 @@ pub(super) struct Tokens {
 /// What of several jobs' embeddings fits one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Merges {
+pub struct MergeLimits {
     /// Texts of one request; with 1 nothing is merged.
     pub inputs: usize,
     /// Tokens of them all.
     pub tokens: u64,
 }
 
-impl Default for Merges {
+impl Default for MergeLimits {
     /// Where nothing is documented: so few that no provider is known to refuse them.
     fn default() -> Self {
         Self {
@@ -219,7 +219,7 @@ pub struct ChatFields {
 /// What an error means. All that a rule names must hold; of a list, one entry.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Rule {
+pub(super) struct ErrorRule {
     pub(super) class: Class,
     /// HTTP statuses.
     #[serde(default)]
@@ -236,15 +236,15 @@ pub(super) struct Rule {
     /// A header and its value.
     pub(super) header: Option<(String, String)>,
     /// What the error speaks of, where its class does not tell.
-    pub(super) scope: Option<Scope>,
+    pub(super) scope: Option<ErrorScope>,
     /// When what is spent is back, whatever wait the provider names.
-    pub(super) back: Option<Back>,
+    pub(super) back: Option<ReturnRule>,
 }
 
 /// When a calendar's allowance is back, in an IANA time zone.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Back {
+pub(super) enum ReturnRule {
     /// At midnight.
     DayIn(String),
     /// When the month is over.
@@ -253,11 +253,11 @@ pub(super) enum Back {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Table {
+struct ProviderTable {
     #[serde(deserialize_with = "like_others")]
     provider: Vec<Provider>,
-    dialect: BTreeMap<Dialect, Shared>,
-    common: Common,
+    dialect: BTreeMap<Dialect, SharedRules>,
+    common: CommonRules,
 }
 
 /// Entries that are like an earlier one have its fields, but for their own.
@@ -302,21 +302,21 @@ fn of_entry(entry: &toml::Table, problem: &str) -> String {
 /// What the providers of a dialect have in common.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Shared {
+pub(super) struct SharedRules {
     #[serde(default)]
     pub(super) limits: Vec<LimitHeader>,
     #[serde(default)]
-    pub(super) errors: Vec<Rule>,
+    pub(super) errors: Vec<ErrorRule>,
 }
 
 /// What all have in common.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Common {
-    errors: Vec<Rule>,
+struct CommonRules {
+    errors: Vec<ErrorRule>,
 }
 
-static KNOWN: LazyLock<Table> =
+static KNOWN: LazyLock<ProviderTable> =
     LazyLock::new(|| toml::from_str(TABLE).expect("the table of providers is checked by a test"));
 
 /// Every provider that is known by name, in the order of the table.
@@ -338,14 +338,14 @@ pub fn provider(name: &str) -> Option<&'static Provider> {
 pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Added {
+    struct AddedProviders {
         provider: Vec<toml::Table>,
     }
     #[derive(Deserialize)]
     struct BuiltIn {
         provider: Vec<toml::Table>,
     }
-    let added: Added = toml::from_str(text).map_err(|error| error.to_string())?;
+    let added: AddedProviders = toml::from_str(text).map_err(|error| error.to_string())?;
     let former: Vec<_> = added.provider.iter().flat_map(words_of_0_1).collect();
     if !former.is_empty() {
         return Err(former.join("; "));
@@ -411,7 +411,7 @@ impl Provider {
     }
 
     /// What it has in common with others of its dialect; Responses are OpenAI's in this, and what is at Vertex is Anthropic's.
-    fn shared(&self) -> Option<&'static Shared> {
+    fn shared(&self) -> Option<&'static SharedRules> {
         let dialect = match self.dialect {
             Dialect::Responses => Dialect::Openai,
             Dialect::VertexClaude => Dialect::Anthropic,
@@ -427,7 +427,7 @@ impl Provider {
     }
 
     /// Its own rules of errors, then its dialect's, then those of all.
-    pub(super) fn rules(&self) -> impl Iterator<Item = &Rule> {
+    pub(super) fn rules(&self) -> impl Iterator<Item = &ErrorRule> {
         let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
         self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
     }

@@ -5,14 +5,14 @@ mod request;
 
 use jiff::Timestamp;
 
-use super::chat::{Chat, Fields};
+use super::chat::{ChatFieldRules, ChatRequest};
 use super::openai::OpenAi;
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect's name for what it wants back.
 const DIALECT: &str = "responses";
-const FIELDS: Fields = Fields {
+const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
         "temperature",
         "top_p",
@@ -34,27 +34,32 @@ const FIELDS: Fields = Fields {
 pub(super) struct Responses;
 
 impl Adapter for Responses {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat, Kind::Responses]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat, WorkKind::Responses]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        if call.kind == Kind::Responses {
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
+        if call.kind == WorkKind::Responses {
             return OpenAi.encode(call);
         }
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         call.post("/responses", &request::of(&chat, call.model)?)
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
-        if call.kind == Kind::Responses {
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
+        if call.kind == WorkKind::Responses {
             return OpenAi.decode(call, reply, now);
         }
-        let response: answer::Response = serde_json::from_slice(&reply.body).ok()?;
+        let response: answer::ResponsesAnswer = serde_json::from_slice(&reply.body).ok()?;
         response.unified(call.model, now)
     }
 }

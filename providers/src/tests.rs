@@ -6,7 +6,7 @@ use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 
 use super::*;
-use crate::cost::Dimension;
+use crate::cost::LimitDimension;
 use crate::registry::provider;
 
 /// An endpoint of a provider at an address that nobody calls.
@@ -31,7 +31,7 @@ fn reply(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> R
     }
 }
 
-fn decode(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> Decoded {
+fn decode(status: u16, headers: &[(&'static str, &'static str)], body: &str) -> DecodedReply {
     let job = Job::parse(br#"{"body":{"messages":[]}}"#).expect("a job");
     let endpoint = at("openai", "http://h/v1");
     endpoint.decode(
@@ -186,7 +186,7 @@ fn headers_on_limits_are_read_in_every_form() {
         ("x-ratelimit-remaining-tokens", "149984"),
         ("x-ratelimit-reset-tokens", "6m0.5s"),
     ]);
-    let figures = |dimension, limit, remaining, whole_in| Figures {
+    let figures = |dimension, limit, remaining, whole_in| RateLimitHeaders {
         dimension,
         limit,
         remaining,
@@ -198,13 +198,13 @@ fn headers_on_limits_are_read_in_every_form() {
         seen,
         [
             figures(
-                Dimension::Requests,
+                LimitDimension::Requests,
                 30_000,
                 29_999,
                 Duration::from_millis(2)
             ),
             figures(
-                Dimension::Tokens,
+                LimitDimension::Tokens,
                 150_000,
                 149_984,
                 Duration::from_millis(360_500)
@@ -217,14 +217,14 @@ fn headers_on_limits_are_read_in_every_form() {
         ("x-ratelimit-reset-tokens", "6m0s"),
     ]);
     let expected = figures(
-        Dimension::Tokens,
+        LimitDimension::Tokens,
         150_000,
         149_984,
         Duration::from_secs(360),
     );
     assert_eq!(
         whole,
-        [Figures {
+        [RateLimitHeaders {
             resolution: Duration::from_secs(1),
             ..expected
         }],
@@ -237,10 +237,10 @@ fn headers_on_limits_are_read_in_every_form() {
         ("x-ratelimit-remaining-tokens", "900"),
         ("x-ratelimit-reset-tokens", "7"),
     ]);
-    let expected = figures(Dimension::Tokens, 1_000, 900, Duration::from_secs(7));
+    let expected = figures(LimitDimension::Tokens, 1_000, 900, Duration::from_secs(7));
     assert_eq!(
         azure,
-        [Figures {
+        [RateLimitHeaders {
             resolution: Duration::from_secs(1),
             ..expected
         }]
@@ -253,10 +253,10 @@ fn headers_on_limits_are_read_in_every_form() {
         ("x-ratelimit-remaining-tokens", "20"),
         ("x-ratelimit-reset-tokens", "18446744073709551615"),
     ]);
-    let expected = figures(Dimension::Tokens, 10, 10, Duration::ZERO);
+    let expected = figures(LimitDimension::Tokens, 10, 10, Duration::ZERO);
     assert_eq!(
         absurd,
-        [Figures {
+        [RateLimitHeaders {
             whole_in: None,
             resolution: Duration::from_secs(1),
             ..expected
@@ -276,7 +276,7 @@ fn what_a_call_costs_is_counted_as_its_provider_counts() {
         ("gemini", prompt),
         ("bedrock", prompt + 1_000),
     ] {
-        assert_eq!(cost(name).of(Dimension::Tokens), tokens, "{name}");
+        assert_eq!(cost(name).of(LimitDimension::Tokens), tokens, "{name}");
     }
     // What no job states is sent all the same at some, and thoughts come on top.
     let thinks = r#"{"body":{"messages":[],"reasoning_effort":"max"}}"#;
@@ -317,7 +317,7 @@ fn what_a_call_cost_is_settled_as_its_provider_settles() {
         assert_eq!(
             at(name, "http://h")
                 .spent(usage, model)
-                .of(Dimension::Tokens),
+                .of(LimitDimension::Tokens),
             tokens,
             "{name} {model}"
         );

@@ -12,24 +12,24 @@ pub struct Unsupported {
     /// What is wrong with it and what to do.
     pub problem: String,
     /// Whose doing it is.
-    pub obstacle: Obstacle,
+    pub obstacle: UnsupportedKind,
 }
 
 /// What keeps a job from being said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum UnsupportedKind {
     /// The provider has nothing like it; another one may.
     Unsupported,
     /// The job's value is wrong, whoever is asked.
     InvalidValue,
 }
 
-impl Obstacle {
+impl UnsupportedKind {
     /// The code of a job that ends for it.
     pub fn code(self) -> &'static str {
         match self {
-            Obstacle::Unsupported => "unsupported",
-            Obstacle::InvalidValue => "invalid_value",
+            UnsupportedKind::Unsupported => "unsupported",
+            UnsupportedKind::InvalidValue => "invalid_value",
         }
     }
 }
@@ -39,13 +39,13 @@ impl Unsupported {
         Self {
             field: field.into(),
             problem: problem.into(),
-            obstacle: Obstacle::Unsupported,
+            obstacle: UnsupportedKind::Unsupported,
         }
     }
 
     pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self {
-            obstacle: Obstacle::InvalidValue,
+            obstacle: UnsupportedKind::InvalidValue,
             ..Self::new(field, problem)
         }
     }

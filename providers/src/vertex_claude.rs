@@ -4,8 +4,8 @@
 use jiff::Timestamp;
 
 use super::anthropic::{Anthropic, FIELDS, request, samples};
-use super::chat::{Chat, Fields};
-use super::{Adapter, Answer, Call, Kind, Unsupported};
+use super::chat::{ChatFieldRules, ChatRequest};
+use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
 /// The dialect of Anthropic's models at Vertex.
@@ -13,16 +13,16 @@ use crate::message::{Reply, Request};
 pub(super) struct VertexClaude;
 
 impl Adapter for VertexClaude {
-    fn kinds(&self) -> &'static [Kind] {
-        &[Kind::Chat]
+    fn kinds(&self) -> &'static [WorkKind] {
+        &[WorkKind::Chat]
     }
 
-    fn fields(&self) -> Option<&'static Fields> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         Some(&FIELDS)
     }
 
-    fn encode(&self, call: &Call<'_>) -> Result<Request, Unsupported> {
-        let chat = Chat::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+    fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
+        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();
         let mut body = request::of(&chat, call.model, samples(version))?;
         if let Some(body) = body.as_object_mut() {
@@ -35,7 +35,12 @@ impl Adapter for VertexClaude {
         )
     }
 
-    fn decode(&self, call: &Call<'_>, reply: &Reply, now: Timestamp) -> Option<Answer> {
+    fn decode(
+        &self,
+        call: &AdapterCall<'_>,
+        reply: &Reply,
+        now: Timestamp,
+    ) -> Option<AdapterAnswer> {
         Anthropic.decode(call, reply, now)
     }
 }

@@ -3,13 +3,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::fixture::{self, Fixture};
+use super::fixture::{self, AccountFixture};
 use super::vendor::Vendor;
 use super::window::Algorithm;
 
 /// What its answers tell of its limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Headers {
+pub enum LimitHeaders {
     /// The tightest limit in every answer, and how long to wait after a refusal.
     #[default]
     Limits,
@@ -20,7 +20,7 @@ pub enum Headers {
 }
 
 /// So much in a period.
-pub type Limit = (u64, Duration);
+pub type PeriodLimit = (u64, Duration);
 
 /// An account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -32,13 +32,13 @@ pub struct Config {
     /// Whose API it is for.
     pub provider: Vendor,
     /// Calls and period.
-    pub limits: Vec<Limit>,
+    pub limits: Vec<PeriodLimit>,
     /// Tokens and period, as the provider counts them.
-    pub tokens: Vec<Limit>,
+    pub tokens: Vec<PeriodLimit>,
     /// Tokens of prompts alone and period.
-    pub input_tokens: Vec<Limit>,
+    pub input_tokens: Vec<PeriodLimit>,
     /// Tokens of answers alone and period.
-    pub output_tokens: Vec<Limit>,
+    pub output_tokens: Vec<PeriodLimit>,
     /// How periods are counted.
     pub algorithm: Algorithm,
     /// How periods of tokens are counted, where that is different.
@@ -46,14 +46,14 @@ pub struct Config {
     /// Calls at once.
     pub concurrent: Option<u64>,
     /// What its answers tell.
-    pub headers: Headers,
+    pub headers: LimitHeaders,
     /// So many times shorter than written are all periods, for tests that cannot wait; 0 counts as 1.
     pub scale: u32,
 }
 
 impl Config {
     /// An account of this fixture, without name and keys.
-    fn of(fixture: &Fixture) -> Result<Self, String> {
+    fn of(fixture: &AccountFixture) -> Result<Self, String> {
         let limits = |texts: &[&str]| {
             texts
                 .iter()
@@ -69,7 +69,7 @@ impl Config {
             algorithm: fixture.algorithm,
             tokens_algorithm: fixture.tokens_algorithm,
             concurrent: fixture.concurrent,
-            headers: Headers::Limits,
+            headers: LimitHeaders::Limits,
             ..Self::default()
         })
     }
@@ -172,16 +172,16 @@ fn algorithm(text: &str) -> Result<Algorithm, String> {
     }
 }
 
-fn headers(text: &str) -> Result<Headers, String> {
+fn headers(text: &str) -> Result<LimitHeaders, String> {
     match text {
-        "limits" => Ok(Headers::Limits),
-        "waits" => Ok(Headers::Waits),
-        "none" => Ok(Headers::None),
+        "limits" => Ok(LimitHeaders::Limits),
+        "waits" => Ok(LimitHeaders::Waits),
+        "none" => Ok(LimitHeaders::None),
         _ => Err(format!("`{text}` is not limits, waits or none")),
     }
 }
 
-fn limit(text: &str) -> Result<Limit, String> {
+fn limit(text: &str) -> Result<PeriodLimit, String> {
     let wrong = || format!("`{text}` is no limit, write for example 600/1m");
     let (calls, per) = text.split_once('/').ok_or_else(wrong)?;
     let calls = calls

@@ -3,57 +3,57 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::account::{Config, Limit};
-use super::cost::Cost;
-use super::window::{Rest, Window};
+use super::account::{Config, PeriodLimit};
+use super::cost::CallCost;
+use super::window::{LimitRest, PeriodWindow};
 
 /// A running account.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct LimitedAccount {
     config: Config,
-    state: Mutex<State>,
+    state: Mutex<AccountState>,
 }
 
 #[derive(Debug)]
-struct State {
-    calls: Vec<Window>,
-    tokens: Vec<Window>,
-    input: Vec<Window>,
-    output: Vec<Window>,
+struct AccountState {
+    calls: Vec<PeriodWindow>,
+    tokens: Vec<PeriodWindow>,
+    input: Vec<PeriodWindow>,
+    output: Vec<PeriodWindow>,
     running: u64,
 }
 
 /// What an account says to one call; while it lives, the call counts among those at once.
 #[derive(Debug)]
 pub(super) struct Admission {
-    account: Arc<Account>,
+    account: Arc<LimitedAccount>,
     at: Instant,
-    cost: Cost,
+    cost: CallCost,
     /// What is left of each limit.
-    pub(super) left: Left,
+    pub(super) left: LeftOfLimits,
     /// Why the call is refused, if it is.
-    pub(super) refused: Option<Refused>,
+    pub(super) refused: Option<RefusalReason>,
     /// The limit that refuses it, if one does.
-    pub(super) by: Option<Rest>,
+    pub(super) by: Option<LimitRest>,
 }
 
 /// What is left of each limit of an account.
 #[derive(Debug, Default)]
-pub(super) struct Left {
-    pub(super) calls: Vec<Rest>,
-    pub(super) tokens: Vec<Rest>,
-    pub(super) input: Vec<Rest>,
-    pub(super) output: Vec<Rest>,
+pub(super) struct LeftOfLimits {
+    pub(super) calls: Vec<LimitRest>,
+    pub(super) tokens: Vec<LimitRest>,
+    pub(super) input: Vec<LimitRest>,
+    pub(super) output: Vec<LimitRest>,
 }
 
 /// Of several limits, the one with the least left.
-pub(super) fn tightest(rests: &[Rest]) -> Option<Rest> {
+pub(super) fn tightest(rests: &[LimitRest]) -> Option<LimitRest> {
     rests.iter().copied().min_by_key(|rest| rest.remaining)
 }
 
 /// Why a call is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum RefusalReason {
     /// Calls: too many; may come again after this.
     Calls(Duration),
     /// Tokens: too many; may come again after this.
@@ -68,41 +68,42 @@ pub(super) enum Refused {
     Busy,
 }
 
-impl Refused {
+impl RefusalReason {
     /// How long to wait, where that helps.
     pub(super) fn wait(self) -> Option<Duration> {
         match self {
-            Refused::Calls(wait)
-            | Refused::Tokens(wait)
-            | Refused::Input(wait)
-            | Refused::Output(wait) => Some(wait),
-            Refused::Busy => Some(Duration::from_secs(1)),
-            Refused::TooLarge => None,
+            RefusalReason::Calls(wait)
+            | RefusalReason::Tokens(wait)
+            | RefusalReason::Input(wait)
+            | RefusalReason::Output(wait) => Some(wait),
+            RefusalReason::Busy => Some(Duration::from_secs(1)),
+            RefusalReason::TooLarge => None,
         }
     }
 }
 
 /// The longest wait until `share` fits everywhere, and where that is.
-fn held(windows: &mut [Window], share: u64, now: Instant) -> Option<(Duration, Rest)> {
+fn held(windows: &mut [PeriodWindow], share: u64, now: Instant) -> Option<(Duration, LimitRest)> {
     windows
         .iter_mut()
         .filter_map(|window| Some((window.wait(share, now)?, window.rest(now))))
         .max_by_key(|(wait, _)| *wait)
 }
 
-fn rests(windows: &[Window], now: Instant) -> Vec<Rest> {
+fn rests(windows: &[PeriodWindow], now: Instant) -> Vec<LimitRest> {
     windows.iter().map(|window| window.rest(now)).collect()
 }
 
-impl Account {
+impl LimitedAccount {
     pub(super) fn new(config: Config) -> Arc<Self> {
-        let windows = |limits: &[Limit], algorithm| {
-            let window =
-                |(limit, per): &Limit| Window::new(algorithm, *limit, config.scaled(*per), *per);
+        let windows = |limits: &[PeriodLimit], algorithm| {
+            let window = |(limit, per): &PeriodLimit| {
+                PeriodWindow::new(algorithm, *limit, config.scaled(*per), *per)
+            };
             limits.iter().map(window).collect()
         };
         let of_tokens = config.tokens_algorithm.unwrap_or(config.algorithm);
-        let state = State {
+        let state = AccountState {
             calls: windows(&config.limits, config.algorithm),
             tokens: windows(&config.tokens, of_tokens),
             input: windows(&config.input_tokens, of_tokens),
@@ -125,13 +126,13 @@ impl Account {
         Some(format!("key-{}", index + 1))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, AccountState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in
     /// a bucket; their tokens do not.
-    pub(super) fn admit(self: &Arc<Self>, cost: Cost, now: Instant) -> Admission {
+    pub(super) fn admit(self: &Arc<Self>, cost: CallCost, now: Instant) -> Admission {
         let mut state = self.state();
         let busy = self
             .config
@@ -143,21 +144,25 @@ impl Account {
         let input = held(&mut state.input, cost.input, now);
         // How long an answer becomes is not known yet: it may begin while anything is left.
         let output = held(&mut state.output, 1, now);
-        let larger = |limits: &[Limit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
+        let larger =
+            |limits: &[PeriodLimit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
         let too_large = larger(&self.config.tokens, cost.tokens)
             || larger(&self.config.input_tokens, cost.input);
         let refused = if too_large {
-            Some((Refused::TooLarge, tokens.or(input).map(|(_, rest)| rest)))
+            Some((
+                RefusalReason::TooLarge,
+                tokens.or(input).map(|(_, rest)| rest),
+            ))
         } else if let Some((wait, rest)) = calls {
-            Some((Refused::Calls(wait), Some(rest)))
+            Some((RefusalReason::Calls(wait), Some(rest)))
         } else if let Some((wait, rest)) = tokens {
-            Some((Refused::Tokens(wait), Some(rest)))
+            Some((RefusalReason::Tokens(wait), Some(rest)))
         } else if let Some((wait, rest)) = input {
-            Some((Refused::Input(wait), Some(rest)))
+            Some((RefusalReason::Input(wait), Some(rest)))
         } else if let Some((wait, rest)) = output {
-            Some((Refused::Output(wait), Some(rest)))
+            Some((RefusalReason::Output(wait), Some(rest)))
         } else {
-            busy.then_some((Refused::Busy, None))
+            busy.then_some((RefusalReason::Busy, None))
         };
         for window in &mut state.calls {
             if refused.is_none() || window.counts_refused() {
@@ -175,7 +180,7 @@ impl Account {
                 .for_each(|window| window.take(cost.input, now));
             state.running += 1;
         }
-        let left = Left {
+        let left = LeftOfLimits {
             calls: rests(&state.calls, now),
             tokens: rests(&state.tokens, now),
             input: rests(&state.input, now),
@@ -195,7 +200,7 @@ impl Account {
 
 impl Admission {
     /// Counts what the call really cost instead of what it was let in for.
-    pub(super) fn settle(&self, cost: Cost, now: Instant) {
+    pub(super) fn settle(&self, cost: CallCost, now: Instant) {
         let mut state = self.account.state();
         state
             .tokens
@@ -227,19 +232,19 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn account(text: &str) -> Arc<Account> {
-        Account::new(format!("name=a,key=k,{text}").parse().expect("a config"))
+    fn account(text: &str) -> Arc<LimitedAccount> {
+        LimitedAccount::new(format!("name=a,key=k,{text}").parse().expect("a config"))
     }
 
-    fn of(tokens: u64) -> Cost {
-        Cost {
+    fn of(tokens: u64) -> CallCost {
+        CallCost {
             tokens,
             input: tokens,
             output: 0,
         }
     }
 
-    fn admitted(account: &Arc<Account>, now: Instant, calls: usize) -> usize {
+    fn admitted(account: &Arc<LimitedAccount>, now: Instant, calls: usize) -> usize {
         (0..calls)
             .filter(|_| account.admit(of(0), now).refused.is_none())
             .count()
@@ -275,7 +280,7 @@ mod tests {
         let account = account("limit=3/1s,algorithm=bucket");
         let start = Instant::now();
         assert_eq!(admitted(&account, start, 5), 3);
-        let Some(Refused::Calls(refused)) = account.admit(of(0), start).refused else {
+        let Some(RefusalReason::Calls(refused)) = account.admit(of(0), start).refused else {
             panic!("empty")
         };
         assert!(
@@ -292,10 +297,13 @@ mod tests {
         assert_eq!(account.admit(of(60), now).refused, None);
         assert_eq!(
             account.admit(of(60), now).refused,
-            Some(Refused::Tokens(SECOND))
+            Some(RefusalReason::Tokens(SECOND))
         );
         assert_eq!(account.admit(of(40), now).refused, None);
-        assert_eq!(account.admit(of(101), now).refused, Some(Refused::TooLarge));
+        assert_eq!(
+            account.admit(of(101), now).refused,
+            Some(RefusalReason::TooLarge)
+        );
         let rest = tightest(&account.admit(of(0), now).left.tokens).expect("a limit");
         assert_eq!((rest.limit, rest.remaining), (100, 0));
     }
@@ -306,7 +314,7 @@ mod tests {
         let now = Instant::now();
         assert_eq!(account.admit(of(60), now).refused, None);
         let refused = account.admit(of(10), now + 2 * SECOND);
-        assert!(matches!(refused.refused, Some(Refused::Calls(_))));
+        assert!(matches!(refused.refused, Some(RefusalReason::Calls(_))));
         assert_eq!(
             tightest(&refused.left.tokens).map(|rest| rest.remaining),
             Some(100)
@@ -319,7 +327,7 @@ mod tests {
         let now = Instant::now();
         let first = account.admit(of(0), now);
         assert!(first.refused.is_none());
-        assert_eq!(account.admit(of(0), now).refused, Some(Refused::Busy));
+        assert_eq!(account.admit(of(0), now).refused, Some(RefusalReason::Busy));
         drop(first);
         assert!(account.admit(of(0), now).refused.is_none());
     }
@@ -347,7 +355,7 @@ mod tests {
             account("input_tokens=100/1m,output_tokens=10/1m,algorithm=bucket,provider=anthropic");
         let now = Instant::now();
         account.admit(of(20), now).settle(
-            Cost {
+            CallCost {
                 output: 25,
                 ..of(20)
             },
@@ -355,12 +363,12 @@ mod tests {
         );
         assert!(matches!(
             account.admit(of(20), now).refused,
-            Some(Refused::Output(_))
+            Some(RefusalReason::Output(_))
         ));
         assert_eq!(account.admit(of(20), now + 100 * SECOND).refused, None);
         assert_eq!(
             account.admit(of(101), now + 100 * SECOND).refused,
-            Some(Refused::TooLarge)
+            Some(RefusalReason::TooLarge)
         );
     }
 

@@ -13,7 +13,7 @@ pub(super) const DIMENSIONS: u64 = 8;
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct VendorAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Answer {
     pub(super) spent: Option<(u64, u64)>,
 }
 
-impl Answer {
+impl VendorAnswer {
     pub(super) fn json(status: u16, body: &Value) -> Self {
         Self::raw(status, "application/json", body.to_string().into_bytes())
     }

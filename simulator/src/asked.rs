@@ -6,14 +6,14 @@ use super::schema;
 
 /// A tool that may be called.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tool {
+pub(super) struct OfferedTool {
     pub(super) name: String,
     pub(super) schema: Value,
 }
 
 /// Whether a tool is to be called.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Choice {
+pub(super) enum ToolChoice {
     #[default]
     Free,
     Never,
@@ -23,7 +23,7 @@ pub(super) enum Choice {
 
 /// The form of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) enum Form {
+pub(super) enum AnswerForm {
     #[default]
     Text,
     Json,
@@ -32,14 +32,14 @@ pub(super) enum Form {
 
 /// What a conversation asks for.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Asked {
+pub(super) struct UnifiedRequest {
     /// What the last message says; what is not text is described.
     pub(super) text: String,
     /// What a tool gave back, where the conversation ends with that.
     pub(super) result: Option<String>,
-    pub(super) tools: Vec<Tool>,
-    pub(super) choice: Choice,
-    pub(super) form: Form,
+    pub(super) tools: Vec<OfferedTool>,
+    pub(super) choice: ToolChoice,
+    pub(super) form: AnswerForm,
     pub(super) stops: Vec<String>,
     /// The most tokens of an answer.
     pub(super) most: Option<u64>,
@@ -49,7 +49,7 @@ pub(super) struct Asked {
     pub(super) one_call: bool,
 }
 
-impl Asked {
+impl UnifiedRequest {
     /// How many of the `input` tokens of a prompt were cached before: half of them, where that is wished for.
     pub(super) fn cached(&self, input: u64) -> u64 {
         if self.text.starts_with("cached ") {
@@ -70,7 +70,7 @@ pub(super) struct ToolCall {
 
 /// What is said.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Content {
+pub(super) enum AnswerContent {
     Text(String),
     Calls(Vec<ToolCall>),
     Refusal(String),
@@ -78,7 +78,7 @@ pub(super) enum Content {
 
 /// Why no more is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum AnswerEnd {
     Whole,
     Stopped(String),
     Length,
@@ -86,21 +86,21 @@ pub(super) enum End {
 
 /// An answer to a conversation.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Said {
+pub(super) struct UnifiedAnswer {
     pub(super) thought: Option<String>,
-    pub(super) content: Content,
-    pub(super) end: End,
+    pub(super) content: AnswerContent,
+    pub(super) end: AnswerEnd,
     /// The tokens of the content alone.
     pub(super) tokens: u64,
     /// The tokens of the thought.
     pub(super) thought_tokens: u64,
 }
 
-impl Said {
+impl UnifiedAnswer {
     pub(super) fn text(&self) -> &str {
         match &self.content {
-            Content::Text(text) | Content::Refusal(text) => text,
-            Content::Calls(_) => "",
+            AnswerContent::Text(text) | AnswerContent::Refusal(text) => text,
+            AnswerContent::Calls(_) => "",
         }
     }
 
@@ -110,7 +110,7 @@ impl Said {
 }
 
 /// What is said: made from what is asked alone.
-pub(super) fn reply(asked: &Asked) -> Said {
+pub(super) fn reply(asked: &UnifiedRequest) -> UnifiedAnswer {
     let thinks = asked.thinks || asked.text.starts_with("think ");
     let thought = thinks.then(|| format!("They say: {}", asked.text));
     let thought_tokens = thought
@@ -118,23 +118,23 @@ pub(super) fn reply(asked: &Asked) -> Said {
         .map_or(0, |thought| thought.len() as u64 / 4 + 1);
     let content = content(asked);
     let (content, end) = match content {
-        Content::Text(text) => cut(text, asked),
-        other => (other, End::Whole),
+        AnswerContent::Text(text) => cut(text, asked),
+        other => (other, AnswerEnd::Whole),
     };
     let length = match &content {
-        Content::Text(text) | Content::Refusal(text) => text.len(),
-        Content::Calls(calls) => calls
+        AnswerContent::Text(text) | AnswerContent::Refusal(text) => text.len(),
+        AnswerContent::Calls(calls) => calls
             .iter()
             .map(|call| call.name.len() + call.arguments.to_string().len())
             .sum(),
     };
     let tokens = tokens(length);
-    let tokens = if end == End::Length {
+    let tokens = if end == AnswerEnd::Length {
         asked.most.unwrap_or(tokens)
     } else {
         tokens
     };
-    Said {
+    UnifiedAnswer {
         thought,
         content,
         end,
@@ -148,26 +148,26 @@ fn tokens(length: usize) -> u64 {
     (length as u64).saturating_sub(10) / 4 + 2
 }
 
-fn content(asked: &Asked) -> Content {
+fn content(asked: &UnifiedRequest) -> AnswerContent {
     if asked.text.starts_with("refuse ") && asked.result.is_none() {
-        return Content::Refusal("I cannot help with that.".to_owned());
+        return AnswerContent::Refusal("I cannot help with that.".to_owned());
     }
     if let Some(result) = &asked.result {
-        return Content::Text(format!("The tool said: {result}"));
+        return AnswerContent::Text(format!("The tool said: {result}"));
     }
     let tools = called(asked);
     if !tools.is_empty() {
-        return Content::Calls(tools.iter().map(call).collect());
+        return AnswerContent::Calls(tools.iter().map(call).collect());
     }
-    Content::Text(match &asked.form {
-        Form::Text => format!("You said: {}", asked.text),
-        Form::Json => json!({ "said": asked.text }).to_string(),
-        Form::Schema(wanted) => schema::example(wanted).to_string(),
+    AnswerContent::Text(match &asked.form {
+        AnswerForm::Text => format!("You said: {}", asked.text),
+        AnswerForm::Json => json!({ "said": asked.text }).to_string(),
+        AnswerForm::Schema(wanted) => schema::example(wanted).to_string(),
     })
 }
 
 /// A call with the plainest arguments.
-fn call(tool: &Tool) -> ToolCall {
+fn call(tool: &OfferedTool) -> ToolCall {
     let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
     ToolCall {
         name: tool.name.clone(),
@@ -176,7 +176,7 @@ fn call(tool: &Tool) -> ToolCall {
 }
 
 /// The tools that are to be called: all only where the text says so.
-fn called(asked: &Asked) -> &[Tool] {
+fn called(asked: &UnifiedRequest) -> &[OfferedTool] {
     let tools = asked.tools.as_slice();
     let first = &tools[..tools.len().min(1)];
     let wished = if asked.text.starts_with("call all ") && !asked.one_call {
@@ -185,27 +185,27 @@ fn called(asked: &Asked) -> &[Tool] {
         first
     };
     match &asked.choice {
-        Choice::Never => &[],
-        Choice::Any => wished,
-        Choice::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
+        ToolChoice::Never => &[],
+        ToolChoice::Any => wished,
+        ToolChoice::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
             Some(at) => &tools[at..=at],
             None => &[],
         },
-        Choice::Free if asked.text.starts_with("call ") => wished,
-        Choice::Free => &[],
+        ToolChoice::Free if asked.text.starts_with("call ") => wished,
+        ToolChoice::Free => &[],
     }
 }
 
 /// What is left of a text before the first stop sequence and within the most tokens.
-fn cut(mut text: String, asked: &Asked) -> (Content, End) {
-    let mut end = End::Whole;
+fn cut(mut text: String, asked: &UnifiedRequest) -> (AnswerContent, AnswerEnd) {
+    let mut end = AnswerEnd::Whole;
     let stops = asked.stops.iter().filter(|stop| !stop.is_empty());
     if let Some((at, stop)) = stops
         .filter_map(|stop| Some((text.find(stop)?, stop)))
         .min()
     {
         text.truncate(at);
-        end = End::Stopped(stop.clone());
+        end = AnswerEnd::Stopped(stop.clone());
     }
     if let Some(most) = asked.most.filter(|most| tokens(text.len()) > *most) {
         let mut at = usize::try_from(most * 4)
@@ -215,25 +215,25 @@ fn cut(mut text: String, asked: &Asked) -> (Content, End) {
             at -= 1;
         }
         text.truncate(at);
-        end = End::Length;
+        end = AnswerEnd::Length;
     }
-    (Content::Text(text), end)
+    (AnswerContent::Text(text), end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> Asked {
-        Asked {
+    fn asked(text: &str) -> UnifiedRequest {
+        UnifiedRequest {
             text: text.to_owned(),
-            ..Asked::default()
+            ..UnifiedRequest::default()
         }
     }
 
     #[test]
     fn what_is_said_follows_what_is_asked() {
-        let tool = |name: &str| Tool {
+        let tool = |name: &str| OfferedTool {
             name: name.to_owned(),
             schema: json!({ "type": "object" }),
         };
@@ -242,16 +242,16 @@ mod tests {
             name: name.to_owned(),
             arguments: json!({}),
         };
-        let call = Content::Calls(vec![made("weather")]);
-        let both = Content::Calls(vec![made("weather"), made("time")]);
+        let call = AnswerContent::Calls(vec![made("weather")]);
+        let both = AnswerContent::Calls(vec![made("weather"), made("time")]);
         assert_eq!(reply(&asked("hello")).text(), "You said: hello");
         assert!(matches!(
             reply(&asked("refuse this")).content,
-            Content::Refusal(_)
+            AnswerContent::Refusal(_)
         ));
         assert!(reply(&asked("think hard")).thought.is_some());
         assert_eq!(
-            reply(&Asked {
+            reply(&UnifiedRequest {
                 tools: tools.clone(),
                 ..asked("call it")
             })
@@ -259,36 +259,36 @@ mod tests {
             call
         );
         assert_eq!(
-            reply(&Asked {
+            reply(&UnifiedRequest {
                 tools: tools.clone(),
-                choice: Choice::Any,
+                choice: ToolChoice::Any,
                 ..asked("hi")
             })
             .content,
             call
         );
-        let all = Asked {
+        let all = UnifiedRequest {
             tools: tools.clone(),
             ..asked("call all of them")
         };
         assert_eq!(reply(&all).content, both);
         assert_eq!(
-            reply(&Asked {
+            reply(&UnifiedRequest {
                 one_call: true,
                 ..all
             })
             .content,
             call
         );
-        let never = Asked {
+        let never = UnifiedRequest {
             tools,
-            choice: Choice::Never,
+            choice: ToolChoice::Never,
             ..asked("call it")
         };
         assert_eq!(reply(&never).text(), "You said: call it");
-        let result = Asked {
+        let result = UnifiedRequest {
             result: Some("rain".to_owned()),
-            choice: Choice::Any,
+            choice: ToolChoice::Any,
             ..asked("call it")
         };
         assert_eq!(reply(&result).text(), "The tool said: rain");
@@ -296,21 +296,21 @@ mod tests {
 
     #[test]
     fn an_answer_ends_at_a_stop_sequence_or_at_its_most_tokens() {
-        let stopped = reply(&Asked {
+        let stopped = reply(&UnifiedRequest {
             stops: vec!["lo".to_owned(), "l".to_owned()],
             ..asked("hello")
         });
         assert_eq!(
             (stopped.text(), &stopped.end),
-            ("You said: he", &End::Stopped("l".to_owned()))
+            ("You said: he", &AnswerEnd::Stopped("l".to_owned()))
         );
-        let cut = reply(&Asked {
+        let cut = reply(&UnifiedRequest {
             most: Some(3),
             ..asked("a long story of a river")
         });
         assert_eq!(
             (cut.text(), &cut.end, cut.tokens),
-            ("You said: a ", &End::Length, 3)
+            ("You said: a ", &AnswerEnd::Length, 3)
         );
     }
 }

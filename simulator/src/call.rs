@@ -4,15 +4,15 @@ use axum::http::HeaderMap;
 use serde_json::Value;
 
 use super::account::Config;
-use super::answer::Answer;
-use super::route::Task;
+use super::answer::VendorAnswer;
+use super::route::ApiTask;
 use super::vendor::Vendor;
 
 /// One call.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Call<'a> {
+pub(super) struct VendorCall<'a> {
     pub(super) vendor: Vendor,
-    pub(super) task: Task,
+    pub(super) task: ApiTask,
     /// The model, where the address names it.
     pub(super) model: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
@@ -25,7 +25,7 @@ pub(super) struct Call<'a> {
 
 /// What is wrong with a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Wrong {
+pub(super) enum RequestProblem {
     /// The request, in the vendor's words.
     Request(String),
     /// One field, in the vendor's words and by its way into the body.
@@ -39,16 +39,16 @@ pub(super) enum Wrong {
 }
 
 /// What a dialect makes of a call.
-pub(super) type Outcome = Result<Answer, Wrong>;
+pub(super) type Outcome = Result<VendorAnswer, RequestProblem>;
 
 /// A wrong request.
-pub(super) fn wrong<T>(message: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong::Request(message.into()))
+pub(super) fn wrong<T>(message: impl Into<String>) -> Result<T, RequestProblem> {
+    Err(RequestProblem::Request(message.into()))
 }
 
-impl Call<'_> {
-    pub(super) fn request(&self) -> Result<&Value, Wrong> {
-        self.request.ok_or(Wrong::Unreadable)
+impl VendorCall<'_> {
+    pub(super) fn request(&self) -> Result<&Value, RequestProblem> {
+        self.request.ok_or(RequestProblem::Unreadable)
     }
 
     /// The model that a request names, in its address or in its body.

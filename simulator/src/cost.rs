@@ -8,7 +8,7 @@ use super::vendor::Vendor;
 
 /// What a call counts for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Cost {
+pub(super) struct CallCost {
     /// Against limits on tokens of either kind.
     pub(super) tokens: u64,
     /// Against limits on prompts.
@@ -18,7 +18,7 @@ pub(super) struct Cost {
 }
 
 /// What a call counts for when it is let in.
-pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> Cost {
+pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> CallCost {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let input = prompt_tokens(body);
     let most = longest(vendor, &request).unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> Cost {
         Vendor::Groq | Vendor::Bedrock => input + most,
         _ => input,
     };
-    Cost {
+    CallCost {
         tokens,
         input,
         output: 0,
@@ -44,19 +44,23 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> Cost {
 }
 
 /// What a call counts for once it is answered, if that is counted again.
-pub(super) fn at_the_end(vendor: Vendor, model: &str, (input, output): (u64, u64)) -> Option<Cost> {
+pub(super) fn at_the_end(
+    vendor: Vendor,
+    model: &str,
+    (input, output): (u64, u64),
+) -> Option<CallCost> {
     match vendor {
-        Vendor::Anthropic => Some(Cost {
+        Vendor::Anthropic => Some(CallCost {
             tokens: input,
             input,
             output,
         }),
-        Vendor::Groq | Vendor::Mistral => Some(Cost {
+        Vendor::Groq | Vendor::Mistral => Some(CallCost {
             tokens: input + output,
             input,
             output,
         }),
-        Vendor::Bedrock => Some(Cost {
+        Vendor::Bedrock => Some(CallCost {
             tokens: input + output * burndown(model),
             input,
             output,

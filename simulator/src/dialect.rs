@@ -10,24 +10,24 @@ pub(crate) mod openai;
 
 use serde_json::{Value, json};
 
-use super::answer::{Answer, CREATED, digest};
-use super::call::{Call, Outcome, Wrong};
-use super::failure::{self, PREFIX, Told};
-use super::route::Task;
+use super::answer::{CREATED, VendorAnswer, digest};
+use super::call::{Outcome, RequestProblem, VendorCall};
+use super::failure::{self, FailureContext, PREFIX};
+use super::route::ApiTask;
 use super::vendor::Vendor;
 
 /// A model that no account may use.
 const NO_MODEL: &str = "no-such-model";
 
 /// The answer to a call that is let in; a failure where one is wanted `instead`.
-pub(super) fn answer(call: &Call<'_>, instead: Option<&str>) -> Answer {
+pub(super) fn answer(call: &VendorCall<'_>, instead: Option<&str>) -> VendorAnswer {
     let request = serde_json::from_slice(call.body).ok();
-    let call = &Call {
+    let call = &VendorCall {
         request: request.as_ref(),
         ..*call
     };
     let model = model(call);
-    let told = Told {
+    let told = FailureContext {
         key: call.key,
         model: &model,
         account: &call.account.name,
@@ -38,17 +38,17 @@ pub(super) fn answer(call: &Call<'_>, instead: Option<&str>) -> Answer {
         return failure;
     }
     let outcome = match call.task {
-        _ if model == NO_MODEL => Err(Wrong::Case("model_not_allowed")),
-        _ if model.starts_with(PREFIX) => {
-            Err(Wrong::Request(format!("no failure is called {model}")))
-        }
-        Task::Unversioned => Err(Wrong::Case("model_not_allowed-version")),
+        _ if model == NO_MODEL => Err(RequestProblem::Case("model_not_allowed")),
+        _ if model.starts_with(PREFIX) => Err(RequestProblem::Request(format!(
+            "no failure is called {model}"
+        ))),
+        ApiTask::Unversioned => Err(RequestProblem::Case("model_not_allowed-version")),
         _ => spoken(call),
     };
     outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &told))
 }
 
-fn spoken(call: &Call<'_>) -> Outcome {
+fn spoken(call: &VendorCall<'_>) -> Outcome {
     match call.vendor {
         vendor if vendor.speaks_as_openai() => openai::answer(call),
         Vendor::Anthropic => anthropic::answer(call),
@@ -61,11 +61,11 @@ fn spoken(call: &Call<'_>) -> Outcome {
 }
 
 /// The model that a call names, in its address or its body; a form's is that of its field.
-fn model(call: &Call<'_>) -> String {
+fn model(call: &VendorCall<'_>) -> String {
     if let Some(model) = call.model {
         return model.to_owned();
     }
-    if call.task == Task::Transcribe {
+    if call.task == ApiTask::Transcribe {
         return openai::media::model_of_form(call).unwrap_or_default();
     }
     let model = call.request.and_then(|request| request.get("model"));
@@ -73,24 +73,28 @@ fn model(call: &Call<'_>) -> String {
 }
 
 /// The answer to a call in which something is wrong.
-pub(super) fn refused(vendor: Vendor, wrong: &Wrong, told: &Told<'_>) -> Answer {
+pub(super) fn refused(
+    vendor: Vendor,
+    wrong: &RequestProblem,
+    told: &FailureContext<'_>,
+) -> VendorAnswer {
     match wrong {
-        Wrong::Case(case) => failure::answer(vendor, case, told)
-            .unwrap_or_else(|| refused(vendor, &Wrong::Request((*case).to_owned()), told)),
-        Wrong::Request(message) => bad_request(vendor, message),
-        Wrong::Field(path, message) => field(vendor, path, message),
-        Wrong::Address(path) => unknown_address(vendor, path),
-        Wrong::Unreadable if vendor == Vendor::Mistral => {
+        RequestProblem::Case(case) => failure::answer(vendor, case, told)
+            .unwrap_or_else(|| refused(vendor, &RequestProblem::Request((*case).to_owned()), told)),
+        RequestProblem::Request(message) => bad_request(vendor, message),
+        RequestProblem::Field(path, message) => field(vendor, path, message),
+        RequestProblem::Address(path) => unknown_address(vendor, path),
+        RequestProblem::Unreadable if vendor == Vendor::Mistral => {
             field(vendor, &["body".to_owned()], "JSON decode error")
         }
-        Wrong::Unreadable => {
+        RequestProblem::Unreadable => {
             bad_request(vendor, "We could not parse the JSON body of your request.")
         }
     }
 }
 
 /// An error in the vendor's form.
-fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answer {
+fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> VendorAnswer {
     let id = format!("req_{}", digest(message.as_bytes()));
     let kind = if status == 404 {
         "not_found_error"
@@ -106,54 +110,56 @@ fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> Answ
         Vendor::Anthropic => {
             let error = json!({ "type": kind, "message": message });
             let body = json!({ "type": "error", "error": error, "request_id": id });
-            Answer::json(status, &body).with("request-id", &id)
+            VendorAnswer::json(status, &body).with("request-id", &id)
         }
         Vendor::Gemini => {
             let error = json!({ "code": status, "message": message, "status": word });
-            Answer::json(status, &json!({ "error": error }))
+            VendorAnswer::json(status, &json!({ "error": error }))
         }
         Vendor::Mistral => {
             let body = json!({ "object": "error", "message": message, "type": kind, "param": null, "code": "3230" });
-            Answer::json(status, &body)
+            VendorAnswer::json(status, &body)
         }
-        Vendor::Cohere => Answer::json(status, &json!({ "id": &id[4..], "message": message })),
+        Vendor::Cohere => {
+            VendorAnswer::json(status, &json!({ "id": &id[4..], "message": message }))
+        }
         Vendor::Bedrock => {
             let name = if status == 404 {
                 "ResourceNotFoundException"
             } else {
                 "ValidationException"
             };
-            let answer = Answer::json(status, &json!({ "message": message }));
+            let answer = VendorAnswer::json(status, &json!({ "message": message }));
             answer
                 .with("x-amzn-errortype", name)
                 .with("x-amzn-requestid", &id)
         }
-        Vendor::Ollama => Answer::json(status, &json!({ "error": message })),
+        Vendor::Ollama => VendorAnswer::json(status, &json!({ "error": message })),
         Vendor::OpenRouter => {
             let metadata = json!({ "error_type": "invalid_request" });
             let error = json!({ "code": status, "message": message, "metadata": metadata });
-            Answer::json(status, &json!({ "error": error }))
+            VendorAnswer::json(status, &json!({ "error": error }))
         }
         Vendor::DeepSeek => as_openai(status, Some("invalid_request_error"), message),
         Vendor::OpenAi | Vendor::Azure | Vendor::Groq => as_openai(status, code, message),
     }
 }
 
-fn as_openai(status: u16, code: Option<&str>, message: &str) -> Answer {
+fn as_openai(status: u16, code: Option<&str>, message: &str) -> VendorAnswer {
     let kind = "invalid_request_error";
     let body =
         json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    Answer::json(status, &body).with(
+    VendorAnswer::json(status, &body).with(
         "x-request-id",
         &format!("req_{}", digest(message.as_bytes())),
     )
 }
 
-fn bad_request(vendor: Vendor, message: &str) -> Answer {
+fn bad_request(vendor: Vendor, message: &str) -> VendorAnswer {
     error(vendor, 400, None, message)
 }
 
-fn unknown_address(vendor: Vendor, path: &str) -> Answer {
+fn unknown_address(vendor: Vendor, path: &str) -> VendorAnswer {
     error(
         vendor,
         404,
@@ -163,29 +169,29 @@ fn unknown_address(vendor: Vendor, path: &str) -> Answer {
 }
 
 /// A field that is wrong: Mistral lists such fields, the others name it.
-fn field(vendor: Vendor, path: &[String], message: &str) -> Answer {
+fn field(vendor: Vendor, path: &[String], message: &str) -> VendorAnswer {
     if vendor == Vendor::Mistral {
         let detail = json!([{ "type": "value_error", "loc": path, "msg": message, "input": null }]);
-        return Answer::json(422, &json!({ "detail": detail }));
+        return VendorAnswer::json(422, &json!({ "detail": detail }));
     }
     bad_request(vendor, &format!("{}: {message}", path.join(".")))
 }
 
 /// What OpenRouter says of a key.
-pub(super) fn key(label: &str) -> Answer {
+pub(super) fn key(label: &str) -> VendorAnswer {
     let data = json!({ "label": label, "limit": null, "limit_remaining": null, "usage": 0, "is_free_tier": false });
-    Answer::json(200, &json!({ "data": data }))
+    VendorAnswer::json(200, &json!({ "data": data }))
 }
 
 /// The models that a vendor lists.
-pub(super) fn models(vendor: Vendor) -> Answer {
+pub(super) fn models(vendor: Vendor) -> VendorAnswer {
     match vendor {
         Vendor::Anthropic => {
             let model = json!({
                 "type": "model", "id": "claude-sonnet-4-5", "display_name": "Claude Sonnet 4.5",
                 "created_at": "2025-09-29T00:00:00Z", "lifecycle": "active",
             });
-            Answer::json(
+            VendorAnswer::json(
                 200,
                 &json!({
                     "data": [model], "has_more": false, "first_id": "claude-sonnet-4-5", "last_id": "claude-sonnet-4-5"
@@ -198,11 +204,11 @@ pub(super) fn models(vendor: Vendor) -> Answer {
                 "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
                 "supportedGenerationMethods": ["generateContent"],
             });
-            Answer::json(200, &json!({ "models": [model] }))
+            VendorAnswer::json(200, &json!({ "models": [model] }))
         }
         Vendor::Cohere => {
             let model = json!({ "name": "command-a-03-2025", "endpoints": ["chat"], "context_length": 256_000 });
-            Answer::json(200, &json!({ "models": [model] }))
+            VendorAnswer::json(200, &json!({ "models": [model] }))
         }
         Vendor::Ollama => {
             let model = json!({
@@ -210,19 +216,19 @@ pub(super) fn models(vendor: Vendor) -> Answer {
                 "size": 2_019_393_189u64, "digest": digest(b"llama3.2"),
                 "details": { "format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "3.2B", "quantization_level": "Q4_K_M" },
             });
-            Answer::json(200, &json!({ "models": [model] }))
+            VendorAnswer::json(200, &json!({ "models": [model] }))
         }
         Vendor::Mistral => {
             let model = json!({
                 "id": "mistral-small-latest", "object": "model", "created": CREATED, "owned_by": "mistralai", "type": "base",
                 "capabilities": { "completion_chat": true, "function_calling": true, "vision": true },
             });
-            Answer::json(200, &json!({ "object": "list", "data": [model] }))
+            VendorAnswer::json(200, &json!({ "object": "list", "data": [model] }))
         }
         _ => {
             let model = |id: &str| json!({ "id": id, "object": "model", "created": CREATED, "owned_by": "forebay" });
             let data = [model("gpt-4o-mini"), model("text-embedding-3-small")];
-            Answer::json(200, &json!({ "object": "list", "data": data }))
+            VendorAnswer::json(200, &json!({ "object": "list", "data": data }))
                 .with("x-request-id", "req_models")
         }
     }
@@ -234,14 +240,14 @@ mod tests {
 
     use super::*;
 
-    fn answered(vendor: Vendor, model: &str) -> Answer {
+    fn answered(vendor: Vendor, model: &str) -> VendorAnswer {
         let account = format!("name=a,key=k,provider={}", vendor.name())
             .parse()
             .expect("a config");
         let body = json!({ "model": model }).to_string();
-        let call = Call {
+        let call = VendorCall {
             vendor,
-            task: Task::Chat,
+            task: ApiTask::Chat,
             model: None,
             headers: &HeaderMap::new(),
             body: body.as_bytes(),

@@ -15,7 +15,7 @@ mod openrouter;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::answer::{Answer, digest};
+use super::answer::{VendorAnswer, digest};
 use super::vendor::Vendor;
 
 /// How the name of a model begins that always fails.
@@ -27,7 +27,7 @@ const MOST_OF_A_PROMPT: usize = 100;
 
 /// A failure that can be asked for, by the model `fail-CASE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Failure {
+pub struct VendorFailure {
     /// Whose it is.
     pub provider: &'static str,
     /// Its name: its class, and what tells it from others of that class.
@@ -43,15 +43,15 @@ pub struct Failure {
 /// One failure of one vendor. In a body, `$KEY_HEAD`, `$KEY_TAIL`, `$MODEL`, `$ACCOUNT` and `$PROMPT` stand
 /// for what this vendor repeats of a call.
 #[derive(Debug)]
-struct Row {
+struct FailureRow {
     case: &'static str,
     status: u16,
     headers: &'static [(&'static str, &'static str)],
     body: &'static str,
 }
 
-const fn row(case: &'static str, status: u16, body: &'static str) -> Row {
-    Row {
+const fn row(case: &'static str, status: u16, body: &'static str) -> FailureRow {
+    FailureRow {
         case,
         status,
         headers: &[],
@@ -64,8 +64,8 @@ const fn telling(
     status: u16,
     headers: &'static [(&'static str, &'static str)],
     body: &'static str,
-) -> Row {
-    Row {
+) -> FailureRow {
+    FailureRow {
         case,
         status,
         headers,
@@ -74,12 +74,12 @@ const fn telling(
 }
 
 /// What a proxy in front of any of them may send.
-const OF_ALL: [Row; 2] = [
+const OF_ALL: [FailureRow; 2] = [
     row("malformed_response", 200, "<html>not the answer</html>"),
     row("malformed_response-empty", 200, ""),
 ];
 
-fn rows(vendor: Vendor) -> &'static [Row] {
+fn rows(vendor: Vendor) -> &'static [FailureRow] {
     match vendor {
         Vendor::OpenAi => openai::ROWS,
         Vendor::Azure => azure::ROWS,
@@ -95,14 +95,14 @@ fn rows(vendor: Vendor) -> &'static [Row] {
     }
 }
 
-fn all(vendor: Vendor) -> impl Iterator<Item = &'static Row> {
+fn all(vendor: Vendor) -> impl Iterator<Item = &'static FailureRow> {
     rows(vendor).iter().chain(&OF_ALL)
 }
 
 /// All failures of all providers.
-pub fn failures() -> Vec<Failure> {
+pub fn failures() -> Vec<VendorFailure> {
     let of = |vendor: Vendor| {
-        all(vendor).map(move |row| Failure {
+        all(vendor).map(move |row| VendorFailure {
             provider: vendor.name(),
             case: row.case,
             class: class(row.case),
@@ -132,7 +132,7 @@ fn class(case: &'static str) -> &'static str {
 
 /// What an error repeats of the call that it is for.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Told<'a> {
+pub(super) struct FailureContext<'a> {
     pub(super) key: &'a str,
     pub(super) model: &'a str,
     pub(super) account: &'a str,
@@ -140,9 +140,13 @@ pub(super) struct Told<'a> {
 }
 
 /// The failure of this vendor that is called so. Where it has none of this name, one of the same class.
-pub(super) fn answer(vendor: Vendor, case: &str, told: &Told<'_>) -> Option<Answer> {
-    let fits = |row: &&Row| row.case == case;
-    let like = |row: &&Row| Some(class(row.case)) == case.split('-').next();
+pub(super) fn answer(
+    vendor: Vendor,
+    case: &str,
+    told: &FailureContext<'_>,
+) -> Option<VendorAnswer> {
+    let fits = |row: &&FailureRow| row.case == case;
+    let like = |row: &&FailureRow| Some(class(row.case)) == case.split('-').next();
     let row = all(vendor).find(fits).or_else(|| all(vendor).find(like))?;
     let body = filled(row.body, told);
     let kind = match body.chars().next() {
@@ -151,7 +155,7 @@ pub(super) fn answer(vendor: Vendor, case: &str, told: &Told<'_>) -> Option<Answ
         Some(_) => "text/plain",
     };
     let id = format!("req_{}", digest(body.as_bytes()));
-    let answer = Answer::raw(row.status, kind, body.into_bytes());
+    let answer = VendorAnswer::raw(row.status, kind, body.into_bytes());
     let answer = match vendor {
         Vendor::Anthropic => answer.with("request-id", &id),
         Vendor::Bedrock => answer.with("x-amzn-requestid", &id),
@@ -166,7 +170,7 @@ pub(super) fn answer(vendor: Vendor, case: &str, told: &Told<'_>) -> Option<Answ
 }
 
 /// The failure that a model asks for by its name.
-pub(super) fn asked_for(vendor: Vendor, told: &Told<'_>) -> Option<Answer> {
+pub(super) fn asked_for(vendor: Vendor, told: &FailureContext<'_>) -> Option<VendorAnswer> {
     let case = told.model.strip_prefix(PREFIX)?;
     all(vendor)
         .any(|row| row.case == case)
@@ -174,7 +178,7 @@ pub(super) fn asked_for(vendor: Vendor, told: &Told<'_>) -> Option<Answer> {
 }
 
 /// A body with what it repeats of the call.
-fn filled(body: &str, told: &Told<'_>) -> String {
+fn filled(body: &str, told: &FailureContext<'_>) -> String {
     if !body.contains('$') {
         return body.to_owned();
     }
@@ -279,7 +283,7 @@ mod tests {
 
     #[test]
     fn every_body_that_looks_like_json_is_json() {
-        let told = Told {
+        let told = FailureContext {
             key: "sk-1234567890-tail",
             model: "m\"x",
             account: "a",
@@ -300,7 +304,7 @@ mod tests {
     fn what_a_provider_repeats_is_repeated() {
         let body =
             br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a secret wish"}]}]}"#;
-        let told = Told {
+        let told = FailureContext {
             key: "sk-12345-67890-tail",
             model: "fail-bad_key",
             account: "acme",
@@ -321,7 +325,7 @@ mod tests {
         assert!(
             asked_for(
                 Vendor::OpenAi,
-                &Told {
+                &FailureContext {
                     model: "fail-nothing",
                     ..told
                 }

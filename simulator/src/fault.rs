@@ -9,7 +9,7 @@ use super::failure;
 /// Something that goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Fault {
+pub enum InjectedFault {
     /// A 500.
     Error,
     /// A 503.
@@ -31,11 +31,11 @@ pub enum Fault {
 
 /// Each fault's share of calls, 0 to 1.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Faults(Vec<(Fault, f64)>);
+pub struct FaultPlan(Vec<(InjectedFault, f64)>);
 
-impl Faults {
+impl FaultPlan {
     /// The fault that a number between 0 and 1 stands for.
-    pub(super) fn choose(&self, number: f64) -> Option<Fault> {
+    pub(super) fn choose(&self, number: f64) -> Option<InjectedFault> {
         let mut sum = 0.0;
         self.0.iter().find_map(|(fault, share)| {
             sum += share;
@@ -44,7 +44,7 @@ impl Faults {
     }
 }
 
-impl FromStr for Faults {
+impl FromStr for FaultPlan {
     type Err = String;
 
     /// Reads `error=0.01,reset=0.001,billing_stop=0.001`.
@@ -54,15 +54,15 @@ impl FromStr for Faults {
                 .split_once('=')
                 .ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
             let fault = match name {
-                "error" => Fault::Error,
-                "overloaded" => Fault::Overloaded,
-                "reset" => Fault::Reset,
-                "truncated" => Fault::Truncated,
-                "malformed" => Fault::Malformed,
-                "hang" => Fault::Hang,
-                "endless" => Fault::Endless,
+                "error" => InjectedFault::Error,
+                "overloaded" => InjectedFault::Overloaded,
+                "reset" => InjectedFault::Reset,
+                "truncated" => InjectedFault::Truncated,
+                "malformed" => InjectedFault::Malformed,
+                "hang" => InjectedFault::Hang,
+                "endless" => InjectedFault::Endless,
                 "exceeds_key_limit" => return Err(format!("`{name}` is now `exceeds_limit`")),
-                _ => Fault::Case(failure::case(name).ok_or_else(|| {
+                _ => InjectedFault::Case(failure::case(name).ok_or_else(|| {
                     format!(
                         "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless, nor \
                          a failure of a provider"
@@ -91,21 +91,21 @@ mod tests {
 
     #[test]
     fn shares_add_up() {
-        let faults: Faults = "error=0.1,reset=0.2".parse().expect("faults");
-        assert_eq!(faults.choose(0.05), Some(Fault::Error));
-        assert_eq!(faults.choose(0.15), Some(Fault::Reset));
+        let faults: FaultPlan = "error=0.1,reset=0.2".parse().expect("faults");
+        assert_eq!(faults.choose(0.05), Some(InjectedFault::Error));
+        assert_eq!(faults.choose(0.15), Some(InjectedFault::Reset));
         assert_eq!(faults.choose(0.35), None);
-        let case: Faults = "billing_stop=0.5".parse().expect("a failure's name");
-        assert_eq!(case.choose(0.1), Some(Fault::Case("billing_stop")));
+        let case: FaultPlan = "billing_stop=0.5".parse().expect("a failure's name");
+        assert_eq!(case.choose(0.1), Some(InjectedFault::Case("billing_stop")));
         assert_eq!(
-            serde_json::to_string(&Fault::Case("billing_stop")).expect("JSON"),
+            serde_json::to_string(&InjectedFault::Case("billing_stop")).expect("JSON"),
             "\"billing_stop\""
         );
         assert_eq!(
-            serde_json::to_string(&Fault::Error).expect("JSON"),
+            serde_json::to_string(&InjectedFault::Error).expect("JSON"),
             "\"error\""
         );
-        assert!("error=2".parse::<Faults>().is_err());
-        assert!("storm=0.1".parse::<Faults>().is_err());
+        assert!("error=2".parse::<FaultPlan>().is_err());
+        assert!("storm=0.1".parse::<FaultPlan>().is_err());
     }
 }

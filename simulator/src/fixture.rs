@@ -4,7 +4,7 @@ use super::vendor::Vendor;
 use super::window::Algorithm;
 
 /// A fixture: calls, tokens, tokens of prompts and of answers, each with its period.
-pub(super) struct Fixture {
+pub(super) struct AccountFixture {
     pub(super) name: &'static str,
     pub(super) provider: Vendor,
     pub(super) calls: &'static [&'static str],
@@ -16,7 +16,7 @@ pub(super) struct Fixture {
     pub(super) concurrent: Option<u64>,
 }
 
-const NOTHING: Fixture = Fixture {
+const NOTHING: AccountFixture = AccountFixture {
     name: "",
     provider: Vendor::OpenAi,
     calls: &[],
@@ -28,14 +28,14 @@ const NOTHING: Fixture = Fixture {
     concurrent: None,
 };
 
-static FIXTURES: [Fixture; 8] = [
-    Fixture {
+static FIXTURES: [AccountFixture; 8] = [
+    AccountFixture {
         name: "openai-t1",
         calls: &["500/1m"],
         tokens: &["200000/1m"],
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "anthropic-legacy-t1",
         provider: Vendor::Anthropic,
         calls: &["50/1m"],
@@ -44,14 +44,14 @@ static FIXTURES: [Fixture; 8] = [
         algorithm: Algorithm::Bucket,
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "gemini-free",
         provider: Vendor::Gemini,
         calls: &["5/1m", "20/1day"],
         tokens: &["250000/1m"],
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "groq-free",
         provider: Vendor::Groq,
         calls: &["30/1m", "1000/1day"],
@@ -60,7 +60,7 @@ static FIXTURES: [Fixture; 8] = [
         ..NOTHING
     },
     // Calls are checked over parts of the minute, tokens by a counter that is set back every minute.
-    Fixture {
+    AccountFixture {
         name: "azure-600",
         provider: Vendor::Azure,
         calls: &["10/1s", "100/10s", "600/1m"],
@@ -69,19 +69,19 @@ static FIXTURES: [Fixture; 8] = [
         tokens_algorithm: Some(Algorithm::Fixed),
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "deepseek",
         provider: Vendor::DeepSeek,
         concurrent: Some(500),
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "bedrock",
         provider: Vendor::Bedrock,
         tokens: &["100000/1m"],
         ..NOTHING
     },
-    Fixture {
+    AccountFixture {
         name: "mistral-rps",
         provider: Vendor::Mistral,
         calls: &["1/1s"],
@@ -90,7 +90,7 @@ static FIXTURES: [Fixture; 8] = [
 ];
 
 /// The fixture of this name.
-pub(super) fn named(name: &str) -> Result<&'static Fixture, String> {
+pub(super) fn named(name: &str) -> Result<&'static AccountFixture, String> {
     FIXTURES
         .iter()
         .find(|fixture| fixture.name == name)
@@ -106,16 +106,21 @@ mod tests {
     use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use super::super::admission::{Account, Admission, Refused};
-    use super::super::cost::Cost;
+    use super::super::admission::{Admission, LimitedAccount, RefusalReason};
+    use super::super::cost::CallCost;
     use super::*;
 
-    fn account(text: &str) -> Arc<Account> {
-        Account::new(format!("name=a,key=k,{text}").parse().expect("a config"))
+    fn account(text: &str) -> Arc<LimitedAccount> {
+        LimitedAccount::new(format!("name=a,key=k,{text}").parse().expect("a config"))
     }
 
-    fn admitted(account: &Arc<Account>, now: Instant, tokens: u64, calls: usize) -> Vec<Admission> {
-        let cost = Cost {
+    fn admitted(
+        account: &Arc<LimitedAccount>,
+        now: Instant,
+        tokens: u64,
+        calls: usize,
+    ) -> Vec<Admission> {
+        let cost = CallCost {
             tokens,
             input: tokens,
             output: 0,
@@ -140,10 +145,10 @@ mod tests {
         let azure = account("fixture=azure-600,scale=60");
         let (start, second) = (Instant::now(), Duration::from_secs(1) / 60);
         assert_eq!(admitted(&azure, start, 0, 12).len(), 10);
-        let refused = azure.admit(Cost::default(), start);
+        let refused = azure.admit(CallCost::default(), start);
         assert_eq!(
             (refused.refused, refused.by.map(|rest| rest.limit)),
-            (Some(Refused::Calls(second)), Some(10))
+            (Some(RefusalReason::Calls(second)), Some(10))
         );
         let azure = account("fixture=azure-600");
         assert_eq!(admitted(&azure, start, 50_000, 3).len(), 2);
@@ -168,7 +173,7 @@ mod tests {
                 "{round}"
             );
         }
-        let refused = gemini.admit(Cost::default(), start + minute * 4);
+        let refused = gemini.admit(CallCost::default(), start + minute * 4);
         assert_eq!(refused.by.map(|rest| rest.limit), Some(20));
     }
 

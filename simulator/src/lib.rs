@@ -60,18 +60,18 @@ use axum::Router;
 use axum::routing::any;
 use tokio::net::TcpListener;
 
-pub use failure::{Failure, failures};
-use fault::Faults;
-use record::Entry;
+pub use failure::{VendorFailure, failures};
+use fault::FaultPlan;
+use record::RecordEntry;
 pub use state::Config;
-use state::Shared;
+use state::SharedState;
 pub use vendor::Vendor;
 
 /// A running simulated provider. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Provider {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SharedState>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -85,7 +85,7 @@ impl Provider {
             return Err(std::io::Error::other(conflict));
         }
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(config)?);
+        let shared = Arc::new(SharedState::new(config)?);
         let router = Router::new()
             .fallback(any(serve::handle))
             .with_state(Arc::clone(&shared));
@@ -111,12 +111,12 @@ impl Provider {
     }
 
     /// What it was asked so far.
-    pub fn calls(&self) -> Vec<Entry> {
+    pub fn calls(&self) -> Vec<RecordEntry> {
         self.shared.record.entries()
     }
 
     /// From now on this goes wrong.
-    pub fn fail(&self, faults: Faults) {
+    pub fn fail(&self, faults: FaultPlan) {
         *self.shared.faults() = faults;
     }
 

@@ -4,11 +4,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::account::{Config, Headers};
+use super::account::{Config, LimitHeaders};
 use super::admission::{Admission, tightest};
-use super::cost::Cost;
+use super::cost::CallCost;
 use super::vendor::Vendor;
-use super::window::Rest;
+use super::window::LimitRest;
 
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -17,19 +17,19 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn headers(
     account: &Config,
     admission: &Admission,
-    cost: Cost,
+    cost: CallCost,
     now: SystemTime,
 ) -> HeaderMap {
-    let mut told = Told(HeaderMap::new());
+    let mut told = HeaderWriter(HeaderMap::new());
     let vendor = account.provider;
-    if account.headers == Headers::Limits {
+    if account.headers == LimitHeaders::Limits {
         let left = &admission.left;
         match vendor {
             Vendor::OpenAi => told.as_openai(tightest(&left.calls), tightest(&left.tokens), go),
             Vendor::Azure => told.as_openai(tightest(&left.calls), tightest(&left.tokens), whole),
             // It tells of calls a day and of tokens a minute.
             Vendor::Groq => {
-                let of = |rests: &[Rest], day: bool| {
+                let of = |rests: &[LimitRest], day: bool| {
                     let same: Vec<_> = rests
                         .iter()
                         .copied()
@@ -48,19 +48,19 @@ pub(super) fn headers(
         told.set("anthropic-organization-id", &account.name);
     }
     if let Some(wait) = admission.refused.and_then(|refused| refused.wait()) {
-        if account.headers != Headers::None {
+        if account.headers != LimitHeaders::None {
             told.wait(vendor, wait, now);
         }
-        if account.headers == Headers::Limits && vendor == Vendor::OpenRouter {
+        if account.headers == LimitHeaders::Limits && vendor == Vendor::OpenRouter {
             told.as_openrouter(admission.by, wait, now);
         }
     }
     told.0
 }
 
-struct Told(HeaderMap);
+struct HeaderWriter(HeaderMap);
 
-impl Told {
+impl HeaderWriter {
     fn set(&mut self, name: &'static str, value: &str) {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.0.insert(HeaderName::from_static(name), value);
@@ -69,8 +69,8 @@ impl Told {
 
     fn as_openai(
         &mut self,
-        calls: Option<Rest>,
-        tokens: Option<Rest>,
+        calls: Option<LimitRest>,
+        tokens: Option<LimitRest>,
         reset_in: fn(Duration) -> String,
     ) {
         let names = [
@@ -158,8 +158,8 @@ impl Told {
     }
 
     /// It speaks of the minute, whatever period the limit has.
-    fn as_mistral(&mut self, admission: &Admission, cost: Cost) {
-        let a_minute = |rest: Rest, amount: u64| {
+    fn as_mistral(&mut self, admission: &Admission, cost: CallCost) {
+        let a_minute = |rest: LimitRest, amount: u64| {
             if rest.per >= MINUTE || rest.per.is_zero() {
                 return amount;
             }
@@ -188,7 +188,7 @@ impl Told {
         }
     }
 
-    fn as_openrouter(&mut self, by: Option<Rest>, wait: Duration, now: SystemTime) {
+    fn as_openrouter(&mut self, by: Option<LimitRest>, wait: Duration, now: SystemTime) {
         self.set(
             "x-ratelimit-limit",
             &by.map_or(0, |rest| rest.limit).to_string(),
@@ -269,14 +269,15 @@ pub(super) fn hundredths(wait: Duration) -> String {
 mod tests {
     use std::time::Instant;
 
-    use super::super::admission::Account;
+    use super::super::admission::LimitedAccount;
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "a moment to count from")]
     fn of(config: &str, name: &str) -> Option<String> {
-        let account = Account::new(format!("name=a,key=k,{config}").parse().expect("a config"));
+        let account =
+            LimitedAccount::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = Cost {
+        let cost = CallCost {
             tokens: 400,
             input: 400,
             output: 0,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// One part of a form.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Part<'a> {
+pub(super) struct FormPart<'a> {
     pub(super) name: String,
     /// The name of the file, where it is one.
     pub(super) file: Option<String>,
@@ -12,11 +12,11 @@ pub(super) struct Part<'a> {
 }
 
 /// The parts of a form, if `content_type` and `body` are one.
-pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
+pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<FormPart<'a>>> {
     if content_type.starts_with("application/x-www-form-urlencoded") {
         let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
             let bytes = value.into_owned().into_bytes().into();
-            Part {
+            FormPart {
                 name: name.into_owned(),
                 file: None,
                 bytes,
@@ -38,7 +38,7 @@ pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'
         let (head, tail) = split(rest, b"\r\n\r\n")?;
         let (bytes, tail) = split(tail, between.as_bytes())?;
         let head = std::str::from_utf8(head).ok()?;
-        parts.push(Part {
+        parts.push(FormPart {
             name: field(head, "name")?,
             file: field(head, "filename"),
             bytes: bytes.into(),

@@ -4,10 +4,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::call::{Wrong, wrong};
+use super::call::{RequestProblem, wrong};
 
 /// A message's content as OpenAI writes it: text, or a list of parts.
-pub(super) fn text(content: Option<&Value>) -> Result<String, Wrong> {
+pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
     match content {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => {
@@ -24,7 +24,7 @@ pub(super) fn joined(parts: Vec<String>) -> String {
     parts.join(" ")
 }
 
-fn part(part: &Value) -> Result<String, Wrong> {
+fn part(part: &Value) -> Result<String, RequestProblem> {
     let field = |pointer: &str| part.pointer(pointer).and_then(Value::as_str);
     let Some(kind) = field("/type") else {
         return wrong("Missing required parameter: 'messages[].content[].type'.");
@@ -66,7 +66,7 @@ fn part(part: &Value) -> Result<String, Wrong> {
 }
 
 /// What an address leads to; one with its data in it is as good as bytes.
-pub(super) fn linked(kind: &str, url: &str) -> Result<String, Wrong> {
+pub(super) fn linked(kind: &str, url: &str) -> Result<String, RequestProblem> {
     let Some(data) = url.strip_prefix("data:") else {
         if url.is_empty() {
             return wrong(format!("Invalid {kind}: expected a URL or a data URL."));
@@ -80,7 +80,7 @@ pub(super) fn linked(kind: &str, url: &str) -> Result<String, Wrong> {
 }
 
 /// Bytes as base64.
-pub(super) fn bytes(kind: &str, media: &str, data: &str) -> Result<String, Wrong> {
+pub(super) fn bytes(kind: &str, media: &str, data: &str) -> Result<String, RequestProblem> {
     match BASE64_STANDARD.decode(data).map(|bytes| bytes.len()) {
         Ok(size) if size > 0 => Ok(format!("[{kind} {media} {size} bytes]")),
         _ => wrong(format!("Invalid {kind}: the data is not valid base64.")),

@@ -10,11 +10,11 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::account;
-use super::fault::Fault;
+use super::fault::InjectedFault;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct RecordEntry {
     /// When it arrived, since the Unix epoch.
     pub at: Duration,
     /// The account that its key belongs to.
@@ -24,25 +24,25 @@ pub struct Entry {
     /// The status that was answered; 0 where no whole answer was sent.
     pub status: u16,
     /// The fault that was injected.
-    pub fault: Option<Fault>,
+    pub fault: Option<InjectedFault>,
     /// The tokens that it counted for; 0 where the account has no limit on tokens.
     pub tokens: u64,
 }
 
 /// The record of all calls.
 #[derive(Debug)]
-pub(super) struct Record {
-    inner: Mutex<(Vec<Entry>, Option<BufWriter<File>>)>,
+pub(super) struct CallRecord {
+    inner: Mutex<(Vec<RecordEntry>, Option<BufWriter<File>>)>,
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct RecordLine<'a> {
     at: f64,
     account: &'a str,
     key: &'a str,
     status: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
-    fault: Option<Fault>,
+    fault: Option<InjectedFault>,
     #[serde(skip_serializing_if = "is_zero")]
     tokens: u64,
 }
@@ -52,7 +52,7 @@ fn is_zero(tokens: &u64) -> bool {
     *tokens == 0
 }
 
-impl Record {
+impl CallRecord {
     pub(super) fn new(file: Option<&Path>) -> std::io::Result<Self> {
         let file = file.map(File::create).transpose()?.map(BufWriter::new);
         Ok(Self {
@@ -60,11 +60,11 @@ impl Record {
         })
     }
 
-    pub(super) fn note(&self, entry: Entry) {
+    pub(super) fn note(&self, entry: RecordEntry) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (entries, file) = &mut *inner;
         if let Some(file) = file {
-            let line = Line {
+            let line = RecordLine {
                 at: entry.at.as_secs_f64(),
                 account: &entry.account,
                 key: &entry.key,
@@ -79,7 +79,7 @@ impl Record {
         entries.push(entry);
     }
 
-    pub(super) fn entries(&self) -> Vec<Entry> {
+    pub(super) fn entries(&self) -> Vec<RecordEntry> {
         self.inner
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -90,7 +90,7 @@ impl Record {
 
 /// What the record says of one account, or of one of its keys.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
+pub struct RecordSummary {
     /// The account.
     pub account: String,
     /// The key; none for the whole account.
@@ -104,7 +104,7 @@ pub struct Summary {
 }
 
 /// Sums the record up: each account, then its keys if it has several.
-pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary> {
+pub fn summarise(entries: &[RecordEntry], accounts: &[account::Config]) -> Vec<RecordSummary> {
     let mut summaries = Vec::new();
     for account in accounts {
         let of_account: Vec<_> = entries
@@ -112,7 +112,7 @@ pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary
             .filter(|entry| entry.account == account.name)
             .collect();
         summaries.push(summary(account, None, &of_account));
-        let mut by_key: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        let mut by_key: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
         for entry in of_account {
             by_key.entry(&entry.key).or_default().push(entry);
         }
@@ -127,7 +127,11 @@ pub fn summarise(entries: &[Entry], accounts: &[account::Config]) -> Vec<Summary
     summaries
 }
 
-fn summary(account: &account::Config, key: Option<&str>, entries: &[&Entry]) -> Summary {
+fn summary(
+    account: &account::Config,
+    key: Option<&str>,
+    entries: &[&RecordEntry],
+) -> RecordSummary {
     let times = || entries.iter().map(|entry| entry.at);
     let span = times()
         .max()
@@ -139,7 +143,7 @@ fn summary(account: &account::Config, key: Option<&str>, entries: &[&Entry]) -> 
         .zip(rate)
         .filter(|(span, _)| *span > 0.0)
         .map(|(span, rate)| (entries.len() - 1) as f64 / span / rate);
-    Summary {
+    RecordSummary {
         account: account.name.clone(),
         key: key.map(str::to_owned),
         calls: entries.len(),

@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
-use super::account::{Config, Headers};
-use super::admission::{Admission, Refused, tightest};
-use super::answer::{Answer, digest};
-use super::cost::Cost;
+use super::account::{Config, LimitHeaders};
+use super::admission::{Admission, RefusalReason, tightest};
+use super::answer::{VendorAnswer, digest};
+use super::cost::CallCost;
 use super::limits::{DAY, go, hundredths, unix};
 use super::vendor::Vendor;
 
@@ -15,10 +15,10 @@ use super::vendor::Vendor;
 const LONGEST_ADVICE: Duration = Duration::from_secs(38);
 
 /// A call that is refused.
-struct Refusal<'a> {
+struct LimitRefusal<'a> {
     account: &'a Config,
     model: &'a str,
-    refused: Refused,
+    refused: RefusalReason,
     limit: u64,
     used: u64,
     requested: u64,
@@ -32,19 +32,19 @@ struct Refusal<'a> {
 pub(super) fn answer(
     account: &Config,
     admission: &Admission,
-    refused: Refused,
-    cost: Cost,
+    refused: RefusalReason,
+    cost: CallCost,
     model: Option<&str>,
     now: SystemTime,
-) -> Answer {
+) -> VendorAnswer {
     let left = &admission.left;
     let (rests, requested) = match refused {
-        Refused::Calls(_) | Refused::Busy => (&left.calls, 1),
-        Refused::Input(_) => (&left.input, cost.input),
-        Refused::Output(_) => (&left.output, 0),
-        Refused::Tokens(_) => (&left.tokens, cost.tokens),
-        Refused::TooLarge if left.tokens.is_empty() => (&left.input, cost.input),
-        Refused::TooLarge => (&left.tokens, cost.tokens),
+        RefusalReason::Calls(_) | RefusalReason::Busy => (&left.calls, 1),
+        RefusalReason::Input(_) => (&left.input, cost.input),
+        RefusalReason::Output(_) => (&left.output, 0),
+        RefusalReason::Tokens(_) => (&left.tokens, cost.tokens),
+        RefusalReason::TooLarge if left.tokens.is_empty() => (&left.input, cost.input),
+        RefusalReason::TooLarge => (&left.tokens, cost.tokens),
     };
     // OpenAI tells of the tightest limit, the others of the one that refuses.
     let rest = if account.provider == Vendor::OpenAi {
@@ -53,7 +53,7 @@ pub(super) fn answer(
         admission.by
     };
     let rest = rest.or_else(|| tightest(rests));
-    let refusal = Refusal {
+    let refusal = LimitRefusal {
         account,
         model: model.unwrap_or("this-model"),
         refused,
@@ -74,7 +74,7 @@ pub(super) fn answer(
         Vendor::Bedrock => refusal.bedrock(),
         Vendor::Ollama => {
             let message = "server busy, please try again.  maximum pending requests exceeded";
-            Answer::json(503, &json!({ "error": message }))
+            VendorAnswer::json(503, &json!({ "error": message }))
         }
         Vendor::Groq => refusal.groq(),
         Vendor::DeepSeek => refusal.deepseek(),
@@ -82,25 +82,25 @@ pub(super) fn answer(
     }
 }
 
-fn as_openai(status: u16, kind: &str, message: &str) -> Answer {
+fn as_openai(status: u16, kind: &str, message: &str) -> VendorAnswer {
     let code = "rate_limit_exceeded";
     let body =
         json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    Answer::json(status, &body).with(
+    VendorAnswer::json(status, &body).with(
         "x-request-id",
         &format!("req_{}", digest(message.as_bytes())),
     )
 }
 
-impl Refusal<'_> {
+impl LimitRefusal<'_> {
     fn kind(&self) -> &'static str {
         match self.refused {
-            Refused::Calls(_) | Refused::Busy => "requests",
+            RefusalReason::Calls(_) | RefusalReason::Busy => "requests",
             _ => "tokens",
         }
     }
 
-    fn openai(&self) -> Answer {
+    fn openai(&self) -> VendorAnswer {
         let (kind, name) = (self.kind(), &self.account.name);
         let (limit, used, requested) = (self.limit, self.used, self.requested);
         let Some(wait) = self.wait else {
@@ -110,7 +110,7 @@ impl Refusal<'_> {
             );
             return as_openai(429, kind, &message);
         };
-        if self.account.headers == Headers::None {
+        if self.account.headers == LimitHeaders::None {
             return as_openai(429, kind, &format!("Rate limit reached for {kind}"));
         }
         let message = format!(
@@ -121,7 +121,7 @@ impl Refusal<'_> {
         as_openai(429, kind, &message)
     }
 
-    fn azure(&self) -> Answer {
+    fn azure(&self) -> VendorAnswer {
         let message = match self.wait {
             Some(wait) => format!(
                 "Requests to the ChatCompletions_Create Operation under Azure OpenAI API have exceeded {} rate \
@@ -138,16 +138,16 @@ impl Refusal<'_> {
                 self.limit, self.requested
             ),
         };
-        Answer::json(
+        VendorAnswer::json(
             429,
             &json!({ "error": { "code": "429", "message": message } }),
         )
     }
 
-    fn anthropic(&self) -> Answer {
+    fn anthropic(&self) -> VendorAnswer {
         let what = match self.refused {
-            Refused::Output(_) => "output tokens",
-            Refused::Calls(_) | Refused::Busy => "requests",
+            RefusalReason::Output(_) => "output tokens",
+            RefusalReason::Calls(_) | RefusalReason::Busy => "requests",
             _ => "input tokens",
         };
         let message = format!(
@@ -157,10 +157,10 @@ impl Refusal<'_> {
         let id = format!("req_{}", digest(message.as_bytes()));
         let error = json!({ "type": "rate_limit_error", "message": message });
         let body = json!({ "type": "error", "error": error, "request_id": id });
-        Answer::json(429, &body).with("request-id", &id)
+        VendorAnswer::json(429, &body).with("request-id", &id)
     }
 
-    fn gemini(&self) -> Answer {
+    fn gemini(&self) -> VendorAnswer {
         let (metric, stem) = match (self.kind(), self.long) {
             ("requests", true) => ("requests", "GenerateRequestsPerDayPerProjectPerModel"),
             ("requests", false) => ("requests", "GenerateRequestsPerMinutePerProjectPerModel"),
@@ -192,7 +192,7 @@ impl Refusal<'_> {
         let mut message =
             "You exceeded your current quota, please check your plan and billing details."
                 .to_owned();
-        if self.account.headers != Headers::None {
+        if self.account.headers != LimitHeaders::None {
             details.push(json!({
                 "@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{delay}s")
             }));
@@ -201,41 +201,41 @@ impl Refusal<'_> {
         let status = "RESOURCE_EXHAUSTED";
         let error =
             json!({ "code": 429, "message": message, "status": status, "details": details });
-        Answer::json(429, &json!({ "error": error }))
+        VendorAnswer::json(429, &json!({ "error": error }))
     }
 
-    fn mistral(&self) -> Answer {
+    fn mistral(&self) -> VendorAnswer {
         let body = json!({
             "object": "error", "message": "Rate limit exceeded", "type": "rate_limited", "param": null, "code": "1300"
         });
-        Answer::json(429, &body)
+        VendorAnswer::json(429, &body)
     }
 
-    fn cohere(&self) -> Answer {
+    fn cohere(&self) -> VendorAnswer {
         let period = if self.long { "month" } else { "minute" };
         let message = format!(
             "You are using a Trial key, which is limited to {} API calls / {period}. You can continue to use the \
              Trial key for free or upgrade to a Production key with higher rate limits.",
             self.limit
         );
-        Answer::json(
+        VendorAnswer::json(
             429,
             &json!({ "id": digest(message.as_bytes()), "message": message }),
         )
     }
 
-    fn bedrock(&self) -> Answer {
+    fn bedrock(&self) -> VendorAnswer {
         let what = match (self.kind(), self.long) {
             ("requests", _) => "requests",
             (_, true) => "tokens per day",
             (_, false) => "tokens",
         };
         let message = format!("Too many {what}, please wait before trying again.");
-        Answer::json(429, &json!({ "message": message }))
+        VendorAnswer::json(429, &json!({ "message": message }))
             .with("x-amzn-errortype", "ThrottlingException")
     }
 
-    fn groq(&self) -> Answer {
+    fn groq(&self) -> VendorAnswer {
         let (kind, letter) = if self.kind() == "requests" {
             ("requests", "R")
         } else {
@@ -270,17 +270,17 @@ impl Refusal<'_> {
         }
     }
 
-    fn deepseek(&self) -> Answer {
+    fn deepseek(&self) -> VendorAnswer {
         let error = json!({
             "message": "Rate limit reached: too many requests at once",
             "type": "rate_limit_reached_error",
             "param": null,
             "code": "rate_limit_reached_error",
         });
-        Answer::json(429, &json!({ "error": error }))
+        VendorAnswer::json(429, &json!({ "error": error }))
     }
 
-    fn openrouter(&self) -> Answer {
+    fn openrouter(&self) -> VendorAnswer {
         let which = if self.long {
             "free-models-per-day"
         } else {
@@ -300,7 +300,7 @@ impl Refusal<'_> {
         let error = json!({ "code": 429, "message": message, "metadata": metadata });
         let body: Value =
             json!({ "error": error, "user_id": format!("user_{}", self.account.name) });
-        Answer::json(429, &body)
+        VendorAnswer::json(429, &body)
     }
 }
 
@@ -308,14 +308,15 @@ impl Refusal<'_> {
 mod tests {
     use std::time::{Instant, UNIX_EPOCH};
 
-    use super::super::admission::Account;
+    use super::super::admission::LimitedAccount;
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "a moment to count from")]
     fn refused(config: &str) -> (u16, String) {
-        let account = Account::new(format!("name=a,key=k,{config}").parse().expect("a config"));
+        let account =
+            LimitedAccount::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = Cost {
+        let cost = CallCost {
             tokens: 400,
             input: 400,
             output: 0,

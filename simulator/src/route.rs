@@ -6,7 +6,7 @@ use super::vendor::Vendor;
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
+pub(super) enum ApiTask {
     Chat,
     Responses,
     Embed,
@@ -27,24 +27,24 @@ pub(super) enum Task {
 
 /// What an address asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Route {
-    pub(super) task: Task,
+pub(super) struct ApiRoute {
+    pub(super) task: ApiTask,
     /// The model, where the address names it.
     pub(super) model: Option<String>,
 }
 
 /// What is asked for, if this vendor serves the address.
-pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> {
+pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<ApiRoute> {
     let path = uri.path();
     if method == Method::GET && vendor == Vendor::OpenRouter && path == "/api/v1/key" {
-        return Some(Route {
-            task: Task::Key,
+        return Some(ApiRoute {
+            task: ApiTask::Key,
             model: None,
         });
     }
     if method == Method::GET {
-        return models(vendor, path).then_some(Route {
-            task: Task::Models,
+        return models(vendor, path).then_some(ApiRoute {
+            task: ApiTask::Models,
             model: None,
         });
     }
@@ -55,7 +55,7 @@ pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<Route> 
         Vendor::Azure => azure(path, uri.query().unwrap_or_default()),
         Vendor::Gemini => gemini(path),
         Vendor::Bedrock => bedrock(path),
-        _ => task(vendor, path).map(|task| Route { task, model: None }),
+        _ => task(vendor, path).map(|task| ApiRoute { task, model: None }),
     }
 }
 
@@ -89,25 +89,25 @@ fn models(vendor: Vendor, path: &str) -> bool {
     }
 }
 
-fn task(vendor: Vendor, path: &str) -> Option<Task> {
+fn task(vendor: Vendor, path: &str) -> Option<ApiTask> {
     match vendor {
-        Vendor::Anthropic => (path == "/v1/messages").then_some(Task::Chat),
+        Vendor::Anthropic => (path == "/v1/messages").then_some(ApiTask::Chat),
         Vendor::Mistral => match path.strip_prefix("/v1")? {
-            "/chat/completions" => Some(Task::Chat),
-            "/embeddings" => Some(Task::Embed),
-            "/moderations" => Some(Task::Moderate),
-            "/audio/transcriptions" => Some(Task::Transcribe),
+            "/chat/completions" => Some(ApiTask::Chat),
+            "/embeddings" => Some(ApiTask::Embed),
+            "/moderations" => Some(ApiTask::Moderate),
+            "/audio/transcriptions" => Some(ApiTask::Transcribe),
             _ => None,
         },
         Vendor::Cohere => match path.strip_prefix("/v2")? {
-            "/chat" => Some(Task::Chat),
-            "/embed" => Some(Task::Embed),
-            "/rerank" => Some(Task::Rerank),
+            "/chat" => Some(ApiTask::Chat),
+            "/embed" => Some(ApiTask::Embed),
+            "/rerank" => Some(ApiTask::Rerank),
             _ => None,
         },
         Vendor::Ollama => match path.strip_prefix("/api")? {
-            "/chat" => Some(Task::Chat),
-            "/embed" => Some(Task::Embed),
+            "/chat" => Some(ApiTask::Chat),
+            "/embed" => Some(ApiTask::Embed),
             _ => None,
         },
         Vendor::OpenRouter => as_openai(
@@ -126,7 +126,7 @@ fn task(vendor: Vendor, path: &str) -> Option<Task> {
                 .strip_prefix("/v1")
                 .or_else(|| path.strip_prefix("/beta"))
                 .unwrap_or(path);
-            as_openai(path).filter(|task| *task == Task::Chat)
+            as_openai(path).filter(|task| *task == ApiTask::Chat)
         }
         Vendor::OpenAi | Vendor::Azure | Vendor::Gemini | Vendor::Bedrock => {
             as_openai(path.strip_prefix("/v1")?)
@@ -134,24 +134,24 @@ fn task(vendor: Vendor, path: &str) -> Option<Task> {
     }
 }
 
-fn as_openai(path: &str) -> Option<Task> {
+fn as_openai(path: &str) -> Option<ApiTask> {
     match path {
-        "/chat/completions" => Some(Task::Chat),
-        "/responses" => Some(Task::Responses),
-        "/embeddings" => Some(Task::Embed),
-        "/rerank" => Some(Task::Rerank),
-        "/moderations" => Some(Task::Moderate),
-        "/images/generations" => Some(Task::Draw),
-        "/audio/speech" => Some(Task::Speak),
-        "/audio/transcriptions" => Some(Task::Transcribe),
+        "/chat/completions" => Some(ApiTask::Chat),
+        "/responses" => Some(ApiTask::Responses),
+        "/embeddings" => Some(ApiTask::Embed),
+        "/rerank" => Some(ApiTask::Rerank),
+        "/moderations" => Some(ApiTask::Moderate),
+        "/images/generations" => Some(ApiTask::Draw),
+        "/audio/speech" => Some(ApiTask::Speak),
+        "/audio/transcriptions" => Some(ApiTask::Transcribe),
         _ => None,
     }
 }
 
-fn azure(path: &str, query: &str) -> Option<Route> {
+fn azure(path: &str, query: &str) -> Option<ApiRoute> {
     let path = path.strip_prefix("/openai")?;
     if let Some(path) = path.strip_prefix("/v1") {
-        return Some(Route {
+        return Some(ApiRoute {
             task: as_openai(path)?,
             model: None,
         });
@@ -162,39 +162,43 @@ fn azure(path: &str, query: &str) -> Option<Route> {
             .is_some_and(|v| !v.is_empty())
     });
     let task = as_openai(&format!("/{rest}"))?;
-    let task = if versioned { task } else { Task::Unversioned };
-    Some(Route {
+    let task = if versioned {
+        task
+    } else {
+        ApiTask::Unversioned
+    };
+    Some(ApiRoute {
         task,
         model: Some(decoded(deployment)),
     })
 }
 
-fn gemini(path: &str) -> Option<Route> {
+fn gemini(path: &str) -> Option<ApiRoute> {
     let path = path
         .strip_prefix("/v1beta/models/")
         .or_else(|| path.strip_prefix("/v1/models/"))?;
     let (model, verb) = path.rsplit_once(':')?;
     let task = match verb {
-        "generateContent" => Task::Chat,
-        "embedContent" => Task::Embed,
-        "batchEmbedContents" => Task::EmbedMany,
+        "generateContent" => ApiTask::Chat,
+        "embedContent" => ApiTask::Embed,
+        "batchEmbedContents" => ApiTask::EmbedMany,
         _ => return None,
     };
-    Some(Route {
+    Some(ApiRoute {
         task,
         model: Some(decoded(model)),
     })
 }
 
-fn bedrock(path: &str) -> Option<Route> {
+fn bedrock(path: &str) -> Option<ApiRoute> {
     let (model, verb) = path.strip_prefix("/model/")?.rsplit_once('/')?;
     let task = match verb {
-        "converse" => Task::Chat,
-        "invoke" => Task::Invoke,
+        "converse" => ApiTask::Chat,
+        "invoke" => ApiTask::Invoke,
         _ => return None,
     };
     // A colon that is not encoded breaks the signature that most callers send.
-    (!model.contains([':', '/'])).then(|| Route {
+    (!model.contains([':', '/'])).then(|| ApiRoute {
         task,
         model: Some(decoded(model)),
     })
@@ -221,7 +225,7 @@ fn decoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn found(vendor: Vendor, uri: &str) -> Option<(Task, Option<String>)> {
+    fn found(vendor: Vendor, uri: &str) -> Option<(ApiTask, Option<String>)> {
         let uri: Uri = uri.parse().expect("an address");
         find(vendor, &Method::POST, &uri).map(|route| (route.task, route.model))
     }
@@ -233,62 +237,66 @@ mod tests {
             (
                 Vendor::OpenAi,
                 "/v1/responses",
-                Some((Task::Responses, None)),
+                Some((ApiTask::Responses, None)),
             ),
             (Vendor::OpenAi, "/v1/messages", None),
-            (Vendor::Anthropic, "/v1/messages", Some((Task::Chat, None))),
+            (
+                Vendor::Anthropic,
+                "/v1/messages",
+                Some((ApiTask::Chat, None)),
+            ),
             (
                 Vendor::Gemini,
                 "/v1beta/models/g:embedContent",
-                Some((Task::Embed, model("g"))),
+                Some((ApiTask::Embed, model("g"))),
             ),
             (
                 Vendor::Gemini,
                 "/v1/models/g:batchEmbedContents",
-                Some((Task::EmbedMany, model("g"))),
+                Some((ApiTask::EmbedMany, model("g"))),
             ),
             (
                 Vendor::Azure,
                 "/openai/v1/embeddings",
-                Some((Task::Embed, None)),
+                Some((ApiTask::Embed, None)),
             ),
             (
                 Vendor::Azure,
                 "/openai/deployments/d/chat/completions?api-version=1",
-                Some((Task::Chat, model("d"))),
+                Some((ApiTask::Chat, model("d"))),
             ),
             (
                 Vendor::Azure,
                 "/openai/deployments/d/chat/completions",
-                Some((Task::Unversioned, model("d"))),
+                Some((ApiTask::Unversioned, model("d"))),
             ),
             (
                 Vendor::Bedrock,
                 "/model/a.b-v1%3A0/converse",
-                Some((Task::Chat, model("a.b-v1:0"))),
+                Some((ApiTask::Chat, model("a.b-v1:0"))),
             ),
             (Vendor::Bedrock, "/model/a.b-v1:0/converse", None),
             (
                 Vendor::DeepSeek,
                 "/chat/completions",
-                Some((Task::Chat, None)),
+                Some((ApiTask::Chat, None)),
             ),
             (Vendor::DeepSeek, "/v1/embeddings", None),
             (
                 Vendor::OpenRouter,
                 "/api/v1/chat/completions",
-                Some((Task::Chat, None)),
+                Some((ApiTask::Chat, None)),
             ),
             (
                 Vendor::Groq,
                 "/openai/v1/chat/completions",
-                Some((Task::Chat, None)),
+                Some((ApiTask::Chat, None)),
             ),
-            (Vendor::Ollama, "/api/embed", Some((Task::Embed, None))),
+            (Vendor::Ollama, "/api/embed", Some((ApiTask::Embed, None))),
             (
                 Vendor::Mistral,
                 "/v1/audio/transcriptions",
-                Some((Task::Transcribe, None)),
+                Some((ApiTask::Transcribe, None)),
             ),
             (Vendor::Mistral, "/v1/audio/speech", None),
         ] {

@@ -10,18 +10,18 @@ use axum::http::{HeaderMap, Request, Response, StatusCode};
 use futures::StreamExt;
 
 use super::account::Config;
-use super::admission::{Account, Admission};
-use super::answer::Answer;
-use super::call::{Call, Wrong};
-use super::cost::{self, Cost};
+use super::admission::{Admission, LimitedAccount};
+use super::answer::VendorAnswer;
+use super::call::{RequestProblem, VendorCall};
+use super::cost::{self, CallCost};
 use super::dialect;
-use super::failure::Told;
-use super::fault::Fault;
+use super::failure::FailureContext;
+use super::fault::InjectedFault;
 use super::limits;
-use super::record::Entry;
+use super::record::RecordEntry;
 use super::refusal;
-use super::route::{self, Route, Task};
-use super::state::Shared;
+use super::route::{self, ApiRoute, ApiTask};
+use super::state::SharedState;
 use super::vendor::Vendor;
 
 /// The largest request that is read, in bytes.
@@ -40,34 +40,31 @@ fn moment() -> (Instant, SystemTime) {
 }
 
 pub(super) async fn handle(
-    State(shared): State<Arc<Shared>>,
+    State(shared): State<Arc<SharedState>>,
     request: Request<Body>,
 ) -> Response<Body> {
     // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
-    let Addressed {
-        account,
-        key,
-        route,
-    } = match addressed(&shared, &parts) {
-        Ok(addressed) => addressed,
+    let call = match addressed(&shared, &parts) {
+        Ok(call) => call,
         Err(answer) => return answer.response(HeaderMap::new()),
     };
+    let (account, key, route) = (call.account, call.key, call.route);
     let vendor = account.config().provider;
-    let told = Told {
+    let told = FailureContext {
         key,
         account: &account.config().name,
-        ..Told::default()
+        ..FailureContext::default()
     };
     let unread = || {
         dialect::refused(
             vendor,
-            &Wrong::Request("the body cannot be read".to_owned()),
+            &RequestProblem::Request("the body cannot be read".to_owned()),
             &told,
         )
     };
-    let mut cost = Cost::default();
+    let mut cost = CallCost::default();
     if account.config().counts_tokens() {
         let Ok(bytes) = axum::body::to_bytes(body, LARGEST_REQUEST).await else {
             return unread().response(HeaderMap::new());
@@ -77,11 +74,11 @@ pub(super) async fn handle(
         arrived = moment();
     }
     let admission = account.admit(cost, arrived.0);
-    let note = |status: u16, fault: Option<Fault>| {
+    let note = |status: u16, fault: Option<InjectedFault>| {
         let at = arrived.1.duration_since(UNIX_EPOCH).unwrap_or_default();
         let key = account.key_name(key).unwrap_or_else(|| "none".to_owned());
         let account = account.config().name.clone();
-        shared.record.note(Entry {
+        shared.record.note(RecordEntry {
             at,
             account,
             key,
@@ -105,16 +102,20 @@ pub(super) async fn handle(
         return answer.response(headers);
     }
     let (fault, latency) = shared.choose();
-    if fault == Some(Fault::Hang) {
+    if fault == Some(InjectedFault::Hang) {
         note(0, fault);
         std::future::pending::<()>().await;
     }
     let answer = match (&route, axum::body::to_bytes(body, LARGEST_REQUEST).await) {
-        (None, _) => dialect::refused(vendor, &Wrong::Address(parts.uri.path().to_owned()), &told),
+        (None, _) => dialect::refused(
+            vendor,
+            &RequestProblem::Address(parts.uri.path().to_owned()),
+            &told,
+        ),
         (Some(_), Err(_)) => unread(),
-        (Some(Route { task, .. }), Ok(body)) => {
+        (Some(ApiRoute { task, .. }), Ok(body)) => {
             let (task, headers, account) = (*task, &parts.headers, account.config());
-            let call = Call {
+            let call = VendorCall {
                 vendor,
                 task,
                 model,
@@ -124,11 +125,11 @@ pub(super) async fn handle(
                 account,
                 key,
             };
-            dialect::answer(&call, fault.and_then(Fault::case))
+            dialect::answer(&call, fault.and_then(InjectedFault::case))
         }
     };
     // Noted before the wait: a client that goes away meanwhile has made its call all the same.
-    let whole = fault.is_none_or(Fault::sends_a_whole_answer);
+    let whole = fault.is_none_or(InjectedFault::sends_a_whole_answer);
     note(if whole { answer.status.as_u16() } else { 0 }, fault);
     if vendor == Vendor::DeepSeek && fault.is_none() && answer.status == StatusCode::OK {
         return kept_alive(answer, headers, latency, admission);
@@ -144,14 +145,17 @@ pub(super) async fn handle(
 
 /// A call that limits count.
 struct Addressed<'a> {
-    account: &'a Arc<Account>,
+    account: &'a Arc<LimitedAccount>,
     key: &'a str,
     /// Where it goes, if there is something.
-    route: Option<Route>,
+    route: Option<ApiRoute>,
 }
 
 /// Whose call it is, by which key, and where it goes; or the answer to one that no limit counts.
-fn addressed<'a>(shared: &'a Shared, parts: &'a Parts) -> Result<Addressed<'a>, Box<Answer>> {
+fn addressed<'a>(
+    shared: &'a SharedState,
+    parts: &'a Parts,
+) -> Result<Addressed<'a>, Box<VendorAnswer>> {
     let path = parts.uri.path();
     if route::is_public(&parts.method, path) {
         return Err(Box::new(dialect::models(Vendor::OpenRouter)));
@@ -173,16 +177,16 @@ fn addressed<'a>(shared: &'a Shared, parts: &'a Parts) -> Result<Addressed<'a>, 
 }
 
 /// The answer to what no limit counts: the list of models, and the state of a key.
-fn unlimited(task: Task, account: &Config) -> Option<Answer> {
+fn unlimited(task: ApiTask, account: &Config) -> Option<VendorAnswer> {
     match task {
-        Task::Models => Some(dialect::models(account.provider)),
-        Task::Key => Some(dialect::key(&account.name)),
+        ApiTask::Models => Some(dialect::models(account.provider)),
+        ApiTask::Key => Some(dialect::key(&account.name)),
         _ => None,
     }
 }
 
 /// Counts what an answer really cost, at vendors that do.
-fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &Answer) {
+fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &VendorAnswer) {
     let settled = answer
         .spent
         .and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
@@ -193,7 +197,7 @@ fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &A
 
 /// An answer that begins at once and says nothing in empty lines until it is made.
 fn kept_alive(
-    mut answer: Answer,
+    mut answer: VendorAnswer,
     headers: HeaderMap,
     latency: Duration,
     admission: Admission,
@@ -212,13 +216,13 @@ fn kept_alive(
     answer.response(headers).map(|_| Body::from_stream(pieces))
 }
 
-impl Shared {
+impl SharedState {
     /// The account that a request's key opens, and the key.
     fn account<'a>(
         &'a self,
         headers: &'a HeaderMap,
         path: &str,
-    ) -> Option<(&'a Arc<Account>, &'a str)> {
+    ) -> Option<(&'a Arc<LimitedAccount>, &'a str)> {
         let by_key = self.accounts.iter().find_map(|account| {
             let key = account.config().provider.key(headers)?;
             account
@@ -229,7 +233,7 @@ impl Shared {
                 .then_some((account, key))
         });
         let keyless = || {
-            let open = |account: &&Arc<Account>| account.config().keys.is_empty();
+            let open = |account: &&Arc<LimitedAccount>| account.config().keys.is_empty();
             let account = self.accounts.iter().find(open)?;
             (Vendor::of_path(path) == Vendor::Ollama).then_some((account, ""))
         };
@@ -237,7 +241,7 @@ impl Shared {
     }
 
     /// The answer to whoever has no key or a wrong one, in the dialect that the path belongs to.
-    fn stranger(&self, headers: &HeaderMap, path: &str) -> Answer {
+    fn stranger(&self, headers: &HeaderMap, path: &str) -> VendorAnswer {
         let mut vendors = self
             .accounts
             .iter()
@@ -253,39 +257,42 @@ impl Shared {
             vendor => vendor,
         };
         let key = vendor.key(headers);
-        let told = Told {
+        let told = FailureContext {
             key: key.unwrap_or_default(),
-            ..Told::default()
+            ..FailureContext::default()
         };
         let case = if key.is_some() {
             "bad_key"
         } else {
             "bad_key-missing"
         };
-        dialect::refused(vendor, &Wrong::Case(case), &told)
+        dialect::refused(vendor, &RequestProblem::Case(case), &told)
     }
 }
 
-impl Fault {
+impl InjectedFault {
     /// Whether a whole answer is sent, so that its status counts.
     fn sends_a_whole_answer(self) -> bool {
         !matches!(
             self,
-            Fault::Reset | Fault::Truncated | Fault::Hang | Fault::Endless
+            InjectedFault::Reset
+                | InjectedFault::Truncated
+                | InjectedFault::Hang
+                | InjectedFault::Endless
         )
     }
 
     /// The failure that is answered instead.
     fn case(self) -> Option<&'static str> {
         match self {
-            Fault::Error => Some("server_error"),
-            Fault::Overloaded => Some("overloaded"),
-            Fault::Case(case) => Some(case),
+            InjectedFault::Error => Some("server_error"),
+            InjectedFault::Overloaded => Some("overloaded"),
+            InjectedFault::Case(case) => Some(case),
             _ => None,
         }
     }
 
-    fn response(self, answer: Answer, headers: HeaderMap) -> Response<Body> {
+    fn response(self, answer: VendorAnswer, headers: HeaderMap) -> Response<Body> {
         let broken = || std::io::Error::other("a fault that was asked for");
         let stream = |pieces: Vec<Result<bytes::Bytes, std::io::Error>>| {
             let mut response = Response::new(Body::from_stream(futures::stream::iter(pieces)));
@@ -293,20 +300,22 @@ impl Fault {
             response
         };
         match self {
-            Fault::Error | Fault::Overloaded | Fault::Case(_) => answer.response(headers),
-            Fault::Malformed => Answer {
+            InjectedFault::Error | InjectedFault::Overloaded | InjectedFault::Case(_) => {
+                answer.response(headers)
+            }
+            InjectedFault::Malformed => VendorAnswer {
                 body: b"<html>not the answer</html>".to_vec(),
                 ..answer
             }
             .response(headers),
-            Fault::Reset | Fault::Hang => stream(vec![Err(broken())]),
-            Fault::Endless => {
+            InjectedFault::Reset | InjectedFault::Hang => stream(vec![Err(broken())]),
+            InjectedFault::Endless => {
                 let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_PIECE]);
                 let pieces =
                     futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
                 Response::new(Body::from_stream(pieces))
             }
-            Fault::Truncated => {
+            InjectedFault::Truncated => {
                 let half = answer.body[..answer.body.len() / 2].to_vec();
                 stream(vec![Ok(half.into()), Err(broken())])
             }
@@ -323,18 +332,18 @@ mod tests {
 
     const HELLO: &str = r#"{"model":"m","messages":[{"role":"user","content":"hello"}]}"#;
 
-    fn shared(accounts: &[&str], faults: &str) -> Arc<Shared> {
+    fn shared(accounts: &[&str], faults: &str) -> Arc<SharedState> {
         let account = |text: &&str| text.parse().expect("a config");
         let mut config = Config::new(accounts.iter().map(account).collect());
         config.latency = Default::default();
         if !faults.is_empty() {
             config.faults = faults.parse().expect("faults");
         }
-        Arc::new(Shared::new(config).expect("a record"))
+        Arc::new(SharedState::new(config).expect("a record"))
     }
 
     async fn call(
-        shared: &Arc<Shared>,
+        shared: &Arc<SharedState>,
         path: &str,
         header: (&str, &str),
         body: &str,

@@ -8,9 +8,9 @@ use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
 
 use crate::account;
-use crate::admission::Account;
-use crate::fault::{Fault, Faults};
-use crate::record::Record;
+use crate::admission::LimitedAccount;
+use crate::fault::{FaultPlan, InjectedFault};
+use crate::record::CallRecord;
 
 /// What to simulate.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ pub struct Config {
     /// How long an answer takes: log-normal around the geometric mean of the two, and never beyond them.
     pub latency: (Duration, Duration),
     /// What goes wrong, and how often.
-    pub faults: Faults,
+    pub faults: FaultPlan,
     /// For the choice of latencies and faults.
     pub seed: u64,
     /// A file for the record, a JSON line per call.
@@ -34,7 +34,7 @@ impl Config {
         Self {
             accounts,
             latency: (latency, latency),
-            faults: Faults::default(),
+            faults: FaultPlan::default(),
             seed: 0,
             record: None,
         }
@@ -43,38 +43,42 @@ impl Config {
 
 /// What all calls share.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) accounts: Vec<Arc<Account>>,
+pub(crate) struct SharedState {
+    pub(crate) accounts: Vec<Arc<LimitedAccount>>,
     latency: (Duration, Duration),
-    faults: Mutex<Faults>,
+    faults: Mutex<FaultPlan>,
     rng: Mutex<SmallRng>,
-    pub(crate) record: Record,
+    pub(crate) record: CallRecord,
 }
 
-impl Shared {
+impl SharedState {
     /// The state of a provider of which nothing has been asked.
     ///
     /// # Errors
     /// When the record's file cannot be opened.
     pub(crate) fn new(config: Config) -> std::io::Result<Self> {
         Ok(Self {
-            accounts: config.accounts.into_iter().map(Account::new).collect(),
+            accounts: config
+                .accounts
+                .into_iter()
+                .map(LimitedAccount::new)
+                .collect(),
             latency: config.latency,
             faults: Mutex::new(config.faults),
             rng: Mutex::new(SmallRng::seed_from_u64(config.seed)),
-            record: Record::new(config.record.as_deref())?,
+            record: CallRecord::new(config.record.as_deref())?,
         })
     }
 
     /// What goes wrong with the next call, and how long its answer takes.
-    pub(crate) fn choose(&self) -> (Option<Fault>, Duration) {
+    pub(crate) fn choose(&self) -> (Option<InjectedFault>, Duration) {
         let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
         let latency = draw(self.latency, &mut *rng);
         (self.faults().choose(rng.random()), latency)
     }
 
     /// What goes wrong, and how often.
-    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
+    pub(crate) fn faults(&self) -> MutexGuard<'_, FaultPlan> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,7 @@ pub enum Algorithm {
 
 /// One limit over one period.
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct PeriodWindow {
     algorithm: Algorithm,
     limit: u64,
     per: Duration,
@@ -34,7 +34,7 @@ pub(super) struct Window {
 
 /// What is left of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rest {
+pub(super) struct LimitRest {
     /// The whole limit.
     pub(super) limit: u64,
     /// What is left of it.
@@ -50,7 +50,7 @@ fn float(number: u64) -> f64 {
     number as f64
 }
 
-impl Window {
+impl PeriodWindow {
     pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration, written: Duration) -> Self {
         let level = float(limit);
         Self {
@@ -148,7 +148,7 @@ impl Window {
     }
 
     /// What is left at `now`, and when all of it is back.
-    pub(super) fn rest(&self, now: Instant) -> Rest {
+    pub(super) fn rest(&self, now: Instant) -> LimitRest {
         let (remaining, whole_in) = match self.algorithm {
             Algorithm::Sliding => {
                 let last = self.taken.back().map_or(now, |(at, _)| *at);
@@ -176,7 +176,7 @@ impl Window {
                 )
             }
         };
-        Rest {
+        LimitRest {
             limit: self.limit,
             remaining,
             whole_in,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use forebay_providers::Kind;
+use forebay_providers::WorkKind;
 use forebay_schemas::flow::{pool_of_model, problem_of_name, problem_of_team};
 use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
@@ -333,10 +333,10 @@ pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
 /// # Errors
 /// With the urls that there are.
 pub fn check_url(job: &Job) -> Result<(), String> {
-    if Kind::of(&job.url).is_some() {
+    if WorkKind::of(&job.url).is_some() {
         return Ok(());
     }
-    let known: Vec<_> = Kind::ALL.into_iter().map(Kind::url).collect();
+    let known: Vec<_> = WorkKind::ALL.into_iter().map(WorkKind::url).collect();
     Err(format!(
         "field `url`: no provider has `{}`, use one of {}",
         job.url,

@@ -3,8 +3,8 @@
 use std::str::FromStr;
 
 use anyhow::{anyhow, bail};
-use forebay_providers::Kind;
-use forebay_providers::price::{Prices, Rates};
+use forebay_providers::WorkKind;
+use forebay_providers::price::{Prices, TokenRates};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
@@ -191,7 +191,7 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
         name: name.to_owned(),
         kind,
         context_window: number("max_input_tokens"),
-        max_output: number("max_output_tokens").filter(|_| kind != Kind::Embeddings),
+        max_output: number("max_output_tokens").filter(|_| kind != WorkKind::Embeddings),
         dimensions: number("output_vector_size"),
         abilities: abilities
             .into_iter()
@@ -206,16 +206,16 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
     })
 }
 
-fn litellm_kind(mode: &str) -> Option<Kind> {
+fn litellm_kind(mode: &str) -> Option<WorkKind> {
     Some(match mode {
-        "chat" => Kind::Chat,
-        "responses" => Kind::Responses,
-        "embedding" => Kind::Embeddings,
-        "moderation" => Kind::Moderation,
-        "rerank" => Kind::Rerank,
-        "image_generation" => Kind::Image,
-        "audio_speech" => Kind::Speech,
-        "audio_transcription" => Kind::Transcription,
+        "chat" => WorkKind::Chat,
+        "responses" => WorkKind::Responses,
+        "embedding" => WorkKind::Embeddings,
+        "moderation" => WorkKind::Moderation,
+        "rerank" => WorkKind::Rerank,
+        "image_generation" => WorkKind::Image,
+        "audio_speech" => WorkKind::Speech,
+        "audio_transcription" => WorkKind::Transcription,
         _ => return None,
     })
 }
@@ -280,7 +280,7 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
     prices
 }
 
-type RateOf = fn(&mut Rates) -> &mut Option<Decimal>;
+type RateOf = fn(&mut TokenRates) -> &mut Option<Decimal>;
 
 /// Which price a field of `LiteLLM`'s tells, and what follows the name.
 fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
@@ -339,7 +339,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
             let price = decimal(entry.pointer(&format!("{path}/{name}"))?)?;
             Some(price.round_dp(DIGITS).normalize())
         };
-        Rates {
+        TokenRates {
             input: rate("input"),
             output: rate("output"),
             cached_input: rate("cache_read"),
@@ -352,7 +352,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
         ..Prices::default()
     };
     let longer = rates("/cost/context_over_200k");
-    if longer != Rates::default() {
+    if longer != TokenRates::default() {
         *prices.beyond(200_000) = longer;
     }
     let abilities = [
@@ -373,9 +373,9 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
         name: name.to_owned(),
         // It has no word for it but the name.
         kind: if name.contains("embed") {
-            Kind::Embeddings
+            WorkKind::Embeddings
         } else {
-            Kind::Chat
+            WorkKind::Chat
         },
         context_window: number("/limit/context"),
         max_output: number("/limit/output"),

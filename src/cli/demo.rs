@@ -22,8 +22,8 @@ use crate::nats::connection::Error;
 use crate::process::shutdown;
 use crate::process::shutdown::INTERRUPTED;
 use forebay_simulator::Provider;
-use forebay_simulator::fault::Faults;
-use forebay_simulator::record::{Summary, summarise};
+use forebay_simulator::fault::FaultPlan;
+use forebay_simulator::record::{RecordSummary, summarise};
 
 /// The example that is run.
 const JOBS: &str = include_str!("../../examples/demo.jsonl");
@@ -53,7 +53,7 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
         forebay_simulator::Config {
             accounts: accounts.map_err(|problem: String| usage(anyhow::anyhow!(problem)))?,
             latency: (Duration::from_millis(50), Duration::from_millis(250)),
-            faults: Faults::default(),
+            faults: FaultPlan::default(),
             seed: 1,
             record: None,
         },
@@ -140,7 +140,7 @@ fn first_answers(path: &Path, count: usize) -> anyhow::Result<Vec<OutputLine>> {
         .collect()
 }
 
-fn report(global: &GlobalOptions, summaries: &[Summary], answers: &[OutputLine]) {
+fn report(global: &GlobalOptions, summaries: &[RecordSummary], answers: &[OutputLine]) {
     if global.json {
         print::json(&json!({ "accounts": summaries, "answers": answers }));
         return;
@@ -148,7 +148,7 @@ fn report(global: &GlobalOptions, summaries: &[Summary], answers: &[OutputLine])
     let percent = |share: Option<f64>| {
         share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
     };
-    let row = |summary: &Summary| {
+    let row = |summary: &RecordSummary| {
         vec![
             summary.account.clone(),
             summary.key.clone().unwrap_or_else(|| "a".to_owned()),

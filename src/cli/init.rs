@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
-use forebay_providers::Kind;
+use forebay_providers::WorkKind;
 use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
 use forebay_workers::clock::{Clock as _, SystemClock};
@@ -165,7 +165,7 @@ fn cheapest<'a>(
     };
     let suits = |model: &&Arc<CatalogueModel>| {
         model.provider == provider.listed_as()
-            && model.kind == Kind::Chat
+            && model.kind == WorkKind::Chat
             && model.abilities.contains(&Ability::Tools)
             && stays(model)
             && price(model) > Decimal::ZERO

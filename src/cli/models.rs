@@ -1,6 +1,6 @@
 //! `forebay models` and `forebay providers`.
 
-use forebay_providers::Kind;
+use forebay_providers::WorkKind;
 use forebay_providers::registry::Provider;
 use rust_decimal::Decimal;
 use serde_json::json;
@@ -23,7 +23,7 @@ pub(super) struct ModelsArgs {
     provider: Option<String>,
     /// Only those for this kind of work: chat, embeddings, …
     #[arg(long, value_name = "KIND", value_parser = kind)]
-    kind: Option<Kind>,
+    kind: Option<WorkKind>,
     /// Only those that can do this; may be given more than once.
     #[arg(long = "can", value_name = "ABILITY")]
     abilities: Vec<Ability>,
@@ -172,7 +172,7 @@ fn address(provider: &Provider) -> &str {
 }
 
 fn kinds(provider: &Provider) -> Vec<String> {
-    provider.kinds().iter().map(Kind::to_string).collect()
+    provider.kinds().iter().map(WorkKind::to_string).collect()
 }
 
 fn has_words(name: &str, words: &[String]) -> bool {
@@ -180,12 +180,12 @@ fn has_words(name: &str, words: &[String]) -> bool {
     words.iter().all(|word| name.contains(&word.to_lowercase()))
 }
 
-fn kind(text: &str) -> Result<Kind, String> {
-    Kind::ALL
+fn kind(text: &str) -> Result<WorkKind, String> {
+    WorkKind::ALL
         .into_iter()
         .find(|kind| kind.to_string() == text)
         .ok_or_else(|| {
-            let all: Vec<_> = Kind::ALL.iter().map(Kind::to_string).collect();
+            let all: Vec<_> = WorkKind::ALL.iter().map(WorkKind::to_string).collect();
             format!("use one of {}", all.join(", "))
         })
 }

@@ -11,8 +11,8 @@ use super::{GlobalOptions, print};
 use crate::nats::connection::Error;
 use crate::process::shutdown;
 use forebay_simulator::account;
-use forebay_simulator::fault::Faults;
-use forebay_simulator::{Config, Failure, Provider, failures};
+use forebay_simulator::fault::FaultPlan;
+use forebay_simulator::{Config, Provider, VendorFailure, failures};
 
 const AFTER_HELP: &str = "\
 Answers are made from the request alone. A last text that begins with `call ` calls the first tool, with \
@@ -81,7 +81,7 @@ pub(super) async fn simulate(global: &GlobalOptions, args: Args) -> Result<u8, E
         return Ok(0);
     }
     let faults = match args.faults.as_str() {
-        "" => Faults::default(),
+        "" => FaultPlan::default(),
         text => text
             .parse()
             .map_err(|problem: String| Error::Usage(anyhow!("--faults: {problem}")))?,
@@ -113,7 +113,7 @@ fn list_failures(global: &GlobalOptions) {
         print::json(&json!({ "failures": failures }));
         return;
     }
-    let row = |failure: &Failure| {
+    let row = |failure: &VendorFailure| {
         [
             failure.provider,
             failure.case,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use forebay_providers::Endpoint;
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 use forebay_providers::registry::{Provider, providers, providers_with};
 use forebay_schemas::flow::{problem_of_name, problem_of_team};
 use forebay_schemas::{Lane, Names};
@@ -450,10 +450,10 @@ impl ConfigChecker<'_> {
 
     fn limit(&mut self, path: &str, raw: raw::RawLimit, algorithm: Algorithm) -> Option<Limit> {
         let counted = [
-            (raw.requests, Dimension::Requests),
-            (raw.tokens, Dimension::Tokens),
-            (raw.input_tokens, Dimension::InputTokens),
-            (raw.output_tokens, Dimension::OutputTokens),
+            (raw.requests, LimitDimension::Requests),
+            (raw.tokens, LimitDimension::Tokens),
+            (raw.input_tokens, LimitDimension::InputTokens),
+            (raw.output_tokens, LimitDimension::OutputTokens),
         ];
         let given: Vec<_> = counted
             .into_iter()

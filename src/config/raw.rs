@@ -11,6 +11,7 @@ use super::ConfigError;
 use super::renamed::renamed;
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Raw")]
 pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) nats: RawNats,
@@ -33,6 +34,7 @@ pub(super) struct RawConfig {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Nats")]
 pub(super) struct RawNats {
     pub(super) url: Option<String>,
     pub(super) listen: Option<String>,
@@ -42,6 +44,7 @@ pub(super) struct RawNats {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Data")]
 pub(super) struct RawData {
     pub(super) dir: Option<String>,
     pub(super) keep_days: Option<u16>,
@@ -49,6 +52,7 @@ pub(super) struct RawData {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Streams")]
 pub(super) struct RawStreams {
     pub(super) jobs_max_bytes: Option<ByteSize>,
     pub(super) jobs_max_per_queue: Option<u32>,
@@ -58,6 +62,7 @@ pub(super) struct RawStreams {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Call")]
 pub(super) struct RawCall {
     pub(super) attempts: Option<u32>,
     pub(super) timeout: Option<String>,
@@ -67,6 +72,7 @@ pub(super) struct RawCall {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Catalogue")]
 pub(super) struct RawCatalogue {
     pub(super) built_in: Option<bool>,
     #[serde(default)]
@@ -76,6 +82,7 @@ pub(super) struct RawCatalogue {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Lanes")]
 pub(super) struct RawLanes {
     pub(super) interactive: Option<u64>,
     pub(super) normal: Option<u64>,
@@ -83,6 +90,7 @@ pub(super) struct RawLanes {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Account")]
 pub(super) struct RawAccount {
     pub(super) provider: Option<String>,
     pub(super) base_url: Option<String>,
@@ -95,6 +103,7 @@ pub(super) struct RawAccount {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Key")]
 pub(super) struct RawKey {
     pub(super) name: Option<String>,
     pub(super) env: Option<String>,
@@ -102,6 +111,7 @@ pub(super) struct RawKey {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Limit")]
 pub(super) struct RawLimit {
     pub(super) requests: Option<u64>,
     pub(super) tokens: Option<u64>,
@@ -114,6 +124,7 @@ pub(super) struct RawLimit {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Pool")]
 pub(super) struct RawPool {
     #[serde(default)]
     pub(super) targets: Vec<RawTarget>,
@@ -124,6 +135,7 @@ pub(super) struct RawPool {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Target")]
 pub(super) struct RawTarget {
     pub(super) account: Option<String>,
     pub(super) model: Option<String>,
@@ -134,6 +146,7 @@ pub(super) struct RawTarget {
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(expecting = "struct Team")]
 pub(super) struct RawTeam {
     pub(super) weight: Option<u64>,
     #[serde(default)]

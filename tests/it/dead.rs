@@ -1,7 +1,7 @@
 //! Dead letters, with the command line.
 
 use forebay_schemas::Status;
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
@@ -101,7 +101,7 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
         "[]"
     );
 
-    provider.fail(Faults::default());
+    provider.fail(FaultPlan::default());
     let wrong = dead(dir, &["replay", &number("tried"), "--to", "none"]).await;
     assert_eq!(wrong.code, Some(1));
     assert!(

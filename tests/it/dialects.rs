@@ -2,7 +2,7 @@
 //! provider taken for what it is.
 
 use forebay_schemas::{Class, Completion, Status};
-use forebay_simulator::{Failure, failures};
+use forebay_simulator::{VendorFailure, failures};
 use forebay_workers::clock::{Clock, SystemClock};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -299,13 +299,13 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
 /// A Forebay with an account and a pool for each failure, since some stop a whole account.
 async fn failing(
     (simulated, name, path, _): (&str, &str, &str, &str),
-    cases: &[Failure],
+    cases: &[VendorFailure],
 ) -> (Forebay, forebay_simulator::Provider) {
     let key = |case: &str| format!("sk-a-key-of-{case}");
     let accounts: Vec<_> = match simulated {
         "ollama" => vec!["provider=ollama,name=one".to_owned()],
         _ => {
-            let account = |failure: &Failure| {
+            let account = |failure: &VendorFailure| {
                 format!(
                     "provider={simulated},name=org-{0},key={1}",
                     failure.case,
@@ -319,7 +319,7 @@ async fn failing(
     let simulated = provider(&accounts, "").await;
     let dir = tempfile::tempdir().expect("a directory");
     let mut text = head(dir.path()) + "[call]\nattempts = 1\n";
-    for Failure { case, .. } in cases {
+    for VendorFailure { case, .. } in cases {
         let file = dir.path().join(format!("{case}.key"));
         std::fs::write(&file, key(case)).expect("a file");
         text += &format!(

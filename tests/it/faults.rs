@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use forebay_schemas::{Class, OnAmbiguous, Status};
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use serde_json::json;
 
 use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, soon};
@@ -213,7 +213,7 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
         }
     })
     .await;
-    provider.fail(Faults::default());
+    provider.fail(FaultPlan::default());
     for job in 0..JOBS {
         assert_eq!(
             forebay

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use forebay_simulator::Provider;
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use forebay_workers::crash::OVER;
 use forebay_workers::queue::jetstream::ACK_WAIT;
 use rustix::process::{Pid, Signal, kill_process};
@@ -74,7 +74,7 @@ async fn a_call_that_the_process_did_not_outlive_is_made_again_or_not_as_the_job
     publish(dir, &[chat("again", "hello"), once]).await;
     called(&provider, 2).await;
     serve.kill().await;
-    provider.fail(Faults::default());
+    provider.fail(FaultPlan::default());
     let serve = Serve::start(dir).await;
     let again = result(dir, "again").await;
     assert_eq!(
@@ -153,7 +153,7 @@ async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joi
     kill_process(pid, Signal::STOP).expect("stopped");
     // The server goes on, and has another worker's ear only when this one is continued.
     tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
-    provider.fail(Faults::default());
+    provider.fail(FaultPlan::default());
     kill_process(pid, Signal::CONT).expect("continued");
     // What was delivered again waits for the call that is under way; that one is given up after its time.
     publish(dir, &[chat("quick", "hello")]).await;

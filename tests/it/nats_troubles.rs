@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use forebay_schemas::Status;
 use forebay_simulator::Provider;
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -221,7 +221,7 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     let config = forebay_simulator::Config {
         accounts,
         latency,
-        faults: Faults::default(),
+        faults: FaultPlan::default(),
         seed: 7,
         record: None,
     };

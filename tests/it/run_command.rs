@@ -7,7 +7,7 @@ use std::path::Path;
 use forebay::batch::input::{Batch, BatchChoices};
 use forebay_schemas::completion::OutputLine;
 use forebay_simulator::Provider;
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::store::results::{ResultStore, Retention};
 use serde_json::json;
@@ -136,7 +136,7 @@ async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others
         .expect("there")
         .lines()
         .count();
-    provider.fail(Faults::default());
+    provider.fail(FaultPlan::default());
     let calls = provider.calls().len();
     assert_eq!(
         run(dir.path(), &RUN).await.code,

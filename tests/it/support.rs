@@ -13,7 +13,7 @@ use forebay::config::Config;
 use forebay::nats::connection::Connection;
 use forebay_schemas::Completion;
 use forebay_simulator::Provider;
-use forebay_simulator::fault::Faults;
+use forebay_simulator::fault::FaultPlan;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -43,7 +43,7 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
         .map(|text| text.parse().expect("an account"))
         .collect();
     let faults = if faults.is_empty() {
-        Faults::default()
+        FaultPlan::default()
     } else {
         faults.parse().expect("faults")
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay_providers::Endpoint;
 use forebay_providers::Secret;
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 use forebay_providers::registry::provider;
 use forebay_providers::{Reply, Request};
 use forebay_schemas::{Cache, Class, Completion, Flow, Lane, Status};
@@ -294,7 +294,7 @@ async fn the_words_of_a_job_stop_no_account() {
 #[tokio::test(start_paused = true)]
 async fn an_absurd_number_of_tokens_ends_nothing() {
     let per = Duration::from_secs(60);
-    let dimension = Dimension::Tokens;
+    let dimension = LimitDimension::Tokens;
     let algorithm = Algorithm::Counted;
     let limit = Amount::PerPeriod {
         dimension,

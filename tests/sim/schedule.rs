@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use forebay_providers::Endpoint;
 use forebay_providers::Secret;
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 use forebay_providers::registry::provider;
 use forebay_schemas::{Cache, Flow, Lane};
 use forebay_workers::accounts::{self, AccountKey, Algorithm, Amount, Limit};
@@ -269,7 +269,7 @@ impl Schedule {
             }],
             limits: [Limit {
                 amount: Amount::PerPeriod {
-                    dimension: Dimension::Requests,
+                    dimension: LimitDimension::Requests,
                     limit: limits.configured as u64,
                     per: limits.per,
                     algorithm: limits.algorithm,

@@ -45,7 +45,7 @@ pub use wake::Wake;
 use crate::clock::Clock;
 use forebay_providers::Endpoint;
 use forebay_providers::Secret;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// Calls at once to one model where limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
@@ -228,7 +228,7 @@ impl Account {
     pub fn reserve(
         self: &Arc<Self>,
         model: &str,
-        cost: Cost,
+        cost: CallCost,
         now: Instant,
     ) -> Result<Permit, Denied> {
         let mut ledger = self.ledger();
@@ -249,7 +249,7 @@ impl Account {
         if let Some(learned) = learned {
             learned.grow(meters, now);
         }
-        let cost = Cost {
+        let cost = CallCost {
             input_tokens: factor.apply(cost.input_tokens),
             ..cost
         };

@@ -10,7 +10,7 @@ use crate::accounts::{self, AccountKey};
 use crate::clock::Clock;
 use crate::outcome::outcome::CallOutcome;
 use crate::upstream::{self, Upstream};
-use forebay_providers::{Endpoint, Figures, Kind, models};
+use forebay_providers::{Endpoint, RateLimitHeaders, WorkKind, models};
 use forebay_providers::{Reply, Request};
 
 /// How long a provider may take; a list of models is there at once.
@@ -24,7 +24,7 @@ pub struct KeyCheck {
     /// The models that the account has, where the provider lists them.
     pub models: Option<Vec<String>>,
     /// What the answer's headers say of limits.
-    pub limits: Vec<Figures>,
+    pub limits: Vec<RateLimitHeaders>,
 }
 
 /// Why a key is not accepted.
@@ -94,7 +94,7 @@ pub async fn probe(
 }
 
 /// What a list says of a key that is asked for with it.
-fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<Figures>) -> KeyCheck {
+fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> KeyCheck {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = models(reply);
     let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
@@ -121,7 +121,7 @@ async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstr
 /// A job that costs as little as any that the provider takes.
 fn smallest(account: &accounts::Config) -> Option<Job> {
     let body = match account.endpoint.provider.kinds().first()? {
-        Kind::Embeddings => r#"{"input":"."}"#.to_owned(),
+        WorkKind::Embeddings => r#"{"input":"."}"#.to_owned(),
         _ => r#"{"messages":[{"role":"user","content":"."}],"max_tokens":1}"#.to_owned(),
     };
     let url = account.endpoint.provider.kinds().first()?.url();

@@ -5,16 +5,16 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 
 #[derive(Debug, Deserialize)]
-pub(super) struct Message {
+pub(super) struct AnthropicMessage {
     id: String,
     model: String,
     content: Vec<Value>,
     stop_reason: Option<String>,
     stop_details: Option<StopDetails>,
-    usage: WireUsage,
+    usage: AnthropicUsage,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,7 +25,7 @@ struct StopDetails {
 /// `input_tokens` excludes what was read from and written to the cache.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct WireUsage {
+struct AnthropicUsage {
     input_tokens: u64,
     cache_creation_input_tokens: Option<u64>,
     cache_read_input_tokens: Option<u64>,
@@ -41,7 +41,7 @@ struct OutputDetails {
 
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Block {
+enum AnthropicBlock {
     Text {
         text: String,
     },
@@ -59,17 +59,17 @@ enum Block {
     Other,
 }
 
-impl Message {
+impl AnthropicMessage {
     pub(super) fn unified(self) -> ChatAnswer {
         let reason = self.stop_reason.unwrap_or_default();
         let category = self.stop_details.and_then(|details| details.category);
-        let mut choice = Choice {
+        let mut choice = AnswerChoice {
             finish: finish(&reason),
             native_finish: category.map_or_else(
                 || reason.clone(),
                 |category| format!("{reason} ({category})"),
             ),
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         for value in self.content {
             take(&mut choice, value);
@@ -84,35 +84,35 @@ impl Message {
     }
 }
 
-fn take(choice: &mut Choice, value: Value) {
-    match Block::deserialize(&value) {
-        Ok(Block::Text { text }) => choice.text.get_or_insert_default().push_str(&text),
-        Ok(Block::ToolUse { id, name, input }) => {
-            choice.calls.push(Call {
+fn take(choice: &mut AnswerChoice, value: Value) {
+    match AnthropicBlock::deserialize(&value) {
+        Ok(AnthropicBlock::Text { text }) => choice.text.get_or_insert_default().push_str(&text),
+        Ok(AnthropicBlock::ToolUse { id, name, input }) => {
+            choice.calls.push(AnsweredCall {
                 id: Some(id),
                 name,
                 arguments: arguments(input),
                 extra: None,
             });
         }
-        Ok(Block::Thinking { thinking }) => {
+        Ok(AnthropicBlock::Thinking { thinking }) => {
             choice.reasoning.get_or_insert_default().push_str(&thinking);
             choice.keep(DIALECT, value);
         }
-        Ok(Block::RedactedThinking {}) => choice.keep(DIALECT, value),
-        Ok(Block::Other) | Err(_) => {}
+        Ok(AnthropicBlock::RedactedThinking {}) => choice.keep(DIALECT, value),
+        Ok(AnthropicBlock::Other) | Err(_) => {}
     }
 }
 
-fn finish(reason: &str) -> Finish {
+fn finish(reason: &str) -> FinishReason {
     match reason {
-        "max_tokens" | "model_context_window_exceeded" => Finish::Length,
-        "refusal" => Finish::Filtered,
-        _ => Finish::Stop,
+        "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+        "refusal" => FinishReason::Filtered,
+        _ => FinishReason::Stop,
     }
 }
 
-impl WireUsage {
+impl AnthropicUsage {
     fn unified(&self) -> Usage {
         let read = self.cache_read_input_tokens.unwrap_or(0);
         let written = self.cache_creation_input_tokens.unwrap_or(0);

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::Unsupported;
 use crate::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, Message, Piece, Role, Share, Woven,
-    fitting,
+    AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare,
+    MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
 
 /// The longest id of a call; no longest one is documented.
@@ -15,7 +15,7 @@ const LONGEST_ID: usize = 256;
 const ID_MARKS: &str = "_-";
 
 /// The body of a request.
-pub(crate) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsupported> {
+pub(crate) fn of(chat: &ChatRequest, model: &str, samples: bool) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
@@ -66,7 +66,7 @@ pub(crate) fn of(chat: &Chat, model: &str, samples: bool) -> Result<Value, Unsup
     Ok(body.into())
 }
 
-fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Unsupported> {
+fn sampling(chat: &ChatRequest, samples: bool) -> Result<Vec<(&'static str, Value)>, Unsupported> {
     let given = [
         ("temperature", &chat.temperature),
         ("top_p", &chat.top_p),
@@ -98,39 +98,39 @@ fn sampling(chat: &Chat, samples: bool) -> Result<Vec<(&'static str, Value)>, Un
 }
 
 /// The older version thinks with a budget of tokens, the newer as much as it needs.
-fn thinking(effort: Effort, share: Share) -> Value {
+fn thinking(effort: ReasoningEffort, share: EffortShare) -> Value {
     match (effort, share.thought) {
-        (Effort::None, _) => json!({ "type": "disabled" }),
+        (ReasoningEffort::None, _) => json!({ "type": "disabled" }),
         (_, None) => json!({ "type": "adaptive" }),
         (_, Some(budget)) => json!({ "type": "enabled", "budget_tokens": budget }),
     }
 }
 
-fn effort_word(effort: Effort) -> Option<&'static str> {
+fn effort_word(effort: ReasoningEffort) -> Option<&'static str> {
     match effort {
-        Effort::None => None,
-        Effort::Minimal | Effort::Low => Some("low"),
-        Effort::Medium => Some("medium"),
-        Effort::High => Some("high"),
-        Effort::Xhigh => Some("xhigh"),
-        Effort::Max => Some("max"),
+        ReasoningEffort::None => None,
+        ReasoningEffort::Minimal | ReasoningEffort::Low => Some("low"),
+        ReasoningEffort::Medium => Some("medium"),
+        ReasoningEffort::High => Some("high"),
+        ReasoningEffort::Xhigh => Some("xhigh"),
+        ReasoningEffort::Max => Some("max"),
     }
 }
 
-fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+fn format(format: &AnswerFormat) -> Result<Option<Value>, Unsupported> {
     match format {
-        Format::Text => Ok(None),
-        Format::JsonObject => {
+        AnswerFormat::Text => Ok(None),
+        AnswerFormat::JsonObject => {
             let problem = "Anthropic has JSON by schema alone, use json_schema";
             Err(Unsupported::new("body.response_format", problem))
         }
-        Format::JsonSchema { json_schema } => Ok(Some(
+        AnswerFormat::JsonSchema { json_schema } => Ok(Some(
             json!({ "type": "json_schema", "schema": json_schema.schema }),
         )),
     }
 }
 
-fn tool_of(function: &Function) -> Value {
+fn tool_of(function: &ToolFunction) -> Value {
     let mut tool = json!({ "name": function.name, "input_schema": function.schema() });
     if let Some(description) = &function.description {
         tool["description"] = description.as_str().into();
@@ -141,12 +141,12 @@ fn tool_of(function: &Function) -> Value {
     tool
 }
 
-fn tool_choice(chat: &Chat) -> Value {
+fn tool_choice(chat: &ChatRequest) -> Value {
     let mut choice = match &chat.tool_choice {
-        Choice::Auto => json!({ "type": "auto" }),
-        Choice::Required => json!({ "type": "any" }),
-        Choice::None => return json!({ "type": "none" }),
-        Choice::One(name) => json!({ "type": "tool", "name": name }),
+        ToolChoice::Auto => json!({ "type": "auto" }),
+        ToolChoice::Required => json!({ "type": "any" }),
+        ToolChoice::None => return json!({ "type": "none" }),
+        ToolChoice::One(name) => json!({ "type": "tool", "name": name }),
     };
     if chat.parallel_tool_calls == Some(false) {
         choice["disable_parallel_tool_use"] = true.into();
@@ -155,11 +155,13 @@ fn tool_choice(chat: &Chat) -> Value {
 }
 
 /// What is said by turns; the first is a user's.
-fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
-        Role::Assistant => said(message, field),
-        Role::Tool => Ok(vec![result(message, field)?]),
-        Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            blocks(&message.content, &format!("{field}.content"))
+        }
     })?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
         return Err(Unsupported::new(
@@ -174,7 +176,7 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
 }
 
 /// What the model said before: its thoughts as it gave them, its text, its calls.
-fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
         Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
@@ -194,7 +196,7 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
     Ok(all)
 }
 
-fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+fn result(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let content = blocks(&message.content, &format!("{field}.content"))?;
     let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
     Ok(json!({ "type": "tool_result", "tool_use_id": id, "content": content }))
@@ -208,17 +210,17 @@ fn text(text: &str) -> Value {
     json!({ "type": "text", "text": text })
 }
 
-fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn blocks(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
     // A blank text is refused by the API and says nothing.
     let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
 
-fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+fn block(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     match piece {
-        Piece::Text(words) => Ok(text(words)),
-        Piece::Image(media) => match media.format() {
+        ContentPiece::Text(words) => Ok(text(words)),
+        ContentPiece::Image(media) => match media.format() {
             "png" | "jpeg" | "gif" | "webp" => {
                 let source =
                     json!({ "type": "base64", "media_type": media.kind, "data": media.data });
@@ -226,16 +228,16 @@ fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
             }
             _ => Err(piece.unsupported(field, "Anthropic reads png, jpeg, gif and webp")),
         },
-        Piece::ImageAt(image) => {
+        ContentPiece::ImageAt(image) => {
             Ok(json!({ "type": "image", "source": { "type": "url", "url": image.url } }))
         }
-        Piece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
-        Piece::File(file) => document(field, file),
+        ContentPiece::Audio(_) => Err(piece.unsupported(field, "Anthropic hears nothing")),
+        ContentPiece::File(file) => document(field, file),
     }
 }
 
 /// PDFs as bytes, and text of every kind as text.
-fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
     let media = file.media(&format!("{field}.file"))?;
     let source = match media.text() {
         _ if media.kind == "application/pdf" => {

@@ -5,30 +5,30 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Conversed {
-    output: Output,
+pub(super) struct ConverseAnswer {
+    output: ConverseOutput,
     stop_reason: String,
-    usage: WireUsage,
+    usage: BedrockUsage,
 }
 
 #[derive(Deserialize)]
-struct Output {
-    message: Message,
+struct ConverseOutput {
+    message: BedrockMessage,
 }
 
 #[derive(Deserialize)]
-struct Message {
-    content: Vec<Block>,
+struct BedrockMessage {
+    content: Vec<BedrockBlock>,
 }
 
 /// One of the members is there.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Block {
+struct BedrockBlock {
     text: Option<String>,
     tool_use: Option<ToolUse>,
     reasoning_content: Option<Value>,
@@ -46,25 +46,25 @@ struct ToolUse {
 /// `inputTokens` excludes what was read from and written to the cache.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct WireUsage {
+struct BedrockUsage {
     input_tokens: u64,
     output_tokens: u64,
     cache_read_input_tokens: u64,
     cache_write_input_tokens: u64,
 }
 
-impl Conversed {
+impl ConverseAnswer {
     pub(super) fn unified(self) -> ChatAnswer {
         let finish = match self.stop_reason.as_str() {
-            "max_tokens" | "model_context_window_exceeded" => Finish::Length,
-            "guardrail_intervened" | "content_filtered" => Finish::Filtered,
-            "malformed_model_output" | "malformed_tool_use" => Finish::Failed,
-            _ => Finish::Stop,
+            "max_tokens" | "model_context_window_exceeded" => FinishReason::Length,
+            "guardrail_intervened" | "content_filtered" => FinishReason::Filtered,
+            "malformed_model_output" | "malformed_tool_use" => FinishReason::Failed,
+            _ => FinishReason::Stop,
         };
-        let mut choice = Choice {
+        let mut choice = AnswerChoice {
             finish,
             native_finish: self.stop_reason,
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         for block in self.output.message.content {
             block.take(&mut choice);
@@ -79,13 +79,13 @@ impl Conversed {
     }
 }
 
-impl Block {
-    fn take(self, choice: &mut Choice) {
+impl BedrockBlock {
+    fn take(self, choice: &mut AnswerChoice) {
         if let Some(text) = self.text {
             choice.text.get_or_insert_default().push_str(&text);
         }
         if let Some(call) = self.tool_use {
-            choice.calls.push(Call {
+            choice.calls.push(AnsweredCall {
                 id: Some(call.tool_use_id),
                 name: call.name,
                 arguments: arguments(call.input),
@@ -105,7 +105,7 @@ impl Block {
     }
 }
 
-impl WireUsage {
+impl BedrockUsage {
     fn unified(&self) -> Usage {
         let cached = self
             .cache_read_input_tokens

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use super::DIALECT;
 use crate::Unsupported;
 use crate::chat::{
-    Chat, Choice, Content, Effort, File, Format, Function, MOST_UNSTATED, Message, Piece, Role,
-    Share, Woven, fitting,
+    AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare, MOST_UNSTATED,
+    MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
 
 /// What the names of models have in them that think with a budget and take `top_k`.
@@ -18,7 +18,7 @@ const ID_MARKS: &str = "_.:-";
 const UNNAMED: &str = "document";
 
 /// The body of a request; the model stands in the address.
-pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     let system: Vec<_> = chat
@@ -51,7 +51,7 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     }
     if let Some(word) = chat
         .reasoning_effort
-        .and_then(Effort::of_three)
+        .and_then(ReasoningEffort::of_three)
         .filter(|_| !model.contains(CLAUDE))
     {
         output.insert("effort".to_owned(), word.into());
@@ -62,7 +62,10 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
+fn inference(
+    chat: &ChatRequest,
+    share: Option<EffortShare>,
+) -> Result<Map<String, Value>, Unsupported> {
     let mut inference = Map::new();
     let thinks = share.filter(|share| share.thought.is_some());
     // What is not stated is the model's own, and counts in full when the call is admitted.
@@ -87,7 +90,10 @@ fn inference(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Un
 }
 
 /// What only Anthropic's models there understand.
-fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Unsupported> {
+fn of_model(
+    chat: &ChatRequest,
+    share: Option<EffortShare>,
+) -> Result<Map<String, Value>, Unsupported> {
     let mut own = Map::new();
     if let Some(top_k) = &chat.top_k {
         if share.is_none() {
@@ -101,7 +107,7 @@ fn of_model(chat: &Chat, share: Option<Share>) -> Result<Map<String, Value>, Uns
             "thinking".to_owned(),
             json!({ "type": "enabled", "budget_tokens": budget }),
         );
-    } else if share.is_some() && chat.reasoning_effort == Some(Effort::None) {
+    } else if share.is_some() && chat.reasoning_effort == Some(ReasoningEffort::None) {
         own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
     }
     Ok(own)
@@ -113,7 +119,7 @@ fn tier(name: &str) -> Option<&str> {
         .find(|tier| *tier == name)
 }
 
-fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
+fn tools(chat: &ChatRequest) -> Result<Option<Value>, Unsupported> {
     let called = chat
         .messages
         .iter()
@@ -132,19 +138,19 @@ fn tools(chat: &Chat) -> Result<Option<Value>, Unsupported> {
         .map(|tool| spec(tool.function()))
         .collect();
     let choice = match &chat.tool_choice {
-        Choice::Auto => json!({ "auto": {} }),
-        Choice::Required => json!({ "any": {} }),
-        Choice::One(name) => json!({ "tool": { "name": name } }),
-        Choice::None if called => {
+        ToolChoice::Auto => json!({ "auto": {} }),
+        ToolChoice::Required => json!({ "any": {} }),
+        ToolChoice::One(name) => json!({ "tool": { "name": name } }),
+        ToolChoice::None if called => {
             let problem = "`none` cannot be said to Bedrock once tools were called, leave it out";
             return Err(Unsupported::new("body.tool_choice", problem));
         }
-        Choice::None => return Ok(None),
+        ToolChoice::None => return Ok(None),
     };
     Ok(Some(json!({ "tools": specs, "toolChoice": choice })))
 }
 
-fn spec(function: &Function) -> Value {
+fn spec(function: &ToolFunction) -> Value {
     let mut spec = json!({ "name": function.name, "inputSchema": { "json": function.schema() } });
     if let Some(description) = function
         .description
@@ -159,14 +165,14 @@ fn spec(function: &Function) -> Value {
     json!({ "toolSpec": spec })
 }
 
-fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
+fn format(format: &AnswerFormat) -> Result<Option<Value>, Unsupported> {
     match format {
-        Format::Text => Ok(None),
-        Format::JsonObject => {
+        AnswerFormat::Text => Ok(None),
+        AnswerFormat::JsonObject => {
             let problem = "Bedrock has JSON by schema alone, use json_schema";
             Err(Unsupported::new("body.response_format", problem))
         }
-        Format::JsonSchema { json_schema } => {
+        AnswerFormat::JsonSchema { json_schema } => {
             let mut schema =
                 json!({ "name": json_schema.name, "schema": json_schema.schema.to_string() });
             if let Some(description) = &json_schema.description {
@@ -180,11 +186,13 @@ fn format(format: &Format) -> Result<Option<Value>, Unsupported> {
 }
 
 /// What is said, strictly by turns; the first is a user's.
-fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
-        Role::Assistant => said(message, field),
-        Role::Tool => Ok(vec![result(message, field)?]),
-        Role::User | Role::System => blocks(&message.content, &format!("{field}.content")),
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            blocks(&message.content, &format!("{field}.content"))
+        }
     })?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
         return Err(Unsupported::new(
@@ -198,7 +206,7 @@ fn messages(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(message).collect())
 }
 
-fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
         Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
@@ -223,7 +231,7 @@ fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
     Ok(all)
 }
 
-fn result(message: &Message, field: &str) -> Result<Value, Unsupported> {
+fn result(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let content = blocks(&message.content, &format!("{field}.content"))?;
     let id = call_id(message.tool_call_id.as_deref().unwrap_or_default());
     Ok(json!({ "toolResult": { "toolUseId": id, "content": content, "status": "success" } }))
@@ -233,35 +241,35 @@ fn call_id(id: &str) -> String {
     fitting(id, LONGEST_ID, ID_MARKS)
 }
 
-fn blocks(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn blocks(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
     // A blank text is refused by the API and says nothing.
     let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
 
-fn block(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+fn block(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     let source = |data: &str| json!({ "bytes": data });
     match piece {
-        Piece::Text(text) => Ok(json!({ "text": text })),
-        Piece::Image(media) => match media.format() {
+        ContentPiece::Text(text) => Ok(json!({ "text": text })),
+        ContentPiece::Image(media) => match media.format() {
             format @ ("png" | "jpeg" | "gif" | "webp") => {
                 Ok(json!({ "image": { "format": format, "source": source(media.data) } }))
             }
             _ => Err(piece.unsupported(field, "Bedrock reads png, jpeg, gif and webp")),
         },
-        Piece::ImageAt(_) => Err(piece.unsupported(
+        ContentPiece::ImageAt(_) => Err(piece.unsupported(
             field,
             "Bedrock fetches nothing, send the bytes as a data URL",
         )),
-        Piece::Audio(audio) => {
+        ContentPiece::Audio(audio) => {
             Ok(json!({ "audio": { "format": audio.format, "source": source(&audio.data) } }))
         }
-        Piece::File(file) => document(field, file),
+        ContentPiece::File(file) => document(field, file),
     }
 }
 
-fn document(field: &str, file: &File) -> Result<Value, Unsupported> {
+fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
     let media = file.media(&format!("{field}.file"))?;
     let format = match media.kind {
         "application/pdf" => "pdf",

@@ -5,29 +5,29 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::{Answer, ErrorBody, Said};
+use crate::{AdapterAnswer, AnswerKind, ErrorBody};
 
 /// An answer to a chat.
 #[derive(Debug, Default)]
 pub(crate) struct ChatAnswer {
     pub(crate) id: Option<String>,
     pub(crate) model: Option<String>,
-    pub(crate) choices: Vec<Choice>,
+    pub(crate) choices: Vec<AnswerChoice>,
     pub(crate) usage: Option<Usage>,
 }
 
 /// One of the answers that were asked for.
 #[derive(Debug, Default)]
-pub(crate) struct Choice {
+pub(crate) struct AnswerChoice {
     pub(crate) text: Option<String>,
     /// Images as data URLs. OpenAI's shape has no place for them; OpenRouter's `images` of a message is taken.
     pub(crate) images: Vec<String>,
     /// What was thought, for people.
     pub(crate) reasoning: Option<String>,
     /// What the provider wants back as it gave it.
-    pub(crate) opaque: Vec<Opaque>,
-    pub(crate) calls: Vec<Call>,
-    pub(crate) finish: Finish,
+    pub(crate) opaque: Vec<OpaqueValue>,
+    pub(crate) calls: Vec<AnsweredCall>,
+    pub(crate) finish: FinishReason,
     /// The provider's word for it.
     pub(crate) native_finish: String,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Choice {
 /// It stands in the message's `reasoning_details` as `{"format": DIALECT, "data": …}`, with `"after": N` where N
 /// characters of the text were said before it.
 #[derive(Debug)]
-pub(crate) struct Opaque {
+pub(crate) struct OpaqueValue {
     dialect: &'static str,
     data: Value,
     after: usize,
@@ -44,7 +44,7 @@ pub(crate) struct Opaque {
 
 /// A call of a tool.
 #[derive(Debug)]
-pub(crate) struct Call {
+pub(crate) struct AnsweredCall {
     /// Made up where the provider gives none.
     pub(crate) id: Option<String>,
     pub(crate) name: String,
@@ -56,7 +56,7 @@ pub(crate) struct Call {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum Finish {
+pub(crate) enum FinishReason {
     /// It was whole; of an unknown reason this is taken to be so, since new ones appear often.
     #[default]
     Stop,
@@ -69,7 +69,7 @@ pub(crate) enum Finish {
 
 impl ChatAnswer {
     /// The answer in OpenAI's shape; `None` where there is no choice at all.
-    pub(crate) fn unified(self, model: &str, now: Timestamp) -> Option<Answer> {
+    pub(crate) fn unified(self, model: &str, now: Timestamp) -> Option<AdapterAnswer> {
         let said = self.said()?;
         let id = self
             .id
@@ -88,44 +88,44 @@ impl ChatAnswer {
         if let Some(usage) = self.usage {
             body["usage"] = wire_usage(usage);
         }
-        Some(Answer {
+        Some(AdapterAnswer {
             body: serde_json::value::to_raw_value(&body).ok()?,
             usage: self.usage,
             said,
         })
     }
 
-    fn said(&self) -> Option<Said> {
+    fn said(&self) -> Option<AnswerKind> {
         let first = self.choices.first()?;
-        let all = |finish: Finish| {
-            let is = |choice: &Choice| choice.finish == finish && choice.is_empty();
+        let all = |finish: FinishReason| {
+            let is = |choice: &AnswerChoice| choice.finish == finish && choice.is_empty();
             self.choices.iter().all(is)
         };
         let words = first.native_finish.clone();
-        if all(Finish::Filtered) {
+        if all(FinishReason::Filtered) {
             let said = first.text.clone().filter(|text| !text.is_empty());
             let reason = || format!("the provider refused for the content: {words}");
-            return Some(Said::Filtered(said.unwrap_or_else(reason)));
+            return Some(AnswerKind::Filtered(said.unwrap_or_else(reason)));
         }
-        if all(Finish::Failed) {
+        if all(FinishReason::Failed) {
             let message = Some(format!("the provider ended the answer with {words}"));
             let names = vec![words.clone()];
-            return Some(Said::Error(ErrorBody {
+            return Some(AnswerKind::Error(ErrorBody {
                 message,
                 code: Some(words),
                 names,
                 ..ErrorBody::default()
             }));
         }
-        Some(Said::Whole)
+        Some(AnswerKind::Whole)
     }
 }
 
-impl Choice {
+impl AnswerChoice {
     /// Keeps what `dialect` wants back at this place of the text.
     pub(crate) fn keep(&mut self, dialect: &'static str, data: Value) {
         let after = self.text.as_deref().map_or(0, |text| text.chars().count());
-        self.opaque.push(Opaque {
+        self.opaque.push(OpaqueValue {
             dialect,
             data,
             after,
@@ -136,19 +136,20 @@ impl Choice {
     fn is_empty(&self) -> bool {
         self.calls.is_empty()
             && self.images.is_empty()
-            && (self.finish == Finish::Filtered || self.text.as_deref().is_none_or(str::is_empty))
+            && (self.finish == FinishReason::Filtered
+                || self.text.as_deref().is_none_or(str::is_empty))
     }
 
     fn unified(self, index: usize, id: &str) -> Value {
         let finish = match self.finish {
-            Finish::Length => "length",
-            Finish::Filtered => "content_filter",
-            Finish::Stop | Finish::Failed if !self.calls.is_empty() => "tool_calls",
-            Finish::Stop | Finish::Failed => "stop",
+            FinishReason::Length => "length",
+            FinishReason::Filtered => "content_filter",
+            FinishReason::Stop | FinishReason::Failed if !self.calls.is_empty() => "tool_calls",
+            FinishReason::Stop | FinishReason::Failed => "stop",
         };
         let mut message = Map::new();
         message.insert("role".to_owned(), "assistant".into());
-        let refused = self.finish == Finish::Filtered;
+        let refused = self.finish == FinishReason::Filtered;
         let (content, refusal) = if refused {
             (None, self.text)
         } else {
@@ -166,7 +167,7 @@ impl Choice {
         }
         if !self.opaque.is_empty() {
             let details = self.opaque.into_iter();
-            let details: Vec<_> = details.map(Opaque::unified).collect();
+            let details: Vec<_> = details.map(OpaqueValue::unified).collect();
             message.insert("reasoning_details".to_owned(), details.into());
         }
         if !self.calls.is_empty() {
@@ -186,7 +187,7 @@ impl Choice {
     }
 }
 
-impl Opaque {
+impl OpaqueValue {
     fn unified(self) -> Value {
         let mut detail = json!({ "format": self.dialect, "data": self.data });
         if self.after > 0 {
@@ -196,7 +197,7 @@ impl Opaque {
     }
 }
 
-impl Call {
+impl AnsweredCall {
     fn unified(self, answer: &str, choice: usize, place: usize) -> Value {
         let id = self
             .id

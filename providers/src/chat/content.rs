@@ -5,57 +5,60 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::{Obstacle, Unsupported};
+use crate::{Unsupported, UnsupportedKind};
 
 /// What a message holds.
 #[derive(Debug, Default)]
-pub(crate) enum Content {
+pub(crate) enum MessageContent {
     #[default]
     None,
     Text(String),
-    Parts(Vec<Part>),
+    Parts(Vec<ContentPart>),
 }
 
 /// A part of what a message holds.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Part {
+pub(crate) enum ContentPart {
     Text { text: String },
     Refusal { refusal: String },
     ImageUrl { image_url: ImageUrl },
-    InputAudio { input_audio: Audio },
-    File { file: File },
+    InputAudio { input_audio: InputAudio },
+    File { file: AttachedFile },
 }
 
 /// Written by hand so that an error names the part that is wrong.
-impl<'de> Deserialize<'de> for Content {
+impl<'de> Deserialize<'de> for MessageContent {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Held;
         impl<'de> Visitor<'de> for Held {
-            type Value = Content;
+            type Value = MessageContent;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a text or a list of parts")
             }
 
-            fn visit_unit<E>(self) -> Result<Content, E> {
-                Ok(Content::None)
+            fn visit_unit<E>(self) -> Result<MessageContent, E> {
+                Ok(MessageContent::None)
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Content, E> {
-                Ok(Content::Text(text.to_owned()))
+            fn visit_str<E>(self, text: &str) -> Result<MessageContent, E> {
+                Ok(MessageContent::Text(text.to_owned()))
             }
 
-            fn visit_string<E>(self, text: String) -> Result<Content, E> {
-                Ok(Content::Text(text))
+            fn visit_string<E>(self, text: String) -> Result<MessageContent, E> {
+                Ok(MessageContent::Text(text))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Content, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut parts: A,
+            ) -> Result<MessageContent, A::Error> {
                 let mut all = Vec::new();
                 while let Some(part) = parts.next_element()? {
                     all.push(part);
                 }
-                Ok(Content::Parts(all))
+                Ok(MessageContent::Parts(all))
             }
         }
         from.deserialize_any(Held)
@@ -72,7 +75,8 @@ pub(crate) struct ImageUrl {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Audio {
+#[serde(expecting = "struct Audio")]
+pub(crate) struct InputAudio {
     /// In base64.
     pub(crate) data: String,
     /// `wav` or `mp3`.
@@ -82,7 +86,8 @@ pub(crate) struct Audio {
 /// A document: its bytes as a data URL, or its name at the provider.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct File {
+#[serde(expecting = "struct File")]
+pub(crate) struct AttachedFile {
     pub(crate) file_data: Option<String>,
     pub(crate) file_id: Option<String>,
     pub(crate) filename: Option<String>,
@@ -90,7 +95,7 @@ pub(crate) struct File {
 
 /// Bytes in base64, and their type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Media<'a> {
+pub(crate) struct MediaContent<'a> {
     /// For example `image/png`.
     pub(crate) kind: &'a str,
     /// In base64.
@@ -99,7 +104,7 @@ pub(crate) struct Media<'a> {
     pub(crate) detail: Option<&'a str>,
 }
 
-impl<'a> Media<'a> {
+impl<'a> MediaContent<'a> {
     /// Reads `data:image/png;base64,…`; `None` for any other address.
     pub(crate) fn of(url: &'a str) -> Option<Self> {
         let (kind, data) = url.strip_prefix("data:")?.split_once(";base64,")?;
@@ -138,28 +143,28 @@ impl<'a> Media<'a> {
     }
 }
 
-impl File {
+impl AttachedFile {
     /// The document's bytes.
-    pub(crate) fn media(&self, field: &str) -> Result<Media<'_>, Unsupported> {
+    pub(crate) fn media(&self, field: &str) -> Result<MediaContent<'_>, Unsupported> {
         let data = self.file_data.as_deref().ok_or_else(|| {
             let problem = "names a file that only OpenAI has: send its bytes as `file_data`";
             Unsupported::new(format!("{field}.file_id"), problem)
         })?;
-        Media::of(data).ok_or_else(|| {
+        MediaContent::of(data).ok_or_else(|| {
             let problem = "is no data URL, write for example \"data:application/pdf;base64,…\"";
             Unsupported::invalid(format!("{field}.file_data"), problem)
         })
     }
 }
 
-impl Content {
+impl MessageContent {
     /// The parts, each with its field.
-    pub(crate) fn parts(&self, field: &str) -> Vec<(String, Piece<'_>)> {
+    pub(crate) fn parts(&self, field: &str) -> Vec<(String, ContentPiece<'_>)> {
         match self {
-            Content::None => Vec::new(),
-            Content::Text(text) => vec![(field.to_owned(), Piece::Text(text))],
-            Content::Parts(parts) => {
-                let piece = |(index, part)| (format!("{field}[{index}]"), Piece::of(part));
+            MessageContent::None => Vec::new(),
+            MessageContent::Text(text) => vec![(field.to_owned(), ContentPiece::Text(text))],
+            MessageContent::Parts(parts) => {
+                let piece = |(index, part)| (format!("{field}[{index}]"), ContentPiece::of(part));
                 parts.iter().enumerate().map(piece).collect()
             }
         }
@@ -168,11 +173,11 @@ impl Content {
     /// Whether every image can be read or fetched.
     pub(super) fn check(&self, field: &str) -> Result<(), Unsupported> {
         for (field, piece) in self.parts(field) {
-            if matches!(piece, Piece::ImageAt(image) if image.url.starts_with("data:")) {
+            if matches!(piece, ContentPiece::ImageAt(image) if image.url.starts_with("data:")) {
                 let problem =
                     "is a data URL without base64, write for example \"data:image/png;base64,…\"";
                 return Err(Unsupported {
-                    obstacle: Obstacle::InvalidValue,
+                    obstacle: UnsupportedKind::InvalidValue,
                     ..piece.unsupported(&field, problem)
                 });
             }
@@ -185,7 +190,7 @@ impl Content {
         let mut texts = Vec::new();
         for (field, piece) in self.parts(field) {
             match piece {
-                Piece::Text(text) => texts.push(text),
+                ContentPiece::Text(text) => texts.push(text),
                 other => return Err(other.unsupported(&field, "only text can stand here")),
             }
         }
@@ -195,45 +200,47 @@ impl Content {
 
 /// A part of what a message holds, ready to be said.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Piece<'a> {
+pub(crate) enum ContentPiece<'a> {
     Text(&'a str),
     /// An image whose bytes are here.
-    Image(Media<'a>),
+    Image(MediaContent<'a>),
     /// An image that is elsewhere.
     ImageAt(&'a ImageUrl),
-    Audio(&'a Audio),
-    File(&'a File),
+    Audio(&'a InputAudio),
+    File(&'a AttachedFile),
 }
 
-impl<'a> Piece<'a> {
-    fn of(part: &'a Part) -> Self {
+impl<'a> ContentPiece<'a> {
+    fn of(part: &'a ContentPart) -> Self {
         match part {
-            Part::Text { text } | Part::Refusal { refusal: text } => Piece::Text(text),
-            Part::ImageUrl { image_url } => match Media::of(&image_url.url) {
-                Some(media) => Piece::Image(Media {
+            ContentPart::Text { text } | ContentPart::Refusal { refusal: text } => {
+                ContentPiece::Text(text)
+            }
+            ContentPart::ImageUrl { image_url } => match MediaContent::of(&image_url.url) {
+                Some(media) => ContentPiece::Image(MediaContent {
                     detail: image_url.detail.as_deref(),
                     ..media
                 }),
-                None => Piece::ImageAt(image_url),
+                None => ContentPiece::ImageAt(image_url),
             },
-            Part::InputAudio { input_audio } => Piece::Audio(input_audio),
-            Part::File { file } => Piece::File(file),
+            ContentPart::InputAudio { input_audio } => ContentPiece::Audio(input_audio),
+            ContentPart::File { file } => ContentPiece::File(file),
         }
     }
 
     /// Whether it says nothing.
     pub(crate) fn is_blank(&self) -> bool {
-        matches!(self, Piece::Text(text) if text.trim().is_empty())
+        matches!(self, ContentPiece::Text(text) if text.trim().is_empty())
     }
 
     /// A refusal of this part.
     pub(crate) fn unsupported(&self, field: &str, problem: &str) -> Unsupported {
         let what = match self {
-            Piece::Text(_) => "text",
-            Piece::Image(_) => "image_url",
-            Piece::ImageAt(_) => "image_url.url",
-            Piece::Audio(_) => "input_audio",
-            Piece::File(_) => "file",
+            ContentPiece::Text(_) => "text",
+            ContentPiece::Image(_) => "image_url",
+            ContentPiece::ImageAt(_) => "image_url.url",
+            ContentPiece::Audio(_) => "input_audio",
+            ContentPiece::File(_) => "file",
         };
         Unsupported::new(format!("{field}.{what}"), problem)
     }

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Chat, Choice};
+use super::{ChatRequest, ToolChoice};
 use crate::Unsupported;
 
 /// The longest answer where a job names none and the API asks for one, in tokens: the smallest model that is served
@@ -16,7 +16,7 @@ const LEAST_TOP_P: f64 = 0.95;
 /// How much a model thinks before it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Effort {
+pub(crate) enum ReasoningEffort {
     None,
     Minimal,
     Low,
@@ -28,61 +28,61 @@ pub(crate) enum Effort {
 
 /// What an answer of Anthropic's models may take, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct EffortShare {
     /// All of it.
     pub(crate) most: u64,
     /// Of these, what it may think with, if it thinks.
     pub(crate) thought: Option<u64>,
 }
 
-impl Effort {
+impl ReasoningEffort {
     /// The tokens of thought that stand for it where a budget is asked for (LiteLLM's figures).
     pub(crate) fn budget(self) -> u64 {
         match self {
-            Effort::None => 0,
-            Effort::Minimal | Effort::Low => 1_024,
-            Effort::Medium => 2_048,
-            Effort::High => 4_096,
-            Effort::Xhigh => 8_192,
-            Effort::Max => 16_384,
+            ReasoningEffort::None => 0,
+            ReasoningEffort::Minimal | ReasoningEffort::Low => 1_024,
+            ReasoningEffort::Medium => 2_048,
+            ReasoningEffort::High => 4_096,
+            ReasoningEffort::Xhigh => 8_192,
+            ReasoningEffort::Max => 16_384,
         }
     }
 
     /// OpenAI's word for it.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Effort::None => "none",
-            Effort::Minimal => "minimal",
-            Effort::Low => "low",
-            Effort::Medium => "medium",
-            Effort::High => "high",
-            Effort::Xhigh => "xhigh",
-            Effort::Max => "max",
+            ReasoningEffort::None => "none",
+            ReasoningEffort::Minimal => "minimal",
+            ReasoningEffort::Low => "low",
+            ReasoningEffort::Medium => "medium",
+            ReasoningEffort::High => "high",
+            ReasoningEffort::Xhigh => "xhigh",
+            ReasoningEffort::Max => "max",
         }
     }
 
     /// The nearest of the three that everybody has; `None` for no thought at all.
     pub(crate) fn of_three(self) -> Option<&'static str> {
         match self {
-            Effort::None => None,
-            Effort::Minimal | Effort::Low => Some("low"),
-            Effort::Medium => Some("medium"),
-            Effort::High | Effort::Xhigh | Effort::Max => Some("high"),
+            ReasoningEffort::None => None,
+            ReasoningEffort::Minimal | ReasoningEffort::Low => Some("low"),
+            ReasoningEffort::Medium => Some("medium"),
+            ReasoningEffort::High | ReasoningEffort::Xhigh | ReasoningEffort::Max => Some("high"),
         }
     }
 }
 
-impl Chat {
+impl ChatRequest {
     /// What an answer of Anthropic's models may take where thoughts have a budget. Where the job names a longest
     /// answer, half of that at most is thought, so that something is left to be said; where it names none, thoughts
     /// come on top.
-    pub(crate) fn share(&self) -> Result<Share, Unsupported> {
+    pub(crate) fn share(&self) -> Result<EffortShare, Unsupported> {
         let stated = self.most_tokens();
         let Some(effort) = self
             .reasoning_effort
-            .filter(|effort| *effort != Effort::None)
+            .filter(|effort| *effort != ReasoningEffort::None)
         else {
-            return Ok(Share {
+            return Ok(EffortShare {
                 most: stated.unwrap_or(MOST_UNSTATED),
                 thought: None,
             });
@@ -90,7 +90,7 @@ impl Chat {
         self.may_think()?;
         let budget = effort.budget();
         match stated {
-            None => Ok(Share {
+            None => Ok(EffortShare {
                 most: MOST_UNSTATED + budget,
                 thought: Some(budget),
             }),
@@ -100,7 +100,7 @@ impl Chat {
                 );
                 Err(Unsupported::new("body.reasoning_effort", problem))
             }
-            Some(most) => Ok(Share {
+            Some(most) => Ok(EffortShare {
                 most,
                 thought: Some(budget.min(most / 2).max(LEAST_THOUGHT)),
             }),
@@ -108,8 +108,8 @@ impl Chat {
     }
 
     /// The same where thoughts have no budget.
-    pub(crate) fn share_without_budget(&self) -> Share {
-        Share {
+    pub(crate) fn share_without_budget(&self) -> EffortShare {
+        EffortShare {
             most: self.most_tokens().unwrap_or(MOST_UNSTATED),
             thought: None,
         }
@@ -119,7 +119,7 @@ impl Chat {
     /// documentation).
     fn may_think(&self) -> Result<(), Unsupported> {
         let number = |number: &Option<serde_json::Number>| number.as_ref()?.as_f64();
-        let is_forced = matches!(self.tool_choice, Choice::Required | Choice::One(_));
+        let is_forced = matches!(self.tool_choice, ToolChoice::Required | ToolChoice::One(_));
         let kept = [
             (
                 "temperature",

@@ -8,7 +8,7 @@ use crate::registry::ChatFields;
 /// What a dialect does with the fields of a request. What it does not say and is no hint is refused, unless it
 /// asks for what is so anyway.
 #[derive(Debug)]
-pub(crate) struct Fields {
+pub(crate) struct ChatFieldRules {
     /// Said in the provider's way, beside [`ALWAYS`].
     pub(crate) maps: &'static [&'static str],
 }
@@ -38,7 +38,7 @@ const HINTS: [&str; 12] = [
     "model",
 ];
 
-impl Fields {
+impl ChatFieldRules {
     /// For the documents.
     pub(crate) fn told(&self) -> ChatFields {
         let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();

@@ -10,27 +10,28 @@ use crate::Unsupported;
 /// A function that the model may call.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Tool {
-    Function { function: Function },
+pub(crate) enum OfferedTool {
+    Function { function: ToolFunction },
 }
 
-impl Tool {
-    pub(crate) fn function(&self) -> &Function {
-        let Tool::Function { function } = self;
+impl OfferedTool {
+    pub(crate) fn function(&self) -> &ToolFunction {
+        let OfferedTool::Function { function } = self;
         function
     }
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Function {
+#[serde(expecting = "struct Function")]
+pub(crate) struct ToolFunction {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     pub(crate) parameters: Option<Value>,
     pub(crate) strict: Option<bool>,
 }
 
-impl Function {
+impl ToolFunction {
     /// The schema of its arguments; that of an empty object where there are none.
     pub(crate) fn schema(&self) -> Value {
         let empty = || serde_json::json!({ "type": "object", "properties": {} });
@@ -44,7 +45,7 @@ impl Function {
 /// Which tools the model is to call.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "WireChoice")]
-pub(crate) enum Choice {
+pub(crate) enum ToolChoice {
     #[default]
     Auto,
     Required,
@@ -58,17 +59,17 @@ pub(crate) enum Choice {
     expecting = "auto, required, none or {\"type\": \"function\", \"function\": {\"name\": …}}"
 )]
 enum WireChoice {
-    Word(Word),
+    Word(ChoiceWord),
     One {
         #[serde(rename = "type")]
         _kind: OnlyFunction,
-        function: Name,
+        function: ToolName,
     },
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Word {
+enum ChoiceWord {
     Auto,
     #[serde(alias = "any")]
     Required,
@@ -83,17 +84,18 @@ enum OnlyFunction {
 }
 
 #[derive(Deserialize)]
-struct Name {
+#[serde(expecting = "struct Name")]
+struct ToolName {
     name: String,
 }
 
-impl From<WireChoice> for Choice {
+impl From<WireChoice> for ToolChoice {
     fn from(wire: WireChoice) -> Self {
         match wire {
-            WireChoice::Word(Word::Auto) => Choice::Auto,
-            WireChoice::Word(Word::Required) => Choice::Required,
-            WireChoice::Word(Word::None) => Choice::None,
-            WireChoice::One { function, .. } => Choice::One(function.name),
+            WireChoice::Word(ChoiceWord::Auto) => ToolChoice::Auto,
+            WireChoice::Word(ChoiceWord::Required) => ToolChoice::Required,
+            WireChoice::Word(ChoiceWord::None) => ToolChoice::None,
+            WireChoice::One { function, .. } => ToolChoice::One(function.name),
         }
     }
 }
@@ -107,14 +109,15 @@ pub(crate) struct ToolCall {
     #[serde(rename = "index")]
     _index: Option<u64>,
     pub(crate) id: String,
-    pub(crate) function: Called,
+    pub(crate) function: CalledTool,
     /// What a provider wants back with it: Google's own surface puts a signature here.
     pub(crate) extra_content: Option<Value>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Called {
+#[serde(expecting = "struct Called")]
+pub(crate) struct CalledTool {
     pub(crate) name: String,
     /// JSON as text.
     pub(crate) arguments: String,
@@ -146,18 +149,19 @@ pub(crate) fn fitting(id: &str, longest: usize, marks: &str) -> String {
 /// The form of the answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Format {
+pub(crate) enum AnswerFormat {
     #[default]
     Text,
     JsonObject,
     JsonSchema {
-        json_schema: Schema,
+        json_schema: JsonSchema,
     },
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Schema {
+#[serde(expecting = "struct Schema")]
+pub(crate) struct JsonSchema {
     pub(crate) name: String,
     pub(crate) description: Option<String>,
     #[serde(default)]

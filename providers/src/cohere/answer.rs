@@ -4,27 +4,27 @@ use forebay_schemas::Usage;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::chat::answer::{self, ChatAnswer, Choice, Finish};
+use crate::chat::answer::{self, AnswerChoice, ChatAnswer, FinishReason};
 
 #[derive(Deserialize)]
-pub(super) struct Chat {
+pub(super) struct CohereChat {
     id: String,
     finish_reason: String,
-    message: Message,
-    usage: Option<WireUsage>,
+    message: CohereMessage,
+    usage: Option<CohereUsage>,
 }
 
 #[derive(Deserialize)]
-struct Message {
-    content: Option<Vec<Item>>,
-    tool_calls: Option<Vec<Call>>,
+struct CohereMessage {
+    content: Option<Vec<CohereItem>>,
+    tool_calls: Option<Vec<CohereCall>>,
     /// What it means to do with its tools.
     tool_plan: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-enum Item {
+enum CohereItem {
     Text {
         text: String,
     },
@@ -36,13 +36,13 @@ enum Item {
 }
 
 #[derive(Deserialize)]
-struct Call {
+struct CohereCall {
     id: Option<String>,
-    function: Function,
+    function: CohereFunction,
 }
 
 #[derive(Deserialize)]
-struct Function {
+struct CohereFunction {
     name: String,
     #[serde(default)]
     arguments: Value,
@@ -50,56 +50,56 @@ struct Function {
 
 /// Counts come as floats.
 #[derive(Deserialize)]
-struct WireUsage {
-    tokens: Option<Tokens>,
+struct CohereUsage {
+    tokens: Option<CohereTokens>,
     /// What is paid for, where that alone is told.
-    billed_units: Option<Tokens>,
+    billed_units: Option<CohereTokens>,
     cached_tokens: Option<f64>,
 }
 
 #[derive(Deserialize)]
-struct Tokens {
+struct CohereTokens {
     #[serde(default)]
     input_tokens: f64,
     #[serde(default)]
     output_tokens: f64,
 }
 
-impl Chat {
+impl CohereChat {
     pub(super) fn unified(self) -> ChatAnswer {
         let finish = match self.finish_reason.as_str() {
-            "MAX_TOKENS" => Finish::Length,
-            "ERROR" | "TIMEOUT" => Finish::Failed,
-            _ => Finish::Stop,
+            "MAX_TOKENS" => FinishReason::Length,
+            "ERROR" | "TIMEOUT" => FinishReason::Failed,
+            _ => FinishReason::Stop,
         };
-        let mut choice = Choice {
+        let mut choice = AnswerChoice {
             finish,
             native_finish: self.finish_reason,
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         choice.reasoning = self.message.tool_plan;
         for item in self.message.content.into_iter().flatten() {
             match item {
-                Item::Text { text } => choice.text.get_or_insert_default().push_str(&text),
-                Item::Thinking { thinking } => {
+                CohereItem::Text { text } => choice.text.get_or_insert_default().push_str(&text),
+                CohereItem::Thinking { thinking } => {
                     choice.reasoning.get_or_insert_default().push_str(&thinking)
                 }
-                Item::Other => {}
+                CohereItem::Other => {}
             }
         }
-        let calls = self
-            .message
-            .tool_calls
-            .into_iter()
-            .flatten()
-            .map(|call| answer::Call {
-                id: call.id,
-                name: call.function.name,
-                arguments: answer::arguments(call.function.arguments),
-                extra: None,
-            });
+        let calls =
+            self.message
+                .tool_calls
+                .into_iter()
+                .flatten()
+                .map(|call| answer::AnsweredCall {
+                    id: call.id,
+                    name: call.function.name,
+                    arguments: answer::arguments(call.function.arguments),
+                    extra: None,
+                });
         choice.calls = calls.collect();
-        let usage = self.usage.and_then(WireUsage::unified);
+        let usage = self.usage.and_then(CohereUsage::unified);
         ChatAnswer {
             id: Some(self.id),
             model: None,
@@ -114,7 +114,7 @@ impl Chat {
     clippy::cast_sign_loss,
     reason = "counts that come as floats"
 )]
-impl WireUsage {
+impl CohereUsage {
     fn unified(self) -> Option<Usage> {
         let tokens = self.tokens.or(self.billed_units)?;
         Some(Usage {

@@ -3,10 +3,13 @@
 use serde_json::{Map, Number, Value, json};
 
 use crate::Unsupported;
-use crate::chat::{Chat, Choice, Content, Effort, Format, Message, Piece, Role, Tool};
+use crate::chat::{
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
+    ReasoningEffort, ToolChoice,
+};
 
 /// The body of a request.
-pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
@@ -47,9 +50,9 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
         set("stop_sequences", json!(chat.stop.list()));
     }
     if !chat.tools.is_empty() {
-        let chosen = |tool: &&Tool| match &chat.tool_choice {
+        let chosen = |tool: &&OfferedTool| match &chat.tool_choice {
             // One function alone can be called if it is the only one that is known.
-            Choice::One(name) => tool.function().name == *name,
+            ToolChoice::One(name) => tool.function().name == *name,
             _ => true,
         };
         set(
@@ -64,11 +67,11 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
             set("strict_tools", true.into());
         }
         match chat.tool_choice {
-            Choice::Auto => {}
-            Choice::Required | Choice::One(_) => {
+            ToolChoice::Auto => {}
+            ToolChoice::Required | ToolChoice::One(_) => {
                 set("tool_choice", "REQUIRED".into());
             }
-            Choice::None => {
+            ToolChoice::None => {
                 set("tool_choice", "NONE".into());
             }
         }
@@ -99,25 +102,27 @@ fn within(field: &str, number: &Number) -> Result<Number, Unsupported> {
     }
 }
 
-fn thinking(effort: Effort) -> Value {
+fn thinking(effort: ReasoningEffort) -> Value {
     match effort {
-        Effort::None => json!({ "type": "disabled" }),
+        ReasoningEffort::None => json!({ "type": "disabled" }),
         _ => json!({ "type": "enabled", "token_budget": effort.budget() }),
     }
 }
 
-fn turn(index: usize, message: &Message) -> Result<Value, Unsupported> {
+fn turn(index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
     let field = format!("body.messages[{index}].content");
     match message.role {
-        Role::System => {
+        MessageRole::System => {
             Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() }))
         }
-        Role::User => Ok(json!({ "role": "user", "content": content(&message.content, &field)? })),
-        Role::Tool => {
+        MessageRole::User => {
+            Ok(json!({ "role": "user", "content": content(&message.content, &field)? }))
+        }
+        MessageRole::Tool => {
             let text = message.content.texts(&field)?.concat();
             Ok(json!({ "role": "tool", "tool_call_id": message.tool_call_id, "content": text }))
         }
-        Role::Assistant => {
+        MessageRole::Assistant => {
             let mut text = message.content.texts(&field)?.concat();
             text.push_str(message.refusal.as_deref().unwrap_or_default());
             let mut turn = json!({ "role": "assistant" });
@@ -141,15 +146,15 @@ fn turn(index: usize, message: &Message) -> Result<Value, Unsupported> {
     }
 }
 
-fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
-    if let Content::Text(text) = content {
+fn content(content: &MessageContent, field: &str) -> Result<Value, Unsupported> {
+    if let MessageContent::Text(text) = content {
         return Ok(text.as_str().into());
     }
-    let part = |(field, piece): (String, Piece<'_>)| match piece {
-        Piece::Text(text) => Ok(json!({ "type": "text", "text": text })),
-        Piece::Image(media) => Ok(image(&media.url(), media.detail)),
-        Piece::ImageAt(at) => Ok(image(&at.url, at.detail.as_deref())),
-        Piece::Audio(_) | Piece::File(_) => {
+    let part = |(field, piece): (String, ContentPiece<'_>)| match piece {
+        ContentPiece::Text(text) => Ok(json!({ "type": "text", "text": text })),
+        ContentPiece::Image(media) => Ok(image(&media.url(), media.detail)),
+        ContentPiece::ImageAt(at) => Ok(image(&at.url, at.detail.as_deref())),
+        ContentPiece::Audio(_) | ContentPiece::File(_) => {
             Err(piece.unsupported(&field, "Cohere reads text and images"))
         }
     };
@@ -164,7 +169,7 @@ fn image(url: &str, detail: Option<&str>) -> Value {
     json!({ "type": "image_url", "image_url": image })
 }
 
-fn tool(tool: &Tool) -> Value {
+fn tool(tool: &OfferedTool) -> Value {
     let function = tool.function();
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {
@@ -173,11 +178,11 @@ fn tool(tool: &Tool) -> Value {
     json!({ "type": "function", "function": wire })
 }
 
-fn format(format: &Format) -> Option<Value> {
+fn format(format: &AnswerFormat) -> Option<Value> {
     match format {
-        Format::Text => None,
-        Format::JsonObject => Some(json!({ "type": "json_object" })),
-        Format::JsonSchema { json_schema } => {
+        AnswerFormat::Text => None,
+        AnswerFormat::JsonObject => Some(json!({ "type": "json_object" })),
+        AnswerFormat::JsonSchema { json_schema } => {
             Some(json!({ "type": "json_object", "json_schema": json_schema.schema }))
         }
     }

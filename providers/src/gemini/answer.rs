@@ -5,46 +5,46 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DIALECT;
-use crate::chat::answer::{Call, ChatAnswer, Choice, Finish, arguments};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Generated {
+pub(super) struct GeminiAnswer {
     #[serde(default)]
-    candidates: Vec<Candidate>,
-    prompt_feedback: Option<Feedback>,
-    usage_metadata: Option<WireUsage>,
+    candidates: Vec<GeminiCandidate>,
+    prompt_feedback: Option<PromptFeedback>,
+    usage_metadata: Option<GeminiUsage>,
     model_version: Option<String>,
     response_id: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Candidate {
-    content: Option<Content>,
+struct GeminiCandidate {
+    content: Option<GeminiContent>,
     finish_reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Content {
+struct GeminiContent {
     #[serde(default)]
-    parts: Vec<Part>,
+    parts: Vec<GeminiPart>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Part {
+struct GeminiPart {
     text: Option<String>,
     #[serde(default)]
     thought: bool,
     thought_signature: Option<Value>,
     function_call: Option<FunctionCall>,
-    inline_data: Option<Blob>,
+    inline_data: Option<InlineBlob>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Blob {
+struct InlineBlob {
     mime_type: String,
     data: String,
 }
@@ -59,14 +59,14 @@ struct FunctionCall {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Feedback {
+struct PromptFeedback {
     block_reason: Option<String>,
 }
 
 /// `candidates_token_count` excludes thoughts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct WireUsage {
+struct GeminiUsage {
     prompt_token_count: u64,
     tool_use_prompt_token_count: u64,
     cached_content_token_count: u64,
@@ -74,22 +74,26 @@ struct WireUsage {
     thoughts_token_count: u64,
 }
 
-impl Generated {
+impl GeminiAnswer {
     /// `None` where nothing was generated and nothing says why.
     pub(super) fn unified(self) -> Option<ChatAnswer> {
         let blocked = self
             .prompt_feedback
             .and_then(|feedback| feedback.block_reason);
-        let mut choices: Vec<_> = self.candidates.into_iter().map(Candidate::choice).collect();
+        let mut choices: Vec<_> = self
+            .candidates
+            .into_iter()
+            .map(GeminiCandidate::choice)
+            .collect();
         if choices.is_empty() {
             let native_finish = blocked?;
-            choices.push(Choice {
-                finish: Finish::Filtered,
+            choices.push(AnswerChoice {
+                finish: FinishReason::Filtered,
                 native_finish,
-                ..Choice::default()
+                ..AnswerChoice::default()
             });
         }
-        let usage = self.usage_metadata.as_ref().map(WireUsage::unified);
+        let usage = self.usage_metadata.as_ref().map(GeminiUsage::unified);
         Some(ChatAnswer {
             id: self.response_id,
             model: self.model_version,
@@ -99,13 +103,13 @@ impl Generated {
     }
 }
 
-impl Candidate {
-    fn choice(self) -> Choice {
+impl GeminiCandidate {
+    fn choice(self) -> AnswerChoice {
         let reason = self.finish_reason.unwrap_or_default();
-        let mut choice = Choice {
+        let mut choice = AnswerChoice {
             finish: finish(&reason),
             native_finish: reason,
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         for part in self.content.into_iter().flat_map(|content| content.parts) {
             part.take(&mut choice);
@@ -114,13 +118,13 @@ impl Candidate {
     }
 }
 
-impl Part {
-    fn take(self, choice: &mut Choice) {
+impl GeminiPart {
+    fn take(self, choice: &mut AnswerChoice) {
         if let Some(call) = self.function_call {
             let extra = self
                 .thought_signature
                 .map(|signature| json!({ "google": { "thought_signature": signature } }));
-            choice.calls.push(Call {
+            choice.calls.push(AnsweredCall {
                 id: call.id,
                 name: call.name,
                 arguments: arguments(call.args),
@@ -128,7 +132,7 @@ impl Part {
             });
             return;
         }
-        if let Some(Blob { mime_type, data }) = self.inline_data {
+        if let Some(InlineBlob { mime_type, data }) = self.inline_data {
             choice
                 .images
                 .push(format!("data:{mime_type};base64,{data}"));
@@ -150,9 +154,9 @@ impl Part {
     }
 }
 
-fn finish(reason: &str) -> Finish {
+fn finish(reason: &str) -> FinishReason {
     match reason {
-        "MAX_TOKENS" => Finish::Length,
+        "MAX_TOKENS" => FinishReason::Length,
         "SAFETY"
         | "RECITATION"
         | "BLOCKLIST"
@@ -161,19 +165,19 @@ fn finish(reason: &str) -> Finish {
         | "LANGUAGE"
         | "IMAGE_SAFETY"
         | "IMAGE_PROHIBITED_CONTENT"
-        | "IMAGE_RECITATION" => Finish::Filtered,
+        | "IMAGE_RECITATION" => FinishReason::Filtered,
         "MALFORMED_FUNCTION_CALL"
         | "UNEXPECTED_TOOL_CALL"
         | "TOO_MANY_TOOL_CALLS"
         | "MISSING_THOUGHT_SIGNATURE"
         | "MALFORMED_RESPONSE"
         | "OTHER"
-        | "NO_IMAGE" => Finish::Failed,
-        _ => Finish::Stop,
+        | "NO_IMAGE" => FinishReason::Failed,
+        _ => FinishReason::Stop,
     }
 }
 
-impl WireUsage {
+impl GeminiUsage {
     fn unified(&self) -> Usage {
         Usage {
             input_tokens: self

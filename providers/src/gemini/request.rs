@@ -5,11 +5,12 @@ use serde_json::{Map, Number, Value, json};
 use super::DIALECT;
 use crate::Unsupported;
 use crate::chat::{
-    Chat, Choice, Content, Effort, Format, Function, Message, Piece, Role, ToolCall, Woven,
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole,
+    ReasoningEffort, ToolCall, ToolChoice, ToolFunction, Woven,
 };
 
 /// The body of a request; the model stands in the address.
-pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     let system: Vec<_> = chat
@@ -40,7 +41,7 @@ pub(super) fn of(chat: &Chat) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
+fn config(chat: &ChatRequest) -> Result<Map<String, Value>, Unsupported> {
     let mut config = Map::new();
     let mut set = |name: &str, value: Value| config.insert(name.to_owned(), value);
     let numbers = [
@@ -77,11 +78,11 @@ fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
         set("stopSequences", json!(chat.stop.list()));
     }
     match &chat.response_format {
-        Format::Text => {}
-        Format::JsonObject => {
+        AnswerFormat::Text => {}
+        AnswerFormat::JsonObject => {
             set("responseMimeType", "application/json".into());
         }
-        Format::JsonSchema { json_schema } => {
+        AnswerFormat::JsonSchema { json_schema } => {
             set("responseMimeType", "application/json".into());
             set("responseJsonSchema", json_schema.schema.clone());
         }
@@ -93,11 +94,11 @@ fn config(chat: &Chat) -> Result<Map<String, Value>, Unsupported> {
 }
 
 /// A budget is understood by every model that thinks; levels only by the newest.
-fn thinking(effort: Effort) -> Value {
-    json!({ "thinkingBudget": effort.budget(), "includeThoughts": effort != Effort::None })
+fn thinking(effort: ReasoningEffort) -> Value {
+    json!({ "thinkingBudget": effort.budget(), "includeThoughts": effort != ReasoningEffort::None })
 }
 
-fn declaration(function: &Function) -> Value {
+fn declaration(function: &ToolFunction) -> Value {
     let mut declaration = json!({ "name": function.name });
     if let Some(description) = &function.description {
         declaration["description"] = description.as_str().into();
@@ -112,21 +113,23 @@ fn declaration(function: &Function) -> Value {
     declaration
 }
 
-fn calling(choice: &Choice) -> Value {
+fn calling(choice: &ToolChoice) -> Value {
     match choice {
-        Choice::Auto => json!({ "mode": "AUTO" }),
-        Choice::Required => json!({ "mode": "ANY" }),
-        Choice::None => json!({ "mode": "NONE" }),
-        Choice::One(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
+        ToolChoice::Auto => json!({ "mode": "AUTO" }),
+        ToolChoice::Required => json!({ "mode": "ANY" }),
+        ToolChoice::None => json!({ "mode": "NONE" }),
+        ToolChoice::One(name) => json!({ "mode": "ANY", "allowedFunctionNames": [name] }),
     }
 }
 
 /// Turns of users and the model by turns: the results of one turn's calls stand together.
-fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
+fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
-        Role::Assistant => said(message, field),
-        Role::Tool => Ok(vec![result(chat, message, field)?]),
-        Role::User | Role::System => parts(&message.content, &format!("{field}.content")),
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(chat, message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            parts(&message.content, &format!("{field}.content"))
+        }
     })?;
     if turns.is_empty() {
         return Err(Unsupported::new(
@@ -141,7 +144,7 @@ fn contents(chat: &Chat) -> Result<Vec<Value>, Unsupported> {
 }
 
 /// What the model said before, with the signatures of its thoughts where they stood.
-fn said(message: &Message, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all = Vec::new();
     if let Some(woven) = message.woven(DIALECT) {
         for piece in woven {
@@ -193,7 +196,7 @@ fn signature(call: &ToolCall) -> Option<&Value> {
 }
 
 /// The result of a call; a text that is no JSON object stands in one.
-fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsupported> {
+fn result(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let id = message.tool_call_id.as_deref().unwrap_or_default();
     let name = chat.function_of(id);
     let text = message.content.texts(&format!("{field}.content"))?.concat();
@@ -204,7 +207,7 @@ fn result(chat: &Chat, message: &Message, field: &str) -> Result<Value, Unsuppor
     Ok(json!({ "functionResponse": { "id": id, "name": name, "response": response } }))
 }
 
-fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     // A blank text is refused by the API and says nothing.
     let spoken = content
         .parts(field)
@@ -213,21 +216,21 @@ fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
     spoken.map(|(field, piece)| part(&field, piece)).collect()
 }
 
-fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     let inline =
         |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
     match piece {
-        Piece::Text(text) => Ok(json!({ "text": text })),
-        Piece::Image(media) => Ok(inline(media.kind, media.data)),
-        Piece::ImageAt(image) => match image_type(&image.url) {
+        ContentPiece::Text(text) => Ok(json!({ "text": text })),
+        ContentPiece::Image(media) => Ok(inline(media.kind, media.data)),
+        ContentPiece::ImageAt(image) => match image_type(&image.url) {
             Some(kind) => Ok(json!({ "fileData": { "mimeType": kind, "fileUri": image.url } })),
             None => {
                 let problem = "has no ending that tells its type to Gemini, such as .png; or send the bytes as a data URL";
                 Err(piece.unsupported(field, problem))
             }
         },
-        Piece::Audio(audio) => Ok(inline(&format!("audio/{}", audio.format), &audio.data)),
-        Piece::File(file) => {
+        ContentPiece::Audio(audio) => Ok(inline(&format!("audio/{}", audio.format), &audio.data)),
+        ContentPiece::File(file) => {
             let media = file.media(&format!("{field}.file"))?;
             Ok(inline(media.kind, media.data))
         }

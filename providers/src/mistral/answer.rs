@@ -4,100 +4,104 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::chat::answer::{self, ChatAnswer, Finish};
+use crate::chat::answer::{self, ChatAnswer, FinishReason};
 use crate::usage::WireUsage;
 
 #[derive(Deserialize)]
-pub(super) struct Completion {
+pub(super) struct MistralCompletion {
     id: String,
     model: Option<String>,
-    choices: Vec<Choice>,
+    choices: Vec<MistralChoice>,
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    message: Message,
+struct MistralChoice {
+    message: MistralMessage,
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Message {
-    content: Option<Content>,
-    tool_calls: Option<Vec<Call>>,
+struct MistralMessage {
+    content: Option<MistralContent>,
+    tool_calls: Option<Vec<MistralCall>>,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Content {
+enum MistralContent {
     Text(String),
     Chunks(Vec<Value>),
 }
 
 #[derive(Deserialize)]
-struct Call {
+struct MistralCall {
     id: Option<String>,
-    function: Function,
+    function: MistralFunction,
 }
 
 /// Arguments are JSON as text, or an object.
 #[derive(Deserialize)]
-struct Function {
+struct MistralFunction {
     name: String,
     #[serde(default)]
     arguments: Value,
 }
 
-impl Completion {
+impl MistralCompletion {
     pub(super) fn unified(self) -> ChatAnswer {
         ChatAnswer {
             id: Some(self.id),
             model: self.model,
-            choices: self.choices.into_iter().map(Choice::unified).collect(),
+            choices: self
+                .choices
+                .into_iter()
+                .map(MistralChoice::unified)
+                .collect(),
             usage: self.usage.as_ref().and_then(WireUsage::unified),
         }
     }
 }
 
-impl Choice {
-    fn unified(self) -> answer::Choice {
+impl MistralChoice {
+    fn unified(self) -> answer::AnswerChoice {
         let reason = self.finish_reason.unwrap_or_default();
         let finish = match reason.as_str() {
-            "length" | "model_length" => Finish::Length,
-            "error" => Finish::Failed,
-            _ => Finish::Stop,
+            "length" | "model_length" => FinishReason::Length,
+            "error" => FinishReason::Failed,
+            _ => FinishReason::Stop,
         };
-        let mut choice = answer::Choice {
+        let mut choice = answer::AnswerChoice {
             finish,
             native_finish: reason,
-            ..answer::Choice::default()
+            ..answer::AnswerChoice::default()
         };
         match self.message.content {
-            Some(Content::Text(text)) => choice.text = Some(text),
-            Some(Content::Chunks(chunks)) => chunks
+            Some(MistralContent::Text(text)) => choice.text = Some(text),
+            Some(MistralContent::Chunks(chunks)) => chunks
                 .into_iter()
                 .for_each(|chunk| take(&mut choice, chunk)),
             None => {}
         }
-        let calls = self
-            .message
-            .tool_calls
-            .into_iter()
-            .flatten()
-            .map(|call| answer::Call {
-                // Some models answer with the text "null" for an id.
-                id: call.id.filter(|id| id != "null"),
-                name: call.function.name,
-                arguments: answer::arguments(call.function.arguments),
-                extra: None,
-            });
+        let calls =
+            self.message
+                .tool_calls
+                .into_iter()
+                .flatten()
+                .map(|call| answer::AnsweredCall {
+                    // Some models answer with the text "null" for an id.
+                    id: call.id.filter(|id| id != "null"),
+                    name: call.function.name,
+                    arguments: answer::arguments(call.function.arguments),
+                    extra: None,
+                });
         choice.calls = calls.collect();
         choice
     }
 }
 
 /// A chunk of text, or of thoughts with what signs them.
-fn take(choice: &mut answer::Choice, chunk: Value) {
+fn take(choice: &mut answer::AnswerChoice, chunk: Value) {
     if let Some(text) = chunk.get("text").and_then(Value::as_str) {
         choice.text.get_or_insert_default().push_str(text);
         return;

@@ -7,42 +7,42 @@ use serde::Deserialize;
 use serde_json::{Number, Value, json};
 
 use crate::usage::WireUsage;
-use crate::{Answer, Said};
+use crate::{AdapterAnswer, AnswerKind};
 
 #[derive(Deserialize)]
-pub(super) struct Moderated {
+pub(super) struct ModerationAnswer {
     id: String,
     model: Option<String>,
-    results: Vec<Judged>,
+    results: Vec<ModerationResult>,
     usage: Option<WireUsage>,
 }
 
 /// One text's. Without categories it judges nothing.
 #[derive(Deserialize)]
-struct Judged {
+struct ModerationResult {
     categories: BTreeMap<String, bool>,
     #[serde(default)]
     category_scores: BTreeMap<String, Number>,
 }
 
-impl Moderated {
-    pub(super) fn unified(self, model: &str) -> Option<Answer> {
+impl ModerationAnswer {
+    pub(super) fn unified(self, model: &str) -> Option<AdapterAnswer> {
         let body = json!({
             "id": self.id,
             "model": self.model.as_deref().unwrap_or(model),
-            "results": self.results.iter().map(Judged::unified).collect::<Vec<_>>(),
+            "results": self.results.iter().map(ModerationResult::unified).collect::<Vec<_>>(),
         });
         let body = serde_json::value::to_raw_value(&body).ok()?;
         let usage = self.usage.as_ref().and_then(WireUsage::unified);
-        Some(Answer {
+        Some(AdapterAnswer {
             body,
             usage,
-            said: Said::Whole,
+            said: AnswerKind::Whole,
         })
     }
 }
 
-impl Judged {
+impl ModerationResult {
     fn unified(&self) -> Value {
         json!({
             "flagged": self.categories.values().any(|hit| *hit),

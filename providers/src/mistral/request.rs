@@ -6,13 +6,16 @@ use sha2::{Digest, Sha256};
 
 use super::DIALECT;
 use crate::Unsupported;
-use crate::chat::{Chat, Choice, Content, Format, Message, Piece, Role, Tool};
+use crate::chat::{
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
+    ToolChoice,
+};
 
 /// Letters and digits of the id of a call.
 const ID_LENGTH: usize = 9;
 
 /// The body of a request.
-pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
@@ -67,15 +70,17 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupported> {
+fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
     let field = format!("body.messages[{index}].content");
     match message.role {
-        Role::System => {
+        MessageRole::System => {
             Ok(json!({ "role": "system", "content": message.content.texts(&field)?.concat() }))
         }
-        Role::User => Ok(json!({ "role": "user", "content": content(&message.content, &field)? })),
-        Role::Assistant => said(message, &field),
-        Role::Tool => {
+        MessageRole::User => {
+            Ok(json!({ "role": "user", "content": content(&message.content, &field)? }))
+        }
+        MessageRole::Assistant => said(message, &field),
+        MessageRole::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
             let text = message.content.texts(&field)?.concat();
             let mut result =
@@ -89,7 +94,7 @@ fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupport
 }
 
 /// What the model said before, with its thoughts as it gave them.
-fn said(message: &Message, field: &str) -> Result<Value, Unsupported> {
+fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let mut text = message.content.texts(field)?.concat();
     text.push_str(message.refusal.as_deref().unwrap_or_default());
     let mut chunks: Vec<_> = message.opaque(DIALECT).cloned().collect();
@@ -122,8 +127,8 @@ fn call_id(id: &str) -> String {
     hex(&Sha256::digest(id))[..ID_LENGTH].to_owned()
 }
 
-fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
-    if let Content::Text(text) = content {
+fn content(content: &MessageContent, field: &str) -> Result<Value, Unsupported> {
+    if let MessageContent::Text(text) = content {
         return Ok(text.as_str().into());
     }
     content
@@ -133,13 +138,13 @@ fn content(content: &Content, field: &str) -> Result<Value, Unsupported> {
         .collect()
 }
 
-fn chunk(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+fn chunk(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     Ok(match piece {
-        Piece::Text(text) => json!({ "type": "text", "text": text }),
-        Piece::Image(media) => image(&media.url(), media.detail),
-        Piece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
-        Piece::Audio(audio) => json!({ "type": "input_audio", "input_audio": audio.data }),
-        Piece::File(file) => {
+        ContentPiece::Text(text) => json!({ "type": "text", "text": text }),
+        ContentPiece::Image(media) => image(&media.url(), media.detail),
+        ContentPiece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
+        ContentPiece::Audio(audio) => json!({ "type": "input_audio", "input_audio": audio.data }),
+        ContentPiece::File(file) => {
             let media = file.media(&format!("{field}.file"))?;
             let mut chunk = json!({ "type": "document_url", "document_url": media.url() });
             if let Some(name) = &file.filename {
@@ -159,7 +164,7 @@ fn image(url: &str, detail: Option<&str>) -> Value {
     }
 }
 
-fn tool(tool: &Tool) -> Value {
+fn tool(tool: &OfferedTool) -> Value {
     let function = tool.function();
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {
@@ -171,20 +176,20 @@ fn tool(tool: &Tool) -> Value {
     json!({ "type": "function", "function": wire })
 }
 
-fn choice(choice: &Choice) -> Value {
+fn choice(choice: &ToolChoice) -> Value {
     match choice {
-        Choice::Auto => "auto".into(),
-        Choice::Required => "any".into(),
-        Choice::None => "none".into(),
-        Choice::One(name) => json!({ "type": "function", "function": { "name": name } }),
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::Required => "any".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::One(name) => json!({ "type": "function", "function": { "name": name } }),
     }
 }
 
-fn format(format: &Format) -> Option<Value> {
+fn format(format: &AnswerFormat) -> Option<Value> {
     match format {
-        Format::Text => None,
-        Format::JsonObject => Some(json!({ "type": "json_object" })),
-        Format::JsonSchema {
+        AnswerFormat::Text => None,
+        AnswerFormat::JsonObject => Some(json!({ "type": "json_object" })),
+        AnswerFormat::JsonSchema {
             json_schema: schema,
         } => {
             let mut wire = json!({ "name": schema.name, "schema": schema.schema });

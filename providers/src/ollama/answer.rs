@@ -4,12 +4,12 @@ use forebay_schemas::Usage;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::chat::answer::{self, ChatAnswer, Choice, Finish};
+use crate::chat::answer::{self, AnswerChoice, ChatAnswer, FinishReason};
 
 #[derive(Deserialize)]
-pub(super) struct Chat {
+pub(super) struct OllamaChat {
     model: Option<String>,
-    message: Message,
+    message: OllamaMessage,
     done_reason: Option<String>,
     /// Absent where the prompt is in the cache.
     prompt_eval_count: Option<u64>,
@@ -17,52 +17,52 @@ pub(super) struct Chat {
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct OllamaMessage {
     content: Option<String>,
     thinking: Option<String>,
-    tool_calls: Option<Vec<Call>>,
+    tool_calls: Option<Vec<OllamaCall>>,
 }
 
 #[derive(Deserialize)]
-struct Call {
+struct OllamaCall {
     id: Option<String>,
-    function: Function,
+    function: OllamaFunction,
 }
 
 #[derive(Deserialize)]
-struct Function {
+struct OllamaFunction {
     name: String,
     #[serde(default)]
     arguments: Value,
 }
 
-impl Chat {
+impl OllamaChat {
     pub(super) fn unified(self) -> ChatAnswer {
         let reason = self.done_reason.unwrap_or_default();
         let finish = match reason.as_str() {
-            "length" => Finish::Length,
+            "length" => FinishReason::Length,
             // The model was only loaded.
-            "load" => Finish::Failed,
-            _ => Finish::Stop,
+            "load" => FinishReason::Failed,
+            _ => FinishReason::Stop,
         };
-        let calls = self
-            .message
-            .tool_calls
-            .into_iter()
-            .flatten()
-            .map(|call| answer::Call {
-                id: call.id,
-                name: call.function.name,
-                arguments: answer::arguments(call.function.arguments),
-                extra: None,
-            });
-        let choice = Choice {
+        let calls =
+            self.message
+                .tool_calls
+                .into_iter()
+                .flatten()
+                .map(|call| answer::AnsweredCall {
+                    id: call.id,
+                    name: call.function.name,
+                    arguments: answer::arguments(call.function.arguments),
+                    extra: None,
+                });
+        let choice = AnswerChoice {
             text: self.message.content,
             reasoning: self.message.thinking,
             calls: calls.collect(),
             finish,
             native_finish: reason,
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         let told = self.prompt_eval_count.or(self.eval_count).is_some();
         let usage = told.then(|| Usage {

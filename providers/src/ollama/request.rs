@@ -3,10 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use crate::Unsupported;
-use crate::chat::{Chat, Choice, Format, Message, Piece, Role, Tool};
+use crate::chat::{
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageRole, OfferedTool, ToolChoice,
+};
 
 /// The body of a request.
-pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
@@ -22,20 +24,20 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
         set("options", options.into());
     }
     match &chat.response_format {
-        Format::Text => {}
-        Format::JsonObject => {
+        AnswerFormat::Text => {}
+        AnswerFormat::JsonObject => {
             set("format", "json".into());
         }
-        Format::JsonSchema { json_schema } => {
+        AnswerFormat::JsonSchema { json_schema } => {
             set("format", json_schema.schema.clone());
         }
     }
     match &chat.tool_choice {
-        Choice::Auto if !chat.tools.is_empty() => {
+        ToolChoice::Auto if !chat.tools.is_empty() => {
             set("tools", chat.tools.iter().map(tool).collect());
         }
-        Choice::Auto | Choice::None => {}
-        Choice::Required | Choice::One(_) => {
+        ToolChoice::Auto | ToolChoice::None => {}
+        ToolChoice::Required | ToolChoice::One(_) => {
             let problem = "Ollama lets the model choose, use `auto` or leave it out";
             return Err(Unsupported::new("body.tool_choice", problem));
         }
@@ -49,7 +51,7 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     Ok(body.into())
 }
 
-fn options(chat: &Chat) -> Map<String, Value> {
+fn options(chat: &ChatRequest) -> Map<String, Value> {
     let mut options = Map::new();
     let numbers = [
         ("temperature", &chat.temperature),
@@ -75,30 +77,30 @@ fn options(chat: &Chat) -> Map<String, Value> {
     options
 }
 
-fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupported> {
+fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
     let field = format!("body.messages[{index}]");
     let (mut text, mut images) = (String::new(), Vec::new());
     for (place, piece) in message.content.parts(&format!("{field}.content")) {
         match piece {
-            Piece::Text(words) => text.push_str(words),
-            Piece::Image(media) => images.push(media.data),
-            Piece::ImageAt(_) => {
+            ContentPiece::Text(words) => text.push_str(words),
+            ContentPiece::Image(media) => images.push(media.data),
+            ContentPiece::ImageAt(_) => {
                 return Err(piece.unsupported(
                     &place,
                     "Ollama fetches nothing, send the bytes as a data URL",
                 ));
             }
-            Piece::Audio(_) | Piece::File(_) => {
+            ContentPiece::Audio(_) | ContentPiece::File(_) => {
                 return Err(piece.unsupported(&place, "Ollama reads text and images"));
             }
         }
     }
     text.push_str(message.refusal.as_deref().unwrap_or_default());
     let role = match message.role {
-        Role::System => "system",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
+        MessageRole::System => "system",
+        MessageRole::User => "user",
+        MessageRole::Assistant => "assistant",
+        MessageRole::Tool => "tool",
     };
     let mut turn = json!({ "role": role, "content": text });
     if !images.is_empty() {
@@ -107,7 +109,7 @@ fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupport
     if let Some(thoughts) = message
         .reasoning_content
         .as_deref()
-        .filter(|_| message.role == Role::Assistant)
+        .filter(|_| message.role == MessageRole::Assistant)
     {
         turn["thinking"] = thoughts.into();
     }
@@ -129,7 +131,7 @@ fn turn(chat: &Chat, index: usize, message: &Message) -> Result<Value, Unsupport
     Ok(turn)
 }
 
-fn tool(tool: &Tool) -> Value {
+fn tool(tool: &OfferedTool) -> Value {
     let function = tool.function();
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {

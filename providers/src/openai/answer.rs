@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::error::ErrorBody;
 use crate::message::Reply;
 use crate::usage::WireUsage;
-use crate::{Call, Kind, Said};
+use crate::{AdapterCall, AnswerKind, WorkKind};
 
 /// The forms of a transcription that are no JSON.
 const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
@@ -20,7 +20,7 @@ const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
 /// Parts of an answer. None of them fails it by being of another type: what matters is read by itself.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-pub(super) struct Parts<'a> {
+pub(super) struct AnswerParts<'a> {
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
     choices: Option<Value>,
@@ -39,7 +39,7 @@ pub(super) struct Parts<'a> {
     incomplete_details: Option<Value>,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> AnswerParts<'a> {
     /// `None` for what is no object: no kind of work is answered by a bare value or a list.
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let parts: Self = serde_json::from_str(body).ok()?;
@@ -51,23 +51,23 @@ impl<'a> Parts<'a> {
     }
 
     /// Whether it has what a kind of work is answered with.
-    pub(super) fn answers(&self, kind: Kind) -> bool {
+    pub(super) fn answers(&self, kind: WorkKind) -> bool {
         let has_items = |list: Option<&RawValue>| {
             let items = list.and_then(|list| list.get().strip_prefix('['));
             items.is_some_and(|items| !items.trim_start().starts_with(']'))
         };
         match kind {
-            Kind::Chat => self.choices().next().is_some(),
-            Kind::Responses => self
+            WorkKind::Chat => self.choices().next().is_some(),
+            WorkKind::Responses => self
                 .output
                 .is_some_and(|output| output.get().starts_with('[')),
-            Kind::Embeddings | Kind::Image => has_items(self.data),
-            Kind::Moderation | Kind::Rerank => self
+            WorkKind::Embeddings | WorkKind::Image => has_items(self.data),
+            WorkKind::Moderation | WorkKind::Rerank => self
                 .results
                 .is_some_and(|results| results.get().starts_with('[')),
-            Kind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
+            WorkKind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
             // It is no JSON.
-            Kind::Speech => false,
+            WorkKind::Speech => false,
         }
     }
 
@@ -87,28 +87,32 @@ impl<'a> Parts<'a> {
     }
 
     /// A refusal is what no choice has anything beside.
-    pub(super) fn said(&self) -> Said {
+    pub(super) fn said(&self) -> AnswerKind {
         // OpenRouter's stands in the choice, of a provider that failed after it began.
         let of_choice = self.choices().next().and_then(|choice| choice.get("error"));
         let failed = of_choice.or(self.error.as_ref());
         if let Some(error) = failed.filter(|error| error.is_object() || error.is_string()) {
-            return Said::Error(ErrorBody::of(error));
+            return AnswerKind::Error(ErrorBody::of(error));
         }
         let is = |status: &str| self.status.as_ref().is_some_and(|found| found == status);
         if is("failed") || is("cancelled") {
-            return Said::Error(ErrorBody::default());
+            return AnswerKind::Error(ErrorBody::default());
         }
         let cut = self
             .incomplete_details
             .as_ref()
             .and_then(|details| details.get("reason"));
         if is("incomplete") && cut.is_some_and(|reason| reason == "content_filter") {
-            return Said::Filtered("the provider's content filter cut the answer off".to_owned());
+            return AnswerKind::Filtered(
+                "the provider's content filter cut the answer off".to_owned(),
+            );
         }
         let mut reasons = self.choices().map(refusal);
         match reasons.next() {
-            Some(Some(reason)) if reasons.all(|reason| reason.is_some()) => Said::Filtered(reason),
-            _ => Said::Whole,
+            Some(Some(reason)) if reasons.all(|reason| reason.is_some()) => {
+                AnswerKind::Filtered(reason)
+            }
+            _ => AnswerKind::Whole,
         }
     }
 }
@@ -138,9 +142,9 @@ pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
 }
 
 /// A transcription as plain text or subtitles, where that was asked for.
-pub(super) fn plain_text(call: &Call<'_>, reply: &Reply) -> Option<Box<RawValue>> {
+pub(super) fn plain_text(call: &AdapterCall<'_>, reply: &Reply) -> Option<Box<RawValue>> {
     let format: String = serde_json::from_str(call.job.body.get("response_format")?.get()).ok()?;
-    let is_asked = call.kind == Kind::Transcription && PLAIN.contains(&format.as_str());
+    let is_asked = call.kind == WorkKind::Transcription && PLAIN.contains(&format.as_str());
     let is_page = content_type(reply).is_some_and(|kind| kind.contains("html"));
     let text = std::str::from_utf8(&reply.body)
         .ok()

@@ -10,12 +10,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::Unsupported;
-use crate::chat::Media;
+use crate::chat::MediaContent;
 
 /// What stands for a file in a job's body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct MultipartFile {
     /// Its bytes in base64, or a data URL.
     data: String,
     /// Its name: providers tell the format by its ending.
@@ -62,8 +62,9 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     let file = body
         .get("file")
         .ok_or_else(|| wrong("is missing: write {\"data\": BASE64, \"filename\": …}"))?;
-    let file: File = serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
-    let media = Media::of(&file.data);
+    let file: MultipartFile =
+        serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
+    let media = MediaContent::of(&file.data);
     let name = file
         .filename
         .or_else(|| media.map(|media| format!("audio.{}", ending(&media))));
@@ -80,7 +81,7 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
 }
 
 /// The ending of names of files of this type.
-fn ending<'a>(media: &Media<'a>) -> &'a str {
+fn ending<'a>(media: &MediaContent<'a>) -> &'a str {
     match media.format() {
         "mpeg" => "mp3",
         "vnd.wave" | "wave" => "wav",

@@ -5,32 +5,32 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DIALECT;
-use crate::chat::answer::{Call, ChatAnswer, Choice, Finish, raw};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, raw};
 use crate::usage::WireUsage;
-use crate::{Answer, ErrorBody, Said};
+use crate::{AdapterAnswer, AnswerKind, ErrorBody};
 
 #[derive(Deserialize)]
-pub(super) struct Response {
+pub(super) struct ResponsesAnswer {
     id: String,
     model: Option<String>,
     status: String,
     #[serde(default)]
     output: Vec<Value>,
     error: Option<Value>,
-    incomplete_details: Option<Incomplete>,
+    incomplete_details: Option<IncompleteDetails>,
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
-struct Incomplete {
+struct IncompleteDetails {
     reason: Option<String>,
 }
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum Item {
+enum ResponseItem {
     Message {
-        content: Vec<Part>,
+        content: Vec<ResponsePart>,
     },
     FunctionCall {
         call_id: String,
@@ -39,41 +39,41 @@ enum Item {
     },
     Reasoning {
         #[serde(default)]
-        summary: Vec<Part>,
+        summary: Vec<ResponsePart>,
     },
     #[serde(other)]
     Other,
 }
 
 #[derive(Deserialize)]
-struct Part {
+struct ResponsePart {
     text: Option<String>,
     refusal: Option<String>,
 }
 
-impl Response {
-    pub(super) fn unified(self, model: &str, now: Timestamp) -> Option<Answer> {
+impl ResponsesAnswer {
+    pub(super) fn unified(self, model: &str, now: Timestamp) -> Option<AdapterAnswer> {
         let usage = self.usage.as_ref().and_then(WireUsage::unified);
         let error = self.error.filter(|error| !error.is_null());
         if error.is_some() || !["completed", "incomplete"].contains(&self.status.as_str()) {
             let error = error.unwrap_or_else(|| json!({ "code": self.status }));
-            return Some(Answer {
+            return Some(AdapterAnswer {
                 body: raw(&error)?,
                 usage,
-                said: Said::Error(ErrorBody::of(&error)),
+                said: AnswerKind::Error(ErrorBody::of(&error)),
             });
         }
         let reason = self.incomplete_details.and_then(|details| details.reason);
         let finish = match reason.as_deref() {
-            Some("max_output_tokens") => Finish::Length,
-            Some("content_filter") => Finish::Filtered,
-            _ => Finish::Stop,
+            Some("max_output_tokens") => FinishReason::Length,
+            Some("content_filter") => FinishReason::Filtered,
+            _ => FinishReason::Stop,
         };
         let native_finish = reason.unwrap_or(self.status);
-        let mut choice = Choice {
+        let mut choice = AnswerChoice {
             finish,
             native_finish,
-            ..Choice::default()
+            ..AnswerChoice::default()
         };
         for item in self.output {
             take(&mut choice, item);
@@ -88,12 +88,12 @@ impl Response {
     }
 }
 
-fn take(choice: &mut Choice, value: Value) {
-    match Item::deserialize(&value) {
-        Ok(Item::Message { content }) => {
+fn take(choice: &mut AnswerChoice, value: Value) {
+    match ResponseItem::deserialize(&value) {
+        Ok(ResponseItem::Message { content }) => {
             for part in content {
                 if let Some(refusal) = part.refusal {
-                    choice.finish = Finish::Filtered;
+                    choice.finish = FinishReason::Filtered;
                     choice.text.get_or_insert_default().push_str(&refusal);
                 }
                 if let Some(text) = part.text {
@@ -101,19 +101,19 @@ fn take(choice: &mut Choice, value: Value) {
                 }
             }
         }
-        Ok(Item::FunctionCall {
+        Ok(ResponseItem::FunctionCall {
             call_id,
             name,
             arguments,
         }) => {
-            choice.calls.push(Call {
+            choice.calls.push(AnsweredCall {
                 id: Some(call_id),
                 name,
                 arguments,
                 extra: None,
             });
         }
-        Ok(Item::Reasoning { summary }) => {
+        Ok(ResponseItem::Reasoning { summary }) => {
             let texts = summary.into_iter().filter_map(|part| part.text);
             let text: String = texts.collect();
             if !text.is_empty() {
@@ -124,6 +124,6 @@ fn take(choice: &mut Choice, value: Value) {
                 choice.keep(DIALECT, value);
             }
         }
-        Ok(Item::Other) | Err(_) => {}
+        Ok(ResponseItem::Other) | Err(_) => {}
     }
 }

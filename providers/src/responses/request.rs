@@ -4,10 +4,13 @@ use serde_json::{Map, Value, json};
 
 use super::DIALECT;
 use crate::Unsupported;
-use crate::chat::{Chat, Choice, Content, Effort, Format, Message, Piece, Role, Tool};
+use crate::chat::{
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
+    ReasoningEffort, ToolChoice,
+};
 
 /// The body of a request.
-pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
+pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
@@ -29,7 +32,7 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
     }
     if let Some(effort) = chat.reasoning_effort {
         set("reasoning", json!({ "effort": effort.as_str() }));
-        if effort != Effort::None {
+        if effort != ReasoningEffort::None {
             // What is not stored there has to be sent back in the next turn.
             set("include", json!(["reasoning.encrypted_content"]));
         }
@@ -61,25 +64,25 @@ pub(super) fn of(chat: &Chat, model: &str) -> Result<Value, Unsupported> {
 }
 
 /// What one message is in Responses: a message, and an item for each call, result and thought.
-fn items(input: &mut Vec<Value>, field: &str, message: &Message) -> Result<(), Unsupported> {
+fn items(input: &mut Vec<Value>, field: &str, message: &ChatMessage) -> Result<(), Unsupported> {
     let content = format!("{field}.content");
     match message.role {
-        Role::System => {
+        MessageRole::System => {
             let text = message.content.texts(&content)?.concat();
             input.push(json!({ "type": "message", "role": "developer", "content": text }));
         }
-        Role::User => {
+        MessageRole::User => {
             let parts = parts(&message.content, &content)?;
             input.push(json!({ "type": "message", "role": "user", "content": parts }));
         }
-        Role::Tool => {
+        MessageRole::Tool => {
             let output = message.content.texts(&content)?.concat();
             let call_id = &message.tool_call_id;
             input.push(
                 json!({ "type": "function_call_output", "call_id": call_id, "output": output }),
             );
         }
-        Role::Assistant => {
+        MessageRole::Assistant => {
             input.extend(message.opaque(DIALECT).cloned());
             let mut text = message.content.texts(&content)?.concat();
             text.push_str(message.refusal.as_deref().unwrap_or_default());
@@ -95,7 +98,7 @@ fn items(input: &mut Vec<Value>, field: &str, message: &Message) -> Result<(), U
     Ok(())
 }
 
-fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     content
         .parts(field)
         .into_iter()
@@ -103,14 +106,14 @@ fn parts(content: &Content, field: &str) -> Result<Vec<Value>, Unsupported> {
         .collect()
 }
 
-fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
+fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     let image = |url: &str, detail: Option<&str>| json!({ "type": "input_image", "image_url": url, "detail": detail.unwrap_or("auto") });
     Ok(match piece {
-        Piece::Text(text) => json!({ "type": "input_text", "text": text }),
-        Piece::Image(media) => image(&media.url(), media.detail),
-        Piece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
-        Piece::Audio(_) => return Err(piece.unsupported(field, "Responses take no sound")),
-        Piece::File(file) => {
+        ContentPiece::Text(text) => json!({ "type": "input_text", "text": text }),
+        ContentPiece::Image(media) => image(&media.url(), media.detail),
+        ContentPiece::ImageAt(at) => image(&at.url, at.detail.as_deref()),
+        ContentPiece::Audio(_) => return Err(piece.unsupported(field, "Responses take no sound")),
+        ContentPiece::File(file) => {
             let mut part = json!({ "type": "input_file" });
             let given = [
                 ("file_data", &file.file_data),
@@ -127,7 +130,7 @@ fn part(field: &str, piece: Piece<'_>) -> Result<Value, Unsupported> {
     })
 }
 
-fn tool(tool: &Tool) -> Value {
+fn tool(tool: &OfferedTool) -> Value {
     let function = tool.function();
     let mut wire = json!({
         "type": "function",
@@ -142,23 +145,23 @@ fn tool(tool: &Tool) -> Value {
     wire
 }
 
-fn choice(choice: &Choice) -> Value {
+fn choice(choice: &ToolChoice) -> Value {
     match choice {
-        Choice::Auto => "auto".into(),
-        Choice::Required => "required".into(),
-        Choice::None => "none".into(),
-        Choice::One(name) => json!({ "type": "function", "name": name }),
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::One(name) => json!({ "type": "function", "name": name }),
     }
 }
 
-fn text_config(chat: &Chat) -> Map<String, Value> {
+fn text_config(chat: &ChatRequest) -> Map<String, Value> {
     let mut text = Map::new();
     match &chat.response_format {
-        Format::Text => {}
-        Format::JsonObject => {
+        AnswerFormat::Text => {}
+        AnswerFormat::JsonObject => {
             text.insert("format".to_owned(), json!({ "type": "json_object" }));
         }
-        Format::JsonSchema {
+        AnswerFormat::JsonSchema {
             json_schema: schema,
         } => {
             let mut wire =

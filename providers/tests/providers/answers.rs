@@ -1,7 +1,7 @@
 //! What providers answer, as the unified answer; and that the next request gives back what they want back.
 
-use forebay_providers::Kind;
 use forebay_providers::Reply;
+use forebay_providers::WorkKind;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -53,7 +53,10 @@ fn read(answered: &Answered) -> Value {
     let endpoint = targets::endpoint(&answered.provider);
     let ask = RawValue::from_string(r#"{"messages":[{"role":"user","content":"?"}]}"#.to_owned());
     let ask = answered.asked.clone().unwrap_or_else(|| ask.expect("JSON"));
-    let job = targets::job(answered.url.as_deref().unwrap_or(Kind::Chat.url()), &ask);
+    let job = targets::job(
+        answered.url.as_deref().unwrap_or(WorkKind::Chat.url()),
+        &ask,
+    );
     let bytes = answered
         .text
         .clone()
@@ -75,7 +78,7 @@ fn read(answered: &Answered) -> Value {
     }
     if let Some(message) = line
         .pointer("/body/choices/0/message")
-        .filter(|_| job.url == Kind::Chat.url())
+        .filter(|_| job.url == WorkKind::Chat.url())
     {
         line["next"] = next(answered, message);
     }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use forebay_providers::registry::{self, Auth, Dialect, Provider};
+use forebay_providers::registry::{self, Dialect, KeyPlacement, Provider};
 
 use crate::targets::Target;
 use crate::{errors, files, headers, requests, silence, targets};
@@ -113,9 +113,9 @@ they end is read).
 
 fn auth(provider: &Provider) -> String {
     let way = match &provider.auth {
-        Auth::Bearer => "`Authorization: Bearer`".to_owned(),
-        Auth::Header(name) => format!("`{name}`"),
-        Auth::AwsSigv4 => "AWS signature 4".to_owned(),
+        KeyPlacement::Bearer => "`Authorization: Bearer`".to_owned(),
+        KeyPlacement::Header(name) => format!("`{name}`"),
+        KeyPlacement::AwsSigv4 => "AWS signature 4".to_owned(),
     };
     if provider.keyless {
         format!("{way}, or none")

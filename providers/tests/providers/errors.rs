@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use forebay_providers::Scope;
+use forebay_providers::ErrorScope;
 use forebay_schemas::Class;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -23,7 +23,7 @@ struct Row {
     /// A text stands for bytes that are no JSON.
     body: Value,
     class: Class,
-    scope: Option<Scope>,
+    scope: Option<ErrorScope>,
     /// How long the provider is taken to ask to wait, if it is.
     wait_ms: Option<u64>,
     /// The short name in the completion.

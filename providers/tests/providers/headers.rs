@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use forebay_providers::Secret;
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 use forebay_providers::registry;
-use forebay_providers::{Figures, Kind};
+use forebay_providers::{RateLimitHeaders, WorkKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
@@ -26,7 +26,7 @@ struct Told {
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 struct Expected {
-    counts: Dimension,
+    counts: LimitDimension,
     limit: u64,
     remaining: u64,
     whole_in_ms: Option<u64>,
@@ -34,8 +34,8 @@ struct Expected {
     per_seconds: Option<u64>,
 }
 
-impl From<Figures> for Expected {
-    fn from(figures: Figures) -> Self {
+impl From<RateLimitHeaders> for Expected {
+    fn from(figures: RateLimitHeaders) -> Self {
         let millis =
             |wait: std::time::Duration| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
         Self {
@@ -76,7 +76,7 @@ fn each_key_is_sent_as_its_provider_wants_it_and_in_no_other_place() {
         let endpoint = targets::endpoint(&provider.name);
         let text = RawValue::from_string(r#"{"input":"the forebay"}"#.to_owned()).expect("JSON");
         let job = match provider.kinds()[0] {
-            Kind::Chat => requests::chats()[0].job(),
+            WorkKind::Chat => requests::chats()[0].job(),
             other => targets::job(other.url(), &text),
         };
         let mut request = endpoint.encode(&job, "model").expect("plain");

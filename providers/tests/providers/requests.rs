@@ -1,6 +1,6 @@
 //! What is sent for a job: the path, the headers and the body, or the field that cannot be said.
 
-use forebay_providers::{Endpoint, Kind, Obstacle};
+use forebay_providers::{Endpoint, UnsupportedKind, WorkKind};
 use forebay_schemas::Job;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -20,7 +20,10 @@ pub(crate) struct Asked {
 
 impl Asked {
     pub(crate) fn job(&self) -> Job {
-        targets::job(self.url.as_deref().unwrap_or(Kind::Chat.url()), &self.body)
+        targets::job(
+            self.url.as_deref().unwrap_or(WorkKind::Chat.url()),
+            &self.body,
+        )
     }
 }
 
@@ -133,7 +136,7 @@ fn a_mistake_is_told_from_what_a_provider_has_not() {
     let asked = ["hostile.jsonl", "kinds.jsonl"].map(files::jsonl::<Asked>);
     let is_mistake = |asked: &&Asked| {
         let refused = endpoint.refusal(&asked.job(), "model");
-        refused.is_some_and(|refused| refused.obstacle == Obstacle::InvalidValue)
+        refused.is_some_and(|refused| refused.obstacle == UnsupportedKind::InvalidValue)
     };
     let mistakes: Vec<_> = asked
         .iter()

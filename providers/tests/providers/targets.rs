@@ -1,7 +1,7 @@
 //! Where requests of fixtures go.
 
 use forebay_providers::registry::{self, Provider};
-use forebay_providers::{Endpoint, Kind};
+use forebay_providers::{Endpoint, WorkKind};
 use forebay_schemas::Job;
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -70,5 +70,5 @@ pub(crate) fn job(url: &str, body: &RawValue) -> Job {
 
 /// A chat.
 pub(crate) fn chat(body: &RawValue) -> Job {
-    job(Kind::Chat.url(), body)
+    job(WorkKind::Chat.url(), body)
 }

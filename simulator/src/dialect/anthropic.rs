@@ -4,9 +4,12 @@ mod conversation;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, digest, prompt_tokens};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::answer::{VendorAnswer, digest, prompt_tokens};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    UnifiedRequest, reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::signature;
 
 /// The fields that a request may have. `temperature` and its like are of the older version alone.
@@ -38,19 +41,19 @@ const LEAST_BUDGET: u64 = 1_024;
 
 /// The versions of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Version {
+pub(super) enum ApiVersion {
     Of2023,
     Of2026,
 }
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let version = call
         .headers
         .get("anthropic-version")
         .and_then(|value| value.to_str().ok());
     let version = match version {
-        Some("2023-06-01") => Version::Of2023,
-        Some("2026-10-21") => Version::Of2026,
+        Some("2023-06-01") => ApiVersion::Of2023,
+        Some("2026-10-21") => ApiVersion::Of2026,
         Some(other) => {
             return wrong(format!(
                 "anthropic-version: \"{other}\" is not a valid version"
@@ -66,7 +69,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
     let read = asked.cached(input);
     let (reason, stopped) = end(&said);
-    let refused = matches!(said.content, Content::Refusal(_));
+    let refused = matches!(said.content, AnswerContent::Refusal(_));
     let details = json!({ "type": "refusal", "category": "cyber", "explanation": said.text() });
     let body = json!({
         "id": format!("msg_{id}"),
@@ -79,14 +82,14 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         "stop_details": if refused { details } else { Value::Null },
         "usage": usage(request, &said, (input, read), output),
     });
-    Ok(Answer::json(200, &body)
+    Ok(VendorAnswer::json(200, &body)
         .with("request-id", &format!("req_{id}"))
         .spending(input - read, output))
 }
 
 /// What is read from the cache, and what is put there on demand, here the system prompt, is counted apart from
 /// the rest of the input.
-fn usage(request: &Value, said: &Said, (input, read): (u64, u64), output: u64) -> Value {
+fn usage(request: &Value, said: &UnifiedAnswer, (input, read): (u64, u64), output: u64) -> Value {
     let system = request
         .get("system")
         .and_then(Value::as_array)
@@ -106,42 +109,42 @@ fn usage(request: &Value, said: &Said, (input, read): (u64, u64), output: u64) -
     })
 }
 
-fn end(said: &Said) -> (&'static str, Option<&str>) {
+fn end(said: &UnifiedAnswer) -> (&'static str, Option<&str>) {
     match (&said.content, &said.end) {
-        (Content::Calls(_), _) => ("tool_use", None),
-        (Content::Refusal(_), _) => ("refusal", None),
-        (_, End::Stopped(sequence)) => ("stop_sequence", Some(sequence)),
-        (_, End::Length) => ("max_tokens", None),
-        (_, End::Whole) => ("end_turn", None),
+        (AnswerContent::Calls(_), _) => ("tool_use", None),
+        (AnswerContent::Refusal(_), _) => ("refusal", None),
+        (_, AnswerEnd::Stopped(sequence)) => ("stop_sequence", Some(sequence)),
+        (_, AnswerEnd::Length) => ("max_tokens", None),
+        (_, AnswerEnd::Whole) => ("end_turn", None),
     }
 }
 
-fn blocks(said: &Said, id: &str) -> Vec<Value> {
+fn blocks(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let thought = said.thought.as_ref().map(
         |thought| json!({ "type": "thinking", "thinking": thought, "signature": signature::seal(thought) }),
     );
     let content = match &said.content {
-        Content::Text(text) => vec![json!({ "type": "text", "text": text })],
-        Content::Calls(calls) => {
+        AnswerContent::Text(text) => vec![json!({ "type": "text", "text": text })],
+        AnswerContent::Calls(calls) => {
             let block = |(at, call): (usize, &ToolCall)| {
                 let id = format!("toolu_{id}{at}");
                 json!({ "type": "tool_use", "id": id, "name": call.name, "input": call.arguments })
             };
             calls.iter().enumerate().map(block).collect()
         }
-        Content::Refusal(_) => Vec::new(),
+        AnswerContent::Refusal(_) => Vec::new(),
     };
     thought.into_iter().chain(content).collect()
 }
 
-fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
+fn asked(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, RequestProblem> {
     let Some(fields) = request.as_object() else {
-        return Err(Wrong::Unreadable);
+        return Err(RequestProblem::Unreadable);
     };
     for field in fields.keys().map(String::as_str) {
         match (SAMPLING.contains(&field), version) {
-            (true, Version::Of2023) => {}
-            (true, Version::Of2026) => {
+            (true, ApiVersion::Of2023) => {}
+            (true, ApiVersion::Of2026) => {
                 return wrong(format!(
                     "{field}: not supported since anthropic-version 2026-10-21"
                 ));
@@ -161,7 +164,7 @@ fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
     }
     let thinks = thinking(request, most)?;
     let (text, result) = conversation::last(request, version, thinks)?;
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text,
         result,
         tools: tools(request)?,
@@ -174,7 +177,7 @@ fn asked(request: &Value, version: Version) -> Result<Asked, Wrong> {
     })
 }
 
-fn thinking(request: &Value, most: u64) -> Result<bool, Wrong> {
+fn thinking(request: &Value, most: u64) -> Result<bool, RequestProblem> {
     let Some(thinking) = request
         .get("thinking")
         .filter(|thinking| !thinking.is_null())
@@ -200,7 +203,7 @@ fn thinking(request: &Value, most: u64) -> Result<bool, Wrong> {
     }
 }
 
-fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
     let tool = |(at, tool): (usize, &Value)| {
         let Some(name) = tool.get("name").and_then(Value::as_str) else {
             return wrong(format!("tools.{at}.custom.name: Field required"));
@@ -213,7 +216,7 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
                 "tools.{at}.custom.input_schema.type: Field required"
             ));
         };
-        Ok(Tool {
+        Ok(OfferedTool {
             name: name.to_owned(),
             schema: schema.clone(),
         })
@@ -228,16 +231,16 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
         .collect()
 }
 
-fn choice(choice: Option<&Value>) -> Result<Choice, Wrong> {
+fn choice(choice: Option<&Value>) -> Result<ToolChoice, RequestProblem> {
     let Some(choice) = choice.filter(|choice| !choice.is_null()) else {
-        return Ok(Choice::Free);
+        return Ok(ToolChoice::Free);
     };
     let name = choice.get("name").and_then(Value::as_str);
     match (choice.get("type").and_then(Value::as_str), name) {
-        (Some("auto"), _) => Ok(Choice::Free),
-        (Some("any"), _) => Ok(Choice::Any),
-        (Some("none"), _) => Ok(Choice::Never),
-        (Some("tool"), Some(name)) => Ok(Choice::Named(name.to_owned())),
+        (Some("auto"), _) => Ok(ToolChoice::Free),
+        (Some("any"), _) => Ok(ToolChoice::Any),
+        (Some("none"), _) => Ok(ToolChoice::Never),
+        (Some("tool"), Some(name)) => Ok(ToolChoice::Named(name.to_owned())),
         (Some("tool"), None) => wrong("tool_choice.tool.name: Field required"),
         _ => wrong(
             "tool_choice: Input tag does not match any of the expected tags: 'auto', 'any', 'tool', 'none'",
@@ -245,16 +248,18 @@ fn choice(choice: Option<&Value>) -> Result<Choice, Wrong> {
     }
 }
 
-fn form(request: &Value) -> Form {
+fn form(request: &Value) -> AnswerForm {
     let schema = request.pointer("/output_config/format/schema");
-    schema.map_or(Form::Text, |schema| Form::Schema(schema.clone()))
+    schema.map_or(AnswerForm::Text, |schema| {
+        AnswerForm::Schema(schema.clone())
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(version: Version, fields: Value) -> Result<Asked, Wrong> {
+    fn read(version: ApiVersion, fields: Value) -> Result<UnifiedRequest, RequestProblem> {
         let mut request = json!({ "model": "c", "max_tokens": 2_000, "messages": [{ "role": "user", "content": "hi" }] });
         for (name, value) in fields.as_object().expect("fields") {
             request[name] = value.clone();
@@ -264,18 +269,18 @@ mod tests {
 
     #[test]
     fn the_newer_version_takes_no_temperature() {
-        assert!(read(Version::Of2023, json!({ "temperature": 1.0 })).is_ok());
-        assert!(read(Version::Of2026, json!({ "temperature": 1.0 })).is_err());
+        assert!(read(ApiVersion::Of2023, json!({ "temperature": 1.0 })).is_ok());
+        assert!(read(ApiVersion::Of2026, json!({ "temperature": 1.0 })).is_err());
     }
 
     #[test]
     fn a_request_is_checked_strictly() {
-        assert!(read(Version::Of2026, json!({})).is_ok());
-        assert!(read(Version::Of2026, json!({ "max_tokens": null })).is_err());
-        assert!(read(Version::Of2026, json!({ "colour": "blue" })).is_err());
+        assert!(read(ApiVersion::Of2026, json!({})).is_ok());
+        assert!(read(ApiVersion::Of2026, json!({ "max_tokens": null })).is_err());
+        assert!(read(ApiVersion::Of2026, json!({ "colour": "blue" })).is_err());
         for (budget, fine) in [(1_023, false), (1_024, true), (2_000, false)] {
             let thinking = json!({ "thinking": { "type": "enabled", "budget_tokens": budget } });
-            assert_eq!(read(Version::Of2026, thinking).is_ok(), fine, "{budget}");
+            assert_eq!(read(ApiVersion::Of2026, thinking).is_ok(), fine, "{budget}");
         }
     }
 }

@@ -2,18 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    UnifiedRequest, reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::parts;
-use super::super::route::Task;
+use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::messages::stops;
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
     let id = digest(call.body);
-    let answer = if call.task == Task::Invoke {
+    let answer = if call.task == ApiTask::Invoke {
         invoked(call, request)?
     } else {
         converse(call, request)?
@@ -21,7 +24,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     Ok(answer.with("x-amzn-requestid", &id))
 }
 
-fn converse(call: &Call<'_>, request: &Value) -> Outcome {
+fn converse(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let asked = asked(request)?;
     let said = reply(&asked);
     let id = digest(call.body);
@@ -29,12 +32,12 @@ fn converse(call: &Call<'_>, request: &Value) -> Outcome {
     let cached = asked.cached(input);
     let guarded = request.get("guardrailConfig").is_some();
     let reason = match (&said.content, &said.end) {
-        (Content::Calls(_), _) => "tool_use",
-        (Content::Refusal(_), _) if guarded => "guardrail_intervened",
-        (Content::Refusal(_), _) => "content_filtered",
-        (_, End::Stopped(_)) => "stop_sequence",
-        (_, End::Length) => "max_tokens",
-        (_, End::Whole) => "end_turn",
+        (AnswerContent::Calls(_), _) => "tool_use",
+        (AnswerContent::Refusal(_), _) if guarded => "guardrail_intervened",
+        (AnswerContent::Refusal(_), _) => "content_filtered",
+        (_, AnswerEnd::Stopped(_)) => "stop_sequence",
+        (_, AnswerEnd::Length) => "max_tokens",
+        (_, AnswerEnd::Whole) => "end_turn",
     };
     let body = json!({
         "output": { "message": { "role": "assistant", "content": content(&said, &id) } },
@@ -48,17 +51,17 @@ fn converse(call: &Call<'_>, request: &Value) -> Outcome {
         },
         "metrics": { "latencyMs": 1 },
     });
-    Ok(Answer::json(200, &body).spending(input - cached, output))
+    Ok(VendorAnswer::json(200, &body).spending(input - cached, output))
 }
 
-fn content(said: &Said, id: &str) -> Vec<Value> {
+fn content(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let thought = said.thought.as_ref().map(|thought| {
         let text = json!({ "text": thought, "signature": signature::seal(thought) });
         json!({ "reasoningContent": { "reasoningText": text } })
     });
     let blocks = match &said.content {
-        Content::Text(text) | Content::Refusal(text) => vec![json!({ "text": text })],
-        Content::Calls(calls) => {
+        AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
+        AnswerContent::Calls(calls) => {
             let block = |(at, call): (usize, &ToolCall)| {
                 let id = format!("tooluse_{id}{at}");
                 json!({ "toolUse": { "toolUseId": id, "name": call.name, "input": call.arguments } })
@@ -69,7 +72,7 @@ fn content(said: &Said, id: &str) -> Vec<Value> {
     thought.into_iter().chain(blocks).collect()
 }
 
-fn asked(request: &Value) -> Result<Asked, Wrong> {
+fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -96,14 +99,14 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let name = choice
         .and_then(|choice| choice.pointer("/tool/name"))
         .and_then(Value::as_str);
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text,
         result,
         tools: tools(request)?,
         choice: match name {
-            Some(name) => Choice::Named(name.to_owned()),
-            None if choice.is_some_and(|choice| choice.get("any").is_some()) => Choice::Any,
-            None => Choice::Free,
+            Some(name) => ToolChoice::Named(name.to_owned()),
+            None if choice.is_some_and(|choice| choice.get("any").is_some()) => ToolChoice::Any,
+            None => ToolChoice::Free,
         },
         form: form(request)?,
         stops: stops(config.and_then(|config| config.get("stopSequences"))),
@@ -116,7 +119,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
 }
 
 /// A turn of the user answers the calls before it, each once.
-fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Wrong> {
+fn answers(results: &[String], open: &[String], at: usize) -> Result<(), RequestProblem> {
     if results.len() > open.len() {
         return wrong(format!(
             "The number of toolResult blocks at messages.{at}.content exceeds the number of toolUse blocks of previous turn."
@@ -132,7 +135,7 @@ fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Wrong> 
 }
 
 /// Turns alternate, results follow their calls, thoughts are as they were.
-fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), Wrong> {
+fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), RequestProblem> {
     let mut open: Vec<String> = Vec::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message
@@ -186,7 +189,7 @@ fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), 
     }
 }
 
-fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), Wrong> {
+fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProblem> {
     for block in blocks
         .iter()
         .filter_map(|block| block.pointer("/reasoningContent/reasoningText"))
@@ -210,7 +213,7 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
+fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let blocks = |message: &Value| {
         message
             .get("content")
@@ -245,7 +248,7 @@ fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
 }
 
 /// Blocks, told as text.
-fn told(blocks: &[Value]) -> Result<String, Wrong> {
+fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         if let Some(value) = block.get("json") {
             return Ok(value.to_string());
@@ -288,14 +291,14 @@ fn told(blocks: &[Value]) -> Result<String, Wrong> {
     ))
 }
 
-fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
     let tool = |tool: &Value| match tool.pointer("/toolSpec/name").and_then(Value::as_str) {
         Some(name) => {
             let schema = tool
                 .pointer("/toolSpec/inputSchema/json")
                 .cloned()
                 .unwrap_or_else(|| json!({}));
-            Ok(Tool {
+            Ok(OfferedTool {
                 name: name.to_owned(),
                 schema,
             })
@@ -314,21 +317,21 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
 }
 
 /// A schema is text here, not an object.
-fn form(request: &Value) -> Result<Form, Wrong> {
+fn form(request: &Value) -> Result<AnswerForm, RequestProblem> {
     let Some(format) = request.pointer("/outputConfig/textFormat") else {
-        return Ok(Form::Text);
+        return Ok(AnswerForm::Text);
     };
     let schema = format
         .pointer("/structure/jsonSchema/schema")
         .and_then(Value::as_str);
     match schema.and_then(|schema| serde_json::from_str(schema).ok()) {
-        Some(schema) => Ok(Form::Schema(schema)),
+        Some(schema) => Ok(AnswerForm::Schema(schema)),
         None => wrong("outputConfig.textFormat.structure.jsonSchema.schema: is not a JSON Schema"),
     }
 }
 
 /// Embeddings, in the form of whoever made the model.
-fn invoked(call: &Call<'_>, request: &Value) -> Outcome {
+fn invoked(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let tokens = prompt_tokens(call.body);
     let body = if let Some(text) = request.get("inputText").and_then(Value::as_str) {
         let dimensions = request
@@ -346,7 +349,7 @@ fn invoked(call: &Call<'_>, request: &Value) -> Outcome {
             "id": digest(call.body), "response_type": "embeddings_floats", "embeddings": vectors, "texts": texts
         })
     };
-    let answer = Answer::json(200, &body).spending(tokens, 0);
+    let answer = VendorAnswer::json(200, &body).spending(tokens, 0);
     Ok(answer.with("x-amzn-bedrock-input-token-count", &tokens.to_string()))
 }
 
@@ -354,7 +357,7 @@ fn invoked(call: &Call<'_>, request: &Value) -> Outcome {
 mod tests {
     use super::*;
 
-    fn read(messages: Value) -> Result<Asked, Wrong> {
+    fn read(messages: Value) -> Result<UnifiedRequest, RequestProblem> {
         let spec =
             json!({ "toolSpec": { "name": "f", "inputSchema": { "json": { "type": "object" } } } });
         asked(&json!({ "messages": messages, "toolConfig": { "tools": [spec] } }))

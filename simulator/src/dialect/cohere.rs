@@ -4,11 +4,16 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, DIMENSIONS, digest, documents, prompt_tokens, ranking, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::answer::{
+    DIMENSIONS, VendorAnswer, digest, documents, prompt_tokens, ranking, vector,
+};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest,
+    reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::parts;
-use super::super::route::Task;
+use super::super::route::ApiTask;
 use super::openai::messages;
 
 /// The most texts of one call.
@@ -23,7 +28,7 @@ const KINDS: [&str; 5] = [
     "image",
 ];
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
     if request
         .get("model")
@@ -33,21 +38,21 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return wrong("invalid request: model is required");
     }
     match call.task {
-        Task::Embed => embed(call, request),
-        Task::Rerank => rerank(call, request),
+        ApiTask::Embed => embed(call, request),
+        ApiTask::Rerank => rerank(call, request),
         _ => chat(call, request),
     }
 }
 
-fn chat(call: &Call<'_>, request: &Value) -> Outcome {
+fn chat(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let asked = asked(request)?;
     let said = reply(&asked);
     let id = digest(call.body);
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
     let reason = match (&said.content, &said.end) {
-        (Content::Calls(_), _) => "TOOL_CALL",
-        (_, End::Length) => "MAX_TOKENS",
-        (_, End::Stopped(_)) => "STOP_SEQUENCE",
+        (AnswerContent::Calls(_), _) => "TOOL_CALL",
+        (_, AnswerEnd::Length) => "MAX_TOKENS",
+        (_, AnswerEnd::Stopped(_)) => "STOP_SEQUENCE",
         _ => "COMPLETE",
     };
     let units = json!({ "input_tokens": input, "output_tokens": output });
@@ -57,17 +62,17 @@ fn chat(call: &Call<'_>, request: &Value) -> Outcome {
         "finish_reason": reason,
         "usage": { "billed_units": units, "tokens": units, "cached_tokens": asked.cached(input) },
     });
-    Ok(Answer::json(200, &body).spending(input, output))
+    Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn message(said: &Said, id: &str) -> Value {
+fn message(said: &UnifiedAnswer, id: &str) -> Value {
     let mut message = json!({ "role": "assistant" });
     let thought = said
         .thought
         .as_ref()
         .map(|thought| json!({ "type": "thinking", "thinking": thought }));
     let mut content: Vec<_> = thought.into_iter().collect();
-    if let Content::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &said.content {
         let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
         message["tool_plan"] = json!(format!("I will call {}.", names.join(" and ")));
         let call = |(at, call): (usize, &ToolCall)| {
@@ -84,7 +89,7 @@ fn message(said: &Said, id: &str) -> Value {
     message
 }
 
-fn asked(request: &Value) -> Result<Asked, Wrong> {
+fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let asked = messages::asked(super::Vendor::Cohere, request)?;
     let stops = messages::stops(request.get("stop_sequences"));
     if stops.len() > MOST_STOPS {
@@ -96,16 +101,16 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         .get("tool_choice")
         .filter(|choice| !choice.is_null())
     {
-        None => Choice::Free,
-        Some(Value::String(word)) if word == "REQUIRED" => Choice::Any,
-        Some(Value::String(word)) if word == "NONE" => Choice::Never,
+        None => ToolChoice::Free,
+        Some(Value::String(word)) if word == "REQUIRED" => ToolChoice::Any,
+        Some(Value::String(word)) if word == "NONE" => ToolChoice::Never,
         Some(other) => {
             return wrong(format!(
                 "invalid request: tool_choice must be one of REQUIRED, NONE. Received: {other}"
             ));
         }
     };
-    if choice == Choice::Any && asked.tools.is_empty() {
+    if choice == ToolChoice::Any && asked.tools.is_empty() {
         return wrong("invalid request: tool_choice is set but no tools are given");
     }
     let format = request.get("response_format");
@@ -117,16 +122,16 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
             .and_then(Value::as_str),
         schema,
     ) {
-        (Some("json_object"), Some(schema)) => Form::Schema(schema.clone()),
-        (Some("json_object"), None) => Form::Json,
-        (Some("text") | None, _) => Form::Text,
+        (Some("json_object"), Some(schema)) => AnswerForm::Schema(schema.clone()),
+        (Some("json_object"), None) => AnswerForm::Json,
+        (Some("text") | None, _) => AnswerForm::Text,
         (Some(other), _) => {
             return wrong(format!(
                 "invalid request: response_format.type must be one of text, json_object. Received: {other}"
             ));
         }
     };
-    Ok(Asked {
+    Ok(UnifiedRequest {
         choice,
         form,
         stops,
@@ -134,7 +139,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     })
 }
 
-fn embed(call: &Call<'_>, request: &Value) -> Outcome {
+fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let kind = request.get("input_type").and_then(Value::as_str);
     if !kind.is_some_and(|kind| KINDS.contains(&kind)) {
         return wrong(format!(
@@ -176,10 +181,10 @@ fn embed(call: &Call<'_>, request: &Value) -> Outcome {
         "texts": request.get("texts").cloned().unwrap_or_else(|| json!([])),
         "meta": { "api_version": { "version": "2" }, "billed_units": { "input_tokens": tokens } },
     });
-    Ok(Answer::json(200, &body).spending(tokens, 0))
+    Ok(VendorAnswer::json(200, &body).spending(tokens, 0))
 }
 
-fn inputs(request: &Value) -> Result<Vec<String>, Wrong> {
+fn inputs(request: &Value) -> Result<Vec<String>, RequestProblem> {
     let mut inputs = messages::stops(request.get("texts"));
     for image in messages::stops(request.get("images")) {
         inputs.push(parts::linked("image", &image)?);
@@ -196,7 +201,7 @@ fn inputs(request: &Value) -> Result<Vec<String>, Wrong> {
 }
 
 /// Vectors in the form of one type.
-fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
+fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, RequestProblem> {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "what is packed is less precise"
@@ -232,7 +237,7 @@ fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, Wrong> {
     }
 }
 
-fn rerank(call: &Call<'_>, request: &Value) -> Outcome {
+fn rerank(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let query = request
         .get("query")
         .and_then(Value::as_str)
@@ -249,7 +254,7 @@ fn rerank(call: &Call<'_>, request: &Value) -> Outcome {
     .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
     .collect();
     let meta = json!({ "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } });
-    Ok(Answer::json(
+    Ok(VendorAnswer::json(
         200,
         &json!({ "id": digest(call.body), "results": results, "meta": meta }),
     ))
@@ -268,11 +273,11 @@ mod tests {
         };
         assert_eq!(
             with(json!("REQUIRED")).map(|asked| asked.choice),
-            Ok(Choice::Any)
+            Ok(ToolChoice::Any)
         );
         assert_eq!(
             with(json!("NONE")).map(|asked| asked.choice),
-            Ok(Choice::Never)
+            Ok(ToolChoice::Never)
         );
         assert!(with(json!("auto")).is_err());
         assert!(with(json!({ "type": "function", "function": { "name": "f" } })).is_err());

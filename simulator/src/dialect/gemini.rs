@@ -4,11 +4,14 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, DIMENSIONS, digest, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    UnifiedRequest, reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::parts;
-use super::super::route::Task;
+use super::super::route::ApiTask;
 use super::super::signature;
 
 const FIELDS: [&str; 10] = [
@@ -36,18 +39,18 @@ const FOREIGN: [&str; 7] = [
 /// The most candidates that a call may ask for.
 const MOST_CANDIDATES: u64 = 8;
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = camel(call.request()?.clone());
     let model = call.model.unwrap_or_default();
     match call.task {
-        Task::Embed => {
+        ApiTask::Embed => {
             let values = embedding(&request)?;
-            Ok(Answer::json(
+            Ok(VendorAnswer::json(
                 200,
                 &json!({ "embedding": { "values": values } }),
             ))
         }
-        Task::EmbedMany => {
+        ApiTask::EmbedMany => {
             let Some(requests) = request
                 .get("requests")
                 .and_then(Value::as_array)
@@ -61,7 +64,10 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
                 .iter()
                 .map(|request| Ok(json!({ "values": embedding(request)? })))
                 .collect();
-            Ok(Answer::json(200, &json!({ "embeddings": embeddings? })))
+            Ok(VendorAnswer::json(
+                200,
+                &json!({ "embeddings": embeddings? }),
+            ))
         }
         _ => generated(call, &request, model),
     }
@@ -93,7 +99,7 @@ fn camel(value: Value) -> Value {
     }
 }
 
-fn embedding(request: &Value) -> Result<Vec<f64>, Wrong> {
+fn embedding(request: &Value) -> Result<Vec<f64>, RequestProblem> {
     let text = told(request.pointer("/content/parts"))?;
     if text.is_empty() {
         return wrong("* EmbedContentRequest.content: contents is not specified");
@@ -105,7 +111,7 @@ fn embedding(request: &Value) -> Result<Vec<f64>, Wrong> {
     ))
 }
 
-fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn generated(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let asked = asked(request, model)?;
     let said = reply(&asked);
     let input = prompt_tokens(call.body);
@@ -119,7 +125,7 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
             == Some(&json!(true));
     let (written, thought) = (said.tokens * count, said.thought_tokens * count);
     let id = digest(call.body);
-    let refused = matches!(said.content, Content::Refusal(_));
+    let refused = matches!(said.content, AnswerContent::Refusal(_));
     let mut usage = json!({ "promptTokenCount": input });
     if !refused {
         usage["candidatesTokenCount"] = json!(written);
@@ -140,7 +146,7 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let candidates: Vec<_> = (0..count)
         .map(|index| {
             let content = json!({ "parts": said_parts(&said, shown, Some(id.as_str()).filter(|_| newer(model))), "role": "model" });
-            let reason = if said.end == End::Length { "MAX_TOKENS" } else { "STOP" };
+            let reason = if said.end == AnswerEnd::Length { "MAX_TOKENS" } else { "STOP" };
             json!({ "content": content, "finishReason": reason, "index": index })
         })
         .collect();
@@ -150,17 +156,17 @@ fn generated(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     }
     body["modelVersion"] = json!(model);
     body["responseId"] = json!(id);
-    Ok(Answer::json(200, &body).spending(input, total - input))
+    Ok(VendorAnswer::json(200, &body).spending(input, total - input))
 }
 
-fn said_parts(said: &Said, shown: bool, id: Option<&str>) -> Vec<Value> {
+fn said_parts(said: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value> {
     let mut list = Vec::new();
     if let Some(thought) = said.thought.as_ref().filter(|_| shown) {
         list.push(json!({ "text": thought, "thought": true }));
     }
     let mut parts = match &said.content {
-        Content::Text(text) | Content::Refusal(text) => vec![json!({ "text": text })],
-        Content::Calls(calls) => {
+        AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
+        AnswerContent::Calls(calls) => {
             let part = |(at, call): (usize, &ToolCall)| {
                 let mut function = json!({ "name": call.name, "args": call.arguments });
                 // Older models give their calls no ids.
@@ -194,9 +200,9 @@ fn seal(part: &Value) -> String {
     BASE64_STANDARD.encode(signature::seal(&what).as_bytes())
 }
 
-fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
+fn asked(request: &Value, model: &str) -> Result<UnifiedRequest, RequestProblem> {
     let Some(fields) = request.as_object() else {
-        return Err(Wrong::Unreadable);
+        return Err(RequestProblem::Unreadable);
     };
     if let Some(field) = fields
         .keys()
@@ -226,7 +232,7 @@ fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
         thinking.and_then(|thinking| thinking.get("includeThoughts")) == Some(&json!(true));
     let (text, result) = last(contents)?;
     let (tools, choice) = tools(request)?;
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text,
         result,
         tools,
@@ -240,7 +246,7 @@ fn asked(request: &Value, model: &str) -> Result<Asked, Wrong> {
 }
 
 /// Whether roles are known, results follow their calls, and seals are as they were.
-fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
+fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
     let mut calls = Vec::new();
     for (at, content) in contents.iter().enumerate() {
         let role = content
@@ -292,7 +298,7 @@ fn check(contents: &[Value], model: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn sealed(part: &Value, first: bool, model: &str) -> Result<(), Wrong> {
+fn sealed(part: &Value, first: bool, model: &str) -> Result<(), RequestProblem> {
     let given = part.get("thoughtSignature").and_then(Value::as_str);
     let call = part.get("functionCall").is_some();
     match given {
@@ -305,7 +311,7 @@ fn sealed(part: &Value, first: bool, model: &str) -> Result<(), Wrong> {
     }
 }
 
-fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
+fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let parts = |content: Option<&Value>| content.and_then(|content| content.get("parts")).cloned();
     let last = parts(contents.last()).unwrap_or_default();
     let list = last.as_array().into_iter().flatten();
@@ -336,7 +342,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), Wrong> {
 }
 
 /// Parts, told as text.
-fn told(parts: Option<&Value>) -> Result<String, Wrong> {
+fn told(parts: Option<&Value>) -> Result<String, RequestProblem> {
     let part = |part: &Value| {
         let field = |pointer: &str| {
             part.pointer(pointer)
@@ -371,7 +377,7 @@ fn kind(media: &str) -> &'static str {
     }
 }
 
-fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
+fn tools(request: &Value) -> Result<(Vec<OfferedTool>, ToolChoice), RequestProblem> {
     let lists = request
         .get("tools")
         .and_then(Value::as_array)
@@ -385,7 +391,7 @@ fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
             let schema = tool
                 .get("parametersJsonSchema")
                 .or_else(|| tool.get("parameters"));
-            Ok(Tool {
+            Ok(OfferedTool {
                 name: name.to_owned(),
                 schema: schema.cloned().unwrap_or_else(|| json!({})),
             })
@@ -403,15 +409,15 @@ fn tools(request: &Value) -> Result<(Vec<Tool>, Choice), Wrong> {
         .and_then(|config| config.pointer("/allowedFunctionNames/0"))
         .and_then(Value::as_str);
     let choice = match (mode, allowed) {
-        (Some("NONE"), _) => Choice::Never,
-        (Some("ANY"), Some(name)) => Choice::Named(name.to_owned()),
-        (Some("ANY"), None) => Choice::Any,
-        _ => Choice::Free,
+        (Some("NONE"), _) => ToolChoice::Never,
+        (Some("ANY"), Some(name)) => ToolChoice::Named(name.to_owned()),
+        (Some("ANY"), None) => ToolChoice::Any,
+        _ => ToolChoice::Free,
     };
     Ok((tools, choice))
 }
 
-fn form(config: &Value) -> Form {
+fn form(config: &Value) -> AnswerForm {
     let schema = config
         .get("responseJsonSchema")
         .or_else(|| config.get("responseSchema"));
@@ -419,9 +425,9 @@ fn form(config: &Value) -> Form {
         config.get("responseMimeType").and_then(Value::as_str),
         schema,
     ) {
-        (Some("application/json"), Some(schema)) => Form::Schema(schema.clone()),
-        (Some("application/json"), None) => Form::Json,
-        _ => Form::Text,
+        (Some("application/json"), Some(schema)) => AnswerForm::Schema(schema.clone()),
+        (Some("application/json"), None) => AnswerForm::Json,
+        _ => AnswerForm::Text,
     }
 }
 

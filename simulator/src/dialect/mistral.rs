@@ -2,11 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
-use super::super::asked::{Asked, Choice, Content, End, Said, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
-use super::super::multipart::{self, Part};
-use super::super::route::Task;
+use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest, reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::multipart::{self, FormPart};
+use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::{media, messages};
 
@@ -81,18 +83,18 @@ const ID: usize = 9;
 /// Bytes of a second of sound.
 const SECOND: u64 = 32_000;
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
-    if call.task == Task::Transcribe {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
+    if call.task == ApiTask::Transcribe {
         return transcription(call);
     }
     let request = call.request()?;
     let known: &[&str] = match call.task {
-        Task::Embed => &OF_EMBEDDINGS,
-        Task::Moderate => &OF_MODERATIONS,
+        ApiTask::Embed => &OF_EMBEDDINGS,
+        ApiTask::Moderate => &OF_MODERATIONS,
         _ => &OF_CHAT,
     };
     let Some(fields) = request.as_object() else {
-        return Err(Wrong::Unreadable);
+        return Err(RequestProblem::Unreadable);
     };
     if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
         return in_field(&[field], "Extra inputs are not permitted");
@@ -101,7 +103,7 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return in_field(&["model"], "Field required");
     };
     match call.task {
-        Task::Embed => {
+        ApiTask::Embed => {
             let mut request = request.clone();
             if let Some(inputs) = request
                 .get("input")
@@ -112,27 +114,27 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
             }
             let answer = media::embeddings(&request, model)?;
             let mut body: Value =
-                serde_json::from_slice(&answer.body).map_err(|_| Wrong::Unreadable)?;
+                serde_json::from_slice(&answer.body).map_err(|_| RequestProblem::Unreadable)?;
             body["id"] = json!(digest(call.body));
             body["usage"]["completion_tokens"] = json!(0);
             let (input, output) = answer.spent.unwrap_or_default();
-            Ok(Answer::json(200, &body).spending(input, output))
+            Ok(VendorAnswer::json(200, &body).spending(input, output))
         }
-        Task::Moderate => moderation(call, request, model),
+        ApiTask::Moderate => moderation(call, request, model),
         _ => chat(call, request, model),
     }
 }
 
-fn in_field<T>(path: &[&str], message: &str) -> Result<T, Wrong> {
+fn in_field<T>(path: &[&str], message: &str) -> Result<T, RequestProblem> {
     let path = ["body"]
         .iter()
         .chain(path)
         .map(|part| (*part).to_owned())
         .collect();
-    Err(Wrong::Field(path, message.to_owned()))
+    Err(RequestProblem::Field(path, message.to_owned()))
 }
 
-fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let texts = messages::stops(request.get("input"));
     if texts.is_empty() {
         return in_field(&["input"], "Field required");
@@ -148,21 +150,21 @@ fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         result
     };
     let results: Vec<_> = texts.iter().map(judged).collect();
-    Ok(Answer::json(
+    Ok(VendorAnswer::json(
         200,
         &json!({ "id": digest(call.body), "model": model, "results": results }),
     ))
 }
 
 /// Lists are fields of the same name, unlike OpenAI's.
-fn transcription(call: &Call<'_>) -> Outcome {
+fn transcription(call: &VendorCall<'_>) -> Outcome {
     let kind = call
         .headers
         .get("content-type")
         .and_then(|kind| kind.to_str().ok())
         .unwrap_or_default();
     let Some(parts) = multipart::parts(kind, call.body) else {
-        return Err(Wrong::Unreadable);
+        return Err(RequestProblem::Unreadable);
     };
     if let Some(part) = parts
         .iter()
@@ -186,7 +188,7 @@ fn transcription(call: &Call<'_>) -> Outcome {
         .find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
     let (said, length) = match (file, text("file_url")) {
         (
-            Some(Part {
+            Some(FormPart {
                 file: Some(name),
                 bytes,
                 ..
@@ -229,10 +231,10 @@ fn transcription(call: &Call<'_>) -> Outcome {
             "total_tokens": input + output,
         },
     });
-    Ok(Answer::json(200, &body).spending(input, output))
+    Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let list = request
         .get("messages")
         .and_then(Value::as_array)
@@ -267,17 +269,17 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         "choices": choices,
         "usage": usage,
     });
-    Ok(Answer::json(200, &body).spending(input, output))
+    Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn forbidden(asked: &Asked) -> Option<&str> {
+fn forbidden(asked: &UnifiedRequest) -> Option<&str> {
     match &asked.choice {
-        Choice::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => Some(name),
+        ToolChoice::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => Some(name),
         _ => None,
     }
 }
 
-fn choice(said: &Said, id: &str, index: u64) -> Value {
+fn choice(said: &UnifiedAnswer, id: &str, index: u64) -> Value {
     let mut message =
         json!({ "role": "assistant", "content": said.text(), "tool_calls": null, "prefix": false });
     if let Some(thought) = &said.thought {
@@ -290,7 +292,7 @@ fn choice(said: &Said, id: &str, index: u64) -> Value {
         });
         message["content"] = json!([thinking, text]);
     }
-    if let Content::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &said.content {
         let call = |(at, call): (usize, &ToolCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             // The last of its letters and digits tells calls apart.
@@ -300,15 +302,15 @@ fn choice(said: &Said, id: &str, index: u64) -> Value {
         message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     }
     let reason = match (&said.content, &said.end) {
-        (Content::Calls(_), _) => "tool_calls",
-        (_, End::Length) => "length",
+        (AnswerContent::Calls(_), _) => "tool_calls",
+        (_, AnswerEnd::Length) => "length",
         _ => "stop",
     };
     json!({ "index": index, "message": message, "finish_reason": reason })
 }
 
 /// Who speaks last, the ids of calls, and the seals on thoughts.
-fn check(list: &[Value]) -> Result<(), Wrong> {
+fn check(list: &[Value]) -> Result<(), RequestProblem> {
     let last = list.last();
     let role = last
         .and_then(|message| message.get("role"))

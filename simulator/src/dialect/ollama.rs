@@ -2,17 +2,20 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, DIMENSIONS, prompt_tokens, vector};
-use super::super::asked::{Asked, Choice, Content, End, Form, Said, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::answer::{DIMENSIONS, VendorAnswer, prompt_tokens, vector};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest,
+    reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::parts;
-use super::super::route::Task;
+use super::super::route::ApiTask;
 use super::openai::messages::{stops, tools};
 
 /// The time of every answer.
 const AT: &str = "2026-01-01T00:00:00Z";
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
     let Some(model) = request
         .get("model")
@@ -22,12 +25,12 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
         return wrong("model is required");
     };
     match call.task {
-        Task::Embed => embed(call, request, model),
+        ApiTask::Embed => embed(call, request, model),
         _ => chat(call, request, model),
     }
 }
 
-fn embed(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn embed(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let texts = stops(request.get("input"));
     if texts.is_empty() {
         return wrong("invalid input type");
@@ -42,10 +45,10 @@ fn embed(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let body = json!({
         "model": model, "embeddings": vectors, "total_duration": 1_000_000, "load_duration": 1_000, "prompt_eval_count": tokens
     });
-    Ok(Answer::json(200, &body).spending(tokens, 0))
+    Ok(VendorAnswer::json(200, &body).spending(tokens, 0))
 }
 
-fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let asked = asked(request)?;
     let said = reply(&asked);
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
@@ -55,7 +58,7 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
             "created_at": AT,
             "message": message,
             "done": true,
-            "done_reason": if said.end == End::Length { "length" } else { "stop" },
+            "done_reason": if said.end == AnswerEnd::Length { "length" } else { "stop" },
             "total_duration": 4_000_000,
             "load_duration": 1_000_000,
             "prompt_eval_count": input,
@@ -65,29 +68,29 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         })
     };
     if request.get("stream") == Some(&json!(false)) {
-        return Ok(Answer::json(200, &last(message(&said))).spending(input, output));
+        return Ok(VendorAnswer::json(200, &last(message(&said))).spending(input, output));
     }
     // In pieces, a line each, as it is sent unless that is declined.
     let piece =
         json!({ "model": model, "created_at": AT, "message": message(&said), "done": false });
     let end = last(json!({ "role": "assistant", "content": "" }));
     let lines = format!("{piece}\n{end}\n");
-    Ok(Answer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
+    Ok(VendorAnswer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
 }
 
-fn message(said: &Said) -> Value {
+fn message(said: &UnifiedAnswer) -> Value {
     let mut message = json!({ "role": "assistant", "content": said.text() });
     if let Some(thought) = &said.thought {
         message["thinking"] = json!(thought);
     }
-    if let Content::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &said.content {
         let call = |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
         message["tool_calls"] = calls.iter().map(call).collect();
     }
     message
 }
 
-fn asked(request: &Value) -> Result<Asked, Wrong> {
+fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -113,18 +116,18 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     let most = options
         .and_then(|options| options.get("num_predict"))
         .and_then(Value::as_i64);
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text: told(&question)?,
         result: of_tool
             .then(|| super::openai::messages::last(messages))
             .transpose()?
             .and_then(|(_, result)| result),
         tools: tools(request)?,
-        choice: Choice::Free,
+        choice: ToolChoice::Free,
         form: match request.get("format") {
-            Some(Value::String(word)) if word == "json" => Form::Json,
-            Some(schema) if schema.is_object() => Form::Schema(schema.clone()),
-            _ => Form::Text,
+            Some(Value::String(word)) if word == "json" => AnswerForm::Json,
+            Some(schema) if schema.is_object() => AnswerForm::Schema(schema.clone()),
+            _ => AnswerForm::Text,
         },
         stops: stops(options.and_then(|options| options.get("stop"))),
         most: most.and_then(|most| u64::try_from(most).ok()),
@@ -136,7 +139,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
 }
 
 /// The types of a message's fields are those that Go's decoder accepts.
-fn check(message: &Value) -> Result<(), Wrong> {
+fn check(message: &Value) -> Result<(), RequestProblem> {
     let role = message
         .get("role")
         .and_then(Value::as_str)
@@ -169,7 +172,7 @@ fn check(message: &Value) -> Result<(), Wrong> {
 }
 
 /// A message, told as text. Of what kind its pictures are it does not say.
-fn told(message: &Value) -> Result<String, Wrong> {
+fn told(message: &Value) -> Result<String, RequestProblem> {
     let mut list = vec![parts::text(message.get("content"))?];
     for image in message
         .get("images")

@@ -6,18 +6,20 @@ mod responses;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{Answer, CREATED, digest, prompt_tokens};
-use super::super::asked::{Asked, Content, End, Said, ToolCall, reply};
-use super::super::call::{Call, Outcome, Wrong, wrong};
-use super::super::route::Task;
+use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use super::super::asked::{
+    AnswerContent, AnswerEnd, ToolCall, UnifiedAnswer, UnifiedRequest, reply,
+};
+use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::route::ApiTask;
 use super::super::signature;
 use super::super::vendor::Vendor;
 
 /// The most candidates that a call may ask for.
 const MOST_CANDIDATES: u64 = 128;
 
-pub(super) fn answer(call: &Call<'_>) -> Outcome {
-    if call.task == Task::Transcribe {
+pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
+    if call.task == ApiTask::Transcribe {
         return media::transcription(call);
     }
     let request = call.request()?;
@@ -26,23 +28,23 @@ pub(super) fn answer(call: &Call<'_>) -> Outcome {
     };
     let id = format!("req_{}", digest(call.body));
     let answer = match call.task {
-        Task::Responses => responses::answer(call, request, model)?,
-        Task::Embed => media::embeddings(request, model)?,
-        Task::Moderate => media::moderation(call, request, model)?,
-        Task::Draw => media::image(request)?,
-        Task::Speak => media::speech(request)?,
-        Task::Rerank => media::rerank(call, request, model)?,
+        ApiTask::Responses => responses::answer(call, request, model)?,
+        ApiTask::Embed => media::embeddings(request, model)?,
+        ApiTask::Moderate => media::moderation(call, request, model)?,
+        ApiTask::Draw => media::image(request)?,
+        ApiTask::Speak => media::speech(request)?,
+        ApiTask::Rerank => media::rerank(call, request, model)?,
         _ => chat(call, request, model)?,
     };
     Ok(answer.with("x-request-id", &id))
 }
 
-fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     refuse_what_this_vendor_does(call.vendor, request)?;
     let asked = messages::asked(call.vendor, request)?;
     let mut said = reply(&asked);
     if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && said.thought.is_none() {
-        said = reply(&Asked {
+        said = reply(&UnifiedRequest {
             thinks: true,
             ..asked.clone()
         });
@@ -75,20 +77,20 @@ fn chat(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
         "usage": usage,
     });
     add(call.vendor, &mut body, &id, (prompt, cached));
-    Ok(Answer::json(200, &body).spending(prompt - cached, written))
+    Ok(VendorAnswer::json(200, &body).spending(prompt - cached, written))
 }
 
-fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
+fn choice(vendor: Vendor, said: &UnifiedAnswer, id: &str, index: u64) -> Value {
     let filters = filters(vendor);
     let (content, refusal) = match &said.content {
-        Content::Text(text) => (json!(text), Value::Null),
+        AnswerContent::Text(text) => (json!(text), Value::Null),
         // Filtered from outside, not refused by the model.
-        Content::Refusal(_) if filters => (json!(""), Value::Null),
-        Content::Refusal(text) => (Value::Null, json!(text)),
-        Content::Calls(_) => (Value::Null, Value::Null),
+        AnswerContent::Refusal(_) if filters => (json!(""), Value::Null),
+        AnswerContent::Refusal(text) => (Value::Null, json!(text)),
+        AnswerContent::Calls(_) => (Value::Null, Value::Null),
     };
     let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal });
-    if let Content::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &said.content {
         let call = |(at, call): (usize, &ToolCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             json!({ "id": format!("call_{id}{index}{at}"), "type": "function", "function": function })
@@ -98,7 +100,7 @@ fn choice(vendor: Vendor, said: &Said, id: &str, index: u64) -> Value {
     if let Some(thought) = &said.thought {
         think(vendor, &mut message, thought);
     }
-    let filtered = filters && matches!(said.content, Content::Refusal(_));
+    let filtered = filters && matches!(said.content, AnswerContent::Refusal(_));
     let reason = if filtered {
         "content_filter"
     } else {
@@ -143,10 +145,10 @@ fn think(vendor: Vendor, message: &mut Value, thought: &str) {
     }
 }
 
-pub(super) fn finish(said: &Said) -> &'static str {
+pub(super) fn finish(said: &UnifiedAnswer) -> &'static str {
     match (&said.content, &said.end) {
-        (Content::Calls(_), _) => "tool_calls",
-        (_, End::Length) => "length",
+        (AnswerContent::Calls(_), _) => "tool_calls",
+        (_, AnswerEnd::Length) => "length",
         _ => "stop",
     }
 }
@@ -173,7 +175,7 @@ fn unfiltered() -> Value {
 }
 
 /// Models that reason take neither the old name of the longest answer nor a temperature.
-fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), Wrong> {
+fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), RequestProblem> {
     let model = request
         .get("model")
         .and_then(Value::as_str)
@@ -200,7 +202,7 @@ fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), Wrong> {
     }
 }
 
-fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), Wrong> {
+fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), RequestProblem> {
     match vendor {
         Vendor::OpenAi | Vendor::Azure => return refuse_what_reasoning_models_do(request),
         Vendor::Groq => {}

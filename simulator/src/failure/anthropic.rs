@@ -1,9 +1,9 @@
 //! Anthropic's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "2")],
         r#"{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed the rate limit for your organization ($ACCOUNT) of 50 requests per minute."},"request_id":"req_011CSHoEeqs5C35K2UUqR7Fy"}"#),
     telling("ramp_limited", 429, &[("retry-after", "60")],

@@ -1,9 +1,9 @@
 //! Azure's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
         r#"{"error":{"code":"429","message":"Requests to the ChatCompletions_Create Operation under Azure OpenAI API have exceeded token rate limit of your current OpenAI S0 pricing tier. Please retry after 2 seconds."}}"#),
     telling("rate_limited-code", 429, &[("retry-after", "2"), ("x-ratelimit-limit-requests", "-1")],

@@ -1,9 +1,9 @@
 //! Bedrock's failures.
 
-use super::{Row, telling};
+use super::{FailureRow, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("x-amzn-errortype", "ThrottlingException")],
         r#"{"message":"Too many requests, please wait before trying again."}"#),
     telling("rate_limited-tokens", 429, &[("x-amzn-errortype", "ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/")],

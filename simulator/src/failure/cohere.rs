@@ -1,9 +1,9 @@
 //! Cohere's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "2")],
         r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"You are using a Trial key, which is limited to 40 API calls / minute. You can continue to use the Trial key for free or upgrade to a Production key with higher rate limits."}"#),
     row("rate_limited-production", 429,

@@ -1,9 +1,9 @@
 //! DeepSeek's failures.
 
-use super::{Row, row};
+use super::{FailureRow, row};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     row("rate_limited", 429,
         r#"{"error":{"message":"Rate limit reached: too many requests at once","type":"rate_limit_reached_error","param":null,"code":"rate_limit_reached_error"}}"#),
     row("billing_stop", 402,

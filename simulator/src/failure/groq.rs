@@ -1,9 +1,9 @@
 //! Groq's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "8"), ("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "7.66s")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Used 8000, Requested 1020. Please try again in 7.66s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
     telling("rate_limited-requests", 429, &[("retry-after", "2")],

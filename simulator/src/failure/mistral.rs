@@ -1,9 +1,9 @@
 //! Mistral's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "1"), ("x-ratelimit-limit-req-minute", "60"), ("x-ratelimit-remaining-req-minute", "0")],
         r#"{"object":"error","message":"Rate limit exceeded","type":"rate_limited","param":null,"code":"1300"}"#),
     telling("model_not_allowed-429", 429, &[("x-ratelimit-limit-req-minute", "0"), ("x-ratelimit-remaining-req-minute", "0")],

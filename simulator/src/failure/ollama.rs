@@ -1,9 +1,9 @@
 //! Ollama's failures.
 
-use super::{Row, row};
+use super::{FailureRow, row};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     row("model_not_allowed", 404,
         r#"{"error":"model '$MODEL' not found"}"#),
     row("bad_request", 400,

@@ -1,9 +1,9 @@
 //! OpenAI's failures.
 
-use super::{Row, row, telling};
+use super::{FailureRow, row, telling};
 
 #[rustfmt::skip]
-pub(super) const ROWS: &[Row] = &[
+pub(super) const ROWS: &[FailureRow] = &[
     telling("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
         r#"{"error":{"message":"Rate limit reached for $MODEL in organization $ACCOUNT on tokens per min (TPM): Limit 200000, Used 199000, Requested 5000. Please try again in 1.5s.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
     telling("rate_limited-requests", 429, &[("retry-after", "1"), ("retry-after-ms", "120")],

@@ -9,7 +9,7 @@ use forebay::batch::input::{Batch, BatchChoices};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    let choices = BatchChoices { team: "default".to_owned(), ..Choices::default() };
+    let choices = BatchChoices { team: "default".to_owned(), ..BatchChoices::default() };
     let file = Path::new("in.jsonl");
     if let Ok(batch) = Batch::parse(file, Bytes::copy_from_slice(data), &choices) {
         for line in &batch.lines {

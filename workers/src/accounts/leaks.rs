@@ -12,8 +12,8 @@ use tokio::time::{Instant, advance};
 use super::tests::account;
 use super::*;
 use crate::clock::SystemClock;
-use forebay_providers::Figures;
-use forebay_providers::cost::{Dimension, Together};
+use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::{CountedTogether, LimitDimension};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MODELS: [&str; 2] = ["m", "n"];
@@ -87,7 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn per(dimension: Dimension, limit: u64, per: Duration, algorithm: Algorithm) -> Limit {
+fn per(dimension: LimitDimension, limit: u64, per: Duration, algorithm: Algorithm) -> Limit {
     let amount = Amount::PerPeriod {
         dimension,
         limit,
@@ -105,14 +105,19 @@ fn per(dimension: Dimension, limit: u64, per: Duration, algorithm: Algorithm) ->
 fn limits() -> impl Strategy<Value = Vec<Limit>> {
     let shared = Limit {
         models: Some(MODELS.map(str::to_owned).to_vec()),
-        ..per(Dimension::InputTokens, 100, 10 * SECOND, Algorithm::Counted)
+        ..per(
+            LimitDimension::InputTokens,
+            100,
+            10 * SECOND,
+            Algorithm::Counted,
+        )
     };
     let all = vec![
-        per(Dimension::Requests, 10, 10 * SECOND, Algorithm::Smooth),
-        per(Dimension::Requests, 10, 5 * SECOND, Algorithm::Fixed),
-        per(Dimension::Tokens, 200, 10 * SECOND, Algorithm::Bucket),
+        per(LimitDimension::Requests, 10, 10 * SECOND, Algorithm::Smooth),
+        per(LimitDimension::Requests, 10, 5 * SECOND, Algorithm::Fixed),
+        per(LimitDimension::Tokens, 200, 10 * SECOND, Algorithm::Bucket),
         per(
-            Dimension::OutputTokens,
+            LimitDimension::OutputTokens,
             100,
             600 * SECOND,
             Algorithm::Counted,
@@ -127,12 +132,12 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
     proptest::sample::subsequence(all, 0..=count)
 }
 
-fn cost(input_tokens: u64, output_tokens: u64) -> Cost {
-    Cost {
+fn cost(input_tokens: u64, output_tokens: u64) -> CallCost {
+    CallCost {
         requests: 1,
         input_tokens,
         output_tokens,
-        together: Together::Sum,
+        together: CountedTogether::Sum,
     }
 }
 
@@ -146,7 +151,12 @@ struct World {
 impl World {
     fn new(limits: Vec<Limit>) -> Self {
         let team = [
-            per(Dimension::Requests, 20, 10 * SECOND, Algorithm::Counted),
+            per(
+                LimitDimension::Requests,
+                20,
+                10 * SECOND,
+                Algorithm::Counted,
+            ),
             Limit {
                 amount: Amount::Concurrent(3),
                 models: None,
@@ -205,8 +215,8 @@ impl World {
                 remaining,
                 rest,
             } => self.with(permit, |permit| {
-                let figures = Figures {
-                    dimension: Dimension::Requests,
+                let figures = RateLimitHeaders {
+                    dimension: LimitDimension::Requests,
                     limit,
                     remaining,
                     whole_in: Some(rest),
@@ -222,7 +232,7 @@ impl World {
         }
     }
 
-    fn reserve(&mut self, model: &str, cost: Cost, now: Instant) {
+    fn reserve(&mut self, model: &str, cost: CallCost, now: Instant) {
         if self.cap.peek(&cost, now).is_err() {
             return;
         }

@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::limit::{Algorithm, Amount};
 use super::meter::{Meter, MeterWait};
 use super::saved::FoundLimit;
-use forebay_providers::Figures;
-use forebay_providers::cost::Dimension;
+use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::LimitDimension;
 use period::Period;
 use search::LimitSearch;
 
@@ -64,9 +64,9 @@ impl LearnedLimits {
 
     /// Whether the limit on calls of a short period is known from headers: then nothing is searched.
     pub(super) fn is_told(&self) -> bool {
-        self.told
-            .iter()
-            .any(|told| told.period.dimension() == Dimension::Requests && told.period.is_short())
+        self.told.iter().any(|told| {
+            told.period.dimension() == LimitDimension::Requests && told.period.is_short()
+        })
     }
 
     /// The limits, for people.
@@ -162,7 +162,7 @@ impl LearnedLimits {
     /// new are added.
     pub(super) fn observe(
         &mut self,
-        figures: &[Figures],
+        figures: &[RateLimitHeaders],
         age: Duration,
         meters: &mut Vec<Meter>,
         now: Instant,
@@ -201,7 +201,7 @@ impl LearnedLimits {
 }
 
 fn amount(period: &Period) -> Amount {
-    let smooth = period.is_short() && period.dimension() == Dimension::Requests;
+    let smooth = period.is_short() && period.dimension() == LimitDimension::Requests;
     Amount::PerPeriod {
         dimension: period.dimension(),
         limit: period.limit(),

@@ -13,7 +13,7 @@ use super::meter::Meter;
 use super::state::{CallGate, ReadyState};
 use super::{Account, AccountTotals, Denied};
 use crate::accounts::token_correction::TokenCorrection;
-use forebay_providers::Figures;
+use forebay_providers::RateLimitHeaders;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
 /// doubles it up to the longest.
@@ -155,7 +155,7 @@ impl AccountLedger {
     pub(super) fn observe(
         &mut self,
         model: &str,
-        figures: &[Figures],
+        figures: &[RateLimitHeaders],
         age: Duration,
         now: Instant,
     ) {

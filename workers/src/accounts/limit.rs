@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 
 /// How the provider counts a period, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub enum Amount {
     /// So much per period.
     PerPeriod {
         /// What is counted.
-        dimension: Dimension,
+        dimension: LimitDimension,
         /// How many, at least one.
         limit: u64,
         /// Per how long.
@@ -102,7 +102,7 @@ impl Limit {
     /// Whether this limit counts tokens.
     pub fn counts_tokens(&self) -> bool {
         match self.amount {
-            Amount::PerPeriod { dimension, .. } => dimension != Dimension::Requests,
+            Amount::PerPeriod { dimension, .. } => dimension != LimitDimension::Requests,
             Amount::Concurrent(_) => false,
         }
     }
@@ -131,7 +131,7 @@ impl Amount {
     pub(super) fn requests_per_second(&self) -> Option<f64> {
         match *self {
             Amount::PerPeriod {
-                dimension: Dimension::Requests,
+                dimension: LimitDimension::Requests,
                 limit,
                 per,
                 ..

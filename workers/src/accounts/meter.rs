@@ -16,8 +16,8 @@ use crate::accounts::pacer::CallPacer;
 use crate::accounts::timing_margin::TimingMargin;
 use crate::accounts::write_ahead::WriteAhead;
 use crate::clock::Clock;
-use forebay_providers::Figures;
-use forebay_providers::cost::{Cost, Dimension};
+use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::{CallCost, LimitDimension};
 
 /// Longer periods do not count as spent at a start: that would cost a day where little was spent.
 const LONGEST_SPENT: Duration = Duration::from_secs(60);
@@ -79,7 +79,7 @@ impl Meter {
             spent_at.filter(|at| per <= LONGEST_SPENT && *at + per + guard.width() > now);
         let pace = match amount {
             Amount::PerPeriod {
-                dimension: Dimension::Requests,
+                dimension: LimitDimension::Requests,
                 limit,
                 per,
                 algorithm: Algorithm::Smooth,
@@ -165,7 +165,7 @@ impl Meter {
 
     /// An answer told `figures`, as of some moment between `asked` and `now`: where they are of a fixed window
     /// that this counts, what was sent in it is back when it ends.
-    pub(super) fn told(&mut self, figures: &Figures, asked: Instant, now: Instant) {
+    pub(super) fn told(&mut self, figures: &RateLimitHeaders, asked: Instant, now: Instant) {
         let (
             Some(window),
             Amount::PerPeriod {
@@ -305,7 +305,7 @@ impl Meter {
         }
     }
 
-    fn share(&self, cost: &Cost) -> u64 {
+    fn share(&self, cost: &CallCost) -> u64 {
         match self.amount {
             Amount::PerPeriod { dimension, .. } => cost.of(dimension),
             Amount::Concurrent(_) => cost.requests,
@@ -324,7 +324,7 @@ impl Meter {
     }
 
     /// Whether a call of this cost may start at `now`; takes nothing.
-    pub(super) fn peek(&mut self, cost: &Cost, now: Instant) -> Result<(), MeterWait> {
+    pub(super) fn peek(&mut self, cost: &CallCost, now: Instant) -> Result<(), MeterWait> {
         self.room(cost, now)?;
         let share = self.share(cost);
         let covered = self.cover.as_mut().is_none_or(|cover| cover.admits(share));
@@ -336,7 +336,7 @@ impl Meter {
     }
 
     /// The same, whatever is written down.
-    fn room(&mut self, cost: &Cost, now: Instant) -> Result<(), MeterWait> {
+    fn room(&mut self, cost: &CallCost, now: Instant) -> Result<(), MeterWait> {
         self.return_until(now);
         let share = self.share(cost);
         let limit = self.limit();
@@ -362,7 +362,7 @@ impl Meter {
 
     /// The limit that is spent, and when even the least call may start again, if that is not before `soon`.
     pub(super) fn spent(&mut self, now: Instant, soon: Instant) -> Option<(String, Instant)> {
-        match self.room(&Cost::LEAST, now) {
+        match self.room(&CallCost::LEAST, now) {
             Err(MeterWait::Until(at)) if at > soon => Some((self.amount.to_string(), at)),
             _ => None,
         }
@@ -374,7 +374,7 @@ impl Meter {
             self.amount,
             Amount::Concurrent(_)
                 | Amount::PerPeriod {
-                    dimension: Dimension::Requests,
+                    dimension: LimitDimension::Requests,
                     ..
                 }
         )
@@ -404,7 +404,7 @@ impl Meter {
     }
 
     /// Takes `cost` for `call`; the room was there when [`Meter::peek`] said so.
-    pub(super) fn take(&mut self, call: u64, cost: &Cost) {
+    pub(super) fn take(&mut self, call: u64, cost: &CallCost) {
         let share = self.share(cost);
         self.taken += share;
         self.open.insert(call, share);
@@ -415,12 +415,12 @@ impl Meter {
     }
 
     /// Whether so much more is free for a call that was permitted and not sent.
-    pub(super) fn has_room_for(&mut self, more: &Cost, now: Instant) -> bool {
+    pub(super) fn has_room_for(&mut self, more: &CallCost, now: Instant) -> bool {
         self.share(more) == 0 || self.peek(more, now).is_ok()
     }
 
     /// Takes so much more for `call`.
-    pub(super) fn take_on(&mut self, call: u64, more: &Cost) {
+    pub(super) fn take_on(&mut self, call: u64, more: &CallCost) {
         let (share, taken) = (
             self.share(more),
             self.open.get(&call).copied().unwrap_or_default(),
@@ -468,11 +468,11 @@ impl Meter {
     }
 
     /// Corrects what a sent call took of tokens: up always, down only where the provider settles.
-    pub(super) fn correct(&mut self, call: u64, actual: &Cost, may_lower: bool) {
+    pub(super) fn correct(&mut self, call: u64, actual: &CallCost, may_lower: bool) {
         let Amount::PerPeriod { dimension, .. } = self.amount else {
             return;
         };
-        if dimension == Dimension::Requests {
+        if dimension == LimitDimension::Requests {
             return;
         }
         let Some(share) = self

@@ -10,8 +10,8 @@ use super::circuit::BreakerPermit;
 use super::ledger::{AccountLedger, ModelLedger};
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
-use forebay_providers::Figures;
-use forebay_providers::cost::Cost;
+use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::CallCost;
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it
 /// gives back whatever the call has not used: everything, if the call was never sent.
@@ -63,7 +63,7 @@ impl Permit {
 
     /// Takes the tokens of one more job for the same call, which was not sent yet, from all meters or from none.
     /// Returns whether they were free.
-    pub(crate) fn take_on(&self, cost: &Cost, now: Instant) -> bool {
+    pub(crate) fn take_on(&self, cost: &CallCost, now: Instant) -> bool {
         let mut ledger = self.account.ledger();
         let AccountLedger { models, meters, .. } = &mut *ledger;
         let Some(ModelLedger {
@@ -74,7 +74,7 @@ impl Permit {
         else {
             return false;
         };
-        let more = Cost {
+        let more = CallCost {
             requests: 0,
             input_tokens: factor.apply(cost.input_tokens),
             ..*cost
@@ -86,7 +86,7 @@ impl Permit {
             && self.share.as_ref().is_none_or(|share| {
                 // A team's limits count what was estimated, until it is known.
                 share.take_on(
-                    &Cost {
+                    &CallCost {
                         requests: 0,
                         ..*cost
                     },
@@ -140,7 +140,7 @@ impl Permit {
 
     /// Corrects the tokens that were reserved for the call: up always, down only if the provider
     /// gives back what was not used.
-    pub fn settle(&mut self, actual: Cost, provider_settles: bool) {
+    pub fn settle(&mut self, actual: CallCost, provider_settles: bool) {
         if let Some(share) = &self.share {
             share.settle(&actual);
         }
@@ -167,7 +167,7 @@ impl Permit {
     }
 
     /// What the headers of the answer said of limits, where they are learned.
-    pub fn observe(&self, figures: &[Figures], now: Instant) {
+    pub fn observe(&self, figures: &[RateLimitHeaders], now: Instant) {
         let age = now.saturating_duration_since(self.granted);
         self.account
             .ledger()

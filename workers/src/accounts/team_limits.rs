@@ -9,7 +9,7 @@ use crate::accounts::limit::Limit;
 use crate::accounts::meter::Meter;
 use crate::accounts::{Denied, Wake};
 use crate::clock::Clock;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// The limits of a team.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl TeamLimits {
     ///
     /// # Errors
     /// Says what the call has to wait for.
-    pub fn peek(&self, cost: &Cost, now: Instant) -> Result<(), Denied> {
+    pub fn peek(&self, cost: &CallCost, now: Instant) -> Result<(), Denied> {
         for meter in &mut self.inner().meters {
             meter.peek(cost, now)?;
         }
@@ -75,7 +75,7 @@ impl TeamLimits {
     ///
     /// # Errors
     /// With the time at which it may start, if its spacing says otherwise.
-    pub fn take(self: &Arc<Self>, cost: &Cost, now: Instant) -> Result<TeamShare, Denied> {
+    pub fn take(self: &Arc<Self>, cost: &CallCost, now: Instant) -> Result<TeamShare, Denied> {
         let mut inner = self.inner();
         for meter in &mut inner.meters {
             meter.start(now).map_err(Denied::Until)?;
@@ -108,7 +108,7 @@ impl TeamShare {
     }
 
     /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
-    pub(super) fn take_on(&self, more: &Cost, now: Instant) -> bool {
+    pub(super) fn take_on(&self, more: &CallCost, now: Instant) -> bool {
         let mut inner = self.cap.inner();
         let is_free = inner
             .meters
@@ -124,7 +124,7 @@ impl TeamShare {
     }
 
     /// What the call took of tokens, both ways: a team is charged what it used.
-    pub(super) fn settle(&self, actual: &Cost) {
+    pub(super) fn settle(&self, actual: &CallCost) {
         self.cap
             .inner()
             .meters

@@ -1,14 +1,14 @@
 use super::*;
 use crate::clock::SystemClock;
-use forebay_providers::cost::{Dimension, Together};
+use forebay_providers::cost::{CountedTogether, LimitDimension};
 use forebay_providers::registry::provider;
-use forebay_providers::{Endpoint, Figures};
+use forebay_providers::{Endpoint, RateLimitHeaders};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn per_second(limit: u64, algorithm: Algorithm) -> Limit {
     let amount = Amount::PerPeriod {
-        dimension: Dimension::Requests,
+        dimension: LimitDimension::Requests,
         limit,
         per: SECOND,
         algorithm,
@@ -57,11 +57,11 @@ fn account_on(
     Account::new(config, Arc::default(), Arc::default(), spent_at, clock)
 }
 
-const ONE: Cost = Cost {
+const ONE: CallCost = CallCost {
     requests: 1,
     input_tokens: 10,
     output_tokens: 10,
-    together: Together::Sum,
+    together: CountedTogether::Sum,
 };
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +116,7 @@ async fn a_permit_that_was_never_sent_gives_everything_back() {
 #[tokio::test(start_paused = true)]
 async fn meters_are_taken_together_or_not_at_all() {
     let tokens = Amount::PerPeriod {
-        dimension: Dimension::Tokens,
+        dimension: LimitDimension::Tokens,
         limit: 30,
         per: SECOND,
         algorithm: Algorithm::Counted,
@@ -145,7 +145,7 @@ async fn meters_are_taken_together_or_not_at_all() {
     );
     first.stamp().sent(now);
     first.settle(
-        Cost {
+        CallCost {
             input_tokens: 5,
             output_tokens: 5,
             ..ONE
@@ -156,7 +156,7 @@ async fn meters_are_taken_together_or_not_at_all() {
         account.reserve("m", ONE, now).is_ok(),
         "settled at 10, so 20 fit"
     );
-    let huge = Cost {
+    let huge = CallCost {
         input_tokens: 31,
         output_tokens: 0,
         ..ONE
@@ -166,7 +166,7 @@ async fn meters_are_taken_together_or_not_at_all() {
         "larger than the limit: it goes alone"
     );
     assert!(account.reserve("m", huge, now + 2 * SECOND).is_ok());
-    let many = Cost {
+    let many = CallCost {
         requests: 11,
         ..ONE
     };
@@ -240,7 +240,7 @@ async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
     let amount = Amount::PerPeriod {
-        dimension: Dimension::Tokens,
+        dimension: LimitDimension::Tokens,
         limit: 30,
         per: 60 * SECOND,
         algorithm: Algorithm::Counted,
@@ -257,7 +257,7 @@ async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
         1,
     );
     let now = Instant::now();
-    let large = Cost {
+    let large = CallCost {
         input_tokens: 100,
         ..ONE
     };
@@ -363,8 +363,8 @@ async fn headers_replace_the_search_and_count_what_others_use() {
         matches!(account.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND),
         "gently"
     );
-    let told = |remaining| Figures {
-        dimension: Dimension::Requests,
+    let told = |remaining| RateLimitHeaders {
+        dimension: LimitDimension::Requests,
         limit: 600,
         remaining,
         whole_in: Some(60 * SECOND),
@@ -391,7 +391,7 @@ async fn headers_replace_the_search_and_count_what_others_use() {
 async fn what_outlives_a_process_is_taken_up_by_the_next() {
     let day = Limit {
         amount: Amount::PerPeriod {
-            dimension: Dimension::Requests,
+            dimension: LimitDimension::Requests,
             limit: 100,
             per: 24 * 3_600 * SECOND,
             algorithm: Algorithm::Counted,
@@ -462,7 +462,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
 fn per_day(limit: u64, algorithm: Algorithm) -> Limit {
     let per = 24 * 3_600 * SECOND;
     let amount = Amount::PerPeriod {
-        dimension: Dimension::Requests,
+        dimension: LimitDimension::Requests,
         limit,
         per,
         algorithm,
@@ -570,7 +570,7 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
     let start = Instant::now();
     let zone = jiff::tz::TimeZone::get("America/Los_Angeles").expect("a zone");
     let amount = Amount::PerPeriod {
-        dimension: Dimension::Requests,
+        dimension: LimitDimension::Requests,
         limit: 2,
         per: 24 * 3_600 * SECOND,
         algorithm: Algorithm::Counted,
@@ -612,7 +612,7 @@ async fn refused_by_a_clock_that_tells(
 ) -> usize {
     let (limit, per) = (10, 10 * SECOND);
     let amount = Amount::PerPeriod {
-        dimension: Dimension::Requests,
+        dimension: LimitDimension::Requests,
         limit,
         per,
         algorithm: Algorithm::Fixed,
@@ -649,8 +649,8 @@ async fn refused_by_a_clock_that_tells(
             calls += 1;
             refused += usize::from(calls > limit);
             let end = per * u32::try_from(this + 1).expect("few windows");
-            let figures = Figures {
-                dimension: Dimension::Requests,
+            let figures = RateLimitHeaders {
+                dimension: LimitDimension::Requests,
                 limit,
                 remaining: limit.saturating_sub(calls),
                 whole_in: Some(round(end - clock)),

@@ -20,7 +20,7 @@ use crate::outcome::policy::{AccountAction, JobVerdict, failure};
 use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
-use forebay_providers::Scope;
+use forebay_providers::ErrorScope;
 
 /// Makes the permitted call and does what its outcome asks for, for each of its jobs.
 pub(crate) async fn work<Q: Queue, U: Upstream>(
@@ -119,7 +119,7 @@ fn apply(permit: &mut Permit, outcome: &CallOutcome, effect: AccountAction, esti
             return;
         }
         AccountAction::Refused(wait) => {
-            permit.refused(outcome.scope == Scope::Key, class, wait, now)
+            permit.refused(outcome.scope == ErrorScope::Key, class, wait, now)
         }
         AccountAction::CoolModel(wait) => permit.cool(false, class, wait, now),
         AccountAction::DisableKey => permit.disable_key(class),

@@ -19,7 +19,7 @@ use crate::job::merge_key::MergeCandidate;
 use crate::job::share::CoalesceRequest;
 use crate::pools::Pools;
 use forebay_providers::Endpoint;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// Of the tokens that are estimated for a prompt, which are on the safe side, those that it is likely to have.
 const LIKELY: (u64, u64) = (3, 4);
@@ -43,7 +43,7 @@ impl Clock for ForecastClock {
 /// A job that waits.
 struct PendingJob {
     choices: Vec<CandidateState>,
-    cost: Cost,
+    cost: CallCost,
     join: Option<MergeCandidate>,
     /// Whether it says how long its answer may be.
     states_maximum: bool,

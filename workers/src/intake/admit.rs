@@ -29,9 +29,9 @@ use crate::store::journal::WorkStep;
 use crate::store::results::ResultRecord;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 use forebay_providers::file_of;
-use forebay_providers::registry::Merges;
+use forebay_providers::registry::MergeLimits;
 
 /// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
@@ -112,7 +112,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         reason: Reason::default(),
         here_since: None,
         interrupted: false,
-        cost: Cost::default(),
+        cost: CallCost::default(),
         attempts: message.attempts,
         counted: message.counted,
         place: None,
@@ -305,7 +305,7 @@ fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeC
     let saving = targets.filter(|target| target.account.counts_calls(&target.model));
     let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
     // So many like it fit one request.
-    let like_it = |joins: Merges| {
+    let like_it = |joins: MergeLimits| {
         let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
         (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
     };

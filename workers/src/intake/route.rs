@@ -9,7 +9,7 @@ use crate::job::candidates::CandidateSet;
 use crate::outcome::outcome::Rejection;
 use crate::pools::{Pool, PoolCandidate, PoolTarget, Pools};
 use forebay_providers::Unsupported;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// What may serve a job.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub(crate) struct JobRoute {
     pub(crate) pool: Arc<Pool>,
     pub(crate) choices: CandidateSet,
     /// What it costs at the first of them.
-    pub(crate) cost: Cost,
+    pub(crate) cost: CallCost,
     /// Why none of them can be asked, if none can.
     pub(crate) refusal: Option<Rejection>,
 }
@@ -120,7 +120,7 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Rejection {
 
 /// What a job costs at `target`, as far as it matters: where nobody counts tokens, their number need not be near, since
 /// only turns are told by it.
-fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> Cost {
+fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> CallCost {
     if counts_tokens {
         return target
             .account
@@ -128,9 +128,9 @@ fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> Cost {
             .endpoint
             .admission_cost(job, &target.model);
     }
-    Cost {
+    CallCost {
         requests: 1,
         input_tokens: job.size() as u64 / 3,
-        ..Cost::default()
+        ..CallCost::default()
     }
 }

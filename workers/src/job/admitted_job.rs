@@ -22,7 +22,7 @@ use crate::job::share::CoalesceRequest;
 use crate::outcome::end::JobResult;
 use crate::queue::Delivery;
 use crate::store::results::RequestKey;
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// A job on its way.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct AdmittedJob {
     pub(crate) here_since: Option<Instant>,
     /// Whether nobody knows what became of its last call, since the process ended over it.
     pub(crate) interrupted: bool,
-    pub(crate) cost: Cost,
+    pub(crate) cost: CallCost,
     pub(crate) attempts: Vec<Attempt>,
     /// Attempts that counted.
     pub(crate) counted: u32,

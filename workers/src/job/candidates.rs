@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::job::merge_key::says_nothing;
 use crate::pools::{Pool, PoolCandidate, Pools};
-use forebay_providers::cost::Cost;
+use forebay_providers::cost::CallCost;
 
 /// A target that may serve a job.
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub(crate) struct CandidateState {
     /// Its share where several of a tier have room.
     pub(crate) weight: f64,
     /// What a call costs there.
-    pub(crate) cost: Cost,
+    pub(crate) cost: CallCost,
     tier: u32,
     after: Duration,
     context_window: Option<u64>,
@@ -60,7 +60,11 @@ pub(crate) struct CandidateSet {
 impl CandidateSet {
     /// All that may serve a job that asks for `candidates` of `pool`, and what it costs at each; those to which it
     /// cannot be said are left out.
-    pub(crate) fn new(pool: &Pool, candidates: &[PoolCandidate], costs: &[Option<Cost>]) -> Self {
+    pub(crate) fn new(
+        pool: &Pool,
+        candidates: &[PoolCandidate],
+        costs: &[Option<CallCost>],
+    ) -> Self {
         let left = candidates
             .iter()
             .zip(costs)
@@ -104,7 +108,7 @@ impl CandidateSet {
     }
 
     /// What a call costs at `target`, if that is among the first that are asked now.
-    pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<Cost> {
+    pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<CallCost> {
         let awake = || {
             self.left
                 .iter()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_schemas::{Attempt, Class, Job, OnAmbiguous};
 use serde_json::value::RawValue;
 
-use forebay_providers::Kind;
+use forebay_providers::WorkKind;
 
 /// The field of a body that holds the texts.
 pub(crate) const INPUT: &str = "input";
@@ -44,7 +44,9 @@ impl MergeCandidate {
     /// How `job` can travel with others of its pool, if it can.
     pub(crate) fn of(job: &Job, pool: &str) -> Option<Self> {
         // One that must not be called twice must not be asked again because of others.
-        if Kind::of(&job.url) != Some(Kind::Embeddings) || job.on_ambiguous == OnAmbiguous::Fail {
+        if WorkKind::of(&job.url) != Some(WorkKind::Embeddings)
+            || job.on_ambiguous == OnAmbiguous::Fail
+        {
             return None;
         }
         let texts = texts(job)?;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use forebay_providers::registry::Merges;
+use forebay_providers::registry::MergeLimits;
 
 /// An answer of so many bytes is not asked for: there is place for a few of them.
 const LARGEST_ANSWER: usize = 32 << 20;
@@ -64,7 +64,7 @@ impl MergeSizes {
     }
 
     /// Texts that may travel together to `target`.
-    pub(crate) fn most(&self, target: usize, joins: Merges) -> usize {
+    pub(crate) fn most(&self, target: usize, joins: MergeLimits) -> usize {
         let MergeSize { most, width } = self.change(target, |_| {});
         most.min(joins.inputs)
             .min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH))

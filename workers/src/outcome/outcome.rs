@@ -11,7 +11,7 @@ use crate::upstream;
 use forebay_providers::Redaction;
 use forebay_providers::Secret;
 use forebay_providers::price::Prices;
-use forebay_providers::{Charge, Decoded, Scope};
+use forebay_providers::{BilledFacts, DecodedReply, ErrorScope};
 
 /// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.
 const LONGEST_CODE: usize = 200;
@@ -43,7 +43,7 @@ pub(crate) struct CallOutcome {
     /// How long the provider asks to wait.
     pub(crate) retry_after: Option<Duration>,
     /// What an error speaks of.
-    pub(crate) scope: Scope,
+    pub(crate) scope: ErrorScope,
     /// Whether the provider forbids to ask again.
     pub(crate) is_final: bool,
     /// How long a call that was given up on may still run at the provider.
@@ -55,7 +55,7 @@ pub(crate) struct CallOutcome {
 impl CallOutcome {
     /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
     pub(crate) fn of_reply(
-        decoded: Decoded,
+        decoded: DecodedReply,
         status: u16,
         (secret, prices): (&Secret, Option<&Prices>),
         job: &Job,
@@ -140,9 +140,9 @@ impl CallOutcome {
             cost: None,
             retry_after: None,
             scope: if class == Class::BadKey {
-                Scope::Key
+                ErrorScope::Key
             } else {
-                Scope::Model
+                ErrorScope::Model
             },
             is_final: false,
             runs_on: None,
@@ -182,8 +182,8 @@ impl CallOutcome {
 }
 
 /// What an answer cost, if its tokens tell that.
-fn cost(decoded: &Decoded, prices: &Prices) -> Option<Decimal> {
-    let Charge {
+fn cost(decoded: &DecodedReply, prices: &Prices) -> Option<Decimal> {
+    let BilledFacts {
         tier,
         has_extras,
         billed,

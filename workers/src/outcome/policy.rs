@@ -6,7 +6,7 @@ use forebay_schemas::{Class, OnAmbiguous};
 use rand::Rng;
 
 use crate::outcome::outcome::CallOutcome;
-use forebay_providers::Scope;
+use forebay_providers::ErrorScope;
 
 /// The first back-off's upper bound; each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -146,7 +146,7 @@ impl RetryPolicy {
             Class::ExceedsLimit => (ELSEWHERE, AccountAction::None),
             Class::BillingStop => (waits, AccountAction::DisableAccount),
             Class::BadKey => (waits, AccountAction::DisableKey),
-            Class::ModelNotAllowed if outcome.scope == Scope::Request => {
+            Class::ModelNotAllowed if outcome.scope == ErrorScope::Request => {
                 (ELSEWHERE, AccountAction::None)
             }
             Class::ModelNotAllowed => (ELSEWHERE, AccountAction::CoolModel(NOT_ALLOWED)),
@@ -262,7 +262,7 @@ mod tests {
             usage: None,
             cost: None,
             retry_after: Some(Duration::from_secs(9)),
-            scope: Scope::Model,
+            scope: ErrorScope::Model,
             is_final: false,
             runs_on: None,
             status_code: None,

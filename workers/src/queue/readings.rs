@@ -8,18 +8,18 @@ use super::QueueReading;
 /// Which readings are open.
 #[derive(Debug, Default)]
 pub struct ActiveReadings {
-    open: Mutex<HashMap<QueueReading, PostponedState>>,
+    open: Mutex<HashMap<QueueReading, ReadingsState>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PostponedState {
+enum ReadingsState {
     Open,
     /// It will be closed unless something comes meanwhile.
     Closing,
 }
 
 impl ActiveReadings {
-    fn lock(&self) -> MutexGuard<'_, HashMap<QueueReading, PostponedState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<QueueReading, ReadingsState>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -28,10 +28,10 @@ impl ActiveReadings {
         let mut open = self.lock();
         match open.get_mut(reading) {
             Some(state) => {
-                *state = PostponedState::Open;
+                *state = ReadingsState::Open;
                 false
             }
-            None => open.insert(reading.clone(), PostponedState::Open).is_none(),
+            None => open.insert(reading.clone(), ReadingsState::Open).is_none(),
         }
     }
 
@@ -50,13 +50,13 @@ impl ActiveReadings {
 
     /// Says that a reading is about to close.
     pub(crate) fn closing(&self, reading: &QueueReading) {
-        self.lock().insert(reading.clone(), PostponedState::Closing);
+        self.lock().insert(reading.clone(), ReadingsState::Closing);
     }
 
     /// Closes a reading, unless something came meanwhile: then it is false, and the reading goes on.
     pub(crate) fn close(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
-        let closes = open.get(reading) != Some(&PostponedState::Open);
+        let closes = open.get(reading) != Some(&ReadingsState::Open);
         if closes {
             open.remove(reading);
         }

@@ -10,8 +10,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use crate::clock::Clock;
 use crate::queue::{
     ActiveReadings, CompletionPublication, Credit, DeadLetter, Delivery, DeliveryReceipt,
-    DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState as JobState,
-    PublishOutcome, Queue, QueueReading,
+    DeliverySource, Error, ExistingCompletion, PostponedJob, PostponedState, PublishOutcome, Queue,
+    QueueReading,
 };
 
 /// A queue in memory; clones share it.
@@ -23,14 +23,14 @@ pub struct SimQueue {
 
 #[derive(Debug)]
 struct SimShared {
-    state: Mutex<PostponedState>,
+    state: Mutex<SimQueueState>,
     /// Told when something waits that did not.
     waiting: Notify,
     ended: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
-struct PostponedState {
+struct SimQueueState {
     sequence: u64,
     flows: BTreeSet<Flow>,
     announce: Option<(Arc<ActiveReadings>, mpsc::UnboundedSender<QueueReading>)>,
@@ -44,7 +44,7 @@ struct PostponedState {
     postponed: usize,
 }
 
-impl PostponedState {
+impl SimQueueState {
     fn announce(&self, flow: &Flow) {
         let Some((readings, announce)) = &self.announce else {
             return;
@@ -74,7 +74,7 @@ impl SimQueue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, PostponedState> {
+    fn state(&self) -> MutexGuard<'_, SimQueueState> {
         self.shared
             .state
             .lock()
@@ -86,7 +86,7 @@ impl SimQueue {
         self.enqueue(flow, payload.into(), None);
     }
 
-    fn enqueue(&self, flow: &Flow, payload: Bytes, known: Option<JobState>) {
+    fn enqueue(&self, flow: &Flow, payload: Bytes, known: Option<PostponedState>) {
         let mut state = self.state();
         state.sequence += 1;
         let name = state.sequence.to_string();

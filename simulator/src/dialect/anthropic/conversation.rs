@@ -4,17 +4,17 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::super::super::call::{Wrong, wrong};
+use super::super::super::call::{RequestProblem, wrong};
 use super::super::super::parts;
 use super::super::super::signature;
-use super::Version;
+use super::ApiVersion;
 
 /// What the last message says; where tools answer in it, what was asked before, and all that they say.
 pub(super) fn last(
     request: &Value,
-    version: Version,
+    version: ApiVersion,
     thinks: bool,
-) -> Result<(String, Option<String>), Wrong> {
+) -> Result<(String, Option<String>), RequestProblem> {
     let messages = request.get("messages").and_then(Value::as_array);
     let Some(messages) = messages.filter(|list| !list.is_empty()) else {
         return wrong("messages: at least one message is required");
@@ -42,7 +42,7 @@ pub(super) fn last(
 }
 
 /// Turns, their blocks, calls of tools and what answers them are as the API demands.
-fn check(messages: &[Value], version: Version, thinks: bool) -> Result<(), Wrong> {
+fn check(messages: &[Value], version: ApiVersion, thinks: bool) -> Result<(), RequestProblem> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message
@@ -78,7 +78,7 @@ fn check(messages: &[Value], version: Version, thinks: bool) -> Result<(), Wrong
     }
 }
 
-fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, Wrong> {
+fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, RequestProblem> {
     let ids: Vec<_> = open.iter().map(String::as_str).collect();
     wrong(format!(
         "messages.{at}: `tool_use` ids were found without `tool_result` blocks immediately after: {}. Each \
@@ -95,7 +95,7 @@ fn kind(block: &Value) -> &str {
 }
 
 /// A message's blocks; a text alone is one.
-fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, Wrong> {
+fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, RequestProblem> {
     match message.get("content") {
         Some(Value::String(text)) if !text.is_empty() => {
             Ok(vec![json!({ "type": "text", "text": text })])
@@ -109,7 +109,7 @@ fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, Wrong> {
 }
 
 /// Whether results answer all calls, come first, and come once.
-fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), Wrong> {
+fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), RequestProblem> {
     let mut left = open.clone();
     let mut others = false;
     for (place, block) in blocks.iter().enumerate() {
@@ -149,7 +149,7 @@ fn calls(blocks: &[Value]) -> BTreeSet<String> {
 }
 
 /// Whether thoughts are as they were, and there where they have to be.
-fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), Wrong> {
+fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), RequestProblem> {
     for (place, block) in blocks
         .iter()
         .enumerate()
@@ -178,7 +178,12 @@ fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn allowed(blocks: &[Value], role: &str, version: Version, at: usize) -> Result<(), Wrong> {
+fn allowed(
+    blocks: &[Value],
+    role: &str,
+    version: ApiVersion,
+    at: usize,
+) -> Result<(), RequestProblem> {
     for (place, block) in blocks.iter().enumerate() {
         let here = format!("messages.{at}.content.{place}");
         let of_assistant = matches!(kind(block), "tool_use" | "thinking" | "redacted_thinking");
@@ -195,12 +200,12 @@ fn allowed(blocks: &[Value], role: &str, version: Version, at: usize) -> Result<
                     kind(block)
                 ));
             }
-            ("assistant", "document") if version == Version::Of2026 => {
+            ("assistant", "document") if version == ApiVersion::Of2026 => {
                 return wrong(format!(
                     "{here}: `document` blocks are not permitted in `assistant` messages"
                 ));
             }
-            ("user", "text") if version == Version::Of2026 && cites(block) => {
+            ("user", "text") if version == ApiVersion::Of2026 && cites(block) => {
                 return wrong(format!(
                     "{here}.citations: not permitted in `user` messages"
                 ));
@@ -224,7 +229,7 @@ fn cites(block: &Value) -> bool {
         .is_some_and(|list| !list.is_empty())
 }
 
-fn content(content: Option<&Value>) -> Result<String, Wrong> {
+fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
     match content {
         Some(Value::Array(blocks)) => told(blocks),
         Some(Value::String(text)) => Ok(text.clone()),
@@ -233,7 +238,7 @@ fn content(content: Option<&Value>) -> Result<String, Wrong> {
 }
 
 /// Blocks, told as text.
-fn told(blocks: &[Value]) -> Result<String, Wrong> {
+fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         let field = |pointer: &str| {
             block
@@ -269,8 +274,8 @@ fn told(blocks: &[Value]) -> Result<String, Wrong> {
 mod tests {
     use super::*;
 
-    fn read(messages: Value, thinks: bool) -> Result<(String, Option<String>), Wrong> {
-        last(&json!({ "messages": messages }), Version::Of2026, thinks)
+    fn read(messages: Value, thinks: bool) -> Result<(String, Option<String>), RequestProblem> {
+        last(&json!({ "messages": messages }), ApiVersion::Of2026, thinks)
     }
 
     #[test]

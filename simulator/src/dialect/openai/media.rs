@@ -5,9 +5,9 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::super::answer::{
-    Answer, CREATED, DIMENSIONS, digest, documents, ranking, vector,
+    CREATED, DIMENSIONS, VendorAnswer, digest, documents, ranking, vector,
 };
-use super::super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::multipart;
 
 /// The categories of a moderation, as OpenAI names them.
@@ -72,7 +72,7 @@ pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
     }
     let tokens_of = |text: &String| text.len() as u64 / 4 + 1;
     if texts.iter().any(|text| tokens_of(text) > LONGEST_TEXT) {
-        return Err(Wrong::Case("context_too_long"));
+        return Err(RequestProblem::Case("context_too_long"));
     }
     let tokens: u64 = texts.iter().map(tokens_of).sum();
     if tokens > MOST_TOKENS {
@@ -103,7 +103,7 @@ pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
         .collect();
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let body = json!({ "object": "list", "data": data, "model": model, "usage": usage });
-    Ok(Answer::json(200, &body).spending(tokens, 0))
+    Ok(VendorAnswer::json(200, &body).spending(tokens, 0))
 }
 
 /// Numbers as OpenAI packs them: four bytes each, the smallest first.
@@ -119,14 +119,14 @@ fn pack(numbers: &[f64]) -> String {
     BASE64_STANDARD.encode(&bytes)
 }
 
-pub(crate) fn moderation(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+pub(crate) fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let texts = texts(request.get("input"));
     if texts.is_empty() {
         return wrong("Invalid type for 'input': expected a string or an array of strings.");
     }
     let results: Vec<_> = texts.iter().map(|text| judged(text)).collect();
     let id = format!("modr-{}", digest(call.body));
-    Ok(Answer::json(
+    Ok(VendorAnswer::json(
         200,
         &json!({ "id": id, "model": model, "results": results }),
     ))
@@ -167,7 +167,7 @@ pub(crate) fn image(request: &Value) -> Outcome {
         "total_tokens": 110,
         "input_tokens_details": { "text_tokens": 10, "image_tokens": 0 },
     });
-    Ok(Answer::json(
+    Ok(VendorAnswer::json(
         200,
         &json!({ "created": CREATED, "data": data, "usage": usage }),
     ))
@@ -187,10 +187,10 @@ pub(crate) fn speech(request: &Value) -> Outcome {
     }
     let mut bytes = vec![0xff, 0xfb, 0x90, 0x00];
     bytes.extend(digest(text.as_bytes()).into_bytes());
-    Ok(Answer::raw(200, "audio/mpeg", bytes))
+    Ok(VendorAnswer::raw(200, "audio/mpeg", bytes))
 }
 
-pub(crate) fn transcription(call: &Call<'_>) -> Outcome {
+pub(crate) fn transcription(call: &VendorCall<'_>) -> Outcome {
     let kind = call
         .headers
         .get("content-type")
@@ -205,7 +205,7 @@ pub(crate) fn transcription(call: &Call<'_>) -> Outcome {
     }
     let Some(file) = part("file").filter(|part| part.file.is_some() && !part.bytes.is_empty())
     else {
-        return Err(Wrong::Request(
+        return Err(RequestProblem::Request(
             "Audio file might be corrupted or unsupported".to_owned(),
         ));
     };
@@ -216,7 +216,7 @@ pub(crate) fn transcription(call: &Call<'_>) -> Outcome {
         digest(&file.bytes)
     );
     if part("response_format").is_some_and(|part| *part.bytes == *b"text") {
-        return Ok(Answer::raw(
+        return Ok(VendorAnswer::raw(
             200,
             "text/plain; charset=utf-8",
             text.into_bytes(),
@@ -231,18 +231,18 @@ pub(crate) fn transcription(call: &Call<'_>) -> Outcome {
         "input_token_details": { "text_tokens": 0, "audio_tokens": heard },
     });
     let id = format!("req_{}", digest(&file.bytes));
-    Ok(Answer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
+    Ok(VendorAnswer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
 }
 
 /// The model that a form names.
-pub(crate) fn model_of_form(call: &Call<'_>) -> Option<String> {
+pub(crate) fn model_of_form(call: &VendorCall<'_>) -> Option<String> {
     let kind = call.headers.get("content-type")?.to_str().ok()?;
     let parts = multipart::parts(kind, call.body)?;
     let model = parts.iter().find(|part| part.name == "model")?;
     Some(String::from_utf8_lossy(&model.bytes).into_owned())
 }
 
-pub(crate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+pub(crate) fn rerank(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let query = request.get("query").and_then(Value::as_str);
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("'query' and 'documents' are required");
@@ -257,7 +257,7 @@ pub(crate) fn rerank(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
     let tokens = call.body.len() as u64 / 4;
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let id = format!("rerank-{}", digest(call.body));
-    Ok(Answer::json(
+    Ok(VendorAnswer::json(
         200,
         &json!({ "id": id, "model": model, "usage": usage, "results": results }),
     ))

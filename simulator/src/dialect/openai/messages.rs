@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::super::super::asked::{Asked, Choice, Form, Tool};
-use super::super::super::call::{Wrong, wrong};
+use super::super::super::asked::{AnswerForm, OfferedTool, ToolChoice, UnifiedRequest};
+use super::super::super::call::{RequestProblem, wrong};
 use super::super::super::parts;
 use super::super::super::signature;
 use super::super::super::vendor::Vendor;
 
-pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
+pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -27,7 +27,7 @@ pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<Asked, Wrong> {
     let effort = effort.or_else(|| request.pointer("/reasoning/effort")?.as_str());
     let switched = request.pointer("/thinking/type") == Some(&json!("enabled"));
     let enabled = request.pointer("/reasoning/enabled") == Some(&json!(true));
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text,
         result,
         tools: tools(request)?,
@@ -49,7 +49,7 @@ pub(crate) fn most(request: &Value) -> Option<u64> {
 }
 
 /// What the last message says; where tools say it, what was asked before, and all that they say.
-pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong> {
+pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let role = |message: &Value| {
         message
             .get("role")
@@ -74,7 +74,7 @@ pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Wrong
 }
 
 /// Whether results follow the calls that they belong to.
-fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
+fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message
@@ -127,7 +127,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), Wrong> {
 }
 
 /// Whether thoughts that came back are sealed as they were.
-fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
+fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
     let details = messages
         .iter()
         .filter_map(|message| message.get("reasoning_details")?.as_array())
@@ -141,7 +141,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), Wrong> {
     Ok(())
 }
 
-pub(crate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+pub(crate) fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
     let tool = |tool: &Value| {
         let name = tool
             .pointer("/function/name")
@@ -154,7 +154,7 @@ pub(crate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
             .pointer("/function/parameters")
             .cloned()
             .unwrap_or_else(|| json!({}));
-        Ok(Tool {
+        Ok(OfferedTool {
             name: name.to_owned(),
             schema,
         })
@@ -168,30 +168,30 @@ pub(crate) fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
         .collect()
 }
 
-fn choice(request: &Value) -> Choice {
+fn choice(request: &Value) -> ToolChoice {
     match request.get("tool_choice") {
-        Some(Value::String(word)) if word == "none" => Choice::Never,
-        Some(Value::String(word)) if word == "required" || word == "any" => Choice::Any,
+        Some(Value::String(word)) if word == "none" => ToolChoice::Never,
+        Some(Value::String(word)) if word == "required" || word == "any" => ToolChoice::Any,
         Some(object) => match object.pointer("/function/name").and_then(Value::as_str) {
-            Some(name) => Choice::Named(name.to_owned()),
-            None => Choice::Free,
+            Some(name) => ToolChoice::Named(name.to_owned()),
+            None => ToolChoice::Free,
         },
-        None => Choice::Free,
+        None => ToolChoice::Free,
     }
 }
 
-pub(crate) fn form(request: &Value) -> Form {
+pub(crate) fn form(request: &Value) -> AnswerForm {
     let format = request.get("response_format");
     match format
         .and_then(|format| format.get("type"))
         .and_then(Value::as_str)
     {
-        Some("json_object") => Form::Json,
+        Some("json_object") => AnswerForm::Json,
         Some("json_schema") => {
             let schema = format.and_then(|format| format.pointer("/json_schema/schema"));
-            Form::Schema(schema.cloned().unwrap_or_else(|| json!({})))
+            AnswerForm::Schema(schema.cloned().unwrap_or_else(|| json!({})))
         }
-        _ => Form::Text,
+        _ => AnswerForm::Text,
     }
 }
 
@@ -212,7 +212,7 @@ pub(crate) fn stops(stop: Option<&Value>) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn read(messages: Value) -> Result<Asked, Wrong> {
+    fn read(messages: Value) -> Result<UnifiedRequest, RequestProblem> {
         asked(Vendor::OpenAi, &json!({ "messages": messages }))
     }
 

@@ -2,21 +2,24 @@
 
 use serde_json::{Value, json};
 
-use super::super::super::answer::{Answer, CREATED, digest, prompt_tokens};
-use super::super::super::asked::{Asked, Choice, Content, End, Form, Said, Tool, reply};
-use super::super::super::call::{Call, Outcome, Wrong, wrong};
+use super::super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use super::super::super::asked::{
+    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolChoice, UnifiedAnswer, UnifiedRequest,
+    reply,
+};
+use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::parts;
 use super::super::super::signature;
 
 /// How the id of a call begins that was thought about before: it is not taken back without the thought.
 const THOUGHT_CALL: &str = "fc_thought";
 
-pub(super) fn answer(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
+pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let asked = asked(request)?;
     let said = reply(&asked);
     let id = digest(call.body);
     let (input, output) = (prompt_tokens(call.body), said.all_tokens());
-    let cut = said.end == End::Length;
+    let cut = said.end == AnswerEnd::Length;
     let body = json!({
         "id": format!("resp_{id}"),
         "object": "response",
@@ -47,10 +50,10 @@ pub(super) fn answer(call: &Call<'_>, request: &Value, model: &str) -> Outcome {
             "total_tokens": input + output,
         },
     });
-    Ok(Answer::json(200, &body).spending(input, output))
+    Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn items(said: &Said, id: &str) -> Vec<Value> {
+fn items(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let mut items = Vec::new();
     if let Some(thought) = &said.thought {
         let name = format!("rs_{id}");
@@ -66,7 +69,7 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
     } else {
         "fc_"
     };
-    let status = if said.end == End::Length {
+    let status = if said.end == AnswerEnd::Length {
         "incomplete"
     } else {
         "completed"
@@ -77,15 +80,15 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
         })
     };
     match &said.content {
-        Content::Text(text) => {
+        AnswerContent::Text(text) => {
             let text =
                 json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
             items.push(message(text));
         }
-        Content::Refusal(text) => {
+        AnswerContent::Refusal(text) => {
             items.push(message(json!({ "type": "refusal", "refusal": text })))
         }
-        Content::Calls(calls) => items.extend(calls.iter().enumerate().map(|(at, call)| {
+        AnswerContent::Calls(calls) => items.extend(calls.iter().enumerate().map(|(at, call)| {
             json!({
                 "id": format!("{prefix}{id}{at}"),
                 "type": "function_call",
@@ -99,7 +102,7 @@ fn items(said: &Said, id: &str) -> Vec<Value> {
     items
 }
 
-fn asked(request: &Value) -> Result<Asked, Wrong> {
+fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let (text, result) = match request.get("input") {
         Some(Value::String(text)) => (text.clone(), None),
         Some(Value::Array(items)) if !items.is_empty() => {
@@ -114,7 +117,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
         _ => return wrong("Missing required parameter: 'input'."),
     };
     let effort = request.pointer("/reasoning/effort").and_then(Value::as_str);
-    Ok(Asked {
+    Ok(UnifiedRequest {
         text,
         result,
         tools: tools(request)?,
@@ -127,7 +130,7 @@ fn asked(request: &Value) -> Result<Asked, Wrong> {
     })
 }
 
-fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
+fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let is_message = |item: &&Value| {
         item.get("role").is_some() && item.get("role").and_then(Value::as_str) != Some("assistant")
     };
@@ -150,7 +153,7 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), Wrong> {
 
 /// Whether results have their calls, and calls and thoughts are as they were. What a response before this one
 /// held is not known any more, so that what `follows` one is taken at its word.
-fn check(items: &[Value], follows: bool) -> Result<(), Wrong> {
+fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
     let field = |item: &Value, name: &str| {
         item.get(name)
             .and_then(Value::as_str)
@@ -193,7 +196,7 @@ fn check(items: &[Value], follows: bool) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
+fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
     let functions = request
         .get("tools")
         .and_then(Value::as_array)
@@ -201,7 +204,7 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
         .flatten();
     let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
     let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
-        Some(name) => Ok(Tool {
+        Some(name) => Ok(OfferedTool {
             name: name.to_owned(),
             schema: tool.get("parameters").cloned().unwrap_or_else(|| json!({})),
         }),
@@ -210,29 +213,29 @@ fn tools(request: &Value) -> Result<Vec<Tool>, Wrong> {
     functions.map(tool).collect()
 }
 
-fn choice(choice: Option<&Value>) -> Choice {
+fn choice(choice: Option<&Value>) -> ToolChoice {
     match choice {
-        Some(Value::String(word)) if word == "none" => Choice::Never,
-        Some(Value::String(word)) if word == "required" => Choice::Any,
+        Some(Value::String(word)) if word == "none" => ToolChoice::Never,
+        Some(Value::String(word)) if word == "required" => ToolChoice::Any,
         Some(object) => match object.get("name").and_then(Value::as_str) {
-            Some(name) => Choice::Named(name.to_owned()),
-            None => Choice::Free,
+            Some(name) => ToolChoice::Named(name.to_owned()),
+            None => ToolChoice::Free,
         },
-        None => Choice::Free,
+        None => ToolChoice::Free,
     }
 }
 
-fn form(format: Option<&Value>) -> Form {
+fn form(format: Option<&Value>) -> AnswerForm {
     match format
         .and_then(|format| format.get("type"))
         .and_then(Value::as_str)
     {
-        Some("json_object") => Form::Json,
+        Some("json_object") => AnswerForm::Json,
         Some("json_schema") => {
             let schema = format.and_then(|format| format.get("schema"));
-            Form::Schema(schema.cloned().unwrap_or_else(|| json!({})))
+            AnswerForm::Schema(schema.cloned().unwrap_or_else(|| json!({})))
         }
-        _ => Form::Text,
+        _ => AnswerForm::Text,
     }
 }
 

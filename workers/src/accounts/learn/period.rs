@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use forebay_providers::Figures;
-use forebay_providers::cost::Dimension;
+use forebay_providers::RateLimitHeaders;
+use forebay_providers::cost::LimitDimension;
 
 /// The periods that providers use, in seconds.
 const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];
@@ -25,7 +25,7 @@ const TOLERANCE: f64 = 0.25;
 /// is the shortest window that fits.
 #[derive(Debug)]
 pub(super) struct Period {
-    dimension: Dimension,
+    dimension: LimitDimension,
     limit: u64,
     /// The period that the provider documents, as an index; then nothing is inferred.
     said: Option<usize>,
@@ -56,7 +56,7 @@ impl Lately {
 }
 
 impl Period {
-    pub(super) fn new(figures: &Figures, now: Instant) -> Self {
+    pub(super) fn new(figures: &RateLimitHeaders, now: Instant) -> Self {
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
@@ -71,7 +71,7 @@ impl Period {
         period
     }
 
-    pub(super) fn dimension(&self) -> Dimension {
+    pub(super) fn dimension(&self) -> LimitDimension {
         self.dimension
     }
 
@@ -108,7 +108,7 @@ impl Period {
     }
 
     /// Takes in an answer's figures; true if the limit or its period is another one now.
-    pub(super) fn observe(&mut self, figures: &Figures, now: Instant) -> bool {
+    pub(super) fn observe(&mut self, figures: &RateLimitHeaders, now: Instant) -> bool {
         let before = (self.limit, self.per());
         if figures.limit != self.limit {
             *self = Self::new(figures, now);
@@ -118,7 +118,7 @@ impl Period {
         before != (self.limit, self.per())
     }
 
-    fn see(&mut self, figures: &Figures, now: Instant) {
+    fn see(&mut self, figures: &RateLimitHeaders, now: Instant) {
         let used = figures.limit.saturating_sub(figures.remaining);
         let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else {
             return;
@@ -143,7 +143,7 @@ impl Period {
 
     /// When what is used by now is back: of a window at once, of a bucket bit by bit.
     /// The answer is `age` younger than what it tells.
-    pub(super) fn returns(&self, figures: &Figures, age: Duration) -> Vec<Duration> {
+    pub(super) fn returns(&self, figures: &RateLimitHeaders, age: Duration) -> Vec<Duration> {
         let whole_in = figures
             .whole_in
             .unwrap_or_else(|| self.per())
@@ -161,9 +161,9 @@ impl Period {
 mod tests {
     use super::*;
 
-    fn figures(limit: u64, used: u64, whole_in: f64) -> Figures {
-        Figures {
-            dimension: Dimension::Requests,
+    fn figures(limit: u64, used: u64, whole_in: f64) -> RateLimitHeaders {
+        RateLimitHeaders {
+            dimension: LimitDimension::Requests,
             limit,
             remaining: limit - used,
             whole_in: Some(Duration::from_secs_f64(whole_in)),
@@ -222,7 +222,7 @@ mod tests {
     #[test]
     fn another_limit_begins_anew_and_no_reset_means_a_minute() {
         assert_eq!(period(&[(60, 1, 60.0), (120, 1, 0.5)]), 60);
-        let silent = Figures {
+        let silent = RateLimitHeaders {
             whole_in: None,
             ..figures(60, 1, 0.0)
         };

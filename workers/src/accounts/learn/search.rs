@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use crate::accounts::limit::{Algorithm, Amount};
 use crate::accounts::meter::MeterWait;
 use crate::accounts::saved::FoundLimit;
-use forebay_providers::cost::Dimension;
+use forebay_providers::cost::LimitDimension;
 
 /// What is searched is a number of calls per this.
 const PERIOD: Duration = Duration::from_secs(60);
@@ -89,7 +89,7 @@ impl LimitSearch {
     /// What is allowed now.
     pub(super) fn amount(&self) -> Amount {
         Amount::PerPeriod {
-            dimension: Dimension::Requests,
+            dimension: LimitDimension::Requests,
             limit: self.limit,
             per: PERIOD,
             algorithm: Algorithm::Smooth,
