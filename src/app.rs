@@ -28,8 +28,8 @@ use crate::upgrade;
 use crate::worker::Worker;
 
 /// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
-const LOOKS: u32 = 10;
-const LOOK: Duration = Duration::from_millis(50);
+const DATA_DIR_RETRIES: u32 = 10;
+const DATA_DIR_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long the last messages may take to leave.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -209,9 +209,11 @@ async fn establish(connection: &Connection, config: &Config) -> Result<(), Error
 /// Takes hold of the data directory. A client that looks who holds it has the lock for a moment, and
 /// names no server; that one is waited for.
 async fn hold(path: &Path) -> std::io::Result<DataHold> {
-    for _ in 0..LOOKS {
+    for _ in 0..DATA_DIR_RETRIES {
         match DataDir::hold(path)? {
-            DataHold::Taken(by) if by.holder.is_none() => tokio::time::sleep(LOOK).await,
+            DataHold::Taken(by) if by.holder.is_none() => {
+                tokio::time::sleep(DATA_DIR_RETRY_PAUSE).await
+            }
             held => return Ok(held),
         }
     }

@@ -17,7 +17,7 @@ use crate::batch::input::Batch;
 use crate::nats::connection::Connection;
 
 /// The pause before the stream is read again.
-const AGAIN: Duration = Duration::from_millis(500);
+const REREAD_PAUSE: Duration = Duration::from_millis(500);
 
 /// A completion, and what its message tells of it.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl BatchCompletions {
     pub(crate) async fn next(&mut self) -> FoundCompletion {
         loop {
             if self.is_lost {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(REREAD_PAUSE).await;
                 let Ok((messages, _)) = read(&self.connection, &self.filter).await else {
                     continue;
                 };

@@ -29,11 +29,11 @@ const WINDOW: usize = 256;
 /// and what was put of one that did not fit would stay.
 const LARGE_AT_ONCE: usize = 1;
 /// The pause before a publish that was refused is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// How often the worker is asked what it is doing.
-const ASK: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a completion that should be in the stream is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long accounts that no call ever reached are tried.
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
@@ -70,7 +70,7 @@ pub async fn run(
     };
     let mut publishing = std::pin::pin!(publish_open(&gathering));
     let mut published = false;
-    let mut ask = tokio::time::interval(ASK);
+    let mut ask = tokio::time::interval(PROGRESS_INTERVAL);
     while gathering.totals.done() < batch.lines.len() {
         tokio::select! {
             result = &mut publishing, if !published => {
@@ -152,7 +152,7 @@ async fn publish(
                     warn!("a job cannot be published yet: {error:#}");
                     told = true;
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(PUBLISH_RETRY_PAUSE).await;
             }
         }
     }
@@ -215,7 +215,8 @@ impl BatchRun {
         let mut behind = completions.stored;
         while behind > 0 {
             // What is pushed out of the stream meanwhile never comes.
-            let Ok(found) = tokio::time::timeout(PATIENCE, completions.next()).await else {
+            let Ok(found) = tokio::time::timeout(COMPLETION_TIMEOUT, completions.next()).await
+            else {
                 break;
             };
             self.before = found.sequence;
@@ -291,7 +292,7 @@ impl BatchRun {
         let asked = connection
             .client
             .request(connection.names.ctl("accounts"), "".into());
-        let answer = tokio::time::timeout(ASK, asked)
+        let answer = tokio::time::timeout(PROGRESS_INTERVAL, asked)
             .await
             .ok()
             .and_then(Result::ok);

@@ -14,7 +14,7 @@ use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::process::shutdown;
 
 /// How often it is looked whether the worker still runs.
-const LOOK: Duration = Duration::from_secs(1);
+const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A worker that is gone for so many looks is not being restarted.
 const GONE: u32 = 5;
 
@@ -137,7 +137,7 @@ pub(super) async fn with_worker<T>(
         warn!(
             "the worker that ran does not answer any more; looking for another, or taking its place"
         );
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(WORKER_CHECK_INTERVAL).await;
     }
 }
 
@@ -173,7 +173,7 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
 async fn gone(config: &Config, connection: &Connection) {
     let (mut missed, mut cut) = (0, 0);
     while missed < GONE && cut < GONE {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(WORKER_CHECK_INTERVAL).await;
         let served = is_served(config, connection).await;
         missed = if served { 0 } else { missed + 1 };
         // A server that others run is waited for: its address is fixed.
@@ -198,6 +198,6 @@ async fn answers(connection: &Connection) -> bool {
     let asked = connection
         .client
         .request(connection.names.ctl("accounts"), "".into());
-    let asked = tokio::time::timeout(LOOK, asked).await;
+    let asked = tokio::time::timeout(WORKER_CHECK_INTERVAL, asked).await;
     !matches!(asked, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

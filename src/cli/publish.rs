@@ -21,7 +21,7 @@ use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 
 /// How long a worker is waited for that may know the pool.
-const PATIENCE: Duration = Duration::from_secs(2);
+const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Publish jobs, one JSON object per line, and print what NATS acknowledged. Answers come as
 /// completions: see `forebay results tail`.
@@ -173,7 +173,7 @@ impl JobPublisher {
 /// Refuses a pool or a team that the worker does not serve. Without a worker jobs wait for one, which may.
 async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
     let asked = tokio::time::timeout(
-        PATIENCE,
+        WORKER_TIMEOUT,
         ask::<AccountsReport>(connection, "accounts", Vec::new()),
     )
     .await;
@@ -197,7 +197,7 @@ async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> 
 /// When the stream of jobs was made, in seconds since 1970. Not everybody who may publish may ask for that.
 async fn created_at(connection: &Connection) -> Option<i64> {
     let stream = tokio::time::timeout(
-        PATIENCE,
+        WORKER_TIMEOUT,
         connection
             .context
             .get_stream(connection.names.jobs_stream()),

@@ -26,10 +26,10 @@ use crate::process::data_dir::{DataHold, told};
 use crate::process::shutdown;
 
 /// The pause before completions that are lost are asked for again.
-const AGAIN: Duration = Duration::from_secs(1);
+const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the stream is still the same.
-const LOOK: Duration = Duration::from_secs(2);
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Read answers.
 #[derive(Debug, clap::Subcommand)]
@@ -202,7 +202,7 @@ async fn tail(
     // The place in the stream of the next one that is wanted.
     let mut next = if all { 1 } else { last(&connection).await? + 1 };
     let mut messages = completions(&connection, &filter, next).await?;
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(STREAM_CHECK_INTERVAL);
     loop {
         let problem = tokio::select! {
             message = messages.next() => match message {
@@ -253,7 +253,7 @@ async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<S
 async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str> {
     if !connection.is_up() {
         // It may come back by itself, at the same address.
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
         return (!connection.is_up()).then_some("the connection is lost");
     }
     let made_again = last(connection).await.is_ok_and(|last| last + 1 < *next);
@@ -266,7 +266,7 @@ async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str
 /// Reads on at `next`. The server may have another address by now.
 async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
     loop {
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(RESUBSCRIBE_PAUSE).await;
         let Ok(connection) = connect(config).await else {
             continue;
         };

@@ -18,9 +18,9 @@ use crate::nats::connection::{Connection, Error};
 use crate::worker::Worker;
 
 /// How often it is looked whether something changed.
-const LOOK: Duration = Duration::from_millis(250);
+const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often all is written, changed or not.
-const ANEW: Duration = Duration::from_secs(60);
+const FULL_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How many may ask at once that all be written down; more wait.
 const ASKED: usize = 16;
@@ -115,9 +115,9 @@ impl AccountStates {
         unseated: CancellationToken,
     ) {
         let written = async {
-            let mut look = tokio::time::interval(LOOK);
+            let mut look = tokio::time::interval(CHANGE_CHECK_INTERVAL);
             look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut anew = tokio::time::interval(ANEW);
+            let mut anew = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
                     _ = look.tick() => { self.write(&worker, true).await; }

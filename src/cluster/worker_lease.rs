@@ -25,9 +25,9 @@ const KEY: &str = "worker";
 /// Without renewal the seat is free after this; servers count in whole seconds.
 const TTL: Duration = Duration::from_secs(9);
 /// How often it is renewed.
-const RENEW: Duration = Duration::from_secs(3);
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 /// A seat that was not renewed for so long is left, even if its key stays.
-const PATIENCE: Duration = Duration::from_secs(12);
+const LEASE_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Who sits there: for the message to whoever comes second, and to know one's own key again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -142,7 +142,7 @@ impl WorkerLease {
         }
         let revision = self.revision.load(Ordering::Relaxed);
         let purged = self.store.purge_expect_revision(KEY, Some(revision));
-        match tokio::time::timeout(RENEW, purged).await {
+        match tokio::time::timeout(RENEW_INTERVAL, purged).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "the worker's seat stays taken for some seconds"),
             Err(_) => {
@@ -174,7 +174,8 @@ async fn claim(
         .as_ref()
         .filter(|entry| entry.operation == kv::Operation::Put);
     if let Some(held) = held {
-        let left = seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > PATIENCE);
+        let left =
+            seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > LEASE_TIMEOUT);
         if !left {
             return Ok(LeaseClaim::Taken(held.revision));
         }
@@ -232,7 +233,7 @@ impl LeaseRenewal {
     /// it is back and the key has gone meanwhile, the key is made anew unless somebody was faster.
     async fn run(self, lost: CancellationToken) {
         loop {
-            tokio::time::sleep(RENEW).await;
+            tokio::time::sleep(RENEW_INTERVAL).await;
             match self.renew().await {
                 Ok(revision) => self.revision.store(revision, Ordering::Relaxed),
                 Err(problem) => {

@@ -13,11 +13,11 @@ use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
 /// How often it is looked.
-const LOOK: Duration = Duration::from_secs(1);
+const STATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes each change until it is aborted. What is ready at first is not told.
 pub async fn tell(connection: Connection, worker: Arc<Worker>) {
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(STATE_CHECK_INTERVAL);
     let mut known = HashMap::new();
     loop {
         look.tick().await;

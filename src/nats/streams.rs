@@ -22,7 +22,7 @@ const LONG: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const NO_WINDOW: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether all streams are there.
-const LOOK: Duration = Duration::from_secs(5);
+const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Why the streams cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,7 @@ async fn in_place_of(
 pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
             if let Err(error) = make_missing(&context, &names, &sizes).await {
                 debug!(%error, "the streams cannot be looked at");
             }

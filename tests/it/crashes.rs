@@ -29,7 +29,7 @@ const LARGE: usize = 9 << 20;
 /// A job that waits so long does so in the stream of postponed jobs.
 const WAIT: Duration = Duration::from_secs(20);
 /// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
-const PATIENCE: Duration = Duration::from_secs(180);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
 
@@ -59,7 +59,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
         Box::pin(async move {
             let case = Case::new(&url, point, format!("{point:?}-{passage}"), at_once).await;
             case.crash(&format!("{point:?}:{passage}")).await;
-            let ended = tokio::time::timeout(PATIENCE, case.go_on()).await;
+            let ended = tokio::time::timeout(RECOVERY_TIMEOUT, case.go_on()).await;
             let (completions, unstored) =
                 ended.unwrap_or_else(|_| panic!("{}: waited in vain for the rest", case.name));
             case.check(&completions, unstored).await;
@@ -152,7 +152,7 @@ impl Case {
     async fn crash(&self, at: &str) {
         let mut child = command(self.dir.path(), &["serve"]);
         let child = child.env(AT, at).stderr(std::process::Stdio::null());
-        let ended = tokio::time::timeout(PATIENCE, child.status()).await;
+        let ended = tokio::time::timeout(RECOVERY_TIMEOUT, child.status()).await;
         let status = ended
             .unwrap_or_else(|_| panic!("{at} was never reached"))
             .expect("it ran");

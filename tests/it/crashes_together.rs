@@ -19,7 +19,7 @@ use crate::support::{UNLIMITED, account, chat, install_crypto, provider, said};
 /// Jobs whose embeddings travel together, and as many that ask the same as each other.
 const EACH: usize = 10;
 /// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
-const PATIENCE: Duration = Duration::from_secs(180);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 const MODEL: &str = "text-embedding-3-small";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,7 +45,7 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
         let case = case(url, point, passage);
         // Boxed, or all of them would be moved over the stack of the test's thread.
         Box::pin(async move {
-            let ended = tokio::time::timeout(PATIENCE, case).await;
+            let ended = tokio::time::timeout(RECOVERY_TIMEOUT, case).await;
             ended.unwrap_or_else(|_| panic!("{point:?}: waited in vain"));
         })
     });

@@ -234,7 +234,7 @@ fn spoil(value: &mut Value) {
 }
 
 /// How long a job waits that is refused for now; its attempts tell what the refusal was taken for.
-const PATIENCE: SignedDuration = SignedDuration::from_secs(4);
+const REFUSAL_WINDOW: SignedDuration = SignedDuration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_error_of_every_provider_is_taken_for_what_it_is() {
@@ -261,7 +261,7 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
     assert!(cases.len() > 5, "{spoken:?}");
     let (forebay, _simulated) = failing(spoken, &cases).await;
     for failure in &cases {
-        let deadline = SystemClock.now() + PATIENCE;
+        let deadline = SystemClock.now() + REFUSAL_WINDOW;
         let said = "a prompt that is longer than a name is";
         let body = json!({ "messages": [{ "role": "user", "content": said }] });
         let job = json!({ "id": failure.case, "deadline": deadline, "body": body });

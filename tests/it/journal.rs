@@ -15,7 +15,7 @@ use crate::program::{self, Serve, command};
 use crate::support::{UNLIMITED, account, called, chat, head, pool, provider};
 
 /// What a dead process held is delivered again after 30 s.
-const PATIENCE: Duration = Duration::from_secs(100);
+const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
 
 async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], faults).await;
@@ -44,7 +44,7 @@ async fn publish(dir: &Path, jobs: &[Value]) {
 }
 
 async fn result(dir: &Path, id: &str) -> Value {
-    let got = tokio::time::timeout(PATIENCE, async {
+    let got = tokio::time::timeout(REDELIVERY_TIMEOUT, async {
         loop {
             let got = program::run(dir, &["results", "get", id]).await;
             if got.code == Some(0) {
@@ -109,7 +109,7 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
             .env(OVER, "calling:ends the process")
             .spawn()
             .expect("it starts");
-        let ended = tokio::time::timeout(PATIENCE, async {
+        let ended = tokio::time::timeout(REDELIVERY_TIMEOUT, async {
             loop {
                 program::run(dir, &["resume", "pool", "chat"]).await;
                 if let Some(status) = child.try_wait().expect("a child") {

@@ -22,7 +22,7 @@ const MANY: u64 = 64;
 /// Longer than the ack wait of 30 s.
 const AWAY: Duration = Duration::from_secs(35);
 /// What is told to be delivered again is, after the ack wait.
-const PATIENCE: Duration = Duration::from_secs(90);
+const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(90);
 
 async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
@@ -62,7 +62,9 @@ async fn succeeded(forebay: &Forebay, jobs: usize) {
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, ended).await.is_ok(),
+        tokio::time::timeout(REDELIVERY_TIMEOUT, ended)
+            .await
+            .is_ok(),
         "waited in vain for {jobs} jobs"
     );
     assert_eq!(

@@ -22,7 +22,7 @@ const LARGE: usize = 9 << 20;
 /// One job waits for so long while others are published.
 const ONE_AT_A_TIME: &str = "{ concurrent = 1 }, { requests = 1, per = \"2s\" }";
 /// An object whose chunks do not come is waited for twice 15 s.
-const PATIENCE: Duration = Duration::from_secs(60);
+const OBJECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishes a job as the command line does, large or not: as an object.
 async fn publish_enclosed(forebay: &Forebay, id: &str, job: &Value) {
@@ -213,7 +213,7 @@ async fn an_object_without_its_chunks_ends_its_job() {
         }
     };
     assert!(
-        tokio::time::timeout(PATIENCE, drained).await.is_ok(),
+        tokio::time::timeout(OBJECT_TIMEOUT, drained).await.is_ok(),
         "waited in vain for a letter"
     );
     let error = forebay
@@ -241,14 +241,14 @@ async fn what_is_left_of_an_object_that_never_became_whole_is_swept() {
     let now = SystemClock.now();
     assert_eq!(
         requests
-            .sweep(now.checked_sub(PATIENCE).expect("earlier"))
+            .sweep(now.checked_sub(OBJECT_TIMEOUT).expect("earlier"))
             .await
             .expect("an answer"),
         0
     );
     assert_eq!(
         requests
-            .sweep(now.checked_add(PATIENCE).expect("later"))
+            .sweep(now.checked_add(OBJECT_TIMEOUT).expect("later"))
             .await
             .expect("an answer"),
         1
@@ -434,7 +434,7 @@ async fn a_batch_larger_than_the_object_stores_flows_through_them() {
         "--batch",
         "b",
     ];
-    let ran = tokio::time::timeout(PATIENCE, program::command(dir, &args).output()).await;
+    let ran = tokio::time::timeout(OBJECT_TIMEOUT, program::command(dir, &args).output()).await;
     let ran = ran.expect("it ends").expect("it runs");
     assert!(
         ran.status.success(),

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 /// No signal that a test waits for takes longer; only a failure does.
-const PATIENCE: Duration = Duration::from_secs(30);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The crypto provider that `main` installs for the program.
 pub(crate) fn install_crypto() {
@@ -30,7 +30,7 @@ pub(crate) fn install_crypto() {
 
 /// Waits for a signal, and fails if it never comes.
 pub(crate) async fn soon<T>(what: &str, signal: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, signal).await {
+    match tokio::time::timeout(SIGNAL_TIMEOUT, signal).await {
         Ok(value) => value,
         Err(_) => panic!("waited in vain for {what}"),
     }

@@ -3,5 +3,6 @@
 mod budgets;
 mod circles;
 mod documents;
+mod names;
 mod rooms;
 mod sources;

@@ -50,7 +50,7 @@ use forebay_providers::cost::CallCost;
 /// Calls at once to one model where limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
 /// A limit that a call may start under again sooner is not worth telling of.
-const SOON: Duration = Duration::from_secs(5);
+const SHORTEST_TOLD_WAIT: Duration = Duration::from_secs(5);
 
 /// One credential of an account.
 #[derive(Debug, Clone)]
@@ -413,7 +413,7 @@ impl Account {
                 spent: model
                     .meters
                     .iter()
-                    .filter_map(|meter| meters[*meter].spent(now, now + SOON))
+                    .filter_map(|meter| meters[*meter].spent(now, now + SHORTEST_TOLD_WAIT))
                     .max_by_key(|(_, at)| *at),
                 learned: model
                     .learned

@@ -14,7 +14,7 @@ use forebay_providers::{Endpoint, RateLimitHeaders, WorkKind, models};
 use forebay_providers::{Reply, Request};
 
 /// How long a provider may take; a list of models is there at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a provider said to a key.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> 
 }
 
 async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstream::Error> {
-    let late = |_| Err(upstream::Error::TimedOut(PATIENCE));
-    let received = timeout(PATIENCE, upstream.send(request, |_| {}));
+    let late = |_| Err(upstream::Error::TimedOut(CHECK_TIMEOUT));
+    let received = timeout(CHECK_TIMEOUT, upstream.send(request, |_| {}));
     Ok(received.await.unwrap_or_else(late)?.reply)
 }
 

@@ -27,9 +27,9 @@ const TELL: Duration = Duration::from_secs(15);
 /// How long it may take to stop before it is killed.
 const STOP: Duration = Duration::from_secs(15);
 /// The pause before a server that died is started again.
-const RESTART: Duration = Duration::from_millis(500);
+const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// How often files and processes are looked at while waiting for them.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
 
@@ -147,7 +147,7 @@ impl ServerMinder {
             drop(state);
             let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
             warn!(pid, status, "nats-server ended, starting it again");
-            thread::sleep(RESTART);
+            thread::sleep(RESTART_PAUSE);
         }
     }
 
@@ -211,7 +211,7 @@ impl ServerMinder {
                     "it ended with {status}; if its address is in use, set [nats] listen to another or [nats] url to the server that has it"
                 )));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Err(self.down(format!("it does not listen after {START:?}")))
     }
@@ -255,7 +255,7 @@ fn stop(pid: Pid) {
             let _ = kill_process(pid, Signal::KILL);
             return;
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -10,7 +10,7 @@ use super::saved::{ClockPair, PausedState};
 use forebay_providers::retry_after;
 
 /// What is over so soon need not be written down.
-const SOON: Duration = Duration::from_secs(5);
+const SHORTEST_SAVED_WAIT: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
 /// After a probe, twice as many calls may begin with each step, for so many steps.
 const RAMP_STEP: Duration = Duration::from_millis(250);
@@ -191,7 +191,9 @@ impl ReadyState {
                 reason: Class::ModelNotAllowed,
                 ..
             } => None,
-            ReadyState::Cooling { until, reason } if until > moment.instant + SOON => {
+            ReadyState::Cooling { until, reason }
+                if until > moment.instant + SHORTEST_SAVED_WAIT =>
+            {
                 Some(PausedState {
                     until: Some(moment.wall_in_steps(until, SECOND)),
                     reason: Some(reason),

@@ -14,9 +14,9 @@ use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
 /// The pause before a flow that could not be opened is tried again.
-const AGAIN: Duration = Duration::from_secs(2);
+const OPEN_RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How often it is looked whether a flow should still be read.
-const LOOK: Duration = Duration::from_secs(1);
+const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// A flow that nothing came from for so long is let go, when all that came is acknowledged.
 const IDLE: Duration = Duration::from_secs(60);
 /// The same while all places are taken.
@@ -54,7 +54,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             drop(place);
             warn!(queue = %reading.flow, %error, "cannot read this queue yet");
             tokio::select! {
-                () = tokio::time::sleep(AGAIN) => continue,
+                () = tokio::time::sleep(OPEN_RETRY_PAUSE) => continue,
                 () = stop.cancelled() => return,
             }
         }
@@ -91,7 +91,7 @@ async fn turn<Q: Queue, U: Upstream>(
     stage: &Arc<PrefetchBuffer>,
     stop: &CancellationToken,
 ) -> TurnEnd {
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(IDLE_CHECK_INTERVAL);
     let began = Instant::now();
     let mut last = began;
     loop {

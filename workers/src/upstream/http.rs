@@ -21,8 +21,8 @@ use forebay_providers::{Reply, Request};
 /// more.
 const LARGE_AT_ONCE: usize = 4;
 /// A large answer that comes at fewer bytes a second, after this time, gives up its place to others.
-const SLOWEST: u64 = 64 * 1024;
-const PATIENCE: Duration = Duration::from_secs(30);
+const MIN_ANSWER_RATE: u64 = 64 * 1024;
+const SLOW_ANSWER_GRACE: Duration = Duration::from_secs(30);
 const TOO_SLOW: &str = "a large answer came too slowly";
 
 /// How calls are made.
@@ -124,7 +124,7 @@ impl HttpUpstream {
         loop {
             let patience = place
                 .as_ref()
-                .map(|_| Instant::now() + PATIENCE)
+                .map(|_| Instant::now() + SLOW_ANSWER_GRACE)
                 .filter(|at| *at < deadline);
             let chunk = timeout_at(patience.unwrap_or(deadline), response.chunk()).await;
             let chunk = chunk.map_err(|elapsed| match patience {
@@ -175,7 +175,8 @@ impl AnswerRoom {
     /// Whether others wait for an answer of so many bytes that hardly comes.
     fn is_wasted(&self, bytes: usize) -> bool {
         let elapsed = self.since.elapsed();
-        elapsed > PATIENCE && ((bytes - LARGE) as u64) < SLOWEST * elapsed.as_secs()
+        elapsed > SLOW_ANSWER_GRACE
+            && ((bytes - LARGE) as u64) < MIN_ANSWER_RATE * elapsed.as_secs()
     }
 }
 

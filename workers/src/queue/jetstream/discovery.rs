@@ -14,7 +14,7 @@ use super::{JetStreamQueue, unavailable};
 use crate::queue::{ActiveReadings, Error, QueueReading};
 
 /// How often the list of subjects is read again.
-const AGAIN: Duration = Duration::from_secs(15);
+const DISCOVERY_INTERVAL: Duration = Duration::from_secs(15);
 /// Subjects whose meaning is remembered at most.
 const SUBJECTS: usize = 10_000;
 
@@ -44,7 +44,7 @@ pub(super) async fn start(
     finder.read_all().await?;
     finder.read_consumers().await?;
     tokio::spawn(async move {
-        let mut again = tokio::time::interval(AGAIN);
+        let mut again = tokio::time::interval(DISCOVERY_INTERVAL);
         while !finder.sender.is_closed() {
             tokio::select! {
                 message = announced.next() => match message {

@@ -17,9 +17,9 @@ const EXPIRES: Duration = Duration::from_secs(30);
 /// How often the server says that it still holds one.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// After this without a word the request is taken to be lost.
-const SILENCE: Duration = Duration::from_secs(11);
+const MAX_SILENCE: Duration = Duration::from_secs(11);
 /// How often it is looked whether the connection was lost, and all requests with it.
-const LOOK: Duration = Duration::from_secs(1);
+const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn start(
     queue: JetStreamQueue,
@@ -71,7 +71,7 @@ impl DeliveryFeed {
             subscriber = self.listen() => subscriber,
             () = deliveries.closed() => return self.credit,
         };
-        let mut look = tokio::time::interval(LOOK);
+        let mut look = tokio::time::interval(CONNECTION_CHECK_INTERVAL);
         loop {
             if self.asked * 2 <= self.credit.open && self.credit.open > self.asked {
                 self.pull().await;
@@ -106,7 +106,7 @@ impl DeliveryFeed {
                 }
                 Err(error) => warn!(queue = %self.reading.flow, %error, "cannot listen for jobs"),
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CONNECTION_CHECK_INTERVAL).await;
         }
     }
 
@@ -118,7 +118,7 @@ impl DeliveryFeed {
             .statistics()
             .connects
             .load(Ordering::Relaxed);
-        let silent = self.asked > 0 && self.heard.elapsed() > SILENCE;
+        let silent = self.asked > 0 && self.heard.elapsed() > MAX_SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
             debug!(queue = %self.reading.flow, "requests for jobs are lost, asking again");
@@ -142,7 +142,7 @@ impl DeliveryFeed {
                 self.give_back(message).await;
             }
         };
-        let _ = tokio::time::timeout(LOOK, rest).await;
+        let _ = tokio::time::timeout(CONNECTION_CHECK_INTERVAL, rest).await;
     }
 
     async fn pull(&mut self) {

@@ -14,7 +14,7 @@ use tracing::warn;
 
 /// The file, and what it is written anew to before it takes its place.
 const FILE: &str = "attempts.jsonl";
-const ANEW: &str = "attempts.jsonl.new";
+const NEW_FILE: &str = "attempts.jsonl.new";
 /// Beyond this the file is written anew, with what is not over alone.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
@@ -331,7 +331,7 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(A
             text.push(b'\n');
         }
     }
-    let path = dir.join(ANEW);
+    let path = dir.join(NEW_FILE);
     let mut file = File::options()
         .write(true)
         .create(true)

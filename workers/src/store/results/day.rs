@@ -26,8 +26,8 @@ const KEPT: u8 = b'k';
 /// What sled may keep in memory for one day, in bytes.
 const CACHE: u64 = 16 * 1024 * 1024;
 /// How often it is looked at a database that is still open, and how long after each time.
-const LOOKS: u32 = 400;
-const LOOK: Duration = Duration::from_millis(5);
+const OPEN_RETRIES: u32 = 400;
+const OPEN_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// Whether a database could not be opened because it is open: sled has no kind of error for that.
 fn is_locked(error: &sled::Error) -> bool {
@@ -175,9 +175,9 @@ impl DayDatabase {
             match config.open() {
                 Ok(db) => break db,
                 // sled's own threads may keep the file a moment longer than whoever closed it last.
-                Err(error) if is_locked(&error) && looks < LOOKS => {
+                Err(error) if is_locked(&error) && looks < OPEN_RETRIES => {
                     looks += 1;
-                    thread::sleep(LOOK);
+                    thread::sleep(OPEN_RETRY_PAUSE);
                 }
                 Err(error) => return Err(of_sled(path, &error)),
             }
