@@ -25,6 +25,10 @@ TYPE = re.compile(r"^\s*(?:pub(?:\([^)]*\))? )?(?:struct|enum|trait|union|type) 
 FUNCTION = re.compile(r"^(\s*)(?:pub(?:\([^)]*\))? )?(?:default )?(?:const )?(?:async )?(?:unsafe )?fn (\w+)")
 
 
+#: Names that each room may have for itself.
+SHARED = ("Error", "Config", "Args")
+
+
 def sources(revision: str | None) -> dict[str, str]:
     """Each file's text without its tests, by its path."""
     if revision is None:
@@ -77,6 +81,69 @@ def words(name: str) -> int:
     return len(re.findall(r"[A-Z][a-z0-9]*", name))
 
 
+def expanded(tree: str) -> list[str]:
+    """The paths of a `use` tree: `a::{b, c::d}` is `a::b` and `a::c::d`."""
+    match = re.match(r"^([\w:]*?)(?:::)?\{(.*)\}$", tree.strip(), re.S)
+    if not match:
+        return [tree.strip().partition(" as ")[0]]
+    head, body = match.groups()
+    parts, depth = [""], 0
+    for char in body:
+        depth += (char == "{") - (char == "}")
+        if char == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += char
+    return [f"{head}::{path}" if head else path for part in parts if part.strip() for path in expanded(part)]
+
+
+def imports(files: dict[tuple[str, ...], str]) -> dict[tuple[str, ...], set[tuple[str, ...]]]:
+    """Which modules of a crate each of its modules names. What is above it in its own folder does not count."""
+    found = {}
+    for module, text in files.items():
+        text = re.sub(r"//.*", "", text)
+        uses = re.findall(r"\buse ((?:crate|super|self|\w+)\b[^;]*);", text)
+        paths = [path for use in uses for path in expanded(re.sub(r"\s+", " ", use))]
+        paths += re.findall(r"\b(?:crate|super)(?:::\w+)+", re.sub(r"\buse [^;]*;", "", text))
+        found[module] = set()
+        for names in (path.replace(" ", "").split("::") for path in paths):
+            base = list(module)
+            if names[0] == "crate":
+                base, names = [], names[1:]
+            elif names[0] == "self":
+                names = names[1:]
+            else:
+                while names and names[0] == "super":
+                    base, names = base[:-1], names[1:]
+            while names and tuple(base + names[:1]) in files:
+                base, names = base + names[:1], names[1:]
+            if tuple(base) in files and tuple(base) != module[: len(base)]:
+                found[module].add(tuple(base))
+    return found
+
+
+def circles(texts: dict[str, str]) -> int:
+    """Files of crates from which a chain of imports leads back to them."""
+    crates: dict[str, dict[tuple[str, ...], str]] = {}
+    for path, text in texts.items():
+        crate, _, inside = f"/{path}".partition("/src/")
+        if inside and inside != "main.rs":
+            names = tuple(inside.removesuffix(".rs").split("/"))
+            crates.setdefault(crate, {})[() if names == ("lib",) else names] = text
+    in_circle = 0
+    for files in crates.values():
+        named = imports(files)
+        for module in named:
+            reached, left = set(), list(named[module])
+            while left:
+                other = left.pop()
+                if other not in reached:
+                    reached.add(other)
+                    left += named[other]
+            in_circle += module in reached
+    return in_circle
+
+
 def measure(revision: str | None) -> dict[str, str]:
     texts = sources(revision)
     lines = {path: text.count("\n") for path, text in texts.items()}
@@ -99,6 +166,8 @@ def measure(revision: str | None) -> dict[str, str]:
         "lines with four dots or more": f"{100 * dots / len(code):.1f} %",
         "type names of one word": f"{100 * sum(words(name) == 1 for name in by_name) / len(by_name):.0f} % of {len(by_name)}",
         "type names used for two things": f"{sum(count > 1 for count in by_name.values())}",
+        "of these, in one crate": f"{sum(count > 1 and name not in SHARED for (_, name), count in Counter(types).items())}",
+        "files in circles of imports": f"{circles(texts)}",
         "doc lines / why lines": f"{100 * len(docs) / sum(lines.values()):.1f} % / {100 * len(whys) / sum(lines.values()):.1f} %",
     }
 

@@ -1,7 +1,27 @@
-//! One worker per prefix: a key with a time to live, which its owner renews.
+//! The lease of the worker: one process per prefix works, and the others stay away.
 //!
-//! Two workers would each spend the whole of every limit. Until limits are shared between nodes, the
-//! second one is told to stay away.
+//! # Why
+//!
+//! Two workers would each spend the whole of every limit, and the provider would refuse half of their calls. Until limits
+//! are shared between nodes, the second process has to be told that there is a first.
+//!
+//! # How
+//!
+//! The lease is a key in a bucket, with a time to live of 9 seconds. Its holder writes it again every 3 seconds. Each write
+//! names the revision that it expects, so that two holders cannot overwrite each other. The time to live is part of the
+//! same publish as the value.
+//!
+//! A process that finds the key waits. If the key is renewed meanwhile, its holder lives, and the process ends with a
+//! message that names the host and the process. If it is not renewed for 12 seconds, the key is taken over although it still
+//! exists: servers that ignore the time to live would otherwise keep it for ever.
+//!
+//! # Invariants
+//!
+//! - The lease is lost when another process holds the key, and only then. While NATS is away nobody can take it, so the
+//!   holder goes on; if the key has gone meanwhile, the holder makes it again.
+//! - A process that has lost the lease works no more.
+//! - A lease is taken or renewed only at the expected revision.
+//! - A process that ends in order releases the lease, but only its own revision of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

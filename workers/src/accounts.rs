@@ -1,7 +1,7 @@
 //! An account at a provider: its limits, and the keys that share them.
 //!
 //! All meters of an account are asked together and taken together, under one lock. Division of labour:
-//! this ledger counts what is taken and when it returns; governor ([`pace`]) spaces the starts and is
+//! this ledger counts what is taken and when it returns; governor ([`pacer`]) spaces the starts and is
 //! asked last, so that nothing it granted has to be taken back.
 
 mod bucket;

@@ -1,4 +1,24 @@
-//! Circuits: where most calls to a provider's model fail, calls stop until one shows that they may go on.
+//! The circuit breaker of a provider's model: when most calls fail, calls stop until a probe succeeds.
+//!
+//! # Why
+//!
+//! A provider that is down should not get all waiting jobs at once, use up their attempts, or keep them from a target that
+//! works. Backing off each job by itself is not enough: new jobs would be called all the time.
+//!
+//! # How
+//!
+//! The last 20 calls of the last 60 seconds are looked at. When at least 10 have ended and half of them failed, calls stop
+//! for one second. Then a single call is let through as a probe. If it fails, the next break is twice as long, up to 30
+//! seconds. If it succeeds, calls start again at a rate that doubles, until there is no bound.
+//!
+//! All accounts at one address share the breaker of a model, because what is broken there is broken for all of them.
+//!
+//! # Invariants
+//!
+//! - A refusal is no failure: a provider that answers 429 works.
+//! - A call that began before the last break says nothing about the state after it.
+//! - There is one probe at a time. A probe that is dropped without an outcome leaves the state as it was.
+//! - The length of a break returns to one second only after calls have gone well again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

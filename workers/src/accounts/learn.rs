@@ -1,4 +1,23 @@
-//! Limits that nobody configured: told by the provider's headers, or found by going a little faster.
+//! Limits that nobody configured: read from the provider's headers, or found by trying.
+//!
+//! # Why
+//!
+//! Most users do not know the limits of their accounts, and providers change them. A fixed guess is either too slow or is
+//! refused all the time.
+//!
+//! # How
+//!
+//! Headers that name a limit are believed at once: each becomes a meter of its own. While no header speaks of calls, a
+//! search finds their rate. It starts at one call a second and doubles every five seconds until a call is refused. One
+//! probe then tells whether a minute's allowance is spent or the rate is too high. After that the search keeps a rate
+//! slightly below the refused one, and tries a little more from time to time.
+//!
+//! # Invariants
+//!
+//! - The searched limit counts only as long as no header tells of calls.
+//! - A rate that was used fully without a refusal is a floor: the search falls below it only if a refusal proves otherwise.
+//! - Refusals in the 15 s after a step back change nothing at first: the provider's window still contains the excess.
+//! - What was found outlives the process.
 
 mod period;
 mod search;

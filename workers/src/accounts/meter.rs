@@ -1,4 +1,29 @@
-//! The running account of one limit.
+//! The running account of one limit: how much of it is taken, and when each part returns.
+//!
+//! # Why
+//!
+//! The provider counts a call when it arrives there, not when it is permitted here. Between the two lies a delay that
+//! varies. A meter has to stay below the limit whatever the delay is, and still use all of the limit.
+//!
+//! # How
+//!
+//! A permit takes from the meter at once. What it took is `open` until the call has left; then it stands in `returns`, at
+//! the time when the provider's period can no longer contain it. The provider's algorithm decides what that time is:
+//!
+//! - sliding: one period after the call left, plus the timing margin;
+//! - fixed: at the end of the provider's window, as headers tell it;
+//! - bucket: the bucket's own level decides instead;
+//! - calls at once: when the call ends.
+//!
+//! A pacer spreads calls evenly where the limit is smooth. Limits over more than a minute outlive the process: a block of
+//! them is written down as spent before it is spent.
+//!
+//! # Invariants
+//!
+//! - `taken` is the sum of `open` and `returns`.
+//! - A call is in `open` or in `returns`, never in both.
+//! - Nothing is granted beyond the amount, except what a provider's own figures say was taken elsewhere.
+//! - What is spent of a persisted limit never exceeds what is written down.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

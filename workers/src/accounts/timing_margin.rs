@@ -1,4 +1,26 @@
-//! How far the times that calls need to the server are taken to vary.
+//! How long after its period a call still counts, because travel times vary.
+//!
+//! # Why
+//!
+//! Two calls that leave one period apart can arrive closer together than that, if the first travelled slowly. A provider
+//! with a sliding window then counts both and refuses the second. A margin after each period prevents this; a margin that
+//! is too wide wastes the limit.
+//!
+//! # How
+//!
+//! The part of the way that can be measured is from the permit to the network. On a busy machine it varies as much as the
+//! part that cannot be measured. The margin is the spread of this delay over the last [`CALLS`] calls, within bounds:
+//!
+//! - never less than 5 ms, nor than 1/500 of the period;
+//! - at least 20 ms until [`CALLS`] calls and two periods have shown the spread;
+//! - at most 1/50 of the period by measurement.
+//!
+//! A refusal that the margin should have prevented doubles it, up to 1/20 of the period. That part is not forgotten.
+//!
+//! # Invariants
+//!
+//! - Refusals of calls that were under way together teach once.
+//! - The margin changes in whole milliseconds, so that it does not move with each call.
 
 use std::collections::VecDeque;
 use std::time::Duration;

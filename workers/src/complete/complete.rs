@@ -1,4 +1,27 @@
-//! From an end to an acked job: persisted, completed, copied, acked; in that order and no other.
+//! From an end to an acknowledged delivery: stored, published, copied, acked; in this order and no other.
+//!
+//! # Why
+//!
+//! The process can end between any two steps. Whatever the step, the job must have one completion in the end, its answer
+//! must be on disk, and it must not be called a second time for an answer that is already known.
+//!
+//! # How
+//!
+//! 1. The result is stored and synced. From here on a redelivery is answered from the store.
+//! 2. The journal forgets the job's calls: the store knows more.
+//! 3. The completion is published under the identity's subject. If another one stands there already, that one is the
+//!    answer and is stored instead.
+//! 4. A failed job leaves a dead letter.
+//! 5. Copies go to the `reply_to` subjects.
+//! 6. The delivery is acked, and the deliveries of its duplicates with it. An object that held the job is deleted.
+//!
+//! Each step is repeated until it is done. A delivery that is not acked comes again and enters at the step that is missing.
+//!
+//! # Invariants
+//!
+//! - A job leaves the queue only by an ack that follows the acknowledgement of its completion.
+//! - An identity has one final completion, whichever process publishes it.
+//! - A rejection does not claim the identity: it is released before the ack, so that a corrected job can be accepted.
 
 use std::sync::Arc;
 use std::time::Duration;

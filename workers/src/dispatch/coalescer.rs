@@ -1,4 +1,25 @@
-//! Jobs that wait for the answer to the same request of another one, which is called for all of them.
+//! Jobs that ask the same as one that is called already: they wait for its answer.
+//!
+//! # Why
+//!
+//! Identical requests of one team that may share an answer should cost one call, and not only after the first of them has
+//! been answered and stored.
+//!
+//! # How
+//!
+//! The first job of a [`CoalesceKey`] becomes the leader and is called. Jobs of the same key that come meanwhile wait here.
+//! The leader reports its outcome when it ends, however it ends, because its duty is a value that reports when it is
+//! dropped. The dispatcher then serves the answer, lets each follower make its own call, or makes one of them the next
+//! leader.
+//!
+//! A follower gives up its place in the prefetch buffer, up to a limit, so that other jobs of its queue are read.
+//!
+//! # Invariants
+//!
+//! - A key is here exactly as long as it has a leader.
+//! - `len` is the number of all followers.
+//! - A failure is shared with no follower: each of them is called by itself.
+//! - An answer of 1 MiB or more is shared with no follower: there is no room for many copies of it.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,29 @@
-//! The only loop: staged jobs meet accounts.
+//! The only loop: admitted jobs meet accounts here.
+//!
+//! # Why
+//!
+//! Whether a job may start depends on all accounts and on all jobs ahead of it. One task owns that state, so no lock is
+//! held while a decision is made and no two decisions can contradict each other.
+//!
+//! # How
+//!
+//! A job comes in through the inbox, for its first or its next call, and waits in one of five places:
+//!
+//! - `waiting`: the fair queue; it may start as soon as an account grants a permit.
+//! - `resting`: it has a `not_before`, a back-off, or is the first of a merged call that waits to be filled.
+//! - `joining`: it will share the call of a job that is in `waiting`.
+//! - `sharing`: it waits for the answer to the same request of another job.
+//! - outside of this process: a wait of more than [`LONGEST_REST`] is postponed to the queue.
+//!
+//! Each turn of the loop takes in what has come, starts every job that may start, and sleeps until the next time at which
+//! something can change. Calls, look-ups and the ends of jobs run as tasks: the loop itself never waits for the network or
+//! the disk.
+//!
+//! # Invariants
+//!
+//! - A job is in exactly one of these places, or belongs to the task of its call.
+//! - The wake-up for releases is armed before a pass, so that a permit that returns during the pass is not missed.
+//! - At the end everything that has not begun is given back to the queue.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

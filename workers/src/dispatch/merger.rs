@@ -1,4 +1,24 @@
-//! Jobs that wait to travel with another: one of them waits in line, the others behind it.
+//! Jobs whose embeddings will share one request: one of them waits for a permit, the others behind it.
+//!
+//! # Why
+//!
+//! Where a limit counts calls, one request of a thousand texts costs as much of it as a request of one text. Single
+//! embeddings would otherwise use up the calls of an account long before its tokens.
+//!
+//! # How
+//!
+//! Jobs that can share a request have the same [`MergeKey`]: queue, everything in the body but the texts, and the part of
+//! a split request that they belong to. The first of them waits for [`COMPANY`] so that others can come, and then in the
+//! fair queue. The others wait here. When the first is permitted, as many of the others go with it as the provider, the
+//! limits and the learned size of a request allow.
+//!
+//! When the first leaves the fair queue for any other reason, the next of those behind it takes its place.
+//!
+//! # Invariants
+//!
+//! - Behind a key there are jobs only while exactly one job of that key leads: in the fair queue, or on its way there.
+//! - `len` is the number of all jobs that wait behind others.
+//! - A job is taken with another only if the permit of the first can be extended by its cost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -1,4 +1,28 @@
-//! One round of the dispatcher: waiting jobs are offered by turns, and the accounts of each one's choices are asked.
+//! Selects a target for each waiting job, one pass over the fair queue at a time.
+//!
+//! # Why
+//!
+//! A job may be served by several accounts, in tiers. The choice must fill each account to its limit, prefer the lower
+//! tiers, and never let a small job take the capacity that a larger one ahead of it waits for.
+//!
+//! # How
+//!
+//! The fair queue offers its jobs in order. For each job the candidates are tried by rank: fewest failures of this job
+//! first, then the lowest tier. Within a rank, the target with the most headroom comes first. The first target whose
+//! account grants a permit gets the job.
+//!
+//! A candidate of a higher rank is tried only if one of these holds. Otherwise the job waits for the lower ranks.
+//!
+//! - No candidate of a lower rank could be asked in this pass: all of them are backing off.
+//! - The job has waited for as long as the tier's `after` says.
+//! - No lower rank can serve the job before that time, or before the job's deadline.
+//!
+//! # Invariants
+//!
+//! - A target that denies a job is closed for the rest of the pass, so no later job overtakes it there.
+//! - A team's own limits hold up that team alone: its jobs are skipped and no target is closed.
+//! - A pass asks each target for a permit until the first denial and never again.
+//! - A job that no candidate can ever serve is taken without a permit, so that the dispatcher ends it.
 
 use tokio::time::Instant;
 

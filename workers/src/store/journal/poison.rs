@@ -1,8 +1,25 @@
-//! Jobs whose bytes are worked on right now. One that the process ended over twice is set aside.
+//! Finds poison pills: messages whose own bytes end the process.
 //!
-//! Only what a job's own bytes can cause is marked: reading it, telling its cost, and encoding and decoding what
-//! is asked and answered. While a call is under way nothing is marked, so a process that is killed then blames
-//! nobody. A job that is suspected is worked on while no other is, so that its neighbours are not blamed.
+//! # Why
+//!
+//! A message that crashes its reader comes again after the restart and crashes the next process, for ever. Nothing else is
+//! worked on any more. The message that is at fault must be found among all that were in flight.
+//!
+//! # How
+//!
+//! Only what a job's own bytes can cause is marked: reading it, estimating its cost, and encoding and decoding its call.
+//! The mark is a slot in a file: one byte for the step, one for the length of the message's name, and the name. It is
+//! written before the step and erased after it. Marks are not synced: they have to outlive the process, not the machine.
+//!
+//! A process that starts reads the marks that the one before left, and counts an end for each of their messages. A message
+//! with an end is suspected: it is worked on while no other is, so that its neighbours are not blamed. A message with
+//! [`MOST`] ends at one step is set aside.
+//!
+//! # Invariants
+//!
+//! - While a call is under way nothing is marked, so a process that is killed then blames no message.
+//! - A panic counts as an end of the process.
+//! - A message that reaches its end is forgotten here.
 
 use std::collections::HashMap;
 use std::fs::File;

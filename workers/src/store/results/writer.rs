@@ -1,4 +1,21 @@
-//! The one thread that writes: whatever has gathered while it synced becomes the next group.
+//! Group commit: one thread writes, and whatever has gathered while it synced becomes the next group.
+//!
+//! # Why
+//!
+//! A result must be on disk before its job is acked. A sync for each result would allow some hundred results a second on a
+//! common disk. A sync for a group costs the same.
+//!
+//! # How
+//!
+//! Tasks hand their records to a channel and wait. The thread takes one record, adds what else is in the channel, up to
+//! [`GROUP`] records, writes them as one batch for each day's database, and syncs once. All waiting tasks are told together.
+//! There is no delay on purpose: a group is as large as the load makes it, and a single record is written at once.
+//!
+//! # Invariants
+//!
+//! - A task is told of success only after the sync of the batch that holds its record.
+//! - Records of one batch are there together or not at all.
+//! - If the thread is gone, the sender's `done` is dropped: the task then knows that nothing was written.
 
 use std::io;
 use std::sync::{Arc, mpsc};
