@@ -76,6 +76,17 @@ pub(crate) trait Adapter: Sync {
 }
 
 impl AdapterCall<'_> {
+    /// The typed chat of its body; `fields` says what becomes of each of them.
+    ///
+    /// # Errors
+    /// When a field is not known, or has a value that it cannot have.
+    pub(crate) fn chat(
+        &self,
+        fields: &chat::ChatFieldRules,
+    ) -> Result<chat::ChatRequest, Unsupported> {
+        chat::ChatRequest::read(&self.job.body, fields, &self.endpoint.provider.name)
+    }
+
     /// A request with a JSON body to `path` under the endpoint's address.
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> Result<Request, Unsupported> {
         let body = serde_json::to_vec(body)

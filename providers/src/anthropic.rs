@@ -6,7 +6,7 @@ pub(super) mod request;
 use http::HeaderValue;
 use jiff::Timestamp;
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
@@ -48,7 +48,7 @@ impl Adapter for Anthropic {
     }
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
-        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = call.chat(&FIELDS)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();
         let body = request::of(&chat, call.model, samples(version))?;
         let mut request = call.post("/v1/messages", &body)?;

@@ -5,7 +5,7 @@ mod request;
 
 use jiff::Timestamp;
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
@@ -38,7 +38,7 @@ impl Adapter for Bedrock {
     }
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
-        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = call.chat(&FIELDS)?;
         // An id may be an ARN; AWS signs the path with its colons and slashes encoded.
         let path = format!("/model/{}/converse", call.model_in_path());
         call.post(&path, &request::of(&chat, call.model)?)

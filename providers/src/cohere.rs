@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::embedding::EmbeddingRequest;
 use super::rerank::Rerank;
 use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
@@ -52,8 +52,7 @@ impl Adapter for Cohere {
             WorkKind::Embeddings => call.post("/v2/embed", &embed(call)?),
             WorkKind::Rerank => call.post("/v2/rerank", &rerank(call)?),
             _ => {
-                let chat =
-                    ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+                let chat = call.chat(&FIELDS)?;
                 call.post("/v2/chat", &request::of(&chat, call.model)?)
             }
         }

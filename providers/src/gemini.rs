@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::embedding::EmbeddingRequest;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
@@ -49,7 +49,7 @@ impl Adapter for Gemini {
         if call.kind == WorkKind::Embeddings {
             return call.post(&method("batchEmbedContents"), &embed(call)?);
         }
-        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = call.chat(&FIELDS)?;
         call.post(&method("generateContent"), &request::of(&chat)?)
     }
 

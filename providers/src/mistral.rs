@@ -8,7 +8,7 @@ mod request;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::embedding::EmbeddingRequest;
 use super::openai::OpenAi;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
@@ -56,8 +56,7 @@ impl Adapter for Mistral {
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         match call.kind {
             WorkKind::Chat => {
-                let chat =
-                    ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+                let chat = call.chat(&FIELDS)?;
                 call.post("/chat/completions", &request::of(&chat, call.model)?)
             }
             WorkKind::Embeddings => call.post("/embeddings", &embed(call)?),

@@ -5,7 +5,7 @@ mod request;
 
 use jiff::Timestamp;
 
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::openai::OpenAi;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
@@ -46,7 +46,7 @@ impl Adapter for Responses {
         if call.kind == WorkKind::Responses {
             return OpenAi.encode(call);
         }
-        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = call.chat(&FIELDS)?;
         call.post("/responses", &request::of(&chat, call.model)?)
     }
 

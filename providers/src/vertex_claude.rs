@@ -4,7 +4,7 @@
 use jiff::Timestamp;
 
 use super::anthropic::{Anthropic, FIELDS, request, samples};
-use super::chat::{ChatFieldRules, ChatRequest};
+use super::chat::ChatFieldRules;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
@@ -22,7 +22,7 @@ impl Adapter for VertexClaude {
     }
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
-        let chat = ChatRequest::read(&call.job.body, &FIELDS, &call.endpoint.provider.name)?;
+        let chat = call.chat(&FIELDS)?;
         let version = call.endpoint.api_version.as_deref().unwrap_or_default();
         let mut body = request::of(&chat, call.model, samples(version))?;
         if let Some(body) = body.as_object_mut() {

@@ -211,6 +211,11 @@ impl Account {
         })
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// What it was built from.
     pub fn config(&self) -> &Config {
         &self.config

@@ -213,6 +213,11 @@ impl Pools {
         &self.targets
     }
 
+    /// The target at this place.
+    pub(crate) fn target(&self, place: usize) -> &PoolTarget {
+        &self.targets[place]
+    }
+
     /// The place of a target.
     pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
         let is_it =
@@ -235,7 +240,7 @@ impl Pools {
             max_output,
         } = config;
         let account = Arc::clone(&self.accounts[account]);
-        let known = self.place(&account.config().name, &model);
+        let known = self.place(account.name(), &model);
         let target = known.unwrap_or_else(|| {
             self.targets.push(PoolTarget {
                 account,

@@ -121,11 +121,12 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
                 .candidates
                 .iter()
                 .map(|candidate| {
-                    engine.pools.targets()[candidate.target]
+                    engine
+                        .pools
+                        .target(candidate.target)
                         .account
-                        .config()
-                        .name
-                        .clone()
+                        .name()
+                        .to_owned()
                 })
                 .collect();
             names.dedup();
@@ -135,7 +136,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             let models = pool
                 .candidates
                 .iter()
-                .map(|candidate| engine.pools.targets()[candidate.target].model.clone());
+                .map(|candidate| engine.pools.target(candidate.target).model.clone());
             models.collect::<BTreeSet<_>>().into_iter().collect()
         };
         let (now, pools) = (Instant::now(), engine.pools.all());
@@ -179,12 +180,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             wall: self.engine.clock.now(),
         };
         let accounts = self.engine.accounts.iter();
-        let accounts = accounts.map(|account| {
-            (
-                account.config().name.clone(),
-                account.standing(ahead, moment),
-            )
-        });
+        let accounts =
+            accounts.map(|account| (account.name().to_owned(), account.standing(ahead, moment)));
         let teams = self.engine.caps.iter();
         let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
         accounts.chain(teams).collect()

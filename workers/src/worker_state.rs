@@ -110,7 +110,7 @@ impl<Q, U> WorkerState<Q, U> {
             if config.kept {
                 account.keep();
             }
-            let Some(standing) = config.standings.get(&account.config().name) else {
+            let Some(standing) = config.standings.get(account.name()) else {
                 continue;
             };
             let mut standing = standing.clone();
@@ -118,7 +118,7 @@ impl<Q, U> WorkerState<Q, U> {
             standing.models.retain(|model, _| {
                 account.config().shares_limits(model)
                     || pools.are_made_on_demand()
-                    || pools.place(&account.config().name, model).is_some()
+                    || pools.place(account.name(), model).is_some()
             });
             account.resume(&standing, moment);
         }
@@ -174,7 +174,7 @@ impl<Q, U> WorkerState<Q, U> {
             return LARGEST_STAGE;
         };
         let rates = pool.candidates.iter().map(|candidate| {
-            let target = &self.pools.targets()[candidate.target];
+            let target = self.pools.target(candidate.target);
             target.account.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else {

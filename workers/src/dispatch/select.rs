@@ -235,8 +235,8 @@ impl TargetSelector {
         if let Some(denied) = self.denied[choice.target] {
             return Err(denied);
         }
-        let target = &engine.pools.targets()[choice.target];
-        let answer = match engine.orders.pauses_account(&target.account.config().name) {
+        let target = engine.pools.target(choice.target);
+        let answer = match engine.orders.pauses_account(target.account.name()) {
             true => Err(Denied::ForRelease),
             false => target.account.reserve(&target.model, choice.cost, self.now),
         };
@@ -271,7 +271,7 @@ impl TargetSelector {
         let mut order: Vec<_> = choices
             .iter()
             .map(|choice| {
-                let target = &engine.pools.targets()[choice.target];
+                let target = engine.pools.target(choice.target);
                 let room = match choices.len() {
                     1 => 0.0,
                     _ if self.denied[choice.target].is_some() => -1.0,

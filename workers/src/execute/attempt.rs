@@ -38,7 +38,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
         Err(unsent) => (Err(unsent), None),
     };
     let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
-    let prices = engine.pools.targets()[target].prices.as_deref();
+    let prices = engine.pools.target(target).prices.as_deref();
     let classify = || classify(engine, party, prices, permit, reply);
     let outcome = at_length(bytes + party.job().size(), || {
         working(engine, party, classify)

@@ -35,7 +35,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     }
     let outcome = attempt(&engine, &mut party, target, &permit).await;
     let decide = |staged: &AdmittedJob| {
-        let malformed = staged.malformed_at(&permit.account().config().name, permit.model());
+        let malformed = staged.malformed_at(permit.account().name(), permit.model());
         let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
         engine
             .policy

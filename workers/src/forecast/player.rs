@@ -245,12 +245,10 @@ impl ForecastPlayer {
         };
         let mut party = vec![*first];
         self.join(&mut party, line, target, &permit);
-        let place = &self.pools.targets()[target];
+        let place = self.pools.target(target);
         let account = &place.account;
         if account.learns() {
-            self.forecast
-                .unlimited
-                .insert(account.config().name.clone());
+            self.forecast.unlimited.insert(account.name().to_owned());
         }
         let mut all = ForecastCall {
             permit,
@@ -315,7 +313,7 @@ impl ForecastPlayer {
         *self
             .forecast
             .calls
-            .entry((account.config().name.clone(), place.model.clone()))
+            .entry((account.name().to_owned(), place.model.clone()))
             .or_default() += 1;
         all.permit.stamp().sent(self.now);
         self.sent += 1;
@@ -329,7 +327,7 @@ impl ForecastPlayer {
             cap.peek(&job.cost, self.now)?;
         }
         let room = |choice: &CandidateState| {
-            let target = &self.pools.targets()[choice.target];
+            let target = self.pools.target(choice.target);
             target.account.headroom(&target.model, self.now) * choice.weight
         };
         let mut order: Vec<_> = job
@@ -349,7 +347,7 @@ impl ForecastPlayer {
             if waits_for_lower {
                 continue;
             }
-            let target = &self.pools.targets()[choice.target];
+            let target = self.pools.target(choice.target);
             match target.account.reserve(&target.model, choice.cost, self.now) {
                 Ok(mut permit) => {
                     if let Some(cap) = &self.cap {

@@ -301,7 +301,7 @@ fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeC
         .choices
         .left()
         .iter()
-        .map(|choice| &engine.pools.targets()[choice.target]);
+        .map(|choice| engine.pools.target(choice.target));
     let saving = targets.filter(|target| target.account.counts_calls(&target.model));
     let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
     // So many like it fit one request.

@@ -34,7 +34,7 @@ pub(crate) fn matching(
         return Err(unknown_pool(pools, pool, model.as_deref()));
     };
     let model = model.filter(|model| model != pool);
-    let target = |candidate: &PoolCandidate| &pools.targets()[candidate.target];
+    let target = |candidate: &PoolCandidate| pools.target(candidate.target);
     let serves = |candidate: &&PoolCandidate| {
         model
             .as_ref()
