@@ -25,13 +25,15 @@
 //! - The wake-up for releases is armed before a pass, so that a permit that returns during the pass is not missed.
 //! - At the end everything that has not begun is given back to the queue.
 
+mod leave;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use forebay_schemas::{Class, Lane};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,7 +41,6 @@ use tokio_util::task::TaskTracker;
 use crate::accounts::Permit;
 use crate::complete::complete;
 use crate::complete::postpone::postpone;
-use crate::complete::release::give_back;
 use crate::dispatch::coalescer::Coalescer;
 use crate::dispatch::fair_queue::FairQueue;
 use crate::dispatch::merger::{COMPANY, CallMerger, MergeFit, leads};
@@ -47,7 +48,6 @@ use crate::dispatch::select::{LARGEST_TURN, TargetSelector};
 use crate::execute::execute::work;
 use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
-use crate::job::in_flight::DuplicateDeliveries;
 use crate::job::inbox::{DispatchEvent, Inbox};
 use crate::job::share::{CoalesceKey, CoalesceRequest, LeaderOutcome};
 use crate::outcome::end::JobResult;
@@ -367,75 +367,6 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             }
         };
         self.end(staged, end);
-    }
-
-    fn expire(&mut self) {
-        let now = self.engine.clock.now();
-        for staged in self.remove_where(|staged| staged.is_late(now)) {
-            self.end(staged, JobResult::expired());
-        }
-    }
-
-    /// Ends those that wait and are cancelled. One that is being called has its answer, or comes back.
-    fn cancel(&mut self) {
-        let engine = Arc::clone(&self.engine);
-        for staged in self.remove_where(|staged| staged.is_cancelled(&engine.orders)) {
-            self.end(staged, JobResult::cancelled());
-        }
-    }
-
-    fn end(&self, staged: AdmittedJob, end: JobResult) {
-        let engine = Arc::clone(&self.engine);
-        self.tasks
-            .spawn(async move { complete::finish(&engine, staged, end).await });
-    }
-
-    fn remove_where(&mut self, which: impl Fn(&AdmittedJob) -> bool) -> Vec<AdmittedJob> {
-        let mut removed = self.waiting.remove_where(&which);
-        let resting: Vec<_> = self
-            .resting
-            .iter()
-            .filter(|(_, staged)| which(staged))
-            .map(|(key, _)| *key)
-            .collect();
-        removed.extend(
-            resting
-                .into_iter()
-                .filter_map(|key| self.resting.remove(&key)),
-        );
-        removed.extend(self.joining.remove_where(&which));
-        removed.extend(self.sharing.remove_where(which));
-        removed
-            .iter_mut()
-            .for_each(|staged| self.leaves_line(staged));
-        removed
-    }
-
-    /// Gives jobs back and then says so, beside this loop: it must not wait for a server that is away.
-    fn give_back_where(
-        &mut self,
-        which: impl Fn(&AdmittedJob) -> bool,
-        done: Option<oneshot::Sender<()>>,
-    ) {
-        let removed = self.remove_where(which);
-        let engine = Arc::clone(&self.engine);
-        self.tasks.spawn(async move {
-            for mut staged in removed {
-                let DuplicateDeliveries { same, others } = staged.entry.end();
-                let claims = std::iter::once(staged.claim).chain(same).chain(others);
-                give_back(&engine, claims).await;
-            }
-            if let Some(done) = done {
-                // Whoever asked may have ended.
-                let _ = done.send(());
-            }
-        });
-    }
-
-    fn give_back_all(&mut self) {
-        self.inbox.close();
-        self.take_all();
-        self.give_back_where(|_| true, None);
     }
 }
 
