@@ -1,11 +1,12 @@
 //! An account's limits, enforced to the letter.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Config, PeriodLimit};
 use super::cost::CallCost;
 use super::window::{LimitRest, PeriodWindow};
+use parking_lot::{Mutex, MutexGuard};
 
 /// A running account.
 #[derive(Debug)]
@@ -127,7 +128,7 @@ impl LimitedAccount {
     }
 
     fn state(&self) -> MutexGuard<'_, AccountState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::account;
@@ -61,7 +61,7 @@ impl CallRecord {
     }
 
     pub(super) fn note(&self, entry: RecordEntry) {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.inner.lock();
         let (entries, file) = &mut *inner;
         if let Some(file) = file {
             let line = RecordLine {
@@ -80,11 +80,7 @@ impl CallRecord {
     }
 
     pub(super) fn entries(&self) -> Vec<RecordEntry> {
-        self.inner
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .clone()
+        self.inner.lock().0.clone()
     }
 }
 

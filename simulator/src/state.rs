@@ -1,8 +1,9 @@
 //! What all calls share: the accounts, what goes wrong, chance and the record.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use rand_distr::{Distribution, LogNormal};
@@ -72,14 +73,14 @@ impl SharedState {
 
     /// What goes wrong with the next call, and how long its answer takes.
     pub(crate) fn choose(&self) -> (Option<InjectedFault>, Duration) {
-        let mut rng = self.rng.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rng = self.rng.lock();
         let latency = draw(self.latency, &mut *rng);
         (self.faults().choose(rng.random()), latency)
     }
 
     /// What goes wrong, and how often.
     pub(crate) fn faults(&self) -> MutexGuard<'_, FaultPlan> {
-        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+        self.faults.lock()
     }
 }
 

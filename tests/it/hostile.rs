@@ -1,9 +1,10 @@
 //! Producers and providers that mean ill.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use forebay_schemas::Status;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -22,7 +23,6 @@ async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
             let read = socket.read(&mut request).await.unwrap_or_default();
             noted
                 .lock()
-                .expect("a lock")
                 .push(String::from_utf8_lossy(&request[..read]).into_owned());
             // Whoever asked may have gone.
             let _ = socket.write_all(answer.as_bytes()).await;
@@ -61,12 +61,12 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
             "{status}: {completion:?}"
         );
         assert!(
-            asked.lock().expect("a lock")[0].contains("authorization: Bearer sk-one"),
+            asked.lock()[0].contains("authorization: Bearer sk-one"),
             "{status}"
         );
         forebay.stop().await;
     }
-    assert_eq!(*requests.lock().expect("a lock"), Vec::<String>::new());
+    assert_eq!(*requests.lock(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,13 +140,7 @@ async fn no_job_says_where_its_call_goes() {
             .unwrap_or_else(|| panic!("{url}"));
         assert_eq!(error.code, "unsupported", "{url}: {error:?}");
     }
-    assert_eq!(
-        (
-            requests.lock().expect("a lock").len(),
-            provider.calls().len()
-        ),
-        (0, 0)
-    );
+    assert_eq!((requests.lock().len(), provider.calls().len()), (0, 0));
     forebay.stop().await;
 }
 

@@ -1,12 +1,13 @@
 //! Teams at a server with users: each has its own, and cannot cross over.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, ConnectOptions, Event, HeaderMap};
 use forebay_schemas::Completion;
 use futures::StreamExt;
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::process::Child;
 
@@ -133,7 +134,7 @@ impl Team {
             let noted = Arc::clone(&noted);
             async move {
                 if let Event::ServerError(error) = event {
-                    noted.lock().expect("a lock").push(error.to_string());
+                    noted.lock().push(error.to_string());
                 }
             }
         });
@@ -150,12 +151,7 @@ impl Team {
         let subject = subject.to_lowercase();
         soon(&format!("a refusal of {subject}"), async {
             loop {
-                let refused = self
-                    .refused
-                    .lock()
-                    .expect("a lock")
-                    .join("\n")
-                    .to_lowercase();
+                let refused = self.refused.lock().join("\n").to_lowercase();
                 if refused.contains(&subject) {
                     return;
                 }

@@ -1,7 +1,7 @@
 //! Pools over several providers, each of which answers as a script says.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_providers::Endpoint;
@@ -20,6 +20,7 @@ use forebay_workers::store::results::{ResultStore, Retention};
 use forebay_workers::upstream::{Error, ReceivedReply, Upstream};
 use forebay_workers::{Config, PoolConfig, SubjectRules, TargetConfig, Worker};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -42,10 +43,7 @@ impl Upstream for Scripted {
     {
         sent(Instant::now());
         tokio::time::sleep(Duration::from_millis(20)).await;
-        self.called
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(request.account.clone());
+        self.called.lock().push(request.account.clone());
         let body = serde_json::from_slice(&request.body).expect("JSON");
         let (status, header, body) = (self.script)(&request.account, &body);
         let mut headers = HeaderMap::new();
@@ -173,11 +171,7 @@ impl Tiers {
                 .is_ok(),
             "all end within an hour"
         );
-        let called = upstream
-            .called
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let called = upstream.called.lock().clone();
         (queue.completions(), called)
     }
 }

@@ -24,10 +24,11 @@ mod window;
 mod write_ahead;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::Class;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
@@ -223,7 +224,7 @@ impl Account {
 
     fn ledger(&self) -> MutexGuard<'_, AccountLedger> {
         // The ledger is consistent between any two statements that can panic.
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ledger.lock()
     }
 
     /// Takes `cost` from all meters that bear on `model`, or from none.

@@ -1,10 +1,11 @@
 //! What operators ordered: pools, accounts and teams that pause, and jobs that are cancelled.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
 use forebay_schemas::{Flow, Identity};
 use jiff::Timestamp;
+use parking_lot::{RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -55,11 +56,11 @@ impl Default for WorkerControls {
 
 impl WorkerControls {
     fn inner(&self) -> RwLockReadGuard<'_, ControlsState> {
-        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+        self.inner.read()
     }
 
     fn change(&self, act: impl FnOnce(&mut ControlsState)) {
-        act(&mut self.inner.write().unwrap_or_else(PoisonError::into_inner));
+        act(&mut self.inner.write());
         self.changed.send_replace(());
     }
 

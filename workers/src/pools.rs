@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use forebay_schemas::Cache;
 use forebay_schemas::flow::pool_of_model;
+use parking_lot::RwLock;
 
 use crate::accounts::Account;
 use forebay_providers::price::Prices;
@@ -199,11 +200,7 @@ impl Pools {
                 merge,
                 cache,
             });
-            pools
-                .named
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .insert(name, pool);
+            pools.named.write().insert(name, pool);
         }
         pools
     }
@@ -260,19 +257,12 @@ impl Pools {
 
     /// Every pool, by name.
     pub(crate) fn all(&self) -> BTreeMap<String, Arc<Pool>> {
-        self.named
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.named.read().clone()
     }
 
     /// A pool, if it was configured or made.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Pool>> {
-        self.named
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.named.read().get(name).cloned()
     }
 
     /// Whether no more pools are made for models of which nothing is known.
@@ -310,7 +300,7 @@ impl Pools {
         if is_unknown {
             self.unknown.fetch_add(1, Ordering::Relaxed);
         }
-        let mut named = self.named.write().unwrap_or_else(PoisonError::into_inner);
+        let mut named = self.named.write();
         let fresh = || {
             let candidates = Vec::new();
             Pool {

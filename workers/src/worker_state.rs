@@ -1,8 +1,9 @@
 //! What the steps of a job share: pools, accounts, the queue, the provider's wire, the store.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
@@ -159,8 +160,8 @@ impl<Q, U> WorkerState<Q, U> {
         }
     }
 
-    pub(crate) fn rng(&self) -> std::sync::MutexGuard<'_, SmallRng> {
-        self.rng.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn rng(&self) -> parking_lot::MutexGuard<'_, SmallRng> {
+        self.rng.lock()
     }
 
     pub(crate) fn team(&self, name: &str) -> TeamConfig {

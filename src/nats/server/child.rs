@@ -10,10 +10,11 @@ use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tracing::{info, warn};
 
@@ -88,7 +89,7 @@ impl ServerChild {
 impl Drop for ServerChild {
     fn drop(&mut self) {
         let pid = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             state.stopping = true;
             state.pid
         };
@@ -139,7 +140,7 @@ impl ServerMinder {
                 }
             }
             let status = process.wait();
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.state.lock();
             state.pid = None;
             if state.stopping {
                 return;
@@ -162,7 +163,7 @@ impl ServerMinder {
         // A signal from the terminal is for Forebay, which stops the server when its jobs are done.
         command.process_group(0);
         end_with_parent(&mut command);
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.stopping {
             return Err(io::Error::other("stopped"));
         }

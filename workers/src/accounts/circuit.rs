@@ -21,10 +21,11 @@
 //! - The length of a break returns to one second only after calls have gone well again.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_schemas::Class;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::Denied;
@@ -71,7 +72,7 @@ pub(super) struct BreakerPermit {
 impl CircuitBreakers {
     /// The circuit of `model` at the provider with this address.
     pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<CircuitBreaker> {
-        let mut circuits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut circuits = self.0.lock();
         Arc::clone(
             circuits
                 .entry((base_url.to_owned(), model.to_owned()))
@@ -82,7 +83,7 @@ impl CircuitBreakers {
 
 impl CircuitBreaker {
     fn inner(&self) -> MutexGuard<'_, CircuitState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     pub(super) fn state(&self) -> ReadyState {

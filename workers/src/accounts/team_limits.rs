@@ -1,8 +1,9 @@
 //! What one team may use, whatever accounts serve it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::accounts::limit::Limit;
@@ -57,7 +58,7 @@ impl TeamLimits {
     }
 
     pub(super) fn inner(&self) -> MutexGuard<'_, TeamMeters> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Whether a call of this cost may start at `now`; takes nothing.

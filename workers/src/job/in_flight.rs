@@ -1,9 +1,10 @@
 //! Identities that are being worked on, so that a repeated publish waits for the first one.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use forebay_schemas::Identity;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::job::delivery::HeldDelivery;
 
@@ -53,7 +54,7 @@ pub(crate) struct Registration {
 
 impl InFlightJobs {
     fn lock(&self) -> MutexGuard<'_, HashMap<Identity, InFlightJob>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock()
     }
 
     /// Registers an arrival.

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use forebay_providers::registry::MergeLimits;
+use parking_lot::Mutex;
 
 /// An answer of so many bytes is not asked for: there is place for a few of them.
 const LARGEST_ANSWER: usize = 32 << 20;
@@ -54,7 +54,7 @@ impl MergeSizes {
     }
 
     fn change(&self, target: usize, act: impl FnOnce(&mut MergeSize)) -> MergeSize {
-        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut of = self.of.lock();
         let size = of.entry(target).or_insert(MergeSize {
             most: usize::MAX,
             width: None,

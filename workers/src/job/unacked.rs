@@ -1,9 +1,10 @@
 //! What this process holds unacknowledged, so that one ticker can say that it is still worked on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use crate::queue::DeliveryReceipt;
+use parking_lot::{Mutex, MutexGuard};
 
 /// All deliveries that are held.
 #[derive(Debug, Default)]
@@ -19,7 +20,7 @@ struct UnackedState {
 
 impl UnackedDeliveries {
     fn lock(&self) -> MutexGuard<'_, UnackedState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Holds a delivery until the guard is dropped.

@@ -1,9 +1,9 @@
 //! Which readings are open, so that each is opened once, and again when something comes after its end.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::QueueReading;
+use parking_lot::{Mutex, MutexGuard};
 
 /// Which readings are open.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ enum ReadingsState {
 
 impl ActiveReadings {
     fn lock(&self) -> MutexGuard<'_, HashMap<QueueReading, ReadingsState>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// Notes that there is something to read; true if nobody reads it, who then must.

@@ -1,10 +1,11 @@
 //! A queue in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_schemas::{Completion, Flow, Format, Identity};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
@@ -75,10 +76,7 @@ impl SimQueue {
     }
 
     fn state(&self) -> MutexGuard<'_, SimQueueState> {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock()
     }
 
     /// Publishes a job.

@@ -1,11 +1,12 @@
 //! A provider in memory: limits over trailing windows, latencies and faults.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::header::AUTHORIZATION;
 use ::http::{HeaderMap, HeaderValue};
+use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -107,7 +108,7 @@ impl SimUpstream {
     }
 
     fn state(&self) -> MutexGuard<'_, SimUpstreamState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// When calls arrived on an account, refused ones too.

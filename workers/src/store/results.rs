@@ -12,12 +12,13 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use forebay_schemas::subjects::digest;
 use forebay_schemas::{Completion, Identity};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan, tz::TimeZone};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -286,7 +287,7 @@ impl ResultStore {
     /// # Errors
     /// When the store cannot be read.
     pub fn get(&self, identity: &Identity) -> Result<Option<ResultRecord>, Error> {
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.opening.lock();
         for date in self.stored_days()?.into_iter().rev() {
             let found = match self.opened(date) {
                 Some(day) => record_in(&day, identity)?,
@@ -301,7 +302,7 @@ impl ResultStore {
 
     /// The open days since `first`, the newest first.
     fn days_since(&self, first: Date) -> Vec<Arc<StoreDay>> {
-        let days = self.days.lock().unwrap_or_else(PoisonError::into_inner);
+        let days = self.days.lock();
         days.range(first..)
             .rev()
             .map(|(_, day)| Arc::clone(day))
@@ -332,10 +333,7 @@ impl ResultStore {
     pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let first = back(day_of(now), self.retention.keep_days);
         for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
-            self.days
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&date);
+            self.days.lock().remove(&date);
             let path = self.dir.join(date.to_string());
             std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
             info!(%date, "results of this day are no longer kept");
@@ -353,26 +351,19 @@ impl ResultStore {
     }
 
     fn opened(&self, date: Date) -> Option<Arc<StoreDay>> {
-        self.days
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&date)
-            .cloned()
+        self.days.lock().get(&date).cloned()
     }
 
     fn day(&self, date: Date) -> Result<Arc<StoreDay>, Error> {
         if let Some(day) = self.opened(date) {
             return Ok(day);
         }
-        let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        let _opening = self.opening.lock();
         if let Some(day) = self.opened(date) {
             return Ok(day);
         }
         let day = Arc::new(self.open_day(date)?);
-        self.days
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(date, Arc::clone(&day));
+        self.days.lock().insert(date, Arc::clone(&day));
         Ok(day)
     }
 

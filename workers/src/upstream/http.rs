@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,7 +69,7 @@ impl HttpUpstream {
     /// A place for a large answer of an account.
     async fn place(&self, account: &str) -> Option<AnswerRoom> {
         let places = {
-            let mut large = self.large.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut large = self.large.lock();
             let places = large.entry(account.to_owned());
             Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
         };
@@ -218,12 +219,7 @@ impl Body for StampedBody {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        if let Some(sent) = self
-            .sent
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-        {
+        if let Some(sent) = self.sent.get_mut().take() {
             self.left.store(true, Ordering::Release);
             sent(Instant::now());
         }

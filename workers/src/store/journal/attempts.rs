@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use forebay_schemas::completion::MOST_ATTEMPTS;
 use forebay_schemas::{Attempt, Identity};
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
@@ -97,7 +98,7 @@ impl AttemptJournal {
     }
 
     fn inner(&self) -> MutexGuard<'_, JournalState> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// A call is about to be made; `attempt` says what it is if nothing more is ever known of it.

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
 use crate::crash::{self, CrashPoint};
 use crate::store::results::{Error, large};
+use parking_lot::RwLock;
 
 /// The first byte of every value: the layout of what follows, which is a record, or the name of the file that
 /// holds one.
@@ -71,7 +71,7 @@ impl StoreDay {
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let failed = |problem: &dyn std::fmt::Display| Error::new(&self.path, problem);
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.read();
         let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
         let Some(value) = db
             .get(record_key(key))
@@ -102,7 +102,7 @@ impl StoreDay {
 
     /// Whose record answers the request of this key.
     pub(crate) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = self.open.read();
         let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
         let found = db
             .get(kept_key(key))
@@ -141,14 +141,14 @@ impl StoreDay {
     /// that the database is opened again.
     pub(crate) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
         let result = {
-            let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+            let open = self.open.read();
             match open.as_ref() {
                 Some(open) => open.commit(&self.path, batch),
                 None => Err(self.closed()),
             }
         };
         if result.is_err() {
-            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            let mut open = self.open.write();
             // It is locked for as long as it is open.
             drop(open.take());
             *open = DayDatabase::open(&self.path).ok();
