@@ -82,7 +82,7 @@ impl ControlHandlers {
             .map_err(|problem| failed(503, problem))?;
         let paused = self.book.orders().paused();
         let forebay_workers::WorkerSnapshot {
-            staged: prefetched,
+            prefetched,
             in_flight,
             ended,
             ..

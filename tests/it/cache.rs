@@ -124,7 +124,7 @@ async fn jobs_under_way_together_share_one_call() {
         .publish("ai.jobs.chat", &chat("another", "good day"))
         .await;
     soon("all to be here", async {
-        while forebay.app.worker().snapshot().staged < 21 {
+        while forebay.app.worker().snapshot().prefetched < 21 {
             tokio::task::yield_now().await;
         }
     })
@@ -225,7 +225,7 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
             .await;
     }
     soon("all to be here", async {
-        while forebay.app.worker().snapshot().staged < 50 {
+        while forebay.app.worker().snapshot().prefetched < 50 {
             tokio::task::yield_now().await;
         }
     })

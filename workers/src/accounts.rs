@@ -124,7 +124,7 @@ impl From<MeterWait> for Denied {
 
 impl Denied {
     /// Whether it ends, by itself or by an operator's act: only a call that is too large waits in vain.
-    pub(crate) fn passes(self) -> bool {
+    pub(crate) fn is_temporary(self) -> bool {
         self != Denied::TooLarge
     }
 }

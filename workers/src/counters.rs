@@ -9,7 +9,7 @@ use forebay_schemas::{Completion, Status};
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     ended: [AtomicU64; 4],
-    pub(crate) staged: AtomicU64,
+    pub(crate) prefetched: AtomicU64,
     in_flight: Arc<AtomicU64>,
 }
 

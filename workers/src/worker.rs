@@ -62,7 +62,7 @@ pub struct WorkerSnapshot {
     /// The teams that are served, if others are refused.
     pub teams: Option<BTreeSet<String>>,
     /// Jobs that are here and wait for a permit or for themselves.
-    pub staged: u64,
+    pub prefetched: u64,
     /// Jobs that are being called or finished.
     pub in_flight: u64,
     /// Jobs that ended since the start, by status.
@@ -162,7 +162,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
                 .collect(),
             makes_pools: engine.pools.are_made_on_demand(),
             teams: engine.addressing.served(&engine.teams),
-            staged: engine.counters.staged.load(Ordering::Relaxed),
+            prefetched: engine.counters.prefetched.load(Ordering::Relaxed),
             in_flight: engine.counters.jobs_in_flight(),
             ended: statuses
                 .into_iter()

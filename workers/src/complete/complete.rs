@@ -48,47 +48,51 @@ use crate::worker_state::WorkerState;
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     end: JobResult,
 ) {
-    let completion = staged.completion(end);
+    let completion = admitted.completion(end);
     let record = ResultRecord {
-        fingerprint: staged.fingerprint.clone(),
-        message: Some(staged.delivery.unique_id.clone()),
+        fingerprint: admitted.fingerprint.clone(),
+        message: Some(admitted.delivery.unique_id.clone()),
         completion,
     };
-    persist(engine, &staged, &record).await;
+    persist(engine, &admitted, &record).await;
     crash::at(CrashPoint::Stored);
-    keep(engine, &staged, &record.completion).await;
-    over(engine, &staged);
-    make_way_if_refused(engine, &mut staged, &record).await;
-    let Some(record) = complete(engine, &staged, record).await else {
-        return conflict(engine, staged).await;
+    keep(engine, &admitted, &record.completion).await;
+    over(engine, &admitted);
+    make_way_if_refused(engine, &mut admitted, &record).await;
+    let Some(record) = complete(engine, &admitted, record).await else {
+        return conflict(engine, admitted).await;
     };
     crash::at(CrashPoint::Completed);
-    if let Some(lead) = staged.share.as_mut().and_then(|share| share.lead.as_mut()) {
+    if let Some(lead) = admitted
+        .share
+        .as_mut()
+        .and_then(|share| share.lead.as_mut())
+    {
         lead.ended(&record.completion);
     }
     engine.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
-        bury(engine, &staged, &record.completion).await;
+        bury(engine, &admitted, &record.completion).await;
         crash::at(CrashPoint::Buried);
     }
-    release(engine, staged, &record.completion).await;
+    release(engine, admitted, &record.completion).await;
 }
 
 /// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
 /// delivery is acked; and who came meanwhile is looked at anew.
 async fn make_way_if_refused<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: &mut AdmittedJob,
+    admitted: &mut AdmittedJob,
     record: &ResultRecord,
 ) {
     if record.completion.is_final() {
         return;
     }
-    let admitted = staged.entry.is_admitted();
-    let DuplicateDeliveries { same, others } = staged.entry.end();
+    let was_admitted = admitted.entry.is_admitted();
+    let DuplicateDeliveries { same, others } = admitted.entry.end();
     // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
     // One that was called before has attempts of its own to tell of.
     let now = engine.clock.now();
@@ -96,25 +100,25 @@ async fn make_way_if_refused<Q: Queue, U: Upstream>(
     let is_late = |claim: &HeldDelivery| claim.deadline.is_some_and(|deadline| deadline <= now);
     let cancelled = record.completion.status == Status::Cancelled;
     let is_cancelled =
-        |claim: &HeldDelivery| engine.orders.cancels(&staged.identity, claim.published);
+        |claim: &HeldDelivery| engine.orders.cancels(&admitted.identity, claim.published);
     let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|claim| {
         let ends_alike = (!expired || is_late(claim)) && (!cancelled || is_cancelled(claim));
-        admitted && !claim.tried && ends_alike
+        was_admitted && !claim.tried && ends_alike
     });
-    staged.joined = joined;
+    admitted.joined = joined;
     give_back(engine, anew.into_iter().chain(others)).await;
 }
 
 /// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
 pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: AdmittedJob,
+    admitted: AdmittedJob,
     within: Duration,
 ) {
     let now = engine.clock.now();
     let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
     let kept = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
-        let Some(of) = engine.results.kept(&staged.request(), since)? else {
+        let Some(of) = engine.results.kept(&admitted.request(), since)? else {
             return Ok(None);
         };
         engine.results.answered(&of, now)
@@ -123,60 +127,64 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
         .inspect_err(|error| warn!(%error, "a kept answer cannot be read"))
         .ok()
         .flatten();
-    let same = found.filter(|record| record.fingerprint == staged.fingerprint);
+    let same = found.filter(|record| record.fingerprint == admitted.fingerprint);
     if let Some(end) = same.and_then(|record| JobResult::cached(&record.completion)) {
-        return finish(engine, staged, end).await;
+        return finish(engine, admitted, end).await;
     }
-    if let Err(mut staged) = engine.dispatcher.take(staged) {
+    if let Err(mut admitted) = engine.dispatcher.take(admitted) {
         // The process ends.
-        let DuplicateDeliveries { same, others } = staged.entry.end();
-        give_back(engine, same.into_iter().chain(others).chain([staged.claim])).await;
+        let DuplicateDeliveries { same, others } = admitted.entry.end();
+        give_back(
+            engine,
+            same.into_iter().chain(others).chain([admitted.claim]),
+        )
+        .await;
     }
 }
 
 /// Gives an identity that is answered its stored answer.
 pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     record: ResultRecord,
 ) {
-    over(engine, &staged);
-    make_way_if_refused(engine, &mut staged, &record).await;
+    over(engine, &admitted);
+    make_way_if_refused(engine, &mut admitted, &record).await;
     // The process may have ended between the store and the publish.
-    let Some(record) = complete(engine, &staged, record).await else {
-        return conflict(engine, staged).await;
+    let Some(record) = complete(engine, &admitted, record).await else {
+        return conflict(engine, admitted).await;
     };
     // It may also have ended between the publish and the dead letter.
-    let is_ours = record.message.as_ref() == Some(&staged.delivery.unique_id);
+    let is_ours = record.message.as_ref() == Some(&admitted.delivery.unique_id);
     if is_ours && record.completion.status == Status::Failed {
-        bury(engine, &staged, &record.completion).await;
+        bury(engine, &admitted, &record.completion).await;
     }
-    release(engine, staged, &record.completion).await;
+    release(engine, admitted, &record.completion).await;
 }
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
 pub(crate) async fn conflict<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
 ) {
     // Each of them is told of the conflict by itself.
-    give_back(engine, std::mem::take(&mut staged.joined)).await;
+    give_back(engine, std::mem::take(&mut admitted.joined)).await;
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
-        staged.identity
+        admitted.identity
     );
-    set_aside(engine, staged, ("id_conflict", message)).await;
+    set_aside(engine, admitted, ("id_conflict", message)).await;
 }
 
 /// Sets aside a message that has no completion of its own: its publisher learns of it only where it
 /// asked for a copy.
 pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     (code, message): Rejection,
 ) {
-    warn!(identity = %staged.identity, code, "a message is set aside: {message}");
-    let completion = staged.completion(JobResult::failed(code, message, Class::Rejected));
-    bury(engine, &staged, &completion).await;
-    release(engine, staged, &completion).await;
+    warn!(identity = %admitted.identity, code, "a message is set aside: {message}");
+    let completion = admitted.completion(JobResult::failed(code, message, Class::Rejected));
+    bury(engine, &admitted, &completion).await;
+    release(engine, admitted, &completion).await;
 }

@@ -12,7 +12,7 @@ use crate::worker_state::WorkerState;
 
 pub(crate) async fn bury<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
     completion: &Completion,
 ) {
     let (code, message) = completion
@@ -22,19 +22,19 @@ pub(crate) async fn bury<Q: Queue, U: Upstream>(
             (error.code.clone(), error.message.clone())
         });
     let letter = DeadLetterMeta {
-        pool: staged.flow.pool.clone(),
-        team: staged.flow.team.clone(),
+        pool: admitted.flow.pool.clone(),
+        team: admitted.flow.team.clone(),
         batch: completion.batch.clone(),
         id: completion.id.clone(),
         revision: completion.revision,
         code,
         message,
         attempts: completion.attempts.clone(),
-        format: staged.delivery.format,
+        format: admitted.delivery.format,
     };
     let dead = DeadLetter {
         letter,
-        delivery: staged.delivery.clone(),
+        delivery: admitted.delivery.clone(),
     };
     retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;
 }

@@ -13,21 +13,21 @@ use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
 /// What is known of the job is kept, so the journal needs it no more.
-pub(crate) fn over<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) {
-    engine.journal.attempts.over(&staged.identity);
-    engine.journal.suspects.forget(&staged.delivery.unique_id);
+pub(crate) fn over<Q, U>(engine: &WorkerState<Q, U>, admitted: &AdmittedJob) {
+    engine.journal.attempts.over(&admitted.identity);
+    engine.journal.suspects.forget(&admitted.delivery.unique_id);
 }
 
 /// Stores a record, however long that takes; no calls are made meanwhile.
 pub(crate) async fn persist<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
     record: &ResultRecord,
 ) {
     let store = || {
         engine
             .results
-            .store(&staged.identity, record, engine.clock.now())
+            .store(&admitted.identity, record, engine.clock.now())
     };
     let Err(error) = store().await else { return };
     warn!(%error, "a result cannot be stored; no call is made until that is mended");
@@ -39,10 +39,10 @@ pub(crate) async fn persist<Q: Queue, U: Upstream>(
 /// fails.
 pub(crate) async fn keep<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
     completion: &Completion,
 ) {
-    let asks = staged
+    let asks = admitted
         .share
         .as_ref()
         .is_some_and(|share| !share.within.is_zero());
@@ -51,7 +51,7 @@ pub(crate) async fn keep<Q: Queue, U: Upstream>(
     }
     if let Err(error) = engine
         .results
-        .keep(&staged.request(), completion, engine.clock.now())
+        .keep(&admitted.request(), completion, engine.clock.now())
         .await
     {
         warn!(%error, "an answer cannot be kept for others that ask the same");

@@ -20,7 +20,7 @@ use crate::worker_state::WorkerState;
 /// job's delivery comes again and is moved again, which replaces the first move.
 pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     wait: Duration,
 ) {
     crash::at(CrashPoint::Postponing);
@@ -29,33 +29,36 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         .now()
         .checked_add(wait)
         .unwrap_or(Timestamp::MAX);
-    let DuplicateDeliveries { same, others } = staged.entry.end();
+    let DuplicateDeliveries { same, others } = admitted.entry.end();
     let job = PostponedJob {
-        flow: staged.flow.clone(),
-        identity: staged.identity.clone(),
+        flow: admitted.flow.clone(),
+        identity: admitted.identity.clone(),
         // It must be here when its deadline passes.
-        at: staged.job.deadline.map_or(at, |deadline| deadline.min(at)),
+        at: admitted
+            .job
+            .deadline
+            .map_or(at, |deadline| deadline.min(at)),
         state: PostponedState {
-            id: staged.identity.id.clone(),
-            fingerprint: staged.fingerprint.clone(),
-            revision: staged.revision,
-            published: staged.delivery.published,
-            attempts: staged.attempts.clone(),
-            counted: staged.counted,
-            replies: std::iter::once(&staged.claim)
+            id: admitted.identity.id.clone(),
+            fingerprint: admitted.fingerprint.clone(),
+            revision: admitted.revision,
+            published: admitted.delivery.published,
+            attempts: admitted.attempts.clone(),
+            counted: admitted.counted,
+            replies: std::iter::once(&admitted.claim)
                 .chain(&same)
                 .flat_map(|c| c.replies.clone())
                 .collect(),
-            format: staged.delivery.format,
+            format: admitted.delivery.format,
         },
-        payload: staged.delivery.payload.clone(),
-        object: staged.delivery.object.clone(),
-        traceparent: staged.delivery.traceparent.clone(),
+        payload: admitted.delivery.payload.clone(),
+        object: admitted.delivery.object.clone(),
+        traceparent: admitted.delivery.traceparent.clone(),
     };
     let mut job = job;
     let mut postponed =
         retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
-    if postponed && staged.is_cancelled(&engine.orders) {
+    if postponed && admitted.is_cancelled(&engine.orders) {
         // Whoever cancelled it may have looked before it was there.
         job.at = engine.clock.now();
         postponed =
@@ -65,10 +68,10 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     give_back(engine, others).await;
     if !postponed {
         give_back(engine, same).await;
-        return conflict(engine, staged).await;
+        return conflict(engine, admitted).await;
     }
-    over(engine, &staged);
-    let objects = ack_all(engine, same.into_iter().chain([staged.claim])).await;
+    over(engine, &admitted);
+    let objects = ack_all(engine, same.into_iter().chain([admitted.claim])).await;
     crash::at(CrashPoint::Postponed);
     let of_repetitions = objects
         .into_iter()

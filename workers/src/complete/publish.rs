@@ -17,7 +17,7 @@ use crate::worker_state::WorkerState;
 /// one answers another request: the identity is not this job's.
 pub(crate) async fn complete<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
     record: ResultRecord,
 ) -> Option<ResultRecord> {
     let mut record = record;
@@ -29,7 +29,7 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
             completion: &record.completion,
             fingerprint: &record.fingerprint,
             message: record.message.as_deref(),
-            traceparent: staged.delivery.traceparent.as_deref(),
+            traceparent: admitted.delivery.traceparent.as_deref(),
             replaces,
         };
         let problem = match engine.queue.complete(publication).await {
@@ -48,14 +48,14 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
                         replaces = sequence;
                         if record.completion.revision != revision {
                             record.completion.revision = revision;
-                            persist(engine, staged, &record).await;
+                            persist(engine, admitted, &record).await;
                         }
                         continue;
                     }
                     CompletionJudgement::Stands(standing) => {
                         // A newer answer may be stored by now where this one is not final.
                         if standing.completion.is_final() {
-                            persist(engine, staged, &standing).await;
+                            persist(engine, admitted, &standing).await;
                         }
                         return (standing.fingerprint == record.fingerprint).then_some(*standing);
                     }
@@ -64,7 +64,7 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
             Err(problem) => problem,
         };
         if _few_calls.is_none() {
-            warn!(identity = %staged.identity, %problem, "a completion cannot be published yet");
+            warn!(identity = %admitted.identity, %problem, "a completion cannot be published yet");
             _few_calls = Some(engine.brake.cannot_publish());
         }
         tokio::time::sleep(pause).await;

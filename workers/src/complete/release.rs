@@ -16,21 +16,21 @@ use crate::worker_state::WorkerState;
 
 pub(crate) async fn release<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     completion: &Completion,
 ) {
-    let DuplicateDeliveries { same, others } = staged.entry.end();
+    let DuplicateDeliveries { same, others } = admitted.entry.end();
     give_back(engine, others).await;
     let claims = same
         .into_iter()
-        .chain(staged.joined)
-        .chain([staged.claim])
+        .chain(admitted.joined)
+        .chain([admitted.claim])
         .collect();
     copy_and_ack(
         engine,
         claims,
         completion,
-        staged.delivery.traceparent.as_deref(),
+        admitted.delivery.traceparent.as_deref(),
     )
     .await;
 }

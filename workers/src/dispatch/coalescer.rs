@@ -1,4 +1,4 @@
-//! Jobs that ask the same as one that is called already: they wait for its answer.
+//! Jobs that ask the same as one before them, which will be called for all of them: they wait for its answer.
 //!
 //! # Why
 //!
@@ -10,7 +10,7 @@
 //! The first job of a [`CoalesceKey`] becomes the leader and is called. Jobs of the same key that come meanwhile wait here.
 //! The leader reports its outcome when it ends, however it ends, because its duty is a value that reports when it is
 //! dropped. The dispatcher then serves the answer, lets each follower make its own call, or makes one of them the next
-//! leader.
+//! leader. The lane is part of the key: an interactive job must not wait for a bulk one.
 //!
 //! A follower gives up its place in the prefetch buffer, up to a limit, so that other jobs of its queue are read.
 //!
@@ -58,24 +58,24 @@ impl Coalescer {
 
     /// Takes a job in that waits for another one's answer. Returns it if it is the first, and will be called for those
     /// that come after it.
-    pub(crate) fn meet(&mut self, mut staged: AdmittedJob) -> Option<AdmittedJob> {
+    pub(crate) fn meet(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
         let errand = CoalesceKey {
-            request: staged.request(),
-            lane: staged.flow.lane,
+            request: admitted.request(),
+            lane: admitted.flow.lane,
         };
         if let Some(behind) = self.behind.get_mut(&errand) {
             if self.len < MOST_WITHOUT_PLACE {
-                drop(staged.claim.slot.take());
+                drop(admitted.claim.slot.take());
             }
             self.len += 1;
-            behind.push(staged);
+            behind.push(admitted);
             return None;
         }
-        if let Some(share) = &mut staged.share {
+        if let Some(share) = &mut admitted.share {
             self.behind.insert(errand.clone(), Vec::new());
             share.lead = Some(CoalesceLeader::new(errand, self.ended.clone()));
         }
-        Some(staged)
+        Some(admitted)
     }
 
     /// The job that was called for them has ended: returns them.
@@ -92,7 +92,7 @@ impl Coalescer {
     ) -> Vec<AdmittedJob> {
         let mut removed = Vec::new();
         for behind in self.behind.values_mut() {
-            removed.extend(behind.extract_if(.., |staged| which(staged)));
+            removed.extend(behind.extract_if(.., |admitted| which(admitted)));
         }
         self.len -= removed.len();
         removed

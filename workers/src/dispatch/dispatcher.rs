@@ -2,18 +2,20 @@
 //!
 //! # Why
 //!
-//! Whether a job may start depends on all accounts and on all jobs ahead of it. One task owns that state, so no lock is
-//! held while a decision is made and no two decisions can contradict each other.
+//! Whether a job may start depends on all accounts and on all jobs ahead of it. One task owns the waiting jobs and makes
+//! all decisions, one after the other, so no two decisions can contradict each other.
 //!
 //! # How
 //!
 //! A job comes in through the inbox, for its first or its next call, and waits in one of five places:
 //!
 //! - `waiting`: the fair queue; it may start as soon as an account grants a permit.
-//! - `resting`: it has a `not_before`, a back-off, or is the first of a merged call that waits to be filled.
+//! - `resting`: it may not start before a time that its publisher or a back-off set, or it is the first of a merged call
+//!   that waits to be filled.
 //! - `joining`: it will share the call of a job that is in `waiting`.
 //! - `sharing`: it waits for the answer to the same request of another job.
-//! - outside of this process: a wait of more than [`LONGEST_REST`] is postponed to the queue.
+//! - outside of this process: a wait of more than [`MAX_IN_MEMORY_DELAY`] is postponed to the queue, if the queue can
+//!   take the job.
 //!
 //! Each turn of the loop takes in what has come, starts every job that may start, and sleeps until the next time at which
 //! something can change. Calls, look-ups and the ends of jobs run as tasks: the loop itself never waits for the network or
@@ -21,9 +23,9 @@
 //!
 //! # Invariants
 //!
-//! - A job is in exactly one of these places, or belongs to the task of its call.
+//! - A job is in exactly one of these places, or belongs to one task: of its call, of a look-up, or of its end.
 //! - The wake-up for releases is armed before a pass, so that a permit that returns during the pass is not missed.
-//! - At the end everything that has not begun is given back to the queue.
+//! - At the end everything that waits here is given back to the queue.
 
 mod leave;
 
@@ -43,8 +45,8 @@ use crate::complete::complete;
 use crate::complete::postpone::postpone;
 use crate::dispatch::coalescer::Coalescer;
 use crate::dispatch::fair_queue::FairQueue;
-use crate::dispatch::merger::{COMPANY, CallMerger, MergeFit, leads};
-use crate::dispatch::select::{LARGEST_TURN, TargetSelector};
+use crate::dispatch::merger::{CallMerger, LINGER, MergeFit, leads};
+use crate::dispatch::select::{MAX_COST_PER_TURN, TargetSelector};
 use crate::execute::execute::work;
 use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
@@ -56,11 +58,11 @@ use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
 /// A job that waits for itself for longer does so outside of this process.
-pub(crate) const LONGEST_REST: Duration = Duration::from_secs(5);
+pub(crate) const MAX_IN_MEMORY_DELAY: Duration = Duration::from_secs(5);
 /// How often waiting jobs are looked through for passed deadlines.
 const DEADLINES: Duration = Duration::from_secs(1);
 
-/// Matches staged jobs of all pools with accounts.
+/// Matches admitted jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
     engine: Arc<WorkerState<Q, U>>,
     inbox: Inbox,
@@ -137,96 +139,96 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
 
     fn take(&mut self, event: DispatchEvent) {
         match event {
-            DispatchEvent::Job(staged) => self.accept(*staged),
+            DispatchEvent::Job(admitted) => self.accept(*admitted),
             DispatchEvent::GiveBack(reading, done) => {
-                let unbegun = |staged: &AdmittedJob| {
-                    staged.flow == reading.flow
-                        && staged.due == reading.due
-                        && staged.attempts.is_empty()
+                let unbegun = |admitted: &AdmittedJob| {
+                    admitted.flow == reading.flow
+                        && admitted.due == reading.due
+                        && admitted.attempts.is_empty()
                 };
                 self.give_back_where(unbegun, Some(done));
             }
         }
     }
 
-    fn accept(&mut self, mut staged: AdmittedJob) {
-        if staged.is_cancelled(&self.engine.orders) {
-            return self.end(staged, JobResult::cancelled());
+    fn accept(&mut self, mut admitted: AdmittedJob) {
+        if admitted.is_cancelled(&self.engine.orders) {
+            return self.end(admitted, JobResult::cancelled());
         }
-        if staged.is_late(self.engine.clock.now()) {
-            return self.end(staged, JobResult::expired());
+        if admitted.is_late(self.engine.clock.now()) {
+            return self.end(admitted, JobResult::expired());
         }
         let now = Instant::now();
-        match staged.not_before.filter(|at| *at > now) {
+        match admitted.not_before.filter(|at| *at > now) {
             Some(at)
-                if at - now > LONGEST_REST
+                if at - now > MAX_IN_MEMORY_DELAY
                     && self
                         .engine
                         .queue
-                        .can_postpone(staged.delivery.payload.len()) =>
+                        .can_postpone(admitted.delivery.payload.len()) =>
             {
                 let engine = Arc::clone(&self.engine);
                 self.tasks
-                    .spawn(async move { postpone(&engine, staged, at - now).await });
+                    .spawn(async move { postpone(&engine, admitted, at - now).await });
             }
             Some(at) => {
-                if at - now > LONGEST_REST
-                    && let Some(share) = &mut staged.share
+                if at - now > MAX_IN_MEMORY_DELAY
+                    && let Some(share) = &mut admitted.share
                 {
-                    // Nor must others that ask the same.
+                    // Jobs that ask the same must not wait that long for it: another one leads them.
                     share.lead = None;
                 }
                 // It waits for itself: others of its flow must not wait for it.
-                drop(staged.claim.slot.take());
+                drop(admitted.claim.slot.take());
                 self.rested += 1;
-                self.resting.insert((at, self.rested), staged);
+                self.resting.insert((at, self.rested), admitted);
             }
-            None => self.queue(staged),
+            None => self.queue(admitted),
         }
     }
 
     /// Returns a job that has to be called: it is the first that asks this. Whether an answer is kept for it is looked
     /// up beside this loop, which must not wait for the disk.
-    fn share(&mut self, staged: AdmittedJob) -> Option<AdmittedJob> {
-        let Some(CoalesceRequest { within, lead: None }) = staged.share else {
-            return Some(staged);
+    fn share(&mut self, admitted: AdmittedJob) -> Option<AdmittedJob> {
+        let Some(CoalesceRequest { within, lead: None }) = admitted.share else {
+            return Some(admitted);
         };
-        let staged = self.sharing.meet(staged)?;
+        let admitted = self.sharing.meet(admitted)?;
         if within.is_zero() {
-            return Some(staged);
+            return Some(admitted);
         }
         let engine = Arc::clone(&self.engine);
         self.tasks
-            .spawn(async move { complete::answer_from_cache(&engine, staged, within).await });
+            .spawn(async move { complete::answer_from_cache(&engine, admitted, within).await });
         None
     }
 
     /// What waited for the answer has it. Where there is none, each is called by itself if that was asked in vain, and
     /// one of them for the others if not.
     fn serve_others(&mut self, errand: &CoalesceKey, led: LeaderOutcome) {
-        for mut staged in self.sharing.led(errand) {
+        for mut admitted in self.sharing.led(errand) {
             match &led {
                 LeaderOutcome::Answered(answer) if let Some(end) = JobResult::cached(answer) => {
-                    self.end(staged, end)
+                    self.end(admitted, end)
                 }
                 LeaderOutcome::Answered(_) | LeaderOutcome::Asked => {
-                    staged.share = None;
-                    self.accept(staged);
+                    admitted.share = None;
+                    self.accept(admitted);
                 }
-                LeaderOutcome::Nowhere => self.accept(staged),
+                LeaderOutcome::Nowhere => self.accept(admitted),
             }
         }
     }
 
     /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
-    fn queue(&mut self, staged: AdmittedJob) {
-        let Some(staged) = self.share(staged) else {
+    fn queue(&mut self, admitted: AdmittedJob) {
+        let Some(admitted) = self.share(admitted) else {
             return;
         };
-        if staged.join.is_none() || leads(&staged) {
-            return self.line_up(staged);
+        if admitted.join.is_none() || leads(&admitted) {
+            return self.line_up(admitted);
         }
-        let Some(first) = self.joining.meet(staged) else {
+        let Some(first) = self.joining.meet(admitted) else {
             return;
         };
         if first.flow.lane == Lane::Interactive {
@@ -234,15 +236,15 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
         self.rested += 1;
         self.resting
-            .insert((Instant::now() + COMPANY, self.rested), first);
+            .insert((Instant::now() + LINGER, self.rested), first);
     }
 
-    fn line_up(&mut self, mut staged: AdmittedJob) {
-        staged.here_since.get_or_insert_with(Instant::now);
-        let tried = !staged.attempts.is_empty();
-        let weight = self.engine.team(&staged.flow.team).weight;
-        let (lane, team) = (staged.flow.lane, staged.flow.team.clone());
-        self.waiting.push(lane, &team, weight, staged, tried);
+    fn line_up(&mut self, mut admitted: AdmittedJob) {
+        admitted.here_since.get_or_insert_with(Instant::now);
+        let tried = !admitted.attempts.is_empty();
+        let weight = self.engine.team(&admitted.flow.team).weight;
+        let (lane, team) = (admitted.flow.lane, admitted.flow.team.clone());
+        self.waiting.push(lane, &team, weight, admitted, tried);
     }
 
     /// Starts every job that may start now; returns when the next may.
@@ -252,19 +254,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             if entry.key().0 > now {
                 break;
             }
-            let staged = entry.remove();
-            self.queue(staged);
+            let admitted = entry.remove();
+            self.queue(admitted);
         }
         self.engine.wake.listen();
         let mut round = TargetSelector::new(self.engine.pools.targets().count(), now);
         loop {
             let engine = &self.engine;
-            let Some(staged) = self.waiting.offer(|staged| round.offer(engine, staged)) else {
+            let Some(admitted) = self.waiting.offer(|admitted| round.offer(engine, admitted))
+            else {
                 break;
             };
             match round.take_chosen() {
-                Some((target, permit)) => self.start(staged, target, permit, now),
-                None => self.no_target_left(staged),
+                Some((target, permit)) => self.start(admitted, target, permit, now),
+                None => self.no_target_left(admitted),
             }
         }
         if !round.waits() {
@@ -274,7 +277,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             self.waiting.len() + self.resting.len() + self.joining.len() + self.sharing.len();
         self.engine
             .counters
-            .staged
+            .prefetched
             .store(waiting as u64, Ordering::Relaxed);
         let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
         round.wake().into_iter().chain(resting).min()
@@ -288,7 +291,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         party
             .members_mut()
             .iter_mut()
-            .for_each(|staged| drop(staged.claim.slot.take()));
+            .for_each(|admitted| drop(admitted.claim.slot.take()));
         let engine = Arc::clone(&self.engine);
         let in_flight = engine.counters.in_flight(party.members().len());
         self.tasks.spawn(async move {
@@ -322,20 +325,20 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         };
         let (mut inputs, mut tokens, wall) =
             (join.inputs, first.cost.input_tokens, engine.clock.now());
-        let company = self.joining.company(first, |staged| {
-            let Some((join, cost)) = staged
+        let company = self.joining.company(first, |admitted| {
+            let Some((join, cost)) = admitted
                 .join
                 .as_ref()
-                .zip(staged.choices.cost_at(target, now))
+                .zip(admitted.choices.cost_at(target, now))
             else {
                 return MergeFit::Stay;
             };
-            if staged.is_late(wall) || staged.is_cancelled(&engine.orders) {
+            if admitted.is_late(wall) || admitted.is_cancelled(&engine.orders) {
                 return MergeFit::Stay;
             }
             let (all, all_tokens) = (
                 inputs + join.inputs,
-                tokens.saturating_add(staged.cost.input_tokens),
+                tokens.saturating_add(admitted.cost.input_tokens),
             );
             if all > most || all_tokens > joins.tokens || !permit.take_on(&cost, now) {
                 return MergeFit::Full;
@@ -344,21 +347,24 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
             MergeFit::Take
         });
         let more = tokens - first.cost.input_tokens;
-        self.waiting
-            .charge(first.flow.lane, &first.flow.team, more.min(LARGEST_TURN));
+        self.waiting.charge(
+            first.flow.lane,
+            &first.flow.team,
+            more.min(MAX_COST_PER_TURN),
+        );
         company
     }
 
     /// The next of those behind it takes its place.
-    fn leaves_line(&mut self, staged: &mut AdmittedJob) {
-        if let Some(next) = self.joining.next(staged) {
+    fn leaves_line(&mut self, admitted: &mut AdmittedJob) {
+        if let Some(next) = self.joining.next(admitted) {
             self.line_up(next);
         }
     }
 
-    fn no_target_left(&mut self, mut staged: AdmittedJob) {
-        self.leaves_line(&mut staged);
-        let end = match staged.last_error.take() {
+    fn no_target_left(&mut self, mut admitted: AdmittedJob) {
+        self.leaves_line(&mut admitted);
+        let end = match admitted.last_error.take() {
             Some(error) => JobResult::failed(&error.code, error.message, error.class),
             None => {
                 let message =
@@ -366,7 +372,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 JobResult::failed("no_target", message.to_owned(), Class::ExceedsLimit)
             }
         };
-        self.end(staged, end);
+        self.end(admitted, end);
     }
 }
 

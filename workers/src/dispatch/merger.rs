@@ -8,11 +8,11 @@
 //! # How
 //!
 //! Jobs that can share a request have the same [`MergeKey`]: queue, everything in the body but the texts, and the part of
-//! a split request that they belong to. The first of them waits for [`COMPANY`] so that others can come, and then in the
-//! fair queue. The others wait here. When the first is permitted, as many of the others go with it as the provider, the
+//! a split request that they belong to. The first of them waits for [`LINGER`] so that others can come, and then in the
+//! fair queue; an interactive job does not wait for others. The others wait here. When the first is permitted, as many of the others go with it as the provider, the
 //! limits and the learned size of a request allow.
 //!
-//! When the first leaves the fair queue for any other reason, the next of those behind it takes its place.
+//! When the first leaves the fair queue, with a permit or without, the next of those behind it takes its place.
 //!
 //! # Invariants
 //!
@@ -29,7 +29,7 @@ use forebay_schemas::Flow;
 use crate::job::admitted_job::AdmittedJob;
 
 /// How long the first of them waits for others before it is in line.
-pub(crate) const COMPANY: Duration = Duration::from_millis(25);
+pub(crate) const LINGER: Duration = Duration::from_millis(25);
 
 /// What jobs have in common that can travel together.
 type MergeKey = (Flow, Arc<str>, Option<u64>);
@@ -59,24 +59,24 @@ impl CallMerger {
     }
 
     /// Takes a job in that can travel with others. Returns it if it is the first, and has to wait in line.
-    pub(crate) fn meet(&mut self, mut staged: AdmittedJob) -> Option<AdmittedJob> {
-        let Some(kin) = kin(&staged) else {
-            return Some(staged);
+    pub(crate) fn meet(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
+        let Some(kin) = kin(&admitted) else {
+            return Some(admitted);
         };
         match self.behind.get_mut(&kin) {
             Some(behind) => {
                 self.len += 1;
-                if staged.attempts.is_empty() {
-                    behind.push_back(staged)
+                if admitted.attempts.is_empty() {
+                    behind.push_back(admitted)
                 } else {
-                    behind.push_front(staged)
+                    behind.push_front(admitted)
                 }
                 None
             }
             None => {
                 self.behind.insert(kin, VecDeque::new());
-                lead(&mut staged, true);
-                Some(staged)
+                lead(&mut admitted, true);
+                Some(admitted)
             }
         }
     }
@@ -92,12 +92,12 @@ impl CallMerger {
             return Vec::new();
         };
         let (mut company, mut stays) = (Vec::new(), VecDeque::new());
-        while let Some(staged) = behind.pop_front() {
-            match ask(&staged) {
-                MergeFit::Take => company.push(staged),
-                MergeFit::Stay => stays.push_back(staged),
+        while let Some(admitted) = behind.pop_front() {
+            match ask(&admitted) {
+                MergeFit::Take => company.push(admitted),
+                MergeFit::Stay => stays.push_back(admitted),
                 MergeFit::Full => {
-                    behind.push_front(staged);
+                    behind.push_front(admitted);
                     break;
                 }
             }
@@ -143,18 +143,18 @@ impl CallMerger {
     }
 }
 
-fn kin(staged: &AdmittedJob) -> Option<MergeKey> {
-    let join = staged.join.as_ref()?;
-    Some((staged.flow.clone(), Arc::clone(&join.key), join.part))
+fn kin(admitted: &AdmittedJob) -> Option<MergeKey> {
+    let join = admitted.join.as_ref()?;
+    Some((admitted.flow.clone(), Arc::clone(&join.key), join.part))
 }
 
 /// Whether a job waits in line for those behind it.
-pub(crate) fn leads(staged: &AdmittedJob) -> bool {
-    staged.join.as_ref().is_some_and(|join| join.leads)
+pub(crate) fn leads(admitted: &AdmittedJob) -> bool {
+    admitted.join.as_ref().is_some_and(|join| join.leads)
 }
 
-fn lead(staged: &mut AdmittedJob, leads: bool) {
-    if let Some(join) = &mut staged.join {
+fn lead(admitted: &mut AdmittedJob, leads: bool) {
+    if let Some(join) = &mut admitted.join {
         join.leads = leads;
     }
 }

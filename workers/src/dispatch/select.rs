@@ -8,21 +8,21 @@
 //! # How
 //!
 //! The fair queue offers its jobs in order. For each job the candidates are tried by rank: fewest failures of this job
-//! first, then the lowest tier. Within a rank, the target with the most headroom comes first. The first target whose
-//! account grants a permit gets the job.
+//! first, then the lowest tier. Within a rank, the target with the most headroom comes first, its weight considered. The
+//! first target whose account grants a permit gets the job.
 //!
 //! A candidate of a higher rank is tried only if one of these holds. Otherwise the job waits for the lower ranks.
 //!
-//! - No candidate of a lower rank could be asked in this pass: all of them are backing off.
+//! - No candidate of a lower rank could be asked for this job: all of them are backing off.
 //! - The job has waited for as long as the tier's `after` says.
 //! - No lower rank can serve the job before that time, or before the job's deadline.
 //!
 //! # Invariants
 //!
-//! - A target that denies a job is closed for the rest of the pass, so no later job overtakes it there.
+//! - A target that denies a job for now is closed for the rest of the pass, so no later job overtakes it there. A target
+//!   that can never serve a job denies that job alone.
 //! - A team's own limits hold up that team alone: its jobs are skipped and no target is closed.
-//! - A pass asks each target for a permit until the first denial and never again.
-//! - A job that no candidate can ever serve is taken without a permit, so that the dispatcher ends it.
+//! - A job that none of its candidates can ever serve is taken without a permit, so that the dispatcher ends it.
 
 use tokio::time::Instant;
 
@@ -34,12 +34,12 @@ use crate::worker_state::WorkerState;
 
 /// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
 /// cost them more turns than the largest call is worth.
-pub(crate) const LARGEST_TURN: u64 = 1_000_000;
+pub(crate) const MAX_COST_PER_TURN: u64 = 1_000_000;
 
 /// The choice of one round.
 pub(crate) struct TargetSelector {
     now: Instant,
-    /// What each target said when it denied a call; it is not asked again in this round.
+    /// What each target said when it denied a call for now; it is not asked again in this pass.
     denied: Vec<Option<Denied>>,
     open: usize,
     /// When the first job may go that waits for something that is not a target: to enter a tier, to try one again,
@@ -60,16 +60,17 @@ enum EarliestStart {
 }
 
 impl EarliestStart {
-    fn or(self, denied: Denied, now: Instant) -> Self {
+    fn or_after(self, denied: Denied, now: Instant) -> Self {
         let at = match denied {
             Denied::Until(at) => at,
             Denied::ForRelease => now,
             Denied::TooLarge | Denied::Shut(_) => return self,
         };
-        self.and(EarliestStart::At(at))
+        self.earlier(EarliestStart::At(at))
     }
 
-    fn and(self, other: Self) -> Self {
+    /// The earlier of the two.
+    fn earlier(self, other: Self) -> Self {
         match (self, other) {
             (EarliestStart::Never, only) | (only, EarliestStart::Never) => only,
             (EarliestStart::At(one), EarliestStart::At(two)) => EarliestStart::At(one.min(two)),
@@ -77,7 +78,7 @@ impl EarliestStart {
     }
 
     /// Whether it is before `at`.
-    fn than(self, at: Instant) -> bool {
+    fn is_before(self, at: Instant) -> bool {
         matches!(self, EarliestStart::At(first) if first < at)
     }
 }
@@ -125,25 +126,25 @@ impl TargetSelector {
     pub(crate) fn offer<Q, U>(
         &mut self,
         engine: &WorkerState<Q, U>,
-        staged: &AdmittedJob,
+        admitted: &AdmittedJob,
     ) -> Offer {
         if self.open == 0 || engine.brake.is_on() {
             return Offer::Stop;
         }
-        if staged.is_late(engine.clock.now()) {
+        if admitted.is_late(engine.clock.now()) {
             // The deadlines' tick ends it; it must not be called meanwhile.
             return Offer::Skip;
         }
-        if engine.orders.pauses(&staged.flow) {
+        if engine.orders.pauses(&admitted.flow) {
             // Taking that back wakes the dispatcher by itself.
             return Offer::Skip;
         }
-        let cap = engine.caps.get(&staged.flow.team);
-        if let Some(denied) = cap.and_then(|cap| cap.peek(&staged.cost, self.now).err()) {
+        let cap = engine.caps.get(&admitted.flow.team);
+        if let Some(denied) = cap.and_then(|cap| cap.peek(&admitted.cost, self.now).err()) {
             self.wait_for(denied);
             return Offer::Skip;
         }
-        let left = staged.choices.left();
+        let left = admitted.choices.left();
         if left
             .iter()
             .all(|choice| self.denied[choice.target].is_some())
@@ -151,26 +152,26 @@ impl TargetSelector {
             return Offer::Skip;
         }
         let mut never = true;
-        let mut queue = TierScan {
+        let mut scan = TierScan {
             first: None,
             rank: None,
             lower: EarliestStart::Never,
             same: EarliestStart::Never,
         };
         for choice in self.in_order(engine, left) {
-            queue.reach(choice.rank());
-            if let Err(at) = self.may_ask(engine, staged, choice, &queue) {
+            scan.reach(choice.rank());
+            if let Err(at) = self.may_ask(engine, admitted, choice, &scan) {
                 self.wait_until(at);
-                queue.same = queue.same.or(Denied::Until(at), self.now);
+                scan.same = scan.same.or_after(Denied::Until(at), self.now);
                 never = false;
                 continue;
             }
-            queue.first.get_or_insert(choice.rank());
+            scan.first.get_or_insert(choice.rank());
             match self.ask(engine, choice) {
-                Ok(permit) => return self.take(engine, staged, choice, permit),
+                Ok(permit) => return self.take(engine, admitted, choice, permit),
                 Err(denied) => {
-                    never &= !denied.passes();
-                    queue.same = queue.same.or(denied, self.now);
+                    never &= !denied.is_temporary();
+                    scan.same = scan.same.or_after(denied, self.now);
                 }
             }
         }
@@ -181,12 +182,15 @@ impl TargetSelector {
     fn take<Q, U>(
         &mut self,
         engine: &WorkerState<Q, U>,
-        staged: &AdmittedJob,
+        admitted: &AdmittedJob,
         choice: &CandidateState,
         mut permit: Permit,
     ) -> Offer {
-        let cap = engine.caps.get(&staged.flow.team);
-        match cap.map(|cap| cap.take(&staged.cost, self.now)).transpose() {
+        let cap = engine.caps.get(&admitted.flow.team);
+        match cap
+            .map(|cap| cap.take(&admitted.cost, self.now))
+            .transpose()
+        {
             Ok(share) => share.into_iter().for_each(|share| permit.charge(share)),
             Err(denied) => {
                 self.wait_for(denied);
@@ -194,11 +198,11 @@ impl TargetSelector {
             }
         }
         self.chosen = Some((choice.target, permit));
-        let tokens = staged
+        let tokens = admitted
             .cost
             .input_tokens
-            .saturating_add(staged.cost.output_tokens);
-        Offer::Take(tokens.min(LARGEST_TURN))
+            .saturating_add(admitted.cost.output_tokens);
+        Offer::Take(tokens.min(MAX_COST_PER_TURN))
     }
 
     /// Whether a choice may be asked now; else when it may. One of a higher rank waits for those of lower ranks as
@@ -206,21 +210,21 @@ impl TargetSelector {
     fn may_ask<Q, U>(
         &self,
         engine: &WorkerState<Q, U>,
-        staged: &AdmittedJob,
+        admitted: &AdmittedJob,
         choice: &CandidateState,
-        queue: &TierScan,
+        scan: &TierScan,
     ) -> Result<(), Instant> {
         if let Some(at) = choice.rests_until(self.now) {
             return Err(at);
         }
-        let enters = choice.enters_at(staged.here_since.unwrap_or(self.now));
-        if enters <= self.now || queue.first.is_none_or(|first| first == choice.rank()) {
+        let enters = choice.enters_at(admitted.here_since.unwrap_or(self.now));
+        if enters <= self.now || scan.first.is_none_or(|first| first == choice.rank()) {
             return Ok(());
         }
-        let end = staged
+        let end = admitted
             .ends_in(engine.clock.now())
             .map_or(enters, |left| enters.min(self.now + left));
-        if queue.lower.than(end) {
+        if scan.lower.is_before(end) {
             Err(enters)
         } else {
             Ok(())
@@ -241,7 +245,7 @@ impl TargetSelector {
             false => target.account.reserve(&target.model, choice.cost, self.now),
         };
         if let Err(denied) = &answer
-            && denied.passes()
+            && denied.is_temporary()
         {
             // Whoever comes later in turn must not take what this one waits for.
             self.denied[choice.target] = Some(*denied);
@@ -306,7 +310,7 @@ impl TierScan {
     fn reach(&mut self, rank: (u32, u32)) {
         if self.rank.replace(rank).is_some_and(|before| before != rank) {
             let same = std::mem::replace(&mut self.same, EarliestStart::Never);
-            self.lower = self.lower.and(same);
+            self.lower = self.lower.earlier(same);
         }
     }
 }

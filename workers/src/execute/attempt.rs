@@ -48,8 +48,8 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
     crash::at(CrashPoint::Classified);
     let (now, jobs) = (engine.clock.now(), party.members().len());
-    for staged in party.members_mut() {
-        staged.place.clone_from(&place);
+    for admitted in party.members_mut() {
+        admitted.place.clone_from(&place);
         if outcome.was_not_made() {
             continue;
         }
@@ -57,10 +57,10 @@ pub(crate) async fn attempt<Q, U: Upstream>(
             duration_ms: millis_between(started, now),
             outcome: outcome.name().to_owned(),
             status_code: outcome.status_code,
-            ..unanswered(staged, jobs, permit, started)
+            ..unanswered(admitted, jobs, permit, started)
         };
-        staged.note(attempt);
-        staged.waiting_since = now;
+        admitted.note(attempt);
+        admitted.waiting_since = now;
     }
     outcome
 }
@@ -70,7 +70,7 @@ fn working<Q, U, T>(engine: &WorkerState<Q, U>, party: &MergedCall, act: impl Fn
     let names = party
         .members()
         .iter()
-        .map(|staged| staged.delivery.unique_id.as_str());
+        .map(|admitted| admitted.delivery.unique_id.as_str());
     engine
         .journal
         .suspects
@@ -78,7 +78,7 @@ fn working<Q, U, T>(engine: &WorkerState<Q, U>, party: &MergedCall, act: impl Fn
             party
                 .members()
                 .iter()
-                .for_each(|staged| crash::over("calling", &staged.delivery.payload));
+                .for_each(|admitted| crash::over("calling", &admitted.delivery.payload));
             act()
         })
 }
@@ -100,8 +100,13 @@ async fn send<Q, U: Upstream>(
         .authorise(&mut request, secret, started)
         .map_err(SendFailure::UnusableKey)?;
     let jobs = party.members().len();
-    for staged in party.members() {
-        if begin(engine, staged, &unanswered(staged, jobs, permit, started)).await
+    for admitted in party.members() {
+        if begin(
+            engine,
+            admitted,
+            &unanswered(admitted, jobs, permit, started),
+        )
+        .await
             == JournalTiming::Late
         {
             return Err(SendFailure::Late);
@@ -132,18 +137,18 @@ enum JournalTiming {
 /// call is not held up by a disk that is full.
 async fn begin<Q, U>(
     engine: &WorkerState<Q, U>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
     attempt: &Attempt,
 ) -> JournalTiming {
     let attempts = &engine.journal.attempts;
     let write = || {
         attempts.begin(
-            &staged.identity,
-            (&staged.fingerprint, staged.revision),
+            &admitted.identity,
+            (&admitted.fingerprint, admitted.revision),
             attempt,
         )
     };
-    match staged.job.on_ambiguous {
+    match admitted.job.on_ambiguous {
         OnAmbiguous::Retry => {
             if let Err(error) = write() {
                 warn!(%error, "a call cannot be journalled");
@@ -211,7 +216,7 @@ fn classify<Q, U>(
 }
 
 /// A call as it is if nothing is ever known of it but that it began.
-fn unanswered(staged: &AdmittedJob, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
+fn unanswered(admitted: &AdmittedJob, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
     let config = permit.account().config();
     Attempt {
         account: config.name.clone(),
@@ -219,7 +224,7 @@ fn unanswered(staged: &AdmittedJob, jobs: usize, permit: &Permit, started: Times
         provider: config.endpoint.provider.name.clone(),
         model: permit.model().to_owned(),
         started_at: started,
-        waited_ms: millis_between(staged.waiting_since, started),
+        waited_ms: millis_between(admitted.waiting_since, started),
         duration_ms: 0,
         outcome: Class::NetAfterSend.as_str().to_owned(),
         status_code: None,

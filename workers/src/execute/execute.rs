@@ -1,4 +1,4 @@
-//! One job from its permit to its end: the spine.
+//! One permitted call and the jobs that share it, from the permit to the end of each job or its next try: the spine.
 
 use std::sync::Arc;
 
@@ -30,13 +30,13 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     mut permit: Permit,
 ) {
     crash::at(CrashPoint::Permitted);
-    for staged in party.members_mut() {
-        staged.reason = staged.choices.reason(target, &staged.attempts);
+    for admitted in party.members_mut() {
+        admitted.reason = admitted.choices.reason(target, &admitted.attempts);
     }
     let outcome = attempt(&engine, &mut party, target, &permit).await;
-    let decide = |staged: &AdmittedJob| {
-        let malformed = staged.malformed_at(permit.account().name(), permit.model());
-        let (counted, ambiguous) = (staged.counted, staged.job.on_ambiguous);
+    let decide = |admitted: &AdmittedJob| {
+        let malformed = admitted.malformed_at(permit.account().name(), permit.model());
+        let (counted, ambiguous) = (admitted.counted, admitted.job.on_ambiguous);
         engine
             .policy
             .decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
@@ -52,7 +52,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
         return party
             .parts(&engine.sizes)
             .into_iter()
-            .for_each(|staged| again(&engine, staged, false, now));
+            .for_each(|admitted| again(&engine, admitted, false, now));
     }
     let bytes = outcome
         .response
@@ -61,7 +61,7 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
     let divided = at_length(bytes, || party.divided(outcome));
     let ends = divided.into_iter().zip(verdicts);
     join_all(
-        ends.map(|((staged, outcome), verdict)| end(&engine, staged, target, outcome, verdict)),
+        ends.map(|((admitted, outcome), verdict)| end(&engine, admitted, target, outcome, verdict)),
     )
     .await;
 }
@@ -69,25 +69,25 @@ pub(crate) async fn work<Q: Queue, U: Upstream>(
 /// Does what is decided about one job.
 async fn end<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    mut staged: AdmittedJob,
+    mut admitted: AdmittedJob,
     target: usize,
     outcome: CallOutcome,
     verdict: JobVerdict,
 ) {
     let class = outcome.class.filter(|_| !outcome.was_not_made());
-    let others = class.is_some_and(|class| staged.choices.note(target, class));
+    let others = class.is_some_and(|class| admitted.choices.note(target, class));
     let now = Instant::now();
     match verdict {
         JobVerdict::Again { counted, backoff } => {
-            staged.choices.back_off(target, now + backoff);
-            again(engine, staged, counted, now);
+            admitted.choices.back_off(target, now + backoff);
+            again(engine, admitted, counted, now);
         }
-        JobVerdict::Elsewhere { counted } if others && staged.choices.leave(target, class) => {
-            staged.last_error = Some(outcome.error());
-            again(engine, staged, counted, now);
+        JobVerdict::Elsewhere { counted } if others && admitted.choices.leave(target, class) => {
+            admitted.last_error = Some(outcome.error());
+            again(engine, admitted, counted, now);
         }
         JobVerdict::Finish | JobVerdict::Elsewhere { .. } => {
-            complete::finish(engine, staged, JobResult::of(outcome)).await;
+            complete::finish(engine, admitted, JobResult::of(outcome)).await;
         }
     }
 }
@@ -137,15 +137,15 @@ fn apply(permit: &mut Permit, outcome: &CallOutcome, effect: AccountAction, esti
     );
 }
 
-fn again<Q, U>(engine: &WorkerState<Q, U>, mut staged: AdmittedJob, counted: bool, now: Instant) {
-    staged.counted += u32::from(counted);
-    staged.not_before = staged.choices.rests_until(now);
-    if let Some(attempt) = staged.attempts.last() {
+fn again<Q, U>(engine: &WorkerState<Q, U>, mut admitted: AdmittedJob, counted: bool, now: Instant) {
+    admitted.counted += u32::from(counted);
+    admitted.not_before = admitted.choices.rests_until(now);
+    if let Some(attempt) = admitted.attempts.last() {
         engine
             .journal
             .attempts
-            .end(&staged.identity, attempt, counted);
+            .end(&admitted.identity, attempt, counted);
     }
     // If it is not taken, the process ends, and the delivery comes again.
-    let _ = engine.dispatcher.take(staged);
+    let _ = engine.dispatcher.take(admitted);
 }

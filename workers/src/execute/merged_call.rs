@@ -1,7 +1,8 @@
-//! Jobs whose embeddings travel in one request: which of them can, the request of all, and the answer of each.
+//! The jobs of one call: nearly always one job, or several whose embeddings share a request. The request of all, and the
+//! answer of each.
 //!
-//! Where a limit counts calls, a request of a thousand texts costs as little of it as one of a single text. What is
-//! refused is parted into halves until each bad text is alone, so that it fails no other.
+//! Where a limit counts calls, a request of a thousand texts costs as little of it as one of a single text. If such a
+//! request is refused, its jobs are split into halves until the bad job is alone, so that it fails no other.
 
 use forebay_schemas::job::Object;
 use forebay_schemas::{Class, Job, Response, Usage};
@@ -27,9 +28,9 @@ pub(crate) struct MergedCall {
 
 impl MergedCall {
     /// One job alone.
-    pub(crate) fn alone(staged: AdmittedJob) -> Self {
+    pub(crate) fn alone(admitted: AdmittedJob) -> Self {
         Self {
-            members: vec![staged],
+            members: vec![admitted],
             joined: None,
         }
     }
@@ -43,7 +44,7 @@ impl MergedCall {
         members.extend(others);
         let texts: Vec<_> = members
             .iter()
-            .filter_map(|staged| texts(&staged.job))
+            .filter_map(|admitted| texts(&admitted.job))
             .flatten()
             .collect();
         let mut job = members[0].job.clone();
@@ -75,7 +76,7 @@ impl MergedCall {
     pub(crate) fn input_tokens(&self) -> u64 {
         self.members
             .iter()
-            .map(|staged| staged.cost.input_tokens)
+            .map(|admitted| admitted.cost.input_tokens)
             .sum()
     }
 
@@ -132,7 +133,7 @@ impl MergedCall {
         for part in members.chunks_mut(half) {
             let number = sizes.next_part();
             part.iter_mut()
-                .filter_map(|staged| staged.join.as_mut())
+                .filter_map(|admitted| admitted.join.as_mut())
                 .for_each(|join| {
                     join.part = Some(number);
                 });
@@ -198,7 +199,7 @@ fn shares(members: &[AdmittedJob], mut outcome: CallOutcome) -> Vec<CallOutcome>
     };
     let weights: Vec<_> = members
         .iter()
-        .map(|staged| staged.cost.input_tokens.max(1))
+        .map(|admitted| admitted.cost.input_tokens.max(1))
         .collect();
     let usages = outcome.usage.map(|usage| divide(usage, &weights));
     let costs = usages
@@ -227,8 +228,8 @@ fn shares(members: &[AdmittedJob], mut outcome: CallOutcome) -> Vec<CallOutcome>
     (0..members.len()).map(share).collect()
 }
 
-fn inputs_of(staged: &AdmittedJob) -> usize {
-    staged.join.as_ref().map_or(1, |join| join.inputs)
+fn inputs_of(admitted: &AdmittedJob) -> usize {
+    admitted.join.as_ref().map_or(1, |join| join.inputs)
 }
 
 /// Tokens in proportion to `weights`; together they are what was used.

@@ -342,8 +342,8 @@ impl ForecastPlayer {
         });
         let mut denied: Option<Denied> = None;
         for (choice, _) in order {
-            let waits_for_lower =
-                denied.is_some_and(Denied::passes) && choice.enters_at(self.start) > self.start;
+            let waits_for_lower = denied.is_some_and(Denied::is_temporary)
+                && choice.enters_at(self.start) > self.start;
             if waits_for_lower {
                 continue;
             }

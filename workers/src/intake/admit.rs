@@ -1,4 +1,4 @@
-//! From a delivery to a staged job: read, looked up, matched with the pool's targets.
+//! From a delivery to a admitted job: read, looked up, matched with the pool's targets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::complete::complete;
 use crate::crash::{self, CrashPoint};
-use crate::dispatch::dispatcher::LONGEST_REST;
+use crate::dispatch::dispatcher::MAX_IN_MEMORY_DELAY;
 use crate::intake::lookup::{answered, recall};
 use crate::intake::payload;
 use crate::intake::payload::JobPayload;
@@ -92,7 +92,7 @@ async fn take_in<Q: Queue, U: Upstream>(
         .job
         .not_before
         .and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
-    let mut staged = AdmittedJob {
+    let mut admitted = AdmittedJob {
         waiting_since: message
             .attempts
             .last()
@@ -121,44 +121,46 @@ async fn take_in<Q: Queue, U: Upstream>(
         last_error: None,
     };
     if conflicts {
-        return go_on(engine, staged, AdmissionStep::Conflict);
+        return go_on(engine, admitted, AdmissionStep::Conflict);
     }
-    if file_of(&staged.job).is_some() {
+    if file_of(&admitted.job).is_some() {
         // Nor does whoever fetches a file.
         let engine = Arc::clone(engine);
         tokio::spawn(async move {
-            let next = next(&engine, &mut staged, message.refusal).await;
-            go_on(&engine, staged, next);
+            let next = next(&engine, &mut admitted, message.refusal).await;
+            go_on(&engine, admitted, next);
         });
         return;
     }
-    let next = next(engine, &mut staged, message.refusal).await;
-    go_on(engine, staged, next);
+    let next = next(engine, &mut admitted, message.refusal).await;
+    go_on(engine, admitted, next);
 }
 
 fn go_on<Q: Queue, U: Upstream>(
     engine: &Arc<WorkerState<Q, U>>,
-    staged: AdmittedJob,
+    admitted: AdmittedJob,
     next: AdmissionStep,
 ) {
-    staged.entry.is_for(staged.revision);
+    admitted.entry.is_for(admitted.revision);
     if matches!(next, AdmissionStep::Call) {
-        staged.entry.admitted();
+        admitted.entry.admitted();
         crash::at(CrashPoint::Admitted);
         // If it is not taken, the process ends, and the delivery comes again.
-        let _ = engine.dispatcher.take(staged);
+        let _ = engine.dispatcher.take(admitted);
         return;
     }
     let engine = Arc::clone(engine);
     tokio::spawn(async move {
         match next {
             AdmissionStep::Call => {}
-            AdmissionStep::Conflict => complete::conflict(&engine, staged).await,
-            AdmissionStep::SetAside(refusal) => complete::set_aside(&engine, staged, refusal).await,
-            AdmissionStep::AnswerAgain(record) => {
-                complete::answer_again(&engine, staged, *record).await
+            AdmissionStep::Conflict => complete::conflict(&engine, admitted).await,
+            AdmissionStep::SetAside(refusal) => {
+                complete::set_aside(&engine, admitted, refusal).await
             }
-            AdmissionStep::End(end) => complete::finish(&engine, staged, *end).await,
+            AdmissionStep::AnswerAgain(record) => {
+                complete::answer_again(&engine, admitted, *record).await
+            }
+            AdmissionStep::End(end) => complete::finish(&engine, admitted, *end).await,
         }
     });
 }
@@ -176,35 +178,35 @@ enum AdmissionStep {
 
 async fn next<Q: Queue, U>(
     engine: &WorkerState<Q, U>,
-    staged: &mut AdmittedJob,
+    admitted: &mut AdmittedJob,
     refusal: Option<Rejection>,
 ) -> AdmissionStep {
     let odd = engine
         .addressing
-        .refusal(&staged.flow, &engine.teams, staged.delivery.format);
-    if let Some(refusal) = odd.clone().filter(|_| !is_name(&staged.flow.team)) {
+        .refusal(&admitted.flow, &engine.teams, admitted.delivery.format);
+    if let Some(refusal) = odd.clone().filter(|_| !is_name(&admitted.flow.team)) {
         return AdmissionStep::SetAside(refusal);
     }
-    if let Some(next) = next_of_answered(engine, staged, refusal.as_ref()).await {
+    if let Some(next) = next_of_answered(engine, admitted, refusal.as_ref()).await {
         return next;
     }
-    let interrupted = recall(engine, staged);
+    let interrupted = recall(engine, admitted);
     let mut refusal = odd.or(refusal);
     // One that waits for its time is delivered again then.
-    let waits = staged
+    let waits = admitted
         .not_before
-        .is_some_and(|at| at > Instant::now() + LONGEST_REST);
+        .is_some_and(|at| at > Instant::now() + MAX_IN_MEMORY_DELAY);
     if refusal.is_none() && interrupted.is_none() && !waits {
         refusal = payload::attach(
             engine,
-            &mut staged.job,
-            &staged.flow.team,
-            &mut staged.claim,
+            &mut admitted.job,
+            &admitted.flow.team,
+            &mut admitted.claim,
         )
         .await
         .err();
     }
-    let end = match refusal.or_else(|| choose(engine, staged)) {
+    let end = match refusal.or_else(|| choose(engine, admitted)) {
         Some((code, message)) => Some(JobResult::failed(code, message, Class::Rejected)),
         None => interrupted,
     };
@@ -214,90 +216,102 @@ async fn next<Q: Queue, U>(
 /// What becomes of a job by the result that its identity already has; `None` if it is called all the same.
 async fn next_of_answered<Q: Queue, U>(
     engine: &WorkerState<Q, U>,
-    staged: &mut AdmittedJob,
+    admitted: &mut AdmittedJob,
     refusal: Option<&Rejection>,
 ) -> Option<AdmissionStep> {
     // What failed before this revision began does not count for it.
-    let answered = answered(engine, staged).await;
+    let answered = answered(engine, admitted).await;
     let is_unknown =
-        refusal.is_some_and(payload::is_gone) && staged.fingerprint.starts_with(NO_JOB);
+        refusal.is_some_and(payload::is_gone) && admitted.fingerprint.starts_with(NO_JOB);
     if let (Some(record), true) = (&answered, is_unknown) {
         // Which request it was can no longer be told; its publisher put it there for this identity.
-        staged.fingerprint.clone_from(&record.fingerprint);
+        admitted.fingerprint.clone_from(&record.fingerprint);
     }
     if let Some(record) = &answered
         && record.completion.is_final()
-        && record.fingerprint != staged.fingerprint
+        && record.fingerprint != admitted.fingerprint
     {
         return Some(AdmissionStep::Conflict);
     }
     let counts = |record: &ResultRecord| {
-        record.completion.revision >= staged.revision
+        record.completion.revision >= admitted.revision
             || record.completion.status == Status::Succeeded
     };
     if let Some(record) = answered.filter(counts) {
-        let same = record.fingerprint == staged.fingerprint;
-        let same_message = record.message.as_ref() == Some(&staged.delivery.unique_id);
+        let same = record.fingerprint == admitted.fingerprint;
+        let same_message = record.message.as_ref() == Some(&admitted.delivery.unique_id);
         if record.completion.is_final() || (same && same_message) {
             return Some(AdmissionStep::AnswerAgain(Box::new(record)));
         }
-        staged.revision = record.completion.revision.saturating_add(1);
+        admitted.revision = record.completion.revision.saturating_add(1);
     }
     None
 }
 
 /// As [`choose_targets`], marked: what a job costs is told by its own bytes.
-fn choose<Q, U>(engine: &WorkerState<Q, U>, staged: &mut AdmittedJob) -> Option<Rejection> {
-    let name = staged.delivery.unique_id.clone();
-    let size = staged.job.size();
+fn choose<Q, U>(engine: &WorkerState<Q, U>, admitted: &mut AdmittedJob) -> Option<Rejection> {
+    let name = admitted.delivery.unique_id.clone();
+    let size = admitted.job.size();
     engine
         .journal
         .suspects
         .around(WorkStep::Calling, &name, || {
-            at_length(size, || choose_targets(engine, staged))
+            at_length(size, || choose_targets(engine, admitted))
         })
 }
 
 /// Sets the targets that may serve a job and its cost; or says why there is none.
-fn choose_targets<Q, U>(engine: &WorkerState<Q, U>, staged: &mut AdmittedJob) -> Option<Rejection> {
-    let counts_tokens = engine.caps.contains_key(&staged.flow.team);
+fn choose_targets<Q, U>(
+    engine: &WorkerState<Q, U>,
+    admitted: &mut AdmittedJob,
+) -> Option<Rejection> {
+    let counts_tokens = engine.caps.contains_key(&admitted.flow.team);
     let JobRoute {
         pool,
         choices,
         cost,
         refusal,
-    } = match matching(&engine.pools, &staged.flow.pool, &staged.job, counts_tokens) {
+    } = match matching(
+        &engine.pools,
+        &admitted.flow.pool,
+        &admitted.job,
+        counts_tokens,
+    ) {
         Ok(found) => found,
         Err(refusal) => return Some(refusal),
     };
-    (staged.choices, staged.cost) = (choices, cost);
+    (admitted.choices, admitted.cost) = (choices, cost);
     // An end of this process is no failure of the provider's.
-    let told =
-        staged.attempts.len() - usize::from(staged.interrupted && !staged.attempts.is_empty());
-    staged
+    let told = admitted.attempts.len()
+        - usize::from(admitted.interrupted && !admitted.attempts.is_empty());
+    admitted
         .choices
-        .recall(&staged.attempts[..told], &engine.pools);
+        .recall(&admitted.attempts[..told], &engine.pools);
     // One that was sent to another pool is asked something else there than it was first.
     let asks_this =
-        |_: &CoalesceRequest| staged.fingerprint == staged.job.fingerprint(&staged.flow.pool);
-    staged.share = CoalesceRequest::of(&staged.job, pool.cache).filter(asks_this);
-    staged.join = pool.merge.then(|| join(engine, staged)).flatten();
+        |_: &CoalesceRequest| admitted.fingerprint == admitted.job.fingerprint(&admitted.flow.pool);
+    admitted.share = CoalesceRequest::of(&admitted.job, pool.cache).filter(asks_this);
+    admitted.join = pool.merge.then(|| join(engine, admitted)).flatten();
     refusal
 }
 
 /// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
-fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeCandidate> {
+fn join<Q, U>(engine: &WorkerState<Q, U>, admitted: &AdmittedJob) -> Option<MergeCandidate> {
     // One over which the process ended is worked on alone.
-    if engine.journal.suspects.suspects(&staged.delivery.unique_id) {
+    if engine
+        .journal
+        .suspects
+        .suspects(&admitted.delivery.unique_id)
+    {
         return None;
     }
-    let join = MergeCandidate::of(&staged.job, &staged.flow.pool)?;
+    let join = MergeCandidate::of(&admitted.job, &admitted.flow.pool)?;
     // One text that is too long by all that is known would be refused, and all others with it.
-    let likely = staged.cost.input_tokens * 3 / 4;
-    if join.inputs == 1 && staged.choices.are_too_small_for(likely) {
+    let likely = admitted.cost.input_tokens * 3 / 4;
+    if join.inputs == 1 && admitted.choices.are_too_small_for(likely) {
         return None;
     }
-    let targets = staged
+    let targets = admitted
         .choices
         .left()
         .iter()
@@ -306,7 +320,7 @@ fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeC
     let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
     // So many like it fit one request.
     let like_it = |joins: MergeLimits| {
-        let by_tokens = joins.tokens / staged.cost.input_tokens.max(1);
+        let by_tokens = joins.tokens / admitted.cost.input_tokens.max(1);
         (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
     };
     let others = joins
@@ -314,6 +328,6 @@ fn join<Q, U>(engine: &WorkerState<Q, U>, staged: &AdmittedJob) -> Option<MergeC
         .max()?
         .checked_sub(1)
         .filter(|others| *others > 0)?;
-    staged.claim.travels_with(others);
+    admitted.claim.travels_with(others);
     Some(join)
 }

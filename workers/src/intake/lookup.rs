@@ -18,12 +18,12 @@ struct DamagedRecord;
 /// elsewhere, or where the store lacks some, also from the stream of completions.
 pub(crate) async fn answered<Q: Queue, U>(
     engine: &WorkerState<Q, U>,
-    staged: &AdmittedJob,
+    admitted: &AdmittedJob,
 ) -> Option<ResultRecord> {
     let now = engine.clock.now();
     // What cannot be looked up for now may be there; what is damaged is not.
     let stored = retry_until_done("looking up a result", async || {
-        match engine.results.answered(&staged.identity, now) {
+        match engine.results.answered(&admitted.identity, now) {
             Err(error) if !error.is_passing() => {
                 warn!(%error, "a result cannot be looked up");
                 Ok(Err(DamagedRecord))
@@ -33,22 +33,22 @@ pub(crate) async fn answered<Q: Queue, U>(
     });
     match stored.await {
         Ok(Some(record)) => return Some(record),
-        Ok(None) if engine.results_are_complete && !staged.delivery.redelivered => return None,
+        Ok(None) if engine.results_are_complete && !admitted.delivery.redelivered => return None,
         Ok(None) | Err(DamagedRecord) => {}
     }
     let published = retry_until_done("looking up a completion", || {
-        engine.queue.completion(&staged.identity)
+        engine.queue.completion(&admitted.identity)
     })
     .await?;
     let counts = |completion: &Completion| {
         published.published >= engine.results.horizon(now)
-            && completion.identity() == staged.identity
+            && completion.identity() == admitted.identity
     };
     let completion = published.completion.filter(counts)?;
     // One that does not say which request it was is taken to be that of this delivery.
     let fingerprint = published
         .fingerprint
-        .unwrap_or_else(|| staged.fingerprint.clone());
+        .unwrap_or_else(|| admitted.fingerprint.clone());
     Some(ResultRecord {
         fingerprint,
         message: published.message,
@@ -60,24 +60,24 @@ pub(crate) async fn answered<Q: Queue, U>(
 /// again because nobody knows what became of the last of them.
 pub(crate) fn recall<Q, U>(
     engine: &WorkerState<Q, U>,
-    staged: &mut AdmittedJob,
+    admitted: &mut AdmittedJob,
 ) -> Option<JobResult> {
-    let past =
-        engine
-            .journal
-            .attempts
-            .recall(&staged.identity, &staged.fingerprint, staged.revision)?;
+    let past = engine.journal.attempts.recall(
+        &admitted.identity,
+        &admitted.fingerprint,
+        admitted.revision,
+    )?;
     for attempt in past.attempts {
         let same = |known: &Attempt| {
             (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
         };
-        if !staged.attempts.iter().any(same) {
-            staged.note(attempt);
+        if !admitted.attempts.iter().any(same) {
+            admitted.note(attempt);
         }
     }
-    staged.counted = staged.counted.max(past.counted);
-    staged.interrupted = past.unknown;
+    admitted.counted = admitted.counted.max(past.counted);
+    admitted.interrupted = past.unknown;
     // An end of this process is no failure of the provider's: it uses up no attempt.
-    let gives_up = past.unknown && staged.job.on_ambiguous == OnAmbiguous::Fail;
+    let gives_up = past.unknown && admitted.job.on_ambiguous == OnAmbiguous::Fail;
     gives_up.then(|| JobResult::of(CallOutcome::of_interrupted()))
 }

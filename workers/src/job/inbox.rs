@@ -34,9 +34,9 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// With the job, when the process ends and there is no dispatcher any more: its delivery comes again.
-    pub(crate) fn take(&self, staged: AdmittedJob) -> Result<(), Box<AdmittedJob>> {
-        match self.events.send(DispatchEvent::Job(Box::new(staged))) {
-            Err(mpsc::error::SendError(DispatchEvent::Job(staged))) => Err(staged),
+    pub(crate) fn take(&self, admitted: AdmittedJob) -> Result<(), Box<AdmittedJob>> {
+        match self.events.send(DispatchEvent::Job(Box::new(admitted))) {
+            Err(mpsc::error::SendError(DispatchEvent::Job(admitted))) => Err(admitted),
             _ => Ok(()),
         }
     }

@@ -16,23 +16,23 @@ use crate::upstream::Upstream;
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(super) fn expire(&mut self) {
         let now = self.engine.clock.now();
-        for staged in self.remove_where(|staged| staged.is_late(now)) {
-            self.end(staged, JobResult::expired());
+        for admitted in self.remove_where(|admitted| admitted.is_late(now)) {
+            self.end(admitted, JobResult::expired());
         }
     }
 
-    /// Ends those that wait and are cancelled. One that is being called has its answer, or comes back.
+    /// Ends waiting jobs that are cancelled. A running call is not aborted; if it is tried again, `accept` ends it.
     pub(super) fn cancel(&mut self) {
         let engine = Arc::clone(&self.engine);
-        for staged in self.remove_where(|staged| staged.is_cancelled(&engine.orders)) {
-            self.end(staged, JobResult::cancelled());
+        for admitted in self.remove_where(|admitted| admitted.is_cancelled(&engine.orders)) {
+            self.end(admitted, JobResult::cancelled());
         }
     }
 
-    pub(super) fn end(&self, staged: AdmittedJob, end: JobResult) {
+    pub(super) fn end(&self, admitted: AdmittedJob, end: JobResult) {
         let engine = Arc::clone(&self.engine);
         self.tasks
-            .spawn(async move { complete::finish(&engine, staged, end).await });
+            .spawn(async move { complete::finish(&engine, admitted, end).await });
     }
 
     fn remove_where(&mut self, which: impl Fn(&AdmittedJob) -> bool) -> Vec<AdmittedJob> {
@@ -40,7 +40,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let resting: Vec<_> = self
             .resting
             .iter()
-            .filter(|(_, staged)| which(staged))
+            .filter(|(_, admitted)| which(admitted))
             .map(|(key, _)| *key)
             .collect();
         removed.extend(
@@ -52,7 +52,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         removed.extend(self.sharing.remove_where(which));
         removed
             .iter_mut()
-            .for_each(|staged| self.leaves_line(staged));
+            .for_each(|admitted| self.leaves_line(admitted));
         removed
     }
 
@@ -65,9 +65,9 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         let removed = self.remove_where(which);
         let engine = Arc::clone(&self.engine);
         self.tasks.spawn(async move {
-            for mut staged in removed {
-                let DuplicateDeliveries { same, others } = staged.entry.end();
-                let claims = std::iter::once(staged.claim).chain(same).chain(others);
+            for mut admitted in removed {
+                let DuplicateDeliveries { same, others } = admitted.entry.end();
+                let claims = std::iter::once(admitted.claim).chain(same).chain(others);
                 give_back(&engine, claims).await;
             }
             if let Some(done) = done {
