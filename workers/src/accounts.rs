@@ -239,7 +239,7 @@ impl Account {
     ) -> Result<Permit, Denied> {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
-        ledger.know(model, self, now);
+        ledger.ensure_model(model, self, now);
         let AccountLedger { models, meters, .. } = ledger;
         let Some(ModelLedger {
             state,
@@ -328,7 +328,7 @@ impl Account {
     pub fn headroom(&self, model: &str, now: Instant) -> f64 {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
-        ledger.know(model, self, now);
+        ledger.ensure_model(model, self, now);
         let AccountLedger { models, meters, .. } = ledger;
         let Some(ModelLedger {
             state,
@@ -350,7 +350,7 @@ impl Account {
     /// Cools calls to `model`.
     pub fn cool_model(&self, model: &str, reason: Class, wait: Duration, now: Instant) {
         let mut ledger = self.ledger();
-        ledger.know(model, self, now);
+        ledger.ensure_model(model, self, now);
         if let Some(model) = ledger.models.get_mut(model) {
             model.state.cool(reason, wait, now);
         }

@@ -1,5 +1,9 @@
-//! Points on a job's way at which a test can end the process, as a crash between two steps would. Of a
-//! release nothing of this is a part.
+//! Points between the steps of a job: each is logged, and a test can end the process there, as a crash would. A release
+//! only logs.
+
+use std::fmt;
+
+use tracing::debug;
 
 /// A point between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +48,33 @@ pub enum CrashPoint {
     Scheduled,
     /// It is postponed, and its delivery acknowledged.
     Postponed,
+}
+
+impl fmt::Display for CrashPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CrashPoint::Delivered => "delivered",
+            CrashPoint::Fetched => "object fetched",
+            CrashPoint::Admitted => "admitted",
+            CrashPoint::Permitted => "permit granted",
+            CrashPoint::Journalled => "attempt journalled",
+            CrashPoint::Sending => "request sent",
+            CrashPoint::Answered => "answer received",
+            CrashPoint::Classified => "answer classified",
+            CrashPoint::Decided => "verdict reached",
+            CrashPoint::Written => "result written",
+            CrashPoint::Stored => "result synced",
+            CrashPoint::Kept => "completion object stored",
+            CrashPoint::Completed => "completion published",
+            CrashPoint::Buried => "dead letter published",
+            CrashPoint::Copied => "copies sent",
+            CrashPoint::Acked => "delivery acknowledged",
+            CrashPoint::Dropped => "object deleted",
+            CrashPoint::Postponing => "to be postponed",
+            CrashPoint::Scheduled => "schedule published",
+            CrashPoint::Postponed => "postponed",
+        })
+    }
 }
 
 #[cfg(feature = "crash-points")]
@@ -108,9 +139,15 @@ pub(crate) fn over(work: &str, message: &[u8]) {
 #[cfg(not(feature = "crash-points"))]
 pub(crate) const fn over(_: &str, _: &[u8]) {}
 
-/// Ends the process, if it is to end here.
-#[cfg(feature = "crash-points")]
+/// Logs that a job reached `point`, and ends the process if it is to end here.
 pub(crate) fn at(point: CrashPoint) {
+    debug!("{point}");
+    #[cfg(feature = "crash-points")]
+    abort_if_chosen(point);
+}
+
+#[cfg(feature = "crash-points")]
+fn abort_if_chosen(point: CrashPoint) {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -128,7 +165,3 @@ pub(crate) fn at(point: CrashPoint) {
         std::process::abort();
     }
 }
-
-/// Nothing ends here.
-#[cfg(not(feature = "crash-points"))]
-pub(crate) const fn at(_: CrashPoint) {}

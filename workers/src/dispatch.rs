@@ -5,5 +5,6 @@ pub(crate) mod dispatcher;
 pub(crate) mod fair_queue;
 pub(crate) mod select;
 
+pub(crate) mod call_fill;
 pub(crate) mod coalescer;
 pub(crate) mod merger;

@@ -7,4 +7,5 @@
 pub(crate) mod execute;
 
 pub(crate) mod attempt;
+pub(crate) mod merged_answer;
 pub(crate) mod merged_call;

@@ -9,4 +9,5 @@ pub(crate) mod read;
 
 pub(crate) mod lookup;
 
+pub(crate) mod candidates;
 pub(crate) mod route;

@@ -37,7 +37,7 @@ const DAYS: Duration = Duration::from_secs(60 * 60);
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker<Q, U> {
-    engine: Arc<WorkerState<Q, U>>,
+    state: Arc<WorkerState<Q, U>>,
     /// Ends fetching.
     stop: CancellationToken,
     /// Ends dispatching, when nothing is fetched any more.
@@ -83,45 +83,41 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     ) -> Result<Self, queue::Error> {
         let lane_weights = config.lane_weights;
         let (handle, inbox) = DispatcherHandle::new();
-        let engine = Arc::new(WorkerState::new(
+        let state = Arc::new(WorkerState::new(
             config, queue, upstream, stores, clock, handle,
         ));
-        let found = engine.queue.find(Arc::clone(&engine.readings)).await?;
+        let found = state.queue.find(Arc::clone(&state.readings)).await?;
         let worker = Self {
-            engine: Arc::clone(&engine),
+            state: Arc::clone(&state),
             stop: CancellationToken::new(),
             halt: CancellationToken::new(),
             end: CancellationToken::new(),
             readers: TaskTracker::new(),
             jobs: TaskTracker::new(),
         };
-        let dispatcher = Dispatcher::new(
-            Arc::clone(&engine),
-            inbox,
-            lane_weights,
-            worker.jobs.clone(),
-        );
+        let dispatcher =
+            Dispatcher::new(Arc::clone(&state), inbox, lane_weights, worker.jobs.clone());
         worker.jobs.spawn(dispatcher.run(worker.halt.clone()));
         worker.readers.spawn(read_flows(
-            Arc::clone(&engine),
+            Arc::clone(&state),
             found,
             worker.stop.clone(),
             worker.readers.clone(),
         ));
-        tokio::spawn(keep_held(Arc::clone(&engine), worker.end.clone()));
-        tokio::spawn(turn_days(engine, worker.end.clone()));
+        tokio::spawn(keep_held(Arc::clone(&state), worker.end.clone()));
+        tokio::spawn(turn_days(state, worker.end.clone()));
         Ok(worker)
     }
 
     /// What it is doing.
     pub fn snapshot(&self) -> WorkerSnapshot {
-        let engine = &self.engine;
+        let state = &self.state;
         let account_names = |pool: &Pool| {
             let mut names: Vec<_> = pool
                 .candidates
                 .iter()
                 .map(|candidate| {
-                    engine
+                    state
                         .pools
                         .target(candidate.target)
                         .account
@@ -136,10 +132,10 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             let models = pool
                 .candidates
                 .iter()
-                .map(|candidate| engine.pools.target(candidate.target).model.clone());
+                .map(|candidate| state.pools.target(candidate.target).model.clone());
             models.collect::<BTreeSet<_>>().into_iter().collect()
         };
-        let (now, pools) = (Instant::now(), engine.pools.all());
+        let (now, pools) = (Instant::now(), state.pools.all());
         let statuses = [
             Status::Succeeded,
             Status::Failed,
@@ -147,7 +143,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             Status::Cancelled,
         ];
         WorkerSnapshot {
-            accounts: engine
+            accounts: state
                 .accounts
                 .iter()
                 .map(|account| account.snapshot(now))
@@ -160,13 +156,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
                 .iter()
                 .map(|(name, pool)| (name.clone(), models(pool)))
                 .collect(),
-            makes_pools: engine.pools.are_made_on_demand(),
-            teams: engine.addressing.served(&engine.teams),
-            prefetched: engine.counters.prefetched.load(Ordering::Relaxed),
-            in_flight: engine.counters.jobs_in_flight(),
+            makes_pools: state.pools.are_made_on_demand(),
+            teams: state.addressing.served(&state.teams),
+            prefetched: state.counters.prefetched.load(Ordering::Relaxed),
+            in_flight: state.counters.jobs_in_flight(),
             ended: statuses
                 .into_iter()
-                .map(|status| (status, engine.counters.ended(status)))
+                .map(|status| (status, state.counters.ended(status)))
                 .collect(),
         }
     }
@@ -177,23 +173,23 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     pub fn standings(&self, ahead: bool) -> Vec<(String, AccountState)> {
         let moment = ClockPair {
             instant: Instant::now(),
-            wall: self.engine.clock.now(),
+            wall: self.state.clock.now(),
         };
-        let accounts = self.engine.accounts.iter();
+        let accounts = self.state.accounts.iter();
         let accounts =
             accounts.map(|account| (account.name().to_owned(), account.standing(ahead, moment)));
-        let teams = self.engine.caps.iter();
+        let teams = self.state.team_limits.iter();
         let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
         accounts.chain(teams).collect()
     }
 
     /// What [`Worker::standings`] said last under a name is written down.
     pub fn confirm(&self, name: &str) {
-        let accounts = self.engine.accounts.iter();
+        let accounts = self.state.accounts.iter();
         accounts
             .filter(|account| account.config().name == name)
             .for_each(|account| account.confirm());
-        let teams = self.engine.caps.iter();
+        let teams = self.state.team_limits.iter();
         teams
             .filter(|(team, _)| standing_of_team(team) == name)
             .for_each(|(_, cap)| cap.confirm());
@@ -202,7 +198,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// Disables or enables a key, or all keys of an account. False if there is no such account or key.
     pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
         let account = self
-            .engine
+            .state
             .accounts
             .iter()
             .find(|known| known.config().name == account);
@@ -217,13 +213,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 
     /// Whether a team may have answers published on `subject`.
     pub fn may_reply(&self, subject: &str, team: &str) -> bool {
-        may_reply(subject, team, &self.engine.team(team).reply_prefixes)
+        may_reply(subject, team, &self.state.team(team).reply_prefixes)
     }
 
     /// Whether a job of this identity is here: it waits for its call, is being called or finished. One that is still
     /// in the stream is not.
     pub fn has(&self, identity: &forebay_schemas::Identity) -> bool {
-        self.engine.running.has(identity)
+        self.state.in_flight.has(identity)
     }
 
     /// The stored result of an identity. Blocks on the disk.
@@ -234,10 +230,10 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         &self,
         identity: &forebay_schemas::Identity,
     ) -> Result<Option<ResultRecord>, Error> {
-        self.engine.results.get(identity)
+        self.state.results.get(identity)
     }
 
-    /// Takes no more jobs, gives back those that have not begun, and finishes those in flight within
+    /// Takes no more jobs, gives back those that have not begun, and finishes those in flight max_age
     /// `grace`. What is left is given back, unless somebody else has the work by now, whose it is then; returns how
     /// many that were.
     pub async fn stop(&self, grace: Duration, leaves: bool) -> u64 {
@@ -257,7 +253,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             return if in_time {
                 0
             } else {
-                self.engine.counters.jobs_in_flight()
+                self.state.counters.jobs_in_flight()
             };
         }
         // A client that is not connected takes a few messages and then waits.
@@ -267,7 +263,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         if in_time {
             0
         } else {
-            self.engine.counters.jobs_in_flight()
+            self.state.counters.jobs_in_flight()
         }
     }
 }
@@ -276,8 +272,8 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// Gives back what is held, and leaves nothing behind that remembers what was delivered to this process: a server that stops with it would
     /// forget what was given back, and the next process would wait for the ack wait.
     async fn leave_all(&self) {
-        let queue = &self.engine.queue;
-        for receipt in self.engine.held.receipts() {
+        let queue = &self.state.queue;
+        for receipt in self.state.unacked.receipts() {
             queue.give_back(receipt).await;
         }
         let leave = |reading: QueueReading| async move {
@@ -285,13 +281,13 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
                 debug!(queue = %reading.flow, %error, "a queue is not left cleanly");
             }
         };
-        let readings = futures::stream::iter(self.engine.readings.open());
+        let readings = futures::stream::iter(self.state.readings.open());
         readings.for_each_concurrent(AT_ONCE, leave).await;
     }
 }
 
 async fn read_flows<Q: Queue, U: Upstream>(
-    engine: Arc<WorkerState<Q, U>>,
+    state: Arc<WorkerState<Q, U>>,
     mut found: mpsc::UnboundedReceiver<QueueReading>,
     stop: CancellationToken,
     readers: TaskTracker,
@@ -300,7 +296,7 @@ async fn read_flows<Q: Queue, U: Upstream>(
         tokio::select! {
             reading = found.recv() => match reading {
                 Some(reading) => {
-                    readers.spawn(consumer::run(Arc::clone(&engine), reading, stop.clone()));
+                    readers.spawn(consumer::run(Arc::clone(&state), reading, stop.clone()));
                 }
                 None => break,
             },
@@ -310,27 +306,27 @@ async fn read_flows<Q: Queue, U: Upstream>(
 }
 
 /// One ticker says for everything that is held that it is still worked on.
-async fn keep_held<Q: Queue, U: Upstream>(engine: Arc<WorkerState<Q, U>>, end: CancellationToken) {
+async fn keep_held<Q: Queue, U: Upstream>(state: Arc<WorkerState<Q, U>>, end: CancellationToken) {
     let mut tick = tokio::time::interval(ACK_WAIT / 3);
     loop {
         tokio::select! {
-            _ = tick.tick() => engine.queue.keep(engine.held.receipts()).await,
+            _ = tick.tick() => state.queue.keep(state.unacked.receipts()).await,
             () = end.cancelled() => break,
         }
     }
 }
 
 /// Opens days of results before they begin, and deletes those that are no longer kept.
-async fn turn_days<Q: Queue, U: Upstream>(engine: Arc<WorkerState<Q, U>>, end: CancellationToken) {
+async fn turn_days<Q: Queue, U: Upstream>(state: Arc<WorkerState<Q, U>>, end: CancellationToken) {
     let mut tick = tokio::time::interval(DAYS);
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                let engine = Arc::clone(&engine);
+                let state = Arc::clone(&state);
                 let turned = tokio::task::spawn_blocking(move || {
-                    let now = engine.clock.now();
-                    engine.results.open_ahead(now.checked_add(2 * DAYS).unwrap_or(now))?;
-                    engine.results.forget_old(now)
+                    let now = state.clock.now();
+                    state.results.open_ahead(now.checked_add(2 * DAYS).unwrap_or(now))?;
+                    state.results.forget_old(now)
                 });
                 if let Ok(Err(error)) = turned.await {
                     warn!(%error, "days of results cannot be opened or deleted");

@@ -27,11 +27,11 @@ use crate::store::journal::Journal;
 use crate::store::results::ResultStore;
 
 /// Jobs of one flow that wait here at most; the rest waits in the queue.
-const LARGEST_STAGE: usize = 512;
+const MAX_PREFETCH: usize = 512;
 
 /// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
 /// thousands of them share gets slow for all.
-const PLACES: usize = 1_000;
+const MAX_OPEN_FLOWS: usize = 1_000;
 
 /// What the steps of a job share.
 #[derive(Debug)]
@@ -46,24 +46,24 @@ pub(crate) struct WorkerState<Q, U> {
     pub(crate) teams: HashMap<String, TeamConfig>,
     pub(crate) addressing: SubjectRules,
     /// Limits of teams that have some.
-    pub(crate) caps: HashMap<String, Arc<TeamLimits>>,
+    pub(crate) team_limits: HashMap<String, Arc<TeamLimits>>,
     pub(crate) policy: RetryPolicy,
-    pub(crate) orders: WorkerControls,
+    pub(crate) controls: WorkerControls,
     pub(crate) results_are_complete: bool,
     pub(crate) max_request: usize,
     pub(crate) rng: Mutex<SmallRng>,
-    pub(crate) held: Arc<UnackedDeliveries>,
-    pub(crate) running: Arc<InFlightJobs>,
+    pub(crate) unacked: Arc<UnackedDeliveries>,
+    pub(crate) in_flight: Arc<InFlightJobs>,
     /// What is being read.
     pub(crate) readings: Arc<ActiveReadings>,
     /// The right to read a flow.
-    pub(crate) places: Semaphore,
+    pub(crate) flow_permits: Semaphore,
     pub(crate) dispatcher: DispatcherHandle,
     pub(crate) wake: Arc<Wake>,
-    pub(crate) brake: StoreBackpressure,
+    pub(crate) backpressure: StoreBackpressure,
     pub(crate) counters: Counters,
     /// How many texts travel together.
-    pub(crate) sizes: MergeSizes,
+    pub(crate) merge_sizes: MergeSizes,
 }
 
 impl<Q, U> WorkerState<Q, U> {
@@ -94,7 +94,7 @@ impl<Q, U> WorkerState<Q, U> {
             .teams
             .iter()
             .filter(|(_, team)| !team.limits.is_empty());
-        let caps: HashMap<_, _> = capped
+        let team_limits: HashMap<_, _> = capped
             .map(|(name, team)| {
                 (
                     name.clone(),
@@ -123,7 +123,7 @@ impl<Q, U> WorkerState<Q, U> {
             });
             account.resume(&standing, moment);
         }
-        for (team, cap) in &caps {
+        for (team, cap) in &team_limits {
             if config.kept {
                 cap.keep();
             }
@@ -141,22 +141,22 @@ impl<Q, U> WorkerState<Q, U> {
             clock,
             accounts,
             pools,
-            caps,
+            team_limits,
             teams: config.teams,
             addressing: config.addressing,
             policy: config.policy,
-            orders: config.orders,
+            controls: config.orders,
             results_are_complete: config.results_are_complete,
             max_request: config.max_request,
-            held: Arc::default(),
-            running: Arc::default(),
+            unacked: Arc::default(),
+            in_flight: Arc::default(),
             readings: Arc::default(),
-            places: Semaphore::new(PLACES),
+            flow_permits: Semaphore::new(MAX_OPEN_FLOWS),
             dispatcher,
             wake,
-            brake: StoreBackpressure::default(),
+            backpressure: StoreBackpressure::default(),
             counters: Counters::default(),
-            sizes: MergeSizes::default(),
+            merge_sizes: MergeSizes::default(),
         }
     }
 
@@ -172,14 +172,14 @@ impl<Q, U> WorkerState<Q, U> {
     /// at least one.
     pub(crate) fn stage_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else {
-            return LARGEST_STAGE;
+            return MAX_PREFETCH;
         };
         let rates = pool.candidates.iter().map(|candidate| {
             let target = self.pools.target(candidate.target);
             target.account.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else {
-            return LARGEST_STAGE;
+            return MAX_PREFETCH;
         };
         #[expect(
             clippy::cast_possible_truncation,
@@ -187,6 +187,6 @@ impl<Q, U> WorkerState<Q, U> {
             reason = "a positive rate; a cast saturates"
         )]
         let jobs = (rate * 0.25).ceil() as usize;
-        jobs.clamp(1, LARGEST_STAGE)
+        jobs.clamp(1, MAX_PREFETCH)
     }
 }

@@ -12,8 +12,8 @@ use tokio::time::{Instant, advance};
 use super::tests::account;
 use super::*;
 use crate::clock::SystemClock;
-use forebay_providers::RateLimitHeaders;
 use forebay_providers::cost::{CountedTogether, LimitDimension};
+use forebay_providers::{ErrorScope, RateLimitHeaders};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MODELS: [&str; 2] = ["m", "n"];
@@ -182,7 +182,7 @@ impl World {
             Step::Enable => drop(self.account.enable(None)),
             Step::Advance(by) => advance(by).await,
             Step::Shutdown => self.permits.clear(),
-            Step::Send(place) => self.with(place, |permit| permit.stamp().sent(now)),
+            Step::Send(place) => self.with(place, |permit| permit.send_marker().sent(now)),
             Step::Settle {
                 permit,
                 input,
@@ -192,8 +192,8 @@ impl World {
                 self.with(permit, |permit| permit.settle(cost(input, output), lowers));
             }
             Step::Accepted(place) => self.with(place, |permit| {
-                permit.answered();
-                permit.went(None, now);
+                permit.mark_answered();
+                permit.record_success(now);
                 permit.accepted(now);
             }),
             Step::Refused {
@@ -201,12 +201,17 @@ impl World {
                 of_key,
                 wait,
             } => self.with(permit, |permit| {
-                permit.answered();
-                permit.refused(of_key, Class::RateLimited, wait, now);
+                permit.mark_answered();
+                let scope = if of_key {
+                    ErrorScope::Key
+                } else {
+                    ErrorScope::Model
+                };
+                permit.refused(scope, Class::RateLimited, wait, now);
             }),
-            Step::Failed(place) => {
-                self.with(place, |permit| permit.went(Some(Class::ServerError), now))
-            }
+            Step::Failed(place) => self.with(place, |permit| {
+                permit.record_failure(Class::ServerError, now)
+            }),
             Step::Abandoned(place, rest) => self.with(place, |permit| permit.abandoned(now, rest)),
             Step::BadKey(place) => self.with(place, |permit| permit.disable_key(Class::BadKey)),
             Step::Told {

@@ -17,8 +17,8 @@ use forebay_providers::RateLimitHeaders;
 
 /// How long a refusal that says nothing of it cools; each that follows without an accepted call between
 /// doubles it up to the longest.
-const UNSAID: Duration = Duration::from_secs(1);
-const LONGEST_UNSAID: Duration = Duration::from_secs(60);
+const FIRST_WAIT_WITHOUT_HINT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT_WITHOUT_HINT: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct AccountLedger {
@@ -47,8 +47,8 @@ pub(super) struct ModelLedger {
     pub(super) configured: usize,
     pub(super) learned: Option<LearnedLimits>,
     /// Refusals without a hint since a call was last accepted, and when the last of them came.
-    pub(super) unsaid: u32,
-    pub(super) unsaid_at: Option<Instant>,
+    pub(super) unhinted_refusals: u32,
+    pub(super) unhinted_refusal_at: Option<Instant>,
 }
 
 impl ModelLedger {
@@ -63,7 +63,7 @@ impl ModelLedger {
 
 impl AccountLedger {
     /// Makes the meters that bear on `model` when it is first heard of.
-    pub(super) fn know(&mut self, model: &str, account: &Account, now: Instant) {
+    pub(super) fn ensure_model(&mut self, model: &str, account: &Account, now: Instant) {
         if self.models.contains_key(model) {
             return;
         }
@@ -99,8 +99,8 @@ impl AccountLedger {
             meters: used,
             configured,
             learned,
-            unsaid: 0,
-            unsaid_at: None,
+            unhinted_refusals: 0,
+            unhinted_refusal_at: None,
         };
         self.models.insert(model.to_owned(), model_state);
     }
@@ -110,7 +110,7 @@ impl AccountLedger {
         let Some(model) = self.models.get_mut(model) else {
             return;
         };
-        model.unsaid = 0;
+        model.unhinted_refusals = 0;
         if let Some(learned) = &mut model.learned {
             learned.accepted(call, granted, &mut self.meters, now);
         }
@@ -140,16 +140,22 @@ impl AccountLedger {
     }
 
     /// How long a refusal cools that does not say so.
-    pub(super) fn unsaid_wait(&mut self, model: &str, granted: Instant, now: Instant) -> Duration {
+    pub(super) fn wait_without_hint(
+        &mut self,
+        model: &str,
+        granted: Instant,
+        now: Instant,
+    ) -> Duration {
         let Some(model) = self.models.get_mut(model) else {
-            return UNSAID;
+            return FIRST_WAIT_WITHOUT_HINT;
         };
         // Calls that were under way together are refused together, which counts once.
-        if model.unsaid_at.is_none_or(|at| granted >= at) {
-            model.unsaid += 1;
-            model.unsaid_at = Some(now);
+        if model.unhinted_refusal_at.is_none_or(|at| granted >= at) {
+            model.unhinted_refusals += 1;
+            model.unhinted_refusal_at = Some(now);
         }
-        (UNSAID * 2u32.saturating_pow(model.unsaid.saturating_sub(1))).min(LONGEST_UNSAID)
+        (FIRST_WAIT_WITHOUT_HINT * 2u32.saturating_pow(model.unhinted_refusals.saturating_sub(1)))
+            .min(LONGEST_WAIT_WITHOUT_HINT)
     }
 
     pub(super) fn observe(

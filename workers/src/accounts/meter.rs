@@ -445,7 +445,7 @@ impl Meter {
     }
 
     /// Takes so much more for `call`.
-    pub(super) fn take_on(&mut self, call: u64, more: &CallCost) {
+    pub(super) fn extend(&mut self, call: u64, more: &CallCost) {
         let (share, taken) = (
             self.share(more),
             self.open.get(&call).copied().unwrap_or_default(),

@@ -7,14 +7,14 @@ use forebay_schemas::Class;
 use tokio::time::Instant;
 
 use super::circuit::BreakerPermit;
-use super::ledger::{AccountLedger, ModelLedger};
+use super::ledger::AccountLedger;
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
-use forebay_providers::RateLimitHeaders;
 use forebay_providers::cost::CallCost;
+use forebay_providers::{ErrorScope, RateLimitHeaders};
 
-/// The right to make one call to one model with one key, taken from all meters at once. Dropping it
-/// gives back whatever the call has not used: everything, if the call was never sent.
+/// The right to make one call to one model with one key, taken from all meters at once. Dropping it gives back what the
+/// call has not used: everything, if the call was never sent.
 #[derive(Debug)]
 #[must_use = "a permit that is dropped gives its room back"]
 pub struct Permit {
@@ -22,12 +22,12 @@ pub struct Permit {
     call: u64,
     model: String,
     key: usize,
-    /// There until the permit is dropped.
-    passage: Option<BreakerPermit>,
+    /// Set until the permit is dropped.
+    breaker: Option<BreakerPermit>,
     granted: Instant,
-    /// Whether the provider said anything: a probe without a word has shown nothing.
+    /// True if the provider answered: a probe without an answer has shown nothing.
     answered: bool,
-    /// A call that was given up on may still run at the provider until then.
+    /// Until when a call that was given up on may run on at the provider.
     runs_until: Option<Instant>,
     /// What it takes of its team's limits, if the team has some.
     share: Option<TeamShare>,
@@ -39,16 +39,16 @@ impl Permit {
         call: u64,
         model: String,
         key: usize,
-        passage: BreakerPermit,
+        breaker: BreakerPermit,
         granted: Instant,
     ) -> Self {
-        let passage = Some(passage);
+        let breaker = Some(breaker);
         Self {
             account,
             call,
             model,
             key,
-            passage,
+            breaker,
             granted,
             answered: false,
             runs_until: None,
@@ -56,48 +56,43 @@ impl Permit {
         }
     }
 
-    /// Holds what the call takes of its team's limits.
+    /// Holds what the call takes of its team's limits until the permit is dropped.
     pub(crate) fn charge(&mut self, share: TeamShare) {
         self.share = Some(share);
     }
 
-    /// Takes the tokens of one more job for the same call, which was not sent yet, from all meters or from none.
-    /// Returns whether they were free.
-    pub(crate) fn take_on(&self, cost: &CallCost, now: Instant) -> bool {
+    /// Adds one more job to the call, which was not sent yet. Takes the job's tokens from all meters, or from none if one
+    /// of them has no room. Returns true if they were taken.
+    pub(crate) fn extend(&self, cost: &CallCost, now: Instant) -> bool {
         let mut ledger = self.account.ledger();
         let AccountLedger { models, meters, .. } = &mut *ledger;
-        let Some(ModelLedger {
-            factor,
-            meters: used,
-            ..
-        }) = models.get(&self.model)
-        else {
+        let Some(model) = models.get(&self.model) else {
             return false;
         };
-        let more = CallCost {
+        // A team's limits count the estimate until the usage is known.
+        let team_cost = CallCost {
             requests: 0,
-            input_tokens: factor.apply(cost.input_tokens),
             ..*cost
         };
-        let is_free = used
+        let account_cost = CallCost {
+            input_tokens: model.factor.apply(cost.input_tokens),
+            ..team_cost
+        };
+        let used = &model.meters;
+        let account_has_room = used
             .iter()
-            .all(|meter| meters[*meter].has_room_for(&more, now));
-        let is_free = is_free
-            && self.share.as_ref().is_none_or(|share| {
-                // A team's limits count what was estimated, until it is known.
-                share.take_on(
-                    &CallCost {
-                        requests: 0,
-                        ..*cost
-                    },
-                    now,
-                )
-            });
-        if is_free {
-            used.iter()
-                .for_each(|meter| meters[*meter].take_on(self.call, &more));
+            .all(|meter| meters[*meter].has_room_for(&account_cost, now));
+        let takes = account_has_room
+            && self
+                .share
+                .as_ref()
+                .is_none_or(|share| share.extend(&team_cost, now));
+        if takes {
+            for meter in used {
+                meters[*meter].extend(self.call, &account_cost);
+            }
         }
-        is_free
+        takes
     }
 
     /// The account that was charged.
@@ -115,31 +110,32 @@ impl Permit {
         &self.account.config.keys[self.key]
     }
 
-    /// The note of when the call leaves, to be written by whoever hands it to the network.
-    pub fn stamp(&self) -> SendMarker {
+    /// Returns the marker with which the sender reports that the request left.
+    pub fn send_marker(&self) -> SendMarker {
         SendMarker {
             account: Arc::clone(&self.account),
             call: self.call,
             model: self.model.clone(),
             granted: self.granted,
-            share: self.share.as_ref().map(TeamShare::stamp),
+            share: self.share.as_ref().map(TeamShare::send_marker),
         }
     }
 
-    /// The provider answered, whatever it said.
-    pub fn answered(&mut self) {
+    /// Reports that the provider answered, be it with an error: a probe has shown something.
+    pub fn mark_answered(&mut self) {
         self.answered = true;
     }
 
-    /// The provider reported so many prompt tokens where so many were estimated.
-    pub fn learn(&mut self, estimated: u64, reported: u64) {
+    /// Reports the prompt tokens that the provider counted, where `estimated` were reserved. Later estimates are corrected
+    /// by it.
+    pub fn record_prompt_tokens(&mut self, estimated: u64, reported: u64) {
         if let Some(model) = self.account.ledger().models.get_mut(&self.model) {
             model.factor.learn(estimated, reported);
         }
     }
 
-    /// Corrects the tokens that were reserved for the call: up always, down only if the provider
-    /// gives back what was not used.
+    /// Corrects the tokens that were reserved for the call: up always; down only if the provider gives back what was
+    /// reserved and not used (`provider_settles`).
     pub fn settle(&mut self, actual: CallCost, provider_settles: bool) {
         if let Some(share) = &self.share {
             share.settle(&actual);
@@ -150,65 +146,62 @@ impl Permit {
         });
     }
 
-    /// Whether the provider did what it is for, be it to refuse, or failed, and how.
-    pub fn went(&self, failure: Option<Class>, now: Instant) {
-        let Some(passage) = &self.passage else { return };
-        match failure {
-            None => passage.answered(now),
-            Some(class) => passage.failed(class, now),
+    /// Reports to the circuit breaker that the provider works, be it that it refused the call.
+    pub fn record_success(&self, now: Instant) {
+        if let Some(breaker) = &self.breaker {
+            breaker.answered(now);
         }
     }
 
-    /// The provider took the call in, whatever came of it.
+    /// Reports to the circuit breaker that the provider failed.
+    pub fn record_failure(&self, class: Class, now: Instant) {
+        if let Some(breaker) = &self.breaker {
+            breaker.failed(class, now);
+        }
+    }
+
+    /// Reports that no limit refused the call, whatever its outcome.
     pub fn accepted(&mut self, now: Instant) {
-        self.account
-            .ledger()
-            .accepted(self.call, &self.model, self.granted, now);
+        let mut ledger = self.account.ledger();
+        ledger.accepted(self.call, &self.model, self.granted, now);
     }
 
-    /// What the headers of the answer said of limits, where they are learned.
-    pub fn observe(&self, figures: &[RateLimitHeaders], now: Instant) {
+    /// Takes in the rate-limit headers of the answer.
+    pub fn observe(&self, headers: &[RateLimitHeaders], now: Instant) {
         let age = now.saturating_duration_since(self.granted);
-        self.account
-            .ledger()
-            .observe(&self.model, figures, age, now);
+        let mut ledger = self.account.ledger();
+        ledger.observe(&self.model, headers, age, now);
     }
 
-    /// A limit refused the call: it cools the key if the refusal speaks of the key, else the model. One that
-    /// does not say for how long cools longer each time.
-    pub fn refused(
-        &mut self,
-        speaks_of_key: bool,
-        reason: Class,
-        wait: Option<Duration>,
-        now: Instant,
-    ) {
+    /// Reports that a limit refused the call. The key cools if the refusal is about the key, else the model. Without
+    /// `wait`, each refusal in a row cools for longer.
+    pub fn refused(&self, scope: ErrorScope, reason: Class, wait: Option<Duration>, now: Instant) {
         let mut ledger = self.account.ledger();
         ledger.totals.refusals += 1;
-        if reason == Class::RateLimited && !speaks_of_key {
+        if reason == Class::RateLimited && scope != ErrorScope::Key {
             ledger.refused(&self.model, self.granted, wait, now);
         }
-        let wait = wait.unwrap_or_else(|| ledger.unsaid_wait(&self.model, self.granted, now));
-        drop(ledger);
-        self.cool(speaks_of_key, reason, wait, now);
-    }
-
-    /// Cools the key or the model for `wait`.
-    pub fn cool(&mut self, key: bool, reason: Class, wait: Duration, now: Instant) {
-        if key {
-            self.account.ledger().keys[self.key].cool(reason, wait, now);
-        } else {
-            self.account.cool_model(&self.model, reason, wait, now);
+        let wait = wait.unwrap_or_else(|| ledger.wait_without_hint(&self.model, self.granted, now));
+        if scope == ErrorScope::Key {
+            ledger.keys[self.key].cool(reason, wait, now);
+            return;
         }
+        drop(ledger);
+        self.cool_model(reason, wait, now);
     }
 
-    /// The key is not accepted: no more calls with it until an operator acts.
-    pub fn disable_key(&mut self, reason: Class) {
+    /// Cools the model at the account for `wait`.
+    pub fn cool_model(&self, reason: Class, wait: Duration, now: Instant) {
+        self.account.cool_model(&self.model, reason, wait, now);
+    }
+
+    /// Stops all calls with the key until an operator enables it: the provider does not accept it.
+    pub fn disable_key(&self, reason: Class) {
         self.account.ledger().keys[self.key].shut(reason);
     }
 
-    /// The call left and was given up on at `now`, but may run on at the provider for `rest`: it keeps its place
-    /// among the calls at once until then.
+    /// Reports that the call was given up on at `now`, and may run on at the provider for `rest`: it counts among the calls
+    /// at once until then.
     pub fn abandoned(&mut self, now: Instant, rest: Duration) {
         self.runs_until = Some(now + rest);
         if let Some(share) = &mut self.share {
@@ -217,7 +210,7 @@ impl Permit {
     }
 }
 
-/// Notes when a permitted call leaves: until then its slots of a period cannot begin to return.
+/// Reports when a permitted call leaves. What it took of a limit over a period begins to return only then.
 #[derive(Debug)]
 pub struct SendMarker {
     account: Arc<Account>,
@@ -235,8 +228,8 @@ impl SendMarker {
         let delay = at.saturating_duration_since(self.granted);
         ledger.each_meter_of(&self.model, |meter| meter.sent(self.call, at, delay));
         drop(ledger);
-        if let Some((cap, call)) = &self.share {
-            cap.sent(*call, at, delay);
+        if let Some((limits, call)) = &self.share {
+            limits.sent(*call, at, delay);
         }
         self.account.wake.release();
     }
@@ -254,8 +247,8 @@ impl Drop for Permit {
         }
         ledger.keys[self.key].probe_ended(call, self.answered, now);
         drop(ledger);
-        // Whoever is woken must find all of it given back.
-        drop((self.passage.take(), self.share.take()));
+        // All of it is given back before the dispatcher is woken.
+        drop((self.breaker.take(), self.share.take()));
         self.account.wake.release();
     }
 }

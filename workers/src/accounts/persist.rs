@@ -102,7 +102,7 @@ impl Account {
             }
         }
         for (name, before) in &standing.models {
-            ledger.know(name, self, moment.instant);
+            ledger.ensure_model(name, self, moment.instant);
             let AccountLedger { models, meters, .. } = &mut *ledger;
             let Some(model) = models.get_mut(name) else {
                 continue;

@@ -104,12 +104,12 @@ impl TeamLimits {
 
 impl TeamShare {
     /// The team's limits, and the call's number there.
-    pub(super) fn stamp(&self) -> (Arc<TeamLimits>, u64) {
+    pub(super) fn send_marker(&self) -> (Arc<TeamLimits>, u64) {
         (Arc::clone(&self.cap), self.call)
     }
 
     /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
-    pub(super) fn take_on(&self, more: &CallCost, now: Instant) -> bool {
+    pub(super) fn extend(&self, more: &CallCost, now: Instant) -> bool {
         let mut inner = self.cap.inner();
         let is_free = inner
             .meters
@@ -119,7 +119,7 @@ impl TeamShare {
             inner
                 .meters
                 .iter_mut()
-                .for_each(|meter| meter.take_on(self.call, more));
+                .for_each(|meter| meter.extend(self.call, more));
         }
         is_free
     }

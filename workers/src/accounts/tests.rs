@@ -2,7 +2,7 @@ use super::*;
 use crate::clock::SystemClock;
 use forebay_providers::cost::{CountedTogether, LimitDimension};
 use forebay_providers::registry::provider;
-use forebay_providers::{Endpoint, RateLimitHeaders};
+use forebay_providers::{Endpoint, ErrorScope, RateLimitHeaders};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -75,7 +75,7 @@ async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_grante
         account.reserve("m", ONE, sent).err(),
         Some(Denied::ForRelease)
     );
-    permit.stamp().sent(sent);
+    permit.send_marker().sent(sent);
     let Err(Denied::Until(free)) = account.reserve("m", ONE, sent) else {
         panic!("one a second")
     };
@@ -143,7 +143,7 @@ async fn meters_are_taken_together_or_not_at_all() {
         1,
         "the refused call took no request"
     );
-    first.stamp().sent(now);
+    first.send_marker().sent(now);
     first.settle(
         CallCost {
             input_tokens: 5,
@@ -180,9 +180,9 @@ async fn meters_are_taken_together_or_not_at_all() {
 async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
     let account = account(vec![at_once(256)], 2);
     let now = Instant::now();
-    let mut permit = account.reserve("m", ONE, now).expect("room");
+    let permit = account.reserve("m", ONE, now).expect("room");
     let refused = permit.key().name.clone();
-    permit.refused(true, Class::RateLimited, Some(10 * SECOND), now);
+    permit.refused(ErrorScope::Key, Class::RateLimited, Some(10 * SECOND), now);
     drop(permit);
     for _ in 0..4 {
         let permit = account.reserve("m", ONE, now).expect("the other key");
@@ -194,8 +194,8 @@ async fn a_refusal_that_speaks_of_the_key_leaves_the_other_key_in_use() {
 async fn a_model_cools_alone_and_returns_through_one_probe() {
     let account = account(vec![at_once(256)], 1);
     let now = Instant::now();
-    let mut permit = account.reserve("m", ONE, now).expect("room");
-    permit.refused(false, Class::RateLimited, Some(2 * SECOND), now);
+    let permit = account.reserve("m", ONE, now).expect("room");
+    permit.refused(ErrorScope::Model, Class::RateLimited, Some(2 * SECOND), now);
     account.cool_model("m", Class::RateLimited, SECOND, now);
     drop(permit);
     assert_eq!(
@@ -215,7 +215,7 @@ async fn a_model_cools_alone_and_returns_through_one_probe() {
         account.reserve("m", ONE, later).err(),
         Some(Denied::Until(later + 30 * SECOND))
     );
-    probe.answered();
+    probe.mark_answered();
     drop(probe);
     let (_one, _two) = (
         account.reserve("m", ONE, later).expect("ready"),
@@ -228,7 +228,7 @@ async fn a_call_that_was_given_up_on_keeps_its_place_among_calls_at_once() {
     let account = account(vec![at_once(1)], 1);
     let now = Instant::now();
     let mut permit = account.reserve("m", ONE, now).expect("room");
-    permit.stamp().sent(now);
+    permit.send_marker().sent(now);
     permit.abandoned(now, 10 * SECOND);
     drop(permit);
     assert_eq!(
@@ -264,7 +264,7 @@ async fn a_limit_that_is_spent_for_long_says_so_and_until_when() {
     let permit = account
         .reserve("m", large, now)
         .expect("nothing else is taken");
-    permit.stamp().sent(now);
+    permit.send_marker().sent(now);
     drop(permit);
     let (limit, until) = account.snapshot(now).models[0]
         .spent
@@ -287,7 +287,7 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
     while times.len() < 101 {
         match account.reserve("m", ONE, now) {
             Ok(permit) => {
-                permit.stamp().sent(now);
+                permit.send_marker().sent(now);
                 times.push(now);
             }
             Err(Denied::Until(at)) => now = at,
@@ -314,7 +314,7 @@ async fn smooth_calls_come_out_even_from_the_first_one() {
 async fn a_disabled_key_ends_calls_until_an_operator_acts() {
     let account = account(vec![at_once(256)], 1);
     let now = Instant::now();
-    let mut permit = account.reserve("m", ONE, now).expect("room");
+    let permit = account.reserve("m", ONE, now).expect("room");
     permit.disable_key(Class::BadKey);
     drop(permit);
     account.cool_model("m", Class::RateLimited, SECOND, now);
@@ -358,7 +358,7 @@ async fn headers_replace_the_search_and_count_what_others_use() {
     let account = account(vec![], 1);
     let now = Instant::now();
     let permit = account.reserve("m", ONE, now).expect("room");
-    permit.stamp().sent(now);
+    permit.send_marker().sent(now);
     assert!(
         matches!(account.reserve("m", ONE, now), Err(Denied::Until(at)) if at > now + SECOND),
         "gently"
@@ -378,7 +378,7 @@ async fn headers_replace_the_search_and_count_what_others_use() {
         ["600 requests per 60s"]
     );
     let another = account.reserve("m", ONE, now).expect("limits are known");
-    another.stamp().sent(now);
+    another.send_marker().sent(now);
     another.observe(&[told(0)], now);
     let later = now + SECOND;
     let Err(Denied::Until(at)) = account.reserve("m", ONE, later) else {
@@ -407,7 +407,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     };
     for _ in 0..90 {
         let permit = before.reserve("m", ONE, moment.instant).expect("room");
-        permit.stamp().sent(moment.instant);
+        permit.send_marker().sent(moment.instant);
     }
     before.disable_by_hand(Some("key-1"));
     before.ledger().keys[2] = ReadyState::Disabled {
@@ -428,7 +428,7 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
     };
     let left = |account: &Arc<Account>, now| {
         std::iter::from_fn(|| account.reserve("m", ONE, now).ok())
-            .map(|permit| permit.stamp().sent(now))
+            .map(|permit| permit.send_marker().sent(now))
             .count()
     };
     assert_eq!(left(&resumed(&json(false), moment), moment.instant), 10);
@@ -490,7 +490,7 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
         account.resume(&written, moment);
         for _ in 0..4 {
             while let Ok(permit) = account.reserve("m", ONE, moment.instant) {
-                permit.stamp().sent(moment.instant);
+                permit.send_marker().sent(moment.instant);
                 spent += 1;
             }
             assert_eq!(
@@ -505,7 +505,7 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
     let after = account(limit(), 1);
     after.resume(&written, moment);
     let left = std::iter::from_fn(|| after.reserve("m", ONE, moment.instant).ok())
-        .map(|permit| permit.stamp().sent(moment.instant))
+        .map(|permit| permit.send_marker().sent(moment.instant))
         .count();
     assert_eq!(
         left,
@@ -523,7 +523,7 @@ async fn a_days_bucket_goes_on_as_full_as_it_was() {
         before
             .reserve("m", ONE, Instant::now())
             .expect("room")
-            .stamp()
+            .send_marker()
             .sent(Instant::now());
         tokio::time::advance(3_600 * SECOND).await;
     }
@@ -590,7 +590,7 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
         account
             .reserve("m", ONE, Instant::now())
             .expect("room")
-            .stamp()
+            .send_marker()
             .sent(Instant::now());
     }
     let Err(Denied::Until(at)) = account.reserve("m", ONE, Instant::now()) else {
@@ -645,7 +645,7 @@ async fn refused_by_a_clock_that_tells(
             let Ok(permit) = account.reserve("m", ONE, now) else {
                 break;
             };
-            permit.stamp().sent(now);
+            permit.send_marker().sent(now);
             calls += 1;
             refused += usize::from(calls > limit);
             let end = per * u32::try_from(this + 1).expect("few windows");

@@ -21,7 +21,7 @@
 //!
 //! - A job leaves the queue only by an ack that follows the acknowledgement of its completion.
 //! - An identity has one final completion, whichever process publishes it.
-//! - A rejection does not claim the identity: it is released before the ack, so that a corrected job can be accepted.
+//! - A rejection does not held the identity: it is released before the ack, so that a corrected job can be accepted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,9 +30,9 @@ use forebay_schemas::{Class, Status};
 use jiff::Timestamp;
 use tracing::warn;
 
-use crate::complete::dead_letter::bury;
-use crate::complete::persist::{keep, over, persist};
-use crate::complete::publish::complete;
+use crate::complete::dead_letter::publish_dead_letter;
+use crate::complete::persist::{cache_answer, forget, persist};
+use crate::complete::publish::publish;
 use crate::complete::release::{give_back, release};
 use crate::crash::{self, CrashPoint};
 use crate::job::admitted_job::AdmittedJob;
@@ -47,7 +47,7 @@ use crate::worker_state::WorkerState;
 
 /// Ends a job.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     end: JobResult,
 ) {
@@ -57,71 +57,71 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
         message: Some(admitted.delivery.unique_id.clone()),
         completion,
     };
-    persist(engine, &admitted, &record).await;
+    persist(state, &admitted, &record).await;
     crash::at(CrashPoint::Stored);
-    keep(engine, &admitted, &record.completion).await;
-    over(engine, &admitted);
-    make_way_if_refused(engine, &mut admitted, &record).await;
-    let Some(record) = complete(engine, &admitted, record).await else {
-        return conflict(engine, admitted).await;
+    cache_answer(state, &admitted, &record.completion).await;
+    forget(state, &admitted);
+    release_identity_if_rejected(state, &mut admitted, &record).await;
+    let Some(record) = publish(state, &admitted, record).await else {
+        return conflict(state, admitted).await;
     };
     crash::at(CrashPoint::Completed);
-    if let Some(lead) = admitted
-        .share
+    if let Some(leader) = admitted
+        .coalesce
         .as_mut()
-        .and_then(|share| share.lead.as_mut())
+        .and_then(|share| share.leader.as_mut())
     {
-        lead.ended(&record.completion);
+        leader.ended(&record.completion);
     }
-    engine.counters.count(&record.completion);
+    state.counters.count(&record.completion);
     if record.completion.status == Status::Failed {
-        bury(engine, &admitted, &record.completion).await;
+        publish_dead_letter(state, &admitted, &record.completion).await;
         crash::at(CrashPoint::Buried);
     }
-    release(engine, admitted, &record.completion).await;
+    release(state, admitted, &record.completion).await;
 }
 
 /// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
 /// delivery is acked; and who came meanwhile is looked at anew.
-async fn make_way_if_refused<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+async fn release_identity_if_rejected<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     admitted: &mut AdmittedJob,
     record: &ResultRecord,
 ) {
     if record.completion.is_final() {
         return;
     }
-    let was_admitted = admitted.entry.is_admitted();
-    let DuplicateDeliveries { same, others } = admitted.entry.end();
+    let was_admitted = admitted.registration.is_admitted();
+    let DuplicateDeliveries { same, others } = admitted.registration.end();
     // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
     // One that was called before has attempts of its own to tell of.
-    let now = engine.clock.now();
+    let now = state.clock.now();
     let expired = record.completion.status == Status::Expired;
-    let is_late = |claim: &HeldDelivery| claim.deadline.is_some_and(|deadline| deadline <= now);
+    let is_late = |held: &HeldDelivery| held.deadline.is_some_and(|deadline| deadline <= now);
     let cancelled = record.completion.status == Status::Cancelled;
     let is_cancelled =
-        |claim: &HeldDelivery| engine.orders.cancels(&admitted.identity, claim.published);
-    let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|claim| {
-        let ends_alike = (!expired || is_late(claim)) && (!cancelled || is_cancelled(claim));
-        was_admitted && !claim.tried && ends_alike
+        |held: &HeldDelivery| state.controls.cancels(&admitted.identity, held.published);
+    let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|held| {
+        let ends_alike = (!expired || is_late(held)) && (!cancelled || is_cancelled(held));
+        was_admitted && !held.tried && ends_alike
     });
-    admitted.joined = joined;
-    give_back(engine, anew.into_iter().chain(others)).await;
+    admitted.duplicates = joined;
+    give_back(state, anew.into_iter().chain(others)).await;
 }
 
 /// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
 pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     admitted: AdmittedJob,
-    within: Duration,
+    max_age: Duration,
 ) {
-    let now = engine.clock.now();
-    let since = now.checked_sub(within).unwrap_or(Timestamp::MIN);
+    let now = state.clock.now();
+    let since = now.checked_sub(max_age).unwrap_or(Timestamp::MIN);
     let kept = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
-        let Some(of) = engine.results.kept(&admitted.request(), since)? else {
+        let Some(of) = state.results.kept(&admitted.request(), since)? else {
             return Ok(None);
         };
-        engine.results.answered(&of, now)
+        state.results.answered(&of, now)
     };
     let found = kept()
         .inspect_err(|error| warn!(%error, "a kept answer cannot be read"))
@@ -129,62 +129,58 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
         .flatten();
     let same = found.filter(|record| record.fingerprint == admitted.fingerprint);
     if let Some(end) = same.and_then(|record| JobResult::cached(&record.completion)) {
-        return finish(engine, admitted, end).await;
+        return finish(state, admitted, end).await;
     }
-    if let Err(mut admitted) = engine.dispatcher.take(admitted) {
+    if let Err(mut admitted) = state.dispatcher.take(admitted) {
         // The process ends.
-        let DuplicateDeliveries { same, others } = admitted.entry.end();
-        give_back(
-            engine,
-            same.into_iter().chain(others).chain([admitted.claim]),
-        )
-        .await;
+        let DuplicateDeliveries { same, others } = admitted.registration.end();
+        give_back(state, same.into_iter().chain(others).chain([admitted.held])).await;
     }
 }
 
 /// Gives an identity that is answered its stored answer.
-pub(crate) async fn answer_again<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+pub(crate) async fn republish<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     record: ResultRecord,
 ) {
-    over(engine, &admitted);
-    make_way_if_refused(engine, &mut admitted, &record).await;
+    forget(state, &admitted);
+    release_identity_if_rejected(state, &mut admitted, &record).await;
     // The process may have ended between the store and the publish.
-    let Some(record) = complete(engine, &admitted, record).await else {
-        return conflict(engine, admitted).await;
+    let Some(record) = publish(state, &admitted, record).await else {
+        return conflict(state, admitted).await;
     };
     // It may also have ended between the publish and the dead letter.
     let is_ours = record.message.as_ref() == Some(&admitted.delivery.unique_id);
     if is_ours && record.completion.status == Status::Failed {
-        bury(engine, &admitted, &record.completion).await;
+        publish_dead_letter(state, &admitted, &record.completion).await;
     }
-    release(engine, admitted, &record.completion).await;
+    release(state, admitted, &record.completion).await;
 }
 
 /// Sets aside a message whose identity is another request's, which has or will have its completion.
 pub(crate) async fn conflict<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
 ) {
     // Each of them is told of the conflict by itself.
-    give_back(engine, std::mem::take(&mut admitted.joined)).await;
+    give_back(state, std::mem::take(&mut admitted.duplicates)).await;
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
         admitted.identity
     );
-    set_aside(engine, admitted, ("id_conflict", message)).await;
+    reject(state, admitted, ("id_conflict", message)).await;
 }
 
 /// Sets aside a message that has no completion of its own: its publisher learns of it only where it
 /// asked for a copy.
-pub(crate) async fn set_aside<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+pub(crate) async fn reject<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     (code, message): Rejection,
 ) {
     warn!(identity = %admitted.identity, code, "a message is set aside: {message}");
     let completion = admitted.completion(JobResult::failed(code, message, Class::Rejected));
-    bury(engine, &admitted, &completion).await;
-    release(engine, admitted, &completion).await;
+    publish_dead_letter(state, &admitted, &completion).await;
+    release(state, admitted, &completion).await;
 }

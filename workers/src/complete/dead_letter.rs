@@ -10,8 +10,8 @@ use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-pub(crate) async fn bury<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+pub(crate) async fn publish_dead_letter<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
     completion: &Completion,
 ) {
@@ -36,5 +36,5 @@ pub(crate) async fn bury<Q: Queue, U: Upstream>(
         letter,
         delivery: admitted.delivery.clone(),
     };
-    retry_until_done("keeping a dead letter", || engine.queue.bury(dead.clone())).await;
+    retry_until_done("keeping a dead letter", || state.queue.bury(dead.clone())).await;
 }

@@ -13,45 +13,45 @@ use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
 /// What is known of the job is kept, so the journal needs it no more.
-pub(crate) fn over<Q, U>(engine: &WorkerState<Q, U>, admitted: &AdmittedJob) {
-    engine.journal.attempts.over(&admitted.identity);
-    engine.journal.suspects.forget(&admitted.delivery.unique_id);
+pub(crate) fn forget<Q, U>(state: &WorkerState<Q, U>, admitted: &AdmittedJob) {
+    state.journal.attempts.over(&admitted.identity);
+    state.journal.suspects.forget(&admitted.delivery.unique_id);
 }
 
 /// Stores a record, however long that takes; no calls are made meanwhile.
 pub(crate) async fn persist<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
     record: &ResultRecord,
 ) {
     let store = || {
-        engine
+        state
             .results
-            .store(&admitted.identity, record, engine.clock.now())
+            .store(&admitted.identity, record, state.clock.now())
     };
     let Err(error) = store().await else { return };
     warn!(%error, "a result cannot be stored; no call is made until that is mended");
-    let _no_calls = engine.brake.cannot_store();
+    let _no_calls = state.backpressure.cannot_store();
     retry_until_done("storing a result", store).await;
 }
 
 /// Keeps an answer for others that ask the same, if its job asks for that. They are called by themselves where that
 /// fails.
-pub(crate) async fn keep<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+pub(crate) async fn cache_answer<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
     completion: &Completion,
 ) {
     let asks = admitted
-        .share
+        .coalesce
         .as_ref()
-        .is_some_and(|share| !share.within.is_zero());
+        .is_some_and(|share| !share.max_age.is_zero());
     if !asks || completion.status != Status::Succeeded || completion.cached_from.is_some() {
         return;
     }
-    if let Err(error) = engine
+    if let Err(error) = state
         .results
-        .keep(&admitted.request(), completion, engine.clock.now())
+        .keep(&admitted.request(), completion, state.clock.now())
         .await
     {
         warn!(%error, "an answer cannot be kept for others that ask the same");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::complete::complete::conflict;
-use crate::complete::persist::over;
+use crate::complete::persist::forget;
 use crate::complete::release::{ack_all, drop_objects, give_back};
 use crate::crash::{self, CrashPoint};
 use crate::job::admitted_job::AdmittedJob;
@@ -19,17 +19,17 @@ use crate::worker_state::WorkerState;
 /// Moves a job that waits for itself out of this process. If the process ends between the two steps, the
 /// job's delivery comes again and is moved again, which replaces the first move.
 pub(crate) async fn postpone<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     wait: Duration,
 ) {
     crash::at(CrashPoint::Postponing);
-    let at = engine
+    let at = state
         .clock
         .now()
         .checked_add(wait)
         .unwrap_or(Timestamp::MAX);
-    let DuplicateDeliveries { same, others } = admitted.entry.end();
+    let DuplicateDeliveries { same, others } = admitted.registration.end();
     let job = PostponedJob {
         flow: admitted.flow.clone(),
         identity: admitted.identity.clone(),
@@ -45,7 +45,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
             published: admitted.delivery.published,
             attempts: admitted.attempts.clone(),
             counted: admitted.counted,
-            replies: std::iter::once(&admitted.claim)
+            replies: std::iter::once(&admitted.held)
                 .chain(&same)
                 .flat_map(|c| c.replies.clone())
                 .collect(),
@@ -57,24 +57,24 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     };
     let mut job = job;
     let mut postponed =
-        retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
-    if postponed && admitted.is_cancelled(&engine.orders) {
+        retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;
+    if postponed && admitted.is_cancelled(&state.controls) {
         // Whoever cancelled it may have looked before it was there.
-        job.at = engine.clock.now();
+        job.at = state.clock.now();
         postponed =
-            retry_until_done("scheduling a job", || engine.queue.postpone(job.clone())).await;
+            retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;
     }
     crash::at(CrashPoint::Scheduled);
-    give_back(engine, others).await;
+    give_back(state, others).await;
     if !postponed {
-        give_back(engine, same).await;
-        return conflict(engine, admitted).await;
+        give_back(state, same).await;
+        return conflict(state, admitted).await;
     }
-    over(engine, &admitted);
-    let objects = ack_all(engine, same.into_iter().chain([admitted.claim])).await;
+    forget(state, &admitted);
+    let objects = ack_all(state, same.into_iter().chain([admitted.held])).await;
     crash::at(CrashPoint::Postponed);
     let of_repetitions = objects
         .into_iter()
         .filter(|object| Some(object) != job.object.as_ref());
-    drop_objects(engine, of_repetitions).await;
+    drop_objects(state, of_repetitions).await;
 }

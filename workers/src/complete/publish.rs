@@ -15,8 +15,8 @@ use crate::worker_state::WorkerState;
 
 /// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that
 /// one answers another request: the identity is not this job's.
-pub(crate) async fn complete<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+pub(crate) async fn publish<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
     record: ResultRecord,
 ) -> Option<ResultRecord> {
@@ -32,30 +32,26 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
             traceparent: admitted.delivery.traceparent.as_deref(),
             replaces,
         };
-        let problem = match engine.queue.complete(publication).await {
+        let problem = match state.queue.complete(publication).await {
             Ok(PublishOutcome::First) => return Some(record),
             Ok(PublishOutcome::Gone) => {
                 replaces = 0;
                 continue;
             }
             Ok(PublishOutcome::Already(standing)) => {
-                match judge(
-                    *standing,
-                    &record,
-                    engine.results.horizon(engine.clock.now()),
-                ) {
+                match judge(*standing, &record, state.results.horizon(state.clock.now())) {
                     CompletionJudgement::Replace { sequence, revision } => {
                         replaces = sequence;
                         if record.completion.revision != revision {
                             record.completion.revision = revision;
-                            persist(engine, admitted, &record).await;
+                            persist(state, admitted, &record).await;
                         }
                         continue;
                     }
                     CompletionJudgement::Stands(standing) => {
                         // A newer answer may be stored by now where this one is not final.
                         if standing.completion.is_final() {
-                            persist(engine, admitted, &standing).await;
+                            persist(state, admitted, &standing).await;
                         }
                         return (standing.fingerprint == record.fingerprint).then_some(*standing);
                     }
@@ -65,7 +61,7 @@ pub(crate) async fn complete<Q: Queue, U: Upstream>(
         };
         if _few_calls.is_none() {
             warn!(identity = %admitted.identity, %problem, "a completion cannot be published yet");
-            _few_calls = Some(engine.brake.cannot_publish());
+            _few_calls = Some(state.backpressure.cannot_publish());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);

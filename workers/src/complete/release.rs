@@ -15,20 +15,20 @@ use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
 pub(crate) async fn release<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     completion: &Completion,
 ) {
-    let DuplicateDeliveries { same, others } = admitted.entry.end();
-    give_back(engine, others).await;
-    let claims = same
+    let DuplicateDeliveries { same, others } = admitted.registration.end();
+    give_back(state, others).await;
+    let deliveries = same
         .into_iter()
-        .chain(admitted.joined)
-        .chain([admitted.claim])
+        .chain(admitted.duplicates)
+        .chain([admitted.held])
         .collect();
     copy_and_ack(
-        engine,
-        claims,
+        state,
+        deliveries,
         completion,
         admitted.delivery.traceparent.as_deref(),
     )
@@ -37,48 +37,48 @@ pub(crate) async fn release<Q: Queue, U: Upstream>(
 
 /// Sends a copy to everyone who asked for one, then acks every delivery.
 async fn copy_and_ack<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
-    claims: Vec<HeldDelivery>,
+    state: &Arc<WorkerState<Q, U>>,
+    deliveries: Vec<HeldDelivery>,
     completion: &Completion,
     traceparent: Option<&str>,
 ) {
-    let subjects: BTreeSet<_> = claims
+    let subjects: BTreeSet<_> = deliveries
         .iter()
-        .flat_map(|claim| claim.replies.clone())
+        .flat_map(|held| held.replies.clone())
         .collect();
     if !subjects.is_empty()
-        && let Err(error) = engine.queue.copy(subjects, completion, traceparent).await
+        && let Err(error) = state.queue.copy(subjects, completion, traceparent).await
     {
         warn!(%error, "copies of a completion cannot be sent");
     }
     crash::at(CrashPoint::Copied);
-    let objects = ack_all(engine, claims).await;
+    let objects = ack_all(state, deliveries).await;
     crash::at(CrashPoint::Acked);
     // A dead letter names the object that holds its job.
     if completion.status != Status::Failed {
-        drop_objects(engine, objects).await;
+        drop_objects(state, objects).await;
     }
 }
 
 /// Gives deliveries back, to be delivered again at once.
 pub(crate) async fn give_back<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
-    claims: impl IntoIterator<Item = HeldDelivery>,
+    state: &Arc<WorkerState<Q, U>>,
+    deliveries: impl IntoIterator<Item = HeldDelivery>,
 ) {
-    for claim in claims {
-        engine.queue.give_back(claim.hold.receipt()).await;
+    for held in deliveries {
+        state.queue.give_back(held.ack_guard.receipt()).await;
     }
 }
 
 /// Acks deliveries; returns the objects of those that will not come again.
 pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
-    claims: impl IntoIterator<Item = HeldDelivery>,
+    state: &Arc<WorkerState<Q, U>>,
+    deliveries: impl IntoIterator<Item = HeldDelivery>,
 ) -> BTreeSet<String> {
     let mut objects = BTreeSet::new();
-    for claim in claims {
-        match engine.queue.ack(claim.hold.receipt()).await {
-            Ok(()) => objects.extend(claim.object),
+    for held in deliveries {
+        match state.queue.ack(held.ack_guard.receipt()).await {
+            Ok(()) => objects.extend(held.object),
             // The delivery comes again and is answered from the store.
             Err(error) => warn!(%error, "a job cannot be acknowledged; it will be delivered again"),
         }
@@ -87,11 +87,11 @@ pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
 }
 
 pub(crate) async fn drop_objects<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     objects: impl IntoIterator<Item = String>,
 ) {
     for object in objects {
-        if let Err(error) = engine.queue.drop_object(&object).await {
+        if let Err(error) = state.queue.drop_object(&object).await {
             warn!(%error, object, "an object that is not needed any more cannot be deleted; it goes with time");
         }
         crash::at(CrashPoint::Dropped);

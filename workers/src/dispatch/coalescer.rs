@@ -28,73 +28,81 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::share::{CoalesceKey, CoalesceLeader, LeaderOutcome};
 
-/// So many may wait without a place in their flow's stage, so that others of it are read meanwhile.
-const MOST_WITHOUT_PLACE: usize = 4_096;
+/// Followers that may give up their place in the prefetch buffer, so that more jobs of their queue are read.
+const MAX_UNBUFFERED_FOLLOWERS: usize = 4_096;
 
-/// Jobs that wait for another one's answer.
+/// The followers of every leader.
 #[derive(Debug)]
 pub(crate) struct Coalescer {
-    behind: HashMap<CoalesceKey, Vec<AdmittedJob>>,
+    followers: HashMap<CoalesceKey, Vec<AdmittedJob>>,
     len: usize,
-    ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
+    reports: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
 }
 
 impl Coalescer {
-    /// Nobody waits; and what comes of those that are called for others.
+    /// An empty coalescer, and the receiver of its leaders' outcomes.
     pub(crate) fn new() -> (Self, UnboundedReceiver<(CoalesceKey, LeaderOutcome)>) {
-        let (ended, ends) = unbounded_channel();
-        let sharing = Self {
-            behind: HashMap::new(),
+        let (reports, outcomes) = unbounded_channel();
+        let coalescer = Self {
+            followers: HashMap::new(),
             len: 0,
-            ended,
+            reports,
         };
-        (sharing, ends)
+        (coalescer, outcomes)
     }
 
-    /// How many wait for others.
+    /// How many followers wait.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Takes a job in that waits for another one's answer. Returns it if it is the first, and will be called for those
-    /// that come after it.
-    pub(crate) fn meet(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
-        let errand = CoalesceKey {
+    /// Lets a job wait for its leader's answer. Returns it if its key has no leader yet: then it is the leader.
+    pub(crate) fn wait_behind(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
+        let key = CoalesceKey {
             request: admitted.request(),
             lane: admitted.flow.lane,
         };
-        if let Some(behind) = self.behind.get_mut(&errand) {
-            if self.len < MOST_WITHOUT_PLACE {
-                drop(admitted.claim.slot.take());
+        if let Some(followers) = self.followers.get_mut(&key) {
+            if self.len < MAX_UNBUFFERED_FOLLOWERS {
+                admitted.held.slot = None;
             }
             self.len += 1;
-            behind.push(admitted);
+            followers.push(admitted);
             return None;
         }
-        if let Some(share) = &mut admitted.share {
-            self.behind.insert(errand.clone(), Vec::new());
-            share.lead = Some(CoalesceLeader::new(errand, self.ended.clone()));
+        if let Some(coalesce) = &mut admitted.coalesce {
+            self.followers.insert(key.clone(), Vec::new());
+            coalesce.leader = Some(CoalesceLeader::new(key, self.reports.clone()));
         }
         Some(admitted)
     }
 
-    /// The job that was called for them has ended: returns them.
-    pub(crate) fn led(&mut self, errand: &CoalesceKey) -> Vec<AdmittedJob> {
-        let behind = self.behind.remove(errand).unwrap_or_default();
-        self.len -= behind.len();
-        behind
+    /// Takes out the followers of a leader that has ended.
+    pub(crate) fn take_followers(&mut self, key: &CoalesceKey) -> Vec<AdmittedJob> {
+        let followers = self.followers.remove(key).unwrap_or_default();
+        self.len -= followers.len();
+        self.check_len();
+        followers
     }
 
-    /// Takes out every job that waits for another for which `which` holds.
+    /// Takes out every follower for which `which` holds.
     pub(crate) fn remove_where(
         &mut self,
         which: impl Fn(&AdmittedJob) -> bool,
     ) -> Vec<AdmittedJob> {
         let mut removed = Vec::new();
-        for behind in self.behind.values_mut() {
-            removed.extend(behind.extract_if(.., |admitted| which(admitted)));
+        for followers in self.followers.values_mut() {
+            removed.extend(followers.extract_if(.., |admitted| which(admitted)));
         }
         self.len -= removed.len();
+        self.check_len();
         removed
+    }
+
+    fn check_len(&self) {
+        debug_assert_eq!(
+            self.len,
+            self.followers.values().map(Vec::len).sum::<usize>()
+        );
     }
 }

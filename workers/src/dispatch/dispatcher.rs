@@ -9,13 +9,13 @@
 //!
 //! A job comes in through the inbox, for its first or its next call, and waits in one of five places:
 //!
-//! - `waiting`: the fair queue; it may start as soon as an account grants a permit.
-//! - `resting`: it may not start before a time that its publisher or a back-off set, or it is the first of a merged call
-//!   that waits to be filled.
-//! - `joining`: it will share the call of a job that is in `waiting`.
-//! - `sharing`: it waits for the answer to the same request of another job.
-//! - outside of this process: a wait of more than [`MAX_IN_MEMORY_DELAY`] is postponed to the queue, if the queue can
-//!   take the job.
+//! - `ready`: the fair queue. It starts as soon as an account grants a permit.
+//! - `delayed`: it may not start before a time that its publisher or a back-off set. The head of a merged call also waits
+//!   here, until the call had time to fill.
+//! - `merger`: it will share the call of a head that is in `ready` or `delayed`.
+//! - `coalescer`: it waits for the answer to the same request of another job.
+//! - outside of this process: a delay of more than [`MAX_IN_MEMORY_DELAY`] is postponed to the queue, if the queue can
+//!   hold the job.
 //!
 //! Each turn of the loop takes in what has come, starts every job that may start, and sleeps until the next time at which
 //! something can change. Calls, look-ups and the ends of jobs run as tasks: the loop itself never waits for the network or
@@ -25,7 +25,7 @@
 //!
 //! - A job is in exactly one of these places, or belongs to one task: of its call, of a look-up, or of its end.
 //! - The wake-up for releases is armed before a pass, so that a permit that returns during the pass is not missed.
-//! - At the end everything that waits here is given back to the queue.
+//! - At the end, every job that waits here is given back to the queue.
 
 mod leave;
 
@@ -39,15 +39,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::accounts::Permit;
 use crate::complete::complete;
 use crate::complete::postpone::postpone;
+use crate::dispatch::call_fill::CallFill;
 use crate::dispatch::coalescer::Coalescer;
 use crate::dispatch::fair_queue::FairQueue;
-use crate::dispatch::merger::{CallMerger, LINGER, MergeFit, leads};
-use crate::dispatch::select::{MAX_COST_PER_TURN, TargetSelector};
-use crate::execute::execute::work;
+use crate::dispatch::merger::{CallMerger, LINGER, is_head};
+use crate::dispatch::select::TargetSelector;
+use crate::execute::execute::execute;
 use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::inbox::{DispatchEvent, Inbox};
@@ -57,313 +59,291 @@ use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// A job that waits for itself for longer does so outside of this process.
+/// A job that may not start for longer than this waits outside of this process.
 pub(crate) const MAX_IN_MEMORY_DELAY: Duration = Duration::from_secs(5);
-/// How often waiting jobs are looked through for passed deadlines.
-const DEADLINES: Duration = Duration::from_secs(1);
+/// How often the waiting jobs are searched for passed deadlines.
+const DEADLINE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Matches admitted jobs of all pools with accounts.
+/// Matches the admitted jobs of all pools with accounts.
 pub(crate) struct Dispatcher<Q, U> {
-    engine: Arc<WorkerState<Q, U>>,
+    state: Arc<WorkerState<Q, U>>,
     inbox: Inbox,
-    waiting: FairQueue<AdmittedJob>,
-    /// Jobs that will travel with one of those.
-    joining: CallMerger,
-    /// Jobs that wait for the answer to another.
-    sharing: Coalescer,
-    /// What came of those that others waited for.
-    led: mpsc::UnboundedReceiver<(CoalesceKey, LeaderOutcome)>,
-    /// Jobs that wait for themselves, by when they may go.
-    resting: BTreeMap<(Instant, u64), AdmittedJob>,
-    rested: u64,
+    /// Jobs that start as soon as an account grants a permit.
+    ready: FairQueue<AdmittedJob>,
+    /// Jobs that may not start before the instant of their key. The number keeps jobs of one instant apart.
+    delayed: BTreeMap<(Instant, u64), AdmittedJob>,
+    /// The number of the last job that was delayed.
+    last_delay: u64,
+    /// Jobs that will share the call of a head.
+    merger: CallMerger,
+    /// Jobs that wait for the answer to another job.
+    coalescer: Coalescer,
+    /// Outcomes of the jobs that others wait for in the coalescer.
+    leader_outcomes: mpsc::UnboundedReceiver<(CoalesceKey, LeaderOutcome)>,
     tasks: TaskTracker,
 }
 
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     pub(crate) fn new(
-        engine: Arc<WorkerState<Q, U>>,
+        state: Arc<WorkerState<Q, U>>,
         inbox: Inbox,
         lane_weights: [(Lane, u64); 3],
         tasks: TaskTracker,
     ) -> Self {
-        let (sharing, led) = Coalescer::new();
+        let (coalescer, leader_outcomes) = Coalescer::new();
         Self {
-            engine,
+            state,
             inbox,
-            waiting: FairQueue::new(lane_weights),
-            joining: CallMerger::default(),
-            sharing,
-            led,
-            resting: BTreeMap::new(),
-            rested: 0,
+            ready: FairQueue::new(lane_weights),
+            delayed: BTreeMap::new(),
+            last_delay: 0,
+            merger: CallMerger::default(),
+            coalescer,
+            leader_outcomes,
             tasks,
         }
     }
 
-    /// Runs until `stop`, then gives back what has not begun.
+    /// Runs until `stop`, then gives back the jobs that have not begun.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let mut deadlines = tokio::time::interval(DEADLINES);
-        let mut orders = self.engine.orders.changes();
-        let mut stored = self.engine.brake.releases();
+        let mut deadlines = tokio::time::interval(DEADLINE_CHECK_INTERVAL);
+        let mut controls = self.state.controls.changes();
+        let mut stored = self.state.backpressure.releases();
         loop {
-            self.take_all();
-            let wake = self.round();
-            let engine = Arc::clone(&self.engine);
+            self.drain_inbox();
+            let wake = self.run_pass();
+            let state = Arc::clone(&self.state);
             tokio::select! {
                 () = stop.cancelled() => break,
                 event = self.inbox.recv() => match event {
-                    Some(event) => self.take(event),
+                    Some(event) => self.handle(event),
                     None => break,
                 },
-                Some((errand, led)) = self.led.recv() => self.serve_others(&errand, led),
-                () = engine.wake.released() => {}
+                Some((key, outcome)) = self.leader_outcomes.recv() => {
+                    self.resolve_followers(&key, outcome);
+                }
+                () = state.wake.released() => {}
                 () = sleep_until(wake) => {}
                 _ = deadlines.tick() => self.expire(),
-                // The sender lives in the engine.
-                _ = orders.changed() => self.cancel(),
+                // It cannot fail: the sender lives in the worker's state.
+                _ = controls.changed() => self.cancel(),
                 _ = stored.changed() => {}
             }
         }
         self.give_back_all();
     }
 
-    /// Takes in all that has come.
-    fn take_all(&mut self) {
+    /// Handles every event that has come.
+    fn drain_inbox(&mut self) {
         while let Ok(event) = self.inbox.try_recv() {
-            self.take(event);
+            self.handle(event);
         }
-        while let Ok((errand, led)) = self.led.try_recv() {
-            self.serve_others(&errand, led);
+        while let Ok((key, outcome)) = self.leader_outcomes.try_recv() {
+            self.resolve_followers(&key, outcome);
         }
     }
 
-    fn take(&mut self, event: DispatchEvent) {
+    fn handle(&mut self, event: DispatchEvent) {
         match event {
             DispatchEvent::Job(admitted) => self.accept(*admitted),
             DispatchEvent::GiveBack(reading, done) => {
-                let unbegun = |admitted: &AdmittedJob| {
+                let is_uncalled = |admitted: &AdmittedJob| {
                     admitted.flow == reading.flow
                         && admitted.due == reading.due
                         && admitted.attempts.is_empty()
                 };
-                self.give_back_where(unbegun, Some(done));
+                self.give_back_where(is_uncalled, Some(done));
             }
         }
     }
 
-    fn accept(&mut self, mut admitted: AdmittedJob) {
-        if admitted.is_cancelled(&self.engine.orders) {
-            return self.end(admitted, JobResult::cancelled());
+    fn accept(&mut self, admitted: AdmittedJob) {
+        if admitted.is_cancelled(&self.state.controls) {
+            return self.finish(admitted, JobResult::cancelled());
         }
-        if admitted.is_late(self.engine.clock.now()) {
-            return self.end(admitted, JobResult::expired());
+        if admitted.is_late(self.state.clock.now()) {
+            return self.finish(admitted, JobResult::expired());
         }
         let now = Instant::now();
         match admitted.not_before.filter(|at| *at > now) {
-            Some(at)
-                if at - now > MAX_IN_MEMORY_DELAY
-                    && self
-                        .engine
-                        .queue
-                        .can_postpone(admitted.delivery.payload.len()) =>
-            {
-                let engine = Arc::clone(&self.engine);
-                self.tasks
-                    .spawn(async move { postpone(&engine, admitted, at - now).await });
-            }
-            Some(at) => {
-                if at - now > MAX_IN_MEMORY_DELAY
-                    && let Some(share) = &mut admitted.share
-                {
-                    // Jobs that ask the same must not wait that long for it: another one leads them.
-                    share.lead = None;
-                }
-                // It waits for itself: others of its flow must not wait for it.
-                drop(admitted.claim.slot.take());
-                self.rested += 1;
-                self.resting.insert((at, self.rested), admitted);
-            }
-            None => self.queue(admitted),
+            Some(at) => self.delay(admitted, at, now),
+            None => self.make_ready(admitted),
         }
     }
 
-    /// Returns a job that has to be called: it is the first that asks this. Whether an answer is kept for it is looked
-    /// up beside this loop, which must not wait for the disk.
-    fn share(&mut self, admitted: AdmittedJob) -> Option<AdmittedJob> {
-        let Some(CoalesceRequest { within, lead: None }) = admitted.share else {
+    /// Lets a job wait until `at`: outside of this process if that is long and the queue can hold it, else here.
+    fn delay(&mut self, mut admitted: AdmittedJob, at: Instant, now: Instant) {
+        let wait = at - now;
+        if wait > MAX_IN_MEMORY_DELAY {
+            let size = admitted.delivery.payload.len();
+            if self.state.queue.can_postpone(size) {
+                let (state, span) = (Arc::clone(&self.state), admitted.span.clone());
+                let postponed = async move { postpone(&state, admitted, wait).await };
+                self.tasks.spawn(postponed.instrument(span));
+                return;
+            }
+            if let Some(coalesce) = &mut admitted.coalesce {
+                // Its followers must not wait that long. One of them becomes the leader instead.
+                coalesce.leader = None;
+            }
+        }
+        // The next jobs of its queue are read meanwhile.
+        admitted.held.slot = None;
+        self.insert_delayed(at, admitted);
+    }
+
+    fn insert_delayed(&mut self, at: Instant, admitted: AdmittedJob) {
+        self.last_delay += 1;
+        self.delayed.insert((at, self.last_delay), admitted);
+    }
+
+    /// Takes in a job that may start: it becomes ready, or waits for another job's answer or call.
+    fn make_ready(&mut self, admitted: AdmittedJob) {
+        let Some(admitted) = self.coalesce(admitted) else {
+            return;
+        };
+        if admitted.merge.is_none() || is_head(&admitted) {
+            return self.enqueue(admitted);
+        }
+        let Some(head) = self.merger.wait_behind(admitted) else {
+            return;
+        };
+        if head.flow.lane == Lane::Interactive {
+            return self.enqueue(head);
+        }
+        self.insert_delayed(Instant::now() + LINGER, head);
+    }
+
+    /// Returns the job if it must be called now. Otherwise it waits for the answer to the same request, or a task looks
+    /// for a cached answer: the loop must not wait for the disk.
+    fn coalesce(&mut self, admitted: AdmittedJob) -> Option<AdmittedJob> {
+        let Some(CoalesceRequest {
+            max_age,
+            leader: None,
+        }) = admitted.coalesce
+        else {
             return Some(admitted);
         };
-        let admitted = self.sharing.meet(admitted)?;
-        if within.is_zero() {
-            return Some(admitted);
+        let leader = self.coalescer.wait_behind(admitted)?;
+        if max_age.is_zero() {
+            return Some(leader);
         }
-        let engine = Arc::clone(&self.engine);
-        self.tasks
-            .spawn(async move { complete::answer_from_cache(&engine, admitted, within).await });
+        let (state, span) = (Arc::clone(&self.state), leader.span.clone());
+        let looked_up = async move { complete::answer_from_cache(&state, leader, max_age).await };
+        self.tasks.spawn(looked_up.instrument(span));
         None
     }
 
-    /// What waited for the answer has it. Where there is none, each is called by itself if that was asked in vain, and
-    /// one of them for the others if not.
-    fn serve_others(&mut self, errand: &CoalesceKey, led: LeaderOutcome) {
-        for mut admitted in self.sharing.led(errand) {
-            match &led {
-                LeaderOutcome::Answered(answer) if let Some(end) = JobResult::cached(answer) => {
-                    self.end(admitted, end)
+    /// Delivers the leader's answer to its followers. If the leader failed, each follower makes its own call. If it was
+    /// abandoned, the first follower becomes the next leader.
+    fn resolve_followers(&mut self, key: &CoalesceKey, outcome: LeaderOutcome) {
+        for mut admitted in self.coalescer.take_followers(key) {
+            match &outcome {
+                LeaderOutcome::Succeeded(answer) if let Some(end) = JobResult::cached(answer) => {
+                    self.finish(admitted, end);
                 }
-                LeaderOutcome::Answered(_) | LeaderOutcome::Asked => {
-                    admitted.share = None;
+                LeaderOutcome::Succeeded(_) | LeaderOutcome::Failed => {
+                    admitted.coalesce = None;
                     self.accept(admitted);
                 }
-                LeaderOutcome::Nowhere => self.accept(admitted),
+                LeaderOutcome::Abandoned => self.accept(admitted),
             }
         }
     }
 
-    /// Takes a job in that may go: it waits in line, or for company, or behind the one that it will travel with.
-    fn queue(&mut self, admitted: AdmittedJob) {
-        let Some(admitted) = self.share(admitted) else {
-            return;
-        };
-        if admitted.join.is_none() || leads(&admitted) {
-            return self.line_up(admitted);
-        }
-        let Some(first) = self.joining.meet(admitted) else {
-            return;
-        };
-        if first.flow.lane == Lane::Interactive {
-            return self.line_up(first);
-        }
-        self.rested += 1;
-        self.resting
-            .insert((Instant::now() + LINGER, self.rested), first);
-    }
-
-    fn line_up(&mut self, mut admitted: AdmittedJob) {
-        admitted.here_since.get_or_insert_with(Instant::now);
-        let tried = !admitted.attempts.is_empty();
-        let weight = self.engine.team(&admitted.flow.team).weight;
+    fn enqueue(&mut self, mut admitted: AdmittedJob) {
+        admitted.first_queued_at.get_or_insert_with(Instant::now);
+        let is_retry = !admitted.attempts.is_empty();
+        let weight = self.state.team(&admitted.flow.team).weight;
         let (lane, team) = (admitted.flow.lane, admitted.flow.team.clone());
-        self.waiting.push(lane, &team, weight, admitted, tried);
+        self.ready.push(lane, &team, weight, admitted, is_retry);
     }
 
-    /// Starts every job that may start now; returns when the next may.
-    fn round(&mut self) -> Option<Instant> {
+    /// Starts every job that may start now. Returns when the next one may.
+    fn run_pass(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        while let Some(entry) = self.resting.first_entry() {
-            if entry.key().0 > now {
-                break;
-            }
-            let admitted = entry.remove();
-            self.queue(admitted);
-        }
-        self.engine.wake.listen();
-        let mut round = TargetSelector::new(self.engine.pools.targets().count(), now);
-        loop {
-            let engine = &self.engine;
-            let Some(admitted) = self.waiting.offer(|admitted| round.offer(engine, admitted))
-            else {
-                break;
-            };
-            match round.take_chosen() {
+        self.end_delays(now);
+        // Before the first look: a permit that returns during the pass must wake the loop after it.
+        self.state.wake.listen();
+        let mut selector = TargetSelector::new(self.state.pools.targets().count(), now);
+        while let Some(admitted) = self.next_ready(&mut selector) {
+            match selector.take_chosen() {
                 Some((target, permit)) => self.start(admitted, target, permit, now),
-                None => self.no_target_left(admitted),
+                None => self.finish_without_target(admitted),
             }
         }
-        if !round.waits() {
-            self.engine.wake.ignore();
+        if !selector.waits_for_release() {
+            self.state.wake.ignore();
         }
         let waiting =
-            self.waiting.len() + self.resting.len() + self.joining.len() + self.sharing.len();
-        self.engine
-            .counters
-            .prefetched
-            .store(waiting as u64, Ordering::Relaxed);
-        let resting = self.resting.first_key_value().map(|((at, _), _)| *at);
-        round.wake().into_iter().chain(resting).min()
+            self.ready.len() + self.delayed.len() + self.merger.len() + self.coalescer.len();
+        let prefetched = &self.state.counters.prefetched;
+        prefetched.store(waiting as u64, Ordering::Relaxed);
+        let first_delayed = self.delayed.first_key_value().map(|((at, _), _)| *at);
+        selector.next_wake().into_iter().chain(first_delayed).min()
     }
 
-    fn start(&mut self, mut first: AdmittedJob, target: usize, permit: Permit, now: Instant) {
-        let company = self.company(&first, target, &permit, now);
-        self.leaves_line(&mut first);
-        let mut party = MergedCall::of(first, company);
-        // The places in the stage are free: the flow fetches the next ones while these are called.
-        party
-            .members_mut()
-            .iter_mut()
-            .for_each(|admitted| drop(admitted.claim.slot.take()));
-        let engine = Arc::clone(&self.engine);
-        let in_flight = engine.counters.in_flight(party.members().len());
-        self.tasks.spawn(async move {
-            work(engine, party, target, permit).await;
+    /// The next job in turn for which the selector found a target, or that no target can ever serve.
+    fn next_ready(&mut self, selector: &mut TargetSelector) -> Option<AdmittedJob> {
+        let state = &self.state;
+        self.ready.offer(|admitted| selector.offer(state, admitted))
+    }
+
+    fn end_delays(&mut self, now: Instant) {
+        while let Some(first) = self.delayed.first_entry()
+            && first.key().0 <= now
+        {
+            let admitted = first.remove();
+            self.make_ready(admitted);
+        }
+    }
+
+    fn start(&mut self, mut head: AdmittedJob, target: usize, permit: Permit, now: Instant) {
+        let others = self.fill_call(&head, target, &permit, now);
+        self.promote_next_head(&mut head);
+        let mut call = MergedCall::of(head, others);
+        for admitted in call.jobs_mut() {
+            // The next jobs of its queue are read while it is called.
+            admitted.held.slot = None;
+        }
+        let state = Arc::clone(&self.state);
+        let in_flight = state.counters.in_flight(call.jobs().len());
+        let span = call.jobs()[0].span.clone();
+        let executed = async move {
+            execute(state, call, target, permit).await;
             drop(in_flight);
-        });
+        };
+        self.tasks.spawn(executed.instrument(span));
     }
 
-    /// Those that travel with `first`, as many as the provider and the limits take in one call.
-    fn company(
+    /// Takes out the jobs that share the head's call: as many as the provider, the limits and the learned size allow.
+    fn fill_call(
         &mut self,
-        first: &AdmittedJob,
+        head: &AdmittedJob,
         target: usize,
         permit: &Permit,
         now: Instant,
     ) -> Vec<AdmittedJob> {
-        let engine = &self.engine;
-        let account = permit.account();
-        let Some(join) = first
-            .join
-            .as_ref()
-            .filter(|_| account.counts_calls(permit.model()))
-        else {
+        let Some(mut fill) = CallFill::new(&self.state, head, target, permit, now) else {
             return Vec::new();
         };
-        let joins = account.config().endpoint.provider.merges;
-        let most = if join.part.is_some() {
-            joins.inputs
-        } else {
-            engine.sizes.most(target, joins)
-        };
-        let (mut inputs, mut tokens, wall) =
-            (join.inputs, first.cost.input_tokens, engine.clock.now());
-        let company = self.joining.company(first, |admitted| {
-            let Some((join, cost)) = admitted
-                .join
-                .as_ref()
-                .zip(admitted.choices.cost_at(target, now))
-            else {
-                return MergeFit::Stay;
-            };
-            if admitted.is_late(wall) || admitted.is_cancelled(&engine.orders) {
-                return MergeFit::Stay;
-            }
-            let (all, all_tokens) = (
-                inputs + join.inputs,
-                tokens.saturating_add(admitted.cost.input_tokens),
-            );
-            if all > most || all_tokens > joins.tokens || !permit.take_on(&cost, now) {
-                return MergeFit::Full;
-            }
-            (inputs, tokens) = (all, all_tokens);
-            MergeFit::Take
-        });
-        let more = tokens - first.cost.input_tokens;
-        self.waiting.charge(
-            first.flow.lane,
-            &first.flow.team,
-            more.min(MAX_COST_PER_TURN),
-        );
-        company
+        let others = self
+            .merger
+            .take_fitting(head, |admitted| fill.fit(admitted));
+        self.ready
+            .charge(head.flow.lane, &head.flow.team, fill.extra_cost());
+        others
     }
 
-    /// The next of those behind it takes its place.
-    fn leaves_line(&mut self, admitted: &mut AdmittedJob) {
-        if let Some(next) = self.joining.next(admitted) {
-            self.line_up(next);
+    /// Puts the next job behind a head that leaves into its place.
+    fn promote_next_head(&mut self, head: &mut AdmittedJob) {
+        if let Some(next) = self.merger.promote_next(head) {
+            self.enqueue(next);
         }
     }
 
-    fn no_target_left(&mut self, mut admitted: AdmittedJob) {
-        self.leaves_line(&mut admitted);
+    fn finish_without_target(&mut self, mut admitted: AdmittedJob) {
+        self.promote_next_head(&mut admitted);
         let end = match admitted.last_error.take() {
             Some(error) => JobResult::failed(&error.code, error.message, error.class),
             None => {
@@ -372,7 +352,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                 JobResult::failed("no_target", message.to_owned(), Class::ExceedsLimit)
             }
         };
-        self.end(admitted, end);
+        self.finish(admitted, end);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Jobs whose embeddings will share one request: one of them waits for a permit, the others behind it.
+//! Jobs whose embeddings will share one request: a head waits for a permit, the others behind it.
 //!
 //! # Why
 //!
@@ -8,17 +8,17 @@
 //! # How
 //!
 //! Jobs that can share a request have the same [`MergeKey`]: queue, everything in the body but the texts, and the part of
-//! a split request that they belong to. The first of them waits for [`LINGER`] so that others can come, and then in the
-//! fair queue; an interactive job does not wait for others. The others wait here. When the first is permitted, as many of the others go with it as the provider, the
-//! limits and the learned size of a request allow.
+//! a split request that they belong to. The first of them is the head. It waits for [`LINGER`] so that others can come,
+//! and then in the fair queue; an interactive head does not wait for others. The others wait here. When the head has a
+//! permit, as many of the others join its call as the provider, the limits and the learned size of a request allow.
 //!
-//! When the first leaves the fair queue, with a permit or without, the next of those behind it takes its place.
+//! When a head leaves the fair queue, with a permit or without, the next job behind it becomes the head.
 //!
 //! # Invariants
 //!
-//! - Behind a key there are jobs only while exactly one job of that key leads: in the fair queue, or on its way there.
-//! - `len` is the number of all jobs that wait behind others.
-//! - A job is taken with another only if the permit of the first can be extended by its cost.
+//! - Jobs wait behind a key only while exactly one job of that key is the head: in the fair queue, or on its way there.
+//! - `len` is the number of all jobs that wait here.
+//! - A job joins a call only if the permit of the head can be extended by its cost.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -28,133 +28,137 @@ use forebay_schemas::Flow;
 
 use crate::job::admitted_job::AdmittedJob;
 
-/// How long the first of them waits for others before it is in line.
+/// How long a head waits so that its call can fill, unless its lane is interactive.
 pub(crate) const LINGER: Duration = Duration::from_millis(25);
 
-/// What jobs have in common that can travel together.
+/// What the jobs of one merged call have in common: queue, everything in the body but the texts, and the part of a split
+/// call that they belong to.
 type MergeKey = (Flow, Arc<str>, Option<u64>);
 
-/// Whether a job goes with the one that was permitted.
+/// Whether a job shares the call of its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MergeFit {
-    /// It goes.
-    Take,
-    /// It stays; others may go.
-    Stay,
-    /// Nothing more goes.
+    /// It does.
+    Join,
+    /// It stays here; the next job may join.
+    Skip,
+    /// It stays here, and no further job may join.
     Full,
 }
 
-/// Jobs that wait behind one that waits in line.
+/// Jobs that wait behind a head.
 #[derive(Debug, Default)]
 pub(crate) struct CallMerger {
-    behind: HashMap<MergeKey, VecDeque<AdmittedJob>>,
+    waiting: HashMap<MergeKey, VecDeque<AdmittedJob>>,
     len: usize,
 }
 
 impl CallMerger {
-    /// How many wait behind others.
+    /// How many jobs wait behind a head.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Takes a job in that can travel with others. Returns it if it is the first, and has to wait in line.
-    pub(crate) fn meet(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
-        let Some(kin) = kin(&admitted) else {
+    /// Lets a job wait behind the head of its key. Returns it if there is none: then it is the head.
+    pub(crate) fn wait_behind(&mut self, mut admitted: AdmittedJob) -> Option<AdmittedJob> {
+        let Some(key) = merge_key(&admitted) else {
             return Some(admitted);
         };
-        match self.behind.get_mut(&kin) {
-            Some(behind) => {
-                self.len += 1;
-                if admitted.attempts.is_empty() {
-                    behind.push_back(admitted)
-                } else {
-                    behind.push_front(admitted)
-                }
-                None
-            }
-            None => {
-                self.behind.insert(kin, VecDeque::new());
-                lead(&mut admitted, true);
-                Some(admitted)
-            }
+        let Some(waiting) = self.waiting.get_mut(&key) else {
+            self.waiting.insert(key, VecDeque::new());
+            set_head(&mut admitted, true);
+            return Some(admitted);
+        };
+        self.len += 1;
+        if admitted.attempts.is_empty() {
+            waiting.push_back(admitted);
+        } else {
+            waiting.push_front(admitted);
         }
+        None
     }
 
-    /// Takes out those that go with `first`.
-    pub(crate) fn company(
+    /// Takes out the jobs behind `head` that fit its call, in order.
+    pub(crate) fn take_fitting(
         &mut self,
-        first: &AdmittedJob,
-        mut ask: impl FnMut(&AdmittedJob) -> MergeFit,
+        head: &AdmittedJob,
+        mut fit: impl FnMut(&AdmittedJob) -> MergeFit,
     ) -> Vec<AdmittedJob> {
-        let behind = kin(first).and_then(|kin| self.behind.get_mut(&kin));
-        let Some(behind) = behind.filter(|_| leads(first)) else {
+        let waiting = merge_key(head).and_then(|key| self.waiting.get_mut(&key));
+        let Some(waiting) = waiting.filter(|_| is_head(head)) else {
             return Vec::new();
         };
-        let (mut company, mut stays) = (Vec::new(), VecDeque::new());
-        while let Some(admitted) = behind.pop_front() {
-            match ask(&admitted) {
-                MergeFit::Take => company.push(admitted),
-                MergeFit::Stay => stays.push_back(admitted),
+        let (mut joined, mut skipped) = (Vec::new(), VecDeque::new());
+        while let Some(admitted) = waiting.pop_front() {
+            match fit(&admitted) {
+                MergeFit::Join => joined.push(admitted),
+                MergeFit::Skip => skipped.push_back(admitted),
                 MergeFit::Full => {
-                    behind.push_front(admitted);
+                    waiting.push_front(admitted);
                     break;
                 }
             }
         }
-        stays.append(behind);
-        *behind = stays;
-        self.len -= company.len();
-        company
+        skipped.append(waiting);
+        *waiting = skipped;
+        self.len -= joined.len();
+        self.check_len();
+        joined
     }
 
-    /// `first` leaves the line. Returns the one that waits there next, if any is behind it.
-    pub(crate) fn next(&mut self, first: &mut AdmittedJob) -> Option<AdmittedJob> {
-        if !leads(first) {
+    /// Makes the next job behind a head that leaves the head. Returns that job, if there is one.
+    pub(crate) fn promote_next(&mut self, head: &mut AdmittedJob) -> Option<AdmittedJob> {
+        if !is_head(head) {
             return None;
         }
-        lead(first, false);
-        let kin = kin(first)?;
-        let Some(mut next) = self.behind.get_mut(&kin)?.pop_front() else {
-            self.behind.remove(&kin);
+        set_head(head, false);
+        let key = merge_key(head)?;
+        let Some(mut next) = self.waiting.get_mut(&key)?.pop_front() else {
+            self.waiting.remove(&key);
             return None;
         };
         self.len -= 1;
-        lead(&mut next, true);
+        self.check_len();
+        set_head(&mut next, true);
         Some(next)
     }
 
-    /// Takes out every job behind another for which `which` holds.
+    /// Takes out every waiting job for which `which` holds.
     pub(crate) fn remove_where(
         &mut self,
         which: impl Fn(&AdmittedJob) -> bool,
     ) -> Vec<AdmittedJob> {
         let mut removed = Vec::new();
-        for behind in self.behind.values_mut() {
-            let (out, kept): (Vec<_>, VecDeque<_>) = {
-                let (out, kept): (Vec<_>, Vec<_>) = behind.drain(..).partition(&which);
-                (out, kept.into())
-            };
-            *behind = kept;
+        for waiting in self.waiting.values_mut() {
+            let (out, kept): (Vec<_>, Vec<_>) = waiting.drain(..).partition(&which);
+            waiting.extend(kept);
             removed.extend(out);
         }
         self.len -= removed.len();
+        self.check_len();
         removed
+    }
+
+    fn check_len(&self) {
+        debug_assert_eq!(
+            self.len,
+            self.waiting.values().map(VecDeque::len).sum::<usize>()
+        );
     }
 }
 
-fn kin(admitted: &AdmittedJob) -> Option<MergeKey> {
-    let join = admitted.join.as_ref()?;
-    Some((admitted.flow.clone(), Arc::clone(&join.key), join.part))
+fn merge_key(admitted: &AdmittedJob) -> Option<MergeKey> {
+    let merge = admitted.merge.as_ref()?;
+    Some((admitted.flow.clone(), Arc::clone(&merge.key), merge.part))
 }
 
-/// Whether a job waits in line for those behind it.
-pub(crate) fn leads(admitted: &AdmittedJob) -> bool {
-    admitted.join.as_ref().is_some_and(|join| join.leads)
+/// Returns true if the job waits in the fair queue, or on its way there, for those behind it.
+pub(crate) fn is_head(admitted: &AdmittedJob) -> bool {
+    admitted.merge.as_ref().is_some_and(|merge| merge.is_head)
 }
 
-fn lead(admitted: &mut AdmittedJob, leads: bool) {
-    if let Some(join) = &mut admitted.join {
-        join.leads = leads;
+fn set_head(admitted: &mut AdmittedJob, is_head: bool) {
+    if let Some(merge) = &mut admitted.merge {
+        merge.is_head = is_head;
     }
 }

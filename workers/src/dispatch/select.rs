@@ -2,7 +2,7 @@
 //!
 //! # Why
 //!
-//! A job may be served by several accounts, in tiers. The choice must fill each account to its limit, prefer the lower
+//! A job may be served by several accounts, in tiers. The candidate must fill each account to its limit, prefer the lower
 //! tiers, and never let a small job take the capacity that a larger one ahead of it waits for.
 //!
 //! # How
@@ -29,37 +29,39 @@ use tokio::time::Instant;
 use crate::accounts::{Denied, Permit};
 use crate::dispatch::fair_queue::Offer;
 use crate::job::admitted_job::AdmittedJob;
-use crate::job::candidates::CandidateState;
+use crate::job::candidates::{CandidateRank, CandidateState};
 use crate::worker_state::WorkerState;
 
-/// The most that one call counts for in its team's and lane's turn, in tokens: an estimate must not
-/// cost them more turns than the largest call is worth.
+/// The most that one call counts in its team's and lane's turn, in tokens: a wrong estimate must not cost them more turns
+/// than the largest call is worth.
 pub(crate) const MAX_COST_PER_TURN: u64 = 1_000_000;
 
-/// The choice of one round.
+/// One pass over the fair queue.
 pub(crate) struct TargetSelector {
     now: Instant,
-    /// What each target said when it denied a call for now; it is not asked again in this pass.
+    /// By target: why it denied a call for now. Such a target is not asked again in this pass.
     denied: Vec<Option<Denied>>,
-    open: usize,
-    /// When the first job may go that waits for something that is not a target: to enter a tier, to try one again,
-    /// or for its team's limits.
-    later: Option<Instant>,
-    /// Whether a job waits for a call of its team to end.
-    waits: bool,
+    /// Targets that have denied nothing yet.
+    open_targets: usize,
+    /// The earliest time at which a job may start that waits for something other than a target: to enter a tier, to try a
+    /// target again, or for its team's limits.
+    other_wake: Option<Instant>,
+    /// True if a job waits until a call of its team ends.
+    waits_for_team: bool,
+    /// The target and the permit of the job that was taken last.
     chosen: Option<(usize, Permit)>,
 }
 
-/// When the targets of lower ranks may serve a job, as far as they were asked.
+/// When the targets of some ranks may serve a job, as far as they were asked.
 #[derive(Clone, Copy)]
 enum EarliestStart {
-    /// None of them can, whatever is waited for.
+    /// None of them can ever serve it.
     Never,
-    /// The first of them then.
     At(Instant),
 }
 
 impl EarliestStart {
+    /// The earlier of this and of the end of a wait that a target demands.
     fn or_after(self, denied: Denied, now: Instant) -> Self {
         let at = match denied {
             Denied::Until(at) => at,
@@ -69,7 +71,6 @@ impl EarliestStart {
         self.earlier(EarliestStart::At(at))
     }
 
-    /// The earlier of the two.
     fn earlier(self, other: Self) -> Self {
         match (self, other) {
             (EarliestStart::Never, only) | (only, EarliestStart::Never) => only,
@@ -77,7 +78,6 @@ impl EarliestStart {
         }
     }
 
-    /// Whether it is before `at`.
     fn is_before(self, at: Instant) -> bool {
         matches!(self, EarliestStart::At(first) if first < at)
     }
@@ -88,229 +88,247 @@ impl TargetSelector {
         Self {
             now,
             denied: vec![None; targets],
-            open: targets,
-            later: None,
-            waits: false,
+            open_targets: targets,
+            other_wake: None,
+            waits_for_team: false,
             chosen: None,
         }
     }
 
-    /// The target and the permit for the job that was taken last; none if no target can ever serve it.
+    /// Returns the target and the permit of the job that was taken last; `None` if no target can ever serve it.
     pub(crate) fn take_chosen(&mut self) -> Option<(usize, Permit)> {
         self.chosen.take()
     }
 
-    /// Whether a job waits for a target or for its team.
-    pub(crate) fn waits(&self) -> bool {
-        self.waits || self.denied.iter().any(Option::is_some)
+    /// Returns true if a call that ends may let a waiting job start.
+    pub(crate) fn waits_for_release(&self) -> bool {
+        self.waits_for_team || self.denied.iter().any(Option::is_some)
     }
 
-    /// When the first of the targets that denied a call may grant one; releases wake by themselves.
-    pub(crate) fn wake(&self) -> Option<Instant> {
-        let until = |denied: &Denied| {
-            if let Denied::Until(at) = denied {
-                Some(*at)
-            } else {
-                None
-            }
+    /// Returns the first time at which a target that denied a call, or a job that was held back, may be tried again.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        let until = |denied: &Denied| match denied {
+            Denied::Until(at) => Some(*at),
+            _ => None,
         };
-        self.denied
-            .iter()
-            .flatten()
-            .filter_map(until)
-            .chain(self.later)
-            .min()
+        let targets = self.denied.iter().flatten().filter_map(until);
+        targets.chain(self.other_wake).min()
     }
 
-    /// Whether a job goes, and where.
+    /// Decides about the job that is next in turn: whether it starts now, and where.
     pub(crate) fn offer<Q, U>(
         &mut self,
-        engine: &WorkerState<Q, U>,
+        state: &WorkerState<Q, U>,
         admitted: &AdmittedJob,
     ) -> Offer {
-        if self.open == 0 || engine.brake.is_on() {
+        if self.open_targets == 0 || state.backpressure.is_on() {
             return Offer::Stop;
         }
-        if admitted.is_late(engine.clock.now()) {
-            // The deadlines' tick ends it; it must not be called meanwhile.
+        // The dispatcher's deadline check ends a late job. It must not be called before that.
+        let is_late = admitted.is_late(state.clock.now());
+        // The end of a pause wakes the dispatcher.
+        let is_paused = state.controls.pauses(&admitted.flow);
+        if is_late || is_paused || self.is_held_by_team(state, admitted) {
             return Offer::Skip;
         }
-        if engine.orders.pauses(&admitted.flow) {
-            // Taking that back wakes the dispatcher by itself.
+        let candidates = admitted.candidates.left();
+        let is_denied = |candidate: &CandidateState| self.denied[candidate.target].is_some();
+        if candidates.iter().all(is_denied) {
             return Offer::Skip;
         }
-        let cap = engine.caps.get(&admitted.flow.team);
-        if let Some(denied) = cap.and_then(|cap| cap.peek(&admitted.cost, self.now).err()) {
-            self.wait_for(denied);
-            return Offer::Skip;
-        }
-        let left = admitted.choices.left();
-        if left
-            .iter()
-            .all(|choice| self.denied[choice.target].is_some())
-        {
-            return Offer::Skip;
-        }
-        let mut never = true;
-        let mut scan = TierScan {
-            first: None,
-            rank: None,
-            lower: EarliestStart::Never,
-            same: EarliestStart::Never,
-        };
-        for choice in self.in_order(engine, left) {
-            scan.reach(choice.rank());
-            if let Err(at) = self.may_ask(engine, admitted, choice, &scan) {
-                self.wait_until(at);
-                scan.same = scan.same.or_after(Denied::Until(at), self.now);
-                never = false;
+        self.try_candidates(state, admitted, candidates)
+    }
+
+    /// Asks the candidates in order until one grants a permit.
+    fn try_candidates<Q, U>(
+        &mut self,
+        state: &WorkerState<Q, U>,
+        admitted: &AdmittedJob,
+        candidates: &[CandidateState],
+    ) -> Offer {
+        let mut can_ever_start = false;
+        let mut scan = RankScan::default();
+        for candidate in self.in_order(state, candidates) {
+            scan.reach(candidate.rank());
+            if let Err(at) = self.may_ask(state, admitted, candidate, &scan) {
+                self.wake_at(at);
+                scan.this_rank = scan.this_rank.or_after(Denied::Until(at), self.now);
+                can_ever_start = true;
                 continue;
             }
-            scan.first.get_or_insert(choice.rank());
-            match self.ask(engine, choice) {
-                Ok(permit) => return self.take(engine, admitted, choice, permit),
+            scan.first_asked.get_or_insert(candidate.rank());
+            match self.reserve(state, candidate) {
+                Ok(permit) => return self.take(state, admitted, candidate, permit),
                 Err(denied) => {
-                    never &= !denied.is_temporary();
-                    scan.same = scan.same.or_after(denied, self.now);
+                    can_ever_start |= denied.is_temporary();
+                    scan.this_rank = scan.this_rank.or_after(denied, self.now);
                 }
             }
         }
-        // Taken without a permit: no target can ever serve it.
-        if never { Offer::Take(0) } else { Offer::Skip }
+        if can_ever_start {
+            return Offer::Skip;
+        }
+        // It is taken without a permit, so that the dispatcher ends it.
+        Offer::Take(0)
     }
 
+    /// Takes the job with the candidate's permit, unless its team's limits have no room after all.
     fn take<Q, U>(
         &mut self,
-        engine: &WorkerState<Q, U>,
+        state: &WorkerState<Q, U>,
         admitted: &AdmittedJob,
-        choice: &CandidateState,
+        candidate: &CandidateState,
         mut permit: Permit,
     ) -> Offer {
-        let cap = engine.caps.get(&admitted.flow.team);
-        match cap
-            .map(|cap| cap.take(&admitted.cost, self.now))
-            .transpose()
-        {
-            Ok(share) => share.into_iter().for_each(|share| permit.charge(share)),
-            Err(denied) => {
-                self.wait_for(denied);
-                return Offer::Skip;
+        if let Some(limits) = state.team_limits.get(&admitted.flow.team) {
+            match limits.take(&admitted.cost, self.now) {
+                Ok(share) => permit.charge(share),
+                Err(denied) => {
+                    self.wait_for_team(denied);
+                    return Offer::Skip;
+                }
             }
         }
-        self.chosen = Some((choice.target, permit));
-        let tokens = admitted
-            .cost
-            .input_tokens
-            .saturating_add(admitted.cost.output_tokens);
+        self.chosen = Some((candidate.target, permit));
+        let cost = &admitted.cost;
+        let tokens = cost.input_tokens.saturating_add(cost.output_tokens);
         Offer::Take(tokens.min(MAX_COST_PER_TURN))
     }
 
-    /// Whether a choice may be asked now; else when it may. One of a higher rank waits for those of lower ranks as
-    /// long as the pool says, but not where none of them can serve the job before that, or before its deadline.
+    /// Returns true if the limits of the job's team have no room for it now.
+    fn is_held_by_team<Q, U>(&mut self, state: &WorkerState<Q, U>, admitted: &AdmittedJob) -> bool {
+        let Some(limits) = state.team_limits.get(&admitted.flow.team) else {
+            return false;
+        };
+        let Err(denied) = limits.peek(&admitted.cost, self.now) else {
+            return false;
+        };
+        self.wait_for_team(denied);
+        true
+    }
+
+    /// Checks whether a candidate may be asked now.
+    ///
+    /// # Errors
+    /// With the time from which on it may be asked.
     fn may_ask<Q, U>(
         &self,
-        engine: &WorkerState<Q, U>,
+        state: &WorkerState<Q, U>,
         admitted: &AdmittedJob,
-        choice: &CandidateState,
-        scan: &TierScan,
+        candidate: &CandidateState,
+        scan: &RankScan,
     ) -> Result<(), Instant> {
-        if let Some(at) = choice.rests_until(self.now) {
+        if let Some(at) = candidate.backs_off_until(self.now) {
             return Err(at);
         }
-        let enters = choice.enters_at(admitted.here_since.unwrap_or(self.now));
-        if enters <= self.now || scan.first.is_none_or(|first| first == choice.rank()) {
+        let is_first_rank = scan
+            .first_asked
+            .is_none_or(|first| first == candidate.rank());
+        let enters = candidate.enters_at(admitted.first_queued_at.unwrap_or(self.now));
+        if is_first_rank || enters <= self.now {
             return Ok(());
         }
-        let end = admitted
-            .ends_in(engine.clock.now())
-            .map_or(enters, |left| enters.min(self.now + left));
-        if scan.lower.is_before(end) {
-            Err(enters)
-        } else {
-            Ok(())
+        let deadline = admitted.ends_in(state.clock.now());
+        let end = deadline.map_or(enters, |left| enters.min(self.now + left));
+        if scan.lower_ranks.is_before(end) {
+            return Err(enters);
         }
+        Ok(())
     }
 
-    fn ask<Q, U>(
+    /// Asks a candidate's account for a permit. A temporary denial closes the target for the rest of the pass.
+    fn reserve<Q, U>(
         &mut self,
-        engine: &WorkerState<Q, U>,
-        choice: &CandidateState,
+        state: &WorkerState<Q, U>,
+        candidate: &CandidateState,
     ) -> Result<Permit, Denied> {
-        if let Some(denied) = self.denied[choice.target] {
+        if let Some(denied) = self.denied[candidate.target] {
             return Err(denied);
         }
-        let target = engine.pools.target(choice.target);
-        let answer = match engine.orders.pauses_account(target.account.name()) {
+        let target = state.pools.target(candidate.target);
+        let granted = match state.controls.pauses_account(target.account.name()) {
             true => Err(Denied::ForRelease),
-            false => target.account.reserve(&target.model, choice.cost, self.now),
+            false => target
+                .account
+                .reserve(&target.model, candidate.cost, self.now),
         };
-        if let Err(denied) = &answer
+        if let Err(denied) = &granted
             && denied.is_temporary()
         {
-            // Whoever comes later in turn must not take what this one waits for.
-            self.denied[choice.target] = Some(*denied);
-            self.open -= 1;
+            // A job later in turn must not take the capacity that this one waits for.
+            self.denied[candidate.target] = Some(*denied);
+            self.open_targets -= 1;
         }
-        answer
+        granted
     }
 
-    /// A job waits for its team's limits, which hold up nobody else's.
-    fn wait_for(&mut self, denied: Denied) {
+    fn wait_for_team(&mut self, denied: Denied) {
         match denied {
-            Denied::Until(at) => self.wait_until(at),
-            _ => self.waits = true,
+            Denied::Until(at) => self.wake_at(at),
+            _ => self.waits_for_team = true,
         }
     }
 
-    fn wait_until(&mut self, at: Instant) {
-        self.later = Some(self.later.map_or(at, |before| before.min(at)));
+    fn wake_at(&mut self, at: Instant) {
+        self.other_wake = Some(self.other_wake.map_or(at, |before| before.min(at)));
     }
 
-    /// Choices, lowest rank first, and within a rank the one with the most room first.
+    /// The candidates, lowest rank first, and within a rank the one with the most weighted headroom first.
     fn in_order<'a, Q, U>(
         &self,
-        engine: &WorkerState<Q, U>,
-        choices: &'a [CandidateState],
+        state: &WorkerState<Q, U>,
+        candidates: &'a [CandidateState],
     ) -> Vec<&'a CandidateState> {
-        let mut order: Vec<_> = choices
+        let headroom = |candidate: &CandidateState| {
+            let target = state.pools.target(candidate.target);
+            match candidates.len() {
+                1 => 0.0,
+                _ if self.denied[candidate.target].is_some() => -1.0,
+                _ => target.account.headroom(&target.model, self.now) * candidate.weight,
+            }
+        };
+        let mut order: Vec<_> = candidates
             .iter()
-            .map(|choice| {
-                let target = engine.pools.target(choice.target);
-                let room = match choices.len() {
-                    1 => 0.0,
-                    _ if self.denied[choice.target].is_some() => -1.0,
-                    _ => target.account.headroom(&target.model, self.now) * choice.weight,
-                };
-                (choice, room)
-            })
+            .map(|candidate| (candidate, headroom(candidate)))
             .collect();
         order.sort_by(|(left, left_room), (right, right_room)| {
-            left.rank()
-                .cmp(&right.rank())
-                .then(right_room.total_cmp(left_room))
+            let by_rank = left.rank().cmp(&right.rank());
+            by_rank.then(right_room.total_cmp(left_room))
         });
-        order.into_iter().map(|(choice, _)| choice).collect()
+        order.into_iter().map(|(candidate, _)| candidate).collect()
     }
 }
 
-/// How far the choices of a job have been asked, lowest rank first.
-struct TierScan {
-    /// The rank of the first that was asked.
-    first: Option<(u32, u32)>,
+/// How far the candidates of a job have been asked, lowest rank first.
+struct RankScan {
+    /// The rank of the first candidate that was asked.
+    first_asked: Option<CandidateRank>,
     /// The rank that is asked now.
-    rank: Option<(u32, u32)>,
-    /// When those of lower ranks may serve the job.
-    lower: EarliestStart,
-    /// When those of this rank may, that were asked before.
-    same: EarliestStart,
+    current: Option<CandidateRank>,
+    /// When the candidates of lower ranks may serve the job.
+    lower_ranks: EarliestStart,
+    /// When the candidates of this rank may serve the job, as far as they were asked.
+    this_rank: EarliestStart,
 }
 
-impl TierScan {
-    /// Goes on to a choice of `rank`.
-    fn reach(&mut self, rank: (u32, u32)) {
-        if self.rank.replace(rank).is_some_and(|before| before != rank) {
-            let same = std::mem::replace(&mut self.same, EarliestStart::Never);
-            self.lower = self.lower.earlier(same);
+impl Default for RankScan {
+    fn default() -> Self {
+        Self {
+            first_asked: None,
+            current: None,
+            lower_ranks: EarliestStart::Never,
+            this_rank: EarliestStart::Never,
+        }
+    }
+}
+
+impl RankScan {
+    /// Goes on to a candidate of `rank`.
+    fn reach(&mut self, rank: CandidateRank) {
+        let before = self.current.replace(rank);
+        if before.is_some_and(|before| before != rank) {
+            let this_rank = std::mem::replace(&mut self.this_rank, EarliestStart::Never);
+            self.lower_ranks = self.lower_ranks.earlier(this_rank);
         }
     }
 }

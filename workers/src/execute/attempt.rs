@@ -1,12 +1,15 @@
-//! One attempt: encoded, authorised, journalled, sent, classified, noted.
+//! One attempt: encoded, authorised, journalled, sent, classified, and added to each of its jobs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use forebay_providers::price::Prices;
+use forebay_providers::{Reply, Unsupported};
 use forebay_schemas::{Attempt, Class, OnAmbiguous};
 use jiff::Timestamp;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug_span, warn};
 
 use crate::accounts::Permit;
 use crate::clock::millis_between;
@@ -19,205 +22,237 @@ use crate::store::journal::WorkStep;
 use crate::until_done::retry_until_done;
 use crate::upstream::{self, ReceivedReply, Upstream};
 use crate::worker_state::WorkerState;
-use forebay_providers::Reply;
-use forebay_providers::Unsupported;
-use forebay_providers::price::Prices;
 
-/// Makes the permitted call; what it turned out to be is noted in each of its jobs and returned.
+/// Makes the permitted call. Adds the attempt to each of the call's jobs, unless no call was made, and returns its outcome.
 pub(crate) async fn attempt<Q, U: Upstream>(
-    engine: &WorkerState<Q, U>,
-    party: &mut MergedCall,
+    state: &WorkerState<Q, U>,
+    call: &mut MergedCall,
     target: usize,
     permit: &Permit,
 ) -> CallOutcome {
-    let started = engine.clock.now();
-    let received = send(engine, party, permit, started).await;
-    crash::at(CrashPoint::Answered);
-    let (reply, place) = match received {
-        Ok(ReceivedReply { reply, place }) => (Ok(reply), place),
-        Err(unsent) => (Err(unsent), None),
-    };
-    let bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
-    let prices = engine.pools.target(target).prices.as_deref();
-    let classify = || classify(engine, party, prices, permit, reply);
-    let outcome = at_length(bytes + party.job().size(), || {
-        working(engine, party, classify)
-    });
-    engine.sizes.learn(target, &party.sized(&outcome, bytes));
-    // What is tried again waits without its answer.
-    let place = place.filter(|_| outcome.class.is_none()).map(Arc::new);
-    crash::at(CrashPoint::Classified);
-    let (now, jobs) = (engine.clock.now(), party.members().len());
-    for admitted in party.members_mut() {
-        admitted.place.clone_from(&place);
-        if outcome.was_not_made() {
-            continue;
-        }
-        let attempt = Attempt {
-            duration_ms: millis_between(started, now),
-            outcome: outcome.name().to_owned(),
-            status_code: outcome.status_code,
-            ..unanswered(admitted, jobs, permit, started)
-        };
-        admitted.note(attempt);
-        admitted.waiting_since = now;
+    let span = debug_span!(
+        "attempt",
+        account = permit.account().name(),
+        key = permit.key().name,
+        model = permit.model(),
+        outcome = Empty
+    );
+    let started = state.clock.now();
+    async {
+        let received = send(state, call, permit, started).await;
+        crash::at(CrashPoint::Answered);
+        let (outcome, received) = classify(state, call, target, permit, received);
+        Span::current().record("outcome", outcome.name());
+        crash::at(CrashPoint::Classified);
+        add_attempt(state, call, permit, started, &outcome, received);
+        outcome
     }
-    outcome
+    .instrument(span)
+    .await
 }
 
-/// Works on what the jobs asked or were answered, so that the next process knows it if this one ends over it.
-fn working<Q, U, T>(engine: &WorkerState<Q, U>, party: &MergedCall, act: impl FnOnce() -> T) -> T {
-    let names = party
-        .members()
-        .iter()
-        .map(|admitted| admitted.delivery.unique_id.as_str());
-    engine
-        .journal
-        .suspects
-        .around_all(WorkStep::Calling, names, || {
-            party
-                .members()
-                .iter()
-                .for_each(|admitted| crash::over("calling", &admitted.delivery.payload));
-            act()
-        })
-}
-
+/// Sends the request, once the attempt is journalled for each job.
 async fn send<Q, U: Upstream>(
-    engine: &WorkerState<Q, U>,
-    party: &MergedCall,
+    state: &WorkerState<Q, U>,
+    call: &MergedCall,
     permit: &Permit,
     started: Timestamp,
 ) -> Result<ReceivedReply, SendFailure> {
     let config = permit.account().config();
-    let encode = || config.endpoint.encode(party.job(), permit.model());
-    let encoded = at_length(party.job().size(), || working(engine, party, encode));
-    let mut request = encoded.map_err(SendFailure::Inexpressible)?;
+    let encode = || config.endpoint.encode(call.request(), permit.model());
+    let encoded = at_length(call.request().size(), || guarded(state, call, encode));
+    let mut request = encoded.map_err(SendFailure::Unsupported)?;
     request.account.clone_from(&config.name);
-    let secret = &permit.key().secret;
     config
         .endpoint
-        .authorise(&mut request, secret, started)
+        .authorise(&mut request, &permit.key().secret, started)
         .map_err(SendFailure::UnusableKey)?;
-    let jobs = party.members().len();
-    for admitted in party.members() {
-        if begin(
-            engine,
-            admitted,
-            &unanswered(admitted, jobs, permit, started),
-        )
-        .await
-            == JournalTiming::Late
-        {
+    for admitted in call.jobs() {
+        let attempt = unanswered(call, admitted, permit, started);
+        if begin(state, admitted, &attempt).await == JournalTiming::Late {
             return Err(SendFailure::Late);
         }
     }
     crash::at(CrashPoint::Journalled);
-    let stamp = permit.stamp();
+    let (marker, span) = (permit.send_marker(), Span::current());
     let sent = move |at| {
-        stamp.sent(at);
-        crash::at(CrashPoint::Sending);
+        marker.sent(at);
+        span.in_scope(|| crash::at(CrashPoint::Sending));
     };
-    engine
-        .upstream
-        .send(request, sent)
-        .await
-        .map_err(SendFailure::Upstream)
+    let sending = state.upstream.send(request, sent);
+    sending.await.map_err(SendFailure::Upstream)
 }
 
-/// Whether a call was journalled when it was to be made.
+/// Whether a call was journalled in time.
 #[derive(PartialEq, Eq)]
 enum JournalTiming {
     InTime,
-    /// Only after a while, in which its deadline may have passed or an order been given.
+    /// The first try failed. By now its deadline may have passed, or the job may be cancelled.
     Late,
 }
 
-/// Journals a call before it is made. Where it must not be made twice, this survives a power loss too; else a
-/// call is not held up by a disk that is full.
+/// Journals a call before it is made. If it must not be made twice, this waits until the line survives a power loss.
+/// Otherwise a full disk does not hold up the call.
 async fn begin<Q, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
     attempt: &Attempt,
 ) -> JournalTiming {
-    let attempts = &engine.journal.attempts;
-    let write = || {
-        attempts.begin(
-            &admitted.identity,
-            (&admitted.fingerprint, admitted.revision),
-            attempt,
-        )
-    };
-    match admitted.job.on_ambiguous {
-        OnAmbiguous::Retry => {
-            if let Err(error) = write() {
-                warn!(%error, "a call cannot be journalled");
-            }
-            JournalTiming::InTime
+    let attempts = &state.journal.attempts;
+    let request = (admitted.fingerprint.as_str(), admitted.revision);
+    let write = || attempts.begin(&admitted.identity, request, attempt);
+    if admitted.job.on_ambiguous == OnAmbiguous::Retry {
+        if let Err(error) = write() {
+            warn!(%error, "a call cannot be journalled");
         }
-        OnAmbiguous::Fail => {
-            let tries = AtomicU32::new(0);
-            retry_until_done("journalling a call", async || {
-                tries.fetch_add(1, Ordering::Relaxed);
-                write()?;
-                attempts.sync().await
-            })
-            .await;
-            if tries.into_inner() == 1 {
-                JournalTiming::InTime
-            } else {
-                JournalTiming::Late
-            }
-        }
+        return JournalTiming::InTime;
+    }
+    let tries = AtomicU32::new(0);
+    retry_until_done("journalling a call", async || {
+        tries.fetch_add(1, Ordering::Relaxed);
+        write()?;
+        attempts.sync().await
+    })
+    .await;
+    match tries.into_inner() {
+        1 => JournalTiming::InTime,
+        _ => JournalTiming::Late,
     }
 }
 
 /// Why there is no reply.
 enum SendFailure {
-    /// The provider has no way to say what the job asks.
-    Inexpressible(Unsupported),
+    /// The provider's dialect cannot express the job.
+    Unsupported(Unsupported),
     /// The key cannot be sent.
     UnusableKey(String),
-    /// It could not be journalled when it was to be made; it waits for its next turn.
+    /// The call was journalled too late to be made. The job waits for its next turn.
     Late,
-    /// The network, or the provider.
+    /// The network or the provider failed.
     Upstream(upstream::Error),
 }
 
+/// The permit for a large answer's memory, shared by the jobs of the call.
+type AnswerPermit = Option<Arc<tokio::sync::OwnedSemaphorePermit>>;
+
+/// Reads the reply. Returns the outcome, and the permit for the answer's memory if the answer is kept.
 fn classify<Q, U>(
-    engine: &WorkerState<Q, U>,
-    party: &MergedCall,
+    state: &WorkerState<Q, U>,
+    call: &MergedCall,
+    target: usize,
+    permit: &Permit,
+    received: Result<ReceivedReply, SendFailure>,
+) -> (CallOutcome, AnswerPermit) {
+    let (reply, answer_permit) = match received {
+        Ok(ReceivedReply { reply, place }) => (Ok(reply), place),
+        Err(failure) => (Err(failure), None),
+    };
+    let answer_bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
+    let prices = state.pools.target(target).prices.as_deref();
+    let read = || match reply {
+        Ok(reply) => read_reply(state, call, prices, permit, &reply),
+        Err(failure) => outcome_of_failure(failure),
+    };
+    let outcome = at_length(answer_bytes + call.request().size(), || {
+        guarded(state, call, read)
+    });
+    let sample = call.size_sample(&outcome, answer_bytes);
+    state.merge_sizes.learn(target, &sample);
+    // A job that is tried again waits without its answer.
+    let answer_permit = answer_permit.filter(|_| outcome.class.is_none());
+    (outcome, answer_permit.map(Arc::new))
+}
+
+fn read_reply<Q, U>(
+    state: &WorkerState<Q, U>,
+    call: &MergedCall,
     prices: Option<&Prices>,
     permit: &Permit,
-    reply: Result<Reply, SendFailure>,
+    reply: &Reply,
 ) -> CallOutcome {
-    let job = party.job();
-    match reply {
-        Ok(reply) => {
-            let endpoint = &permit.account().config().endpoint;
-            let now = engine.clock.now();
-            permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
-            let decoded = endpoint.decode(job, permit.model(), &reply, now);
-            let outcome =
-                CallOutcome::of_reply(decoded, reply.status, (&permit.key().secret, prices), job);
-            party.checked(outcome)
-        }
-        Err(SendFailure::Upstream(error)) => CallOutcome::of_error(&error),
-        Err(SendFailure::Inexpressible(unsupported)) => CallOutcome::local(
+    let (job, now) = (call.request(), state.clock.now());
+    let endpoint = &permit.account().config().endpoint;
+    permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
+    let decoded = endpoint.decode(job, permit.model(), reply, now);
+    let secret = &permit.key().secret;
+    call.verified(CallOutcome::of_reply(
+        decoded,
+        reply.status,
+        (secret, prices),
+        job,
+    ))
+}
+
+fn outcome_of_failure(failure: SendFailure) -> CallOutcome {
+    match failure {
+        SendFailure::Upstream(error) => CallOutcome::of_error(&error),
+        SendFailure::Unsupported(unsupported) => CallOutcome::local(
             Class::BadRequest,
             unsupported.obstacle.code(),
             unsupported.to_string(),
         ),
-        Err(SendFailure::Late) => CallOutcome::of_unjournalled(),
-        Err(SendFailure::UnusableKey(problem)) => {
+        SendFailure::Late => CallOutcome::of_unjournalled(),
+        SendFailure::UnusableKey(problem) => {
             CallOutcome::local(Class::BadKey, "unusable_key", problem)
         }
     }
 }
 
-/// A call as it is if nothing is ever known of it but that it began.
-fn unanswered(admitted: &AdmittedJob, jobs: usize, permit: &Permit, started: Timestamp) -> Attempt {
+/// Works on the bytes of the call's jobs under the poison-pill guard: if this ends the process, the next one knows which
+/// jobs it may have been.
+fn guarded<Q, U, T>(state: &WorkerState<Q, U>, call: &MergedCall, act: impl FnOnce() -> T) -> T {
+    let messages = call
+        .jobs()
+        .iter()
+        .map(|admitted| admitted.delivery.unique_id.as_str());
+    let suspects = &state.journal.suspects;
+    suspects.around_all(WorkStep::Calling, messages, || {
+        for admitted in call.jobs() {
+            crash::over("calling", &admitted.delivery.payload);
+        }
+        act()
+    })
+}
+
+/// Adds the attempt to each job of the call, unless no call was made.
+fn add_attempt<Q, U>(
+    state: &WorkerState<Q, U>,
+    call: &mut MergedCall,
+    permit: &Permit,
+    started: Timestamp,
+    outcome: &CallOutcome,
+    answer_permit: AnswerPermit,
+) {
+    let now = state.clock.now();
+    let attempts: Vec<_> = call
+        .jobs()
+        .iter()
+        .map(|admitted| unanswered(call, admitted, permit, started))
+        .collect();
+    for (admitted, begun) in call.jobs_mut().iter_mut().zip(attempts) {
+        admitted.answer_permit.clone_from(&answer_permit);
+        if outcome.was_not_made() {
+            continue;
+        }
+        admitted.add_attempt(Attempt {
+            duration_ms: millis_between(started, now),
+            outcome: outcome.name().to_owned(),
+            status_code: outcome.status_code,
+            ..begun
+        });
+        admitted.waiting_since = now;
+    }
+}
+
+/// The attempt as it is journalled: if nothing more is ever known of it, its outcome is unknown.
+fn unanswered(
+    call: &MergedCall,
+    admitted: &AdmittedJob,
+    permit: &Permit,
+    started: Timestamp,
+) -> Attempt {
     let config = permit.account().config();
+    let jobs = u32::try_from(call.jobs().len());
     Attempt {
         account: config.name.clone(),
         key: permit.key().name.clone(),
@@ -228,6 +263,6 @@ fn unanswered(admitted: &AdmittedJob, jobs: usize, permit: &Permit, started: Tim
         duration_ms: 0,
         outcome: Class::NetAfterSend.as_str().to_owned(),
         status_code: None,
-        jobs: u32::try_from(jobs).ok().filter(|jobs| *jobs > 1),
+        jobs: jobs.ok().filter(|jobs| *jobs > 1),
     }
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use forebay_providers::ErrorScope;
 use forebay_schemas::Class;
 use futures::future::join_all;
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{Instrument, debug, warn};
 
 use crate::accounts::Permit;
 use crate::complete::complete;
@@ -20,82 +21,120 @@ use crate::outcome::policy::{AccountAction, JobVerdict, failure};
 use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
-use forebay_providers::ErrorScope;
 
-/// Makes the permitted call and does what its outcome asks for, for each of its jobs.
-pub(crate) async fn work<Q: Queue, U: Upstream>(
-    engine: Arc<WorkerState<Q, U>>,
-    mut party: MergedCall,
+/// Makes the permitted call, then settles its account and each of its jobs.
+pub(crate) async fn execute<Q: Queue, U: Upstream>(
+    state: Arc<WorkerState<Q, U>>,
+    mut call: MergedCall,
     target: usize,
     mut permit: Permit,
 ) {
     crash::at(CrashPoint::Permitted);
-    for admitted in party.members_mut() {
-        admitted.reason = admitted.choices.reason(target, &admitted.attempts);
+    call.log_merge();
+    for admitted in call.jobs_mut() {
+        admitted.reason = admitted.candidates.reason(target, &admitted.attempts);
     }
-    let outcome = attempt(&engine, &mut party, target, &permit).await;
-    let decide = |admitted: &AdmittedJob| {
-        let malformed = admitted.malformed_at(permit.account().name(), permit.model());
-        let (counted, ambiguous) = (admitted.counted, admitted.job.on_ambiguous);
-        engine
-            .policy
-            .decide(&outcome, counted, malformed, ambiguous, &mut *engine.rng())
-    };
-    let (verdicts, effects): (Vec<_>, Vec<_>) = party.members().iter().map(decide).unzip();
-    let effect = effects.into_iter().next().unwrap_or(AccountAction::None);
-    apply(&mut permit, &outcome, effect, party.input_tokens());
+    let outcome = attempt(&state, &mut call, target, &permit).await;
+    let (verdicts, actions): (Vec<_>, Vec<_>) = call
+        .jobs()
+        .iter()
+        .map(|admitted| decide(&state, admitted, &permit, &outcome))
+        .unzip();
+    // The actions differ in their jitter alone. The account takes that of the head.
+    let action = actions.first().copied().unwrap_or(AccountAction::None);
+    settle_account(&mut permit, &outcome, action, call.input_tokens());
     drop(permit);
     crash::at(CrashPoint::Decided);
 
-    if party.must_part(&outcome) {
-        let now = Instant::now();
-        return party
-            .parts(&engine.sizes)
-            .into_iter()
-            .for_each(|admitted| again(&engine, admitted, false, now));
+    if call.must_split(&outcome) {
+        for admitted in call.split(&state.merge_sizes) {
+            retry(&state, admitted, false);
+        }
+        return;
     }
-    let bytes = outcome
-        .response
-        .as_ref()
-        .map_or(0, |response| response.body.get().len());
-    let divided = at_length(bytes, || party.divided(outcome));
-    let ends = divided.into_iter().zip(verdicts);
-    join_all(
-        ends.map(|((admitted, outcome), verdict)| end(&engine, admitted, target, outcome, verdict)),
-    )
-    .await;
+    let divided = at_length(outcome.answer_size(), || call.divide_outcome(outcome));
+    let settled = divided
+        .into_iter()
+        .zip(verdicts)
+        .map(|((admitted, outcome), verdict)| {
+            let span = admitted.span.clone();
+            settle_job(&state, admitted, target, outcome, verdict).instrument(span)
+        });
+    join_all(settled).await;
 }
 
-/// Does what is decided about one job.
-async fn end<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+fn decide<Q, U>(
+    state: &WorkerState<Q, U>,
+    admitted: &AdmittedJob,
+    permit: &Permit,
+    outcome: &CallOutcome,
+) -> (JobVerdict, AccountAction) {
+    let malformed = admitted.malformed_at(permit.account().name(), permit.model());
+    let on_ambiguous = admitted.job.on_ambiguous;
+    let mut rng = state.rng();
+    state.policy.decide(
+        outcome,
+        admitted.counted,
+        malformed,
+        on_ambiguous,
+        &mut *rng,
+    )
+}
+
+/// Does what was decided about one job.
+async fn settle_job<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
     target: usize,
     outcome: CallOutcome,
     verdict: JobVerdict,
 ) {
+    debug!(?verdict, "settled");
+    let candidates = &mut admitted.candidates;
     let class = outcome.class.filter(|_| !outcome.was_not_made());
-    let others = class.is_some_and(|class| admitted.choices.note(target, class));
-    let now = Instant::now();
-    match verdict {
-        JobVerdict::Again { counted, backoff } => {
-            admitted.choices.back_off(target, now + backoff);
-            again(engine, admitted, counted, now);
+    if let Some(class) = class {
+        candidates.record_failure(target, class);
+    }
+    match (verdict, class) {
+        (JobVerdict::Retry { counted, backoff }, _) => {
+            candidates.back_off(target, Instant::now() + backoff);
+            retry(state, admitted, counted);
         }
-        JobVerdict::Elsewhere { counted } if others && admitted.choices.leave(target, class) => {
+        (JobVerdict::TryOtherTarget { counted }, Some(class))
+            if candidates.has_other_than(target, class) =>
+        {
+            candidates.give_up(target, class);
             admitted.last_error = Some(outcome.error());
-            again(engine, admitted, counted, now);
+            retry(state, admitted, counted);
         }
-        JobVerdict::Finish | JobVerdict::Elsewhere { .. } => {
-            complete::finish(engine, admitted, JobResult::of(outcome)).await;
+        (JobVerdict::Finish | JobVerdict::TryOtherTarget { .. }, _) => {
+            complete::finish(state, admitted, JobResult::of(outcome)).await;
         }
     }
 }
 
-fn apply(permit: &mut Permit, outcome: &CallOutcome, effect: AccountAction, estimated: u64) {
+/// Hands a job to the dispatcher for its next call.
+fn retry<Q, U>(state: &WorkerState<Q, U>, mut admitted: AdmittedJob, counted: bool) {
+    admitted.counted += u32::from(counted);
+    admitted.not_before = admitted.candidates.backs_off_until(Instant::now());
+    if let Some(attempt) = admitted.attempts.last() {
+        let journal = &state.journal.attempts;
+        journal.end(&admitted.identity, attempt, counted);
+    }
+    // If the dispatcher is gone, the process ends, and the delivery comes again.
+    let _ = state.dispatcher.take(admitted);
+}
+
+/// Reports the outcome to the account that was called, and does what was decided about it.
+fn settle_account(
+    permit: &mut Permit,
+    outcome: &CallOutcome,
+    action: AccountAction,
+    estimated_tokens: u64,
+) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
-        permit.learn(estimated, usage.input_tokens);
+        permit.record_prompt_tokens(estimated_tokens, usage.input_tokens);
         let endpoint = permit.account().config().endpoint.clone();
         permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }
@@ -103,49 +142,39 @@ fn apply(permit: &mut Permit, outcome: &CallOutcome, effect: AccountAction, esti
         permit.abandoned(now, rest);
     }
     if outcome.status_code.is_some() {
-        permit.answered();
+        permit.mark_answered();
     }
     match failure(outcome) {
-        Some(class) => permit.went(Some(class), now),
-        None if outcome.status_code.is_some() => permit.went(None, now),
+        Some(class) => permit.record_failure(class, now),
+        None if outcome.status_code.is_some() => permit.record_success(now),
         None => {}
     }
-    let class = outcome.class.unwrap_or(Class::ServerError);
-    match effect {
-        AccountAction::None => {
-            if outcome.status_code.is_some() {
-                permit.accepted(now);
-            }
-            return;
+    if action == AccountAction::None {
+        if outcome.status_code.is_some() {
+            permit.accepted(now);
         }
-        AccountAction::Refused(wait) => {
-            permit.refused(outcome.scope == ErrorScope::Key, class, wait, now)
-        }
-        AccountAction::CoolModel(wait) => permit.cool(false, class, wait, now),
-        AccountAction::DisableKey => permit.disable_key(class),
-        AccountAction::DisableAccount => permit.account().disable(class),
+        return;
     }
+    let class = outcome.class.unwrap_or(Class::ServerError);
+    apply(permit, action, outcome.scope, class, now);
     permit.account().note_problem(&outcome.message);
     warn!(
         account = permit.account().config().name,
         key = permit.key().name,
         model = permit.model(),
         outcome = %class,
-        effect = %effect,
+        effect = %action,
         message = outcome.message,
         "a call was not accepted"
     );
 }
 
-fn again<Q, U>(engine: &WorkerState<Q, U>, mut admitted: AdmittedJob, counted: bool, now: Instant) {
-    admitted.counted += u32::from(counted);
-    admitted.not_before = admitted.choices.rests_until(now);
-    if let Some(attempt) = admitted.attempts.last() {
-        engine
-            .journal
-            .attempts
-            .end(&admitted.identity, attempt, counted);
+fn apply(permit: &Permit, action: AccountAction, scope: ErrorScope, class: Class, now: Instant) {
+    match action {
+        AccountAction::None => {}
+        AccountAction::Refused(wait) => permit.refused(scope, class, wait, now),
+        AccountAction::CoolModel(wait) => permit.cool_model(class, wait, now),
+        AccountAction::DisableKey => permit.disable_key(class),
+        AccountAction::DisableAccount => permit.account().disable(class),
     }
-    // If it is not taken, the process ends, and the delivery comes again.
-    let _ = engine.dispatcher.take(admitted);
 }

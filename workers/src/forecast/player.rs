@@ -13,7 +13,7 @@ use super::{CALL, Forecast};
 use crate::accounts::{Account, CircuitBreakers, Denied, Permit, TeamLimits, Wake};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::intake::route::matching;
+use crate::intake::route::route;
 use crate::job::candidates::CandidateState;
 use crate::job::merge_key::MergeCandidate;
 use crate::job::share::CoalesceRequest;
@@ -127,9 +127,9 @@ impl ForecastPlayer {
         team: &str,
         seen: &mut HashSet<(String, String)>,
     ) {
-        let found = matching(&self.pools, pool, job, true)
+        let found = route(&self.pools, pool, job, true)
             .ok()
-            .filter(|found| found.refusal.is_none());
+            .filter(|found| found.rejection.is_none());
         let Some(found) = found else {
             self.forecast.unserved += 1;
             return;
@@ -138,9 +138,9 @@ impl ForecastPlayer {
         if is_shared && !seen.insert((team.to_owned(), job.fingerprint(pool))) {
             return;
         }
-        let choices = found.choices.left().to_vec();
+        let choices = found.candidates.left().to_vec();
         let is_too_long = found
-            .choices
+            .candidates
             .are_too_small_for(likely(found.cost.input_tokens));
         self.forecast.too_long += usize::from(is_too_long);
         let join = found
@@ -315,7 +315,7 @@ impl ForecastPlayer {
             .calls
             .entry((account.name().to_owned(), place.model.clone()))
             .or_default() += 1;
-        all.permit.stamp().sent(self.now);
+        all.permit.send_marker().sent(self.now);
         self.sent += 1;
         self.under_way.insert((self.now + CALL, self.sent), all);
         Ok(())
@@ -377,7 +377,7 @@ impl ForecastPlayer {
                 .map(|choice| choice.cost);
             let (all, all_tokens) = (inputs + size(next), tokens + next.cost.input_tokens);
             let fits = all <= joins.inputs && all_tokens <= joins.tokens;
-            if !fits || !cost.is_some_and(|cost| permit.take_on(&cost, self.now)) {
+            if !fits || !cost.is_some_and(|cost| permit.extend(&cost, self.now)) {
                 break;
             }
             (inputs, tokens) = (all, all_tokens);
@@ -408,9 +408,9 @@ fn end(call: ForecastCall, now: Instant) {
     } = call;
     let account = Arc::clone(permit.account());
     let endpoint = &account.config().endpoint;
-    permit.learn(estimated, used.input_tokens);
+    permit.record_prompt_tokens(estimated, used.input_tokens);
     permit.settle(endpoint.spent(used, permit.model()), endpoint.settles());
-    permit.answered();
-    permit.went(None, now);
+    permit.mark_answered();
+    permit.record_success(now);
     permit.accepted(now);
 }

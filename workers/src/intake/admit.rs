@@ -1,26 +1,27 @@
-//! From a delivery to a admitted job: read, looked up, matched with the pool's targets.
+//! From a delivery to an admitted job: read, registered, looked up, matched with the pool's targets.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_providers::cost::CallCost;
+use forebay_providers::file_of;
 use forebay_schemas::flow::is_name;
-use forebay_schemas::{Class, Reason, Status};
+use forebay_schemas::{Class, Flow, Reason, Status};
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span, debug, debug_span};
 
 use crate::complete::complete;
 use crate::crash::{self, CrashPoint};
 use crate::dispatch::dispatcher::MAX_IN_MEMORY_DELAY;
+use crate::intake::candidates::choose_candidates;
 use crate::intake::lookup::{answered, recall};
-use crate::intake::payload;
-use crate::intake::payload::JobPayload;
-use crate::intake::read::{NO_JOB, read};
-use crate::intake::route::{JobRoute, matching};
+use crate::intake::payload::{self, JobPayload};
+use crate::intake::read::{NO_JOB, ReadMessage, read};
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::candidates::CandidateSet;
 use crate::job::delivery::{HeldDelivery, PrefetchBuffer};
 use crate::job::in_flight::RegistrationOutcome;
-use crate::job::merge_key::MergeCandidate;
-use crate::job::share::CoalesceRequest;
 use crate::large::at_length;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::Rejection;
@@ -29,305 +30,235 @@ use crate::store::journal::WorkStep;
 use crate::store::results::ResultRecord;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
-use forebay_providers::cost::CallCost;
-use forebay_providers::file_of;
-use forebay_providers::registry::MergeLimits;
 
-/// Takes a delivery in. What can be called goes to the dispatcher; everything else is answered here.
+/// Takes in a delivery. A job that can be called goes to the dispatcher; every other one ends here.
 pub(crate) async fn admit<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     reading: &QueueReading,
     delivery: Delivery,
-    stage: &Arc<PrefetchBuffer>,
+    buffer: &Arc<PrefetchBuffer>,
 ) {
-    crash::at(CrashPoint::Delivered);
-    let claim = HeldDelivery::unread(&delivery, engine.held.hold(delivery.receipt.clone()), stage);
-    match delivery.object.clone() {
-        None => take_in(engine, reading, delivery, claim, JobPayload::Message).await,
-        Some(object) => {
-            // Whoever fetches much does not hold up the others of the flow.
-            let (engine, reading) = (Arc::clone(engine), reading.clone());
-            tokio::spawn(async move {
-                let mut claim = claim;
-                let content = payload::fetch(&engine, &reading.flow.team, object, &mut claim).await;
-                crash::at(CrashPoint::Fetched);
-                take_in(&engine, &reading, delivery, claim, content).await;
-            });
-        }
-    }
+    let span = job_span(&reading.flow);
+    let guard = state.unacked.hold(delivery.receipt.clone());
+    let mut held = HeldDelivery::unread(&delivery, guard, buffer);
+    span.in_scope(|| crash::at(CrashPoint::Delivered));
+    let Some(object) = delivery.object.clone() else {
+        let taken_in = take_in(state, reading, delivery, held, JobPayload::Message);
+        return taken_in.instrument(span).await;
+    };
+    // A large object must not hold up the next jobs of its queue.
+    let (state, reading) = (Arc::clone(state), reading.clone());
+    let fetched = async move {
+        let payload = payload::fetch(&state, &reading.flow.team, object, &mut held).await;
+        crash::at(CrashPoint::Fetched);
+        take_in(&state, &reading, delivery, held, payload).await;
+    };
+    tokio::spawn(fetched.instrument(span));
+}
+
+/// The span of a job's events. Its id is recorded once the job is read.
+fn job_span(flow: &Flow) -> Span {
+    debug_span!(
+        "job",
+        id = Empty,
+        team = flow.team,
+        pool = flow.pool,
+        lane = flow.lane.as_str()
+    )
 }
 
 async fn take_in<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     reading: &QueueReading,
     delivery: Delivery,
-    claim: HeldDelivery,
-    content: JobPayload,
+    held: HeldDelivery,
+    payload: JobPayload,
 ) {
-    let flow = &reading.flow;
-    let name = delivery.unique_id.clone();
-    let guilty = engine.journal.suspects.guilty(&name);
-    let message = engine
-        .journal
-        .suspects
-        .around(WorkStep::Reading, &name, || {
-            if guilty != Some(WorkStep::Reading) {
-                crash::over("reading", content.of(&delivery));
-            }
-            at_length(content.of(&delivery).len(), || {
-                read(engine, flow, delivery, claim, content, guilty)
-            })
-        });
-    let claim = message.claim;
-    let (claim, entry, conflicts) =
-        match engine
-            .running
-            .arrive(&message.identity, &message.fingerprint, claim)
-        {
-            RegistrationOutcome::First(claim, entry) => (claim, entry, false),
-            RegistrationOutcome::Waits => return,
-            RegistrationOutcome::Conflict(claim, entry) => (claim, entry, true),
-        };
+    let message = read_guarded(state, &reading.flow, delivery, held, payload);
+    Span::current().record("id", message.identity.id.as_str());
+    let (identity, fingerprint) = (&message.identity, &message.fingerprint);
+    let registered = state.in_flight.arrive(identity, fingerprint, message.held);
+    let (held, registration, conflicts) = match registered {
+        RegistrationOutcome::First(held, registration) => (held, registration, false),
+        RegistrationOutcome::Conflict(held, registration) => (held, registration, true),
+        RegistrationOutcome::Waits => {
+            debug!("waits for the end of the same job");
+            return;
+        }
+    };
     let wait = message
         .job
         .not_before
-        .and_then(|at| Duration::try_from(at.duration_since(engine.clock.now())).ok());
+        .and_then(|at| Duration::try_from(at.duration_since(state.clock.now())).ok());
+    let last_attempt = message.attempts.last();
     let mut admitted = AdmittedJob {
-        waiting_since: message
-            .attempts
-            .last()
-            .map_or(message.delivery.published, |last| last.started_at),
+        span: Span::current(),
+        waiting_since: last_attempt.map_or(message.delivery.published, |last| last.started_at),
         not_before: wait.map(|wait| Instant::now() + wait),
         job: message.job,
         identity: message.identity,
-        flow: flow.clone(),
+        flow: reading.flow.clone(),
         due: reading.due,
         fingerprint: message.fingerprint,
         delivery: message.delivery,
-        claim,
-        entry,
-        joined: Vec::new(),
+        held,
+        registration,
+        duplicates: Vec::new(),
         revision: message.revision,
-        choices: CandidateSet::default(),
+        candidates: CandidateSet::default(),
         reason: Reason::default(),
-        here_since: None,
+        first_queued_at: None,
         interrupted: false,
         cost: CallCost::default(),
         attempts: message.attempts,
         counted: message.counted,
-        place: None,
-        share: None,
-        join: None,
+        answer_permit: None,
+        coalesce: None,
+        merge: None,
         last_error: None,
     };
     if conflicts {
-        return go_on(engine, admitted, AdmissionStep::Conflict);
+        return take_step(state, admitted, AdmissionStep::Conflict);
     }
-    if file_of(&admitted.job).is_some() {
-        // Nor does whoever fetches a file.
-        let engine = Arc::clone(engine);
-        tokio::spawn(async move {
-            let next = next(&engine, &mut admitted, message.refusal).await;
-            go_on(&engine, admitted, next);
-        });
-        return;
+    if file_of(&admitted.job).is_none() {
+        let step = next_step(state, &mut admitted, message.rejection).await;
+        return take_step(state, admitted, step);
     }
-    let next = next(engine, &mut admitted, message.refusal).await;
-    go_on(engine, admitted, next);
+    // Nor must a large file hold up the next jobs of its queue.
+    let state = Arc::clone(state);
+    let attached = async move {
+        let step = next_step(&state, &mut admitted, message.rejection).await;
+        take_step(&state, admitted, step);
+    };
+    tokio::spawn(attached.in_current_span());
 }
 
-fn go_on<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
-    admitted: AdmittedJob,
-    next: AdmissionStep,
-) {
-    admitted.entry.is_for(admitted.revision);
-    if matches!(next, AdmissionStep::Call) {
-        admitted.entry.admitted();
-        crash::at(CrashPoint::Admitted);
-        // If it is not taken, the process ends, and the delivery comes again.
-        let _ = engine.dispatcher.take(admitted);
-        return;
-    }
-    let engine = Arc::clone(engine);
-    tokio::spawn(async move {
-        match next {
-            AdmissionStep::Call => {}
-            AdmissionStep::Conflict => complete::conflict(&engine, admitted).await,
-            AdmissionStep::SetAside(refusal) => {
-                complete::set_aside(&engine, admitted, refusal).await
-            }
-            AdmissionStep::AnswerAgain(record) => {
-                complete::answer_again(&engine, admitted, *record).await
-            }
-            AdmissionStep::End(end) => complete::finish(&engine, admitted, *end).await,
+/// Reads a message under the poison-pill guard: if this ends the process, the next one knows which message it may have
+/// been.
+fn read_guarded<Q: Queue, U: Upstream>(
+    state: &WorkerState<Q, U>,
+    flow: &Flow,
+    delivery: Delivery,
+    held: HeldDelivery,
+    payload: JobPayload,
+) -> ReadMessage {
+    let name = delivery.unique_id.clone();
+    let suspects = &state.journal.suspects;
+    let poisoned_at = suspects.guilty(&name);
+    suspects.around(WorkStep::Reading, &name, || {
+        if poisoned_at != Some(WorkStep::Reading) {
+            crash::over("reading", payload.of(&delivery));
         }
-    });
+        let size = payload.of(&delivery).len();
+        at_length(size, || {
+            read(state, flow, delivery, held, payload, poisoned_at)
+        })
+    })
 }
 
-/// What is done with a message.
+/// What is done with a job.
+#[derive(Debug)]
 enum AdmissionStep {
     Call,
     /// Another request has the identity.
     Conflict,
     /// There is no subject for a completion.
-    SetAside(Rejection),
-    AnswerAgain(Box<ResultRecord>),
+    Reject(Rejection),
+    /// The identity has its answer already.
+    Republish(Box<ResultRecord>),
     End(Box<JobResult>),
 }
 
-async fn next<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+fn take_step<Q: Queue, U: Upstream>(
+    state: &Arc<WorkerState<Q, U>>,
+    admitted: AdmittedJob,
+    step: AdmissionStep,
+) {
+    admitted.registration.set_revision(admitted.revision);
+    if matches!(step, AdmissionStep::Call) {
+        admitted.registration.mark_admitted();
+        crash::at(CrashPoint::Admitted);
+        // If the dispatcher is gone, the process ends, and the delivery comes again.
+        let _ = state.dispatcher.take(admitted);
+        return;
+    }
+    let state = Arc::clone(state);
+    let ended = async move {
+        match step {
+            AdmissionStep::Call => {}
+            AdmissionStep::Conflict => complete::conflict(&state, admitted).await,
+            AdmissionStep::Reject(rejection) => complete::reject(&state, admitted, rejection).await,
+            AdmissionStep::Republish(record) => {
+                complete::republish(&state, admitted, *record).await;
+            }
+            AdmissionStep::End(end) => complete::finish(&state, admitted, *end).await,
+        }
+    };
+    tokio::spawn(ended.in_current_span());
+}
+
+async fn next_step<Q: Queue, U>(
+    state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
-    refusal: Option<Rejection>,
+    rejection: Option<Rejection>,
 ) -> AdmissionStep {
-    let odd = engine
+    let format = admitted.delivery.format;
+    let of_subject = state
         .addressing
-        .refusal(&admitted.flow, &engine.teams, admitted.delivery.format);
-    if let Some(refusal) = odd.clone().filter(|_| !is_name(&admitted.flow.team)) {
-        return AdmissionStep::SetAside(refusal);
+        .refusal(&admitted.flow, &state.teams, format);
+    if let Some(of_subject) = &of_subject
+        && !is_name(&admitted.flow.team)
+    {
+        return AdmissionStep::Reject(of_subject.clone());
     }
-    if let Some(next) = next_of_answered(engine, admitted, refusal.as_ref()).await {
-        return next;
+    if let Some(step) = step_of_answered(state, admitted, rejection.as_ref()).await {
+        return step;
     }
-    let interrupted = recall(engine, admitted);
-    let mut refusal = odd.or(refusal);
-    // One that waits for its time is delivered again then.
-    let waits = admitted
+    let interrupted = recall(state, admitted);
+    let mut rejection = of_subject.or(rejection);
+    // A job that waits for its time is delivered again then, and its file is attached then.
+    let is_postponed = admitted
         .not_before
         .is_some_and(|at| at > Instant::now() + MAX_IN_MEMORY_DELAY);
-    if refusal.is_none() && interrupted.is_none() && !waits {
-        refusal = payload::attach(
-            engine,
-            &mut admitted.job,
-            &admitted.flow.team,
-            &mut admitted.claim,
-        )
-        .await
-        .err();
+    if rejection.is_none() && interrupted.is_none() && !is_postponed {
+        let (job, team) = (&mut admitted.job, &admitted.flow.team);
+        let attached = payload::attach(state, job, team, &mut admitted.held).await;
+        rejection = attached.err();
     }
-    let end = match refusal.or_else(|| choose(engine, admitted)) {
+    let end = match rejection.or_else(|| choose_candidates(state, admitted)) {
         Some((code, message)) => Some(JobResult::failed(code, message, Class::Rejected)),
         None => interrupted,
     };
     end.map_or(AdmissionStep::Call, |end| AdmissionStep::End(Box::new(end)))
 }
 
-/// What becomes of a job by the result that its identity already has; `None` if it is called all the same.
-async fn next_of_answered<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+/// The step that follows from the result that the identity already has; `None` if the job is called.
+async fn step_of_answered<Q: Queue, U>(
+    state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
-    refusal: Option<&Rejection>,
+    rejection: Option<&Rejection>,
 ) -> Option<AdmissionStep> {
-    // What failed before this revision began does not count for it.
-    let answered = answered(engine, admitted).await;
-    let is_unknown =
-        refusal.is_some_and(payload::is_gone) && admitted.fingerprint.starts_with(NO_JOB);
-    if let (Some(record), true) = (&answered, is_unknown) {
-        // Which request it was can no longer be told; its publisher put it there for this identity.
+    let record = answered(state, admitted).await?;
+    let is_unreadable =
+        rejection.is_some_and(payload::is_gone) && admitted.fingerprint.starts_with(NO_JOB);
+    if is_unreadable {
+        // Its object is gone, so its fingerprint cannot be computed. Its publisher put it there for this identity.
         admitted.fingerprint.clone_from(&record.fingerprint);
     }
-    if let Some(record) = &answered
-        && record.completion.is_final()
-        && record.fingerprint != admitted.fingerprint
-    {
+    let is_same_request = record.fingerprint == admitted.fingerprint;
+    let completion = &record.completion;
+    if completion.is_final() && !is_same_request {
         return Some(AdmissionStep::Conflict);
     }
-    let counts = |record: &ResultRecord| {
-        record.completion.revision >= admitted.revision
-            || record.completion.status == Status::Succeeded
-    };
-    if let Some(record) = answered.filter(counts) {
-        let same = record.fingerprint == admitted.fingerprint;
-        let same_message = record.message.as_ref() == Some(&admitted.delivery.unique_id);
-        if record.completion.is_final() || (same && same_message) {
-            return Some(AdmissionStep::AnswerAgain(Box::new(record)));
-        }
-        admitted.revision = record.completion.revision.saturating_add(1);
+    // A failure of an earlier revision does not count for this one.
+    let counts = completion.revision >= admitted.revision || completion.status == Status::Succeeded;
+    if !counts {
+        return None;
     }
+    let is_same_message = record.message.as_ref() == Some(&admitted.delivery.unique_id);
+    if completion.is_final() || (is_same_request && is_same_message) {
+        return Some(AdmissionStep::Republish(Box::new(record)));
+    }
+    admitted.revision = completion.revision.saturating_add(1);
     None
-}
-
-/// As [`choose_targets`], marked: what a job costs is told by its own bytes.
-fn choose<Q, U>(engine: &WorkerState<Q, U>, admitted: &mut AdmittedJob) -> Option<Rejection> {
-    let name = admitted.delivery.unique_id.clone();
-    let size = admitted.job.size();
-    engine
-        .journal
-        .suspects
-        .around(WorkStep::Calling, &name, || {
-            at_length(size, || choose_targets(engine, admitted))
-        })
-}
-
-/// Sets the targets that may serve a job and its cost; or says why there is none.
-fn choose_targets<Q, U>(
-    engine: &WorkerState<Q, U>,
-    admitted: &mut AdmittedJob,
-) -> Option<Rejection> {
-    let counts_tokens = engine.caps.contains_key(&admitted.flow.team);
-    let JobRoute {
-        pool,
-        choices,
-        cost,
-        refusal,
-    } = match matching(
-        &engine.pools,
-        &admitted.flow.pool,
-        &admitted.job,
-        counts_tokens,
-    ) {
-        Ok(found) => found,
-        Err(refusal) => return Some(refusal),
-    };
-    (admitted.choices, admitted.cost) = (choices, cost);
-    // An end of this process is no failure of the provider's.
-    let told = admitted.attempts.len()
-        - usize::from(admitted.interrupted && !admitted.attempts.is_empty());
-    admitted
-        .choices
-        .recall(&admitted.attempts[..told], &engine.pools);
-    // One that was sent to another pool is asked something else there than it was first.
-    let asks_this =
-        |_: &CoalesceRequest| admitted.fingerprint == admitted.job.fingerprint(&admitted.flow.pool);
-    admitted.share = CoalesceRequest::of(&admitted.job, pool.cache).filter(asks_this);
-    admitted.join = pool.merge.then(|| join(engine, admitted)).flatten();
-    refusal
-}
-
-/// How a job can travel with others. Its flow is read further where it can, as far as one request reaches.
-fn join<Q, U>(engine: &WorkerState<Q, U>, admitted: &AdmittedJob) -> Option<MergeCandidate> {
-    // One over which the process ended is worked on alone.
-    if engine
-        .journal
-        .suspects
-        .suspects(&admitted.delivery.unique_id)
-    {
-        return None;
-    }
-    let join = MergeCandidate::of(&admitted.job, &admitted.flow.pool)?;
-    // One text that is too long by all that is known would be refused, and all others with it.
-    let likely = admitted.cost.input_tokens * 3 / 4;
-    if join.inputs == 1 && admitted.choices.are_too_small_for(likely) {
-        return None;
-    }
-    let targets = admitted
-        .choices
-        .left()
-        .iter()
-        .map(|choice| engine.pools.target(choice.target));
-    let saving = targets.filter(|target| target.account.counts_calls(&target.model));
-    let joins = saving.map(|target| target.account.config().endpoint.provider.merges);
-    // So many like it fit one request.
-    let like_it = |joins: MergeLimits| {
-        let by_tokens = joins.tokens / admitted.cost.input_tokens.max(1);
-        (joins.inputs / join.inputs).min(usize::try_from(by_tokens).unwrap_or(usize::MAX))
-    };
-    let others = joins
-        .map(like_it)
-        .max()?
-        .checked_sub(1)
-        .filter(|others| *others > 0)?;
-    admitted.claim.travels_with(others);
-    Some(join)
 }

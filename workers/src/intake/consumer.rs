@@ -36,21 +36,21 @@ enum TurnEnd {
 
 /// Reads a flow, or what of it is due, until it is idle or `stop`.
 pub(crate) async fn run<Q: Queue, U: Upstream>(
-    engine: Arc<WorkerState<Q, U>>,
+    state: Arc<WorkerState<Q, U>>,
     reading: QueueReading,
     stop: CancellationToken,
 ) {
-    let size = engine.stage_size(&reading.flow.pool);
+    let size = state.stage_size(&reading.flow.pool);
     let (free, mut credit) = Credit::new(size);
     let stage = PrefetchBuffer::new(free);
     info!(queue = %reading.flow, prefetch = size, due = reading.due, "reading jobs");
-    let _forgotten_in_panic = engine.readings.guard(&reading);
+    let _forgotten_in_panic = state.readings.guard(&reading);
     loop {
         let place = tokio::select! {
-            place = engine.places.acquire() => place,
+            place = state.flow_permits.acquire() => place,
             () = stop.cancelled() => return,
         };
-        if let Err(error) = engine.queue.prepare(&reading).await {
+        if let Err(error) = state.queue.prepare(&reading).await {
             drop(place);
             warn!(queue = %reading.flow, %error, "cannot read this queue yet");
             tokio::select! {
@@ -58,17 +58,17 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
                 () = stop.cancelled() => return,
             }
         }
-        let mut source = engine.queue.open(&reading, credit);
-        let over = turn(&engine, &reading, &mut source, &stage, &stop).await;
+        let mut source = state.queue.open(&reading, credit);
+        let over = turn(&state, &reading, &mut source, &stage, &stop).await;
         if matches!(over, TurnEnd::Idle) {
-            engine.readings.closing(&reading);
+            state.readings.closing(&reading);
         }
         let (rest, left) = source.close().await;
         for delivery in rest {
-            engine.queue.give_back(delivery.receipt).await;
+            state.queue.give_back(delivery.receipt).await;
         }
         if matches!(over, TurnEnd::Crowded) {
-            leave(&engine, &reading, &stage).await;
+            leave(&state, &reading, &stage).await;
         }
         drop(place);
         credit = match left {
@@ -76,7 +76,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             // Its feed ends for no other reason than a stop or a fault that was told.
             _ => return,
         };
-        if matches!(over, TurnEnd::Idle) && is_forgotten(&engine, &reading).await {
+        if matches!(over, TurnEnd::Idle) && is_forgotten(&state, &reading).await {
             debug!(queue = %reading.flow, due = reading.due, "nothing more to read");
             return;
         }
@@ -85,7 +85,7 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
 
 /// Reads for one turn.
 async fn turn<Q: Queue, U: Upstream>(
-    engine: &Arc<WorkerState<Q, U>>,
+    state: &Arc<WorkerState<Q, U>>,
     reading: &QueueReading,
     source: &mut DeliverySource,
     stage: &Arc<PrefetchBuffer>,
@@ -99,12 +99,12 @@ async fn turn<Q: Queue, U: Upstream>(
             delivery = source.deliveries.recv() => match delivery {
                 Some(delivery) => {
                     last = Instant::now();
-                    admit(engine, reading, delivery, stage).await;
+                    admit(state, reading, delivery, stage).await;
                 }
                 None => return TurnEnd::Stopped,
             },
             _ = look.tick() => {
-                let crowded = engine.places.available_permits() == 0;
+                let crowded = state.flow_permits.available_permits() == 0;
                 let idle = if crowded { IDLE_IN_A_CROWD } else { IDLE };
                 if last.elapsed() > idle && stage.is_empty() {
                     return TurnEnd::Idle;
@@ -122,23 +122,23 @@ async fn turn<Q: Queue, U: Upstream>(
 /// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
 /// given back is among it, and a job that came twice is there once.
 async fn leave<Q: Queue, U: Upstream>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     reading: &QueueReading,
     stage: &PrefetchBuffer,
 ) {
-    let is_given_back = engine.dispatcher.give_back(reading.clone()).await;
+    let is_given_back = state.dispatcher.give_back(reading.clone()).await;
     if !is_given_back || stage.holds_any() {
         return;
     }
-    if let Err(error) = engine.queue.leave(reading).await {
+    if let Err(error) = state.queue.leave(reading).await {
         debug!(queue = %reading.flow, %error, "a queue's turn does not end cleanly");
     }
 }
 
 /// Lets go of a flow; false if there is more to read, or something of it is still worked on.
-async fn is_forgotten<Q: Queue, U>(engine: &WorkerState<Q, U>, reading: &QueueReading) -> bool {
-    match engine.queue.forget(reading).await {
-        Ok(idle) => idle && engine.readings.close(reading),
+async fn is_forgotten<Q: Queue, U>(state: &WorkerState<Q, U>, reading: &QueueReading) -> bool {
+    match state.queue.forget(reading).await {
+        Ok(idle) => idle && state.readings.close(reading),
         Err(error) => {
             debug!(queue = %reading.flow, %error, "cannot let go of this queue yet");
             false

@@ -17,13 +17,13 @@ struct DamagedRecord;
 /// The record of an answer that this identity has: from the store, and for what may have been worked on
 /// elsewhere, or where the store lacks some, also from the stream of completions.
 pub(crate) async fn answered<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
 ) -> Option<ResultRecord> {
-    let now = engine.clock.now();
+    let now = state.clock.now();
     // What cannot be looked up for now may be there; what is damaged is not.
     let stored = retry_until_done("looking up a result", async || {
-        match engine.results.answered(&admitted.identity, now) {
+        match state.results.answered(&admitted.identity, now) {
             Err(error) if !error.is_passing() => {
                 warn!(%error, "a result cannot be looked up");
                 Ok(Err(DamagedRecord))
@@ -33,15 +33,15 @@ pub(crate) async fn answered<Q: Queue, U>(
     });
     match stored.await {
         Ok(Some(record)) => return Some(record),
-        Ok(None) if engine.results_are_complete && !admitted.delivery.redelivered => return None,
+        Ok(None) if state.results_are_complete && !admitted.delivery.redelivered => return None,
         Ok(None) | Err(DamagedRecord) => {}
     }
     let published = retry_until_done("looking up a completion", || {
-        engine.queue.completion(&admitted.identity)
+        state.queue.completion(&admitted.identity)
     })
     .await?;
     let counts = |completion: &Completion| {
-        published.published >= engine.results.horizon(now)
+        published.published >= state.results.horizon(now)
             && completion.identity() == admitted.identity
     };
     let completion = published.completion.filter(counts)?;
@@ -59,10 +59,10 @@ pub(crate) async fn answered<Q: Queue, U>(
 /// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
 /// again because nobody knows what became of the last of them.
 pub(crate) fn recall<Q, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
 ) -> Option<JobResult> {
-    let past = engine.journal.attempts.recall(
+    let past = state.journal.attempts.recall(
         &admitted.identity,
         &admitted.fingerprint,
         admitted.revision,
@@ -72,7 +72,7 @@ pub(crate) fn recall<Q, U>(
             (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
         };
         if !admitted.attempts.iter().any(same) {
-            admitted.note(attempt);
+            admitted.add_attempt(attempt);
         }
     }
     admitted.counted = admitted.counted.max(past.counted);

@@ -46,32 +46,32 @@ pub(crate) fn is_gone((code, _): &Rejection) -> bool {
     *code == GONE
 }
 
-/// Fetches the object that holds a job, when the stage has room for it.
+/// Fetches the object that holds a job, when the stage has memory for it.
 pub(crate) async fn fetch<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     team: &str,
     object: String,
-    claim: &mut HeldDelivery,
+    held: &mut HeldDelivery,
 ) -> JobPayload {
-    claim.object = is_object_of(&object, team).then(|| object.clone());
-    match bytes_of(engine, team, &object, claim, |size| size).await {
+    held.object = is_object_of(&object, team).then(|| object.clone());
+    match bytes_of(state, team, &object, held, |size| size).await {
         Ok(bytes) => JobPayload::Object(bytes),
         Err(refusal) => JobPayload::Missing(refusal),
     }
 }
 
-/// How much room bytes take as text.
+/// How much memory bytes take as text.
 fn in_base64(size: usize) -> usize {
     size / 3 * 4
 }
 
-/// The bytes of a team's object, when the stage has the room that they take.
+/// The bytes of a team's object, when the stage has the memory that they take.
 async fn bytes_of<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     team: &str,
     object: &str,
-    claim: &mut HeldDelivery,
-    room: impl Fn(usize) -> usize,
+    held: &mut HeldDelivery,
+    memory: impl Fn(usize) -> usize,
 ) -> Result<Bytes, Rejection> {
     if !is_object_of(object, team) {
         let message = format!(
@@ -85,32 +85,32 @@ async fn bytes_of<Q: Queue, U>(
             format!("there is no whole object `{object}`; put it before the message that names it");
         (GONE, message)
     };
-    let size = retry_until_done("looking for an object", || engine.queue.object_size(object)).await;
+    let size = retry_until_done("looking for an object", || state.queue.object_size(object)).await;
     let size = size.ok_or_else(gone)?;
-    if size > engine.max_request {
-        let most = engine.max_request;
+    if size > state.max_request {
+        let most = state.max_request;
         let message = format!(
             "the object `{object}` has {size} bytes, more than max_request of {most} in [call]"
         );
         return Err(("request_too_large", message));
     }
-    claim.make_room(room(size)).await;
-    retry_until_done("fetching an object", || engine.queue.object(object))
+    held.reserve_memory(memory(size)).await;
+    retry_until_done("fetching an object", || state.queue.object(object))
         .await
         .ok_or_else(gone)
 }
 
 /// Puts the bytes of the file that a job names into it.
 pub(crate) async fn attach<Q: Queue, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     job: &mut Job,
     team: &str,
-    claim: &mut HeldDelivery,
+    held: &mut HeldDelivery,
 ) -> Result<(), Rejection> {
     let Some(FileReference { object, filename }) = file_of(job) else {
         return Ok(());
     };
-    let bytes = bytes_of(engine, team, &object, claim, in_base64).await?;
+    let bytes = bytes_of(state, team, &object, held, in_base64).await?;
     let named = object.rsplit('/').next().unwrap_or_default().to_owned();
     let file = at_length(bytes.len(), || {
         let data = BASE64_STANDARD.encode(&bytes);

@@ -23,29 +23,29 @@ pub(crate) struct ReadMessage {
     pub(crate) identity: Identity,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
-    pub(crate) claim: HeldDelivery,
+    pub(crate) held: HeldDelivery,
     pub(crate) attempts: Vec<Attempt>,
     pub(crate) counted: u32,
     pub(crate) revision: u32,
-    pub(crate) refusal: Option<Rejection>,
+    pub(crate) rejection: Option<Rejection>,
 }
 
 pub(crate) fn read<Q, U>(
-    engine: &WorkerState<Q, U>,
+    state: &WorkerState<Q, U>,
     flow: &Flow,
     mut delivery: Delivery,
-    mut claim: HeldDelivery,
-    content: JobPayload,
-    guilty: Option<WorkStep>,
+    mut held: HeldDelivery,
+    payload: JobPayload,
+    poisoned_at: Option<WorkStep>,
 ) -> ReadMessage {
-    let known = delivery.state.take();
-    let (mut identity, job, mut refusal) = match guilty {
+    let postponed = delivery.state.take();
+    let (mut identity, job, mut rejection) = match poisoned_at {
         // It must not even be looked at again.
         Some(WorkStep::Reading) => (identity_of(flow, None, None, &delivery), None, None),
-        _ if let JobPayload::Missing(refusal) = content => {
-            (lenient_identity(flow, &delivery), None, Some(refusal))
+        _ if let JobPayload::Missing(rejection) = payload => {
+            (lenient_identity(flow, &delivery), None, Some(rejection))
         }
-        _ => match Job::parse_as(content.of(&delivery), delivery.format) {
+        _ => match Job::parse_as(payload.of(&delivery), delivery.format) {
             Ok(job) => (
                 identity_of(flow, job.own_id(), job.batch.clone(), &delivery),
                 Some(job),
@@ -58,24 +58,24 @@ pub(crate) fn read<Q, U>(
             ),
         },
     };
-    let kept = known
+    let kept = postponed
         .as_ref()
-        .map(|known| known.fingerprint.clone())
+        .map(|postponed| postponed.fingerprint.clone())
         .filter(|kept| !kept.is_empty());
     // One that was sent to another pool is the same request still, and so is one whose object is gone.
     let fingerprint = kept.or_else(|| Some(job.as_ref()?.fingerprint(&flow.pool)));
     let fingerprint = fingerprint.unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id));
     // What stands in for the job of a message that is none.
     let job = job.unwrap_or_default();
-    if guilty.is_some() {
+    if poisoned_at.is_some() {
         let message =
             "the worker ended twice while it worked on this job, which is therefore set aside";
-        refusal = Some(("killed_worker", message.to_owned()));
+        rejection = Some(("killed_worker", message.to_owned()));
     }
     let asked = [job.reply_to.clone(), delivery.reply_to.clone()]
         .into_iter()
         .flatten();
-    let prefixes = engine.team(&flow.team).reply_prefixes;
+    let prefixes = state.team(&flow.team).reply_prefixes;
     let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
         asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
     let (mut attempts, mut counted, mut revision) = (
@@ -83,29 +83,29 @@ pub(crate) fn read<Q, U>(
         0,
         delivery.revision.unwrap_or(1).clamp(1, MOST_REVISIONS),
     );
-    if let Some(known) = known {
-        identity.id = known.id;
-        replies.extend(known.replies);
-        delivery.published = known.published;
-        (attempts, counted, revision) = (known.attempts, known.counted, known.revision);
+    if let Some(postponed) = postponed {
+        identity.id = postponed.id;
+        replies.extend(postponed.replies);
+        delivery.published = postponed.published;
+        (attempts, counted, revision) = (postponed.attempts, postponed.counted, postponed.revision);
     }
-    claim.published = delivery.published;
-    claim.revision = revision;
-    claim.deadline = job.deadline;
-    claim.tried = !attempts.is_empty();
-    claim.replies = replies;
-    let refusal = refusal.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
-    let refusal = refusal.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
+    held.published = delivery.published;
+    held.revision = revision;
+    held.deadline = job.deadline;
+    held.tried = !attempts.is_empty();
+    held.replies = replies;
+    let rejection = rejection.or_else(|| Some(("invalid_job", delivery.problem.take()?)));
+    let rejection = rejection.or_else(|| Some(refused_reply(not_allowed.first()?, flow)));
     ReadMessage {
         job,
         identity,
         fingerprint,
         delivery,
-        claim,
+        held,
         attempts,
         counted,
         revision,
-        refusal,
+        rejection,
     }
 }
 

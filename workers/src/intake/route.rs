@@ -15,15 +15,15 @@ use forebay_providers::cost::CallCost;
 #[derive(Debug)]
 pub(crate) struct JobRoute {
     pub(crate) pool: Arc<Pool>,
-    pub(crate) choices: CandidateSet,
+    pub(crate) candidates: CandidateSet,
     /// What it costs at the first of them.
     pub(crate) cost: CallCost,
     /// Why none of them can be asked, if none can.
-    pub(crate) refusal: Option<Rejection>,
+    pub(crate) rejection: Option<Rejection>,
 }
 
 /// Matches `job` with the targets of `pool`. Tokens are counted where a target's limits do, or `counts_tokens`.
-pub(crate) fn matching(
+pub(crate) fn route(
     pools: &Pools,
     pool: &str,
     job: &Job,
@@ -81,13 +81,13 @@ pub(crate) fn matching(
         .into_iter()
         .find_map(|(_, refusal)| refusal)
         .filter(|_| !is_said);
-    let refusal = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
-    let choices = CandidateSet::new(&found, &named, &costs);
+    let rejection = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
+    let candidates = CandidateSet::new(&found, &named, &costs);
     Ok(JobRoute {
         pool: found,
-        choices,
+        candidates,
         cost,
-        refusal,
+        rejection,
     })
 }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use rust_decimal::Decimal;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::clock::millis_between;
 use crate::controls::WorkerControls;
@@ -27,6 +28,8 @@ use forebay_providers::cost::CallCost;
 /// A job on its way.
 #[derive(Debug)]
 pub(crate) struct AdmittedJob {
+    /// The span of its events; its fields are id, team, pool and lane.
+    pub(crate) span: Span,
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) flow: Flow,
@@ -34,18 +37,18 @@ pub(crate) struct AdmittedJob {
     pub(crate) due: bool,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
-    pub(crate) claim: HeldDelivery,
-    pub(crate) entry: Registration,
+    pub(crate) held: HeldDelivery,
+    pub(crate) registration: Registration,
     /// Deliveries that end with this one although its identity is free again.
-    pub(crate) joined: Vec<HeldDelivery>,
+    pub(crate) duplicates: Vec<HeldDelivery>,
     /// Which answer of its identity it will have.
     pub(crate) revision: u32,
     /// Targets that may serve it.
-    pub(crate) choices: CandidateSet,
+    pub(crate) candidates: CandidateSet,
     /// Why its last call went where it went.
     pub(crate) reason: Reason,
     /// Since when it waits here, from its first turn on.
-    pub(crate) here_since: Option<Instant>,
+    pub(crate) first_queued_at: Option<Instant>,
     /// Whether nobody knows what became of its last call, since the process ended over it.
     pub(crate) interrupted: bool,
     pub(crate) cost: CallCost,
@@ -55,11 +58,11 @@ pub(crate) struct AdmittedJob {
     /// When it was published, or last tried.
     pub(crate) waiting_since: Timestamp,
     /// The right of its large answer to be here; held for its drop.
-    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) answer_permit: Option<Arc<OwnedSemaphorePermit>>,
     /// Whether another one's answer may serve it.
-    pub(crate) share: Option<CoalesceRequest>,
+    pub(crate) coalesce: Option<CoalesceRequest>,
     /// How it can travel with others.
-    pub(crate) join: Option<MergeCandidate>,
+    pub(crate) merge: Option<MergeCandidate>,
     /// It waits for itself until then.
     pub(crate) not_before: Option<Instant>,
     /// What the last target said that can never serve it.
@@ -154,7 +157,7 @@ impl AdmittedJob {
     }
 
     /// Notes a call; of very many the middle ones are forgotten, so that they fit a message.
-    pub(crate) fn note(&mut self, attempt: Attempt) {
+    pub(crate) fn add_attempt(&mut self, attempt: Attempt) {
         if self.attempts.len() == MOST_ATTEMPTS {
             self.attempts.remove(MOST_ATTEMPTS / 2);
         }
@@ -162,8 +165,8 @@ impl AdmittedJob {
     }
 
     /// Whether it is cancelled.
-    pub(crate) fn is_cancelled(&self, orders: &WorkerControls) -> bool {
-        orders.cancels(&self.identity, self.delivery.published)
+    pub(crate) fn is_cancelled(&self, controls: &WorkerControls) -> bool {
+        controls.cancels(&self.identity, self.delivery.published)
     }
 
     /// Whether its deadline has passed.

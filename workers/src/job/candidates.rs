@@ -9,38 +9,47 @@ use crate::job::merge_key::says_nothing;
 use crate::pools::{Pool, PoolCandidate, Pools};
 use forebay_providers::cost::CallCost;
 
-/// A target that may serve a job.
+/// The order in which candidates are tried: fewest failures of the job first, then the lowest tier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct CandidateRank {
+    failures: u32,
+    tier: u32,
+}
+
+/// A target that may serve a job, and how the job fared there.
 #[derive(Debug, Clone)]
 pub(crate) struct CandidateState {
-    /// Which target.
+    /// The target's number in [`Pools`].
     pub(crate) target: usize,
-    /// Its share where several of a tier have room.
+    /// Its share where several targets of a tier have room.
     pub(crate) weight: f64,
-    /// What a call costs there.
+    /// What a call for the job costs there.
     pub(crate) cost: CallCost,
     tier: u32,
     after: Duration,
+    /// In tokens, if known.
     context_window: Option<u64>,
-    /// Calls for this job that failed there.
+    /// Calls for the job that failed there.
     failures: u32,
-    /// It is not asked before then.
+    /// The job does not ask it before then.
     not_before: Option<Instant>,
 }
 
 impl CandidateState {
-    /// Lower ones first: where fewer calls failed, then the lower tier.
-    pub(crate) fn rank(&self) -> (u32, u32) {
-        (self.failures, self.tier)
+    pub(crate) fn rank(&self) -> CandidateRank {
+        CandidateRank {
+            failures: self.failures,
+            tier: self.tier,
+        }
     }
 
-    /// When it may be asked although others of a lower rank are left; those that may serve the job sooner are
-    /// waited for until then.
-    pub(crate) fn enters_at(&self, here_since: Instant) -> Instant {
-        here_since + self.after
+    /// When it may be asked although candidates of a lower rank could serve the job sooner.
+    pub(crate) fn enters_at(&self, first_queued_at: Instant) -> Instant {
+        first_queued_at + self.after
     }
 
-    /// When the job may try it again.
-    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
+    /// When the job's back-off from it ends; `None` if it has ended.
+    pub(crate) fn backs_off_until(&self, now: Instant) -> Option<Instant> {
         self.not_before.filter(|at| *at > now)
     }
 }
@@ -49,164 +58,180 @@ impl CandidateState {
 #[derive(Debug, Default)]
 pub(crate) struct CandidateSet {
     left: Vec<CandidateState>,
-    /// The lowest tier of the pool that could be asked for this job at all.
+    /// The lowest tier of the pool's targets that have the job's model.
     lowest_tier: u32,
-    /// Whether the job cannot be said to a target of a lower tier.
-    unsaid: bool,
-    /// Whether a refusal for the content may be taken to another target.
+    /// True if no target of the lowest tier can express the job.
+    lowest_tier_is_unsupported: bool,
+    /// True if a refusal for the content may be tried at another target.
     content_fallback: bool,
 }
 
 impl CandidateSet {
-    /// All that may serve a job that asks for `candidates` of `pool`, and what it costs at each; those to which it
-    /// cannot be said are left out.
+    /// The `candidates` of `pool` that can express the job. `costs` has what a call costs at each; `None` where the
+    /// target cannot express the job.
     pub(crate) fn new(
         pool: &Pool,
         candidates: &[PoolCandidate],
         costs: &[Option<CallCost>],
     ) -> Self {
-        let left = candidates
-            .iter()
-            .zip(costs)
-            .filter_map(|(candidate, cost)| {
-                Some(CandidateState {
-                    target: candidate.target,
-                    tier: candidate.tier,
-                    weight: candidate.weight,
-                    after: candidate.after,
-                    context_window: candidate.context_window,
-                    cost: (*cost)?,
-                    failures: 0,
-                    not_before: None,
-                })
-            });
-        let left: Vec<_> = left.collect();
-        let lowest_tier = candidates
-            .iter()
-            .map(|candidate| candidate.tier)
-            .min()
-            .unwrap_or_default();
-        let said = left.iter().map(|choice| choice.tier).min();
+        let state = |(candidate, cost): (&PoolCandidate, &Option<CallCost>)| {
+            Some(CandidateState {
+                target: candidate.target,
+                tier: candidate.tier,
+                weight: candidate.weight,
+                after: candidate.after,
+                context_window: candidate.context_window,
+                cost: (*cost)?,
+                failures: 0,
+                not_before: None,
+            })
+        };
+        let left: Vec<_> = candidates.iter().zip(costs).filter_map(state).collect();
+        let lowest_tier = candidates.iter().map(|candidate| candidate.tier).min();
+        let lowest_tier = lowest_tier.unwrap_or_default();
+        let lowest_supported = left.iter().map(|candidate| candidate.tier).min();
         Self {
-            unsaid: said.is_some_and(|tier| tier > lowest_tier),
+            lowest_tier_is_unsupported: lowest_supported.is_some_and(|tier| tier > lowest_tier),
             left,
             lowest_tier,
             content_fallback: pool.content_fallback,
         }
     }
 
-    /// Those that are left.
+    /// The candidates that may still serve the job.
     pub(crate) fn left(&self) -> &[CandidateState] {
         &self.left
     }
 
-    /// Whether none of them has a window for a prompt of so many tokens, as far as windows are known.
-    pub(crate) fn are_too_small_for(&self, tokens: u64) -> bool {
+    fn find(&self, target: usize) -> Option<&CandidateState> {
         self.left
             .iter()
-            .all(|choice| choice.context_window.is_some_and(|window| window < tokens))
+            .find(|candidate| candidate.target == target)
     }
 
-    /// What a call costs at `target`, if that is among the first that are asked now.
+    /// Returns true if every candidate has a known context window of less than `tokens`.
+    pub(crate) fn are_too_small_for(&self, tokens: u64) -> bool {
+        let is_too_small = |window: u64| window < tokens;
+        self.left
+            .iter()
+            .all(|candidate| candidate.context_window.is_some_and(is_too_small))
+    }
+
+    /// Returns what a call costs at `target`, if that has the lowest rank of the candidates that may be asked now.
     pub(crate) fn cost_at(&self, target: usize, now: Instant) -> Option<CallCost> {
-        let awake = || {
-            self.left
-                .iter()
-                .filter(|choice| choice.rests_until(now).is_none())
-        };
-        let choice = awake().find(|choice| choice.target == target)?;
-        awake()
-            .all(|other| other.rank() >= choice.rank())
-            .then_some(choice.cost)
+        let candidate = self
+            .find(target)
+            .filter(|candidate| candidate.backs_off_until(now).is_none())?;
+        let is_first = self
+            .left
+            .iter()
+            .filter(|other| other.backs_off_until(now).is_none())
+            .all(|other| other.rank() >= candidate.rank());
+        is_first.then_some(candidate.cost)
     }
 
-    /// What the calls that were made for the job before say of them.
+    /// Takes in the outcomes of the calls that were made for the job before it was delivered this time.
     pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();
         for attempt in attempts.iter().filter(|attempt| !says_nothing(attempt)) {
             let target = pools.place(&attempt.account, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
-                self.note(target, class);
+                self.record_failure(target, class);
             }
         }
         if self.left.is_empty() {
-            // It came again all the same: what no target could do then, one may do now.
+            // The job came again all the same. What no target could serve then, one may serve now.
             self.left = all;
         }
     }
 
-    /// Notes what a call to `target` turned out to be. Returns whether another target is left for the job, where the
-    /// outcome asks for one.
-    pub(crate) fn note(&mut self, target: usize, class: Class) -> bool {
-        let called = self.left.iter().position(|choice| choice.target == target);
-        let window = called.and_then(|index| self.left[index].context_window);
+    /// Takes in the failure of a call to `target`: that candidate comes later, or the candidates that would fail alike are
+    /// removed.
+    pub(crate) fn record_failure(&mut self, target: usize, class: Class) {
         match class {
             Class::Overloaded
             | Class::ServerError
             | Class::MalformedResponse
             | Class::NetBeforeSend
             | Class::NetAfterSend => {
-                if let Some(index) = called {
-                    self.left[index].failures += 1;
+                let called = |candidate: &&mut CandidateState| candidate.target == target;
+                if let Some(candidate) = self.left.iter_mut().find(called) {
+                    candidate.failures += 1;
                 }
-                return true;
             }
-            Class::ExceedsLimit | Class::ModelNotAllowed => {
-                self.left.retain(|choice| choice.target != target);
+            Class::ExceedsLimit | Class::ModelNotAllowed => self.remove(target),
+            Class::ContentFiltered if self.content_fallback => self.remove(target),
+            Class::ContextTooLong => {
+                let window = self.find(target).and_then(|called| called.context_window);
+                self.left
+                    .retain(|candidate| candidate.context_window > window);
             }
-            Class::ContextTooLong => self.left.retain(|choice| choice.context_window > window),
-            Class::ContentFiltered if self.content_fallback => {
-                self.left.retain(|choice| choice.target != target);
-            }
-            Class::ContentFiltered => return false,
-            _ => return true,
+            _ => {}
         }
-        !self.left.is_empty()
     }
 
-    /// Asks `target` no more for what it failed at for good. Returns whether another is left.
-    pub(crate) fn leave(&mut self, target: usize, class: Option<Class>) -> bool {
-        if matches!(
-            class,
-            Some(Class::ServerError | Class::Overloaded | Class::MalformedResponse)
-        ) {
-            self.left.retain(|choice| choice.target != target);
+    /// Returns true if another target may serve a job for which `target` failed with `class`.
+    pub(crate) fn has_other_than(&self, target: usize, class: Class) -> bool {
+        match class {
+            Class::ContentFiltered if !self.content_fallback => false,
+            _ if is_given_up_after(class) => {
+                self.left.iter().any(|candidate| candidate.target != target)
+            }
+            // The candidates that would fail alike are removed already.
+            _ => !self.left.is_empty(),
         }
-        !self.left.is_empty()
     }
 
-    /// The job waits so long before it asks `target` again.
+    /// Removes `target`, if a failure of `class` is one that it would repeat.
+    pub(crate) fn give_up(&mut self, target: usize, class: Class) {
+        if is_given_up_after(class) {
+            self.remove(target);
+        }
+    }
+
+    fn remove(&mut self, target: usize) {
+        self.left.retain(|candidate| candidate.target != target);
+    }
+
+    /// The job does not ask `target` again until then.
     pub(crate) fn back_off(&mut self, target: usize, until: Instant) {
-        let called = self
-            .left
-            .iter_mut()
-            .filter(|choice| choice.target == target);
-        called.for_each(|choice| choice.not_before = Some(until));
+        for candidate in &mut self.left {
+            if candidate.target == target {
+                candidate.not_before = Some(until);
+            }
+        }
     }
 
-    /// Until when the job itself waits: until it may ask any of them.
-    pub(crate) fn rests_until(&self, now: Instant) -> Option<Instant> {
-        let rests = self.left.iter().map(|choice| choice.rests_until(now));
-        rests
-            .reduce(|one, other| one.zip(other).map(|(one, other)| one.min(other)))
-            .flatten()
+    /// Returns when the first back-off ends, if the job backs off from every candidate.
+    pub(crate) fn backs_off_until(&self, now: Instant) -> Option<Instant> {
+        let mut first: Option<Instant> = None;
+        for candidate in &self.left {
+            let until = candidate.backs_off_until(now)?;
+            first = Some(first.map_or(until, |first| first.min(until)));
+        }
+        first
     }
 
-    /// Why `target` is asked, after the calls that were made before.
+    /// Returns why `target` is asked, after `attempts`.
     pub(crate) fn reason(&self, target: usize, attempts: &[Attempt]) -> Reason {
-        let tier = self
-            .left
-            .iter()
-            .find(|choice| choice.target == target)
-            .map(|choice| choice.tier);
         let failed = |attempt: &Attempt| {
             !says_nothing(attempt) && attempt.class().is_some_and(|class| !class.is_limit())
         };
-        match tier {
-            _ if attempts.iter().any(failed) => Reason::Failed,
-            Some(tier) if tier == self.lowest_tier => Reason::Preferred,
-            _ if self.unsaid => Reason::Unsupported,
+        if attempts.iter().any(failed) {
+            return Reason::Failed;
+        }
+        match self.find(target) {
+            Some(candidate) if candidate.tier == self.lowest_tier => Reason::Preferred,
+            _ if self.lowest_tier_is_unsupported => Reason::Unsupported,
             _ => Reason::Unavailable,
         }
     }
+}
+
+/// Whether a target that the retry policy gives up on after a failure of `class` would fail the same way again.
+fn is_given_up_after(class: Class) -> bool {
+    matches!(
+        class,
+        Class::ServerError | Class::Overloaded | Class::MalformedResponse
+    )
 }

@@ -1,4 +1,4 @@
-//! A delivery that is held, its place in a stage, and who wants to know what comes of it.
+//! A delivery that is held, its place in a buffer, and who wants to know what comes of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,9 +11,9 @@ use crate::queue::Delivery;
 
 /// What jobs of one flow that no message can hold may take of the memory until they end, in KiB. One job is let
 /// in whatever it has. It is a flow's own: one that pauses must not keep others from their turn.
-const ROOM: usize = 256 * 1024;
+const LARGE_JOBS_KIB: usize = 256 * 1024;
 
-/// A flow's stage: how many of its places are taken, and who is told when one gets free.
+/// A flow's buffer: how many of its places are taken, and who is told when one gets free.
 #[derive(Debug)]
 pub(crate) struct PrefetchBuffer {
     free: mpsc::UnboundedSender<usize>,
@@ -21,23 +21,23 @@ pub(crate) struct PrefetchBuffer {
     /// Deliveries that are neither acknowledged nor given back, those that are being called included.
     held: AtomicUsize,
     /// For jobs that no message can hold.
-    room: Arc<Semaphore>,
+    memory: Arc<Semaphore>,
     /// Whether it has places for jobs that travel together.
     wide: AtomicBool,
 }
 
-/// A place in a flow's stage; giving it up lets the flow fetch one more.
+/// A place in a flow's buffer; giving it up lets the flow fetch one more.
 #[derive(Debug)]
 pub(crate) struct PrefetchSlot(Arc<PrefetchBuffer>);
 
-/// A delivery's mark on its stage, for as long as it is held.
+/// A delivery's mark on its buffer, for as long as it is held.
 #[derive(Debug)]
 pub(crate) struct PrefetchMark(Arc<PrefetchBuffer>);
 
 impl PrefetchBuffer {
-    /// An empty stage.
+    /// An empty buffer.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
-        let room = Arc::new(Semaphore::new(ROOM));
+        let memory = Arc::new(Semaphore::new(LARGE_JOBS_KIB));
         let (taken, held, wide) = (
             AtomicUsize::new(0),
             AtomicUsize::new(0),
@@ -47,7 +47,7 @@ impl PrefetchBuffer {
             free,
             taken,
             held,
-            room,
+            memory,
             wide,
         })
     }
@@ -100,7 +100,7 @@ impl Drop for PrefetchMark {
 /// A delivery, and who wants a copy of what comes of it.
 #[derive(Debug)]
 pub(crate) struct HeldDelivery {
-    pub(crate) hold: AckGuard,
+    pub(crate) ack_guard: AckGuard,
     pub(crate) mark: PrefetchMark,
     pub(crate) replies: Vec<String>,
     /// When it was published.
@@ -114,42 +114,49 @@ pub(crate) struct HeldDelivery {
     /// The object that holds the job, if its message does not.
     pub(crate) object: Option<String>,
     pub(crate) slot: Option<PrefetchSlot>,
-    /// What a large job takes of the room.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    /// What a large job takes of the memory.
+    pub(crate) memory: Option<OwnedSemaphorePermit>,
 }
 
 impl HeldDelivery {
-    /// Waits until there is room for a job of so many bytes more.
-    pub(crate) async fn make_room(&mut self, more: usize) {
+    /// Waits until there is memory for a job of so many bytes more.
+    pub(crate) async fn reserve_memory(&mut self, more: usize) {
         // What it has is given up first: two that have some and wait for more would wait for each other.
-        let has = self.room.take().map_or(0, |room| room.num_permits() * 1024);
+        let has = self
+            .memory
+            .take()
+            .map_or(0, |memory| memory.num_permits() * 1024);
         let size = has.saturating_add(more);
-        let kib = u32::try_from(size.div_ceil(1024).min(ROOM)).unwrap_or(u32::MAX);
+        let kib = u32::try_from(size.div_ceil(1024).min(LARGE_JOBS_KIB)).unwrap_or(u32::MAX);
         // It is never closed.
-        self.room = Arc::clone(&self.mark.0.room)
+        self.memory = Arc::clone(&self.mark.0.memory)
             .acquire_many_owned(kib)
             .await
             .ok();
     }
 
     /// So many of its flow can travel together.
-    pub(crate) fn travels_with(&self, others: usize) {
+    pub(crate) fn fits_merged_call(&self, others: usize) {
         self.mark.0.widen(others);
     }
 
     /// What is known of a delivery before it is read.
-    pub(crate) fn unread(delivery: &Delivery, hold: AckGuard, stage: &Arc<PrefetchBuffer>) -> Self {
+    pub(crate) fn unread(
+        delivery: &Delivery,
+        ack_guard: AckGuard,
+        buffer: &Arc<PrefetchBuffer>,
+    ) -> Self {
         Self {
-            hold,
-            mark: stage.mark(),
+            ack_guard,
+            mark: buffer.mark(),
             replies: Vec::new(),
             published: delivery.published,
             revision: 1,
             deadline: None,
             tried: false,
             object: None,
-            slot: Some(stage.slot()),
-            room: None,
+            slot: Some(buffer.slot()),
+            memory: None,
         }
     }
 }

@@ -47,7 +47,7 @@ pub(crate) enum RegistrationOutcome {
 /// makes way for the next delivery; who had joined is then delivered again.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    running: Arc<InFlightJobs>,
+    in_flight: Arc<InFlightJobs>,
     /// None for a message that has the identity of another request.
     identity: Option<Identity>,
 }
@@ -62,31 +62,31 @@ impl InFlightJobs {
         self: &Arc<Self>,
         identity: &Identity,
         fingerprint: &str,
-        mut claim: HeldDelivery,
+        mut held: HeldDelivery,
     ) -> RegistrationOutcome {
-        let entry = |identity| Registration {
-            running: Arc::clone(self),
+        let registration = |identity| Registration {
+            in_flight: Arc::clone(self),
             identity,
         };
         let mut jobs = self.lock();
         match jobs.get_mut(identity) {
             Some(job) if job.fingerprint == fingerprint || !job.admitted => {
                 // It waits for another one, not for a permit: its flow goes on fetching.
-                drop(claim.slot.take());
-                drop(claim.room.take());
-                job.followers.push((fingerprint.to_owned(), claim));
+                drop(held.slot.take());
+                drop(held.memory.take());
+                job.followers.push((fingerprint.to_owned(), held));
                 RegistrationOutcome::Waits
             }
-            Some(_) => RegistrationOutcome::Conflict(claim, entry(None)),
+            Some(_) => RegistrationOutcome::Conflict(held, registration(None)),
             None => {
                 let job = InFlightJob {
                     fingerprint: fingerprint.to_owned(),
-                    revision: claim.revision,
+                    revision: held.revision,
                     admitted: false,
                     followers: Vec::new(),
                 };
                 jobs.insert(identity.clone(), job);
-                RegistrationOutcome::First(claim, entry(Some(identity.clone())))
+                RegistrationOutcome::First(held, registration(Some(identity.clone())))
             }
         }
     }
@@ -101,13 +101,13 @@ impl InFlightJobs {
         let Some(job) = self.lock().remove(identity) else {
             return followers;
         };
-        for (fingerprint, claim) in job.followers {
+        for (fingerprint, held) in job.followers {
             // One that asks for a later answer is not answered by this one.
-            let same = fingerprint == job.fingerprint && claim.revision <= job.revision;
+            let same = fingerprint == job.fingerprint && held.revision <= job.revision;
             if same {
-                followers.same.push(claim)
+                followers.same.push(held)
             } else {
-                followers.others.push(claim)
+                followers.others.push(held)
             }
         }
         followers
@@ -116,18 +116,18 @@ impl InFlightJobs {
 
 impl Registration {
     /// The job will have this answer of its identity.
-    pub(crate) fn is_for(&self, revision: u32) {
+    pub(crate) fn set_revision(&self, revision: u32) {
         if let Some(identity) = &self.identity
-            && let Some(job) = self.running.lock().get_mut(identity)
+            && let Some(job) = self.in_flight.lock().get_mut(identity)
         {
             job.revision = revision;
         }
     }
 
     /// The job will be called: who comes with another request is told of the conflict at once.
-    pub(crate) fn admitted(&self) {
+    pub(crate) fn mark_admitted(&self) {
         if let Some(identity) = &self.identity
-            && let Some(job) = self.running.lock().get_mut(identity)
+            && let Some(job) = self.in_flight.lock().get_mut(identity)
         {
             job.admitted = true;
         }
@@ -138,7 +138,7 @@ impl Registration {
         let Some(identity) = &self.identity else {
             return false;
         };
-        self.running
+        self.in_flight
             .lock()
             .get(identity)
             .is_some_and(|job| job.admitted)
@@ -148,7 +148,7 @@ impl Registration {
     pub(crate) fn end(&mut self) -> DuplicateDeliveries {
         self.identity
             .take()
-            .map(|identity| self.running.end(&identity))
+            .map(|identity| self.in_flight.end(&identity))
             .unwrap_or_default()
     }
 }
@@ -156,7 +156,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if let Some(identity) = self.identity.take() {
-            drop(self.running.end(&identity));
+            drop(self.in_flight.end(&identity));
         }
     }
 }

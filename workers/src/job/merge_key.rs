@@ -37,7 +37,7 @@ pub(crate) struct MergeCandidate {
     /// Which part of a request that was refused it is of; only those travel with it.
     pub(crate) part: Option<u64>,
     /// Whether it waits in line for those that will travel with it.
-    pub(crate) leads: bool,
+    pub(crate) is_head: bool,
 }
 
 impl MergeCandidate {
@@ -59,7 +59,7 @@ impl MergeCandidate {
             key,
             inputs: texts.len(),
             part: None,
-            leads: false,
+            is_head: false,
         })
     }
 }

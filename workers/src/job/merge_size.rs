@@ -27,7 +27,7 @@ pub(crate) enum SizedOutcome {
     /// It was answered by so many bytes.
     Answered { bytes: usize },
     /// It was refused, perhaps for one text of several.
-    MustPart,
+    MustSplit,
     /// It failed for what is no text's fault.
     Failed,
 }
@@ -83,7 +83,7 @@ impl MergeSizes {
                 SizedOutcome::Answered { .. } => {
                     size.most = size.most.max(call.texts.saturating_mul(2));
                 }
-                SizedOutcome::MustPart => size.most = (call.texts / 2).max(1),
+                SizedOutcome::MustSplit => size.most = (call.texts / 2).max(1),
                 SizedOutcome::Failed => {}
             }
         });

@@ -9,81 +9,86 @@ use crate::large::{LARGE, size_of};
 use crate::store::results::RequestKey;
 use forebay_providers::file_of;
 
-/// Which request of whom, and how urgent it is: who is in a hurry does not wait for somebody who is not.
+/// What coalesced jobs have in common. The lane is a part of it: an interactive job must not wait for a bulk one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CoalesceKey {
     pub(crate) request: RequestKey,
     pub(crate) lane: Lane,
 }
 
-/// A job that another one's answer may serve.
+/// How another job's answer may serve a job.
 #[derive(Debug)]
 pub(crate) struct CoalesceRequest {
-    /// How old an answer may be.
-    pub(crate) within: Duration,
-    /// There from when it is called for others too.
-    pub(crate) lead: Option<CoalesceLeader>,
+    /// The greatest age of a cached answer; zero if only a call in flight may serve.
+    pub(crate) max_age: Duration,
+    /// Set while the job leads others.
+    pub(crate) leader: Option<CoalesceLeader>,
 }
 
 impl CoalesceRequest {
-    /// As a job asks, or else its pool.
+    /// As the job asks, or else its pool; `None` if no other answer may serve it.
     pub(crate) fn of(job: &Job, pool: Cache) -> Option<Self> {
-        let within = job.cache.unwrap_or(pool).max_age()?;
-        // The file that it names may be another one under the same name.
-        file_of(job)
-            .is_none()
-            .then_some(Self { within, lead: None })
+        let max_age = job.cache.unwrap_or(pool).max_age()?;
+        if file_of(job).is_some() {
+            // The object of that name may have been replaced by another file.
+            return None;
+        }
+        Some(Self {
+            max_age,
+            leader: None,
+        })
     }
 }
 
-/// What came of a job that was called for others too.
+/// How a leader ended, for its followers.
 #[derive(Debug)]
 pub(crate) enum LeaderOutcome {
-    /// The answer, which serves them.
-    Answered(Box<Completion>),
-    /// Nothing that serves them, though it was asked: they are called by themselves.
-    Asked,
-    /// It was not asked to the end: another one may be called for them.
-    Nowhere,
+    /// It has an answer that serves them.
+    Succeeded(Box<Completion>),
+    /// It was called and has no answer that serves them. Each of them makes its own call.
+    Failed,
+    /// Its call was not made to the end. One of them leads the others.
+    Abandoned,
 }
 
-/// The duty of a job that is called for others too: to tell what came of it, however it ends.
+/// The duty of a leader: to report how it ended, however it ends.
 #[derive(Debug)]
 pub(crate) struct CoalesceLeader {
-    errand: CoalesceKey,
-    led: LeaderOutcome,
-    ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
+    key: CoalesceKey,
+    outcome: LeaderOutcome,
+    reports: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
 }
 
 impl CoalesceLeader {
-    /// The duty to tell those that wait for `errand`.
+    /// The leader of the jobs that wait for `key`.
     pub(crate) fn new(
-        errand: CoalesceKey,
-        ended: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
+        key: CoalesceKey,
+        reports: UnboundedSender<(CoalesceKey, LeaderOutcome)>,
     ) -> Self {
         Self {
-            errand,
-            led: LeaderOutcome::Nowhere,
-            ended,
+            key,
+            outcome: LeaderOutcome::Abandoned,
+            reports,
         }
     }
 
-    /// The job has ended so. A large answer does not serve others: there is no room for many of them at once.
+    /// Notes the leader's completion. An answer of 1 MiB or more does not serve followers: there is no room for a copy of
+    /// it for each.
     pub(crate) fn ended(&mut self, completion: &Completion) {
-        self.led = match completion.status {
+        self.outcome = match completion.status {
             Status::Succeeded if size_of(completion) < LARGE => {
-                LeaderOutcome::Answered(Box::new(completion.clone()))
+                LeaderOutcome::Succeeded(Box::new(completion.clone()))
             }
-            Status::Succeeded | Status::Failed => LeaderOutcome::Asked,
-            Status::Expired | Status::Cancelled => LeaderOutcome::Nowhere,
+            Status::Succeeded | Status::Failed => LeaderOutcome::Failed,
+            Status::Expired | Status::Cancelled => LeaderOutcome::Abandoned,
         };
     }
 }
 
 impl Drop for CoalesceLeader {
     fn drop(&mut self) {
-        let led = std::mem::replace(&mut self.led, LeaderOutcome::Nowhere);
-        // Without a receiver the process ends; what waits is then delivered again.
-        let _ = self.ended.send((self.errand.clone(), led));
+        let outcome = std::mem::replace(&mut self.outcome, LeaderOutcome::Abandoned);
+        // Without a receiver the process ends; the followers are then delivered again.
+        let _ = self.reports.send((self.key.clone(), outcome));
     }
 }

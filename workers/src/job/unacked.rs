@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::queue::DeliveryReceipt;
 use parking_lot::{Mutex, MutexGuard};
 
-/// All deliveries that are held.
+/// All deliveries that are unacked.
 #[derive(Debug, Default)]
 pub(crate) struct UnackedDeliveries {
     inner: Mutex<UnackedState>,
@@ -30,22 +30,22 @@ impl UnackedDeliveries {
         let id = inner.next;
         inner.receipts.insert(id, receipt.clone());
         AckGuard {
-            held: Arc::clone(self),
+            unacked: Arc::clone(self),
             id,
             receipt,
         }
     }
 
-    /// The receipts of all that is held.
+    /// The receipts of all that is unacked.
     pub(crate) fn receipts(&self) -> Vec<DeliveryReceipt> {
         self.lock().receipts.values().cloned().collect()
     }
 }
 
-/// A delivery that is held.
+/// A delivery that is unacked.
 #[derive(Debug)]
 pub(crate) struct AckGuard {
-    held: Arc<UnackedDeliveries>,
+    unacked: Arc<UnackedDeliveries>,
     id: u64,
     receipt: DeliveryReceipt,
 }
@@ -58,6 +58,6 @@ impl AckGuard {
 
 impl Drop for AckGuard {
     fn drop(&mut self) {
-        self.held.lock().receipts.remove(&self.id);
+        self.unacked.lock().receipts.remove(&self.id);
     }
 }

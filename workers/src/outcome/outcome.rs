@@ -175,6 +175,12 @@ impl CallOutcome {
         }
     }
 
+    /// Bytes of the answer's body; zero without an answer.
+    pub(crate) fn answer_size(&self) -> usize {
+        let response = self.response.as_ref();
+        response.map_or(0, |response| response.body.get().len())
+    }
+
     /// The outcome's name in an attempt.
     pub(crate) fn name(&self) -> &'static str {
         self.class.map_or("succeeded", Class::as_str)

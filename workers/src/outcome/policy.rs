@@ -31,20 +31,20 @@ pub(crate) enum JobVerdict {
     /// It is answered, by success or failure.
     Finish,
     /// It waits for its next permit; `counted` says whether this was one of its attempts.
-    Again {
+    Retry {
         /// Whether an attempt is used up.
         counted: bool,
         /// How long the job itself waits first.
         backoff: Duration,
     },
     /// It waits for a permit of another target, if there is one for it: this one can never serve it.
-    Elsewhere {
+    TryOtherTarget {
         /// Whether an attempt is used up.
         counted: bool,
     },
 }
 
-const ELSEWHERE: JobVerdict = JobVerdict::Elsewhere { counted: false };
+const TRY_OTHER_TARGET: JobVerdict = JobVerdict::TryOtherTarget { counted: false };
 
 /// What becomes of the account that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,14 +113,14 @@ impl RetryPolicy {
         let Some(class) = outcome.class else {
             return (JobVerdict::Finish, AccountAction::None);
         };
-        let waits = JobVerdict::Again {
+        let waits = JobVerdict::Retry {
             counted: false,
             backoff: Duration::ZERO,
         };
         let tries = counted_before + 1;
         let is_final = outcome.is_final && matches!(class, Class::ServerError | Class::Overloaded);
         if is_final && on_ambiguous == OnAmbiguous::Retry {
-            return (self.elsewhere_or_finish(tries), AccountAction::None);
+            return (self.other_target_or_finish(tries), AccountAction::None);
         }
         let jittered = |exponent: u32, rng: &mut _| backoff(exponent, rng);
         match class {
@@ -143,18 +143,18 @@ impl RetryPolicy {
                     .max(SHORTEST_EXHAUSTION);
                 (waits, AccountAction::Refused(Some(wait)))
             }
-            Class::ExceedsLimit => (ELSEWHERE, AccountAction::None),
+            Class::ExceedsLimit => (TRY_OTHER_TARGET, AccountAction::None),
             Class::BillingStop => (waits, AccountAction::DisableAccount),
             Class::BadKey => (waits, AccountAction::DisableKey),
             Class::ModelNotAllowed if outcome.scope == ErrorScope::Request => {
-                (ELSEWHERE, AccountAction::None)
+                (TRY_OTHER_TARGET, AccountAction::None)
             }
-            Class::ModelNotAllowed => (ELSEWHERE, AccountAction::CoolModel(NOT_ALLOWED)),
+            Class::ModelNotAllowed => (TRY_OTHER_TARGET, AccountAction::CoolModel(NOT_ALLOWED)),
             Class::Overloaded => {
                 let backoff = jittered(counted_before, rng);
                 let wait = outcome.retry_after.unwrap_or(backoff).max(backoff);
                 (
-                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    self.retry_or_finish(tries, self.max_attempts, backoff),
                     AccountAction::CoolModel(wait),
                 )
             }
@@ -167,7 +167,7 @@ impl RetryPolicy {
             Class::ServerError | Class::NetAfterSend => {
                 let backoff = jittered(counted_before, rng);
                 (
-                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    self.retry_or_finish(tries, self.max_attempts, backoff),
                     AccountAction::None,
                 )
             }
@@ -180,18 +180,18 @@ impl RetryPolicy {
                 (JobVerdict::Finish, AccountAction::None)
             }
             Class::MalformedResponse if malformed_here >= MALFORMED_TRIES => {
-                (self.elsewhere_or_finish(tries), AccountAction::None)
+                (self.other_target_or_finish(tries), AccountAction::None)
             }
             Class::MalformedResponse => {
                 let backoff = jittered(counted_before, rng);
                 (
-                    self.again_or_finish(tries, self.max_attempts, backoff),
+                    self.retry_or_finish(tries, self.max_attempts, backoff),
                     AccountAction::None,
                 )
             }
             // To a larger window, or where the pool says so to a laxer provider.
             Class::ContextTooLong | Class::ContentFiltered => {
-                (self.elsewhere_or_finish(tries), AccountAction::None)
+                (self.other_target_or_finish(tries), AccountAction::None)
             }
             Class::BadRequest | Class::Rejected | Class::DeadlinePassed | Class::Cancelled => {
                 (JobVerdict::Finish, AccountAction::None)
@@ -199,17 +199,17 @@ impl RetryPolicy {
         }
     }
 
-    fn elsewhere_or_finish(&self, tries: u32) -> JobVerdict {
+    fn other_target_or_finish(&self, tries: u32) -> JobVerdict {
         if tries < self.max_attempts {
-            JobVerdict::Elsewhere { counted: true }
+            JobVerdict::TryOtherTarget { counted: true }
         } else {
             JobVerdict::Finish
         }
     }
 
-    fn again_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> JobVerdict {
+    fn retry_or_finish(&self, tries: u32, most: u32, backoff: Duration) -> JobVerdict {
         if tries < most {
-            JobVerdict::Again {
+            JobVerdict::Retry {
                 counted: true,
                 backoff,
             }
@@ -284,7 +284,7 @@ mod tests {
             let (verdict, effect) = decide(class, 1_000, OnAmbiguous::Retry);
             assert_eq!(
                 verdict,
-                JobVerdict::Again {
+                JobVerdict::Retry {
                     counted: false,
                     backoff: Duration::ZERO
                 },
@@ -299,7 +299,7 @@ mod tests {
         for class in [Class::ServerError, Class::Overloaded, Class::NetAfterSend] {
             let again = decide(class, 1, OnAmbiguous::Retry).0;
             assert!(
-                matches!(again, JobVerdict::Again { counted: true, .. }),
+                matches!(again, JobVerdict::Retry { counted: true, .. }),
                 "{class}"
             );
             assert_eq!(
@@ -332,7 +332,10 @@ mod tests {
             (JobVerdict::Finish, AccountAction::None)
         );
         for class in [Class::ContextTooLong, Class::ContentFiltered] {
-            let elsewhere = (JobVerdict::Elsewhere { counted: true }, AccountAction::None);
+            let elsewhere = (
+                JobVerdict::TryOtherTarget { counted: true },
+                AccountAction::None,
+            );
             assert_eq!(decide(class, 0, OnAmbiguous::Retry), elsewhere, "{class}");
             assert_eq!(
                 decide(class, 2, OnAmbiguous::Retry),
@@ -379,10 +382,10 @@ mod tests {
             let (said, done) = policy.decide(&outcome, 0, 1, OnAmbiguous::Retry, &mut rng);
             let said = match said {
                 JobVerdict::Finish => "finish",
-                JobVerdict::Again { counted: false, .. } => "again",
-                JobVerdict::Again { counted: true, .. } => "again, counted",
-                JobVerdict::Elsewhere { counted: false } => "elsewhere",
-                JobVerdict::Elsewhere { counted: true } => "elsewhere, counted",
+                JobVerdict::Retry { counted: false, .. } => "again",
+                JobVerdict::Retry { counted: true, .. } => "again, counted",
+                JobVerdict::TryOtherTarget { counted: false } => "elsewhere",
+                JobVerdict::TryOtherTarget { counted: true } => "elsewhere, counted",
             };
             assert_eq!(said, verdict, "{class}");
             match effect {
@@ -400,7 +403,10 @@ mod tests {
     #[test]
     fn what_its_provider_calls_final_or_cannot_be_read_twice_is_left_to_others() {
         let mut rng = SmallRng::seed_from_u64(1);
-        let elsewhere = (JobVerdict::Elsewhere { counted: true }, AccountAction::None);
+        let elsewhere = (
+            JobVerdict::TryOtherTarget { counted: true },
+            AccountAction::None,
+        );
         let policy = RetryPolicy { max_attempts: 5 };
         let failed = CallOutcome::local(Class::ServerError, "code", String::new());
         let last = CallOutcome {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 use super::Dispatcher;
 use crate::complete::complete;
@@ -14,72 +15,66 @@ use crate::queue::Queue;
 use crate::upstream::Upstream;
 
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
+    /// Ends the waiting jobs whose deadline has passed.
     pub(super) fn expire(&mut self) {
-        let now = self.engine.clock.now();
+        let now = self.state.clock.now();
         for admitted in self.remove_where(|admitted| admitted.is_late(now)) {
-            self.end(admitted, JobResult::expired());
+            self.finish(admitted, JobResult::expired());
         }
     }
 
-    /// Ends waiting jobs that are cancelled. A running call is not aborted; if it is tried again, `accept` ends it.
+    /// Ends the waiting jobs that are cancelled. A running call is not aborted; if it is tried again, `accept` ends it.
     pub(super) fn cancel(&mut self) {
-        let engine = Arc::clone(&self.engine);
-        for admitted in self.remove_where(|admitted| admitted.is_cancelled(&engine.orders)) {
-            self.end(admitted, JobResult::cancelled());
+        let state = Arc::clone(&self.state);
+        for admitted in self.remove_where(|admitted| admitted.is_cancelled(&state.controls)) {
+            self.finish(admitted, JobResult::cancelled());
         }
     }
 
-    pub(super) fn end(&self, admitted: AdmittedJob, end: JobResult) {
-        let engine = Arc::clone(&self.engine);
-        self.tasks
-            .spawn(async move { complete::finish(&engine, admitted, end).await });
+    /// Ends a job in a task of its own.
+    pub(super) fn finish(&self, admitted: AdmittedJob, end: JobResult) {
+        let (state, span) = (Arc::clone(&self.state), admitted.span.clone());
+        let finished = async move { complete::finish(&state, admitted, end).await };
+        self.tasks.spawn(finished.instrument(span));
     }
 
     fn remove_where(&mut self, which: impl Fn(&AdmittedJob) -> bool) -> Vec<AdmittedJob> {
-        let mut removed = self.waiting.remove_where(&which);
-        let resting: Vec<_> = self
-            .resting
-            .iter()
-            .filter(|(_, admitted)| which(admitted))
-            .map(|(key, _)| *key)
-            .collect();
-        removed.extend(
-            resting
-                .into_iter()
-                .filter_map(|key| self.resting.remove(&key)),
-        );
-        removed.extend(self.joining.remove_where(&which));
-        removed.extend(self.sharing.remove_where(which));
-        removed
-            .iter_mut()
-            .for_each(|admitted| self.leaves_line(admitted));
+        let mut removed = self.ready.remove_where(&which);
+        let delayed = self.delayed.extract_if(.., |_, admitted| which(admitted));
+        removed.extend(delayed.map(|(_, admitted)| admitted));
+        removed.extend(self.merger.remove_where(&which));
+        removed.extend(self.coalescer.remove_where(which));
+        for admitted in &mut removed {
+            self.promote_next_head(admitted);
+        }
         removed
     }
 
-    /// Gives jobs back and then says so, beside this loop: it must not wait for a server that is away.
+    /// Gives jobs back and then reports `done`, in a task: the loop must not wait for a server that is away.
     pub(super) fn give_back_where(
         &mut self,
         which: impl Fn(&AdmittedJob) -> bool,
         done: Option<oneshot::Sender<()>>,
     ) {
         let removed = self.remove_where(which);
-        let engine = Arc::clone(&self.engine);
+        let state = Arc::clone(&self.state);
         self.tasks.spawn(async move {
             for mut admitted in removed {
-                let DuplicateDeliveries { same, others } = admitted.entry.end();
-                let claims = std::iter::once(admitted.claim).chain(same).chain(others);
-                give_back(&engine, claims).await;
+                let DuplicateDeliveries { same, others } = admitted.registration.end();
+                let deliveries = std::iter::once(admitted.held).chain(same).chain(others);
+                give_back(&state, deliveries).await;
             }
             if let Some(done) = done {
-                // Whoever asked may have ended.
+                // The reader that asked may have ended.
                 let _ = done.send(());
             }
         });
     }
 
+    /// Gives back every job that waits.
     pub(super) fn give_back_all(&mut self) {
         self.inbox.close();
-        self.take_all();
+        self.drain_inbox();
         self.give_back_where(|_| true, None);
     }
 }
