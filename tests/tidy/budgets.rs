@@ -13,14 +13,10 @@ const MAX_FILE_BYTES: usize = 16 * 1024;
 const MAX_BRANCHES: usize = 20;
 
 /// Files that are larger, and why. One that is so no longer has to go from here.
-const LARGE_FILES: [(&str, &str); 5] = [
+const LARGE_FILES: [(&str, &str); 4] = [
     (
         "providers/src/registry.rs",
         "a table of providers, read entry by entry",
-    ),
-    (
-        "workers/src/accounts/meter.rs",
-        "each strategy of pacing beside the others",
     ),
     (
         "workers/src/queue/jetstream.rs",

@@ -161,7 +161,7 @@ impl AccountLedger {
     pub(super) fn observe(
         &mut self,
         model: &str,
-        figures: &[RateLimitHeaders],
+        headers: &[RateLimitHeaders],
         age: Duration,
         now: Instant,
     ) {
@@ -176,12 +176,12 @@ impl AccountLedger {
         };
         let asked = now.checked_sub(age).unwrap_or(now);
         for meter in &meters[..*configured] {
-            figures
+            headers
                 .iter()
-                .for_each(|figures| self.meters[*meter].told(figures, asked, now));
+                .for_each(|headers| self.meters[*meter].observe(headers, asked, now));
         }
         let Some(learned) = learned else { return };
-        learned.observe(figures, age, &mut self.meters, now);
+        learned.observe(headers, age, &mut self.meters, now);
         meters.truncate(*configured);
         meters.extend(learned.meters());
     }

@@ -49,6 +49,31 @@ pub enum Amount {
     Concurrent(u64),
 }
 
+impl Amount {
+    /// Returns true if the other amount differs from this one in the number alone.
+    pub(super) fn counts_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Amount::PerPeriod {
+                    dimension,
+                    limit: _,
+                    per,
+                    algorithm,
+                    day_in: _,
+                },
+                Amount::PerPeriod {
+                    dimension: other_dimension,
+                    limit: _,
+                    per: other_per,
+                    algorithm: other_algorithm,
+                    day_in: _,
+                },
+            ) => (dimension, per, algorithm) == (other_dimension, other_per, other_algorithm),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Amount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

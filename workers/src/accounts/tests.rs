@@ -354,6 +354,31 @@ async fn what_the_process_before_may_have_spent_counts_as_spent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn tokens_that_the_process_before_may_have_spent_count_as_spent() {
+    let before = Instant::now();
+    tokio::time::advance(Duration::from_millis(50)).await;
+    let now = Instant::now();
+    for algorithm in [Algorithm::Smooth, Algorithm::Counted, Algorithm::Fixed] {
+        let amount = Amount::PerPeriod {
+            dimension: LimitDimension::Tokens,
+            limit: 1_000,
+            per: SECOND,
+            algorithm,
+            day_in: None,
+        };
+        let limit = Limit {
+            amount,
+            models: None,
+        };
+        let account = account_after(vec![limit], 1, Some(before));
+        let Err(Denied::Until(at)) = account.reserve("m", ONE, now) else {
+            panic!("{algorithm:?}: spent")
+        };
+        assert!(at >= before + SECOND, "{algorithm:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn headers_replace_the_search_and_count_what_others_use() {
     let account = account(vec![], 1);
     let now = Instant::now();
