@@ -93,7 +93,7 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     limit(Some(FULL));
     let published = program::run(dir.path(), &["publish", "jobs.jsonl", "--pool", "chat"]).await;
     assert_eq!(published.code, Some(0), "{published:?}");
-    until("no call is made until that is mended").await;
+    until("no call is made until it can be").await;
     // Whatever was under way ends, and nothing more is called.
     until("storing a result failed, trying again in 400ms").await;
     let calls = provider.calls().len();

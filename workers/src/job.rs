@@ -1,4 +1,5 @@
-//! A job on its way, and what holds it: its delivery, its identity, its targets, and those it shares a call with.
+//! A job between delivery and completion: its delivery, its identity, its candidates, and the jobs it shares a call or an
+//! answer with.
 
 pub(crate) mod admitted_job;
 

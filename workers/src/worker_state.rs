@@ -1,4 +1,4 @@
-//! What the steps of a job share: pools, accounts, the queue, the provider's wire, the store.
+//! The state that all steps of a job share: pools, accounts, the queue, the connection to providers, the store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -26,14 +26,14 @@ use crate::queue::ActiveReadings;
 use crate::store::journal::Journal;
 use crate::store::results::ResultStore;
 
-/// Jobs of one flow that wait here at most; the rest waits in the queue.
+/// The most jobs of one queue that wait here; the rest waits in the stream.
 const MAX_PREFETCH: usize = 512;
 
-/// Flows that are read at once. Beyond this they take turns: each costs the server a consumer, and what
-/// thousands of them share gets slow for all.
+/// Queues that are read at once. More than this take turns: each costs the server a consumer, and thousands of consumers
+/// on one stream slow each other down.
 const MAX_OPEN_FLOWS: usize = 1_000;
 
-/// What the steps of a job share.
+/// The state that all steps of a job share.
 #[derive(Debug)]
 pub(crate) struct WorkerState<Q, U> {
     pub(crate) queue: Q,
@@ -45,24 +45,26 @@ pub(crate) struct WorkerState<Q, U> {
     pub(crate) pools: Pools,
     pub(crate) teams: HashMap<String, TeamConfig>,
     pub(crate) addressing: SubjectRules,
-    /// Limits of teams that have some.
+    /// The limits of each team that has some.
     pub(crate) team_limits: HashMap<String, Arc<TeamLimits>>,
     pub(crate) policy: RetryPolicy,
     pub(crate) controls: WorkerControls,
+    /// True if every answer within the dedupe horizon is in the store.
     pub(crate) results_are_complete: bool,
+    /// The largest job that is fetched from an object, in bytes.
     pub(crate) max_request: usize,
     pub(crate) rng: Mutex<SmallRng>,
     pub(crate) unacked: Arc<UnackedDeliveries>,
     pub(crate) in_flight: Arc<InFlightJobs>,
-    /// What is being read.
+    /// The queues that are read now.
     pub(crate) readings: Arc<ActiveReadings>,
-    /// The right to read a flow.
+    /// One permit for each queue that may be read at once.
     pub(crate) flow_permits: Semaphore,
     pub(crate) dispatcher: DispatcherHandle,
     pub(crate) wake: Arc<Wake>,
     pub(crate) backpressure: StoreBackpressure,
     pub(crate) counters: Counters,
-    /// How many texts travel together.
+    /// The learned number of texts of a merged call, by target.
     pub(crate) merge_sizes: MergeSizes,
 }
 
@@ -168,9 +170,8 @@ impl<Q, U> WorkerState<Q, U> {
         self.teams.get(name).cloned().unwrap_or_default()
     }
 
-    /// How many jobs of a flow wait here: what its pool can send in the next quarter of a second, and
-    /// at least one.
-    pub(crate) fn stage_size(&self, pool: &str) -> usize {
+    /// How many jobs of a queue of `pool` are prefetched: as many as the pool can call in a quarter of a second, at least one.
+    pub(crate) fn prefetch_size(&self, pool: &str) -> usize {
         let Some(pool) = self.pools.get(pool) else {
             return MAX_PREFETCH;
         };

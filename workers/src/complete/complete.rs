@@ -1,4 +1,4 @@
-//! From an end to an acknowledged delivery: stored, published, copied, acked; in this order and no other.
+//! From the end of a job to its acked delivery: stored, published, copied, acked, in this order and no other.
 //!
 //! # Why
 //!
@@ -8,14 +8,15 @@
 //! # How
 //!
 //! 1. The result is stored and synced. From here on a redelivery is answered from the store.
-//! 2. The journal forgets the job's calls: the store knows more.
-//! 3. The completion is published under the identity's subject. If another one stands there already, that one is the
+//! 2. The journal forgets the job's calls, which the store now has.
+//! 3. The completion is published under the identity's subject. If another completion is there already, that one is the
 //!    answer and is stored instead.
 //! 4. A failed job leaves a dead letter.
 //! 5. Copies go to the `reply_to` subjects.
 //! 6. The delivery is acked, and the deliveries of its duplicates with it. An object that held the job is deleted.
 //!
-//! Each step is repeated until it is done. A delivery that is not acked comes again and enters at the step that is missing.
+//! Each step is repeated until it is done. A delivery that is not acked comes again and goes on at the first step
+//! that is missing.
 //!
 //! # Invariants
 //!
@@ -45,7 +46,7 @@ use crate::store::results::ResultRecord;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// Ends a job.
+/// Ends a job: stores its result, publishes its completion and acks its delivery.
 pub(crate) async fn finish<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
@@ -81,8 +82,9 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
     release(state, admitted, &record.completion).await;
 }
 
-/// A refusal answers one message alone. Whoever reads it may publish the job again, mended, before this
-/// delivery is acked; and who came meanwhile is looked at anew.
+/// Releases the identity of a job that was rejected, expired or cancelled before its delivery is acked: its publisher may
+/// publish a corrected job as soon as it reads the completion. Duplicates that would end alike end with this one; the
+/// others are given back.
 async fn release_identity_if_rejected<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: &mut AdmittedJob,
@@ -93,23 +95,23 @@ async fn release_identity_if_rejected<Q: Queue, U: Upstream>(
     }
     let was_admitted = admitted.registration.is_admitted();
     let DuplicateDeliveries { same, others } = admitted.registration.end();
-    // Of what had been admitted, a repetition would come to the same end, one by one: it ends with this.
-    // One that was called before has attempts of its own to tell of.
+    // A duplicate that was called before has attempts of its own to report, so it ends by itself.
     let now = state.clock.now();
     let expired = record.completion.status == Status::Expired;
     let is_late = |held: &HeldDelivery| held.deadline.is_some_and(|deadline| deadline <= now);
     let cancelled = record.completion.status == Status::Cancelled;
     let is_cancelled =
         |held: &HeldDelivery| state.controls.cancels(&admitted.identity, held.published);
-    let (joined, anew): (Vec<_>, Vec<_>) = same.into_iter().partition(|held| {
+    let (alike, different): (Vec<_>, Vec<_>) = same.into_iter().partition(|held| {
         let ends_alike = (!expired || is_late(held)) && (!cancelled || is_cancelled(held));
         was_admitted && !held.tried && ends_alike
     });
-    admitted.duplicates = joined;
-    give_back(state, anew.into_iter().chain(others)).await;
+    admitted.duplicates = alike;
+    give_back(state, different.into_iter().chain(others)).await;
 }
 
-/// Ends a job with the answer that is kept of another one, if one is that is no older than `within`; else it is called.
+/// Ends a job with another job's cached answer, if there is one that is not older than `max_age`. Otherwise the job is
+/// called.
 pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: AdmittedJob,
@@ -117,14 +119,14 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
 ) {
     let now = state.clock.now();
     let since = now.checked_sub(max_age).unwrap_or(Timestamp::MIN);
-    let kept = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
+    let cached = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
         let Some(of) = state.results.kept(&admitted.request(), since)? else {
             return Ok(None);
         };
         state.results.answered(&of, now)
     };
-    let found = kept()
-        .inspect_err(|error| warn!(%error, "a kept answer cannot be read"))
+    let found = cached()
+        .inspect_err(|error| warn!(%error, "a cached answer cannot be read"))
         .ok()
         .flatten();
     let same = found.filter(|record| record.fingerprint == admitted.fingerprint);
@@ -138,7 +140,7 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     }
 }
 
-/// Gives an identity that is answered its stored answer.
+/// Publishes the stored result of an identity again, for a delivery that came again.
 pub(crate) async fn republish<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
@@ -158,12 +160,12 @@ pub(crate) async fn republish<Q: Queue, U: Upstream>(
     release(state, admitted, &record.completion).await;
 }
 
-/// Sets aside a message whose identity is another request's, which has or will have its completion.
+/// Rejects a message whose identity belongs to another request: that one has the completion, or will have it.
 pub(crate) async fn conflict<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
 ) {
-    // Each of them is told of the conflict by itself.
+    // Each duplicate gets its own dead letter.
     give_back(state, std::mem::take(&mut admitted.duplicates)).await;
     let message = format!(
         "the identity {} is that of another request (other pool, url or body); use another id",
@@ -172,8 +174,7 @@ pub(crate) async fn conflict<Q: Queue, U: Upstream>(
     reject(state, admitted, ("id_conflict", message)).await;
 }
 
-/// Sets aside a message that has no completion of its own: its publisher learns of it only where it
-/// asked for a copy.
+/// Rejects a message that cannot have a completion of its own: it leaves a dead letter, and a copy if it asked for one.
 pub(crate) async fn reject<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,

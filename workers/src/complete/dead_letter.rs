@@ -1,4 +1,4 @@
-//! What is kept of a job that failed, for an operator.
+//! The dead letter of a failed job: what an operator needs to look at it and to publish it again.
 
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
+/// Publishes the dead letter of a failed job, however long that takes.
 pub(crate) async fn publish_dead_letter<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,

@@ -1,4 +1,4 @@
-//! Stored on disk before anything else, and forgotten by the journal after that.
+//! Stores a result, caches its answer, and lets the journal forget the job.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// What is known of the job is kept, so the journal needs it no more.
+/// Lets the journal forget a job: its result is stored.
 pub(crate) fn forget<Q, U>(state: &WorkerState<Q, U>, admitted: &AdmittedJob) {
     state.journal.attempts.over(&admitted.identity);
     state.journal.suspects.forget(&admitted.delivery.unique_id);
 }
 
-/// Stores a record, however long that takes; no calls are made meanwhile.
+/// Stores a result, however long that takes. While it cannot be stored, no calls are made.
 pub(crate) async fn persist<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
@@ -30,13 +30,12 @@ pub(crate) async fn persist<Q: Queue, U: Upstream>(
             .store(&admitted.identity, record, state.clock.now())
     };
     let Err(error) = store().await else { return };
-    warn!(%error, "a result cannot be stored; no call is made until that is mended");
+    warn!(%error, "a result cannot be stored; no call is made until it can be");
     let _no_calls = state.backpressure.cannot_store();
     retry_until_done("storing a result", store).await;
 }
 
-/// Keeps an answer for others that ask the same, if its job asks for that. They are called by themselves where that
-/// fails.
+/// Caches an answer for later jobs with the same request, if the job allows it. If that fails, those jobs are called.
 pub(crate) async fn cache_answer<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
@@ -54,6 +53,6 @@ pub(crate) async fn cache_answer<Q: Queue, U: Upstream>(
         .keep(&admitted.request(), completion, state.clock.now())
         .await
     {
-        warn!(%error, "an answer cannot be kept for others that ask the same");
+        warn!(%error, "an answer cannot be cached");
     }
 }

@@ -1,4 +1,4 @@
-//! A job that waits for its time does so outside of this process.
+//! A job that must wait for longer does so in the queue, not in this process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::until_done::retry_until_done;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// Moves a job that waits for itself out of this process. If the process ends between the two steps, the
-/// job's delivery comes again and is moved again, which replaces the first move.
+/// Publishes a job's schedule, then acks its delivery. If the process ends between the two, the delivery comes again and
+/// its second schedule replaces the first.
 pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
@@ -33,7 +33,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     let job = PostponedJob {
         flow: admitted.flow.clone(),
         identity: admitted.identity.clone(),
-        // It must be here when its deadline passes.
+        // A job whose deadline passes must be here to be ended.
         at: admitted
             .job
             .deadline
@@ -59,7 +59,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     let mut postponed =
         retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;
     if postponed && admitted.is_cancelled(&state.controls) {
-        // Whoever cancelled it may have looked before it was there.
+        // The cancellation may have searched the scheduled jobs before this one was there.
         job.at = state.clock.now();
         postponed =
             retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;

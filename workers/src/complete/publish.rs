@@ -1,4 +1,4 @@
-//! One completion for an identity, whoever publishes it first.
+//! Publishes the one completion of an identity, or finds the one that is there.
 
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use crate::until_done::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// Publishes the completion; if another was first, that one is the answer and is stored. `None` if that
-/// one answers another request: the identity is not this job's.
+/// Publishes the completion, however long that takes. If another one is there already, it is the answer and is stored.
+/// Returns the record that holds; `None` if it answers another request, so that the identity is not this job's.
 pub(crate) async fn publish<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     admitted: &AdmittedJob,
@@ -23,7 +23,7 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
     let mut record = record;
     let mut replaces = 0;
     let mut pause = FIRST_PAUSE;
-    let mut _few_calls = None;
+    let mut reduced_rate = None;
     loop {
         let publication = CompletionPublication {
             completion: &record.completion,
@@ -48,7 +48,7 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
                         }
                         continue;
                     }
-                    CompletionJudgement::Stands(standing) => {
+                    CompletionJudgement::Keep(standing) => {
                         // A newer answer may be stored by now where this one is not final.
                         if standing.completion.is_final() {
                             persist(state, admitted, &standing).await;
@@ -59,26 +59,25 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
             }
             Err(problem) => problem,
         };
-        if _few_calls.is_none() {
+        if reduced_rate.is_none() {
             warn!(identity = %admitted.identity, %problem, "a completion cannot be published yet");
-            _few_calls = Some(state.backpressure.cannot_publish());
+            reduced_rate = Some(state.backpressure.cannot_publish());
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
-/// What to do about the message that stands on a completion's subject.
+/// What to do about the message that is on a completion's subject already.
 enum CompletionJudgement {
-    /// It is no answer that counts: replace it, as this revision.
+    /// It does not count: replace it by this revision.
     Replace { sequence: u64, revision: u32 },
     /// It is the identity's answer.
-    Stands(Box<ResultRecord>),
+    Keep(Box<ResultRecord>),
 }
 
-/// Beyond the dedupe horizon an identity may be called again, so what stands there is replaced by the next
-/// revision; so is what is not final, unless it is the answer to the same message, and what cannot be
-/// read as a completion.
+/// A completion is replaced if it is older than the dedupe horizon, if it is not final and answers another message, or if
+/// it cannot be read: then the identity may be called again, as its next revision.
 fn judge(
     standing: ExistingCompletion,
     ours: &ResultRecord,
@@ -90,15 +89,15 @@ fn judge(
     };
     let same_message = ours.message.is_some() && standing.message == ours.message;
     let repeats_ours = same_message && !ours.completion.is_final();
-    // Somebody else's, that was put there, is no answer to this.
+    // A completion of another identity that was published here is no answer to this one.
     let ours_by_name = completion.identity() == ours.completion.identity();
     let counts = ours_by_name && standing.published >= horizon && completion.revision >= revision;
     if counts && (completion.is_final() || repeats_ours) {
-        // One that does not say which request it answers is taken to answer ours.
+        // Without a fingerprint, it is taken for an answer to our request.
         let fingerprint = standing
             .fingerprint
             .unwrap_or_else(|| ours.fingerprint.clone());
-        return CompletionJudgement::Stands(Box::new(ResultRecord {
+        return CompletionJudgement::Keep(Box::new(ResultRecord {
             fingerprint,
             message: standing.message,
             completion,

@@ -1,4 +1,4 @@
-//! The last step: copies are sent, deliveries acked, or given back, and objects deleted.
+//! The last step of a job: copies are sent, deliveries acked or given back, and objects deleted.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
+/// Answers and acks the deliveries of a job that has its completion. Deliveries of other requests are given back.
 pub(crate) async fn release<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     mut admitted: AdmittedJob,
@@ -35,7 +36,7 @@ pub(crate) async fn release<Q: Queue, U: Upstream>(
     .await;
 }
 
-/// Sends a copy to everyone who asked for one, then acks every delivery.
+/// Sends the copies that the deliveries ask for, then acks them.
 async fn copy_and_ack<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     deliveries: Vec<HeldDelivery>,
@@ -60,7 +61,7 @@ async fn copy_and_ack<Q: Queue, U: Upstream>(
     }
 }
 
-/// Gives deliveries back, to be delivered again at once.
+/// Gives deliveries back: they are delivered again at once.
 pub(crate) async fn give_back<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     deliveries: impl IntoIterator<Item = HeldDelivery>,
@@ -70,7 +71,7 @@ pub(crate) async fn give_back<Q: Queue, U: Upstream>(
     }
 }
 
-/// Acks deliveries; returns the objects of those that will not come again.
+/// Acks deliveries. Returns the objects of those that were acked.
 pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     deliveries: impl IntoIterator<Item = HeldDelivery>,
@@ -86,13 +87,14 @@ pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
     objects
 }
 
+/// Deletes objects. One that cannot be deleted expires.
 pub(crate) async fn drop_objects<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     objects: impl IntoIterator<Item = String>,
 ) {
     for object in objects {
         if let Err(error) = state.queue.drop_object(&object).await {
-            warn!(%error, object, "an object that is not needed any more cannot be deleted; it goes with time");
+            warn!(%error, object, "cannot delete an object; it will expire");
         }
         crash::at(CrashPoint::Dropped);
     }

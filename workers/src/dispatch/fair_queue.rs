@@ -1,144 +1,162 @@
-//! Who is next: lanes by weight, then teams by weight, then age.
+//! Which waiting item is next: lanes by weight, then teams by weight, then retries before new items, then age.
 //!
-//! Both levels are start-time fair queueing: whoever has had the least for its weight goes first, and
-//! somebody who was away starts level with the others, not with saved-up turns. Every lane and team
-//! that has jobs is served at a rate of at least its weight's share, so none starves.
+//! # Why
+//!
+//! Many teams and three lanes share the accounts. Each must get its share whatever the others do, and an idle account must
+//! never wait for a team that has nothing to do.
+//!
+//! # How
+//!
+//! Lanes, and the teams within a lane, are queued by start-time fair queueing. Each of them has a `start`: the cost that it
+//! was charged so far, divided by its weight. The least start is served first. A level's virtual time is the greatest start
+//! that was served. A lane or team that had no items restarts at the virtual time, so it does not save up turns while it
+//! is away.
+//!
+//! # Invariants
+//!
+//! - While all lanes and teams have items that can start, each is served in proportion to its weight, and none starves.
+//! - An item that cannot start keeps its place.
+//! - `len` is the number of all items.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use forebay_schemas::Lane;
 
-/// What one unit of cost is in the running sums, so that division by a weight loses nothing that counts.
+/// What one unit of cost counts in a `start`, so that the division by a weight keeps enough digits.
 const UNIT: u64 = 1 << 10;
 
-/// What is done with an offered item.
+/// Teams without items that are remembered at most.
+const MAX_IDLE_TEAMS: usize = 256;
+
+/// The answer to an offered item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Offer {
-    /// It goes, and costs its team and lane so much.
+    /// It starts, and costs its team and lane this much.
     Take(u64),
-    /// It cannot go now; others may.
+    /// It cannot start now; others may.
     Skip,
-    /// Nothing can go now.
+    /// Nothing can start now.
     Stop,
 }
 
-/// Items that wait, in the order in which they should go.
+/// Items that wait, in the order in which they should start.
 #[derive(Debug)]
 pub(crate) struct FairQueue<T> {
-    lanes: Vec<TeamTurn<Lane, Turns<T>>>,
-    now: u64,
+    lanes: Vec<(Lane, QueueTurn<TeamQueues<T>>)>,
+    virtual_time: u64,
     len: usize,
 }
 
+/// The teams of one lane.
 #[derive(Debug)]
-struct Turns<T> {
-    teams: BTreeMap<String, TeamTurn<(), VecDeque<T>>>,
-    now: u64,
+struct TeamQueues<T> {
+    teams: BTreeMap<String, QueueTurn<VecDeque<T>>>,
+    virtual_time: u64,
 }
 
-/// Teams without jobs that are remembered at most.
-const IDLE_TEAMS: usize = 256;
-
-impl<T> Turns<T> {
+impl<T> TeamQueues<T> {
     fn is_empty(&self) -> bool {
         self.teams.values().all(|team| team.items.is_empty())
     }
 
-    /// A team whose last job has gone is remembered for what it had, so that it does not come first
-    /// again with its next one; but only as long as that counts.
+    /// Forgets teams without items. A team whose start is ahead of the virtual time is remembered: otherwise its next item
+    /// would come first again.
     fn forget_idle(&mut self) {
-        if self.teams.len() > IDLE_TEAMS {
-            let now = self.now;
+        if self.teams.len() > MAX_IDLE_TEAMS {
+            let virtual_time = self.virtual_time;
             self.teams
-                .retain(|_, team| !team.items.is_empty() || team.had > now);
+                .retain(|_, team| !team.items.is_empty() || team.start > virtual_time);
         }
     }
 }
 
-/// Somebody who takes turns: `had` is what it has had for its weight.
+/// A lane or a team, and what it was served.
 #[derive(Debug)]
-struct TeamTurn<N, I> {
-    name: N,
+struct QueueTurn<I> {
     weight: u64,
-    had: u64,
+    /// The cost that was charged, in [`UNIT`]s, divided by the weight.
+    start: u64,
     items: I,
 }
 
-impl<N, I> TeamTurn<N, I> {
+impl<I> QueueTurn<I> {
+    /// Charges a cost; returns the start before it.
     fn charge(&mut self, cost: u64) -> u64 {
-        let start = self.had;
-        self.had = start.saturating_add(cost.max(1).saturating_mul(UNIT) / self.weight.max(1));
+        let start = self.start;
+        self.start = start.saturating_add(cost.max(1).saturating_mul(UNIT) / self.weight.max(1));
         start
     }
 }
 
 impl<T> FairQueue<T> {
     pub(crate) fn new(weights: [(Lane, u64); 3]) -> Self {
-        let lane = |(name, weight)| TeamTurn {
-            name,
-            weight,
-            had: 0,
-            items: Turns {
+        let turn = |(lane, weight)| {
+            let items = TeamQueues {
                 teams: BTreeMap::new(),
-                now: 0,
-            },
+                virtual_time: 0,
+            };
+            let turn = QueueTurn {
+                weight,
+                start: 0,
+                items,
+            };
+            (lane, turn)
         };
         Self {
-            lanes: weights.into_iter().map(lane).collect(),
-            now: 0,
+            lanes: weights.into_iter().map(turn).collect(),
+            virtual_time: 0,
             len: 0,
         }
     }
 
-    /// How many wait.
+    /// How many items wait.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Adds an item behind the others of its lane and team, or before them if it was tried already.
-    pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, tried: bool) {
-        self.len += 1;
-        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else {
+    fn lane(&mut self, lane: Lane) -> Option<&mut QueueTurn<TeamQueues<T>>> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes.find_map(|(name, turn)| (*name == lane).then_some(turn))
+    }
+
+    /// Adds an item behind the others of its lane and team, or before them if it is a retry.
+    pub(crate) fn push(&mut self, lane: Lane, team: &str, weight: u64, item: T, is_retry: bool) {
+        let virtual_time = self.virtual_time;
+        let Some(lane) = self.lane(lane) else {
             return;
         };
         if lane.items.is_empty() {
-            lane.had = lane.had.max(self.now);
+            lane.start = lane.start.max(virtual_time);
         }
-        let turns = &mut lane.items;
-        let now = turns.now;
-        let fresh = || TeamTurn {
-            name: (),
+        let TeamQueues {
+            teams,
+            virtual_time,
+        } = &mut lane.items;
+        let team = teams.entry(team.to_owned()).or_insert_with(|| QueueTurn {
             weight,
-            had: now,
+            start: *virtual_time,
             items: VecDeque::new(),
-        };
-        let team = turns.teams.entry(team.to_owned()).or_insert_with(fresh);
+        });
         if team.items.is_empty() {
-            team.had = team.had.max(now);
+            team.start = team.start.max(*virtual_time);
         }
-        if tried {
-            team.items.push_front(item)
+        if is_retry {
+            team.items.push_front(item);
         } else {
-            team.items.push_back(item)
+            team.items.push_back(item);
         }
+        self.len += 1;
     }
 
-    /// Offers items in order until one is taken or nothing can go.
+    /// Offers the items in order until one is taken or nothing can start.
     pub(crate) fn offer(&mut self, mut ask: impl FnMut(&T) -> Offer) -> Option<T> {
-        let mut lanes: Vec<_> = self
-            .lanes
-            .iter_mut()
-            .filter(|lane| !lane.items.is_empty())
-            .collect();
-        lanes.sort_by_key(|lane| lane.had);
+        let lanes = self.lanes.iter_mut().map(|(_, lane)| lane);
+        let mut lanes: Vec<_> = lanes.filter(|lane| !lane.items.is_empty()).collect();
+        lanes.sort_by_key(|lane| lane.start);
         for lane in lanes {
-            let mut teams: Vec<_> = lane
-                .items
-                .teams
-                .values_mut()
-                .filter(|team| !team.items.is_empty())
-                .collect();
-            teams.sort_by_key(|team| team.had);
+            let teams = lane.items.teams.values_mut();
+            let mut teams: Vec<_> = teams.filter(|team| !team.items.is_empty()).collect();
+            teams.sort_by_key(|team| team.start);
             for team in teams {
                 for index in 0..team.items.len() {
                     let cost = match ask(&team.items[index]) {
@@ -147,10 +165,12 @@ impl<T> FairQueue<T> {
                         Offer::Stop => return None,
                     };
                     let item = team.items.remove(index);
-                    lane.items.now = lane.items.now.max(team.charge(cost));
-                    self.now = self.now.max(lane.charge(cost));
+                    let start = team.charge(cost);
+                    lane.items.virtual_time = lane.items.virtual_time.max(start);
+                    self.virtual_time = self.virtual_time.max(lane.charge(cost));
                     lane.items.forget_idle();
                     self.len -= 1;
+                    self.check_len();
                     return item;
                 }
             }
@@ -158,9 +178,9 @@ impl<T> FairQueue<T> {
         None
     }
 
-    /// What goes with an item that was taken costs its team and lane so much more.
+    /// Charges a lane and team for what starts together with an item that was taken.
     pub(crate) fn charge(&mut self, lane: Lane, team: &str, cost: u64) {
-        let Some(lane) = self.lanes.iter_mut().find(|turn| turn.name == lane) else {
+        let Some(lane) = self.lane(lane) else {
             return;
         };
         lane.charge(cost);
@@ -172,7 +192,7 @@ impl<T> FairQueue<T> {
     /// Takes out every item for which `which` holds.
     pub(crate) fn remove_where(&mut self, which: impl Fn(&T) -> bool) -> Vec<T> {
         let mut removed = Vec::new();
-        for lane in &mut self.lanes {
+        for (_, lane) in &mut self.lanes {
             for team in lane.items.teams.values_mut() {
                 let (out, kept): (Vec<_>, Vec<_>) = team.items.drain(..).partition(&which);
                 team.items.extend(kept);
@@ -180,7 +200,19 @@ impl<T> FairQueue<T> {
             }
         }
         self.len -= removed.len();
+        self.check_len();
         removed
+    }
+
+    fn check_len(&self) {
+        debug_assert_eq!(
+            self.len,
+            self.lanes
+                .iter()
+                .flat_map(|(_, lane)| lane.items.teams.values())
+                .map(|team| team.items.len())
+                .sum::<usize>()
+        );
     }
 }
 
@@ -228,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_away_saves_no_turns() {
+    fn a_team_that_was_away_saves_no_turns() {
         let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..200 {
             queue.push(Lane::Normal, "busy", 1, "busy", false);
@@ -256,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_with_a_job_is_paid_for_too() {
+    fn jobs_that_share_a_call_are_charged_too() {
         let mut queue = FairQueue::new(WEIGHTS);
         for _ in 0..100 {
             queue.push(Lane::Normal, "alone", 1, "alone", false);
@@ -274,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_go_is_passed_and_keeps_its_place() {
+    fn an_item_that_cannot_start_keeps_its_place() {
         let mut queue = FairQueue::new(WEIGHTS);
         for item in ["first", "second", "third"] {
             queue.push(Lane::Normal, "t", 1, item, false);

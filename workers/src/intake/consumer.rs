@@ -1,4 +1,4 @@
-//! One flow: a small stage of deliveries; the rest waits in the queue.
+//! Reads one queue of jobs: a small prefetch buffer of deliveries is here, the rest waits in the stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,45 +13,45 @@ use crate::queue::{Credit, DeliverySource, Queue, QueueReading};
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// The pause before a flow that could not be opened is tried again.
+/// The pause before a queue that could not be opened is tried again.
 const OPEN_RETRY_PAUSE: Duration = Duration::from_secs(2);
-/// How often it is looked whether a flow should still be read.
+/// How often the reader checks whether it should go on.
 const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A flow that nothing came from for so long is let go, when all that came is acknowledged.
-const IDLE: Duration = Duration::from_secs(60);
-/// The same while all places are taken.
-const IDLE_IN_A_CROWD: Duration = Duration::from_secs(1);
-/// While all places are taken, a flow is read for so long in one turn.
-const TURN: Duration = Duration::from_secs(10);
+/// A queue from which nothing came for this long is closed, once all its deliveries are acknowledged.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The same while other queues wait for a permit to be read.
+const CROWDED_IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a queue is read in one turn while others wait for a permit.
+const MAX_TURN: Duration = Duration::from_secs(10);
 
-/// Why a flow's turn is over.
+/// Why a turn is over.
 enum TurnEnd {
-    /// Nothing came.
+    /// Nothing came for the idle timeout.
     Idle,
-    /// Others wait for their turn.
+    /// Other queues wait for their turn.
     Crowded,
-    /// The worker stops, or the queue has ended.
+    /// The worker stops, or the source of deliveries has ended.
     Stopped,
 }
 
-/// Reads a flow, or what of it is due, until it is idle or `stop`.
+/// Reads a queue, or its scheduled jobs that are due, until it is idle or `stop`.
 pub(crate) async fn run<Q: Queue, U: Upstream>(
     state: Arc<WorkerState<Q, U>>,
     reading: QueueReading,
     stop: CancellationToken,
 ) {
-    let size = state.stage_size(&reading.flow.pool);
+    let size = state.prefetch_size(&reading.flow.pool);
     let (free, mut credit) = Credit::new(size);
-    let stage = PrefetchBuffer::new(free);
+    let buffer = PrefetchBuffer::new(free);
     info!(queue = %reading.flow, prefetch = size, due = reading.due, "reading jobs");
-    let _forgotten_in_panic = state.readings.guard(&reading);
+    let _closed_in_panic = state.readings.guard(&reading);
     loop {
-        let place = tokio::select! {
-            place = state.flow_permits.acquire() => place,
+        let permit = tokio::select! {
+            permit = state.flow_permits.acquire() => permit,
             () = stop.cancelled() => return,
         };
         if let Err(error) = state.queue.prepare(&reading).await {
-            drop(place);
+            drop(permit);
             warn!(queue = %reading.flow, %error, "cannot read this queue yet");
             tokio::select! {
                 () = tokio::time::sleep(OPEN_RETRY_PAUSE) => continue,
@@ -59,24 +59,24 @@ pub(crate) async fn run<Q: Queue, U: Upstream>(
             }
         }
         let mut source = state.queue.open(&reading, credit);
-        let over = turn(&state, &reading, &mut source, &stage, &stop).await;
-        if matches!(over, TurnEnd::Idle) {
+        let end = turn(&state, &reading, &mut source, &buffer, &stop).await;
+        if matches!(end, TurnEnd::Idle) {
             state.readings.closing(&reading);
         }
         let (rest, left) = source.close().await;
         for delivery in rest {
             state.queue.give_back(delivery.receipt).await;
         }
-        if matches!(over, TurnEnd::Crowded) {
-            leave(&state, &reading, &stage).await;
+        if matches!(end, TurnEnd::Crowded) {
+            yield_turn(&state, &reading, &buffer).await;
         }
-        drop(place);
+        drop(permit);
         credit = match left {
-            Some(credit) if !matches!(over, TurnEnd::Stopped) => credit,
-            // Its feed ends for no other reason than a stop or a fault that was told.
+            Some(credit) if !matches!(end, TurnEnd::Stopped) => credit,
+            // The source ends only at a stop or after a fault that was logged.
             _ => return,
         };
-        if matches!(over, TurnEnd::Idle) && is_forgotten(&state, &reading).await {
+        if matches!(end, TurnEnd::Idle) && is_closed(&state, &reading).await {
             debug!(queue = %reading.flow, due = reading.due, "nothing more to read");
             return;
         }
@@ -88,10 +88,10 @@ async fn turn<Q: Queue, U: Upstream>(
     state: &Arc<WorkerState<Q, U>>,
     reading: &QueueReading,
     source: &mut DeliverySource,
-    stage: &Arc<PrefetchBuffer>,
+    buffer: &Arc<PrefetchBuffer>,
     stop: &CancellationToken,
 ) -> TurnEnd {
-    let mut look = tokio::time::interval(IDLE_CHECK_INTERVAL);
+    let mut checks = tokio::time::interval(IDLE_CHECK_INTERVAL);
     let began = Instant::now();
     let mut last = began;
     loop {
@@ -99,17 +99,17 @@ async fn turn<Q: Queue, U: Upstream>(
             delivery = source.deliveries.recv() => match delivery {
                 Some(delivery) => {
                     last = Instant::now();
-                    admit(state, reading, delivery, stage).await;
+                    admit(state, reading, delivery, buffer).await;
                 }
                 None => return TurnEnd::Stopped,
             },
-            _ = look.tick() => {
+            _ = checks.tick() => {
                 let crowded = state.flow_permits.available_permits() == 0;
-                let idle = if crowded { IDLE_IN_A_CROWD } else { IDLE };
-                if last.elapsed() > idle && stage.is_empty() {
+                let timeout = if crowded { CROWDED_IDLE_TIMEOUT } else { IDLE_TIMEOUT };
+                if last.elapsed() > timeout && buffer.is_empty() {
                     return TurnEnd::Idle;
                 }
-                if crowded && began.elapsed() > TURN {
+                if crowded && began.elapsed() > MAX_TURN {
                     return TurnEnd::Crowded;
                 }
             },
@@ -118,16 +118,16 @@ async fn turn<Q: Queue, U: Upstream>(
     }
 }
 
-/// Makes room for others: what has not begun goes back to the queue, and with it the flow's consumer, unless
-/// one of its jobs is being called. What the server counts as unacknowledged does not tell that: what was
-/// given back is among it, and a job that came twice is there once.
-async fn leave<Q: Queue, U: Upstream>(
+/// Gives the jobs that have not begun back to the stream, and deletes the queue's consumer unless one of its jobs is being
+/// called. The server's count of unacknowledged messages cannot tell: it contains those that were given back, and counts a
+/// job that came twice once.
+async fn yield_turn<Q: Queue, U: Upstream>(
     state: &WorkerState<Q, U>,
     reading: &QueueReading,
-    stage: &PrefetchBuffer,
+    buffer: &PrefetchBuffer,
 ) {
     let is_given_back = state.dispatcher.give_back(reading.clone()).await;
-    if !is_given_back || stage.holds_any() {
+    if !is_given_back || buffer.holds_any() {
         return;
     }
     if let Err(error) = state.queue.leave(reading).await {
@@ -135,8 +135,8 @@ async fn leave<Q: Queue, U: Upstream>(
     }
 }
 
-/// Lets go of a flow; false if there is more to read, or something of it is still worked on.
-async fn is_forgotten<Q: Queue, U>(state: &WorkerState<Q, U>, reading: &QueueReading) -> bool {
+/// Closes a queue. Returns false if there is more to read, or if one of its jobs is still worked on.
+async fn is_closed<Q: Queue, U>(state: &WorkerState<Q, U>, reading: &QueueReading) -> bool {
     match state.queue.forget(reading).await {
         Ok(idle) => idle && state.readings.close(reading),
         Err(error) => {

@@ -1,4 +1,4 @@
-//! A job on its way: what is known of it between delivery and completion.
+//! A job between its delivery and its completion, and all that is known of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::queue::Delivery;
 use crate::store::results::RequestKey;
 use forebay_providers::cost::CallCost;
 
-/// A job on its way.
+/// A job between its delivery and its completion.
 #[derive(Debug)]
 pub(crate) struct AdmittedJob {
     /// The span of its events; its fields are id, team, pool and lane.
@@ -33,39 +33,41 @@ pub(crate) struct AdmittedJob {
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) flow: Flow,
-    /// Whether it was delivered because its time had come.
+    /// True if it was scheduled and its time has come.
     pub(crate) due: bool,
+    /// A hash of pool, URL and body.
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
     pub(crate) held: HeldDelivery,
     pub(crate) registration: Registration,
-    /// Deliveries that end with this one although its identity is free again.
+    /// Duplicates that end with this job, although its identity was released.
     pub(crate) duplicates: Vec<HeldDelivery>,
-    /// Which answer of its identity it will have.
+    /// The number of the answer that its identity gets, from 1.
     pub(crate) revision: u32,
-    /// Targets that may serve it.
+    /// The targets that may serve it.
     pub(crate) candidates: CandidateSet,
-    /// Why its last call went where it went.
+    /// Why its last call went to its target.
     pub(crate) reason: Reason,
-    /// Since when it waits here, from its first turn on.
+    /// When it was first in the fair queue.
     pub(crate) first_queued_at: Option<Instant>,
-    /// Whether nobody knows what became of its last call, since the process ended over it.
+    /// True if the process ended during its last call, so that the outcome is unknown.
     pub(crate) interrupted: bool,
+    /// What a call costs at the first of its targets, as estimated.
     pub(crate) cost: CallCost,
     pub(crate) attempts: Vec<Attempt>,
-    /// Attempts that counted.
+    /// Attempts that count against the retry policy's maximum.
     pub(crate) counted: u32,
-    /// When it was published, or last tried.
+    /// When it was published, or when its last attempt ended.
     pub(crate) waiting_since: Timestamp,
-    /// The right of its large answer to be here; held for its drop.
+    /// The permit for the memory of its large answer; held until the job ends.
     pub(crate) answer_permit: Option<Arc<OwnedSemaphorePermit>>,
-    /// Whether another one's answer may serve it.
+    /// Set if another job's answer may serve it.
     pub(crate) coalesce: Option<CoalesceRequest>,
-    /// How it can travel with others.
+    /// Set if it may share a call with others.
     pub(crate) merge: Option<MergeCandidate>,
-    /// It waits for itself until then.
+    /// It is not called before then.
     pub(crate) not_before: Option<Instant>,
-    /// What the last target said that can never serve it.
+    /// The error of the last target that can never serve it.
     pub(crate) last_error: Option<CompletionError>,
 }
 
@@ -77,23 +79,18 @@ fn in_dollars(amount: Decimal) -> completion::Cost {
 }
 
 impl AdmittedJob {
-    /// The completion that `end` makes of this job.
+    /// Builds the completion of this job. Takes its attempts and metadata.
     pub(crate) fn completion(&mut self, end: JobResult) -> Completion {
         let (cached_from, answered_by) = match end.cached_from {
             Some((cached_from, answered_by)) => (Some(cached_from), answered_by),
             None => (None, self.answered_by(end.status)),
         };
-        let first = self
-            .attempts
-            .first()
-            .map_or(self.waiting_since, |attempt| attempt.started_at);
+        let first_call = self.attempts.first().map(|attempt| attempt.started_at);
+        let first_call = first_call.unwrap_or(self.waiting_since);
+        let (id, custom_id) = (self.identity.id.clone(), self.job.custom_id.clone());
         Completion {
-            id: self.identity.id.clone(),
-            custom_id: self
-                .job
-                .custom_id
-                .clone()
-                .unwrap_or_else(|| self.identity.id.clone()),
+            custom_id: custom_id.unwrap_or_else(|| id.clone()),
+            id,
             team: self.identity.team.clone(),
             batch: self.identity.batch.clone(),
             pool: self.flow.pool.clone(),
@@ -107,12 +104,12 @@ impl AdmittedJob {
             answered_by,
             cached_from,
             attempts: std::mem::take(&mut self.attempts),
-            queued_ms: millis_between(self.delivery.published, first),
+            queued_ms: millis_between(self.delivery.published, first_call),
             metadata: self.job.metadata.take(),
         }
     }
 
-    /// What it asks, and for whom.
+    /// Its request, for look-ups of answers to the same one.
     pub(crate) fn request(&self) -> RequestKey {
         RequestKey {
             team: self.identity.team.clone(),
@@ -120,7 +117,7 @@ impl AdmittedJob {
         }
     }
 
-    /// Who answered, and why it was asked.
+    /// The account that answered, and why it was asked; `None` without an answer.
     fn answered_by(&self, status: Status) -> Option<AnsweredBy> {
         let last = self
             .attempts
@@ -134,7 +131,7 @@ impl AdmittedJob {
         })
     }
 
-    /// How many answers of a target to this job could not be read.
+    /// How many answers of this target to this job could not be read.
     pub(crate) fn malformed_at(&self, account: &str, model: &str) -> u32 {
         let malformed = |attempt: &&Attempt| {
             !says_nothing(attempt)
@@ -142,21 +139,17 @@ impl AdmittedJob {
                 && attempt.account == account
                 && attempt.model == model
         };
-        self.attempts
-            .iter()
-            .filter(malformed)
-            .count()
-            .try_into()
-            .unwrap_or(u32::MAX)
+        let count = self.attempts.iter().filter(malformed).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
     }
 
-    /// How long it is until its deadline.
+    /// The time until its deadline; zero if it has passed.
     pub(crate) fn ends_in(&self, now: Timestamp) -> Option<Duration> {
         let left = self.job.deadline?.duration_since(now);
         Some(Duration::try_from(left).unwrap_or_default())
     }
 
-    /// Notes a call; of very many the middle ones are forgotten, so that they fit a message.
+    /// Adds an attempt. Beyond the most that fit a message, the middle ones are dropped.
     pub(crate) fn add_attempt(&mut self, attempt: Attempt) {
         if self.attempts.len() == MOST_ATTEMPTS {
             self.attempts.remove(MOST_ATTEMPTS / 2);
@@ -164,12 +157,12 @@ impl AdmittedJob {
         self.attempts.push(attempt);
     }
 
-    /// Whether it is cancelled.
+    /// Returns true if an operator cancelled it.
     pub(crate) fn is_cancelled(&self, controls: &WorkerControls) -> bool {
         controls.cancels(&self.identity, self.delivery.published)
     }
 
-    /// Whether its deadline has passed.
+    /// Returns true if its deadline has passed.
     pub(crate) fn is_late(&self, now: Timestamp) -> bool {
         self.job.deadline.is_some_and(|deadline| deadline <= now)
     }

@@ -1,4 +1,4 @@
-//! A delivery that is held, its place in a buffer, and who wants to know what comes of it.
+//! A delivery that is held, its slot in its queue's prefetch buffer, and where copies of its completion are sent.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,33 +9,34 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::job::unacked::AckGuard;
 use crate::queue::Delivery;
 
-/// What jobs of one flow that no message can hold may take of the memory until they end, in KiB. One job is let
-/// in whatever it has. It is a flow's own: one that pauses must not keep others from their turn.
+/// Memory for the large jobs of one queue until they end, in KiB. A single job is let in whatever its size. Each queue has
+/// its own: a queue that is paused must not hold up others.
 const LARGE_JOBS_KIB: usize = 256 * 1024;
 
-/// A flow's buffer: how many of its places are taken, and who is told when one gets free.
+/// The prefetch buffer of one queue: how many of its slots are taken.
 #[derive(Debug)]
 pub(crate) struct PrefetchBuffer {
+    /// Receives the number of slots that got free; the reader fetches as many deliveries.
     free: mpsc::UnboundedSender<usize>,
     taken: AtomicUsize,
-    /// Deliveries that are neither acknowledged nor given back, those that are being called included.
+    /// Deliveries that are neither acked nor given back, including those that are being called.
     held: AtomicUsize,
-    /// For jobs that no message can hold.
+    /// One permit for each KiB that large jobs may take.
     memory: Arc<Semaphore>,
-    /// Whether it has places for jobs that travel together.
+    /// True if it has slots for jobs that share a call.
     wide: AtomicBool,
 }
 
-/// A place in a flow's buffer; giving it up lets the flow fetch one more.
+/// A slot in a prefetch buffer. Dropping it lets the reader fetch one more delivery.
 #[derive(Debug)]
 pub(crate) struct PrefetchSlot(Arc<PrefetchBuffer>);
 
-/// A delivery's mark on its buffer, for as long as it is held.
+/// Counts a delivery in its prefetch buffer for as long as it is held.
 #[derive(Debug)]
 pub(crate) struct PrefetchMark(Arc<PrefetchBuffer>);
 
 impl PrefetchBuffer {
-    /// An empty buffer.
+    /// An empty buffer. `free` receives the number of slots that get free.
     pub(crate) fn new(free: mpsc::UnboundedSender<usize>) -> Arc<Self> {
         let memory = Arc::new(Semaphore::new(LARGE_JOBS_KIB));
         let (taken, held, wide) = (
@@ -52,32 +53,32 @@ impl PrefetchBuffer {
         })
     }
 
-    /// Makes `places` more, once: jobs of the flow can travel together, and so many are wanted at a time.
-    fn widen(&self, places: usize) {
+    /// Adds `slots`, once: so many more jobs of the queue can share a call.
+    fn widen(&self, slots: usize) {
         if !self.wide.swap(true, Ordering::Relaxed) {
-            // A flow that has ended wants no more.
-            let _ = self.free.send(places);
+            // A reader that has ended fetches no more.
+            let _ = self.free.send(slots);
         }
     }
 
-    /// Takes a place.
+    /// Takes a slot.
     pub(crate) fn slot(self: &Arc<Self>) -> PrefetchSlot {
         self.taken.fetch_add(1, Ordering::Relaxed);
         PrefetchSlot(Arc::clone(self))
     }
 
-    /// Marks a delivery as held.
+    /// Counts a delivery as held.
     pub(crate) fn mark(self: &Arc<Self>) -> PrefetchMark {
         self.held.fetch_add(1, Ordering::Relaxed);
         PrefetchMark(Arc::clone(self))
     }
 
-    /// Whether a delivery is neither acknowledged nor given back.
+    /// Returns true if a delivery is neither acked nor given back.
     pub(crate) fn holds_any(&self) -> bool {
         self.held.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether no delivery waits for its call.
+    /// Returns true if no delivery waits for its call.
     pub(crate) fn is_empty(&self) -> bool {
         self.taken.load(Ordering::Relaxed) == 0
     }
@@ -86,7 +87,7 @@ impl PrefetchBuffer {
 impl Drop for PrefetchSlot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
-        // A flow that has ended wants no more.
+        // A reader that has ended fetches no more.
         let _ = self.0.free.send(1);
     }
 }
@@ -97,31 +98,33 @@ impl Drop for PrefetchMark {
     }
 }
 
-/// A delivery, and who wants a copy of what comes of it.
+/// A delivery that is neither acked nor given back.
 #[derive(Debug)]
 pub(crate) struct HeldDelivery {
     pub(crate) ack_guard: AckGuard,
     pub(crate) mark: PrefetchMark,
+    /// Subjects that get a copy of the completion.
     pub(crate) replies: Vec<String>,
     /// When it was published.
     pub(crate) published: Timestamp,
-    /// Which answer of its identity it asks for.
+    /// The number of the answer of its identity that it asks for, from 1.
     pub(crate) revision: u32,
-    /// Until when its publisher wants it to be called.
+    /// Its publisher's deadline.
     pub(crate) deadline: Option<Timestamp>,
-    /// Whether calls were made for it before it was postponed.
+    /// True if calls were made for it before it was postponed.
     pub(crate) tried: bool,
     /// The object that holds the job, if its message does not.
     pub(crate) object: Option<String>,
+    /// Set while the job waits for its call.
     pub(crate) slot: Option<PrefetchSlot>,
-    /// What a large job takes of the memory.
+    /// The permits of a large job's memory.
     pub(crate) memory: Option<OwnedSemaphorePermit>,
 }
 
 impl HeldDelivery {
-    /// Waits until there is memory for a job of so many bytes more.
+    /// Waits until there is memory for `more` bytes of the job.
     pub(crate) async fn reserve_memory(&mut self, more: usize) {
-        // What it has is given up first: two that have some and wait for more would wait for each other.
+        // It gives up what it has first: two jobs that have some and wait for more would wait for each other.
         let has = self
             .memory
             .take()
@@ -135,12 +138,12 @@ impl HeldDelivery {
             .ok();
     }
 
-    /// So many of its flow can travel together.
+    /// So many other jobs of its queue fit into one call with it.
     pub(crate) fn fits_merged_call(&self, others: usize) {
         self.mark.0.widen(others);
     }
 
-    /// What is known of a delivery before it is read.
+    /// A delivery that is not read yet.
     pub(crate) fn unread(
         delivery: &Delivery,
         ack_guard: AckGuard,

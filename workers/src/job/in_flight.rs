@@ -1,4 +1,4 @@
-//! Identities that are being worked on, so that a repeated publish waits for the first one.
+//! The jobs in flight by identity, so that a duplicate waits for the first delivery.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::job::delivery::HeldDelivery;
 
-/// Identities that are being worked on.
+/// The jobs in flight, by identity.
 #[derive(Debug, Default)]
 pub(crate) struct InFlightJobs {
     jobs: Mutex<HashMap<Identity, InFlightJob>>,
@@ -18,37 +18,37 @@ pub(crate) struct InFlightJobs {
 struct InFlightJob {
     fingerprint: String,
     revision: u32,
-    /// Whether it will be called, as far as is known: then it keeps its identity.
+    /// True once it is known that it will be called: then it keeps its identity.
     admitted: bool,
     followers: Vec<(String, HeldDelivery)>,
 }
 
-/// Deliveries that came while their identity was worked on.
+/// Deliveries that came while their identity was in flight.
 #[derive(Debug, Default)]
 pub(crate) struct DuplicateDeliveries {
-    /// The same request.
+    /// Deliveries of the same request.
     pub(crate) same: Vec<HeldDelivery>,
-    /// Another request, which came before it was known whether this one would be called.
+    /// Deliveries of another request, which came before it was known that this one would be called.
     pub(crate) others: Vec<HeldDelivery>,
 }
 
-/// What an identity's arrival means.
+/// The outcome of registering a delivery.
 #[derive(Debug)]
 pub(crate) enum RegistrationOutcome {
-    /// It is the first.
+    /// It is the first of its identity.
     First(HeldDelivery, Registration),
-    /// It waits for the end of one that is being worked on.
+    /// It waits for the end of the same job.
     Waits,
-    /// One that is being called has the same identity and is another request.
+    /// Another request with the same identity is being called.
     Conflict(HeldDelivery, Registration),
 }
 
-/// The entry of an identity that is worked on. However the work ends, by a panic too, dropping this
-/// makes way for the next delivery; who had joined is then delivered again.
+/// The right to work on an identity. Dropping it, even in a panic, lets the next delivery register. The duplicates that
+/// waited are then delivered again.
 #[derive(Debug)]
 pub(crate) struct Registration {
     in_flight: Arc<InFlightJobs>,
-    /// None for a message that has the identity of another request.
+    /// `None` for a message that has the identity of another request.
     identity: Option<Identity>,
 }
 
@@ -57,7 +57,7 @@ impl InFlightJobs {
         self.jobs.lock()
     }
 
-    /// Registers an arrival.
+    /// Registers a delivery.
     pub(crate) fn arrive(
         self: &Arc<Self>,
         identity: &Identity,
@@ -71,7 +71,7 @@ impl InFlightJobs {
         let mut jobs = self.lock();
         match jobs.get_mut(identity) {
             Some(job) if job.fingerprint == fingerprint || !job.admitted => {
-                // It waits for another one, not for a permit: its flow goes on fetching.
+                // It waits for another delivery, not for a permit: its queue is read on.
                 drop(held.slot.take());
                 drop(held.memory.take());
                 job.followers.push((fingerprint.to_owned(), held));
@@ -91,7 +91,7 @@ impl InFlightJobs {
         }
     }
 
-    /// Whether it is being worked on.
+    /// Returns true if the identity is in flight.
     pub(crate) fn has(&self, identity: &Identity) -> bool {
         self.lock().contains_key(identity)
     }
@@ -102,7 +102,7 @@ impl InFlightJobs {
             return followers;
         };
         for (fingerprint, held) in job.followers {
-            // One that asks for a later answer is not answered by this one.
+            // A delivery that asks for a later revision is not answered by this one.
             let same = fingerprint == job.fingerprint && held.revision <= job.revision;
             if same {
                 followers.same.push(held)
@@ -115,7 +115,7 @@ impl InFlightJobs {
 }
 
 impl Registration {
-    /// The job will have this answer of its identity.
+    /// Sets the revision that the job will have.
     pub(crate) fn set_revision(&self, revision: u32) {
         if let Some(identity) = &self.identity
             && let Some(job) = self.in_flight.lock().get_mut(identity)
@@ -124,7 +124,7 @@ impl Registration {
         }
     }
 
-    /// The job will be called: who comes with another request is told of the conflict at once.
+    /// Marks that the job will be called: another request with its identity is a conflict from now on.
     pub(crate) fn mark_admitted(&self) {
         if let Some(identity) = &self.identity
             && let Some(job) = self.in_flight.lock().get_mut(identity)
@@ -133,7 +133,7 @@ impl Registration {
         }
     }
 
-    /// Whether the job will be called, as far as is known.
+    /// Returns true if it is known that the job will be called.
     pub(crate) fn is_admitted(&self) -> bool {
         let Some(identity) = &self.identity else {
             return false;
@@ -144,7 +144,7 @@ impl Registration {
             .is_some_and(|job| job.admitted)
     }
 
-    /// Makes way for the next delivery; returns those who came meanwhile.
+    /// Lets the next delivery register. Returns those that came meanwhile.
     pub(crate) fn end(&mut self) -> DuplicateDeliveries {
         self.identity
             .take()

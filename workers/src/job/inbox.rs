@@ -1,39 +1,39 @@
-//! The way to the dispatcher, which alone has the channel's other end.
+//! The channel to the dispatcher, which alone receives from it.
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::job::admitted_job::AdmittedJob;
 use crate::queue::QueueReading;
 
-/// What the dispatcher is told.
+/// An event for the dispatcher.
 #[derive(Debug)]
 pub(crate) enum DispatchEvent {
     /// A job, for its first or its next call.
     Job(Box<AdmittedJob>),
-    /// What was read there and was never called is to be given back; it is answered when that is done.
+    /// Give back the jobs of this reading that were never called, then answer.
     GiveBack(QueueReading, oneshot::Sender<()>),
 }
 
-/// What the dispatcher receives.
+/// The dispatcher's end of the channel.
 pub(crate) type Inbox = mpsc::UnboundedReceiver<DispatchEvent>;
 
-/// Tells the dispatcher.
+/// Sends events to the dispatcher.
 #[derive(Debug, Clone)]
 pub(crate) struct DispatcherHandle {
     events: mpsc::UnboundedSender<DispatchEvent>,
 }
 
 impl DispatcherHandle {
-    /// A handle, and what the dispatcher receives from it.
+    /// A handle, and the dispatcher's end.
     pub(crate) fn new() -> (Self, Inbox) {
         let (events, inbox) = mpsc::unbounded_channel();
         (Self { events }, inbox)
     }
 
-    /// Takes a job in, for its first or its next call.
+    /// Hands over a job, for its first or its next call.
     ///
     /// # Errors
-    /// With the job, when the process ends and there is no dispatcher any more: its delivery comes again.
+    /// With the job, if the dispatcher has ended: the process ends too, and the delivery comes again.
     pub(crate) fn take(&self, admitted: AdmittedJob) -> Result<(), Box<AdmittedJob>> {
         match self.events.send(DispatchEvent::Job(Box::new(admitted))) {
             Err(mpsc::error::SendError(DispatchEvent::Job(admitted))) => Err(admitted),
@@ -41,7 +41,7 @@ impl DispatcherHandle {
         }
     }
 
-    /// Gives back what was read there and was never called; false if there is no dispatcher any more.
+    /// Gives back the jobs of `reading` that were never called. Returns false if the dispatcher has ended.
     pub(crate) async fn give_back(&self, reading: QueueReading) -> bool {
         let (done, given_back) = oneshot::channel();
         let sent = self.events.send(DispatchEvent::GiveBack(reading, done));

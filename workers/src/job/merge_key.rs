@@ -1,4 +1,4 @@
-//! Whether a job's embeddings can travel in one request with those of others, and with whose.
+//! Whether a job's embeddings can share a call with those of other jobs, and of which.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use forebay_providers::WorkKind;
 /// The field of a body that holds the texts.
 pub(crate) const INPUT: &str = "input";
 
-/// Whether a failure may be that of one text of several.
+/// Returns true if a failure may be caused by one text of several.
 pub(crate) fn may_be_of_one(class: Class) -> bool {
     matches!(
         class,
@@ -22,35 +22,36 @@ pub(crate) fn may_be_of_one(class: Class) -> bool {
     )
 }
 
-/// Whether a call for several jobs failed for what may be another one's fault: it then says nothing of this one.
+/// Returns true if a merged call failed in a way that another of its jobs may have caused: it then proves nothing about
+/// this job.
 pub(crate) fn says_nothing(attempt: &Attempt) -> bool {
     attempt.jobs.is_some() && attempt.class().is_some_and(may_be_of_one)
 }
 
-/// How a job can travel with others.
+/// How a job can share a call with others.
 #[derive(Debug, Clone)]
 pub(crate) struct MergeCandidate {
-    /// The same for all that can travel together.
+    /// Equal for jobs that differ in their texts alone.
     pub(crate) key: Arc<str>,
-    /// Its texts.
+    /// The number of its texts.
     pub(crate) inputs: usize,
-    /// Which part of a request that was refused it is of; only those travel with it.
+    /// The part of a split call that it belongs to. It shares calls with that part alone.
     pub(crate) part: Option<u64>,
-    /// Whether it waits in line for those that will travel with it.
+    /// True while it waits in the fair queue for the jobs behind it.
     pub(crate) is_head: bool,
 }
 
 impl MergeCandidate {
-    /// How `job` can travel with others of its pool, if it can.
+    /// How `job` can share a call with others of its pool; `None` if it cannot.
     pub(crate) fn of(job: &Job, pool: &str) -> Option<Self> {
-        // One that must not be called twice must not be asked again because of others.
+        // A job that must not be called twice must not be called again because of others.
         if WorkKind::of(&job.url) != Some(WorkKind::Embeddings)
             || job.on_ambiguous == OnAmbiguous::Fail
         {
             return None;
         }
         let texts = texts(job)?;
-        // It would be refused, and all others with it.
+        // An empty text would be refused, and all others with it.
         if texts.iter().any(|text| matches!(text.get(), "\"\"" | "[]")) {
             return None;
         }
@@ -64,7 +65,7 @@ impl MergeCandidate {
     }
 }
 
-/// The texts of a job: one, or several; a list of numbers is one in tokens.
+/// The texts of a job, at least one. A list of numbers is one text in tokens.
 pub(crate) fn texts(job: &Job) -> Option<Vec<Box<RawValue>>> {
     let input = job.body.get(INPUT)?;
     let begins_with = |raw: &RawValue, what: &[char]| raw.get().starts_with(what);
@@ -89,13 +90,13 @@ pub(crate) fn texts(job: &Job) -> Option<Vec<Box<RawValue>>> {
 mod tests {
     use super::*;
 
-    fn join(body: &str) -> Option<MergeCandidate> {
+    fn merge(body: &str) -> Option<MergeCandidate> {
         let job = format!(r#"{{"url":"/v1/embeddings","body":{body}}}"#);
         MergeCandidate::of(&Job::parse(job.as_bytes()).expect("a job"), "p")
     }
 
     #[test]
-    fn texts_and_tokens_can_travel_and_what_is_sure_to_be_refused_cannot() {
+    fn texts_and_tokens_can_be_merged_and_empty_ones_cannot() {
         for (body, inputs) in [
             (r#"{"input":"one"}"#, Some(1)),
             (r#"{"input":[1,2,3]}"#, Some(1)),
@@ -108,9 +109,9 @@ mod tests {
             (r#"{"input":[null]}"#, None),
             ("{}", None),
         ] {
-            assert_eq!(join(body).map(|join| join.inputs), inputs, "{body}");
+            assert_eq!(merge(body).map(|merge| merge.inputs), inputs, "{body}");
         }
-        let key = |body: &str| join(body).expect("it can travel").key;
+        let key = |body: &str| merge(body).expect("it can be merged").key;
         assert_eq!(
             key(r#"{"input":"one","dimensions":8}"#),
             key(r#"{"dimensions": 8,"input":["two"]}"#)

@@ -1,4 +1,4 @@
-//! How many texts travel together.
+//! How many texts a merged call has.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,68 +6,68 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use forebay_providers::registry::MergeLimits;
 use parking_lot::Mutex;
 
-/// An answer of so many bytes is not asked for: there is place for a few of them.
-const LARGEST_ANSWER: usize = 32 << 20;
-/// What is taken of it by a text as long as no answer has told: some 2,000 numbers.
-const LIKELY_WIDTH: usize = 24 << 10;
+/// The largest answer of a merged call, in bytes: the memory holds a few of them.
+const MAX_MERGED_ANSWER: usize = 32 << 20;
+/// The assumed size of one embedding until the first answer is seen, in bytes (about 2,000 numbers).
+const ASSUMED_EMBEDDING: usize = 24 << 10;
 
-/// A call for the texts of some jobs, as far as their number should change by it.
+/// What a call shows about the number of texts of later calls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SizedCall {
     /// Texts of all jobs.
     pub(crate) texts: usize,
-    /// Whether they are a part of a request that was refused.
+    /// True if they are a part of a call that was split.
     pub(crate) is_part: bool,
     pub(crate) outcome: SizedOutcome,
 }
 
-/// What became of a call for the texts of some jobs.
+/// The outcome of such a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum SizedOutcome {
-    /// It was answered by so many bytes.
+    /// It was answered.
     Answered { bytes: usize },
-    /// It was refused, perhaps for one text of several.
+    /// It failed, perhaps because of one text of several.
     MustSplit,
-    /// It failed for what is no text's fault.
+    /// It failed, and no text caused that.
     Failed,
 }
 
-/// How many texts travel together at each target: fewer where some are refused, more where none is.
+/// The learned number of texts of a call, by target: halved by a split call, doubled by an answered one.
 #[derive(Debug, Default)]
 pub(crate) struct MergeSizes {
     parts: AtomicU64,
-    of: Mutex<HashMap<usize, MergeSize>>,
+    by_target: Mutex<HashMap<usize, MergeSize>>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct MergeSize {
-    /// Texts of the next request that is none of a refused one's parts.
+    /// Texts of the next call that is no part of a split one.
     most: usize,
-    /// Bytes of an answer for each text, once one has told.
-    width: Option<usize>,
+    /// The largest seen size of one embedding, in bytes.
+    embedding: Option<usize>,
 }
 
 impl MergeSizes {
-    /// The number of one more part of a request that was refused.
+    /// A new number for a part of a split call.
     pub(crate) fn next_part(&self) -> u64 {
         self.parts.fetch_add(1, Ordering::Relaxed)
     }
 
     fn change(&self, target: usize, act: impl FnOnce(&mut MergeSize)) -> MergeSize {
-        let mut of = self.of.lock();
-        let size = of.entry(target).or_insert(MergeSize {
+        let mut sizes = self.by_target.lock();
+        let size = sizes.entry(target).or_insert(MergeSize {
             most: usize::MAX,
-            width: None,
+            embedding: None,
         });
         act(size);
         *size
     }
 
-    /// Texts that may travel together to `target`.
-    pub(crate) fn most(&self, target: usize, joins: MergeLimits) -> usize {
-        let MergeSize { most, width } = self.change(target, |_| {});
-        most.min(joins.inputs)
-            .min(LARGEST_ANSWER / width.unwrap_or(LIKELY_WIDTH))
+    /// Texts that a call to `target` may have.
+    pub(crate) fn most(&self, target: usize, limits: MergeLimits) -> usize {
+        let MergeSize { most, embedding } = self.change(target, |_| {});
+        most.min(limits.inputs)
+            .min(MAX_MERGED_ANSWER / embedding.unwrap_or(ASSUMED_EMBEDDING))
             .max(1)
     }
 
@@ -75,9 +75,9 @@ impl MergeSizes {
     pub(crate) fn learn(&self, target: usize, call: &SizedCall) {
         self.change(target, |size| {
             if let SizedOutcome::Answered { bytes } = call.outcome {
-                size.width = size.width.max(Some((bytes / call.texts.max(1)).max(1)));
+                size.embedding = size.embedding.max(Some((bytes / call.texts.max(1)).max(1)));
             }
-            // With bad texts at random, where half of the requests are refused the fewest calls are made in all.
+            // If bad texts are spread at random, the fewest calls are made in all when half of the merged calls are split.
             match call.outcome {
                 _ if call.is_part => {}
                 SizedOutcome::Answered { .. } => {

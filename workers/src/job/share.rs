@@ -1,4 +1,4 @@
-//! A job whose answer may serve others, and its duty to tell them what came of it.
+//! Coalescing, as one job sees it: whether another answer may serve it, and the duty of a leader to report its end.
 
 use std::time::Duration;
 

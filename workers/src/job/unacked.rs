@@ -1,4 +1,4 @@
-//! What this process holds unacknowledged, so that one ticker can say that it is still worked on.
+//! The deliveries that this process has neither acked nor given back. One ticker extends the ack wait of all of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::queue::DeliveryReceipt;
 use parking_lot::{Mutex, MutexGuard};
 
-/// All deliveries that are unacked.
+/// All unacked deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct UnackedDeliveries {
     inner: Mutex<UnackedState>,
