@@ -12,6 +12,7 @@ use forebay_schemas::flow::pool_of_model;
 use parking_lot::RwLock;
 
 use crate::accounts::Account;
+use forebay_providers::Endpoint;
 use forebay_providers::price::Prices;
 
 /// Models of which nothing is known and for which pools are made, at most: a producer must not fill the memory with
@@ -120,12 +121,13 @@ pub(crate) struct PoolTarget {
 }
 
 impl PoolTarget {
-    /// Whether a job is said to both of them in the same way.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.account.config().endpoint
+    }
+
+    /// Returns true if a job is encoded the same way for both targets.
     pub(crate) fn speaks_as(&self, other: &Self) -> bool {
-        let (one, two) = (
-            &self.account.config().endpoint,
-            &other.account.config().endpoint,
-        );
+        let (one, two) = (self.endpoint(), other.endpoint());
         std::ptr::eq(one.provider, two.provider)
             && one.api_version == two.api_version
             && self.model == other.model
@@ -217,12 +219,9 @@ impl Pools {
 
     /// The place of a target.
     pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
-        let is_it =
-            |target: &PoolTarget| target.model == model && target.account.config().name == account;
-        self.targets
-            .iter()
-            .find(|(_, target)| is_it(target))
-            .map(|(place, _)| place)
+        let is_it = |target: &PoolTarget| target.model == model && target.account.name() == account;
+        let mut targets = self.targets.iter();
+        targets.find_map(|(place, target)| is_it(target).then_some(place))
     }
 
     fn candidate(&self, config: TargetConfig) -> PoolCandidate {

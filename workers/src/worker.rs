@@ -1,4 +1,4 @@
-//! A running worker: its tasks, what it shows of itself, and how it stops.
+//! A running worker: its tasks, its snapshot, and how it stops.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use crate::accounts::{self, AccountState, ClockPair};
+use crate::accounts::{self, Account, AccountState, ClockPair};
 use crate::clock::Clock;
 use crate::config::{Config, standing_of_team};
 use crate::dispatch::dispatcher::Dispatcher;
@@ -28,27 +28,28 @@ use crate::store::results::{Error, ResultRecord, ResultStore};
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
 
-/// How long it may take to give back what is held and leave all flows, and how many are left at once.
-const LEAVE: Duration = Duration::from_secs(5);
-const AT_ONCE: usize = 16;
+/// How long it may take to give back the unacked deliveries and delete the consumers.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Consumers that are deleted at once.
+const DELETED_AT_ONCE: usize = 16;
 /// How often days of results are opened and deleted.
-const DAYS: Duration = Duration::from_secs(60 * 60);
+const DAY_CHECK_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// A running worker.
 #[derive(Debug)]
 pub struct Worker<Q, U> {
     state: Arc<WorkerState<Q, U>>,
-    /// Ends fetching.
-    stop: CancellationToken,
-    /// Ends dispatching, when nothing is fetched any more.
-    halt: CancellationToken,
-    /// Ends what keeps jobs held.
-    end: CancellationToken,
+    /// Stops reading queues.
+    stop_fetching: CancellationToken,
+    /// Stops the dispatcher, once no queue is read any more.
+    stop_dispatching: CancellationToken,
+    /// Stops the tickers that keep deliveries and days of results.
+    stop_keepalives: CancellationToken,
     readers: TaskTracker,
     jobs: TaskTracker,
 }
 
-/// What a worker is doing.
+/// The state of a worker, for operators.
 #[derive(Debug, Clone)]
 pub struct WorkerSnapshot {
     /// Its accounts.
@@ -57,13 +58,13 @@ pub struct WorkerSnapshot {
     pub pools: Vec<(String, Vec<String>)>,
     /// Names of its pools, and the models of each one's targets.
     pub models: Vec<(String, Vec<String>)>,
-    /// Whether pools are made as they are asked for.
+    /// True if a pool is made for each model that is asked for.
     pub makes_pools: bool,
-    /// The teams that are served, if others are refused.
+    /// The teams that are served; `None` if every team is.
     pub teams: Option<BTreeSet<String>>,
-    /// Jobs that are here and wait for a permit or for themselves.
+    /// Jobs that are here and wait for a permit, a time or another job.
     pub prefetched: u64,
-    /// Jobs that are being called or finished.
+    /// Jobs that are being called or completed.
     pub in_flight: u64,
     /// Jobs that ended since the start, by status.
     pub ended: Vec<(Status, u64)>,
@@ -73,7 +74,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// Starts to work.
     ///
     /// # Errors
-    /// When the queue's flows cannot be read.
+    /// When the streams cannot be read.
     pub async fn start(
         config: Config,
         queue: Q,
@@ -89,73 +90,51 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         let found = state.queue.find(Arc::clone(&state.readings)).await?;
         let worker = Self {
             state: Arc::clone(&state),
-            stop: CancellationToken::new(),
-            halt: CancellationToken::new(),
-            end: CancellationToken::new(),
+            stop_fetching: CancellationToken::new(),
+            stop_dispatching: CancellationToken::new(),
+            stop_keepalives: CancellationToken::new(),
             readers: TaskTracker::new(),
             jobs: TaskTracker::new(),
         };
-        let dispatcher =
-            Dispatcher::new(Arc::clone(&state), inbox, lane_weights, worker.jobs.clone());
-        worker.jobs.spawn(dispatcher.run(worker.halt.clone()));
-        worker.readers.spawn(read_flows(
+        let tasks = worker.jobs.clone();
+        let dispatcher = Dispatcher::new(Arc::clone(&state), inbox, lane_weights, tasks);
+        let dispatching = dispatcher.run(worker.stop_dispatching.clone());
+        worker.jobs.spawn(dispatching);
+        worker.readers.spawn(read_queues(
             Arc::clone(&state),
             found,
-            worker.stop.clone(),
+            worker.stop_fetching.clone(),
             worker.readers.clone(),
         ));
-        tokio::spawn(keep_held(Arc::clone(&state), worker.end.clone()));
-        tokio::spawn(turn_days(state, worker.end.clone()));
+        tokio::spawn(extend_ack_waits(
+            Arc::clone(&state),
+            worker.stop_keepalives.clone(),
+        ));
+        tokio::spawn(rotate_days(state, worker.stop_keepalives.clone()));
         Ok(worker)
     }
 
-    /// What it is doing.
+    /// Its state now.
     pub fn snapshot(&self) -> WorkerSnapshot {
         let state = &self.state;
-        let account_names = |pool: &Pool| {
-            let mut names: Vec<_> = pool
-                .candidates
-                .iter()
-                .map(|candidate| {
-                    state
-                        .pools
-                        .target(candidate.target)
-                        .account
-                        .name()
-                        .to_owned()
-                })
-                .collect();
-            names.dedup();
-            names
-        };
-        let models = |pool: &Pool| {
-            let models = pool
-                .candidates
-                .iter()
-                .map(|candidate| state.pools.target(candidate.target).model.clone());
-            models.collect::<BTreeSet<_>>().into_iter().collect()
-        };
         let (now, pools) = (Instant::now(), state.pools.all());
+        let mut accounts_of_pools = Vec::with_capacity(pools.len());
+        let mut models_of_pools = Vec::with_capacity(pools.len());
+        for (name, pool) in pools {
+            accounts_of_pools.push((name.clone(), account_names(state, &pool)));
+            models_of_pools.push((name, model_names(state, &pool)));
+        }
         let statuses = [
             Status::Succeeded,
             Status::Failed,
             Status::Expired,
             Status::Cancelled,
         ];
+        let snapshot = |account: &Arc<Account>| account.snapshot(now);
         WorkerSnapshot {
-            accounts: state
-                .accounts
-                .iter()
-                .map(|account| account.snapshot(now))
-                .collect(),
-            pools: pools
-                .iter()
-                .map(|(name, pool)| (name.clone(), account_names(pool)))
-                .collect(),
-            models: pools
-                .iter()
-                .map(|(name, pool)| (name.clone(), models(pool)))
-                .collect(),
+            accounts: state.accounts.iter().map(snapshot).collect(),
+            pools: accounts_of_pools,
+            models: models_of_pools,
             makes_pools: state.pools.are_made_on_demand(),
             teams: state.addressing.served(&state.teams),
             prefetched: state.counters.prefetched.load(Ordering::Relaxed),
@@ -167,57 +146,58 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         }
     }
 
-    /// What of each account and of each team's limits outlives this process, by the names of
-    /// [`Config::standing_names`]; with `ahead` what may be spent before this is asked
-    /// for again counts as spent.
+    /// The state of each account and of each team's limits that outlives this process, by the names of
+    /// [`Config::standing_names`]. With `ahead`, what may be spent before the next call of this counts as spent.
     pub fn standings(&self, ahead: bool) -> Vec<(String, AccountState)> {
         let moment = ClockPair {
             instant: Instant::now(),
-            wall: self.state.clock.now(),
+            wall: self.state.now(),
         };
-        let accounts = self.state.accounts.iter();
-        let accounts =
-            accounts.map(|account| (account.name().to_owned(), account.standing(ahead, moment)));
-        let teams = self.state.team_limits.iter();
-        let teams = teams.map(|(team, cap)| (standing_of_team(team), cap.standing(ahead, moment)));
-        accounts.chain(teams).collect()
+        let mut states = Vec::new();
+        for account in &self.state.accounts {
+            let state = account.standing(ahead, moment);
+            states.push((account.name().to_owned(), state));
+        }
+        for (team, limits) in &self.state.team_limits {
+            states.push((standing_of_team(team), limits.standing(ahead, moment)));
+        }
+        states
     }
 
-    /// What [`Worker::standings`] said last under a name is written down.
+    /// Reports that the last state under `name` of [`Worker::standings`] is persisted.
     pub fn confirm(&self, name: &str) {
-        let accounts = self.state.accounts.iter();
-        accounts
-            .filter(|account| account.config().name == name)
-            .for_each(|account| account.confirm());
-        let teams = self.state.team_limits.iter();
-        teams
-            .filter(|(team, _)| standing_of_team(team) == name)
-            .for_each(|(_, cap)| cap.confirm());
-    }
-
-    /// Disables or enables a key, or all keys of an account. False if there is no such account or key.
-    pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
-        let account = self
-            .state
-            .accounts
-            .iter()
-            .find(|known| known.config().name == account);
-        account.is_some_and(|account| {
-            if on {
-                account.enable(key)
-            } else {
-                account.disable_by_hand(key)
+        for account in &self.state.accounts {
+            if account.name() == name {
+                account.confirm();
             }
-        })
+        }
+        for (team, limits) in &self.state.team_limits {
+            if standing_of_team(team) == name {
+                limits.confirm();
+            }
+        }
     }
 
-    /// Whether a team may have answers published on `subject`.
+    /// Disables or enables a key, or all keys of an account. Returns false if there is no such account or key.
+    pub fn switch(&self, account: &str, key: Option<&str>, on: bool) -> bool {
+        let mut accounts = self.state.accounts.iter();
+        let Some(account) = accounts.find(|known| known.name() == account) else {
+            return false;
+        };
+        if on {
+            account.enable(key)
+        } else {
+            account.disable_by_hand(key)
+        }
+    }
+
+    /// Returns true if a team may have copies of completions published on `subject`.
     pub fn may_reply(&self, subject: &str, team: &str) -> bool {
         may_reply(subject, team, &self.state.team(team).reply_prefixes)
     }
 
-    /// Whether a job of this identity is here: it waits for its call, is being called or finished. One that is still
-    /// in the stream is not.
+    /// Returns true if a job of this identity is here: it waits for its call, is being called or completed. A job that is
+    /// still in the stream is not here.
     pub fn has(&self, identity: &forebay_schemas::Identity) -> bool {
         self.state.in_flight.has(identity)
     }
@@ -237,27 +217,20 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// `grace`. What is left is given back, unless somebody else has the work by now, whose it is then; returns how
     /// many that were.
     pub async fn stop(&self, grace: Duration, leaves: bool) -> u64 {
-        self.stop.cancel();
+        self.stop_fetching.cancel();
         self.readers.close();
         self.jobs.close();
         let finished = async {
             self.readers.wait().await;
-            // What is given back now is not fetched again by this process.
-            self.halt.cancel();
+            // Only now: a job that is given back must not be fetched again by this process.
+            self.stop_dispatching.cancel();
             self.jobs.wait().await;
         };
         let in_time = timeout(grace, finished).await.is_ok();
-        self.halt.cancel();
-        self.end.cancel();
-        if !leaves {
-            return if in_time {
-                0
-            } else {
-                self.state.counters.jobs_in_flight()
-            };
-        }
+        self.stop_dispatching.cancel();
+        self.stop_keepalives.cancel();
         // A client that is not connected takes a few messages and then waits.
-        if timeout(LEAVE, self.leave_all()).await.is_err() {
+        if leaves && timeout(LEAVE_TIMEOUT, self.leave_queues()).await.is_err() {
             warn!("NATS does not answer in time; what was given back may wait for {ACK_WAIT:?}");
         }
         if in_time {
@@ -269,9 +242,9 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 }
 
 impl<Q: Queue, U: Upstream> Worker<Q, U> {
-    /// Gives back what is held, and leaves nothing behind that remembers what was delivered to this process: a server that stops with it would
-    /// forget what was given back, and the next process would wait for the ack wait.
-    async fn leave_all(&self) {
+    /// Gives back the unacked deliveries and deletes this process's consumers. A server that stops together with this process
+    /// would forget what was given back, and the next process would have to wait for the ack wait.
+    async fn leave_queues(&self) {
         let queue = &self.state.queue;
         for receipt in self.state.unacked.receipts() {
             queue.give_back(receipt).await;
@@ -282,11 +255,29 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             }
         };
         let readings = futures::stream::iter(self.state.readings.open());
-        readings.for_each_concurrent(AT_ONCE, leave).await;
+        readings.for_each_concurrent(DELETED_AT_ONCE, leave).await;
     }
 }
 
-async fn read_flows<Q: Queue, U: Upstream>(
+/// Names of a pool's accounts, in the order of its targets.
+fn account_names<Q, U>(state: &WorkerState<Q, U>, pool: &Pool) -> Vec<String> {
+    let mut names = Vec::new();
+    for candidate in &pool.candidates {
+        names.push(state.target(candidate.target).account.name().to_owned());
+    }
+    names.dedup();
+    names
+}
+
+/// Models of a pool's targets, sorted.
+fn model_names<Q, U>(state: &WorkerState<Q, U>, pool: &Pool) -> Vec<String> {
+    let candidates = pool.candidates.iter();
+    let models = candidates.map(|candidate| state.target(candidate.target).model.clone());
+    models.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// Starts a reader for each queue that is found.
+async fn read_queues<Q: Queue, U: Upstream>(
     state: Arc<WorkerState<Q, U>>,
     mut found: mpsc::UnboundedReceiver<QueueReading>,
     stop: CancellationToken,
@@ -294,38 +285,44 @@ async fn read_flows<Q: Queue, U: Upstream>(
 ) {
     loop {
         tokio::select! {
-            reading = found.recv() => match reading {
-                Some(reading) => {
-                    readers.spawn(consumer::run(Arc::clone(&state), reading, stop.clone()));
-                }
-                None => break,
-            },
+            reading = found.recv() => {
+                let Some(reading) = reading else { break };
+                let reader = consumer::run(Arc::clone(&state), reading, stop.clone());
+                readers.spawn(reader);
+            }
             () = stop.cancelled() => break,
         }
     }
 }
 
-/// One ticker says for everything that is held that it is still worked on.
-async fn keep_held<Q: Queue, U: Upstream>(state: Arc<WorkerState<Q, U>>, end: CancellationToken) {
+/// Extends the ack wait of all unacked deliveries.
+async fn extend_ack_waits<Q: Queue, U: Upstream>(
+    state: Arc<WorkerState<Q, U>>,
+    end: CancellationToken,
+) {
     let mut tick = tokio::time::interval(ACK_WAIT / 3);
     loop {
         tokio::select! {
-            _ = tick.tick() => state.queue.keep(state.unacked.receipts()).await,
+            _ = tick.tick() => {
+                let receipts = state.unacked.receipts();
+                state.queue.keep(receipts).await;
+            }
             () = end.cancelled() => break,
         }
     }
 }
 
 /// Opens days of results before they begin, and deletes those that are no longer kept.
-async fn turn_days<Q: Queue, U: Upstream>(state: Arc<WorkerState<Q, U>>, end: CancellationToken) {
-    let mut tick = tokio::time::interval(DAYS);
+async fn rotate_days<Q: Queue, U: Upstream>(state: Arc<WorkerState<Q, U>>, end: CancellationToken) {
+    let mut tick = tokio::time::interval(DAY_CHECK_INTERVAL);
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let state = Arc::clone(&state);
                 let turned = tokio::task::spawn_blocking(move || {
-                    let now = state.clock.now();
-                    state.results.open_ahead(now.checked_add(2 * DAYS).unwrap_or(now))?;
+                    let now = state.now();
+                    let soon = now.checked_add(2 * DAY_CHECK_INTERVAL).unwrap_or(now);
+                    state.results.open_ahead(soon)?;
                     state.results.forget_old(now)
                 });
                 if let Ok(Err(error)) = turned.await {

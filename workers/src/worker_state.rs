@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::accounts::{Account, CircuitBreakers, ClockPair, TeamLimits, Wake};
+use crate::accounts::{Account, AccountState, CircuitBreakers, ClockPair, TeamLimits, Wake};
 use crate::addressing::SubjectRules;
 use crate::backpressure::StoreBackpressure;
 use crate::clock::Clock;
@@ -21,7 +22,7 @@ use crate::job::inbox::DispatcherHandle;
 use crate::job::merge_size::MergeSizes;
 use crate::job::unacked::UnackedDeliveries;
 use crate::outcome::policy::RetryPolicy;
-use crate::pools::Pools;
+use crate::pools::{PoolTarget, Pools};
 use crate::queue::ActiveReadings;
 use crate::store::journal::Journal;
 use crate::store::results::ResultStore;
@@ -78,59 +79,38 @@ impl<Q, U> WorkerState<Q, U> {
         dispatcher: DispatcherHandle,
     ) -> Self {
         let wake = Arc::new(Wake::default());
-        let spent_at = config
-            .idle
-            .and_then(|idle| Instant::now().checked_sub(idle));
+        let idle = config.idle;
+        let spent_at = idle.and_then(|idle| Instant::now().checked_sub(idle));
         let circuits = Arc::new(CircuitBreakers::default());
         let account = |account| {
-            Account::new(
-                account,
-                Arc::clone(&wake),
-                Arc::clone(&circuits),
-                spent_at,
-                Arc::clone(&clock),
-            )
+            let (wake, circuits) = (Arc::clone(&wake), Arc::clone(&circuits));
+            Account::new(account, wake, circuits, spent_at, Arc::clone(&clock))
         };
         let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
-        let capped = config
-            .teams
-            .iter()
-            .filter(|(_, team)| !team.limits.is_empty());
-        let team_limits: HashMap<_, _> = capped
-            .map(|(name, team)| {
-                (
-                    name.clone(),
-                    TeamLimits::new(&team.limits, Arc::clone(&wake), spent_at, &clock),
-                )
-            })
-            .collect();
+        let mut team_limits = HashMap::new();
+        for (name, team) in &config.teams {
+            if !team.limits.is_empty() {
+                let limits = TeamLimits::new(&team.limits, Arc::clone(&wake), spent_at, &clock);
+                team_limits.insert(name.clone(), limits);
+            }
+        }
         let pools = Pools::new(config.pools, &accounts, config.on_demand);
         let moment = ClockPair {
             instant: Instant::now(),
             wall: clock.now(),
         };
-        for account in &accounts {
-            if config.kept {
-                account.keep();
-            }
-            let Some(standing) = config.standings.get(account.name()) else {
-                continue;
-            };
-            let mut standing = standing.clone();
-            // A model that no pool names any more is of no interest, unless it has spent what others share.
-            standing.models.retain(|model, _| {
-                account.config().shares_limits(model)
-                    || pools.are_made_on_demand()
-                    || pools.place(account.name(), model).is_some()
-            });
-            account.resume(&standing, moment);
+        // Before anything is resumed: an account makes its meters then.
+        if config.kept {
+            accounts.iter().for_each(|account| account.keep());
+            team_limits.values().for_each(|limits| limits.keep());
         }
-        for (team, cap) in &team_limits {
-            if config.kept {
-                cap.keep();
-            }
-            if let Some(standing) = config.standings.get(&standing_of_team(team)) {
-                cap.resume(standing, moment);
+        let saved = &config.standings;
+        for account in &accounts {
+            resume_account(account, &pools, saved.get(account.name()), moment);
+        }
+        for (team, limits) in &team_limits {
+            if let Some(saved) = saved.get(&standing_of_team(team)) {
+                limits.resume(saved, moment);
             }
         }
         Self {
@@ -166,6 +146,20 @@ impl<Q, U> WorkerState<Q, U> {
         self.rng.lock()
     }
 
+    /// The wall clock's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(crate) fn target(&self, target: usize) -> &PoolTarget {
+        self.pools.target(target)
+    }
+
+    /// The team's limits; `None` if it has none.
+    pub(crate) fn limits_of(&self, team: &str) -> Option<&Arc<TeamLimits>> {
+        self.team_limits.get(team)
+    }
+
     pub(crate) fn team(&self, name: &str) -> TeamConfig {
         self.teams.get(name).cloned().unwrap_or_default()
     }
@@ -176,7 +170,7 @@ impl<Q, U> WorkerState<Q, U> {
             return MAX_PREFETCH;
         };
         let rates = pool.candidates.iter().map(|candidate| {
-            let target = self.pools.target(candidate.target);
+            let target = self.target(candidate.target);
             target.account.short_rate(&target.model)
         });
         let Some(rate) = rates.sum::<Option<f64>>() else {
@@ -190,4 +184,23 @@ impl<Q, U> WorkerState<Q, U> {
         let jobs = (rate * 0.25).ceil() as usize;
         jobs.clamp(1, MAX_PREFETCH)
     }
+}
+
+/// Takes in what a process before this one saved of an account. A model that no pool has any more is dropped, unless what
+/// it spent counts for others too.
+fn resume_account(
+    account: &Account,
+    pools: &Pools,
+    saved: Option<&AccountState>,
+    moment: ClockPair,
+) {
+    let Some(mut saved) = saved.cloned() else {
+        return;
+    };
+    saved.models.retain(|model, _| {
+        account.config().shares_limits(model)
+            || pools.are_made_on_demand()
+            || pools.place(account.name(), model).is_some()
+    });
+    account.resume(&saved, moment);
 }

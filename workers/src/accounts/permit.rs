@@ -11,7 +11,7 @@ use super::ledger::AccountLedger;
 use super::{Account, AccountKey};
 use crate::accounts::team_limits::{TeamLimits, TeamShare};
 use forebay_providers::cost::CallCost;
-use forebay_providers::{ErrorScope, RateLimitHeaders};
+use forebay_providers::{Endpoint, ErrorScope, RateLimitHeaders};
 
 /// The right to make one call to one model with one key, taken from all meters at once. Dropping it gives back what the
 /// call has not used: everything, if the call was never sent.
@@ -98,6 +98,11 @@ impl Permit {
     /// The account that was charged.
     pub fn account(&self) -> &Arc<Account> {
         &self.account
+    }
+
+    /// Where the call goes.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.account.config.endpoint
     }
 
     /// The model that may be called.

@@ -96,7 +96,7 @@ async fn release_identity_if_rejected<Q: Queue, U: Upstream>(
     let was_admitted = admitted.registration.is_admitted();
     let DuplicateDeliveries { same, others } = admitted.registration.end();
     // A duplicate that was called before has attempts of its own to report, so it ends by itself.
-    let now = state.clock.now();
+    let now = state.now();
     let expired = record.completion.status == Status::Expired;
     let is_late = |held: &HeldDelivery| held.deadline.is_some_and(|deadline| deadline <= now);
     let cancelled = record.completion.status == Status::Cancelled;
@@ -117,7 +117,7 @@ pub(crate) async fn answer_from_cache<Q: Queue, U: Upstream>(
     admitted: AdmittedJob,
     max_age: Duration,
 ) {
-    let now = state.clock.now();
+    let now = state.now();
     let since = now.checked_sub(max_age).unwrap_or(Timestamp::MIN);
     let cached = || -> Result<Option<ResultRecord>, crate::store::results::Error> {
         let Some(of) = state.results.kept(&admitted.request(), since)? else {
@@ -153,7 +153,7 @@ pub(crate) async fn republish<Q: Queue, U: Upstream>(
         return conflict(state, admitted).await;
     };
     // It may also have ended between the publish and the dead letter.
-    let is_ours = record.message.as_ref() == Some(&admitted.delivery.unique_id);
+    let is_ours = record.message.as_deref() == Some(admitted.message_id());
     if is_ours && record.completion.status == Status::Failed {
         publish_dead_letter(state, &admitted, &record.completion).await;
     }

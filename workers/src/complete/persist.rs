@@ -15,7 +15,7 @@ use crate::worker_state::WorkerState;
 /// Lets the journal forget a job: its result is stored.
 pub(crate) fn forget<Q, U>(state: &WorkerState<Q, U>, admitted: &AdmittedJob) {
     state.journal.attempts.over(&admitted.identity);
-    state.journal.suspects.forget(&admitted.delivery.unique_id);
+    state.journal.suspects.forget(admitted.message_id());
 }
 
 /// Stores a result, however long that takes. While it cannot be stored, no calls are made.
@@ -24,11 +24,7 @@ pub(crate) async fn persist<Q: Queue, U: Upstream>(
     admitted: &AdmittedJob,
     record: &ResultRecord,
 ) {
-    let store = || {
-        state
-            .results
-            .store(&admitted.identity, record, state.clock.now())
-    };
+    let store = || state.results.store(&admitted.identity, record, state.now());
     let Err(error) = store().await else { return };
     warn!(%error, "a result cannot be stored; no call is made until it can be");
     let _no_calls = state.backpressure.cannot_store();
@@ -50,7 +46,7 @@ pub(crate) async fn cache_answer<Q: Queue, U: Upstream>(
     }
     if let Err(error) = state
         .results
-        .keep(&admitted.request(), completion, state.clock.now())
+        .keep(&admitted.request(), completion, state.now())
         .await
     {
         warn!(%error, "an answer cannot be cached");

@@ -24,11 +24,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
     wait: Duration,
 ) {
     crash::at(CrashPoint::Postponing);
-    let at = state
-        .clock
-        .now()
-        .checked_add(wait)
-        .unwrap_or(Timestamp::MAX);
+    let at = state.now().checked_add(wait).unwrap_or(Timestamp::MAX);
     let DuplicateDeliveries { same, others } = admitted.registration.end();
     let job = PostponedJob {
         flow: admitted.flow.clone(),
@@ -60,7 +56,7 @@ pub(crate) async fn postpone<Q: Queue, U: Upstream>(
         retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;
     if postponed && admitted.is_cancelled(&state.controls) {
         // The cancellation may have searched the scheduled jobs before this one was there.
-        job.at = state.clock.now();
+        job.at = state.now();
         postponed =
             retry_until_done("scheduling a job", || state.queue.postpone(job.clone())).await;
     }

@@ -39,7 +39,7 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
                 continue;
             }
             Ok(PublishOutcome::Already(standing)) => {
-                match judge(*standing, &record, state.results.horizon(state.clock.now())) {
+                match judge(*standing, &record, state.results.horizon(state.now())) {
                     CompletionJudgement::Replace { sequence, revision } => {
                         replaces = sequence;
                         if record.completion.revision != revision {

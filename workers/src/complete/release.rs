@@ -67,7 +67,7 @@ pub(crate) async fn give_back<Q: Queue, U: Upstream>(
     deliveries: impl IntoIterator<Item = HeldDelivery>,
 ) {
     for held in deliveries {
-        state.queue.give_back(held.ack_guard.receipt()).await;
+        state.queue.give_back(held.receipt()).await;
     }
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn ack_all<Q: Queue, U: Upstream>(
 ) -> BTreeSet<String> {
     let mut objects = BTreeSet::new();
     for held in deliveries {
-        match state.queue.ack(held.ack_guard.receipt()).await {
+        match state.queue.ack(held.receipt()).await {
             Ok(()) => objects.extend(held.object),
             // The delivery comes again and is answered from the store.
             Err(error) => warn!(%error, "a job cannot be acknowledged; it will be delivered again"),

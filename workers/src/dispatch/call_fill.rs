@@ -39,11 +39,10 @@ impl<'a, Q, U> CallFill<'a, Q, U> {
         now: Instant,
     ) -> Option<Self> {
         let merge = head.merge.as_ref()?;
-        let account = permit.account();
-        if !account.counts_calls(permit.model()) {
+        if !permit.account().counts_calls(permit.model()) {
             return None;
         }
-        let limits: MergeLimits = account.config().endpoint.provider.merges;
+        let limits: MergeLimits = permit.endpoint().provider.merges;
         // A part of a call that was split is not filled up to the learned size: that would split it once more.
         let max_inputs = match merge.part {
             Some(_) => limits.inputs,
@@ -54,7 +53,7 @@ impl<'a, Q, U> CallFill<'a, Q, U> {
             target,
             permit,
             now,
-            wall: state.clock.now(),
+            wall: state.now(),
             max_inputs,
             max_tokens: limits.tokens,
             inputs: merge.inputs,

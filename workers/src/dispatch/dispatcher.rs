@@ -161,7 +161,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         if admitted.is_cancelled(&self.state.controls) {
             return self.finish(admitted, JobResult::cancelled());
         }
-        if admitted.is_late(self.state.clock.now()) {
+        if admitted.is_late(self.state.now()) {
             return self.finish(admitted, JobResult::expired());
         }
         let now = Instant::now();

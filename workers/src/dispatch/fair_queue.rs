@@ -56,7 +56,13 @@ struct TeamQueues<T> {
 
 impl<T> TeamQueues<T> {
     fn is_empty(&self) -> bool {
-        self.teams.values().all(|team| team.items.is_empty())
+        self.teams.values().all(QueueTurn::is_idle)
+    }
+
+    /// A team with this start was served.
+    fn served(&mut self, start: u64) {
+        self.virtual_time = self.virtual_time.max(start);
+        self.forget_idle();
     }
 
     /// Forgets teams without items. A team whose start is ahead of the virtual time is remembered: otherwise its next item
@@ -65,7 +71,7 @@ impl<T> TeamQueues<T> {
         if self.teams.len() > MAX_IDLE_TEAMS {
             let virtual_time = self.virtual_time;
             self.teams
-                .retain(|_, team| !team.items.is_empty() || team.start > virtual_time);
+                .retain(|_, team| !team.is_idle() || team.start > virtual_time);
         }
     }
 }
@@ -79,11 +85,18 @@ struct QueueTurn<I> {
     items: I,
 }
 
+impl<T> QueueTurn<VecDeque<T>> {
+    fn is_idle(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
 impl<I> QueueTurn<I> {
     /// Charges a cost; returns the start before it.
     fn charge(&mut self, cost: u64) -> u64 {
         let start = self.start;
-        self.start = start.saturating_add(cost.max(1).saturating_mul(UNIT) / self.weight.max(1));
+        let units = cost.max(1).saturating_mul(UNIT);
+        self.start = start.saturating_add(units / self.weight.max(1));
         start
     }
 }
@@ -137,7 +150,7 @@ impl<T> FairQueue<T> {
             start: *virtual_time,
             items: VecDeque::new(),
         });
-        if team.items.is_empty() {
+        if team.is_idle() {
             team.start = team.start.max(*virtual_time);
         }
         if is_retry {
@@ -155,7 +168,7 @@ impl<T> FairQueue<T> {
         lanes.sort_by_key(|lane| lane.start);
         for lane in lanes {
             let teams = lane.items.teams.values_mut();
-            let mut teams: Vec<_> = teams.filter(|team| !team.items.is_empty()).collect();
+            let mut teams: Vec<_> = teams.filter(|team| !team.is_idle()).collect();
             teams.sort_by_key(|team| team.start);
             for team in teams {
                 for index in 0..team.items.len() {
@@ -166,9 +179,9 @@ impl<T> FairQueue<T> {
                     };
                     let item = team.items.remove(index);
                     let start = team.charge(cost);
-                    lane.items.virtual_time = lane.items.virtual_time.max(start);
-                    self.virtual_time = self.virtual_time.max(lane.charge(cost));
-                    lane.items.forget_idle();
+                    lane.items.served(start);
+                    let start = lane.charge(cost);
+                    self.virtual_time = self.virtual_time.max(start);
                     self.len -= 1;
                     self.check_len();
                     return item;

@@ -111,7 +111,8 @@ impl TargetSelector {
             Denied::Until(at) => Some(*at),
             _ => None,
         };
-        let targets = self.denied.iter().flatten().filter_map(until);
+        let denied = self.denied.iter().flatten();
+        let targets = denied.filter_map(until);
         targets.chain(self.other_wake).min()
     }
 
@@ -125,7 +126,7 @@ impl TargetSelector {
             return Offer::Stop;
         }
         // The dispatcher's deadline check ends a late job. It must not be called before that.
-        let is_late = admitted.is_late(state.clock.now());
+        let is_late = admitted.is_late(state.now());
         // The end of a pause wakes the dispatcher.
         let is_paused = state.controls.pauses(&admitted.flow);
         if is_late || is_paused || self.is_held_by_team(state, admitted) {
@@ -180,7 +181,7 @@ impl TargetSelector {
         candidate: &CandidateState,
         mut permit: Permit,
     ) -> Offer {
-        if let Some(limits) = state.team_limits.get(&admitted.flow.team) {
+        if let Some(limits) = state.limits_of(&admitted.flow.team) {
             match limits.take(&admitted.cost, self.now) {
                 Ok(share) => permit.charge(share),
                 Err(denied) => {
@@ -197,7 +198,7 @@ impl TargetSelector {
 
     /// Returns true if the limits of the job's team have no room for it now.
     fn is_held_by_team<Q, U>(&mut self, state: &WorkerState<Q, U>, admitted: &AdmittedJob) -> bool {
-        let Some(limits) = state.team_limits.get(&admitted.flow.team) else {
+        let Some(limits) = state.limits_of(&admitted.flow.team) else {
             return false;
         };
         let Err(denied) = limits.peek(&admitted.cost, self.now) else {
@@ -228,7 +229,7 @@ impl TargetSelector {
         if is_first_rank || enters <= self.now {
             return Ok(());
         }
-        let deadline = admitted.ends_in(state.clock.now());
+        let deadline = admitted.ends_in(state.now());
         let end = deadline.map_or(enters, |left| enters.min(self.now + left));
         if scan.lower_ranks.is_before(end) {
             return Err(enters);
@@ -245,7 +246,7 @@ impl TargetSelector {
         if let Some(denied) = self.denied[candidate.target] {
             return Err(denied);
         }
-        let target = state.pools.target(candidate.target);
+        let target = state.target(candidate.target);
         let granted = match state.controls.pauses_account(target.account.name()) {
             true => Err(Denied::ForRelease),
             false => target
@@ -270,7 +271,8 @@ impl TargetSelector {
     }
 
     fn wake_at(&mut self, at: Instant) {
-        self.other_wake = Some(self.other_wake.map_or(at, |before| before.min(at)));
+        let before = self.other_wake.unwrap_or(at);
+        self.other_wake = Some(before.min(at));
     }
 
     /// The candidates, lowest rank first, and within a rank the one with the most weighted headroom first.
@@ -280,7 +282,7 @@ impl TargetSelector {
         candidates: &'a [CandidateState],
     ) -> Vec<&'a CandidateState> {
         let headroom = |candidate: &CandidateState| {
-            let target = state.pools.target(candidate.target);
+            let target = state.target(candidate.target);
             match candidates.len() {
                 1 => 0.0,
                 _ if self.denied[candidate.target].is_some() => -1.0,

@@ -37,7 +37,7 @@ pub(crate) async fn attempt<Q, U: Upstream>(
         model = permit.model(),
         outcome = Empty
     );
-    let started = state.clock.now();
+    let started = state.now();
     async {
         let received = send(state, call, permit, started).await;
         crash::at(CrashPoint::Answered);
@@ -58,13 +58,12 @@ async fn send<Q, U: Upstream>(
     permit: &Permit,
     started: Timestamp,
 ) -> Result<ReceivedReply, SendFailure> {
-    let config = permit.account().config();
-    let encode = || config.endpoint.encode(call.request(), permit.model());
-    let encoded = at_length(call.request().size(), || guarded(state, call, encode));
+    let (endpoint, job) = (permit.endpoint(), call.request());
+    let encode = || endpoint.encode(job, permit.model());
+    let encoded = at_length(job.size(), || guarded(state, call, encode));
     let mut request = encoded.map_err(SendFailure::Unsupported)?;
-    request.account.clone_from(&config.name);
-    config
-        .endpoint
+    permit.account().name().clone_into(&mut request.account);
+    endpoint
         .authorise(&mut request, &permit.key().secret, started)
         .map_err(SendFailure::UnusableKey)?;
     for admitted in call.jobs() {
@@ -148,7 +147,7 @@ fn classify<Q, U>(
         Err(failure) => (Err(failure), None),
     };
     let answer_bytes = reply.as_ref().map_or(0, |reply| reply.body.len());
-    let prices = state.pools.target(target).prices.as_deref();
+    let prices = state.target(target).prices.as_deref();
     let read = || match reply {
         Ok(reply) => read_reply(state, call, prices, permit, &reply),
         Err(failure) => outcome_of_failure(failure),
@@ -170,8 +169,8 @@ fn read_reply<Q, U>(
     permit: &Permit,
     reply: &Reply,
 ) -> CallOutcome {
-    let (job, now) = (call.request(), state.clock.now());
-    let endpoint = &permit.account().config().endpoint;
+    let (job, now) = (call.request(), state.now());
+    let endpoint = permit.endpoint();
     permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
     let decoded = endpoint.decode(job, permit.model(), reply, now);
     let secret = &permit.key().secret;
@@ -201,10 +200,7 @@ fn outcome_of_failure(failure: SendFailure) -> CallOutcome {
 /// Works on the bytes of the call's jobs under the poison-pill guard: if this ends the process, the next one knows which
 /// jobs it may have been.
 fn guarded<Q, U, T>(state: &WorkerState<Q, U>, call: &MergedCall, act: impl FnOnce() -> T) -> T {
-    let messages = call
-        .jobs()
-        .iter()
-        .map(|admitted| admitted.delivery.unique_id.as_str());
+    let messages = call.jobs().iter().map(AdmittedJob::message_id);
     let suspects = &state.journal.suspects;
     suspects.around_all(WorkStep::Calling, messages, || {
         for admitted in call.jobs() {
@@ -223,7 +219,7 @@ fn add_attempt<Q, U>(
     outcome: &CallOutcome,
     answer_permit: AnswerPermit,
 ) {
-    let now = state.clock.now();
+    let now = state.now();
     let attempts: Vec<_> = call
         .jobs()
         .iter()
@@ -251,12 +247,11 @@ fn unanswered(
     permit: &Permit,
     started: Timestamp,
 ) -> Attempt {
-    let config = permit.account().config();
     let jobs = u32::try_from(call.jobs().len());
     Attempt {
-        account: config.name.clone(),
+        account: permit.account().name().to_owned(),
         key: permit.key().name.clone(),
-        provider: config.endpoint.provider.name.clone(),
+        provider: permit.endpoint().provider.name.clone(),
         model: permit.model().to_owned(),
         started_at: started,
         waited_ms: millis_between(admitted.waiting_since, started),

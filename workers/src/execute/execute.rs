@@ -135,7 +135,7 @@ fn settle_account(
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
         permit.record_prompt_tokens(estimated_tokens, usage.input_tokens);
-        let endpoint = permit.account().config().endpoint.clone();
+        let endpoint = permit.endpoint().clone();
         permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }
     if let Some(rest) = outcome.runs_on {

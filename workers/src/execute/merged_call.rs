@@ -111,8 +111,8 @@ impl MergedCall {
         let half = jobs.len().div_ceil(2);
         for part in jobs.chunks_mut(half) {
             let number = sizes.next_part();
-            for merge in part.iter_mut().filter_map(|job| job.merge.as_mut()) {
-                merge.part = Some(number);
+            for admitted in part {
+                admitted.set_part(number);
             }
         }
         jobs

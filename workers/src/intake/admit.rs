@@ -86,10 +86,8 @@ async fn take_in<Q: Queue, U: Upstream>(
             return;
         }
     };
-    let wait = message
-        .job
-        .not_before
-        .and_then(|at| Duration::try_from(at.duration_since(state.clock.now())).ok());
+    let not_before = message.job.not_before;
+    let wait = not_before.and_then(|at| Duration::try_from(at.duration_since(state.now())).ok());
     let last_attempt = message.attempts.last();
     let mut admitted = AdmittedJob {
         span: Span::current(),
@@ -255,7 +253,7 @@ async fn step_of_answered<Q: Queue, U>(
     if !counts {
         return None;
     }
-    let is_same_message = record.message.as_ref() == Some(&admitted.delivery.unique_id);
+    let is_same_message = record.message.as_deref() == Some(admitted.message_id());
     if completion.is_final() || (is_same_request && is_same_message) {
         return Some(AdmissionStep::Republish(Box::new(record)));
     }

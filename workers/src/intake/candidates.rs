@@ -67,7 +67,7 @@ fn merge_candidate<Q, U>(
 ) -> Option<MergeCandidate> {
     let suspects = &state.journal.suspects;
     // A job over which the process may have ended is worked on alone.
-    if suspects.suspects(&admitted.delivery.unique_id) {
+    if suspects.suspects(admitted.message_id()) {
         return None;
     }
     let merge = MergeCandidate::of(&admitted.job, &admitted.flow.pool)?;
@@ -83,10 +83,9 @@ fn merge_candidate<Q, U>(
     };
     let mut most = 0;
     for candidate in admitted.candidates.left() {
-        let target = state.pools.target(candidate.target);
+        let target = state.target(candidate.target);
         if target.account.counts_calls(&target.model) {
-            let limits = target.account.config().endpoint.provider.merges;
-            most = most.max(jobs_in_a_call(limits));
+            most = most.max(jobs_in_a_call(target.endpoint().provider.merges));
         }
     }
     let others = most.checked_sub(1).filter(|others| *others > 0)?;

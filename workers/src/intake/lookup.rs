@@ -1,4 +1,4 @@
-//! What is known of an identity: the result that it has, and the calls that were made for it.
+//! Looks up what is known of an identity: its result, and the calls that were made for it.
 
 use forebay_schemas::{Attempt, Completion, OnAmbiguous};
 use tracing::warn;
@@ -11,17 +11,17 @@ use crate::store::results::ResultRecord;
 use crate::until_done::retry_until_done;
 use crate::worker_state::WorkerState;
 
-/// What the store says of an identity whose record it cannot read.
+/// The store cannot read the identity's record.
 struct DamagedRecord;
 
-/// The record of an answer that this identity has: from the store, and for what may have been worked on
-/// elsewhere, or where the store lacks some, also from the stream of completions.
+/// Returns the record of the identity's result: from the store or, for a delivery that came before or if the store is
+/// incomplete, from the stream of completions.
 pub(crate) async fn answered<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
 ) -> Option<ResultRecord> {
-    let now = state.clock.now();
-    // What cannot be looked up for now may be there; what is damaged is not.
+    let now = state.now();
+    // A look-up that fails for now is repeated. A damaged record counts as missing.
     let stored = retry_until_done("looking up a result", async || {
         match state.results.answered(&admitted.identity, now) {
             Err(error) if !error.is_passing() => {
@@ -45,7 +45,7 @@ pub(crate) async fn answered<Q: Queue, U>(
             && completion.identity() == admitted.identity
     };
     let completion = published.completion.filter(counts)?;
-    // One that does not say which request it was is taken to be that of this delivery.
+    // Without a fingerprint, it is taken for an answer to this delivery's request.
     let fingerprint = published
         .fingerprint
         .unwrap_or_else(|| admitted.fingerprint.clone());
@@ -56,18 +56,18 @@ pub(crate) async fn answered<Q: Queue, U>(
     })
 }
 
-/// Adds the calls that were made for the job before it was delivered now. Returns its end, if it must not be called
-/// again because nobody knows what became of the last of them.
+/// Adds the attempts that the journal has of the job. Returns its result, if it must not be called again because the outcome
+/// of the last one is unknown.
 pub(crate) fn recall<Q, U>(
     state: &WorkerState<Q, U>,
     admitted: &mut AdmittedJob,
 ) -> Option<JobResult> {
-    let past = state.journal.attempts.recall(
+    let prior = state.journal.attempts.recall(
         &admitted.identity,
         &admitted.fingerprint,
         admitted.revision,
     )?;
-    for attempt in past.attempts {
+    for attempt in prior.attempts {
         let same = |known: &Attempt| {
             (known.started_at, &known.account) == (attempt.started_at, &attempt.account)
         };
@@ -75,9 +75,9 @@ pub(crate) fn recall<Q, U>(
             admitted.add_attempt(attempt);
         }
     }
-    admitted.counted = admitted.counted.max(past.counted);
-    admitted.interrupted = past.unknown;
-    // An end of this process is no failure of the provider's: it uses up no attempt.
-    let gives_up = past.unknown && admitted.job.on_ambiguous == OnAmbiguous::Fail;
+    admitted.counted = admitted.counted.max(prior.counted);
+    admitted.interrupted = prior.unknown;
+    // The end of a process is no failure of the provider, so it does not count.
+    let gives_up = prior.unknown && admitted.job.on_ambiguous == OnAmbiguous::Fail;
     gives_up.then(|| JobResult::of(CallOutcome::of_interrupted()))
 }

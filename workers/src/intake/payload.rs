@@ -1,5 +1,5 @@
-//! What a message asks: itself, or the object that it names, which is fetched before anything is read; and the file
-//! that a job names.
+//! The payload of a job: its message, or the object that the message names, which is fetched first; and the file that the
+//! job names.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -25,9 +25,9 @@ const GONE: &str = "object_gone";
 pub(crate) enum JobPayload {
     /// The message itself.
     Message,
-    /// The object that it names.
+    /// The object that the message names.
     Object(Bytes),
-    /// Nowhere.
+    /// There is no object of that name, or it may not be read.
     Missing(Rejection),
 }
 
@@ -41,12 +41,12 @@ impl JobPayload {
     }
 }
 
-/// Whether a job was refused because its object is not there.
+/// Returns true if a job was rejected because its object is not there.
 pub(crate) fn is_gone((code, _): &Rejection) -> bool {
     *code == GONE
 }
 
-/// Fetches the object that holds a job, when the stage has memory for it.
+/// Fetches the object that holds a job, once there is memory for it.
 pub(crate) async fn fetch<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     team: &str,
@@ -60,12 +60,12 @@ pub(crate) async fn fetch<Q: Queue, U>(
     }
 }
 
-/// How much memory bytes take as text.
+/// Bytes of memory that so many bytes take in base64.
 fn in_base64(size: usize) -> usize {
     size / 3 * 4
 }
 
-/// The bytes of a team's object, when the stage has the memory that they take.
+/// Fetches a team's object, once there is memory for it. `memory` maps its size to the bytes that it will take.
 async fn bytes_of<Q: Queue, U>(
     state: &WorkerState<Q, U>,
     team: &str,

@@ -1,4 +1,4 @@
-//! A delivery as it is read: the job, its identity, and what is wrong with either.
+//! Reads a delivery: the job, its identity, and what is wrong with either.
 
 use forebay_schemas::flow::is_name;
 use forebay_schemas::job::is_id;
@@ -8,28 +8,33 @@ use serde::Deserialize;
 use crate::intake::payload::JobPayload;
 use crate::job::delivery::HeldDelivery;
 use crate::outcome::outcome::Rejection;
-use crate::queue::Delivery;
+use crate::queue::{Delivery, PostponedState};
 use crate::store::journal::WorkStep;
 use crate::worker_state::WorkerState;
 
-/// What the fingerprint of a message that cannot be read begins with.
+/// How the fingerprint of a message begins that cannot be read.
 pub(crate) const NO_JOB: &str = "not a job: ";
-/// What a producer can ask for: nobody tries a job so often.
-const MOST_REVISIONS: u32 = 1_000_000;
+/// The highest revision that a producer can ask for.
+const MAX_REVISION: u32 = 1_000_000;
 
-/// A delivery as it was read.
+/// A delivery that was read.
 pub(crate) struct ReadMessage {
+    /// The job; an empty one if the message cannot be read.
     pub(crate) job: Job,
     pub(crate) identity: Identity,
     pub(crate) fingerprint: String,
     pub(crate) delivery: Delivery,
     pub(crate) held: HeldDelivery,
+    /// The attempts before it was postponed.
     pub(crate) attempts: Vec<Attempt>,
+    /// How many of them count.
     pub(crate) counted: u32,
     pub(crate) revision: u32,
+    /// Why the job cannot be called, if it cannot.
     pub(crate) rejection: Option<Rejection>,
 }
 
+/// Reads a delivery. `poisoned_at` is the step at which it ended the process twice, if it did.
 pub(crate) fn read<Q, U>(
     state: &WorkerState<Q, U>,
     flow: &Flow,
@@ -40,49 +45,25 @@ pub(crate) fn read<Q, U>(
 ) -> ReadMessage {
     let postponed = delivery.state.take();
     let (mut identity, job, mut rejection) = match poisoned_at {
-        // It must not even be looked at again.
+        // It must not even be parsed again.
         Some(WorkStep::Reading) => (identity_of(flow, None, None, &delivery), None, None),
-        _ if let JobPayload::Missing(rejection) = payload => {
-            (lenient_identity(flow, &delivery), None, Some(rejection))
-        }
-        _ => match Job::parse_as(payload.of(&delivery), delivery.format) {
-            Ok(job) => (
-                identity_of(flow, job.own_id(), job.batch.clone(), &delivery),
-                Some(job),
-                None,
-            ),
-            Err(error) => (
-                lenient_identity(flow, &delivery),
-                None,
-                Some(("invalid_job", error.to_string())),
-            ),
-        },
+        _ => parse(flow, &delivery, payload),
     };
-    let kept = postponed
-        .as_ref()
-        .map(|postponed| postponed.fingerprint.clone())
-        .filter(|kept| !kept.is_empty());
-    // One that was sent to another pool is the same request still, and so is one whose object is gone.
-    let fingerprint = kept.or_else(|| Some(job.as_ref()?.fingerprint(&flow.pool)));
-    let fingerprint = fingerprint.unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id));
-    // What stands in for the job of a message that is none.
+    let fingerprint = fingerprint_of(flow, &delivery, job.as_ref(), postponed.as_ref());
     let job = job.unwrap_or_default();
     if poisoned_at.is_some() {
         let message =
             "the worker ended twice while it worked on this job, which is therefore set aside";
         rejection = Some(("killed_worker", message.to_owned()));
     }
-    let asked = [job.reply_to.clone(), delivery.reply_to.clone()]
-        .into_iter()
-        .flatten();
     let prefixes = state.team(&flow.team).reply_prefixes;
-    let (mut replies, not_allowed): (Vec<_>, Vec<_>) =
-        asked.partition(|subject| may_reply(subject, &flow.team, &prefixes));
-    let (mut attempts, mut counted, mut revision) = (
-        Vec::new(),
-        0,
-        delivery.revision.unwrap_or(1).clamp(1, MOST_REVISIONS),
-    );
+    let reply_to = [job.reply_to.clone(), delivery.reply_to.clone()];
+    let (mut replies, not_allowed): (Vec<_>, Vec<_>) = reply_to
+        .into_iter()
+        .flatten()
+        .partition(|subject| may_reply(subject, &flow.team, &prefixes));
+    let revision = delivery.revision.unwrap_or(1).clamp(1, MAX_REVISION);
+    let (mut attempts, mut counted, mut revision) = (Vec::new(), 0, revision);
     if let Some(postponed) = postponed {
         identity.id = postponed.id;
         replies.extend(postponed.replies);
@@ -109,20 +90,55 @@ pub(crate) fn read<Q, U>(
     }
 }
 
+/// The identity, the job if there is one, and why it cannot be called if it cannot.
+fn parse(
+    flow: &Flow,
+    delivery: &Delivery,
+    payload: JobPayload,
+) -> (Identity, Option<Job>, Option<Rejection>) {
+    if let JobPayload::Missing(rejection) = payload {
+        return (lenient_identity(flow, delivery), None, Some(rejection));
+    }
+    match Job::parse_as(payload.of(delivery), delivery.format) {
+        Ok(job) => {
+            let identity = identity_of(flow, job.own_id(), job.batch.clone(), delivery);
+            (identity, Some(job), None)
+        }
+        Err(error) => {
+            let rejection = ("invalid_job", error.to_string());
+            (lenient_identity(flow, delivery), None, Some(rejection))
+        }
+    }
+}
+
+/// The fingerprint that was computed before the job was postponed or moved to another pool: it is the same request still,
+/// also if its object is gone. Otherwise that of the job.
+fn fingerprint_of(
+    flow: &Flow,
+    delivery: &Delivery,
+    job: Option<&Job>,
+    postponed: Option<&PostponedState>,
+) -> String {
+    let before = postponed.map(|postponed| postponed.fingerprint.clone());
+    let before = before.filter(|fingerprint| !fingerprint.is_empty());
+    before
+        .or_else(|| Some(job?.fingerprint(&flow.pool)))
+        .unwrap_or_else(|| format!("{NO_JOB}{}", delivery.unique_id))
+}
+
+/// The identity: its id is the job's own, else the `Nats-Msg-Id`, else the message's unique id.
 fn identity_of(
     flow: &Flow,
-    own: Option<&str>,
+    own_id: Option<&str>,
     batch: Option<String>,
     delivery: &Delivery,
 ) -> Identity {
-    let id = own
-        .map(str::to_owned)
-        .or_else(|| delivery.message_id.clone().filter(|id| is_id(id)))
-        .unwrap_or_else(|| delivery.unique_id.clone());
+    let message_id = delivery.message_id.as_deref().filter(|id| is_id(id));
+    let id = own_id.or(message_id).unwrap_or(&delivery.unique_id);
     Identity {
         team: flow.team.clone(),
         batch,
-        id,
+        id: id.to_owned(),
     }
 }
 
@@ -135,13 +151,10 @@ fn lenient_identity(flow: &Flow, delivery: &Delivery) -> Identity {
         batch: Option<String>,
     }
     let named: NamedMessage = serde_json::from_slice(&delivery.payload).unwrap_or_default();
-    let own = named.id.or(named.custom_id).filter(|id| is_id(id));
-    identity_of(
-        flow,
-        own.as_deref(),
-        named.batch.filter(|batch| is_name(batch)),
-        delivery,
-    )
+    let own_id = named.id.or(named.custom_id);
+    let own_id = own_id.filter(|id| is_id(id));
+    let batch = named.batch.filter(|batch| is_name(batch));
+    identity_of(flow, own_id.as_deref(), batch, delivery)
 }
 
 fn refused_reply(subject: &str, flow: &Flow) -> Rejection {
@@ -153,7 +166,8 @@ fn refused_reply(subject: &str, flow: &Flow) -> Rejection {
     ("invalid_reply_to", message)
 }
 
-/// Forebay publishes on a producer's word to inboxes and to the team's configured prefixes alone.
+/// Returns true if a producer of `team` may have copies published on `subject`: only inboxes and the team's configured
+/// prefixes.
 pub(crate) fn may_reply(subject: &str, team: &str, prefixes: &[String]) -> bool {
     let literal = !subject.is_empty()
         && subject.len() <= 512

@@ -1,7 +1,8 @@
-//! A job and the targets of its pool: which may serve it, and what it costs there.
+//! Routing: which targets of its pool may serve a job, and what it costs there.
 
 use std::sync::Arc;
 
+use forebay_providers::cost::CallCost;
 use forebay_schemas::Job;
 use forebay_schemas::flow::pool_of_model;
 
@@ -9,86 +10,106 @@ use crate::job::candidates::CandidateSet;
 use crate::outcome::outcome::Rejection;
 use crate::pools::{Pool, PoolCandidate, PoolTarget, Pools};
 use forebay_providers::Unsupported;
-use forebay_providers::cost::CallCost;
 
-/// What may serve a job.
+/// The targets that may serve a job.
 #[derive(Debug)]
 pub(crate) struct JobRoute {
     pub(crate) pool: Arc<Pool>,
     pub(crate) candidates: CandidateSet,
-    /// What it costs at the first of them.
+    /// What the job costs at the first of them.
     pub(crate) cost: CallCost,
-    /// Why none of them can be asked, if none can.
+    /// Why none of them can be called, if none can.
     pub(crate) rejection: Option<Rejection>,
 }
 
-/// Matches `job` with the targets of `pool`. Tokens are counted where a target's limits do, or `counts_tokens`.
+/// Routes `job` to the targets of `pool`. Its tokens are counted if `counts_tokens`, or if a target's limits count them.
+///
+/// # Errors
+/// When there is no such pool, or the pool has no target with the job's model.
 pub(crate) fn route(
     pools: &Pools,
-    pool: &str,
+    pool_name: &str,
     job: &Job,
     counts_tokens: bool,
 ) -> Result<JobRoute, Rejection> {
     let model = job.model();
-    let Some(found) = pools.for_job(pool, model.as_deref()) else {
-        return Err(unknown_pool(pools, pool, model.as_deref()));
+    let Some(pool) = pools.for_job(pool_name, model.as_deref()) else {
+        return Err(unknown_pool(pools, pool_name, model.as_deref()));
     };
-    let model = model.filter(|model| model != pool);
+    let model = model.filter(|model| model != pool_name);
     let target = |candidate: &PoolCandidate| pools.target(candidate.target);
-    let serves = |candidate: &&PoolCandidate| {
-        model
-            .as_ref()
-            .is_none_or(|model| target(candidate).model == *model)
+    let serves = |candidate: &&PoolCandidate| match &model {
+        Some(model) => target(candidate).model == *model,
+        None => true,
     };
-    let named: Vec<_> = found.candidates.iter().filter(serves).copied().collect();
-    let Some(first) = named.first() else {
-        let mut known: Vec<_> = found
-            .candidates
-            .iter()
-            .map(|candidate| target(candidate).model.as_str())
-            .collect();
-        known.dedup();
-        let message = format!(
-            "pool `{pool}` has no model `{}`; it has {}; leave `model` out to take any",
-            model.unwrap_or_default(),
-            known.join(", ")
-        );
-        return Err(("unknown_model", message));
+    let candidates = pool.candidates.iter().filter(serves);
+    let candidates: Vec<_> = candidates.copied().collect();
+    let Some(first) = candidates.first() else {
+        let model = model.unwrap_or_default();
+        return Err(unknown_model(pools, pool_name, &pool, &model));
     };
-    let counts_tokens = counts_tokens
-        || found
-            .candidates
-            .iter()
-            .any(|candidate| target(candidate).account.counts_tokens());
+    let target_counts = |candidate| target(candidate).account.counts_tokens();
+    let counts_tokens = counts_tokens || pool.candidates.iter().any(target_counts);
     let cost = cost_at(target(first), job, counts_tokens);
-    let mut asked: Vec<(&PoolTarget, Option<Unsupported>)> = Vec::new();
-    let costs: Vec<_> = named
-        .iter()
-        .map(|candidate| {
-            let target = target(candidate);
-            let endpoint = &target.account.config().endpoint;
-            // What cannot be said to one account of a provider cannot be said to another.
-            let known = asked.iter().position(|(other, _)| other.speaks_as(target));
-            let known = known.unwrap_or_else(|| {
-                asked.push((target, endpoint.refusal(job, &target.model)));
-                asked.len() - 1
-            });
-            asked[known].1.is_none().then(|| endpoint.counted(cost))
-        })
-        .collect();
-    let is_said = costs.iter().any(Option::is_some);
-    let unsupported = asked
-        .into_iter()
-        .find_map(|(_, refusal)| refusal)
-        .filter(|_| !is_said);
-    let rejection = unsupported.map(|refusal| (refusal.obstacle.code(), refusal.to_string()));
-    let candidates = CandidateSet::new(&found, &named, &costs);
+    let mut checks = SupportChecks::default();
+    let mut costs = Vec::with_capacity(candidates.len());
+    for candidate in &candidates {
+        let target = target(candidate);
+        let is_supported = checks.check(job, target).is_none();
+        costs.push(is_supported.then(|| target.endpoint().counted(cost)));
+    }
+    let rejection = match checks.into_unsupported() {
+        Some(unsupported) if costs.iter().all(Option::is_none) => {
+            Some((unsupported.obstacle.code(), unsupported.to_string()))
+        }
+        _ => None,
+    };
     Ok(JobRoute {
-        pool: found,
-        candidates,
+        candidates: CandidateSet::new(&pool, &candidates, &costs),
+        pool,
         cost,
         rejection,
     })
+}
+
+/// Whether a job can be expressed at each kind of target: targets that are spoken to alike are checked once.
+#[derive(Default)]
+struct SupportChecks<'a> {
+    checked: Vec<(&'a PoolTarget, Option<Unsupported>)>,
+}
+
+impl<'a> SupportChecks<'a> {
+    /// Returns why the job cannot be expressed at `target`, if it cannot.
+    fn check(&mut self, job: &Job, target: &'a PoolTarget) -> Option<&Unsupported> {
+        let is_alike = |(other, _): &(&PoolTarget, _)| other.speaks_as(target);
+        let index = self.checked.iter().position(is_alike);
+        let index = index.unwrap_or_else(|| {
+            let unsupported = target.endpoint().refusal(job, &target.model);
+            self.checked.push((target, unsupported));
+            self.checked.len() - 1
+        });
+        self.checked[index].1.as_ref()
+    }
+
+    /// The first reason that was found.
+    fn into_unsupported(self) -> Option<Unsupported> {
+        self.checked
+            .into_iter()
+            .find_map(|(_, unsupported)| unsupported)
+    }
+}
+
+fn unknown_model(pools: &Pools, pool_name: &str, pool: &Pool, model: &str) -> Rejection {
+    let mut known = Vec::new();
+    for candidate in &pool.candidates {
+        known.push(pools.target(candidate.target).model.as_str());
+    }
+    known.dedup();
+    let message = format!(
+        "pool `{pool_name}` has no model `{model}`; it has {}; leave `model` out to take any",
+        known.join(", ")
+    );
+    ("unknown_model", message)
 }
 
 fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Rejection {
@@ -118,15 +139,11 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Rejection {
     ("unknown_pool", message)
 }
 
-/// What a job costs at `target`, as far as it matters: where nobody counts tokens, their number need not be near, since
-/// only turns are told by it.
+/// What a job costs at `target`. Where no limit counts tokens, their number is a rough guess from its size, since only the
+/// fair queue uses it.
 fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> CallCost {
     if counts_tokens {
-        return target
-            .account
-            .config()
-            .endpoint
-            .admission_cost(job, &target.model);
+        return target.endpoint().admission_cost(job, &target.model);
     }
     CallCost {
         requests: 1,

@@ -109,6 +109,11 @@ impl AdmittedJob {
         }
     }
 
+    /// The unique id of its message.
+    pub(crate) fn message_id(&self) -> &str {
+        &self.delivery.unique_id
+    }
+
     /// Its request, for look-ups of answers to the same one.
     pub(crate) fn request(&self) -> RequestKey {
         RequestKey {
@@ -155,6 +160,13 @@ impl AdmittedJob {
             self.attempts.remove(MOST_ATTEMPTS / 2);
         }
         self.attempts.push(attempt);
+    }
+
+    /// Makes it a part of a split call.
+    pub(crate) fn set_part(&mut self, number: u64) {
+        if let Some(merge) = &mut self.merge {
+            merge.part = Some(number);
+        }
     }
 
     /// Returns true if an operator cancelled it.

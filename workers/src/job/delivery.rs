@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::job::unacked::AckGuard;
-use crate::queue::Delivery;
+use crate::queue::{Delivery, DeliveryReceipt};
 
 /// Memory for the large jobs of one queue until they end, in KiB. A single job is let in whatever its size. Each queue has
 /// its own: a queue that is paused must not hold up others.
@@ -101,7 +101,7 @@ impl Drop for PrefetchMark {
 /// A delivery that is neither acked nor given back.
 #[derive(Debug)]
 pub(crate) struct HeldDelivery {
-    pub(crate) ack_guard: AckGuard,
+    ack_guard: AckGuard,
     pub(crate) mark: PrefetchMark,
     /// Subjects that get a copy of the completion.
     pub(crate) replies: Vec<String>,
@@ -122,6 +122,10 @@ pub(crate) struct HeldDelivery {
 }
 
 impl HeldDelivery {
+    pub(crate) fn receipt(&self) -> DeliveryReceipt {
+        self.ack_guard.receipt()
+    }
+
     /// Waits until there is memory for `more` bytes of the job.
     pub(crate) async fn reserve_memory(&mut self, more: usize) {
         // It gives up what it has first: two jobs that have some and wait for more would wait for each other.

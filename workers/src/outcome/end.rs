@@ -1,4 +1,4 @@
-//! How a job ends.
+//! The result with which a job ends.
 
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::{AnsweredBy, CachedFrom, Class, Completion, Response, Status, Usage};
@@ -7,7 +7,7 @@ use rust_decimal::Decimal;
 use crate::large::short;
 use crate::outcome::outcome::CallOutcome;
 
-/// How a job ends.
+/// The result with which a job ends.
 #[derive(Debug)]
 pub(crate) struct JobResult {
     pub(crate) status: Status,
@@ -15,12 +15,12 @@ pub(crate) struct JobResult {
     pub(crate) error: Option<CompletionError>,
     pub(crate) usage: Option<Usage>,
     pub(crate) cost: Option<Decimal>,
-    /// Whose answer it is, if it is another job's; and who answered that.
+    /// Set if it is another job's answer: which job's, and the account that answered it.
     pub(crate) cached_from: Option<(CachedFrom, Option<AnsweredBy>)>,
 }
 
 impl JobResult {
-    /// With the answer to the same request of another job; `None` if that has none which can serve.
+    /// The result with another job's answer to the same request; `None` if that job has no answer that can serve.
     pub(crate) fn cached(of: &Completion) -> Option<Self> {
         if of.status != Status::Succeeded {
             return None;
@@ -33,7 +33,7 @@ impl JobResult {
                 called_at,
             })
         };
-        // It may be another one's answer itself.
+        // It may itself be the answer of a third job.
         let cached_from = of.cached_from.clone().or_else(own)?;
         Some(Self {
             status: Status::Succeeded,
@@ -61,7 +61,7 @@ impl JobResult {
         }
     }
 
-    /// With its last outcome.
+    /// The result of the last outcome.
     pub(crate) fn of(outcome: CallOutcome) -> Self {
         match outcome.class {
             None => Self {
@@ -76,7 +76,7 @@ impl JobResult {
                 status: Status::Failed,
                 error: Some(outcome.error()),
                 response: outcome.response,
-                // What was refused for its content was charged all the same.
+                // A refusal for the content is charged all the same.
                 usage: outcome.usage,
                 cost: outcome.cost,
                 cached_from: None,
@@ -84,7 +84,7 @@ impl JobResult {
         }
     }
 
-    /// Somebody cancelled it.
+    /// The result of a job that an operator cancelled.
     pub(crate) fn cancelled() -> Self {
         let message = "cancelled by an operator".to_owned();
         Self {
@@ -93,7 +93,7 @@ impl JobResult {
         }
     }
 
-    /// The deadline passed first.
+    /// The result of a job whose deadline passed before it was called.
     pub(crate) fn expired() -> Self {
         let message = "the deadline passed before a call could be made".to_owned();
         Self {

@@ -1,4 +1,4 @@
-//! What an attempt turned out to be. What is done about it is decided in [`crate::outcome::policy`].
+//! The outcome of an attempt. What is done about it is decided in [`crate::outcome::policy`].
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use forebay_providers::Secret;
 use forebay_providers::price::Prices;
 use forebay_providers::{BilledFacts, DecodedReply, ErrorScope};
 
-/// Longest name of an error that is repeated, in characters; the whole answer is kept beside it.
-const LONGEST_CODE: usize = 200;
+/// The longest error code that is kept, in characters. The whole answer is kept beside it.
+const MAX_CODE: usize = 200;
 /// The code of a call that was not made because it could not be journalled in time.
 const NOT_JOURNALLED: &str = "not_journalled";
-/// The code of an answer that is larger than is taken.
+/// The code of an answer that is larger than the configured maximum.
 const TOO_LARGE: &str = "answer_too_large";
-/// After this providers give up on a call themselves.
+/// After this, providers give up on a call themselves.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A failure's code and message.
 pub(crate) type Rejection = (&'static str, String);
 
-/// What an attempt turned out to be.
+/// The outcome of an attempt.
 #[derive(Debug, Clone)]
 pub(crate) struct CallOutcome {
     /// `None` when the call succeeded.
@@ -36,24 +36,24 @@ pub(crate) struct CallOutcome {
     pub(crate) code: String,
     /// What happened, for a person.
     pub(crate) message: String,
-    /// Tokens used, where the provider says.
+    /// The tokens used, if the provider reports them.
     pub(crate) usage: Option<Usage>,
-    /// What the call cost, where that is known, in US dollars.
+    /// The cost of the call in US dollars, if it is known.
     pub(crate) cost: Option<Decimal>,
-    /// How long the provider asks to wait.
+    /// The wait that the provider asks for.
     pub(crate) retry_after: Option<Duration>,
-    /// What an error speaks of.
+    /// Whether an error is about the request, the key or the model.
     pub(crate) scope: ErrorScope,
-    /// Whether the provider forbids to ask again.
+    /// True if the provider asks not to retry.
     pub(crate) is_final: bool,
-    /// How long a call that was given up on may still run at the provider.
+    /// How long a call that was given up on may run on at the provider.
     pub(crate) runs_on: Option<Duration>,
     /// The HTTP status, if an answer came.
     pub(crate) status_code: Option<u16>,
 }
 
 impl CallOutcome {
-    /// A reply, as its adapter read it. An error is cleaned of what it repeats and nobody is to read.
+    /// The outcome of a reply that an adapter decoded. Secrets and prompt text that an error repeats are redacted.
     pub(crate) fn of_reply(
         decoded: DecodedReply,
         status: u16,
@@ -62,7 +62,7 @@ impl CallOutcome {
     ) -> Self {
         let class = decoded.class;
         let cost = prices.and_then(|prices| cost(&decoded, prices));
-        // A refusal that is an answer has words for whoever asked.
+        // A refusal that is an answer is meant for the producer, so it is not redacted.
         let redaction = decoded
             .is_error
             .then(|| Redaction::new(secret, job, class.is_some_and(Class::is_limit)));
@@ -85,7 +85,7 @@ impl CallOutcome {
             response,
             code: decoded.code.map_or_else(
                 || default.to_owned(),
-                |code| redact(code).chars().take(LONGEST_CODE).collect(),
+                |code| redact(code).chars().take(MAX_CODE).collect(),
             ),
             message: decoded.message.map_or_else(
                 || format!("the provider failed without a word (status {status})"),
@@ -101,7 +101,7 @@ impl CallOutcome {
         }
     }
 
-    /// An attempt without a whole answer.
+    /// The outcome of an attempt without a whole answer.
     pub(crate) fn of_error(error: &upstream::Error) -> Self {
         let class = match error {
             upstream::Error::NotSent(_) => Class::NetBeforeSend,
@@ -122,14 +122,14 @@ impl CallOutcome {
         }
     }
 
-    /// A call during which the process ended that made it.
+    /// The outcome of a call during which the process ended.
     pub(crate) fn of_interrupted() -> Self {
         let message =
             "the process ended while the call was under way, so its answer is not known".to_owned();
         Self::local(Class::NetAfterSend, "interrupted", message)
     }
 
-    /// A call that was not made, because of what it would have sent.
+    /// The outcome of an attempt that failed here, before anything was sent.
     pub(crate) fn local(class: Class, code: &str, message: String) -> Self {
         Self {
             class: Some(class),
@@ -150,23 +150,23 @@ impl CallOutcome {
         }
     }
 
-    /// Whether the answer was larger than is taken: asked again, it would be as large, and charged again.
+    /// Returns true if the answer was too large. A retry would be as large, and charged again.
     pub(crate) fn is_too_large(&self) -> bool {
         self.status_code.is_none() && self.code == TOO_LARGE
     }
 
-    /// A call that was not made because it could not be journalled in time.
+    /// The outcome of an attempt that could not be journalled in time.
     pub(crate) fn of_unjournalled() -> Self {
         let message = "it could not be journalled in time, so it was not made".to_owned();
         Self::local(Class::NetBeforeSend, NOT_JOURNALLED, message)
     }
 
-    /// Whether it was not made, for a reason that is no account's.
+    /// Returns true if the call was not made, for a reason that has nothing to do with the account.
     pub(crate) fn was_not_made(&self) -> bool {
         self.status_code.is_none() && self.code == NOT_JOURNALLED
     }
 
-    /// What a completion says of it, if the call did not succeed.
+    /// The error of a completion with this outcome.
     pub(crate) fn error(&self) -> CompletionError {
         CompletionError {
             code: self.code.clone(),
@@ -187,7 +187,7 @@ impl CallOutcome {
     }
 }
 
-/// What an answer cost, if its tokens tell that.
+/// The cost of an answer; `None` if it is not known from its tokens alone.
 fn cost(decoded: &DecodedReply, prices: &Prices) -> Option<Decimal> {
     let BilledFacts {
         tier,

@@ -1,4 +1,4 @@
-//! What to do about an outcome: the whole policy, in one place.
+//! The retry policy: what an outcome means for the job and for the account, in one place.
 
 use std::time::Duration;
 
@@ -8,57 +8,57 @@ use rand::Rng;
 use crate::outcome::outcome::CallOutcome;
 use forebay_providers::ErrorScope;
 
-/// The first back-off's upper bound; each further one doubles it.
+/// The upper bound of the first back-off. Each further one doubles it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// No back-off of a job is longer.
+/// The longest back-off of a job.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
-/// Half of the shortest that an account cools which was used too much more than before.
+/// Half of the shortest cooldown after a provider refused a too steep rise in use.
 const SHORTEST_RAMP: Duration = Duration::from_secs(1);
-/// The shortest that a limit cools, whatever the provider says: a hint of nothing asks for a hot loop.
+/// The shortest cooldown after a limit refused, whatever the provider's hint: a hint of zero would make a hot loop.
 const SHORTEST_LIMIT: Duration = Duration::from_millis(50);
-/// How long a spent day's or month's allowance cools when the provider does not say.
-const UNSAID_EXHAUSTION: Duration = Duration::from_secs(60 * 60);
-/// The shortest that it cools: a day's allowance is not back in the seconds that some providers name.
+/// The cooldown after an allowance of a day or a month is spent, if the provider gives no hint.
+const EXHAUSTION_WITHOUT_HINT: Duration = Duration::from_secs(60 * 60);
+/// Its shortest cooldown: an allowance of a day is not back within the seconds that some providers give as a hint.
 const SHORTEST_EXHAUSTION: Duration = Duration::from_secs(60);
-/// How long a model that the account may not use is left alone.
+/// The cooldown of a model that the account may not use.
 const NOT_ALLOWED: Duration = Duration::from_secs(60 * 60);
-/// Tries at an answer of one target that cannot be read.
-const MALFORMED_TRIES: u32 = 2;
+/// Calls to one target for a job whose answers cannot be read.
+const MAX_MALFORMED: u32 = 2;
 
-/// What becomes of the job.
+/// What is done with the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JobVerdict {
-    /// It is answered, by success or failure.
+    /// It ends, by success or failure.
     Finish,
-    /// It waits for its next permit; `counted` says whether this was one of its attempts.
+    /// It waits for its next permit.
     Retry {
-        /// Whether an attempt is used up.
+        /// True if the attempt counts against the maximum.
         counted: bool,
-        /// How long the job itself waits first.
+        /// How long the job backs off from the target.
         backoff: Duration,
     },
-    /// It waits for a permit of another target, if there is one for it: this one can never serve it.
+    /// It waits for a permit of another target, if it has one: this one cannot serve it.
     TryOtherTarget {
-        /// Whether an attempt is used up.
+        /// True if the attempt counts against the maximum.
         counted: bool,
     },
 }
 
 const TRY_OTHER_TARGET: JobVerdict = JobVerdict::TryOtherTarget { counted: false };
 
-/// What becomes of the account that was called.
+/// What is done with the account that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AccountAction {
     /// Nothing.
     None,
-    /// A limit refused: the key, if the refusal speaks of it, else account × model cools; longer each time
-    /// where the provider does not say for how long.
+    /// A limit refused the call. The key cools if the refusal is about the key, else the model at the account. Without a
+    /// wait, it cools longer each time.
     Refused(Option<Duration>),
-    /// Account × model cools.
+    /// The model at the account cools.
     CoolModel(Duration),
-    /// The key is not used again.
+    /// The key is disabled until an operator enables it.
     DisableKey,
-    /// The account is not used again.
+    /// The account is disabled until an operator enables it.
     DisableAccount,
 }
 
@@ -80,7 +80,7 @@ impl std::fmt::Display for AccountAction {
     }
 }
 
-/// A wait for people: in whole seconds, or milliseconds where it is shorter; never less than it is.
+/// A wait for people, rounded up: to whole seconds, or to milliseconds if it is less than one.
 fn rounded(wait: Duration) -> Duration {
     let unit = if wait < Duration::from_secs(1) {
         1_000_000
@@ -91,17 +91,17 @@ fn rounded(wait: Duration) -> Duration {
     Duration::from_nanos(u64::try_from(units * unit).unwrap_or(u64::MAX))
 }
 
-/// How often a job is tried.
+/// How often a job is called.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
-    /// Attempts that count: those that a provider may have served and failed. A limit, a spent
+    /// The most attempts that count: those that a provider may have served and failed. A refusal by a limit, a spent
     /// allowance, a bad key or a missing connection never counts.
     pub max_attempts: u32,
 }
 
 impl RetryPolicy {
-    /// Decides about an outcome, given how many attempts counted before it, and how many of this target's answers to
-    /// the job could not be read, this one included.
+    /// Decides about an outcome. `counted_before` is how many attempts counted before this one; `malformed_here` how many
+    /// of this target's answers to the job could not be read, this one included.
     pub(crate) fn decide(
         &self,
         outcome: &CallOutcome,
@@ -139,7 +139,7 @@ impl RetryPolicy {
             Class::QuotaExhausted => {
                 let wait = outcome
                     .retry_after
-                    .unwrap_or(UNSAID_EXHAUSTION)
+                    .unwrap_or(EXHAUSTION_WITHOUT_HINT)
                     .max(SHORTEST_EXHAUSTION);
                 (waits, AccountAction::Refused(Some(wait)))
             }
@@ -158,7 +158,7 @@ impl RetryPolicy {
                     AccountAction::CoolModel(wait),
                 )
             }
-            // Of these too it cannot be told whether the provider has done, and charged, its work.
+            // The provider may have done its work, and charged for it.
             Class::NetAfterSend | Class::ServerError | Class::MalformedResponse
                 if on_ambiguous == OnAmbiguous::Fail =>
             {
@@ -179,7 +179,7 @@ impl RetryPolicy {
             Class::MalformedResponse if outcome.is_too_large() => {
                 (JobVerdict::Finish, AccountAction::None)
             }
-            Class::MalformedResponse if malformed_here >= MALFORMED_TRIES => {
+            Class::MalformedResponse if malformed_here >= MAX_MALFORMED => {
                 (self.other_target_or_finish(tries), AccountAction::None)
             }
             Class::MalformedResponse => {
@@ -189,7 +189,7 @@ impl RetryPolicy {
                     AccountAction::None,
                 )
             }
-            // To a larger window, or where the pool says so to a laxer provider.
+            // A larger context window may take it or, if the pool allows that, a laxer provider.
             Class::ContextTooLong | Class::ContentFiltered => {
                 (self.other_target_or_finish(tries), AccountAction::None)
             }
@@ -219,8 +219,8 @@ impl RetryPolicy {
     }
 }
 
-/// How the provider failed, if it was not the job, the key or a limit: where half of the calls fail, its
-/// circuit breaks. An answer larger than is taken is the job's; it has no status here.
+/// Returns the class of a failure that counts for the circuit breaker: one of the provider, not of the job, the key or a
+/// limit. An answer that is too large is the job's failure; it has no status code here.
 pub(crate) fn failure(outcome: &CallOutcome) -> Option<Class> {
     outcome
         .class
@@ -234,7 +234,7 @@ pub(crate) fn failure(outcome: &CallOutcome) -> Option<Class> {
         })
 }
 
-/// Full jitter: anything between nothing and a bound that doubles.
+/// A back-off with full jitter: between zero and a bound that doubles.
 fn backoff(exponent: u32, rng: &mut impl Rng) -> Duration {
     let bound = FIRST_BACKOFF
         .saturating_mul(1 << exponent.min(10))
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_of_the_server_are_tried_so_often_and_no_more() {
+    fn failures_of_the_server_are_tried_up_to_the_maximum() {
         for class in [Class::ServerError, Class::Overloaded, Class::NetAfterSend] {
             let again = decide(class, 1, OnAmbiguous::Retry).0;
             assert!(
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_fate_follows_the_job() {
+    fn an_unknown_outcome_follows_the_jobs_on_ambiguous() {
         for class in [
             Class::NetAfterSend,
             Class::ServerError,

@@ -17,7 +17,7 @@ use crate::upstream::Upstream;
 impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     /// Ends the waiting jobs whose deadline has passed.
     pub(super) fn expire(&mut self) {
-        let now = self.state.clock.now();
+        let now = self.state.now();
         for admitted in self.remove_where(|admitted| admitted.is_late(now)) {
             self.finish(admitted, JobResult::expired());
         }
