@@ -1,4 +1,4 @@
-//! What a worker is told: its accounts, pools and teams, and what a process before it left.
+//! The configuration of a worker: its accounts, pools and teams, and the state that a process before it saved.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,40 +11,39 @@ use crate::controls::WorkerControls;
 use crate::outcome::policy::RetryPolicy;
 use crate::pools::{OnDemand, PoolConfig};
 
-/// What a worker does, and for whom.
+/// The configuration of a worker.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The accounts.
     pub accounts: Vec<accounts::Config>,
     /// The pools.
     pub pools: Vec<PoolConfig>,
-    /// What serves models that no pool is for, where pools are made as they are asked for.
+    /// Finds targets for models that no pool has, if pools are made on demand.
     pub on_demand: Option<OnDemand>,
-    /// What is known of teams; others have the defaults.
+    /// Settings of teams. Other teams have the defaults.
     pub teams: HashMap<String, TeamConfig>,
     /// Which subjects are served.
     pub addressing: SubjectRules,
-    /// How often a job is tried.
+    /// How often a job is called.
     pub policy: RetryPolicy,
-    /// How lanes share.
+    /// The weight of each lane.
     pub lane_weights: [(Lane, u64); 3],
-    /// How long ago another process may have spent the limits, if ever.
+    /// The time since another process may last have spent the limits; `None` if none did.
     pub idle: Option<Duration>,
-    /// What a process before this one left, by [`Config::standing_names`].
+    /// The saved state of accounts and teams, by [`Config::standing_names`].
     pub standings: HashMap<String, AccountState>,
-    /// Whether what outlives the process is written down: then nothing is spent of long limits that is not.
+    /// True if the state is saved. Then nothing is spent of a limit over more than a minute that is not saved.
     pub kept: bool,
-    /// What operators ordered.
+    /// The pauses and cancellations of operators.
     pub orders: WorkerControls,
-    /// Whether all that was answered within the horizon is in the store, so that the stream of completions need not
-    /// be asked.
+    /// True if the store has every answer within the dedupe horizon. Otherwise the stream of completions is searched too.
     pub results_are_complete: bool,
     /// The largest job that is fetched from an object store, in bytes.
     pub max_request: usize,
 }
 
 impl Config {
-    /// The names of what outlives the process: of accounts their own, of teams with limits `team.<team>`.
+    /// The names under which state is saved: an account's own, and `team.<team>` for a team with limits.
     pub fn standing_names(&self) -> Vec<String> {
         let capped = self
             .teams
@@ -59,19 +58,19 @@ impl Config {
     }
 }
 
-/// The name under which it is written down how far a team's limits are spent: no account's name has a dot.
+/// The name under which the state of a team's limits is saved. An account's name has no dot.
 pub(crate) fn standing_of_team(team: &str) -> String {
     format!("team.{team}")
 }
 
-/// What is known of a team.
+/// The settings of a team.
 #[derive(Debug, Clone)]
 pub struct TeamConfig {
-    /// Its share of a lane.
+    /// Its weight within a lane.
     pub weight: u64,
-    /// Prefixes of `reply_to` that are allowed beside its inboxes.
+    /// Prefixes of `reply_to` that are allowed besides its inboxes.
     pub reply_prefixes: Vec<String>,
-    /// What it may use of all accounts together.
+    /// Its limits over all accounts together.
     pub limits: Vec<Limit>,
 }
 

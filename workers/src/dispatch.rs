@@ -1,4 +1,5 @@
-//! Which job is called next, and where: the only loop, the fair queue, and who waits for whom.
+//! Which job is called next, and where: the only loop, the fair queue, the selection of targets, and the jobs that wait for
+//! another job's call or answer.
 
 pub(crate) mod dispatcher;
 

@@ -1,6 +1,8 @@
-//! Everything from fetch to ack. A job's way is the order of these modules: `intake` fetches, reads and routes it,
-//! `dispatch` finds an account whose limits let it go now, `execute` calls, `complete` stores the result, publishes the
-//! completion and only then acks. Each step imports what stands below it, never what stands above.
+//! The engine: everything from the delivery of a job to its ack.
+//!
+//! The modules are listed in the order of a job's way. `intake` fetches, reads and routes it. `dispatch` finds an account
+//! whose limits let it start. `execute` makes the call. `complete` stores the result, publishes the completion and only
+//! then acks. Each module imports those below it, never one above it.
 
 // Starts and stops everything below.
 mod worker;
@@ -17,22 +19,22 @@ mod execute;
 // Stored, published, copied, acked.
 mod complete;
 
-// What all steps share.
+// The state that all steps share.
 mod worker_state;
 
-// What a worker is told before it starts, and while it runs.
+// The configuration of a worker, and its controls while it runs.
 mod addressing;
 mod config;
 mod controls;
 mod counters;
 
-// A job on its way, and what holds it.
+// A job between delivery and completion.
 mod job;
 
-// Which accounts and models serve a pool.
+// The targets of each pool.
 mod pools;
 
-// What a call turned out to be, and what to do about it.
+// The outcome of a call, and the retry policy.
 pub mod outcome;
 
 // Where jobs come from and completions go.
@@ -44,14 +46,14 @@ pub mod accounts;
 // One HTTP attempt.
 pub mod upstream;
 
-// What is kept on disk.
+// The results and the journal on disk.
 pub mod store;
 
-// Beside a job's way: what a batch is going to take, and whether a key works.
+// Not on a job's way: the forecast of a batch, and the check of keys.
 pub mod forecast;
 pub mod key_check;
 
-// Leaves: what stops calls while the store is full, time, the points where a test ends the process.
+// Leaves: backpressure of the store, time, the points between steps.
 mod backpressure;
 pub mod clock;
 pub mod crash;

@@ -1,5 +1,4 @@
-//! Targets and the pools that name them: those that are configured, and those that are made when a model is first
-//! asked for.
+//! Pools and their targets: those that are configured, and those that are made when a job first names a model.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,22 +14,21 @@ use crate::accounts::Account;
 use forebay_providers::Endpoint;
 use forebay_providers::price::Prices;
 
-/// Models of which nothing is known and for which pools are made, at most: a producer must not fill the memory with
-/// names.
-const MOST_UNKNOWN: usize = 1_000;
+/// The most pools that are made for models in no list: a producer must not fill the memory with names.
+const MAX_UNKNOWN_MODELS: usize = 1_000;
 
-/// A named queue and what serves it.
+/// A pool: a name that jobs are published to, and the targets that serve them.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
     /// Its name.
     pub name: String,
-    /// What serves it.
+    /// Its targets.
     pub targets: Vec<TargetConfig>,
-    /// Whether what one target refuses for its content is taken to another.
+    /// True if a job that one target refuses for its content is tried at another.
     pub content_fallback: bool,
-    /// Whether embeddings of several jobs travel in one request.
+    /// True if embeddings of several jobs share a call.
     pub merge: bool,
-    /// Whether another job's answer may serve one that does not say.
+    /// Whether another job's answer may serve a job that does not set `cache`.
     pub cache: Cache,
 }
 
@@ -39,34 +37,34 @@ pub struct PoolConfig {
 pub struct TargetConfig {
     /// The account, as an index into [`crate::Config::accounts`].
     pub account: usize,
-    /// The model to ask for.
+    /// The model.
     pub model: String,
-    /// Lower tiers first.
+    /// Targets of lower tiers come first.
     pub tier: u32,
-    /// Its share where several of a tier have room; 1 is usual.
+    /// Its share where several targets of a tier have room; 1 by default.
     pub weight: f64,
-    /// How long a job waits here for lower tiers before it is asked.
+    /// How long a job waits for lower tiers before this one is asked.
     pub after: Duration,
-    /// The most tokens of prompt and answer together, where that is known: what is too long for one target is taken
-    /// to one with a larger window.
+    /// The most tokens of prompt and answer together, if known. A job that is too long for one target is tried at one with a
+    /// larger window.
     pub context_window: Option<u64>,
-    /// What calls cost, where that is known.
+    /// The prices of its tokens, if known.
     pub prices: Option<Arc<Prices>>,
-    /// The most tokens of an answer, where that is known.
+    /// The most tokens of an answer, if known.
     pub max_output: Option<u64>,
 }
 
-/// What a job asks for where pools are made as they are asked for.
+/// The model that a job wants, where pools are made on demand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WantedModel<'a> {
     /// This model.
     Model(&'a str),
-    /// Any model after which this pool may be named.
+    /// Any model whose pool has this name.
     AnyOf(&'a str),
 }
 
 impl TargetConfig {
-    /// A target of the lowest tier of which nothing more is known.
+    /// A target of the lowest tier, with nothing else known about it.
     pub fn new(account: usize, model: &str) -> Self {
         Self {
             account,
@@ -83,19 +81,19 @@ impl TargetConfig {
 
 type TargetSearch = dyn Fn(WantedModel<'_>) -> Vec<TargetConfig> + Send + Sync;
 
-/// What serves models that no configured pool is for.
+/// Finds the targets of models that no configured pool has.
 #[derive(Clone)]
 pub struct OnDemand(Arc<TargetSearch>);
 
 impl OnDemand {
-    /// `find` says what serves a model; nothing, if nobody has it.
+    /// `find` returns the targets of a model; none if no account has it.
     pub fn new(
         find: impl Fn(WantedModel<'_>) -> Vec<TargetConfig> + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(find))
     }
 
-    /// What serves a job for `pool` that names `model`, or none.
+    /// Returns the targets for a job in `pool` with `model`; none if no account has it.
     pub fn targets(&self, pool: &str, model: Option<&str>) -> Vec<TargetConfig> {
         match model.filter(|model| *model != pool) {
             None => (self.0)(WantedModel::AnyOf(pool)),
@@ -111,7 +109,7 @@ impl fmt::Debug for OnDemand {
     }
 }
 
-/// An account × model, as the dispatcher sees it. Pools that name the same one share it.
+/// A model at an account. Pools that have the same one share it.
 #[derive(Debug)]
 pub(crate) struct PoolTarget {
     pub(crate) account: Arc<Account>,
@@ -134,40 +132,40 @@ impl PoolTarget {
     }
 }
 
-/// A target that a pool names.
+/// A target as a pool has it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolCandidate {
-    /// Which target.
+    /// The target's index in [`Pools`].
     pub(crate) target: usize,
-    /// Lower ones first.
+    /// Lower tiers come first.
     pub(crate) tier: u32,
     pub(crate) weight: f64,
-    /// How long a job waits here for lower tiers first.
+    /// How long a job waits for lower tiers before this one is asked.
     pub(crate) after: Duration,
     pub(crate) context_window: Option<u64>,
 }
 
-/// What may serve a pool.
+/// A pool.
 #[derive(Debug, Clone)]
 pub(crate) struct Pool {
     pub(crate) candidates: Vec<PoolCandidate>,
-    /// Whether what one target refuses for its content is taken to another.
+    /// True if a job that one target refuses for its content is tried at another.
     pub(crate) content_fallback: bool,
-    /// Whether embeddings of several jobs travel in one request.
+    /// True if embeddings of several jobs share a call.
     pub(crate) merge: bool,
-    /// Whether another job's answer may serve one that does not say.
+    /// Whether another job's answer may serve a job that does not set `cache`.
     pub(crate) cache: Cache,
 }
 
-/// Every account × model once, and what of them each pool names.
+/// Every target once, and the pools by name.
 #[derive(Debug)]
 pub(crate) struct Pools {
-    /// Only ever added to: an index stays what it is.
+    /// Targets are only added, so an index never changes its meaning.
     targets: boxcar::Vec<PoolTarget>,
     named: RwLock<BTreeMap<String, Arc<Pool>>>,
     accounts: Vec<Arc<Account>>,
     on_demand: Option<OnDemand>,
-    /// Models of which nothing is known and that pools were made for.
+    /// How many pools were made for models in no list.
     unknown: AtomicUsize,
 }
 
@@ -207,21 +205,21 @@ impl Pools {
         pools
     }
 
-    /// Every target; its place is its index.
+    /// Every target, by its index.
     pub(crate) fn targets(&self) -> &boxcar::Vec<PoolTarget> {
         &self.targets
     }
 
-    /// The target at this place.
-    pub(crate) fn target(&self, place: usize) -> &PoolTarget {
-        &self.targets[place]
+    /// The target with this index.
+    pub(crate) fn target(&self, index: usize) -> &PoolTarget {
+        &self.targets[index]
     }
 
-    /// The place of a target.
-    pub(crate) fn place(&self, account: &str, model: &str) -> Option<usize> {
+    /// The index of a target.
+    pub(crate) fn index_of(&self, account: &str, model: &str) -> Option<usize> {
         let is_it = |target: &PoolTarget| target.model == model && target.account.name() == account;
         let mut targets = self.targets.iter();
-        targets.find_map(|(place, target)| is_it(target).then_some(place))
+        targets.find_map(|(index, target)| is_it(target).then_some(index))
     }
 
     fn candidate(&self, config: TargetConfig) -> PoolCandidate {
@@ -236,7 +234,7 @@ impl Pools {
             max_output,
         } = config;
         let account = Arc::clone(&self.accounts[account]);
-        let known = self.place(account.name(), &model);
+        let known = self.index_of(account.name(), &model);
         let target = known.unwrap_or_else(|| {
             self.targets.push(PoolTarget {
                 account,
@@ -259,25 +257,26 @@ impl Pools {
         self.named.read().clone()
     }
 
-    /// A pool, if it was configured or made.
+    /// A pool that was configured or made.
     pub(crate) fn get(&self, name: &str) -> Option<Arc<Pool>> {
         self.named.read().get(name).cloned()
     }
 
-    /// Whether no more pools are made for models of which nothing is known.
+    /// Returns true if no more pools are made for models in no list.
     pub(crate) fn is_full(&self) -> bool {
-        self.unknown.load(Ordering::Relaxed) >= MOST_UNKNOWN
+        self.unknown.load(Ordering::Relaxed) >= MAX_UNKNOWN_MODELS
     }
 
-    /// Whether pools are made as they are asked for.
+    /// Returns true if a pool is made for each model that is asked for.
     pub(crate) fn are_made_on_demand(&self) -> bool {
         self.on_demand.is_some()
     }
 
-    /// The pool for a job that names `model`; made, if that is how pools come to be and somebody has the model.
+    /// Returns the pool for a job that names `model`. Makes it or adds targets to it, if pools are made on demand and an
+    /// account has the model.
     pub(crate) fn for_job(&self, name: &str, model: Option<&str>) -> Option<Arc<Pool>> {
         let known = self.get(name);
-        // A job that names none takes any of its pool's.
+        // A job that names no model takes any of its pool.
         let named = model.filter(|model| *model != name);
         let has_it = |pool: &Arc<Pool>| {
             let is_it = |candidate: &PoolCandidate| {
@@ -312,7 +311,7 @@ impl Pools {
         let mut pool = named.get(name).map_or_else(fresh, |pool| Pool::clone(pool));
         for target in found {
             let candidate = self.candidate(target);
-            // Another job may have asked for it meanwhile.
+            // Another job may have added it meanwhile.
             if pool
                 .candidates
                 .iter()

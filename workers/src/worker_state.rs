@@ -200,7 +200,7 @@ fn resume_account(
     saved.models.retain(|model, _| {
         account.config().shares_limits(model)
             || pools.are_made_on_demand()
-            || pools.place(account.name(), model).is_some()
+            || pools.index_of(account.name(), model).is_some()
     });
     account.resume(&saved, moment);
 }

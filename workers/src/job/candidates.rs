@@ -134,7 +134,7 @@ impl CandidateSet {
     pub(crate) fn recall(&mut self, attempts: &[Attempt], pools: &Pools) {
         let all = self.left.clone();
         for attempt in attempts.iter().filter(|attempt| !says_nothing(attempt)) {
-            let target = pools.place(&attempt.account, &attempt.model);
+            let target = pools.index_of(&attempt.account, &attempt.model);
             if let (Some(class), Some(target)) = (attempt.class(), target) {
                 self.record_failure(target, class);
             }
