@@ -27,19 +27,20 @@ use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::upgrade;
 use crate::worker::Worker;
 
-/// How often, and how far apart, a data directory is asked for that somebody may only be looking at.
+/// Number and interval of attempts to lock a data directory that a client may be holding for a
+/// moment.
 const DATA_DIR_RETRIES: u32 = 10;
 const DATA_DIR_RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long the last messages may take to leave.
+/// The time that the last messages have to be sent.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// A running Forebay.
 pub struct App {
-    /// Its connection.
+    /// The connection to NATS.
     pub connection: Connection,
     worker: Arc<Worker>,
     control: ControlServices,
-    /// Ends writing down what outlives this process.
+    /// Ends the task that writes the state of accounts.
     written: CancellationToken,
     writing: tokio::task::JoinHandle<()>,
     events: tokio::task::JoinHandle<()>,
@@ -47,24 +48,25 @@ pub struct App {
     pulse: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
-    // Dropped last, in this order: the server stops before the directory is free.
+    // These are dropped last, in this order: the server stops before the directory is free.
     server: Option<server::NatsServer>,
     dir: DataDir,
 }
 
-/// What came of starting.
+/// The result of a start.
 pub enum Started {
-    /// It runs here.
+    /// Forebay runs in this process.
     Here(Box<App>),
-    /// Another process works on this data directory.
+    /// Another process holds the data directory.
     Elsewhere(TakenBy),
 }
 
 impl App {
-    /// Starts everything: the data directory, NATS, the streams, the worker, the services.
+    /// Starts all parts: the data directory, NATS, the streams, the worker and the services.
     ///
     /// # Errors
-    /// When a part cannot start; what had started is stopped.
+    /// Returns an error when a part cannot start. The managed server is then stopped, and the data
+    /// directory is released.
     pub async fn start(config: &Config) -> Result<Started, Error> {
         let held = hold(&config.data.dir).await.map_err(|error| {
             Error::Usage(anyhow!(
@@ -92,15 +94,17 @@ impl App {
             }
         };
         let connection = Connection::open(&url, config).await?;
-        // The minded server is this process's own; one that others run may have another worker.
+        // The managed server belongs to this process alone. An external server may have another
+        // worker.
         let seat = match server {
             Some(_) => None,
             None => Some(WorkerLease::take(&connection).await?),
         };
         establish(&connection, config).await?;
-        // Once in a lifetime, so its state has no place in that of every start.
+        // The upgrade happens once, so its future is boxed instead of enlarging that of every
+        // start.
         Box::pin(upgrade::take_over(&connection)).await?;
-        // Until here an older Forebay could go on.
+        // Up to this point, an older Forebay could still use the directory.
         dir.begin_format().map_err(|error| {
             Error::Usage(anyhow!(
                 "data directory {}: {error}",
@@ -150,12 +154,12 @@ impl App {
         })))
     }
 
-    /// The worker.
+    /// Returns the worker.
     pub fn worker(&self) -> &Worker {
         &self.worker
     }
 
-    /// Whether somebody else took over this worker's work; it must then stop.
+    /// Returns when another process took over the work. This worker must then stop.
     pub async fn unseated(&self) {
         match &self.seat {
             Some(seat) => seat.lost().await,
@@ -163,7 +167,7 @@ impl App {
         }
     }
 
-    /// Takes no more jobs, finishes those in flight within `grace`, stops everything.
+    /// Fetches no more jobs, finishes those in flight within `grace`, and stops all parts.
     pub async fn stop(self, grace: Duration) {
         self.control.stop().await;
         let unseated = self
@@ -185,7 +189,7 @@ impl App {
         if let Some(seat) = self.seat {
             seat.leave().await;
         }
-        // What was published last must have left before the server goes.
+        // The last published messages must be sent before the server stops.
         match tokio::time::timeout(FLUSH, self.connection.client.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "NATS is gone before the last messages were sent"),
@@ -197,7 +201,7 @@ impl App {
     }
 }
 
-/// Makes the streams.
+/// Creates or updates the streams.
 async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
     let made = streams::establish(&connection.context, &connection.names, &config.streams).await;
     made.map_err(|error| match error {
@@ -206,8 +210,8 @@ async fn establish(connection: &Connection, config: &Config) -> Result<(), Error
     })
 }
 
-/// Takes hold of the data directory. A client that looks who holds it has the lock for a moment, and
-/// names no server; that one is waited for.
+/// Takes hold of the data directory. A client that looks up the holder has the lock for a moment
+/// without naming a server; this waits for it.
 async fn hold(path: &Path) -> std::io::Result<DataHold> {
     for _ in 0..DATA_DIR_RETRIES {
         match DataDir::hold(path)? {
@@ -250,10 +254,10 @@ async fn start_worker(
         .map_err(unreachable)
 }
 
-/// The way to providers.
+/// Builds the HTTP client for providers.
 ///
 /// # Errors
-/// When TLS cannot be set up.
+/// Returns an error when TLS cannot be set up.
 pub fn upstream(config: &Config) -> Result<HttpUpstream, Error> {
     let config = HttpConfig {
         timeout: config.call.timeout,
@@ -267,7 +271,7 @@ pub fn upstream(config: &Config) -> Result<HttpUpstream, Error> {
 /// Opens the store of results.
 ///
 /// # Errors
-/// When its directory cannot be made or read.
+/// Returns an error when its directory cannot be created or read.
 pub async fn open_results(
     config: &Config,
     path: &Path,

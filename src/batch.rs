@@ -1,4 +1,5 @@
-//! A batch from its file to its files of answers: read and checked, published, gathered, written.
+//! Batches: a file is read and checked, its jobs are published, and their completions are gathered
+//! and written to files.
 
 pub mod input;
 

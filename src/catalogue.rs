@@ -1,5 +1,5 @@
-//! What is known of models: windows, prices and abilities, from a published list that is in the binary, and from
-//! lists that an operator adds.
+//! The catalogue of models: context windows, prices and abilities. They come from a published list
+//! in the binary and from lists that an operator adds.
 
 mod lists;
 
@@ -16,7 +16,7 @@ use forebay_providers::registry::Provider;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-/// The list that is in the binary; `scripts/update-catalogue.sh` writes it.
+/// The list in the binary. `scripts/update-catalogue.sh` writes it.
 const BUILT_IN: &[u8] = include_bytes!("catalogue/models.json.gz");
 
 static KNOWN: LazyLock<Catalogue> =
@@ -27,50 +27,50 @@ static KNOWN: LazyLock<Catalogue> =
 pub struct CatalogueModel {
     /// The provider's name.
     pub provider: String,
-    /// What the provider calls it.
+    /// The model's name at the provider.
     pub name: String,
-    /// The kind of work that it is made for.
+    /// The kind of work of the model.
     pub kind: WorkKind,
-    /// The most tokens of a prompt.
+    /// Maximum number of tokens of a prompt. `None` means unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context_window: Option<u64>,
-    /// The most tokens of an answer.
+    /// Maximum number of tokens of a response. `None` means unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_output: Option<u64>,
-    /// How many numbers a vector has.
+    /// Number of elements of an embedding vector. `None` means unknown, or no embeddings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dimensions: Option<u64>,
-    /// What it can do.
+    /// Its abilities.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub abilities: Vec<Ability>,
-    /// When its provider ends it.
+    /// The day on which the provider retires it. `None` means that no day is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retires: Option<Date>,
-    /// In US dollars for a million tokens.
+    /// Prices in US dollars per million tokens.
     #[serde(flatten)]
     pub prices: Prices,
 }
 
-/// Something that not every model can do.
+/// An ability that not every model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 #[value(rename_all = "snake_case")]
 pub enum Ability {
-    /// It calls tools.
+    /// Calls tools.
     Tools,
-    /// It answers in a given JSON schema.
+    /// Answers in a given JSON schema.
     JsonSchema,
-    /// It thinks before it answers.
+    /// Reasons before it answers.
     Reasoning,
-    /// It sees images.
+    /// Reads images.
     Vision,
-    /// It reads PDF files.
+    /// Reads PDF files.
     Pdf,
-    /// It hears.
+    /// Takes audio.
     AudioInput,
-    /// It speaks.
+    /// Returns audio.
     AudioOutput,
-    /// Its provider keeps prompts in a cache.
+    /// Its provider caches prompts.
     PromptCache,
 }
 
@@ -81,20 +81,20 @@ impl std::fmt::Display for Ability {
     }
 }
 
-/// Where a list is from.
+/// The origin of a list of models.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelOrigin {
-    /// Who published it, and which version it is of.
+    /// The publisher of the list, and its version.
     #[serde(default)]
     pub source: String,
-    /// When it was taken from there.
+    /// The day on which the list was copied.
     pub date: Option<Date>,
-    /// The licence that it may be copied under.
+    /// The licence notice under which the list may be copied.
     #[serde(default)]
     pub notice: String,
 }
 
-/// A list as Forebay writes it.
+/// A list of models in Forebay's format.
 #[derive(Debug, Serialize, Deserialize)]
 struct ModelList {
     #[serde(flatten)]
@@ -102,17 +102,17 @@ struct ModelList {
     models: Vec<CatalogueModel>,
 }
 
-/// Models that are known.
+/// The known models.
 #[derive(Debug, Clone, Default)]
 pub struct Catalogue {
-    /// Where the list in the binary is from; nothing, if it is not used.
+    /// The origin of the list in the binary. Empty if that list is not used.
     pub origin: ModelOrigin,
-    /// By provider and name.
+    /// The models, by provider and name.
     models: BTreeMap<(String, String), Arc<CatalogueModel>>,
 }
 
 impl Catalogue {
-    /// What is in the binary.
+    /// Returns the catalogue of the list in the binary.
     pub fn known() -> &'static Self {
         &KNOWN
     }
@@ -129,11 +129,11 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Adds a list: as Forebay writes it, or in `LiteLLM`'s or models.dev's format. What it names replaces what was
-    /// known of that model.
+    /// Adds a list in Forebay's, `LiteLLM`'s or models.dev's format. Its entries replace known
+    /// entries of the same models.
     ///
     /// # Errors
-    /// When the file cannot be read or is none of these.
+    /// Returns an error when the file cannot be read or has none of these formats.
     pub fn extend_from(&mut self, path: &Path) -> anyhow::Result<()> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("{} cannot be read", path.display()))?;
@@ -150,12 +150,13 @@ impl Catalogue {
             .extend(keyed.map(|(key, model)| (key, Arc::new(model))));
     }
 
-    /// All models, by provider and name.
+    /// Returns all models, ordered by provider and name.
     pub fn models(&self) -> impl Iterator<Item = &Arc<CatalogueModel>> {
         self.models.values()
     }
 
-    /// What is known of a model at a provider. A tuned one is as the one that it was made of.
+    /// Finds a model at a provider. A fine-tuned model that is not listed has the entry of its base
+    /// model.
     pub fn find(&self, provider: &Provider, name: &str) -> Option<&Arc<CatalogueModel>> {
         let find = |name: &str| {
             self.models

@@ -27,11 +27,11 @@ use forebay_schemas::Lane;
 use crate::nats::connection::Error;
 use crate::process::telemetry;
 
-/// Some jobs failed.
+/// Exit code: some jobs failed.
 pub const SOME_FAILED: u8 = 1;
-/// What was asked for or configured cannot be done.
+/// Exit code: the request or the configuration is invalid.
 pub const USAGE: u8 = 2;
-/// NATS or a provider is not there.
+/// Exit code: NATS or a provider is unreachable.
 pub const UNREACHABLE: u8 = 3;
 
 /// Publish AI jobs to NATS; Forebay makes the calls at exactly the rate that each key is allowed,
@@ -53,7 +53,7 @@ struct Cli {
 /// Options of every command.
 #[derive(Debug, clap::Args)]
 struct GlobalOptions {
-    /// The configuration; forebay.toml in the working directory if there is one.
+    /// The configuration file. The default is forebay.toml in the working directory, if it exists.
     #[arg(long, global = true, value_name = "FILE", env = "FOREBAY_CONFIG")]
     config: Option<PathBuf>,
     /// Print results and logs as JSON.
@@ -63,50 +63,51 @@ struct GlobalOptions {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Watch Forebay do its job: 300 jobs over two simulated accounts, in some 20 seconds.
+    /// Watch Forebay do its job: 300 jobs over two simulated accounts, in about 20 seconds.
     Demo(demo::Args),
-    /// Serve jobs until a signal comes.
+    /// Serve jobs until a signal arrives.
     Serve(serve::Args),
-    /// Run an OpenAI Batch input file to its end; the same command again goes on where it was.
+    /// Run an OpenAI Batch input file to its end. The same command resumes an interrupted run.
     Run(run::Args),
     /// Publish jobs, one JSON object per line.
     Publish(publish::Args),
-    /// Read answers.
+    /// Read results.
     #[command(subcommand)]
     Results(results::ResultsCommand),
     /// Show waiting jobs by pool, team and lane.
     Queues,
-    /// Show accounts, their keys and models: state, reason, time of return, calls and refusals.
+    /// Show accounts, their keys and models: state, reason, end of the state, calls and refusals.
     Accounts(accounts::Args),
-    /// List models that are known: windows, prices and abilities.
+    /// List known models: context windows, prices and abilities.
     Models(models::ModelsArgs),
     /// List the providers that an account may name.
     Providers(models::ProvidersArgs),
-    /// Show, replay and drop jobs that were given up.
+    /// Show, replay and delete dead letters: jobs that were given up.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Make no more calls for a pool, an account or a team, until it is resumed; a restart changes nothing.
+    /// Stop calls for a pool, an account or a team until it is resumed. The pause outlives a
+    /// restart.
     Pause(orders::PauseArgs),
-    /// Make calls again for what was paused.
+    /// Resume calls for a paused pool, account or team.
     Resume(orders::PauseArgs),
-    /// Cancel jobs: what waits ends as cancelled, what is being called has its answer.
+    /// Cancel jobs. Waiting jobs end as cancelled; jobs in flight get their answer.
     Cancel(orders::CancelArgs),
-    /// Write a forebay.toml with comments from the keys that are in the environment.
+    /// Write a commented forebay.toml from the keys in the environment.
     Init(init::Args),
-    /// Check the configuration, the NATS server, and each key at its provider; change nothing.
+    /// Check the configuration, the NATS server, and each key at its provider. Nothing is changed.
     Check(check::Args),
-    /// Print what a team may do at NATS, as a NATS account of its own for the server's configuration.
+    /// Print a team's NATS permissions as a NATS account for the server's configuration.
     NatsPermissions(permissions::Args),
-    /// Run a simulated provider that enforces limits strictly and speaks the API of any.
+    /// Run a simulated provider that enforces limits strictly and speaks the API of any provider.
     Simulate(simulate::Args),
-    /// Print a shell's completion script.
+    /// Print the completion script of a shell.
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs the command.
 pub async fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -118,7 +119,7 @@ pub async fn main() -> ExitCode {
             None => error.exit(),
         },
     };
-    // What serves tells what it does; a command that prints results tells of trouble alone.
+    // Serving commands log what they do. Commands that print results log warnings only.
     let serves = matches!(cli.command, Command::Serve(_) | Command::Simulate(_));
     telemetry::start(
         cli.global.json,

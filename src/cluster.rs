@@ -1,4 +1,4 @@
-//! What several processes of one prefix share: which of them works, and what is known of accounts.
+//! The state that processes of one prefix share: the lease of the worker and the state of accounts.
 
 pub mod account_state;
 pub mod worker_lease;

@@ -1,7 +1,7 @@
-//! `forebay.toml`: read, checked as a whole, and turned into what workers need.
+//! The configuration file `forebay.toml`: reading, checking and conversion to what workers need.
 //!
-//! All mistakes come at once, each with its path: types and unknown fields first ([`raw`]), then what
-//! values and relations must hold ([`check`]).
+//! All mistakes are reported together, each with its path. [`raw`] finds wrong types and unknown
+//! fields; [`check`] then finds wrong values and wrong relations between them.
 
 mod check;
 mod environment;
@@ -25,30 +25,30 @@ use forebay_workers::{OnDemand, SubjectRules, TeamConfig, unknown_team};
 
 use crate::catalogue::{Catalogue, CatalogueModel};
 
-/// The file that is read when none is named.
+/// The configuration file that is read if no other is named.
 pub const DEFAULT_FILE: &str = "forebay.toml";
 
-/// Where the minded server listens unless somebody says otherwise.
+/// The default listen address of the managed NATS server.
 const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222);
 
-/// No stream is smaller, in bytes: one message may have half of it.
+/// Minimum size of a stream in bytes: a single message may take half of it.
 pub const SMALLEST_STREAM: u64 = 16 << 20;
 
 /// A mistake in a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where, for example `account.openai-main.limits[0].per`.
+    /// The path of the field, for example `account.openai-main.limits[0].per`.
     pub path: String,
-    /// What is wrong and what to do.
+    /// The mistake, and the correction.
     pub problem: String,
 }
 
 /// All mistakes of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigErrors {
-    /// The file they are in, if it is one.
+    /// The configuration file. `None` if the text came from no file.
     pub file: Option<PathBuf>,
-    /// Each of them.
+    /// Each mistake, in the order in which it was found.
     pub all: Vec<ConfigError>,
 }
 
@@ -72,180 +72,187 @@ impl fmt::Display for ConfigErrors {
 
 impl std::error::Error for ConfigErrors {}
 
-/// A checked configuration. Secrets are not read yet: see [`Config::workers`].
+/// A checked configuration. It holds no secrets: [`Config::workers`] reads them.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The file it came from, if it is one.
+    /// The configuration file. `None` if the configuration came from no file.
     pub file: Option<PathBuf>,
-    /// How NATS is reached.
+    /// The connection to NATS.
     pub nats: NatsConfig,
-    /// Where things are kept, and for how long.
+    /// The data directory and the retention of its contents.
     pub data: DataConfig,
     /// Sizes and ages of streams.
     pub streams: StreamsConfig,
-    /// How calls are made.
+    /// Timeouts, size limits and attempts of calls.
     pub call: CallConfig,
-    /// What is known of models.
+    /// The known models.
     pub catalogue: Catalogue,
-    /// The providers that can be named.
+    /// The providers that an account may name.
     pub providers: Vec<&'static Provider>,
-    /// Lanes and their weights.
+    /// The weight of each lane.
     pub lanes: [(Lane, u64); 3],
     /// The accounts, by name.
     pub accounts: BTreeMap<String, AccountConfig>,
     /// The pools, by name.
     pub pools: BTreeMap<String, PoolConfig>,
-    /// What serves models that no pool is for: without a configuration there is a pool for each that is asked for.
+    /// The targets of models that have no configured pool: each requested model gets a pool. `None`
+    /// if pools are configured, or if there is no account.
     pub on_demand: Option<OnDemand>,
-    /// Teams that differ from the defaults.
+    /// The configured teams, by name. All other teams have the defaults.
     pub teams: BTreeMap<String, TeamConfig>,
 }
 
-/// How NATS is reached.
+/// The connection to NATS.
 #[derive(Debug, Clone)]
 pub struct NatsConfig {
-    /// A server that others run; without it, Forebay minds its own.
+    /// The URL of an external NATS server. `None` if Forebay runs a server itself.
     pub url: Option<String>,
-    /// Where the minded server listens, if that is given; port 0 is any free one.
+    /// The listen address of the managed server. Port 0 takes any free port. `None` means the
+    /// default address.
     pub listen: Option<SocketAddr>,
-    /// All names.
+    /// The names of subjects, streams and buckets.
     pub names: Names,
-    /// How often the minded server syncs its files.
+    /// The interval at which the managed server syncs its files to disk.
     pub sync_interval: Duration,
-    /// Whether jobs of teams that are not configured are refused.
+    /// True if jobs of teams that are not configured are refused.
     pub refuses_unknown_teams: bool,
 }
 
 impl NatsConfig {
-    /// Where the minded server listens.
+    /// Returns the listen address of the managed server.
     pub fn address(&self) -> SocketAddr {
         self.listen.unwrap_or(USUAL_ADDRESS)
     }
 }
 
-/// Where things are kept, and for how long.
+/// The data directory and the retention of its contents.
 #[derive(Debug, Clone)]
 pub struct DataConfig {
-    /// The data directory.
+    /// The path of the data directory.
     pub dir: PathBuf,
-    /// Days for which results are kept.
+    /// Number of days for which results are kept.
     pub keep_days: u16,
-    /// Days for which an answered identity is not called again.
+    /// Number of days for which an answered identity causes no further call.
     pub dedupe_days: u16,
 }
 
 /// Sizes and ages of streams.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamsConfig {
-    /// Bytes of waiting jobs beyond which publishers are refused.
+    /// Total size of waiting jobs; publishers are refused beyond it.
     pub jobs_max_bytes: StreamSize,
-    /// Waiting jobs of one pool, team and lane beyond which their publishers are refused, if that is limited.
+    /// Number of waiting jobs per pool, team and lane; their publishers are refused beyond it.
+    /// `None` means no limit.
     pub jobs_max_per_queue: Option<u32>,
-    /// How long completions are kept in the stream.
+    /// The time for which completions are kept in the stream.
     pub completions_max_age: Duration,
-    /// Bytes of completions beyond which the oldest go.
+    /// Total size of completions; the oldest are deleted beyond it.
     pub completions_max_bytes: StreamSize,
-    /// The most that each of the two object stores holds, in bytes: what does not fit is refused of jobs, and of
-    /// completions the oldest go.
+    /// Size of each of the two object stores. Beyond it, new jobs are refused, and the oldest
+    /// completions are deleted.
     pub objects_max_bytes: StreamSize,
 }
 
-/// The most that a stream holds.
+/// The maximum size of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamSize {
-    /// So many bytes, or the stream cannot be made.
+    /// A configured size in bytes. The stream is not created if the server has less room.
     Given(u64),
-    /// So many bytes, or what the server has room for when the stream is made.
+    /// A default size in bytes. The stream is created smaller if the server has less room.
     Usual(u64),
 }
 
 impl StreamSize {
-    /// In bytes.
+    /// Returns the size in bytes.
     pub fn bytes(self) -> u64 {
         let (StreamSize::Given(bytes) | StreamSize::Usual(bytes)) = self;
         bytes
     }
 }
 
-/// How calls are made.
+/// Timeouts, size limits and attempts of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct CallConfig {
-    /// Attempts that count.
+    /// Maximum number of attempts of a job. Attempts that do not count, such as refusals by a
+    /// limit, are not included.
     pub attempts: u32,
-    /// From sending to the end of the answer.
+    /// The time from sending a request to the end of its response.
     pub timeout: Duration,
-    /// For the connection alone.
+    /// The time to establish the connection.
     pub connect_timeout: Duration,
-    /// The largest job that is fetched from the object store, in bytes.
+    /// Maximum size in bytes of a job that is fetched from the object store.
     pub max_request: usize,
-    /// The largest answer that is taken, in bytes.
+    /// Maximum size in bytes of a response.
     pub max_answer: usize,
 }
 
-/// An account.
+/// An account at a provider.
 #[derive(Debug, Clone)]
 pub struct AccountConfig {
-    /// Where its calls go.
+    /// The endpoint of its calls.
     pub endpoint: Endpoint,
-    /// Where its credentials are.
+    /// The sources of its credentials.
     pub keys: Vec<KeyConfig>,
     /// Its limits.
     pub limits: Vec<Limit>,
 }
 
-/// Where a credential is.
+/// A named credential and its source.
 #[derive(Debug, Clone)]
 pub struct KeyConfig {
-    /// Its name, for people.
+    /// The name of the key in output and messages.
     pub name: String,
-    /// Where it is read from.
+    /// The source of the credential.
     pub source: KeySource,
 }
 
-/// Where a credential is read from.
+/// The source of a credential.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// An environment variable.
+    /// The name of an environment variable.
     Env(String),
-    /// A file.
+    /// The path of a file.
     File(PathBuf),
 }
 
-/// A named queue.
+/// A pool: a named queue.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
-    /// What serves it.
+    /// The targets that serve it.
     pub targets: Vec<TargetConfig>,
-    /// Whether what one target refuses for its content is taken to another.
+    /// True if a request that one target refuses for its content is sent to another target.
     pub content_fallback: bool,
-    /// Whether embeddings of several jobs travel in one request.
+    /// True if embeddings of several jobs are merged into one request.
     pub merge: bool,
-    /// Whether another job's answer may serve one that does not say.
+    /// The cache mode of jobs that name none. It decides if another job's answer may serve a job.
     pub cache: Cache,
 }
 
-/// An account and a model that serve a pool.
+/// A target: an account and a model that serve a pool.
 #[derive(Debug, Clone)]
 pub struct TargetConfig {
     /// The account's name.
     pub account: String,
-    /// The model to ask for.
+    /// The model that requests name.
     pub model: String,
-    /// Lower tiers first.
+    /// The tier. Lower tiers are used first.
     pub tier: u32,
-    /// Its share where several of a tier have room.
+    /// The share of this target where several targets of a tier have capacity.
     pub weight: f64,
-    /// How long a job waits for lower tiers first.
+    /// The time for which a job waits for lower tiers before this target may serve it.
     pub after: Duration,
-    /// The most tokens of prompt and answer together, where that is known.
+    /// Maximum number of tokens of prompt and response together. `None` means the catalogue's
+    /// value, if there is one.
     pub context_window: Option<u64>,
 }
 
 impl Config {
-    /// Reads `file`, or `forebay.toml` in the working directory if there is one, or else what the environment says.
+    /// Reads `file`, or else `forebay.toml` in the working directory, or else the environment.
+    ///
+    /// The environment also provides the accounts of a file that has neither accounts nor pools.
     ///
     /// # Errors
-    /// With all mistakes.
+    /// Returns all mistakes of the configuration.
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigErrors> {
         let default = Path::new(DEFAULT_FILE);
         let Some(file) = file.or_else(|| default.exists().then_some(default)) else {
@@ -275,10 +282,11 @@ impl Config {
         }
     }
 
-    /// Reads a configuration from its text. Where it has accounts and no pools, these are made as models are asked for.
+    /// Parses the text of a configuration. If it has accounts and no pools, each requested model
+    /// gets a pool.
     ///
     /// # Errors
-    /// With all mistakes.
+    /// Returns all mistakes of the configuration.
     pub fn parse(text: &str) -> Result<Self, ConfigErrors> {
         let (raw, mut mistakes, unreadable) = raw::read(text);
         let mut config = check::check(raw, &unreadable, &mut mistakes);
@@ -294,18 +302,19 @@ impl Config {
         Ok(config)
     }
 
-    /// The defaults, with what the environment says.
+    /// Returns the defaults, with the accounts of the environment.
     ///
     /// # Errors
-    /// With every address there that is none.
+    /// Returns each invalid address in the environment.
     pub fn of_environment() -> Result<Self, ConfigErrors> {
         Self::parse("")?.with_environment(environment::variable)
     }
 
-    /// With an account for each provider whose key is in the environment, and a pool for each model asked for.
+    /// Sets the accounts to one for each provider whose key is in the environment. Each requested
+    /// model then gets a pool.
     ///
     /// # Errors
-    /// With every address there that is none.
+    /// Returns each invalid address in the environment.
     pub(crate) fn with_environment(
         self,
         read: impl Fn(&str) -> Option<String>,
@@ -328,10 +337,11 @@ impl Config {
         }
     }
 
-    /// What workers need, with the credentials read.
+    /// Builds the configuration of the workers and reads the credentials.
     ///
     /// # Errors
-    /// With every credential that is not there, and if there is nothing to serve.
+    /// Returns each credential that is missing or malformed. Returns a mistake if there is nothing
+    /// to serve.
     pub fn workers(&self) -> Result<forebay_workers::Config, ConfigErrors> {
         let mut mistakes = Vec::new();
         if self.pools.is_empty() && self.on_demand.is_none() {
@@ -412,7 +422,7 @@ impl Config {
 }
 
 impl Config {
-    /// Whether somebody serves a job for a pool that is not configured.
+    /// Returns true if an account serves a job whose pool is not configured.
     pub fn serves(&self, pool: &str, model: Option<&str>) -> bool {
         self.on_demand
             .as_ref()
@@ -431,13 +441,13 @@ impl Config {
         }
     }
 
-    /// Why jobs of a team would be refused, if they would be.
+    /// Returns why jobs of a team are refused. `None` means that they are accepted.
     pub fn refuses_team(&self, team: &str) -> Option<String> {
         let is_known = team == DEFAULT_TEAM || self.teams.contains_key(team);
         (self.nats.refuses_unknown_teams && !is_known).then(|| unknown_team(team))
     }
 
-    /// What is known of a target's model.
+    /// Finds a target's model in the catalogue.
     fn model(&self, target: &TargetConfig) -> Option<&CatalogueModel> {
         let account = self.accounts.get(&target.account)?;
         self.catalogue
@@ -472,7 +482,7 @@ impl AccountConfig {
             }
         }
         if self.keys.is_empty() {
-            // The provider may be called without one.
+            // The provider may be called without a key.
             keys.push(accounts::AccountKey {
                 name: "none".to_owned(),
                 secret: Secret::new(""),

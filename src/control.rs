@@ -1,5 +1,5 @@
-//! What operators and those who wait for an answer can ask over NATS, as services that `nats micro ls`
-//! shows.
+//! The services over NATS for operators and for clients that wait for an answer. `nats micro ls`
+//! lists them.
 
 pub mod messages;
 
@@ -31,10 +31,10 @@ pub struct ControlServices {
 }
 
 impl ControlServices {
-    /// Starts to answer.
+    /// Starts to answer requests.
     ///
     /// # Errors
-    /// When a subject cannot be served.
+    /// Returns an error when a subject cannot be served.
     pub async fn start(
         connection: &Connection,
         worker: Arc<Worker>,
@@ -81,7 +81,7 @@ impl ControlServices {
         Ok(Self { service, tasks })
     }
 
-    /// Ends the services.
+    /// Stops the services.
     pub async fn stop(self) {
         for task in self.tasks {
             task.abort();

@@ -1,36 +1,38 @@
-//! Forebay: an asynchronous broker for AI requests. This crate is everything before the publish,
-//! everything a person touches, and the process; `forebay-workers` is everything from fetch to ack,
-//! and `forebay-schemas` what crosses the wire between them.
+//! Forebay: an asynchronous broker for AI requests.
+//!
+//! This crate has everything before the publish, the user interfaces and the process.
+//! `forebay-workers` has everything from fetch to ack. `forebay-schemas` has the wire format
+//! between them.
 
-// The configuration, and everything that is checked in it.
+// The configuration and its checks.
 pub mod config;
 
-// The models that are known, their prices and their limits.
+// The known models, their prices and their limits.
 pub mod catalogue;
 
 // The command line.
 pub mod cli;
 
-// A batch from its file to its files of answers.
+// Batches: from a file of requests to the files of answers.
 pub mod batch;
 
 // The parts of a running process, in the order in which they start.
 pub mod app;
 
-// The worker of this process.
+// The type of the worker in this process.
 pub mod worker;
 
-// What several processes of one prefix share.
+// The state that processes of one prefix share.
 pub mod cluster;
 
-// What operators and those who wait for an answer can ask over NATS.
+// The services over NATS for operators and for clients that wait for an answer.
 pub mod control;
 
-// NATS as Forebay uses it.
+// NATS: server, connection, streams and object stores.
 pub mod nats;
 
-// What 0.1 left, and how it is taken over.
+// The upgrade of what 0.1 left at the NATS server.
 pub mod upgrade;
 
-// The process: its data directory, its logs and its end.
+// The process: its data directory, its logs and its shutdown.
 pub mod process;

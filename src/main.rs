@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // Before anything else: async-nats and reqwest must find the same TLS crypto provider, and rustls
-    // panics when it has to choose between two.
+    // This must come first. async-nats and reqwest must find the same TLS crypto provider, and
+    // rustls panics when it has to choose between two.
     if rustls::crypto::ring::default_provider()
         .install_default()
         .is_err()

@@ -1,4 +1,4 @@
-//! NATS as Forebay uses it: the server that it starts, the connection, the streams and the objects in them.
+//! NATS: the managed server, the connection, the streams and the object stores.
 
 pub mod server;
 

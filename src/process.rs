@@ -1,4 +1,4 @@
-//! The process: its data directory, its logs and its end.
+//! The process: its data directory, its logs and its shutdown.
 
 pub mod data_dir;
 pub mod shutdown;

@@ -1,8 +1,11 @@
-//! What Forebay 0.1 left at the NATS server is taken over once: state in key-value buckets and scheduled jobs get the names
-//! and words of today, and what held them is deleted. Completions, dead letters and waiting jobs stay where they are and
-//! are read as they are: see [`forebay_schemas::format`].
+//! The upgrade of what Forebay 0.1 left at the NATS server. It is done once.
 //!
-//! Each step can be done again, so that a process that ends amid them loses nothing.
+//! State in key-value buckets and scheduled jobs get today's names and words. The former buckets
+//! and streams are then deleted. Completions, dead letters and waiting jobs stay where they are and
+//! are read in their own format: see [`forebay_schemas::format`].
+//!
+//! # Errors
+//! ach step can be repeated, so a process that ends in the middle loses nothing.
 
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::kv::{self, Store};
@@ -20,10 +23,10 @@ use crate::control::controls::ControlOrder;
 use crate::nats::connection::{Connection, Error};
 use crate::nats::streams;
 
-/// Takes over what 0.1 left, if it left anything; today's streams are made.
+/// Takes over what 0.1 left, if there is anything. Today's streams must exist.
 ///
 /// # Errors
-/// When NATS does not answer, or does not do it.
+/// Returns an error when NATS does not answer or refuses a step.
 pub async fn take_over(connection: &Connection) -> Result<(), Error> {
     let taken = async {
         take_over_schedules(&connection.context, &connection.names)
@@ -73,10 +76,10 @@ async fn delete(connection: &Connection, name: String) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// An entry's key and value of today.
+/// The key and the value of an entry in today's words.
 type BucketEntry = (String, Vec<u8>);
 
-/// Copies each entry in the words of today, unless it was copied before.
+/// Copies each entry in today's words, unless it was copied before.
 async fn copy(
     former: &Store,
     store: &Store,
@@ -106,7 +109,7 @@ fn account(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
     Ok((key.to_owned(), serde_json::to_vec(&standing)?))
 }
 
-/// What can pause, in the words of 0.1.
+/// The target of a pause, in the words of 0.1.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", content = "name", rename_all = "lowercase")]
 enum FormerPausable {
@@ -115,7 +118,7 @@ enum FormerPausable {
     Team(String),
 }
 
-/// What operators ordered, in the words of 0.1.
+/// An order of an operator, in the words of 0.1.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum FormerOrder {

@@ -1,7 +1,7 @@
-//! The worker of this process: its jobs come from JetStream, its calls go out over HTTP.
+//! The type of the worker in this process: jobs come from JetStream, calls are sent over HTTP.
 
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::upstream::http::HttpUpstream;
 
-/// The worker that runs in this process.
+/// A worker that takes jobs from JetStream and sends calls over HTTP.
 pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;

@@ -1,4 +1,4 @@
-//! What the lines of a batch used and cost together.
+//! The tokens and the cost of a batch.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use forebay_schemas::{Completion, Usage};
 use rust_decimal::Decimal;
 use serde_json::{Value, json};
 
-/// What the lines of a batch used and cost together.
+/// The tokens and the cost of the lines of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CostSummary {
-    /// Tokens, where providers say.
+    /// Number of tokens, as far as providers report them.
     pub usage: Usage,
     /// US dollars, of the lines whose cost is known.
     pub amount: Decimal,
-    /// Lines that were called and whose cost is not known.
+    /// Number of lines that were called and whose cost is unknown.
     pub unknown: usize,
 }
 
@@ -39,7 +39,7 @@ impl CostSummary {
             .and_then(|cost| cost.amount.parse().ok());
         match cost.and_then(|cost| self.amount.checked_add(cost)) {
             Some(amount) => self.amount = amount,
-            // A refusal is not charged, and neither is what was never called.
+            // Neither a refusal nor a job that was never called is charged.
             None if completion
                 .response
                 .as_ref()
@@ -51,7 +51,7 @@ impl CostSummary {
         }
     }
 
-    /// For programs.
+    /// Returns the summary as JSON.
     pub fn in_json(&self) -> Value {
         json!({
             "usage": self.usage,
@@ -92,7 +92,7 @@ impl fmt::Display for CostSummary {
     }
 }
 
-/// A count with its thousands apart.
+/// Formats a count with commas between groups of three digits.
 pub fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let groups: Vec<_> = digits

@@ -1,4 +1,4 @@
-//! A batch's completions as they come, over restarts of the server.
+//! The completions of a batch as they arrive, across restarts of the server.
 
 use std::time::Duration;
 
@@ -19,38 +19,38 @@ use crate::nats::connection::Connection;
 /// The pause before the stream is read again.
 const REREAD_PAUSE: Duration = Duration::from_millis(500);
 
-/// A completion, and what its message tells of it.
+/// A completion with the metadata of its message.
 #[derive(Debug)]
 pub(crate) struct FoundCompletion {
     pub(crate) completion: Completion,
-    /// Which request it answers, if it says so.
+    /// The fingerprint of the request that it answers. `None` if the message has none.
     pub(crate) fingerprint: Option<String>,
-    /// Its place in the stream.
+    /// Its sequence number in the stream.
     pub(crate) sequence: u64,
-    /// How many of the batch's are behind it in the stream.
+    /// Number of the batch's completions behind it in the stream.
     pub(crate) pending: u64,
 }
 
-/// A batch's completions, those in the stream first.
+/// The completions of a batch, beginning with those in the stream.
 pub(crate) struct BatchCompletions {
     connection: Connection,
     filter: String,
     messages: Ordered,
-    /// Whether they are to be read anew.
+    /// True if the stream must be read again.
     is_lost: bool,
-    /// The last message, while it is opened.
+    /// The last message, while its completion is opened.
     opening: Option<AbortOnDropHandle<anyhow::Result<FoundCompletion>>>,
-    /// How many were in the stream when it was opened.
+    /// Number of completions in the stream when it was opened.
     pub(crate) stored: u64,
-    /// When the streams of jobs and of completions were made.
+    /// The creation times of the streams of jobs and of completions.
     made: [i64; 2],
 }
 
 impl BatchCompletions {
-    /// Begins to read.
+    /// Starts to read.
     ///
     /// # Errors
-    /// When the stream cannot be read.
+    /// Returns an error when the stream cannot be read.
     pub(crate) async fn open(connection: &Connection, batch: &Batch) -> anyhow::Result<Self> {
         let filter = connection
             .names
@@ -68,8 +68,10 @@ impl BatchCompletions {
         })
     }
 
-    /// The next one. After a loss they are read from the first one again, so that some come twice. Nothing is
-    /// lost if whoever waits for it stops waiting.
+    /// Returns the next completion. After a loss, the stream is read from the first one again, so
+    /// completions can come twice.
+    ///
+    /// This is cancel-safe: no completion is lost if the future is dropped.
     pub(crate) async fn next(&mut self) -> FoundCompletion {
         loop {
             if self.is_lost {
@@ -93,7 +95,7 @@ impl BatchCompletions {
         }
     }
 
-    /// Opens the next message; `None` if it is no completion.
+    /// Opens the next message. Returns `None` if it holds no completion.
     async fn opened(&mut self) -> Result<Option<FoundCompletion>, String> {
         let opening = match &mut self.opening {
             Some(opening) => opening,
@@ -104,7 +106,7 @@ impl BatchCompletions {
                     .await
                     .ok_or("it ended")?
                     .map_err(|error| error.to_string())?;
-                // What it names may take long to fetch.
+                // Fetching the object that the message names may take long.
                 let connection = self.connection.clone();
                 self.opening
                     .insert(AbortOnDropHandle::new(tokio::spawn(async move {
@@ -127,8 +129,8 @@ impl BatchCompletions {
         }
     }
 
-    /// Whether somebody deleted the streams and they were made again, since this was asked last: then
-    /// they are read from the start, and jobs that were in them are gone.
+    /// Returns true if the streams were deleted and created again since the last call. They are
+    /// then read from the start, and the jobs in them are lost.
     pub(crate) async fn were_made_again(&mut self) -> bool {
         if !self.connection.is_up() {
             return false;
@@ -162,7 +164,7 @@ async fn made(connection: &Connection) -> anyhow::Result<[i64; 2]> {
     Ok(made)
 }
 
-/// The completions on `filter`, and how many are in the stream.
+/// Returns the completions on `filter`, and their number in the stream.
 async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
     let unreadable = "the stream of completions cannot be read";
     let name = connection.names.completions_stream();
@@ -173,7 +175,7 @@ async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered,
         .context(unreadable)?;
     let config = OrderedConfig {
         filter_subject: filter.to_owned(),
-        // Of a line that was called again, the last answer counts.
+        // If a line was called again, the last answer counts.
         deliver_policy: DeliverPolicy::LastPerSubject,
         ..OrderedConfig::default()
     };

@@ -1,28 +1,28 @@
-//! Why lines of a batch did not succeed: the reasons, and what one of each was told.
+//! The reasons why lines of a batch did not succeed, each with an example.
 
 use std::collections::BTreeMap;
 
 use forebay_schemas::Completion;
 use serde_json::{Value, json};
 
-/// Reasons that are shown to a person.
+/// Number of reasons that are shown.
 const SHOWN: usize = 3;
-/// What is shown of a message, in characters.
+/// Maximum length of a shown message in characters.
 const LONGEST: usize = 200;
 
-/// Why lines did not succeed, by the code of the failure.
+/// The reasons why lines did not succeed, by the code of the failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FailureSummary(BTreeMap<String, FailureReason>);
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct FailureReason {
     lines: usize,
-    /// What the first of them was told.
+    /// The message of the first of these lines.
     message: String,
 }
 
 impl FailureSummary {
-    /// Adds a line, if it failed.
+    /// Adds a line if it failed.
     pub fn add(&mut self, completion: &Completion) {
         let Some(error) = &completion.error else {
             return;
@@ -40,7 +40,7 @@ impl FailureSummary {
         all
     }
 
-    /// The most frequent reasons, a line each.
+    /// Returns the most frequent reasons, one per line.
     pub fn lines(&self) -> Vec<String> {
         let all = self.most_first();
         let mut lines: Vec<_> = all
@@ -56,7 +56,7 @@ impl FailureSummary {
         lines
     }
 
-    /// For programs.
+    /// Returns the reasons as JSON.
     pub fn in_json(&self) -> Value {
         let reason = |(code, reason): &(&String, &FailureReason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
         self.most_first().iter().map(reason).collect()

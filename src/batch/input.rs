@@ -1,4 +1,4 @@
-//! An OpenAI Batch input file: read and checked as a whole before anything is published.
+//! An OpenAI Batch input file. It is read and checked as a whole before anything is published.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -11,42 +11,42 @@ use forebay_schemas::subjects::hex;
 use forebay_schemas::{Identity, Job};
 use sha2::{Digest, Sha256};
 
-/// Problems that are printed; the rest is counted.
+/// Number of problems that are printed. The others are counted.
 const SHOWN: usize = 10;
 
-/// A batch, ready to be published.
+/// A batch that is ready to be published.
 #[derive(Debug)]
 pub struct Batch {
-    /// Its name: what makes a second run of the same file the same batch.
+    /// Its name. A second run of the same file has the same name, and so is the same batch.
     pub name: String,
-    /// The team that it belongs to.
+    /// Its team.
     pub team: String,
-    /// Its lines, in order.
+    /// Its lines, in input order.
     pub lines: Vec<BatchLine>,
 }
 
 /// A line of a batch.
 #[derive(Debug, Clone)]
 pub struct BatchLine {
-    /// Where it stands in the file, 1 for the first line.
+    /// Its line number in the file, from 1.
     number: usize,
-    /// Its job's id.
+    /// The id of its job.
     pub id: String,
-    /// The pool that it is for.
+    /// Its pool.
     pub pool: String,
     /// The model that it names.
     model: Option<String>,
-    /// The line as it stands in the file.
+    /// The text of the line.
     text: Bytes,
 }
 
 impl BatchLine {
-    /// The model that it asks for, if it names one.
+    /// Returns the model that the line names, if any.
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
     }
 
-    /// Why none of the pools that there are can serve it.
+    /// Returns why none of the known pools can serve the line.
     fn no_pool(&self, known: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
         let Some(models) = known.get(&self.pool) else {
             return Some(match &self.model {
@@ -54,7 +54,7 @@ impl BatchLine {
                 _ => format!("{}; name one with --pool", unknown_pool(&self.pool, known)),
             });
         };
-        // The pool's own name stands for any of its models.
+        // The pool's own name means any of its models.
         let model = self.model.as_ref().filter(|model| **model != self.pool)?;
         if models.is_empty() || models.contains(model) {
             return None;
@@ -67,13 +67,13 @@ impl BatchLine {
         ))
     }
 
-    /// Bytes of its job.
+    /// Returns the size of the job in bytes.
     pub fn size(&self) -> usize {
         self.text.len()
     }
 }
 
-/// What is wrong with an input file.
+/// The lines of an input file that cannot be sent, and why.
 #[derive(Debug)]
 pub struct InputProblems {
     file: PathBuf,
@@ -101,32 +101,32 @@ impl fmt::Display for InputProblems {
 
 impl std::error::Error for InputProblems {}
 
-/// What of a batch is chosen on the command line.
+/// The choices for a batch on the command line.
 #[derive(Debug, Clone, Default)]
 pub struct BatchChoices {
-    /// The pool of all lines; else that of each line's model.
+    /// The pool of all lines. `None` means the pool of each line's model.
     pub pool: Option<String>,
     /// The team.
     pub team: String,
-    /// The batch's name; else made from file, pool and team.
+    /// The name of the batch. `None` means a name that is derived from file, pool and team.
     pub name: Option<String>,
 }
 
 impl Batch {
-    /// Reads `path`.
+    /// Reads the file at `path`.
     ///
     /// # Errors
-    /// When the file cannot be read, or with all lines that cannot be sent.
+    /// Returns an error when the file cannot be read, or one with all lines that cannot be sent.
     pub fn read(path: &Path, choices: &BatchChoices) -> anyhow::Result<Self> {
         let text =
             std::fs::read(path).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
         Self::parse(path, text.into(), choices)
     }
 
-    /// Reads the text of `path`.
+    /// Parses the text of the file at `path`.
     ///
     /// # Errors
-    /// With all lines that cannot be sent.
+    /// Returns an error with all lines that cannot be sent.
     pub fn parse(path: &Path, text: Bytes, choices: &BatchChoices) -> anyhow::Result<Self> {
         let name = choices
             .name
@@ -196,11 +196,12 @@ impl Batch {
         .into())
     }
 
-    /// Refuses lines whose pool is not among `known`, lines whose model is none of their pool's, where those are
-    /// known, and lines that are too large to be called. Where pools are made as they are asked for, none need be known.
+    /// Refuses lines whose pool is not in `known`, lines whose model is not served by their pool,
+    /// and lines that are too large. A pool without models in `known` serves any model. Without
+    /// `known`, only the size is checked.
     ///
     /// # Errors
-    /// With all those lines.
+    /// Returns an error with all refused lines.
     pub fn check(
         &self,
         path: &Path,
@@ -231,15 +232,15 @@ impl Batch {
         }
     }
 
-    /// The pool and the job of each line.
+    /// Returns the pool and the job of each line.
     pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
-        // The lines were read before.
+        // The lines were parsed before, so none is left out here.
         self.lines
             .iter()
             .filter_map(|line| Some((line.pool.clone(), Job::parse(&line.text).ok()?)))
     }
 
-    /// The identity of a line's job.
+    /// Returns the identity of a line's job.
     pub fn identity(&self, line: &BatchLine) -> Identity {
         Identity {
             team: self.team.clone(),
@@ -248,9 +249,9 @@ impl Batch {
         }
     }
 
-    /// The message of a line's job.
+    /// Returns the message of a line's job.
     pub fn message(&self, line: &BatchLine) -> Bytes {
-        // The line was read before, and a job that was read can be written.
+        // The line was parsed before, and a parsed job can be serialised.
         let mut job = match Job::parse(&line.text) {
             Ok(job) => job,
             Err(_) => return line.text.clone(),
@@ -259,14 +260,14 @@ impl Batch {
         serde_json::to_vec(&job).map_or_else(|_| line.text.clone(), Bytes::from)
     }
 
-    /// Which request a line is.
+    /// Returns the fingerprint of a line's request.
     pub fn fingerprint(&self, line: &BatchLine) -> Option<String> {
         Job::parse(&line.text)
             .ok()
             .map(|job| job.fingerprint(&line.pool))
     }
 
-    /// How many lines each pool has.
+    /// Returns the number of lines of each pool.
     pub fn pools(&self) -> BTreeMap<&str, usize> {
         self.lines.iter().fold(BTreeMap::new(), |mut pools, line| {
             *pools.entry(line.pool.as_str()).or_default() += 1;
@@ -275,7 +276,7 @@ impl Batch {
     }
 }
 
-/// What a line is found and published by.
+/// The fields of a line by which it is found and published.
 struct Read {
     id: String,
     custom_id: Option<String>,
@@ -306,7 +307,7 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
     })
 }
 
-/// What is said of a model that nobody serves, where pools are made for models.
+/// Formats the problem of a model that no account serves, where pools are made on demand.
 fn nobody_has(model: &str) -> String {
     format!(
         "no account is known to have the model `{model}`, or its pool is another than --pool says; to have it called all \
@@ -314,7 +315,7 @@ fn nobody_has(model: &str) -> String {
     )
 }
 
-/// What is said of a pool that is not among `known`.
+/// Formats the problem of a pool that is not in `known`.
 pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
     let known: Vec<_> = known.keys().map(String::as_str).collect();
     if known.is_empty() {
@@ -328,10 +329,10 @@ pub fn unknown_pool<T>(pool: &str, known: &BTreeMap<String, T>) -> String {
     )
 }
 
-/// Refuses a job whose `url` no provider has.
+/// Refuses a job with an unknown `url`.
 ///
 /// # Errors
-/// With the urls that there are.
+/// Returns the problem, with all known values of `url`.
 pub fn check_url(job: &Job) -> Result<(), String> {
     if WorkKind::of(&job.url).is_some() {
         return Ok(());
@@ -344,12 +345,12 @@ pub fn check_url(job: &Job) -> Result<(), String> {
     ))
 }
 
-/// A text without the mark that some programs begin it with.
+/// Returns the text without a leading byte order mark.
 pub fn without_bom(text: &[u8]) -> &[u8] {
     text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text)
 }
 
-/// 16 hex digits of the SHA-256 of file, pool and team.
+/// Derives a batch's name: the first 16 hex digits of the SHA-256 of file, pool and team.
 fn name_of(text: &[u8], choices: &BatchChoices) -> String {
     let mut hash = Sha256::new();
     hash.update((text.len() as u64).to_be_bytes());
@@ -461,7 +462,7 @@ mod tests {
         batch
             .check(path, Some(&own), 1 << 20)
             .expect("a target's model");
-        // The pool's name, or none, is any of its models.
+        // The pool's name, or no name, means any of its models.
         let chat = BatchChoices {
             pool: Some("chat".to_owned()),
             ..choices()

@@ -1,4 +1,5 @@
-//! OUT and ERR: in input order, under another name until they are whole.
+//! The two output files of a batch, OUT and ERR. Their lines are in input order, and they have
+//! another name until they are complete.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -14,17 +15,18 @@ use serde::Deserialize;
 
 use crate::batch::input::Batch;
 
-/// Where the lines go.
+/// The paths of the output files.
 #[derive(Debug, Clone)]
 pub struct OutputFiles {
-    /// Succeeded lines.
+    /// The file for succeeded lines.
     pub output: PathBuf,
-    /// All others.
+    /// The file for all other lines.
     pub errors: PathBuf,
 }
 
 impl OutputFiles {
-    /// `errors` is `OUT.errors.jsonl` where none is named: `out.errors.jsonl` beside `out.jsonl`.
+    /// Names the output files. Without `errors`, the file of errors is `out.errors.jsonl` beside
+    /// `out.jsonl`.
     pub fn new(output: PathBuf, errors: Option<PathBuf>) -> Self {
         let errors = errors.unwrap_or_else(|| {
             let name = output.file_name().unwrap_or_default().to_string_lossy();
@@ -35,34 +37,38 @@ impl OutputFiles {
     }
 }
 
-/// The files as they are written. While this lives, no other run writes the same ones.
+/// The output files of a run. While this exists, no other run writes the same files.
 #[derive(Debug)]
 pub struct BatchOutput {
     output: OutputPart,
     errors: OutputPart,
     failed: usize,
-    /// The place whose line is written next.
+    /// The index of the line that is written next.
     next: usize,
-    /// Lines that came before their turn.
+    /// Lines that completed before their turn, by index.
     early: BTreeMap<usize, (Status, Vec<u8>)>,
 }
 
-/// A file under its other name.
+/// An output file under its partial name.
 #[derive(Debug)]
 struct OutputPart {
     path: PathBuf,
     partial: PathBuf,
     file: BufWriter<File>,
-    /// Whether it has its name, or was deleted.
+    /// True once the file has its final name.
     settled: bool,
 }
 
 impl BatchOutput {
-    /// Opens the partial files; what an earlier run left in them is written again from the stream. Never
-    /// touches what is not a plain file or not this batch's; `force` allows the latter for OUT and ERR.
+    /// Opens the partial files. The lines that an earlier run wrote into them are written again
+    /// from the stream.
+    ///
+    /// Never changes anything but plain files of this batch. With `force`, OUT and ERR may belong
+    /// to something else.
     ///
     /// # Errors
-    /// When a file cannot be written, is written by another run, is the input, or is not this batch's.
+    /// Returns an error when a file cannot be written, is written by another run, is the input, or
+    /// belongs to something else.
     pub fn open(
         input: &Path,
         files: OutputFiles,
@@ -107,10 +113,10 @@ impl BatchOutput {
         })
     }
 
-    /// Takes the completion of the line at `place`.
+    /// Takes the completion of the line at index `place`.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// Returns an error when a file cannot be written.
     pub fn take(&mut self, place: usize, completion: &Completion) -> anyhow::Result<()> {
         let mut line = serde_json::to_vec(&completion.output_line())?;
         line.push(b'\n');
@@ -133,10 +139,10 @@ impl BatchOutput {
         Ok(())
     }
 
-    /// Gives the whole files their names. ERR exists only where something failed.
+    /// Gives the complete files their names. ERR exists only if a line failed.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// Returns an error when a file cannot be written.
     pub fn finish(mut self) -> anyhow::Result<()> {
         self.output.keep().context("the output cannot be written")?;
         if self.failed > 0 {
@@ -155,7 +161,7 @@ impl OutputPart {
     fn open(path: PathBuf) -> anyhow::Result<Self> {
         let partial = partial(&path);
         let failed = || format!("{} cannot be written", partial.display());
-        // Not truncated before it is known to be nobody else's.
+        // The file is not truncated until the lock shows that no other run writes it.
         let file = File::options()
             .write(true)
             .create(true)
@@ -163,7 +169,7 @@ impl OutputPart {
             .open(&partial);
         let file = file.with_context(failed)?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
-        // Another run may have given it its name between the opening and the lock.
+        // Another run may have renamed the file between the opening and the lock.
         let same = fs::metadata(&partial)
             .is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
         if locked.is_err() || !same {
@@ -191,7 +197,7 @@ impl OutputPart {
 }
 
 impl Drop for OutputPart {
-    /// A file that nothing was written to is no partial result.
+    /// Deletes an empty partial file: it is no partial result.
     fn drop(&mut self) {
         let empty = self.file.flush().is_ok()
             && self
@@ -211,7 +217,7 @@ fn partial(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// The plain file that a path means, links followed, whether it is there or not.
+/// Returns the absolute path of a plain file, with links resolved. The file need not exist.
 fn destination(path: &Path) -> anyhow::Result<PathBuf> {
     match fs::metadata(path) {
         Ok(found) if found.is_file() => {
@@ -233,8 +239,8 @@ fn destination(path: &Path) -> anyhow::Result<PathBuf> {
     }
 }
 
-/// A file that is there is ours if every line of it is the answer to a line of this batch; the last one
-/// may have been cut by a kill.
+/// Refuses a file that does not belong to this batch. Each of its lines must be the answer to a
+/// line of the batch, except for one that was cut off.
 fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct NamedLine {

@@ -1,4 +1,4 @@
-//! How far a batch is: a bar on a terminal, plain lines elsewhere, always on stderr.
+//! The progress of a batch on stderr: a bar on a terminal, plain lines elsewhere.
 
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::batch::totals::RunTotals;
 use crate::control::messages::AccountReport;
 
-/// How often a plain line is printed.
+/// The interval of plain lines.
 const PLAIN: Duration = Duration::from_secs(5);
-/// How many looks the rate is taken over: some ten seconds.
+/// Number of samples over which the rate is calculated: about ten seconds.
 const LOOKS: usize = 11;
 
 /// The progress of one batch.
@@ -22,7 +22,7 @@ pub struct RunProgress {
     quiet: bool,
     printed: Instant,
     started: Option<Instant>,
-    /// Calls that the worker had made at the last looks, oldest first.
+    /// The number of calls of the worker at the last samples, the oldest first.
     looks: VecDeque<(Instant, u64)>,
     in_flight: u64,
     allowed: Option<f64>,
@@ -31,7 +31,8 @@ pub struct RunProgress {
 }
 
 impl RunProgress {
-    /// A bar where stderr is a terminal, else plain lines; nothing at all if `quiet`.
+    /// Creates a bar if stderr is a terminal, and plain lines otherwise. With `quiet`, nothing is
+    /// shown.
     pub fn new(lines: usize, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar =
@@ -54,7 +55,7 @@ impl RunProgress {
         }
     }
 
-    /// What the worker's accounts are doing.
+    /// Takes a sample of the worker's accounts.
     pub fn look(&mut self, accounts: Vec<AccountReport>) {
         self.looks.push_back((
             Instant::now(),
@@ -85,12 +86,12 @@ impl RunProgress {
         self.note = waiting.collect::<Vec<_>>().join(", ");
     }
 
-    /// Something that a person should know now.
+    /// Sets a note that is shown at the end of the line.
     pub fn note(&mut self, note: String) {
         self.note = note;
     }
 
-    /// Shows how far it is.
+    /// Shows the current progress.
     pub fn show(&mut self, totals: &RunTotals) {
         self.started.get_or_insert_with(Instant::now);
         self.done_before.get_or_insert(totals.done());
@@ -103,7 +104,7 @@ impl RunProgress {
         }
     }
 
-    /// Shows the last state.
+    /// Shows the final state.
     pub fn end(mut self, totals: &RunTotals) {
         self.note.clear();
         match &self.bar {
@@ -118,7 +119,7 @@ impl RunProgress {
 
     fn print(&self, totals: &RunTotals) {
         let (done, lines) = (totals.done(), totals.lines);
-        // Nobody reads progress from a stderr that is closed.
+        // If stderr is closed, nothing is shown.
         let _ = writeln!(std::io::stderr(), "{done}/{lines} {}", self.line(totals));
     }
 
@@ -145,7 +146,7 @@ impl RunProgress {
         line
     }
 
-    /// Calls a second over the last looks.
+    /// Returns the calls per second over the last samples.
     fn rate(&self) -> Option<f64> {
         let ((first, before), (last, calls)) = (self.looks.front()?, self.looks.back()?);
         let elapsed = (*last - *first).as_secs_f64();

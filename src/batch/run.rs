@@ -1,4 +1,5 @@
-//! Running a batch: what is not answered yet is published, completions are gathered, files written.
+//! A run of a batch: lines without an answer are published, completions are gathered and files are
+//! written.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -23,24 +24,25 @@ use crate::batch::totals::{RunOutcome, RunTotals};
 use crate::control::messages::{AccountReport, AccountsReport};
 use crate::nats::connection::{Connection, Error};
 
-/// Publishes whose acknowledgement is awaited at once.
+/// Maximum number of publishes that await their acknowledgement.
 const WINDOW: usize = 256;
-/// Lines that no message can hold and that are on their way at once: each looks first whether there is room for it,
-/// and what was put of one that did not fit would stay.
+/// Maximum number of lines in publication that are too large for a message. Each first checks for
+/// room in the object store, and a rejected one would leave its parts there.
 const LARGE_AT_ONCE: usize = 1;
-/// The pause before a publish that was refused is tried again.
+/// The pause before a refused publish is repeated.
 const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(500);
-/// How often the worker is asked what it is doing.
+/// The interval of requests for the state of the worker.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a completion that should be in the stream is waited for.
+/// The time to wait for a completion that should be in the stream.
 const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long accounts that no call ever reached are tried.
+/// The time to wait for accounts that no call has ever reached.
 const UNREACHABLE: Duration = Duration::from_secs(10);
 
 /// Runs a batch to its end, or until `stop`.
 ///
 /// # Errors
-/// When NATS does not answer, files cannot be written, or no account of a pool can serve it any more.
+/// Returns an error when NATS does not answer, or when files cannot be written. Returns an error
+/// when no account of a pool can serve it any more.
 pub async fn run(
     connection: &Connection,
     batch: Batch,
@@ -95,7 +97,7 @@ pub async fn run(
         .map_err(Error::Usage)
 }
 
-/// Publishes lines; those that the server refuses for now are tried again.
+/// Publishes lines. Those that the server refuses for now are published again later.
 async fn publish_all(
     connection: Connection,
     batch: Arc<Batch>,
@@ -158,21 +160,21 @@ async fn publish(
     }
 }
 
-/// What has come so far.
+/// The state of a run.
 struct BatchRun {
     batch: Arc<Batch>,
     places: HashMap<String, usize>,
     answered: HashSet<String>,
-    /// Whether lines that an earlier run got another answer than success for are called again.
+    /// True if lines that did not succeed in an earlier run are called again.
     retry_failed: bool,
-    /// The number of the answer that is asked for, of lines that are called again.
+    /// The next revision of lines that are called again, by id.
     revisions: HashMap<String, u32>,
-    /// The last place in the stream that was there before anything was published now.
+    /// The last sequence number in the stream before this run published anything.
     before: u64,
     totals: RunTotals,
-    /// Lines that were answered before this run.
+    /// Number of lines that were answered before this run.
     done_before: usize,
-    /// Pools that no account of can be reached, and since when.
+    /// Pools none of whose accounts can be reached, and since when.
     unreachable: HashMap<String, Instant>,
     output: BatchOutput,
     progress: RunProgress,
@@ -210,11 +212,11 @@ impl BatchRun {
         }
     }
 
-    /// Reads what is in the stream already.
+    /// Reads the completions that are already in the stream.
     async fn catch_up(&mut self, completions: &mut BatchCompletions) -> anyhow::Result<()> {
         let mut behind = completions.stored;
         while behind > 0 {
-            // What is pushed out of the stream meanwhile never comes.
+            // A completion that is deleted meanwhile for lack of room never arrives.
             let Ok(found) = tokio::time::timeout(COMPLETION_TIMEOUT, completions.next()).await
             else {
                 break;
@@ -227,7 +229,7 @@ impl BatchRun {
         Ok(())
     }
 
-    /// Lines without an answer, and the number of the answer that each is to have.
+    /// Returns the lines without an answer, each with the revision of its next answer.
     fn open(&self) -> Vec<(BatchLine, u32)> {
         let open = self
             .batch
@@ -251,11 +253,11 @@ impl BatchRun {
             ..
         } = found;
         let Some(place) = self.places.get(&completion.id) else {
-            // A batch that was named by hand may hold other files' lines.
+            // A batch with a name from the command line may hold lines of other files.
             return Ok(());
         };
-        // A line that an earlier run got no final answer for is published again; so is one that failed, if that
-        // is asked for.
+        // A line without a final answer from an earlier run is published again. With
+        // `retry_failed`, so is a failed line.
         let failed = self.retry_failed && completion.status != Status::Succeeded;
         let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
         if passed_over && failed {
@@ -287,7 +289,8 @@ impl BatchRun {
         Ok(())
     }
 
-    /// Asks the worker what it is doing, for the progress and to learn whether it can go on at all.
+    /// Requests the state of the worker's accounts, for the progress and to learn if the run can
+    /// continue.
     async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
         let asked = connection
             .client
@@ -336,8 +339,8 @@ impl BatchRun {
         Ok(())
     }
 
-    /// An outage in the middle of a batch is waited out; but where no call ever got through, a wrong
-    /// address is likelier.
+    /// Ends the run if no call ever reached a pool's accounts: a wrong address is likelier than an
+    /// outage. A later outage is waited out.
     fn give_up_unreachable(
         &mut self,
         pool: &str,
@@ -378,10 +381,10 @@ impl BatchRun {
     }
 }
 
-/// Reads and checks everything about the input and the output that can be checked without NATS.
+/// Reads and checks the input and the output, as far as that is possible without NATS.
 ///
 /// # Errors
-/// When lines cannot be sent or files cannot be written.
+/// Returns an error when lines cannot be sent or files cannot be written.
 pub fn prepare(
     input: &Path,
     choices: &crate::batch::input::BatchChoices,

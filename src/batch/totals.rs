@@ -1,34 +1,34 @@
-//! How many lines of a batch have which end.
+//! Totals of a run: the number of lines by their end.
 
 use crate::batch::bill::CostSummary;
 use crate::batch::failures::FailureSummary;
 
-/// How a batch ended.
+/// The outcome of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RunOutcome {
-    /// Every line has its completion.
+    /// Each line has its completion.
     Done(RunTotals),
-    /// It was interrupted; the same command goes on.
+    /// The run was interrupted. The same command resumes it.
     Interrupted(RunTotals),
 }
 
-/// How many lines have which end.
+/// Number of lines by their end, and what they cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunTotals {
-    /// Lines in all.
+    /// Number of lines.
     pub lines: usize,
-    /// Lines with an answer.
+    /// Number of lines with an answer.
     pub succeeded: usize,
-    /// Lines that failed, expired or were cancelled.
+    /// Number of lines that failed, expired or were cancelled.
     pub failed: usize,
-    /// What they used and cost.
+    /// The tokens and the cost of the lines.
     pub bill: CostSummary,
-    /// Why lines did not succeed.
+    /// The reasons why lines did not succeed.
     pub failures: FailureSummary,
 }
 
 impl RunTotals {
-    /// Lines that have their completion.
+    /// Returns the number of lines with a completion.
     pub fn done(&self) -> usize {
         self.succeeded + self.failed
     }

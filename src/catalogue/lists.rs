@@ -1,4 +1,4 @@
-//! Published lists of models: `LiteLLM`'s, models.dev's, and our own.
+//! Published lists of models: `LiteLLM`'s, models.dev's and Forebay's own.
 
 use std::str::FromStr;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{Ability, CatalogueModel};
 
-/// Names of providers in lists that are not Forebay's.
+/// Names of providers in other lists, and Forebay's names for them.
 const PROVIDERS: [(&str, &str); 32] = [
     ("alibaba", "dashscope"),
     ("amazon-bedrock", "bedrock"),
@@ -46,10 +46,10 @@ const PROVIDERS: [(&str, &str); 32] = [
     ("github-models", "github"),
 ];
 
-/// Digits after the point that a price may have; what is beyond is an error of floating-point numbers.
+/// Decimal places of a price. Further digits are errors of floating-point numbers.
 const DIGITS: u32 = 10;
 
-/// Reads a list in whichever of the formats it is.
+/// Reads a list in any of the formats.
 pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
     let value: Value =
         serde_json::from_str(text).map_err(|error| anyhow!("it is no JSON: {error}"))?;
@@ -81,7 +81,7 @@ pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
     Ok(models)
 }
 
-/// The fields of an entry of our own.
+/// The fields of an entry in Forebay's format.
 const FIELDS: [&str; 15] = [
     "provider",
     "name",
@@ -107,7 +107,7 @@ const PRICES: [&str; 5] = [
     "reasoning",
 ];
 
-/// An entry of our own format, whose prices may be numbers or texts.
+/// Reads an entry in Forebay's format, whose prices may be numbers or strings.
 fn own(index: usize, entry: &Value) -> anyhow::Result<CatalogueModel> {
     let name = entry.get("name").and_then(Value::as_str);
     let which = name.map_or_else(
@@ -132,7 +132,7 @@ fn is_field(name: &str) -> bool {
     FIELDS.contains(&name)
 }
 
-/// Prices that are numbers, here and in what is below, become texts, which is how they are kept.
+/// Replaces numeric prices by strings, which is how prices are stored, at every depth.
 fn prices_as_texts(value: &mut Value) -> Result<(), String> {
     match value {
         Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
@@ -159,7 +159,7 @@ fn our_name(provider: &str) -> &str {
         .map_or(provider, |(_, ours)| ours)
 }
 
-/// An entry of `LiteLLM`'s list; `None` for what is no model that a job could ask for.
+/// Reads an entry of `LiteLLM`'s list. Returns `None` if it is no model that a job could name.
 fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
     let listed = entry.get("litellm_provider")?.as_str()?;
     let kind = litellm_kind(entry.get("mode")?.as_str()?)?;
@@ -170,7 +170,8 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
         .or_else(|| strip("bedrock"))
         .unwrap_or(name);
     let provider = our_name(listed);
-    // Sizes of images, and regions, which are in the address and not in the model's name.
+    // Entries for sizes of images, and for regions. A region is part of the address and not of the
+    // model's name.
     if name.contains("-x-") || (matches!(provider, "azure" | "bedrock") && name.contains('/')) {
         return None;
     }
@@ -220,11 +221,11 @@ fn litellm_kind(mode: &str) -> Option<WorkKind> {
     })
 }
 
-/// Prices for a token each: usual ones, those of longer prompts (`…_above_200k_tokens`) and those of service tiers
-/// (`…_flex`, `…_priority`).
+/// Reads prices per token: the usual ones, those of longer prompts (`…_above_200k_tokens`), and
+/// those of service tiers (`…_flex`, `…_priority`).
 fn litellm_prices(entry: &Map<String, Value>) -> Prices {
     let mut prices = Prices::default();
-    // They change with the time of day, which no price here can say.
+    // These prices change with the time of day, which `Prices` cannot express.
     if entry.contains_key("off_peak_pricing") {
         return prices;
     }
@@ -282,7 +283,7 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
 
 type RateOf = fn(&mut TokenRates) -> &mut Option<Decimal>;
 
-/// Which price a field of `LiteLLM`'s tells, and what follows the name.
+/// Returns the price that a field of `LiteLLM`'s holds, and the rest of the field's name.
 fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
     let fields: [(&str, RateOf); 5] = [
         ("input_cost_per_token", |rates| &mut rates.input),
@@ -302,7 +303,7 @@ fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
         .find_map(|(name, rate)| Some((rate, field.strip_prefix(name)?)))
 }
 
-/// The price of a million tokens, from that of one.
+/// Converts the price of one token to that of a million tokens.
 fn a_million(value: &Value) -> Option<Decimal> {
     let price = decimal(value)?.checked_mul(Decimal::from(1_000_000))?;
     Some(price.round_dp(DIGITS).normalize())
@@ -320,7 +321,7 @@ fn decimal(value: &Value) -> Option<Decimal> {
     (!number.is_sign_negative()).then_some(number)
 }
 
-/// An entry of models.dev's list, whose prices are for a million tokens.
+/// Reads an entry of models.dev's list, whose prices are per million tokens.
 fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> CatalogueModel {
     let entry = Value::Object(entry.clone());
     let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
@@ -371,7 +372,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
     CatalogueModel {
         provider: our_name(provider).to_owned(),
         name: name.to_owned(),
-        // It has no word for it but the name.
+        // The list states the kind only through the name.
         kind: if name.contains("embed") {
             WorkKind::Embeddings
         } else {

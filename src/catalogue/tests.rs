@@ -68,7 +68,7 @@ fn notice_file() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("NOTICE")
 }
 
-/// What NOTICE says of the built-in list.
+/// Returns the text that NOTICE has about the built-in list.
 fn notice_of(origin: &ModelOrigin) -> String {
     format!(
         "Forebay\n\nThis product includes a list of models and their prices from {}\n\

@@ -1,4 +1,4 @@
-//! `forebay accounts`.
+//! The command `forebay accounts`.
 
 use clap::Subcommand;
 use forebay_schemas::Class;
@@ -18,9 +18,10 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum AccountCommand {
-    /// Use no key of an account, or not this one, until it is enabled again; a restart changes nothing.
+    /// Stop using a key of an account, or all its keys, until it is enabled again. This outlives a
+    /// restart.
     Disable(WhichAccount),
-    /// Use keys again, whatever had disabled them.
+    /// Use keys again, whatever the reason why they were disabled.
     Enable(WhichAccount),
 }
 
@@ -28,7 +29,7 @@ enum AccountCommand {
 struct WhichAccount {
     /// The account.
     account: String,
-    /// One of its keys; all, if none is named.
+    /// One of its keys. Without it, all of them.
     key: Option<String>,
 }
 
@@ -116,7 +117,7 @@ fn show(accounts: &AccountsReport) {
     }
 }
 
-/// What somebody can do where calls do not go on by themselves, or seem not to.
+/// Returns what an operator can do about keys and models whose calls have stopped.
 fn hints(account: &AccountReport) -> Vec<String> {
     let name = &account.name;
     let reason = |condition: &AccessCondition| Class::named(condition.reason.as_deref()?);
@@ -158,7 +159,7 @@ fn hints(account: &AccountReport) -> Vec<String> {
             _ => continue,
         });
     }
-    // A stop of the whole account stands at each of its keys.
+    // A stop of the whole account is the state of each of its keys.
     hints.dedup();
     hints
 }

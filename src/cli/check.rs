@@ -1,4 +1,4 @@
-//! `forebay check`.
+//! The command `forebay check`.
 
 use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
@@ -14,11 +14,12 @@ use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
 use crate::nats::server;
 
-/// Keys that are tried at once.
+/// Maximum number of keys that are tried at the same time.
 const AT_ONCE: usize = 8;
 
-/// Check the configuration, the NATS server, and each key at its provider; change nothing. A key is tried by listing
-/// the account's models, which costs nothing, or where the provider lists none by an answer of one token.
+/// Check the configuration, the NATS server, and each key at its provider. Nothing is changed. A
+/// key is tried by listing the account's models, which is free. If the provider lists no models,
+/// the key is tried by a response of one token.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Call no provider.
@@ -82,13 +83,13 @@ pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Err
     })
 }
 
-/// A key, and what its provider said to it.
+/// A key, and the result of its check at the provider.
 struct TriedKey {
     account: String,
     key: String,
-    /// The models that pools ask for.
+    /// The models of the pools' targets at this account.
     asked: Vec<String>,
-    /// Whether they are called by names that no list has.
+    /// True if the account has its own model names, which are in no list.
     names_deployments: bool,
     probe: Option<KeyCheck>,
 }
@@ -165,7 +166,7 @@ impl TriedKey {
         ]
     }
 
-    /// What a person should do something about.
+    /// Returns the problems that an operator should solve.
     fn notes(&self) -> Vec<String> {
         let Some(probe) = &self.probe else {
             let why = "its provider lists no models, and no pool says which one to ask";
@@ -186,7 +187,7 @@ impl TriedKey {
         problem.into_iter().chain(missing).collect()
     }
 
-    /// The models that pools ask for and the provider does not list.
+    /// Returns the requested models that the provider does not list.
     fn missing(&self) -> Vec<&String> {
         if self.names_deployments {
             return Vec::new();
@@ -194,7 +195,7 @@ impl TriedKey {
         let Some(models) = self.probe.as_ref().and_then(|probe| probe.models.as_ref()) else {
             return Vec::new();
         };
-        // Ollama's have a tag, which may be left out.
+        // Ollama lists models with a tag, which may be left out in a request.
         let is_it = |listed: &String, model: &String| {
             listed
                 .strip_prefix(model.as_str())
@@ -217,7 +218,7 @@ impl TriedKey {
     }
 }
 
-/// The server that would be used, which must have JetStream.
+/// Describes the server that would be used. It must have JetStream.
 async fn server(config: &Config) -> Result<String, Error> {
     let Some(url) = &config.nats.url else {
         let server = server::find().map_err(|error| Error::Unreachable(error.into()))?;

@@ -1,4 +1,5 @@
-//! A command's way to a worker: as a client of the one that runs, or by running one.
+//! The connection of a command to a worker: to a running one, or to one that the command runs
+//! itself.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use crate::nats::connection::{Connection, Error};
 use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::process::shutdown;
 
-/// How often it is looked whether the worker still runs.
+/// The interval of checks that the worker still runs.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// A worker that is gone for so many looks is not being restarted.
+/// Number of failed checks after which the worker is gone for good, and is not being restarted.
 const GONE: u32 = 5;
 
-/// A connection as a client: to `[nats] url`, or to the process that holds the data directory.
+/// Connects as a client: to `[nats] url`, or to the process that holds the data directory.
 pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
     if let Some(url) = &config.nats.url {
         return Connection::open(url, config).await;
@@ -40,16 +41,16 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
     }
 }
 
-/// Whose the data directory is.
+/// Takes hold of the data directory, or finds its holder.
 pub(super) fn hold(dir: &Path) -> Result<DataHold, Error> {
     DataDir::hold(dir)
         .map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
 }
 
-/// A connection to the process that holds the data directory.
+/// Connects to the process that holds the data directory.
 pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connection, Error> {
     let mut by = by;
-    // It may be starting: its address is known once its server is up.
+    // That process may be starting. Its URL is known once its server runs.
     for _ in 0..100 {
         if let Some(holder) = &by.holder {
             return Connection::open(&holder.url, config).await;
@@ -66,7 +67,7 @@ pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connectio
     )))
 }
 
-/// Asks a running worker.
+/// Sends a request to a running worker and parses the reply.
 pub(super) async fn ask<T: serde::de::DeserializeOwned>(
     connection: &Connection,
     verb: &str,
@@ -76,14 +77,15 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
     serde_json::from_slice(&reply.payload).map_err(|error| unreadable(&error))
 }
 
-/// What a worker's answer that cannot be read ends a command with.
+/// Returns the error of a reply that cannot be parsed.
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Error {
     Error::Unreachable(anyhow::anyhow!(
         "the worker's answer cannot be read: {error}"
     ))
 }
 
-/// The message that a running worker answers with, unless it says what is wrong.
+/// Sends a request to a running worker and returns the reply. An error that the worker reports is
+/// returned as an error.
 pub(super) async fn reply(
     connection: &Connection,
     verb: &str,
@@ -106,9 +108,11 @@ pub(super) async fn reply(
     Ok(reply)
 }
 
-/// Runs `work` beside a worker: the one that runs already, or one that is started for it and stopped after
-/// it. If the one that ran stops, this process takes its place and `work` begins again, which must go on
-/// where it was.
+/// Runs `work` with a worker: a running one, or one that is started for this and stopped
+/// afterwards.
+///
+/// If the running worker stops, this process takes its place and calls `work` again. `work` must
+/// then resume.
 pub(super) async fn with_worker<T>(
     config: &Config,
     mut work: impl AsyncFnMut(Connection) -> Result<T, Error>,
@@ -161,7 +165,7 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
         (Ok(Started::Elsewhere(by)), _) => Ok(RunningWorker::Elsewhere(Box::new(
             connect_to(config, by).await?,
         ))),
-        // Somebody was faster.
+        // Another process was faster.
         (Err(_), Some(connection)) if is_served(config, &connection).await => {
             Ok(RunningWorker::Elsewhere(connection))
         }
@@ -169,14 +173,14 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
     }
 }
 
-/// Returns when nobody serves any more, or whoever does has another address.
+/// Returns when no worker serves any more, or when it has another address.
 async fn gone(config: &Config, connection: &Connection) {
     let (mut missed, mut cut) = (0, 0);
     while missed < GONE && cut < GONE {
         tokio::time::sleep(WORKER_CHECK_INTERVAL).await;
         let served = is_served(config, connection).await;
         missed = if served { 0 } else { missed + 1 };
-        // A server that others run is waited for: its address is fixed.
+        // An external server has a fixed address, so it is waited for.
         cut = if connection.is_up() || !served || config.nats.url.is_some() {
             0
         } else {
@@ -185,7 +189,7 @@ async fn gone(config: &Config, connection: &Connection) {
     }
 }
 
-/// Whether a worker runs or is stopping, as far as it can be told.
+/// Returns true if a worker runs or is stopping, as far as that is known.
 async fn is_served(config: &Config, connection: &Connection) -> bool {
     match config.nats.url {
         Some(_) => answers(connection).await || WorkerLease::is_taken(connection).await,
@@ -193,7 +197,7 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
     }
 }
 
-/// Whether a worker answers, as far as it can be told.
+/// Returns true if a worker replies, or may do so later.
 async fn answers(connection: &Connection) -> bool {
     let asked = connection
         .client

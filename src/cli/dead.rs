@@ -1,4 +1,4 @@
-//! `forebay dead`.
+//! The command `forebay dead`.
 
 use serde_json::{Value, json};
 
@@ -9,27 +9,27 @@ use crate::control::dead_letters::{DeadLetter, LetterFilter};
 use crate::control::messages::{LetterRequest, ShownLetter};
 use crate::nats::connection::{Connection, Error};
 
-/// Jobs that were given up.
+/// Show, replay and delete dead letters: jobs that were given up.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum DeadCommand {
     /// Show dead letters, the oldest first.
     List {
         #[command(flatten)]
         which: WhichLetters,
-        /// How many at most.
+        /// Maximum number of letters.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
-    /// Print one with all that is known of it and the message as it came, as JSON.
+    /// Print a letter with all its metadata and its unchanged message, as JSON.
     Show {
-        /// Its number.
+        /// The letter's number.
         number: u64,
     },
-    /// Have jobs called again, each as the next revision of its identity.
+    /// Call the jobs of letters again, each as the next revision of its identity.
     Replay {
         #[command(flatten)]
         chosen: ChosenLetters,
-        /// By this pool instead of their own.
+        /// The pool that serves them, instead of their own.
         #[arg(long, value_name = "POOL")]
         to: Option<String>,
     },
@@ -42,20 +42,20 @@ pub(super) enum DeadCommand {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct WhichLetters {
-    /// Of this pool alone.
+    /// Only letters of this pool.
     #[arg(long)]
     pool: Option<String>,
-    /// Of this team alone.
+    /// Only letters of this team.
     #[arg(long)]
     team: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ChosenLetters {
-    /// Their numbers.
+    /// The letters' numbers.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     numbers: Vec<u64>,
-    /// All that there are.
+    /// All letters.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -92,7 +92,7 @@ pub(super) async fn dead(global: &GlobalOptions, command: DeadCommand) -> Result
     }
 }
 
-/// The message that an object holds, if it is there still.
+/// Returns the message that an object holds. `None` means that the object is gone.
 async fn whole(connection: &Connection, object: &str) -> Result<Option<String>, Error> {
     let bytes = connection
         .requests()
@@ -111,7 +111,7 @@ async fn asked<T: serde::de::DeserializeOwned>(
     ask(connection, verb, request).await
 }
 
-/// All letters after `after` that there are, or the first `limit`.
+/// Returns the first `limit` letters, page by page.
 async fn letters(
     connection: &Connection,
     which: &WhichLetters,
@@ -176,7 +176,7 @@ async fn list(
     Ok(0)
 }
 
-/// Does something with each of the chosen; one that it cannot be done with leaves the others.
+/// Sends a request for each chosen letter. A letter that is refused does not stop the others.
 async fn each(
     global: &GlobalOptions,
     connection: &Connection,

@@ -1,4 +1,4 @@
-//! `forebay demo`.
+//! The command `forebay demo`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,15 +27,15 @@ use forebay_simulator::record::{RecordSummary, summarise};
 
 /// The example that is run.
 const JOBS: &str = include_str!("../../examples/demo.jsonl");
-/// The two accounts, as the simulated provider enforces them. The keys open nothing.
+/// The two accounts of the simulated provider. Their keys are valid nowhere else.
 const ACCOUNTS: [&str; 2] = [
     "name=large,key=sk-demo-large,limit=600/1m",
     "name=small,key=sk-demo-small,limit=300/1m",
 ];
 
-/// Watch Forebay do its job: a NATS server of its own, a simulated provider with two accounts (600 and
-/// 300 calls a minute) that refuses every call over its limits, and 300 jobs. Ends with what the
-/// provider counted, and with an error if it refused a single call.
+/// Watch Forebay do its job: it starts a NATS server, and a simulated provider with two accounts of
+/// 600 and 300 calls a minute. The provider refuses every call over its limits. Forebay then runs
+/// 300 jobs, and the demo ends with the provider's counts. It fails if a single call was refused.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
@@ -107,7 +107,7 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     })
 }
 
-/// A configuration as a person would write it; the keys are in files of the demo's directory.
+/// Writes a configuration as a user would. The keys are in files in the demo's directory.
 fn configuration(dir: &Path, base_url: &str) -> anyhow::Result<Config> {
     let mut text = format!(
         "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n",

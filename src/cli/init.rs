@@ -1,4 +1,4 @@
-//! `forebay init`.
+//! The command `forebay init`.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -19,10 +19,10 @@ use crate::catalogue::{Ability, Catalogue, CatalogueModel};
 use crate::config::{AccountConfig, Config, DEFAULT_FILE, KeySource};
 use crate::nats::connection::Error;
 
-/// Write a forebay.toml with comments from the keys that are in the environment.
+/// Write a commented forebay.toml from the keys in the environment.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Replace a file that is there.
+    /// Replace an existing file.
     #[arg(long)]
     force: bool,
 }
@@ -95,7 +95,7 @@ const POOLS: &str = r#"
 # are pools, only those are served. `forebay models` lists models; a pool may have any name, and several targets.
 "#;
 
-/// The text of a configuration with what was found.
+/// Formats a configuration with the accounts that were found.
 fn starter(found: &Config, today: Date) -> String {
     let mut text = HEAD.to_owned();
     if found.accounts.is_empty() {
@@ -152,7 +152,8 @@ fn section(name: &str, account: &AccountConfig) -> String {
     text
 }
 
-/// The cheapest chat model that calls tools and stays for a while; none where an account names its models itself.
+/// Returns the cheapest chat model that calls tools and is not retired soon. Returns `None` if the
+/// account has its own model names.
 fn cheapest<'a>(
     provider: &Provider,
     catalogue: &'a Catalogue,
@@ -204,7 +205,7 @@ mod tests {
             ("OPENAI_BASE_URL", "http://127.0.0.1:9001/v1"),
             ("ANTHROPIC_API_KEY", "sk-secret"),
             ("OPENROUTER_API_KEY", "sk-secret"),
-            // These have the same models, by names of their own.
+            // These accounts serve the same models under their own names.
             ("AZURE_OPENAI_API_KEY", "sk-secret"),
             ("AZURE_OPENAI_AD_TOKEN", "sk-secret"),
             ("AZURE_OPENAI_ENDPOINT", "https://r.openai.azure.com"),
@@ -224,7 +225,7 @@ mod tests {
             config.pools.is_empty() && config.on_demand.is_some(),
             "each model is served: {text}"
         );
-        // Every line that is commented out can be taken in as it is.
+        // Each commented line must be valid when it is uncommented.
         let all: Vec<_> = text
             .lines()
             .filter(|line| !line.contains('…'))

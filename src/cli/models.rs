@@ -1,4 +1,4 @@
-//! `forebay models` and `forebay providers`.
+//! The commands `forebay models` and `forebay providers`.
 
 use forebay_providers::WorkKind;
 use forebay_providers::registry::Provider;
@@ -10,7 +10,7 @@ use crate::catalogue::{Ability, Catalogue, CatalogueModel, ModelOrigin};
 use crate::config::Config;
 use crate::nats::connection::Error;
 
-/// List models that are known: windows, prices in US dollars for a million tokens, and abilities.
+/// List known models: context windows, prices in US dollars per million tokens, and abilities.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  forebay models --provider anthropic\n  \
     forebay models gemini flash --can vision --can tools\n\n\
@@ -18,16 +18,16 @@ use crate::nats::connection::Error;
 pub(super) struct ModelsArgs {
     /// Words that the model's name has.
     words: Vec<String>,
-    /// Only this provider's.
+    /// Only models of this provider.
     #[arg(long, value_name = "PROVIDER")]
     provider: Option<String>,
-    /// Only those for this kind of work: chat, embeddings, …
+    /// Only models for this kind of work: chat, embeddings, …
     #[arg(long, value_name = "KIND", value_parser = kind)]
     kind: Option<WorkKind>,
-    /// Only those that can do this; may be given more than once.
+    /// Only models with this ability. Can be given more than once.
     #[arg(long = "can", value_name = "ABILITY")]
     abilities: Vec<Ability>,
-    /// Print where the list in the program is from, and its licence.
+    /// Print the origin and the licence of the built-in list.
     #[arg(long)]
     notice: bool,
 }
@@ -35,7 +35,7 @@ pub(super) struct ModelsArgs {
 /// List the providers that an account may name.
 #[derive(Debug, clap::Args)]
 pub(super) struct ProvidersArgs {
-    /// Words that the provider's name has.
+    /// Words in the provider's name.
     words: Vec<String>,
 }
 
@@ -162,7 +162,7 @@ fn in_json(provider: &Provider) -> serde_json::Value {
     })
 }
 
-/// Where it is called; what an address looks like, where each account has its own.
+/// Returns the address of a provider, or an example if each account has its own.
 fn address(provider: &Provider) -> &str {
     provider
         .base_url

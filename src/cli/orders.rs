@@ -1,4 +1,4 @@
-//! `forebay pause`, `forebay resume` and `forebay cancel`.
+//! The commands `forebay pause`, `forebay resume` and `forebay cancel`.
 
 use clap::ValueEnum;
 use forebay_workers::{CancelledJobs, PauseTarget};
@@ -11,7 +11,7 @@ use crate::nats::connection::Error;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PauseArgs {
-    /// What is named.
+    /// The kind of what is named.
     kind: ControlKind,
     /// Its name.
     name: String,
@@ -29,13 +29,13 @@ enum ControlKind {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CancelArgs {
-    /// Ids of jobs; without any, all of the batch.
+    /// Ids of jobs. Without any, all jobs of the batch.
     #[arg(required_unless_present = "batch")]
     ids: Vec<String>,
-    /// The batch that they are of.
+    /// The batch of the jobs.
     #[arg(long)]
     batch: Option<String>,
-    /// Their team.
+    /// The team of the jobs.
     #[arg(long, default_value = forebay_schemas::flow::DEFAULT_TEAM)]
     team: String,
 }
@@ -50,7 +50,7 @@ impl PauseArgs {
     }
 }
 
-/// Pauses or resumes.
+/// Pauses or resumes a pool, an account or a team.
 pub(super) async fn pause(
     global: &GlobalOptions,
     args: PauseArgs,
@@ -72,7 +72,7 @@ pub(super) async fn pause(
     Ok(0)
 }
 
-/// A pool, an account or a team, in words.
+/// Formats a pool, an account or a team for messages.
 pub(super) fn named(what: &PauseTarget) -> String {
     match what {
         PauseTarget::Pool(name) => format!("pool {name}"),

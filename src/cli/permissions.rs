@@ -1,4 +1,4 @@
-//! `forebay nats-permissions`.
+//! The command `forebay nats-permissions`.
 
 use anyhow::anyhow;
 use forebay_schemas::flow::problem_of_team;
@@ -13,8 +13,8 @@ use crate::nats::permissions::TeamGrants;
 pub(super) struct Args {
     /// The team.
     team: String,
-    /// Print a user of the NATS account that Forebay is in, for teams that trust each other, instead of a NATS
-    /// account of the team's own.
+    /// Print a user of Forebay's own NATS account instead of a NATS account for the team. This is
+    /// for teams that trust each other.
     #[arg(long)]
     shared_account: bool,
 }

@@ -1,14 +1,15 @@
-//! Printing: results on stdout, everything else on stderr. A closed pipe is no mistake.
+//! Output: results on stdout, everything else on stderr. A closed pipe is not an error.
 
 use std::io::Write;
 
-/// A line of results; false if nobody reads them any more. Work that is more than printing goes on.
+/// Prints a line of results. Returns false if stdout is closed. Work beyond printing continues
+/// then.
 pub(super) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
 }
 
-/// A value as a line of JSON.
+/// Prints a value as a line of JSON.
 pub(super) fn json(value: &impl serde::Serialize) {
     match serde_json::to_string(value) {
         Ok(text) => {
@@ -18,17 +19,17 @@ pub(super) fn json(value: &impl serde::Serialize) {
     }
 }
 
-/// A line for a person.
+/// Prints a note on stderr.
 pub(super) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// An error.
+/// Prints an error on stderr.
 pub(super) fn error(text: &str) {
     note(&format!("error: {text}"));
 }
 
-/// A table with aligned columns.
+/// Prints a table with aligned columns.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
     let width = |column: usize| {
         let cells = rows

@@ -1,4 +1,4 @@
-//! `forebay publish`.
+//! The command `forebay publish`.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -20,26 +20,26 @@ use crate::config::Config;
 use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 
-/// How long a worker is waited for that may know the pool.
+/// The time to wait for a reply of a worker.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Publish jobs, one JSON object per line, and print what NATS acknowledged. Answers come as
-/// completions: see `forebay results tail`.
+/// Publish jobs, one JSON object per line, and print the acknowledgements of NATS. Answers arrive
+/// as completions: see `forebay results tail`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  echo '{\"id\":\"hello-1\",\"body\":{\"messages\":[{\"role\":\"user\",\"content\":\"Hello\"}]}}' \\\n    | forebay publish --pool gpt-4o-mini"
 )]
 pub(super) struct Args {
-    /// The file; standard input if none is named.
+    /// The file of jobs. Without it, standard input.
     #[arg(value_name = "JOBS.jsonl")]
     file: Option<PathBuf>,
     /// The pool.
     #[arg(long, value_name = "POOL")]
     pool: String,
-    /// The team that the jobs belong to.
+    /// The team of the jobs.
     #[arg(long, default_value = DEFAULT_TEAM)]
     team: String,
-    /// interactive, normal or bulk.
+    /// The lane: interactive, normal or bulk.
     #[arg(long, default_value = "normal", value_parser = lane)]
     lane: Lane,
 }
@@ -112,9 +112,10 @@ struct JobPublisher {
     connection: Connection,
     flow: Flow,
     subject: String,
-    /// Bytes.
+    /// Maximum size of a job in bytes.
     max_request: usize,
-    /// When the stream of jobs was made, once that has been asked for.
+    /// Creation time of the stream of jobs in seconds since 1970. The outer `None` means not
+    /// requested yet, the inner one unavailable.
     created: Option<Option<i64>>,
 }
 
@@ -133,7 +134,7 @@ impl JobPublisher {
         let identity = Identity {
             team: self.flow.team.clone(),
             batch: job.batch.clone(),
-            // One without a name is given one when its message has a place.
+            // A job without an id gets its id from its place in the stream.
             id: job
                 .own_id()
                 .map_or_else(|| format!("{:032x}", rand::random::<u128>()), str::to_owned),
@@ -156,7 +157,7 @@ impl JobPublisher {
         })
     }
 
-    /// The job's own id, or the one that the worker gives it by its place in the stream.
+    /// Returns the job's own id, or the one that the worker derives from its place in the stream.
     async fn id(&mut self, job: &Job, sequence: u64) -> Option<String> {
         if let Some(id) = job.own_id() {
             return Some(id.to_owned());
@@ -170,7 +171,8 @@ impl JobPublisher {
     }
 }
 
-/// Refuses a pool or a team that the worker does not serve. Without a worker jobs wait for one, which may.
+/// Refuses a pool or a team that the worker does not serve. Without a worker nothing is refused:
+/// the jobs wait for a worker that may serve them.
 async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
     let asked = tokio::time::timeout(
         WORKER_TIMEOUT,
@@ -194,7 +196,8 @@ async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> 
     }
 }
 
-/// When the stream of jobs was made, in seconds since 1970. Not everybody who may publish may ask for that.
+/// Returns the creation time of the stream of jobs in seconds since 1970. Returns `None` if the
+/// user has no permission to request it.
 async fn created_at(connection: &Connection) -> Option<i64> {
     let stream = tokio::time::timeout(
         WORKER_TIMEOUT,

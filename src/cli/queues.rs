@@ -1,4 +1,4 @@
-//! `forebay queues`.
+//! The command `forebay queues`.
 
 use super::client::{ask, connect};
 use super::orders::named;

@@ -1,8 +1,8 @@
-//! The words of 0.1 on the command line: each is refused with the word of today.
+//! The command line words of 0.1. Each is refused with a message that names the current word.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-/// What is refused as which kind of error, and what to say.
+/// The kind of the error, its context, the word of 0.1, and the message.
 const RENAMED: [(ErrorKind, ContextKind, &str, &str); 3] = [
     (
         ErrorKind::InvalidSubcommand,
@@ -24,7 +24,7 @@ const RENAMED: [(ErrorKind, ContextKind, &str, &str); 3] = [
     ),
 ];
 
-/// What to say where a command line is refused for a word of 0.1.
+/// Returns the message if a command line was refused for a word of 0.1.
 pub(super) fn message(error: &clap::Error) -> Option<&'static str> {
     let is_it = |(kind, context, old, _): &&(ErrorKind, ContextKind, &str, &str)| {
         error.kind() == *kind

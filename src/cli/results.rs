@@ -1,4 +1,4 @@
-//! `forebay results`.
+//! The command `forebay results`.
 
 use std::time::Duration;
 
@@ -25,13 +25,13 @@ use crate::nats::connection::{Connection, Error};
 use crate::process::data_dir::{DataHold, told};
 use crate::process::shutdown;
 
-/// The pause before completions that are lost are asked for again.
+/// The pause before lost completions are requested again.
 const RESUBSCRIBE_PAUSE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the stream is still the same.
+/// The interval of checks that the stream is still the same.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Read answers.
+/// Read results.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum ResultsCommand {
     /// Print the stored completion of a job, as JSON.
@@ -41,19 +41,19 @@ pub(super) enum ResultsCommand {
         /// The job's team.
         #[arg(long, default_value = DEFAULT_TEAM)]
         team: String,
-        /// The job's batch, if it is of one.
+        /// The job's batch, if it belongs to one.
         #[arg(long)]
         batch: Option<String>,
     },
-    /// Print completions as they come, a JSON object per line.
+    /// Print completions as they arrive, one JSON object per line.
     Tail {
-        /// Only this team's.
+        /// Only completions of this team.
         #[arg(long)]
         team: Option<String>,
-        /// Only this batch's; needs --team.
+        /// Only completions of this batch. Needs --team.
         #[arg(long, requires = "team")]
         batch: Option<String>,
-        /// Begin with those that the stream still has.
+        /// Begin with the completions that are still in the stream.
         #[arg(long)]
         all: bool,
     },
@@ -84,11 +84,11 @@ async fn get(config: &Config, identity: Identity) -> Result<u8, Error> {
 
 enum FoundResult {
     Result(Box<Completion>),
-    /// With what is known of the job.
+    /// There is no result; the text has what is known of the job.
     None(String),
 }
 
-/// Asks the worker; without one, the store itself is read.
+/// Requests the result from the worker. Without a worker, reads it from the store.
 async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error> {
     let result = |completion| FoundResult::Result(Box::new(completion));
     if config.nats.url.is_none() && !config.data.dir.exists() {
@@ -129,7 +129,7 @@ async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error
     }
 }
 
-/// Why there is no result, as far as it can be told without looking at every job that waits.
+/// Returns why there is no result, as far as that is known without reading all waiting jobs.
 async fn why_none(
     connection: &Connection,
     identity: &Identity,
@@ -177,7 +177,7 @@ fn not_known(identity: &Identity) -> String {
     format!("it is not answered yet, or was never published{batch}")
 }
 
-/// The last message on a subject of a stream, if there is one.
+/// Returns the payload of the last message on a subject of a stream, if there is one.
 async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<Bytes> {
     let stream = connection.context.get_stream_no_info(stream).await.ok()?;
     stream
@@ -199,7 +199,7 @@ async fn tail(
         Some(team) => connection.names.completions_of(&team, batch.as_deref()),
         None => connection.names.all_completions(),
     };
-    // The place in the stream of the next one that is wanted.
+    // The sequence number of the next message to print.
     let mut next = if all { 1 } else { last(&connection).await? + 1 };
     let mut messages = completions(&connection, &filter, next).await?;
     let mut look = tokio::time::interval(STREAM_CHECK_INTERVAL);
@@ -208,7 +208,7 @@ async fn tail(
             message = messages.next() => match message {
                 Some(Ok(message)) => {
                     let place = message.info().map_or(next, |info| info.stream_sequence);
-                    // Over a restart the client may begin with the first one again.
+                    // After a restart, the client may begin with the first message again.
                     if place >= next {
                         next = place + 1;
                         let text = text_of(&connection, &message).await.map_err(|error| unreadable(&error))?;
@@ -238,7 +238,8 @@ async fn tail(
     }
 }
 
-/// A completion as it was published; whole, if its message names an object, and always in the words of today.
+/// Returns a published completion as text. It is whole if its message names an object, and always
+/// in today's words.
 async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<String> {
     if object_of(message.headers.as_ref()).is_none() && !is_of_format_1(&message.payload) {
         return Ok(String::from_utf8_lossy(&message.payload).into_owned());
@@ -249,10 +250,11 @@ async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<S
     Ok(serde_json::to_string(&completion)?)
 }
 
-/// Why the stream that is read is none any more, if so. A stream that was made again begins with 1.
+/// Returns why the stream can no longer be read, or `None` if it can. A stream that was created
+/// again begins with 1.
 async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str> {
     if !connection.is_up() {
-        // It may come back by itself, at the same address.
+        // The connection may come back by itself at the same address.
         tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
         return (!connection.is_up()).then_some("the connection is lost");
     }
@@ -263,7 +265,7 @@ async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str
     made_again.then_some("it was made again")
 }
 
-/// Reads on at `next`. The server may have another address by now.
+/// Connects again and reads from `next` on. The server may have another address.
 async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
     loop {
         tokio::time::sleep(RESUBSCRIBE_PAUSE).await;
@@ -276,7 +278,7 @@ async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered
     }
 }
 
-/// The place of the last completion in the stream, whether it is still there or not.
+/// Returns the sequence number of the last completion of the stream, even if that one is deleted.
 async fn last(connection: &Connection) -> Result<u64, Error> {
     let stream = connection
         .context

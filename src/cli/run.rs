@@ -1,4 +1,4 @@
-//! `forebay run`.
+//! The command `forebay run`.
 
 mod dry;
 
@@ -23,11 +23,12 @@ use crate::nats::connection::{Connection, Error};
 use crate::process::shutdown;
 use crate::process::shutdown::INTERRUPTED;
 
-/// Any free port of this machine.
+/// Any free port on this machine.
 const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Run an OpenAI Batch input file to its end. The whole file is checked before anything is published.
-/// Stopped or killed, the same command goes on where it was: what is answered is not called again.
+/// Run an OpenAI Batch input file to its end. The whole file is checked before anything is
+/// published. After an interruption, the same command resumes the run. Lines with an answer are not
+/// called again.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Example:\n  forebay run requests.jsonl --output answers.jsonl\n\n\
@@ -35,25 +36,25 @@ const ANY_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST),
     gpt-4.1 is pool gpt-4_1. Failed lines go to answers.errors.jsonl in OpenAI's error shapes."
 )]
 pub(super) struct Args {
-    /// The input file, a job per line.
+    /// The input file, one job per line.
     #[arg(value_name = "INPUT.jsonl")]
     input: PathBuf,
-    /// Where succeeded lines go, in input order.
+    /// The output file for succeeded lines, in input order.
     #[arg(long, value_name = "OUT.jsonl", required_unless_present = "dry_run")]
     output: Option<PathBuf>,
-    /// Where all other lines go; OUT.errors.jsonl if none is named.
+    /// The output file for all other lines. The default is OUT.errors.jsonl.
     #[arg(long, value_name = "ERR.jsonl")]
     errors: Option<PathBuf>,
     /// The pool of all lines.
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
-    /// The team that the jobs belong to.
+    /// The team of the jobs.
     #[arg(long, default_value = DEFAULT_TEAM)]
     team: String,
-    /// interactive, normal or bulk.
+    /// The lane: interactive, normal or bulk.
     #[arg(long, default_value = "normal", value_parser = lane)]
     lane: Lane,
-    /// The batch's name; made from file, pool and team if none is given.
+    /// The batch's name. The default is derived from file, pool and team.
     #[arg(long, value_name = "NAME")]
     batch: Option<String>,
     /// Call lines again that failed, expired or were cancelled in an earlier run.
@@ -62,14 +63,14 @@ pub(super) struct Args {
     /// Overwrite an output file that is not this batch's.
     #[arg(long)]
     force: bool,
-    /// Send and write nothing: print the calls, tokens, cost and time that all lines together are likely to take.
+    /// Send and write nothing. Print the likely calls, tokens, cost and time of all lines together.
     #[arg(long)]
     dry_run: bool,
 }
 
 pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error> {
     let mut config = Config::load(global.config.as_deref())?;
-    // Nobody else is told where its server is.
+    // No other process needs the address of this server.
     config.nats.listen.get_or_insert(ANY_ADDRESS);
     let choices = BatchChoices {
         pool: args.pool.clone(),
@@ -90,7 +91,7 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
-    // What can be refused without starting anything is.
+    // Everything that can be refused without starting a worker is refused here.
     let serves = !config.pools.is_empty() || config.on_demand.is_some();
     if config.nats.url.is_none() && serves {
         refuse_unknown_team(config.refuses_team(&args.team))?;
@@ -122,7 +123,7 @@ fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
     })
 }
 
-/// The pools that a worker with this configuration has for a batch, and their models.
+/// Returns the pools that a worker with this configuration has for a batch, with their models.
 fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
     let models = |pool: &PoolConfig| {
         pool.targets

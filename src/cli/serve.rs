@@ -1,4 +1,4 @@
-//! `forebay serve`.
+//! The command `forebay serve`.
 
 use anyhow::anyhow;
 use serde_json::json;
@@ -10,8 +10,9 @@ use crate::nats::connection::Error;
 use crate::process::data_dir::told;
 use crate::process::shutdown;
 
-/// Serve jobs until a signal comes. The first signal ends taking jobs and waits for those in flight;
-/// the second ends at once, and what was in flight is delivered again.
+/// Serve jobs until a signal arrives. After the first signal, no new jobs are taken and those in
+/// flight are finished. A second signal ends the process at once, and jobs in flight are delivered
+/// again.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 

@@ -1,4 +1,4 @@
-//! `forebay simulate`.
+//! The command `forebay simulate`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,44 +25,45 @@ Example:
     --account name=two,key=sk-two,limit=300/1m,algorithm=fixed \\
     --account name=three,key=sk-three,fixture=anthropic-legacy-t1,scale=60";
 
-/// Run a simulated provider that speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
-/// Bedrock, Ollama, Groq, DeepSeek and OpenRouter, enforces each account's limits to the letter, sends the
-/// real headers and error bodies, and can fail on purpose.
+/// Run a simulated provider. It speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral,
+/// Cohere, Bedrock, Ollama, Groq, DeepSeek and OpenRouter. It enforces each account's limits
+/// strictly, sends the real headers and error bodies, and can fail on purpose.
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Where it listens; port 0 is any free one.
+    /// The listen address. Port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:9001")]
     listen: String,
-    /// An account: name=NAME,key=KEY (Ollama's needs none) and any of
+    /// An account: name=NAME,key=KEY (Ollama needs no key) and any of
     /// provider=openai|azure|anthropic|gemini|mistral|cohere|bedrock|ollama|groq|deepseek|openrouter,
-    /// limit=CALLS/PERIOD, tokens=TOKENS/PERIOD, input_tokens=… and output_tokens=… (several of each may be
-    /// given), algorithm=sliding|fixed|bucket, tokens_algorithm=…, concurrent=CALLS,
-    /// headers=limits|waits|none (what answers tell of limits: all, only how long to wait after a refusal,
-    /// or nothing), scale=N (all periods are N times shorter than written), and
-    /// fixture=openai-t1|anthropic-legacy-t1|gemini-free|groq-free|azure-600|deepseek|bedrock|mistral-rps,
-    /// an account as it is found there, of which other fields change what they name.
+    /// limit=CALLS/PERIOD, tokens=TOKENS/PERIOD, input_tokens=… and output_tokens=… (each can be
+    /// given several times), algorithm=sliding|fixed|bucket, tokens_algorithm=…, concurrent=CALLS,
+    /// headers=limits|waits|none (the headers of responses: all limits, only the time to wait after
+    /// a refusal, or nothing), scale=N (all periods are N times shorter than written), and
+    /// fixture=openai-t1|anthropic-legacy-t1|gemini-free|groq-free|azure-600|deepseek|bedrock|mistral-rps
+    /// (a real account at that provider, whose fields the other fields replace).
     #[arg(
         long = "account",
         value_name = "ACCOUNT",
         required_unless_present = "list_failures"
     )]
     accounts: Vec<account::Config>,
-    /// How long an answer takes: one duration, or two with .. between them, for times that are log-normal
+    /// The latency of answers: one duration, or two with .. between them. Two mean log-normal times
     /// around their geometric mean.
     #[arg(long, default_value = "50ms", value_parser = latency)]
     latency: (Duration, Duration),
-    /// What goes wrong, each with its share of calls: error, overloaded, reset, truncated, malformed, hang,
+    /// Faults, each with its share of calls: error, overloaded, reset, truncated, malformed, hang,
     /// endless, or a failure that --list-failures names.
     #[arg(long, value_name = "FAULT=SHARE,…", default_value = "")]
     faults: String,
-    /// For the choice of latencies and faults.
+    /// The seed for the choice of latencies and faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A file for the record of calls, a JSON object per line.
+    /// The file for the record of calls, one JSON object per line.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Print every failure that the model fail-CASE asks for: provider, case, class, status; then end.
+    /// Print every failure that the model fail-CASE can cause: provider, case, class, status. Then
+    /// end.
     #[arg(long)]
     list_failures: bool,
 }

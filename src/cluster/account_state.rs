@@ -1,5 +1,5 @@
-//! What of accounts and of teams' limits outlives a process, in a key-value bucket: read before the worker
-//! starts, and written while it works.
+//! The state of accounts and of teams' limits that outlives a process, in a key-value bucket. It is
+//! read before the worker starts and written while it works.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,36 +17,36 @@ use tracing::warn;
 use crate::nats::connection::{Connection, Error};
 use crate::worker::Worker;
 
-/// How often it is looked whether something changed.
+/// The interval of checks for changed states.
 const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
-/// How often all is written, changed or not.
+/// The interval at which all states are written, changed or not.
 const FULL_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How many may ask at once that all be written down; more wait.
+/// Maximum number of pending requests to write all states. Further requests wait.
 const ASKED: usize = 16;
 
-/// The way to have it written down at once what an operator did.
+/// Sends requests to write all states at once, for example after an order of an operator.
 #[derive(Debug, Clone)]
 pub struct StateWriter(mpsc::Sender<oneshot::Sender<bool>>);
 
 impl StateWriter {
-    /// Has all that is known written down; false if that cannot be done now.
+    /// Has all states written. Returns false if that fails.
     pub async fn write(&self) -> bool {
         let (done, written) = oneshot::channel();
         self.0.send(done).await.is_ok() && written.await == Ok(true)
     }
 }
 
-/// Who asked that all be written down.
+/// Receives requests to write all states at once. Each request carries the channel for its result.
 pub type FlushRequest = mpsc::Receiver<oneshot::Sender<bool>>;
 
-/// The two ends of the way to have it written down what an operator did.
+/// Returns both ends of the channel for requests to write all states.
 pub fn writer() -> (StateWriter, FlushRequest) {
     let (ask, asked) = mpsc::channel(ASKED);
     (StateWriter(ask), asked)
 }
 
-/// The bucket, and what it holds under each name.
+/// The bucket, and its known contents by name.
 #[derive(Debug)]
 pub struct AccountStates {
     connection: Connection,
@@ -56,17 +56,18 @@ pub struct AccountStates {
 
 #[derive(Debug, Default)]
 struct WrittenState {
-    /// As far as is known.
+    /// The state that was written. `None` means unknown.
     standing: Option<AccountState>,
-    /// Of the entry; 0 if there is none.
+    /// The revision of the entry; 0 if there is none.
     revision: u64,
 }
 
 impl AccountStates {
-    /// Reads what a process before this one left under these names. What cannot be understood is not known.
+    /// Reads what an earlier process stored under these names. An entry that cannot be parsed
+    /// counts as a default state.
     ///
     /// # Errors
-    /// When the bucket cannot be made or read.
+    /// Returns an error when the bucket cannot be created or read.
     pub async fn read(connection: &Connection, names: Vec<String>) -> Result<Self, Error> {
         let failed =
             |problem: String| Error::Unreachable(anyhow!("what is known of limits: {problem}"));
@@ -97,7 +98,7 @@ impl AccountStates {
         })
     }
 
-    /// What is known, by name.
+    /// Returns the known states, by name.
     pub fn known(&self) -> HashMap<String, AccountState> {
         let known = self.written.iter();
         known
@@ -105,8 +106,10 @@ impl AccountStates {
             .collect()
     }
 
-    /// Writes down what changes until `stop`, at once when `asked`, and then what is left; nothing any more
-    /// once somebody else has the work, whose word it would replace.
+    /// Writes changed states until `stop`, and then the rest. Writes all states on each request.
+    ///
+    /// # Errors
+    /// nds at once when another process took over the work: its states must not be overwritten.
     pub async fn keep(
         mut self,
         worker: Arc<Worker>,
@@ -125,7 +128,7 @@ impl AccountStates {
                     Some(done) = asked.recv() => {
                         self.doubt();
                         let written = self.write(&worker, true).await || self.write(&worker, true).await;
-                        // Whoever asked may have gone.
+                        // The requester may have ended.
                         let _ = done.send(written);
                     }
                     () = stop.cancelled() => break,
@@ -142,15 +145,16 @@ impl AccountStates {
         }
     }
 
-    /// What was written may be there no more: somebody may have deleted it.
+    /// Forgets what was written, so that everything is written again: the bucket may have been
+    /// deleted.
     fn doubt(&mut self) {
         self.written
             .values_mut()
             .for_each(|written| written.standing = None);
     }
 
-    /// Writes down what has changed; with `ahead`, what may be spent until the next time too. False if
-    /// something could not be.
+    /// Writes changed states. With `ahead`, they include what may be spent until the next write.
+    /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &Worker, ahead: bool) -> bool {
         let mut all = true;
         for (name, standing) in worker.standings(ahead) {
@@ -177,9 +181,10 @@ impl AccountStates {
                 Err(error) => {
                     warn!(name, %error, "what is known of these limits cannot be written down yet");
                     all = false;
-                    // It may be written all the same.
+                    // It may have been stored all the same.
                     written.standing = None;
-                    // Somebody else may have written, or deleted all; what comes next must not be stopped by that.
+                    // Another process may have written the entry, or the bucket was deleted.
+                    // Reading the revision lets the next write succeed.
                     match self.store.entry(name.as_str()).await {
                         Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),
                         Err(_) => match make(&self.connection).await {
@@ -196,7 +201,7 @@ impl AccountStates {
     }
 }
 
-/// Makes the bucket, if there is none.
+/// Creates the bucket if it does not exist.
 pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
     let bucket = connection.names.accounts_bucket();
     let config = kv::Config {

@@ -3,7 +3,7 @@
 //! # Why
 //!
 //! Two workers would each spend the whole of every limit, and the provider would refuse half of their calls. Until limits
-//! are shared between nodes, the second process has to be told that there is a first.
+//! are shared between nodes, a second process must learn that there is a first.
 //!
 //! # How
 //!
@@ -17,9 +17,9 @@
 //!
 //! # Invariants
 //!
-//! - The lease is lost when another process holds the key, and only then. While NATS is away nobody can take it, so the
-//!   holder goes on; if the key has gone meanwhile, the holder makes it again.
-//! - A process that has lost the lease works no more.
+//! - The lease is lost when another process holds the key, and only then. While NATS is away no process can take
+//!   it, so the holder goes on. If the key is gone afterwards, the holder creates it again.
+//! - A process that has lost the lease stops its work.
 //! - A lease is taken or renewed only at the expected revision.
 //! - A process that ends in order releases the lease, but only its own revision of it.
 
@@ -40,25 +40,27 @@ use tracing::{error, warn};
 
 use crate::nats::connection::{Connection, Error};
 
-/// The key.
+/// The key of the lease.
 const KEY: &str = "worker";
-/// Without renewal the seat is free after this; servers count in whole seconds.
+/// Time to live of the key. Without renewal the lease is free after it. Servers count in whole
+/// seconds.
 const TTL: Duration = Duration::from_secs(9);
-/// How often it is renewed.
+/// The interval at which the holder renews the lease.
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
-/// A seat that was not renewed for so long is left, even if its key stays.
+/// The time without renewal after which a lease is taken over, even if its key still exists.
 const LEASE_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Who sits there: for the message to whoever comes second, and to know one's own key again.
+/// The holder of a lease. It is named in the message of a second process, and identifies one's own
+/// key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct LeaseHolder {
     host: String,
     pid: u32,
-    /// Tells two processes with the same host name and number apart.
+    /// Distinguishes two processes with the same host name and process number.
     nonce: u64,
 }
 
-/// The right to be the worker.
+/// The lease of the worker, held by this process.
 #[derive(Debug)]
 pub struct WorkerLease {
     store: Store,
@@ -69,10 +71,10 @@ pub struct WorkerLease {
 }
 
 impl WorkerLease {
-    /// Takes the seat, waiting for one whose owner has died.
+    /// Takes the lease. Waits for a lease whose holder has died.
     ///
     /// # Errors
-    /// When another worker has it, or NATS does not answer.
+    /// Returns an error when another worker holds it, or when NATS does not answer.
     pub async fn take(connection: &Connection) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("the worker's seat: {problem}"));
         let config = kv::Config {
@@ -106,7 +108,7 @@ impl WorkerLease {
                 LeaseClaim::Ours(revision) => break revision,
                 LeaseClaim::Taken(revision) => match others {
                     None => others = Some((revision, Instant::now())),
-                    // A living owner has renewed it meanwhile.
+                    // A living holder has renewed it meanwhile.
                     Some((seen, _)) if seen != revision => {
                         return Err(taken(connection, occupant(&store).await.ok().flatten()));
                     }
@@ -132,7 +134,7 @@ impl WorkerLease {
         })
     }
 
-    /// Whether somebody has the seat, as far as it can be told.
+    /// Returns true if a process holds the lease. Returns false if the bucket cannot be reached.
     pub async fn is_taken(connection: &Connection) -> bool {
         match connection
             .context
@@ -144,17 +146,17 @@ impl WorkerLease {
         }
     }
 
-    /// Returns when the seat is lost: this process must work no more.
+    /// Returns when the lease is lost. This process must then stop its work.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    /// Is cancelled when the seat is lost.
+    /// Returns a token that is cancelled when the lease is lost.
     pub fn loss(&self) -> CancellationToken {
         self.lost.clone()
     }
 
-    /// Leaves the seat to the next one, unless another has it already.
+    /// Releases the lease, unless another process holds it already.
     pub async fn leave(self) {
         self.renewal.abort();
         if self.lost.is_cancelled() {
@@ -172,17 +174,19 @@ impl WorkerLease {
     }
 }
 
-/// What came of claiming the seat.
+/// The result of claiming the lease.
 enum LeaseClaim {
-    /// It is ours, at this revision.
+    /// This process holds it, at this revision.
     Ours(u64),
-    /// Somebody has it, at this revision.
+    /// Another process holds it, at this revision.
     Taken(u64),
 }
 
-/// Takes the seat where nobody has it, or where its owner has not renewed it since `seen` for longer than
-/// one that lives can. The time to live is set by the same publish: the client's own create falls back to
-/// an update without one where a marker of an earlier owner stands.
+/// Takes the lease if it is free, or if its holder has not renewed it for longer than
+/// `LEASE_TIMEOUT` since `seen`.
+///
+/// The same publish sets the time to live. The client's own `create` falls back to an update
+/// without one where a marker of an earlier holder is stored.
 async fn claim(
     connection: &Connection,
     store: &Store,
@@ -249,8 +253,10 @@ struct LeaseRenewal {
 }
 
 impl LeaseRenewal {
-    /// Renews until another has the seat. While NATS is away nobody can take it, so this one stays; when
-    /// it is back and the key has gone meanwhile, the key is made anew unless somebody was faster.
+    /// Renews the lease until another process holds it.
+    ///
+    /// While NATS is away no process can take the lease, so this one keeps it. If the key is gone
+    /// afterwards, it is created again unless another process was faster.
     async fn run(self, lost: CancellationToken) {
         loop {
             tokio::time::sleep(RENEW_INTERVAL).await;
@@ -268,7 +274,8 @@ impl LeaseRenewal {
         }
     }
 
-    /// Renews by a compare-and-set publish, which keeps the time to live; a plain update would drop it.
+    /// Renews the lease by a compare-and-set publish, which sets the time to live. A plain update
+    /// would drop it.
     async fn renew(&self) -> Result<u64, String> {
         let revision = self.revision.load(Ordering::Relaxed);
         put(&self.connection, self.value.clone(), revision)
@@ -276,8 +283,8 @@ impl LeaseRenewal {
             .map_err(|error| error.to_string())
     }
 
-    /// Looks who has the key. Our own, renewed by a publish whose acknowledgement was lost, is adopted;
-    /// where there is none, it is made.
+    /// Returns true if another process holds the key. One's own key is adopted: it was renewed by a
+    /// publish whose acknowledgement was lost. A missing key is created.
     async fn is_anothers(&self) -> bool {
         let Ok(entry) = self.store.entry(KEY).await else {
             return false;

@@ -1,4 +1,4 @@
-//! What values and relations must hold.
+//! Checks of values and of the relations between them.
 
 mod pool;
 
@@ -28,7 +28,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const GIB: u64 = 1 << 30;
 
-/// Checks everything; what is wrong is noted and stands with its default in the result.
+/// Checks the whole configuration and adds each mistake to `mistakes`. The result is complete only
+/// if there are none.
 pub(super) fn check(
     raw: RawConfig,
     unreadable: &BTreeSet<String>,
@@ -89,7 +90,8 @@ pub(super) fn check(
     }
 }
 
-/// Why an account cannot be called at this address, if it cannot; repeats nothing of it that may be secret.
+/// Returns why an account cannot be called at this address, or `None` if it can. The text repeats
+/// nothing that may be secret.
 pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<String> {
     if base_url.contains(['@', '?', '#']) {
         return Some(
@@ -112,7 +114,7 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
 struct ConfigChecker<'a> {
     unreadable: &'a BTreeSet<String>,
     mistakes: &'a mut Vec<ConfigError>,
-    /// The providers that can be named.
+    /// The providers that an account may name.
     providers: Vec<&'static Provider>,
 }
 
@@ -124,7 +126,7 @@ impl ConfigChecker<'_> {
         });
     }
 
-    /// A value that must be there.
+    /// Reports a required value that is missing.
     fn required<T>(&mut self, path: &str, value: Option<T>, what: &str) -> Option<T> {
         if value.is_none() && !self.has_unreadable(path) {
             self.wrong(path, format!("is missing: {what}"));
@@ -132,7 +134,8 @@ impl ConfigChecker<'_> {
         value
     }
 
-    /// Whether something there could not be read, which says nothing of whether it is missing.
+    /// Returns true if a value at or below `path` is unreadable. Such a value is not reported as
+    /// missing.
     fn has_unreadable(&self, path: &str) -> bool {
         self.unreadable
             .iter()
@@ -191,7 +194,7 @@ impl ConfigChecker<'_> {
         }
     }
 
-    /// As configured, or else where any team is: who names teams means those.
+    /// Returns the configured choice. The default refuses unknown teams if any team is configured.
     fn refuses_unknown_teams(&mut self, given: Option<&str>, has_teams: bool) -> bool {
         match given {
             None => has_teams,
@@ -305,7 +308,7 @@ impl ConfigChecker<'_> {
         }
     }
 
-    /// What is known of models and providers: what is built in, and the files that add to it.
+    /// Builds the catalogue from the built-in list and the files that add to it.
     fn catalogue(&mut self, raw: raw::RawCatalogue) -> Catalogue {
         let built_in = raw.built_in.unwrap_or(true);
         let mut catalogue = if built_in {
@@ -340,7 +343,8 @@ impl ConfigChecker<'_> {
         catalogue
     }
 
-    /// Takes providers in that files name; what is wrong with their addresses would else be told by a call.
+    /// Replaces the known providers. Their addresses are checked here; otherwise only a call would
+    /// show a wrong one.
     fn take_in(&mut self, all: Vec<&'static Provider>) {
         for provider in &all {
             let problem = provider
@@ -397,7 +401,7 @@ impl ConfigChecker<'_> {
         base_url
     }
 
-    /// How periods up to a minute are spent: evenly, unless the provider's algorithm is named.
+    /// Parses how limits are spent. Without a name, periods up to a minute are spent evenly.
     fn algorithm(&mut self, path: &str, name: Option<&str>) -> Algorithm {
         match name {
             None | Some("smooth") => Algorithm::Smooth,
@@ -462,7 +466,8 @@ impl ConfigChecker<'_> {
         let amount = match (given.as_slice(), raw.concurrent) {
             ([(limit, dimension)], None) => {
                 let (per, day_in) = self.period(path, raw.per, raw.zone)?;
-                // Longer periods are counted and spent as calls come, unless the provider keeps a bucket.
+                // Longer periods are counted and spent as calls come, unless another algorithm is
+                // named. Calendar days always are.
                 let algorithm = match algorithm {
                     Algorithm::Smooth if per > MINUTE => Algorithm::Counted,
                     _ if day_in.is_some() => Algorithm::Counted,
@@ -500,7 +505,7 @@ impl ConfigChecker<'_> {
         })
     }
 
-    /// A duration, or `day`: the calendar day of `zone`.
+    /// Parses a period: a duration, or `day`, which is a calendar day in `zone`.
     fn period(
         &mut self,
         path: &str,

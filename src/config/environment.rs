@@ -1,5 +1,5 @@
-//! What is served where nothing is configured: an account for each provider whose key is in the environment, with limits
-//! that are learned, and a pool for each model that is asked for.
+//! The accounts and pools without a configuration. Each provider whose key is in the environment
+//! gives an account with learned limits. Each requested model gets a pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,8 @@ use super::check::wrong_address;
 use super::{AccountConfig, ConfigError, KeyConfig, KeySource};
 use crate::catalogue::{Catalogue, CatalogueModel};
 
-/// The accounts whose keys are in the environment, by provider.
+/// Returns an account for each provider whose key is in the environment, by the provider's name. An
+/// invalid address is added to `mistakes` instead.
 pub(super) fn accounts(
     providers: &[&'static Provider],
     read: impl Fn(&str) -> Option<String>,
@@ -44,7 +45,8 @@ pub(super) fn accounts(
             .or_else(|| provider.base_url.clone())?;
         let mut endpoint = Endpoint::new(provider, base_url.trim());
         if endpoint.wrong_version().is_some() && provider.base_url.is_none() {
-            // Azure's variable has the address without the path that needs no version.
+            // Azure's variable holds the address without `/openai/v1`, the path that needs no
+            // version.
             endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
         }
         let key = KeyConfig {
@@ -63,12 +65,13 @@ pub(super) fn accounts(
     providers.iter().filter_map(account).collect()
 }
 
-/// A variable of the environment.
+/// Reads a variable of the environment.
 pub(super) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Variables that hold a key of a provider whose address is in no other, and that other.
+/// Returns the providers' variables where a key is set and a required address is missing. Each pair
+/// is the key's variable and the address's variable.
 pub(super) fn without_address(
     providers: &[&'static Provider],
     read: impl Fn(&str) -> Option<String>,
@@ -88,8 +91,11 @@ pub(super) fn without_address(
     providers.iter().filter_map(half).collect()
 }
 
-/// What serves a model: the accounts whose provider is known to have it; where none is, those of whose models nothing
-/// is known, or all if they are of one provider.
+/// Builds the rule that finds the targets of a model.
+///
+/// The accounts whose provider lists the model in the catalogue serve it. If no provider lists it,
+/// the accounts whose provider has no listed models serve it. If all accounts are of one provider,
+/// all of them serve it.
 pub(super) fn on_demand(
     accounts: &BTreeMap<String, AccountConfig>,
     catalogue: &Catalogue,
@@ -142,7 +148,7 @@ pub(super) fn on_demand(
     };
     OnDemand::new(move |wanted| match wanted {
         WantedModel::Model(model) => serving(model),
-        // Dots and slashes of a model's name are gone from its pool's.
+        // The name of a pool has underscores for the dots and slashes of its model's name.
         WantedModel::AnyOf(pool) => match named.get(pool) {
             Some(models) => models.iter().flat_map(|model| serving(model)).collect(),
             None => serving(pool),

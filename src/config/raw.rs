@@ -1,5 +1,5 @@
-//! The file's shape. Every field is optional here, so that one wrong value costs one message and the
-//! rest is still looked at.
+//! The shape of the configuration file. Every field is optional here: one wrong value costs one
+//! message, and the rest is still checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -155,8 +155,8 @@ pub(super) struct RawTeam {
     pub(super) reply_prefixes: Vec<String>,
 }
 
-/// Reads all that can be read. Also returns the paths of values that could not, so that they are not
-/// reported as missing too.
+/// Reads every value that can be read. Also returns the paths of unreadable values, so that they
+/// are not reported as missing too.
 pub(super) fn read(text: &str) -> (RawConfig, Vec<ConfigError>, BTreeSet<String>) {
     let mut mistakes = Vec::new();
     let mut unreadable = BTreeSet::new();
@@ -192,14 +192,14 @@ pub(super) fn read(text: &str) -> (RawConfig, Vec<ConfigError>, BTreeSet<String>
             problem,
         });
         unreadable.insert(path.to_string());
-        // Taken out, it no longer hides what is behind it.
+        // Once it is removed, it no longer hides later mistakes.
         if !remove(&mut table, &path) {
             return (RawConfig::default(), mistakes, unreadable);
         }
     }
 }
 
-/// Where the text stops being TOML, without the line itself: it may hold a credential.
+/// Returns where the text stops being TOML. The line itself is left out: it may hold a credential.
 fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
     let before = error
         .span()
@@ -217,7 +217,7 @@ fn syntax(text: &str, error: &toml::de::Error) -> ConfigError {
     }
 }
 
-/// A type error without the value that it quotes, which may be a credential, and in the words of TOML.
+/// Rewrites a type error in TOML's terms, without the value that it quotes: it may be a credential.
 fn without_values(message: &str) -> String {
     let message = match (message.find(" \""), message.rfind("\", ")) {
         (Some(start), Some(end)) if start < end => {
@@ -246,7 +246,7 @@ fn without_values(message: &str) -> String {
     )
 }
 
-/// `limits.0.per` as `limits[0].per`, the form that the other messages have.
+/// Writes `limits.0.per` as `limits[0].per`, the form of all other messages.
 fn in_brackets(path: &str) -> String {
     let mut text = String::new();
     for part in path.split('.') {

@@ -1,11 +1,11 @@
-//! The words of 0.1 in a configuration. Each is a mistake that names the word of today; it is then read as that, so that no
-//! other message follows from it.
+//! The configuration words of 0.1. Each is reported as a mistake that names the current word. Its
+//! value is then read under the current word, so that no other message follows.
 
 use toml::{Table, Value};
 
 use super::ConfigError;
 
-/// Renames what 0.1 called otherwise.
+/// Replaces all words of 0.1 by the current words. Returns a mistake for each.
 pub(super) fn renamed(table: &mut Table) -> Vec<ConfigError> {
     let mut mistakes = Vec::new();
     rename_accounts(table, &mut mistakes);
@@ -22,7 +22,7 @@ pub(super) fn renamed(table: &mut Table) -> Vec<ConfigError> {
         let Value::Table(pool) = pool else { continue };
         let path = format!("pool.{name}");
         rename(pool, &path, ("join", "merge"), &mut mistakes);
-        // No age meant that calls are shared and no answer is kept.
+        // In 0.1, an age of zero meant that calls are coalesced and no answer is cached.
         if rename(pool, &path, ("reuse", "cache"), &mut mistakes)
             && let Some(Value::String(cache)) = pool.get_mut("cache")
             && humantime::parse_duration(cache).is_ok_and(|age| age.is_zero())
@@ -44,7 +44,7 @@ pub(super) fn renamed(table: &mut Table) -> Vec<ConfigError> {
     mistakes
 }
 
-/// `[quota.NAME]` as `[account.NAME]`.
+/// Replaces `[quota.NAME]` by `[account.NAME]`.
 fn rename_accounts(table: &mut Table, mistakes: &mut Vec<ConfigError>) {
     let Some(quotas) = table.remove("quota") else {
         return;
@@ -71,7 +71,7 @@ fn rename_accounts(table: &mut Table, mistakes: &mut Vec<ConfigError>) {
     }
 }
 
-/// Returns whether the old word was there.
+/// Replaces one word. Returns true if the old word was found.
 fn rename(
     table: &mut Table,
     path: &str,

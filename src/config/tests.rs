@@ -346,7 +346,7 @@ targets = [{ quota = "main", model = "m" }, { quota = "other", model = "m" }]
         "pool.chat.reuse: is now `cache`",
         "pool.chat.targets[0].quota: is now `account`",
         "pool.chat.targets[1].quota: is now `account`",
-        // What is wrong otherwise is told as before.
+        // Mistakes beside the old words are reported as before.
         "account.main.limits[0]: a limit of 0 lets nothing through: leave the model out of the pool instead",
     ];
     assert_eq!(mistakes(text), expected);

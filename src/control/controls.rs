@@ -1,4 +1,4 @@
-//! What operators ordered, in a key-value bucket: it stands over restarts until it is taken back.
+//! Operators' orders in a key-value bucket. They outlive restarts until they are revoked.
 
 use std::time::Duration;
 
@@ -15,17 +15,17 @@ use tracing::warn;
 
 use crate::nats::connection::{Connection, Error};
 
-/// How long an order is kept that is not taken back: no job waits for longer.
+/// The time for which an order is kept if it is not revoked. No job waits longer.
 const KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
-/// The bucket, and what of it the worker knows.
+/// The bucket of orders, and the same orders as the worker follows them.
 #[derive(Debug, Clone)]
 pub struct OrderBook {
     store: Store,
     orders: WorkerControls,
 }
 
-/// An order as it is kept.
+/// An order as it is stored.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ControlOrder {
@@ -34,7 +34,8 @@ pub(crate) enum ControlOrder {
 }
 
 impl ControlOrder {
-    /// The key under which it is kept: a hash, since ids can hold what keys cannot.
+    /// Returns the key under which the order is stored. It is a hash, since ids may contain
+    /// characters that keys cannot.
     pub(crate) fn key(&self) -> String {
         match self {
             ControlOrder::Pause(what) => key_of("pause", what),
@@ -44,10 +45,10 @@ impl ControlOrder {
 }
 
 impl OrderBook {
-    /// Reads all orders that stand.
+    /// Reads all stored orders.
     ///
     /// # Errors
-    /// When the bucket cannot be made or read.
+    /// Returns an error when the bucket cannot be created or read.
     pub async fn read(connection: &Connection) -> Result<Self, Error> {
         let failed = |problem: String| Error::Unreachable(anyhow!("operators' orders: {problem}"));
         let store = make(connection)
@@ -77,24 +78,25 @@ impl OrderBook {
         Ok(Self { store, orders })
     }
 
-    /// The orders, as the worker follows them.
+    /// Returns the orders that the worker follows.
     pub fn orders(&self) -> &WorkerControls {
         &self.orders
     }
 
-    /// Makes no call for `what` until [`OrderBook::resume`].
+    /// Stops calls for `what` until [`OrderBook::resume`].
     ///
     /// # Errors
-    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
         self.orders.pause(what.clone());
         self.keep(&ControlOrder::Pause(what)).await
     }
 
-    /// Makes calls for `what` again.
+    /// Resumes calls for `what`.
     ///
     /// # Errors
-    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    /// Returns why the stored pause cannot be deleted. The order is in force all the same until a
+    /// restart.
     pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
         self.orders.resume(what);
         self.store
@@ -103,10 +105,10 @@ impl OrderBook {
             .map_err(|error| error.to_string())
     }
 
-    /// Cancels what was published until `at`.
+    /// Cancels jobs that were published until `at`.
     ///
     /// # Errors
-    /// Says why it cannot be written down; it is in force all the same, until a restart.
+    /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
         self.orders.cancel(what.clone(), at);
         self.keep(&ControlOrder::Cancel { what, at }).await
@@ -127,7 +129,7 @@ fn key_of(verb: &str, what: &impl Serialize) -> String {
     format!("{verb}.{}", hex(&Sha256::digest(text)[..16]))
 }
 
-/// Makes the bucket, if there is none.
+/// Creates the bucket if it does not exist.
 pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValueError> {
     let bucket = connection.names.controls_bucket();
     let config = kv::Config {

@@ -1,5 +1,5 @@
-//! Dead letters: jobs that were given up, and messages that are none, kept until an operator replays or drops
-//! them.
+//! Dead letters: jobs that were given up, and messages that are no jobs. They are kept until an
+//! operator replays or drops them.
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
@@ -15,50 +15,50 @@ use serde::{Deserialize, Serialize};
 
 use crate::nats::connection::Connection;
 
-/// The most letters of one answer, and what they may take of a message, in bytes.
+/// Limits of a page of letters: their number, and their estimated size in bytes.
 const PAGE: usize = 500;
 const PAGE_SIZE: usize = 512 * 1024;
 
-/// A dead letter, without the message itself.
+/// A dead letter without its message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// Its number, by which it is shown, replayed and dropped.
+    /// Its sequence number, by which it is shown, replayed and dropped.
     pub sequence: u64,
-    /// When the job was given up.
+    /// The time at which the job was given up.
     pub at: Timestamp,
-    /// The subject that the message came on.
+    /// The subject on which the message was published.
     pub subject: String,
-    /// Bytes of the message.
+    /// Size of the message in bytes.
     pub size: usize,
-    /// The object that holds the job, if the message does not.
+    /// The object that holds the job. `None` if the message holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
-    /// What is known of it beside the message.
+    /// The metadata beside the message.
     #[serde(flatten)]
     pub letter: DeadLetterMeta,
 }
 
-/// Which letters are meant.
+/// A filter of dead letters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LetterFilter {
-    /// Of this pool alone.
+    /// The pool of the letters. `None` means any.
     pub pool: Option<String>,
-    /// Of this team alone.
+    /// The team of the letters. `None` means any.
     pub team: Option<String>,
-    /// After this number.
+    /// The sequence number after which letters are listed.
     #[serde(default)]
     pub after: u64,
-    /// So many at most.
+    /// Maximum number of letters. `None` means the maximum of a page.
     pub limit: Option<usize>,
 }
 
-/// Why letters cannot be read or replayed.
+/// The reason why letters cannot be read or replayed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is none, or nothing can be done with it.
+    /// The letter does not exist or is not fit for the operation.
     #[error("{0}")]
     Unfit(String),
-    /// NATS does not do it now.
+    /// NATS cannot do it now.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -75,10 +75,10 @@ pub struct DeadLetters<'a> {
 }
 
 impl<'a> DeadLetters<'a> {
-    /// The dead letters that `connection` reaches.
+    /// Opens the stream of dead letters.
     ///
     /// # Errors
-    /// When their stream is not there.
+    /// Returns an error when NATS cannot be reached.
     pub async fn open(connection: &'a Connection) -> Result<Self, Error> {
         let stream = connection
             .context
@@ -90,10 +90,10 @@ impl<'a> DeadLetters<'a> {
         })
     }
 
-    /// Letters in the order in which they came.
+    /// Lists a page of letters, the oldest first.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// Returns an error when they cannot be read.
     pub async fn list(&self, filter: &LetterFilter) -> Result<Vec<DeadLetter>, Error> {
         let subject = self
             .connection
@@ -126,10 +126,10 @@ impl<'a> DeadLetters<'a> {
         Ok(letters)
     }
 
-    /// One letter, and the message as it came.
+    /// Returns a letter, and its message unchanged.
     ///
     /// # Errors
-    /// When there is none with this number.
+    /// Returns an error when there is no letter with this number, or when NATS cannot be reached.
     pub async fn get(&self, sequence: u64) -> Result<(DeadLetter, Bytes), Error> {
         let none = || Error::Unfit(format!("there is no dead letter {sequence}"));
         match self.stream.get_raw_message(sequence).await {
@@ -139,10 +139,10 @@ impl<'a> DeadLetters<'a> {
         }
     }
 
-    /// Deletes a letter.
+    /// Deletes a letter, and the object that holds its job.
     ///
     /// # Errors
-    /// When there is none with this number.
+    /// Returns an error when there is no letter with this number, or when NATS cannot be reached.
     pub async fn drop(&self, sequence: u64) -> Result<DeadLetter, Error> {
         let (letter, _) = self.get(sequence).await?;
         self.stream
@@ -159,11 +159,12 @@ impl<'a> DeadLetters<'a> {
         Ok(letter)
     }
 
-    /// Has a job called again, by its own pool or another, as the next revision of its identity; its letter
-    /// goes when that is certain.
+    /// Schedules a letter's job as the next revision of its identity, in its own pool or in `pool`.
+    /// The letter is deleted once the job is stored.
     ///
     /// # Errors
-    /// When there is no such letter, or it is of no job, or NATS does not take the job.
+    /// Returns an error when the letter does not exist or its job cannot be called again. Returns an
+    /// error when NATS does not store the job.
     pub async fn replay(&self, sequence: u64, pool: Option<&str>) -> Result<DeadLetter, Error> {
         let (letter, payload) = self.get(sequence).await?;
         let queue = JetStreamQueue::new(
@@ -277,7 +278,7 @@ impl<'a> DeadLetters<'a> {
     }
 }
 
-/// A message of the stream as a letter; `None` if it is not Forebay's.
+/// Reads a letter from a message of the stream. Returns `None` if Forebay did not write it.
 fn read(message: &StreamMessage) -> Option<DeadLetter> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
     let letter: DeadLetterMeta = match header(DEAD_LETTER_HEADER) {

@@ -1,4 +1,4 @@
-//! How many jobs wait in each queue.
+//! Numbers of waiting jobs by queue.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use futures::StreamExt;
 use super::messages::QueueDepth;
 use crate::nats::connection::Connection;
 
-/// Jobs in the stream, by queue.
+/// Returns the number of jobs in the stream by queue.
 ///
 /// # Errors
-/// When the stream cannot be read.
+/// Returns why the stream cannot be read.
 pub async fn depths(connection: &Connection) -> Result<Vec<QueueDepth>, String> {
     let Connection { context, names, .. } = connection;
     let stream = context

@@ -1,4 +1,4 @@
-//! Tells on `ai.events` how accounts change.
+//! Events about state changes of accounts, on `ai.events`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use crate::control::messages::{AccessCondition, AccountReport};
 use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
-/// How often it is looked.
+/// The interval of checks for changes.
 const STATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Publishes each change until it is aborted. What is ready at first is not told.
+/// Publishes each change until the task is aborted. A key or model that is ready at first causes no
+/// event.
 pub async fn tell(connection: Connection, worker: Arc<Worker>) {
     let mut look = tokio::time::interval(STATE_CHECK_INTERVAL);
     let mut known = HashMap::new();
@@ -51,7 +52,7 @@ async fn publish(connection: &Connection, event: &AccountEvent) -> Result<(), St
     Ok(())
 }
 
-/// State and reason by account, kind and name.
+/// State and reason, by account, kind (true for a key) and name.
 type KnownConditions = HashMap<(String, bool, String), (String, Option<String>)>;
 
 fn changes(

@@ -1,4 +1,4 @@
-//! What is answered to each request.
+//! The handlers of requests on `ai.ctl.*` and `ai.ask.*`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,10 +31,10 @@ use crate::control::messages::{
 use crate::nats::connection::Connection;
 use crate::worker::Worker;
 
-/// How long a request on `ai.ask` is remembered; whoever asked has gone long before.
+/// The time for which a request on `ai.ask` is remembered. Its client stops waiting long before.
 const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
 
-/// Answers requests.
+/// The handlers of requests, and what they work on.
 pub(crate) struct ControlHandlers {
     pub(crate) connection: Connection,
     pub(crate) worker: Arc<Worker>,
@@ -42,7 +42,7 @@ pub(crate) struct ControlHandlers {
     pub(crate) book: OrderBook,
 }
 
-/// An answer, and headers where they say more.
+/// The headers and the body of a reply, or an error.
 type ControlAnswer = Result<(HeaderMap, Bytes), error::Error>;
 
 impl ControlHandlers {
@@ -122,8 +122,8 @@ impl ControlHandlers {
         }
     }
 
-    /// Disables or enables keys; answers what all keys are once that is written down, and so stays over a
-    /// restart.
+    /// Disables or enables keys. Once the change is stored and so outlives a restart, the reply has
+    /// all accounts.
     async fn switch(&self, payload: &[u8], on: bool) -> ControlAnswer {
         let request: SwitchRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
@@ -151,7 +151,7 @@ impl ControlHandlers {
         json(&self.accounts())
     }
 
-    /// Makes no more calls for something; answers all that pauses then.
+    /// Stops calls for a pool, an account or a team. The reply has everything that is paused.
     async fn pause(&self, payload: &[u8]) -> ControlAnswer {
         let what: PauseTarget =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
@@ -190,7 +190,7 @@ impl ControlHandlers {
         })
     }
 
-    /// Cancels what was published until now.
+    /// Cancels jobs that were published until now.
     async fn cancel(&self, payload: &[u8]) -> ControlAnswer {
         let what: CancelledJobs =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
@@ -319,16 +319,17 @@ impl ControlHandlers {
         }
     }
 
-    /// Whether the reply subject of a request on `ai.ask` is one that its team may name: NATS does not look.
+    /// Returns true if the reply subject of a request on `ai.ask` is allowed for its team. NATS
+    /// does not check that.
     fn may_answer(&self, request: &Request) -> bool {
-        // Its last token, also where the pool is none: then the answer says so.
+        // The team is the last token, even if the pool is wrong. The answer then reports that.
         let team = request
             .message
             .subject
             .rsplit('.')
             .next()
             .unwrap_or_default();
-        // The server writes such a subject itself where the request comes from another account.
+        // The server itself writes such a subject if the request comes from another NATS account.
         let is_mapped = |reply: &str| reply.starts_with("_R_.");
         let reply = request.message.reply.as_ref();
         reply.is_some_and(|reply| is_mapped(reply) || self.worker.may_reply(reply, team))

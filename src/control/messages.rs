@@ -1,4 +1,4 @@
-//! What is asked and answered over `ai.ctl.*`.
+//! Requests and replies of `ai.ctl.*`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +11,24 @@ use tokio::time::Instant;
 
 use crate::control::dead_letters::DeadLetter;
 
-/// The answer to `ai.ctl.queues`.
+/// The reply to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueuesReport {
-    /// Jobs in the stream, by queue; those that are being worked on are among them.
+    /// Jobs in the stream by queue. Jobs in flight are included.
     pub queues: Vec<QueueDepth>,
-    /// Jobs that wait for their time, or come back from that now.
+    /// Jobs that are postponed, or return from that now.
     pub scheduled: u64,
-    /// Jobs that wait in the worker for a permit or for themselves.
+    /// Jobs in the worker that wait for a permit or for their own time.
     pub prefetched: u64,
-    /// Jobs that are being called or finished.
+    /// Jobs in flight: those that are being called or completed.
     pub in_flight: u64,
-    /// Jobs that ended since the worker started, by status.
+    /// Number of jobs that ended since the worker started, by status.
     pub ended: Vec<(Status, u64)>,
-    /// What pauses.
+    /// The paused pools, accounts and teams.
     pub paused: Vec<PauseTarget>,
 }
 
-/// How many jobs a queue holds: those of one pool, team and lane.
+/// The depth of a queue: the number of jobs of one pool, team and lane.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct QueueDepth {
     /// The pool.
@@ -37,27 +37,28 @@ pub struct QueueDepth {
     pub team: String,
     /// The lane.
     pub lane: forebay_schemas::Lane,
-    /// Jobs that have no completion yet.
+    /// Number of jobs without a completion.
     pub jobs: u64,
 }
 
-/// The answer to `ai.ctl.accounts`.
+/// The reply to `ai.ctl.accounts`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccountsReport {
-    /// Every account.
+    /// All accounts.
     pub accounts: Vec<AccountReport>,
-    /// Every pool and the names of its accounts.
+    /// All pools, each with the names of its accounts.
     pub pools: Vec<(String, Vec<String>)>,
-    /// Every pool and the models of its targets.
+    /// All pools, each with the models of its targets.
     pub models: Vec<(String, Vec<String>)>,
-    /// Whether pools are made as they are asked for, so that others than these can be.
+    /// True if pools are created on demand. Jobs may then name pools that are not listed here.
     pub makes_pools: bool,
-    /// The teams that are served, if others are refused.
+    /// The teams that are served. `None` means all.
     pub teams: Option<BTreeSet<String>>,
 }
 
 impl AccountsReport {
-    /// Every pool and the models that its jobs may name, where these are known.
+    /// Returns each pool with the models that its jobs may name. The set is empty where the models
+    /// are unknown.
     pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut served: BTreeMap<_, _> = self
             .pools
@@ -72,7 +73,7 @@ impl AccountsReport {
         served
     }
 
-    /// Why jobs of a team would be refused, if they would be.
+    /// Returns why jobs of a team are refused. `None` means that they are accepted.
     pub fn refuses_team(&self, team: &str) -> Option<String> {
         let is_unknown = self
             .teams
@@ -82,31 +83,32 @@ impl AccountsReport {
     }
 }
 
-/// An account.
+/// The state of an account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccountReport {
-    /// Its name.
+    /// The account's name.
     pub name: String,
-    /// Its provider.
+    /// The provider's name.
     pub provider: String,
-    /// Its keys.
+    /// The states of its keys.
     pub keys: Vec<AccessCondition>,
-    /// The models that were asked of it.
+    /// The states of the models that were requested through it.
     pub models: Vec<AccessCondition>,
-    /// Calls a second that its limits on calls allow to one model.
+    /// Calls per second that its request limits allow for one model. `None` means no such limit.
     pub requests_per_second: Option<f64>,
-    /// Calls that were sent.
+    /// Number of calls that were sent.
     pub calls: u64,
-    /// Calls under way.
+    /// Number of calls in flight.
     pub in_flight: u64,
-    /// Calls that a limit refused.
+    /// Number of calls that a limit refused.
     pub refusals: u64,
-    /// What was said when a call was last not accepted.
+    /// The message of the last call that was not accepted.
     pub last_problem: Option<String>,
 }
 
 impl AccountReport {
-    /// Whether nothing can be asked of it until somebody acts: no key is accepted, or no model allowed.
+    /// Returns true if the account serves nothing until an operator acts: no key is accepted, or no
+    /// model is allowed.
     pub fn is_shut(&self) -> bool {
         let allowed = |model: &AccessCondition| {
             model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str())
@@ -115,7 +117,7 @@ impl AccountReport {
             || (!self.models.is_empty() && !self.models.iter().any(allowed))
     }
 
-    /// Whether no call to any model reaches it.
+    /// Returns true if no call to any of its models reaches the provider.
     pub fn is_unreachable(&self) -> bool {
         let unreachable = |model: &AccessCondition| {
             model.reason.as_deref() == Some(Class::NetBeforeSend.as_str())
@@ -123,7 +125,7 @@ impl AccountReport {
         !self.models.is_empty() && self.models.iter().all(unreachable)
     }
 
-    /// What is wrong with its keys and models.
+    /// Returns the reason of each key and model that has one, with the account's last problem.
     pub fn reasons(&self) -> impl Iterator<Item = String> {
         self.keys
             .iter()
@@ -142,17 +144,18 @@ impl AccountReport {
 /// The state of a key, or of a model at an account.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AccessCondition {
-    /// Its name.
+    /// The name of the key or model.
     pub name: String,
-    /// ready, cooling, exhausted, probing or disabled.
+    /// `ready`, `cooling`, `exhausted`, `probing` or `disabled`.
     pub state: String,
-    /// What happened.
+    /// The reason of the state.
     pub reason: Option<String>,
-    /// When it returns by itself.
+    /// The time at which the state ends by itself. `None` means that it does not, or that the time
+    /// is unknown.
     pub until: Option<Timestamp>,
-    /// A limit that is spent for more than some seconds.
+    /// A limit that is spent for more than a few seconds.
     pub spent: Option<SpentReport>,
-    /// What its limits are taken to be, where they are learned.
+    /// Its learned limits, in words.
     #[serde(default)]
     pub learned: Vec<String>,
 }
@@ -160,9 +163,9 @@ pub struct AccessCondition {
 /// A limit that is spent.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SpentReport {
-    /// The limit.
+    /// The limit, in words.
     pub limit: String,
-    /// When a call may start again.
+    /// The time at which a call may start again.
     pub until: Timestamp,
 }
 
@@ -171,7 +174,7 @@ pub struct SpentReport {
 pub struct SwitchRequest {
     /// The account.
     pub account: String,
-    /// One of its keys; all, if none is named.
+    /// One of its keys. `None` means all.
     pub key: Option<String>,
 }
 
@@ -180,49 +183,49 @@ pub struct SwitchRequest {
 pub struct ResultsRequest {
     /// The team.
     pub team: String,
-    /// The batch, if the job is of one.
+    /// The batch. `None` if the job belongs to none.
     pub batch: Option<String>,
     /// The job's id.
     pub id: String,
 }
 
-/// The answer to `ai.ctl.pause` and `ai.ctl.resume`.
+/// The reply to `ai.ctl.pause` and `ai.ctl.resume`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OrdersReply {
-    /// All that pauses.
+    /// The paused pools, accounts and teams.
     pub paused: Vec<PauseTarget>,
 }
 
-/// The answer to `ai.ctl.cancel`.
+/// The reply to `ai.ctl.cancel`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CancelReply {
-    /// What is cancelled.
+    /// The cancelled jobs.
     pub what: CancelledJobs,
-    /// What was published until then.
+    /// Jobs that were published until this time are cancelled.
     pub at: Timestamp,
-    /// How many jobs do not wait for their time any more.
+    /// Number of postponed jobs that return at once.
     pub rescheduled: usize,
 }
 
 /// A request on `ai.ctl.dead.show`, `ai.ctl.dead.replay` and `ai.ctl.dead.drop`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LetterRequest {
-    /// The letter's number.
+    /// The letter's sequence number.
     pub sequence: u64,
-    /// The pool that a replay goes to, if not the job's own.
+    /// The pool of the replayed job. `None` means its own.
     pub pool: Option<String>,
 }
 
-/// The answer to `ai.ctl.dead.show`.
+/// The reply to `ai.ctl.dead.show`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShownLetter {
     /// The letter.
     pub letter: DeadLetter,
-    /// The message, as far as it is text.
+    /// The message. Bytes that are not UTF-8 are replaced.
     pub message: String,
 }
 
-/// The answer to `ai.ctl.results`: null where there is none.
+/// The reply to `ai.ctl.results`: a completion, or null.
 pub type ResultsReply = Option<Completion>;
 
 impl From<accounts::AccountSnapshot> for AccountReport {

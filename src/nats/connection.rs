@@ -1,4 +1,4 @@
-//! A connection to NATS, and the errors that decide how a command ends.
+//! A connection to NATS, and the errors that decide the exit code of a command.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use tracing::{info, warn};
 
 use crate::config::{Config, ConfigErrors};
 
-/// Why nothing runs, as far as the exit code goes.
+/// The reason why a command ends, as far as the exit code depends on it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// What was asked for or configured cannot be done.
+    /// The request or the configuration is invalid.
     #[error("{0:#}")]
     Usage(anyhow::Error),
-    /// NATS or a provider is not there.
+    /// NATS or a provider is unreachable.
     #[error("{0:#}")]
     Unreachable(anyhow::Error),
 }
@@ -29,26 +29,26 @@ impl From<ConfigErrors> for Error {
     }
 }
 
-/// A connection to NATS, and all names.
+/// A connection to NATS, with the names of everything on it.
 #[derive(Debug, Clone)]
 pub struct Connection {
-    /// The connection.
+    /// The client.
     pub client: Client,
-    /// JetStream on it.
+    /// JetStream on this connection.
     pub context: Context,
-    /// All names.
+    /// The names of subjects, streams and buckets.
     pub names: Names,
-    /// Cancelled when this process ends the connection itself.
+    /// Is cancelled when this process ends the connection itself.
     closing: CancellationToken,
 }
 
 impl Connection {
-    /// From now on the connection's end is meant, and nobody is told of it.
+    /// Marks the end of the connection as intended, so that it is not logged.
     pub fn close(&self) {
         self.closing.cancel();
     }
 
-    /// Whether it stands now.
+    /// Returns true if the connection is established now.
     pub fn is_up(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
@@ -56,7 +56,8 @@ impl Connection {
     /// Connects to NATS.
     ///
     /// # Errors
-    /// When it does not answer within 10 seconds.
+    /// Returns an error when the URL is invalid, or when NATS does not answer. An attempt to
+    /// connect takes up to 5 seconds.
     pub async fn open(url: &str, config: &Config) -> Result<Self, Error> {
         let unreachable = |error: anyhow::Error| {
             Error::Unreachable(error.context(format!(
@@ -72,7 +73,7 @@ impl Connection {
         let closing = CancellationToken::new();
         let told = closing.clone();
         let mut options = async_nats::ConnectOptions::new();
-        // The client takes a credential from its options, not from the address.
+        // The client takes a credential from its options, not from the URL.
         if let Some((user, password)) = addresses
             .iter()
             .find_map(|at| Some((at.username()?, at.password()?)))
@@ -89,7 +90,7 @@ impl Connection {
                     match event {
                         async_nats::Event::Connected => info!("connected to NATS"),
                         _ if closing => {}
-                        // This process has let go of it.
+                        // This process has dropped the client.
                         async_nats::Event::Closed => {}
                         async_nats::Event::Disconnected => {
                             warn!("the connection to NATS is lost, connecting again");
@@ -111,7 +112,7 @@ impl Connection {
     }
 }
 
-/// An address as it may be printed.
+/// Returns a URL without its credential, for messages.
 fn without_credential(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {

@@ -1,5 +1,5 @@
-//! What no message can hold, on its way: jobs go out as objects that their messages name, and completions come in
-//! whole.
+//! Jobs and completions that are too large for a message. A large job is stored as an object that
+//! its message names. A completion that names an object is completed from it.
 
 use std::time::Duration;
 
@@ -19,13 +19,13 @@ use tracing::{debug, info};
 use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::nats::connection::Connection;
 
-/// Room for a message's headers beside its payload, in bytes.
+/// Bytes that are reserved for the headers of a message.
 const HEADER_ROOM: usize = 1_024;
 
-/// How often it is looked for what is left of objects, and how old that is at least.
+/// The interval of sweeps, and the minimum age of what they delete.
 const SWEEP: Duration = Duration::from_secs(60 * 60);
 
-/// Deletes, now and then, what was put of objects that never became whole.
+/// Deletes incomplete objects at regular intervals.
 pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut sweeps = tokio::time::interval(SWEEP);
@@ -47,16 +47,19 @@ pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
 }
 
 impl Connection {
-    /// Whether no message can hold a job of so many bytes.
+    /// Returns true if a job of `size` bytes is too large for a message.
     pub fn is_large(&self, size: usize) -> bool {
         size + HEADER_ROOM > self.client.max_payload()
     }
 
-    /// The message of a job: itself, or where it is large all that names it, the job itself being kept as an
-    /// object that a header names. Tried again with the same headers, the same object is put again.
+    /// Returns the message of a job.
+    ///
+    /// A small job is its own message. A large job is stored as an object that a header names, and
+    /// its message has only the id and the batch. A repetition with the same headers stores the
+    /// same object again.
     ///
     /// # Errors
-    /// When the object cannot be kept.
+    /// Returns an error when the object cannot be stored.
     pub async fn enclose(
         &self,
         identity: &Identity,
@@ -67,7 +70,8 @@ impl Connection {
             return Ok(job);
         }
         let Identity { team, batch, id } = identity;
-        // An object is deleted with the message that names it, so that no two name one.
+        // An object is deleted with the message that names it, so no two messages may name the same
+        // object.
         let object = object_of(Some(headers)).unwrap_or_else(|| {
             format!(
                 "{}/{:032x}",
@@ -83,7 +87,7 @@ impl Connection {
         Ok(json!({ "id": id, "batch": batch }).to_string().into())
     }
 
-    /// The jobs that no message can hold.
+    /// Returns the object store of jobs that are too large for a message.
     pub fn requests(&self) -> Objects {
         Objects::of_requests(&self.context, &self.names, self.client.max_payload())
     }
@@ -92,11 +96,14 @@ impl Connection {
         Objects::of_answers(&self.context, &self.names, self.client.max_payload())
     }
 
-    /// The whole completion of a message that may name an object. If that is gone, the worker's store is asked; if
-    /// that has it no more either, the completion says so.
+    /// Returns the whole completion of a message that may name an object.
+    ///
+    /// If the object is gone, the worker's store is asked. If the store no longer has the answer,
+    /// the returned completion has failed with the code `answer_gone`.
     ///
     /// # Errors
-    /// When the message holds none, or the object cannot be fetched now.
+    /// Returns an error when the message holds no completion, or when the object cannot be fetched
+    /// now.
     pub async fn open_completion(
         &self,
         payload: &[u8],

@@ -1,28 +1,31 @@
-//! What one team may do at a NATS server: publish its own jobs, ask for its own answers, see its own completions
-//! come, and nothing else.
+//! The NATS permissions of one team. It may publish its own jobs, request its own answers and
+//! receive its own completions.
 //!
-//! The server checks the subject of a message and not the reply subject that it names, to which whoever answers
-//! then publishes with rights of their own. So nothing is granted whose answer could do harm where it does not
-//! belong: no reads of the stream, whose answers are whole completions; no acks, whose answers are empty, as
-//! requests to delete are; and no consumers, for which the server publishes to any subject that one names.
+//! A server checks the subject of a message, but not the reply subject that the message names. The
+//! reply is published with the rights of the component that answers.
+//!
+//! Therefore nothing is granted whose reply could do harm on a foreign subject:
+//! - no reads of the stream, whose replies are whole completions;
+//! - no acks, whose replies are empty, like requests to delete;
+//! - no consumers, for which the server publishes to any subject that they name.
 
 use forebay_schemas::Names;
 use serde_json::{Value, json};
 
-/// What stands for the NATS account that Forebay's own user is in.
+/// The placeholder for the NATS account of Forebay's own user.
 const FOREBAY: &str = "FOREBAY";
 
-/// What a team may do.
+/// The permissions of a team.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TeamGrants {
-    /// Subjects that it may publish on.
+    /// Subjects on which it may publish.
     pub publish: Vec<String>,
-    /// Subjects that it may subscribe to.
+    /// Subjects to which it may subscribe.
     pub subscribe: Vec<String>,
 }
 
 impl TeamGrants {
-    /// What `team` may do under `names`.
+    /// Returns the permissions of `team` under `names`.
     pub fn of(team: &str, names: &Names) -> Self {
         Self {
             publish: vec![
@@ -37,9 +40,12 @@ impl TeamGrants {
         }
     }
 
-    /// The same as a NATS account of the team's own in a nats-server's configuration, beside the one that Forebay is in:
-    /// what that one exports, and what the team's imports. The server then keeps apart what they call subjects, and
-    /// answers nowhere but in the account of whoever asked.
+    /// Formats the permissions as a NATS account of the team's own in a nats-server's
+    /// configuration. The text has the exports of Forebay's account and the imports of the team's
+    /// account.
+    ///
+    /// The server then separates the subjects of both accounts. Replies reach only the account of
+    /// the request.
     pub fn to_account(&self, team: &str) -> String {
         let lines = |kind: &str, subjects: &[String], line: &dyn Fn(&str, &str) -> String| {
             subjects
@@ -74,7 +80,7 @@ impl TeamGrants {
         )
     }
 
-    /// The same as JSON: exports of Forebay's NATS account, and the team's own.
+    /// Returns the same exports and imports as JSON.
     pub fn in_json(&self, team: &str) -> Value {
         let of = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
             subjects
@@ -96,7 +102,8 @@ impl TeamGrants {
         })
     }
 
-    /// The same as a user in a nats-server's configuration; the password is read from the environment.
+    /// Formats the permissions as a user in a nats-server's configuration. The password is read
+    /// from the environment.
     pub fn to_user(&self, team: &str, names: &Names) -> String {
         let list = |subjects: &[String]| {
             let quoted: Vec<_> = subjects
@@ -132,7 +139,7 @@ impl TeamGrants {
     }
 }
 
-/// The variable that a team's password is read from; no two teams have one.
+/// Returns the environment variable of a team's password. It differs for each team.
 fn password_of(team: &str) -> String {
     format!(
         "TEAM_{}_PASSWORD",

@@ -1,7 +1,9 @@
-//! The minded server: a nats-server that Forebay starts, watches and stops when none is configured.
+//! The managed server: a nats-server that Forebay starts, watches and stops if no server is
+//! configured.
 //!
-//! Its store, its configuration and a generated credential live under the data directory, readable by
-//! the owner alone. It listens on loopback, is started again if it dies, and goes when Forebay goes.
+//! Its store, its configuration and a generated credential are below the data directory, and only
+//! the owner can read them. It listens on loopback, is started again if it dies, and is stopped
+//! with Forebay.
 
 mod binary;
 mod child;
@@ -18,36 +20,36 @@ use rand::distr::Alphanumeric;
 
 use crate::nats::server::child::ServerChild;
 
-/// The largest message that the minded server takes, in bytes: completions of long answers fit.
+/// Maximum size of a message on the managed server in bytes. Completions of long answers fit.
 const MAX_PAYLOAD: usize = 8 * 1024 * 1024;
-/// The user that the generated credential belongs to.
+/// The user of the generated credential.
 const USER: &str = "forebay";
 
-/// Why the minded server cannot be had.
+/// The reason why the managed server is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No server was found, or none that is new enough.
     #[error("{0}")]
     NoServer(String),
-    /// Its files cannot be written.
+    /// A file of the server cannot be written.
     #[error("{}: {error}", path.display())]
     Files {
         /// The file or directory.
         path: PathBuf,
-        /// What went wrong.
+        /// The cause.
         error: std::io::Error,
     },
-    /// It was started and is not up.
+    /// The server was started and did not come up.
     #[error("nats-server did not come up: {reason}\n{log}")]
     Down {
-        /// What is known.
+        /// The cause, as far as it is known.
         reason: String,
         /// The end of its log.
         log: String,
     },
 }
 
-/// A running minded server; it is stopped when this is dropped.
+/// A running managed server. It is stopped when this is dropped.
 #[derive(Debug)]
 pub struct NatsServer {
     url: String,
@@ -55,10 +57,11 @@ pub struct NatsServer {
 }
 
 impl NatsServer {
-    /// Starts a server that keeps its store in `dir`, and waits until it is up.
+    /// Starts a server with its store in `dir`, and waits until it listens.
     ///
     /// # Errors
-    /// When there is no server to start or it does not come up.
+    /// Returns an error when no server is found, its files cannot be written, or it does not come
+    /// up.
     pub async fn start(dir: &Path, listen: SocketAddr, sync: Duration) -> Result<Self, Error> {
         let dir = fs::create_dir_all(dir)
             .and_then(|()| fs::canonicalize(dir))
@@ -87,13 +90,13 @@ impl NatsServer {
         })
     }
 
-    /// Its address, credential included.
+    /// Returns the server's URL, with the credential.
     pub fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// Deletes the addresses that servers wrote which could not delete them themselves.
+/// Deletes the address files of servers that could not delete them.
 fn forget_addresses(dir: &Path) -> std::io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -107,7 +110,7 @@ fn forget_addresses(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A file that only its owner can read.
+/// Writes a file that only its owner can read.
 pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -115,12 +118,13 @@ pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
         .truncate(true)
         .mode(0o600)
         .open(path)?;
-    // The mode above counts for a new file alone.
+    // The mode above applies only to a new file.
     file.set_permissions(fs::Permissions::from_mode(0o600))?;
     file.write_all(text.as_bytes())
 }
 
-/// The credential of this store: letters and digits, which every client takes in an address as it is.
+/// Returns the credential of this store, and creates it if there is none. It has letters and
+/// digits, which every client accepts in a URL unchanged.
 fn credential(path: &Path) -> std::io::Result<String> {
     if let Ok(text) = fs::read_to_string(path)
         && text.len() == 32
@@ -136,7 +140,7 @@ fn credential(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The server's configuration. Port 0 becomes -1, its own word for any free port.
+/// Writes the server's configuration. Port 0 becomes -1, which the server takes as any free port.
 fn write_config(
     dir: &Path,
     listen: SocketAddr,
@@ -176,10 +180,10 @@ authorization {{ user: "{USER}", password: "{password}" }}
     Ok(path)
 }
 
-/// The server that would be started.
+/// Returns the path of the server that would be started.
 ///
 /// # Errors
-/// When there is none that is new enough.
+/// Returns an error when no server is new enough.
 pub fn find() -> Result<PathBuf, Error> {
     binary::find().map_err(Error::NoServer)
 }

@@ -1,4 +1,5 @@
-//! The streams: made or updated at the start, and refused where they would break a promise.
+//! The streams. They are created or updated at the start, and refused if they would break a
+//! guarantee.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,50 +14,51 @@ use tracing::{debug, warn};
 
 use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
 
-/// Flows that a stream may have: each is a durable consumer, and the server's own default is 1,000.
+/// Maximum number of consumers of a stream. Each flow has a durable consumer, and the server's own
+/// default is 1,000.
 const MAX_CONSUMERS: i32 = 10_000;
-/// Dead letters and events are kept this long.
+/// The time for which dead letters and events are kept.
 const LONG: Duration = Duration::from_secs(90 * 24 * 60 * 60);
-/// Publishes with the same Nats-Msg-Id are told apart by Forebay: ids are unique within a team, and
-/// the server's window is not. This is the least that the server allows.
+/// The duplicate window, which is the minimum that the server allows. Forebay itself recognises
+/// duplicates: ids are unique within a team, but the server's window covers the whole stream.
 const NO_WINDOW: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether all streams are there.
+/// The interval of checks that all streams exist.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why the streams cannot be used.
+/// The reason why the streams cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The server said no, or nothing.
+    /// The server refused, or did not answer.
     #[error("stream {stream}: {problem}")]
     Server {
         /// The stream.
         stream: String,
-        /// What went wrong.
+        /// The cause.
         problem: String,
     },
-    /// A stream is there and is made so that it would break a promise.
+    /// A stream exists with a setting that would break a guarantee.
     #[error(
         "stream {stream} has {field} = {found}, and Forebay needs {needed} ({why}); change the stream or set [nats] prefix to another"
     )]
     Unfit {
         /// The stream.
         stream: String,
-        /// What does not fit.
+        /// The wrong setting.
         field: &'static str,
-        /// What it is.
+        /// The value that was found.
         found: String,
-        /// What it must be.
+        /// The value that is needed.
         needed: String,
-        /// Which promise it would break.
+        /// The guarantee that would be broken.
         why: &'static str,
     },
 }
 
-/// Makes or updates all streams.
+/// Creates or updates all streams.
 ///
 /// # Errors
-/// When the server refuses, or a stream that is there cannot keep a promise.
+/// Returns an error when the server refuses, or when an existing stream would break a guarantee.
 pub async fn establish(
     context: &Context,
     names: &Names,
@@ -76,12 +78,14 @@ pub async fn establish(
                 let stream = wanted.name.clone();
                 let mut metadata = existing.metadata;
                 for key in wanted.metadata.into_keys() {
-                    // What a Forebay made that knew of one format alone holds that.
+                    // A stream without this key was created by a Forebay with format 1 only. All
+                    // its messages have that format.
                     metadata
                         .entry(key)
                         .or_insert_with(|| state.last_sequence.to_string());
                 }
-                // Replicas and placement are the operator's, and nobody asked for another size than it was made with.
+                // Replicas and placement belong to the operator. Without a configured size, the
+                // size at creation is kept.
                 let max_bytes = match size {
                     Some(StreamSize::Usual(_)) => existing.max_bytes,
                     _ => wanted.max_bytes,
@@ -102,7 +106,8 @@ pub async fn establish(
             None => missing.push((wanted, size)),
         }
     }
-    // Only now, when nothing that is there is refused: until here an older Forebay could go on.
+    // This comes last, when no existing stream was refused. Up to here an older Forebay could still
+    // work.
     if let Some((wanted, _)) = missing
         .iter_mut()
         .find(|(wanted, _)| wanted.name == names.scheduled_stream())
@@ -113,8 +118,8 @@ pub async fn establish(
     create(context, &missing).await
 }
 
-/// Has the stream in which 0.1 scheduled jobs give up the subjects that today's stream has too. Returns today's with the
-/// replicas and the placement of that one.
+/// Narrows the stream in which 0.1 scheduled jobs, so that today's stream can take the subjects of
+/// both. Returns today's stream with the replicas and the placement of the former one.
 async fn in_place_of(
     former: Config,
     context: &Context,
@@ -144,8 +149,8 @@ async fn in_place_of(
     })
 }
 
-/// Makes a stream that somebody deletes while it is served again, so that publishers and completions are
-/// not turned away until the next start.
+/// Creates streams again that are deleted while Forebay runs. Publishers and completions are then
+/// not refused until the next start.
 pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async move {
         loop {
@@ -175,7 +180,7 @@ async fn make_missing(
     create(context, &missing).await
 }
 
-/// What the server says of a stream, if there is one of this name.
+/// Returns the server's information about a stream. `None` means that it does not exist.
 pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<Info>, Error> {
     match context.get_stream(stream).await {
         Ok(found) => Ok(Some(found.cached_info().clone())),
@@ -187,8 +192,8 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
     }
 }
 
-/// Makes streams. A server keeps room for the most that each may hold: where there is too little, all that have their
-/// usual size have half of it, and half of that.
+/// Creates streams. The server reserves the maximum size of each. Where it has too little room, all
+/// default sizes are halved, as often as necessary.
 async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error> {
     let mut halved = 0;
     let problem = |wanted: &Config, problem| Error::Server {
@@ -228,7 +233,7 @@ async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error>
     Ok(())
 }
 
-/// A stream whose usual size is so often halved.
+/// Returns a stream's configuration with its default size halved `halved` times.
 fn at_most((wanted, size): &SizedStream, halved: u32) -> Config {
     let max_bytes = match size {
         Some(StreamSize::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
@@ -258,10 +263,10 @@ fn is_not_found(error: &async_nats::jetstream::context::GetStreamError) -> bool 
     matches!(error.kind(), JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// A stream, and the most that it holds, where that is limited.
+/// A stream and its maximum size. `None` means no limit.
 type SizedStream = (Config, Option<StreamSize>);
 
-/// The streams as they should be.
+/// Returns the streams with their intended settings.
 fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
     let base = |name: String, subjects: Vec<String>| Config {
         name,
@@ -287,7 +292,7 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
             Config {
                 retention: RetentionPolicy::WorkQueue,
                 discard: DiscardPolicy::New,
-                // A flow's jobs have one subject, so the server can count them.
+                // The jobs of a flow have one subject, so the server can count them.
                 max_messages_per_subject: sizes.jobs_max_per_queue.map_or(-1, i64::from),
                 discard_new_per_subject: sizes.jobs_max_per_queue.is_some(),
                 republish: Some(Republish {
@@ -338,14 +343,14 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
             },
             None,
         ),
-        // Jobs wait, and can be replayed, for about as long as there are dead letters.
+        // The jobs of dead letters must remain for a replay, for about as long as dead letters do.
         objects(
             &names.requests_bucket(),
             sizes.objects_max_bytes,
             LONG,
             DiscardPolicy::New,
         ),
-        // The store has what is pushed out.
+        // The worker's store still has an answer whose object was deleted for lack of room.
         objects(
             &names.answers_bucket(),
             sizes.objects_max_bytes,
@@ -355,7 +360,7 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
     ]
 }
 
-/// An object store as NATS clients make one.
+/// Returns an object store with the settings that NATS clients use.
 fn objects(
     bucket: &str,
     size: StreamSize,
@@ -377,8 +382,8 @@ fn objects(
     (stream, Some(size))
 }
 
-/// The three forms of a job's subject. A subject of another form, an unknown lane among them, is taken
-/// by no stream, so that its publisher is told at once.
+/// Returns the three forms of a job's subject. No stream takes a subject of another form, for
+/// example with an unknown lane. Its publisher therefore gets an error at once.
 fn job_subjects(names: &Names) -> Vec<String> {
     let prefix = names.prefix();
     let mut subjects = vec![format!("{prefix}.jobs.*"), format!("{prefix}.jobs.*.*")];
@@ -386,7 +391,7 @@ fn job_subjects(names: &Names) -> Vec<String> {
     subjects
 }
 
-/// Whether two subjects have the first two tokens in common, which are prefix and kind.
+/// Returns true if two subjects have the same first two tokens, which are prefix and kind.
 fn same_prefix(left: &str, right: &str) -> bool {
     left.split('.').take(2).eq(right.split('.').take(2))
 }

@@ -1,4 +1,4 @@
-//! The data directory: one process holds it, others find that one through it.
+//! The data directory. One process holds it, and other processes find that one through it.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,48 +12,50 @@ use tracing::warn;
 
 use crate::nats::server::write_private;
 
-/// The file whose age tells for how long no process has lived here.
+/// The file whose age shows how long no process has held the directory.
 const ALIVE: &str = "alive";
-/// The formats that are read. There is another one after every change that an older Forebay would misread.
+/// The formats that this version reads. Each change that an older Forebay would misread adds a
+/// format.
 const FORMATS: [Format; 2] = [Format::One, Format::Two];
-/// How often it is written.
+/// The interval at which the holder writes the file `alive`.
 const PULSE: Duration = Duration::from_secs(1);
 
-/// What the holder of a data directory says of itself; the file is readable by its owner alone.
+/// The holder of a data directory, as it describes itself in `forebay.json`. Only the owner can
+/// read the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DataHolder {
-    /// Its process.
+    /// The number of its process.
     pub pid: u32,
-    /// Its NATS server's address, credential included.
+    /// The URL of its NATS server, with the credential.
     pub url: String,
 }
 
-/// A data directory that this process holds. The lock goes with the process, however it ends.
+/// A data directory that this process holds. The lock ends with the process, however it ends.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
     _lock: File,
 }
 
-/// What came of asking for a data directory.
+/// The result of taking hold of a data directory.
 #[derive(Debug)]
 pub enum DataHold {
-    /// It is ours.
+    /// This process holds it.
     Ours(DataDir),
-    /// Another process has it.
+    /// Another process holds it.
     Taken(TakenBy),
 }
 
-/// The process that has a data directory.
+/// The process that holds a data directory.
 #[derive(Debug, Clone)]
 pub struct TakenBy {
-    /// Its process.
+    /// The number of its process. `None` means unknown.
     pub pid: Option<u32>,
-    /// What it says of itself, once its server is up.
+    /// Its description of itself. `None` until its server runs.
     pub holder: Option<DataHolder>,
 }
 
-/// A data directory as messages name it: what it is relative to cannot be told from them, and where it is set can.
+/// Formats a data directory for messages: its absolute path and the field that sets it.
 pub fn told(path: &Path) -> String {
     let whole = std::path::absolute(path);
     format!(
@@ -63,10 +65,12 @@ pub fn told(path: &Path) -> String {
 }
 
 impl DataDir {
-    /// Takes hold of `path`, which is made if it is not there, unless another process has it.
+    /// Takes hold of `path`, unless another process holds it. Creates the directory if it does not
+    /// exist.
     ///
     /// # Errors
-    /// When the directory cannot be made or written.
+    /// Returns an error when the directory cannot be created or written, or when its format is not
+    /// known.
     pub fn hold(path: &Path) -> std::io::Result<DataHold> {
         let path = std::path::absolute(path)?;
         fs::create_dir_all(&path)?;
@@ -100,10 +104,10 @@ impl DataDir {
         Ok(DataHold::Ours(dir))
     }
 
-    /// Lets others find the server.
+    /// Writes the file through which other processes find the server.
     ///
     /// # Errors
-    /// When the file cannot be written.
+    /// Returns an error when the file cannot be written.
     pub fn announce(&self, url: &str) -> std::io::Result<()> {
         let holder = DataHolder {
             pid: std::process::id(),
@@ -115,16 +119,19 @@ impl DataDir {
         )
     }
 
-    /// How long ago a process that held this directory last said that it lives; `None` if none ever did.
-    /// It may have lived for some moments more.
+    /// Returns the time since a process that held this directory last wrote a sign of life. `None`
+    /// means that none ever did.
+    ///
+    /// Two intervals are subtracted, since the process may have lived a little longer.
     pub fn idle(&self) -> Option<Duration> {
         let said = fs::metadata(self.path.join(ALIVE)).ok()?.modified().ok()?;
-        // A clock that was set back makes it now, which is on the safe side.
+        // If the clock was set back, this counts as now, which is the safe side.
         let idle = said.elapsed().unwrap_or_default();
         Some(idle.saturating_sub(2 * PULSE))
     }
 
-    /// Says, now and then, that this process lives, so that the next one knows for how long it has not.
+    /// Writes a sign of life once a second, so that the next process knows how long none held the
+    /// directory.
     pub fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
         let (path, dir) = (self.path.join(ALIVE), told(&self.path));
         tokio::spawn(async move {
@@ -138,12 +145,12 @@ impl DataDir {
         })
     }
 
-    /// Where something of ours is.
+    /// Returns the path of a file or directory in the data directory.
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Refuses what a newer Forebay wrote, which this one might misread.
+    /// Refuses a format that a newer Forebay wrote: this one might misread it.
     fn check_format(&self) -> std::io::Result<()> {
         let format = self.format()?;
         let is_known = |known: &Format| known.number().to_string() == format;
@@ -158,10 +165,10 @@ impl DataDir {
         )))
     }
 
-    /// From now on what is written here is of the newest format: an older Forebay must not work on it any more.
+    /// Marks the directory with the newest format. An older Forebay then refuses to work on it.
     ///
     /// # Errors
-    /// When that cannot be written.
+    /// Returns an error when the mark cannot be written.
     pub fn begin_format(&self) -> std::io::Result<()> {
         let newest = Format::default().number().to_string();
         if self.format()? == newest {
@@ -174,7 +181,8 @@ impl DataDir {
         fs::rename(fresh, self.join("format"))
     }
 
-    /// What the directory says of its format: nothing where it is new, or the power went while that was written.
+    /// Reads the directory's format. It is empty in a new directory, or if power was lost during
+    /// the write.
     fn format(&self) -> std::io::Result<String> {
         match fs::read_to_string(self.join("format")) {
             Ok(format) => Ok(format.trim().to_owned()),
@@ -184,7 +192,7 @@ impl DataDir {
     }
 
     fn forget_holder(&self) {
-        // If it stays, it names a process that is gone, which the lock tells as well.
+        // If the file stays, it names a process that is gone. The lock shows the same.
         let _ = fs::remove_file(self.path.join("forebay.json"));
     }
 }

@@ -6,15 +6,16 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long jobs in flight may take after the first signal.
+/// The time that jobs in flight have after the first signal.
 pub const GRACE: Duration = Duration::from_secs(30);
-/// The exit code of a process that was interrupted and can go on where it was.
+/// The exit code of a process that was interrupted and can be resumed.
 pub const INTERRUPTED: u8 = 130;
 
-/// A token that is cancelled by the first SIGINT or SIGTERM; the second ends the process at once.
+/// Returns a token that is cancelled by the first SIGINT or SIGTERM. The second signal ends the
+/// process at once.
 ///
 /// # Errors
-/// When signals cannot be listened to.
+/// Returns an error when signals cannot be received.
 pub fn on_signal() -> std::io::Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

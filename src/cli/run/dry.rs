@@ -1,4 +1,4 @@
-//! `forebay run --dry-run`: what a batch is going to take, before anything is sent.
+//! The option `--dry-run` of `forebay run`: what a batch is going to take, before anything is sent.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::batch::input::Batch;
 use crate::cli::{GlobalOptions, print};
 use crate::config::Config;
 
-/// Digits after the point of an estimated amount: a millionth of a dollar.
+/// Decimal places of an estimated amount: millionths of a dollar.
 const DIGITS: u32 = 6;
 
 pub(super) fn dry_run(
@@ -85,7 +85,7 @@ fn cost(found: &Forecast) -> String {
     format!("cost: about {prompts} USD for prompts and at most {answers} USD for answers{unknown}")
 }
 
-/// Whether any price is known.
+/// Returns true if any price is known.
 fn is_priced(found: &Forecast) -> bool {
     found.unpriced == 0 || !found.prompts.is_zero() || !found.answers.is_zero()
 }
@@ -116,13 +116,13 @@ fn took(config: &Config, found: &Forecast) -> String {
     )
 }
 
-/// A count and what is counted.
+/// Formats a count with its noun.
 fn many(count: usize, what: &str) -> String {
     let end = if count == 1 { "" } else { "s" };
     format!("{} {what}{end}", thousands(count as u64))
 }
 
-/// Whole seconds, at least one.
+/// Rounds up to whole seconds.
 fn in_seconds(time: Duration) -> Duration {
     Duration::from_secs(
         time.as_millis()

@@ -1,4 +1,4 @@
-//! Pools: their targets, and what may serve their jobs.
+//! Checks of pools: their targets and their cache mode.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Finding a nats-server that is new enough.
+//! Search for a nats-server that is new enough.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,7 +6,8 @@ use std::process::Command;
 /// The oldest version that has message schedules and passes the tests.
 pub(crate) const OLDEST: (u32, u32, u32) = (2, 12, 0);
 
-/// The first server on PATH, then in `.tools/` here or beside the program, that is new enough.
+/// Returns the first server that is new enough. PATH is searched first, then `.tools/` in the
+/// working directory and in each directory above the program.
 pub(crate) fn find() -> Result<PathBuf, String> {
     choose(candidates())
 }
@@ -56,7 +57,7 @@ fn version(binary: &Path) -> Option<(u32, u32, u32)> {
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// Reads `nats-server: v2.15.1`; a pre-release counts as the release before it.
+/// Parses `nats-server: v2.15.1`. A pre-release counts as its release.
 fn parse(text: &str) -> Option<(u32, u32, u32)> {
     let (_, version) = text.trim().rsplit_once(": v")?;
     let mut parts = version.split('.').map(|part| {

@@ -1,4 +1,4 @@
-//! The server as a child process: started, watched, started again, stopped.
+//! The managed server as a child process: starting, watching, restarting and stopping it.
 #![expect(
     clippy::disallowed_methods,
     reason = "a thread of its own waits for a real process"
@@ -20,16 +20,16 @@ use tracing::{info, warn};
 
 use crate::nats::server::Error;
 
-/// How long the server may take to come up: a large store and thousands of consumers are read first, and
-/// ending it would begin that anew.
+/// The time that the server has to start. It reads a large store and thousands of consumers first,
+/// and stopping it would repeat that.
 const START: Duration = Duration::from_secs(15 * 60);
-/// How often it is told that it is waited for.
+/// The interval of log messages while waiting for the server.
 const TELL: Duration = Duration::from_secs(15);
-/// How long it may take to stop before it is killed.
+/// The time that the server has to stop before it is killed.
 const STOP: Duration = Duration::from_secs(15);
 /// The pause before a server that died is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
-/// How often files and processes are looked at while waiting for them.
+/// The interval of checks of files and processes while waiting for them.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
@@ -47,8 +47,10 @@ struct ChildState {
 }
 
 impl ServerChild {
-    /// Starts the server and waits until it listens; `rewrite` writes its configuration for the port
-    /// that it got, so that it has the same one when it is started again.
+    /// Starts the server and waits until it listens.
+    ///
+    /// Calls `rewrite` with the port that the server got. `rewrite` writes that port into the
+    /// configuration, so that a restart keeps it.
     pub(crate) async fn start(
         binary: PathBuf,
         dir: PathBuf,
@@ -64,8 +66,8 @@ impl ServerChild {
             state: Arc::clone(&state),
             rewrite: Box::new(rewrite),
         };
-        // The kernel's promise to end the child with its parent is bound to the thread that started
-        // it, so that thread must live as long as the child does.
+        // The kernel ends the child when the thread that started it ends. That thread must
+        // therefore live as long as the child.
         let minder = thread::Builder::new()
             .name("nats-server".to_owned())
             .spawn(move || minder.run(up))
@@ -160,7 +162,8 @@ impl ServerMinder {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        // A signal from the terminal is for Forebay, which stops the server when its jobs are done.
+        // A signal from the terminal is meant for Forebay alone. Forebay stops the server when its
+        // jobs are done.
         command.process_group(0);
         end_with_parent(&mut command);
         let mut state = self.state.lock();
@@ -188,7 +191,7 @@ impl ServerMinder {
         Error::Down { reason, log }
     }
 
-    /// The server writes its address into a file once it listens.
+    /// Waits for the file into which the server writes its address once it listens.
     fn wait_until_up(&self, process: &mut std::process::Child) -> Result<SocketAddr, Error> {
         let file = self.dir.join(format!("nats-server_{}.ports", process.id()));
         let since = Instant::now();
@@ -247,7 +250,7 @@ fn end_with_parent(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_parent(_: &mut Command) {}
 
-/// Asks a process to end, and makes it if it does not.
+/// Asks a process to end, and kills it after `STOP`.
 fn stop(pid: Pid) {
     let _ = kill_process(pid, Signal::TERM);
     let since = Instant::now();
@@ -260,7 +263,8 @@ fn stop(pid: Pid) {
     }
 }
 
-/// Stops a server that still runs on the store in `dir`, left by a process that could not stop it.
+/// Stops a server that still runs on the store in `dir`. A process that could not stop it left it
+/// there.
 pub(crate) fn stop_orphan(dir: &Path) -> io::Result<()> {
     let file = dir.join("nats-server.pid");
     let pid = fs::read_to_string(&file)
@@ -269,7 +273,7 @@ pub(crate) fn stop_orphan(dir: &Path) -> io::Result<()> {
     let Some(pid) = pid.and_then(Pid::from_raw) else {
         return Ok(());
     };
-    // A process id may have been given to another program since; only ours has our configuration.
+    // Another program may have the process id by now. Only this server has this configuration file.
     let ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
         String::from_utf8_lossy(&line).contains(&dir.join("nats-server.conf").display().to_string())
     });
