@@ -197,7 +197,7 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
     }
 }
 
-/// Returns true if a worker replies, or may do so later.
+/// Returns false if NATS reports that no worker listens. A late reply counts as true.
 async fn answers(connection: &Connection) -> bool {
     let asked = connection
         .client

@@ -134,7 +134,8 @@ impl WorkerLease {
         })
     }
 
-    /// Returns true if a process holds the lease. Returns false if the bucket cannot be reached.
+    /// Returns true if a process holds the lease, or if its key cannot be read. Returns false if
+    /// the bucket cannot be opened.
     pub async fn is_taken(connection: &Connection) -> bool {
         match connection
             .context
