@@ -25,7 +25,7 @@ use crate::nats::objects;
 use crate::nats::{server, streams};
 use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
 use crate::upgrade;
-use crate::worker::Worker;
+use crate::worker::JetStreamWorker;
 
 /// Number and interval of attempts to lock a data directory that a client may be holding for a
 /// moment.
@@ -38,7 +38,7 @@ const FLUSH: Duration = Duration::from_secs(5);
 pub struct App {
     /// The connection to NATS.
     pub connection: Connection,
-    worker: Arc<Worker>,
+    worker: Arc<JetStreamWorker>,
     control: ControlServices,
     /// Ends the task that writes the state of accounts.
     written: CancellationToken,
@@ -155,7 +155,7 @@ impl App {
     }
 
     /// Returns the worker.
-    pub fn worker(&self) -> &Worker {
+    pub fn worker(&self) -> &JetStreamWorker {
         &self.worker
     }
 
@@ -229,7 +229,7 @@ async fn start_worker(
     workers: forebay_workers::Config,
     dir: &DataDir,
     connection: &Connection,
-) -> Result<Worker, Error> {
+) -> Result<JetStreamWorker, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
     let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
@@ -249,7 +249,7 @@ async fn start_worker(
         results_are_complete,
         ..workers
     };
-    Worker::start(workers, queue, upstream, (results, journal), clock)
+    JetStreamWorker::start(workers, queue, upstream, (results, journal), clock)
         .await
         .map_err(unreachable)
 }

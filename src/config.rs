@@ -94,7 +94,7 @@ pub struct Config {
     /// The accounts, by name.
     pub accounts: BTreeMap<String, AccountConfig>,
     /// The pools, by name.
-    pub pools: BTreeMap<String, PoolConfig>,
+    pub pools: BTreeMap<String, ConfiguredPool>,
     /// The targets of models that have no configured pool: each requested model gets a pool. `None`
     /// if pools are configured, or if there is no account.
     pub on_demand: Option<OnDemand>,
@@ -217,9 +217,9 @@ pub enum KeySource {
 
 /// A pool: a named queue.
 #[derive(Debug, Clone)]
-pub struct PoolConfig {
+pub struct ConfiguredPool {
     /// The targets that serve it.
-    pub targets: Vec<TargetConfig>,
+    pub targets: Vec<ConfiguredTarget>,
     /// True if a request that one target refuses for its content is sent to another target.
     pub content_fallback: bool,
     /// True if embeddings of several jobs are merged into one request.
@@ -230,7 +230,7 @@ pub struct PoolConfig {
 
 /// A target: an account and a model that serve a pool.
 #[derive(Debug, Clone)]
-pub struct TargetConfig {
+pub struct ConfiguredTarget {
     /// The account's name.
     pub account: String,
     /// The model that requests name.
@@ -380,7 +380,7 @@ impl Config {
                 .position(|name| name == account)
                 .unwrap_or_default()
         };
-        let target = |target: &TargetConfig| forebay_workers::TargetConfig {
+        let target = |target: &ConfiguredTarget| forebay_workers::TargetConfig {
             account: index(&target.account),
             model: target.model.clone(),
             tier: target.tier,
@@ -394,7 +394,7 @@ impl Config {
                 .map(|model| Arc::new(model.prices.clone())),
             max_output: self.model(target).and_then(|model| model.max_output),
         };
-        let pool = |(name, pool): (&String, &PoolConfig)| forebay_workers::PoolConfig {
+        let pool = |(name, pool): (&String, &ConfiguredPool)| forebay_workers::PoolConfig {
             name: name.clone(),
             targets: pool.targets.iter().map(target).collect(),
             content_fallback: pool.content_fallback,
@@ -448,7 +448,7 @@ impl Config {
     }
 
     /// Finds a target's model in the catalogue.
-    fn model(&self, target: &TargetConfig) -> Option<&CatalogueModel> {
+    fn model(&self, target: &ConfiguredTarget) -> Option<&CatalogueModel> {
         let account = self.accounts.get(&target.account)?;
         self.catalogue
             .find(account.endpoint.provider, &target.model)

@@ -19,7 +19,7 @@ use tracing::warn;
 use crate::cluster::account_state::StateWriter;
 use crate::control::controls::OrderBook;
 use crate::nats::connection::Connection;
-use crate::worker::Worker;
+use crate::worker::JetStreamWorker;
 
 use crate::control::handlers::ControlHandlers;
 pub use depths::depths;
@@ -37,7 +37,7 @@ impl ControlServices {
     /// Returns an error when a subject cannot be served.
     pub async fn start(
         connection: &Connection,
-        worker: Arc<Worker>,
+        worker: Arc<JetStreamWorker>,
         writer: StateWriter,
         book: OrderBook,
     ) -> Result<Self, async_nats::Error> {

@@ -4,4 +4,4 @@ use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::upstream::http::HttpUpstream;
 
 /// A worker that takes jobs from JetStream and sends calls over HTTP.
-pub type Worker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;
+pub type JetStreamWorker = forebay_workers::Worker<JetStreamQueue, HttpUpstream>;

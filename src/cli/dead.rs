@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::client::{ask, connect};
 use super::{GlobalOptions, print};
 use crate::config::Config;
-use crate::control::dead_letters::{DeadLetter, LetterFilter};
+use crate::control::dead_letters::{DeadLetterEntry, LetterFilter};
 use crate::control::messages::{LetterRequest, ShownLetter};
 use crate::nats::connection::{Connection, Error};
 
@@ -116,8 +116,8 @@ async fn letters(
     connection: &Connection,
     which: &WhichLetters,
     limit: usize,
-) -> Result<Vec<DeadLetter>, Error> {
-    let mut letters = Vec::<DeadLetter>::new();
+) -> Result<Vec<DeadLetterEntry>, Error> {
+    let mut letters = Vec::<DeadLetterEntry>::new();
     loop {
         let filter = LetterFilter {
             pool: which.pool.clone(),
@@ -125,7 +125,7 @@ async fn letters(
             after: letters.last().map_or(0, |letter| letter.sequence),
             limit: Some(limit - letters.len()),
         };
-        let page: Vec<DeadLetter> = asked(connection, "dead.list", &filter).await?;
+        let page: Vec<DeadLetterEntry> = asked(connection, "dead.list", &filter).await?;
         let is_last = page.is_empty();
         letters.extend(page);
         if is_last || letters.len() >= limit {
@@ -145,7 +145,7 @@ async fn list(
         print::json(&letters);
         return Ok(0);
     }
-    let row = |dead: &DeadLetter| {
+    let row = |dead: &DeadLetterEntry| {
         let reason: String = dead.letter.reason().chars().take(100).collect();
         vec![
             dead.sequence.to_string(),
@@ -197,7 +197,7 @@ async fn each(
             sequence,
             pool: pool.clone(),
         };
-        match asked::<DeadLetter>(connection, verb, &request).await {
+        match asked::<DeadLetterEntry>(connection, verb, &request).await {
             Ok(_) => count += 1,
             Err(Error::Usage(problem)) => {
                 print::error(&format!("{problem:#}"));

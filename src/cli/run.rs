@@ -17,7 +17,7 @@ use crate::batch::output::{BatchOutput, OutputFiles};
 use crate::batch::progress::RunProgress;
 use crate::batch::run;
 use crate::batch::totals::{RunOutcome, RunTotals};
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, ConfiguredPool};
 use crate::control::messages::AccountsReport;
 use crate::nats::connection::{Connection, Error};
 use crate::process::shutdown;
@@ -125,7 +125,7 @@ fn refuse_unknown_team(problem: Option<String>) -> Result<(), Error> {
 
 /// Returns the pools that a worker with this configuration has for a batch, with their models.
 fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
-    let models = |pool: &PoolConfig| {
+    let models = |pool: &ConfiguredPool| {
         pool.targets
             .iter()
             .map(|target| target.model.clone())

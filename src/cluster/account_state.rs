@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::nats::connection::{Connection, Error};
-use crate::worker::Worker;
+use crate::worker::JetStreamWorker;
 
 /// The interval of checks for changed states.
 const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
@@ -112,7 +112,7 @@ impl AccountStates {
     /// nds at once when another process took over the work: its states must not be overwritten.
     pub async fn keep(
         mut self,
-        worker: Arc<Worker>,
+        worker: Arc<JetStreamWorker>,
         mut asked: FlushRequest,
         stop: CancellationToken,
         unseated: CancellationToken,
@@ -155,7 +155,7 @@ impl AccountStates {
 
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
-    async fn write(&mut self, worker: &Worker, ahead: bool) -> bool {
+    async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
         let mut all = true;
         for (name, standing) in worker.standings(ahead) {
             let written = self.written.entry(name.clone()).or_default();

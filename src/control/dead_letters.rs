@@ -21,7 +21,8 @@ const PAGE_SIZE: usize = 512 * 1024;
 
 /// A dead letter without its message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DeadLetter {
+#[serde(expecting = "struct DeadLetter")]
+pub struct DeadLetterEntry {
     /// Its sequence number, by which it is shown, replayed and dropped.
     pub sequence: u64,
     /// The time at which the job was given up.
@@ -94,7 +95,7 @@ impl<'a> DeadLetters<'a> {
     ///
     /// # Errors
     /// Returns an error when they cannot be read.
-    pub async fn list(&self, filter: &LetterFilter) -> Result<Vec<DeadLetter>, Error> {
+    pub async fn list(&self, filter: &LetterFilter) -> Result<Vec<DeadLetterEntry>, Error> {
         let subject = self
             .connection
             .names
@@ -130,7 +131,7 @@ impl<'a> DeadLetters<'a> {
     ///
     /// # Errors
     /// Returns an error when there is no letter with this number, or when NATS cannot be reached.
-    pub async fn get(&self, sequence: u64) -> Result<(DeadLetter, Bytes), Error> {
+    pub async fn get(&self, sequence: u64) -> Result<(DeadLetterEntry, Bytes), Error> {
         let none = || Error::Unfit(format!("there is no dead letter {sequence}"));
         match self.stream.get_raw_message(sequence).await {
             Ok(message) => Ok((read(&message).ok_or_else(none)?, message.payload)),
@@ -143,7 +144,7 @@ impl<'a> DeadLetters<'a> {
     ///
     /// # Errors
     /// Returns an error when there is no letter with this number, or when NATS cannot be reached.
-    pub async fn drop(&self, sequence: u64) -> Result<DeadLetter, Error> {
+    pub async fn drop(&self, sequence: u64) -> Result<DeadLetterEntry, Error> {
         let (letter, _) = self.get(sequence).await?;
         self.stream
             .delete_message(sequence)
@@ -165,7 +166,11 @@ impl<'a> DeadLetters<'a> {
     /// # Errors
     /// Returns an error when the letter does not exist or its job cannot be called again. Returns an
     /// error when NATS does not store the job.
-    pub async fn replay(&self, sequence: u64, pool: Option<&str>) -> Result<DeadLetter, Error> {
+    pub async fn replay(
+        &self,
+        sequence: u64,
+        pool: Option<&str>,
+    ) -> Result<DeadLetterEntry, Error> {
         let (letter, payload) = self.get(sequence).await?;
         let queue = JetStreamQueue::new(
             self.connection.client.clone(),
@@ -196,7 +201,7 @@ impl<'a> DeadLetters<'a> {
     async fn job_again(
         &self,
         queue: &JetStreamQueue,
-        dead: &DeadLetter,
+        dead: &DeadLetterEntry,
         payload: Bytes,
         pool: Option<&str>,
     ) -> Result<PostponedJob, Error> {
@@ -279,7 +284,7 @@ impl<'a> DeadLetters<'a> {
 }
 
 /// Reads a letter from a message of the stream. Returns `None` if Forebay did not write it.
-fn read(message: &StreamMessage) -> Option<DeadLetter> {
+fn read(message: &StreamMessage) -> Option<DeadLetterEntry> {
     let header = |name| message.headers.get(name).map(|value| value.as_str());
     let letter: DeadLetterMeta = match header(DEAD_LETTER_HEADER) {
         Some(letter) => serde_json::from_str(letter).ok()?,
@@ -291,7 +296,7 @@ fn read(message: &StreamMessage) -> Option<DeadLetter> {
             }
         }
     };
-    Some(DeadLetter {
+    Some(DeadLetterEntry {
         sequence: message.sequence,
         at: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos()).ok()?,
         subject: header(SUBJECT_HEADER)?.to_owned(),

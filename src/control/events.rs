@@ -10,14 +10,14 @@ use tracing::warn;
 
 use crate::control::messages::{AccessCondition, AccountReport};
 use crate::nats::connection::Connection;
-use crate::worker::Worker;
+use crate::worker::JetStreamWorker;
 
 /// The interval of checks for changes.
 const STATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes each change until the task is aborted. A key or model that is ready at first causes no
 /// event.
-pub async fn tell(connection: Connection, worker: Arc<Worker>) {
+pub async fn tell(connection: Connection, worker: Arc<JetStreamWorker>) {
     let mut look = tokio::time::interval(STATE_CHECK_INTERVAL);
     let mut known = HashMap::new();
     loop {

@@ -29,7 +29,7 @@ use crate::control::messages::{
     ResultsReply, ResultsRequest, ShownLetter, SwitchRequest,
 };
 use crate::nats::connection::Connection;
-use crate::worker::Worker;
+use crate::worker::JetStreamWorker;
 
 /// The time for which a request on `ai.ask` is remembered. Its client stops waiting long before.
 const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
@@ -37,7 +37,7 @@ const LONGEST_ASK: Duration = Duration::from_secs(60 * 60);
 /// The handlers of requests, and what they work on.
 pub(crate) struct ControlHandlers {
     pub(crate) connection: Connection,
-    pub(crate) worker: Arc<Worker>,
+    pub(crate) worker: Arc<JetStreamWorker>,
     pub(crate) writer: StateWriter,
     pub(crate) book: OrderBook,
 }

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::control::dead_letters::DeadLetter;
+use crate::control::dead_letters::DeadLetterEntry;
 
 /// The reply to `ai.ctl.queues`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -220,7 +220,7 @@ pub struct LetterRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ShownLetter {
     /// The letter.
-    pub letter: DeadLetter,
+    pub letter: DeadLetterEntry,
     /// The message. Bytes that are not UTF-8 are replaced.
     pub message: String,
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use forebay::control::dead_letters::DeadLetter;
+use forebay::control::dead_letters::DeadLetterEntry;
 use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Identity, Status};
 use forebay_workers::CancelledJobs;
@@ -110,7 +110,7 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
         "You said: first"
     );
     forebay.drained().await;
-    let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({}))
+    let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
         .await
         .expect("letters");
     assert_eq!(
@@ -160,7 +160,7 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
     );
     let letters = soon("a letter", async {
         loop {
-            let letters: Vec<DeadLetter> = ctl(&forebay, "dead.list", &json!({}))
+            let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
                 .await
                 .expect("letters");
             if !letters.is_empty() {

@@ -7,7 +7,7 @@ use forebay_schemas::Cache;
 
 use super::{ConfigChecker, DAY};
 use crate::config::raw;
-use crate::config::{AccountConfig, PoolConfig, TargetConfig};
+use crate::config::{AccountConfig, ConfiguredPool, ConfiguredTarget};
 
 impl ConfigChecker<'_> {
     pub(super) fn pool(
@@ -16,7 +16,7 @@ impl ConfigChecker<'_> {
         raw: raw::RawPool,
         accounts: &BTreeMap<String, AccountConfig>,
         dedupe_days: u16,
-    ) -> PoolConfig {
+    ) -> ConfiguredPool {
         let path = format!("pool.{name}");
         self.name(&path, "pool", name);
         if raw.targets.is_empty() && !self.has_unreadable(&format!("{path}.targets")) {
@@ -36,7 +36,7 @@ impl ConfigChecker<'_> {
             targets.extend(target);
         }
         let cache = self.cache(&format!("{path}.cache"), raw.cache, dedupe_days);
-        PoolConfig {
+        ConfiguredPool {
             targets,
             content_fallback: raw.content_fallback,
             merge: raw.merge.unwrap_or(true),
@@ -49,8 +49,8 @@ impl ConfigChecker<'_> {
         path: &str,
         raw: raw::RawTarget,
         accounts: &BTreeMap<String, AccountConfig>,
-        others: &[TargetConfig],
-    ) -> Option<TargetConfig> {
+        others: &[ConfiguredTarget],
+    ) -> Option<ConfiguredTarget> {
         let account = self.required(
             &format!("{path}.account"),
             raw.account,
@@ -82,7 +82,7 @@ impl ConfigChecker<'_> {
         }
         let after = self.duration(&format!("{path}.after"), raw.after, Duration::ZERO);
         let (tier, context_window) = (raw.tier.unwrap_or(0), raw.context_window);
-        Some(TargetConfig {
+        Some(ConfiguredTarget {
             account,
             model,
             tier,
