@@ -23,7 +23,7 @@ use crate::control::events;
 use crate::nats::connection::{Connection, Error};
 use crate::nats::objects;
 use crate::nats::{server, streams};
-use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
+use crate::process::data_dir::{DataDir, DataHold, TakenBy, display_path};
 use crate::upgrade;
 use crate::worker::JetStreamWorker;
 
@@ -32,7 +32,7 @@ use crate::worker::JetStreamWorker;
 const DATA_DIR_RETRIES: u32 = 10;
 const DATA_DIR_RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// The time that the last messages have to be sent.
-const FLUSH: Duration = Duration::from_secs(5);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A running Forebay.
 pub struct App {
@@ -41,11 +41,11 @@ pub struct App {
     worker: Arc<JetStreamWorker>,
     control: ControlServices,
     /// Ends the task that writes the state of accounts.
-    written: CancellationToken,
-    writing: tokio::task::JoinHandle<()>,
+    stop_writing: CancellationToken,
+    state_writing: tokio::task::JoinHandle<()>,
     events: tokio::task::JoinHandle<()>,
-    seat: Option<WorkerLease>,
-    pulse: tokio::task::JoinHandle<()>,
+    lease: Option<WorkerLease>,
+    heartbeat: tokio::task::JoinHandle<()>,
     streams: tokio::task::JoinHandle<()>,
     sweeps: tokio::task::JoinHandle<()>,
     // These are dropped last, in this order: the server stops before the directory is free.
@@ -71,7 +71,7 @@ impl App {
         let held = hold(&config.data.dir).await.map_err(|error| {
             Error::Usage(anyhow!(
                 "data directory {}: {error}",
-                told(&config.data.dir)
+                display_path(&config.data.dir)
             ))
         })?;
         let dir = match held {
@@ -96,7 +96,7 @@ impl App {
         let connection = Connection::open(&url, config).await?;
         // The managed server belongs to this process alone. An external server may have another
         // worker.
-        let seat = match server {
+        let lease = match server {
             Some(_) => None,
             None => Some(WorkerLease::take(&connection).await?),
         };
@@ -108,7 +108,7 @@ impl App {
         dir.begin_format().map_err(|error| {
             Error::Usage(anyhow!(
                 "data directory {}: {error}",
-                told(&config.data.dir)
+                display_path(&config.data.dir)
             ))
         })?;
         let standings = AccountStates::read(&connection, workers.standing_names()).await?;
@@ -119,14 +119,25 @@ impl App {
             orders: book.orders().clone(),
             ..workers
         };
-        let pulse = dir.keep_alive();
+        let heartbeat = dir.keep_alive();
         let worker = Arc::new(start_worker(config, workers, &dir, &connection).await?);
-        let written = CancellationToken::new();
-        let unseated = seat.as_ref().map(WorkerLease::loss).unwrap_or_default();
-        let (writer, asked) = account_state::writer();
-        let writing = standings.keep(Arc::clone(&worker), asked, written.clone(), unseated);
-        let writing = tokio::spawn(writing);
-        let events = tokio::spawn(events::tell(connection.clone(), Arc::clone(&worker)));
+        let stop_writing = CancellationToken::new();
+        let lease_lost = lease
+            .as_ref()
+            .map(WorkerLease::loss_token)
+            .unwrap_or_default();
+        let (writer, flush_requests) = account_state::writer();
+        let state_writing = standings.keep(
+            Arc::clone(&worker),
+            flush_requests,
+            stop_writing.clone(),
+            lease_lost,
+        );
+        let state_writing = tokio::spawn(state_writing);
+        let events = tokio::spawn(events::publish_changes(
+            connection.clone(),
+            Arc::clone(&worker),
+        ));
         let control = ControlServices::start(&connection, Arc::clone(&worker), writer, book)
             .await
             .map_err(|error| Error::Unreachable(anyhow!("the services cannot start: {error}")))?;
@@ -142,11 +153,11 @@ impl App {
             connection,
             worker,
             control,
-            written,
-            writing,
+            stop_writing,
+            state_writing,
             events,
-            seat,
-            pulse,
+            lease,
+            heartbeat,
             streams,
             sweeps,
             server,
@@ -160,9 +171,9 @@ impl App {
     }
 
     /// Returns when another process took over the work. This worker must then stop.
-    pub async fn unseated(&self) {
-        match &self.seat {
-            Some(seat) => seat.lost().await,
+    pub async fn lease_lost(&self) {
+        match &self.lease {
+            Some(lease) => lease.lost().await,
             None => std::future::pending().await,
         }
     }
@@ -170,27 +181,30 @@ impl App {
     /// Fetches no more jobs, finishes those in flight within `grace`, and stops all parts.
     pub async fn stop(self, grace: Duration) {
         self.control.stop().await;
-        let unseated = self
-            .seat
+        let lease_lost = self
+            .lease
             .as_ref()
-            .is_some_and(|seat| seat.loss().is_cancelled());
-        let left = self.worker.stop(grace, !unseated).await;
+            .is_some_and(|lease| lease.loss_token().is_cancelled());
+        let left = self.worker.stop(grace, !lease_lost).await;
         if left > 0 {
             warn!(jobs = left, "still in flight; they will be delivered again");
         }
-        self.written.cancel();
-        if tokio::time::timeout(FLUSH, self.writing).await.is_err() {
+        self.stop_writing.cancel();
+        if tokio::time::timeout(FLUSH_TIMEOUT, self.state_writing)
+            .await
+            .is_err()
+        {
             warn!("NATS does not answer, so how far limits are spent is not written down exactly");
         }
-        self.pulse.abort();
+        self.heartbeat.abort();
         self.streams.abort();
         self.sweeps.abort();
         self.events.abort();
-        if let Some(seat) = self.seat {
-            seat.leave().await;
+        if let Some(lease) = self.lease {
+            lease.release().await;
         }
         // The last published messages must be sent before the server stops.
-        match tokio::time::timeout(FLUSH, self.connection.client.flush()).await {
+        match tokio::time::timeout(FLUSH_TIMEOUT, self.connection.client.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "NATS is gone before the last messages were sent"),
             Err(_) => warn!("NATS does not answer, so the last messages may not have been sent"),

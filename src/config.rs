@@ -29,7 +29,7 @@ use crate::catalogue::{Catalogue, CatalogueModel};
 pub const DEFAULT_FILE: &str = "forebay.toml";
 
 /// The default listen address of the managed NATS server.
-const USUAL_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222);
+const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4222);
 
 /// Minimum size of a stream in bytes: a single message may take half of it.
 pub const SMALLEST_STREAM: u64 = 16 << 20;
@@ -121,7 +121,7 @@ pub struct NatsConfig {
 impl NatsConfig {
     /// Returns the listen address of the managed server.
     pub fn address(&self) -> SocketAddr {
-        self.listen.unwrap_or(USUAL_ADDRESS)
+        self.listen.unwrap_or(DEFAULT_ADDRESS)
     }
 }
 
@@ -349,14 +349,14 @@ impl Config {
                 Some(_) => "no [account.NAME] is configured".to_owned(),
                 None => format!("there is no {DEFAULT_FILE} here"),
             };
-            let half = environment::without_address(&self.providers, environment::variable);
-            let half = half
+            let incomplete = environment::without_address(&self.providers, environment::variable);
+            let incomplete = incomplete
                 .into_iter()
                 .map(|(key, url)| format!("; {key} is set, and needs {url} beside it"));
             let problem = format!(
                 "{missing}, and no key of a provider is in the environment: set OPENAI_API_KEY or another that `forebay \
                  providers` names, name a file with --config, or try `forebay demo`{}",
-                half.collect::<String>()
+                incomplete.collect::<String>()
             );
             mistakes.push(ConfigError {
                 path: String::new(),

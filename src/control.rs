@@ -47,7 +47,7 @@ impl ControlServices {
             .description("An asynchronous broker for AI requests")
             .start("forebay", env!("CARGO_PKG_VERSION"))
             .await?;
-        let desk = Arc::new(ControlHandlers {
+        let handlers = Arc::new(ControlHandlers {
             connection: connection.clone(),
             worker,
             writer,
@@ -71,10 +71,10 @@ impl ControlServices {
         ];
         for (name, subject) in subjects {
             let mut requests = service.endpoint_builder().name(name).add(subject).await?;
-            let desk = Arc::clone(&desk);
+            let handlers = Arc::clone(&handlers);
             tasks.push(tokio::spawn(async move {
                 while let Some(request) = requests.next().await {
-                    tokio::spawn(Arc::clone(&desk).answer(name, request));
+                    tokio::spawn(Arc::clone(&handlers).answer(name, request));
                 }
             }));
         }

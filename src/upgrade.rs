@@ -43,16 +43,16 @@ pub async fn take_over(connection: &Connection) -> Result<(), Error> {
 
 async fn take_over_buckets(connection: &Connection) -> anyhow::Result<()> {
     let names = &connection.names;
-    if let Some(former) = bucket(connection, names.format_1_accounts_bucket()).await? {
+    if let Some(old) = bucket(connection, names.format_1_accounts_bucket()).await? {
         let store = account_state::make(connection).await?;
-        copy(&former, &store, account)
+        copy(&old, &store, account_entry)
             .await
             .context("the state of accounts")?;
         delete(connection, names.format_1_accounts_bucket()).await?;
     }
-    if let Some(former) = bucket(connection, names.format_1_controls_bucket()).await? {
+    if let Some(old) = bucket(connection, names.format_1_controls_bucket()).await? {
         let store = controls::make(connection).await?;
-        copy(&former, &store, control)
+        copy(&old, &store, order_entry)
             .await
             .context("what is paused and cancelled")?;
         delete(connection, names.format_1_controls_bucket()).await?;
@@ -81,13 +81,13 @@ type BucketEntry = (String, Vec<u8>);
 
 /// Copies each entry in today's words, unless it was copied before.
 async fn copy(
-    former: &Store,
+    old: &Store,
     store: &Store,
     renamed: impl Fn(&str, &[u8]) -> serde_json::Result<BucketEntry>,
 ) -> anyhow::Result<()> {
-    let keys: Vec<String> = former.keys().await?.try_collect().await?;
+    let keys: Vec<String> = old.keys().await?.try_collect().await?;
     for key in keys {
-        let Some(value) = former.get(key.as_str()).await? else {
+        let Some(value) = old.get(key.as_str()).await? else {
             continue;
         };
         match renamed(&key, &value) {
@@ -104,7 +104,7 @@ async fn copy(
     Ok(())
 }
 
-fn account(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
+fn account_entry(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
     let standing: AccountState = serde_json::from_slice(value)?;
     Ok((key.to_owned(), serde_json::to_vec(&standing)?))
 }
@@ -126,7 +126,7 @@ enum FormerOrder {
     Cancel { what: CancelledJobs, at: Timestamp },
 }
 
-fn control(_: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
+fn order_entry(_: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
     let order = match serde_json::from_slice(value)? {
         FormerOrder::Pause(FormerPausable::Pool(name)) => {
             ControlOrder::Pause(PauseTarget::Pool(name))

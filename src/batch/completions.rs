@@ -43,7 +43,7 @@ pub(crate) struct BatchCompletions {
     /// Number of completions in the stream when it was opened.
     pub(crate) stored: u64,
     /// The creation times of the streams of jobs and of completions.
-    made: [i64; 2],
+    created: [i64; 2],
 }
 
 impl BatchCompletions {
@@ -55,8 +55,8 @@ impl BatchCompletions {
         let filter = connection
             .names
             .completions_of(&batch.team, Some(&batch.name));
-        let made = made(connection).await?;
-        let (messages, stored) = read(connection, &filter).await?;
+        let created = created(connection).await?;
+        let (messages, stored) = subscribe(connection, &filter).await?;
         Ok(Self {
             connection: connection.clone(),
             filter,
@@ -64,7 +64,7 @@ impl BatchCompletions {
             is_lost: false,
             opening: None,
             stored,
-            made,
+            created,
         })
     }
 
@@ -76,12 +76,12 @@ impl BatchCompletions {
         loop {
             if self.is_lost {
                 tokio::time::sleep(REREAD_PAUSE).await;
-                let Ok((messages, _)) = read(&self.connection, &self.filter).await else {
+                let Ok((messages, _)) = subscribe(&self.connection, &self.filter).await else {
                     continue;
                 };
                 (self.messages, self.is_lost) = (messages, false);
             }
-            match self.opened().await {
+            match self.open_next().await {
                 Ok(Some(found)) => return found,
                 Ok(None) => {}
                 Err(problem) => {
@@ -96,7 +96,7 @@ impl BatchCompletions {
     }
 
     /// Opens the next message. Returns `None` if it holds no completion.
-    async fn opened(&mut self) -> Result<Option<FoundCompletion>, String> {
+    async fn open_next(&mut self) -> Result<Option<FoundCompletion>, String> {
         let opening = match &mut self.opening {
             Some(opening) => opening,
             None => {
@@ -110,7 +110,7 @@ impl BatchCompletions {
                 let connection = self.connection.clone();
                 self.opening
                     .insert(AbortOnDropHandle::new(tokio::spawn(async move {
-                        let found = found(&connection, &message).await;
+                        let found = opened_message(&connection, &message).await;
                         found.map_err(|error| {
                             error.context(format!("the message on {}", message.subject))
                         })
@@ -131,41 +131,41 @@ impl BatchCompletions {
 
     /// Returns true if the streams were deleted and created again since the last call. They are
     /// then read from the start, and the jobs in them are lost.
-    pub(crate) async fn were_made_again(&mut self) -> bool {
+    pub(crate) async fn were_recreated(&mut self) -> bool {
         if !self.connection.is_up() {
             return false;
         }
-        let Ok(made) = made(&self.connection).await else {
+        let Ok(created) = created(&self.connection).await else {
             return false;
         };
-        if made == self.made {
+        if created == self.created {
             return false;
         }
-        let Ok((messages, _)) = read(&self.connection, &self.filter).await else {
+        let Ok((messages, _)) = subscribe(&self.connection, &self.filter).await else {
             return false;
         };
-        (self.messages, self.made, self.is_lost) = (messages, made, false);
+        (self.messages, self.created, self.is_lost) = (messages, created, false);
         self.opening = None;
         true
     }
 }
 
-async fn made(connection: &Connection) -> anyhow::Result<[i64; 2]> {
-    let mut made = [0; 2];
+async fn created(connection: &Connection) -> anyhow::Result<[i64; 2]> {
+    let mut created = [0; 2];
     let names = [
         connection.names.jobs_stream(),
         connection.names.completions_stream(),
     ];
-    for (made, name) in made.iter_mut().zip(names) {
+    for (created, name) in created.iter_mut().zip(names) {
         let stream = connection.context.get_stream(&name).await;
         let stream = stream.with_context(|| format!("the stream {name} cannot be read"))?;
-        *made = stream.cached_info().created.unix_timestamp();
+        *created = stream.cached_info().created.unix_timestamp();
     }
-    Ok(made)
+    Ok(created)
 }
 
 /// Returns the completions on `filter`, and their number in the stream.
-async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
+async fn subscribe(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered, u64)> {
     let unreadable = "the stream of completions cannot be read";
     let name = connection.names.completions_stream();
     let stream = connection
@@ -184,7 +184,10 @@ async fn read(connection: &Connection, filter: &str) -> anyhow::Result<(Ordered,
     Ok((consumer.messages().await.context(unreadable)?, stored))
 }
 
-async fn found(connection: &Connection, message: &Message) -> anyhow::Result<FoundCompletion> {
+async fn opened_message(
+    connection: &Connection,
+    message: &Message,
+) -> anyhow::Result<FoundCompletion> {
     let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
     let headers = message.headers.as_ref();
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));

@@ -6,9 +6,9 @@ use forebay_schemas::Completion;
 use serde_json::{Value, json};
 
 /// Number of reasons that are shown.
-const SHOWN: usize = 3;
+const MAX_SHOWN: usize = 3;
 /// Maximum length of a shown message in characters.
-const LONGEST: usize = 200;
+const MAX_MESSAGE_CHARS: usize = 200;
 
 /// The reasons why lines did not succeed, by the code of the failure.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,12 +29,12 @@ impl FailureSummary {
         };
         let reason = self.0.entry(error.code.clone()).or_default();
         if reason.lines == 0 {
-            reason.message = error.message.chars().take(LONGEST).collect();
+            reason.message = error.message.chars().take(MAX_MESSAGE_CHARS).collect();
         }
         reason.lines += 1;
     }
 
-    fn most_first(&self) -> Vec<(&String, &FailureReason)> {
+    fn by_frequency(&self) -> Vec<(&String, &FailureReason)> {
         let mut all: Vec<_> = self.0.iter().collect();
         all.sort_by_key(|(_, reason)| std::cmp::Reverse(reason.lines));
         all
@@ -42,16 +42,16 @@ impl FailureSummary {
 
     /// Returns the most frequent reasons, one per line.
     pub fn lines(&self) -> Vec<String> {
-        let all = self.most_first();
+        let all = self.by_frequency();
         let mut lines: Vec<_> = all
             .iter()
-            .take(SHOWN)
+            .take(MAX_SHOWN)
             .map(|(code, FailureReason { lines, message })| {
                 format!("  {lines} × {code}, for example: {message}")
             })
             .collect();
-        if all.len() > SHOWN {
-            lines.push(format!("  … and {} other reasons", all.len() - SHOWN));
+        if all.len() > MAX_SHOWN {
+            lines.push(format!("  … and {} other reasons", all.len() - MAX_SHOWN));
         }
         lines
     }
@@ -59,6 +59,6 @@ impl FailureSummary {
     /// Returns the reasons as JSON.
     pub fn in_json(&self) -> Value {
         let reason = |(code, reason): &(&String, &FailureReason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
-        self.most_first().iter().map(reason).collect()
+        self.by_frequency().iter().map(reason).collect()
     }
 }

@@ -12,7 +12,7 @@ use forebay_schemas::{Identity, Job};
 use sha2::{Digest, Sha256};
 
 /// Number of problems that are printed. The others are counted.
-const SHOWN: usize = 10;
+const MAX_SHOWN: usize = 10;
 
 /// A batch that is ready to be published.
 #[derive(Debug)]
@@ -47,10 +47,10 @@ impl BatchLine {
     }
 
     /// Returns why none of the known pools can serve the line.
-    fn no_pool(&self, known: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
+    fn pool_problem(&self, known: &BTreeMap<String, BTreeSet<String>>) -> Option<String> {
         let Some(models) = known.get(&self.pool) else {
             return Some(match &self.model {
-                Some(model) if known.is_empty() => nobody_has(model),
+                Some(model) if known.is_empty() => unknown_model(model),
                 _ => format!("{}; name one with --pool", unknown_pool(&self.pool, known)),
             });
         };
@@ -89,11 +89,11 @@ impl fmt::Display for InputProblems {
             self.file.display(),
             self.all.len()
         )?;
-        for (number, problem) in self.all.iter().take(SHOWN) {
+        for (number, problem) in self.all.iter().take(MAX_SHOWN) {
             write!(f, "\n  line {number}: {problem}")?;
         }
-        if self.all.len() > SHOWN {
-            write!(f, "\n  … and {} more", self.all.len() - SHOWN)?;
+        if self.all.len() > MAX_SHOWN {
+            write!(f, "\n  … and {} more", self.all.len() - MAX_SHOWN)?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Batch {
         let name = choices
             .name
             .clone()
-            .unwrap_or_else(|| name_of(&text, choices));
+            .unwrap_or_else(|| derived_name(&text, choices));
         let problem = problem_of_name("batch", &name)
             .or_else(|| problem_of_team(&choices.team))
             .or_else(|| problem_of_name("pool", choices.pool.as_ref()?));
@@ -146,7 +146,7 @@ impl Batch {
                 continue;
             }
             match read_line(line, choices.pool.as_deref()) {
-                Ok(Read {
+                Ok(ParsedLine {
                     id,
                     custom_id,
                     pool,
@@ -156,10 +156,10 @@ impl Batch {
                         ("custom_id", custom_id.as_ref().unwrap_or(&id)),
                         ("id", &id),
                     ];
-                    let twice = names.into_iter().find_map(|(field, name)| {
+                    let duplicate = names.into_iter().find_map(|(field, name)| {
                         Some((field, name, seen.get(&(field, name.clone()))?))
                     });
-                    if let Some((field, name, first)) = twice {
+                    if let Some((field, name, first)) = duplicate {
                         problems.push((
                             number,
                             format!("{field} `{name}` is that of line {first} too"),
@@ -217,7 +217,7 @@ impl Batch {
                 (size > max_request).then_some(problem)
             };
             let problem = known
-                .and_then(|known| line.no_pool(known))
+                .and_then(|known| line.pool_problem(known))
                 .or_else(too_large);
             problems.extend(problem.map(|problem| (line.number, problem)));
         }
@@ -277,14 +277,14 @@ impl Batch {
 }
 
 /// The fields of a line by which it is found and published.
-struct Read {
+struct ParsedLine {
     id: String,
     custom_id: Option<String>,
     pool: String,
     model: Option<String>,
 }
 
-fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
+fn read_line(line: &[u8], pool: Option<&str>) -> Result<ParsedLine, String> {
     let job = Job::parse(line).map_err(|error| error.to_string())?;
     check_url(&job)?;
     let id = job
@@ -299,7 +299,7 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
             return Err("has no body.model, so its pool is not known; name one with --pool".into());
         }
     };
-    Ok(Read {
+    Ok(ParsedLine {
         id,
         custom_id: job.custom_id,
         pool,
@@ -308,7 +308,7 @@ fn read_line(line: &[u8], pool: Option<&str>) -> Result<Read, String> {
 }
 
 /// Formats the problem of a model that no account serves, where pools are made on demand.
-fn nobody_has(model: &str) -> String {
+fn unknown_model(model: &str) -> String {
     format!(
         "no account is known to have the model `{model}`, or its pool is another than --pool says; to have it called all \
          the same, give it a pool in the configuration"
@@ -351,7 +351,7 @@ pub fn without_bom(text: &[u8]) -> &[u8] {
 }
 
 /// Derives a batch's name: the first 16 hex digits of the SHA-256 of file, pool and team.
-fn name_of(text: &[u8], choices: &BatchChoices) -> String {
+fn derived_name(text: &[u8], choices: &BatchChoices) -> String {
     let mut hash = Sha256::new();
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);

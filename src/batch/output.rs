@@ -56,7 +56,7 @@ struct OutputPart {
     partial: PathBuf,
     file: BufWriter<File>,
     /// True once the file has its final name.
-    settled: bool,
+    is_renamed: bool,
 }
 
 impl BatchOutput {
@@ -92,17 +92,17 @@ impl BatchOutput {
                 );
             }
         }
-        let ours: HashSet<_> = batch
+        let own_ids: HashSet<_> = batch
             .lines
             .iter()
             .map(|line| output_line_id(&batch.identity(line)))
             .collect();
         if !force {
-            refuse_foreign(&output, &ours)?;
-            refuse_foreign(&errors, &ours)?;
+            refuse_foreign(&output, &own_ids)?;
+            refuse_foreign(&errors, &own_ids)?;
         }
-        refuse_foreign(&partial(&output), &ours)?;
-        refuse_foreign(&partial(&errors), &ours)?;
+        refuse_foreign(&partial(&output), &own_ids)?;
+        refuse_foreign(&partial(&errors), &own_ids)?;
         let (output, errors) = (OutputPart::open(output)?, OutputPart::open(errors)?);
         Ok(Self {
             output,
@@ -113,14 +113,14 @@ impl BatchOutput {
         })
     }
 
-    /// Takes the completion of the line at index `place`.
+    /// Takes the completion of the line with this index.
     ///
     /// # Errors
     /// Returns an error when a file cannot be written.
-    pub fn take(&mut self, place: usize, completion: &Completion) -> anyhow::Result<()> {
+    pub fn take(&mut self, index: usize, completion: &Completion) -> anyhow::Result<()> {
         let mut line = serde_json::to_vec(&completion.output_line())?;
         line.push(b'\n');
-        self.early.insert(place, (completion.status, line));
+        self.early.insert(index, (completion.status, line));
         while let Some((status, line)) = self.early.remove(&self.next) {
             self.next += 1;
             if status == Status::Succeeded {
@@ -144,9 +144,11 @@ impl BatchOutput {
     /// # Errors
     /// Returns an error when a file cannot be written.
     pub fn finish(mut self) -> anyhow::Result<()> {
-        self.output.keep().context("the output cannot be written")?;
+        self.output
+            .rename()
+            .context("the output cannot be written")?;
         if self.failed > 0 {
-            return self.errors.keep().context("the errors cannot be written");
+            return self.errors.rename().context("the errors cannot be written");
         }
         match fs::remove_file(&self.errors.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -183,15 +185,15 @@ impl OutputPart {
             path,
             partial,
             file: BufWriter::new(file),
-            settled: false,
+            is_renamed: false,
         })
     }
 
-    fn keep(&mut self) -> std::io::Result<()> {
+    fn rename(&mut self) -> std::io::Result<()> {
         self.file.flush()?;
         self.file.get_ref().sync_all()?;
         fs::rename(&self.partial, &self.path)?;
-        self.settled = true;
+        self.is_renamed = true;
         Ok(())
     }
 }
@@ -205,7 +207,7 @@ impl Drop for OutputPart {
                 .get_ref()
                 .metadata()
                 .is_ok_and(|file| file.len() == 0);
-        if !self.settled && empty {
+        if !self.is_renamed && empty {
             let _ = fs::remove_file(&self.partial);
         }
     }
@@ -241,7 +243,7 @@ fn destination(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// Refuses a file that does not belong to this batch. Each of its lines must be the answer to a
 /// line of the batch, except for one that was cut off.
-fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
+fn refuse_foreign(path: &Path, own_ids: &HashSet<String>) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct NamedLine {
         id: String,
@@ -256,9 +258,11 @@ fn refuse_foreign(path: &Path, ours: &HashSet<String>) -> anyhow::Result<()> {
     for line in BufReader::new(file).split(b'\n') {
         let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
         let named = serde_json::from_slice::<NamedLine>(&line);
-        let own = named.as_ref().is_ok_and(|named| ours.contains(&named.id))
+        let is_own = named
+            .as_ref()
+            .is_ok_and(|named| own_ids.contains(&named.id))
             || (named.is_err() && line.starts_with(b"{\"id\":\"batch_req_"));
-        if !own {
+        if !is_own {
             bail!(
                 "{} is there and is not this batch's output; name another file, or overwrite an output with --force",
                 path.display()

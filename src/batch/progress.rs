@@ -11,9 +11,9 @@ use crate::batch::totals::RunTotals;
 use crate::control::messages::AccountReport;
 
 /// The interval of plain lines.
-const PLAIN: Duration = Duration::from_secs(5);
+const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// Number of samples over which the rate is calculated: about ten seconds.
-const LOOKS: usize = 11;
+const MAX_SAMPLES: usize = 11;
 
 /// The progress of one batch.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub struct RunProgress {
     printed: Instant,
     started: Option<Instant>,
     /// The number of calls of the worker at the last samples, the oldest first.
-    looks: VecDeque<(Instant, u64)>,
+    samples: VecDeque<(Instant, u64)>,
     in_flight: u64,
     allowed: Option<f64>,
     done_before: Option<usize>,
@@ -47,7 +47,7 @@ impl RunProgress {
             quiet,
             printed: now,
             started: None,
-            looks: VecDeque::new(),
+            samples: VecDeque::new(),
             in_flight: 0,
             allowed: None,
             done_before: None,
@@ -56,13 +56,13 @@ impl RunProgress {
     }
 
     /// Takes a sample of the worker's accounts.
-    pub fn look(&mut self, accounts: Vec<AccountReport>) {
-        self.looks.push_back((
+    pub fn sample(&mut self, accounts: Vec<AccountReport>) {
+        self.samples.push_back((
             Instant::now(),
             accounts.iter().map(|account| account.calls).sum(),
         ));
-        if self.looks.len() > LOOKS {
-            self.looks.pop_front();
+        if self.samples.len() > MAX_SAMPLES {
+            self.samples.pop_front();
         }
         self.in_flight = accounts.iter().map(|account| account.in_flight).sum();
         self.allowed = accounts
@@ -98,7 +98,7 @@ impl RunProgress {
         if let Some(bar) = &self.bar {
             bar.set_position(totals.done() as u64);
             bar.set_message(self.line(totals));
-        } else if !self.quiet && self.printed.elapsed() >= PLAIN {
+        } else if !self.quiet && self.printed.elapsed() >= PLAIN_INTERVAL {
             self.printed = Instant::now();
             self.print(totals);
         }
@@ -148,7 +148,7 @@ impl RunProgress {
 
     /// Returns the calls per second over the last samples.
     fn rate(&self) -> Option<f64> {
-        let ((first, before), (last, calls)) = (self.looks.front()?, self.looks.back()?);
+        let ((first, before), (last, calls)) = (self.samples.front()?, self.samples.back()?);
         let elapsed = (*last - *first).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
         (elapsed > 0.0).then(|| calls.saturating_sub(*before) as f64 / elapsed)

@@ -25,10 +25,10 @@ use crate::control::messages::{AccountReport, AccountsReport};
 use crate::nats::connection::{Connection, Error};
 
 /// Maximum number of publishes that await their acknowledgement.
-const WINDOW: usize = 256;
+const MAX_PUBLISHES: usize = 256;
 /// Maximum number of lines in publication that are too large for a message. Each first checks for
 /// room in the object store, and a rejected one would leave its parts there.
-const LARGE_AT_ONCE: usize = 1;
+const MAX_LARGE_PUBLISHES: usize = 1;
 /// The pause before a refused publish is repeated.
 const PUBLISH_RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The interval of requests for the state of the worker.
@@ -36,7 +36,7 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// The time to wait for a completion that should be in the stream.
 const COMPLETION_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time to wait for accounts that no call has ever reached.
-const UNREACHABLE: Duration = Duration::from_secs(10);
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a batch to its end, or until `stop`.
 ///
@@ -53,48 +53,45 @@ pub async fn run(
     stop: &CancellationToken,
 ) -> Result<RunOutcome, Error> {
     let batch = Arc::new(batch);
-    let mut gathering = BatchRun::new(Arc::clone(&batch), retry_failed, output, progress);
+    let mut state = BatchRun::new(Arc::clone(&batch), retry_failed, output, progress);
     let unreachable = |error: anyhow::Error| Error::Unreachable(error);
     let mut completions = BatchCompletions::open(connection, &batch)
         .await
         .map_err(unreachable)?;
     tokio::select! {
-        caught_up = gathering.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
-        () = stop.cancelled() => return Ok(RunOutcome::Interrupted(gathering.interrupted())),
+        caught_up = state.catch_up(&mut completions) => caught_up.map_err(Error::Usage)?,
+        () = stop.cancelled() => return Ok(RunOutcome::Interrupted(state.interrupted())),
     }
-    let publish_open = |gathering: &BatchRun| {
+    let publish_unanswered = |state: &BatchRun| {
         publish_all(
             connection.clone(),
             Arc::clone(&batch),
             lane,
-            gathering.open(),
+            state.unanswered(),
         )
     };
-    let mut publishing = std::pin::pin!(publish_open(&gathering));
+    let mut publishing = std::pin::pin!(publish_unanswered(&state));
     let mut published = false;
-    let mut ask = tokio::time::interval(PROGRESS_INTERVAL);
-    while gathering.totals.done() < batch.lines.len() {
+    let mut polls = tokio::time::interval(PROGRESS_INTERVAL);
+    while state.totals.done() < batch.lines.len() {
         tokio::select! {
             result = &mut publishing, if !published => {
                 result.map_err(unreachable)?;
                 published = true;
             }
-            found = completions.next() => gathering.take(&found).map_err(Error::Usage)?,
-            _ = ask.tick() => {
-                gathering.look(connection).await?;
-                if completions.were_made_again().await {
-                    gathering.before = 0;
-                    publishing.set(publish_open(&gathering));
+            found = completions.next() => state.take(&found).map_err(Error::Usage)?,
+            _ = polls.tick() => {
+                state.poll_worker(connection).await?;
+                if completions.were_recreated().await {
+                    state.last_before = 0;
+                    publishing.set(publish_unanswered(&state));
                     published = false;
                 }
             }
-            () = stop.cancelled() => return Ok(RunOutcome::Interrupted(gathering.interrupted())),
+            () = stop.cancelled() => return Ok(RunOutcome::Interrupted(state.interrupted())),
         }
     }
-    gathering
-        .finish()
-        .map(RunOutcome::Done)
-        .map_err(Error::Usage)
+    state.finish().map(RunOutcome::Done).map_err(Error::Usage)
 }
 
 /// Publishes lines. Those that the server refuses for now are published again later.
@@ -104,10 +101,10 @@ async fn publish_all(
     lane: Lane,
     lines: Vec<(BatchLine, u32)>,
 ) -> anyhow::Result<()> {
-    let large = Semaphore::new(LARGE_AT_ONCE);
+    let large = Semaphore::new(MAX_LARGE_PUBLISHES);
     futures::stream::iter(lines)
         .map(|line| publish(&connection, &batch, lane, line, &large))
-        .buffered(WINDOW)
+        .buffered(MAX_PUBLISHES)
         .try_for_each(|()| async { Ok(()) })
         .await
 }
@@ -129,7 +126,7 @@ async fn publish(
         lane,
     };
     let subject = connection.names.job(&flow);
-    let mut told = false;
+    let mut warned = false;
     loop {
         let published = async {
             let _turn = match connection.is_large(line.size()) {
@@ -150,9 +147,9 @@ async fn publish(
         match published.await {
             Ok(()) => return Ok(()),
             Err(error) => {
-                if !told {
+                if !warned {
                     warn!("a job cannot be published yet: {error:#}");
-                    told = true;
+                    warned = true;
                 }
                 tokio::time::sleep(PUBLISH_RETRY_PAUSE).await;
             }
@@ -163,14 +160,14 @@ async fn publish(
 /// The state of a run.
 struct BatchRun {
     batch: Arc<Batch>,
-    places: HashMap<String, usize>,
+    indices: HashMap<String, usize>,
     answered: HashSet<String>,
     /// True if lines that did not succeed in an earlier run are called again.
     retry_failed: bool,
     /// The next revision of lines that are called again, by id.
     revisions: HashMap<String, u32>,
     /// The last sequence number in the stream before this run published anything.
-    before: u64,
+    last_before: u64,
     totals: RunTotals,
     /// Number of lines that were answered before this run.
     done_before: usize,
@@ -187,11 +184,11 @@ impl BatchRun {
         output: BatchOutput,
         progress: RunProgress,
     ) -> Self {
-        let places = batch
+        let indices = batch
             .lines
             .iter()
             .enumerate()
-            .map(|(place, line)| (line.id.clone(), place))
+            .map(|(index, line)| (line.id.clone(), index))
             .collect();
         let totals = RunTotals {
             lines: batch.lines.len(),
@@ -199,11 +196,11 @@ impl BatchRun {
         };
         Self {
             batch,
-            places,
+            indices,
             answered: HashSet::new(),
             retry_failed,
             revisions: HashMap::new(),
-            before: 0,
+            last_before: 0,
             totals,
             done_before: 0,
             unreachable: HashMap::new(),
@@ -214,35 +211,36 @@ impl BatchRun {
 
     /// Reads the completions that are already in the stream.
     async fn catch_up(&mut self, completions: &mut BatchCompletions) -> anyhow::Result<()> {
-        let mut behind = completions.stored;
-        while behind > 0 {
+        let mut pending = completions.stored;
+        while pending > 0 {
             // A completion that is deleted meanwhile for lack of room never arrives.
             let Ok(found) = tokio::time::timeout(COMPLETION_TIMEOUT, completions.next()).await
             else {
                 break;
             };
-            self.before = found.sequence;
+            self.last_before = found.sequence;
             self.take(&found)?;
-            behind = found.pending;
+            pending = found.pending;
         }
         self.done_before = self.totals.done();
         Ok(())
     }
 
     /// Returns the lines without an answer, each with the revision of its next answer.
-    fn open(&self) -> Vec<(BatchLine, u32)> {
-        let open = self
+    fn unanswered(&self) -> Vec<(BatchLine, u32)> {
+        let unanswered = self
             .batch
             .lines
             .iter()
             .filter(|line| !self.answered.contains(&line.id));
-        open.map(|line| {
-            (
-                line.clone(),
-                self.revisions.get(&line.id).copied().unwrap_or(1),
-            )
-        })
-        .collect()
+        unanswered
+            .map(|line| {
+                (
+                    line.clone(),
+                    self.revisions.get(&line.id).copied().unwrap_or(1),
+                )
+            })
+            .collect()
     }
 
     fn take(&mut self, found: &FoundCompletion) -> anyhow::Result<()> {
@@ -252,25 +250,25 @@ impl BatchRun {
             sequence,
             ..
         } = found;
-        let Some(place) = self.places.get(&completion.id) else {
+        let Some(index) = self.indices.get(&completion.id) else {
             // A batch with a name from the command line may hold lines of other files.
             return Ok(());
         };
         // A line without a final answer from an earlier run is published again. With
         // `retry_failed`, so is a failed line.
         let failed = self.retry_failed && completion.status != Status::Succeeded;
-        let passed_over = *sequence <= self.before && (!completion.is_final() || failed);
-        if passed_over && failed {
+        let is_ignored = *sequence <= self.last_before && (!completion.is_final() || failed);
+        if is_ignored && failed {
             self.revisions
                 .insert(completion.id.clone(), completion.revision.saturating_add(1));
         }
-        if passed_over || !self.answered.insert(completion.id.clone()) {
+        if is_ignored || !self.answered.insert(completion.id.clone()) {
             return Ok(());
         }
-        let asked = self.batch.fingerprint(&self.batch.lines[*place]);
+        let expected = self.batch.fingerprint(&self.batch.lines[*index]);
         if fingerprint
             .as_ref()
-            .is_some_and(|answered| asked.is_some_and(|asked| asked != *answered))
+            .is_some_and(|answered| expected.is_some_and(|expected| expected != *answered))
         {
             anyhow::bail!(
                 "line `{}`: batch {} holds the answer to another request under this custom_id; name another --batch",
@@ -283,23 +281,23 @@ impl BatchRun {
             _ => self.totals.failed += 1,
         }
         self.totals.failures.add(completion);
-        self.totals.bill.add(completion);
-        self.output.take(*place, completion)?;
+        self.totals.cost.add(completion);
+        self.output.take(*index, completion)?;
         self.progress.show(&self.totals);
         Ok(())
     }
 
     /// Requests the state of the worker's accounts, for the progress and to learn if the run can
     /// continue.
-    async fn look(&mut self, connection: &Connection) -> Result<(), Error> {
-        let asked = connection
+    async fn poll_worker(&mut self, connection: &Connection) -> Result<(), Error> {
+        let request = connection
             .client
             .request(connection.names.ctl("accounts"), "".into());
-        let answer = tokio::time::timeout(PROGRESS_INTERVAL, asked)
+        let answer = tokio::time::timeout(PROGRESS_INTERVAL, request)
             .await
             .ok()
             .and_then(Result::ok);
-        let Some(Ok(told)) =
+        let Some(Ok(report)) =
             answer.map(|reply| serde_json::from_slice::<AccountsReport>(&reply.payload))
         else {
             self.progress.note("no worker answers".to_owned());
@@ -307,13 +305,13 @@ impl BatchRun {
             return Ok(());
         };
         let pools = self.batch.pools();
-        let used: Vec<_> = told
+        let used: Vec<_> = report
             .pools
             .iter()
             .filter(|(name, _)| pools.contains_key(name.as_str()))
             .collect();
         for (pool, names) in &used {
-            let accounts: Vec<_> = told
+            let accounts: Vec<_> = report
                 .accounts
                 .iter()
                 .filter(|account| names.contains(&account.name))
@@ -330,11 +328,11 @@ impl BatchRun {
             }
             self.give_up_unreachable(pool, &accounts)?;
         }
-        let accounts = told
+        let accounts = report
             .accounts
             .iter()
             .filter(|account| used.iter().any(|(_, names)| names.contains(&account.name)));
-        self.progress.look(accounts.cloned().collect());
+        self.progress.sample(accounts.cloned().collect());
         self.progress.show(&self.totals);
         Ok(())
     }
@@ -356,7 +354,7 @@ impl BatchRun {
             .unreachable
             .entry(pool.to_owned())
             .or_insert_with(Instant::now);
-        if since.elapsed() < UNREACHABLE {
+        if since.elapsed() < UNREACHABLE_TIMEOUT {
             return Ok(());
         }
         let reasons: Vec<_> = accounts

@@ -22,7 +22,7 @@ pub struct RunTotals {
     /// Number of lines that failed, expired or were cancelled.
     pub failed: usize,
     /// The tokens and the cost of the lines.
-    pub bill: CostSummary,
+    pub cost: CostSummary,
     /// The reasons why lines did not succeed.
     pub failures: FailureSummary,
 }

@@ -47,7 +47,7 @@ const PROVIDERS: [(&str, &str); 32] = [
 ];
 
 /// Decimal places of a price. Further digits are errors of floating-point numbers.
-const DIGITS: u32 = 10;
+const PRICE_DIGITS: u32 = 10;
 
 /// Reads a list in any of the formats.
 pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
@@ -60,19 +60,21 @@ pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
         return models
             .iter()
             .enumerate()
-            .map(|(index, model)| own(index, model))
+            .map(|(index, model)| read_own_entry(index, model))
             .collect();
     }
     let of_litellm = entries
         .iter()
-        .filter_map(|(name, entry)| litellm(name, entry.as_object()?));
+        .filter_map(|(name, entry)| read_litellm_entry(name, entry.as_object()?));
     let of_models_dev = entries.iter().flat_map(|(provider, entry)| {
         let models = entry
             .get("models")
             .and_then(Value::as_object)
             .into_iter()
             .flatten();
-        models.filter_map(move |(name, entry)| Some(models_dev(provider, name, entry.as_object()?)))
+        models.filter_map(move |(name, entry)| {
+            Some(read_models_dev_entry(provider, name, entry.as_object()?))
+        })
     });
     let models: Vec<_> = of_litellm.chain(of_models_dev).collect();
     if models.is_empty() {
@@ -108,7 +110,7 @@ const PRICES: [&str; 5] = [
 ];
 
 /// Reads an entry in Forebay's format, whose prices may be numbers or strings.
-fn own(index: usize, entry: &Value) -> anyhow::Result<CatalogueModel> {
+fn read_own_entry(index: usize, entry: &Value) -> anyhow::Result<CatalogueModel> {
     let name = entry.get("name").and_then(Value::as_str);
     let which = name.map_or_else(
         || format!("models[{index}]"),
@@ -152,7 +154,7 @@ fn prices_as_texts(value: &mut Value) -> Result<(), String> {
 
 const FORMATS: &str = "use LiteLLM's or models.dev's format, or {\"models\": [{\"provider\", \"name\", \"kind\", …}]}";
 
-fn our_name(provider: &str) -> &str {
+fn forebay_name(provider: &str) -> &str {
     PROVIDERS
         .iter()
         .find(|(theirs, _)| *theirs == provider)
@@ -160,7 +162,7 @@ fn our_name(provider: &str) -> &str {
 }
 
 /// Reads an entry of `LiteLLM`'s list. Returns `None` if it is no model that a job could name.
-fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
+fn read_litellm_entry(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
     let listed = entry.get("litellm_provider")?.as_str()?;
     let kind = litellm_kind(entry.get("mode")?.as_str()?)?;
     let prefix = listed.split('-').next().unwrap_or(listed);
@@ -169,7 +171,7 @@ fn litellm(name: &str, entry: &Map<String, Value>) -> Option<CatalogueModel> {
         .or_else(|| strip(prefix))
         .or_else(|| strip("bedrock"))
         .unwrap_or(name);
-    let provider = our_name(listed);
+    let provider = forebay_name(listed);
     // Entries for sizes of images, and for regions. A region is part of the address and not of the
     // model's name.
     if name.contains("-x-") || (matches!(provider, "azure" | "bedrock") && name.contains('/')) {
@@ -251,7 +253,7 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
             None => &mut of_tier.rates,
             Some(above) => of_tier.beyond(above),
         };
-        *rate(rates) = a_million(value);
+        *rate(rates) = per_million(value);
     }
     for step in entry
         .get("tiered_pricing")
@@ -274,7 +276,7 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
         };
         for (field, value) in step.as_object().into_iter().flatten() {
             if let Some((rate, "")) = litellm_rate(field) {
-                *rate(rates) = a_million(value);
+                *rate(rates) = per_million(value);
             }
         }
     }
@@ -304,9 +306,9 @@ fn litellm_rate(field: &str) -> Option<(RateOf, &str)> {
 }
 
 /// Converts the price of one token to that of a million tokens.
-fn a_million(value: &Value) -> Option<Decimal> {
+fn per_million(value: &Value) -> Option<Decimal> {
     let price = decimal(value)?.checked_mul(Decimal::from(1_000_000))?;
-    Some(price.round_dp(DIGITS).normalize())
+    Some(price.round_dp(PRICE_DIGITS).normalize())
 }
 
 fn decimal(value: &Value) -> Option<Decimal> {
@@ -322,7 +324,7 @@ fn decimal(value: &Value) -> Option<Decimal> {
 }
 
 /// Reads an entry of models.dev's list, whose prices are per million tokens.
-fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> CatalogueModel {
+fn read_models_dev_entry(provider: &str, name: &str, entry: &Map<String, Value>) -> CatalogueModel {
     let entry = Value::Object(entry.clone());
     let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
     let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
@@ -338,7 +340,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
     let rates = |path: &str| {
         let rate = |name: &str| {
             let price = decimal(entry.pointer(&format!("{path}/{name}"))?)?;
-            Some(price.round_dp(DIGITS).normalize())
+            Some(price.round_dp(PRICE_DIGITS).normalize())
         };
         TokenRates {
             input: rate("input"),
@@ -370,7 +372,7 @@ fn models_dev(provider: &str, name: &str, entry: &Map<String, Value>) -> Catalog
         ),
     ];
     CatalogueModel {
-        provider: our_name(provider).to_owned(),
+        provider: forebay_name(provider).to_owned(),
         name: name.to_owned(),
         // The list states the kind only through the name.
         kind: if name.contains("embed") {

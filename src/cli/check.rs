@@ -15,7 +15,7 @@ use crate::nats::connection::{Connection, Error};
 use crate::nats::server;
 
 /// Maximum number of keys that are tried at the same time.
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_CHECKS: usize = 8;
 
 /// Check the configuration, the NATS server, and each key at its provider. Nothing is changed. A
 /// key is tried by listing the account's models, which is free. If the provider lists no models,
@@ -88,7 +88,7 @@ struct TriedKey {
     account: String,
     key: String,
     /// The models of the pools' targets at this account.
-    asked: Vec<String>,
+    models: Vec<String>,
     /// True if the account has its own model names, which are in no list.
     names_deployments: bool,
     probe: Option<KeyCheck>,
@@ -103,28 +103,28 @@ async fn try_keys(
         .iter()
         .flat_map(|account| account.keys.iter().map(move |key| (account, key)));
     let tried = keys.map(async |(account, key)| {
-        let mut asked: Vec<_> = config
+        let mut models: Vec<_> = config
             .pools
             .values()
             .flat_map(|pool| &pool.targets)
             .filter(|target| target.account == account.name)
             .map(|target| target.model.clone())
             .collect();
-        asked.sort_unstable();
-        asked.dedup();
-        let first = asked.first().map(String::as_str);
+        models.sort_unstable();
+        models.dedup();
+        let first = models.first().map(String::as_str);
         let probe = probe(&upstream, account, key, first, &SystemClock).await;
         let names_deployments = account.endpoint.provider.names_deployments;
         TriedKey {
             account: account.name.clone(),
             key: key.name.clone(),
-            asked,
+            models,
             names_deployments,
             probe,
         }
     });
     Ok(futures::stream::iter(tried)
-        .buffered(AT_ONCE)
+        .buffered(MAX_CONCURRENT_CHECKS)
         .collect()
         .await)
 }
@@ -196,14 +196,14 @@ impl TriedKey {
             return Vec::new();
         };
         // Ollama lists models with a tag, which may be left out in a request.
-        let is_it = |listed: &String, model: &String| {
+        let is_model = |listed: &String, model: &String| {
             listed
                 .strip_prefix(model.as_str())
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
         };
-        self.asked
+        self.models
             .iter()
-            .filter(|model| !models.iter().any(|listed| is_it(listed, model)))
+            .filter(|model| !models.iter().any(|listed| is_model(listed, model)))
             .collect()
     }
 

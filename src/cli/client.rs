@@ -11,13 +11,13 @@ use crate::app::{App, Started};
 use crate::cluster::worker_lease::WorkerLease;
 use crate::config::Config;
 use crate::nats::connection::{Connection, Error};
-use crate::process::data_dir::{DataDir, DataHold, TakenBy, told};
+use crate::process::data_dir::{DataDir, DataHold, TakenBy, display_path};
 use crate::process::shutdown;
 
 /// The interval of checks that the worker still runs.
 const WORKER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of failed checks after which the worker is gone for good, and is not being restarted.
-const GONE: u32 = 5;
+const GONE_CHECKS: u32 = 5;
 
 /// Connects as a client: to `[nats] url`, or to the process that holds the data directory.
 pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
@@ -25,26 +25,30 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
         return Connection::open(url, config).await;
     }
     let dir = &config.data.dir;
-    let nobody = || {
+    let not_running = || {
         Error::Unreachable(anyhow::anyhow!(
             "nothing runs on the data directory {}: start `forebay serve`, or name the configuration of the one that runs \
              with --config",
-            told(dir)
+            display_path(dir)
         ))
     };
     if !dir.exists() {
-        return Err(nobody());
+        return Err(not_running());
     }
     match hold(dir)? {
-        DataHold::Ours(_) => Err(nobody()),
+        DataHold::Ours(_) => Err(not_running()),
         DataHold::Taken(by) => connect_to(config, by).await,
     }
 }
 
 /// Takes hold of the data directory, or finds its holder.
 pub(super) fn hold(dir: &Path) -> Result<DataHold, Error> {
-    DataDir::hold(dir)
-        .map_err(|error| Error::Usage(anyhow::anyhow!("data directory {}: {error}", told(dir))))
+    DataDir::hold(dir).map_err(|error| {
+        Error::Usage(anyhow::anyhow!(
+            "data directory {}: {error}",
+            display_path(dir)
+        ))
+    })
 }
 
 /// Connects to the process that holds the data directory.
@@ -63,7 +67,7 @@ pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connectio
     }
     Err(Error::Unreachable(anyhow::anyhow!(
         "the process that holds the data directory {} does not come up",
-        told(&config.data.dir)
+        display_path(&config.data.dir)
     )))
 }
 
@@ -122,7 +126,7 @@ pub(super) async fn with_worker<T>(
             RunningWorker::Here(app) => {
                 let result = tokio::select! {
                     result = work(app.connection.clone()) => result,
-                    () = app.unseated() => Err(Error::Unreachable(anyhow::anyhow!(
+                    () = app.lease_lost() => Err(Error::Unreachable(anyhow::anyhow!(
                         "another worker has taken over; run the same command again to go on"
                     ))),
                 };
@@ -136,7 +140,7 @@ pub(super) async fn with_worker<T>(
                 Err(Error::Unreachable(_)) if !connection.is_up() || !answers(&connection).await => {}
                 result => return result,
             },
-            () = gone(config, &connection) => {}
+            () = worker_lost(config, &connection) => {}
         }
         warn!(
             "the worker that ran does not answer any more; looking for another, or taking its place"
@@ -174,17 +178,17 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
 }
 
 /// Returns when no worker serves any more, or when it has another address.
-async fn gone(config: &Config, connection: &Connection) {
-    let (mut missed, mut cut) = (0, 0);
-    while missed < GONE && cut < GONE {
+async fn worker_lost(config: &Config, connection: &Connection) {
+    let (mut unserved, mut moved) = (0, 0);
+    while unserved < GONE_CHECKS && moved < GONE_CHECKS {
         tokio::time::sleep(WORKER_CHECK_INTERVAL).await;
         let served = is_served(config, connection).await;
-        missed = if served { 0 } else { missed + 1 };
+        unserved = if served { 0 } else { unserved + 1 };
         // An external server has a fixed address, so it is waited for.
-        cut = if connection.is_up() || !served || config.nats.url.is_some() {
+        moved = if connection.is_up() || !served || config.nats.url.is_some() {
             0
         } else {
-            cut + 1
+            moved + 1
         };
     }
 }
@@ -199,9 +203,9 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
 
 /// Returns false if NATS reports that no worker listens. A late reply counts as true.
 async fn answers(connection: &Connection) -> bool {
-    let asked = connection
+    let request = connection
         .client
         .request(connection.names.ctl("accounts"), "".into());
-    let asked = tokio::time::timeout(WORKER_CHECK_INTERVAL, asked).await;
-    !matches!(asked, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
+    let reply = tokio::time::timeout(WORKER_CHECK_INTERVAL, request).await;
+    !matches!(reply, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

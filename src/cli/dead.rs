@@ -72,11 +72,13 @@ pub(super) async fn dead(global: &GlobalOptions, command: DeadCommand) -> Result
                 sequence: number,
                 pool: None,
             };
-            let shown: ShownLetter = asked(&connection, "dead.show", &request).await?;
+            let shown: ShownLetter = ask_for(&connection, "dead.show", &request).await?;
             let mut letter =
                 serde_json::to_value(&shown.letter).map_err(|error| Error::Usage(error.into()))?;
             let message = match &shown.letter.object {
-                Some(object) => whole(&connection, object).await?.unwrap_or(shown.message),
+                Some(object) => object_text(&connection, object)
+                    .await?
+                    .unwrap_or(shown.message),
                 None => shown.message,
             };
             letter["message"] = serde_json::from_str(&message).unwrap_or(Value::String(message));
@@ -84,16 +86,16 @@ pub(super) async fn dead(global: &GlobalOptions, command: DeadCommand) -> Result
             Ok(0)
         }
         DeadCommand::Replay { chosen, to } => {
-            each(global, &connection, chosen, ("dead.replay", "replayed"), to).await
+            apply_to_each(global, &connection, chosen, ("dead.replay", "replayed"), to).await
         }
         DeadCommand::Drop { chosen } => {
-            each(global, &connection, chosen, ("dead.drop", "dropped"), None).await
+            apply_to_each(global, &connection, chosen, ("dead.drop", "dropped"), None).await
         }
     }
 }
 
 /// Returns the message that an object holds. `None` means that the object is gone.
-async fn whole(connection: &Connection, object: &str) -> Result<Option<String>, Error> {
+async fn object_text(connection: &Connection, object: &str) -> Result<Option<String>, Error> {
     let bytes = connection
         .requests()
         .get(object)
@@ -102,7 +104,7 @@ async fn whole(connection: &Connection, object: &str) -> Result<Option<String>, 
     Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-async fn asked<T: serde::de::DeserializeOwned>(
+async fn ask_for<T: serde::de::DeserializeOwned>(
     connection: &Connection,
     verb: &str,
     request: &impl serde::Serialize,
@@ -125,7 +127,7 @@ async fn letters(
             after: letters.last().map_or(0, |letter| letter.sequence),
             limit: Some(limit - letters.len()),
         };
-        let page: Vec<DeadLetterEntry> = asked(connection, "dead.list", &filter).await?;
+        let page: Vec<DeadLetterEntry> = ask_for(connection, "dead.list", &filter).await?;
         let is_last = page.is_empty();
         letters.extend(page);
         if is_last || letters.len() >= limit {
@@ -177,7 +179,7 @@ async fn list(
 }
 
 /// Sends a request for each chosen letter. A letter that is refused does not stop the others.
-async fn each(
+async fn apply_to_each(
     global: &GlobalOptions,
     connection: &Connection,
     chosen: ChosenLetters,
@@ -197,7 +199,7 @@ async fn each(
             sequence,
             pool: pool.clone(),
         };
-        match asked::<DeadLetterEntry>(connection, verb, &request).await {
+        match ask_for::<DeadLetterEntry>(connection, verb, &request).await {
             Ok(_) => count += 1,
             Err(Error::Usage(problem)) => {
                 print::error(&format!("{problem:#}"));

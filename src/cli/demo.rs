@@ -169,13 +169,13 @@ fn report(global: &GlobalOptions, summaries: &[RecordSummary], answers: &[Output
         let body: serde_json::Value = body
             .and_then(|body| serde_json::from_str(body).ok())
             .unwrap_or_default();
-        let said = body
+        let text = body
             .pointer("/choices/0/message/content")
-            .and_then(|said| said.as_str());
+            .and_then(|text| text.as_str());
         print::line(&format!(
             "  {}: {}",
             answer.custom_id,
-            said.unwrap_or_default()
+            text.unwrap_or_default()
         ));
     }
 }

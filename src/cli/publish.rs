@@ -121,9 +121,9 @@ struct JobPublisher {
 
 impl JobPublisher {
     fn read(&self, line: &[u8]) -> anyhow::Result<Job> {
-        let (size, most) = (line.len(), self.max_request);
-        if size > most {
-            bail!("{size} bytes are more than max_request of {most} in [call]");
+        let (size, max) = (line.len(), self.max_request);
+        if size > max {
+            bail!("{size} bytes are more than max_request of {max} in [call]");
         }
         let job = Job::parse(line)?;
         check_url(&job).map_err(|problem| anyhow!(problem))?;
@@ -174,12 +174,12 @@ impl JobPublisher {
 /// Refuses a pool or a team that the worker does not serve. Without a worker nothing is refused:
 /// the jobs wait for a worker that may serve them.
 async fn check_flow(connection: &Connection, Flow { pool, team, .. }: &Flow) -> Result<(), Error> {
-    let asked = tokio::time::timeout(
+    let reply = tokio::time::timeout(
         WORKER_TIMEOUT,
         ask::<AccountsReport>(connection, "accounts", Vec::new()),
     )
     .await;
-    let Ok(Ok(accounts)) = asked else {
+    let Ok(Ok(accounts)) = reply else {
         print::note(&format!(
             "no worker answers, so it is not checked whether pool `{pool}` and team `{team}` are served; jobs wait for a worker"
         ));

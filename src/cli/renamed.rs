@@ -26,9 +26,12 @@ const RENAMED: [(ErrorKind, ContextKind, &str, &str); 3] = [
 
 /// Returns the message if a command line was refused for a word of 0.1.
 pub(super) fn message(error: &clap::Error) -> Option<&'static str> {
-    let is_it = |(kind, context, old, _): &&(ErrorKind, ContextKind, &str, &str)| {
+    let is_renamed = |(kind, context, old, _): &&(ErrorKind, ContextKind, &str, &str)| {
         error.kind() == *kind
             && matches!(error.get(*context), Some(ContextValue::String(word)) if word == old)
     };
-    RENAMED.iter().find(is_it).map(|(.., message)| *message)
+    RENAMED
+        .iter()
+        .find(is_renamed)
+        .map(|(.., message)| *message)
 }

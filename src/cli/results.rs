@@ -22,7 +22,7 @@ use crate::app::open_results;
 use crate::config::Config;
 use crate::control::messages::{ResultsReply, ResultsRequest};
 use crate::nats::connection::{Connection, Error};
-use crate::process::data_dir::{DataHold, told};
+use crate::process::data_dir::{DataHold, display_path};
 use crate::process::shutdown;
 
 /// The pause before lost completions are requested again.
@@ -94,7 +94,7 @@ async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error
     if config.nats.url.is_none() && !config.data.dir.exists() {
         return Ok(FoundResult::None(format!(
             "there is no data directory {}",
-            told(&config.data.dir)
+            display_path(&config.data.dir)
         )));
     }
     let connection = match hold(&config.data.dir)? {
@@ -102,8 +102,8 @@ async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error
         DataHold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
         DataHold::Ours(dir) => {
             let results = open_results(config, &dir.join("results"), &SystemClock).await?;
-            let asked = identity.clone();
-            let found = tokio::task::spawn_blocking(move || results.get(&asked)).await;
+            let wanted = identity.clone();
+            let found = tokio::task::spawn_blocking(move || results.get(&wanted)).await;
             let found = found.map_err(|error| Error::Usage(error.into()))?;
             let found = found.map_err(|error| Error::Usage(error.into()))?;
             let none = || FoundResult::None(format!("{}; no worker runs", not_known(identity)));
@@ -200,17 +200,21 @@ async fn tail(
         None => connection.names.all_completions(),
     };
     // The sequence number of the next message to print.
-    let mut next = if all { 1 } else { last(&connection).await? + 1 };
+    let mut next = if all {
+        1
+    } else {
+        last_sequence(&connection).await? + 1
+    };
     let mut messages = completions(&connection, &filter, next).await?;
-    let mut look = tokio::time::interval(STREAM_CHECK_INTERVAL);
+    let mut checks = tokio::time::interval(STREAM_CHECK_INTERVAL);
     loop {
         let problem = tokio::select! {
             message = messages.next() => match message {
                 Some(Ok(message)) => {
-                    let place = message.info().map_or(next, |info| info.stream_sequence);
+                    let sequence = message.info().map_or(next, |info| info.stream_sequence);
                     // After a restart, the client may begin with the first message again.
-                    if place >= next {
-                        next = place + 1;
+                    if sequence >= next {
+                        next = sequence + 1;
                         let text = text_of(&connection, &message).await.map_err(|error| unreadable(&error))?;
                         if !print::line(&text) {
                             return Ok(0);
@@ -221,7 +225,7 @@ async fn tail(
                 Some(Err(error)) => error.to_string(),
                 None => "it ended".to_owned(),
             },
-            _ = look.tick() => match is_gone(&connection, &mut next).await {
+            _ = checks.tick() => match stream_problem(&connection, &mut next).await {
                 Some(problem) => problem.to_owned(),
                 None => continue,
             },
@@ -232,7 +236,7 @@ async fn tail(
             "the stream of completions cannot be read on, reading it again"
         );
         tokio::select! {
-            again = again(config, &filter, next) => (connection, messages) = again,
+            reconnected = reconnect(config, &filter, next) => (connection, messages) = reconnected,
             () = stop.cancelled() => return Ok(0),
         }
     }
@@ -252,21 +256,23 @@ async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<S
 
 /// Returns why the stream can no longer be read, or `None` if it can. A stream that was created
 /// again begins with 1.
-async fn is_gone(connection: &Connection, next: &mut u64) -> Option<&'static str> {
+async fn stream_problem(connection: &Connection, next: &mut u64) -> Option<&'static str> {
     if !connection.is_up() {
         // The connection may come back by itself at the same address.
         tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
         return (!connection.is_up()).then_some("the connection is lost");
     }
-    let made_again = last(connection).await.is_ok_and(|last| last + 1 < *next);
-    if made_again {
+    let recreated = last_sequence(connection)
+        .await
+        .is_ok_and(|last| last + 1 < *next);
+    if recreated {
         *next = 1;
     }
-    made_again.then_some("it was made again")
+    recreated.then_some("it was made again")
 }
 
 /// Connects again and reads from `next` on. The server may have another address.
-async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
+async fn reconnect(config: &Config, filter: &str, next: u64) -> (Connection, Ordered) {
     loop {
         tokio::time::sleep(RESUBSCRIBE_PAUSE).await;
         let Ok(connection) = connect(config).await else {
@@ -279,7 +285,7 @@ async fn again(config: &Config, filter: &str, next: u64) -> (Connection, Ordered
 }
 
 /// Returns the sequence number of the last completion of the stream, even if that one is deleted.
-async fn last(connection: &Connection) -> Result<u64, Error> {
+async fn last_sequence(connection: &Connection) -> Result<u64, Error> {
     let stream = connection
         .context
         .get_stream(connection.names.completions_stream())

@@ -103,7 +103,7 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
     let ended = with_worker(&config, async |connection| {
         let (batch, output) = prepared.take().map_or_else(prepare, Ok)?;
         let progress = RunProgress::new(batch.lines.len(), global.json);
-        go(
+        check_and_run(
             &connection,
             (&args, config.call.max_request),
             batch,
@@ -148,7 +148,7 @@ fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
     pools
 }
 
-async fn go(
+async fn check_and_run(
     connection: &Connection,
     (args, max_request): (&Args, usize),
     batch: Batch,
@@ -189,7 +189,7 @@ fn report(
         lines,
         succeeded,
         failed,
-        bill,
+        cost,
         failures,
     } = totals;
     if global.json {
@@ -198,16 +198,16 @@ fn report(
             "interrupted": interrupted, "output": files.output, "errors": files.errors,
             "failures": failures.in_json(),
         });
-        if let (Some(report), Some(bill)) = (report.as_object_mut(), bill.in_json().as_object_mut())
+        if let (Some(report), Some(cost)) = (report.as_object_mut(), cost.in_json().as_object_mut())
         {
-            report.append(bill);
+            report.append(cost);
         }
         print::json(&report);
     } else if interrupted {
         print::line(&format!(
             "batch {name}: interrupted with {done} of {lines} lines done; run the same command again to go on"
         ));
-        print::line(&bill.to_string());
+        print::line(&cost.to_string());
     } else {
         print::line(&format!(
             "batch {name}: {succeeded} of {lines} lines succeeded, in {}{}",
@@ -221,7 +221,7 @@ fn report(
         failures.lines().iter().for_each(|line| {
             print::line(line);
         });
-        print::line(&bill.to_string());
+        print::line(&cost.to_string());
     }
     Ok(match (interrupted, failed) {
         (true, _) => INTERRUPTED,

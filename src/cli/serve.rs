@@ -7,7 +7,7 @@ use super::{GlobalOptions, USAGE, print};
 use crate::app::{App, Started};
 use crate::config::Config;
 use crate::nats::connection::Error;
-use crate::process::data_dir::told;
+use crate::process::data_dir::display_path;
 use crate::process::shutdown;
 
 /// Serve jobs until a signal arrives. After the first signal, no new jobs are taken and those in
@@ -27,25 +27,25 @@ pub(super) async fn serve(global: &GlobalOptions, _: Args) -> Result<u8, Error> 
                 .map_or_else(String::new, |pid| format!(" by process {pid}"));
             print::error(&format!(
                 "the data directory {} is in use{pid}; stop that process or name another directory",
-                told(&config.data.dir)
+                display_path(&config.data.dir)
             ));
             return Ok(USAGE);
         }
     };
-    tell_ready(global, &config, &app);
-    let unseated = tokio::select! {
+    print_ready(global, &config, &app);
+    let lease_lost = tokio::select! {
         () = stop.cancelled() => false,
-        () = app.unseated() => true,
+        () = app.lease_lost() => true,
     };
     app.stop(shutdown::GRACE).await;
-    if unseated {
+    if lease_lost {
         Err(Error::Unreachable(anyhow!("another worker has taken over")))
     } else {
         Ok(0)
     }
 }
 
-fn tell_ready(global: &GlobalOptions, config: &Config, app: &App) {
+fn print_ready(global: &GlobalOptions, config: &Config, app: &App) {
     let server = app.connection.client.server_info();
     let pools: Vec<_> = config.pools.keys().collect();
     let holder = config

@@ -23,7 +23,7 @@ const CHANGE_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 const FULL_WRITE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Maximum number of pending requests to write all states. Further requests wait.
-const ASKED: usize = 16;
+const MAX_PENDING_FLUSHES: usize = 16;
 
 /// Sends requests to write all states at once, for example after an order of an operator.
 #[derive(Debug, Clone)]
@@ -38,12 +38,12 @@ impl StateWriter {
 }
 
 /// Receives requests to write all states at once. Each request carries the channel for its result.
-pub type FlushRequest = mpsc::Receiver<oneshot::Sender<bool>>;
+pub type FlushRequests = mpsc::Receiver<oneshot::Sender<bool>>;
 
 /// Returns both ends of the channel for requests to write all states.
-pub fn writer() -> (StateWriter, FlushRequest) {
-    let (ask, asked) = mpsc::channel(ASKED);
-    (StateWriter(ask), asked)
+pub fn writer() -> (StateWriter, FlushRequests) {
+    let (request, requests) = mpsc::channel(MAX_PENDING_FLUSHES);
+    (StateWriter(request), requests)
 }
 
 /// The bucket, and its known contents by name.
@@ -57,7 +57,7 @@ pub struct AccountStates {
 #[derive(Debug, Default)]
 struct WrittenState {
     /// The state that was written. `None` means unknown.
-    standing: Option<AccountState>,
+    state: Option<AccountState>,
     /// The revision of the entry; 0 if there is none.
     revision: u64,
 }
@@ -81,7 +81,7 @@ impl AccountStates {
                 .await
                 .map_err(|error| failed(error.to_string()))?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-            let standing = entry
+            let state = entry
                 .filter(|entry| entry.operation == kv::Operation::Put)
                 .map(|entry| {
                     serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
@@ -89,7 +89,7 @@ impl AccountStates {
                         AccountState::default()
                     })
                 });
-            written.insert(name, WrittenState { standing, revision });
+            written.insert(name, WrittenState { state, revision });
         }
         Ok(Self {
             connection: connection.clone(),
@@ -102,7 +102,7 @@ impl AccountStates {
     pub fn known(&self) -> HashMap<String, AccountState> {
         let known = self.written.iter();
         known
-            .filter_map(|(name, written)| Some((name.clone(), written.standing.clone()?)))
+            .filter_map(|(name, written)| Some((name.clone(), written.state.clone()?)))
             .collect()
     }
 
@@ -113,20 +113,20 @@ impl AccountStates {
     pub async fn keep(
         mut self,
         worker: Arc<JetStreamWorker>,
-        mut asked: FlushRequest,
+        mut requests: FlushRequests,
         stop: CancellationToken,
-        unseated: CancellationToken,
+        lease_lost: CancellationToken,
     ) {
         let written = async {
-            let mut look = tokio::time::interval(CHANGE_CHECK_INTERVAL);
-            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            let mut anew = tokio::time::interval(FULL_WRITE_INTERVAL);
+            let mut checks = tokio::time::interval(CHANGE_CHECK_INTERVAL);
+            checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut full_writes = tokio::time::interval(FULL_WRITE_INTERVAL);
             loop {
                 tokio::select! {
-                    _ = look.tick() => { self.write(&worker, true).await; }
-                    _ = anew.tick() => self.doubt(),
-                    Some(done) = asked.recv() => {
-                        self.doubt();
+                    _ = checks.tick() => { self.write(&worker, true).await; }
+                    _ = full_writes.tick() => self.forget_written(),
+                    Some(done) = requests.recv() => {
+                        self.forget_written();
                         let written = self.write(&worker, true).await || self.write(&worker, true).await;
                         // The requester may have ended.
                         let _ = done.send(written);
@@ -134,36 +134,36 @@ impl AccountStates {
                     () = stop.cancelled() => break,
                 }
             }
-            self.doubt();
+            self.forget_written();
             if !self.write(&worker, false).await {
                 self.write(&worker, false).await;
             }
         };
         tokio::select! {
             () = written => {}
-            () = unseated.cancelled() => {}
+            () = lease_lost.cancelled() => {}
         }
     }
 
     /// Forgets what was written, so that everything is written again: the bucket may have been
     /// deleted.
-    fn doubt(&mut self) {
+    fn forget_written(&mut self) {
         self.written
             .values_mut()
-            .for_each(|written| written.standing = None);
+            .for_each(|written| written.state = None);
     }
 
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
         let mut all = true;
-        for (name, standing) in worker.standings(ahead) {
+        for (name, state) in worker.standings(ahead) {
             let written = self.written.entry(name.clone()).or_default();
-            if written.standing.as_ref() == Some(&standing) {
+            if written.state.as_ref() == Some(&state) {
                 worker.confirm(&name);
                 continue;
             }
-            let Ok(value) = serde_json::to_vec(&standing) else {
+            let Ok(value) = serde_json::to_vec(&state) else {
                 continue;
             };
             match self
@@ -173,7 +173,7 @@ impl AccountStates {
             {
                 Ok(revision) => {
                     *written = WrittenState {
-                        standing: Some(standing),
+                        state: Some(state),
                         revision,
                     };
                     worker.confirm(&name);
@@ -182,7 +182,7 @@ impl AccountStates {
                     warn!(name, %error, "what is known of these limits cannot be written down yet");
                     all = false;
                     // It may have been stored all the same.
-                    written.standing = None;
+                    written.state = None;
                     // Another process may have written the entry, or the bucket was deleted.
                     // Reading the revision lets the next write succeed.
                     match self.store.entry(name.as_str()).await {

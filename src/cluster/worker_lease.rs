@@ -110,7 +110,7 @@ impl WorkerLease {
                     None => others = Some((revision, Instant::now())),
                     // A living holder has renewed it meanwhile.
                     Some((seen, _)) if seen != revision => {
-                        return Err(taken(connection, occupant(&store).await.ok().flatten()));
+                        return Err(taken_error(connection, holder(&store).await.ok().flatten()));
                     }
                     Some(_) => {}
                 },
@@ -153,12 +153,12 @@ impl WorkerLease {
     }
 
     /// Returns a token that is cancelled when the lease is lost.
-    pub fn loss(&self) -> CancellationToken {
+    pub fn loss_token(&self) -> CancellationToken {
         self.lost.clone()
     }
 
     /// Releases the lease, unless another process holds it already.
-    pub async fn leave(self) {
+    pub async fn release(self) {
         self.renewal.abort();
         if self.lost.is_cancelled() {
             return;
@@ -199,9 +199,9 @@ async fn claim(
         .as_ref()
         .filter(|entry| entry.operation == kv::Operation::Put);
     if let Some(held) = held {
-        let left =
+        let is_expired =
             seen.is_some_and(|(seen, at)| seen == held.revision && at.elapsed() > LEASE_TIMEOUT);
-        if !left {
+        if !is_expired {
             return Ok(LeaseClaim::Taken(held.revision));
         }
     }
@@ -230,7 +230,7 @@ async fn put(connection: &Connection, value: Bytes, expected: u64) -> Result<u64
     Ok(ack.sequence)
 }
 
-fn taken(connection: &Connection, by: Option<LeaseHolder>) -> Error {
+fn taken_error(connection: &Connection, by: Option<LeaseHolder>) -> Error {
     let by = by.map_or_else(String::new, |by| {
         format!(" (host {}, process {})", by.host, by.pid)
     });
@@ -240,7 +240,7 @@ fn taken(connection: &Connection, by: Option<LeaseHolder>) -> Error {
     ))
 }
 
-async fn occupant(store: &Store) -> Result<Option<LeaseHolder>, kv::EntryError> {
+async fn holder(store: &Store) -> Result<Option<LeaseHolder>, kv::EntryError> {
     let value = store.get(KEY).await?;
     Ok(value.and_then(|value| serde_json::from_slice(&value).ok()))
 }
@@ -265,7 +265,7 @@ impl LeaseRenewal {
                 Ok(revision) => self.revision.store(revision, Ordering::Relaxed),
                 Err(problem) => {
                     warn!(%problem, "the worker's seat cannot be renewed yet");
-                    if self.is_anothers().await {
+                    if self.is_held_by_other().await {
                         error!("another worker has the seat");
                         lost.cancel();
                         return;
@@ -286,7 +286,7 @@ impl LeaseRenewal {
 
     /// Returns true if another process holds the key. One's own key is adopted: it was renewed by a
     /// publish whose acknowledgement was lost. A missing key is created.
-    async fn is_anothers(&self) -> bool {
+    async fn is_held_by_other(&self) -> bool {
         let Ok(entry) = self.store.entry(KEY).await else {
             return false;
         };

@@ -98,7 +98,7 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
             "must have no user, password, query or fragment: keys belong into `keys`".to_owned(),
         );
     }
-    let is_one = base_url.parse::<http::Uri>().is_ok_and(|uri| {
+    let is_valid = base_url.parse::<http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some()
     });
     let example = provider
@@ -108,7 +108,7 @@ pub(super) fn wrong_address(base_url: &str, provider: &Provider) -> Option<Strin
     let example = example
         .filter(|example| *example != base_url)
         .unwrap_or("https://HOST/v1");
-    (!is_one).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
+    (!is_valid).then(|| format!("`{base_url}` is no address, write for example \"{example}\""))
 }
 
 struct ConfigChecker<'a> {
@@ -336,7 +336,7 @@ impl ConfigChecker<'_> {
         }
         if !table.is_empty() {
             match providers_with(&table) {
-                Ok(all) => self.take_in(all),
+                Ok(all) => self.set_providers(all),
                 Err(error) => self.wrong("catalogue.providers", error.trim_end().to_owned()),
             }
         }
@@ -345,7 +345,7 @@ impl ConfigChecker<'_> {
 
     /// Replaces the known providers. Their addresses are checked here; otherwise only a call would
     /// show a wrong one.
-    fn take_in(&mut self, all: Vec<&'static Provider>) {
+    fn set_providers(&mut self, all: Vec<&'static Provider>) {
         for provider in &all {
             let problem = provider
                 .base_url

@@ -77,7 +77,7 @@ pub(super) fn without_address(
     read: impl Fn(&str) -> Option<String>,
 ) -> Vec<(&'static str, &'static str)> {
     let is_set = |variable: &str| read(variable).is_some_and(|value| !value.trim().is_empty());
-    let half = |provider: &&'static Provider| {
+    let incomplete = |provider: &&'static Provider| {
         let key = provider.key_env.iter().find(|variable| is_set(variable))?;
         let url = provider
             .url_env
@@ -88,7 +88,7 @@ pub(super) fn without_address(
             .is_none()
             .then_some((key.as_str(), url.as_str()))
     };
-    providers.iter().filter_map(half).collect()
+    providers.iter().filter_map(incomplete).collect()
 }
 
 /// Builds the rule that finds the targets of a model.
@@ -112,10 +112,10 @@ pub(super) fn on_demand(
         .iter()
         .map(|provider| provider.listed_as())
         .collect();
-    let is_alone = listed_as.len() == 1;
+    let is_only_provider = listed_as.len() == 1;
     let may_have_any: Vec<_> = providers
         .iter()
-        .map(|provider| is_alone || !listed.contains(provider.listed_as()))
+        .map(|provider| is_only_provider || !listed.contains(provider.listed_as()))
         .collect();
     let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for model in catalogue

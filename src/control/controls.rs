@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::nats::connection::{Connection, Error};
 
 /// The time for which an order is kept if it is not revoked. No job waits longer.
-const KEPT: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+const ORDER_MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// The bucket of orders, and the same orders as the worker follows them.
 #[derive(Debug, Clone)]
@@ -89,7 +89,7 @@ impl OrderBook {
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
         self.orders.pause(what.clone());
-        self.keep(&ControlOrder::Pause(what)).await
+        self.store_order(&ControlOrder::Pause(what)).await
     }
 
     /// Resumes calls for `what`.
@@ -111,10 +111,10 @@ impl OrderBook {
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
         self.orders.cancel(what.clone(), at);
-        self.keep(&ControlOrder::Cancel { what, at }).await
+        self.store_order(&ControlOrder::Cancel { what, at }).await
     }
 
-    async fn keep(&self, order: &ControlOrder) -> Result<(), String> {
+    async fn store_order(&self, order: &ControlOrder) -> Result<(), String> {
         let value = serde_json::to_vec(order).map_err(|error| error.to_string())?;
         self.store
             .put(order.key(), value.into())
@@ -135,7 +135,7 @@ pub(crate) async fn make(connection: &Connection) -> Result<Store, CreateKeyValu
     let config = kv::Config {
         bucket,
         history: 1,
-        max_age: KEPT,
+        max_age: ORDER_MAX_AGE,
         ..kv::Config::default()
     };
     connection.context.create_or_update_key_value(config).await

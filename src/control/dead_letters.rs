@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::nats::connection::Connection;
 
 /// Limits of a page of letters: their number, and their estimated size in bytes.
-const PAGE: usize = 500;
-const PAGE_SIZE: usize = 512 * 1024;
+const PAGE_LETTERS: usize = 500;
+const PAGE_BYTES: usize = 512 * 1024;
 
 /// A dead letter without its message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ impl<'a> DeadLetters<'a> {
         let mut letters = Vec::new();
         let mut size = 0;
         let mut next = filter.after.saturating_add(1);
-        while letters.len() < filter.limit.unwrap_or(PAGE).min(PAGE) {
+        while letters.len() < filter.limit.unwrap_or(PAGE_LETTERS).min(PAGE_LETTERS) {
             match self
                 .stream
                 .get_first_raw_message_by_subject(&subject, next)
@@ -116,7 +116,7 @@ impl<'a> DeadLetters<'a> {
                         .as_ref()
                         .map_or(0, |letter| letter.letter.attempts.len() * 512 + 4_096);
                     letters.extend(letter);
-                    if size > PAGE_SIZE {
+                    if size > PAGE_BYTES {
                         break;
                     }
                 }
@@ -176,7 +176,7 @@ impl<'a> DeadLetters<'a> {
             self.connection.client.clone(),
             self.connection.names.clone(),
         );
-        let job = self.job_again(&queue, &letter, payload, pool).await?;
+        let job = self.job_for_replay(&queue, &letter, payload, pool).await?;
         if !queue.can_postpone(job.payload.len()) {
             let size = job.payload.len();
             return Err(Error::Unfit(format!(
@@ -198,7 +198,7 @@ impl<'a> DeadLetters<'a> {
         Ok(letter)
     }
 
-    async fn job_again(
+    async fn job_for_replay(
         &self,
         queue: &JetStreamQueue,
         dead: &DeadLetterEntry,
@@ -215,13 +215,13 @@ impl<'a> DeadLetters<'a> {
         let job = match &dead.object {
             None => payload.clone(),
             Some(object) => {
-                let kept = self
+                let stored = self
                     .connection
                     .requests()
                     .get(object)
                     .await
                     .map_err(unavailable)?;
-                kept.ok_or_else(|| {
+                stored.ok_or_else(|| {
                     unfit(format!("its object `{object}` is gone; publish it again"))
                 })?
             }
@@ -248,8 +248,8 @@ impl<'a> DeadLetters<'a> {
             pool: pool.map_or(flow.pool, str::to_owned),
             ..flow
         };
-        let is_taken = dead.letter.format == Format::One && flow.has_names();
-        if let Some(problem) = flow.problem().filter(|_| !is_taken) {
+        let is_valid_in_format_1 = dead.letter.format == Format::One && flow.has_names();
+        if let Some(problem) = flow.problem().filter(|_| !is_valid_in_format_1) {
             return Err(unfit(problem));
         }
         let (id, batch) = (dead.letter.id.clone(), dead.letter.batch.clone());
@@ -258,9 +258,9 @@ impl<'a> DeadLetters<'a> {
             batch,
             id: id.clone(),
         };
-        let standing = queue.completion(&identity).await.map_err(unavailable)?;
-        let answered = standing
-            .and_then(|standing| standing.completion)
+        let published = queue.completion(&identity).await.map_err(unavailable)?;
+        let answered = published
+            .and_then(|published| published.completion)
             .map(|completion| completion.revision);
         Ok(PostponedJob {
             state: PostponedState {

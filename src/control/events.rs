@@ -17,11 +17,11 @@ const STATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Publishes each change until the task is aborted. A key or model that is ready at first causes no
 /// event.
-pub async fn tell(connection: Connection, worker: Arc<JetStreamWorker>) {
-    let mut look = tokio::time::interval(STATE_CHECK_INTERVAL);
+pub async fn publish_changes(connection: Connection, worker: Arc<JetStreamWorker>) {
+    let mut ticks = tokio::time::interval(STATE_CHECK_INTERVAL);
     let mut known = HashMap::new();
     loop {
-        look.tick().await;
+        ticks.tick().await;
         for event in changes(
             &mut known,
             worker
@@ -72,9 +72,12 @@ fn changes(
                 until,
                 ..
             } = condition;
-            let now = (state.clone(), reason.clone());
-            let before = known.insert((account.name.clone(), is_key, name.clone()), now.clone());
-            if before.as_ref().unwrap_or(&ready) != &now {
+            let current = (state.clone(), reason.clone());
+            let previous = known.insert(
+                (account.name.clone(), is_key, name.clone()),
+                current.clone(),
+            );
+            if previous.as_ref().unwrap_or(&ready) != &current {
                 events.push(AccountEvent {
                     at: SystemClock.now(),
                     account: account.name.clone(),

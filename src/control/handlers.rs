@@ -174,7 +174,7 @@ impl ControlHandlers {
             return Err(failed(404, format!("there is no {kind} `{name}`")));
         }
         info!(?what, "paused by an operator");
-        self.book.pause(what).await.map_err(not_kept)?;
+        self.book.pause(what).await.map_err(not_stored)?;
         json(&OrdersReply {
             paused: self.book.orders().paused(),
         })
@@ -184,7 +184,7 @@ impl ControlHandlers {
         let what: PauseTarget =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         info!(?what, "resumed by an operator");
-        self.book.resume(&what).await.map_err(not_kept)?;
+        self.book.resume(&what).await.map_err(not_stored)?;
         json(&OrdersReply {
             paused: self.book.orders().paused(),
         })
@@ -203,7 +203,10 @@ impl ControlHandlers {
         }
         let at = SystemClock.now();
         info!(?what, "cancelled by an operator");
-        self.book.cancel(what.clone(), at).await.map_err(not_kept)?;
+        self.book
+            .cancel(what.clone(), at)
+            .await
+            .map_err(not_stored)?;
         let rescheduled = self.queue().hasten(&what, at).await.map_err(|error| {
             failed(
                 503,
@@ -222,18 +225,25 @@ impl ControlHandlers {
             b"" => LetterFilter::default(),
             payload => serde_json::from_slice(payload).map_err(|error| failed(400, error))?,
         };
-        json(&self.dead().await?.list(&filter).await.map_err(not_done)?)
+        json(
+            &self
+                .dead_letters()
+                .await?
+                .list(&filter)
+                .await
+                .map_err(letter_error)?,
+        )
     }
 
     async fn dead_show(&self, payload: &[u8]) -> ControlAnswer {
         let request: LetterRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let (letter, message) = self
-            .dead()
+            .dead_letters()
             .await?
             .get(request.sequence)
             .await
-            .map_err(not_done)?;
+            .map_err(letter_error)?;
         json(&ShownLetter {
             letter,
             message: String::from_utf8_lossy(&message).into_owned(),
@@ -249,11 +259,11 @@ impl ControlHandlers {
             return Err(failed(404, format!("there is no pool `{pool}`")));
         }
         let letter = self
-            .dead()
+            .dead_letters()
             .await?
             .replay(sequence, pool.as_deref())
             .await
-            .map_err(not_done)?;
+            .map_err(letter_error)?;
         info!(sequence, pool, "a dead letter is replayed by an operator");
         json(&letter)
     }
@@ -262,11 +272,11 @@ impl ControlHandlers {
         let request: LetterRequest =
             serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
         let letter = self
-            .dead()
+            .dead_letters()
             .await?
             .drop(request.sequence)
             .await
-            .map_err(not_done)?;
+            .map_err(letter_error)?;
         info!(
             sequence = request.sequence,
             "a dead letter is dropped by an operator"
@@ -281,8 +291,10 @@ impl ControlHandlers {
         )
     }
 
-    async fn dead(&self) -> Result<DeadLetters<'_>, error::Error> {
-        DeadLetters::open(&self.connection).await.map_err(not_done)
+    async fn dead_letters(&self) -> Result<DeadLetters<'_>, error::Error> {
+        DeadLetters::open(&self.connection)
+            .await
+            .map_err(letter_error)
     }
 
     fn knows_pool(&self, name: &str) -> bool {
@@ -411,14 +423,14 @@ fn unknown_key(request: &SwitchRequest, accounts: &[AccountReport]) -> String {
     }
 }
 
-fn not_done(problem: dead_letters::Error) -> error::Error {
+fn letter_error(problem: dead_letters::Error) -> error::Error {
     match problem {
         dead_letters::Error::Unfit(problem) => failed(404, problem),
         dead_letters::Error::Unavailable(problem) => failed(503, problem),
     }
 }
 
-fn not_kept(problem: String) -> error::Error {
+fn not_stored(problem: String) -> error::Error {
     failed(
         503,
         format!("done, but not written down, so a restart may undo it; ask again: {problem}"),

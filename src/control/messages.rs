@@ -132,11 +132,14 @@ impl AccountReport {
             .chain(&self.models)
             .filter_map(|condition| {
                 let reason = condition.reason.as_ref()?;
-                let said = self
+                let problem = self
                     .last_problem
                     .as_ref()
-                    .map_or_else(String::new, |said| format!(", {said}"));
-                Some(format!("{}/{}: {reason}{said}", self.name, condition.name))
+                    .map_or_else(String::new, |problem| format!(", {problem}"));
+                Some(format!(
+                    "{}/{}: {reason}{problem}",
+                    self.name, condition.name
+                ))
             })
     }
 }

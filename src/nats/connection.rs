@@ -71,7 +71,7 @@ impl Connection {
             .collect::<Result<_, _>>()
             .map_err(|error| Error::Usage(anyhow!("[nats] url: {error}")))?;
         let closing = CancellationToken::new();
-        let told = closing.clone();
+        let closing_for_events = closing.clone();
         let mut options = async_nats::ConnectOptions::new();
         // The client takes a credential from its options, not from the URL.
         if let Some((user, password)) = addresses
@@ -85,7 +85,7 @@ impl Connection {
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(10)))
             .event_callback(move |event| {
-                let closing = told.is_cancelled();
+                let closing = closing_for_events.is_cancelled();
                 async move {
                     match event {
                         async_nats::Event::Connected => info!("connected to NATS"),

@@ -23,17 +23,17 @@ use crate::nats::connection::Connection;
 const HEADER_ROOM: usize = 1_024;
 
 /// The interval of sweeps, and the minimum age of what they delete.
-const SWEEP: Duration = Duration::from_secs(60 * 60);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60 * 60);
 
 /// Deletes incomplete objects at regular intervals.
 pub(crate) fn sweep(connection: Connection) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let mut sweeps = tokio::time::interval(SWEEP);
+        let mut ticks = tokio::time::interval(SWEEP_INTERVAL);
         loop {
-            sweeps.tick().await;
+            ticks.tick().await;
             let before = SystemClock
                 .now()
-                .checked_sub(SWEEP)
+                .checked_sub(SWEEP_INTERVAL)
                 .unwrap_or(Timestamp::MIN);
             for objects in [connection.requests(), connection.answers()] {
                 match objects.sweep(before).await {
@@ -80,8 +80,8 @@ impl Connection {
             )
         });
         headers.insert(OBJECT_HEADER, object.as_str());
-        let kept = self.requests().put(&object, &job).await;
-        kept.with_context(|| {
+        let stored = self.requests().put(&object, &job).await;
+        stored.with_context(|| {
             format!("the job of {} bytes cannot be kept as an object", job.len())
         })?;
         Ok(json!({ "id": id, "batch": batch }).to_string().into())

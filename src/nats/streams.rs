@@ -18,10 +18,10 @@ use crate::config::{SMALLEST_STREAM, StreamSize, StreamsConfig};
 /// default is 1,000.
 const MAX_CONSUMERS: i32 = 10_000;
 /// The time for which dead letters and events are kept.
-const LONG: Duration = Duration::from_secs(90 * 24 * 60 * 60);
+const DEAD_LETTER_MAX_AGE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 /// The duplicate window, which is the minimum that the server allows. Forebay itself recognises
 /// duplicates: ids are unique within a team, but the server's window covers the whole stream.
-const NO_WINDOW: Duration = Duration::from_millis(100);
+const MIN_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The interval of checks that all streams exist.
 const STREAM_CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -72,8 +72,8 @@ pub async fn establish(
                 state,
                 ..
             }) => {
-                if let Some(unfit) = unfit(&existing, &wanted) {
-                    return Err(unfit);
+                if let Some(misfit) = misfit(&existing, &wanted) {
+                    return Err(misfit);
                 }
                 let stream = wanted.name.clone();
                 let mut metadata = existing.metadata;
@@ -113,14 +113,14 @@ pub async fn establish(
         .find(|(wanted, _)| wanted.name == names.scheduled_stream())
         && let Some(former) = existing(context, &names.format_1_scheduled_stream()).await?
     {
-        *wanted = in_place_of(former.config, context, names, wanted.clone()).await?;
+        *wanted = replace_former(former.config, context, names, wanted.clone()).await?;
     }
     create(context, &missing).await
 }
 
 /// Narrows the stream in which 0.1 scheduled jobs, so that today's stream can take the subjects of
 /// both. Returns today's stream with the replicas and the placement of the former one.
-async fn in_place_of(
+async fn replace_former(
     former: Config,
     context: &Context,
     names: &Names,
@@ -155,14 +155,14 @@ pub fn watch(context: Context, names: Names, sizes: StreamsConfig) -> tokio::tas
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(STREAM_CHECK_INTERVAL).await;
-            if let Err(error) = make_missing(&context, &names, &sizes).await {
+            if let Err(error) = create_missing(&context, &names, &sizes).await {
                 debug!(%error, "the streams cannot be looked at");
             }
         }
     })
 }
 
-async fn make_missing(
+async fn create_missing(
     context: &Context,
     names: &Names,
     sizes: &StreamsConfig,
@@ -201,24 +201,24 @@ async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error>
         problem,
     };
     for (index, one) in missing.iter().enumerate() {
-        while let Err(error) = context.create_stream(at_most(one, halved)).await {
-            let wanted = at_most(one, halved);
-            if !has_no_room(&error) {
+        while let Err(error) = context.create_stream(halved_config(one, halved)).await {
+            let wanted = halved_config(one, halved);
+            if !is_out_of_room(&error) {
                 return Err(problem(&wanted, error.to_string()));
             }
             halved += 1;
             let smaller = |one: &&SizedStream| {
-                at_most(one, halved).max_bytes < at_most(one, halved - 1).max_bytes
+                halved_config(one, halved).max_bytes < halved_config(one, halved - 1).max_bytes
             };
             if !missing[..=index].iter().any(|one| smaller(&one)) {
-                let told = format!(
+                let message = format!(
                     "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
                     wanted.max_bytes
                 );
-                return Err(problem(&wanted, told));
+                return Err(problem(&wanted, message));
             }
             for made in missing[..index].iter().filter(smaller) {
-                let made = at_most(made, halved);
+                let made = halved_config(made, halved);
                 let updated = context.update_stream(&made).await;
                 updated.map_err(|error| problem(&made, error.to_string()))?;
             }
@@ -234,9 +234,9 @@ async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error>
 }
 
 /// Returns a stream's configuration with its default size halved `halved` times.
-fn at_most((wanted, size): &SizedStream, halved: u32) -> Config {
+fn halved_config((wanted, size): &SizedStream, halved: u32) -> Config {
     let max_bytes = match size {
-        Some(StreamSize::Usual(bytes)) => whole((bytes >> halved).max(SMALLEST_STREAM)),
+        Some(StreamSize::Usual(bytes)) => to_i64((bytes >> halved).max(SMALLEST_STREAM)),
         Some(StreamSize::Given(_)) | None => wanted.max_bytes,
     };
     Config {
@@ -245,7 +245,7 @@ fn at_most((wanted, size): &SizedStream, halved: u32) -> Config {
     }
 }
 
-fn has_no_room(error: &async_nats::jetstream::context::CreateStreamError) -> bool {
+fn is_out_of_room(error: &async_nats::jetstream::context::CreateStreamError) -> bool {
     use async_nats::jetstream::context::CreateStreamErrorKind::JetStream;
     let of_room = [
         ErrorCode::STORAGE_RESOURCES_EXCEEDED,
@@ -254,7 +254,7 @@ fn has_no_room(error: &async_nats::jetstream::context::CreateStreamError) -> boo
     matches!(error.kind(), JetStream(error) if of_room.contains(&error.error_code()))
 }
 
-fn whole(bytes: u64) -> i64 {
+fn to_i64(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
@@ -274,13 +274,13 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
         storage: StorageType::File,
         num_replicas: 1,
         max_consumers: MAX_CONSUMERS,
-        duplicate_window: NO_WINDOW,
+        duplicate_window: MIN_DUPLICATE_WINDOW,
         ..Config::default()
     };
     let sized = |size: StreamSize, config: Config| {
         (
             Config {
-                max_bytes: whole(size.bytes()),
+                max_bytes: to_i64(size.bytes()),
                 ..config
             },
             Some(size),
@@ -330,7 +330,7 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
         ),
         (
             Config {
-                max_age: LONG,
+                max_age: DEAD_LETTER_MAX_AGE,
                 duplicate_window: Duration::from_secs(120),
                 ..base(names.dead_stream(), vec![names.all_dead()])
             },
@@ -338,7 +338,7 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
         ),
         (
             Config {
-                max_age: LONG,
+                max_age: DEAD_LETTER_MAX_AGE,
                 ..base(names.events_stream(), vec![names.all_events()])
             },
             None,
@@ -347,7 +347,7 @@ fn streams(names: &Names, sizes: &StreamsConfig) -> Vec<SizedStream> {
         objects(
             &names.requests_bucket(),
             sizes.objects_max_bytes,
-            LONG,
+            DEAD_LETTER_MAX_AGE,
             DiscardPolicy::New,
         ),
         // The worker's store still has an answer whose object was deleted for lack of room.
@@ -375,7 +375,7 @@ fn objects(
         allow_rollup: true,
         allow_direct: true,
         max_age,
-        max_bytes: whole(size.bytes()),
+        max_bytes: to_i64(size.bytes()),
         discard,
         ..Config::default()
     };
@@ -396,7 +396,7 @@ fn same_prefix(left: &str, right: &str) -> bool {
     left.split('.').take(2).eq(right.split('.').take(2))
 }
 
-fn unfit(found: &Config, wanted: &Config) -> Option<Error> {
+fn misfit(found: &Config, wanted: &Config) -> Option<Error> {
     let unless = |fits: bool, field, found: String, needed: String, why| {
         (!fits).then(|| Error::Unfit {
             stream: wanted.name.clone(),

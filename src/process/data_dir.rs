@@ -13,12 +13,12 @@ use tracing::warn;
 use crate::nats::server::write_private;
 
 /// The file whose age shows how long no process has held the directory.
-const ALIVE: &str = "alive";
+const HEARTBEAT_FILE: &str = "alive";
 /// The formats that this version reads. Each change that an older Forebay would misread adds a
 /// format.
 const FORMATS: [Format; 2] = [Format::One, Format::Two];
 /// The interval at which the holder writes the file `alive`.
-const PULSE: Duration = Duration::from_secs(1);
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The holder of a data directory, as it describes itself in `forebay.json`. Only the owner can
 /// read the file.
@@ -56,7 +56,7 @@ pub struct TakenBy {
 }
 
 /// Formats a data directory for messages: its absolute path and the field that sets it.
-pub fn told(path: &Path) -> String {
+pub fn display_path(path: &Path) -> String {
     let whole = std::path::absolute(path);
     format!(
         "{} ([data] dir)",
@@ -99,7 +99,7 @@ impl DataDir {
             _lock: lock,
         };
         dir.check_format()?;
-        dir.forget_holder();
+        dir.delete_holder();
         fs::write(path.join("forebay.lock"), std::process::id().to_string())?;
         Ok(DataHold::Ours(dir))
     }
@@ -124,20 +124,23 @@ impl DataDir {
     ///
     /// Two intervals are subtracted, since the process may have lived a little longer.
     pub fn idle(&self) -> Option<Duration> {
-        let said = fs::metadata(self.path.join(ALIVE)).ok()?.modified().ok()?;
+        let last_sign = fs::metadata(self.path.join(HEARTBEAT_FILE))
+            .ok()?
+            .modified()
+            .ok()?;
         // If the clock was set back, this counts as now, which is the safe side.
-        let idle = said.elapsed().unwrap_or_default();
-        Some(idle.saturating_sub(2 * PULSE))
+        let idle = last_sign.elapsed().unwrap_or_default();
+        Some(idle.saturating_sub(2 * HEARTBEAT_INTERVAL))
     }
 
     /// Writes a sign of life once a second, so that the next process knows how long none held the
     /// directory.
     pub fn keep_alive(&self) -> tokio::task::JoinHandle<()> {
-        let (path, dir) = (self.path.join(ALIVE), told(&self.path));
+        let (path, dir) = (self.path.join(HEARTBEAT_FILE), display_path(&self.path));
         tokio::spawn(async move {
-            let mut pulse = tokio::time::interval(PULSE);
+            let mut ticks = tokio::time::interval(HEARTBEAT_INTERVAL);
             loop {
-                pulse.tick().await;
+                ticks.tick().await;
                 if let Err(error) = fs::write(&path, std::process::id().to_string()) {
                     warn!(%error, "the data directory {dir} cannot be written");
                 }
@@ -191,7 +194,7 @@ impl DataDir {
         }
     }
 
-    fn forget_holder(&self) {
+    fn delete_holder(&self) {
         // If the file stays, it names a process that is gone. The lock shows the same.
         let _ = fs::remove_file(self.path.join("forebay.json"));
     }
@@ -199,6 +202,6 @@ impl DataDir {
 
 impl Drop for DataDir {
     fn drop(&mut self) {
-        self.forget_holder();
+        self.delete_holder();
     }
 }

@@ -13,7 +13,7 @@ pub fn start(json: bool, default: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // Without the hint, every event of every library would be evaluated, whatever the filter
     // enables.
-    let filter = filter.and(filter_fn(may_be_told).with_max_level_hint(LevelFilter::TRACE));
+    let filter = filter.and(filter_fn(may_be_logged).with_max_level_hint(LevelFilter::TRACE));
     let layer = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
@@ -29,6 +29,6 @@ pub fn start(json: bool, default: &str) {
 
 /// Returns true if an event may be logged. The NATS client's debug events contain the server's
 /// address with its credential.
-fn may_be_told(metadata: &Metadata<'_>) -> bool {
+fn may_be_logged(metadata: &Metadata<'_>) -> bool {
     !metadata.target().starts_with("async_nats") || *metadata.level() <= Level::INFO
 }

@@ -13,7 +13,7 @@ use crate::cli::{GlobalOptions, print};
 use crate::config::Config;
 
 /// Decimal places of an estimated amount: millionths of a dollar.
-const DIGITS: u32 = 6;
+const AMOUNT_DIGITS: u32 = 6;
 
 pub(super) fn dry_run(
     global: &GlobalOptions,
@@ -21,49 +21,49 @@ pub(super) fn dry_run(
     workers: forebay_workers::Config,
     batch: &Batch,
 ) -> u8 {
-    let found = forecast(workers, &batch.team, batch.jobs(), SystemClock.now());
+    let estimate = forecast(workers, &batch.team, batch.jobs(), SystemClock.now());
     if global.json {
-        print::json(&in_json(batch, &found));
+        print::json(&in_json(batch, &estimate));
     } else {
-        lines(config, &found).iter().for_each(|line| {
+        lines(config, &estimate).iter().for_each(|line| {
             print::line(line);
         });
     }
     0
 }
 
-fn lines(config: &Config, found: &Forecast) -> Vec<String> {
-    let calls: usize = found.calls.values().sum();
+fn lines(config: &Config, estimate: &Forecast) -> Vec<String> {
+    let calls: usize = estimate.calls.values().sum();
     let mut lines = vec![
         format!(
             "{}, {}: about {} tokens in, at most {} out",
-            many(found.jobs, "line"),
-            many(calls, "call"),
-            thousands(found.input_tokens),
-            thousands(found.output_tokens)
+            counted(estimate.jobs, "line"),
+            counted(calls, "call"),
+            thousands(estimate.input_tokens),
+            thousands(estimate.output_tokens)
         ),
-        cost(found),
-        took(config, found),
+        cost_line(estimate),
+        time_line(config, estimate),
     ];
-    if found.calls.len() > 1 {
-        lines.extend(found.calls.iter().map(|((account, model), calls)| {
-            format!("  {account}: {model}: {}", many(*calls, "call"))
+    if estimate.calls.len() > 1 {
+        lines.extend(estimate.calls.iter().map(|((account, model), calls)| {
+            format!("  {account}: {model}: {}", counted(*calls, "call"))
         }));
     }
-    if found.unbounded > 0 {
+    if estimate.unbounded > 0 {
         lines.push(format!(
             "of {} nobody says how long the answer may be: what it may take at most is not known",
-            many(found.unbounded, "line")
+            counted(estimate.unbounded, "line")
         ));
     }
-    if found.too_long > 0 {
+    if estimate.too_long > 0 {
         lines.push(format!(
             "{} would likely fail: too long for every model of the pool",
-            many(found.too_long, "line")
+            counted(estimate.too_long, "line")
         ));
     }
-    if found.unserved > 0 {
-        let unserved = many(found.unserved, "line");
+    if estimate.unserved > 0 {
+        let unserved = counted(estimate.unserved, "line");
         lines.push(format!(
             "{unserved} would fail: no target of the pool can serve what is asked"
         ));
@@ -72,13 +72,13 @@ fn lines(config: &Config, found: &Forecast) -> Vec<String> {
     lines
 }
 
-fn cost(found: &Forecast) -> String {
-    let called = found.jobs - found.unserved;
-    if !is_priced(found) {
+fn cost_line(estimate: &Forecast) -> String {
+    let called = estimate.jobs - estimate.unserved;
+    if !is_priced(estimate) {
         return "cost: unknown".to_owned();
     }
-    let [prompts, answers] = [found.prompts, found.answers].map(rounded);
-    let unknown = match found.unpriced {
+    let [prompts, answers] = [estimate.prompts, estimate.answers].map(rounded);
+    let unknown = match estimate.unpriced {
         0 => String::new(),
         unknown => format!(" and that of {unknown} of {called} lines, which is unknown"),
     };
@@ -86,19 +86,19 @@ fn cost(found: &Forecast) -> String {
 }
 
 /// Returns true if any price is known.
-fn is_priced(found: &Forecast) -> bool {
-    found.unpriced == 0 || !found.prompts.is_zero() || !found.answers.is_zero()
+fn is_priced(estimate: &Forecast) -> bool {
+    estimate.unpriced == 0 || !estimate.prompts.is_zero() || !estimate.answers.is_zero()
 }
 
-fn took(config: &Config, found: &Forecast) -> String {
-    let Some(takes) = found.takes else {
-        let names: Vec<_> = found.unlimited.iter().map(String::as_str).collect();
+fn time_line(config: &Config, estimate: &Forecast) -> String {
+    let Some(takes) = estimate.takes else {
+        let names: Vec<_> = estimate.unlimited.iter().map(String::as_str).collect();
         return format!(
             "time: unknown, since no limits are configured of {}",
             names.join(", ")
         );
     };
-    let concurrent = found.calls.keys().any(|(account, model)| {
+    let concurrent = estimate.calls.keys().any(|(account, model)| {
         config.accounts.get(account).is_some_and(|account| {
             account
                 .limits
@@ -117,7 +117,7 @@ fn took(config: &Config, found: &Forecast) -> String {
 }
 
 /// Formats a count with its noun.
-fn many(count: usize, what: &str) -> String {
+fn counted(count: usize, what: &str) -> String {
     let end = if count == 1 { "" } else { "s" };
     format!("{} {what}{end}", thousands(count as u64))
 }
@@ -133,26 +133,26 @@ fn in_seconds(time: Duration) -> Duration {
 }
 
 fn rounded(amount: Decimal) -> Decimal {
-    amount.round_dp(DIGITS).normalize()
+    amount.round_dp(AMOUNT_DIGITS).normalize()
 }
 
-fn in_json(batch: &Batch, found: &Forecast) -> Value {
-    let calls: Vec<_> = found
+fn in_json(batch: &Batch, estimate: &Forecast) -> Value {
+    let calls: Vec<_> = estimate
         .calls
         .iter()
         .map(|((account, model), calls)| json!({ "account": account, "model": model, "calls": calls }))
         .collect();
     json!({
-        "batch": batch.name, "dry_run": true, "lines": found.jobs, "calls": calls,
-        "lines_that_would_fail": found.unserved, "lines_likely_too_long": found.too_long,
-        "lines_without_a_longest_answer": found.unbounded,
-        "input_tokens": found.input_tokens, "output_tokens_at_most": found.output_tokens,
-        "cost": is_priced(found).then(|| json!({
-            "prompts": rounded(found.prompts).to_string(), "answers_at_most": rounded(found.answers).to_string(),
+        "batch": batch.name, "dry_run": true, "lines": estimate.jobs, "calls": calls,
+        "lines_that_would_fail": estimate.unserved, "lines_likely_too_long": estimate.too_long,
+        "lines_without_a_longest_answer": estimate.unbounded,
+        "input_tokens": estimate.input_tokens, "output_tokens_at_most": estimate.output_tokens,
+        "cost": is_priced(estimate).then(|| json!({
+            "prompts": rounded(estimate.prompts).to_string(), "answers_at_most": rounded(estimate.answers).to_string(),
             "currency": "USD",
         })),
-        "lines_of_unknown_cost": found.unpriced,
-        "seconds": found.takes.map(|takes| takes.as_secs_f64()),
-        "accounts_without_limits": found.unlimited,
+        "lines_of_unknown_cost": estimate.unpriced,
+        "seconds": estimate.takes.map(|takes| takes.as_secs_f64()),
+        "accounts_without_limits": estimate.unlimited,
     })
 }

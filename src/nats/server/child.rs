@@ -22,11 +22,11 @@ use crate::nats::server::Error;
 
 /// The time that the server has to start. It reads a large store and thousands of consumers first,
 /// and stopping it would repeat that.
-const START: Duration = Duration::from_secs(15 * 60);
+const START_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The interval of log messages while waiting for the server.
-const TELL: Duration = Duration::from_secs(15);
+const LOG_INTERVAL: Duration = Duration::from_secs(15);
 /// The time that the server has to stop before it is killed.
-const STOP: Duration = Duration::from_secs(15);
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// The pause before a server that died is started again.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
 /// The interval of checks of files and processes while waiting for them.
@@ -37,7 +37,7 @@ type Rewrite = Box<dyn Fn(&Path, u16) -> io::Result<PathBuf> + Send>;
 #[derive(Debug)]
 pub(crate) struct ServerChild {
     state: Arc<Mutex<ChildState>>,
-    minder: Option<thread::JoinHandle<()>>,
+    supervisor: Option<thread::JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,8 +58,8 @@ impl ServerChild {
         rewrite: impl Fn(&Path, u16) -> io::Result<PathBuf> + Send + 'static,
     ) -> Result<(Self, SocketAddr), Error> {
         let state = Arc::new(Mutex::new(ChildState::default()));
-        let (up, is_up) = tokio::sync::oneshot::channel();
-        let minder = ServerMinder {
+        let (address_sender, address_receiver) = tokio::sync::oneshot::channel();
+        let supervisor = ServerSupervisor {
             binary,
             dir,
             config,
@@ -68,22 +68,22 @@ impl ServerChild {
         };
         // The kernel ends the child when the thread that started it ends. That thread must
         // therefore live as long as the child.
-        let minder = thread::Builder::new()
+        let supervisor = thread::Builder::new()
             .name("nats-server".to_owned())
-            .spawn(move || minder.run(up))
+            .spawn(move || supervisor.run(address_sender))
             .map_err(|error| Error::Down {
                 reason: error.to_string(),
                 log: String::new(),
             })?;
         let child = Self {
             state,
-            minder: Some(minder),
+            supervisor: Some(supervisor),
         };
         let gone = || Error::Down {
             reason: "its minder ended".to_owned(),
             log: String::new(),
         };
-        let address = is_up.await.map_err(|_| gone())??;
+        let address = address_receiver.await.map_err(|_| gone())??;
         Ok((child, address))
     }
 }
@@ -98,13 +98,13 @@ impl Drop for ServerChild {
         if let Some(pid) = pid {
             stop(pid);
         }
-        if let Some(minder) = self.minder.take() {
-            let _ = minder.join();
+        if let Some(supervisor) = self.supervisor.take() {
+            let _ = supervisor.join();
         }
     }
 }
 
-struct ServerMinder {
+struct ServerSupervisor {
     binary: PathBuf,
     dir: PathBuf,
     config: PathBuf,
@@ -112,21 +112,21 @@ struct ServerMinder {
     rewrite: Rewrite,
 }
 
-type Up = tokio::sync::oneshot::Sender<Result<SocketAddr, Error>>;
+type AddressSender = tokio::sync::oneshot::Sender<Result<SocketAddr, Error>>;
 
-impl ServerMinder {
-    fn run(self, up: Up) {
-        let mut up = Some(up);
+impl ServerSupervisor {
+    fn run(self, address_sender: AddressSender) {
+        let mut address_sender = Some(address_sender);
         loop {
             let mut process = match self.spawn() {
                 Ok(process) => process,
                 Err(error) => {
-                    self.failed(&mut up, error.to_string());
+                    self.failed(&mut address_sender, error.to_string());
                     return;
                 }
             };
             let pid = process.id();
-            if let Some(up) = up.take() {
+            if let Some(address_sender) = address_sender.take() {
                 let address = self.wait_until_up(&mut process);
                 let failed = address.is_err();
                 if let Ok(address) = &address
@@ -134,7 +134,7 @@ impl ServerMinder {
                 {
                     warn!(%error, "the server's configuration cannot be written");
                 }
-                let unwanted = up.send(address).is_err();
+                let unwanted = address_sender.send(address).is_err();
                 if failed || unwanted {
                     let _ = process.kill();
                     let _ = process.wait();
@@ -175,10 +175,10 @@ impl ServerMinder {
         Ok(process)
     }
 
-    fn failed(&self, up: &mut Option<Up>, reason: String) {
-        match up.take() {
-            Some(up) => {
-                let _ = up.send(Err(self.down(reason)));
+    fn failed(&self, address_sender: &mut Option<AddressSender>, reason: String) {
+        match address_sender.take() {
+            Some(address_sender) => {
+                let _ = address_sender.send(Err(self.down(reason)));
             }
             None => warn!(reason, "nats-server cannot be started again"),
         }
@@ -195,12 +195,12 @@ impl ServerMinder {
     fn wait_until_up(&self, process: &mut std::process::Child) -> Result<SocketAddr, Error> {
         let file = self.dir.join(format!("nats-server_{}.ports", process.id()));
         let since = Instant::now();
-        let mut told = Duration::ZERO;
-        while since.elapsed() < START {
-            if since.elapsed() > told + TELL {
-                told = since.elapsed();
+        let mut logged = Duration::ZERO;
+        while since.elapsed() < START_TIMEOUT {
+            if since.elapsed() > logged + LOG_INTERVAL {
+                logged = since.elapsed();
                 warn!(
-                    "nats-server is still starting after {told:.0?}: a large store takes minutes"
+                    "nats-server is still starting after {logged:.0?}: a large store takes minutes"
                 );
             }
             if let Some(address) = fs::read_to_string(&file)
@@ -217,7 +217,7 @@ impl ServerMinder {
             }
             thread::sleep(POLL_INTERVAL);
         }
-        Err(self.down(format!("it does not listen after {START:?}")))
+        Err(self.down(format!("it does not listen after {START_TIMEOUT:?}")))
     }
 }
 
@@ -250,12 +250,12 @@ fn end_with_parent(command: &mut Command) {
 #[cfg(not(target_os = "linux"))]
 fn end_with_parent(_: &mut Command) {}
 
-/// Asks a process to end, and kills it after `STOP`.
+/// Asks a process to end, and kills it after `STOP_TIMEOUT`.
 fn stop(pid: Pid) {
     let _ = kill_process(pid, Signal::TERM);
     let since = Instant::now();
     while test_kill_process(pid).is_ok() {
-        if since.elapsed() > STOP {
+        if since.elapsed() > STOP_TIMEOUT {
             let _ = kill_process(pid, Signal::KILL);
             return;
         }
@@ -274,10 +274,10 @@ pub(crate) fn stop_orphan(dir: &Path) -> io::Result<()> {
         return Ok(());
     };
     // Another program may have the process id by now. Only this server has this configuration file.
-    let ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
+    let is_ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
         String::from_utf8_lossy(&line).contains(&dir.join("nats-server.conf").display().to_string())
     });
-    if ours {
+    if is_ours {
         warn!(pid = %pid.as_raw_nonzero(), "stopping a nats-server that was left on this store");
         stop(pid);
     }
