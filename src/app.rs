@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::queue::jetstream::JetStreamQueue;
+
 use forebay_workers::store::journal::Journal;
 use forebay_workers::store::results::{ResultStore, Retention};
 use forebay_workers::upstream::http::{Config as HttpConfig, HttpUpstream};
@@ -68,13 +68,11 @@ impl App {
     /// Returns an error when a part cannot start. The managed server is then stopped, and the data
     /// directory is released.
     pub async fn start(config: &Config) -> Result<Started, Error> {
-        let held = hold(&config.data.dir).await.map_err(|error| {
-            Error::Usage(anyhow!(
-                "data directory {}: {error}",
-                display_path(&config.data.dir)
-            ))
-        })?;
-        let dir = match held {
+        let path = &config.data.dir;
+        let directory_error = |error: std::io::Error| {
+            Error::Usage(anyhow!("data directory {}: {error}", display_path(path)))
+        };
+        let dir = match hold(path).await.map_err(directory_error)? {
             DataHold::Ours(dir) => dir,
             DataHold::Taken(by) => return Ok(Started::Elsewhere(by)),
         };
@@ -105,12 +103,7 @@ impl App {
         // start.
         Box::pin(upgrade::take_over(&connection)).await?;
         // Up to this point, an older Forebay could still use the directory.
-        dir.begin_format().map_err(|error| {
-            Error::Usage(anyhow!(
-                "data directory {}: {error}",
-                display_path(&config.data.dir)
-            ))
-        })?;
+        dir.begin_format().map_err(directory_error)?;
         let standings = AccountStates::read(&connection, workers.standing_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
@@ -204,7 +197,8 @@ impl App {
             lease.release().await;
         }
         // The last published messages must be sent before the server stops.
-        match tokio::time::timeout(FLUSH_TIMEOUT, self.connection.client.flush()).await {
+        let client = &self.connection.client;
+        match tokio::time::timeout(FLUSH_TIMEOUT, client.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => warn!(%error, "NATS is gone before the last messages were sent"),
             Err(_) => warn!("NATS does not answer, so the last messages may not have been sent"),
@@ -217,8 +211,9 @@ impl App {
 
 /// Creates or updates the streams.
 async fn establish(connection: &Connection, config: &Config) -> Result<(), Error> {
-    let made = streams::establish(&connection.context, &connection.names, &config.streams).await;
-    made.map_err(|error| match error {
+    let Connection { context, names, .. } = connection;
+    let established = streams::establish(context, names, &config.streams).await;
+    established.map_err(|error| match error {
         streams::Error::Server { .. } => Error::Unreachable(error.into()),
         streams::Error::Unfit { .. } => Error::Usage(error.into()),
     })
@@ -246,7 +241,7 @@ async fn start_worker(
 ) -> Result<JetStreamWorker, Error> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let unreachable = |error: forebay_workers::queue::Error| Error::Unreachable(error.into());
-    let queue = JetStreamQueue::new(connection.client.clone(), connection.names.clone());
+    let queue = connection.queue();
     let results = open_results(config, &dir.join("results"), &*clock).await?;
     let last = queue.last_completion().await.map_err(unreachable)?;
     let last = last

@@ -1,6 +1,7 @@
 //! The tokens and the cost of a batch.
 
 use std::fmt;
+use std::str::FromStr;
 
 use forebay_schemas::{Completion, Usage};
 use rust_decimal::Decimal;
@@ -33,11 +34,9 @@ impl CostSummary {
         add(&mut self.usage.cached_input_tokens, cached_input_tokens);
         add(&mut self.usage.cache_write_tokens, cache_write_tokens);
         add(&mut self.usage.reasoning_tokens, reasoning_tokens);
-        let cost = completion
-            .cost
-            .as_ref()
-            .and_then(|cost| cost.amount.parse().ok());
-        match cost.and_then(|cost| self.amount.checked_add(cost)) {
+        let cost = completion.cost.as_ref();
+        let amount = cost.and_then(|cost| Decimal::from_str(&cost.amount).ok());
+        match amount.and_then(|amount| self.amount.checked_add(amount)) {
             Some(amount) => self.amount = amount,
             // Neither a refusal nor a job that was never called is charged.
             None if completion

@@ -192,9 +192,7 @@ async fn opened_message(
     let headers = message.headers.as_ref();
     let fingerprint = headers.and_then(|headers| headers.get(FINGERPRINT_HEADER));
     Ok(FoundCompletion {
-        completion: connection
-            .open_completion(&message.payload, headers)
-            .await?,
+        completion: connection.open_message(message).await?,
         fingerprint: fingerprint.map(|value| value.as_str().to_owned()),
         sequence: info.stream_sequence,
         pending: info.pending,

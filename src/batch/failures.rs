@@ -29,7 +29,8 @@ impl FailureSummary {
         };
         let reason = self.0.entry(error.code.clone()).or_default();
         if reason.lines == 0 {
-            reason.message = error.message.chars().take(MAX_MESSAGE_CHARS).collect();
+            let shown = error.message.chars().take(MAX_MESSAGE_CHARS);
+            reason.message = shown.collect();
         }
         reason.lines += 1;
     }
@@ -59,6 +60,7 @@ impl FailureSummary {
     /// Returns the reasons as JSON.
     pub fn in_json(&self) -> Value {
         let reason = |(code, reason): &(&String, &FailureReason)| json!({ "code": code, "lines": reason.lines, "example": reason.message });
-        self.by_frequency().iter().map(reason).collect()
+        let reasons = self.by_frequency();
+        reasons.iter().map(reason).collect()
     }
 }

@@ -55,8 +55,8 @@ impl BatchLine {
             });
         };
         // The pool's own name means any of its models.
-        let model = self.model.as_ref().filter(|model| **model != self.pool)?;
-        if models.is_empty() || models.contains(model) {
+        let model = self.model.as_ref()?;
+        if *model == self.pool || models.is_empty() || models.contains(model) {
             return None;
         }
         let models: Vec<_> = models.iter().map(String::as_str).collect();
@@ -65,6 +65,16 @@ impl BatchLine {
             self.pool,
             models.join(", ")
         ))
+    }
+
+    /// Returns the job. `None` cannot happen: the line was parsed before.
+    fn job(&self) -> Option<Job> {
+        Job::parse(&self.text).ok()
+    }
+
+    fn pool_and_job(&self) -> Option<(String, Job)> {
+        let job = self.job()?;
+        Some((self.pool.clone(), job))
     }
 
     /// Returns the size of the job in bytes.
@@ -234,10 +244,7 @@ impl Batch {
 
     /// Returns the pool and the job of each line.
     pub fn jobs(&self) -> impl Iterator<Item = (String, Job)> {
-        // The lines were parsed before, so none is left out here.
-        self.lines
-            .iter()
-            .filter_map(|line| Some((line.pool.clone(), Job::parse(&line.text).ok()?)))
+        self.lines.iter().filter_map(BatchLine::pool_and_job)
     }
 
     /// Returns the identity of a line's job.
@@ -251,28 +258,28 @@ impl Batch {
 
     /// Returns the message of a line's job.
     pub fn message(&self, line: &BatchLine) -> Bytes {
-        // The line was parsed before, and a parsed job can be serialised.
-        let mut job = match Job::parse(&line.text) {
-            Ok(job) => job,
-            Err(_) => return line.text.clone(),
+        let Some(mut job) = line.job() else {
+            return line.text.clone();
         };
+        // A parsed job can be serialised.
         job.batch = Some(self.name.clone());
         serde_json::to_vec(&job).map_or_else(|_| line.text.clone(), Bytes::from)
     }
 
     /// Returns the fingerprint of a line's request.
     pub fn fingerprint(&self, line: &BatchLine) -> Option<String> {
-        Job::parse(&line.text)
-            .ok()
-            .map(|job| job.fingerprint(&line.pool))
+        let job = line.job()?;
+        Some(job.fingerprint(&line.pool))
     }
 
     /// Returns the number of lines of each pool.
     pub fn pools(&self) -> BTreeMap<&str, usize> {
-        self.lines.iter().fold(BTreeMap::new(), |mut pools, line| {
-            *pools.entry(line.pool.as_str()).or_default() += 1;
-            pools
-        })
+        let mut pools = BTreeMap::new();
+        for line in &self.lines {
+            let pool = line.pool.as_str();
+            *pools.entry(pool).or_default() += 1;
+        }
+        pools
     }
 }
 
@@ -355,7 +362,8 @@ fn derived_name(text: &[u8], choices: &BatchChoices) -> String {
     let mut hash = Sha256::new();
     hash.update((text.len() as u64).to_be_bytes());
     hash.update(text);
-    for part in [choices.pool.as_deref().unwrap_or_default(), &choices.team] {
+    let pool = choices.pool.as_deref().unwrap_or_default();
+    for part in [pool, &choices.team] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

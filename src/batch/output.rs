@@ -172,9 +172,11 @@ impl OutputPart {
         let file = file.with_context(failed)?;
         let locked = flock(&file, FlockOperation::NonBlockingLockExclusive);
         // Another run may have renamed the file between the opening and the lock.
-        let same = fs::metadata(&partial)
-            .is_ok_and(|now| file.metadata().is_ok_and(|own| own.ino() == now.ino()));
-        if locked.is_err() || !same {
+        let is_same = match (fs::metadata(&partial), file.metadata()) {
+            (Ok(named), Ok(opened)) => named.ino() == opened.ino(),
+            _ => false,
+        };
+        if locked.is_err() || !is_same {
             bail!(
                 "another run writes {}; wait for it or name another file",
                 path.display()
@@ -201,13 +203,10 @@ impl OutputPart {
 impl Drop for OutputPart {
     /// Deletes an empty partial file: it is no partial result.
     fn drop(&mut self) {
-        let empty = self.file.flush().is_ok()
-            && self
-                .file
-                .get_ref()
-                .metadata()
-                .is_ok_and(|file| file.len() == 0);
-        if !self.is_renamed && empty {
+        let flushed = self.file.flush();
+        let metadata = self.file.get_ref().metadata();
+        let is_empty = flushed.is_ok() && metadata.is_ok_and(|file| file.len() == 0);
+        if !self.is_renamed && is_empty {
             let _ = fs::remove_file(&self.partial);
         }
     }
@@ -257,11 +256,10 @@ fn refuse_foreign(path: &Path, own_ids: &HashSet<String>) -> anyhow::Result<()> 
     let file = file.with_context(|| format!("{} cannot be read", path.display()))?;
     for line in BufReader::new(file).split(b'\n') {
         let line = line.with_context(|| format!("{} cannot be read", path.display()))?;
-        let named = serde_json::from_slice::<NamedLine>(&line);
-        let is_own = named
-            .as_ref()
-            .is_ok_and(|named| own_ids.contains(&named.id))
-            || (named.is_err() && line.starts_with(b"{\"id\":\"batch_req_"));
+        let is_own = match serde_json::from_slice::<NamedLine>(&line) {
+            Ok(named) => own_ids.contains(&named.id),
+            Err(_) => line.starts_with(b"{\"id\":\"batch_req_"),
+        };
         if !is_own {
             bail!(
                 "{} is there and is not this batch's output; name another file, or overwrite an output with --force",

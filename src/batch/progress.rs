@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
 use crate::batch::totals::RunTotals;
-use crate::control::messages::AccountReport;
+use crate::control::messages::{AccessCondition, AccountReport};
 
 /// The interval of plain lines.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,33 +57,19 @@ impl RunProgress {
 
     /// Takes a sample of the worker's accounts.
     pub fn sample(&mut self, accounts: Vec<AccountReport>) {
-        self.samples.push_back((
-            Instant::now(),
-            accounts.iter().map(|account| account.calls).sum(),
-        ));
+        let total = |count: fn(&AccountReport) -> u64| accounts.iter().map(count).sum();
+        let calls = total(|account| account.calls);
+        self.samples.push_back((Instant::now(), calls));
         if self.samples.len() > MAX_SAMPLES {
             self.samples.pop_front();
         }
-        self.in_flight = accounts.iter().map(|account| account.in_flight).sum();
+        self.in_flight = total(|account| account.in_flight);
         self.allowed = accounts
             .iter()
             .map(|account| account.requests_per_second)
             .sum();
-        let waiting = accounts.iter().flat_map(|account| {
-            account
-                .keys
-                .iter()
-                .chain(&account.models)
-                .filter_map(|condition| {
-                    let why = match (&condition.reason, &condition.spent) {
-                        (Some(reason), _) => format!("{} ({reason})", condition.state),
-                        (None, Some(spent)) => format!("has spent {}", spent.limit),
-                        (None, None) => return None,
-                    };
-                    Some(format!("{}/{} {why}", account.name, condition.name))
-                })
-        });
-        self.note = waiting.collect::<Vec<_>>().join(", ");
+        let waits: Vec<_> = accounts.iter().flat_map(waits).collect();
+        self.note = waits.join(", ");
     }
 
     /// Sets a note that is shown at the end of the line.
@@ -148,7 +134,8 @@ impl RunProgress {
 
     /// Returns the calls per second over the last samples.
     fn rate(&self) -> Option<f64> {
-        let ((first, before), (last, calls)) = (self.samples.front()?, self.samples.back()?);
+        let (first, before) = self.samples.front()?;
+        let (last, calls) = self.samples.back()?;
         let elapsed = (*last - *first).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
         (elapsed > 0.0).then(|| calls.saturating_sub(*before) as f64 / elapsed)
@@ -165,5 +152,22 @@ impl RunProgress {
         Some(Duration::from_secs(
             Duration::try_from_secs_f64(seconds).ok()?.as_secs() + 1,
         ))
+    }
+}
+
+/// Returns the keys and models of an account that calls wait for, each with the reason.
+fn waits(account: &AccountReport) -> impl Iterator<Item = String> {
+    let conditions = account.keys.iter().chain(&account.models);
+    conditions.filter_map(|condition| {
+        let why = wait_reason(condition)?;
+        Some(format!("{}/{} {why}", account.name, condition.name))
+    })
+}
+
+fn wait_reason(condition: &AccessCondition) -> Option<String> {
+    match (&condition.reason, &condition.spent) {
+        (Some(reason), _) => Some(format!("{} ({reason})", condition.state)),
+        (None, Some(spent)) => Some(format!("has spent {}", spent.limit)),
+        (None, None) => None,
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::HeaderMap;
+use bytes::Bytes;
 use forebay_schemas::header::REVISION_HEADER;
 use forebay_schemas::{Flow, Lane, Status};
 use futures::{StreamExt, TryStreamExt};
@@ -73,7 +74,7 @@ pub async fn run(
     let mut publishing = std::pin::pin!(publish_unanswered(&state));
     let mut published = false;
     let mut polls = tokio::time::interval(PROGRESS_INTERVAL);
-    while state.totals.done() < batch.lines.len() {
+    while !state.is_done() {
         tokio::select! {
             result = &mut publishing, if !published => {
                 result.map_err(unreachable)?;
@@ -228,19 +229,17 @@ impl BatchRun {
 
     /// Returns the lines without an answer, each with the revision of its next answer.
     fn unanswered(&self) -> Vec<(BatchLine, u32)> {
-        let unanswered = self
-            .batch
-            .lines
-            .iter()
-            .filter(|line| !self.answered.contains(&line.id));
-        unanswered
-            .map(|line| {
-                (
-                    line.clone(),
-                    self.revisions.get(&line.id).copied().unwrap_or(1),
-                )
-            })
-            .collect()
+        let is_unanswered = |line: &&BatchLine| !self.answered.contains(&line.id);
+        let with_revision = |line: &BatchLine| {
+            let revision = self.revisions.get(&line.id);
+            (line.clone(), revision.copied().unwrap_or(1))
+        };
+        let unanswered = self.batch.lines.iter().filter(is_unanswered);
+        unanswered.map(with_revision).collect()
+    }
+
+    fn is_done(&self) -> bool {
+        self.totals.done() >= self.totals.lines
     }
 
     fn take(&mut self, found: &FoundCompletion) -> anyhow::Result<()> {
@@ -250,7 +249,8 @@ impl BatchRun {
             sequence,
             ..
         } = found;
-        let Some(index) = self.indices.get(&completion.id) else {
+        let id = &completion.id;
+        let Some(index) = self.indices.get(id) else {
             // A batch with a name from the command line may hold lines of other files.
             return Ok(());
         };
@@ -259,21 +259,21 @@ impl BatchRun {
         let failed = self.retry_failed && completion.status != Status::Succeeded;
         let is_ignored = *sequence <= self.last_before && (!completion.is_final() || failed);
         if is_ignored && failed {
-            self.revisions
-                .insert(completion.id.clone(), completion.revision.saturating_add(1));
+            let next_revision = completion.revision.saturating_add(1);
+            self.revisions.insert(id.clone(), next_revision);
         }
-        if is_ignored || !self.answered.insert(completion.id.clone()) {
+        if is_ignored || !self.answered.insert(id.clone()) {
             return Ok(());
         }
-        let expected = self.batch.fingerprint(&self.batch.lines[*index]);
-        if fingerprint
-            .as_ref()
-            .is_some_and(|answered| expected.is_some_and(|expected| expected != *answered))
+        let batch = &self.batch;
+        let expected = batch.fingerprint(&batch.lines[*index]);
+        if let (Some(answered), Some(expected)) = (fingerprint, &expected)
+            && answered != expected
         {
             anyhow::bail!(
                 "line `{}`: batch {} holds the answer to another request under this custom_id; name another --batch",
-                completion.id,
-                self.batch.name
+                id,
+                batch.name
             );
         }
         match completion.status {
@@ -290,16 +290,12 @@ impl BatchRun {
     /// Requests the state of the worker's accounts, for the progress and to learn if the run can
     /// continue.
     async fn poll_worker(&mut self, connection: &Connection) -> Result<(), Error> {
-        let request = connection
-            .client
-            .request(connection.names.ctl("accounts"), "".into());
-        let answer = tokio::time::timeout(PROGRESS_INTERVAL, request)
-            .await
-            .ok()
-            .and_then(Result::ok);
-        let Some(Ok(report)) =
-            answer.map(|reply| serde_json::from_slice::<AccountsReport>(&reply.payload))
-        else {
+        let request = connection.request_control("accounts", Bytes::new());
+        let report = match tokio::time::timeout(PROGRESS_INTERVAL, request).await {
+            Ok(Ok(reply)) => serde_json::from_slice::<AccountsReport>(&reply.payload).ok(),
+            _ => None,
+        };
+        let Some(report) = report else {
             self.progress.note("no worker answers".to_owned());
             self.progress.show(&self.totals);
             return Ok(());
@@ -311,27 +307,19 @@ impl BatchRun {
             .filter(|(name, _)| pools.contains_key(name.as_str()))
             .collect();
         for (pool, names) in &used {
-            let accounts: Vec<_> = report
-                .accounts
-                .iter()
-                .filter(|account| names.contains(&account.name))
-                .collect();
-            if !accounts.is_empty() && accounts.iter().all(|account| account.is_shut()) {
-                let reasons: Vec<_> = accounts
-                    .iter()
-                    .flat_map(|account| account.reasons())
-                    .collect();
+            let is_of_pool = |account: &&AccountReport| names.contains(&account.name);
+            let accounts: Vec<_> = report.accounts.iter().filter(is_of_pool).collect();
+            if are_all(&accounts, AccountReport::is_shut) {
                 return Err(Error::Unreachable(anyhow!(
                     "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
-                    reasons.join(", ")
+                    reasons(&accounts)
                 )));
             }
             self.give_up_unreachable(pool, &accounts)?;
         }
-        let accounts = report
-            .accounts
-            .iter()
-            .filter(|account| used.iter().any(|(_, names)| names.contains(&account.name)));
+        let used_names: HashSet<_> = used.iter().flat_map(|(_, names)| names).collect();
+        let is_used = |account: &&AccountReport| used_names.contains(&account.name);
+        let accounts = report.accounts.iter().filter(is_used);
         self.progress.sample(accounts.cloned().collect());
         self.progress.show(&self.totals);
         Ok(())
@@ -344,8 +332,7 @@ impl BatchRun {
         pool: &str,
         accounts: &[&AccountReport],
     ) -> Result<(), Error> {
-        let unreachable =
-            !accounts.is_empty() && accounts.iter().all(|account| account.is_unreachable());
+        let unreachable = are_all(accounts, AccountReport::is_unreachable);
         if !unreachable || self.totals.done() > self.done_before {
             self.unreachable.remove(pool);
             return Ok(());
@@ -357,13 +344,9 @@ impl BatchRun {
         if since.elapsed() < UNREACHABLE_TIMEOUT {
             return Ok(());
         }
-        let reasons: Vec<_> = accounts
-            .iter()
-            .flat_map(|account| account.reasons())
-            .collect();
         Err(Error::Unreachable(anyhow!(
             "no account of pool `{pool}` can be reached ({}); mend that and run the same command again to go on",
-            reasons.join(", ")
+            reasons(accounts)
         )))
     }
 
@@ -377,6 +360,16 @@ impl BatchRun {
         self.progress.end(&self.totals);
         self.totals
     }
+}
+
+/// Returns true if there are accounts and all of them have a property.
+fn are_all(accounts: &[&AccountReport], has: fn(&AccountReport) -> bool) -> bool {
+    !accounts.is_empty() && accounts.iter().all(|account| has(account))
+}
+
+fn reasons(accounts: &[&AccountReport]) -> String {
+    let reasons = accounts.iter().flat_map(|account| account.reasons());
+    reasons.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads and checks the input and the output, as far as that is possible without NATS.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, Context};
+use async_nats::{Client, Message, RequestError};
+use bytes::Bytes;
 use forebay_schemas::Names;
+use forebay_workers::queue::jetstream::JetStreamQueue;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -51,6 +53,24 @@ impl Connection {
     /// Returns true if the connection is established now.
     pub fn is_up(&self) -> bool {
         self.client.connection_state() == State::Connected
+    }
+
+    /// Returns the queue of jobs on this connection.
+    pub(crate) fn queue(&self) -> JetStreamQueue {
+        JetStreamQueue::new(self.client.clone(), self.names.clone())
+    }
+
+    /// Sends a request to the service `verb` of the worker, and returns the reply.
+    ///
+    /// # Errors
+    /// Returns an error when no worker listens, or when none replies in time.
+    pub(crate) async fn request_control(
+        &self,
+        verb: &str,
+        request: Bytes,
+    ) -> Result<Message, RequestError> {
+        let subject = self.names.ctl(verb);
+        self.client.request(subject, request).await
     }
 
     /// Connects to NATS.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use forebay_schemas::completion::CompletionError;
 use forebay_schemas::header::OBJECT_HEADER;
@@ -89,11 +89,31 @@ impl Connection {
 
     /// Returns the object store of jobs that are too large for a message.
     pub fn requests(&self) -> Objects {
-        Objects::of_requests(&self.context, &self.names, self.client.max_payload())
+        let (context, names) = (&self.context, &self.names);
+        Objects::of_requests(context, names, self.client.max_payload())
     }
 
     fn answers(&self) -> Objects {
-        Objects::of_answers(&self.context, &self.names, self.client.max_payload())
+        let (context, names) = (&self.context, &self.names);
+        Objects::of_answers(context, names, self.client.max_payload())
+    }
+
+    /// Adds the answer to a completion whose headers may name an object. Returns `None` if the
+    /// object is gone.
+    async fn fetch_answer(
+        &self,
+        completion: Completion,
+        headers: Option<&HeaderMap>,
+    ) -> anyhow::Result<Option<Completion>> {
+        let object = object_of(headers);
+        let whole = self.answers().whole(completion, object.as_deref()).await?;
+        Ok(whole)
+    }
+
+    /// Returns the whole completion of a message: see [`Connection::open_completion`].
+    pub(crate) async fn open_message(&self, message: &Message) -> anyhow::Result<Completion> {
+        self.open_completion(&message.payload, message.headers.as_ref())
+            .await
     }
 
     /// Returns the whole completion of a message that may name an object.
@@ -110,24 +130,15 @@ impl Connection {
         headers: Option<&HeaderMap>,
     ) -> anyhow::Result<Completion> {
         let completion: Completion = serde_json::from_slice(payload)?;
-        let answers = self.answers();
-        if let Some(whole) = answers
-            .whole(completion.clone(), object_of(headers).as_deref())
-            .await?
-        {
+        if let Some(whole) = self.fetch_answer(completion.clone(), headers).await? {
             return Ok(whole);
         }
         let Identity { team, batch, id } = completion.identity();
         let request = serde_json::to_vec(&ResultsRequest { team, batch, id })?;
-        if let Ok(reply) = self
-            .client
-            .request(self.names.ctl("results"), request.into())
-            .await
+        if let Ok(reply) = self.request_control("results", request.into()).await
             && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(&reply.payload)
             && stored.revision == completion.revision
-            && let Some(whole) = answers
-                .whole(stored, object_of(reply.headers.as_ref()).as_deref())
-                .await?
+            && let Some(whole) = self.fetch_answer(stored, reply.headers.as_ref()).await?
         {
             return Ok(whole);
         }

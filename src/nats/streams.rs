@@ -67,41 +67,11 @@ pub async fn establish(
     let mut missing = Vec::new();
     for (wanted, size) in streams(names, sizes) {
         match existing(context, &wanted.name).await? {
-            Some(Info {
-                config: existing,
-                state,
-                ..
-            }) => {
-                if let Some(misfit) = misfit(&existing, &wanted) {
+            Some(found) => {
+                if let Some(misfit) = misfit(&found.config, &wanted) {
                     return Err(misfit);
                 }
-                let stream = wanted.name.clone();
-                let mut metadata = existing.metadata;
-                for key in wanted.metadata.into_keys() {
-                    // A stream without this key was created by a Forebay with format 1 only. All
-                    // its messages have that format.
-                    metadata
-                        .entry(key)
-                        .or_insert_with(|| state.last_sequence.to_string());
-                }
-                // Replicas and placement belong to the operator. Without a configured size, the
-                // size at creation is kept.
-                let max_bytes = match size {
-                    Some(StreamSize::Usual(_)) => existing.max_bytes,
-                    _ => wanted.max_bytes,
-                };
-                let updated = Config {
-                    num_replicas: existing.num_replicas,
-                    placement: existing.placement,
-                    max_bytes,
-                    metadata,
-                    ..wanted
-                };
-                let updated = context.update_stream(updated).await;
-                updated.map_err(|error| Error::Server {
-                    stream,
-                    problem: error.to_string(),
-                })?;
+                update(context, &updated(found, (wanted, size))).await?;
             }
             None => missing.push((wanted, size)),
         }
@@ -118,6 +88,43 @@ pub async fn establish(
     create(context, &missing).await
 }
 
+/// Returns the intended settings of a stream, with those of the existing one that stay.
+fn updated(found: Info, (wanted, size): SizedStream) -> Config {
+    let mut metadata = found.config.metadata;
+    for key in wanted.metadata.into_keys() {
+        // A stream without this key was created by a Forebay with format 1 only. All its messages
+        // have that format.
+        let last_sequence = || found.state.last_sequence.to_string();
+        metadata.entry(key).or_insert_with(last_sequence);
+    }
+    // Replicas and placement belong to the operator. Without a configured size, the size at
+    // creation is kept.
+    let max_bytes = match size {
+        Some(StreamSize::Usual(_)) => found.config.max_bytes,
+        _ => wanted.max_bytes,
+    };
+    Config {
+        num_replicas: found.config.num_replicas,
+        placement: found.config.placement,
+        max_bytes,
+        metadata,
+        ..wanted
+    }
+}
+
+async fn update(context: &Context, config: &Config) -> Result<(), Error> {
+    let updated = context.update_stream(config).await;
+    updated.map_err(|error| server_error(&config.name, error))?;
+    Ok(())
+}
+
+fn server_error(stream: &str, problem: impl ToString) -> Error {
+    Error::Server {
+        stream: stream.to_owned(),
+        problem: problem.to_string(),
+    }
+}
+
 /// Narrows the stream in which 0.1 scheduled jobs, so that today's stream can take the subjects of
 /// both. Returns today's stream with the replicas and the placement of the former one.
 async fn replace_former(
@@ -126,25 +133,15 @@ async fn replace_former(
     names: &Names,
     wanted: Config,
 ) -> Result<Config, Error> {
-    let Config {
-        num_replicas,
-        placement,
-        ..
-    } = former.clone();
-    let stream = former.name.clone();
     let narrowed = Config {
         subjects: vec![names.format_1_scheduled_subjects()],
         republish: None,
         ..former
     };
-    let updated = context.update_stream(narrowed).await;
-    updated.map_err(|error| Error::Server {
-        stream,
-        problem: error.to_string(),
-    })?;
+    update(context, &narrowed).await?;
     Ok(Config {
-        num_replicas,
-        placement,
+        num_replicas: narrowed.num_replicas,
+        placement: narrowed.placement,
         ..wanted
     })
 }
@@ -185,10 +182,7 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
     match context.get_stream(stream).await {
         Ok(found) => Ok(Some(found.cached_info().clone())),
         Err(error) if is_not_found(&error) => Ok(None),
-        Err(error) => Err(Error::Server {
-            stream: stream.to_owned(),
-            problem: error.to_string(),
-        }),
+        Err(error) => Err(server_error(stream, error)),
     }
 }
 
@@ -196,15 +190,11 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
 /// default sizes are halved, as often as necessary.
 async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error> {
     let mut halved = 0;
-    let problem = |wanted: &Config, problem| Error::Server {
-        stream: wanted.name.clone(),
-        problem,
-    };
     for (index, one) in missing.iter().enumerate() {
         while let Err(error) = context.create_stream(halved_config(one, halved)).await {
             let wanted = halved_config(one, halved);
             if !is_out_of_room(&error) {
-                return Err(problem(&wanted, error.to_string()));
+                return Err(server_error(&wanted.name, error));
             }
             halved += 1;
             let smaller = |one: &&SizedStream| {
@@ -215,12 +205,10 @@ async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error>
                     "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
                     wanted.max_bytes
                 );
-                return Err(problem(&wanted, message));
+                return Err(server_error(&wanted.name, message));
             }
             for made in missing[..index].iter().filter(smaller) {
-                let made = halved_config(made, halved);
-                let updated = context.update_stream(&made).await;
-                updated.map_err(|error| problem(&made, error.to_string()))?;
+                update(context, &halved_config(made, halved)).await?;
             }
         }
     }
@@ -393,84 +381,75 @@ fn job_subjects(names: &Names) -> Vec<String> {
 
 /// Returns true if two subjects have the same first two tokens, which are prefix and kind.
 fn same_prefix(left: &str, right: &str) -> bool {
-    left.split('.').take(2).eq(right.split('.').take(2))
+    fn first_tokens(subject: &str) -> impl Iterator<Item = &str> {
+        subject.split('.').take(2)
+    }
+    first_tokens(left).eq(first_tokens(right))
 }
 
+/// Returns the first setting of an existing stream that would break a guarantee.
 fn misfit(found: &Config, wanted: &Config) -> Option<Error> {
-    let unless = |fits: bool, field, found: String, needed: String, why| {
-        (!fits).then(|| Error::Unfit {
-            stream: wanted.name.clone(),
-            field,
-            found,
-            needed,
-            why,
-        })
-    };
     let debug = |value: &dyn std::fmt::Debug| format!("{value:?}").to_lowercase();
-    let keeps = wanted.retention == RetentionPolicy::WorkQueue;
-    let jobs_alone = wanted.discard == DiscardPolicy::New && keeps;
-    let ours = |subject: &String| wanted.subjects.iter().any(|own| same_prefix(own, subject));
-    unless(
-        found.subjects.iter().all(ours),
-        "subjects",
-        found.subjects.join(" "),
-        wanted.subjects.join(" "),
-        "its messages are those of another prefix",
-    )
-    .or_else(|| {
-        unless(
+    let keeps_until_ack = wanted.retention == RetentionPolicy::WorkQueue;
+    let is_of_jobs = wanted.discard == DiscardPolicy::New && keeps_until_ack;
+    let is_ours = |subject: &String| wanted.subjects.iter().any(|own| same_prefix(own, subject));
+    let checks = [
+        (
+            found.subjects.iter().all(is_ours),
+            "subjects",
+            found.subjects.join(" "),
+            wanted.subjects.join(" "),
+            "its messages are those of another prefix",
+        ),
+        (
             found.retention == wanted.retention,
             "retention",
             debug(&found.retention),
             debug(&wanted.retention),
             "a job must stay until it is acked, and a completion after it was read",
-        )
-    })
-    .or_else(|| {
-        let why = "an acknowledged publish must survive a restart";
-        unless(
+        ),
+        (
             found.storage == wanted.storage,
             "storage",
             debug(&found.storage),
             debug(&wanted.storage),
-            why,
-        )
-    })
-    .or_else(|| {
-        let why = "a job must be refused, not pushed out, when there is no room";
-        let fits = !jobs_alone || found.discard == wanted.discard;
-        unless(
-            fits,
+            "an acknowledged publish must survive a restart",
+        ),
+        (
+            !is_of_jobs || found.discard == wanted.discard,
             "discard",
             debug(&found.discard),
             debug(&wanted.discard),
-            why,
-        )
-    })
-    .or_else(|| {
-        let fits = !keeps || found.max_age.is_zero();
-        let why = "a job must not vanish with time";
-        unless(fits, "max_age", debug(&found.max_age), "0".to_owned(), why)
-    })
-    .or_else(|| {
-        let fits = !jobs_alone || (!found.allow_rollup && !found.allow_message_schedules);
-        let why = "a publisher could erase or move other people's jobs";
-        unless(
-            fits,
+            "a job must be refused, not pushed out, when there is no room",
+        ),
+        (
+            !keeps_until_ack || found.max_age.is_zero(),
+            "max_age",
+            debug(&found.max_age),
+            "0".to_owned(),
+            "a job must not vanish with time",
+        ),
+        (
+            !is_of_jobs || (!found.allow_rollup && !found.allow_message_schedules),
             "allow_rollup or allow_msg_schedules",
             "true".to_owned(),
             "false".to_owned(),
-            why,
-        )
-    })
-    .or_else(|| {
-        let why = "a publish without an acknowledgement can be lost";
-        unless(
+            "a publisher could erase or move other people's jobs",
+        ),
+        (
             !found.no_ack,
             "no_ack",
             "true".to_owned(),
             "false".to_owned(),
-            why,
-        )
+            "a publish without an acknowledgement can be lost",
+        ),
+    ];
+    let (_, field, found, needed, why) = checks.into_iter().find(|(fits, ..)| !fits)?;
+    Some(Error::Unfit {
+        stream: wanted.name.clone(),
+        field,
+        found,
+        needed,
+        why,
     })
 }

@@ -30,12 +30,13 @@ fn choose(candidates: Vec<PathBuf>) -> Result<PathBuf, String> {
         }
     }
     let (major, minor, patch) = OLDEST;
+    let oldest = format!("{major}.{minor}.{patch}");
     let found = match too_old.as_slice() {
         [] => "no nats-server was found on PATH or in .tools/".to_owned(),
         found => format!("no nats-server is new enough: {}", found.join("; ")),
     };
     Err(format!(
-        "{found}; version {major}.{minor}.{patch} or later is needed. Get one with scripts/nats-server.sh, \
+        "{found}; version {oldest} or later is needed. Get one with scripts/nats-server.sh, \
          `brew install nats-server` or from https://github.com/nats-io/nats-server/releases (Debian's is too \
          old), or set [nats] url to a server that runs already"
     ))
@@ -46,7 +47,8 @@ fn candidates() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = std::env::split_paths(&path).collect();
     dirs.push(PathBuf::from(".tools"));
     if let Ok(program) = std::env::current_exe() {
-        dirs.extend(program.ancestors().skip(1).map(|dir| dir.join(".tools")));
+        let parents = program.ancestors().skip(1);
+        dirs.extend(parents.map(|dir| dir.join(".tools")));
     }
     let absolute = |dir: PathBuf| std::path::absolute(dir.join("nats-server")).ok();
     dirs.into_iter().filter_map(absolute).collect()

@@ -223,13 +223,9 @@ impl ServerSupervisor {
 
 fn address_in(ports: &str) -> Option<SocketAddr> {
     let ports: serde_json::Value = serde_json::from_str(ports).ok()?;
-    ports
-        .get("nats")?
-        .get(0)?
-        .as_str()?
-        .strip_prefix("nats://")?
-        .parse()
-        .ok()
+    let address = ports.pointer("/nats/0")?.as_str()?;
+    let address = address.strip_prefix("nats://")?;
+    address.parse().ok()
 }
 
 #[cfg(target_os = "linux")]
@@ -267,16 +263,15 @@ fn stop(pid: Pid) {
 /// there.
 pub(crate) fn stop_orphan(dir: &Path) -> io::Result<()> {
     let file = dir.join("nats-server.pid");
-    let pid = fs::read_to_string(&file)
-        .ok()
-        .and_then(|text| text.trim().parse().ok());
-    let Some(pid) = pid.and_then(Pid::from_raw) else {
+    let text = fs::read_to_string(&file).unwrap_or_default();
+    let pid = text.trim().parse::<i32>();
+    let Some(pid) = pid.ok().and_then(Pid::from_raw) else {
         return Ok(());
     };
     // Another program may have the process id by now. Only this server has this configuration file.
-    let is_ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).is_ok_and(|line| {
-        String::from_utf8_lossy(&line).contains(&dir.join("nats-server.conf").display().to_string())
-    });
+    let config = dir.join("nats-server.conf").display().to_string();
+    let is_ours = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()))
+        .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&config));
     if is_ours {
         warn!(pid = %pid.as_raw_nonzero(), "stopping a nats-server that was left on this store");
         stop(pid);
