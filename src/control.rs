@@ -70,7 +70,8 @@ impl ControlServices {
             ("ask", names.ask()),
         ];
         for (name, subject) in subjects {
-            let mut requests = service.endpoint_builder().name(name).add(subject).await?;
+            let endpoint = service.endpoint_builder().name(name);
+            let mut requests = endpoint.add(subject).await?;
             let handlers = Arc::clone(&handlers);
             tasks.push(tokio::spawn(async move {
                 while let Some(request) = requests.next().await {

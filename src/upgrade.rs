@@ -85,13 +85,14 @@ async fn copy(
     store: &Store,
     renamed: impl Fn(&str, &[u8]) -> serde_json::Result<BucketEntry>,
 ) -> anyhow::Result<()> {
-    let keys: Vec<String> = old.keys().await?.try_collect().await?;
+    let keys = old.keys().await?;
+    let keys: Vec<String> = keys.try_collect().await?;
     for key in keys {
         let Some(value) = old.get(key.as_str()).await? else {
             continue;
         };
         match renamed(&key, &value) {
-            Ok((key, value)) => match store.create(key.as_str(), value.into()).await {
+            Ok((key, value)) => match store.create(&key, value.into()).await {
                 Ok(_) => {}
                 Err(error) if error.kind() == kv::CreateErrorKind::AlreadyExists => {}
                 Err(error) => return Err(anyhow!(error)),

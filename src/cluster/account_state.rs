@@ -100,10 +100,12 @@ impl AccountStates {
 
     /// Returns the known states, by name.
     pub fn known(&self) -> HashMap<String, AccountState> {
-        let known = self.written.iter();
-        known
-            .filter_map(|(name, written)| Some((name.clone(), written.state.clone()?)))
-            .collect()
+        let with_state = |(name, written): (&String, &WrittenState)| {
+            let state = written.state.clone()?;
+            Some((name.clone(), state))
+        };
+        let written = self.written.iter();
+        written.filter_map(with_state).collect()
     }
 
     /// Writes changed states until `stop`, and then the rest. Writes all states on each request.
@@ -127,7 +129,7 @@ impl AccountStates {
                     _ = full_writes.tick() => self.forget_written(),
                     Some(done) = requests.recv() => {
                         self.forget_written();
-                        let written = self.write(&worker, true).await || self.write(&worker, true).await;
+                        let written = self.write_or_retry(&worker, true).await;
                         // The requester may have ended.
                         let _ = done.send(written);
                     }
@@ -135,9 +137,7 @@ impl AccountStates {
                 }
             }
             self.forget_written();
-            if !self.write(&worker, false).await {
-                self.write(&worker, false).await;
-            }
+            self.write_or_retry(&worker, false).await;
         };
         tokio::select! {
             () = written => {}
@@ -153,12 +153,19 @@ impl AccountStates {
             .for_each(|written| written.state = None);
     }
 
+    /// Writes changed states like [`Self::write`], and once more if that fails.
+    async fn write_or_retry(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
+        let written = self.write(worker, ahead).await;
+        written || self.write(worker, ahead).await
+    }
+
     /// Writes changed states. With `ahead`, they include what may be spent until the next write.
     /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
         let mut all = true;
         for (name, state) in worker.standings(ahead) {
-            let written = self.written.entry(name.clone()).or_default();
+            let entry = self.written.entry(name.clone());
+            let written = entry.or_default();
             if written.state.as_ref() == Some(&state) {
                 worker.confirm(&name);
                 continue;
@@ -166,11 +173,8 @@ impl AccountStates {
             let Ok(value) = serde_json::to_vec(&state) else {
                 continue;
             };
-            match self
-                .store
-                .update(name.as_str(), value.into(), written.revision)
-                .await
-            {
+            let revision = written.revision;
+            match self.store.update(&name, value.into(), revision).await {
                 Ok(revision) => {
                     *written = WrittenState {
                         state: Some(state),
@@ -185,7 +189,7 @@ impl AccountStates {
                     written.state = None;
                     // Another process may have written the entry, or the bucket was deleted.
                     // Reading the revision lets the next write succeed.
-                    match self.store.entry(name.as_str()).await {
+                    match self.store.entry(&name).await {
                         Ok(entry) => written.revision = entry.map_or(0, |entry| entry.revision),
                         Err(_) => match make(&self.connection).await {
                             Ok(_) => written.revision = 0,

@@ -194,7 +194,8 @@ async fn claim(
     value: &Bytes,
     seen: Option<(u64, Instant)>,
 ) -> Result<LeaseClaim, String> {
-    let entry = store.entry(KEY).await.map_err(|error| error.to_string())?;
+    let entry = store.entry(KEY).await;
+    let entry = entry.map_err(|error| error.to_string())?;
     let held = entry
         .as_ref()
         .filter(|entry| entry.operation == kv::Operation::Put);
@@ -299,9 +300,13 @@ impl LeaseRenewal {
             }
             return !mine;
         }
-        if let Ok(LeaseClaim::Ours(revision)) =
-            claim(&self.connection, &self.store, &self.value, None).await
-        {
+        let Self {
+            connection,
+            store,
+            value,
+            ..
+        } = self;
+        if let Ok(LeaseClaim::Ours(revision)) = claim(connection, store, value, None).await {
             self.revision.store(revision, Ordering::Relaxed);
         }
         false

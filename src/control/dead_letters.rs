@@ -39,6 +39,13 @@ pub struct DeadLetterEntry {
     pub letter: DeadLetterMeta,
 }
 
+impl DeadLetterEntry {
+    /// Returns an estimate of its size in a reply, in bytes.
+    fn estimated_size(&self) -> usize {
+        self.letter.attempts.len() * 512 + 4_096
+    }
+}
+
 /// A filter of dead letters.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct LetterFilter {
@@ -96,14 +103,19 @@ impl<'a> DeadLetters<'a> {
     /// # Errors
     /// Returns an error when they cannot be read.
     pub async fn list(&self, filter: &LetterFilter) -> Result<Vec<DeadLetterEntry>, Error> {
-        let subject = self
-            .connection
-            .names
-            .dead_of(filter.pool.as_deref(), filter.team.as_deref());
+        let LetterFilter {
+            pool,
+            team,
+            after,
+            limit,
+        } = filter;
+        let names = &self.connection.names;
+        let subject = names.dead_of(pool.as_deref(), team.as_deref());
+        let limit = limit.unwrap_or(PAGE_LETTERS).min(PAGE_LETTERS);
         let mut letters = Vec::new();
         let mut size = 0;
-        let mut next = filter.after.saturating_add(1);
-        while letters.len() < filter.limit.unwrap_or(PAGE_LETTERS).min(PAGE_LETTERS) {
+        let mut next = after.saturating_add(1);
+        while letters.len() < limit {
             match self
                 .stream
                 .get_first_raw_message_by_subject(&subject, next)
@@ -112,9 +124,7 @@ impl<'a> DeadLetters<'a> {
                 Ok(message) => {
                     next = message.sequence + 1;
                     let letter = read(&message);
-                    size += letter
-                        .as_ref()
-                        .map_or(0, |letter| letter.letter.attempts.len() * 512 + 4_096);
+                    size += letter.as_ref().map_or(0, DeadLetterEntry::estimated_size);
                     letters.extend(letter);
                     if size > PAGE_BYTES {
                         break;
@@ -172,10 +182,7 @@ impl<'a> DeadLetters<'a> {
         pool: Option<&str>,
     ) -> Result<DeadLetterEntry, Error> {
         let (letter, payload) = self.get(sequence).await?;
-        let queue = JetStreamQueue::new(
-            self.connection.client.clone(),
-            self.connection.names.clone(),
-        );
+        let queue = self.connection.queue();
         let job = self.job_for_replay(&queue, &letter, payload, pool).await?;
         if !queue.can_postpone(job.payload.len()) {
             let size = job.payload.len();
@@ -183,19 +190,38 @@ impl<'a> DeadLetters<'a> {
                 "the job of {size} bytes does not fit a message with what is known of it; publish it again"
             )));
         }
-        match queue.postpone(job).await.map_err(unavailable)? {
-            true => {}
-            false => {
-                return Err(Error::Unfit(
-                    "another request waits under its identity".to_owned(),
-                ));
-            }
+        if !queue.postpone(job).await.map_err(unavailable)? {
+            let problem = "another request waits under its identity";
+            return Err(Error::Unfit(problem.to_owned()));
         }
         self.stream
             .delete_message(sequence)
             .await
             .map_err(unavailable)?;
         Ok(letter)
+    }
+
+    /// Returns the flow of a replayed job.
+    ///
+    /// # Errors
+    /// Returns why there is none.
+    fn flow_for_replay(&self, dead: &DeadLetterEntry, pool: Option<&str>) -> Result<Flow, String> {
+        let names = &self.connection.names;
+        let Some(flow) = names.flow_of(&dead.subject) else {
+            return Err(format!(
+                "its subject {} names no pool and team",
+                dead.subject
+            ));
+        };
+        let flow = Flow {
+            pool: pool.map_or(flow.pool, str::to_owned),
+            ..flow
+        };
+        let is_valid_in_format_1 = dead.letter.format == Format::One && flow.has_names();
+        match flow.problem() {
+            Some(problem) if !is_valid_in_format_1 => Err(problem),
+            _ => Ok(flow),
+        }
     }
 
     async fn job_for_replay(
@@ -237,41 +263,26 @@ impl<'a> DeadLetters<'a> {
                 "its deadline {deadline} has passed; publish it again with another"
             )));
         }
-        let flow = self.connection.names.flow_of(&dead.subject);
-        let flow = flow.ok_or_else(|| {
-            unfit(format!(
-                "its subject {} names no pool and team",
-                dead.subject
-            ))
-        })?;
-        let flow = Flow {
-            pool: pool.map_or(flow.pool, str::to_owned),
-            ..flow
-        };
-        let is_valid_in_format_1 = dead.letter.format == Format::One && flow.has_names();
-        if let Some(problem) = flow.problem().filter(|_| !is_valid_in_format_1) {
-            return Err(unfit(problem));
-        }
-        let (id, batch) = (dead.letter.id.clone(), dead.letter.batch.clone());
+        let flow = self.flow_for_replay(dead, pool).map_err(unfit)?;
+        let meta = &dead.letter;
         let identity = Identity {
             team: flow.team.clone(),
-            batch,
-            id: id.clone(),
+            batch: meta.batch.clone(),
+            id: meta.id.clone(),
         };
         let published = queue.completion(&identity).await.map_err(unavailable)?;
-        let answered = published
-            .and_then(|published| published.completion)
-            .map(|completion| completion.revision);
+        let completion = published.and_then(|published| published.completion);
+        let last_revision = completion.map_or(meta.revision, |completion| completion.revision);
         Ok(PostponedJob {
             state: PostponedState {
-                id,
-                fingerprint: job.fingerprint(&dead.letter.pool),
-                revision: answered.unwrap_or(dead.letter.revision).saturating_add(1),
+                id: meta.id.clone(),
+                fingerprint: job.fingerprint(&meta.pool),
+                revision: last_revision.saturating_add(1),
                 published: now,
                 attempts: Vec::new(),
                 counted: 0,
                 replies: Vec::new(),
-                format: dead.letter.format,
+                format: meta.format,
             },
             flow,
             identity,
@@ -285,7 +296,8 @@ impl<'a> DeadLetters<'a> {
 
 /// Reads a letter from a message of the stream. Returns `None` if Forebay did not write it.
 fn read(message: &StreamMessage) -> Option<DeadLetterEntry> {
-    let header = |name| message.headers.get(name).map(|value| value.as_str());
+    let headers = &message.headers;
+    let header = |name| headers.get(name).map(|value| value.as_str());
     let letter: DeadLetterMeta = match header(DEAD_LETTER_HEADER) {
         Some(letter) => serde_json::from_str(letter).ok()?,
         None => {

@@ -22,14 +22,8 @@ pub async fn publish_changes(connection: Connection, worker: Arc<JetStreamWorker
     let mut known = HashMap::new();
     loop {
         ticks.tick().await;
-        for event in changes(
-            &mut known,
-            worker
-                .snapshot()
-                .accounts
-                .into_iter()
-                .map(AccountReport::from),
-        ) {
+        let accounts = worker.snapshot().accounts.into_iter();
+        for event in changes(&mut known, accounts.map(AccountReport::from)) {
             if let Err(problem) = publish(&connection, &event).await {
                 warn!(
                     account = event.account,

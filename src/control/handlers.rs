@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::service::{Request, error};
+use async_nats::{HeaderMap, Message};
 use bytes::Bytes;
 use forebay_schemas::Identity;
 use forebay_schemas::flow::is_name;
@@ -13,10 +13,12 @@ use forebay_schemas::header::{
     IN_PROGRESS_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
 };
 use forebay_workers::clock::{Clock, SystemClock};
-use forebay_workers::queue::jetstream::{JetStreamQueue, object_of};
+use forebay_workers::queue;
+use forebay_workers::queue::jetstream::object_of;
 use forebay_workers::{CancelledJobs, PauseTarget};
 use futures::StreamExt;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tracing::{info, warn};
 
 use crate::cluster::account_state::StateWriter;
@@ -47,19 +49,20 @@ type ControlAnswer = Result<(HeaderMap, Bytes), error::Error>;
 
 impl ControlHandlers {
     pub(crate) async fn answer(self: Arc<Self>, endpoint: &'static str, request: Request) {
+        let payload = &request.message.payload;
         let answer = match endpoint {
             "queues" => self.queues().await,
             "accounts" => json(&self.accounts()),
-            "accounts-disable" => self.switch(&request.message.payload, false).await,
-            "accounts-enable" => self.switch(&request.message.payload, true).await,
-            "pause" => self.pause(&request.message.payload).await,
-            "resume" => self.resume(&request.message.payload).await,
-            "cancel" => self.cancel(&request.message.payload).await,
-            "dead-list" => self.dead_list(&request.message.payload).await,
-            "dead-show" => self.dead_show(&request.message.payload).await,
-            "dead-replay" => self.dead_replay(&request.message.payload).await,
-            "dead-drop" => self.dead_drop(&request.message.payload).await,
-            "results" => self.results(&request.message.payload).await,
+            "accounts-disable" => self.switch(payload, false).await,
+            "accounts-enable" => self.switch(payload, true).await,
+            "pause" => self.pause(payload).await,
+            "resume" => self.resume(payload).await,
+            "cancel" => self.cancel(payload).await,
+            "dead-list" => self.dead_list(payload).await,
+            "dead-show" => self.dead_show(payload).await,
+            "dead-replay" => self.dead_replay(payload).await,
+            "dead-drop" => self.dead_drop(payload).await,
+            "results" => self.results(payload).await,
             _ if !self.may_answer(&request) => {
                 warn!(subject = %request.message.subject, "a request names a reply subject that is not its team's");
                 return;
@@ -87,16 +90,10 @@ impl ControlHandlers {
             ended,
             ..
         } = snapshot;
-        let stream = self
-            .connection
-            .context
-            .get_stream(self.connection.names.scheduled_stream())
-            .await;
-        let scheduled = stream
-            .map_err(|error| failed(503, error))?
-            .cached_info()
-            .state
-            .messages;
+        let Connection { context, names, .. } = &self.connection;
+        let stream = context.get_stream(names.scheduled_stream()).await;
+        let stream = stream.map_err(|error| failed(503, error))?;
+        let scheduled = stream.cached_info().state.messages;
         json(&QueuesReport {
             queues,
             scheduled,
@@ -109,12 +106,9 @@ impl ControlHandlers {
 
     fn accounts(&self) -> AccountsReport {
         let snapshot = self.worker.snapshot();
+        let accounts = snapshot.accounts.into_iter();
         AccountsReport {
-            accounts: snapshot
-                .accounts
-                .into_iter()
-                .map(AccountReport::from)
-                .collect(),
+            accounts: accounts.map(AccountReport::from).collect(),
             pools: snapshot.pools,
             models: snapshot.models,
             makes_pools: snapshot.makes_pools,
@@ -125,23 +119,14 @@ impl ControlHandlers {
     /// Disables or enables keys. Once the change is stored and so outlives a restart, the reply has
     /// all accounts.
     async fn switch(&self, payload: &[u8], on: bool) -> ControlAnswer {
-        let request: SwitchRequest =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        if !self
-            .worker
-            .switch(&request.account, request.key.as_deref(), on)
-        {
-            return Err(failed(
-                404,
-                unknown_key(&request, &self.accounts().accounts),
-            ));
+        let SwitchRequest { account, key } = parse(payload)?;
+        if !self.worker.switch(&account, key.as_deref(), on) {
+            let accounts = self.accounts().accounts;
+            let problem = unknown_key(&account, key.as_deref(), &accounts);
+            return Err(failed(404, problem));
         }
         let act = if on { "enabled" } else { "disabled" };
-        info!(
-            account = request.account,
-            key = request.key,
-            "{act} by an operator"
-        );
+        info!(account, key, "{act} by an operator");
         if !self.writer.write().await {
             return Err(failed(
                 503,
@@ -153,66 +138,51 @@ impl ControlHandlers {
 
     /// Stops calls for a pool, an account or a team. The reply has everything that is paused.
     async fn pause(&self, payload: &[u8]) -> ControlAnswer {
-        let what: PauseTarget =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let unknown = match &what {
-            PauseTarget::Pool(name) => (!self.knows_pool(name)).then_some("pool"),
-            PauseTarget::Account(name) => self
-                .worker
-                .snapshot()
-                .accounts
-                .iter()
-                .all(|known| known.name != *name)
-                .then_some("account"),
-            PauseTarget::Team(name) => (!is_name(name)).then_some("team"),
+        let what: PauseTarget = parse(payload)?;
+        let (is_known, kind, name) = match &what {
+            PauseTarget::Pool(name) => (self.knows_pool(name), "pool", name),
+            PauseTarget::Account(name) => (self.knows_account(name), "account", name),
+            PauseTarget::Team(name) => (is_name(name), "team", name),
         };
-        if let (
-            Some(kind),
-            PauseTarget::Pool(name) | PauseTarget::Account(name) | PauseTarget::Team(name),
-        ) = (unknown, &what)
-        {
+        if !is_known {
             return Err(failed(404, format!("there is no {kind} `{name}`")));
         }
         info!(?what, "paused by an operator");
-        self.book.pause(what).await.map_err(not_stored)?;
-        json(&OrdersReply {
-            paused: self.book.orders().paused(),
-        })
+        let stored = self.book.pause(what).await;
+        stored.map_err(not_stored)?;
+        self.paused()
+    }
+
+    fn paused(&self) -> ControlAnswer {
+        let paused = self.book.orders().paused();
+        json(&OrdersReply { paused })
     }
 
     async fn resume(&self, payload: &[u8]) -> ControlAnswer {
-        let what: PauseTarget =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let what: PauseTarget = parse(payload)?;
         info!(?what, "resumed by an operator");
-        self.book.resume(&what).await.map_err(not_stored)?;
-        json(&OrdersReply {
-            paused: self.book.orders().paused(),
-        })
+        let stored = self.book.resume(&what).await;
+        stored.map_err(not_stored)?;
+        self.paused()
     }
 
     /// Cancels jobs that were published until now.
     async fn cancel(&self, payload: &[u8]) -> ControlAnswer {
-        let what: CancelledJobs =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        if what.batch.is_none() && what.id.is_none() {
+        let what: CancelledJobs = parse(payload)?;
+        let CancelledJobs { team, batch, id } = &what;
+        if batch.is_none() && id.is_none() {
             return Err(failed(400, "name a batch, or a job"));
         }
-        let named = is_name(&what.team) && what.batch.as_deref().is_none_or(is_name);
-        if !named {
+        let has_names = is_name(team) && batch.as_deref().is_none_or(is_name);
+        if !has_names {
             return Err(failed(400, "team and batch must match [A-Za-z0-9_-]{1,64}"));
         }
         let at = SystemClock.now();
         info!(?what, "cancelled by an operator");
-        self.book
-            .cancel(what.clone(), at)
-            .await
-            .map_err(not_stored)?;
-        let rescheduled = self.queue().hasten(&what, at).await.map_err(|error| {
-            failed(
-                503,
-                format!("cancelled, but those that wait for their time end only then: {error}"),
-            )
-        })?;
+        let stored = self.book.cancel(what.clone(), at);
+        stored.await.map_err(not_stored)?;
+        let queue = self.connection.queue();
+        let rescheduled = queue.hasten(&what, at).await.map_err(not_hastened)?;
         json(&CancelReply {
             what,
             at,
@@ -223,27 +193,17 @@ impl ControlHandlers {
     async fn dead_list(&self, payload: &[u8]) -> ControlAnswer {
         let filter = match payload {
             b"" => LetterFilter::default(),
-            payload => serde_json::from_slice(payload).map_err(|error| failed(400, error))?,
+            payload => parse(payload)?,
         };
-        json(
-            &self
-                .dead_letters()
-                .await?
-                .list(&filter)
-                .await
-                .map_err(letter_error)?,
-        )
+        let letters = self.dead_letters().await?.list(&filter).await;
+        json(&letters.map_err(letter_error)?)
     }
 
     async fn dead_show(&self, payload: &[u8]) -> ControlAnswer {
-        let request: LetterRequest =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let (letter, message) = self
-            .dead_letters()
-            .await?
-            .get(request.sequence)
-            .await
-            .map_err(letter_error)?;
+        let request: LetterRequest = parse(payload)?;
+        let letters = self.dead_letters().await?;
+        let letter = letters.get(request.sequence).await;
+        let (letter, message) = letter.map_err(letter_error)?;
         json(&ShownLetter {
             letter,
             message: String::from_utf8_lossy(&message).into_owned(),
@@ -251,44 +211,26 @@ impl ControlHandlers {
     }
 
     async fn dead_replay(&self, payload: &[u8]) -> ControlAnswer {
-        let LetterRequest { sequence, pool } =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
+        let LetterRequest { sequence, pool } = parse(payload)?;
         if let Some(pool) = &pool
             && !self.knows_pool(pool)
         {
             return Err(failed(404, format!("there is no pool `{pool}`")));
         }
-        let letter = self
-            .dead_letters()
-            .await?
-            .replay(sequence, pool.as_deref())
-            .await
-            .map_err(letter_error)?;
+        let letters = self.dead_letters().await?;
+        let letter = letters.replay(sequence, pool.as_deref()).await;
+        let letter = letter.map_err(letter_error)?;
         info!(sequence, pool, "a dead letter is replayed by an operator");
         json(&letter)
     }
 
     async fn dead_drop(&self, payload: &[u8]) -> ControlAnswer {
-        let request: LetterRequest =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let letter = self
-            .dead_letters()
-            .await?
-            .drop(request.sequence)
-            .await
-            .map_err(letter_error)?;
-        info!(
-            sequence = request.sequence,
-            "a dead letter is dropped by an operator"
-        );
+        let LetterRequest { sequence, .. } = parse(payload)?;
+        let letters = self.dead_letters().await?;
+        let letter = letters.drop(sequence).await;
+        let letter = letter.map_err(letter_error)?;
+        info!(sequence, "a dead letter is dropped by an operator");
         json(&letter)
-    }
-
-    fn queue(&self) -> JetStreamQueue {
-        JetStreamQueue::new(
-            self.connection.client.clone(),
-            self.connection.names.clone(),
-        )
     }
 
     async fn dead_letters(&self) -> Result<DeadLetters<'_>, error::Error> {
@@ -298,29 +240,26 @@ impl ControlHandlers {
     }
 
     fn knows_pool(&self, name: &str) -> bool {
-        self.worker
-            .snapshot()
-            .pools
-            .iter()
-            .any(|(known, _)| known == name)
+        let pools = self.worker.snapshot().pools;
+        pools.iter().any(|(known, _)| known == name)
+    }
+
+    fn knows_account(&self, name: &str) -> bool {
+        let accounts = self.worker.snapshot().accounts;
+        accounts.iter().any(|known| known.name == name)
     }
 
     async fn results(&self, payload: &[u8]) -> ControlAnswer {
-        let request: ResultsRequest =
-            serde_json::from_slice(payload).map_err(|error| failed(400, error))?;
-        let identity = Identity {
-            team: request.team,
-            batch: request.batch,
-            id: request.id,
-        };
+        let ResultsRequest { team, batch, id } = parse(payload)?;
+        let identity = Identity { team, batch, id };
         let record = tokio::task::block_in_place(|| self.worker.result(&identity))
             .map_err(|error| failed(500, error))?;
         match record {
-            Some(record) => self
-                .queue()
-                .message(&record.completion, None)
-                .await
-                .map_err(|error| failed(503, error)),
+            Some(record) => {
+                let queue = self.connection.queue();
+                let message = queue.message(&record.completion, None).await;
+                message.map_err(|error| failed(503, error))
+            }
             None => {
                 let (mut headers, none) = json(&ResultsReply::None)?;
                 if self.worker.has(&identity) {
@@ -335,12 +274,8 @@ impl ControlHandlers {
     /// does not check that.
     fn may_answer(&self, request: &Request) -> bool {
         // The team is the last token, even if the pool is wrong. The answer then reports that.
-        let team = request
-            .message
-            .subject
-            .rsplit('.')
-            .next()
-            .unwrap_or_default();
+        let subject = request.message.subject.as_str();
+        let team = subject.rsplit_once('.').map_or(subject, |(_, team)| team);
         // The server itself writes such a subject if the request comes from another NATS account.
         let is_mapped = |reply: &str| reply.starts_with("_R_.");
         let reply = request.message.reply.as_ref();
@@ -355,17 +290,16 @@ impl ControlHandlers {
             names,
             ..
         } = &self.connection;
-        let flow = names
-            .flow_of_ask(&request.message.subject)
-            .ok_or_else(|| failed(400, "the subject names no pool and team"))?;
-        let has = |name| {
-            request
-                .message
-                .headers
-                .as_ref()
-                .is_some_and(|headers| headers.get(name).is_some())
-        };
-        if has(FORMAT_1_REVISION_HEADER) {
+        let Message {
+            subject,
+            headers: given,
+            payload,
+            ..
+        } = &request.message;
+        let flow = names.flow_of_ask(subject);
+        let flow = flow.ok_or_else(|| failed(400, "the subject names no pool and team"))?;
+        let given = given.as_ref();
+        if given.is_some_and(|headers| headers.get(FORMAT_1_REVISION_HEADER).is_some()) {
             let problem = format!("the header {FORMAT_1_REVISION_HEADER} is now {REVISION_HEADER}");
             return Err(failed(400, problem));
         }
@@ -376,11 +310,9 @@ impl ControlHandlers {
             .map_err(|error| failed(503, error))?;
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_TO_HEADER, inbox);
-        pass_object(request.message.headers.as_ref(), &mut headers);
-        let published = context
-            .publish_with_headers(names.job(&flow), headers, request.message.payload.clone())
-            .await
-            .map_err(|error| failed(503, error))?;
+        pass_object(given, &mut headers);
+        let publish = context.publish_with_headers(names.job(&flow), headers, payload.clone());
+        let published = publish.await.map_err(|error| failed(503, error))?;
         published.await.map_err(|error| failed(503, error))?;
         match tokio::time::timeout(LONGEST_ASK, copies.next()).await {
             Ok(Some(copy)) => {
@@ -393,34 +325,31 @@ impl ControlHandlers {
     }
 }
 
-fn unknown_key(request: &SwitchRequest, accounts: &[AccountReport]) -> String {
-    let names = |names: Vec<&str>| names.join(", ");
-    match (
-        &request.key,
-        accounts
-            .iter()
-            .find(|account| account.name == request.account),
-    ) {
+fn unknown_key(name: &str, key: Option<&str>, accounts: &[AccountReport]) -> String {
+    let account = accounts.iter().find(|account| account.name == name);
+    match (key, account) {
         (Some(key), Some(account)) => {
-            let known = names(account.keys.iter().map(|key| key.name.as_str()).collect());
-            format!(
-                "account `{}` has no key `{key}`; it has {known}",
-                account.name
-            )
+            let known: Vec<_> = account.keys.iter().map(|key| &*key.name).collect();
+            let known = known.join(", ");
+            format!("account `{name}` has no key `{key}`; it has {known}")
         }
         _ => {
-            let known = names(
-                accounts
-                    .iter()
-                    .map(|account| account.name.as_str())
-                    .collect(),
-            );
-            format!(
-                "there is no account `{}`; known accounts: {known}",
-                request.account
-            )
+            let known: Vec<_> = accounts.iter().map(|account| &*account.name).collect();
+            let known = known.join(", ");
+            format!("there is no account `{name}`; known accounts: {known}")
         }
     }
+}
+
+fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, error::Error> {
+    serde_json::from_slice(payload).map_err(|error| failed(400, error))
+}
+
+fn not_hastened(problem: queue::Error) -> error::Error {
+    failed(
+        503,
+        format!("cancelled, but those that wait for their time end only then: {problem}"),
+    )
 }
 
 fn letter_error(problem: dead_letters::Error) -> error::Error {

@@ -60,16 +60,14 @@ impl AccountsReport {
     /// Returns each pool with the models that its jobs may name. The set is empty where the models
     /// are unknown.
     pub fn served(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let mut served: BTreeMap<_, _> = self
-            .pools
-            .iter()
-            .map(|(name, _)| (name.clone(), BTreeSet::new()))
-            .collect();
-        served.extend(
-            self.models
-                .iter()
-                .map(|(name, models)| (name.clone(), models.iter().cloned().collect())),
-        );
+        let mut served = BTreeMap::new();
+        for (name, _) in &self.pools {
+            served.insert(name.clone(), BTreeSet::new());
+        }
+        for (name, models) in &self.models {
+            let models = BTreeSet::from_iter(models.iter().cloned());
+            served.insert(name.clone(), models);
+        }
         served
     }
 
@@ -110,37 +108,35 @@ impl AccountReport {
     /// Returns true if the account serves nothing until an operator acts: no key is accepted, or no
     /// model is allowed.
     pub fn is_shut(&self) -> bool {
-        let allowed = |model: &AccessCondition| {
-            model.reason.as_deref() != Some(Class::ModelNotAllowed.as_str())
-        };
-        self.keys.iter().all(|key| key.state == "disabled")
-            || (!self.models.is_empty() && !self.models.iter().any(allowed))
+        let is_disabled = |key: &AccessCondition| key.state == "disabled";
+        let all_are_disabled = self.keys.iter().all(is_disabled);
+        all_are_disabled || self.all_models_have(Class::ModelNotAllowed)
     }
 
     /// Returns true if no call to any of its models reaches the provider.
     pub fn is_unreachable(&self) -> bool {
-        let unreachable = |model: &AccessCondition| {
-            model.reason.as_deref() == Some(Class::NetBeforeSend.as_str())
-        };
-        !self.models.is_empty() && self.models.iter().all(unreachable)
+        self.all_models_have(Class::NetBeforeSend)
+    }
+
+    /// Returns true if there are models and all of them have this reason.
+    fn all_models_have(&self, reason: Class) -> bool {
+        let has_reason = |model: &AccessCondition| model.reason.as_deref() == Some(reason.as_str());
+        let models = &self.models;
+        !models.is_empty() && models.iter().all(has_reason)
     }
 
     /// Returns the reason of each key and model that has one, with the account's last problem.
     pub fn reasons(&self) -> impl Iterator<Item = String> {
-        self.keys
-            .iter()
-            .chain(&self.models)
-            .filter_map(|condition| {
-                let reason = condition.reason.as_ref()?;
-                let problem = self
-                    .last_problem
-                    .as_ref()
-                    .map_or_else(String::new, |problem| format!(", {problem}"));
-                Some(format!(
-                    "{}/{}: {reason}{problem}",
-                    self.name, condition.name
-                ))
-            })
+        let conditions = self.keys.iter().chain(&self.models);
+        conditions.filter_map(|condition| self.reason_of(condition))
+    }
+
+    fn reason_of(&self, condition: &AccessCondition) -> Option<String> {
+        let reason = condition.reason.as_ref()?;
+        let problem = self.last_problem.as_ref();
+        let problem = problem.map_or_else(String::new, |problem| format!(", {problem}"));
+        let (account, name) = (&self.name, &condition.name);
+        Some(format!("{account}/{name}: {reason}{problem}"))
     }
 }
 
@@ -252,15 +248,14 @@ impl From<accounts::AccountSnapshot> for AccountReport {
             }),
             ..condition(model.name, &model.state)
         };
+        let key = |(name, state)| condition(name, &state);
+        let keys = snapshot.keys.into_iter().map(key);
+        let models = snapshot.models.into_iter().map(model);
         Self {
             name: snapshot.name,
             provider: snapshot.provider,
-            keys: snapshot
-                .keys
-                .into_iter()
-                .map(|(name, state)| condition(name, &state))
-                .collect(),
-            models: snapshot.models.into_iter().map(model).collect(),
+            keys: keys.collect(),
+            models: models.collect(),
             requests_per_second: snapshot.requests_per_second,
             calls: snapshot.totals.calls,
             in_flight: snapshot.totals.in_flight,
