@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
 use anyhow::{Context as _, anyhow};
+use clap::builder::PossibleValue;
 use flate2::read::GzDecoder;
 use forebay_providers::WorkKind;
 use forebay_providers::price::Prices;
@@ -51,6 +52,12 @@ pub struct CatalogueModel {
     pub prices: Prices,
 }
 
+impl CatalogueModel {
+    fn key(&self) -> (String, String) {
+        (self.provider.clone(), self.name.clone())
+    }
+}
+
 /// An ability that not every model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -76,8 +83,8 @@ pub enum Ability {
 
 impl std::fmt::Display for Ability {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = clap::ValueEnum::to_possible_value(self);
-        f.write_str(name.as_ref().map_or("", |name| name.get_name()))
+        let value = clap::ValueEnum::to_possible_value(self);
+        f.write_str(value.as_ref().map_or("", PossibleValue::get_name))
     }
 }
 
@@ -143,11 +150,9 @@ impl Catalogue {
     }
 
     fn add(&mut self, models: Vec<CatalogueModel>) {
-        let keyed = models
-            .into_iter()
-            .map(|model| ((model.provider.clone(), model.name.clone()), model));
-        self.models
-            .extend(keyed.map(|(key, model)| (key, Arc::new(model))));
+        for model in models {
+            self.models.insert(model.key(), Arc::new(model));
+        }
     }
 
     /// Returns all models, ordered by provider and name.
@@ -159,8 +164,8 @@ impl Catalogue {
     /// model.
     pub fn find(&self, provider: &Provider, name: &str) -> Option<&Arc<CatalogueModel>> {
         let find = |name: &str| {
-            self.models
-                .get(&(provider.listed_as().to_owned(), name.to_owned()))
+            let key = (provider.listed_as().to_owned(), name.to_owned());
+            self.models.get(&key)
         };
         let tuned_from = || {
             let (base, _) = name.strip_prefix("ft:")?.split_once(':')?;

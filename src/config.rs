@@ -276,9 +276,9 @@ impl Config {
             file: Some(file.to_owned()),
             ..Self::parse(&text).map_err(in_file)?
         };
-        match config.accounts.is_empty() && config.pools.is_empty() {
-            true => config.with_environment(environment::variable),
-            false => Ok(config),
+        match config.has_accounts() || config.has_pools() {
+            true => Ok(config),
+            false => config.with_environment(environment::variable),
         }
     }
 
@@ -296,7 +296,7 @@ impl Config {
                 all: mistakes,
             });
         }
-        if config.pools.is_empty() && !config.accounts.is_empty() {
+        if config.has_accounts() && !config.has_pools() {
             config.on_demand = Some(environment::on_demand(&config.accounts, &config.catalogue));
         }
         Ok(config)
@@ -344,7 +344,7 @@ impl Config {
     /// to serve.
     pub fn workers(&self) -> Result<forebay_workers::Config, ConfigErrors> {
         let mut mistakes = Vec::new();
-        if self.pools.is_empty() && self.on_demand.is_none() {
+        if !self.serves_anything() {
             let missing = match &self.file {
                 Some(_) => "no [account.NAME] is configured".to_owned(),
                 None => format!("there is no {DEFAULT_FILE} here"),
@@ -374,38 +374,14 @@ impl Config {
                 all: mistakes,
             });
         }
-        let index = |account: &str| {
-            self.accounts
-                .keys()
-                .position(|name| name == account)
-                .unwrap_or_default()
-        };
-        let target = |target: &ConfiguredTarget| forebay_workers::TargetConfig {
-            account: index(&target.account),
-            model: target.model.clone(),
-            tier: target.tier,
-            weight: target.weight,
-            after: target.after,
-            context_window: target
-                .context_window
-                .or_else(|| self.model(target)?.context_window),
-            prices: self
-                .model(target)
-                .map(|model| Arc::new(model.prices.clone())),
-            max_output: self.model(target).and_then(|model| model.max_output),
-        };
-        let pool = |(name, pool): (&String, &ConfiguredPool)| forebay_workers::PoolConfig {
-            name: name.clone(),
-            targets: pool.targets.iter().map(target).collect(),
-            content_fallback: pool.content_fallback,
-            merge: pool.merge,
-            cache: pool.cache,
-        };
+        let pools = self.pools.iter();
+        let pools = pools.map(|(name, pool)| self.worker_pool(name, pool));
+        let teams = self.teams.clone().into_iter();
         Ok(forebay_workers::Config {
             accounts,
-            pools: self.pools.iter().map(pool).collect(),
+            pools: pools.collect(),
             on_demand: self.on_demand.clone(),
-            teams: self.teams.clone().into_iter().collect(),
+            teams: teams.collect(),
             addressing: self.addressing(),
             policy: forebay_workers::outcome::policy::RetryPolicy {
                 max_attempts: self.call.attempts,
@@ -422,6 +398,55 @@ impl Config {
 }
 
 impl Config {
+    fn has_accounts(&self) -> bool {
+        !self.accounts.is_empty()
+    }
+
+    fn has_pools(&self) -> bool {
+        !self.pools.is_empty()
+    }
+
+    /// Returns true if there are pools, or pools on demand.
+    pub(crate) fn serves_anything(&self) -> bool {
+        self.has_pools() || self.on_demand.is_some()
+    }
+
+    /// Returns the names of the accounts, in order.
+    pub(crate) fn account_names(&self) -> Vec<&str> {
+        let names = self.accounts.keys();
+        names.map(String::as_str).collect()
+    }
+
+    fn worker_pool(&self, name: &str, pool: &ConfiguredPool) -> forebay_workers::PoolConfig {
+        let targets = pool.targets.iter();
+        let targets = targets.map(|target| self.worker_target(target));
+        forebay_workers::PoolConfig {
+            name: name.to_owned(),
+            targets: targets.collect(),
+            content_fallback: pool.content_fallback,
+            merge: pool.merge,
+            cache: pool.cache,
+        }
+    }
+
+    fn worker_target(&self, target: &ConfiguredTarget) -> forebay_workers::TargetConfig {
+        let account = self
+            .accounts
+            .keys()
+            .position(|name| *name == target.account);
+        let model = self.model(target);
+        forebay_workers::TargetConfig {
+            account: account.unwrap_or_default(),
+            model: target.model.clone(),
+            tier: target.tier,
+            weight: target.weight,
+            after: target.after,
+            context_window: target.context_window.or_else(|| model?.context_window),
+            prices: model.map(|model| Arc::new(model.prices.clone())),
+            max_output: model.and_then(|model| model.max_output),
+        }
+    }
+
     /// Returns true if an account serves a job whose pool is not configured.
     pub fn serves(&self, pool: &str, model: Option<&str>) -> bool {
         self.on_demand
@@ -430,10 +455,10 @@ impl Config {
     }
 
     fn addressing(&self) -> SubjectRules {
-        let models = self.catalogue.models().map(|model| &model.name);
-        let dotted = models
-            .filter(|name| name.matches('.').count() == 1)
-            .cloned();
+        let has_one_dot = |name: &&String| name.matches('.').count() == 1;
+        let models = self.catalogue.models();
+        let names = models.map(|model| &model.name);
+        let dotted = names.filter(has_one_dot).cloned();
         SubjectRules {
             names: self.nats.names.clone(),
             dotted_models: Arc::new(dotted.collect()),
@@ -450,9 +475,9 @@ impl Config {
     /// Finds a target's model in the catalogue.
     fn model(&self, target: &ConfiguredTarget) -> Option<&CatalogueModel> {
         let account = self.accounts.get(&target.account)?;
-        self.catalogue
-            .find(account.endpoint.provider, &target.model)
-            .map(AsRef::as_ref)
+        let provider = account.endpoint.provider;
+        let found = self.catalogue.find(provider, &target.model);
+        found.map(AsRef::as_ref)
     }
 }
 

@@ -57,30 +57,32 @@ pub(super) fn read(text: &str) -> anyhow::Result<Vec<CatalogueModel>> {
         bail!("it is no list of models: {FORMATS}")
     };
     if let Some(models) = entries.get("models").and_then(Value::as_array) {
+        let models = models.iter().enumerate();
         return models
-            .iter()
-            .enumerate()
             .map(|(index, model)| read_own_entry(index, model))
             .collect();
     }
     let of_litellm = entries
         .iter()
         .filter_map(|(name, entry)| read_litellm_entry(name, entry.as_object()?));
-    let of_models_dev = entries.iter().flat_map(|(provider, entry)| {
-        let models = entry
-            .get("models")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten();
-        models.filter_map(move |(name, entry)| {
-            Some(read_models_dev_entry(provider, name, entry.as_object()?))
-        })
-    });
+    let of_models_dev = entries
+        .iter()
+        .flat_map(|(provider, entry)| models_of_provider(provider, entry));
     let models: Vec<_> = of_litellm.chain(of_models_dev).collect();
     if models.is_empty() {
         bail!("it names no model: {FORMATS}");
     }
     Ok(models)
+}
+
+/// Reads the models of a provider in models.dev's list.
+fn models_of_provider(provider: &str, entry: &Value) -> impl Iterator<Item = CatalogueModel> {
+    let models = entry.get("models").and_then(Value::as_object);
+    let models = models.into_iter().flatten();
+    models.filter_map(move |(name, model)| {
+        let model = model.as_object()?;
+        Some(read_models_dev_entry(provider, name, model))
+    })
 }
 
 /// The fields of an entry in Forebay's format.
@@ -137,19 +139,23 @@ fn is_field(name: &str) -> bool {
 /// Replaces numeric prices by strings, which is how prices are stored, at every depth.
 fn prices_as_texts(value: &mut Value) -> Result<(), String> {
     match value {
-        Value::Object(fields) => fields.iter_mut().try_for_each(|(name, value)| {
-            if !PRICES.contains(&name.as_str()) {
-                return prices_as_texts(value);
-            }
-            let price = decimal(value).ok_or_else(|| {
-                format!("`{name}` is no price, write for example \"0.15\": US dollars for a million tokens")
-            })?;
-            *value = price.to_string().into();
-            Ok(())
-        }),
+        Value::Object(fields) => fields.iter_mut().try_for_each(field_as_text),
         Value::Array(items) => items.iter_mut().try_for_each(prices_as_texts),
         _ => Ok(()),
     }
+}
+
+fn field_as_text((name, value): (&String, &mut Value)) -> Result<(), String> {
+    if !PRICES.contains(&name.as_str()) {
+        return prices_as_texts(value);
+    }
+    let Some(price) = decimal(value) else {
+        return Err(format!(
+            "`{name}` is no price, write for example \"0.15\": US dollars for a million tokens"
+        ));
+    };
+    *value = price.to_string().into();
+    Ok(())
 }
 
 const FORMATS: &str = "use LiteLLM's or models.dev's format, or {\"models\": [{\"provider\", \"name\", \"kind\", …}]}";
@@ -246,7 +252,10 @@ fn litellm_prices(entry: &Map<String, Value>) -> Prices {
         };
         let of_tier = match tier {
             "" => &mut prices,
-            "_flex" | "_priority" => prices.tiers.entry(tier[1..].to_owned()).or_default(),
+            "_flex" | "_priority" => {
+                let name = tier[1..].to_owned();
+                prices.tiers.entry(name).or_default()
+            }
             _ => continue,
         };
         let rates = match above {

@@ -76,7 +76,8 @@ fn show(accounts: &AccountsReport) {
         ]);
         let named = |what: &'static str| move |condition| (what, condition);
         let keys = account.keys.iter().map(named("key"));
-        for (what, condition) in keys.chain(account.models.iter().map(named("model"))) {
+        let models = account.models.iter().map(named("model"));
+        for (what, condition) in keys.chain(models) {
             rows.push(row(what, condition));
         }
     }
@@ -122,7 +123,8 @@ fn hints(account: &AccountReport) -> Vec<String> {
     let name = &account.name;
     let reason = |condition: &AccessCondition| Class::named(condition.reason.as_deref()?);
     let mut hints = Vec::new();
-    for key in account.keys.iter().filter(|key| key.state == "disabled") {
+    let is_disabled = |key: &&AccessCondition| key.state == "disabled";
+    for key in account.keys.iter().filter(is_disabled) {
         let (key, reason) = (&key.name, reason(key));
         hints.push(match reason {
             Some(Class::BillingStop) => format!(

@@ -1,10 +1,13 @@
 //! The command `forebay check`.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, anyhow};
 use forebay_schemas::Class;
-use forebay_workers::accounts;
+use forebay_workers::accounts::{self, AccountKey};
 use forebay_workers::clock::SystemClock;
-use forebay_workers::key_check::{KeyCheck, probe};
+use forebay_workers::key_check::{KeyCheck, KeyProblem, probe};
+use forebay_workers::upstream::http::HttpUpstream;
 use futures::StreamExt;
 use serde_json::{Value, json};
 
@@ -71,11 +74,7 @@ pub(super) async fn check(global: &GlobalOptions, args: &Args) -> Result<u8, Err
             print::line(&note);
         }
     }
-    let problems = || {
-        tried
-            .iter()
-            .filter_map(|tried| tried.probe.as_ref()?.problem.as_ref())
-    };
+    let problems = || tried.iter().filter_map(TriedKey::problem);
     Ok(match problems().next() {
         None => 0,
         Some(_) if problems().all(|problem| problem.class == Class::NetBeforeSend) => UNREACHABLE,
@@ -88,7 +87,7 @@ struct TriedKey {
     account: String,
     key: String,
     /// The models of the pools' targets at this account.
-    models: Vec<String>,
+    models: BTreeSet<String>,
     /// True if the account has its own model names, which are in no list.
     names_deployments: bool,
     probe: Option<KeyCheck>,
@@ -99,34 +98,35 @@ async fn try_keys(
     accounts: Vec<accounts::Config>,
 ) -> Result<Vec<TriedKey>, Error> {
     let upstream = upstream(config)?;
-    let keys = accounts
-        .iter()
-        .flat_map(|account| account.keys.iter().map(move |key| (account, key)));
-    let tried = keys.map(async |(account, key)| {
-        let mut models: Vec<_> = config
-            .pools
-            .values()
-            .flat_map(|pool| &pool.targets)
-            .filter(|target| target.account == account.name)
-            .map(|target| target.model.clone())
-            .collect();
-        models.sort_unstable();
-        models.dedup();
-        let first = models.first().map(String::as_str);
-        let probe = probe(&upstream, account, key, first, &SystemClock).await;
-        let names_deployments = account.endpoint.provider.names_deployments;
-        TriedKey {
-            account: account.name.clone(),
-            key: key.name.clone(),
-            models,
-            names_deployments,
-            probe,
-        }
-    });
-    Ok(futures::stream::iter(tried)
-        .buffered(MAX_CONCURRENT_CHECKS)
-        .collect()
-        .await)
+    let keys = accounts.iter().flat_map(keys_of);
+    let tried = keys.map(|(account, key)| try_key(config, &upstream, account, key));
+    let tried = futures::stream::iter(tried).buffered(MAX_CONCURRENT_CHECKS);
+    Ok(tried.collect().await)
+}
+
+fn keys_of(account: &accounts::Config) -> impl Iterator<Item = (&accounts::Config, &AccountKey)> {
+    let keys = account.keys.iter();
+    keys.map(move |key| (account, key))
+}
+
+async fn try_key(
+    config: &Config,
+    upstream: &HttpUpstream,
+    account: &accounts::Config,
+    key: &AccountKey,
+) -> TriedKey {
+    let targets = config.pools.values().flat_map(|pool| &pool.targets);
+    let targets = targets.filter(|target| target.account == account.name);
+    let models: BTreeSet<_> = targets.map(|target| target.model.clone()).collect();
+    let first = models.first().map(String::as_str);
+    let probe = probe(upstream, account, key, first, &SystemClock).await;
+    TriedKey {
+        account: account.name.clone(),
+        key: key.name.clone(),
+        models,
+        names_deployments: account.endpoint.provider.names_deployments,
+        probe,
+    }
 }
 
 impl TriedKey {
@@ -141,16 +141,30 @@ impl TriedKey {
         }
     }
 
+    fn problem(&self) -> Option<&KeyProblem> {
+        let probe = self.probe.as_ref()?;
+        probe.problem.as_ref()
+    }
+
+    /// Returns the models that the provider lists. `None` means that it lists none.
+    fn listed_models(&self) -> Option<&Vec<String>> {
+        let probe = self.probe.as_ref()?;
+        probe.models.as_ref()
+    }
+
     fn limits(&self) -> Vec<String> {
-        let limits = self.probe.iter().flat_map(|probe| &probe.limits);
+        let Some(probe) = &self.probe else {
+            return Vec::new();
+        };
+        let limits = probe.limits.iter();
         limits
             .map(|limit| format!("{} {}", limit.limit, limit.dimension))
             .collect()
     }
 
     fn row(&self) -> Vec<String> {
-        let models = self.probe.as_ref().and_then(|probe| probe.models.as_ref());
-        let models = models.map_or_else(|| "-".to_owned(), |models| models.len().to_string());
+        let models = self.listed_models().map(Vec::len);
+        let models = models.map_or_else(|| "-".to_owned(), |count| count.to_string());
         let limits = self.limits();
         let limits = if limits.is_empty() {
             "-".to_owned()
@@ -168,22 +182,16 @@ impl TriedKey {
 
     /// Returns the problems that an operator should solve.
     fn notes(&self) -> Vec<String> {
-        let Some(probe) = &self.probe else {
+        let key = format!("{}: {}", self.account, self.key);
+        if self.probe.is_none() {
             let why = "its provider lists no models, and no pool says which one to ask";
-            return vec![format!(
-                "{}: {} is not tried: {why}",
-                self.account, self.key
-            )];
-        };
-        let problem = probe.problem.as_ref();
-        let problem =
-            problem.map(|problem| format!("{}: {}: {}", self.account, self.key, problem.message));
-        let missing = self.missing().into_iter().map(|model| {
-            format!(
-                "{}: {}: `{model}` is not in the provider's list of models",
-                self.account, self.key
-            )
-        });
+            return vec![format!("{key} is not tried: {why}")];
+        }
+        let problem = self.problem();
+        let problem = problem.map(|problem| format!("{key}: {}", problem.message));
+        let missing = self.missing().into_iter();
+        let missing = missing
+            .map(|model| format!("{key}: `{model}` is not in the provider's list of models"));
         problem.into_iter().chain(missing).collect()
     }
 
@@ -192,7 +200,7 @@ impl TriedKey {
         if self.names_deployments {
             return Vec::new();
         }
-        let Some(models) = self.probe.as_ref().and_then(|probe| probe.models.as_ref()) else {
+        let Some(models) = self.listed_models() else {
             return Vec::new();
         };
         // Ollama lists models with a tag, which may be left out in a request.
@@ -208,11 +216,10 @@ impl TriedKey {
     }
 
     fn in_json(&self) -> Value {
-        let problem = self.probe.as_ref().and_then(|probe| probe.problem.as_ref());
         json!({
             "account": self.account, "key": self.key, "state": self.state(),
-            "message": problem.map(|problem| &problem.message),
-            "models": self.probe.as_ref().and_then(|probe| probe.models.as_ref()),
+            "message": self.problem().map(|problem| &problem.message),
+            "models": self.listed_models(),
             "models_not_listed": self.missing(), "limits": self.limits(),
         })
     }

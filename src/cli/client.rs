@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::RequestErrorKind;
+use bytes::Bytes;
 use tracing::warn;
 
 use crate::app::{App, Started};
@@ -96,12 +97,10 @@ pub(super) async fn reply(
     request: Vec<u8>,
 ) -> Result<async_nats::Message, Error> {
     let unreachable = |problem: String| Error::Unreachable(anyhow::anyhow!(problem));
-    let reply = connection
-        .client
-        .request(connection.names.ctl(verb), request.into())
-        .await
-        .map_err(|error| unreachable(format!("no worker answers: {error}")))?;
-    let header = |name| reply.headers.as_ref().and_then(|headers| headers.get(name));
+    let reply = connection.request_control(verb, request.into()).await;
+    let reply = reply.map_err(|error| unreachable(format!("no worker answers: {error}")))?;
+    let headers = reply.headers.as_ref();
+    let header = |name| headers.and_then(|headers| headers.get(name));
     if let Some(problem) = header("Nats-Service-Error") {
         let code = header("Nats-Service-Error-Code").map(|code| code.as_str());
         if let Some("400" | "404") = code {
@@ -179,13 +178,14 @@ async fn start(config: &Config) -> Result<RunningWorker, Error> {
 
 /// Returns when no worker serves any more, or when it has another address.
 async fn worker_lost(config: &Config, connection: &Connection) {
+    let is_external = config.nats.url.is_some();
     let (mut unserved, mut moved) = (0, 0);
     while unserved < GONE_CHECKS && moved < GONE_CHECKS {
         tokio::time::sleep(WORKER_CHECK_INTERVAL).await;
         let served = is_served(config, connection).await;
         unserved = if served { 0 } else { unserved + 1 };
         // An external server has a fixed address, so it is waited for.
-        moved = if connection.is_up() || !served || config.nats.url.is_some() {
+        moved = if connection.is_up() || !served || is_external {
             0
         } else {
             moved + 1
@@ -203,9 +203,7 @@ async fn is_served(config: &Config, connection: &Connection) -> bool {
 
 /// Returns false if NATS reports that no worker listens. A late reply counts as true.
 async fn answers(connection: &Connection) -> bool {
-    let request = connection
-        .client
-        .request(connection.names.ctl("accounts"), "".into());
+    let request = connection.request_control("accounts", Bytes::new());
     let reply = tokio::time::timeout(WORKER_CHECK_INTERVAL, request).await;
     !matches!(reply, Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders)
 }

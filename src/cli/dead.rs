@@ -147,18 +147,7 @@ async fn list(
         print::json(&letters);
         return Ok(0);
     }
-    let row = |dead: &DeadLetterEntry| {
-        let reason: String = dead.letter.reason().chars().take(100).collect();
-        vec![
-            dead.sequence.to_string(),
-            dead.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
-            dead.letter.pool.clone(),
-            dead.letter.team.clone(),
-            dead.letter.id.clone(),
-            dead.letter.attempts.len().to_string(),
-            reason,
-        ]
-    };
+
     let rows: Vec<_> = letters.iter().map(row).collect();
     print::table(
         &[
@@ -178,6 +167,20 @@ async fn list(
     Ok(0)
 }
 
+fn row(dead: &DeadLetterEntry) -> Vec<String> {
+    let letter = &dead.letter;
+    let reason = letter.reason();
+    vec![
+        dead.sequence.to_string(),
+        dead.at.strftime("%Y-%m-%d %H:%M:%S").to_string(),
+        letter.pool.clone(),
+        letter.team.clone(),
+        letter.id.clone(),
+        letter.attempts.len().to_string(),
+        reason.chars().take(100).collect(),
+    ]
+}
+
 /// Sends a request for each chosen letter. A letter that is refused does not stop the others.
 async fn apply_to_each(
     global: &GlobalOptions,
@@ -189,7 +192,8 @@ async fn apply_to_each(
     let numbers = match chosen.all {
         true => {
             let all = letters(connection, &chosen.which, usize::MAX).await?;
-            all.into_iter().map(|letter| letter.sequence).collect()
+            let sequence = |letter: DeadLetterEntry| letter.sequence;
+            all.into_iter().map(sequence).collect()
         }
         false => chosen.numbers,
     };

@@ -48,7 +48,7 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
         .map_err(|error| usage(error.into()))?;
-    let accounts: Result<Vec<_>, _> = ACCOUNTS.iter().map(|text| text.parse()).collect();
+    let accounts: Result<Vec<_>, _> = ACCOUNTS.into_iter().map(str::parse).collect();
     let provider = Provider::start(
         forebay_simulator::Config {
             accounts: accounts.map_err(|problem: String| usage(anyhow::anyhow!(problem)))?,
@@ -96,7 +96,8 @@ pub(super) async fn demo(global: &GlobalOptions, _: Args) -> Result<u8, Error> {
     let summaries = summarise(&provider.calls(), &provider.accounts());
     let answers = first_answers(&files.output, 3).map_err(usage)?;
     report(global, &summaries, &answers);
-    let refusals: usize = summaries.iter().map(|summary| summary.refusals).sum();
+    let refusals = |summary: &RecordSummary| summary.refusals;
+    let refusals: usize = summaries.iter().map(refusals).sum();
     if refusals > 0 {
         print::error(&format!("the provider refused {refusals} calls"));
     }
@@ -149,9 +150,10 @@ fn report(global: &GlobalOptions, summaries: &[RecordSummary], answers: &[Output
         share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0))
     };
     let row = |summary: &RecordSummary| {
+        let key = summary.key.as_deref().unwrap_or("a");
         vec![
             summary.account.clone(),
-            summary.key.clone().unwrap_or_else(|| "a".to_owned()),
+            key.to_owned(),
             summary.calls.to_string(),
             summary.refusals.to_string(),
             percent(summary.share),
@@ -165,17 +167,14 @@ fn report(global: &GlobalOptions, summaries: &[RecordSummary], answers: &[Output
     );
     print::line("\nThree of the answers:");
     for answer in answers {
-        let body = answer.response.as_ref().map(|response| response.body.get());
-        let body: serde_json::Value = body
-            .and_then(|body| serde_json::from_str(body).ok())
-            .unwrap_or_default();
-        let text = body
-            .pointer("/choices/0/message/content")
-            .and_then(|text| text.as_str());
-        print::line(&format!(
-            "  {}: {}",
-            answer.custom_id,
-            text.unwrap_or_default()
-        ));
+        let text = answer_text(answer).unwrap_or_default();
+        print::line(&format!("  {}: {text}", answer.custom_id));
     }
+}
+
+fn answer_text(answer: &OutputLine) -> Option<String> {
+    let response = answer.response.as_ref()?;
+    let body: serde_json::Value = serde_json::from_str(response.body.get()).ok()?;
+    let text = body.pointer("/choices/0/message/content")?;
+    text.as_str().map(str::to_owned)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use forebay_providers::WorkKind;
+use forebay_providers::price::TokenRates;
 use forebay_providers::registry::Provider;
 use forebay_schemas::flow::pool_of_model;
 use forebay_workers::clock::{Clock as _, SystemClock};
@@ -16,7 +17,7 @@ use rust_decimal::Decimal;
 
 use super::{GlobalOptions, print};
 use crate::catalogue::{Ability, Catalogue, CatalogueModel};
-use crate::config::{AccountConfig, Config, DEFAULT_FILE, KeySource};
+use crate::config::{AccountConfig, Config, DEFAULT_FILE, KeyConfig, KeySource};
 use crate::nats::connection::Error;
 
 /// Write a commented forebay.toml from the keys in the environment.
@@ -28,13 +29,14 @@ pub(super) struct Args {
 }
 
 pub(super) fn init(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
-    let path = global.config.clone().unwrap_or_else(|| DEFAULT_FILE.into());
+    let path = global.config.as_deref();
+    let path = path.unwrap_or(Path::new(DEFAULT_FILE));
     let found = Config::of_environment()?;
     let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
     let text = starter(&found, today);
     Config::parse(&text)?;
-    write(&path, &text, args.force).map_err(Error::Usage)?;
-    let names: Vec<_> = found.accounts.keys().map(String::as_str).collect();
+    write(path, &text, args.force).map_err(Error::Usage)?;
+    let names = found.account_names();
     let of = if names.is_empty() {
         "no key of a provider is in the environment, so that its accounts are examples".to_owned()
     } else {
@@ -126,14 +128,11 @@ fn starter(found: &Config, today: Date) -> String {
 fn section(name: &str, account: &AccountConfig) -> String {
     let provider = account.endpoint.provider;
     let mut text = format!("\n[account.{name}]\nprovider = \"{}\"\n", provider.name);
-    if provider.base_url.as_deref() != Some(account.endpoint.base_url.as_str()) {
-        text.push_str(&format!("base_url = {:?}\n", account.endpoint.base_url));
+    let base_url = account.endpoint.base_url.as_str();
+    if provider.base_url.as_deref() != Some(base_url) {
+        text.push_str(&format!("base_url = {base_url:?}\n"));
     }
-    let variables = account.keys.iter().filter_map(|key| match &key.source {
-        KeySource::Env(variable) => Some(format!("{{ name = \"main\", env = \"{variable}\" }}")),
-        KeySource::File(_) => None,
-    });
-    let keys: Vec<_> = variables.collect();
+    let keys: Vec<_> = account.keys.iter().filter_map(key_entry).collect();
     text.push_str(&format!("keys = [{}]\n", keys.join(", ")));
     let tokens = match provider.settles() {
         true => "{ input_tokens = 30_000, per = \"1m\" }, { output_tokens = 8_000, per = \"1m\" }",
@@ -150,6 +149,13 @@ fn section(name: &str, account: &AccountConfig) -> String {
         ));
     }
     text
+}
+
+fn key_entry(key: &KeyConfig) -> Option<String> {
+    match &key.source {
+        KeySource::Env(variable) => Some(format!("{{ name = \"main\", env = \"{variable}\" }}")),
+        KeySource::File(_) => None,
+    }
 }
 
 /// Returns the cheapest chat model that calls tools and is not retired soon. Returns `None` if the
@@ -176,8 +182,8 @@ fn cheapest<'a>(
 }
 
 fn price(model: &CatalogueModel) -> Decimal {
-    let rates = &model.prices.rates;
-    rates.input.unwrap_or_default() + rates.output.unwrap_or_default()
+    let TokenRates { input, output, .. } = model.prices.rates;
+    input.unwrap_or_default() + output.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -103,7 +103,8 @@ fn row(model: &CatalogueModel) -> Vec<String> {
     let price =
         |price: Option<Decimal>| price.map_or_else(|| "-".to_owned(), |price| price.to_string());
     let rates = &model.prices.rates;
-    let abilities: Vec<_> = model.abilities.iter().map(Ability::to_string).collect();
+    let abilities = model.abilities.iter().map(Ability::to_string);
+    let abilities: Vec<_> = abilities.collect();
     vec![
         model.provider.clone(),
         model.name.clone(),
@@ -135,27 +136,27 @@ pub(super) fn providers(global: &GlobalOptions, args: &ProvidersArgs) -> Result<
         "ADDRESS",
         "KINDS",
     ];
-    let rows = found.map(|provider| {
-        vec![
-            provider.name.clone(),
-            provider.dialect.to_string(),
-            provider
-                .key_env
-                .first()
-                .cloned()
-                .unwrap_or_else(|| "-".to_owned()),
-            provider.url_env.clone().unwrap_or_else(|| "-".to_owned()),
-            address(provider).to_owned(),
-            kinds(provider).join(" "),
-        ]
-    });
+    let rows = found.map(|provider| provider_row(provider));
     print::table(&header, &rows.collect::<Vec<_>>());
     Ok(0)
 }
 
+fn provider_row(provider: &Provider) -> Vec<String> {
+    let or_dash = |name: Option<&String>| name.map_or_else(|| "-".to_owned(), String::clone);
+    vec![
+        provider.name.clone(),
+        provider.dialect.to_string(),
+        or_dash(provider.key_env.first()),
+        or_dash(provider.url_env.as_ref()),
+        address(provider).to_owned(),
+        kinds(provider).join(" "),
+    ]
+}
+
 fn in_json(provider: &Provider) -> serde_json::Value {
+    let dialect = provider.dialect.to_string();
     json!({
-        "name": provider.name, "dialect": provider.dialect.to_string(), "base_url": provider.base_url,
+        "name": provider.name, "dialect": dialect, "base_url": provider.base_url,
         "example_url": provider.example_url, "key_env": provider.key_env, "url_env": provider.url_env,
         "keyless": provider.keyless, "kinds": kinds(provider), "algorithm": provider.algorithm,
         "settles_tokens": provider.settles(),
@@ -172,12 +173,14 @@ fn address(provider: &Provider) -> &str {
 }
 
 fn kinds(provider: &Provider) -> Vec<String> {
-    provider.kinds().iter().map(WorkKind::to_string).collect()
+    let kinds = provider.kinds();
+    kinds.iter().map(WorkKind::to_string).collect()
 }
 
 fn has_words(name: &str, words: &[String]) -> bool {
     let name = name.to_lowercase();
-    words.iter().all(|word| name.contains(&word.to_lowercase()))
+    let is_in_name = |word: &String| name.contains(&word.to_lowercase());
+    words.iter().all(is_in_name)
 }
 
 fn kind(text: &str) -> Result<WorkKind, String> {

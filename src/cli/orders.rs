@@ -103,7 +103,8 @@ pub(super) async fn cancel(global: &GlobalOptions, args: CancelArgs) -> Result<u
             print::json(&reply);
             continue;
         }
-        let what = match (&reply.what.id, &reply.what.batch) {
+        let cancelled = &reply.what;
+        let what = match (&cancelled.id, &cancelled.batch) {
             (Some(id), _) => format!("job {id}"),
             (None, batch) => format!("batch {}", batch.as_deref().unwrap_or_default()),
         };

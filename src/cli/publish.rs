@@ -205,13 +205,6 @@ async fn created_at(connection: &Connection) -> Option<i64> {
             .context
             .get_stream(connection.names.jobs_stream()),
     );
-    Some(
-        stream
-            .await
-            .ok()?
-            .ok()?
-            .cached_info()
-            .created
-            .unix_timestamp(),
-    )
+    let stream = stream.await.ok()?.ok()?;
+    Some(stream.cached_info().created.unix_timestamp())
 }

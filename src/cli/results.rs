@@ -91,15 +91,15 @@ enum FoundResult {
 /// Requests the result from the worker. Without a worker, reads it from the store.
 async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error> {
     let result = |completion| FoundResult::Result(Box::new(completion));
-    if config.nats.url.is_none() && !config.data.dir.exists() {
-        return Ok(FoundResult::None(format!(
-            "there is no data directory {}",
-            display_path(&config.data.dir)
-        )));
+    let has_own_server = config.nats.url.is_none();
+    let path = &config.data.dir;
+    if has_own_server && !path.exists() {
+        let why = format!("there is no data directory {}", display_path(path));
+        return Ok(FoundResult::None(why));
     }
-    let connection = match hold(&config.data.dir)? {
+    let connection = match hold(path)? {
         DataHold::Taken(by) => connect_to(config, by).await?,
-        DataHold::Ours(_) if config.nats.url.is_some() => connect(config).await?,
+        DataHold::Ours(_) if !has_own_server => connect(config).await?,
         DataHold::Ours(dir) => {
             let results = open_results(config, &dir.join("results"), &SystemClock).await?;
             let wanted = identity.clone();
@@ -119,9 +119,7 @@ async fn find(config: &Config, identity: &Identity) -> Result<FoundResult, Error
             why_none(&connection, identity, &reply).await,
         )),
         _ => {
-            let whole = connection
-                .open_completion(&reply.payload, reply.headers.as_ref())
-                .await;
+            let whole = connection.open_message(&reply).await;
             whole
                 .map(result)
                 .map_err(|error| client::unreadable(&error))
@@ -135,33 +133,23 @@ async fn why_none(
     identity: &Identity,
     reply: &async_nats::Message,
 ) -> String {
-    if reply
-        .headers
-        .as_ref()
-        .is_some_and(|headers| headers.get(IN_PROGRESS_HEADER).is_some())
-    {
+    let headers = reply.headers.as_ref();
+    if headers.is_some_and(|headers| headers.get(IN_PROGRESS_HEADER).is_some()) {
         return "it is not answered yet: it waits for its call, or is being called".to_owned();
     }
     let Identity { team, batch, id } = identity;
     let names = &connection.names;
-    if last_of(
-        connection,
-        names.scheduled_stream(),
-        &names.scheduled(team, batch.as_deref(), id),
-    )
-    .await
-    .is_some()
-    {
+    let scheduled = names.scheduled(team, batch.as_deref(), id);
+    let scheduled = last_of(connection, names.scheduled_stream(), &scheduled).await;
+    if scheduled.is_some() {
         return "it is not answered yet: it waits for its time".to_owned();
     }
     let of_any = names.completion(team, Some("*"), id);
     let elsewhere = last_of(connection, names.completions_stream(), &of_any).await;
     let elsewhere =
         elsewhere.and_then(|payload| serde_json::from_slice::<Completion>(&payload).ok());
-    match elsewhere
-        .filter(|completion| completion.batch != *batch)
-        .map(|completion| completion.batch)
-    {
+    let other_batch = elsewhere.map(|completion| completion.batch);
+    match other_batch.filter(|other| other != batch) {
         Some(Some(other)) => format!("batch {other} has a job of this id: say --batch {other}"),
         Some(None) => "a job of this id is of no batch: leave --batch out".to_owned(),
         None => not_known(identity),
@@ -179,12 +167,10 @@ fn not_known(identity: &Identity) -> String {
 
 /// Returns the payload of the last message on a subject of a stream, if there is one.
 async fn last_of(connection: &Connection, stream: String, subject: &str) -> Option<Bytes> {
-    let stream = connection.context.get_stream_no_info(stream).await.ok()?;
-    stream
-        .get_last_raw_message_by_subject(subject)
-        .await
-        .ok()
-        .map(|message| message.payload)
+    let stream = connection.context.get_stream_no_info(stream).await;
+    let stream = stream.ok()?;
+    let last = stream.get_last_raw_message_by_subject(subject).await;
+    last.ok().map(|message| message.payload)
 }
 
 async fn tail(
@@ -245,12 +231,11 @@ async fn tail(
 /// Returns a published completion as text. It is whole if its message names an object, and always
 /// in today's words.
 async fn text_of(connection: &Connection, message: &Message) -> anyhow::Result<String> {
-    if object_of(message.headers.as_ref()).is_none() && !is_of_format_1(&message.payload) {
+    let names_object = object_of(message.headers.as_ref()).is_some();
+    if !names_object && !is_of_format_1(&message.payload) {
         return Ok(String::from_utf8_lossy(&message.payload).into_owned());
     }
-    let completion = connection
-        .open_completion(&message.payload, message.headers.as_ref())
-        .await?;
+    let completion = connection.open_message(message).await?;
     Ok(serde_json::to_string(&completion)?)
 }
 
@@ -290,11 +275,8 @@ async fn last_sequence(connection: &Connection) -> Result<u64, Error> {
         .context
         .get_stream(connection.names.completions_stream())
         .await;
-    Ok(stream
-        .map_err(|error| unreadable(&error))?
-        .cached_info()
-        .state
-        .last_sequence)
+    let stream = stream.map_err(|error| unreadable(&error))?;
+    Ok(stream.cached_info().state.last_sequence)
 }
 
 fn unreadable(error: &dyn std::fmt::Display) -> Error {
@@ -313,13 +295,9 @@ async fn completions(connection: &Connection, filter: &str, next: u64) -> Result
         },
         ..OrderedConfig::default()
     };
-    let consumer = stream
-        .map_err(|error| unreadable(&error))?
-        .create_consumer(config)
-        .await;
-    consumer
-        .map_err(|error| unreadable(&error))?
-        .messages()
-        .await
-        .map_err(|error| unreadable(&error))
+    let stream = stream.map_err(|error| unreadable(&error))?;
+    let consumer = stream.create_consumer(config).await;
+    let consumer = consumer.map_err(|error| unreadable(&error))?;
+    let messages = consumer.messages().await;
+    messages.map_err(|error| unreadable(&error))
 }

@@ -77,23 +77,27 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         team: args.team.clone(),
         name: args.batch.clone(),
     };
-    let Some(output) = args.output.clone().filter(|_| !args.dry_run) else {
-        let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
-        let (workers, known) = (config.workers()?, pools(&config, &batch));
-        batch
-            .check(&args.input, Some(&known), config.call.max_request)
-            .map_err(Error::Usage)?;
-        return Ok(dry::dry_run(global, &config, workers, &batch));
+    let max_request = config.call.max_request;
+    let output = match &args.output {
+        Some(output) if !args.dry_run => output.clone(),
+        _ => {
+            let batch = Batch::read(&args.input, &choices).map_err(Error::Usage)?;
+            let (workers, known) = (config.workers()?, pools(&config, &batch));
+            let checked = batch.check(&args.input, Some(&known), max_request);
+            checked.map_err(Error::Usage)?;
+            return Ok(dry::dry_run(global, &config, workers, &batch));
+        }
     };
     let stop = shutdown::on_signal().map_err(|error| Error::Usage(error.into()))?;
     let files = OutputFiles::new(output, args.errors.clone());
-    let prepare =
-        || run::prepare(&args.input, &choices, files.clone(), args.force).map_err(Error::Usage);
+    let prepare = || {
+        let prepared = run::prepare(&args.input, &choices, files.clone(), args.force);
+        prepared.map_err(Error::Usage)
+    };
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
     // Everything that can be refused without starting a worker is refused here.
-    let serves = !config.pools.is_empty() || config.on_demand.is_some();
-    if config.nats.url.is_none() && serves {
+    if config.nats.url.is_none() && config.serves_anything() {
         refuse_unknown_team(config.refuses_team(&args.team))?;
         batch
             .check(&args.input, Some(&pools(&config, &batch)), usize::MAX)
@@ -105,7 +109,7 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
         let progress = RunProgress::new(batch.lines.len(), global.json);
         check_and_run(
             &connection,
-            (&args, config.call.max_request),
+            (&args, max_request),
             batch,
             output,
             progress,
@@ -136,7 +140,7 @@ fn pools(config: &Config, batch: &Batch) -> BTreeMap<String, BTreeSet<String>> {
         .iter()
         .map(|(name, pool)| (name.clone(), models(pool)))
         .collect();
-    for line in config.on_demand.iter().flat_map(|_| &batch.lines) {
+    for line in &batch.lines {
         let model = line.model();
         if config.serves(&line.pool, model) {
             pools

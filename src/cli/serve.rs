@@ -48,11 +48,10 @@ pub(super) async fn serve(global: &GlobalOptions, _: Args) -> Result<u8, Error> 
 fn print_ready(global: &GlobalOptions, config: &Config, app: &App) {
     let server = app.connection.client.server_info();
     let pools: Vec<_> = config.pools.keys().collect();
-    let holder = config
-        .nats
-        .url
-        .is_none()
-        .then(|| config.data.dir.join("forebay.json"));
+    let holder = match &config.nats.url {
+        Some(_) => None,
+        None => Some(config.data.dir.join("forebay.json")),
+    };
     let holder = holder.map(|holder| std::path::absolute(&holder).unwrap_or(holder));
     if global.json {
         let at = format!("{}:{}", server.host, server.port);
@@ -60,13 +59,10 @@ fn print_ready(global: &GlobalOptions, config: &Config, app: &App) {
         return print::note(&ready.to_string());
     }
     let pools = match pools.is_empty() {
-        true => {
-            let accounts: Vec<_> = config.accounts.keys().map(String::as_str).collect();
-            format!(
-                "for each model that is asked for, with accounts of {}",
-                accounts.join(", ")
-            )
-        }
+        true => format!(
+            "for each model that is asked for, with accounts of {}",
+            config.account_names().join(", ")
+        ),
         false => pools
             .into_iter()
             .map(String::as_str)

@@ -291,7 +291,9 @@ impl ConfigChecker<'_> {
         let provider = self.provider(&path, raw.provider);
         let base_url = self.base_url(&path, raw.base_url, provider);
         let mut endpoint = Endpoint::new(provider, &base_url);
-        endpoint.api_version = raw.api_version.or(endpoint.api_version);
+        if let Some(version) = raw.api_version {
+            endpoint.api_version = Some(version);
+        }
         if let Some(problem) = endpoint.wrong_version() {
             self.wrong(&format!("{path}.api_version"), problem);
         }
@@ -541,7 +543,8 @@ impl ConfigChecker<'_> {
             );
         }
         for (index, prefix) in raw.reply_prefixes.iter().enumerate() {
-            if prefix.starts_with('$') || prefix.len() < 2 || !prefix.ends_with('.') {
+            let is_subject_start = prefix.len() >= 2 && prefix.ends_with('.');
+            if !is_subject_start || prefix.starts_with('$') {
                 let problem = format!(
                     "`{prefix}` is no prefix for replies: write for example \"acme.answers.\""
                 );

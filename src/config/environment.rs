@@ -44,7 +44,8 @@ pub(super) fn accounts(
             .map(|(_, url)| url)
             .or_else(|| provider.base_url.clone())?;
         let mut endpoint = Endpoint::new(provider, base_url.trim());
-        if endpoint.wrong_version().is_some() && provider.base_url.is_none() {
+        let has_own_address = provider.base_url.is_none();
+        if has_own_address && endpoint.wrong_version().is_some() {
             // Azure's variable holds the address without `/openai/v1`, the path that needs no
             // version.
             endpoint = Endpoint::new(provider, &format!("{}/openai/v1", endpoint.base_url));
@@ -118,10 +119,8 @@ pub(super) fn on_demand(
         .map(|provider| is_only_provider || !listed.contains(provider.listed_as()))
         .collect();
     let mut named: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for model in catalogue
-        .models()
-        .filter(|model| listed_as.contains(model.provider.as_str()))
-    {
+    let is_listed = |model: &&Arc<CatalogueModel>| listed_as.contains(model.provider.as_str());
+    for model in catalogue.models().filter(is_listed) {
         let models = named.entry(pool_of_model(&model.name)).or_default();
         if !models.contains(&model.name) {
             models.push(model.name.clone());

@@ -250,7 +250,8 @@ fn without_values(message: &str) -> String {
 fn in_brackets(path: &str) -> String {
     let mut text = String::new();
     for part in path.split('.') {
-        if part.bytes().all(|b| b.is_ascii_digit()) && !text.is_empty() {
+        let is_index = part.bytes().all(|byte| byte.is_ascii_digit());
+        if is_index && !text.is_empty() {
             text.push_str(&format!("[{part}]"));
         } else {
             if !text.is_empty() {

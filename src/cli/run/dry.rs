@@ -46,9 +46,10 @@ fn lines(config: &Config, estimate: &Forecast) -> Vec<String> {
         time_line(config, estimate),
     ];
     if estimate.calls.len() > 1 {
-        lines.extend(estimate.calls.iter().map(|((account, model), calls)| {
-            format!("  {account}: {model}: {}", counted(*calls, "call"))
-        }));
+        for ((account, model), calls) in &estimate.calls {
+            let calls = counted(*calls, "call");
+            lines.push(format!("  {account}: {model}: {calls}"));
+        }
     }
     if estimate.unbounded > 0 {
         lines.push(format!(
@@ -87,26 +88,21 @@ fn cost_line(estimate: &Forecast) -> String {
 
 /// Returns true if any price is known.
 fn is_priced(estimate: &Forecast) -> bool {
-    estimate.unpriced == 0 || !estimate.prompts.is_zero() || !estimate.answers.is_zero()
+    let is_known = |amount: Decimal| !amount.is_zero();
+    estimate.unpriced == 0 || is_known(estimate.prompts) || is_known(estimate.answers)
 }
 
 fn time_line(config: &Config, estimate: &Forecast) -> String {
     let Some(takes) = estimate.takes else {
-        let names: Vec<_> = estimate.unlimited.iter().map(String::as_str).collect();
+        let names = estimate.unlimited.iter().map(String::as_str);
+        let names: Vec<_> = names.collect();
         return format!(
             "time: unknown, since no limits are configured of {}",
             names.join(", ")
         );
     };
-    let concurrent = estimate.calls.keys().any(|(account, model)| {
-        config.accounts.get(account).is_some_and(|account| {
-            account
-                .limits
-                .iter()
-                .any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
-        })
-    });
-    let assumed = match concurrent {
+    let mut targets = estimate.calls.keys();
+    let assumed = match targets.any(|(account, model)| limits_concurrency(config, account, model)) {
         true => format!(", if a call takes {:?}", forecast::CALL),
         false => String::new(),
     };
@@ -114,6 +110,15 @@ fn time_line(config: &Config, estimate: &Forecast) -> String {
         "time: {} under the configured limits{assumed}",
         humantime::format_duration(in_seconds(takes))
     )
+}
+
+/// Returns true if an account limits the number of calls in flight to a model.
+fn limits_concurrency(config: &Config, account: &str, model: &str) -> bool {
+    let Some(account) = config.accounts.get(account) else {
+        return false;
+    };
+    let mut limits = account.limits.iter();
+    limits.any(|limit| limit.is_on_calls_at_once() && limit.covers(model))
 }
 
 /// Formats a count with its noun.
@@ -142,13 +147,14 @@ fn in_json(batch: &Batch, estimate: &Forecast) -> Value {
         .iter()
         .map(|((account, model), calls)| json!({ "account": account, "model": model, "calls": calls }))
         .collect();
+    let [prompts, answers] = [estimate.prompts, estimate.answers].map(rounded);
     json!({
         "batch": batch.name, "dry_run": true, "lines": estimate.jobs, "calls": calls,
         "lines_that_would_fail": estimate.unserved, "lines_likely_too_long": estimate.too_long,
         "lines_without_a_longest_answer": estimate.unbounded,
         "input_tokens": estimate.input_tokens, "output_tokens_at_most": estimate.output_tokens,
         "cost": is_priced(estimate).then(|| json!({
-            "prompts": rounded(estimate.prompts).to_string(), "answers_at_most": rounded(estimate.answers).to_string(),
+            "prompts": prompts.to_string(), "answers_at_most": answers.to_string(),
             "currency": "USD",
         })),
         "lines_of_unknown_cost": estimate.unpriced,
