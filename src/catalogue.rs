@@ -54,7 +54,8 @@ pub struct CatalogueModel {
 
 impl CatalogueModel {
     fn key(&self) -> (String, String) {
-        (self.provider.clone(), self.name.clone())
+        let Self { provider, name, .. } = self;
+        (provider.clone(), name.clone())
     }
 }
 

@@ -94,12 +94,8 @@ impl fmt::Display for CostSummary {
 /// Formats a count with commas between groups of three digits.
 pub fn thousands(count: u64) -> String {
     let digits = count.to_string();
-    let groups: Vec<_> = digits
-        .as_bytes()
-        .rchunks(3)
-        .rev()
-        .map(String::from_utf8_lossy)
-        .collect();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups: Vec<_> = groups.map(String::from_utf8_lossy).collect();
     groups.join(",")
 }
 

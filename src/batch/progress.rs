@@ -157,8 +157,7 @@ impl RunProgress {
 
 /// Returns the keys and models of an account that calls wait for, each with the reason.
 fn waits(account: &AccountReport) -> impl Iterator<Item = String> {
-    let conditions = account.keys.iter().chain(&account.models);
-    conditions.filter_map(|condition| {
+    account.conditions().filter_map(|condition| {
         let why = wait_reason(condition)?;
         Some(format!("{}/{} {why}", account.name, condition.name))
     })

@@ -234,12 +234,14 @@ impl BatchRun {
             let revision = self.revisions.get(&line.id);
             (line.clone(), revision.copied().unwrap_or(1))
         };
-        let unanswered = self.batch.lines.iter().filter(is_unanswered);
+        let lines = self.batch.lines.iter();
+        let unanswered = lines.filter(is_unanswered);
         unanswered.map(with_revision).collect()
     }
 
     fn is_done(&self) -> bool {
-        self.totals.done() >= self.totals.lines
+        let totals = &self.totals;
+        totals.done() >= totals.lines
     }
 
     fn take(&mut self, found: &FoundCompletion) -> anyhow::Result<()> {
@@ -308,7 +310,8 @@ impl BatchRun {
             .collect();
         for (pool, names) in &used {
             let is_of_pool = |account: &&AccountReport| names.contains(&account.name);
-            let accounts: Vec<_> = report.accounts.iter().filter(is_of_pool).collect();
+            let accounts = report.accounts.iter();
+            let accounts: Vec<_> = accounts.filter(is_of_pool).collect();
             if are_all(&accounts, AccountReport::is_shut) {
                 return Err(Error::Unreachable(anyhow!(
                     "no account serves pool `{pool}` any more ({}); mend that and run the same command again to go on",
@@ -319,8 +322,9 @@ impl BatchRun {
         }
         let used_names: HashSet<_> = used.iter().flat_map(|(_, names)| names).collect();
         let is_used = |account: &&AccountReport| used_names.contains(&account.name);
-        let accounts = report.accounts.iter().filter(is_used);
-        self.progress.sample(accounts.cloned().collect());
+        let accounts = report.accounts.iter();
+        let accounts = accounts.filter(is_used).cloned();
+        self.progress.sample(accounts.collect());
         self.progress.show(&self.totals);
         Ok(())
     }

@@ -115,9 +115,11 @@ async fn try_key(
     account: &accounts::Config,
     key: &AccountKey,
 ) -> TriedKey {
-    let targets = config.pools.values().flat_map(|pool| &pool.targets);
+    let pools = config.pools.values();
+    let targets = pools.flat_map(|pool| &pool.targets);
     let targets = targets.filter(|target| target.account == account.name);
-    let models: BTreeSet<_> = targets.map(|target| target.model.clone()).collect();
+    let models = targets.map(|target| target.model.clone());
+    let models: BTreeSet<_> = models.collect();
     let first = models.first().map(String::as_str);
     let probe = probe(upstream, account, key, first, &SystemClock).await;
     TriedKey {

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use async_nats::RequestErrorKind;
 use bytes::Bytes;
 use tracing::warn;
@@ -27,7 +28,7 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
     }
     let dir = &config.data.dir;
     let not_running = || {
-        Error::Unreachable(anyhow::anyhow!(
+        Error::Unreachable(anyhow!(
             "nothing runs on the data directory {}: start `forebay serve`, or name the configuration of the one that runs \
              with --config",
             display_path(dir)
@@ -44,12 +45,8 @@ pub(super) async fn connect(config: &Config) -> Result<Connection, Error> {
 
 /// Takes hold of the data directory, or finds its holder.
 pub(super) fn hold(dir: &Path) -> Result<DataHold, Error> {
-    DataDir::hold(dir).map_err(|error| {
-        Error::Usage(anyhow::anyhow!(
-            "data directory {}: {error}",
-            display_path(dir)
-        ))
-    })
+    let unusable = |error: std::io::Error| anyhow!("data directory {}: {error}", display_path(dir));
+    DataDir::hold(dir).map_err(|error| Error::Usage(unusable(error)))
 }
 
 /// Connects to the process that holds the data directory.
@@ -66,7 +63,7 @@ pub(super) async fn connect_to(config: &Config, by: TakenBy) -> Result<Connectio
             DataHold::Taken(again) => by = again,
         }
     }
-    Err(Error::Unreachable(anyhow::anyhow!(
+    Err(Error::Unreachable(anyhow!(
         "the process that holds the data directory {} does not come up",
         display_path(&config.data.dir)
     )))
@@ -84,9 +81,7 @@ pub(super) async fn ask<T: serde::de::DeserializeOwned>(
 
 /// Returns the error of a reply that cannot be parsed.
 pub(super) fn unreadable(error: &dyn std::fmt::Display) -> Error {
-    Error::Unreachable(anyhow::anyhow!(
-        "the worker's answer cannot be read: {error}"
-    ))
+    Error::Unreachable(anyhow!("the worker's answer cannot be read: {error}"))
 }
 
 /// Sends a request to a running worker and returns the reply. An error that the worker reports is
@@ -96,7 +91,7 @@ pub(super) async fn reply(
     verb: &str,
     request: Vec<u8>,
 ) -> Result<async_nats::Message, Error> {
-    let unreachable = |problem: String| Error::Unreachable(anyhow::anyhow!(problem));
+    let unreachable = |problem: String| Error::Unreachable(anyhow!(problem));
     let reply = connection.request_control(verb, request.into()).await;
     let reply = reply.map_err(|error| unreachable(format!("no worker answers: {error}")))?;
     let headers = reply.headers.as_ref();
@@ -104,7 +99,7 @@ pub(super) async fn reply(
     if let Some(problem) = header("Nats-Service-Error") {
         let code = header("Nats-Service-Error-Code").map(|code| code.as_str());
         if let Some("400" | "404") = code {
-            return Err(Error::Usage(anyhow::anyhow!("{problem}")));
+            return Err(Error::Usage(anyhow!("{problem}")));
         }
         return Err(unreachable(format!("the worker says: {problem}")));
     }
@@ -125,7 +120,7 @@ pub(super) async fn with_worker<T>(
             RunningWorker::Here(app) => {
                 let result = tokio::select! {
                     result = work(app.connection.clone()) => result,
-                    () = app.lease_lost() => Err(Error::Unreachable(anyhow::anyhow!(
+                    () = app.lease_lost() => Err(Error::Unreachable(anyhow!(
                         "another worker has taken over; run the same command again to go on"
                     ))),
                 };

@@ -132,7 +132,8 @@ fn section(name: &str, account: &AccountConfig) -> String {
     if provider.base_url.as_deref() != Some(base_url) {
         text.push_str(&format!("base_url = {base_url:?}\n"));
     }
-    let keys: Vec<_> = account.keys.iter().filter_map(key_entry).collect();
+    let keys = account.keys.iter().filter_map(key_entry);
+    let keys: Vec<_> = keys.collect();
     text.push_str(&format!("keys = [{}]\n", keys.join(", ")));
     let tokens = match provider.settles() {
         true => "{ input_tokens = 30_000, per = \"1m\" }, { output_tokens = 8_000, per = \"1m\" }",

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use async_nats::HeaderMap;
-use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use async_nats::jetstream::publish::PublishAck;
 use forebay_schemas::flow::DEFAULT_TEAM;
 use forebay_schemas::{Flow, Identity, Job, Lane};
@@ -148,13 +148,15 @@ impl JobPublisher {
         let ack = jetstream
             .publish_with_headers(self.subject.clone(), headers, message)
             .await?;
-        ack.await.map_err(|error| match error.kind() {
-            PublishErrorKind::StreamNotFound => {
-                let subject = &self.subject;
-                anyhow!("no stream takes {subject}: `forebay serve` makes it when it first starts")
-            }
-            _ => error.into(),
-        })
+        ack.await.map_err(|error| self.publish_error(error))
+    }
+
+    fn publish_error(&self, error: PublishError) -> anyhow::Error {
+        if error.kind() != PublishErrorKind::StreamNotFound {
+            return error.into();
+        }
+        let subject = &self.subject;
+        anyhow!("no stream takes {subject}: `forebay serve` makes it when it first starts")
     }
 
     /// Returns the job's own id, or the one that the worker derives from its place in the stream.

@@ -4,7 +4,7 @@ use super::client::{ask, connect};
 use super::orders::named;
 use super::{GlobalOptions, print};
 use crate::config::Config;
-use crate::control::messages::QueuesReport;
+use crate::control::messages::{QueueDepth, QueuesReport};
 use crate::nats::connection::Error;
 
 pub(super) async fn queues(global: &GlobalOptions) -> Result<u8, Error> {
@@ -15,18 +15,8 @@ pub(super) async fn queues(global: &GlobalOptions) -> Result<u8, Error> {
         print::json(&queues);
         return Ok(0);
     }
-    let rows: Vec<_> = queues
-        .queues
-        .iter()
-        .map(|queue| {
-            vec![
-                queue.pool.clone(),
-                queue.team.clone(),
-                queue.lane.to_string(),
-                queue.jobs.to_string(),
-            ]
-        })
-        .collect();
+    let rows = queues.queues.iter().map(row);
+    let rows: Vec<_> = rows.collect();
     for what in &queues.paused {
         print::line(&format!("paused: {}", named(what)));
     }
@@ -44,4 +34,13 @@ pub(super) async fn queues(global: &GlobalOptions) -> Result<u8, Error> {
         ended.join(", ")
     ));
     Ok(0)
+}
+
+fn row(queue: &QueueDepth) -> Vec<String> {
+    vec![
+        queue.pool.clone(),
+        queue.team.clone(),
+        queue.lane.to_string(),
+        queue.jobs.to_string(),
+    ]
 }

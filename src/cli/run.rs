@@ -97,7 +97,8 @@ pub(super) async fn run(global: &GlobalOptions, args: Args) -> Result<u8, Error>
     let (batch, output) = prepare()?;
     let name = batch.name.clone();
     // Everything that can be refused without starting a worker is refused here.
-    if config.nats.url.is_none() && config.serves_anything() {
+    let has_own_server = config.nats.url.is_none();
+    if has_own_server && config.serves_anything() {
         refuse_unknown_team(config.refuses_team(&args.team))?;
         batch
             .check(&args.input, Some(&pools(&config, &batch)), usize::MAX)

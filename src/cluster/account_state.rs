@@ -76,19 +76,11 @@ impl AccountStates {
             .map_err(|error| failed(error.to_string()))?;
         let mut written = HashMap::new();
         for name in names {
-            let entry = store
-                .entry(name.as_str())
-                .await
-                .map_err(|error| failed(error.to_string()))?;
+            let entry = store.entry(&name).await;
+            let entry = entry.map_err(|error| failed(error.to_string()))?;
             let revision = entry.as_ref().map_or(0, |entry| entry.revision);
-            let state = entry
-                .filter(|entry| entry.operation == kv::Operation::Put)
-                .map(|entry| {
-                    serde_json::from_slice(&entry.value).unwrap_or_else(|error| {
-                        warn!(name, %error, "what was known of these limits is not understood");
-                        AccountState::default()
-                    })
-                });
+            let put = entry.filter(|entry| entry.operation == kv::Operation::Put);
+            let state = put.map(|entry| parse_state(&name, &entry.value));
             written.insert(name, WrittenState { state, revision });
         }
         Ok(Self {
@@ -174,7 +166,8 @@ impl AccountStates {
                 continue;
             };
             let revision = written.revision;
-            match self.store.update(&name, value.into(), revision).await {
+            let stored = self.store.update(&name, value.into(), revision);
+            match stored.await {
                 Ok(revision) => {
                     *written = WrittenState {
                         state: Some(state),
@@ -203,6 +196,13 @@ impl AccountStates {
         }
         all
     }
+}
+
+fn parse_state(name: &str, value: &[u8]) -> AccountState {
+    serde_json::from_slice(value).unwrap_or_else(|error| {
+        warn!(name, %error, "what was known of these limits is not understood");
+        AccountState::default()
+    })
 }
 
 /// Creates the bucket if it does not exist.

@@ -369,20 +369,16 @@ impl ConfigChecker<'_> {
         let Some(name) = self.required(&path, name, what) else {
             return self.providers[0];
         };
-        let found = self
-            .providers
-            .iter()
-            .find(|provider| provider.name == name)
-            .copied();
-        found.unwrap_or_else(|| {
-            let advice =
-                "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
-            self.wrong(
-                &path,
-                format!("`{name}` is not known, use {what}; {advice}"),
-            );
-            self.providers[0]
-        })
+        let mut providers = self.providers.iter();
+        if let Some(found) = providers.find(|provider| provider.name == name) {
+            return found;
+        }
+        let advice = "a server that speaks OpenAI's API is \"openai-compatible\" with its base_url";
+        self.wrong(
+            &path,
+            format!("`{name}` is not known, use {what}; {advice}"),
+        );
+        self.providers[0]
     }
 
     fn base_url(&mut self, path: &str, given: Option<String>, provider: &Provider) -> String {

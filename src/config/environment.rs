@@ -145,14 +145,15 @@ pub(super) fn on_demand(
             .map(|account| target(account, model, known[account]))
             .collect()
     };
-    OnDemand::new(move |wanted| match wanted {
+    let targets = move |wanted: WantedModel<'_>| match wanted {
         WantedModel::Model(model) => serving(model),
         // The name of a pool has underscores for the dots and slashes of its model's name.
         WantedModel::AnyOf(pool) => match named.get(pool) {
             Some(models) => models.iter().flat_map(|model| serving(model)).collect(),
             None => serving(pool),
         },
-    })
+    };
+    OnDemand::new(targets)
 }
 
 fn target(account: usize, model: &str, known: Option<&Arc<CatalogueModel>>) -> TargetConfig {

@@ -195,8 +195,9 @@ impl ControlHandlers {
             b"" => LetterFilter::default(),
             payload => parse(payload)?,
         };
-        let letters = self.dead_letters().await?.list(&filter).await;
-        json(&letters.map_err(letter_error)?)
+        let letters = self.dead_letters().await?;
+        let page = letters.list(&filter).await;
+        json(&page.map_err(letter_error)?)
     }
 
     async fn dead_show(&self, payload: &[u8]) -> ControlAnswer {
@@ -329,16 +330,20 @@ fn unknown_key(name: &str, key: Option<&str>, accounts: &[AccountReport]) -> Str
     let account = accounts.iter().find(|account| account.name == name);
     match (key, account) {
         (Some(key), Some(account)) => {
-            let known: Vec<_> = account.keys.iter().map(|key| &*key.name).collect();
-            let known = known.join(", ");
+            let keys = account.keys.iter();
+            let known = listed(keys.map(|key| key.name.as_str()));
             format!("account `{name}` has no key `{key}`; it has {known}")
         }
         _ => {
-            let known: Vec<_> = accounts.iter().map(|account| &*account.name).collect();
-            let known = known.join(", ");
+            let accounts = accounts.iter();
+            let known = listed(accounts.map(|account| account.name.as_str()));
             format!("there is no account `{name}`; known accounts: {known}")
         }
     }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn parse<T: DeserializeOwned>(payload: &[u8]) -> Result<T, error::Error> {

@@ -127,8 +127,14 @@ impl AccountReport {
 
     /// Returns the reason of each key and model that has one, with the account's last problem.
     pub fn reasons(&self) -> impl Iterator<Item = String> {
-        let conditions = self.keys.iter().chain(&self.models);
+        let conditions = self.conditions();
         conditions.filter_map(|condition| self.reason_of(condition))
+    }
+
+    /// Returns the states of its keys, and then those of its models.
+    pub(crate) fn conditions(&self) -> impl Iterator<Item = &AccessCondition> {
+        let keys = self.keys.iter();
+        keys.chain(&self.models)
     }
 
     fn reason_of(&self, condition: &AccessCondition) -> Option<String> {

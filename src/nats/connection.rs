@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::connection::State;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Message, RequestError};
+use async_nats::{Client, Event, Message, RequestError};
 use bytes::Bytes;
 use forebay_schemas::Names;
 use forebay_workers::queue::jetstream::JetStreamQueue;
@@ -57,7 +57,8 @@ impl Connection {
 
     /// Returns the queue of jobs on this connection.
     pub(crate) fn queue(&self) -> JetStreamQueue {
-        JetStreamQueue::new(self.client.clone(), self.names.clone())
+        let Self { client, names, .. } = self;
+        JetStreamQueue::new(client.clone(), names.clone())
     }
 
     /// Sends a request to the service `verb` of the worker, and returns the reply.
@@ -100,28 +101,16 @@ impl Connection {
         {
             options = options.user_and_password(user.to_owned(), password.to_owned());
         }
-        let client = options
+        let options = options
             .name("forebay")
             .connection_timeout(Duration::from_secs(5))
             .request_timeout(Some(Duration::from_secs(10)))
             .event_callback(move |event| {
-                let closing = closing_for_events.is_cancelled();
-                async move {
-                    match event {
-                        async_nats::Event::Connected => info!("connected to NATS"),
-                        _ if closing => {}
-                        // This process has dropped the client.
-                        async_nats::Event::Closed => {}
-                        async_nats::Event::Disconnected => {
-                            warn!("the connection to NATS is lost, connecting again");
-                        }
-                        event => warn!(%event, "NATS"),
-                    }
-                }
-            })
-            .connect(addresses)
-            .await
-            .map_err(|error| unreachable(error.into()))?;
+                log_event(&event, closing_for_events.is_cancelled());
+                std::future::ready(())
+            });
+        let client = options.connect(addresses).await;
+        let client = client.map_err(|error| unreachable(error.into()))?;
         let context = jetstream::new(client.clone());
         Ok(Self {
             client,
@@ -129,6 +118,17 @@ impl Connection {
             names: config.nats.names.clone(),
             closing,
         })
+    }
+}
+
+fn log_event(event: &Event, is_closing: bool) {
+    match event {
+        Event::Connected => info!("connected to NATS"),
+        _ if is_closing => {}
+        // This process has dropped the client.
+        Event::Closed => {}
+        Event::Disconnected => warn!("the connection to NATS is lost, connecting again"),
+        event => warn!(%event, "NATS"),
     }
 }
 

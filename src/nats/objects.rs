@@ -106,14 +106,15 @@ impl Connection {
         headers: Option<&HeaderMap>,
     ) -> anyhow::Result<Option<Completion>> {
         let object = object_of(headers);
-        let whole = self.answers().whole(completion, object.as_deref()).await?;
+        let answers = self.answers();
+        let whole = answers.whole(completion, object.as_deref()).await?;
         Ok(whole)
     }
 
     /// Returns the whole completion of a message: see [`Connection::open_completion`].
     pub(crate) async fn open_message(&self, message: &Message) -> anyhow::Result<Completion> {
-        self.open_completion(&message.payload, message.headers.as_ref())
-            .await
+        let headers = message.headers.as_ref();
+        self.open_completion(&message.payload, headers).await
     }
 
     /// Returns the whole completion of a message that may name an object.
@@ -136,9 +137,12 @@ impl Connection {
         let Identity { team, batch, id } = completion.identity();
         let request = serde_json::to_vec(&ResultsRequest { team, batch, id })?;
         if let Ok(reply) = self.request_control("results", request.into()).await
-            && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(&reply.payload)
+            && let Message {
+                payload, headers, ..
+            } = &reply
+            && let Ok(Some(stored)) = serde_json::from_slice::<ResultsReply>(payload)
             && stored.revision == completion.revision
-            && let Some(whole) = self.fetch_answer(stored, reply.headers.as_ref()).await?
+            && let Some(whole) = self.fetch_answer(stored, headers.as_ref()).await?
         {
             return Ok(whole);
         }

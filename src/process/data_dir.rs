@@ -74,12 +74,10 @@ impl DataDir {
     pub fn hold(path: &Path) -> std::io::Result<DataHold> {
         let path = std::path::absolute(path)?;
         fs::create_dir_all(&path)?;
-        let mut lock = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path.join("forebay.lock"))?;
+        let mut options = File::options();
+        options.read(true).write(true);
+        options.create(true).truncate(false);
+        let mut lock = options.open(path.join("forebay.lock"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {

@@ -156,12 +156,9 @@ impl ServerSupervisor {
 
     fn spawn(&self) -> io::Result<std::process::Child> {
         let mut command = Command::new(&self.binary);
-        command
-            .arg("--config")
-            .arg(&self.config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        command.arg("--config").arg(&self.config);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        command.stderr(Stdio::null());
         // A signal from the terminal is meant for Forebay alone. Forebay stops the server when its
         // jobs are done.
         command.process_group(0);
