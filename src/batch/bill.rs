@@ -62,7 +62,7 @@ impl CostSummary {
 
 impl fmt::Display for CostSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |tokens: u64, what: &str| match tokens {
+        let part = |tokens: u64, what: &str| match tokens {
             0 => String::new(),
             tokens => format!(", {} {what}", thousands(tokens)),
         };
@@ -71,8 +71,8 @@ impl fmt::Display for CostSummary {
             output_tokens,
             ..
         } = self.usage;
-        let cached = of(self.usage.cached_input_tokens, "of them cached");
-        let reasoning = of(self.usage.reasoning_tokens, "of them reasoning");
+        let cached = part(self.usage.cached_input_tokens, "of them cached");
+        let reasoning = part(self.usage.reasoning_tokens, "of them reasoning");
         let (input, output) = (thousands(input_tokens), thousands(output_tokens));
         write!(
             f,

@@ -337,7 +337,7 @@ fn read_models_dev_entry(provider: &str, name: &str, entry: &Map<String, Value>)
     let entry = Value::Object(entry.clone());
     let number = |path: &str| entry.pointer(path).and_then(Value::as_u64);
     let can = |field: &str| entry.get(field).and_then(Value::as_bool) == Some(true);
-    let takes = |way: &str, what: &str| {
+    let has_modality = |way: &str, what: &str| {
         let modalities = entry
             .pointer(&format!("/modalities/{way}"))
             .and_then(Value::as_array);
@@ -371,10 +371,10 @@ fn read_models_dev_entry(provider: &str, name: &str, entry: &Map<String, Value>)
         (can("tool_call"), Ability::Tools),
         (can("structured_output"), Ability::JsonSchema),
         (can("reasoning"), Ability::Reasoning),
-        (takes("input", "image"), Ability::Vision),
-        (takes("input", "pdf"), Ability::Pdf),
-        (takes("input", "audio"), Ability::AudioInput),
-        (takes("output", "audio"), Ability::AudioOutput),
+        (has_modality("input", "image"), Ability::Vision),
+        (has_modality("input", "pdf"), Ability::Pdf),
+        (has_modality("input", "audio"), Ability::AudioInput),
+        (has_modality("output", "audio"), Ability::AudioOutput),
         (
             entry.pointer("/cost/cache_read").is_some(),
             Ability::PromptCache,

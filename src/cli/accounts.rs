@@ -74,9 +74,9 @@ fn show(accounts: &AccountsReport) {
             account.in_flight.to_string(),
             account.refusals.to_string(),
         ]);
-        let named = |what: &'static str| move |condition| (what, condition);
-        let keys = account.keys.iter().map(named("key"));
-        let models = account.models.iter().map(named("model"));
+        let labelled = |what: &'static str| move |condition| (what, condition);
+        let keys = account.keys.iter().map(labelled("key"));
+        let models = account.models.iter().map(labelled("model"));
         for (what, condition) in keys.chain(models) {
             rows.push(row(what, condition));
         }

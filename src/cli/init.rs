@@ -37,7 +37,7 @@ pub(super) fn init(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
     Config::parse(&text)?;
     write(path, &text, args.force).map_err(Error::Usage)?;
     let names = found.account_names();
-    let of = if names.is_empty() {
+    let summary = if names.is_empty() {
         "no key of a provider is in the environment, so that its accounts are examples".to_owned()
     } else {
         format!("with accounts of {}", names.join(", "))
@@ -46,7 +46,7 @@ pub(super) fn init(global: &GlobalOptions, args: &Args) -> Result<u8, Error> {
         print::json(&serde_json::json!({ "written": path, "accounts": names }));
     } else {
         print::line(&format!(
-            "{} is written, {of}; `forebay check` tries it",
+            "{} is written, {summary}; `forebay check` tries it",
             path.display()
         ));
     }

@@ -66,14 +66,14 @@ pub(super) async fn pause(
         print::line("nothing is paused");
     } else {
         for what in reply.paused {
-            print::line(&format!("paused: {}", named(&what)));
+            print::line(&format!("paused: {}", target_in_words(&what)));
         }
     }
     Ok(0)
 }
 
 /// Formats a pool, an account or a team for messages.
-pub(super) fn named(what: &PauseTarget) -> String {
+pub(super) fn target_in_words(what: &PauseTarget) -> String {
     match what {
         PauseTarget::Pool(name) => format!("pool {name}"),
         PauseTarget::Account(name) => format!("account {name}"),

@@ -82,23 +82,23 @@ impl TeamGrants {
 
     /// Returns the same exports and imports as JSON.
     pub fn in_json(&self, team: &str) -> Value {
-        let of = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
+        let entries = |kind: &str, subjects: &[String], entry: &dyn Fn(&str, &str) -> Value| {
             subjects
                 .iter()
                 .map(|subject| entry(kind, subject))
                 .collect::<Vec<_>>()
         };
-        let both = |entry: &dyn Fn(&str, &str) -> Value| {
+        let services_and_streams = |entry: &dyn Fn(&str, &str) -> Value| {
             [
-                of("service", &self.publish, entry),
-                of("stream", &self.subscribe, entry),
+                entries("service", &self.publish, entry),
+                entries("stream", &self.subscribe, entry),
             ]
             .concat()
         };
         json!({
-            "exports": both(&|kind, subject| json!({ kind: subject, "accounts": [team] })),
+            "exports": services_and_streams(&|kind, subject| json!({ kind: subject, "accounts": [team] })),
             "account": team,
-            "imports": both(&|kind, subject| json!({ kind: { "account": FOREBAY, "subject": subject } })),
+            "imports": services_and_streams(&|kind, subject| json!({ kind: { "account": FOREBAY, "subject": subject } })),
         })
     }
 

@@ -190,17 +190,18 @@ pub(crate) async fn existing(context: &Context, stream: &str) -> Result<Option<I
 /// default sizes are halved, as often as necessary.
 async fn create(context: &Context, missing: &[SizedStream]) -> Result<(), Error> {
     let mut halved = 0;
-    for (index, one) in missing.iter().enumerate() {
-        while let Err(error) = context.create_stream(halved_config(one, halved)).await {
-            let wanted = halved_config(one, halved);
+    for (index, stream) in missing.iter().enumerate() {
+        while let Err(error) = context.create_stream(halved_config(stream, halved)).await {
+            let wanted = halved_config(stream, halved);
             if !is_out_of_room(&error) {
                 return Err(server_error(&wanted.name, error));
             }
             halved += 1;
-            let smaller = |one: &&SizedStream| {
-                halved_config(one, halved).max_bytes < halved_config(one, halved - 1).max_bytes
+            let smaller = |stream: &&SizedStream| {
+                halved_config(stream, halved).max_bytes
+                    < halved_config(stream, halved - 1).max_bytes
             };
-            if !missing[..=index].iter().any(|one| smaller(&one)) {
+            if !missing[..=index].iter().any(|stream| smaller(&stream)) {
                 let message = format!(
                     "the server has no room for {} bytes: free some of its disk, or set smaller sizes in [streams]",
                     wanted.max_bytes

@@ -57,10 +57,10 @@ pub struct TakenBy {
 
 /// Formats a data directory for messages: its absolute path and the field that sets it.
 pub fn display_path(path: &Path) -> String {
-    let whole = std::path::absolute(path);
+    let absolute = std::path::absolute(path);
     format!(
         "{} ([data] dir)",
-        whole.as_deref().unwrap_or(path).display()
+        absolute.as_deref().unwrap_or(path).display()
     )
 }
 

@@ -79,11 +79,11 @@ impl ServerChild {
             state,
             supervisor: Some(supervisor),
         };
-        let gone = || Error::Down {
+        let ended = || Error::Down {
             reason: "its minder ended".to_owned(),
             log: String::new(),
         };
-        let address = address_receiver.await.map_err(|_| gone())??;
+        let address = address_receiver.await.map_err(|_| ended())??;
         Ok((child, address))
     }
 }
