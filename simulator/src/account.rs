@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fixture::{self, AccountFixture};
 use super::vendor::Vendor;
-use super::window::Algorithm;
+use super::window::WindowAlgorithm;
 
 /// What its answers tell of its limits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,9 +40,9 @@ pub struct Config {
     /// Tokens of answers alone and period.
     pub output_tokens: Vec<PeriodLimit>,
     /// How periods are counted.
-    pub algorithm: Algorithm,
+    pub algorithm: WindowAlgorithm,
     /// How periods of tokens are counted, where that is different.
-    pub tokens_algorithm: Option<Algorithm>,
+    pub tokens_algorithm: Option<WindowAlgorithm>,
     /// Calls at once.
     pub concurrent: Option<u64>,
     /// What its answers tell.
@@ -163,11 +163,11 @@ fn number<N: FromStr>(text: &str) -> Result<N, String> {
     text.parse().map_err(|_| format!("`{text}` is no number"))
 }
 
-fn algorithm(text: &str) -> Result<Algorithm, String> {
+fn algorithm(text: &str) -> Result<WindowAlgorithm, String> {
     match text {
-        "sliding" => Ok(Algorithm::Sliding),
-        "fixed" => Ok(Algorithm::Fixed),
-        "bucket" => Ok(Algorithm::Bucket),
+        "sliding" => Ok(WindowAlgorithm::Sliding),
+        "fixed" => Ok(WindowAlgorithm::Fixed),
+        "bucket" => Ok(WindowAlgorithm::Bucket),
         _ => Err(format!("`{text}` is not sliding, fixed or bucket")),
     }
 }

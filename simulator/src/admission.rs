@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::account::{Config, PeriodLimit};
-use super::cost::CallCost;
+use super::cost::TokenCount;
 use super::window::{LimitRest, PeriodWindow};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -12,11 +12,11 @@ use parking_lot::{Mutex, MutexGuard};
 #[derive(Debug)]
 pub(super) struct LimitedAccount {
     config: Config,
-    state: Mutex<AccountState>,
+    state: Mutex<AccountUsage>,
 }
 
 #[derive(Debug)]
-struct AccountState {
+struct AccountUsage {
     calls: Vec<PeriodWindow>,
     tokens: Vec<PeriodWindow>,
     input: Vec<PeriodWindow>,
@@ -29,7 +29,7 @@ struct AccountState {
 pub(super) struct Admission {
     account: Arc<LimitedAccount>,
     at: Instant,
-    cost: CallCost,
+    cost: TokenCount,
     /// What is left of each limit.
     pub(super) left: LeftOfLimits,
     /// Why the call is refused, if it is.
@@ -104,7 +104,7 @@ impl LimitedAccount {
             limits.iter().map(window).collect()
         };
         let of_tokens = config.tokens_algorithm.unwrap_or(config.algorithm);
-        let state = AccountState {
+        let state = AccountUsage {
             calls: windows(&config.limits, config.algorithm),
             tokens: windows(&config.tokens, of_tokens),
             input: windows(&config.input_tokens, of_tokens),
@@ -127,13 +127,13 @@ impl LimitedAccount {
         Some(format!("key-{}", index + 1))
     }
 
-    fn state(&self) -> MutexGuard<'_, AccountState> {
+    fn state(&self) -> MutexGuard<'_, AccountUsage> {
         self.state.lock()
     }
 
     /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in
     /// a bucket; their tokens do not.
-    pub(super) fn admit(self: &Arc<Self>, cost: CallCost, now: Instant) -> Admission {
+    pub(super) fn admit(self: &Arc<Self>, cost: TokenCount, now: Instant) -> Admission {
         let mut state = self.state();
         let busy = self
             .config
@@ -201,7 +201,7 @@ impl LimitedAccount {
 
 impl Admission {
     /// Counts what the call really cost instead of what it was let in for.
-    pub(super) fn settle(&self, cost: CallCost, now: Instant) {
+    pub(super) fn settle(&self, cost: TokenCount, now: Instant) {
         let mut state = self.account.state();
         state
             .tokens
@@ -237,8 +237,8 @@ mod tests {
         LimitedAccount::new(format!("name=a,key=k,{text}").parse().expect("a config"))
     }
 
-    fn of(tokens: u64) -> CallCost {
-        CallCost {
+    fn of(tokens: u64) -> TokenCount {
+        TokenCount {
             tokens,
             input: tokens,
             output: 0,
@@ -356,7 +356,7 @@ mod tests {
             account("input_tokens=100/1m,output_tokens=10/1m,algorithm=bucket,provider=anthropic");
         let now = Instant::now();
         account.admit(of(20), now).settle(
-            CallCost {
+            TokenCount {
                 output: 25,
                 ..of(20)
             },

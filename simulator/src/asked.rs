@@ -6,14 +6,14 @@ use super::schema;
 
 /// A tool that may be called.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct OfferedTool {
+pub(super) struct RequestTool {
     pub(super) name: String,
     pub(super) schema: Value,
 }
 
 /// Whether a tool is to be called.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum ToolChoice {
+pub(super) enum ToolSelection {
     #[default]
     Free,
     Never,
@@ -37,8 +37,8 @@ pub(super) struct UnifiedRequest {
     pub(super) text: String,
     /// What a tool gave back, where the conversation ends with that.
     pub(super) result: Option<String>,
-    pub(super) tools: Vec<OfferedTool>,
-    pub(super) choice: ToolChoice,
+    pub(super) tools: Vec<RequestTool>,
+    pub(super) choice: ToolSelection,
     pub(super) form: AnswerForm,
     pub(super) stops: Vec<String>,
     /// The most tokens of an answer.
@@ -62,7 +62,7 @@ impl UnifiedRequest {
 
 /// A call of a tool.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct ToolCall {
+pub(super) struct AnswerCall {
     pub(super) name: String,
     /// An object.
     pub(super) arguments: Value,
@@ -72,7 +72,7 @@ pub(super) struct ToolCall {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum AnswerContent {
     Text(String),
-    Calls(Vec<ToolCall>),
+    Calls(Vec<AnswerCall>),
     Refusal(String),
 }
 
@@ -167,16 +167,16 @@ fn content(asked: &UnifiedRequest) -> AnswerContent {
 }
 
 /// A call with the plainest arguments.
-fn call(tool: &OfferedTool) -> ToolCall {
+fn call(tool: &RequestTool) -> AnswerCall {
     let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
-    ToolCall {
+    AnswerCall {
         name: tool.name.clone(),
         arguments: arguments.unwrap_or_else(|| json!({})),
     }
 }
 
 /// The tools that are to be called: all only where the text says so.
-fn called(asked: &UnifiedRequest) -> &[OfferedTool] {
+fn called(asked: &UnifiedRequest) -> &[RequestTool] {
     let tools = asked.tools.as_slice();
     let first = &tools[..tools.len().min(1)];
     let wished = if asked.text.starts_with("call all ") && !asked.one_call {
@@ -185,14 +185,14 @@ fn called(asked: &UnifiedRequest) -> &[OfferedTool] {
         first
     };
     match &asked.choice {
-        ToolChoice::Never => &[],
-        ToolChoice::Any => wished,
-        ToolChoice::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
+        ToolSelection::Never => &[],
+        ToolSelection::Any => wished,
+        ToolSelection::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
             Some(at) => &tools[at..=at],
             None => &[],
         },
-        ToolChoice::Free if asked.text.starts_with("call ") => wished,
-        ToolChoice::Free => &[],
+        ToolSelection::Free if asked.text.starts_with("call ") => wished,
+        ToolSelection::Free => &[],
     }
 }
 
@@ -233,12 +233,12 @@ mod tests {
 
     #[test]
     fn what_is_said_follows_what_is_asked() {
-        let tool = |name: &str| OfferedTool {
+        let tool = |name: &str| RequestTool {
             name: name.to_owned(),
             schema: json!({ "type": "object" }),
         };
         let tools = vec![tool("weather"), tool("time")];
-        let made = |name: &str| ToolCall {
+        let made = |name: &str| AnswerCall {
             name: name.to_owned(),
             arguments: json!({}),
         };
@@ -261,7 +261,7 @@ mod tests {
         assert_eq!(
             reply(&UnifiedRequest {
                 tools: tools.clone(),
-                choice: ToolChoice::Any,
+                choice: ToolSelection::Any,
                 ..asked("hi")
             })
             .content,
@@ -282,13 +282,13 @@ mod tests {
         );
         let never = UnifiedRequest {
             tools,
-            choice: ToolChoice::Never,
+            choice: ToolSelection::Never,
             ..asked("call it")
         };
         assert_eq!(reply(&never).text(), "You said: call it");
         let result = UnifiedRequest {
             result: Some("rain".to_owned()),
-            choice: ToolChoice::Any,
+            choice: ToolSelection::Any,
             ..asked("call it")
         };
         assert_eq!(reply(&result).text(), "The tool said: rain");

@@ -8,7 +8,7 @@ use super::vendor::Vendor;
 
 /// What a call counts for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct CallCost {
+pub(super) struct TokenCount {
     /// Against limits on tokens of either kind.
     pub(super) tokens: u64,
     /// Against limits on prompts.
@@ -18,7 +18,7 @@ pub(super) struct CallCost {
 }
 
 /// What a call counts for when it is let in.
-pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> CallCost {
+pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let input = prompt_tokens(body);
     let most = longest(vendor, &request).unwrap_or_default();
@@ -36,7 +36,7 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> CallCost {
         Vendor::Groq | Vendor::Bedrock => input + most,
         _ => input,
     };
-    CallCost {
+    TokenCount {
         tokens,
         input,
         output: 0,
@@ -48,19 +48,19 @@ pub(super) fn at_the_end(
     vendor: Vendor,
     model: &str,
     (input, output): (u64, u64),
-) -> Option<CallCost> {
+) -> Option<TokenCount> {
     match vendor {
-        Vendor::Anthropic => Some(CallCost {
+        Vendor::Anthropic => Some(TokenCount {
             tokens: input,
             input,
             output,
         }),
-        Vendor::Groq | Vendor::Mistral => Some(CallCost {
+        Vendor::Groq | Vendor::Mistral => Some(TokenCount {
             tokens: input + output,
             input,
             output,
         }),
-        Vendor::Bedrock => Some(CallCost {
+        Vendor::Bedrock => Some(TokenCount {
             tokens: input + output * burndown(model),
             input,
             output,

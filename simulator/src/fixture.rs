@@ -1,7 +1,7 @@
 //! Accounts as they are found at providers, by name.
 
 use super::vendor::Vendor;
-use super::window::Algorithm;
+use super::window::WindowAlgorithm;
 
 /// A fixture: calls, tokens, tokens of prompts and of answers, each with its period.
 pub(super) struct AccountFixture {
@@ -11,8 +11,8 @@ pub(super) struct AccountFixture {
     pub(super) tokens: &'static [&'static str],
     pub(super) input: &'static [&'static str],
     pub(super) output: &'static [&'static str],
-    pub(super) algorithm: Algorithm,
-    pub(super) tokens_algorithm: Option<Algorithm>,
+    pub(super) algorithm: WindowAlgorithm,
+    pub(super) tokens_algorithm: Option<WindowAlgorithm>,
     pub(super) concurrent: Option<u64>,
 }
 
@@ -23,7 +23,7 @@ const NOTHING: AccountFixture = AccountFixture {
     tokens: &[],
     input: &[],
     output: &[],
-    algorithm: Algorithm::Fixed,
+    algorithm: WindowAlgorithm::Fixed,
     tokens_algorithm: None,
     concurrent: None,
 };
@@ -41,7 +41,7 @@ static FIXTURES: [AccountFixture; 8] = [
         calls: &["50/1m"],
         input: &["30000/1m"],
         output: &["8000/1m"],
-        algorithm: Algorithm::Bucket,
+        algorithm: WindowAlgorithm::Bucket,
         ..NOTHING
     },
     AccountFixture {
@@ -56,7 +56,7 @@ static FIXTURES: [AccountFixture; 8] = [
         provider: Vendor::Groq,
         calls: &["30/1m", "1000/1day"],
         tokens: &["8000/1m", "200000/1day"],
-        algorithm: Algorithm::Sliding,
+        algorithm: WindowAlgorithm::Sliding,
         ..NOTHING
     },
     // Calls are checked over parts of the minute, tokens by a counter that is set back every minute.
@@ -65,8 +65,8 @@ static FIXTURES: [AccountFixture; 8] = [
         provider: Vendor::Azure,
         calls: &["10/1s", "100/10s", "600/1m"],
         tokens: &["100000/1m"],
-        algorithm: Algorithm::Sliding,
-        tokens_algorithm: Some(Algorithm::Fixed),
+        algorithm: WindowAlgorithm::Sliding,
+        tokens_algorithm: Some(WindowAlgorithm::Fixed),
         ..NOTHING
     },
     AccountFixture {
@@ -107,7 +107,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::super::admission::{Admission, LimitedAccount, RefusalReason};
-    use super::super::cost::CallCost;
+    use super::super::cost::TokenCount;
     use super::*;
 
     fn account(text: &str) -> Arc<LimitedAccount> {
@@ -120,7 +120,7 @@ mod tests {
         tokens: u64,
         calls: usize,
     ) -> Vec<Admission> {
-        let cost = CallCost {
+        let cost = TokenCount {
             tokens,
             input: tokens,
             output: 0,
@@ -145,7 +145,7 @@ mod tests {
         let azure = account("fixture=azure-600,scale=60");
         let (start, second) = (Instant::now(), Duration::from_secs(1) / 60);
         assert_eq!(admitted(&azure, start, 0, 12).len(), 10);
-        let refused = azure.admit(CallCost::default(), start);
+        let refused = azure.admit(TokenCount::default(), start);
         assert_eq!(
             (refused.refused, refused.by.map(|rest| rest.limit)),
             (Some(RefusalReason::Calls(second)), Some(10))
@@ -173,7 +173,7 @@ mod tests {
                 "{round}"
             );
         }
-        let refused = gemini.admit(CallCost::default(), start + minute * 4);
+        let refused = gemini.admit(TokenCount::default(), start + minute * 4);
         assert_eq!(refused.by.map(|rest| rest.limit), Some(20));
     }
 

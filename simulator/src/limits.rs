@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::account::{Config, LimitHeaders};
 use super::admission::{Admission, tightest};
-use super::cost::CallCost;
+use super::cost::TokenCount;
 use super::vendor::Vendor;
 use super::window::LimitRest;
 
@@ -17,7 +17,7 @@ pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn headers(
     account: &Config,
     admission: &Admission,
-    cost: CallCost,
+    cost: TokenCount,
     now: SystemTime,
 ) -> HeaderMap {
     let mut told = HeaderWriter(HeaderMap::new());
@@ -158,7 +158,7 @@ impl HeaderWriter {
     }
 
     /// It speaks of the minute, whatever period the limit has.
-    fn as_mistral(&mut self, admission: &Admission, cost: CallCost) {
+    fn as_mistral(&mut self, admission: &Admission, cost: TokenCount) {
         let a_minute = |rest: LimitRest, amount: u64| {
             if rest.per >= MINUTE || rest.per.is_zero() {
                 return amount;
@@ -277,7 +277,7 @@ mod tests {
         let account =
             LimitedAccount::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = CallCost {
+        let cost = TokenCount {
             tokens: 400,
             input: 400,
             output: 0,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::account::{Config, LimitHeaders};
 use super::admission::{Admission, RefusalReason, tightest};
 use super::answer::{VendorAnswer, digest};
-use super::cost::CallCost;
+use super::cost::TokenCount;
 use super::limits::{DAY, go, hundredths, unix};
 use super::vendor::Vendor;
 
@@ -33,7 +33,7 @@ pub(super) fn answer(
     account: &Config,
     admission: &Admission,
     refused: RefusalReason,
-    cost: CallCost,
+    cost: TokenCount,
     model: Option<&str>,
     now: SystemTime,
 ) -> VendorAnswer {
@@ -316,7 +316,7 @@ mod tests {
         let account =
             LimitedAccount::new(format!("name=a,key=k,{config}").parse().expect("a config"));
         let now = Instant::now();
-        let cost = CallCost {
+        let cost = TokenCount {
             tokens: 400,
             input: 400,
             output: 0,

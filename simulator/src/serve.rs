@@ -13,7 +13,7 @@ use super::account::Config;
 use super::admission::{Admission, LimitedAccount};
 use super::answer::VendorAnswer;
 use super::call::{RequestProblem, VendorCall};
-use super::cost::{self, CallCost};
+use super::cost::{self, TokenCount};
 use super::dialect;
 use super::failure::FailureContext;
 use super::fault::InjectedFault;
@@ -64,7 +64,7 @@ pub(super) async fn handle(
             &told,
         )
     };
-    let mut cost = CallCost::default();
+    let mut cost = TokenCount::default();
     if account.config().counts_tokens() {
         let Ok(bytes) = axum::body::to_bytes(body, LARGEST_REQUEST).await else {
             return unread().response(HeaderMap::new());

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// How a period is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Algorithm {
+pub enum WindowAlgorithm {
     /// No trailing period holds more than the limit.
     #[default]
     Sliding,
@@ -18,7 +18,7 @@ pub enum Algorithm {
 /// One limit over one period.
 #[derive(Debug)]
 pub(super) struct PeriodWindow {
-    algorithm: Algorithm,
+    algorithm: WindowAlgorithm,
     limit: u64,
     per: Duration,
     /// The period as it is written.
@@ -51,7 +51,12 @@ fn float(number: u64) -> f64 {
 }
 
 impl PeriodWindow {
-    pub(super) fn new(algorithm: Algorithm, limit: u64, per: Duration, written: Duration) -> Self {
+    pub(super) fn new(
+        algorithm: WindowAlgorithm,
+        limit: u64,
+        per: Duration,
+        written: Duration,
+    ) -> Self {
         let level = float(limit);
         Self {
             algorithm,
@@ -67,14 +72,14 @@ impl PeriodWindow {
 
     /// Whether what is refused counts.
     pub(super) fn counts_refused(&self) -> bool {
-        self.algorithm != Algorithm::Bucket
+        self.algorithm != WindowAlgorithm::Bucket
     }
 
     /// The wait until `share` fits, if it does not fit now.
     pub(super) fn wait(&mut self, share: u64, now: Instant) -> Option<Duration> {
         self.advance(now);
         match self.algorithm {
-            Algorithm::Sliding => {
+            WindowAlgorithm::Sliding => {
                 let mut missing = (self.used + share)
                     .checked_sub(self.limit)
                     .filter(|missing| *missing > 0)?;
@@ -85,11 +90,11 @@ impl PeriodWindow {
                 let at = enough.map_or(now, |(at, _)| *at);
                 Some((at + self.per).saturating_duration_since(now))
             }
-            Algorithm::Fixed => {
+            WindowAlgorithm::Fixed => {
                 let end = self.since.unwrap_or(now) + self.per;
                 (self.used + share > self.limit).then(|| end.saturating_duration_since(now))
             }
-            Algorithm::Bucket => {
+            WindowAlgorithm::Bucket => {
                 let missing = float(share) - self.level;
                 (missing > 0.0).then(|| self.per.mul_f64(missing / float(self.limit)))
             }
@@ -98,7 +103,7 @@ impl PeriodWindow {
 
     /// Takes `share`.
     pub(super) fn take(&mut self, share: u64, now: Instant) {
-        if self.algorithm == Algorithm::Bucket {
+        if self.algorithm == WindowAlgorithm::Bucket {
             self.level -= float(share);
         } else {
             self.taken.push_back((now, share));
@@ -108,7 +113,7 @@ impl PeriodWindow {
 
     /// Counts `share` instead of `taken`, which was taken at `at`, if that still counts.
     pub(super) fn amend(&mut self, at: Instant, taken: u64, share: u64) {
-        if self.algorithm == Algorithm::Bucket {
+        if self.algorithm == WindowAlgorithm::Bucket {
             self.level = (self.level + float(taken) - float(share)).min(float(self.limit));
         } else if let Some(entry) = self.taken.iter_mut().find(|entry| **entry == (at, taken)) {
             entry.1 = share;
@@ -119,7 +124,7 @@ impl PeriodWindow {
     fn advance(&mut self, now: Instant) {
         let since = *self.since.get_or_insert(now);
         match self.algorithm {
-            Algorithm::Sliding => {
+            WindowAlgorithm::Sliding => {
                 // Strict: what was taken exactly a period ago still counts.
                 let over = |at: Instant| now.saturating_duration_since(at) > self.per;
                 while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at))
@@ -128,7 +133,7 @@ impl PeriodWindow {
                     self.used -= share;
                 }
             }
-            Algorithm::Fixed => {
+            WindowAlgorithm::Fixed => {
                 let elapsed = now.saturating_duration_since(since);
                 if elapsed >= self.per {
                     let periods = elapsed.as_nanos() / self.per.as_nanos().max(1);
@@ -138,7 +143,7 @@ impl PeriodWindow {
                     self.used = 0;
                 }
             }
-            Algorithm::Bucket => {
+            WindowAlgorithm::Bucket => {
                 let elapsed =
                     now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
                 self.level = (self.level + elapsed * float(self.limit)).min(float(self.limit));
@@ -150,19 +155,19 @@ impl PeriodWindow {
     /// What is left at `now`, and when all of it is back.
     pub(super) fn rest(&self, now: Instant) -> LimitRest {
         let (remaining, whole_in) = match self.algorithm {
-            Algorithm::Sliding => {
+            WindowAlgorithm::Sliding => {
                 let last = self.taken.back().map_or(now, |(at, _)| *at);
                 let whole = (last + self.per).saturating_duration_since(now);
                 (self.limit.saturating_sub(self.used), whole)
             }
-            Algorithm::Fixed => {
+            WindowAlgorithm::Fixed => {
                 let end = self.since.unwrap_or(now) + self.per;
                 (
                     self.limit.saturating_sub(self.used),
                     end.saturating_duration_since(now),
                 )
             }
-            Algorithm::Bucket => {
+            WindowAlgorithm::Bucket => {
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,

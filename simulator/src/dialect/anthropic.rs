@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
@@ -126,7 +126,7 @@ fn blocks(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let content = match &said.content {
         AnswerContent::Text(text) => vec![json!({ "type": "text", "text": text })],
         AnswerContent::Calls(calls) => {
-            let block = |(at, call): (usize, &ToolCall)| {
+            let block = |(at, call): (usize, &AnswerCall)| {
                 let id = format!("toolu_{id}{at}");
                 json!({ "type": "tool_use", "id": id, "name": call.name, "input": call.arguments })
             };
@@ -203,7 +203,7 @@ fn thinking(request: &Value, most: u64) -> Result<bool, RequestProblem> {
     }
 }
 
-fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
+fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let tool = |(at, tool): (usize, &Value)| {
         let Some(name) = tool.get("name").and_then(Value::as_str) else {
             return wrong(format!("tools.{at}.custom.name: Field required"));
@@ -216,7 +216,7 @@ fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
                 "tools.{at}.custom.input_schema.type: Field required"
             ));
         };
-        Ok(OfferedTool {
+        Ok(RequestTool {
             name: name.to_owned(),
             schema: schema.clone(),
         })
@@ -231,16 +231,16 @@ fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
         .collect()
 }
 
-fn choice(choice: Option<&Value>) -> Result<ToolChoice, RequestProblem> {
+fn choice(choice: Option<&Value>) -> Result<ToolSelection, RequestProblem> {
     let Some(choice) = choice.filter(|choice| !choice.is_null()) else {
-        return Ok(ToolChoice::Free);
+        return Ok(ToolSelection::Free);
     };
     let name = choice.get("name").and_then(Value::as_str);
     match (choice.get("type").and_then(Value::as_str), name) {
-        (Some("auto"), _) => Ok(ToolChoice::Free),
-        (Some("any"), _) => Ok(ToolChoice::Any),
-        (Some("none"), _) => Ok(ToolChoice::Never),
-        (Some("tool"), Some(name)) => Ok(ToolChoice::Named(name.to_owned())),
+        (Some("auto"), _) => Ok(ToolSelection::Free),
+        (Some("any"), _) => Ok(ToolSelection::Any),
+        (Some("none"), _) => Ok(ToolSelection::Never),
+        (Some("tool"), Some(name)) => Ok(ToolSelection::Named(name.to_owned())),
         (Some("tool"), None) => wrong("tool_choice.tool.name: Field required"),
         _ => wrong(
             "tool_choice: Input tag does not match any of the expected tags: 'auto', 'any', 'tool', 'none'",

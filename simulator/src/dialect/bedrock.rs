@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
@@ -62,7 +62,7 @@ fn content(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let blocks = match &said.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
         AnswerContent::Calls(calls) => {
-            let block = |(at, call): (usize, &ToolCall)| {
+            let block = |(at, call): (usize, &AnswerCall)| {
                 let id = format!("tooluse_{id}{at}");
                 json!({ "toolUse": { "toolUseId": id, "name": call.name, "input": call.arguments } })
             };
@@ -104,9 +104,9 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         result,
         tools: tools(request)?,
         choice: match name {
-            Some(name) => ToolChoice::Named(name.to_owned()),
-            None if choice.is_some_and(|choice| choice.get("any").is_some()) => ToolChoice::Any,
-            None => ToolChoice::Free,
+            Some(name) => ToolSelection::Named(name.to_owned()),
+            None if choice.is_some_and(|choice| choice.get("any").is_some()) => ToolSelection::Any,
+            None => ToolSelection::Free,
         },
         form: form(request)?,
         stops: stops(config.and_then(|config| config.get("stopSequences"))),
@@ -291,14 +291,14 @@ fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
     ))
 }
 
-fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
+fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let tool = |tool: &Value| match tool.pointer("/toolSpec/name").and_then(Value::as_str) {
         Some(name) => {
             let schema = tool
                 .pointer("/toolSpec/inputSchema/json")
                 .cloned()
                 .unwrap_or_else(|| json!({}));
-            Ok(OfferedTool {
+            Ok(RequestTool {
                 name: name.to_owned(),
                 schema,
             })

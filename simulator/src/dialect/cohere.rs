@@ -8,7 +8,7 @@ use super::super::answer::{
     DIMENSIONS, VendorAnswer, digest, documents, prompt_tokens, ranking, vector,
 };
 use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest,
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
     reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
@@ -75,7 +75,7 @@ fn message(said: &UnifiedAnswer, id: &str) -> Value {
     if let AnswerContent::Calls(calls) = &said.content {
         let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
         message["tool_plan"] = json!(format!("I will call {}.", names.join(" and ")));
-        let call = |(at, call): (usize, &ToolCall)| {
+        let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             json!({ "id": format!("{}_{}{at}", call.name, &id[..12]), "type": "function", "function": function })
         };
@@ -101,16 +101,16 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         .get("tool_choice")
         .filter(|choice| !choice.is_null())
     {
-        None => ToolChoice::Free,
-        Some(Value::String(word)) if word == "REQUIRED" => ToolChoice::Any,
-        Some(Value::String(word)) if word == "NONE" => ToolChoice::Never,
+        None => ToolSelection::Free,
+        Some(Value::String(word)) if word == "REQUIRED" => ToolSelection::Any,
+        Some(Value::String(word)) if word == "NONE" => ToolSelection::Never,
         Some(other) => {
             return wrong(format!(
                 "invalid request: tool_choice must be one of REQUIRED, NONE. Received: {other}"
             ));
         }
     };
-    if choice == ToolChoice::Any && asked.tools.is_empty() {
+    if choice == ToolSelection::Any && asked.tools.is_empty() {
         return wrong("invalid request: tool_choice is set but no tools are given");
     }
     let format = request.get("response_format");
@@ -273,11 +273,11 @@ mod tests {
         };
         assert_eq!(
             with(json!("REQUIRED")).map(|asked| asked.choice),
-            Ok(ToolChoice::Any)
+            Ok(ToolSelection::Any)
         );
         assert_eq!(
             with(json!("NONE")).map(|asked| asked.choice),
-            Ok(ToolChoice::Never)
+            Ok(ToolSelection::Never)
         );
         assert!(with(json!("auto")).is_err());
         assert!(with(json!({ "type": "function", "function": { "name": "f" } })).is_err());

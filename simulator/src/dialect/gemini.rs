@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolCall, ToolChoice, UnifiedAnswer,
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
@@ -167,7 +167,7 @@ fn said_parts(said: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value>
     let mut parts = match &said.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
         AnswerContent::Calls(calls) => {
-            let part = |(at, call): (usize, &ToolCall)| {
+            let part = |(at, call): (usize, &AnswerCall)| {
                 let mut function = json!({ "name": call.name, "args": call.arguments });
                 // Older models give their calls no ids.
                 if let Some(id) = id {
@@ -377,7 +377,7 @@ fn kind(media: &str) -> &'static str {
     }
 }
 
-fn tools(request: &Value) -> Result<(Vec<OfferedTool>, ToolChoice), RequestProblem> {
+fn tools(request: &Value) -> Result<(Vec<RequestTool>, ToolSelection), RequestProblem> {
     let lists = request
         .get("tools")
         .and_then(Value::as_array)
@@ -391,7 +391,7 @@ fn tools(request: &Value) -> Result<(Vec<OfferedTool>, ToolChoice), RequestProbl
             let schema = tool
                 .get("parametersJsonSchema")
                 .or_else(|| tool.get("parameters"));
-            Ok(OfferedTool {
+            Ok(RequestTool {
                 name: name.to_owned(),
                 schema: schema.cloned().unwrap_or_else(|| json!({})),
             })
@@ -409,10 +409,10 @@ fn tools(request: &Value) -> Result<(Vec<OfferedTool>, ToolChoice), RequestProbl
         .and_then(|config| config.pointer("/allowedFunctionNames/0"))
         .and_then(Value::as_str);
     let choice = match (mode, allowed) {
-        (Some("NONE"), _) => ToolChoice::Never,
-        (Some("ANY"), Some(name)) => ToolChoice::Named(name.to_owned()),
-        (Some("ANY"), None) => ToolChoice::Any,
-        _ => ToolChoice::Free,
+        (Some("NONE"), _) => ToolSelection::Never,
+        (Some("ANY"), Some(name)) => ToolSelection::Named(name.to_owned()),
+        (Some("ANY"), None) => ToolSelection::Any,
+        _ => ToolSelection::Free,
     };
     Ok((tools, choice))
 }

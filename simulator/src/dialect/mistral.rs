@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest, reply,
+    AnswerCall, AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::multipart::{self, FormPart};
@@ -274,7 +274,9 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
 
 fn forbidden(asked: &UnifiedRequest) -> Option<&str> {
     match &asked.choice {
-        ToolChoice::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => Some(name),
+        ToolSelection::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => {
+            Some(name)
+        }
         _ => None,
     }
 }
@@ -293,7 +295,7 @@ fn choice(said: &UnifiedAnswer, id: &str, index: u64) -> Value {
         message["content"] = json!([thinking, text]);
     }
     if let AnswerContent::Calls(calls) = &said.content {
-        let call = |(at, call): (usize, &ToolCall)| {
+        let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             // The last of its letters and digits tells calls apart.
             let id = format!("{}{}", &id[..ID - 1], at % 10);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{DIMENSIONS, VendorAnswer, prompt_tokens, vector};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, ToolCall, ToolChoice, UnifiedAnswer, UnifiedRequest,
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
     reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
@@ -84,7 +84,7 @@ fn message(said: &UnifiedAnswer) -> Value {
         message["thinking"] = json!(thought);
     }
     if let AnswerContent::Calls(calls) = &said.content {
-        let call = |call: &ToolCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
+        let call = |call: &AnswerCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
         message["tool_calls"] = calls.iter().map(call).collect();
     }
     message
@@ -123,7 +123,7 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
             .transpose()?
             .and_then(|(_, result)| result),
         tools: tools(request)?,
-        choice: ToolChoice::Free,
+        choice: ToolSelection::Free,
         form: match request.get("format") {
             Some(Value::String(word)) if word == "json" => AnswerForm::Json,
             Some(schema) if schema.is_object() => AnswerForm::Schema(schema.clone()),

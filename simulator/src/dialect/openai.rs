@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerContent, AnswerEnd, ToolCall, UnifiedAnswer, UnifiedRequest, reply,
+    AnswerCall, AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::route::ApiTask;
@@ -91,7 +91,7 @@ fn choice(vendor: Vendor, said: &UnifiedAnswer, id: &str, index: u64) -> Value {
     };
     let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal });
     if let AnswerContent::Calls(calls) = &said.content {
-        let call = |(at, call): (usize, &ToolCall)| {
+        let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             json!({ "id": format!("call_{id}{index}{at}"), "type": "function", "function": function })
         };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::super::super::asked::{AnswerForm, OfferedTool, ToolChoice, UnifiedRequest};
+use super::super::super::asked::{AnswerForm, RequestTool, ToolSelection, UnifiedRequest};
 use super::super::super::call::{RequestProblem, wrong};
 use super::super::super::parts;
 use super::super::super::signature;
@@ -141,7 +141,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
     Ok(())
 }
 
-pub(crate) fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
+pub(crate) fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let tool = |tool: &Value| {
         let name = tool
             .pointer("/function/name")
@@ -154,7 +154,7 @@ pub(crate) fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem>
             .pointer("/function/parameters")
             .cloned()
             .unwrap_or_else(|| json!({}));
-        Ok(OfferedTool {
+        Ok(RequestTool {
             name: name.to_owned(),
             schema,
         })
@@ -168,15 +168,15 @@ pub(crate) fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem>
         .collect()
 }
 
-fn choice(request: &Value) -> ToolChoice {
+fn choice(request: &Value) -> ToolSelection {
     match request.get("tool_choice") {
-        Some(Value::String(word)) if word == "none" => ToolChoice::Never,
-        Some(Value::String(word)) if word == "required" || word == "any" => ToolChoice::Any,
+        Some(Value::String(word)) if word == "none" => ToolSelection::Never,
+        Some(Value::String(word)) if word == "required" || word == "any" => ToolSelection::Any,
         Some(object) => match object.pointer("/function/name").and_then(Value::as_str) {
-            Some(name) => ToolChoice::Named(name.to_owned()),
-            None => ToolChoice::Free,
+            Some(name) => ToolSelection::Named(name.to_owned()),
+            None => ToolSelection::Free,
         },
-        None => ToolChoice::Free,
+        None => ToolSelection::Free,
     }
 }
 

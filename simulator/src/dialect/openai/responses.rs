@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, OfferedTool, ToolChoice, UnifiedAnswer, UnifiedRequest,
-    reply,
+    AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
+    UnifiedRequest, reply,
 };
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::parts;
@@ -196,7 +196,7 @@ fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
     Ok(())
 }
 
-fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
+fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let functions = request
         .get("tools")
         .and_then(Value::as_array)
@@ -204,7 +204,7 @@ fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
         .flatten();
     let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
     let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
-        Some(name) => Ok(OfferedTool {
+        Some(name) => Ok(RequestTool {
             name: name.to_owned(),
             schema: tool.get("parameters").cloned().unwrap_or_else(|| json!({})),
         }),
@@ -213,15 +213,15 @@ fn tools(request: &Value) -> Result<Vec<OfferedTool>, RequestProblem> {
     functions.map(tool).collect()
 }
 
-fn choice(choice: Option<&Value>) -> ToolChoice {
+fn choice(choice: Option<&Value>) -> ToolSelection {
     match choice {
-        Some(Value::String(word)) if word == "none" => ToolChoice::Never,
-        Some(Value::String(word)) if word == "required" => ToolChoice::Any,
+        Some(Value::String(word)) if word == "none" => ToolSelection::Never,
+        Some(Value::String(word)) if word == "required" => ToolSelection::Any,
         Some(object) => match object.get("name").and_then(Value::as_str) {
-            Some(name) => ToolChoice::Named(name.to_owned()),
-            None => ToolChoice::Free,
+            Some(name) => ToolSelection::Named(name.to_owned()),
+            None => ToolSelection::Free,
         },
-        None => ToolChoice::Free,
+        None => ToolSelection::Free,
     }
 }
 
