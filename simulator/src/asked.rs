@@ -1,56 +1,67 @@
-//! What a conversation asks for and what is said to it, in no dialect.
+//! The request and the answer of a chat in a form that no dialect has, and the answer that a request gets.
 
 use serde_json::{Value, json};
 
 use super::schema;
 
-/// A tool that may be called.
+/// A tool that a request offers to the model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RequestTool {
     pub(super) name: String,
+    /// The JSON Schema of its arguments.
     pub(super) schema: Value,
 }
 
-/// Whether a tool is to be called.
+/// The rule by which the model decides if it calls a tool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum ToolSelection {
+    /// The model decides.
     #[default]
     Free,
+    /// The model calls no tool.
     Never,
+    /// The model calls at least one tool.
     Any,
+    /// The model calls the tool of this name.
     Named(String),
 }
 
 /// The form of an answer.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) enum AnswerForm {
+    /// Plain text.
     #[default]
     Text,
+    /// JSON of any shape.
     Json,
+    /// JSON that this JSON Schema accepts.
     Schema(Value),
 }
 
-/// What a conversation asks for.
+/// A chat request as the simulator reads it from any dialect.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct UnifiedRequest {
-    /// What the last message says; what is not text is described.
+    /// The text of the last message of the user; parts that are not text are described.
     pub(super) text: String,
-    /// What a tool gave back, where the conversation ends with that.
+    /// The results of tools; `None` where the conversation does not end with results.
     pub(super) result: Option<String>,
     pub(super) tools: Vec<RequestTool>,
     pub(super) choice: ToolSelection,
     pub(super) form: AnswerForm,
+    /// The stop sequences, each of which ends the answer.
     pub(super) stops: Vec<String>,
-    /// The most tokens of an answer.
-    pub(super) most: Option<u64>,
-    /// Whether reasoning is asked for.
-    pub(super) thinks: bool,
-    /// Whether no more than one tool may be called at once.
-    pub(super) one_call: bool,
+    /// The most tokens of an answer; `None` for no limit.
+    pub(super) max_tokens: Option<u64>,
+    /// True if the request turns reasoning on.
+    pub(super) reasoning: bool,
+    /// True if the answer may hold at most one tool call.
+    pub(super) single_call: bool,
 }
 
 impl UnifiedRequest {
-    /// How many of the `input` tokens of a prompt were cached before: half of them, where that is wished for.
+    /// Returns how many of the `input` tokens of a prompt come from the cache.
+    ///
+    /// These are half of them if the text begins with `cached `, and none otherwise.
     pub(super) fn cached(&self, input: u64) -> u64 {
         if self.text.starts_with("cached ") {
             input / 2
@@ -60,43 +71,76 @@ impl UnifiedRequest {
     }
 }
 
-/// A call of a tool.
+/// A call of a tool in an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct AnswerCall {
     pub(super) name: String,
-    /// An object.
+    /// The arguments, a JSON object.
     pub(super) arguments: Value,
 }
 
-/// What is said.
+impl AnswerCall {
+    /// Returns the plainest call of `tool`.
+    fn of(tool: &RequestTool) -> Self {
+        let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
+        Self {
+            name: tool.name.clone(),
+            arguments: arguments.unwrap_or_else(|| json!({})),
+        }
+    }
+
+    /// Returns the length of the call in bytes.
+    fn length(&self) -> usize {
+        let arguments = self.arguments.to_string();
+        self.name.len() + arguments.len()
+    }
+}
+
+/// The content of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum AnswerContent {
     Text(String),
     Calls(Vec<AnswerCall>),
+    /// The text in which the model declines.
     Refusal(String),
 }
 
-/// Why no more is said.
+impl AnswerContent {
+    /// Returns the length of the content in bytes.
+    fn length(&self) -> usize {
+        match self {
+            AnswerContent::Text(text) | AnswerContent::Refusal(text) => text.len(),
+            AnswerContent::Calls(calls) => calls.iter().map(AnswerCall::length).sum(),
+        }
+    }
+}
+
+/// The reason why an answer ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum AnswerEnd {
+    /// The answer is complete.
     Whole,
+    /// The answer reached this stop sequence.
     Stopped(String),
+    /// The answer reached the most tokens.
     Length,
 }
 
-/// An answer to a conversation.
+/// An answer to a chat request, before a dialect encodes it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct UnifiedAnswer {
+    /// The text of the reasoning; `None` if there is no reasoning.
     pub(super) thought: Option<String>,
     pub(super) content: AnswerContent,
     pub(super) end: AnswerEnd,
     /// The tokens of the content alone.
     pub(super) tokens: u64,
-    /// The tokens of the thought.
+    /// The tokens of the reasoning.
     pub(super) thought_tokens: u64,
 }
 
 impl UnifiedAnswer {
+    /// Returns the text of the content; it is empty for tool calls.
     pub(super) fn text(&self) -> &str {
         match &self.content {
             AnswerContent::Text(text) | AnswerContent::Refusal(text) => text,
@@ -104,33 +148,26 @@ impl UnifiedAnswer {
         }
     }
 
+    /// Returns the tokens of the content and of the reasoning.
     pub(super) fn all_tokens(&self) -> u64 {
         self.tokens + self.thought_tokens
     }
 }
 
-/// What is said: made from what is asked alone.
-pub(super) fn reply(asked: &UnifiedRequest) -> UnifiedAnswer {
-    let thinks = asked.thinks || asked.text.starts_with("think ");
-    let thought = thinks.then(|| format!("They say: {}", asked.text));
+/// Returns the answer to a request, which depends on the request alone.
+pub(super) fn reply(request: &UnifiedRequest) -> UnifiedAnswer {
+    let reasons = request.reasoning || request.text.starts_with("think ");
+    let thought = reasons.then(|| format!("They say: {}", request.text));
     let thought_tokens = thought
         .as_ref()
         .map_or(0, |thought| thought.len() as u64 / 4 + 1);
-    let content = content(asked);
-    let (content, end) = match content {
-        AnswerContent::Text(text) => cut(text, asked),
+    let (content, end) = match content(request) {
+        AnswerContent::Text(text) => cut(text, request),
         other => (other, AnswerEnd::Whole),
     };
-    let length = match &content {
-        AnswerContent::Text(text) | AnswerContent::Refusal(text) => text.len(),
-        AnswerContent::Calls(calls) => calls
-            .iter()
-            .map(|call| call.name.len() + call.arguments.to_string().len())
-            .sum(),
-    };
-    let tokens = tokens(length);
+    let tokens = tokens(content.length());
     let tokens = if end == AnswerEnd::Length {
-        asked.most.unwrap_or(tokens)
+        request.max_tokens.unwrap_or(tokens)
     } else {
         tokens
     };
@@ -143,78 +180,63 @@ pub(super) fn reply(asked: &UnifiedRequest) -> UnifiedAnswer {
     }
 }
 
-/// The tokens of so many bytes of an answer. `You said: ` counts as two, whatever follows.
+/// Returns the tokens of an answer of `length` bytes. The first ten bytes, `You said: `, count as two tokens.
 fn tokens(length: usize) -> u64 {
     (length as u64).saturating_sub(10) / 4 + 2
 }
 
-fn content(asked: &UnifiedRequest) -> AnswerContent {
-    if asked.text.starts_with("refuse ") && asked.result.is_none() {
+fn content(request: &UnifiedRequest) -> AnswerContent {
+    if request.text.starts_with("refuse ") && request.result.is_none() {
         return AnswerContent::Refusal("I cannot help with that.".to_owned());
     }
-    if let Some(result) = &asked.result {
+    if let Some(result) = &request.result {
         return AnswerContent::Text(format!("The tool said: {result}"));
     }
-    let tools = called(asked);
+    let tools = called_tools(request);
     if !tools.is_empty() {
-        return AnswerContent::Calls(tools.iter().map(call).collect());
+        return AnswerContent::Calls(tools.iter().map(AnswerCall::of).collect());
     }
-    AnswerContent::Text(match &asked.form {
-        AnswerForm::Text => format!("You said: {}", asked.text),
-        AnswerForm::Json => json!({ "said": asked.text }).to_string(),
-        AnswerForm::Schema(wanted) => schema::example(wanted).to_string(),
+    AnswerContent::Text(match &request.form {
+        AnswerForm::Text => format!("You said: {}", request.text),
+        AnswerForm::Json => json!({ "said": request.text }).to_string(),
+        AnswerForm::Schema(schema) => schema::example(schema).to_string(),
     })
 }
 
-/// A call with the plainest arguments.
-fn call(tool: &RequestTool) -> AnswerCall {
-    let arguments = Some(schema::example(&tool.schema)).filter(Value::is_object);
-    AnswerCall {
-        name: tool.name.clone(),
-        arguments: arguments.unwrap_or_else(|| json!({})),
-    }
-}
-
-/// The tools that are to be called: all only where the text says so.
-fn called(asked: &UnifiedRequest) -> &[RequestTool] {
-    let tools = asked.tools.as_slice();
+/// Returns the tools that the answer calls. It calls several only if the text begins with `call all `.
+fn called_tools(request: &UnifiedRequest) -> &[RequestTool] {
+    let tools = request.tools.as_slice();
     let first = &tools[..tools.len().min(1)];
-    let wished = if asked.text.starts_with("call all ") && !asked.one_call {
+    let callable = if request.text.starts_with("call all ") && !request.single_call {
         tools
     } else {
         first
     };
-    match &asked.choice {
+    match &request.choice {
         ToolSelection::Never => &[],
-        ToolSelection::Any => wished,
+        ToolSelection::Any => callable,
         ToolSelection::Named(name) => match tools.iter().position(|tool| tool.name == *name) {
             Some(at) => &tools[at..=at],
             None => &[],
         },
-        ToolSelection::Free if asked.text.starts_with("call ") => wished,
+        ToolSelection::Free if request.text.starts_with("call ") => callable,
         ToolSelection::Free => &[],
     }
 }
 
-/// What is left of a text before the first stop sequence and within the most tokens.
-fn cut(mut text: String, asked: &UnifiedRequest) -> (AnswerContent, AnswerEnd) {
+/// Cuts a text at its first stop sequence and after the most tokens.
+fn cut(mut text: String, request: &UnifiedRequest) -> (AnswerContent, AnswerEnd) {
     let mut end = AnswerEnd::Whole;
-    let stops = asked.stops.iter().filter(|stop| !stop.is_empty());
-    if let Some((at, stop)) = stops
-        .filter_map(|stop| Some((text.find(stop)?, stop)))
-        .min()
-    {
+    let stops = request.stops.iter().filter(|stop| !stop.is_empty());
+    let places = stops.filter_map(|stop| Some((text.find(stop)?, stop)));
+    if let Some((at, stop)) = places.min() {
         text.truncate(at);
         end = AnswerEnd::Stopped(stop.clone());
     }
-    if let Some(most) = asked.most.filter(|most| tokens(text.len()) > *most) {
-        let mut at = usize::try_from(most * 4)
-            .unwrap_or(usize::MAX)
-            .min(text.len());
-        while !text.is_char_boundary(at) {
-            at -= 1;
-        }
-        text.truncate(at);
+    let exceeded = |most: &u64| tokens(text.len()) > *most;
+    if let Some(most) = request.max_tokens.filter(exceeded) {
+        let bytes = usize::try_from(most * 4).unwrap_or(usize::MAX);
+        text.truncate(text.floor_char_boundary(bytes));
         end = AnswerEnd::Length;
     }
     (AnswerContent::Text(text), end)
@@ -224,7 +246,7 @@ fn cut(mut text: String, asked: &UnifiedRequest) -> (AnswerContent, AnswerEnd) {
 mod tests {
     use super::*;
 
-    fn asked(text: &str) -> UnifiedRequest {
+    fn request(text: &str) -> UnifiedRequest {
         UnifiedRequest {
             text: text.to_owned(),
             ..UnifiedRequest::default()
@@ -244,16 +266,16 @@ mod tests {
         };
         let call = AnswerContent::Calls(vec![made("weather")]);
         let both = AnswerContent::Calls(vec![made("weather"), made("time")]);
-        assert_eq!(reply(&asked("hello")).text(), "You said: hello");
+        assert_eq!(reply(&request("hello")).text(), "You said: hello");
         assert!(matches!(
-            reply(&asked("refuse this")).content,
+            reply(&request("refuse this")).content,
             AnswerContent::Refusal(_)
         ));
-        assert!(reply(&asked("think hard")).thought.is_some());
+        assert!(reply(&request("think hard")).thought.is_some());
         assert_eq!(
             reply(&UnifiedRequest {
                 tools: tools.clone(),
-                ..asked("call it")
+                ..request("call it")
             })
             .content,
             call
@@ -262,19 +284,19 @@ mod tests {
             reply(&UnifiedRequest {
                 tools: tools.clone(),
                 choice: ToolSelection::Any,
-                ..asked("hi")
+                ..request("hi")
             })
             .content,
             call
         );
         let all = UnifiedRequest {
             tools: tools.clone(),
-            ..asked("call all of them")
+            ..request("call all of them")
         };
         assert_eq!(reply(&all).content, both);
         assert_eq!(
             reply(&UnifiedRequest {
-                one_call: true,
+                single_call: true,
                 ..all
             })
             .content,
@@ -283,13 +305,13 @@ mod tests {
         let never = UnifiedRequest {
             tools,
             choice: ToolSelection::Never,
-            ..asked("call it")
+            ..request("call it")
         };
         assert_eq!(reply(&never).text(), "You said: call it");
         let result = UnifiedRequest {
             result: Some("rain".to_owned()),
             choice: ToolSelection::Any,
-            ..asked("call it")
+            ..request("call it")
         };
         assert_eq!(reply(&result).text(), "The tool said: rain");
     }
@@ -298,15 +320,15 @@ mod tests {
     fn an_answer_ends_at_a_stop_sequence_or_at_its_most_tokens() {
         let stopped = reply(&UnifiedRequest {
             stops: vec!["lo".to_owned(), "l".to_owned()],
-            ..asked("hello")
+            ..request("hello")
         });
         assert_eq!(
             (stopped.text(), &stopped.end),
             ("You said: he", &AnswerEnd::Stopped("l".to_owned()))
         );
         let cut = reply(&UnifiedRequest {
-            most: Some(3),
-            ..asked("a long story of a river")
+            max_tokens: Some(3),
+            ..request("a long story of a river")
         });
         assert_eq!(
             (cut.text(), &cut.end, cut.tokens),

@@ -21,7 +21,7 @@ pub(super) struct TokenCount {
 pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let input = prompt_tokens(body);
-    let most = longest(vendor, &request).unwrap_or_default();
+    let most = requested_output(vendor, &request).unwrap_or_default();
     let tokens = match vendor {
         // The larger of the two: the prompt, estimated, and the longest answer that is asked for.
         Vendor::OpenAi => input.max(most),
@@ -44,7 +44,7 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
 }
 
 /// What a call counts for once it is answered, if that is counted again.
-pub(super) fn at_the_end(
+pub(super) fn at_completion(
     vendor: Vendor,
     model: &str,
     (input, output): (u64, u64),
@@ -80,7 +80,7 @@ fn burndown(model: &str) -> u64 {
 }
 
 /// The longest answer that a request asks for.
-fn longest(vendor: Vendor, request: &Value) -> Option<u64> {
+fn requested_output(vendor: Vendor, request: &Value) -> Option<u64> {
     match vendor {
         Vendor::Bedrock => request.pointer("/inferenceConfig/maxTokens")?.as_u64(),
         _ => most(request),
@@ -103,14 +103,14 @@ mod tests {
         assert_eq!(tokens(Vendor::Azure), input + 100);
         assert_eq!(tokens(Vendor::Bedrock), input + 100);
         assert_eq!(tokens(Vendor::Gemini), input);
-        let claude = at_the_end(
+        let claude = at_completion(
             Vendor::Bedrock,
             "anthropic.claude-sonnet-4-5-v1:0",
             (10, 20),
         );
         assert_eq!(claude.map(|cost| cost.tokens), Some(110));
-        assert_eq!(at_the_end(Vendor::OpenAi, "gpt", (10, 20)), None);
-        let anthropic = at_the_end(Vendor::Anthropic, "claude", (10, 20));
+        assert_eq!(at_completion(Vendor::OpenAi, "gpt", (10, 20)), None);
+        let anthropic = at_completion(Vendor::Anthropic, "claude", (10, 20));
         assert_eq!(
             anthropic.map(|cost| (cost.input, cost.output)),
             Some((10, 20))

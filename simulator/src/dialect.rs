@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::answer::{CREATED, VendorAnswer, digest};
 use super::call::{Outcome, RequestProblem, VendorCall};
-use super::failure::{self, FailureContext, PREFIX};
+use super::failure::{self, FAILURE_PREFIX, FailureContext};
 use super::route::ApiTask;
 use super::vendor::Vendor;
 
@@ -27,28 +27,28 @@ pub(super) fn answer(call: &VendorCall<'_>, instead: Option<&str>) -> VendorAnsw
         ..*call
     };
     let model = model(call);
-    let told = FailureContext {
+    let context = FailureContext {
         key: call.key,
         model: &model,
         account: &call.account.name,
         body: call.body,
     };
-    let failure = instead.and_then(|case| failure::answer(call.vendor, case, &told));
-    if let Some(failure) = failure.or_else(|| failure::asked_for(call.vendor, &told)) {
+    let failure = instead.and_then(|case| failure::answer(call.vendor, case, &context));
+    if let Some(failure) = failure.or_else(|| failure::requested(call.vendor, &context)) {
         return failure;
     }
     let outcome = match call.task {
         _ if model == NO_MODEL => Err(RequestProblem::Case("model_not_allowed")),
-        _ if model.starts_with(PREFIX) => Err(RequestProblem::Request(format!(
+        _ if model.starts_with(FAILURE_PREFIX) => Err(RequestProblem::Request(format!(
             "no failure is called {model}"
         ))),
         ApiTask::Unversioned => Err(RequestProblem::Case("model_not_allowed-version")),
-        _ => spoken(call),
+        _ => vendor_answer(call),
     };
-    outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &told))
+    outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &context))
 }
 
-fn spoken(call: &VendorCall<'_>) -> Outcome {
+fn vendor_answer(call: &VendorCall<'_>) -> Outcome {
     match call.vendor {
         vendor if vendor.speaks_as_openai() => openai::answer(call),
         Vendor::Anthropic => anthropic::answer(call),
@@ -76,11 +76,16 @@ fn model(call: &VendorCall<'_>) -> String {
 pub(super) fn refused(
     vendor: Vendor,
     wrong: &RequestProblem,
-    told: &FailureContext<'_>,
+    context: &FailureContext<'_>,
 ) -> VendorAnswer {
     match wrong {
-        RequestProblem::Case(case) => failure::answer(vendor, case, told)
-            .unwrap_or_else(|| refused(vendor, &RequestProblem::Request((*case).to_owned()), told)),
+        RequestProblem::Case(case) => failure::answer(vendor, case, context).unwrap_or_else(|| {
+            refused(
+                vendor,
+                &RequestProblem::Request((*case).to_owned()),
+                context,
+            )
+        }),
         RequestProblem::Request(message) => bad_request(vendor, message),
         RequestProblem::Field(path, message) => field(vendor, path, message),
         RequestProblem::Address(path) => unknown_address(vendor, path),

@@ -19,11 +19,11 @@ use super::answer::{VendorAnswer, digest};
 use super::vendor::Vendor;
 
 /// How the name of a model begins that always fails.
-pub(super) const PREFIX: &str = "fail-";
+pub(super) const FAILURE_PREFIX: &str = "fail-";
 /// How the name of a case ends that only Responses know.
-const OF_RESPONSES: &str = "-responses";
+const RESPONSES_SUFFIX: &str = "-responses";
 /// The most of a prompt that an error repeats, in characters.
-const MOST_OF_A_PROMPT: usize = 100;
+const MAX_PROMPT_CHARS: usize = 100;
 
 /// A failure that can be asked for, by the model `fail-CASE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -59,7 +59,7 @@ const fn row(case: &'static str, status: u16, body: &'static str) -> FailureRow 
     }
 }
 
-const fn telling(
+const fn row_with_headers(
     case: &'static str,
     status: u16,
     headers: &'static [(&'static str, &'static str)],
@@ -74,7 +74,7 @@ const fn telling(
 }
 
 /// What a proxy in front of any of them may send.
-const OF_ALL: [FailureRow; 2] = [
+const COMMON_ROWS: [FailureRow; 2] = [
     row("malformed_response", 200, "<html>not the answer</html>"),
     row("malformed_response-empty", 200, ""),
 ];
@@ -96,7 +96,7 @@ fn rows(vendor: Vendor) -> &'static [FailureRow] {
 }
 
 fn all(vendor: Vendor) -> impl Iterator<Item = &'static FailureRow> {
-    rows(vendor).iter().chain(&OF_ALL)
+    rows(vendor).iter().chain(&COMMON_ROWS)
 }
 
 /// All failures of all providers.
@@ -106,7 +106,7 @@ pub fn failures() -> Vec<VendorFailure> {
             provider: vendor.name(),
             case: row.case,
             class: class(row.case),
-            task: if row.case.ends_with(OF_RESPONSES) {
+            task: if row.case.ends_with(RESPONSES_SUFFIX) {
                 "responses"
             } else {
                 "chat"
@@ -143,12 +143,12 @@ pub(super) struct FailureContext<'a> {
 pub(super) fn answer(
     vendor: Vendor,
     case: &str,
-    told: &FailureContext<'_>,
+    context: &FailureContext<'_>,
 ) -> Option<VendorAnswer> {
     let fits = |row: &&FailureRow| row.case == case;
     let like = |row: &&FailureRow| Some(class(row.case)) == case.split('-').next();
     let row = all(vendor).find(fits).or_else(|| all(vendor).find(like))?;
-    let body = filled(row.body, told);
+    let body = fill_placeholders(row.body, context);
     let kind = match body.chars().next() {
         Some('{' | '[') => "application/json",
         Some('<') | None => "text/html",
@@ -170,15 +170,15 @@ pub(super) fn answer(
 }
 
 /// The failure that a model asks for by its name.
-pub(super) fn asked_for(vendor: Vendor, told: &FailureContext<'_>) -> Option<VendorAnswer> {
-    let case = told.model.strip_prefix(PREFIX)?;
+pub(super) fn requested(vendor: Vendor, context: &FailureContext<'_>) -> Option<VendorAnswer> {
+    let case = context.model.strip_prefix(FAILURE_PREFIX)?;
     all(vendor)
         .any(|row| row.case == case)
-        .then(|| answer(vendor, case, told))?
+        .then(|| answer(vendor, case, context))?
 }
 
 /// A body with what it repeats of the call.
-fn filled(body: &str, told: &FailureContext<'_>) -> String {
+fn fill_placeholders(body: &str, context: &FailureContext<'_>) -> String {
     if !body.contains('$') {
         return body.to_owned();
     }
@@ -190,19 +190,24 @@ fn filled(body: &str, told: &FailureContext<'_>) -> String {
             .unwrap_or_default()
             .to_owned()
     };
-    let count = told.key.chars().count();
+    let count = context.key.chars().count();
     let tail = if count > 12 {
-        told.key.chars().skip(count - 4).collect()
+        context.key.chars().skip(count - 4).collect()
     } else {
         String::new()
     };
-    body.replace("$KEY_HEAD", &part(told.key.chars().take(8).collect()))
+    body.replace("$KEY_HEAD", &part(context.key.chars().take(8).collect()))
         .replace("$KEY_TAIL", &part(tail))
-        .replace("$MODEL", &part(told.model.to_owned()))
-        .replace("$ACCOUNT", &part(told.account.to_owned()))
+        .replace("$MODEL", &part(context.model.to_owned()))
+        .replace("$ACCOUNT", &part(context.account.to_owned()))
         .replace(
             "$PROMPT",
-            &part(prompt(told.body).chars().take(MOST_OF_A_PROMPT).collect()),
+            &part(
+                prompt(context.body)
+                    .chars()
+                    .take(MAX_PROMPT_CHARS)
+                    .collect(),
+            ),
         )
 }
 
@@ -283,7 +288,7 @@ mod tests {
 
     #[test]
     fn every_body_that_looks_like_json_is_json() {
-        let told = FailureContext {
+        let context = FailureContext {
             key: "sk-1234567890-tail",
             model: "m\"x",
             account: "a",
@@ -291,7 +296,7 @@ mod tests {
         };
         for vendor in Vendor::ALL {
             for row in all(vendor) {
-                let body = filled(row.body, &told);
+                let body = fill_placeholders(row.body, &context);
                 if body.starts_with(['{', '[']) {
                     let read = serde_json::from_str::<Value>(&body);
                     assert!(read.is_ok(), "{} {}: {body}", vendor.name(), row.case);
@@ -304,14 +309,14 @@ mod tests {
     fn what_a_provider_repeats_is_repeated() {
         let body =
             br#"{"messages":[{"role":"user","content":[{"type":"text","text":"a secret wish"}]}]}"#;
-        let told = FailureContext {
+        let context = FailureContext {
             key: "sk-12345-67890-tail",
             model: "fail-bad_key",
             account: "acme",
             body,
         };
         let text = |vendor, case| {
-            let answer = answer(vendor, case, &told).expect("a failure");
+            let answer = answer(vendor, case, &context).expect("a failure");
             String::from_utf8(answer.body).expect("text")
         };
         let openai = text(Vendor::OpenAi, "bad_key");
@@ -321,13 +326,13 @@ mod tests {
         );
         assert!(text(Vendor::Groq, "rate_limited").contains("org_acme"));
         assert!(text(Vendor::OpenRouter, "content_filtered").contains("a secret wish"));
-        assert!(asked_for(Vendor::OpenAi, &told).is_some());
+        assert!(requested(Vendor::OpenAi, &context).is_some());
         assert!(
-            asked_for(
+            requested(
                 Vendor::OpenAi,
                 &FailureContext {
                     model: "fail-nothing",
-                    ..told
+                    ..context
                 }
             )
             .is_none()

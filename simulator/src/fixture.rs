@@ -16,7 +16,7 @@ pub(super) struct AccountFixture {
     pub(super) concurrent: Option<u64>,
 }
 
-const NOTHING: AccountFixture = AccountFixture {
+const UNLIMITED: AccountFixture = AccountFixture {
     name: "",
     provider: Vendor::OpenAi,
     calls: &[],
@@ -33,7 +33,7 @@ static FIXTURES: [AccountFixture; 8] = [
         name: "openai-t1",
         calls: &["500/1m"],
         tokens: &["200000/1m"],
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "anthropic-legacy-t1",
@@ -42,14 +42,14 @@ static FIXTURES: [AccountFixture; 8] = [
         input: &["30000/1m"],
         output: &["8000/1m"],
         algorithm: WindowAlgorithm::Bucket,
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "gemini-free",
         provider: Vendor::Gemini,
         calls: &["5/1m", "20/1day"],
         tokens: &["250000/1m"],
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "groq-free",
@@ -57,7 +57,7 @@ static FIXTURES: [AccountFixture; 8] = [
         calls: &["30/1m", "1000/1day"],
         tokens: &["8000/1m", "200000/1day"],
         algorithm: WindowAlgorithm::Sliding,
-        ..NOTHING
+        ..UNLIMITED
     },
     // Calls are checked over parts of the minute, tokens by a counter that is set back every minute.
     AccountFixture {
@@ -67,25 +67,25 @@ static FIXTURES: [AccountFixture; 8] = [
         tokens: &["100000/1m"],
         algorithm: WindowAlgorithm::Sliding,
         tokens_algorithm: Some(WindowAlgorithm::Fixed),
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "deepseek",
         provider: Vendor::DeepSeek,
         concurrent: Some(500),
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "bedrock",
         provider: Vendor::Bedrock,
         tokens: &["100000/1m"],
-        ..NOTHING
+        ..UNLIMITED
     },
     AccountFixture {
         name: "mistral-rps",
         provider: Vendor::Mistral,
         calls: &["1/1s"],
-        ..NOTHING
+        ..UNLIMITED
     },
 ];
 

@@ -20,13 +20,17 @@ pub(super) fn headers(
     cost: TokenCount,
     now: SystemTime,
 ) -> HeaderMap {
-    let mut told = HeaderWriter(HeaderMap::new());
+    let mut writer = HeaderWriter(HeaderMap::new());
     let vendor = account.provider;
     if account.headers == LimitHeaders::Limits {
         let left = &admission.left;
         match vendor {
-            Vendor::OpenAi => told.as_openai(tightest(&left.calls), tightest(&left.tokens), go),
-            Vendor::Azure => told.as_openai(tightest(&left.calls), tightest(&left.tokens), whole),
+            Vendor::OpenAi => {
+                writer.as_openai(tightest(&left.calls), tightest(&left.tokens), go_duration)
+            }
+            Vendor::Azure => {
+                writer.as_openai(tightest(&left.calls), tightest(&left.tokens), whole_seconds)
+            }
             // It tells of calls a day and of tokens a minute.
             Vendor::Groq => {
                 let of = |rests: &[LimitRest], day: bool| {
@@ -37,25 +41,29 @@ pub(super) fn headers(
                         .collect();
                     tightest(&same).or_else(|| tightest(rests))
                 };
-                told.as_openai(of(&left.calls, true), of(&left.tokens, false), hundredths);
+                writer.as_openai(
+                    of(&left.calls, true),
+                    of(&left.tokens, false),
+                    go_duration_rounded,
+                );
             }
-            Vendor::Anthropic => told.as_anthropic(admission, now),
-            Vendor::Mistral => told.as_mistral(admission, cost),
+            Vendor::Anthropic => writer.as_anthropic(admission, now),
+            Vendor::Mistral => writer.as_mistral(admission, cost),
             _ => {}
         }
     }
     if vendor == Vendor::Anthropic {
-        told.set("anthropic-organization-id", &account.name);
+        writer.set("anthropic-organization-id", &account.name);
     }
     if let Some(wait) = admission.refused.and_then(|refused| refused.wait()) {
         if account.headers != LimitHeaders::None {
-            told.wait(vendor, wait, now);
+            writer.wait(vendor, wait, now);
         }
         if account.headers == LimitHeaders::Limits && vendor == Vendor::OpenRouter {
-            told.as_openrouter(admission.by, wait, now);
+            writer.as_openrouter(admission.by, wait, now);
         }
     }
-    told.0
+    writer.0
 }
 
 struct HeaderWriter(HeaderMap);
@@ -199,13 +207,13 @@ impl HeaderWriter {
         );
         self.set(
             "x-ratelimit-reset",
-            &unix(now + wait).as_millis().to_string(),
+            &unix_time(now + wait).as_millis().to_string(),
         );
     }
 
     /// How long to wait, where this vendor says so in headers.
     fn wait(&mut self, vendor: Vendor, wait: Duration, now: SystemTime) {
-        let seconds = whole(wait);
+        let seconds = whole_seconds(wait);
         match vendor {
             Vendor::OpenAi | Vendor::Azure => {
                 self.set("retry-after", &seconds);
@@ -221,7 +229,10 @@ impl HeaderWriter {
                 self.set("retry-after", &seconds);
                 self.set(
                     "x-ratelimit-reset",
-                    &unix(now + wait).as_secs().saturating_add(1).to_string(),
+                    &unix_time(now + wait)
+                        .as_secs()
+                        .saturating_add(1)
+                        .to_string(),
                 );
             }
             Vendor::Gemini | Vendor::Bedrock | Vendor::Ollama | Vendor::DeepSeek => {}
@@ -229,7 +240,7 @@ impl HeaderWriter {
     }
 }
 
-pub(super) fn unix(time: SystemTime) -> Duration {
+pub(super) fn unix_time(time: SystemTime) -> Duration {
     time.duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -238,12 +249,12 @@ fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_seconds(time + Duration::from_millis(999)).to_string()
 }
 
-fn whole(wait: Duration) -> String {
+fn whole_seconds(wait: Duration) -> String {
     wait.as_secs_f64().ceil().to_string()
 }
 
 /// `120ms`, `1.5s`, `6m0s`, `1h2m3.5s`, as Go writes it.
-pub(super) fn go(wait: Duration) -> String {
+pub(super) fn go_duration(wait: Duration) -> String {
     let (seconds, millis) = (wait.as_secs(), wait.subsec_millis());
     if seconds == 0 {
         return format!("{millis}ms");
@@ -258,9 +269,9 @@ pub(super) fn go(wait: Duration) -> String {
 }
 
 /// `2m59.56s`, `7.66s`: the same, to the hundredth.
-pub(super) fn hundredths(wait: Duration) -> String {
+pub(super) fn go_duration_rounded(wait: Duration) -> String {
     let hundredths = wait.as_millis().div_ceil(10) * 10;
-    go(Duration::from_millis(
+    go_duration(Duration::from_millis(
         u64::try_from(hundredths).unwrap_or(u64::MAX),
     ))
 }
@@ -299,9 +310,9 @@ mod tests {
             (360_000, "6m0s"),
             (3_723_500, "1h2m3.5s"),
         ] {
-            assert_eq!(go(Duration::from_millis(millis)), expected);
+            assert_eq!(go_duration(Duration::from_millis(millis)), expected);
         }
-        assert_eq!(hundredths(Duration::from_millis(7_654)), "7.66s");
+        assert_eq!(go_duration_rounded(Duration::from_millis(7_654)), "7.66s");
     }
 
     #[test]

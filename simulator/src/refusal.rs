@@ -8,11 +8,11 @@ use super::account::{Config, LimitHeaders};
 use super::admission::{Admission, RefusalReason, tightest};
 use super::answer::{VendorAnswer, digest};
 use super::cost::TokenCount;
-use super::limits::{DAY, go, hundredths, unix};
+use super::limits::{DAY, go_duration, go_duration_rounded, unix_time};
 use super::vendor::Vendor;
 
 /// The longest delay that Gemini advises, whatever the quota.
-const LONGEST_ADVICE: Duration = Duration::from_secs(38);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(38);
 
 /// A call that is refused.
 struct LimitRefusal<'a> {
@@ -174,7 +174,7 @@ impl LimitRefusal<'_> {
             ),
         };
         // The advice for a spent day is as short as for a spent minute.
-        let delay = self.wait.unwrap_or_default().min(LONGEST_ADVICE);
+        let delay = self.wait.unwrap_or_default().min(MAX_RETRY_DELAY);
         let delay = format!("{:.3}", delay.as_secs_f64());
         let quota = json!({
             "quotaMetric": format!("generativelanguage.googleapis.com/generate_content_free_tier_{metric}"),
@@ -253,7 +253,7 @@ impl LimitRefusal<'_> {
         let (limit, used, requested) = (self.limit, self.used, self.requested);
         match self.wait {
             Some(wait) => {
-                let wait = hundredths(wait);
+                let wait = go_duration_rounded(wait);
                 let message = format!(
                     "Rate limit reached for {place}: Limit {limit}, Used {used}, Requested {requested}. Please try \
                      again in {wait}. Need more tokens? Upgrade to Dev Tier today."
@@ -286,7 +286,7 @@ impl LimitRefusal<'_> {
         } else {
             "free-models-per-min"
         };
-        let reset = unix(self.now + self.wait.unwrap_or_default())
+        let reset = unix_time(self.now + self.wait.unwrap_or_default())
             .as_millis()
             .to_string();
         let headers = json!({
@@ -295,7 +295,7 @@ impl LimitRefusal<'_> {
             "X-RateLimit-Reset": reset,
         });
         let metadata = json!({ "headers": headers, "error_type": "rate_limit_exceeded" });
-        let wait = go(self.wait.unwrap_or_default());
+        let wait = go_duration(self.wait.unwrap_or_default());
         let message = format!("Rate limit exceeded: {which}. Try again in {wait}.");
         let error = json!({ "code": 429, "message": message, "metadata": metadata });
         let body: Value =

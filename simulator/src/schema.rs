@@ -3,10 +3,10 @@
 use serde_json::{Map, Value, json};
 
 /// Deeper than this, a schema refers to itself.
-const DEEPEST: usize = 16;
+const MAX_DEPTH: usize = 16;
 
 /// The longest array or text, whatever a schema asks for.
-const MOST: u64 = 100;
+const MAX_LENGTH: u64 = 100;
 
 /// The plainest value that `schema` accepts: what must be there and nothing else.
 pub(super) fn example(schema: &Value) -> Value {
@@ -14,7 +14,7 @@ pub(super) fn example(schema: &Value) -> Value {
 }
 
 fn value(schema: &Value, root: &Value, depth: usize) -> Value {
-    if depth > DEEPEST {
+    if depth > MAX_DEPTH {
         return Value::Null;
     }
     let inner = |schema: &Value| value(schema, root, depth + 1);
@@ -40,7 +40,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
                 .get("minItems")
                 .and_then(Value::as_u64)
                 .unwrap_or(1)
-                .min(MOST);
+                .min(MAX_LENGTH);
             let item = schema.get("items").map_or_else(|| json!("x"), inner);
             Value::Array((0..least).map(|_| item.clone()).collect())
         }
@@ -53,7 +53,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
                 .get("minLength")
                 .and_then(Value::as_u64)
                 .unwrap_or(1)
-                .clamp(1, MOST);
+                .clamp(1, MAX_LENGTH);
             json!("x".repeat(usize::try_from(least).unwrap_or(1)))
         }
     }

@@ -25,11 +25,11 @@ use super::state::SharedState;
 use super::vendor::Vendor;
 
 /// The largest request that is read, in bytes.
-const LARGEST_REQUEST: usize = 64 * 1024 * 1024;
+const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 /// How many empty lines keep a call alive until its answer is made.
 const EMPTY_LINES: u32 = 10;
 /// A piece of an answer without an end, in bytes.
-const ENDLESS_PIECE: usize = 64 * 1024;
+const ENDLESS_CHUNK_BYTES: usize = 64 * 1024;
 
 #[expect(
     clippy::disallowed_methods,
@@ -46,13 +46,13 @@ pub(super) async fn handle(
     // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
-    let call = match addressed(&shared, &parts) {
+    let call = match authorize(&shared, &parts) {
         Ok(call) => call,
         Err(answer) => return answer.response(HeaderMap::new()),
     };
     let (account, key, route) = (call.account, call.key, call.route);
     let vendor = account.config().provider;
-    let told = FailureContext {
+    let context = FailureContext {
         key,
         account: &account.config().name,
         ..FailureContext::default()
@@ -61,12 +61,12 @@ pub(super) async fn handle(
         dialect::refused(
             vendor,
             &RequestProblem::Request("the body cannot be read".to_owned()),
-            &told,
+            &context,
         )
     };
     let mut cost = TokenCount::default();
     if account.config().counts_tokens() {
-        let Ok(bytes) = axum::body::to_bytes(body, LARGEST_REQUEST).await else {
+        let Ok(bytes) = axum::body::to_bytes(body, MAX_REQUEST_BYTES).await else {
             return unread().response(HeaderMap::new());
         };
         cost = cost::at_admission(vendor, &bytes);
@@ -106,11 +106,11 @@ pub(super) async fn handle(
         note(0, fault);
         std::future::pending::<()>().await;
     }
-    let answer = match (&route, axum::body::to_bytes(body, LARGEST_REQUEST).await) {
+    let answer = match (&route, axum::body::to_bytes(body, MAX_REQUEST_BYTES).await) {
         (None, _) => dialect::refused(
             vendor,
             &RequestProblem::Address(parts.uri.path().to_owned()),
-            &told,
+            &context,
         ),
         (Some(_), Err(_)) => unread(),
         (Some(ApiRoute { task, .. }), Ok(body)) => {
@@ -132,7 +132,7 @@ pub(super) async fn handle(
     let whole = fault.is_none_or(InjectedFault::sends_a_whole_answer);
     note(if whole { answer.status.as_u16() } else { 0 }, fault);
     if vendor == Vendor::DeepSeek && fault.is_none() && answer.status == StatusCode::OK {
-        return kept_alive(answer, headers, latency, admission);
+        return keep_alive_response(answer, headers, latency, admission);
     }
     tokio::time::sleep(latency).await;
     settle(&admission, vendor, model, &answer);
@@ -144,7 +144,7 @@ pub(super) async fn handle(
 }
 
 /// A call that limits count.
-struct Addressed<'a> {
+struct AuthorizedCall<'a> {
     account: &'a Arc<LimitedAccount>,
     key: &'a str,
     /// Where it goes, if there is something.
@@ -152,23 +152,24 @@ struct Addressed<'a> {
 }
 
 /// Whose call it is, by which key, and where it goes; or the answer to one that no limit counts.
-fn addressed<'a>(
+fn authorize<'a>(
     shared: &'a SharedState,
     parts: &'a Parts,
-) -> Result<Addressed<'a>, Box<VendorAnswer>> {
+) -> Result<AuthorizedCall<'a>, Box<VendorAnswer>> {
     let path = parts.uri.path();
     if route::is_public(&parts.method, path) {
         return Err(Box::new(dialect::models(Vendor::OpenRouter)));
     }
     let account = shared.account(&parts.headers, path);
-    let (account, key) = account.ok_or_else(|| Box::new(shared.stranger(&parts.headers, path)))?;
+    let (account, key) =
+        account.ok_or_else(|| Box::new(shared.unauthorized(&parts.headers, path)))?;
     let route = route::find(account.config().provider, &parts.method, &parts.uri);
     match route
         .as_ref()
         .and_then(|route| unlimited(route.task, account.config()))
     {
         Some(answer) => Err(Box::new(answer)),
-        None => Ok(Addressed {
+        None => Ok(AuthorizedCall {
             account,
             key,
             route,
@@ -189,14 +190,14 @@ fn unlimited(task: ApiTask, account: &Config) -> Option<VendorAnswer> {
 fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &VendorAnswer) {
     let settled = answer
         .spent
-        .and_then(|spent| cost::at_the_end(vendor, model.unwrap_or_default(), spent));
+        .and_then(|spent| cost::at_completion(vendor, model.unwrap_or_default(), spent));
     if let Some(settled) = settled {
         admission.settle(settled, moment().0);
     }
 }
 
 /// An answer that begins at once and says nothing in empty lines until it is made.
-fn kept_alive(
+fn keep_alive_response(
     mut answer: VendorAnswer,
     headers: HeaderMap,
     latency: Duration,
@@ -241,7 +242,7 @@ impl SharedState {
     }
 
     /// The answer to whoever has no key or a wrong one, in the dialect that the path belongs to.
-    fn stranger(&self, headers: &HeaderMap, path: &str) -> VendorAnswer {
+    fn unauthorized(&self, headers: &HeaderMap, path: &str) -> VendorAnswer {
         let mut vendors = self
             .accounts
             .iter()
@@ -257,7 +258,7 @@ impl SharedState {
             vendor => vendor,
         };
         let key = vendor.key(headers);
-        let told = FailureContext {
+        let context = FailureContext {
             key: key.unwrap_or_default(),
             ..FailureContext::default()
         };
@@ -266,7 +267,7 @@ impl SharedState {
         } else {
             "bad_key-missing"
         };
-        dialect::refused(vendor, &RequestProblem::Case(case), &told)
+        dialect::refused(vendor, &RequestProblem::Case(case), &context)
     }
 }
 
@@ -310,7 +311,7 @@ impl InjectedFault {
             .response(headers),
             InjectedFault::Reset | InjectedFault::Hang => stream(vec![Err(broken())]),
             InjectedFault::Endless => {
-                let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_PIECE]);
+                let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_CHUNK_BYTES]);
                 let pieces =
                     futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
                 Response::new(Body::from_stream(pieces))

@@ -3,11 +3,11 @@
 use super::answer::digest;
 
 /// The seal on `text`. Nothing but the simulated provider can tell what is in it.
-pub(super) fn seal(text: &str) -> String {
+pub(super) fn sign(text: &str) -> String {
     format!("sealed{}", digest(format!("thought:{text}").as_bytes()))
 }
 
 /// Whether a seal that came back belongs to `text`.
-pub(super) fn holds(text: &str, seal_on_it: &str) -> bool {
-    seal(text) == seal_on_it
+pub(super) fn is_valid(text: &str, signature: &str) -> bool {
+    sign(text) == signature
 }

@@ -62,25 +62,25 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
         None => return wrong("anthropic-version: header is required"),
     };
     let request = call.request()?;
-    let asked = asked(request, version)?;
-    let said = reply(&asked);
+    let unified = read_request(request, version)?;
+    let answer = reply(&unified);
     let id = digest(call.body);
     let model = request.get("model").cloned().unwrap_or_default();
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
-    let read = asked.cached(input);
-    let (reason, stopped) = end(&said);
-    let refused = matches!(said.content, AnswerContent::Refusal(_));
-    let details = json!({ "type": "refusal", "category": "cyber", "explanation": said.text() });
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
+    let read = unified.cached(input);
+    let (reason, stopped) = end(&answer);
+    let refused = matches!(answer.content, AnswerContent::Refusal(_));
+    let details = json!({ "type": "refusal", "category": "cyber", "explanation": answer.text() });
     let body = json!({
         "id": format!("msg_{id}"),
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": blocks(&said, &id),
+        "content": blocks(&answer, &id),
         "stop_reason": reason,
         "stop_sequence": stopped,
         "stop_details": if refused { details } else { Value::Null },
-        "usage": usage(request, &said, (input, read), output),
+        "usage": usage(request, &answer, (input, read), output),
     });
     Ok(VendorAnswer::json(200, &body)
         .with("request-id", &format!("req_{id}"))
@@ -89,7 +89,7 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 
 /// What is read from the cache, and what is put there on demand, here the system prompt, is counted apart from
 /// the rest of the input.
-fn usage(request: &Value, said: &UnifiedAnswer, (input, read): (u64, u64), output: u64) -> Value {
+fn usage(request: &Value, answer: &UnifiedAnswer, (input, read): (u64, u64), output: u64) -> Value {
     let system = request
         .get("system")
         .and_then(Value::as_array)
@@ -104,13 +104,13 @@ fn usage(request: &Value, said: &UnifiedAnswer, (input, read): (u64, u64), outpu
         "cache_creation_input_tokens": cached,
         "cache_read_input_tokens": read,
         "output_tokens": output,
-        "output_tokens_details": { "thinking_tokens": said.thought_tokens },
+        "output_tokens_details": { "thinking_tokens": answer.thought_tokens },
         "service_tier": "standard",
     })
 }
 
-fn end(said: &UnifiedAnswer) -> (&'static str, Option<&str>) {
-    match (&said.content, &said.end) {
+fn end(answer: &UnifiedAnswer) -> (&'static str, Option<&str>) {
+    match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => ("tool_use", None),
         (AnswerContent::Refusal(_), _) => ("refusal", None),
         (_, AnswerEnd::Stopped(sequence)) => ("stop_sequence", Some(sequence)),
@@ -119,11 +119,11 @@ fn end(said: &UnifiedAnswer) -> (&'static str, Option<&str>) {
     }
 }
 
-fn blocks(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
-    let thought = said.thought.as_ref().map(
-        |thought| json!({ "type": "thinking", "thinking": thought, "signature": signature::seal(thought) }),
+fn blocks(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
+    let thought = answer.thought.as_ref().map(
+        |thought| json!({ "type": "thinking", "thinking": thought, "signature": signature::sign(thought) }),
     );
-    let content = match &said.content {
+    let content = match &answer.content {
         AnswerContent::Text(text) => vec![json!({ "type": "text", "text": text })],
         AnswerContent::Calls(calls) => {
             let block = |(at, call): (usize, &AnswerCall)| {
@@ -137,7 +137,7 @@ fn blocks(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     thought.into_iter().chain(content).collect()
 }
 
-fn asked(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, RequestProblem> {
+fn read_request(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, RequestProblem> {
     let Some(fields) = request.as_object() else {
         return Err(RequestProblem::Unreadable);
     };
@@ -156,14 +156,14 @@ fn asked(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, Request
     if request.get("model").and_then(Value::as_str).is_none() {
         return wrong("model: Field required");
     }
-    let Some(most) = request.get("max_tokens").and_then(Value::as_u64) else {
+    let Some(max_tokens) = request.get("max_tokens").and_then(Value::as_u64) else {
         return wrong("max_tokens: Field required");
     };
-    if most == 0 {
+    if max_tokens == 0 {
         return wrong("max_tokens: Input should be greater than or equal to 1");
     }
-    let thinks = thinking(request, most)?;
-    let (text, result) = conversation::last(request, version, thinks)?;
+    let reasoning = thinking(request, max_tokens)?;
+    let (text, result) = conversation::last(request, version, reasoning)?;
     Ok(UnifiedRequest {
         text,
         result,
@@ -171,13 +171,14 @@ fn asked(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, Request
         choice: choice(request.get("tool_choice"))?,
         form: form(request),
         stops: super::openai::messages::stops(request.get("stop_sequences")),
-        most: Some(most),
-        thinks,
-        one_call: request.pointer("/tool_choice/disable_parallel_tool_use") == Some(&json!(true)),
+        max_tokens: Some(max_tokens),
+        reasoning,
+        single_call: request.pointer("/tool_choice/disable_parallel_tool_use")
+            == Some(&json!(true)),
     })
 }
 
-fn thinking(request: &Value, most: u64) -> Result<bool, RequestProblem> {
+fn thinking(request: &Value, max_tokens: u64) -> Result<bool, RequestProblem> {
     let Some(thinking) = request
         .get("thinking")
         .filter(|thinking| !thinking.is_null())
@@ -190,7 +191,7 @@ fn thinking(request: &Value, most: u64) -> Result<bool, RequestProblem> {
             Some(budget) if budget < LEAST_BUDGET => wrong(
                 "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
             ),
-            Some(budget) if budget >= most => {
+            Some(budget) if budget >= max_tokens => {
                 wrong("`max_tokens` must be greater than `thinking.budget_tokens`.")
             }
             Some(_) => Ok(true),
@@ -264,7 +265,7 @@ mod tests {
         for (name, value) in fields.as_object().expect("fields") {
             request[name] = value.clone();
         }
-        asked(&request, version)
+        read_request(&request, version)
     }
 
     #[test]

@@ -25,13 +25,13 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn converse(call: &VendorCall<'_>, request: &Value) -> Outcome {
-    let asked = asked(request)?;
-    let said = reply(&asked);
+    let unified = read_request(request)?;
+    let answer = reply(&unified);
     let id = digest(call.body);
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
-    let cached = asked.cached(input);
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
+    let cached = unified.cached(input);
     let guarded = request.get("guardrailConfig").is_some();
-    let reason = match (&said.content, &said.end) {
+    let reason = match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "tool_use",
         (AnswerContent::Refusal(_), _) if guarded => "guardrail_intervened",
         (AnswerContent::Refusal(_), _) => "content_filtered",
@@ -40,7 +40,7 @@ fn converse(call: &VendorCall<'_>, request: &Value) -> Outcome {
         (_, AnswerEnd::Whole) => "end_turn",
     };
     let body = json!({
-        "output": { "message": { "role": "assistant", "content": content(&said, &id) } },
+        "output": { "message": { "role": "assistant", "content": content(&answer, &id) } },
         "stopReason": reason,
         "usage": {
             "inputTokens": input - cached,
@@ -54,12 +54,12 @@ fn converse(call: &VendorCall<'_>, request: &Value) -> Outcome {
     Ok(VendorAnswer::json(200, &body).spending(input - cached, output))
 }
 
-fn content(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
-    let thought = said.thought.as_ref().map(|thought| {
-        let text = json!({ "text": thought, "signature": signature::seal(thought) });
+fn content(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
+    let thought = answer.thought.as_ref().map(|thought| {
+        let text = json!({ "text": thought, "signature": signature::sign(thought) });
         json!({ "reasoningContent": { "reasoningText": text } })
     });
-    let blocks = match &said.content {
+    let blocks = match &answer.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
         AnswerContent::Calls(calls) => {
             let block = |(at, call): (usize, &AnswerCall)| {
@@ -72,7 +72,7 @@ fn content(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     thought.into_iter().chain(blocks).collect()
 }
 
-fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
+fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -91,8 +91,8 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let thinking = ["thinking", "reasoning_config", "reasoningConfig"]
         .into_iter()
         .find_map(named);
-    let thinks = matches!(thinking, Some("enabled" | "adaptive"));
-    check(messages, request.get("toolConfig"), thinks)?;
+    let reasoning = matches!(thinking, Some("enabled" | "adaptive"));
+    check(messages, request.get("toolConfig"), reasoning)?;
     let (text, result) = last(messages)?;
     let config = request.get("inferenceConfig");
     let choice = request.pointer("/toolConfig/toolChoice");
@@ -110,11 +110,11 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         },
         form: form(request)?,
         stops: stops(config.and_then(|config| config.get("stopSequences"))),
-        most: config
+        max_tokens: config
             .and_then(|config| config.get("maxTokens"))
             .and_then(Value::as_u64),
-        thinks,
-        one_call: false,
+        reasoning,
+        single_call: false,
     })
 }
 
@@ -135,7 +135,7 @@ fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Request
 }
 
 /// Turns alternate, results follow their calls, thoughts are as they were.
-fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), RequestProblem> {
+fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open: Vec<String> = Vec::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message
@@ -179,7 +179,7 @@ fn check(messages: &[Value], tools: Option<&Value>, thinks: bool) -> Result<(), 
             open.sort();
             answers(&results, &open, at)?;
         }
-        thoughts(blocks, thinks && !calls.is_empty(), at)?;
+        thoughts(blocks, reasoning && !calls.is_empty(), at)?;
         open = calls;
     }
     if open.is_empty() {
@@ -195,7 +195,7 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProb
         .filter_map(|block| block.pointer("/reasoningContent/reasoningText"))
     {
         let field = |name: &str| block.get(name).and_then(Value::as_str).unwrap_or_default();
-        if !signature::holds(field("text"), field("signature")) {
+        if !signature::is_valid(field("text"), field("signature")) {
             return wrong(format!(
                 "messages.{at}.content.0: Invalid `signature` in `thinking` block"
             ));
@@ -227,11 +227,11 @@ fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
         .filter_map(|block| block.pointer("/toolResult/content")?.as_array())
         .collect();
     if results.is_empty() {
-        return Ok((told(&last)?, None));
+        return Ok((as_text(&last)?, None));
     }
     let results: Vec<_> = results
         .into_iter()
-        .map(|result| told(result))
+        .map(|result| as_text(result))
         .collect::<Result<_, _>>()?;
     let result = parts::joined(results);
     let asks = |message: &&Value| {
@@ -244,11 +244,11 @@ fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
         .find(asks)
         .map(blocks)
         .unwrap_or_default();
-    Ok((told(&question)?, Some(result)))
+    Ok((as_text(&question)?, Some(result)))
 }
 
 /// Blocks, told as text.
-fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
+fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         if let Some(value) = block.get("json") {
             return Ok(value.to_string());
@@ -360,7 +360,7 @@ mod tests {
     fn read(messages: Value) -> Result<UnifiedRequest, RequestProblem> {
         let spec =
             json!({ "toolSpec": { "name": "f", "inputSchema": { "json": { "type": "object" } } } });
-        asked(&json!({ "messages": messages, "toolConfig": { "tools": [spec] } }))
+        read_request(&json!({ "messages": messages, "toolConfig": { "tools": [spec] } }))
     }
 
     #[test]
@@ -378,7 +378,7 @@ mod tests {
         assert!(read(json!([user, call, user])).is_err());
         assert!(read(json!([result])).is_err());
         assert!(
-            asked(&json!({ "messages": [user, call, result] })).is_err(),
+            read_request(&json!({ "messages": [user, call, result] })).is_err(),
             "tools are not declared"
         );
     }

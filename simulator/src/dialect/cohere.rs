@@ -20,7 +20,7 @@ use super::openai::messages;
 const MOST_TEXTS: usize = 96;
 /// The most stop sequences of one call.
 const MOST_STOPS: usize = 5;
-const KINDS: [&str; 5] = [
+const INPUT_TYPES: [&str; 5] = [
     "search_document",
     "search_query",
     "classification",
@@ -45,11 +45,11 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn chat(call: &VendorCall<'_>, request: &Value) -> Outcome {
-    let asked = asked(request)?;
-    let said = reply(&asked);
+    let unified = read_request(request)?;
+    let answer = reply(&unified);
     let id = digest(call.body);
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
-    let reason = match (&said.content, &said.end) {
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
+    let reason = match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "TOOL_CALL",
         (_, AnswerEnd::Length) => "MAX_TOKENS",
         (_, AnswerEnd::Stopped(_)) => "STOP_SEQUENCE",
@@ -58,21 +58,21 @@ fn chat(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let units = json!({ "input_tokens": input, "output_tokens": output });
     let body = json!({
         "id": id,
-        "message": message(&said, &id),
+        "message": message(&answer, &id),
         "finish_reason": reason,
-        "usage": { "billed_units": units, "tokens": units, "cached_tokens": asked.cached(input) },
+        "usage": { "billed_units": units, "tokens": units, "cached_tokens": unified.cached(input) },
     });
     Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn message(said: &UnifiedAnswer, id: &str) -> Value {
+fn message(answer: &UnifiedAnswer, id: &str) -> Value {
     let mut message = json!({ "role": "assistant" });
-    let thought = said
+    let thought = answer
         .thought
         .as_ref()
         .map(|thought| json!({ "type": "thinking", "thinking": thought }));
     let mut content: Vec<_> = thought.into_iter().collect();
-    if let AnswerContent::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &answer.content {
         let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
         message["tool_plan"] = json!(format!("I will call {}.", names.join(" and ")));
         let call = |(at, call): (usize, &AnswerCall)| {
@@ -81,7 +81,7 @@ fn message(said: &UnifiedAnswer, id: &str) -> Value {
         };
         message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     } else {
-        content.push(json!({ "type": "text", "text": said.text() }));
+        content.push(json!({ "type": "text", "text": answer.text() }));
     }
     if !content.is_empty() {
         message["content"] = json!(content);
@@ -89,8 +89,8 @@ fn message(said: &UnifiedAnswer, id: &str) -> Value {
     message
 }
 
-fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
-    let asked = messages::asked(super::Vendor::Cohere, request)?;
+fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
+    let unified = messages::read_request(super::Vendor::Cohere, request)?;
     let stops = messages::stops(request.get("stop_sequences"));
     if stops.len() > MOST_STOPS {
         return wrong(format!(
@@ -110,7 +110,7 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
             ));
         }
     };
-    if choice == ToolSelection::Any && asked.tools.is_empty() {
+    if choice == ToolSelection::Any && unified.tools.is_empty() {
         return wrong("invalid request: tool_choice is set but no tools are given");
     }
     let format = request.get("response_format");
@@ -135,16 +135,16 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         choice,
         form,
         stops,
-        ..asked
+        ..unified
     })
 }
 
 fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let kind = request.get("input_type").and_then(Value::as_str);
-    if !kind.is_some_and(|kind| KINDS.contains(&kind)) {
+    if !kind.is_some_and(|kind| INPUT_TYPES.contains(&kind)) {
         return wrong(format!(
             "invalid request: valid input_type must be provided with the provided model: one of {}",
-            KINDS.join(", ")
+            INPUT_TYPES.join(", ")
         ));
     }
     let inputs = inputs(request)?;
@@ -269,14 +269,14 @@ mod tests {
         let with = |choice: Value| {
             let tools = json!([{ "type": "function", "function": { "name": "f" } }]);
             let messages = json!([{ "role": "user", "content": "hi" }]);
-            asked(&json!({ "messages": messages, "tools": tools, "tool_choice": choice }))
+            read_request(&json!({ "messages": messages, "tools": tools, "tool_choice": choice }))
         };
         assert_eq!(
-            with(json!("REQUIRED")).map(|asked| asked.choice),
+            with(json!("REQUIRED")).map(|unified| unified.choice),
             Ok(ToolSelection::Any)
         );
         assert_eq!(
-            with(json!("NONE")).map(|asked| asked.choice),
+            with(json!("NONE")).map(|unified| unified.choice),
             Ok(ToolSelection::Never)
         );
         assert!(with(json!("auto")).is_err());

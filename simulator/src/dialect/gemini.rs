@@ -27,7 +27,7 @@ const FIELDS: [&str; 10] = [
     "serviceTier",
 ];
 /// Fields whose values are not of this API.
-const FOREIGN: [&str; 7] = [
+const OPAQUE_FIELDS: [&str; 7] = [
     "args",
     "response",
     "parameters",
@@ -40,7 +40,7 @@ const FOREIGN: [&str; 7] = [
 const MOST_CANDIDATES: u64 = 8;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
-    let request = camel(call.request()?.clone());
+    let request = in_camel_case(call.request()?.clone());
     let model = call.model.unwrap_or_default();
     match call.task {
         ApiTask::Embed => {
@@ -69,15 +69,15 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
                 &json!({ "embeddings": embeddings? }),
             ))
         }
-        _ => generated(call, &request, model),
+        _ => generate(call, &request, model),
     }
 }
 
 /// Names as `camelCase`: `snake_case` is taken too, and Google's own SDK sends some so. What is not of this
 /// API keeps its names.
-fn camel(value: Value) -> Value {
+fn in_camel_case(value: Value) -> Value {
     match value {
-        Value::Array(list) => Value::Array(list.into_iter().map(camel).collect()),
+        Value::Array(list) => Value::Array(list.into_iter().map(in_camel_case).collect()),
         Value::Object(map) => {
             let field = |(name, value): (String, Value)| {
                 let mut words = name.split('_');
@@ -86,10 +86,10 @@ fn camel(value: Value) -> Value {
                     camel_name.extend(word.chars().take(1).flat_map(char::to_uppercase));
                     camel_name.extend(word.chars().skip(1));
                 }
-                let value = if FOREIGN.contains(&camel_name.as_str()) {
+                let value = if OPAQUE_FIELDS.contains(&camel_name.as_str()) {
                     value
                 } else {
-                    camel(value)
+                    in_camel_case(value)
                 };
                 (camel_name, value)
             };
@@ -100,7 +100,7 @@ fn camel(value: Value) -> Value {
 }
 
 fn embedding(request: &Value) -> Result<Vec<f64>, RequestProblem> {
-    let text = told(request.pointer("/content/parts"))?;
+    let text = as_text(request.pointer("/content/parts"))?;
     if text.is_empty() {
         return wrong("* EmbedContentRequest.content: contents is not specified");
     }
@@ -111,29 +111,29 @@ fn embedding(request: &Value) -> Result<Vec<f64>, RequestProblem> {
     ))
 }
 
-fn generated(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let asked = asked(request, model)?;
-    let said = reply(&asked);
+fn generate(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
+    let unified = read_request(request, model)?;
+    let answer = reply(&unified);
     let input = prompt_tokens(call.body);
     let config = request.get("generationConfig");
     let count = config
         .and_then(|config| config.get("candidateCount"))
         .and_then(Value::as_u64);
     let count = count.unwrap_or(1).clamp(1, MOST_CANDIDATES);
-    let shown = asked.text.starts_with("think ")
+    let shown = unified.text.starts_with("think ")
         || config.and_then(|config| config.pointer("/thinkingConfig/includeThoughts"))
             == Some(&json!(true));
-    let (written, thought) = (said.tokens * count, said.thought_tokens * count);
+    let (written, thought) = (answer.tokens * count, answer.thought_tokens * count);
     let id = digest(call.body);
-    let refused = matches!(said.content, AnswerContent::Refusal(_));
+    let refused = matches!(answer.content, AnswerContent::Refusal(_));
     let mut usage = json!({ "promptTokenCount": input });
     if !refused {
         usage["candidatesTokenCount"] = json!(written);
     }
-    if asked.cached(input) > 0 {
-        usage["cachedContentTokenCount"] = json!(asked.cached(input));
+    if unified.cached(input) > 0 {
+        usage["cachedContentTokenCount"] = json!(unified.cached(input));
     }
-    if said.thought.is_some() {
+    if answer.thought.is_some() {
         usage["thoughtsTokenCount"] = json!(thought);
     }
     let total = if refused {
@@ -145,8 +145,8 @@ fn generated(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     usage["promptTokensDetails"] = json!([{ "modality": "TEXT", "tokenCount": input }]);
     let candidates: Vec<_> = (0..count)
         .map(|index| {
-            let content = json!({ "parts": said_parts(&said, shown, Some(id.as_str()).filter(|_| newer(model))), "role": "model" });
-            let reason = if said.end == AnswerEnd::Length { "MAX_TOKENS" } else { "STOP" };
+            let content = json!({ "parts": answer_parts(&answer, shown, Some(id.as_str()).filter(|_| is_gemini_3(model))), "role": "model" });
+            let reason = if answer.end == AnswerEnd::Length { "MAX_TOKENS" } else { "STOP" };
             json!({ "content": content, "finishReason": reason, "index": index })
         })
         .collect();
@@ -159,12 +159,12 @@ fn generated(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     Ok(VendorAnswer::json(200, &body).spending(input, total - input))
 }
 
-fn said_parts(said: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value> {
+fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value> {
     let mut list = Vec::new();
-    if let Some(thought) = said.thought.as_ref().filter(|_| shown) {
+    if let Some(thought) = answer.thought.as_ref().filter(|_| shown) {
         list.push(json!({ "text": thought, "thought": true }));
     }
-    let mut parts = match &said.content {
+    let mut parts = match &answer.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
         AnswerContent::Calls(calls) => {
             let part = |(at, call): (usize, &AnswerCall)| {
@@ -179,7 +179,7 @@ fn said_parts(said: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value>
         }
     };
     // Of calls made at once, only the first is sealed.
-    if let Some(first) = parts.first_mut().filter(|_| said.thought.is_some()) {
+    if let Some(first) = parts.first_mut().filter(|_| answer.thought.is_some()) {
         first["thoughtSignature"] = json!(seal(first));
     }
     list.extend(parts);
@@ -187,7 +187,7 @@ fn said_parts(said: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Value>
 }
 
 /// Whether a model seals all of its calls and wants them back so.
-fn newer(model: &str) -> bool {
+fn is_gemini_3(model: &str) -> bool {
     model.starts_with("gemini-3")
 }
 
@@ -197,10 +197,10 @@ fn seal(part: &Value) -> String {
         Some(call) => format!("{}{}", call["name"], call["args"]),
         None => part.get("text").map(Value::to_string).unwrap_or_default(),
     };
-    BASE64_STANDARD.encode(signature::seal(&what).as_bytes())
+    BASE64_STANDARD.encode(signature::sign(&what).as_bytes())
 }
 
-fn asked(request: &Value, model: &str) -> Result<UnifiedRequest, RequestProblem> {
+fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestProblem> {
     let Some(fields) = request.as_object() else {
         return Err(RequestProblem::Unreadable);
     };
@@ -239,9 +239,9 @@ fn asked(request: &Value, model: &str) -> Result<UnifiedRequest, RequestProblem>
         choice,
         form: form(&config),
         stops: super::openai::messages::stops(config.get("stopSequences")),
-        most: config.get("maxOutputTokens").and_then(Value::as_u64),
-        thinks: budget.map_or(level || included, |budget| budget != 0) || newer(model),
-        one_call: false,
+        max_tokens: config.get("maxOutputTokens").and_then(Value::as_u64),
+        reasoning: budget.map_or(level || included, |budget| budget != 0) || is_gemini_3(model),
+        single_call: false,
     })
 }
 
@@ -291,20 +291,20 @@ fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
                     ));
                 }
             }
-            sealed(part, made.len() == 1 && role == "model", model)?;
+            check_signature(part, made.len() == 1 && role == "model", model)?;
         }
         calls = made;
     }
     Ok(())
 }
 
-fn sealed(part: &Value, first: bool, model: &str) -> Result<(), RequestProblem> {
+fn check_signature(part: &Value, first: bool, model: &str) -> Result<(), RequestProblem> {
     let given = part.get("thoughtSignature").and_then(Value::as_str);
     let call = part.get("functionCall").is_some();
     match given {
         Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
         // Of calls made at once, only the first is sealed.
-        None if call && first && newer(model) => wrong(
+        None if call && first && is_gemini_3(model) => wrong(
             "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
         ),
         _ => Ok(()),
@@ -326,7 +326,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
         })
         .collect();
     if results.is_empty() {
-        return Ok((told(Some(&last))?, None));
+        return Ok((as_text(Some(&last))?, None));
     }
     let result = parts::joined(results);
     let asks = |content: &&Value| {
@@ -338,11 +338,11 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
             && content.pointer("/parts/0/functionResponse").is_none()
     };
     let question = parts(contents.iter().rev().find(asks));
-    Ok((told(question.as_ref())?, Some(result)))
+    Ok((as_text(question.as_ref())?, Some(result)))
 }
 
 /// Parts, told as text.
-fn told(parts: Option<&Value>) -> Result<String, RequestProblem> {
+fn as_text(parts: Option<&Value>) -> Result<String, RequestProblem> {
     let part = |part: &Value| {
         let field = |pointer: &str| {
             part.pointer(pointer)
@@ -439,12 +439,12 @@ mod tests {
     fn newer_models_want_their_seals_back() {
         let tools = json!([{ "functionDeclarations": [{ "name": "f" }] }]);
         let user = json!({ "role": "user", "parts": [{ "text": "call it" }] });
-        let first = asked(
+        let first = read_request(
             &json!({ "contents": [user], "tools": tools }),
             "gemini-3-pro",
         )
         .expect("a request");
-        let call = said_parts(&reply(&first), false, Some("0123456789")).remove(0);
+        let call = answer_parts(&reply(&first), false, Some("0123456789")).remove(0);
         let result =
             json!({ "functionResponse": { "name": "f", "response": { "result": "rain" } } });
         let with = |call: &Value, model: &str| {
@@ -453,10 +453,10 @@ mod tests {
                 { "role": "model", "parts": [call] },
                 { "role": "user", "parts": [result] },
             ]);
-            asked(&json!({ "contents": contents, "tools": tools }), model)
+            read_request(&json!({ "contents": contents, "tools": tools }), model)
         };
         assert_eq!(
-            with(&call, "gemini-3-pro").map(|asked| asked.result),
+            with(&call, "gemini-3-pro").map(|unified| unified.result),
             Ok(Some("rain".to_owned()))
         );
         let mut bare = call.clone();
@@ -474,32 +474,32 @@ mod tests {
     fn names_are_taken_in_either_form() {
         let request = json!({ "generation_config": { "response_json_schema": { "a_b": 1 } }, "x": [{ "a_b": 1 }] });
         let expected = json!({ "generationConfig": { "responseJsonSchema": { "a_b": 1 } }, "x": [{ "aB": 1 }] });
-        assert_eq!(camel(request), expected);
+        assert_eq!(in_camel_case(request), expected);
     }
 
     #[test]
     fn what_is_unknown_is_refused() {
         assert!(
-            asked(
+            read_request(
                 &json!({ "contents": [{ "parts": [{ "text": "hi" }] }] }),
                 "g"
             )
             .is_ok()
         );
         assert!(
-            asked(
+            read_request(
                 &json!({ "contents": [{ "parts": [{ "text": "hi" }] }], "colour": 1 }),
                 "g"
             )
             .is_err()
         );
         assert!(
-            asked(
+            read_request(
                 &json!({ "contents": [{ "role": "assistant", "parts": [{ "text": "hi" }] }] }),
                 "g"
             )
             .is_err()
         );
-        assert!(asked(&json!({ "contents": [] }), "g").is_err());
+        assert!(read_request(&json!({ "contents": [] }), "g").is_err());
     }
 }

@@ -12,7 +12,7 @@ use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::{media, messages};
 
-const OF_CHAT: [&str; 30] = [
+const CHAT_FIELDS: [&str; 30] = [
     "model",
     "messages",
     "temperature",
@@ -44,7 +44,7 @@ const OF_CHAT: [&str; 30] = [
     "prompt_logprobs",
     "top_prompt_logprobs",
 ];
-const OF_EMBEDDINGS: [&str; 6] = [
+const EMBEDDING_FIELDS: [&str; 6] = [
     "model",
     "input",
     "metadata",
@@ -52,8 +52,8 @@ const OF_EMBEDDINGS: [&str; 6] = [
     "output_dtype",
     "encoding_format",
 ];
-const OF_MODERATIONS: [&str; 3] = ["model", "input", "metadata"];
-const OF_TRANSCRIPTIONS: [&str; 11] = [
+const MODERATION_FIELDS: [&str; 3] = ["model", "input", "metadata"];
+const TRANSCRIPTION_FIELDS: [&str; 11] = [
     "model",
     "file",
     "file_url",
@@ -79,9 +79,9 @@ const CATEGORIES: [&str; 9] = [
     "pii",
 ];
 /// The length of a call's id.
-const ID: usize = 9;
+const CALL_ID_LENGTH: usize = 9;
 /// Bytes of a second of sound.
-const SECOND: u64 = 32_000;
+const BYTES_A_SECOND: u64 = 32_000;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     if call.task == ApiTask::Transcribe {
@@ -89,9 +89,9 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     }
     let request = call.request()?;
     let known: &[&str] = match call.task {
-        ApiTask::Embed => &OF_EMBEDDINGS,
-        ApiTask::Moderate => &OF_MODERATIONS,
-        _ => &OF_CHAT,
+        ApiTask::Embed => &EMBEDDING_FIELDS,
+        ApiTask::Moderate => &MODERATION_FIELDS,
+        _ => &CHAT_FIELDS,
     };
     let Some(fields) = request.as_object() else {
         return Err(RequestProblem::Unreadable);
@@ -168,7 +168,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
     };
     if let Some(part) = parts
         .iter()
-        .find(|part| !OF_TRANSCRIPTIONS.contains(&part.name.as_str()))
+        .find(|part| !TRANSCRIPTION_FIELDS.contains(&part.name.as_str()))
     {
         return in_field(&[&part.name], "Extra inputs are not permitted");
     }
@@ -186,7 +186,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
     let file = parts
         .iter()
         .find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
-    let (said, length) = match (file, text("file_url")) {
+    let (answer, length) = match (file, text("file_url")) {
         (
             Some(FormPart {
                 file: Some(name),
@@ -203,7 +203,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
             bytes.len() as u64,
         ),
         // Nothing is fetched: what is there is taken for a second long.
-        (None, Some(url)) => (format!("You sent: {url}"), SECOND),
+        (None, Some(url)) => (format!("You sent: {url}"), BYTES_A_SECOND),
         _ => {
             return in_field(
                 &["file"],
@@ -211,17 +211,17 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
             );
         }
     };
-    let seconds = length.div_ceil(SECOND);
+    let seconds = length.div_ceil(BYTES_A_SECOND);
     // Of words there are none: one segment is all that is said.
     let wants_segments = parts
         .iter()
         .any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
     let segment =
-        json!({ "type": "transcription_segment", "text": said, "start": 0.0, "end": seconds });
-    let (input, output) = (length / 100 + 1, said.len() as u64 / 4);
+        json!({ "type": "transcription_segment", "text": answer, "start": 0.0, "end": seconds });
+    let (input, output) = (length / 100 + 1, answer.len() as u64 / 4);
     let body = json!({
         "model": model,
-        "text": said,
+        "text": answer,
         "language": text("language"),
         "segments": if wants_segments { vec![segment] } else { Vec::new() },
         "usage": {
@@ -243,23 +243,25 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
         return in_field(&["messages"], "Field required");
     };
     check(list)?;
-    let mut asked = messages::asked(call.vendor, request)?;
-    asked.thinks |= request.get("prompt_mode") == Some(&json!("reasoning"));
-    if let Some(name) = forbidden(&asked) {
+    let mut unified = messages::read_request(call.vendor, request)?;
+    unified.reasoning |= request.get("prompt_mode") == Some(&json!("reasoning"));
+    if let Some(name) = forbidden(&unified) {
         return wrong(format!("Tool {name} is not among the tools of the request"));
     }
-    let said = reply(&asked);
+    let answer = reply(&unified);
     let count = request
         .get("n")
         .and_then(Value::as_u64)
         .unwrap_or(1)
         .clamp(1, 128);
     let id = digest(call.body);
-    let choices: Vec<_> = (0..count).map(|index| choice(&said, &id, index)).collect();
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens() * count);
+    let choices: Vec<_> = (0..count)
+        .map(|index| choice(&answer, &id, index))
+        .collect();
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens() * count);
     let mut usage = json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
-    if asked.cached(input) > 0 {
-        usage["prompt_tokens_details"] = json!({ "cached_tokens": asked.cached(input) });
+    if unified.cached(input) > 0 {
+        usage["prompt_tokens_details"] = json!({ "cached_tokens": unified.cached(input) });
     }
     let body = json!({
         "id": id,
@@ -272,38 +274,37 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn forbidden(asked: &UnifiedRequest) -> Option<&str> {
-    match &asked.choice {
-        ToolSelection::Named(name) if asked.tools.iter().all(|tool| tool.name != *name) => {
+fn forbidden(unified: &UnifiedRequest) -> Option<&str> {
+    match &unified.choice {
+        ToolSelection::Named(name) if unified.tools.iter().all(|tool| tool.name != *name) => {
             Some(name)
         }
         _ => None,
     }
 }
 
-fn choice(said: &UnifiedAnswer, id: &str, index: u64) -> Value {
-    let mut message =
-        json!({ "role": "assistant", "content": said.text(), "tool_calls": null, "prefix": false });
-    if let Some(thought) = &said.thought {
-        let text = json!({ "type": "text", "text": said.text() });
+fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
+    let mut message = json!({ "role": "assistant", "content": answer.text(), "tool_calls": null, "prefix": false });
+    if let Some(thought) = &answer.thought {
+        let text = json!({ "type": "text", "text": answer.text() });
         let thinking = json!({
             "type": "thinking",
             "thinking": [{ "type": "text", "text": thought }],
-            "signature": signature::seal(thought),
+            "signature": signature::sign(thought),
             "closed": true,
         });
         message["content"] = json!([thinking, text]);
     }
-    if let AnswerContent::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &answer.content {
         let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             // The last of its letters and digits tells calls apart.
-            let id = format!("{}{}", &id[..ID - 1], at % 10);
+            let id = format!("{}{}", &id[..CALL_ID_LENGTH - 1], at % 10);
             json!({ "id": id, "type": "function", "function": function, "index": at })
         };
         message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     }
-    let reason = match (&said.content, &said.end) {
+    let reason = match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "tool_calls",
         (_, AnswerEnd::Length) => "length",
         _ => "stop",
@@ -334,9 +335,9 @@ fn check(list: &[Value]) -> Result<(), RequestProblem> {
             .flatten();
         let ids = calls.filter_map(|call| call.get("id")?.as_str());
         for id in ids.chain(message.get("tool_call_id").and_then(Value::as_str)) {
-            if id.len() != ID || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            if id.len() != CALL_ID_LENGTH || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
                 return wrong(format!(
-                    "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of {ID}."
+                    "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of {CALL_ID_LENGTH}."
                 ));
             }
         }
@@ -353,7 +354,7 @@ fn check(list: &[Value]) -> Result<(), RequestProblem> {
                 .pointer("/thinking/0/text")
                 .and_then(Value::as_str)
                 .unwrap_or_default();
-            if !signature::holds(thought, seal) {
+            if !signature::is_valid(thought, seal) {
                 return in_field(
                     &["messages", &place, "content"],
                     "Invalid signature of a thinking chunk",

@@ -13,7 +13,7 @@ use super::super::route::ApiTask;
 use super::openai::messages::{stops, tools};
 
 /// The time of every answer.
-const AT: &str = "2026-01-01T00:00:00Z";
+const CREATED_AT: &str = "2026-01-01T00:00:00Z";
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
@@ -49,16 +49,16 @@ fn embed(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
 }
 
 fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let asked = asked(request)?;
-    let said = reply(&asked);
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
+    let unified = read_request(request)?;
+    let answer = reply(&unified);
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
     let last = |message: Value| {
         json!({
             "model": model,
-            "created_at": AT,
+            "created_at": CREATED_AT,
             "message": message,
             "done": true,
-            "done_reason": if said.end == AnswerEnd::Length { "length" } else { "stop" },
+            "done_reason": if answer.end == AnswerEnd::Length { "length" } else { "stop" },
             "total_duration": 4_000_000,
             "load_duration": 1_000_000,
             "prompt_eval_count": input,
@@ -68,29 +68,28 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
         })
     };
     if request.get("stream") == Some(&json!(false)) {
-        return Ok(VendorAnswer::json(200, &last(message(&said))).spending(input, output));
+        return Ok(VendorAnswer::json(200, &last(message(&answer))).spending(input, output));
     }
     // In pieces, a line each, as it is sent unless that is declined.
-    let piece =
-        json!({ "model": model, "created_at": AT, "message": message(&said), "done": false });
+    let piece = json!({ "model": model, "created_at": CREATED_AT, "message": message(&answer), "done": false });
     let end = last(json!({ "role": "assistant", "content": "" }));
     let lines = format!("{piece}\n{end}\n");
     Ok(VendorAnswer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
 }
 
-fn message(said: &UnifiedAnswer) -> Value {
-    let mut message = json!({ "role": "assistant", "content": said.text() });
-    if let Some(thought) = &said.thought {
+fn message(answer: &UnifiedAnswer) -> Value {
+    let mut message = json!({ "role": "assistant", "content": answer.text() });
+    if let Some(thought) = &answer.thought {
         message["thinking"] = json!(thought);
     }
-    if let AnswerContent::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &answer.content {
         let call = |call: &AnswerCall| json!({ "function": { "name": call.name, "arguments": call.arguments } });
         message["tool_calls"] = calls.iter().map(call).collect();
     }
     message
 }
 
-fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
+fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -117,7 +116,7 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         .and_then(|options| options.get("num_predict"))
         .and_then(Value::as_i64);
     Ok(UnifiedRequest {
-        text: told(&question)?,
+        text: as_text(&question)?,
         result: of_tool
             .then(|| super::openai::messages::last(messages))
             .transpose()?
@@ -130,11 +129,11 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
             _ => AnswerForm::Text,
         },
         stops: stops(options.and_then(|options| options.get("stop"))),
-        most: most.and_then(|most| u64::try_from(most).ok()),
-        thinks: request
+        max_tokens: most.and_then(|most| u64::try_from(most).ok()),
+        reasoning: request
             .get("think")
             .is_some_and(|think| think.is_string() || *think == json!(true)),
-        one_call: false,
+        single_call: false,
     })
 }
 
@@ -172,7 +171,7 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
 }
 
 /// A message, told as text. Of what kind its pictures are it does not say.
-fn told(message: &Value) -> Result<String, RequestProblem> {
+fn as_text(message: &Value) -> Result<String, RequestProblem> {
     let mut list = vec![parts::text(message.get("content"))?];
     for image in message
         .get("images")
@@ -195,7 +194,7 @@ mod tests {
 
     #[test]
     fn content_is_text_and_arguments_are_objects() {
-        let read = |message: Value| asked(&json!({ "messages": [message] }));
+        let read = |message: Value| read_request(&json!({ "messages": [message] }));
         assert!(read(json!({ "role": "user", "content": "hi" })).is_ok());
         assert!(
             read(json!({ "role": "user", "content": [{ "type": "text", "text": "hi" }] })).is_err()
@@ -205,7 +204,7 @@ mod tests {
         assert!(read(call(json!("{}"))).is_err());
         let image = json!({ "role": "user", "content": "look", "images": ["Zm9v"] });
         assert_eq!(
-            read(image).map(|asked| asked.text),
+            read(image).map(|unified| unified.text),
             Ok("look [image unknown 3 bytes]".to_owned())
         );
     }

@@ -41,12 +41,12 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 
 fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     refuse_what_this_vendor_does(call.vendor, request)?;
-    let asked = messages::asked(call.vendor, request)?;
-    let mut said = reply(&asked);
-    if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && said.thought.is_none() {
-        said = reply(&UnifiedRequest {
-            thinks: true,
-            ..asked.clone()
+    let unified = messages::read_request(call.vendor, request)?;
+    let mut answer = reply(&unified);
+    if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && answer.thought.is_none() {
+        answer = reply(&UnifiedRequest {
+            reasoning: true,
+            ..unified.clone()
         });
     }
     let count = request
@@ -56,14 +56,14 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
         .clamp(1, MOST_CANDIDATES);
     let id = digest(call.body);
     let choices: Vec<_> = (0..count)
-        .map(|index| choice(call.vendor, &said, &id, index))
+        .map(|index| choice(call.vendor, &answer, &id, index))
         .collect();
-    let (prompt, written) = (prompt_tokens(call.body), said.all_tokens() * count);
-    let cached = asked.cached(prompt);
+    let (prompt, written) = (prompt_tokens(call.body), answer.all_tokens() * count);
+    let cached = unified.cached(prompt);
     let mut usage = json!({ "prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written });
-    if said.thought.is_some() {
+    if answer.thought.is_some() {
         usage["completion_tokens_details"] =
-            json!({ "reasoning_tokens": said.thought_tokens * count });
+            json!({ "reasoning_tokens": answer.thought_tokens * count });
     }
     if cached > 0 {
         usage["prompt_tokens_details"] = json!({ "cached_tokens": cached });
@@ -80,9 +80,9 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     Ok(VendorAnswer::json(200, &body).spending(prompt - cached, written))
 }
 
-fn choice(vendor: Vendor, said: &UnifiedAnswer, id: &str, index: u64) -> Value {
+fn choice(vendor: Vendor, answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
     let filters = filters(vendor);
-    let (content, refusal) = match &said.content {
+    let (content, refusal) = match &answer.content {
         AnswerContent::Text(text) => (json!(text), Value::Null),
         // Filtered from outside, not refused by the model.
         AnswerContent::Refusal(_) if filters => (json!(""), Value::Null),
@@ -90,21 +90,21 @@ fn choice(vendor: Vendor, said: &UnifiedAnswer, id: &str, index: u64) -> Value {
         AnswerContent::Calls(_) => (Value::Null, Value::Null),
     };
     let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal });
-    if let AnswerContent::Calls(calls) = &said.content {
+    if let AnswerContent::Calls(calls) = &answer.content {
         let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             json!({ "id": format!("call_{id}{index}{at}"), "type": "function", "function": function })
         };
         message["tool_calls"] = calls.iter().enumerate().map(call).collect();
     }
-    if let Some(thought) = &said.thought {
+    if let Some(thought) = &answer.thought {
         think(vendor, &mut message, thought);
     }
-    let filtered = filters && matches!(said.content, AnswerContent::Refusal(_));
+    let filtered = filters && matches!(answer.content, AnswerContent::Refusal(_));
     let reason = if filtered {
         "content_filter"
     } else {
-        finish(said)
+        finish(answer)
     };
     let mut choice =
         json!({ "index": index, "message": message, "logprobs": null, "finish_reason": reason });
@@ -136,7 +136,7 @@ fn think(vendor: Vendor, message: &mut Value, thought: &str) {
             message["reasoning_details"] = json!([{
                 "type": "reasoning.text",
                 "text": thought,
-                "signature": signature::seal(thought),
+                "signature": signature::sign(thought),
                 "format": "anthropic-claude-v1",
                 "index": 0,
             }]);
@@ -145,8 +145,8 @@ fn think(vendor: Vendor, message: &mut Value, thought: &str) {
     }
 }
 
-pub(super) fn finish(said: &UnifiedAnswer) -> &'static str {
-    match (&said.content, &said.end) {
+pub(super) fn finish(answer: &UnifiedAnswer) -> &'static str {
+    match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "tool_calls",
         (_, AnswerEnd::Length) => "length",
         _ => "stop",

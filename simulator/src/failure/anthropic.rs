@@ -1,12 +1,12 @@
 //! Anthropic's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "2")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "2")],
         r#"{"type":"error","error":{"type":"rate_limit_error","message":"This request would exceed the rate limit for your organization ($ACCOUNT) of 50 requests per minute."},"request_id":"req_011CSHoEeqs5C35K2UUqR7Fy"}"#),
-    telling("ramp_limited", 429, &[("retry-after", "60")],
+    row_with_headers("ramp_limited", 429, &[("retry-after", "60")],
         r#"{"type":"error","error":{"type":"rate_limit_error","message":"Your usage has grown too quickly. Please ramp up gradually.","details":{"error_code":"ramp_limit_exceeded"}},"request_id":"req_011CSHoEeqs5C35K2UUqR7Fy"}"#),
     row("quota_exhausted", 429,
         r#"{"type":"error","error":{"type":"rate_limit_error","message":"Your organization has reached the monthly spend limit of its tier.","details":{"error_code":"enforced_spend_limit_reached"}},"request_id":"req_011CSHoEeqs5C35K2UUqR7Fy"}"#),

@@ -1,12 +1,12 @@
 //! Azure's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
         r#"{"error":{"code":"429","message":"Requests to the ChatCompletions_Create Operation under Azure OpenAI API have exceeded token rate limit of your current OpenAI S0 pricing tier. Please retry after 2 seconds."}}"#),
-    telling("rate_limited-code", 429, &[("retry-after", "2"), ("x-ratelimit-limit-requests", "-1")],
+    row_with_headers("rate_limited-code", 429, &[("retry-after", "2"), ("x-ratelimit-limit-requests", "-1")],
         r#"{"error":{"message":"Rate limit is exceeded. Try again in 2 seconds.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
     row("exceeds_limit", 429,
         r#"{"error":{"message":"Request too large for $MODEL on tokens per min (TPM): Limit 30000, Requested 40123.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),

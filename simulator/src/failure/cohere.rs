@@ -1,10 +1,10 @@
 //! Cohere's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "2")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "2")],
         r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"You are using a Trial key, which is limited to 40 API calls / minute. You can continue to use the Trial key for free or upgrade to a Production key with higher rate limits."}"#),
     row("rate_limited-production", 429,
         r#"{"id":"8b6e0b1c-2f5a-4d7e-9c1a-0a1b2c3d4e5f","message":"Please wait and try again later"}"#),

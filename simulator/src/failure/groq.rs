@@ -1,16 +1,16 @@
 //! Groq's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "8"), ("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "7.66s")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "8"), ("x-ratelimit-remaining-tokens", "0"), ("x-ratelimit-reset-tokens", "7.66s")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Used 8000, Requested 1020. Please try again in 7.66s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("rate_limited-requests", 429, &[("retry-after", "2")],
+    row_with_headers("rate_limited-requests", 429, &[("retry-after", "2")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on requests per minute (RPM): Limit 30, Used 30, Requested 1. Please try again in 1.99s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("quota_exhausted", 429, &[("retry-after", "180"), ("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "2m59.56s")],
+    row_with_headers("quota_exhausted", 429, &[("retry-after", "180"), ("x-ratelimit-remaining-requests", "0"), ("x-ratelimit-reset-requests", "2m59.56s")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on requests per day (RPD): Limit 1000, Used 1000, Requested 1. Please try again in 2m59.56s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("quota_exhausted-tokens", 429, &[("retry-after", "1420")],
+    row_with_headers("quota_exhausted-tokens", 429, &[("retry-after", "1420")],
         r#"{"error":{"message":"Rate limit reached for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per day (TPD): Limit 200000, Used 199500, Requested 2000. Please try again in 23m40s. Need more tokens? Upgrade to Dev Tier today at https://console.groq.com/settings/billing","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
     row("exceeds_limit", 413,
         r#"{"error":{"message":"Request too large for model `$MODEL` in organization `org_$ACCOUNT` service tier `on_demand` on tokens per minute (TPM): Limit 8000, Requested 10013, please reduce your message size and try again.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),

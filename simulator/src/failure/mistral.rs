@@ -1,12 +1,12 @@
 //! Mistral's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "1"), ("x-ratelimit-limit-req-minute", "60"), ("x-ratelimit-remaining-req-minute", "0")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "1"), ("x-ratelimit-limit-req-minute", "60"), ("x-ratelimit-remaining-req-minute", "0")],
         r#"{"object":"error","message":"Rate limit exceeded","type":"rate_limited","param":null,"code":"1300"}"#),
-    telling("model_not_allowed-429", 429, &[("x-ratelimit-limit-req-minute", "0"), ("x-ratelimit-remaining-req-minute", "0")],
+    row_with_headers("model_not_allowed-429", 429, &[("x-ratelimit-limit-req-minute", "0"), ("x-ratelimit-remaining-req-minute", "0")],
         r#"{"object":"error","message":"Rate limit exceeded","type":"rate_limited","param":null,"code":"1300"}"#),
     row("overloaded", 429,
         r#"{"object":"error","message":"Service tier capacity exceeded for this model.","type":"service_tier_capacity_exceeded","param":null,"code":"3505"}"#),

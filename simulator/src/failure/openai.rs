@@ -1,18 +1,18 @@
 //! OpenAI's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "2"), ("retry-after-ms", "1500")],
         r#"{"error":{"message":"Rate limit reached for $MODEL in organization $ACCOUNT on tokens per min (TPM): Limit 200000, Used 199000, Requested 5000. Please try again in 1.5s.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("rate_limited-requests", 429, &[("retry-after", "1"), ("retry-after-ms", "120")],
+    row_with_headers("rate_limited-requests", 429, &[("retry-after", "1"), ("retry-after-ms", "120")],
         r#"{"error":{"message":"Rate limit reached for $MODEL in organization $ACCOUNT on requests per min (RPM): Limit 500, Used 500, Requested 1. Please try again in 120ms.","type":"requests","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("rate_limited-type", 429, &[("retry-after", "1")],
+    row_with_headers("rate_limited-type", 429, &[("retry-after", "1")],
         r#"{"error":{"message":"Rate limit reached.","type":"rate_limit_error","param":null,"code":null}}"#),
     row("exceeds_limit", 429,
         r#"{"error":{"message":"Request too large for $MODEL in organization $ACCOUNT on tokens per min (TPM): Limit 30000, Requested 40123. The input or output tokens must be reduced in order to run successfully.","type":"tokens","param":null,"code":"rate_limit_exceeded"}}"#),
-    telling("ramp_limited", 429, &[("retry-after", "60")],
+    row_with_headers("ramp_limited", 429, &[("retry-after", "60")],
         r#"{"error":{"message":"Slow down: your traffic has grown too quickly. Ramp up more gradually.","type":"rate_limit_error","param":null,"code":"slow_down"}}"#),
     row("billing_stop", 429,
         r#"{"error":{"message":"You exceeded your current quota, please check your plan and billing details.","type":"insufficient_quota","param":null,"code":"insufficient_quota"}}"#),
@@ -30,7 +30,7 @@ pub(super) const ROWS: &[FailureRow] = &[
         r#"{"error":{"message":"Billing hard limit has been reached","type":"billing_limit_user_error","param":null,"code":"billing_hard_limit_reached"}}"#),
     row("overloaded", 503,
         r#"{"error":{"message":"The engine is currently overloaded, please try again later","type":"server_error","param":null,"code":null}}"#),
-    telling("overloaded-code", 503, &[("retry-after", "5"), ("x-should-retry", "true")],
+    row_with_headers("overloaded-code", 503, &[("retry-after", "5"), ("x-should-retry", "true")],
         r#"{"error":{"message":"Our servers are currently overloaded. Please try again later.","type":"server_error","param":null,"code":"server_is_overloaded"}}"#),
     row("overloaded-slow", 503,
         r#"{"error":{"message":"Slow Down","type":"server_error","param":null,"code":null}}"#),

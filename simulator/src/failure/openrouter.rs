@@ -1,10 +1,10 @@
 //! OpenRouter's failures.
 
-use super::{FailureRow, row, telling};
+use super::{FailureRow, row, row_with_headers};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[FailureRow] = &[
-    telling("rate_limited", 429, &[("retry-after", "2")],
+    row_with_headers("rate_limited", 429, &[("retry-after", "2")],
         r#"{"error":{"code":429,"message":"Rate limit exceeded: free-models-per-min. ","metadata":{"error_type":"rate_limit_exceeded","headers":{"X-RateLimit-Limit":"20","X-RateLimit-Remaining":"0","X-RateLimit-Reset":"1767225660000"}}},"user_id":"user_$ACCOUNT"}"#),
     row("rate_limited-upstream", 429,
         r#"{"error":{"code":429,"message":"Provider returned error","metadata":{"error_type":"rate_limit_exceeded","provider_name":"Simulated","raw":"$MODEL is temporarily rate-limited upstream. Please retry shortly."}},"user_id":"user_$ACCOUNT"}"#),

@@ -13,13 +13,13 @@ use super::ApiVersion;
 pub(super) fn last(
     request: &Value,
     version: ApiVersion,
-    thinks: bool,
+    reasoning: bool,
 ) -> Result<(String, Option<String>), RequestProblem> {
     let messages = request.get("messages").and_then(Value::as_array);
     let Some(messages) = messages.filter(|list| !list.is_empty()) else {
         return wrong("messages: at least one message is required");
     };
-    check(messages, version, thinks)?;
+    check(messages, version, reasoning)?;
     let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
     let blocks_of = |message: Option<&Value>| {
         message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0))
@@ -30,7 +30,7 @@ pub(super) fn last(
         .map(|block| content(block.get("content")))
         .collect::<Result<_, _>>()?;
     if results.is_empty() {
-        return Ok((told(&last)?, None));
+        return Ok((as_text(&last)?, None));
     }
     let result = parts::joined(results);
     let mut questions = messages.iter().rev().filter(of_user).skip(1);
@@ -38,11 +38,11 @@ pub(super) fn last(
         blocks(message, 0)
             .is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
     });
-    Ok((told(&blocks_of(question)?)?, Some(result)))
+    Ok((as_text(&blocks_of(question)?)?, Some(result)))
 }
 
 /// Turns, their blocks, calls of tools and what answers them are as the API demands.
-fn check(messages: &[Value], version: ApiVersion, thinks: bool) -> Result<(), RequestProblem> {
+fn check(messages: &[Value], version: ApiVersion, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
         let role = message
@@ -60,7 +60,7 @@ fn check(messages: &[Value], version: ApiVersion, thinks: bool) -> Result<(), Re
                     return unanswered(&open, at);
                 }
                 open = calls(&blocks);
-                thoughts(&blocks, thinks, at)?;
+                thoughts(&blocks, reasoning, at)?;
             }
             "assistant" => return wrong("messages: first message must use the \"user\" role"),
             _ => {
@@ -149,7 +149,7 @@ fn calls(blocks: &[Value]) -> BTreeSet<String> {
 }
 
 /// Whether thoughts are as they were, and there where they have to be.
-fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), RequestProblem> {
+fn thoughts(blocks: &[Value], reasoning: bool, at: usize) -> Result<(), RequestProblem> {
     for (place, block) in blocks
         .iter()
         .enumerate()
@@ -161,7 +161,7 @@ fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), RequestProb
                 "messages.{at}.content.{place}.thinking.signature: Field required"
             ));
         };
-        if !signature::holds(field("thinking").unwrap_or_default(), seal) {
+        if !signature::is_valid(field("thinking").unwrap_or_default(), seal) {
             return wrong(format!(
                 "messages.{at}.content.{place}: Invalid `signature` in `thinking` block"
             ));
@@ -169,7 +169,7 @@ fn thoughts(blocks: &[Value], thinks: bool, at: usize) -> Result<(), RequestProb
     }
     let first = blocks.first().map(kind).unwrap_or_default();
     let calls = blocks.iter().any(|block| kind(block) == "tool_use");
-    if thinks && calls && !matches!(first, "thinking" | "redacted_thinking") {
+    if reasoning && calls && !matches!(first, "thinking" | "redacted_thinking") {
         return wrong(format!(
             "messages.{at}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `{first}`. When \
              `thinking` is enabled, a final `assistant` message must start with a thinking block."
@@ -231,14 +231,14 @@ fn cites(block: &Value) -> bool {
 
 fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
     match content {
-        Some(Value::Array(blocks)) => told(blocks),
+        Some(Value::Array(blocks)) => as_text(blocks),
         Some(Value::String(text)) => Ok(text.clone()),
         _ => Ok(String::new()),
     }
 }
 
 /// Blocks, told as text.
-fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
+fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         let field = |pointer: &str| {
             block
@@ -274,8 +274,12 @@ fn told(blocks: &[Value]) -> Result<String, RequestProblem> {
 mod tests {
     use super::*;
 
-    fn read(messages: Value, thinks: bool) -> Result<(String, Option<String>), RequestProblem> {
-        last(&json!({ "messages": messages }), ApiVersion::Of2026, thinks)
+    fn read(messages: Value, reasoning: bool) -> Result<(String, Option<String>), RequestProblem> {
+        last(
+            &json!({ "messages": messages }),
+            ApiVersion::Of2026,
+            reasoning,
+        )
     }
 
     #[test]
@@ -322,7 +326,7 @@ mod tests {
                 result,
             ])
         };
-        assert!(read(with(&signature::seal("t")), true).is_ok());
+        assert!(read(with(&signature::sign("t")), true).is_ok());
         assert!(read(with("sealed"), true).is_err(), "with another seal");
         let without = json!([user, { "role": "assistant", "content": [call] }, result]);
         assert!(read(without.clone(), true).is_err(), "without a thought");

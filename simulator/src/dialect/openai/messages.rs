@@ -10,7 +10,10 @@ use super::super::super::parts;
 use super::super::super::signature;
 use super::super::super::vendor::Vendor;
 
-pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<UnifiedRequest, RequestProblem> {
+pub(crate) fn read_request(
+    vendor: Vendor,
+    request: &Value,
+) -> Result<UnifiedRequest, RequestProblem> {
     let messages = request
         .get("messages")
         .and_then(Value::as_array)
@@ -34,9 +37,9 @@ pub(crate) fn asked(vendor: Vendor, request: &Value) -> Result<UnifiedRequest, R
         choice: choice(request),
         form: form(request),
         stops: stops(request.get("stop")),
-        most: most(request),
-        thinks: effort.is_some_and(|effort| effort != "none") || switched || enabled,
-        one_call: request.get("parallel_tool_calls") == Some(&json!(false)),
+        max_tokens: most(request),
+        reasoning: effort.is_some_and(|effort| effort != "none") || switched || enabled,
+        single_call: request.get("parallel_tool_calls") == Some(&json!(false)),
     })
 }
 
@@ -50,27 +53,22 @@ pub(crate) fn most(request: &Value) -> Option<u64> {
 
 /// What the last message says; where tools say it, what was asked before, and all that they say.
 pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
-    let role = |message: &Value| {
-        message
-            .get("role")
-            .and_then(Value::as_str)
-            .map(str::to_owned)
+    let Some(last) = messages.last() else {
+        return Ok((String::new(), None));
     };
-    let said =
-        |message: Option<&Value>| parts::text(message.and_then(|message| message.get("content")));
-    let last = messages.last();
-    if last.and_then(role).as_deref() == Some("tool") {
-        let asked = messages
-            .iter()
-            .rfind(|message| role(message).as_deref() == Some("user"));
-        let before = messages
-            .iter()
-            .rposition(|message| role(message).as_deref() != Some("tool"));
-        let results = &messages[before.map_or(0, |before| before + 1)..];
-        let results: Result<Vec<_>, _> = results.iter().map(|result| said(Some(result))).collect();
-        return Ok((said(asked)?, Some(parts::joined(results?))));
+    let text = |message: &Value| parts::text(message.get("content"));
+    let has_role = |message: &Value, role: &str| message.get("role") == Some(&json!(role));
+    if !has_role(last, "tool") {
+        return Ok((text(last)?, None));
     }
-    Ok((said(last)?, None))
+    let question = messages.iter().rfind(|message| has_role(message, "user"));
+    let question = question.map(text).transpose()?;
+    let before = messages
+        .iter()
+        .rposition(|message| !has_role(message, "tool"));
+    let results = &messages[before.map_or(0, |before| before + 1)..];
+    let results: Vec<_> = results.iter().map(text).collect::<Result<_, _>>()?;
+    Ok((question.unwrap_or_default(), Some(parts::joined(results))))
 }
 
 /// Whether results follow the calls that they belong to.
@@ -134,7 +132,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
         .flatten();
     for detail in details {
         let field = |name: &str| detail.get(name).and_then(Value::as_str).unwrap_or_default();
-        if !signature::holds(field("text"), field("signature")) {
+        if !signature::is_valid(field("text"), field("signature")) {
             return wrong("Invalid `signature` in `reasoning_details` block");
         }
     }
@@ -213,7 +211,7 @@ mod tests {
     use super::*;
 
     fn read(messages: Value) -> Result<UnifiedRequest, RequestProblem> {
-        asked(Vendor::OpenAi, &json!({ "messages": messages }))
+        read_request(Vendor::OpenAi, &json!({ "messages": messages }))
     }
 
     #[test]

@@ -15,11 +15,11 @@ use super::super::super::signature;
 const THOUGHT_CALL: &str = "fc_thought";
 
 pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let asked = asked(request)?;
-    let said = reply(&asked);
+    let unified = read_request(request)?;
+    let answer = reply(&unified);
     let id = digest(call.body);
-    let (input, output) = (prompt_tokens(call.body), said.all_tokens());
-    let cut = said.end == AnswerEnd::Length;
+    let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
+    let cut = answer.end == AnswerEnd::Length;
     let body = json!({
         "id": format!("resp_{id}"),
         "object": "response",
@@ -32,7 +32,7 @@ pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Out
         "max_output_tokens": request.get("max_output_tokens"),
         "metadata": request.get("metadata").cloned().unwrap_or_else(|| json!({})),
         "model": model,
-        "output": items(&said, &id),
+        "output": items(&answer, &id),
         "parallel_tool_calls": request.get("parallel_tool_calls").cloned().unwrap_or(json!(true)),
         "previous_response_id": request.get("previous_response_id"),
         "store": request.get("store").cloned().unwrap_or(json!(true)),
@@ -44,32 +44,32 @@ pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Out
         "truncation": "disabled",
         "usage": {
             "input_tokens": input,
-            "input_tokens_details": { "cached_tokens": asked.cached(input), "cache_write_tokens": 0 },
+            "input_tokens_details": { "cached_tokens": unified.cached(input), "cache_write_tokens": 0 },
             "output_tokens": output,
-            "output_tokens_details": { "reasoning_tokens": said.thought_tokens },
+            "output_tokens_details": { "reasoning_tokens": answer.thought_tokens },
             "total_tokens": input + output,
         },
     });
     Ok(VendorAnswer::json(200, &body).spending(input, output))
 }
 
-fn items(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
+fn items(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
     let mut items = Vec::new();
-    if let Some(thought) = &said.thought {
+    if let Some(thought) = &answer.thought {
         let name = format!("rs_{id}");
         items.push(json!({
             "id": name,
             "type": "reasoning",
             "summary": [{ "type": "summary_text", "text": thought }],
-            "encrypted_content": signature::seal(&name),
+            "encrypted_content": signature::sign(&name),
         }));
     }
-    let prefix = if said.thought.is_some() {
+    let prefix = if answer.thought.is_some() {
         THOUGHT_CALL
     } else {
         "fc_"
     };
-    let status = if said.end == AnswerEnd::Length {
+    let status = if answer.end == AnswerEnd::Length {
         "incomplete"
     } else {
         "completed"
@@ -79,7 +79,7 @@ fn items(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
             "id": format!("msg_{id}"), "type": "message", "status": status, "role": "assistant", "content": [content]
         })
     };
-    match &said.content {
+    match &answer.content {
         AnswerContent::Text(text) => {
             let text =
                 json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
@@ -102,7 +102,7 @@ fn items(said: &UnifiedAnswer, id: &str) -> Vec<Value> {
     items
 }
 
-fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
+fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let (text, result) = match request.get("input") {
         Some(Value::String(text)) => (text.clone(), None),
         Some(Value::Array(items)) if !items.is_empty() => {
@@ -124,9 +124,9 @@ fn asked(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         choice: choice(request.get("tool_choice")),
         form: form(request.pointer("/text/format")),
         stops: Vec::new(),
-        most: request.get("max_output_tokens").and_then(Value::as_u64),
-        thinks: effort.is_some_and(|effort| effort != "none"),
-        one_call: request.get("parallel_tool_calls") == Some(&json!(false)),
+        max_tokens: request.get("max_output_tokens").and_then(Value::as_u64),
+        reasoning: effort.is_some_and(|effort| effort != "none"),
+        single_call: request.get("parallel_tool_calls") == Some(&json!(false)),
     })
 }
 
@@ -134,11 +134,11 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let is_message = |item: &&Value| {
         item.get("role").is_some() && item.get("role").and_then(Value::as_str) != Some("assistant")
     };
-    let said = items
+    let answer = items
         .iter()
         .rfind(is_message)
         .and_then(|item| item.get("content"));
-    let text = parts::text(said)?;
+    let text = parts::text(answer)?;
     let of_tool = |item: &&Value| item.get("type") == Some(&json!("function_call_output"));
     let results = items
         .iter()
@@ -166,7 +166,7 @@ fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
         match field(item, "type").as_str() {
             "reasoning" => {
                 let (id, seal) = (field(item, "id"), field(item, "encrypted_content"));
-                if !seal.is_empty() && !signature::holds(&id, &seal) {
+                if !seal.is_empty() && !signature::is_valid(&id, &seal) {
                     return wrong(format!(
                         "The encrypted content for item {id} could not be verified. Reason: Encrypted content could not be decrypted or parsed."
                     ));
@@ -249,11 +249,11 @@ mod tests {
             "input": "call it", "reasoning": { "effort": "low" },
             "tools": [{ "type": "function", "name": "f", "parameters": {} }],
         });
-        let made = items(&reply(&asked(&request).expect("a request")), "1");
+        let made = items(&reply(&read_request(&request).expect("a request")), "1");
         assert_eq!(made[1]["type"], "function_call");
         let result = json!({ "type": "function_call_output", "call_id": made[1]["call_id"], "output": "rain" });
         let user = json!({ "role": "user", "content": "call it" });
-        let with = |items: Value| asked(&json!({ "input": items }));
+        let with = |items: Value| read_request(&json!({ "input": items }));
         let whole = with(json!([user, made[0], made[1], result])).expect("a conversation");
         assert_eq!(whole.result.as_deref(), Some("rain"));
         assert!(
