@@ -1,4 +1,4 @@
-//! An account as it is configured: its keys, its limits and whose API it is for.
+//! The configuration of an account: its vendor, its keys and its limits.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,52 +7,52 @@ use super::fixture::{self, AccountFixture};
 use super::vendor::Vendor;
 use super::window::WindowAlgorithm;
 
-/// What its answers tell of its limits.
+/// The information about limits that an account's answers report.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LimitHeaders {
-    /// The tightest limit in every answer, and how long to wait after a refusal.
+    /// The tightest limit in every answer, and the wait after a refusal.
     #[default]
     Limits,
-    /// How long to wait after a refusal.
+    /// The wait after a refusal.
     Waits,
-    /// Nothing.
+    /// No information.
     None,
 }
 
-/// So much in a period.
+/// An amount and the period in which it is allowed.
 pub type PeriodLimit = (u64, Duration);
 
-/// An account.
+/// The configuration of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Its name.
+    /// The name of the account.
     pub name: String,
-    /// Its keys; Ollama's may have none.
+    /// The keys of the account; an account of Ollama may have none.
     pub keys: Vec<String>,
-    /// Whose API it is for.
+    /// The vendor whose API the account speaks.
     pub provider: Vendor,
-    /// Calls and period.
+    /// The limits on calls.
     pub limits: Vec<PeriodLimit>,
-    /// Tokens and period, as the provider counts them.
+    /// The limits on tokens, in the vendor's own count.
     pub tokens: Vec<PeriodLimit>,
-    /// Tokens of prompts alone and period.
+    /// The limits on tokens of prompts alone.
     pub input_tokens: Vec<PeriodLimit>,
-    /// Tokens of answers alone and period.
+    /// The limits on tokens of answers alone.
     pub output_tokens: Vec<PeriodLimit>,
-    /// How periods are counted.
+    /// The way in which periods are counted.
     pub algorithm: WindowAlgorithm,
-    /// How periods of tokens are counted, where that is different.
+    /// The way in which periods of tokens are counted; `None` for the same way as calls.
     pub tokens_algorithm: Option<WindowAlgorithm>,
-    /// Calls at once.
+    /// The most calls in flight; `None` for no limit.
     pub concurrent: Option<u64>,
-    /// What its answers tell.
+    /// The information about limits in the account's answers.
     pub headers: LimitHeaders,
-    /// So many times shorter than written are all periods, for tests that cannot wait; 0 counts as 1.
+    /// The factor by which all periods are shorter than configured, for tests that cannot wait; 0 counts as 1.
     pub scale: u32,
 }
 
 impl Config {
-    /// An account of this fixture, without name and keys.
+    /// Returns an account with the limits of a fixture, without name and keys.
     fn of(fixture: &AccountFixture) -> Result<Self, String> {
         let limits = |texts: &[&str]| {
             texts
@@ -74,7 +74,7 @@ impl Config {
         })
     }
 
-    /// Calls a second that the tightest limit allows.
+    /// Returns the calls a second that the tightest limit allows; `None` without a limit on calls.
     pub fn requests_per_second(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
         let rates = self
@@ -84,12 +84,12 @@ impl Config {
         rates.reduce(f64::min)
     }
 
-    /// How long a period that is written so really is.
+    /// Returns the real length of a configured period.
     pub(super) fn scaled(&self, per: Duration) -> Duration {
         per / self.scale.max(1)
     }
 
-    /// Whether tokens have to be counted before a call is let in.
+    /// Returns true if the tokens of a call have to be counted before its admission.
     pub(super) fn counts_tokens(&self) -> bool {
         !(self.tokens.is_empty() && self.input_tokens.is_empty() && self.output_tokens.is_empty())
     }
@@ -122,8 +122,8 @@ impl Config {
 impl FromStr for Config {
     type Err = String;
 
-    /// Reads `name=one,key=sk-one,limit=600/1m,tokens=200000/1m,algorithm=sliding,concurrent=8,headers=waits`.
-    /// What a fixture sets, a field of the same name sets anew.
+    /// Parses `name=one,key=sk-one,limit=600/1m,tokens=200000/1m,algorithm=sliding,concurrent=8,headers=waits`. A
+    /// field replaces the value that a fixture sets under the same name.
     fn from_str(text: &str) -> Result<Self, String> {
         let mut fields = Vec::new();
         for part in text.split(',') {
@@ -196,7 +196,7 @@ fn limit(text: &str) -> Result<PeriodLimit, String> {
     Ok((calls, per))
 }
 
-/// What is wrong with accounts that are to be served together.
+/// Returns the reason why these accounts cannot be served together, if there is one.
 pub fn conflict(accounts: &[Config]) -> Option<String> {
     let keyless: Vec<_> = accounts
         .iter()

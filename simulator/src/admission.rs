@@ -1,4 +1,4 @@
-//! An account's limits, enforced to the letter.
+//! Admission of calls: the limits of an account, enforced to the letter.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,13 +8,14 @@ use super::cost::TokenCount;
 use super::window::{LimitRest, PeriodWindow};
 use parking_lot::{Mutex, MutexGuard};
 
-/// A running account.
+/// An account that counts its calls.
 #[derive(Debug)]
 pub(super) struct LimitedAccount {
     config: Config,
     state: Mutex<AccountUsage>,
 }
 
+/// The counts of an account: a window for each limit, and the calls in flight.
 #[derive(Debug)]
 struct AccountUsage {
     calls: Vec<PeriodWindow>,
@@ -24,21 +25,21 @@ struct AccountUsage {
     running: u64,
 }
 
-/// What an account says to one call; while it lives, the call counts among those at once.
+/// The decision of an account about one call. While an admission lives, its call is in flight.
 #[derive(Debug)]
 pub(super) struct Admission {
     account: Arc<LimitedAccount>,
     at: Instant,
     cost: TokenCount,
-    /// What is left of each limit.
+    /// The rest of each limit after the decision.
     pub(super) left: LeftOfLimits,
-    /// Why the call is refused, if it is.
+    /// The reason of a refusal; `None` if the call is admitted.
     pub(super) refused: Option<RefusalReason>,
-    /// The limit that refuses it, if one does.
+    /// The limit that refuses the call; `None` without a refusal and for a refusal by calls in flight.
     pub(super) by: Option<LimitRest>,
 }
 
-/// What is left of each limit of an account.
+/// The rest of each limit of an account.
 #[derive(Debug, Default)]
 pub(super) struct LeftOfLimits {
     pub(super) calls: Vec<LimitRest>,
@@ -47,30 +48,30 @@ pub(super) struct LeftOfLimits {
     pub(super) output: Vec<LimitRest>,
 }
 
-/// Of several limits, the one with the least left.
+/// Returns the limit with the least rest.
 pub(super) fn tightest(rests: &[LimitRest]) -> Option<LimitRest> {
     rests.iter().copied().min_by_key(|rest| rest.remaining)
 }
 
-/// Why a call is refused.
+/// The reason of a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RefusalReason {
-    /// Calls: too many; may come again after this.
+    /// Too many calls; the duration is the wait until a retry.
     Calls(Duration),
-    /// Tokens: too many; may come again after this.
+    /// Too many tokens; the duration is the wait until a retry.
     Tokens(Duration),
-    /// Tokens of prompts: too many; may come again after this.
+    /// Too many tokens of prompts; the duration is the wait until a retry.
     Input(Duration),
-    /// Tokens of answers: too many; may come again after this.
+    /// Too many tokens of answers; the duration is the wait until a retry.
     Output(Duration),
-    /// It has more tokens than a whole limit.
+    /// The call has more tokens than a whole limit.
     TooLarge,
-    /// Too many calls at once.
+    /// Too many calls in flight.
     Busy,
 }
 
 impl RefusalReason {
-    /// How long to wait, where that helps.
+    /// Returns how long to wait until a retry; `None` if a wait does not help.
     pub(super) fn wait(self) -> Option<Duration> {
         match self {
             RefusalReason::Calls(wait)
@@ -83,7 +84,7 @@ impl RefusalReason {
     }
 }
 
-/// The longest wait until `share` fits everywhere, and where that is.
+/// Returns the longest wait until `share` fits into each window, and the limit of that window.
 fn held(windows: &mut [PeriodWindow], share: u64, now: Instant) -> Option<(Duration, LimitRest)> {
     windows
         .iter_mut()
@@ -121,7 +122,7 @@ impl LimitedAccount {
         &self.config
     }
 
-    /// The name of a key in the record: its place in the account.
+    /// Returns the name of a key in the record, which is its place in the account.
     pub(super) fn key_name(&self, key: &str) -> Option<String> {
         let index = self.config.keys.iter().position(|known| known == key)?;
         Some(format!("key-{}", index + 1))
@@ -131,19 +132,19 @@ impl LimitedAccount {
         self.state.lock()
     }
 
-    /// Counts a call of this cost at `now`. Refused calls count as calls too, as at OpenAI, but not in
-    /// a bucket; their tokens do not.
+    /// Decides about a call of this cost at `now` and counts it. A refused call counts against limits on calls too,
+    /// as at OpenAI, but not in a bucket. Its tokens do not count.
     pub(super) fn admit(self: &Arc<Self>, cost: TokenCount, now: Instant) -> Admission {
         let mut state = self.state();
         let busy = self
             .config
             .concurrent
             .is_some_and(|most| state.running >= most);
-        // All are asked, so that what is told of each is as of now.
+        // Every window advances to now, so that the rest of each is current.
         let calls = held(&mut state.calls, 1, now);
         let tokens = held(&mut state.tokens, cost.tokens, now);
         let input = held(&mut state.input, cost.input, now);
-        // How long an answer becomes is not known yet: it may begin while anything is left.
+        // The length of the answer is not known yet. The call is admitted while any tokens of answers are left.
         let output = held(&mut state.output, 1, now);
         let larger =
             |limits: &[PeriodLimit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
@@ -200,7 +201,7 @@ impl LimitedAccount {
 }
 
 impl Admission {
-    /// Counts what the call really cost instead of what it was let in for.
+    /// Counts the real cost of the call instead of its cost at admission.
     pub(super) fn settle(&self, cost: TokenCount, now: Instant) {
         let mut state = self.account.state();
         state

@@ -1,4 +1,4 @@
-//! An answer before it is sent, and what all of them are made of.
+//! An answer before it is sent, and the values that answers of all dialects are made of.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
@@ -6,18 +6,19 @@ use forebay_schemas::subjects::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-/// The creation time of every answer, in Unix seconds: the same in every run.
+/// The creation time of every answer, in Unix seconds; it is the same in every run.
 pub(super) const CREATED: u64 = 1_767_225_600;
-/// Numbers in a vector, unless the request says otherwise.
+/// The dimensions of an embedding, unless the request sets another number.
 pub(super) const DIMENSIONS: u64 = 8;
 
-/// An answer.
+/// An answer before it is sent.
 #[derive(Debug)]
 pub(super) struct VendorAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// The tokens that it was made from and that it consists of, for limits that learn of them late.
+    /// The tokens of the prompt and of the answer, for limits that count them after the answer. `None` if the answer
+    /// used no tokens.
     pub(super) spent: Option<(u64, u64)>,
 }
 
@@ -49,7 +50,7 @@ impl VendorAnswer {
         self
     }
 
-    /// What goes out: what it says itself is stronger than what `limits` tell.
+    /// Returns the HTTP response. The answer's own headers replace those of `limits`.
     pub(super) fn response(self, limits: HeaderMap) -> Response<Body> {
         let mut headers = limits;
         headers.extend(self.headers);
@@ -60,17 +61,17 @@ impl VendorAnswer {
     }
 }
 
-/// The tokens of a prompt, estimated from its length.
+/// Estimates the tokens of a prompt from the length of the request.
 pub(super) fn prompt_tokens(body: &[u8]) -> u64 {
     body.len() as u64 / 4
 }
 
-/// What tells one request from another.
+/// Returns a hash in hex that distinguishes one request from another.
 pub(super) fn digest(body: &[u8]) -> String {
     hex(&Sha256::digest(body)[..12])
 }
 
-/// A vector that only this text has.
+/// Returns an embedding that only this text has.
 pub(super) fn vector(text: &str, dimensions: u64) -> Vec<f64> {
     let number = |index: u64| {
         let digest = Sha256::digest(format!("{index}:{text}"));
@@ -79,7 +80,7 @@ pub(super) fn vector(text: &str, dimensions: u64) -> Vec<f64> {
     (0..dimensions).map(number).collect()
 }
 
-/// How well a document answers a query: the share of the query's words that are in it, below 1.
+/// Returns how well a document answers a query, from 0.05 to 0.95, by the share of the query's words in it.
 pub(super) fn relevance(query: &str, document: &str) -> f64 {
     let words: Vec<_> = query.split_whitespace().map(str::to_lowercase).collect();
     let document = document.to_lowercase();
@@ -92,7 +93,7 @@ pub(super) fn relevance(query: &str, document: &str) -> f64 {
     0.05 + share * 0.9
 }
 
-/// Documents by their relevance, best first: each one's place in the request and its score.
+/// Ranks documents by relevance, best first: each document's place in the request and its score.
 pub(super) fn ranking(query: &str, documents: &[String], most: Option<u64>) -> Vec<(usize, f64)> {
     let mut ranks: Vec<_> = documents
         .iter()
@@ -107,7 +108,7 @@ pub(super) fn ranking(query: &str, documents: &[String], most: Option<u64>) -> V
     ranks
 }
 
-/// Documents as they are sent: texts, or objects with one.
+/// Returns the documents of a request, which are texts or objects with a text.
 pub(super) fn documents(request: &Value) -> Option<Vec<String>> {
     let text = |document: &Value| {
         document

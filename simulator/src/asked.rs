@@ -61,7 +61,7 @@ pub(super) struct UnifiedRequest {
 impl UnifiedRequest {
     /// Returns how many of the `input` tokens of a prompt come from the cache.
     ///
-    /// These are half of them if the text begins with `cached `, and none otherwise.
+    /// Half of the tokens do if the text begins with `cached `, and none otherwise.
     pub(super) fn cached(&self, input: u64) -> u64 {
         if self.text.starts_with("cached ") {
             input / 2

@@ -1,4 +1,4 @@
-//! One call as a dialect is given it, and what can be wrong with it.
+//! One call to a dialect, and the problems that it can have.
 
 use axum::http::HeaderMap;
 use serde_json::Value;
@@ -8,40 +8,40 @@ use super::answer::VendorAnswer;
 use super::route::ApiTask;
 use super::vendor::Vendor;
 
-/// One call.
+/// One admitted call.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct VendorCall<'a> {
     pub(super) vendor: Vendor,
     pub(super) task: ApiTask,
-    /// The model, where the address names it.
+    /// The model, if the address names it.
     pub(super) model: Option<&'a str>,
     pub(super) headers: &'a HeaderMap,
     pub(super) body: &'a [u8],
-    /// The body, where it is JSON.
+    /// The body, if it is JSON.
     pub(super) request: Option<&'a Value>,
     pub(super) account: &'a Config,
     pub(super) key: &'a str,
 }
 
-/// What is wrong with a call.
+/// A problem of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RequestProblem {
-    /// The request, in the vendor's words.
+    /// The request is wrong; the message is the vendor's.
     Request(String),
-    /// One field, in the vendor's words and by its way into the body.
+    /// One field is wrong: its path in the body, and the vendor's message.
     Field(Vec<String>, String),
-    /// Something that the vendor's table of failures has a row for.
+    /// A case of the vendor's table of failures.
     Case(&'static str),
-    /// Nothing is served at this address.
+    /// The vendor serves nothing at this path.
     Address(String),
     /// The body is not JSON.
     Unreadable,
 }
 
-/// What a dialect makes of a call.
+/// The result of a call in a dialect.
 pub(super) type Outcome = Result<VendorAnswer, RequestProblem>;
 
-/// A wrong request.
+/// Returns a [`RequestProblem::Request`] with this message.
 pub(super) fn wrong<T>(message: impl Into<String>) -> Result<T, RequestProblem> {
     Err(RequestProblem::Request(message.into()))
 }
@@ -51,7 +51,7 @@ impl VendorCall<'_> {
         self.request.ok_or(RequestProblem::Unreadable)
     }
 
-    /// The model that a request names, in its address or in its body.
+    /// Returns the model that a request names in its address or in its body.
     pub(super) fn model_of<'a>(&'a self, request: &'a Value) -> Option<&'a str> {
         self.model
             .or_else(|| request.get("model").and_then(Value::as_str))

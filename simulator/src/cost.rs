@@ -1,4 +1,4 @@
-//! What a call counts for: before it is answered, and after.
+//! The tokens that a call counts for: at its admission, and after its answer.
 
 use serde_json::Value;
 
@@ -6,24 +6,24 @@ use super::answer::prompt_tokens;
 use super::dialect::openai::messages::most;
 use super::vendor::Vendor;
 
-/// What a call counts for.
+/// The tokens that a call counts for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct TokenCount {
-    /// Against limits on tokens of either kind.
+    /// The tokens that count against limits on all tokens.
     pub(super) tokens: u64,
-    /// Against limits on prompts.
+    /// The tokens that count against limits on prompts.
     pub(super) input: u64,
-    /// Against limits on answers.
+    /// The tokens that count against limits on answers.
     pub(super) output: u64,
 }
 
-/// What a call counts for when it is let in.
+/// Returns the tokens that a call counts for at its admission.
 pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
     let request: Value = serde_json::from_slice(body).unwrap_or_default();
     let input = prompt_tokens(body);
     let most = requested_output(vendor, &request).unwrap_or_default();
     let tokens = match vendor {
-        // The larger of the two: the prompt, estimated, and the longest answer that is asked for.
+        // OpenAI counts the larger of the estimated prompt and the longest answer that the request allows.
         Vendor::OpenAi => input.max(most),
         Vendor::Azure => {
             input
@@ -43,7 +43,7 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
     }
 }
 
-/// What a call counts for once it is answered, if that is counted again.
+/// Returns the tokens that an answered call counts for; `None` if the vendor does not count again.
 pub(super) fn at_completion(
     vendor: Vendor,
     model: &str,
@@ -69,7 +69,7 @@ pub(super) fn at_completion(
     }
 }
 
-/// What a token of an answer costs at Bedrock, in tokens.
+/// Returns the tokens that one token of an answer counts for at Bedrock.
 fn burndown(model: &str) -> u64 {
     match model {
         _ if !model.contains("claude") => 1,
@@ -79,7 +79,7 @@ fn burndown(model: &str) -> u64 {
     }
 }
 
-/// The longest answer that a request asks for.
+/// Returns the most tokens of an answer that a request allows.
 fn requested_output(vendor: Vendor, request: &Value) -> Option<u64> {
     match vendor {
         Vendor::Bedrock => request.pointer("/inferenceConfig/maxTokens")?.as_u64(),

@@ -1,4 +1,4 @@
-//! The dialects: what each vendor reads and how it answers.
+//! The dialects: how each vendor reads a request and encodes an answer.
 
 mod anthropic;
 mod bedrock;
@@ -16,10 +16,10 @@ use super::failure::{self, FAILURE_PREFIX, FailureContext};
 use super::route::ApiTask;
 use super::vendor::Vendor;
 
-/// A model that no account may use.
+/// The name of a model that no account may use.
 const NO_MODEL: &str = "no-such-model";
 
-/// The answer to a call that is let in; a failure where one is wanted `instead`.
+/// Returns the answer to an admitted call. If `instead` names a failure, returns that failure.
 pub(super) fn answer(call: &VendorCall<'_>, instead: Option<&str>) -> VendorAnswer {
     let request = serde_json::from_slice(call.body).ok();
     let call = &VendorCall {
@@ -60,7 +60,7 @@ fn vendor_answer(call: &VendorCall<'_>) -> Outcome {
     }
 }
 
-/// The model that a call names, in its address or its body; a form's is that of its field.
+/// Returns the model that a call names in its address, in its JSON body or in a field of its form.
 fn model(call: &VendorCall<'_>) -> String {
     if let Some(model) = call.model {
         return model.to_owned();
@@ -72,7 +72,7 @@ fn model(call: &VendorCall<'_>) -> String {
     model.and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// The answer to a call in which something is wrong.
+/// Returns the vendor's answer to a call with a problem.
 pub(super) fn refused(
     vendor: Vendor,
     wrong: &RequestProblem,
@@ -98,7 +98,7 @@ pub(super) fn refused(
     }
 }
 
-/// An error in the vendor's form.
+/// Encodes an error in the vendor's form.
 fn error(vendor: Vendor, status: u16, code: Option<&str>, message: &str) -> VendorAnswer {
     let id = format!("req_{}", digest(message.as_bytes()));
     let kind = if status == 404 {
@@ -173,7 +173,7 @@ fn unknown_address(vendor: Vendor, path: &str) -> VendorAnswer {
     )
 }
 
-/// A field that is wrong: Mistral lists such fields, the others name it.
+/// Encodes an error about one field. Mistral lists wrong fields; the others name the field in the message.
 fn field(vendor: Vendor, path: &[String], message: &str) -> VendorAnswer {
     if vendor == Vendor::Mistral {
         let detail = json!([{ "type": "value_error", "loc": path, "msg": message, "input": null }]);
@@ -182,13 +182,13 @@ fn field(vendor: Vendor, path: &[String], message: &str) -> VendorAnswer {
     bad_request(vendor, &format!("{}: {message}", path.join(".")))
 }
 
-/// What OpenRouter says of a key.
+/// Returns OpenRouter's answer to a request for the state of a key.
 pub(super) fn key(label: &str) -> VendorAnswer {
     let data = json!({ "label": label, "limit": null, "limit_remaining": null, "usage": 0, "is_free_tier": false });
     VendorAnswer::json(200, &json!({ "data": data }))
 }
 
-/// The models that a vendor lists.
+/// Returns the vendor's list of models.
 pub(super) fn models(vendor: Vendor) -> VendorAnswer {
     match vendor {
         Vendor::Anthropic => {
@@ -276,7 +276,7 @@ mod tests {
     fn a_model_that_is_not_there_and_a_failure_that_is_none_are_refused_by_all() {
         for vendor in Vendor::ALL {
             let expected = if vendor == Vendor::DeepSeek { 400 } else { 404 };
-            // Bedrock's first row of that class is a model that the account may not use.
+            // Bedrock's first row of that class is a 403: a model that the account may not use.
             let expected = if vendor == Vendor::Bedrock {
                 403
             } else {

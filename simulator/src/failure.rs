@@ -1,4 +1,4 @@
-//! Failures on demand: every error that a provider is known for, as it sends it.
+//! Failures on demand: every known error of each vendor, in the form that the vendor sends.
 
 mod anthropic;
 mod azure;
@@ -18,30 +18,32 @@ use serde_json::Value;
 use super::answer::{VendorAnswer, digest};
 use super::vendor::Vendor;
 
-/// How the name of a model begins that always fails.
+/// The prefix of a model's name that requests a failure.
 pub(super) const FAILURE_PREFIX: &str = "fail-";
-/// How the name of a case ends that only Responses know.
+/// The suffix of a case that occurs only at OpenAI's Responses.
 const RESPONSES_SUFFIX: &str = "-responses";
-/// The most of a prompt that an error repeats, in characters.
+/// The most characters of a prompt that an error repeats.
 const MAX_PROMPT_CHARS: usize = 100;
 
-/// A failure that can be asked for, by the model `fail-CASE`.
+/// A failure that a request can ask for with the model `fail-CASE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct VendorFailure {
-    /// Whose it is.
+    /// The name of the vendor.
     pub provider: &'static str,
-    /// Its name: its class, and what tells it from others of that class.
+    /// The name of the case: its class, and a suffix that distinguishes it from others of that class.
     pub case: &'static str,
-    /// What it means for whoever called.
+    /// The class of failure that the case means for the client, for example `rate_limited`.
     pub class: &'static str,
-    /// Which calls can fail so: `chat` stands for all, `responses` for OpenAI's Responses alone.
+    /// The calls that can fail in this way: `chat` means all calls, `responses` means OpenAI's Responses alone.
     pub task: &'static str,
-    /// The status.
+    /// The HTTP status of the failure.
     pub status: u16,
 }
 
-/// One failure of one vendor. In a body, `$KEY_HEAD`, `$KEY_TAIL`, `$MODEL`, `$ACCOUNT` and `$PROMPT` stand
-/// for what this vendor repeats of a call.
+/// One failure of one vendor.
+///
+/// The body may hold the placeholders `$KEY_HEAD`, `$KEY_TAIL`, `$MODEL`, `$ACCOUNT` and `$PROMPT`. They are replaced
+/// with the parts of the call that this vendor repeats.
 #[derive(Debug)]
 struct FailureRow {
     case: &'static str,
@@ -73,7 +75,7 @@ const fn row_with_headers(
     }
 }
 
-/// What a proxy in front of any of them may send.
+/// The failures that a proxy in front of any vendor may send.
 const COMMON_ROWS: [FailureRow; 2] = [
     row("malformed_response", 200, "<html>not the answer</html>"),
     row("malformed_response-empty", 200, ""),
@@ -99,7 +101,7 @@ fn all(vendor: Vendor) -> impl Iterator<Item = &'static FailureRow> {
     rows(vendor).iter().chain(&COMMON_ROWS)
 }
 
-/// All failures of all providers.
+/// Returns all failures of all vendors.
 pub fn failures() -> Vec<VendorFailure> {
     let of = |vendor: Vendor| {
         all(vendor).map(move |row| VendorFailure {
@@ -117,7 +119,7 @@ pub fn failures() -> Vec<VendorFailure> {
     Vendor::ALL.into_iter().flat_map(of).collect()
 }
 
-/// A case that any provider has.
+/// Returns the case of this name, if any vendor has it.
 pub(super) fn case(name: &str) -> Option<&'static str> {
     Vendor::ALL
         .into_iter()
@@ -130,7 +132,7 @@ fn class(case: &'static str) -> &'static str {
     case.split('-').next().unwrap_or(case)
 }
 
-/// What an error repeats of the call that it is for.
+/// The parts of a call that an error may repeat.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct FailureContext<'a> {
     pub(super) key: &'a str,
@@ -139,7 +141,7 @@ pub(super) struct FailureContext<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// The failure of this vendor that is called so. Where it has none of this name, one of the same class.
+/// Returns the vendor's failure of this name. If the vendor has none, returns its first failure of the same class.
 pub(super) fn answer(
     vendor: Vendor,
     case: &str,
@@ -169,7 +171,7 @@ pub(super) fn answer(
     )
 }
 
-/// The failure that a model asks for by its name.
+/// Returns the failure that the model's name requests, if the vendor has one of exactly that name.
 pub(super) fn requested(vendor: Vendor, context: &FailureContext<'_>) -> Option<VendorAnswer> {
     let case = context.model.strip_prefix(FAILURE_PREFIX)?;
     all(vendor)
@@ -177,7 +179,7 @@ pub(super) fn requested(vendor: Vendor, context: &FailureContext<'_>) -> Option<
         .then(|| answer(vendor, case, context))?
 }
 
-/// A body with what it repeats of the call.
+/// Replaces the placeholders in a body with the parts of the call.
 fn fill_placeholders(body: &str, context: &FailureContext<'_>) -> String {
     if !body.contains('$') {
         return body.to_owned();
@@ -211,7 +213,7 @@ fn fill_placeholders(body: &str, context: &FailureContext<'_>) -> String {
         )
 }
 
-/// The last text of a request, wherever its dialect keeps it.
+/// Returns the last text of a request, at the place where its dialect keeps it.
 fn prompt(body: &[u8]) -> String {
     fn last(value: &Value) -> Option<&str> {
         match value {

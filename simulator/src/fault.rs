@@ -1,4 +1,4 @@
-//! What goes wrong, and how often.
+//! Injected faults, and how often each occurs.
 
 use std::str::FromStr;
 
@@ -6,35 +6,35 @@ use serde::Serialize;
 
 use super::failure;
 
-/// Something that goes wrong with one call.
+/// A fault that is injected into one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InjectedFault {
-    /// A 500.
+    /// The vendor's failure `server_error`, a 500.
     Error,
-    /// A 503.
+    /// The vendor's failure `overloaded`: a 503 at most vendors, a 529 at Anthropic.
     Overloaded,
-    /// The connection ends after the headers.
+    /// A connection that ends after the headers.
     Reset,
-    /// The connection ends in the middle of the answer.
+    /// A connection that ends in the middle of the answer.
     Truncated,
-    /// A 200 that is not JSON.
+    /// An answer with its own status and headers, whose body is HTML instead of JSON.
     Malformed,
-    /// No answer, ever.
+    /// A call without any answer.
     Hang,
-    /// An answer without an end.
+    /// An answer whose body never ends.
     Endless,
-    /// A failure of the account's provider, by its name.
+    /// The failure of this name in the table of the account's vendor.
     #[serde(untagged)]
     Case(&'static str),
 }
 
-/// Each fault's share of calls, 0 to 1.
+/// The share of calls of each fault, from 0 to 1.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FaultPlan(Vec<(InjectedFault, f64)>);
 
 impl FaultPlan {
-    /// The fault that a number between 0 and 1 stands for.
+    /// Returns the fault that a random number between 0 and 1 selects, if it selects one.
     pub(super) fn choose(&self, number: f64) -> Option<InjectedFault> {
         let mut sum = 0.0;
         self.0.iter().find_map(|(fault, share)| {
@@ -47,7 +47,7 @@ impl FaultPlan {
 impl FromStr for FaultPlan {
     type Err = String;
 
-    /// Reads `error=0.01,reset=0.001,billing_stop=0.001`.
+    /// Parses `error=0.01,reset=0.001,billing_stop=0.001`.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = |part: &str| {
             let (name, share) = part

@@ -1,9 +1,10 @@
-//! Accounts as they are found at providers, by name.
+//! Named accounts with the limits of real accounts at vendors.
 
 use super::vendor::Vendor;
 use super::window::WindowAlgorithm;
 
-/// A fixture: calls, tokens, tokens of prompts and of answers, each with its period.
+/// The limits of a named account. `calls`, `tokens`, `input` (tokens of prompts) and `output` (tokens of answers)
+/// hold limits as `AMOUNT/PERIOD`.
 pub(super) struct AccountFixture {
     pub(super) name: &'static str,
     pub(super) provider: Vendor,
@@ -59,7 +60,7 @@ static FIXTURES: [AccountFixture; 8] = [
         algorithm: WindowAlgorithm::Sliding,
         ..UNLIMITED
     },
-    // Calls are checked over parts of the minute, tokens by a counter that is set back every minute.
+    // Azure checks calls over parts of the minute. It counts tokens with a counter that is reset every minute.
     AccountFixture {
         name: "azure-600",
         provider: Vendor::Azure,
@@ -89,7 +90,7 @@ static FIXTURES: [AccountFixture; 8] = [
     },
 ];
 
-/// The fixture of this name.
+/// Returns the fixture of this name.
 pub(super) fn named(name: &str) -> Result<&'static AccountFixture, String> {
     FIXTURES
         .iter()

@@ -1,10 +1,12 @@
 //! A strict fake of AI providers, for tests of anything that calls one.
 //!
-//! [`Provider`] listens on a real socket and speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
-//! Bedrock, Ollama, Groq, DeepSeek or OpenRouter, whichever each of its accounts is configured for. It enforces the
-//! limits of an account to the letter and refuses in the vendor's own words, headers and status. It fails on demand
-//! ([`fault`]), and it records each call ([`record`]). An answer depends on its request alone, so two runs can be
-//! compared byte by byte. It shares no pacing code with Forebay, so the two cannot be wrong together.
+//! [`Provider`] listens on a real socket. It speaks the API of OpenAI, Azure, Anthropic, Gemini, Mistral, Cohere,
+//! Bedrock, Ollama, Groq, DeepSeek or OpenRouter. Each account speaks one API.
+//!
+//! The provider enforces the limits of an account to the letter. It refuses a call with the vendor's own text,
+//! headers and status. It fails on demand ([`fault`]) and records each call ([`record`]). An answer depends on its
+//! request alone, so two runs can be compared byte by byte. The provider shares no pacing code with Forebay, so the
+//! two cannot be wrong together.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")]
@@ -17,14 +19,14 @@
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //! let provider = Provider::start(config, listener)?;
 //!
-//! // Give `provider.base_url()` and the key `sk-one` to what you test. Then look at what it was asked:
+//! // Configure the client under test with `provider.base_url()` and the key `sk-one`. Then read the calls:
 //! assert_eq!(provider.calls(), []);
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Reading order: [`account`] (keys and limits), `serve` (one call from arrival to answer), `admission` and `window`
-//! (what is counted), `dialect` (each vendor's API), `failure` (each vendor's errors).
+//! (counting), `dialect` (each vendor's API), `failure` (each vendor's errors).
 
 pub mod account;
 mod window;
@@ -67,7 +69,7 @@ pub use state::Config;
 use state::SharedState;
 pub use vendor::Vendor;
 
-/// A running simulated provider. It ends when this is dropped.
+/// A running simulated provider. Dropping it ends the server.
 #[derive(Debug)]
 pub struct Provider {
     address: SocketAddr,
@@ -76,10 +78,11 @@ pub struct Provider {
 }
 
 impl Provider {
-    /// Starts to serve on `listener`.
+    /// Starts a provider that serves on `listener`.
     ///
     /// # Errors
-    /// When the record's file cannot be opened, the listener has no address, or a key opens two accounts.
+    /// Returns an error if the record's file cannot be opened or the listener has no address. Also returns one if two
+    /// accounts share a key, or if more than one account has no key.
     pub fn start(config: Config, listener: TcpListener) -> std::io::Result<Self> {
         if let Some(conflict) = account::conflict(&config.accounts) {
             return Err(std::io::Error::other(conflict));
@@ -90,7 +93,7 @@ impl Provider {
             .fallback(any(serve::handle))
             .with_state(Arc::clone(&shared));
         let server = tokio::spawn(async move {
-            // Serving ends with the listener; there is nobody to tell.
+            // Serving ends with the listener; no caller is left to receive an error.
             let _ = axum::serve(listener, router).await;
         });
         Ok(Self {
@@ -100,32 +103,32 @@ impl Provider {
         })
     }
 
-    /// Its address.
+    /// Returns the provider's address, `http://HOST:PORT`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Its address, as a `base_url` of OpenAI's.
+    /// Returns the provider's address as a `base_url` for OpenAI's API, `http://HOST:PORT/v1`.
     pub fn base_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    /// What it was asked so far.
+    /// Returns the calls so far.
     pub fn calls(&self) -> Vec<RecordEntry> {
         self.shared.record.entries()
     }
 
-    /// From now on this goes wrong.
+    /// Injects `faults` into all later calls, instead of the faults before.
     pub fn fail(&self, faults: FaultPlan) {
         *self.shared.faults() = faults;
     }
 
-    /// The vector that a text is answered with.
+    /// Returns the embedding with which the provider answers `text`.
     pub fn vector(text: &str) -> Vec<f64> {
         answer::vector(text, answer::DIMENSIONS)
     }
 
-    /// The accounts that it has.
+    /// Returns the provider's accounts.
     pub fn accounts(&self) -> Vec<account::Config> {
         self.shared
             .accounts

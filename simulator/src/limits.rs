@@ -1,4 +1,4 @@
-//! What an answer's headers tell of limits, in each vendor's own way.
+//! The rate-limit headers of answers, in each vendor's own form.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +13,7 @@ use super::window::LimitRest;
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The headers of an answer at `now`.
+/// Returns the rate-limit headers of an answer at `now`.
 pub(super) fn headers(
     account: &Config,
     admission: &Admission,
@@ -31,7 +31,7 @@ pub(super) fn headers(
             Vendor::Azure => {
                 writer.as_openai(tightest(&left.calls), tightest(&left.tokens), whole_seconds)
             }
-            // It tells of calls a day and of tokens a minute.
+            // Groq reports calls a day and tokens a minute.
             Vendor::Groq => {
                 let of = |rests: &[LimitRest], day: bool| {
                     let same: Vec<_> = rests
@@ -66,6 +66,7 @@ pub(super) fn headers(
     writer.0
 }
 
+/// The rate-limit headers of one answer, while they are written.
 struct HeaderWriter(HeaderMap);
 
 impl HeaderWriter {
@@ -165,7 +166,7 @@ impl HeaderWriter {
         }
     }
 
-    /// It speaks of the minute, whatever period the limit has.
+    /// Sets Mistral's headers, which state each limit per minute even if its period is shorter.
     fn as_mistral(&mut self, admission: &Admission, cost: TokenCount) {
         let a_minute = |rest: LimitRest, amount: u64| {
             if rest.per >= MINUTE || rest.per.is_zero() {
@@ -211,7 +212,7 @@ impl HeaderWriter {
         );
     }
 
-    /// How long to wait, where this vendor says so in headers.
+    /// Sets the headers in which this vendor states how long to wait.
     fn wait(&mut self, vendor: Vendor, wait: Duration, now: SystemTime) {
         let seconds = whole_seconds(wait);
         match vendor {
@@ -245,7 +246,7 @@ pub(super) fn unix_time(time: SystemTime) -> Duration {
 }
 
 fn rfc3339(time: SystemTime) -> String {
-    // Whole seconds, and never earlier than it is.
+    // Seconds are rounded up, so that the time is never earlier than the reset.
     humantime::format_rfc3339_seconds(time + Duration::from_millis(999)).to_string()
 }
 
@@ -253,7 +254,7 @@ fn whole_seconds(wait: Duration) -> String {
     wait.as_secs_f64().ceil().to_string()
 }
 
-/// `120ms`, `1.5s`, `6m0s`, `1h2m3.5s`, as Go writes it.
+/// Formats a duration as Go does: `120ms`, `1.5s`, `6m0s`, `1h2m3.5s`.
 pub(super) fn go_duration(wait: Duration) -> String {
     let (seconds, millis) = (wait.as_secs(), wait.subsec_millis());
     if seconds == 0 {
@@ -268,7 +269,7 @@ pub(super) fn go_duration(wait: Duration) -> String {
     }
 }
 
-/// `2m59.56s`, `7.66s`: the same, to the hundredth.
+/// Formats a duration as Go does, rounded up to hundredths of a second: `2m59.56s`, `7.66s`.
 pub(super) fn go_duration_rounded(wait: Duration) -> String {
     let hundredths = wait.as_millis().div_ceil(10) * 10;
     go_duration(Duration::from_millis(

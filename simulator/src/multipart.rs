@@ -1,4 +1,4 @@
-//! Forms with files in them, and forms without.
+//! Forms: multipart forms, which may hold files, and URL-encoded forms.
 
 use std::borrow::Cow;
 
@@ -6,12 +6,12 @@ use std::borrow::Cow;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct FormPart<'a> {
     pub(super) name: String,
-    /// The name of the file, where it is one.
+    /// The file name; `None` for a part that is no file.
     pub(super) file: Option<String>,
     pub(super) bytes: Cow<'a, [u8]>,
 }
 
-/// The parts of a form, if `content_type` and `body` are one.
+/// Parses the parts of a form; `None` if `content_type` and `body` are no form.
 pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<FormPart<'a>>> {
     if content_type.starts_with("application/x-www-form-urlencoded") {
         let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
@@ -53,7 +53,7 @@ fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     Some((&bytes[..index], &bytes[index + at.len()..]))
 }
 
-/// A value of the disposition, with or without quotation marks.
+/// Returns a value of the `content-disposition` header, which may be in quotation marks.
 fn field(head: &str, name: &str) -> Option<String> {
     let line = head.lines().find(|line| {
         line.to_ascii_lowercase()

@@ -1,4 +1,4 @@
-//! The parts of a message, told as text.
+//! The parts of a message as text: a part that is not text is described.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::call::{RequestProblem, wrong};
 
-/// A message's content as OpenAI writes it: text, or a list of parts.
+/// Returns the text of a message's content in OpenAI's form: a string, or a list of parts.
 pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
     match content {
         Some(Value::String(text)) => Ok(text.clone()),
@@ -18,7 +18,7 @@ pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
     }
 }
 
-/// Parts one after the other; what says nothing leaves no gap.
+/// Joins parts with spaces. Empty parts leave no gap.
 pub(super) fn joined(parts: Vec<String>) -> String {
     let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     parts.join(" ")
@@ -65,7 +65,7 @@ fn part(part: &Value) -> Result<String, RequestProblem> {
     }
 }
 
-/// What an address leads to; one with its data in it is as good as bytes.
+/// Describes a part that is given by its URL. A data URL is decoded and described by its bytes.
 pub(super) fn linked(kind: &str, url: &str) -> Result<String, RequestProblem> {
     let Some(data) = url.strip_prefix("data:") else {
         if url.is_empty() {
@@ -79,7 +79,7 @@ pub(super) fn linked(kind: &str, url: &str) -> Result<String, RequestProblem> {
     }
 }
 
-/// Bytes as base64.
+/// Describes a part that is given by its bytes in base64.
 pub(super) fn bytes(kind: &str, media: &str, data: &str) -> Result<String, RequestProblem> {
     match BASE64_STANDARD.decode(data).map(|bytes| bytes.len()) {
         Ok(size) if size > 0 => Ok(format!("[{kind} {media} {size} bytes]")),

@@ -1,4 +1,4 @@
-//! What the simulated provider was asked, and what that says of whoever asked.
+//! The record of all calls to the simulated provider, and a summary of how well the client used its limits.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,29 +12,33 @@ use serde::Serialize;
 use super::account;
 use super::fault::InjectedFault;
 
-/// One call.
+/// The record of one call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordEntry {
-    /// When it arrived, since the Unix epoch.
+    /// The time of arrival, since the Unix epoch.
     pub at: Duration,
-    /// The account that its key belongs to.
+    /// The name of the account that the call's key belongs to.
     pub account: String,
-    /// The key's place in the account, `key-1` first.
+    /// The key's place in the account, from `key-1`; `none` for an account without keys.
     pub key: String,
-    /// The status that was answered; 0 where no whole answer was sent.
+    /// The status of the answer; 0 if no whole answer was sent.
     pub status: u16,
-    /// The fault that was injected.
+    /// The injected fault; `None` if there was none.
     pub fault: Option<InjectedFault>,
-    /// The tokens that it counted for; 0 where the account has no limit on tokens.
+    /// The tokens that the call counted for at its admission; 0 if the account has no limit on tokens.
     pub tokens: u64,
 }
 
 /// The record of all calls.
 #[derive(Debug)]
 pub(super) struct CallRecord {
-    inner: Mutex<(Vec<RecordEntry>, Option<BufWriter<File>>)>,
+    inner: Mutex<RecordState>,
 }
 
+/// The entries, and the file of the record if there is one.
+type RecordState = (Vec<RecordEntry>, Option<BufWriter<File>>);
+
+/// A line of the record's file.
 #[derive(Serialize)]
 struct RecordLine<'a> {
     at: f64,
@@ -72,7 +76,7 @@ impl CallRecord {
                 fault: entry.fault,
                 tokens: entry.tokens,
             };
-            // A record that cannot be written shows as one that is too short when it is recounted.
+            // A failed write leaves the record too short, which a recount shows.
             let _ = serde_json::to_writer(&mut *file, &line).map_err(std::io::Error::from);
             let _ = file.write_all(b"\n").and_then(|()| file.flush());
         }
@@ -84,22 +88,23 @@ impl CallRecord {
     }
 }
 
-/// What the record says of one account, or of one of its keys.
+/// The summary of the calls of one account, or of one of its keys.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecordSummary {
-    /// The account.
+    /// The name of the account.
     pub account: String,
-    /// The key; none for the whole account.
+    /// The key's place in the account; `None` for the whole account.
     pub key: Option<String>,
-    /// Calls that arrived.
+    /// The number of calls that arrived.
     pub calls: usize,
-    /// Calls that a limit refused.
+    /// The number of calls that were answered with status 429.
     pub refusals: usize,
-    /// (calls − 1) / (last − first), as a share of the allowed rate.
+    /// The rate of calls, (calls − 1) / (last − first), as a share of the allowed rate. `None` for a key, for an
+    /// account without a limit on calls, and if all calls arrived at the same time.
     pub share: Option<f64>,
 }
 
-/// Sums the record up: each account, then its keys if it has several.
+/// Summarises the record: each account, then its keys if it has several.
 pub fn summarise(entries: &[RecordEntry], accounts: &[account::Config]) -> Vec<RecordSummary> {
     let mut summaries = Vec::new();
     for account in accounts {

@@ -1,4 +1,4 @@
-//! What a call is told that a limit refuses, in each vendor's own words.
+//! The answers to calls that a limit refuses, in each vendor's own form.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,10 +11,10 @@ use super::cost::TokenCount;
 use super::limits::{DAY, go_duration, go_duration_rounded, unix_time};
 use super::vendor::Vendor;
 
-/// The longest delay that Gemini advises, whatever the quota.
+/// The longest delay that Gemini advises, for any quota.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(38);
 
-/// A call that is refused.
+/// A refused call.
 struct LimitRefusal<'a> {
     account: &'a Config,
     model: &'a str,
@@ -22,13 +22,13 @@ struct LimitRefusal<'a> {
     limit: u64,
     used: u64,
     requested: u64,
-    /// Whether the limit is one of a day or longer.
+    /// True if the period of the limit is a day or longer.
     long: bool,
     wait: Option<Duration>,
     now: SystemTime,
 }
 
-/// The answer to a call that a limit refuses.
+/// Returns the answer to a call that a limit refuses.
 pub(super) fn answer(
     account: &Config,
     admission: &Admission,
@@ -46,7 +46,7 @@ pub(super) fn answer(
         RefusalReason::TooLarge if left.tokens.is_empty() => (&left.input, cost.input),
         RefusalReason::TooLarge => (&left.tokens, cost.tokens),
     };
-    // OpenAI tells of the tightest limit, the others of the one that refuses.
+    // OpenAI reports the tightest limit, the others report the limit that refuses.
     let rest = if account.provider == Vendor::OpenAi {
         None
     } else {
@@ -173,7 +173,7 @@ impl LimitRefusal<'_> {
                 "GenerateContentInputTokensPerModelPerMinute",
             ),
         };
-        // The advice for a spent day is as short as for a spent minute.
+        // Gemini advises as short a delay for a spent day as for a spent minute.
         let delay = self.wait.unwrap_or_default().min(MAX_RETRY_DELAY);
         let delay = format!("{:.3}", delay.as_secs_f64());
         let quota = json!({

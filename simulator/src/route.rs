@@ -1,10 +1,10 @@
-//! What an address asks for.
+//! The tasks that the vendors serve, and the addresses of each.
 
 use axum::http::{Method, Uri};
 
 use super::vendor::Vendor;
 
-/// What is to be done.
+/// The task of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApiTask {
     Chat,
@@ -17,23 +17,23 @@ pub(super) enum ApiTask {
     Speak,
     Transcribe,
     Models,
-    /// OpenRouter's account of a key.
+    /// OpenRouter's report on a key.
     Key,
-    /// Bedrock's way to the models that Converse does not reach.
+    /// Bedrock's Invoke, for the models that Converse does not reach.
     Invoke,
-    /// Azure's classic address without the version that it asks for.
+    /// Azure's classic address without the API version that it requires.
     Unversioned,
 }
 
-/// What an address asks for.
+/// The meaning of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ApiRoute {
     pub(super) task: ApiTask,
-    /// The model, where the address names it.
+    /// The model, if the address names it.
     pub(super) model: Option<String>,
 }
 
-/// What is asked for, if this vendor serves the address.
+/// Returns the task and the model of an address, if this vendor serves it.
 pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<ApiRoute> {
     let path = uri.path();
     if method == Method::GET && vendor == Vendor::OpenRouter && path == "/api/v1/key" {
@@ -59,12 +59,12 @@ pub(super) fn find(vendor: Vendor, method: &Method, uri: &Uri) -> Option<ApiRout
     }
 }
 
-/// Whether whoever asks is answered, with a key or without: OpenRouter's list of models is there for everybody.
+/// Returns true if the address is served without a key. OpenRouter's list of models is.
 pub(super) fn is_public(method: &Method, path: &str) -> bool {
     method == Method::GET && path == "/api/v1/models"
 }
 
-/// Whether a vendor answers calls at this path.
+/// Returns true if a vendor serves this path.
 pub(super) fn serves(vendor: Vendor, path: &str) -> bool {
     let Ok(uri) = path.parse::<Uri>() else {
         return false;
@@ -120,7 +120,7 @@ fn task(vendor: Vendor, path: &str) -> Option<ApiTask> {
                 .unwrap_or(path)
                 .strip_prefix("/v1")?,
         ),
-        // It has no version in its address, but takes OpenAI's.
+        // DeepSeek's addresses have no version, but it accepts OpenAI's `/v1`.
         Vendor::DeepSeek => {
             let path = path
                 .strip_prefix("/v1")
@@ -197,14 +197,14 @@ fn bedrock(path: &str) -> Option<ApiRoute> {
         "invoke" => ApiTask::Invoke,
         _ => return None,
     };
-    // A colon that is not encoded breaks the signature that most callers send.
+    // A colon that is not percent-encoded breaks the signature that most clients send.
     (!model.contains([':', '/'])).then(|| ApiRoute {
         task,
         model: Some(decoded(model)),
     })
 }
 
-/// Text of an address, each `%3A` a colon again.
+/// Decodes the percent-encoding in a part of an address.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

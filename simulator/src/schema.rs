@@ -1,14 +1,14 @@
-//! A value that a JSON Schema accepts.
+//! Example values that a JSON Schema accepts.
 
 use serde_json::{Map, Value, json};
 
-/// Deeper than this, a schema refers to itself.
+/// The depth at which a schema is taken to refer to itself.
 const MAX_DEPTH: usize = 16;
 
-/// The longest array or text, whatever a schema asks for.
+/// The most items of an array and characters of a text, even if a schema requires more.
 const MAX_LENGTH: u64 = 100;
 
-/// The plainest value that `schema` accepts: what must be there and nothing else.
+/// Returns the plainest value that `schema` accepts, which holds the required fields only.
 pub(super) fn example(schema: &Value) -> Value {
     value(schema, schema, 0)
 }
@@ -59,7 +59,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
     }
 }
 
-/// The type, in lower case: Gemini writes it in upper case. Of several, the first.
+/// Returns the type in lower case, since Gemini writes it in upper case. Of several types, returns the first.
 fn kind(schema: &Value) -> String {
     let named = schema
         .get("type")

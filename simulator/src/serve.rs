@@ -1,4 +1,4 @@
-//! One call from its arrival to its answer.
+//! Serving one call, from its arrival to its answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,11 +24,11 @@ use super::route::{self, ApiRoute, ApiTask};
 use super::state::SharedState;
 use super::vendor::Vendor;
 
-/// The largest request that is read, in bytes.
+/// The largest request body that is read, in bytes.
 const MAX_REQUEST_BYTES: usize = 64 * 1024 * 1024;
-/// How many empty lines keep a call alive until its answer is made.
+/// The number of empty lines that keep a connection alive until the answer is sent, after a first one.
 const EMPTY_LINES: u32 = 10;
-/// A piece of an answer without an end, in bytes.
+/// The size of a chunk of an endless answer, in bytes.
 const ENDLESS_CHUNK_BYTES: usize = 64 * 1024;
 
 #[expect(
@@ -43,7 +43,7 @@ pub(super) async fn handle(
     State(shared): State<Arc<SharedState>>,
     request: Request<Body>,
 ) -> Response<Body> {
-    // The moment of admission: before the body is read, as at a gateway, where only calls are counted.
+    // Where only calls are counted, a call is admitted before its body is read, as at a gateway.
     let mut arrived = moment();
     let (parts, mut body) = request.into_parts();
     let call = match authorize(&shared, &parts) {
@@ -128,7 +128,7 @@ pub(super) async fn handle(
             dialect::answer(&call, fault.and_then(InjectedFault::case))
         }
     };
-    // Noted before the wait: a client that goes away meanwhile has made its call all the same.
+    // The call is recorded before the wait, because a client that disconnects meanwhile has made its call too.
     let whole = fault.is_none_or(InjectedFault::sends_a_whole_answer);
     note(if whole { answer.status.as_u16() } else { 0 }, fault);
     if vendor == Vendor::DeepSeek && fault.is_none() && answer.status == StatusCode::OK {
@@ -143,15 +143,16 @@ pub(super) async fn handle(
     }
 }
 
-/// A call that limits count.
+/// A call with a known key, which counts against the limits of its account.
 struct AuthorizedCall<'a> {
     account: &'a Arc<LimitedAccount>,
     key: &'a str,
-    /// Where it goes, if there is something.
+    /// The route of the call; `None` if the vendor does not serve the address.
     route: Option<ApiRoute>,
 }
 
-/// Whose call it is, by which key, and where it goes; or the answer to one that no limit counts.
+/// Finds the account, the key and the route of a call. Returns an answer instead if the call has no known key, or if
+/// no limit counts it.
 fn authorize<'a>(
     shared: &'a SharedState,
     parts: &'a Parts,
@@ -177,7 +178,7 @@ fn authorize<'a>(
     }
 }
 
-/// The answer to what no limit counts: the list of models, and the state of a key.
+/// Returns the answer to a request that no limit counts: the list of models, or the state of a key.
 fn unlimited(task: ApiTask, account: &Config) -> Option<VendorAnswer> {
     match task {
         ApiTask::Models => Some(dialect::models(account.provider)),
@@ -186,7 +187,7 @@ fn unlimited(task: ApiTask, account: &Config) -> Option<VendorAnswer> {
     }
 }
 
-/// Counts what an answer really cost, at vendors that do.
+/// Counts the real cost of an answer, at vendors that count it again.
 fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &VendorAnswer) {
     let settled = answer
         .spent
@@ -196,7 +197,7 @@ fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &V
     }
 }
 
-/// An answer that begins at once and says nothing in empty lines until it is made.
+/// Returns a response that begins at once and sends empty lines until the latency is over.
 fn keep_alive_response(
     mut answer: VendorAnswer,
     headers: HeaderMap,
@@ -218,7 +219,7 @@ fn keep_alive_response(
 }
 
 impl SharedState {
-    /// The account that a request's key opens, and the key.
+    /// Returns the account that the request's key belongs to, and the key.
     fn account<'a>(
         &'a self,
         headers: &'a HeaderMap,
@@ -241,13 +242,13 @@ impl SharedState {
         by_key.or_else(keyless)
     }
 
-    /// The answer to whoever has no key or a wrong one, in the dialect that the path belongs to.
+    /// Returns the answer to a request without a known key, in the dialect that the path belongs to.
     fn unauthorized(&self, headers: &HeaderMap, path: &str) -> VendorAnswer {
         let mut vendors = self
             .accounts
             .iter()
             .map(|account| account.config().provider);
-        // Many vendors share OpenAI's paths: one that is simulated is meant before OpenAI is.
+        // Many vendors share OpenAI's paths. A vendor that is simulated takes precedence over OpenAI.
         let vendor = match Vendor::of_path(path) {
             Vendor::OpenAi | Vendor::OpenRouter | Vendor::Azure => {
                 let serves = |vendor: &Vendor| route::serves(*vendor, path);
@@ -272,7 +273,7 @@ impl SharedState {
 }
 
 impl InjectedFault {
-    /// Whether a whole answer is sent, so that its status counts.
+    /// Returns true if a whole answer is sent, so that the record holds its status.
     fn sends_a_whole_answer(self) -> bool {
         !matches!(
             self,
@@ -283,7 +284,7 @@ impl InjectedFault {
         )
     }
 
-    /// The failure that is answered instead.
+    /// Returns the case of the failure that replaces the answer.
     fn case(self) -> Option<&'static str> {
         match self {
             InjectedFault::Error => Some("server_error"),
@@ -481,7 +482,7 @@ mod tests {
             ("error=1", 500, "api_error"),
             ("overloaded=1", 529, "overloaded_error"),
             ("quota_exhausted=1", 429, "enforced_spend_limit_reached"),
-            // A case that only others have stands for its class.
+            // A case that only other vendors have means the vendor's own failure of that class.
             ("rate_limited-array=1", 429, "rate_limit_error"),
         ] {
             let one = shared(&["name=a,key=k,provider=anthropic"], fault);

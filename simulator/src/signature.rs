@@ -1,13 +1,13 @@
-//! The seals on thoughts: what a provider signs has to come back as it was.
+//! Signatures of reasoning texts. A client has to return a signed text unchanged.
 
 use super::answer::digest;
 
-/// The seal on `text`. Nothing but the simulated provider can tell what is in it.
+/// Returns the signature of `text`. Only the simulated provider can verify it.
 pub(super) fn sign(text: &str) -> String {
     format!("sealed{}", digest(format!("thought:{text}").as_bytes()))
 }
 
-/// Whether a seal that came back belongs to `text`.
+/// Returns true if a returned signature belongs to `text`.
 pub(super) fn is_valid(text: &str, signature: &str) -> bool {
     sign(text) == signature
 }

@@ -1,4 +1,4 @@
-//! What all calls share: the accounts, what goes wrong, chance and the record.
+//! The state that all calls share: the accounts, the faults, the random numbers and the record.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,23 +13,24 @@ use crate::admission::LimitedAccount;
 use crate::fault::{FaultPlan, InjectedFault};
 use crate::record::CallRecord;
 
-/// What to simulate.
+/// The configuration of a simulated provider.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The accounts, each with its keys and limits.
     pub accounts: Vec<account::Config>,
-    /// How long an answer takes: log-normal around the geometric mean of the two, and never beyond them.
+    /// The least and the greatest latency of an answer. Latencies are log-normal around the geometric mean of the
+    /// two.
     pub latency: (Duration, Duration),
-    /// What goes wrong, and how often.
+    /// The injected faults, and the share of each.
     pub faults: FaultPlan,
-    /// For the choice of latencies and faults.
+    /// The seed of the random numbers that choose latencies and faults.
     pub seed: u64,
-    /// A file for the record, a JSON line per call.
+    /// The file of the record, with one JSON line per call; `None` for no file.
     pub record: Option<std::path::PathBuf>,
 }
 
 impl Config {
-    /// Accounts whose calls never fail; an answer takes 20 ms.
+    /// Returns a configuration without faults, whose answers take 20 ms.
     pub fn new(accounts: Vec<account::Config>) -> Self {
         let latency = Duration::from_millis(20);
         Self {
@@ -42,7 +43,7 @@ impl Config {
     }
 }
 
-/// What all calls share.
+/// The state that all calls share.
 #[derive(Debug)]
 pub(crate) struct SharedState {
     pub(crate) accounts: Vec<Arc<LimitedAccount>>,
@@ -53,10 +54,10 @@ pub(crate) struct SharedState {
 }
 
 impl SharedState {
-    /// The state of a provider of which nothing has been asked.
+    /// Returns the state of a provider before its first call.
     ///
     /// # Errors
-    /// When the record's file cannot be opened.
+    /// Returns an error if the record's file cannot be opened.
     pub(crate) fn new(config: Config) -> std::io::Result<Self> {
         Ok(Self {
             accounts: config
@@ -71,20 +72,20 @@ impl SharedState {
         })
     }
 
-    /// What goes wrong with the next call, and how long its answer takes.
+    /// Chooses the fault and the latency of the next call.
     pub(crate) fn choose(&self) -> (Option<InjectedFault>, Duration) {
         let mut rng = self.rng.lock();
         let latency = draw(self.latency, &mut *rng);
         (self.faults().choose(rng.random()), latency)
     }
 
-    /// What goes wrong, and how often.
+    /// Returns the injected faults, which a caller may replace.
     pub(crate) fn faults(&self) -> MutexGuard<'_, FaultPlan> {
         self.faults.lock()
     }
 }
 
-/// A time that is log-normal, as those of real calls are: two standard deviations reach to either end.
+/// Draws a log-normal latency, as real calls have. Two standard deviations reach to either end.
 fn draw((least, most): (Duration, Duration), rng: &mut impl Rng) -> Duration {
     let (low, high) = (
         least.as_secs_f64().max(1e-6).ln(),
@@ -109,7 +110,7 @@ mod tests {
         assert!(times[0] >= least && times[9_999] <= most);
         let (median, high) = (times[5_000].as_secs_f64(), times[8_413].as_secs_f64());
         assert!((median - 3.0).abs() < 0.1, "{median}");
-        // A standard deviation above: the square root of three times as long.
+        // One standard deviation above the median is a factor of the square root of three.
         assert!((high / median - 3f64.sqrt()).abs() < 0.1, "{high}");
         assert_eq!(draw((least, least), &mut rng), least);
     }

@@ -1,26 +1,26 @@
-//! Whose API is spoken, and how each of them is told the key.
+//! The vendors whose APIs are simulated, and the header in which each expects the key.
 
 use std::str::FromStr;
 
 use axum::http::HeaderMap;
 
-/// Whose API is spoken.
+/// The vendor whose API an account speaks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Vendor {
-    /// OpenAI, and what speaks as it does.
+    /// OpenAI, and servers that speak its API.
     #[default]
     OpenAi,
-    /// OpenAI's models at Azure, by both kinds of address.
+    /// OpenAI's models at Azure, at both kinds of address.
     Azure,
-    /// Anthropic's messages.
+    /// Anthropic's Messages API.
     Anthropic,
-    /// Google's Gemini, as AI Studio serves it.
+    /// Google's Gemini, in the form that AI Studio serves.
     Gemini,
     /// Mistral.
     Mistral,
-    /// Cohere's second version.
+    /// Version 2 of Cohere's API.
     Cohere,
-    /// AWS Bedrock's Converse, with its keys instead of signatures.
+    /// The Converse API of AWS Bedrock, with API keys instead of signatures.
     Bedrock,
     /// Ollama's own API.
     Ollama,
@@ -33,7 +33,7 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// All of them.
+    /// All vendors.
     pub const ALL: [Vendor; 11] = [
         Vendor::OpenAi,
         Vendor::Azure,
@@ -48,7 +48,7 @@ impl Vendor {
         Vendor::OpenRouter,
     ];
 
-    /// Its name in options.
+    /// Returns the vendor's name in options.
     pub const fn name(self) -> &'static str {
         match self {
             Vendor::OpenAi => "openai",
@@ -65,7 +65,7 @@ impl Vendor {
         }
     }
 
-    /// Whether its chat is OpenAI's.
+    /// Returns true if the vendor's chat dialect is OpenAI's.
     pub(super) fn speaks_as_openai(self) -> bool {
         matches!(
             self,
@@ -73,7 +73,7 @@ impl Vendor {
         )
     }
 
-    /// The key that a request offers in the way that this vendor asks for.
+    /// Returns the key of a request, if one is in a header in which this vendor expects it.
     pub(super) fn key(self, headers: &HeaderMap) -> Option<&str> {
         let named = |name: &str| headers.get(name)?.to_str().ok();
         match self {
@@ -84,7 +84,7 @@ impl Vendor {
         }
     }
 
-    /// Whose path this looks like, for whoever has no key that tells.
+    /// Returns the vendor that a path most likely belongs to, for requests without a known key.
     pub(super) fn of_path(path: &str) -> Self {
         let begins = |start: &str| path.starts_with(start);
         match path {

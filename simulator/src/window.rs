@@ -1,47 +1,49 @@
-//! How a period is counted.
+//! The counting of one limit over one period.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// How a period is counted.
+/// The way in which a period is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum WindowAlgorithm {
     /// No trailing period holds more than the limit.
     #[default]
     Sliding,
-    /// No period of a clock that starts with the account holds more than the limit.
+    /// No period of a clock that starts with the first call holds more than the limit.
     Fixed,
     /// A bucket of the limit's size that refills evenly.
     Bucket,
 }
 
-/// One limit over one period.
+/// The count of one limit over one period.
 #[derive(Debug)]
 pub(super) struct PeriodWindow {
     algorithm: WindowAlgorithm,
     limit: u64,
     per: Duration,
-    /// The period as it is written.
+    /// The period as it is configured, before the scale of the account.
     written: Duration,
-    /// Sliding: when each share was taken. Fixed: only what they add up to counts.
+    /// The time and the amount of each share that was taken. A fixed period needs their sum only; a bucket holds
+    /// none.
     taken: VecDeque<(Instant, u64)>,
     used: u64,
-    /// Fixed: the start of the running period. Bucket: when it was last filled.
+    /// The start of the running fixed period, or the time when the bucket was last filled. `None` before the first
+    /// call.
     since: Option<Instant>,
-    /// Bucket: what is in it.
+    /// The amount in the bucket.
     level: f64,
 }
 
-/// What is left of a limit.
+/// The rest of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LimitRest {
-    /// The whole limit.
+    /// The amount of the whole limit.
     pub(super) limit: u64,
-    /// What is left of it.
+    /// The amount that is left.
     pub(super) remaining: u64,
-    /// When all of it is back.
+    /// The time until the whole limit is available again.
     pub(super) whole_in: Duration,
-    /// Its period as it is written, which may be longer than it is.
+    /// The period as it is configured, which may be longer than the real one.
     pub(super) per: Duration,
 }
 
@@ -70,12 +72,12 @@ impl PeriodWindow {
         }
     }
 
-    /// Whether what is refused counts.
+    /// Returns true if a refused call counts.
     pub(super) fn counts_refused(&self) -> bool {
         self.algorithm != WindowAlgorithm::Bucket
     }
 
-    /// The wait until `share` fits, if it does not fit now.
+    /// Returns the wait until `share` fits; `None` if it fits now.
     pub(super) fn wait(&mut self, share: u64, now: Instant) -> Option<Duration> {
         self.advance(now);
         match self.algorithm {
@@ -101,7 +103,7 @@ impl PeriodWindow {
         }
     }
 
-    /// Takes `share`.
+    /// Takes `share` from the limit.
     pub(super) fn take(&mut self, share: u64, now: Instant) {
         if self.algorithm == WindowAlgorithm::Bucket {
             self.level -= float(share);
@@ -111,7 +113,7 @@ impl PeriodWindow {
         }
     }
 
-    /// Counts `share` instead of `taken`, which was taken at `at`, if that still counts.
+    /// Counts `share` instead of `taken`, which was taken at `at`. Does nothing if `taken` no longer counts.
     pub(super) fn amend(&mut self, at: Instant, taken: u64, share: u64) {
         if self.algorithm == WindowAlgorithm::Bucket {
             self.level = (self.level + float(taken) - float(share)).min(float(self.limit));
@@ -125,7 +127,7 @@ impl PeriodWindow {
         let since = *self.since.get_or_insert(now);
         match self.algorithm {
             WindowAlgorithm::Sliding => {
-                // Strict: what was taken exactly a period ago still counts.
+                // A share that was taken exactly one period ago still counts.
                 let over = |at: Instant| now.saturating_duration_since(at) > self.per;
                 while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at))
                 {
@@ -152,7 +154,7 @@ impl PeriodWindow {
         }
     }
 
-    /// What is left at `now`, and when all of it is back.
+    /// Returns the rest of the limit at `now`.
     pub(super) fn rest(&self, now: Instant) -> LimitRest {
         let (remaining, whole_in) = match self.algorithm {
             WindowAlgorithm::Sliding => {

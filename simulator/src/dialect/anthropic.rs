@@ -1,4 +1,4 @@
-//! Anthropic's messages.
+//! The dialect of Anthropic's Messages API.
 
 mod conversation;
 
@@ -12,7 +12,7 @@ use super::super::asked::{
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::signature;
 
-/// The fields that a request may have. `temperature` and its like are of the older version alone.
+/// The fields that a request may have in every version. The fields of `SAMPLING` exist in the older version only.
 const FIELDS: [&str; 20] = [
     "model",
     "messages",
@@ -35,14 +35,17 @@ const FIELDS: [&str; 20] = [
     "workspace_id",
     "context_management",
 ];
+/// The fields of sampling, which the newer version refuses.
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
-/// The least tokens of a thought.
+/// The smallest budget for reasoning, in tokens.
 const LEAST_BUDGET: u64 = 1_024;
 
 /// The versions of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ApiVersion {
+    /// `2023-06-01`.
     Of2023,
+    /// `2026-10-21`.
     Of2026,
 }
 
@@ -87,8 +90,8 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
         .spending(input - read, output))
 }
 
-/// What is read from the cache, and what is put there on demand, here the system prompt, is counted apart from
-/// the rest of the input.
+/// Returns the usage of an answer. Tokens that are read from the cache count apart from the rest of the input. So do
+/// the blocks of the system prompt that the request puts into the cache.
 fn usage(request: &Value, answer: &UnifiedAnswer, (input, read): (u64, u64), output: u64) -> Value {
     let system = request
         .get("system")

@@ -1,4 +1,4 @@
-//! Bedrock's Converse, and the embeddings that only Invoke reaches.
+//! The dialect of Bedrock's Converse, and the embeddings that only Invoke reaches.
 
 use serde_json::{Value, json};
 
@@ -118,7 +118,7 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     })
 }
 
-/// A turn of the user answers the calls before it, each once.
+/// Checks that a message of the user holds one result for each tool call before it.
 fn answers(results: &[String], open: &[String], at: usize) -> Result<(), RequestProblem> {
     if results.len() > open.len() {
         return wrong(format!(
@@ -134,7 +134,7 @@ fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Request
     Ok(())
 }
 
-/// Turns alternate, results follow their calls, thoughts are as they were.
+/// Checks that roles alternate, that results follow their tool calls and that reasoning is unchanged.
 fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open: Vec<String> = Vec::new();
     for (at, message) in messages.iter().enumerate() {
@@ -247,7 +247,7 @@ fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
     Ok((as_text(&question)?, Some(result)))
 }
 
-/// Blocks, told as text.
+/// Returns the blocks as text.
 fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         if let Some(value) = block.get("json") {
@@ -316,7 +316,7 @@ fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
         .collect()
 }
 
-/// A schema is text here, not an object.
+/// Returns the form of the answer. Converse takes a JSON Schema as text, not as an object.
 fn form(request: &Value) -> Result<AnswerForm, RequestProblem> {
     let Some(format) = request.pointer("/outputConfig/textFormat") else {
         return Ok(AnswerForm::Text);
@@ -330,7 +330,7 @@ fn form(request: &Value) -> Result<AnswerForm, RequestProblem> {
     }
 }
 
-/// Embeddings, in the form of whoever made the model.
+/// Returns an embedding in the form of the model's maker, which is Amazon or Cohere.
 fn invoked(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let tokens = prompt_tokens(call.body);
     let body = if let Some(text) = request.get("inputText").and_then(Value::as_str) {

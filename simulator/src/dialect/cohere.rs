@@ -1,4 +1,4 @@
-//! Cohere's second version.
+//! The dialect of Cohere's API, version 2.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -16,10 +16,11 @@ use super::super::parts;
 use super::super::route::ApiTask;
 use super::openai::messages;
 
-/// The most texts of one call.
+/// The most texts that one call may embed.
 const MOST_TEXTS: usize = 96;
 /// The most stop sequences of one call.
 const MOST_STOPS: usize = 5;
+/// The values of `input_type`.
 const INPUT_TYPES: [&str; 5] = [
     "search_document",
     "search_query",
@@ -200,7 +201,7 @@ fn inputs(request: &Value) -> Result<Vec<String>, RequestProblem> {
     Ok(inputs)
 }
 
-/// Vectors in the form of one type.
+/// Encodes embeddings in one of Cohere's embedding types.
 fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, RequestProblem> {
     #[expect(
         clippy::cast_possible_truncation,

@@ -1,4 +1,4 @@
-//! Gemini's generateContent and embedContent.
+//! The dialect of Gemini's `generateContent` and `embedContent`.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -26,7 +26,7 @@ const FIELDS: [&str; 10] = [
     "labels",
     "serviceTier",
 ];
-/// Fields whose values are not of this API.
+/// The fields whose values do not belong to this API, so that their names stay as they are.
 const OPAQUE_FIELDS: [&str; 7] = [
     "args",
     "response",
@@ -36,7 +36,7 @@ const OPAQUE_FIELDS: [&str; 7] = [
     "responseJsonSchema",
     "labels",
 ];
-/// The most candidates that a call may ask for.
+/// The most candidates of one answer.
 const MOST_CANDIDATES: u64 = 8;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
@@ -73,8 +73,8 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     }
 }
 
-/// Names as `camelCase`: `snake_case` is taken too, and Google's own SDK sends some so. What is not of this
-/// API keeps its names.
+/// Renames fields to `camelCase`. Gemini accepts `snake_case` too, and Google's own SDK sends some fields in it.
+/// Values of [`OPAQUE_FIELDS`] keep their names.
 fn in_camel_case(value: Value) -> Value {
     match value {
         Value::Array(list) => Value::Array(list.into_iter().map(in_camel_case).collect()),
@@ -169,7 +169,7 @@ fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Va
         AnswerContent::Calls(calls) => {
             let part = |(at, call): (usize, &AnswerCall)| {
                 let mut function = json!({ "name": call.name, "args": call.arguments });
-                // Older models give their calls no ids.
+                // Older models give their tool calls no ids.
                 if let Some(id) = id {
                     function["id"] = json!(format!("call{}{at}", &id[..8]));
                 }
@@ -178,7 +178,7 @@ fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Va
             calls.iter().enumerate().map(part).collect()
         }
     };
-    // Of calls made at once, only the first is sealed.
+    // Of several tool calls in one answer, only the first is signed.
     if let Some(first) = parts.first_mut().filter(|_| answer.thought.is_some()) {
         first["thoughtSignature"] = json!(seal(first));
     }
@@ -186,12 +186,12 @@ fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Va
     list
 }
 
-/// Whether a model seals all of its calls and wants them back so.
+/// Returns true if a model always signs its tool calls and requires the signature back.
 fn is_gemini_3(model: &str) -> bool {
     model.starts_with("gemini-3")
 }
 
-/// The seal on a part: bytes, which are base64 in JSON.
+/// Returns the signature of a part: bytes, which are base64 in JSON.
 fn seal(part: &Value) -> String {
     let what = match part.get("functionCall") {
         Some(call) => format!("{}{}", call["name"], call["args"]),
@@ -245,7 +245,7 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
     })
 }
 
-/// Whether roles are known, results follow their calls, and seals are as they were.
+/// Checks that roles are known, that results follow their tool calls and that signatures are unchanged.
 fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
     let mut calls = Vec::new();
     for (at, content) in contents.iter().enumerate() {
@@ -303,7 +303,7 @@ fn check_signature(part: &Value, first: bool, model: &str) -> Result<(), Request
     let call = part.get("functionCall").is_some();
     match given {
         Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
-        // Of calls made at once, only the first is sealed.
+        // Of several tool calls in one answer, only the first is signed.
         None if call && first && is_gemini_3(model) => wrong(
             "Function call is missing a thought_signature in functionCall parts. This is required for tools to work correctly.",
         ),
@@ -318,7 +318,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
     let results = list.filter_map(|part| part.pointer("/functionResponse/response"));
     let results: Vec<_> = results
         .map(|result| {
-            // A result that is one text under a well-known name is that text.
+            // A result that holds one text under a well-known name is that text.
             let text = ["result", "output"]
                 .iter()
                 .find_map(|name| result.get(name)?.as_str());
@@ -341,7 +341,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
     Ok((as_text(question.as_ref())?, Some(result)))
 }
 
-/// Parts, told as text.
+/// Returns the parts as text.
 fn as_text(parts: Option<&Value>) -> Result<String, RequestProblem> {
     let part = |part: &Value| {
         let field = |pointer: &str| {

@@ -1,4 +1,4 @@
-//! Mistral: OpenAI's form with rules of its own.
+//! The dialect of Mistral: OpenAI's form with rules of its own.
 
 use serde_json::{Value, json};
 
@@ -12,6 +12,7 @@ use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::{media, messages};
 
+/// The fields that a request may have, for each task.
 const CHAT_FIELDS: [&str; 30] = [
     "model",
     "messages",
@@ -66,7 +67,7 @@ const TRANSCRIPTION_FIELDS: [&str; 11] = [
     "speaker_references",
     "timestamp_granularities",
 ];
-/// The categories of a moderation, as Mistral names them.
+/// The moderation categories, in Mistral's names.
 const CATEGORIES: [&str; 9] = [
     "sexual",
     "hate_and_discrimination",
@@ -78,9 +79,9 @@ const CATEGORIES: [&str; 9] = [
     "law",
     "pii",
 ];
-/// The length of a call's id.
+/// The length of the id of a tool call.
 const CALL_ID_LENGTH: usize = 9;
-/// Bytes of a second of sound.
+/// The bytes that count as one second of audio.
 const BYTES_A_SECOND: u64 = 32_000;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
@@ -139,7 +140,7 @@ fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     if texts.is_empty() {
         return in_field(&["input"], "Field required");
     }
-    let judged = |text: &String| {
+    let moderated = |text: &String| {
         let flagged = text.starts_with("refuse ");
         let mut result = json!({ "categories": {}, "category_scores": {} });
         for name in CATEGORIES {
@@ -149,14 +150,14 @@ fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
         }
         result
     };
-    let results: Vec<_> = texts.iter().map(judged).collect();
+    let results: Vec<_> = texts.iter().map(moderated).collect();
     Ok(VendorAnswer::json(
         200,
         &json!({ "id": digest(call.body), "model": model, "results": results }),
     ))
 }
 
-/// Lists are fields of the same name, unlike OpenAI's.
+/// Returns the transcription of a file or a URL. The fields of a list have the same name, unlike OpenAI's.
 fn transcription(call: &VendorCall<'_>) -> Outcome {
     let kind = call
         .headers
@@ -202,7 +203,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
             ),
             bytes.len() as u64,
         ),
-        // Nothing is fetched: what is there is taken for a second long.
+        // The URL is not fetched. Its audio counts as one second long.
         (None, Some(url)) => (format!("You sent: {url}"), BYTES_A_SECOND),
         _ => {
             return in_field(
@@ -212,7 +213,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
         }
     };
     let seconds = length.div_ceil(BYTES_A_SECOND);
-    // Of words there are none: one segment is all that is said.
+    // Words are not supported. The whole text is one segment.
     let wants_segments = parts
         .iter()
         .any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
@@ -298,7 +299,7 @@ fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
     if let AnswerContent::Calls(calls) = &answer.content {
         let call = |(at, call): (usize, &AnswerCall)| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
-            // The last of its letters and digits tells calls apart.
+            // The last character distinguishes the calls of one answer.
             let id = format!("{}{}", &id[..CALL_ID_LENGTH - 1], at % 10);
             json!({ "id": id, "type": "function", "function": function, "index": at })
         };
@@ -312,7 +313,7 @@ fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
     json!({ "index": index, "message": message, "finish_reason": reason })
 }
 
-/// Who speaks last, the ids of calls, and the seals on thoughts.
+/// Checks the role of the last message, the ids of tool calls and the signatures of reasoning.
 fn check(list: &[Value]) -> Result<(), RequestProblem> {
     let last = list.last();
     let role = last

@@ -1,4 +1,4 @@
-//! Ollama's own API.
+//! The dialect of Ollama's own API.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use super::super::parts;
 use super::super::route::ApiTask;
 use super::openai::messages::{stops, tools};
 
-/// The time of every answer.
+/// The creation time of every answer.
 const CREATED_AT: &str = "2026-01-01T00:00:00Z";
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
@@ -70,7 +70,7 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     if request.get("stream") == Some(&json!(false)) {
         return Ok(VendorAnswer::json(200, &last(message(&answer))).spending(input, output));
     }
-    // In pieces, a line each, as it is sent unless that is declined.
+    // Unless the request turns streaming off, Ollama sends an answer in pieces, one JSON line each.
     let piece = json!({ "model": model, "created_at": CREATED_AT, "message": message(&answer), "done": false });
     let end = last(json!({ "role": "assistant", "content": "" }));
     let lines = format!("{piece}\n{end}\n");
@@ -137,7 +137,7 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     })
 }
 
-/// The types of a message's fields are those that Go's decoder accepts.
+/// Checks that a message's fields have the types that Go's decoder accepts.
 fn check(message: &Value) -> Result<(), RequestProblem> {
     let role = message
         .get("role")
@@ -170,7 +170,7 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
     Ok(())
 }
 
-/// A message, told as text. Of what kind its pictures are it does not say.
+/// Returns a message as text. A message does not state the media type of its images.
 fn as_text(message: &Value) -> Result<String, RequestProblem> {
     let mut list = vec![parts::text(message.get("content"))?];
     for image in message

@@ -1,4 +1,4 @@
-//! Chat as OpenAI speaks it, and what Azure, Groq, DeepSeek and OpenRouter add to it.
+//! The dialect of OpenAI's chat, and the additions of Azure, Groq, DeepSeek and OpenRouter.
 
 pub(crate) mod media;
 pub(crate) mod messages;
@@ -15,7 +15,7 @@ use super::super::route::ApiTask;
 use super::super::signature;
 use super::super::vendor::Vendor;
 
-/// The most candidates that a call may ask for.
+/// The most candidates of one answer.
 const MOST_CANDIDATES: u64 = 128;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
@@ -84,7 +84,7 @@ fn choice(vendor: Vendor, answer: &UnifiedAnswer, id: &str, index: u64) -> Value
     let filters = filters(vendor);
     let (content, refusal) = match &answer.content {
         AnswerContent::Text(text) => (json!(text), Value::Null),
-        // Filtered from outside, not refused by the model.
+        // A filter removes the text; the model itself does not decline.
         AnswerContent::Refusal(_) if filters => (json!(""), Value::Null),
         AnswerContent::Refusal(text) => (Value::Null, json!(text)),
         AnswerContent::Calls(_) => (Value::Null, Value::Null),
@@ -121,12 +121,12 @@ fn choice(vendor: Vendor, answer: &UnifiedAnswer, id: &str, index: u64) -> Value
     choice
 }
 
-/// Whether what must not be said is cut by a filter, instead of being declined in words.
+/// Returns true if the vendor removes forbidden text with a filter, instead of letting the model decline.
 fn filters(vendor: Vendor) -> bool {
     matches!(vendor, Vendor::Azure | Vendor::DeepSeek)
 }
 
-/// Reasoning, where this vendor shows it. OpenAI's chat shows none.
+/// Adds the reasoning to a message, if this vendor shows it. OpenAI's chat shows none.
 fn think(vendor: Vendor, message: &mut Value, thought: &str) {
     match vendor {
         Vendor::DeepSeek => message["reasoning_content"] = json!(thought),
@@ -174,7 +174,7 @@ fn unfiltered() -> Value {
     json!({ "hate": safe, "self_harm": safe, "sexual": safe, "violence": safe })
 }
 
-/// Models that reason take neither the old name of the longest answer nor a temperature.
+/// Refuses the fields that reasoning models do not accept: `max_tokens`, and a `temperature` other than 1.
 fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), RequestProblem> {
     let model = request
         .get("model")

@@ -1,4 +1,4 @@
-//! Gemini's failures; some are Vertex' alone.
+//! Gemini's failures; some occur at Vertex only.
 
 use super::{FailureRow, row};
 

@@ -1,4 +1,4 @@
-//! A conversation as Anthropic writes it, read and checked.
+//! Reads and checks a conversation in Anthropic's form.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,8 @@ use super::super::super::parts;
 use super::super::super::signature;
 use super::ApiVersion;
 
-/// What the last message says; where tools answer in it, what was asked before, and all that they say.
+/// Returns the text of the last message. If it holds results of tools, returns the text of the question before them,
+/// and the results.
 pub(super) fn last(
     request: &Value,
     version: ApiVersion,
@@ -41,7 +42,7 @@ pub(super) fn last(
     Ok((as_text(&blocks_of(question)?)?, Some(result)))
 }
 
-/// Turns, their blocks, calls of tools and what answers them are as the API demands.
+/// Checks that roles, blocks, tool calls and their results follow the rules of the API.
 fn check(messages: &[Value], version: ApiVersion, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
@@ -94,7 +95,7 @@ fn kind(block: &Value) -> &str {
         .unwrap_or_default()
 }
 
-/// A message's blocks; a text alone is one.
+/// Returns the blocks of a message. A plain text is one block.
 fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, RequestProblem> {
     match message.get("content") {
         Some(Value::String(text)) if !text.is_empty() => {
@@ -108,7 +109,7 @@ fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, RequestProblem> {
     }
 }
 
-/// Whether results answer all calls, come first, and come once.
+/// Checks that each tool call has exactly one result, and that the results precede all other blocks.
 fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), RequestProblem> {
     let mut left = open.clone();
     let mut others = false;
@@ -148,7 +149,7 @@ fn calls(blocks: &[Value]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Whether thoughts are as they were, and there where they have to be.
+/// Checks that reasoning is unchanged, and that it is present where the API requires it.
 fn thoughts(blocks: &[Value], reasoning: bool, at: usize) -> Result<(), RequestProblem> {
     for (place, block) in blocks
         .iter()
@@ -237,7 +238,7 @@ fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
     }
 }
 
-/// Blocks, told as text.
+/// Returns the blocks as text.
 fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
         let field = |pointer: &str| {

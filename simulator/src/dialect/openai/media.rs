@@ -1,4 +1,5 @@
-//! What is no conversation, as OpenAI speaks it.
+//! The dialect of OpenAI's APIs other than chat: embeddings, moderations, images, speech, transcriptions and
+//! rerankings.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,7 +11,7 @@ use super::super::super::answer::{
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::multipart;
 
-/// The categories of a moderation, as OpenAI names them.
+/// The moderation categories, in OpenAI's names.
 const CATEGORIES: [&str; 13] = [
     "harassment",
     "harassment/threatening",
@@ -26,18 +27,21 @@ const CATEGORIES: [&str; 13] = [
     "violence",
     "violence/graphic",
 ];
-/// A picture of one transparent point.
+/// An image of one transparent pixel, a PNG in base64.
 const PICTURE: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
-/// The most texts to embed in one call, tokens of each, and tokens of all together.
+/// The most texts that one call may embed.
 const MOST_TEXTS: usize = 2_048;
+/// The most tokens of each text.
 const LONGEST_TEXT: u64 = 8_192;
+/// The most tokens of all texts together.
 const MOST_TOKENS: u64 = 300_000;
-/// What a text begins with that is not embedded.
+/// The prefix of a text that cannot be embedded.
 const REJECTED: &str = "reject ";
-/// The most pictures of one call.
+/// The most images of one call.
 const MOST_PICTURES: u64 = 10;
 
-/// Texts to embed or to judge: one, or a list of them; a list of numbers is a text's tokens.
+/// Returns the texts to embed or to moderate: one text, or a list of texts. A list of numbers is the tokens of one
+/// text.
 fn texts(input: Option<&Value>) -> Vec<String> {
     match input {
         Some(Value::String(text)) => vec![text.clone()],
@@ -106,7 +110,7 @@ pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
     Ok(VendorAnswer::json(200, &body).spending(tokens, 0))
 }
 
-/// Numbers as OpenAI packs them: four bytes each, the smallest first.
+/// Encodes numbers as OpenAI does: four bytes each, little-endian, in base64.
 fn pack(numbers: &[f64]) -> String {
     #[expect(
         clippy::cast_possible_truncation,
@@ -124,7 +128,7 @@ pub(crate) fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) ->
     if texts.is_empty() {
         return wrong("Invalid type for 'input': expected a string or an array of strings.");
     }
-    let results: Vec<_> = texts.iter().map(|text| judged(text)).collect();
+    let results: Vec<_> = texts.iter().map(|text| moderated(text)).collect();
     let id = format!("modr-{}", digest(call.body));
     Ok(VendorAnswer::json(
         200,
@@ -132,8 +136,8 @@ pub(crate) fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) ->
     ))
 }
 
-/// A text that begins with `refuse ` is violent, every other is harmless.
-fn judged(text: &str) -> Value {
+/// Returns the moderation of a text. A text that begins with `refuse ` is violent, every other text is harmless.
+fn moderated(text: &str) -> Value {
     let flagged = text.starts_with("refuse ");
     let mut result = json!({
         "flagged": flagged, "categories": {}, "category_scores": {}, "category_applied_input_types": {}
@@ -173,7 +177,7 @@ pub(crate) fn image(request: &Value) -> Outcome {
     ))
 }
 
-/// Not sound, but bytes that only this text has, and that no JSON reader takes.
+/// Returns bytes that only this text has and that no JSON parser accepts. They are no audio.
 pub(crate) fn speech(request: &Value) -> Outcome {
     let Some(text) = request
         .get("input")
@@ -234,7 +238,7 @@ pub(crate) fn transcription(call: &VendorCall<'_>) -> Outcome {
     Ok(VendorAnswer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
 }
 
-/// The model that a form names.
+/// Returns the model that a form names.
 pub(crate) fn model_of_form(call: &VendorCall<'_>) -> Option<String> {
     let kind = call.headers.get("content-type")?.to_str().ok()?;
     let parts = multipart::parts(kind, call.body)?;

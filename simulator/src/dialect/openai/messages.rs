@@ -1,4 +1,4 @@
-//! A conversation as OpenAI writes it, read and checked.
+//! Reads and checks a conversation in OpenAI's form.
 
 use std::collections::BTreeSet;
 
@@ -43,7 +43,7 @@ pub(crate) fn read_request(
     })
 }
 
-/// The longest answer that a request asks for.
+/// Returns the most tokens of an answer that a request allows.
 pub(crate) fn most(request: &Value) -> Option<u64> {
     let fields = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
     fields
@@ -51,7 +51,8 @@ pub(crate) fn most(request: &Value) -> Option<u64> {
         .find_map(|field| request.get(field).and_then(Value::as_u64))
 }
 
-/// What the last message says; where tools say it, what was asked before, and all that they say.
+/// Returns the text of the last message. If tools wrote it, returns the text of the question before them, and the
+/// results.
 pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let Some(last) = messages.last() else {
         return Ok((String::new(), None));
@@ -71,7 +72,7 @@ pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Reque
     Ok((question.unwrap_or_default(), Some(parts::joined(results))))
 }
 
-/// Whether results follow the calls that they belong to.
+/// Checks that results follow the tool calls that they belong to.
 fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
@@ -111,7 +112,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
             .flatten()
         {
             let arguments = call.pointer("/function/arguments");
-            // Mistral takes them as an object too.
+            // Mistral accepts arguments as an object too.
             let object = vendor == Vendor::Mistral && arguments.is_some_and(Value::is_object);
             if !object && !arguments.is_some_and(Value::is_string) {
                 return wrong(format!(
@@ -124,7 +125,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
     Ok(())
 }
 
-/// Whether thoughts that came back are sealed as they were.
+/// Checks the signatures of returned reasoning.
 fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
     let details = messages
         .iter()
@@ -193,7 +194,7 @@ pub(crate) fn form(request: &Value) -> AnswerForm {
     }
 }
 
-/// Stop sequences: one, or a list of them.
+/// Returns a text, or the texts of a list, such as stop sequences.
 pub(crate) fn stops(stop: Option<&Value>) -> Vec<String> {
     match stop {
         Some(Value::String(one)) => vec![one.clone()],

@@ -1,4 +1,4 @@
-//! OpenAI's Responses.
+//! The dialect of OpenAI's Responses.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,8 @@ use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::parts;
 use super::super::super::signature;
 
-/// How the id of a call begins that was thought about before: it is not taken back without the thought.
+/// The prefix of the id of a tool call that follows reasoning. Such a call is not accepted again without its
+/// reasoning.
 const THOUGHT_CALL: &str = "fc_thought";
 
 pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
@@ -151,8 +152,8 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     Ok((text, result))
 }
 
-/// Whether results have their calls, and calls and thoughts are as they were. What a response before this one
-/// held is not known any more, so that what `follows` one is taken at its word.
+/// Checks that results have their tool calls, and that calls and reasoning are unchanged. The items of an earlier
+/// response are not stored. If the request `follows` one, results without a call are accepted.
 fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
     let field = |item: &Value, name: &str| {
         item.get(name)
