@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::account::Config;
 use super::answer::VendorAnswer;
+use super::field::text_field;
 use super::route::ApiTask;
 use super::vendor::Vendor;
 
@@ -53,7 +54,6 @@ impl VendorCall<'_> {
 
     /// Returns the model that a request names in its address or in its body.
     pub(super) fn model_of<'a>(&'a self, request: &'a Value) -> Option<&'a str> {
-        self.model
-            .or_else(|| request.get("model").and_then(Value::as_str))
+        self.model.or_else(|| text_field(request, "model"))
     }
 }

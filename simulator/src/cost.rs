@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::answer::prompt_tokens;
 use super::dialect::openai::messages::most;
+use super::field::number_field;
 use super::vendor::Vendor;
 
 /// The tokens that a call counts for.
@@ -25,14 +26,7 @@ pub(super) fn at_admission(vendor: Vendor, body: &[u8]) -> TokenCount {
     let tokens = match vendor {
         // OpenAI counts the larger of the estimated prompt and the longest answer that the request allows.
         Vendor::OpenAi => input.max(most),
-        Vendor::Azure => {
-            input
-                + most
-                + request
-                    .get("best_of")
-                    .and_then(Value::as_u64)
-                    .unwrap_or_default()
-        }
+        Vendor::Azure => input + most + number_field(&request, "best_of").unwrap_or_default(),
         Vendor::Groq | Vendor::Bedrock => input + most,
         _ => input,
     };

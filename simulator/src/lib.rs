@@ -51,6 +51,7 @@ mod asked;
 mod call;
 mod dialect;
 mod failure;
+mod field;
 mod multipart;
 mod parts;
 mod schema;

@@ -5,6 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::call::{RequestProblem, wrong};
+use super::field::text_at;
 
 /// Returns the text of a message's content in OpenAI's form: a string, or a list of parts.
 pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
@@ -25,7 +26,7 @@ pub(super) fn joined(parts: Vec<String>) -> String {
 }
 
 fn part(part: &Value) -> Result<String, RequestProblem> {
-    let field = |pointer: &str| part.pointer(pointer).and_then(Value::as_str);
+    let field = |pointer: &str| text_at(part, pointer);
     let Some(kind) = field("/type") else {
         return wrong("Missing required parameter: 'messages[].content[].type'.");
     };

@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value, json};
 
+use super::field::{list_field, number_field, text_field};
+
 /// The depth at which a schema is taken to refer to itself.
 const MAX_DEPTH: usize = 16;
 
@@ -21,7 +23,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
     if let Some(given) = schema.get("const").or_else(|| schema.get("enum")?.get(0)) {
         return given.clone();
     }
-    if let Some(target) = schema.get("$ref").and_then(Value::as_str) {
+    if let Some(target) = text_field(schema, "$ref") {
         return target
             .strip_prefix('#')
             .and_then(|pointer| root.pointer(pointer))
@@ -36,9 +38,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
     match kind(schema).as_str() {
         "object" => object(schema, inner),
         "array" => {
-            let least = schema
-                .get("minItems")
-                .and_then(Value::as_u64)
+            let least = number_field(schema, "minItems")
                 .unwrap_or(1)
                 .min(MAX_LENGTH);
             let item = schema.get("items").map_or_else(|| json!("x"), inner);
@@ -49,9 +49,7 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
         "boolean" => json!(true),
         "null" => Value::Null,
         _ => {
-            let least = schema
-                .get("minLength")
-                .and_then(Value::as_u64)
+            let least = number_field(schema, "minLength")
                 .unwrap_or(1)
                 .clamp(1, MAX_LENGTH);
             json!("x".repeat(usize::try_from(least).unwrap_or(1)))
@@ -73,11 +71,7 @@ fn kind(schema: &Value) -> String {
 }
 
 fn object(schema: &Value, inner: impl Fn(&Value) -> Value) -> Value {
-    let required = schema
-        .get("required")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let required = list_field(schema, "required").iter();
     let field = |name: &str| {
         schema
             .get("properties")

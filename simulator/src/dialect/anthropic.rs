@@ -10,6 +10,7 @@ use super::super::asked::{
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{list_field, number_field, text_field};
 use super::super::signature;
 
 /// The fields that a request may have in every version. The fields of `SAMPLING` exist in the older version only.
@@ -93,11 +94,7 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 /// Returns the usage of an answer. Tokens that are read from the cache count apart from the rest of the input. So do
 /// the blocks of the system prompt that the request puts into the cache.
 fn usage(request: &Value, answer: &UnifiedAnswer, (input, read): (u64, u64), output: u64) -> Value {
-    let system = request
-        .get("system")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let system = list_field(request, "system").iter();
     let cached = system.filter(|block| block.get("cache_control").is_some());
     let cached = cached
         .map(|block| block.to_string().len() as u64 / 4)
@@ -156,10 +153,10 @@ fn read_request(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, 
             (false, _) => return wrong(format!("{field}: Extra inputs are not permitted")),
         }
     }
-    if request.get("model").and_then(Value::as_str).is_none() {
+    if text_field(request, "model").is_none() {
         return wrong("model: Field required");
     }
-    let Some(max_tokens) = request.get("max_tokens").and_then(Value::as_u64) else {
+    let Some(max_tokens) = number_field(request, "max_tokens") else {
         return wrong("max_tokens: Field required");
     };
     if max_tokens == 0 {
@@ -188,8 +185,8 @@ fn thinking(request: &Value, max_tokens: u64) -> Result<bool, RequestProblem> {
     else {
         return Ok(false);
     };
-    match thinking.get("type").and_then(Value::as_str) {
-        Some("enabled") => match thinking.get("budget_tokens").and_then(Value::as_u64) {
+    match text_field(thinking, "type") {
+        Some("enabled") => match number_field(thinking, "budget_tokens") {
             None => wrong("thinking.enabled.budget_tokens: Field required"),
             Some(budget) if budget < LEAST_BUDGET => wrong(
                 "thinking.enabled.budget_tokens: Input should be greater than or equal to 1024",
@@ -209,7 +206,7 @@ fn thinking(request: &Value, max_tokens: u64) -> Result<bool, RequestProblem> {
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let tool = |(at, tool): (usize, &Value)| {
-        let Some(name) = tool.get("name").and_then(Value::as_str) else {
+        let Some(name) = text_field(tool, "name") else {
             return wrong(format!("tools.{at}.custom.name: Field required"));
         };
         let Some(schema) = tool
@@ -225,11 +222,8 @@ fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
             schema: schema.clone(),
         })
     };
-    request
-        .get("tools")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
+    list_field(request, "tools")
+        .iter()
         .enumerate()
         .map(tool)
         .collect()
@@ -239,8 +233,8 @@ fn choice(choice: Option<&Value>) -> Result<ToolSelection, RequestProblem> {
     let Some(choice) = choice.filter(|choice| !choice.is_null()) else {
         return Ok(ToolSelection::Free);
     };
-    let name = choice.get("name").and_then(Value::as_str);
-    match (choice.get("type").and_then(Value::as_str), name) {
+    let name = text_field(choice, "name");
+    match (text_field(choice, "type"), name) {
         (Some("auto"), _) => Ok(ToolSelection::Free),
         (Some("any"), _) => Ok(ToolSelection::Any),
         (Some("none"), _) => Ok(ToolSelection::Never),

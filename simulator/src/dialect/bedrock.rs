@@ -8,6 +8,7 @@ use super::super::asked::{
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{filled_list_field, number_field, text_at, text_field, text_or_empty};
 use super::super::parts;
 use super::super::route::ApiTask;
 use super::super::signature;
@@ -73,10 +74,7 @@ fn content(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
 }
 
 fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = request
-        .get("messages")
-        .and_then(Value::as_array)
-        .filter(|list| !list.is_empty());
+    let messages = filled_list_field(request, "messages");
     let Some(messages) = messages else {
         return wrong(
             "A conversation must start with a user message. Try again with a conversation that starts with a user message.",
@@ -138,10 +136,7 @@ fn answers(results: &[String], open: &[String], at: usize) -> Result<(), Request
 fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open: Vec<String> = Vec::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message
-            .get("role")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let role = text_or_empty(message, "role");
         let expected = if at % 2 == 0 { "user" } else { "assistant" };
         if role != expected && at == 0 {
             return wrong(
@@ -153,11 +148,7 @@ fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(
                 "A conversation must alternate between user and assistant roles. Make sure the conversation alternates between user and assistant roles and try again.",
             );
         }
-        let Some(blocks) = message
-            .get("content")
-            .and_then(Value::as_array)
-            .filter(|list| !list.is_empty())
-        else {
+        let Some(blocks) = filled_list_field(message, "content") else {
             return wrong(format!(
                 "The content field in the Message object at messages.{at} is empty. Add a ContentBlock object to the content field and try again."
             ));
@@ -194,7 +185,7 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProb
         .iter()
         .filter_map(|block| block.pointer("/reasoningContent/reasoningText"))
     {
-        let field = |name: &str| block.get(name).and_then(Value::as_str).unwrap_or_default();
+        let field = |name: &str| text_or_empty(block, name);
         if !signature::is_valid(field("text"), field("signature")) {
             return wrong(format!(
                 "messages.{at}.content.0: Invalid `signature` in `thinking` block"
@@ -262,16 +253,8 @@ fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
             let Some(given) = block.get(name) else {
                 continue;
             };
-            let field = |pointer: &str| {
-                given
-                    .pointer(pointer)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-            };
-            if let Some(uri) = given
-                .pointer("/source/s3Location/uri")
-                .and_then(Value::as_str)
-            {
+            let field = |pointer: &str| text_at(given, pointer).unwrap_or_default();
+            if let Some(uri) = text_at(given, "/source/s3Location/uri") {
                 return parts::linked(kind, uri);
             }
             return parts::bytes(
@@ -280,11 +263,7 @@ fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
                 field("/source/bytes"),
             );
         }
-        Ok(block
-            .get("text")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned())
+        Ok(text_or_empty(block, "text").to_owned())
     };
     Ok(parts::joined(
         blocks.iter().map(block).collect::<Result<_, _>>()?,
@@ -292,7 +271,7 @@ fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
 }
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
-    let tool = |tool: &Value| match tool.pointer("/toolSpec/name").and_then(Value::as_str) {
+    let tool = |tool: &Value| match text_at(tool, "/toolSpec/name") {
         Some(name) => {
             let schema = tool
                 .pointer("/toolSpec/inputSchema/json")
@@ -321,9 +300,7 @@ fn form(request: &Value) -> Result<AnswerForm, RequestProblem> {
     let Some(format) = request.pointer("/outputConfig/textFormat") else {
         return Ok(AnswerForm::Text);
     };
-    let schema = format
-        .pointer("/structure/jsonSchema/schema")
-        .and_then(Value::as_str);
+    let schema = text_at(format, "/structure/jsonSchema/schema");
     match schema.and_then(|schema| serde_json::from_str(schema).ok()) {
         Some(schema) => Ok(AnswerForm::Schema(schema)),
         None => wrong("outputConfig.textFormat.structure.jsonSchema.schema: is not a JSON Schema"),
@@ -333,11 +310,8 @@ fn form(request: &Value) -> Result<AnswerForm, RequestProblem> {
 /// Returns an embedding in the form of the model's maker, which is Amazon or Cohere.
 fn invoked(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let tokens = prompt_tokens(call.body);
-    let body = if let Some(text) = request.get("inputText").and_then(Value::as_str) {
-        let dimensions = request
-            .get("dimensions")
-            .and_then(Value::as_u64)
-            .unwrap_or(DIMENSIONS);
+    let body = if let Some(text) = text_field(request, "inputText") {
+        let dimensions = number_field(request, "dimensions").unwrap_or(DIMENSIONS);
         json!({ "embedding": vector(text, dimensions.clamp(1, 4096)), "inputTextTokenCount": tokens })
     } else {
         let texts = stops(request.get("texts"));

@@ -12,6 +12,7 @@ use super::super::asked::{
     reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{list_field, number_field, text_field};
 use super::super::parts;
 use super::super::route::ApiTask;
 use super::openai::messages;
@@ -31,11 +32,7 @@ const INPUT_TYPES: [&str; 5] = [
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
-    if request
-        .get("model")
-        .and_then(Value::as_str)
-        .is_none_or(str::is_empty)
-    {
+    if text_field(request, "model").is_none_or(str::is_empty) {
         return wrong("invalid request: model is required");
     }
     match call.task {
@@ -141,7 +138,7 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
 }
 
 fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
-    let kind = request.get("input_type").and_then(Value::as_str);
+    let kind = text_field(request, "input_type");
     if !kind.is_some_and(|kind| INPUT_TYPES.contains(&kind)) {
         return wrong(format!(
             "invalid request: valid input_type must be provided with the provided model: one of {}",
@@ -158,10 +155,7 @@ fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
             inputs.len()
         ));
     }
-    let dimensions = request
-        .get("output_dimension")
-        .and_then(Value::as_u64)
-        .unwrap_or(DIMENSIONS);
+    let dimensions = number_field(request, "output_dimension").unwrap_or(DIMENSIONS);
     let vectors: Vec<_> = inputs
         .iter()
         .map(|text| vector(text, dimensions.clamp(1, 4096)))
@@ -190,12 +184,7 @@ fn inputs(request: &Value) -> Result<Vec<String>, RequestProblem> {
     for image in messages::stops(request.get("images")) {
         inputs.push(parts::linked("image", &image)?);
     }
-    for input in request
-        .get("inputs")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for input in list_field(request, "inputs").iter() {
         inputs.push(parts::text(input.get("content"))?);
     }
     Ok(inputs)
@@ -239,21 +228,14 @@ fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, RequestProblem> {
 }
 
 fn rerank(call: &VendorCall<'_>, request: &Value) -> Outcome {
-    let query = request
-        .get("query")
-        .and_then(Value::as_str)
-        .filter(|query| !query.is_empty());
+    let query = text_field(request, "query").filter(|query| !query.is_empty());
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("invalid request: query and documents are required");
     };
-    let results: Vec<_> = ranking(
-        query,
-        &documents,
-        request.get("top_n").and_then(Value::as_u64),
-    )
-    .into_iter()
-    .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
-    .collect();
+    let results: Vec<_> = ranking(query, &documents, number_field(request, "top_n"))
+        .into_iter()
+        .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
+        .collect();
     let meta = json!({ "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } });
     Ok(VendorAnswer::json(
         200,

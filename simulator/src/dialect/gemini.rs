@@ -10,6 +10,9 @@ use super::super::asked::{
     UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{
+    filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
+};
 use super::super::parts;
 use super::super::route::ApiTask;
 use super::super::signature;
@@ -51,11 +54,7 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
             ))
         }
         ApiTask::EmbedMany => {
-            let Some(requests) = request
-                .get("requests")
-                .and_then(Value::as_array)
-                .filter(|r| !r.is_empty())
-            else {
+            let Some(requests) = filled_list_field(&request, "requests") else {
                 return wrong(
                     "* BatchEmbedContentsRequest.requests: at least one request is required",
                 );
@@ -104,7 +103,7 @@ fn embedding(request: &Value) -> Result<Vec<f64>, RequestProblem> {
     if text.is_empty() {
         return wrong("* EmbedContentRequest.content: contents is not specified");
     }
-    let dimensions = request.get("outputDimensionality").and_then(Value::as_u64);
+    let dimensions = number_field(request, "outputDimensionality");
     Ok(vector(
         &text,
         dimensions.unwrap_or(DIMENSIONS).clamp(1, 4096),
@@ -212,11 +211,7 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
             "Invalid JSON payload received. Unknown name \"{field}\": Cannot find field."
         ));
     }
-    let Some(contents) = request
-        .get("contents")
-        .and_then(Value::as_array)
-        .filter(|list| !list.is_empty())
-    else {
+    let Some(contents) = filled_list_field(request, "contents") else {
         return wrong("* GenerateContentRequest.contents: contents is not specified");
     };
     check(contents, model)?;
@@ -239,7 +234,7 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
         choice,
         form: form(&config),
         stops: super::openai::messages::stops(config.get("stopSequences")),
-        max_tokens: config.get("maxOutputTokens").and_then(Value::as_u64),
+        max_tokens: number_field(&config, "maxOutputTokens"),
         reasoning: budget.map_or(level || included, |budget| budget != 0) || is_gemini_3(model),
         single_call: false,
     })
@@ -249,17 +244,11 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
 fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
     let mut calls = Vec::new();
     for (at, content) in contents.iter().enumerate() {
-        let role = content
-            .get("role")
-            .and_then(Value::as_str)
-            .unwrap_or("user");
+        let role = text_field(content, "role").unwrap_or("user");
         if !matches!(role, "user" | "model" | "function") {
             return wrong("Please use a valid role: user, model.");
         }
-        let parts = content
-            .get("parts")
-            .and_then(Value::as_array)
-            .filter(|parts| !parts.is_empty());
+        let parts = filled_list_field(content, "parts");
         let Some(parts) = parts else {
             return wrong(format!(
                 "* GenerateContentRequest.contents[{at}].parts: contents.parts must not be empty."
@@ -268,18 +257,10 @@ fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
         let mut made = Vec::new();
         for (place, part) in parts.iter().enumerate() {
             if let Some(call) = part.get("functionCall") {
-                made.push(
-                    call.get("name")
-                        .and_then(Value::as_str)
-                        .unwrap_or_default()
-                        .to_owned(),
-                );
+                made.push(text_or_empty(call, "name").to_owned());
             }
             if let Some(result) = part.get("functionResponse") {
-                let name = result
-                    .get("name")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default();
+                let name = text_or_empty(result, "name");
                 if !calls.iter().any(|call| call == name) {
                     return wrong(
                         "Please ensure that function response turn comes immediately after a function call turn.",
@@ -299,7 +280,7 @@ fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
 }
 
 fn check_signature(part: &Value, first: bool, model: &str) -> Result<(), RequestProblem> {
-    let given = part.get("thoughtSignature").and_then(Value::as_str);
+    let given = text_field(part, "thoughtSignature");
     let call = part.get("functionCall").is_some();
     match given {
         Some(given) if given != seal(part) => wrong("Thought signature is not valid."),
@@ -330,11 +311,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
     }
     let result = parts::joined(results);
     let asks = |content: &&Value| {
-        content
-            .get("role")
-            .and_then(Value::as_str)
-            .unwrap_or("user")
-            == "user"
+        text_field(content, "role").unwrap_or("user") == "user"
             && content.pointer("/parts/0/functionResponse").is_none()
     };
     let question = parts(contents.iter().rev().find(asks));
@@ -344,11 +321,7 @@ fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> 
 /// Returns the parts as text.
 fn as_text(parts: Option<&Value>) -> Result<String, RequestProblem> {
     let part = |part: &Value| {
-        let field = |pointer: &str| {
-            part.pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let field = |pointer: &str| text_at(part, pointer).unwrap_or_default();
         if part.get("thought") == Some(&json!(true)) {
             return Ok(String::new());
         }
@@ -378,15 +351,11 @@ fn kind(media: &str) -> &'static str {
 }
 
 fn tools(request: &Value) -> Result<(Vec<RequestTool>, ToolSelection), RequestProblem> {
-    let lists = request
-        .get("tools")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let lists = list_field(request, "tools").iter();
     let declared = lists
         .filter_map(|tool| tool.get("functionDeclarations")?.as_array())
         .flatten();
-    let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
+    let tool = |tool: &Value| match text_field(tool, "name") {
         Some(name) => {
             let schema = tool
                 .get("parametersJsonSchema")
@@ -421,10 +390,7 @@ fn form(config: &Value) -> AnswerForm {
     let schema = config
         .get("responseJsonSchema")
         .or_else(|| config.get("responseSchema"));
-    match (
-        config.get("responseMimeType").and_then(Value::as_str),
-        schema,
-    ) {
+    match (text_field(config, "responseMimeType"), schema) {
         (Some("application/json"), Some(schema)) => AnswerForm::Schema(schema.clone()),
         (Some("application/json"), None) => AnswerForm::Json,
         _ => AnswerForm::Text,

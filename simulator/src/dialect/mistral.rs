@@ -7,6 +7,7 @@ use super::super::asked::{
     AnswerCall, AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{filled_list_field, list_field, number_field, text_at, text_field};
 use super::super::multipart::{self, FormPart};
 use super::super::route::ApiTask;
 use super::super::signature;
@@ -100,7 +101,7 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
         return in_field(&[field], "Extra inputs are not permitted");
     }
-    let Some(model) = request.get("model").and_then(Value::as_str) else {
+    let Some(model) = text_field(request, "model") else {
         return in_field(&["model"], "Field required");
     };
     match call.task {
@@ -236,10 +237,7 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let list = request
-        .get("messages")
-        .and_then(Value::as_array)
-        .filter(|list| !list.is_empty());
+    let list = filled_list_field(request, "messages");
     let Some(list) = list else {
         return in_field(&["messages"], "Field required");
     };
@@ -250,11 +248,7 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
         return wrong(format!("Tool {name} is not among the tools of the request"));
     }
     let answer = reply(&unified);
-    let count = request
-        .get("n")
-        .and_then(Value::as_u64)
-        .unwrap_or(1)
-        .clamp(1, 128);
+    let count = number_field(request, "n").unwrap_or(1).clamp(1, 128);
     let id = digest(call.body);
     let choices: Vec<_> = (0..count)
         .map(|index| choice(&answer, &id, index))
@@ -329,32 +323,20 @@ fn check(list: &[Value]) -> Result<(), RequestProblem> {
     }
     for (at, message) in list.iter().enumerate() {
         let place = at.to_string();
-        let calls = message
-            .get("tool_calls")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
+        let calls = list_field(message, "tool_calls").iter();
         let ids = calls.filter_map(|call| call.get("id")?.as_str());
-        for id in ids.chain(message.get("tool_call_id").and_then(Value::as_str)) {
+        for id in ids.chain(text_field(message, "tool_call_id")) {
             if id.len() != CALL_ID_LENGTH || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
                 return wrong(format!(
                     "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of {CALL_ID_LENGTH}."
                 ));
             }
         }
-        for part in message
-            .get("content")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            let Some(seal) = part.get("signature").and_then(Value::as_str) else {
+        for part in list_field(message, "content").iter() {
+            let Some(seal) = text_field(part, "signature") else {
                 continue;
             };
-            let thought = part
-                .pointer("/thinking/0/text")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
+            let thought = text_at(part, "/thinking/0/text").unwrap_or_default();
             if !signature::is_valid(thought, seal) {
                 return in_field(
                     &["messages", &place, "content"],

@@ -8,6 +8,7 @@ use super::super::asked::{
     reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{filled_list_field, list_field, number_field, text_field, text_or_empty};
 use super::super::parts;
 use super::super::route::ApiTask;
 use super::openai::messages::{stops, tools};
@@ -17,11 +18,7 @@ const CREATED_AT: &str = "2026-01-01T00:00:00Z";
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
-    let Some(model) = request
-        .get("model")
-        .and_then(Value::as_str)
-        .filter(|model| !model.is_empty())
-    else {
+    let Some(model) = text_field(request, "model").filter(|model| !model.is_empty()) else {
         return wrong("model is required");
     };
     match call.task {
@@ -35,10 +32,7 @@ fn embed(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     if texts.is_empty() {
         return wrong("invalid input type");
     }
-    let dimensions = request
-        .get("dimensions")
-        .and_then(Value::as_u64)
-        .filter(|count| *count > 0);
+    let dimensions = number_field(request, "dimensions").filter(|count| *count > 0);
     let dimensions = dimensions.unwrap_or(DIMENSIONS).min(4096);
     let vectors: Vec<_> = texts.iter().map(|text| vector(text, dimensions)).collect();
     let tokens = prompt_tokens(call.body);
@@ -90,10 +84,7 @@ fn message(answer: &UnifiedAnswer) -> Value {
 }
 
 fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = request
-        .get("messages")
-        .and_then(Value::as_array)
-        .filter(|list| !list.is_empty());
+    let messages = filled_list_field(request, "messages");
     let Some(messages) = messages else {
         return wrong("messages are required");
     };
@@ -139,10 +130,7 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
 
 /// Checks that a message's fields have the types that Go's decoder accepts.
 fn check(message: &Value) -> Result<(), RequestProblem> {
-    let role = message
-        .get("role")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let role = text_or_empty(message, "role");
     if !matches!(role, "system" | "user" | "assistant" | "tool") {
         return wrong(format!("invalid role: {role}"));
     }
@@ -154,11 +142,7 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
             "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
         );
     }
-    let calls = message
-        .get("tool_calls")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let calls = list_field(message, "tool_calls").iter();
     if calls
         .filter_map(|call| call.pointer("/function/arguments"))
         .any(|given| !given.is_object())
@@ -173,12 +157,7 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
 /// Returns a message as text. A message does not state the media type of its images.
 fn as_text(message: &Value) -> Result<String, RequestProblem> {
     let mut list = vec![parts::text(message.get("content"))?];
-    for image in message
-        .get("images")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for image in list_field(message, "images").iter() {
         list.push(parts::bytes(
             "image",
             "unknown",

@@ -11,6 +11,7 @@ use super::super::asked::{
     AnswerCall, AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::field::{list_field, number_field, text_or_empty};
 use super::super::route::ApiTask;
 use super::super::signature;
 use super::super::vendor::Vendor;
@@ -49,9 +50,7 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
             ..unified.clone()
         });
     }
-    let count = request
-        .get("n")
-        .and_then(Value::as_u64)
+    let count = number_field(request, "n")
         .unwrap_or(1)
         .clamp(1, MOST_CANDIDATES);
     let id = digest(call.body);
@@ -176,10 +175,7 @@ fn unfiltered() -> Value {
 
 /// Refuses the fields that reasoning models do not accept: `max_tokens`, and a `temperature` other than 1.
 fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), RequestProblem> {
-    let model = request
-        .get("model")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let model = text_or_empty(request, "model");
     if !["o1", "o3", "o4", "gpt-5"]
         .iter()
         .any(|start| model.starts_with(start))
@@ -225,11 +221,7 @@ fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), R
     let named = |message: &Value| {
         message.get("name").is_some() && message.get("role") != Some(&json!("tool"))
     };
-    let messages = request
-        .get("messages")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let messages = list_field(request, "messages").iter();
     match messages.enumerate().find(|(_, message)| named(message)) {
         Some((at, _)) => wrong(format!("'messages.{at}' : property 'name' is unsupported")),
         None => Ok(()),

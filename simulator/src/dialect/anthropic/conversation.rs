@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::super::super::call::{RequestProblem, wrong};
+use super::super::super::field::{text_at, text_field, text_or_empty};
 use super::super::super::parts;
 use super::super::super::signature;
 use super::ApiVersion;
@@ -46,10 +47,7 @@ pub(super) fn last(
 fn check(messages: &[Value], version: ApiVersion, reasoning: bool) -> Result<(), RequestProblem> {
     let mut open = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message
-            .get("role")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let role = text_or_empty(message, "role");
         let blocks = blocks(message, at)?;
         match role {
             "user" => {
@@ -89,10 +87,7 @@ fn unanswered<T>(open: &BTreeSet<String>, at: usize) -> Result<T, RequestProblem
 }
 
 fn kind(block: &Value) -> &str {
-    block
-        .get("type")
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    text_or_empty(block, "type")
 }
 
 /// Returns the blocks of a message. A plain text is one block.
@@ -118,10 +113,7 @@ fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), R
             others = true;
             continue;
         }
-        let id = block
-            .get("tool_use_id")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let id = text_or_empty(block, "tool_use_id");
         if !left.remove(id) {
             return wrong(format!(
                 "messages.{at}.content.{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each \
@@ -156,7 +148,7 @@ fn thoughts(blocks: &[Value], reasoning: bool, at: usize) -> Result<(), RequestP
         .enumerate()
         .filter(|(_, block)| kind(block) == "thinking")
     {
-        let field = |name: &str| block.get(name).and_then(Value::as_str);
+        let field = |name: &str| text_field(block, name);
         let Some(seal) = field("signature") else {
             return wrong(format!(
                 "messages.{at}.content.{place}.thinking.signature: Field required"
@@ -241,12 +233,7 @@ fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
 /// Returns the blocks as text.
 fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
     let block = |block: &Value| {
-        let field = |pointer: &str| {
-            block
-                .pointer(pointer)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let field = |pointer: &str| text_at(block, pointer).unwrap_or_default();
         let name = match kind(block) {
             "text" => return Ok(field("/text").to_owned()),
             "image" => "image",

@@ -9,6 +9,7 @@ use super::super::super::answer::{
     CREATED, DIMENSIONS, VendorAnswer, digest, documents, ranking, vector,
 };
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::super::field::{number_field, text_field};
 use super::super::super::multipart;
 
 /// The moderation categories, in OpenAI's names.
@@ -53,7 +54,7 @@ fn texts(input: Option<&Value>) -> Vec<String> {
             .filter_map(|item| match item {
                 Value::String(text) => Some(text.clone()),
                 Value::Array(tokens) => Some(Value::Array(tokens.clone()).to_string()),
-                other => other.get("text").and_then(Value::as_str).map(str::to_owned),
+                other => text_field(other, "text").map(str::to_owned),
             })
             .collect(),
         _ => Vec::new(),
@@ -91,7 +92,7 @@ pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
         .and_then(Value::as_u64)
         .unwrap_or(DIMENSIONS)
         .clamp(1, 4096);
-    let packed = request.get("encoding_format").and_then(Value::as_str) == Some("base64");
+    let packed = text_field(request, "encoding_format") == Some("base64");
     let data: Vec<_> = texts
         .iter()
         .enumerate()
@@ -152,16 +153,10 @@ fn moderated(text: &str) -> Value {
 }
 
 pub(crate) fn image(request: &Value) -> Outcome {
-    if request
-        .get("prompt")
-        .and_then(Value::as_str)
-        .is_none_or(str::is_empty)
-    {
+    if text_field(request, "prompt").is_none_or(str::is_empty) {
         return wrong("Missing required parameter: 'prompt'.");
     }
-    let count = request
-        .get("n")
-        .and_then(Value::as_u64)
+    let count = number_field(request, "n")
         .unwrap_or(1)
         .clamp(1, MOST_PICTURES);
     let data: Vec<_> = (0..count).map(|_| json!({ "b64_json": PICTURE })).collect();
@@ -179,11 +174,7 @@ pub(crate) fn image(request: &Value) -> Outcome {
 
 /// Returns bytes that only this text has and that no JSON parser accepts. They are no audio.
 pub(crate) fn speech(request: &Value) -> Outcome {
-    let Some(text) = request
-        .get("input")
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty())
-    else {
+    let Some(text) = text_field(request, "input").filter(|text| !text.is_empty()) else {
         return wrong("Missing required parameter: 'input'.");
     };
     if request.get("voice").is_none_or(Value::is_null) {
@@ -247,11 +238,11 @@ pub(crate) fn model_of_form(call: &VendorCall<'_>) -> Option<String> {
 }
 
 pub(crate) fn rerank(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let query = request.get("query").and_then(Value::as_str);
+    let query = text_field(request, "query");
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("'query' and 'documents' are required");
     };
-    let most = request.get("top_n").and_then(Value::as_u64);
+    let most = number_field(request, "top_n");
     let results: Vec<_> = ranking(query, &documents, most)
         .into_iter()
         .map(|(index, score)| {

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 use super::super::super::asked::{AnswerForm, RequestTool, ToolSelection, UnifiedRequest};
 use super::super::super::call::{RequestProblem, wrong};
+use super::super::super::field::{
+    filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
+};
 use super::super::super::parts;
 use super::super::super::signature;
 use super::super::super::vendor::Vendor;
@@ -14,10 +17,7 @@ pub(crate) fn read_request(
     vendor: Vendor,
     request: &Value,
 ) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = request
-        .get("messages")
-        .and_then(Value::as_array)
-        .filter(|list| !list.is_empty());
+    let messages = filled_list_field(request, "messages");
     let Some(messages) = messages else {
         return wrong("Missing required parameter: 'messages'.");
     };
@@ -26,7 +26,7 @@ pub(crate) fn read_request(
     if vendor == Vendor::OpenRouter {
         check_thoughts(messages)?;
     }
-    let effort = request.get("reasoning_effort").and_then(Value::as_str);
+    let effort = text_field(request, "reasoning_effort");
     let effort = effort.or_else(|| request.pointer("/reasoning/effort")?.as_str());
     let switched = request.pointer("/thinking/type") == Some(&json!("enabled"));
     let enabled = request.pointer("/reasoning/enabled") == Some(&json!(true));
@@ -46,9 +46,7 @@ pub(crate) fn read_request(
 /// Returns the most tokens of an answer that a request allows.
 pub(crate) fn most(request: &Value) -> Option<u64> {
     let fields = ["max_completion_tokens", "max_tokens", "max_output_tokens"];
-    fields
-        .iter()
-        .find_map(|field| request.get(field).and_then(Value::as_u64))
+    fields.iter().find_map(|field| number_field(request, field))
 }
 
 /// Returns the text of the last message. If tools wrote it, returns the text of the question before them, and the
@@ -76,15 +74,9 @@ pub(crate) fn last(messages: &[Value]) -> Result<(String, Option<String>), Reque
 fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
     let mut open: BTreeSet<&str> = BTreeSet::new();
     for (at, message) in messages.iter().enumerate() {
-        let role = message
-            .get("role")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let role = text_or_empty(message, "role");
         if role == "tool" {
-            let id = message
-                .get("tool_call_id")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
+            let id = text_or_empty(message, "tool_call_id");
             if !open.remove(id) {
                 return wrong(format!(
                     "Invalid parameter: messages with role 'tool' must be a response to a preceding message with 'tool_calls' (messages[{at}])."
@@ -105,12 +97,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
                 "Invalid value: '{role}'. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', and 'developer'."
             ));
         }
-        for call in message
-            .get("tool_calls")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for call in list_field(message, "tool_calls").iter() {
             let arguments = call.pointer("/function/arguments");
             // Mistral accepts arguments as an object too.
             let object = vendor == Vendor::Mistral && arguments.is_some_and(Value::is_object);
@@ -119,7 +106,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
                     "Invalid type for 'messages[{at}].tool_calls[0].function.arguments': expected a string."
                 ));
             }
-            open.extend(call.get("id").and_then(Value::as_str));
+            open.extend(text_field(call, "id"));
         }
     }
     Ok(())
@@ -132,7 +119,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
         .filter_map(|message| message.get("reasoning_details")?.as_array())
         .flatten();
     for detail in details {
-        let field = |name: &str| detail.get(name).and_then(Value::as_str).unwrap_or_default();
+        let field = |name: &str| text_or_empty(detail, name);
         if !signature::is_valid(field("text"), field("signature")) {
             return wrong("Invalid `signature` in `reasoning_details` block");
         }
@@ -142,10 +129,7 @@ fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
 
 pub(crate) fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let tool = |tool: &Value| {
-        let name = tool
-            .pointer("/function/name")
-            .and_then(Value::as_str)
-            .filter(|name| !name.is_empty());
+        let name = text_at(tool, "/function/name").filter(|name| !name.is_empty());
         let Some(name) = name else {
             return wrong("Missing required parameter: 'tools[0].function.name'.");
         };
@@ -158,20 +142,14 @@ pub(crate) fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem>
             schema,
         })
     };
-    request
-        .get("tools")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-        .map(tool)
-        .collect()
+    list_field(request, "tools").iter().map(tool).collect()
 }
 
 fn choice(request: &Value) -> ToolSelection {
     match request.get("tool_choice") {
         Some(Value::String(word)) if word == "none" => ToolSelection::Never,
         Some(Value::String(word)) if word == "required" || word == "any" => ToolSelection::Any,
-        Some(object) => match object.pointer("/function/name").and_then(Value::as_str) {
+        Some(object) => match text_at(object, "/function/name") {
             Some(name) => ToolSelection::Named(name.to_owned()),
             None => ToolSelection::Free,
         },

@@ -8,6 +8,7 @@ use super::super::super::asked::{
     UnifiedRequest, reply,
 };
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
+use super::super::super::field::{list_field, number_field, text_at, text_field, text_or_empty};
 use super::super::super::parts;
 use super::super::super::signature;
 
@@ -117,7 +118,7 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         }
         _ => return wrong("Missing required parameter: 'input'."),
     };
-    let effort = request.pointer("/reasoning/effort").and_then(Value::as_str);
+    let effort = text_at(request, "/reasoning/effort");
     Ok(UnifiedRequest {
         text,
         result,
@@ -125,16 +126,15 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
         choice: choice(request.get("tool_choice")),
         form: form(request.pointer("/text/format")),
         stops: Vec::new(),
-        max_tokens: request.get("max_output_tokens").and_then(Value::as_u64),
+        max_tokens: number_field(request, "max_output_tokens"),
         reasoning: effort.is_some_and(|effort| effort != "none"),
         single_call: request.get("parallel_tool_calls") == Some(&json!(false)),
     })
 }
 
 fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
-    let is_message = |item: &&Value| {
-        item.get("role").is_some() && item.get("role").and_then(Value::as_str) != Some("assistant")
-    };
+    let is_message =
+        |item: &&Value| item.get("role").is_some() && text_field(item, "role") != Some("assistant");
     let answer = items
         .iter()
         .rfind(is_message)
@@ -155,12 +155,7 @@ fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
 /// Checks that results have their tool calls, and that calls and reasoning are unchanged. The items of an earlier
 /// response are not stored. If the request `follows` one, results without a call are accepted.
 fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
-    let field = |item: &Value, name: &str| {
-        item.get(name)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    };
+    let field = |item: &Value, name: &str| text_or_empty(item, name).to_owned();
     let mut calls = Vec::new();
     let mut thought = false;
     for item in items {
@@ -198,13 +193,9 @@ fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
 }
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
-    let functions = request
-        .get("tools")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
+    let functions = list_field(request, "tools").iter();
     let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
-    let tool = |tool: &Value| match tool.get("name").and_then(Value::as_str) {
+    let tool = |tool: &Value| match text_field(tool, "name") {
         Some(name) => Ok(RequestTool {
             name: name.to_owned(),
             schema: tool.get("parameters").cloned().unwrap_or_else(|| json!({})),
@@ -218,7 +209,7 @@ fn choice(choice: Option<&Value>) -> ToolSelection {
     match choice {
         Some(Value::String(word)) if word == "none" => ToolSelection::Never,
         Some(Value::String(word)) if word == "required" => ToolSelection::Any,
-        Some(object) => match object.get("name").and_then(Value::as_str) {
+        Some(object) => match text_field(object, "name") {
             Some(name) => ToolSelection::Named(name.to_owned()),
             None => ToolSelection::Free,
         },
