@@ -54,11 +54,9 @@ pub struct Config {
 impl Config {
     /// Returns an account with the limits of a fixture, without name and keys.
     fn of(fixture: &AccountFixture) -> Result<Self, String> {
-        let limits = |texts: &[&str]| {
-            texts
-                .iter()
-                .map(|text| limit(text))
-                .collect::<Result<Vec<_>, _>>()
+        let limits = |texts: &[&str]| -> Result<Vec<_>, _> {
+            let limits = texts.iter().map(|text| limit(text));
+            limits.collect()
         };
         Ok(Self {
             provider: fixture.provider,
@@ -91,7 +89,8 @@ impl Config {
 
     /// Returns true if the tokens of a call have to be counted before its admission.
     pub(super) fn counts_tokens(&self) -> bool {
-        !(self.tokens.is_empty() && self.input_tokens.is_empty() && self.output_tokens.is_empty())
+        let limits = [&self.tokens, &self.input_tokens, &self.output_tokens];
+        limits.iter().any(|limits| !limits.is_empty())
     }
 
     fn set(&mut self, field: &str, value: &str) -> Result<(), String> {
@@ -151,8 +150,8 @@ impl FromStr for Config {
         for (field, value) in fields {
             config.set(field, value)?;
         }
-        let needs_key = config.provider != Vendor::Ollama;
-        if config.name.is_empty() || (config.keys.is_empty() && needs_key) {
+        let lacks_key = config.keys.is_empty() && config.provider != Vendor::Ollama;
+        if config.name.is_empty() || lacks_key {
             return Err("needs name=NAME and at least one key=KEY".to_owned());
         }
         Ok(config)

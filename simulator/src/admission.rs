@@ -50,7 +50,8 @@ pub(super) struct LeftOfLimits {
 
 /// Returns the limit with the least rest.
 pub(super) fn tightest(rests: &[LimitRest]) -> Option<LimitRest> {
-    rests.iter().copied().min_by_key(|rest| rest.remaining)
+    let tightest = rests.iter().min_by_key(|rest| rest.remaining);
+    tightest.copied()
 }
 
 /// The reason of a refusal.
@@ -85,15 +86,74 @@ impl RefusalReason {
 }
 
 /// Returns the longest wait until `share` fits into each window, and the limit of that window.
-fn held(windows: &mut [PeriodWindow], share: u64, now: Instant) -> Option<(Duration, LimitRest)> {
-    windows
-        .iter_mut()
-        .filter_map(|window| Some((window.wait(share, now)?, window.rest(now))))
-        .max_by_key(|(wait, _)| *wait)
+fn longest_wait(
+    windows: &mut [PeriodWindow],
+    share: u64,
+    now: Instant,
+) -> Option<(Duration, LimitRest)> {
+    let waits = windows.iter_mut().filter_map(|window| {
+        let wait = window.wait(share, now)?;
+        Some((wait, window.rest(now)))
+    });
+    waits.max_by_key(|(wait, _)| *wait)
 }
 
-fn rests(windows: &[PeriodWindow], now: Instant) -> Vec<LimitRest> {
-    windows.iter().map(|window| window.rest(now)).collect()
+fn take(windows: &mut [PeriodWindow], share: u64, now: Instant) {
+    for window in windows {
+        window.take(share, now);
+    }
+}
+
+/// Returns true if `share` is larger than one of the limits.
+fn exceeds(limits: &[PeriodLimit], share: u64) -> bool {
+    limits.iter().any(|(limit, _)| share > *limit)
+}
+
+impl AccountUsage {
+    fn rests(&self, now: Instant) -> LeftOfLimits {
+        let rests = |windows: &[PeriodWindow]| {
+            let rests = windows.iter().map(|window| window.rest(now));
+            rests.collect()
+        };
+        LeftOfLimits {
+            calls: rests(&self.calls),
+            tokens: rests(&self.tokens),
+            input: rests(&self.input),
+            output: rests(&self.output),
+        }
+    }
+
+    /// Returns the reason why a call of this cost is refused, and the limit that refuses it, if one does.
+    fn refusal(
+        &mut self,
+        config: &Config,
+        cost: TokenCount,
+        now: Instant,
+    ) -> Option<(RefusalReason, Option<LimitRest>)> {
+        // Every window advances to now, so that the rest of each is current.
+        let calls = longest_wait(&mut self.calls, 1, now);
+        let tokens = longest_wait(&mut self.tokens, cost.tokens, now);
+        let input = longest_wait(&mut self.input, cost.input, now);
+        // The length of the answer is not known yet. The call is admitted while any tokens of answers are left.
+        let output = longest_wait(&mut self.output, 1, now);
+        let too_large =
+            exceeds(&config.tokens, cost.tokens) || exceeds(&config.input_tokens, cost.input);
+        let busy = config.concurrent.is_some_and(|most| self.running >= most);
+        if too_large {
+            let by = tokens.or(input).map(|(_, rest)| rest);
+            Some((RefusalReason::TooLarge, by))
+        } else if let Some((wait, rest)) = calls {
+            Some((RefusalReason::Calls(wait), Some(rest)))
+        } else if let Some((wait, rest)) = tokens {
+            Some((RefusalReason::Tokens(wait), Some(rest)))
+        } else if let Some((wait, rest)) = input {
+            Some((RefusalReason::Input(wait), Some(rest)))
+        } else if let Some((wait, rest)) = output {
+            Some((RefusalReason::Output(wait), Some(rest)))
+        } else {
+            busy.then_some((RefusalReason::Busy, None))
+        }
+    }
 }
 
 impl LimitedAccount {
@@ -124,7 +184,8 @@ impl LimitedAccount {
 
     /// Returns the name of a key in the record, which is its place in the account.
     pub(super) fn key_name(&self, key: &str) -> Option<String> {
-        let index = self.config.keys.iter().position(|known| known == key)?;
+        let mut keys = self.config.keys.iter();
+        let index = keys.position(|known| known == key)?;
         Some(format!("key-{}", index + 1))
     }
 
@@ -136,59 +197,20 @@ impl LimitedAccount {
     /// as at OpenAI, but not in a bucket. Its tokens do not count.
     pub(super) fn admit(self: &Arc<Self>, cost: TokenCount, now: Instant) -> Admission {
         let mut state = self.state();
-        let busy = self
-            .config
-            .concurrent
-            .is_some_and(|most| state.running >= most);
-        // Every window advances to now, so that the rest of each is current.
-        let calls = held(&mut state.calls, 1, now);
-        let tokens = held(&mut state.tokens, cost.tokens, now);
-        let input = held(&mut state.input, cost.input, now);
-        // The length of the answer is not known yet. The call is admitted while any tokens of answers are left.
-        let output = held(&mut state.output, 1, now);
-        let larger =
-            |limits: &[PeriodLimit], share: u64| limits.iter().any(|(limit, _)| share > *limit);
-        let too_large = larger(&self.config.tokens, cost.tokens)
-            || larger(&self.config.input_tokens, cost.input);
-        let refused = if too_large {
-            Some((
-                RefusalReason::TooLarge,
-                tokens.or(input).map(|(_, rest)| rest),
-            ))
-        } else if let Some((wait, rest)) = calls {
-            Some((RefusalReason::Calls(wait), Some(rest)))
-        } else if let Some((wait, rest)) = tokens {
-            Some((RefusalReason::Tokens(wait), Some(rest)))
-        } else if let Some((wait, rest)) = input {
-            Some((RefusalReason::Input(wait), Some(rest)))
-        } else if let Some((wait, rest)) = output {
-            Some((RefusalReason::Output(wait), Some(rest)))
-        } else {
-            busy.then_some((RefusalReason::Busy, None))
-        };
+        let refused = state.refusal(&self.config, cost, now);
         for window in &mut state.calls {
             if refused.is_none() || window.counts_refused() {
                 window.take(1, now);
             }
         }
         if refused.is_none() {
-            state
-                .tokens
-                .iter_mut()
-                .for_each(|window| window.take(cost.tokens, now));
-            state
-                .input
-                .iter_mut()
-                .for_each(|window| window.take(cost.input, now));
+            take(&mut state.tokens, cost.tokens, now);
+            take(&mut state.input, cost.input, now);
             state.running += 1;
         }
-        let left = LeftOfLimits {
-            calls: rests(&state.calls, now),
-            tokens: rests(&state.tokens, now),
-            input: rests(&state.input, now),
-            output: rests(&state.output, now),
-        };
-        let (refused, by) = refused.map_or((None, None), |(refused, by)| (Some(refused), by));
+        let left = state.rests(now);
+        let (refused, by) = refused.unzip();
+        let by = by.flatten();
         Admission {
             account: Arc::clone(self),
             at: now,
@@ -203,19 +225,15 @@ impl LimitedAccount {
 impl Admission {
     /// Counts the real cost of the call instead of its cost at admission.
     pub(super) fn settle(&self, cost: TokenCount, now: Instant) {
+        let (before, at) = (self.cost, self.at);
         let mut state = self.account.state();
-        state
-            .tokens
-            .iter_mut()
-            .for_each(|window| window.amend(self.at, self.cost.tokens, cost.tokens));
-        state
-            .input
-            .iter_mut()
-            .for_each(|window| window.amend(self.at, self.cost.input, cost.input));
-        state
-            .output
-            .iter_mut()
-            .for_each(|window| window.take(cost.output, now));
+        for window in &mut state.tokens {
+            window.amend(at, before.tokens, cost.tokens);
+        }
+        for window in &mut state.input {
+            window.amend(at, before.input, cost.input);
+        }
+        take(&mut state.output, cost.output, now);
     }
 }
 

@@ -6,6 +6,8 @@ use forebay_schemas::subjects::hex;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::field::text_field;
+
 /// The creation time of every answer, in Unix seconds; it is the same in every run.
 pub(super) const CREATED: u64 = 1_767_225_600;
 /// The dimensions of an embedding, unless the request sets another number.
@@ -84,10 +86,8 @@ pub(super) fn vector(text: &str, dimensions: u64) -> Vec<f64> {
 pub(super) fn relevance(query: &str, document: &str) -> f64 {
     let words: Vec<_> = query.split_whitespace().map(str::to_lowercase).collect();
     let document = document.to_lowercase();
-    let found = words
-        .iter()
-        .filter(|word| document.contains(word.as_str()))
-        .count();
+    let found = words.iter().filter(|word| document.contains(*word));
+    let found = found.count();
     #[expect(clippy::cast_precision_loss, reason = "a count of words")]
     let share = found as f64 / words.len().max(1) as f64;
     0.05 + share * 0.9
@@ -95,31 +95,20 @@ pub(super) fn relevance(query: &str, document: &str) -> f64 {
 
 /// Ranks documents by relevance, best first: each document's place in the request and its score.
 pub(super) fn ranking(query: &str, documents: &[String], most: Option<u64>) -> Vec<(usize, f64)> {
-    let mut ranks: Vec<_> = documents
-        .iter()
-        .map(|document| relevance(query, document))
-        .enumerate()
-        .collect();
+    let scores = documents.iter().map(|document| relevance(query, document));
+    let mut ranks: Vec<_> = scores.enumerate().collect();
     ranks.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    ranks.truncate(
-        most.and_then(|most| usize::try_from(most).ok())
-            .unwrap_or(usize::MAX),
-    );
+    let most = most.and_then(|most| usize::try_from(most).ok());
+    ranks.truncate(most.unwrap_or(usize::MAX));
     ranks
 }
 
 /// Returns the documents of a request, which are texts or objects with a text.
 pub(super) fn documents(request: &Value) -> Option<Vec<String>> {
     let text = |document: &Value| {
-        document
-            .as_str()
-            .or_else(|| document.get("text")?.as_str())
-            .map(str::to_owned)
+        let text = document.as_str().or_else(|| text_field(document, "text"));
+        text.map(str::to_owned)
     };
-    request
-        .get("documents")?
-        .as_array()?
-        .iter()
-        .map(text)
-        .collect()
+    let documents = request.get("documents")?.as_array()?;
+    documents.iter().map(text).collect()
 }

@@ -186,11 +186,11 @@ fn tokens(length: usize) -> u64 {
 }
 
 fn content(request: &UnifiedRequest) -> AnswerContent {
-    if request.text.starts_with("refuse ") && request.result.is_none() {
-        return AnswerContent::Refusal("I cannot help with that.".to_owned());
-    }
     if let Some(result) = &request.result {
         return AnswerContent::Text(format!("The tool said: {result}"));
+    }
+    if request.text.starts_with("refuse ") {
+        return AnswerContent::Refusal("I cannot help with that.".to_owned());
     }
     let tools = called_tools(request);
     if !tools.is_empty() {
@@ -227,8 +227,12 @@ fn called_tools(request: &UnifiedRequest) -> &[RequestTool] {
 /// Cuts a text at its first stop sequence and after the most tokens.
 fn cut(mut text: String, request: &UnifiedRequest) -> (AnswerContent, AnswerEnd) {
     let mut end = AnswerEnd::Whole;
-    let stops = request.stops.iter().filter(|stop| !stop.is_empty());
-    let places = stops.filter_map(|stop| Some((text.find(stop)?, stop)));
+    let place = |stop| {
+        let at = text.find(stop)?;
+        Some((at, stop))
+    };
+    let stops = request.stops.iter();
+    let places = stops.filter(|stop| !stop.is_empty()).filter_map(place);
     if let Some((at, stop)) = places.min() {
         text.truncate(at);
         end = AnswerEnd::Stopped(stop.clone());

@@ -45,7 +45,7 @@ pub(super) fn answer(call: &VendorCall<'_>, instead: Option<&str>) -> VendorAnsw
         ApiTask::Unversioned => Err(RequestProblem::Case("model_not_allowed-version")),
         _ => vendor_answer(call),
     };
-    outcome.unwrap_or_else(|wrong| refused(call.vendor, &wrong, &context))
+    outcome.unwrap_or_else(|problem| refused(call.vendor, &problem, &context))
 }
 
 fn vendor_answer(call: &VendorCall<'_>) -> Outcome {
@@ -75,17 +75,14 @@ fn model(call: &VendorCall<'_>) -> String {
 /// Returns the vendor's answer to a call with a problem.
 pub(super) fn refused(
     vendor: Vendor,
-    wrong: &RequestProblem,
+    problem: &RequestProblem,
     context: &FailureContext<'_>,
 ) -> VendorAnswer {
-    match wrong {
-        RequestProblem::Case(case) => failure::answer(vendor, case, context).unwrap_or_else(|| {
-            refused(
-                vendor,
-                &RequestProblem::Request((*case).to_owned()),
-                context,
-            )
-        }),
+    match problem {
+        RequestProblem::Case(case) => {
+            let failure = failure::answer(vendor, case, context);
+            failure.unwrap_or_else(|| bad_request(vendor, case))
+        }
         RequestProblem::Request(message) => bad_request(vendor, message),
         RequestProblem::Field(path, message) => field(vendor, path, message),
         RequestProblem::Address(path) => unknown_address(vendor, path),
@@ -154,10 +151,8 @@ fn as_openai(status: u16, code: Option<&str>, message: &str) -> VendorAnswer {
     let kind = "invalid_request_error";
     let body =
         json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    VendorAnswer::json(status, &body).with(
-        "x-request-id",
-        &format!("req_{}", digest(message.as_bytes())),
-    )
+    let id = format!("req_{}", digest(message.as_bytes()));
+    VendorAnswer::json(status, &body).with("x-request-id", &id)
 }
 
 fn bad_request(vendor: Vendor, message: &str) -> VendorAnswer {

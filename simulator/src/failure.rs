@@ -103,29 +103,28 @@ fn all(vendor: Vendor) -> impl Iterator<Item = &'static FailureRow> {
 
 /// Returns all failures of all vendors.
 pub fn failures() -> Vec<VendorFailure> {
-    let of = |vendor: Vendor| {
-        all(vendor).map(move |row| VendorFailure {
-            provider: vendor.name(),
-            case: row.case,
-            class: class(row.case),
-            task: if row.case.ends_with(RESPONSES_SUFFIX) {
-                "responses"
-            } else {
-                "chat"
-            },
-            status: row.status,
-        })
-    };
+    let of = |vendor: Vendor| all(vendor).map(move |row| row.failure(vendor));
     Vendor::ALL.into_iter().flat_map(of).collect()
+}
+
+impl FailureRow {
+    fn failure(&self, vendor: Vendor) -> VendorFailure {
+        let only_responses = self.case.ends_with(RESPONSES_SUFFIX);
+        VendorFailure {
+            provider: vendor.name(),
+            case: self.case,
+            class: class(self.case),
+            task: if only_responses { "responses" } else { "chat" },
+            status: self.status,
+        }
+    }
 }
 
 /// Returns the case of this name, if any vendor has it.
 pub(super) fn case(name: &str) -> Option<&'static str> {
-    Vendor::ALL
-        .into_iter()
-        .flat_map(all)
-        .map(|row| row.case)
-        .find(|case| *case == name)
+    let mut rows = Vendor::ALL.into_iter().flat_map(all);
+    let row = rows.find(|row| row.case == name)?;
+    Some(row.case)
 }
 
 fn class(case: &'static str) -> &'static str {
@@ -164,19 +163,15 @@ pub(super) fn answer(
         Vendor::Gemini | Vendor::Ollama => answer,
         _ => answer.with("x-request-id", &id),
     };
-    Some(
-        row.headers
-            .iter()
-            .fold(answer, |answer, (name, value)| answer.with(name, value)),
-    )
+    let headers = row.headers.iter();
+    Some(headers.fold(answer, |answer, (name, value)| answer.with(name, value)))
 }
 
 /// Returns the failure that the model's name requests, if the vendor has one of exactly that name.
 pub(super) fn requested(vendor: Vendor, context: &FailureContext<'_>) -> Option<VendorAnswer> {
     let case = context.model.strip_prefix(FAILURE_PREFIX)?;
-    all(vendor)
-        .any(|row| row.case == case)
-        .then(|| answer(vendor, case, context))?
+    let known = all(vendor).any(|row| row.case == case);
+    known.then(|| answer(vendor, case, context))?
 }
 
 /// Replaces the placeholders in a body with the parts of the call.
@@ -184,33 +179,36 @@ fn fill_placeholders(body: &str, context: &FailureContext<'_>) -> String {
     if !body.contains('$') {
         return body.to_owned();
     }
-    let part = |text: String| {
-        let quoted = serde_json::to_string(&text).unwrap_or_default();
-        quoted
-            .strip_prefix('"')
-            .and_then(|text| text.strip_suffix('"'))
-            .unwrap_or_default()
-            .to_owned()
+    let key = context.key;
+    let head: String = key.chars().take(8).collect();
+    let tail = match key.char_indices().nth_back(3) {
+        Some((start, _)) if key.chars().count() > 12 => &key[start..],
+        _ => "",
     };
-    let count = context.key.chars().count();
-    let tail = if count > 12 {
-        context.key.chars().skip(count - 4).collect()
-    } else {
-        String::new()
-    };
-    body.replace("$KEY_HEAD", &part(context.key.chars().take(8).collect()))
-        .replace("$KEY_TAIL", &part(tail))
-        .replace("$MODEL", &part(context.model.to_owned()))
-        .replace("$ACCOUNT", &part(context.account.to_owned()))
-        .replace(
-            "$PROMPT",
-            &part(
-                prompt(context.body)
-                    .chars()
-                    .take(MAX_PROMPT_CHARS)
-                    .collect(),
-            ),
-        )
+    let prompt: String = prompt(context.body)
+        .chars()
+        .take(MAX_PROMPT_CHARS)
+        .collect();
+    let parts = [
+        ("$KEY_HEAD", head.as_str()),
+        ("$KEY_TAIL", tail),
+        ("$MODEL", context.model),
+        ("$ACCOUNT", context.account),
+        ("$PROMPT", &prompt),
+    ];
+    let mut filled = body.to_owned();
+    for (placeholder, part) in parts {
+        filled = filled.replace(placeholder, &in_json(part));
+    }
+    filled
+}
+
+/// Returns a text as it is written inside a JSON string, without the quotation marks.
+fn in_json(text: &str) -> String {
+    let quoted = serde_json::to_string(text).unwrap_or_default();
+    let inner = quoted.strip_prefix('"');
+    let inner = inner.and_then(|text| text.strip_suffix('"'));
+    inner.unwrap_or_default().to_owned()
 }
 
 /// Returns the last text of a request, at the place where its dialect keeps it.

@@ -49,39 +49,42 @@ impl FromStr for FaultPlan {
 
     /// Parses `error=0.01,reset=0.001,billing_stop=0.001`.
     fn from_str(text: &str) -> Result<Self, String> {
-        let read = |part: &str| {
-            let (name, share) = part
-                .split_once('=')
-                .ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
-            let fault = match name {
-                "error" => InjectedFault::Error,
-                "overloaded" => InjectedFault::Overloaded,
-                "reset" => InjectedFault::Reset,
-                "truncated" => InjectedFault::Truncated,
-                "malformed" => InjectedFault::Malformed,
-                "hang" => InjectedFault::Hang,
-                "endless" => InjectedFault::Endless,
-                "exceeds_key_limit" => return Err(format!("`{name}` is now `exceeds_limit`")),
-                _ => InjectedFault::Case(failure::case(name).ok_or_else(|| {
-                    format!(
-                        "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless, nor \
-                         a failure of a provider"
-                    )
-                })?),
-            };
-            let share = share
-                .parse()
-                .ok()
-                .filter(|share| (0.0..=1.0).contains(share));
-            Ok((
-                fault,
-                share.ok_or_else(|| format!("`{part}`: a share is a number from 0 to 1"))?,
-            ))
-        };
-        text.split(',')
-            .map(read)
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let faults: Result<_, _> = text.split(',').map(read).collect();
+        faults.map(Self)
+    }
+}
+
+/// Parses one `FAULT=SHARE`.
+fn read(part: &str) -> Result<(InjectedFault, f64), String> {
+    let (name, share) = part
+        .split_once('=')
+        .ok_or_else(|| format!("`{part}` is no FAULT=SHARE"))?;
+    let fault = named(name)?;
+    let share = share.parse().ok();
+    let share = share.filter(|share| (0.0..=1.0).contains(share));
+    match share {
+        Some(share) => Ok((fault, share)),
+        None => Err(format!("`{part}`: a share is a number from 0 to 1")),
+    }
+}
+
+fn named(name: &str) -> Result<InjectedFault, String> {
+    match name {
+        "error" => Ok(InjectedFault::Error),
+        "overloaded" => Ok(InjectedFault::Overloaded),
+        "reset" => Ok(InjectedFault::Reset),
+        "truncated" => Ok(InjectedFault::Truncated),
+        "malformed" => Ok(InjectedFault::Malformed),
+        "hang" => Ok(InjectedFault::Hang),
+        "endless" => Ok(InjectedFault::Endless),
+        "exceeds_key_limit" => Err(format!("`{name}` is now `exceeds_limit`")),
+        _ => match failure::case(name) {
+            Some(case) => Ok(InjectedFault::Case(case)),
+            None => Err(format!(
+                "`{name}` is not one of error, overloaded, reset, truncated, malformed, hang, endless, nor \
+                 a failure of a provider"
+            )),
+        },
     }
 }
 

@@ -92,13 +92,11 @@ static FIXTURES: [AccountFixture; 8] = [
 
 /// Returns the fixture of this name.
 pub(super) fn named(name: &str) -> Result<&'static AccountFixture, String> {
-    FIXTURES
-        .iter()
-        .find(|fixture| fixture.name == name)
-        .ok_or_else(|| {
-            let names: Vec<_> = FIXTURES.iter().map(|fixture| fixture.name).collect();
-            format!("`{name}` is not one of {}", names.join(", "))
-        })
+    let fixture = FIXTURES.iter().find(|fixture| fixture.name == name);
+    fixture.ok_or_else(|| {
+        let names = FIXTURES.each_ref().map(|fixture| fixture.name);
+        format!("`{name}` is not one of {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]

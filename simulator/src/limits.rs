@@ -1,5 +1,6 @@
 //! The rate-limit headers of answers, in each vendor's own form.
 
+use std::fmt::Display;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -33,19 +34,9 @@ pub(super) fn headers(
             }
             // Groq reports calls a day and tokens a minute.
             Vendor::Groq => {
-                let of = |rests: &[LimitRest], day: bool| {
-                    let same: Vec<_> = rests
-                        .iter()
-                        .copied()
-                        .filter(|rest| (rest.per >= DAY) == day)
-                        .collect();
-                    tightest(&same).or_else(|| tightest(rests))
-                };
-                writer.as_openai(
-                    of(&left.calls, true),
-                    of(&left.tokens, false),
-                    go_duration_rounded,
-                );
+                let calls = tightest_of_day(&left.calls, true);
+                let tokens = tightest_of_day(&left.tokens, false);
+                writer.as_openai(calls, tokens, go_duration_rounded);
             }
             Vendor::Anthropic => writer.as_anthropic(admission, now),
             Vendor::Mistral => writer.as_mistral(admission, cost),
@@ -66,12 +57,20 @@ pub(super) fn headers(
     writer.0
 }
 
+/// Returns the tightest limit whose period is a day or longer, or of those whose period is shorter. If there is none,
+/// returns the tightest of all.
+fn tightest_of_day(rests: &[LimitRest], day: bool) -> Option<LimitRest> {
+    let mut same = rests.to_vec();
+    same.retain(|rest| (rest.per >= DAY) == day);
+    tightest(&same).or_else(|| tightest(rests))
+}
+
 /// The rate-limit headers of one answer, while they are written.
 struct HeaderWriter(HeaderMap);
 
 impl HeaderWriter {
-    fn set(&mut self, name: &'static str, value: &str) {
-        if let Ok(value) = HeaderValue::from_str(value) {
+    fn set(&mut self, name: &'static str, value: impl Display) {
+        if let Ok(value) = HeaderValue::from_str(&value.to_string()) {
             self.0.insert(HeaderName::from_static(name), value);
         }
     }
@@ -102,22 +101,16 @@ impl HeaderWriter {
         ];
         for (rest, [limit, remaining, reset]) in names {
             if let Some(rest) = rest {
-                self.set(limit, &rest.limit.to_string());
-                self.set(remaining, &rest.remaining.to_string());
-                self.set(reset, &reset_in(rest.whole_in));
+                self.set(limit, rest.limit);
+                self.set(remaining, rest.remaining);
+                self.set(reset, reset_in(rest.whole_in));
             }
         }
     }
 
     fn as_anthropic(&mut self, admission: &Admission, now: SystemTime) {
         let left = &admission.left;
-        let all: Vec<_> = left
-            .tokens
-            .iter()
-            .chain(&left.input)
-            .chain(&left.output)
-            .copied()
-            .collect();
+        let all = [&left.tokens[..], &left.input, &left.output].concat();
         let names = [
             (
                 tightest(&left.calls),
@@ -158,10 +151,10 @@ impl HeaderWriter {
         ];
         for (rest, rounding, [limit, remaining, reset]) in names {
             if let Some(rest) = rest {
-                self.set(limit, &rest.limit.to_string());
+                self.set(limit, rest.limit);
                 let rounded = (rest.remaining + rounding / 2) / rounding * rounding;
-                self.set(remaining, &rounded.to_string());
-                self.set(reset, &rfc3339(now + rest.whole_in));
+                self.set(remaining, rounded);
+                self.set(reset, rfc3339(now + rest.whole_in));
             }
         }
     }
@@ -172,44 +165,34 @@ impl HeaderWriter {
             if rest.per >= MINUTE || rest.per.is_zero() {
                 return amount;
             }
-            amount * u64::try_from(MINUTE.as_millis() / rest.per.as_millis().max(1)).unwrap_or(1)
+            let period = rest.per.as_millis().max(1);
+            let periods = u64::try_from(MINUTE.as_millis() / period);
+            amount * periods.unwrap_or(1)
         };
         if let Some(rest) = tightest(&admission.left.calls) {
-            self.set(
-                "x-ratelimit-limit-req-minute",
-                &a_minute(rest, rest.limit).to_string(),
-            );
+            self.set("x-ratelimit-limit-req-minute", a_minute(rest, rest.limit));
             self.set(
                 "x-ratelimit-remaining-req-minute",
-                &a_minute(rest, rest.remaining).to_string(),
+                a_minute(rest, rest.remaining),
             );
         }
         if let Some(rest) = tightest(&admission.left.tokens) {
             self.set(
                 "x-ratelimit-limit-tokens-minute",
-                &a_minute(rest, rest.limit).to_string(),
+                a_minute(rest, rest.limit),
             );
             self.set(
                 "x-ratelimit-remaining-tokens-minute",
-                &a_minute(rest, rest.remaining).to_string(),
+                a_minute(rest, rest.remaining),
             );
-            self.set("x-ratelimit-tokens-query-cost", &cost.tokens.to_string());
+            self.set("x-ratelimit-tokens-query-cost", cost.tokens);
         }
     }
 
     fn as_openrouter(&mut self, by: Option<LimitRest>, wait: Duration, now: SystemTime) {
-        self.set(
-            "x-ratelimit-limit",
-            &by.map_or(0, |rest| rest.limit).to_string(),
-        );
-        self.set(
-            "x-ratelimit-remaining",
-            &by.map_or(0, |rest| rest.remaining).to_string(),
-        );
-        self.set(
-            "x-ratelimit-reset",
-            &unix_time(now + wait).as_millis().to_string(),
-        );
+        self.set("x-ratelimit-limit", by.map_or(0, |rest| rest.limit));
+        self.set("x-ratelimit-remaining", by.map_or(0, |rest| rest.remaining));
+        self.set("x-ratelimit-reset", unix_time(now + wait).as_millis());
     }
 
     /// Sets the headers in which this vendor states how long to wait.
@@ -218,23 +201,15 @@ impl HeaderWriter {
         match vendor {
             Vendor::OpenAi | Vendor::Azure => {
                 self.set("retry-after", &seconds);
-                self.set(
-                    "retry-after-ms",
-                    &wait.as_micros().div_ceil(1_000).to_string(),
-                );
+                self.set("retry-after-ms", wait.as_micros().div_ceil(1_000));
             }
             Vendor::Anthropic | Vendor::Mistral | Vendor::Groq | Vendor::OpenRouter => {
                 self.set("retry-after", &seconds);
             }
             Vendor::Cohere => {
+                let reset = unix_time(now + wait).as_secs().saturating_add(1);
                 self.set("retry-after", &seconds);
-                self.set(
-                    "x-ratelimit-reset",
-                    &unix_time(now + wait)
-                        .as_secs()
-                        .saturating_add(1)
-                        .to_string(),
-                );
+                self.set("x-ratelimit-reset", reset);
             }
             Vendor::Gemini | Vendor::Bedrock | Vendor::Ollama | Vendor::DeepSeek => {}
         }
@@ -271,10 +246,9 @@ pub(super) fn go_duration(wait: Duration) -> String {
 
 /// Formats a duration as Go does, rounded up to hundredths of a second: `2m59.56s`, `7.66s`.
 pub(super) fn go_duration_rounded(wait: Duration) -> String {
-    let hundredths = wait.as_millis().div_ceil(10) * 10;
-    go_duration(Duration::from_millis(
-        u64::try_from(hundredths).unwrap_or(u64::MAX),
-    ))
+    let rounded = wait.as_millis().div_ceil(10) * 10;
+    let millis = u64::try_from(rounded).unwrap_or(u64::MAX);
+    go_duration(Duration::from_millis(millis))
 }
 
 #[cfg(test)]

@@ -14,21 +14,17 @@ pub(super) struct FormPart<'a> {
 /// Parses the parts of a form; `None` if `content_type` and `body` are no form.
 pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<FormPart<'a>>> {
     if content_type.starts_with("application/x-www-form-urlencoded") {
-        let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| {
-            let bytes = value.into_owned().into_bytes().into();
-            FormPart {
-                name: name.into_owned(),
-                file: None,
-                bytes,
-            }
+        let part = |(name, value): (Cow<'_, str>, Cow<'_, str>)| FormPart {
+            name: name.into_owned(),
+            file: None,
+            bytes: value.into_owned().into_bytes().into(),
         };
         return Some(form_urlencoded::parse(body).map(part).collect());
     }
-    let boundary = content_type
-        .strip_prefix("multipart/form-data")?
-        .split("boundary=")
-        .nth(1)?;
-    let boundary = boundary.split(';').next()?.trim().trim_matches('"');
+    let parameters = content_type.strip_prefix("multipart/form-data")?;
+    let boundary = parameters.split("boundary=").nth(1)?;
+    let boundary = boundary.split(';').next()?;
+    let boundary = boundary.trim().trim_matches('"');
     let first = format!("--{boundary}");
     let between = format!("\r\n--{boundary}");
     let mut rest = body.strip_prefix(first.as_bytes())?;
@@ -55,13 +51,15 @@ fn split<'a>(bytes: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
 
 /// Returns a value of the `content-disposition` header, which may be in quotation marks.
 fn field(head: &str, name: &str) -> Option<String> {
-    let line = head.lines().find(|line| {
-        line.to_ascii_lowercase()
-            .starts_with("content-disposition:")
+    let is_disposition = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        line.starts_with("content-disposition:")
+    };
+    let line = head.lines().find(is_disposition)?;
+    let value = line.split(';').find_map(|item| {
+        let value = item.trim().strip_prefix(name)?;
+        value.strip_prefix('=')
     })?;
-    let value = line
-        .split(';')
-        .find_map(|item| item.trim().strip_prefix(name)?.strip_prefix('='))?;
     Some(value.trim_matches('"').to_owned())
 }
 

@@ -21,7 +21,8 @@ pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
 
 /// Joins parts with spaces. Empty parts leave no gap.
 pub(super) fn joined(parts: Vec<String>) -> String {
-    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    let mut parts = parts;
+    parts.retain(|part| !part.is_empty());
     parts.join(" ")
 }
 

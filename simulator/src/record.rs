@@ -64,7 +64,7 @@ impl CallRecord {
         })
     }
 
-    pub(super) fn note(&self, entry: RecordEntry) {
+    pub(super) fn add(&self, entry: RecordEntry) {
         let mut inner = self.inner.lock();
         let (entries, file) = &mut *inner;
         if let Some(file) = file {
@@ -115,7 +115,8 @@ pub fn summarise(entries: &[RecordEntry], accounts: &[account::Config]) -> Vec<R
         summaries.push(summary(account, None, &of_account));
         let mut by_key: BTreeMap<&str, Vec<&RecordEntry>> = BTreeMap::new();
         for entry in of_account {
-            by_key.entry(&entry.key).or_default().push(entry);
+            let of_key = by_key.entry(&entry.key).or_default();
+            of_key.push(entry);
         }
         if account.keys.len() > 1 {
             summaries.extend(
@@ -138,6 +139,7 @@ fn summary(
         .max()
         .zip(times().min())
         .map(|(last, first)| (last - first).as_secs_f64());
+    let refusals = entries.iter().filter(|entry| entry.status == 429);
     let rate = account.requests_per_second().filter(|_| key.is_none());
     #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
     let share = span
@@ -148,7 +150,7 @@ fn summary(
         account: account.name.clone(),
         key: key.map(str::to_owned),
         calls: entries.len(),
-        refusals: entries.iter().filter(|entry| entry.status == 429).count(),
+        refusals: refusals.count(),
         share,
     }
 }

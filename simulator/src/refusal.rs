@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::account::{Config, LimitHeaders};
-use super::admission::{Admission, RefusalReason, tightest};
+use super::admission::{Admission, LeftOfLimits, RefusalReason, tightest};
 use super::answer::{VendorAnswer, digest};
 use super::cost::TokenCount;
 use super::limits::{DAY, go_duration, go_duration_rounded, unix_time};
@@ -37,14 +37,19 @@ pub(super) fn answer(
     model: Option<&str>,
     now: SystemTime,
 ) -> VendorAnswer {
-    let left = &admission.left;
+    let LeftOfLimits {
+        calls,
+        tokens,
+        input,
+        output,
+    } = &admission.left;
     let (rests, requested) = match refused {
-        RefusalReason::Calls(_) | RefusalReason::Busy => (&left.calls, 1),
-        RefusalReason::Input(_) => (&left.input, cost.input),
-        RefusalReason::Output(_) => (&left.output, 0),
-        RefusalReason::Tokens(_) => (&left.tokens, cost.tokens),
-        RefusalReason::TooLarge if left.tokens.is_empty() => (&left.input, cost.input),
-        RefusalReason::TooLarge => (&left.tokens, cost.tokens),
+        RefusalReason::Calls(_) | RefusalReason::Busy => (calls, 1),
+        RefusalReason::Input(_) => (input, cost.input),
+        RefusalReason::Output(_) => (output, 0),
+        RefusalReason::Tokens(_) => (tokens, cost.tokens),
+        RefusalReason::TooLarge if tokens.is_empty() => (input, cost.input),
+        RefusalReason::TooLarge => (tokens, cost.tokens),
     };
     // OpenAI reports the tightest limit, the others report the limit that refuses.
     let rest = if account.provider == Vendor::OpenAi {
@@ -86,10 +91,8 @@ fn as_openai(status: u16, kind: &str, message: &str) -> VendorAnswer {
     let code = "rate_limit_exceeded";
     let body =
         json!({ "error": { "message": message, "type": kind, "param": null, "code": code } });
-    VendorAnswer::json(status, &body).with(
-        "x-request-id",
-        &format!("req_{}", digest(message.as_bytes())),
-    )
+    let id = format!("req_{}", digest(message.as_bytes()));
+    VendorAnswer::json(status, &body).with("x-request-id", &id)
 }
 
 impl LimitRefusal<'_> {
@@ -286,13 +289,11 @@ impl LimitRefusal<'_> {
         } else {
             "free-models-per-min"
         };
-        let reset = unix_time(self.now + self.wait.unwrap_or_default())
-            .as_millis()
-            .to_string();
+        let reset = unix_time(self.now + self.wait.unwrap_or_default());
         let headers = json!({
             "X-RateLimit-Limit": self.limit.to_string(),
             "X-RateLimit-Remaining": "0",
-            "X-RateLimit-Reset": reset,
+            "X-RateLimit-Reset": reset.as_millis().to_string(),
         });
         let metadata = json!({ "headers": headers, "error_type": "rate_limit_exceeded" });
         let wait = go_duration(self.wait.unwrap_or_default());

@@ -20,7 +20,8 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
         return Value::Null;
     }
     let inner = |schema: &Value| value(schema, root, depth + 1);
-    if let Some(given) = schema.get("const").or_else(|| schema.get("enum")?.get(0)) {
+    let first_of_enum = || schema.get("enum")?.get(0);
+    if let Some(given) = schema.get("const").or_else(first_of_enum) {
         return given.clone();
     }
     if let Some(target) = text_field(schema, "$ref") {
@@ -59,9 +60,10 @@ fn value(schema: &Value, root: &Value, depth: usize) -> Value {
 
 /// Returns the type in lower case, since Gemini writes it in upper case. Of several types, returns the first.
 fn kind(schema: &Value) -> String {
-    let named = schema
-        .get("type")
-        .and_then(|kind| kind.as_str().or_else(|| kind.get(0)?.as_str()));
+    let named = schema.get("type").and_then(|kind| {
+        let first = || kind.get(0)?.as_str();
+        kind.as_str().or_else(first)
+    });
     let guess = if schema.get("properties").is_some() {
         "object"
     } else {
@@ -72,17 +74,13 @@ fn kind(schema: &Value) -> String {
 
 fn object(schema: &Value, inner: impl Fn(&Value) -> Value) -> Value {
     let required = list_field(schema, "required").iter();
+    let properties = schema.get("properties");
     let field = |name: &str| {
-        schema
-            .get("properties")
-            .and_then(|properties| properties.get(name))
+        let property = properties.and_then(|properties| properties.get(name));
+        let value = property.map_or_else(|| json!("x"), &inner);
+        (name.to_owned(), value)
     };
-    let fields = required.filter_map(Value::as_str).map(|name| {
-        (
-            name.to_owned(),
-            field(name).map_or_else(|| json!("x"), &inner),
-        )
-    });
+    let fields = required.filter_map(Value::as_str).map(field);
     Value::Object(fields.collect::<Map<_, _>>())
 }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
-use futures::StreamExt;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
 
 use super::account::Config;
 use super::admission::{Admission, LimitedAccount};
@@ -31,12 +32,24 @@ const EMPTY_LINES: u32 = 10;
 /// The size of a chunk of an endless answer, in bytes.
 const ENDLESS_CHUNK_BYTES: usize = 64 * 1024;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the provider's clock is its own, not the workers'"
-)]
-fn moment() -> (Instant, SystemTime) {
-    (Instant::now(), SystemTime::now())
+/// The moment of an admission, in both clocks.
+#[derive(Clone, Copy)]
+struct ArrivalTime {
+    instant: Instant,
+    wall: SystemTime,
+}
+
+impl ArrivalTime {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the provider's clock is its own, not the workers'"
+    )]
+    fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
 }
 
 pub(super) async fn handle(
@@ -44,93 +57,65 @@ pub(super) async fn handle(
     request: Request<Body>,
 ) -> Response<Body> {
     // Where only calls are counted, a call is admitted before its body is read, as at a gateway.
-    let mut arrived = moment();
+    let mut arrived = ArrivalTime::now();
     let (parts, mut body) = request.into_parts();
     let call = match authorize(&shared, &parts) {
         Ok(call) => call,
         Err(answer) => return answer.response(HeaderMap::new()),
     };
-    let (account, key, route) = (call.account, call.key, call.route);
-    let vendor = account.config().provider;
-    let context = FailureContext {
-        key,
-        account: &account.config().name,
-        ..FailureContext::default()
-    };
-    let unread = || {
-        dialect::refused(
-            vendor,
-            &RequestProblem::Request("the body cannot be read".to_owned()),
-            &context,
-        )
-    };
+    let (config, vendor, model) = (call.config(), call.vendor(), call.model());
     let mut cost = TokenCount::default();
-    if account.config().counts_tokens() {
-        let Ok(bytes) = axum::body::to_bytes(body, MAX_REQUEST_BYTES).await else {
-            return unread().response(HeaderMap::new());
+    if config.counts_tokens() {
+        let Ok(bytes) = to_bytes(body, MAX_REQUEST_BYTES).await else {
+            return call.unreadable().response(HeaderMap::new());
         };
         cost = cost::at_admission(vendor, &bytes);
         body = Body::from(bytes);
-        arrived = moment();
+        arrived = ArrivalTime::now();
     }
-    let admission = account.admit(cost, arrived.0);
-    let note = |status: u16, fault: Option<InjectedFault>| {
-        let at = arrived.1.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let key = account.key_name(key).unwrap_or_else(|| "none".to_owned());
-        let account = account.config().name.clone();
-        shared.record.note(RecordEntry {
-            at,
-            account,
-            key,
+    let admission = call.account.admit(cost, arrived.instant);
+    let record = |status: u16, fault: Option<InjectedFault>| {
+        let entry = call.record_entry(arrived.wall, cost);
+        shared.record.add(RecordEntry {
             status,
             fault,
-            tokens: cost.tokens,
+            ..entry
         });
     };
-    let headers = limits::headers(account.config(), &admission, cost, arrived.1);
-    let model = route.as_ref().and_then(|route| route.model.as_deref());
+    let headers = limits::headers(config, &admission, cost, arrived.wall);
     if let Some(refused) = admission.refused {
-        let answer = refusal::answer(
-            account.config(),
-            &admission,
-            refused,
-            cost,
-            model,
-            arrived.1,
-        );
-        note(answer.status.as_u16(), None);
+        let answer = refusal::answer(config, &admission, refused, cost, model, arrived.wall);
+        record(answer.status.as_u16(), None);
         return answer.response(headers);
     }
     let (fault, latency) = shared.choose();
     if fault == Some(InjectedFault::Hang) {
-        note(0, fault);
+        record(0, fault);
         std::future::pending::<()>().await;
     }
-    let answer = match (&route, axum::body::to_bytes(body, MAX_REQUEST_BYTES).await) {
-        (None, _) => dialect::refused(
-            vendor,
-            &RequestProblem::Address(parts.uri.path().to_owned()),
-            &context,
-        ),
-        (Some(_), Err(_)) => unread(),
-        (Some(ApiRoute { task, .. }), Ok(body)) => {
-            let (task, headers, account) = (*task, &parts.headers, account.config());
+    let answer = match (&call.route, to_bytes(body, MAX_REQUEST_BYTES).await) {
+        (None, _) => {
+            let path = parts.uri.path().to_owned();
+            call.refused(&RequestProblem::Address(path))
+        }
+        (Some(_), Err(_)) => call.unreadable(),
+        (Some(route), Ok(body)) => {
             let call = VendorCall {
                 vendor,
-                task,
+                task: route.task,
                 model,
-                headers,
+                headers: &parts.headers,
                 body: &body,
                 request: None,
-                account,
-                key,
+                account: config,
+                key: call.key,
             };
             dialect::answer(&call, fault.and_then(InjectedFault::case))
         }
     };
     // The call is recorded before the wait, because a client that disconnects meanwhile has made its call too.
     let whole = fault.is_none_or(InjectedFault::sends_a_whole_answer);
-    note(if whole { answer.status.as_u16() } else { 0 }, fault);
+    record(if whole { answer.status.as_u16() } else { 0 }, fault);
     if vendor == Vendor::DeepSeek && fault.is_none() && answer.status == StatusCode::OK {
         return keep_alive_response(answer, headers, latency, admission);
     }
@@ -151,6 +136,51 @@ struct AuthorizedCall<'a> {
     route: Option<ApiRoute>,
 }
 
+impl AuthorizedCall<'_> {
+    fn config(&self) -> &Config {
+        self.account.config()
+    }
+
+    fn vendor(&self) -> Vendor {
+        self.config().provider
+    }
+
+    /// Returns the model, if the address names it.
+    fn model(&self) -> Option<&str> {
+        let route = self.route.as_ref()?;
+        route.model.as_deref()
+    }
+
+    /// Returns the vendor's answer to a problem of the call.
+    fn refused(&self, problem: &RequestProblem) -> VendorAnswer {
+        let context = FailureContext {
+            key: self.key,
+            account: &self.config().name,
+            ..FailureContext::default()
+        };
+        dialect::refused(self.vendor(), problem, &context)
+    }
+
+    /// Returns the answer to a call whose body cannot be read.
+    fn unreadable(&self) -> VendorAnswer {
+        let problem = RequestProblem::Request("the body cannot be read".to_owned());
+        self.refused(&problem)
+    }
+
+    /// Returns the entry of the record, without status and fault.
+    fn record_entry(&self, arrived: SystemTime, cost: TokenCount) -> RecordEntry {
+        let key = self.account.key_name(self.key);
+        RecordEntry {
+            at: arrived.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            account: self.config().name.clone(),
+            key: key.unwrap_or_else(|| "none".to_owned()),
+            status: 0,
+            fault: None,
+            tokens: cost.tokens,
+        }
+    }
+}
+
 /// Finds the account, the key and the route of a call. Returns an answer instead if the call has no known key, or if
 /// no limit counts it.
 fn authorize<'a>(
@@ -164,11 +194,10 @@ fn authorize<'a>(
     let account = shared.account(&parts.headers, path);
     let (account, key) =
         account.ok_or_else(|| Box::new(shared.unauthorized(&parts.headers, path)))?;
-    let route = route::find(account.config().provider, &parts.method, &parts.uri);
-    match route
-        .as_ref()
-        .and_then(|route| unlimited(route.task, account.config()))
-    {
+    let config = account.config();
+    let route = route::find(config.provider, &parts.method, &parts.uri);
+    let task = route.as_ref().map(|route| route.task);
+    match task.and_then(|task| unlimited(task, config)) {
         Some(answer) => Err(Box::new(answer)),
         None => Ok(AuthorizedCall {
             account,
@@ -193,7 +222,7 @@ fn settle(admission: &Admission, vendor: Vendor, model: Option<&str>, answer: &V
         .spent
         .and_then(|spent| cost::at_completion(vendor, model.unwrap_or_default(), spent));
     if let Some(settled) = settled {
-        admission.settle(settled, moment().0);
+        admission.settle(settled, ArrivalTime::now().instant);
     }
 }
 
@@ -204,16 +233,18 @@ fn keep_alive_response(
     latency: Duration,
     admission: Admission,
 ) -> Response<Body> {
-    let lines = futures::stream::iter(0..EMPTY_LINES).then(move |_| async move {
+    let newline = Bytes::from_static(b"\n");
+    let start = stream::iter([newline.clone()]);
+    let lines = stream::repeat(newline).take(EMPTY_LINES as usize);
+    let lines = lines.then(move |line| async move {
         tokio::time::sleep(latency / EMPTY_LINES).await;
-        bytes::Bytes::from_static(b"\n")
+        line
     });
     let body = std::mem::take(&mut answer.body);
-    let end = futures::stream::once(async move {
+    let end = stream::once(async move {
         drop(admission);
-        bytes::Bytes::from(body)
+        Bytes::from(body)
     });
-    let start = futures::stream::iter([bytes::Bytes::from_static(b"\n")]);
     let pieces = start.chain(lines).chain(end).map(Ok::<_, std::io::Error>);
     answer.response(headers).map(|_| Body::from_stream(pieces))
 }
@@ -226,35 +257,29 @@ impl SharedState {
         path: &str,
     ) -> Option<(&'a Arc<LimitedAccount>, &'a str)> {
         let by_key = self.accounts.iter().find_map(|account| {
-            let key = account.config().provider.key(headers)?;
-            account
-                .config()
-                .keys
-                .iter()
-                .any(|known| known == key)
-                .then_some((account, key))
+            let config = account.config();
+            let key = config.provider.key(headers)?;
+            let known = config.keys.iter().any(|known| known == key);
+            known.then_some((account, key))
         });
         let keyless = || {
-            let open = |account: &&Arc<LimitedAccount>| account.config().keys.is_empty();
-            let account = self.accounts.iter().find(open)?;
-            (Vendor::of_path(path) == Vendor::Ollama).then_some((account, ""))
+            let mut accounts = self.accounts.iter();
+            let open = accounts.find(|account| account.config().keys.is_empty())?;
+            (Vendor::of_path(path) == Vendor::Ollama).then_some((open, ""))
         };
         by_key.or_else(keyless)
     }
 
     /// Returns the answer to a request without a known key, in the dialect that the path belongs to.
     fn unauthorized(&self, headers: &HeaderMap, path: &str) -> VendorAnswer {
-        let mut vendors = self
-            .accounts
-            .iter()
-            .map(|account| account.config().provider);
-        // Many vendors share OpenAI's paths. A vendor that is simulated takes precedence over OpenAI.
-        let vendor = match Vendor::of_path(path) {
+        let likely = Vendor::of_path(path);
+        let vendor = match likely {
+            // Many vendors share OpenAI's paths. A vendor that is simulated takes precedence over OpenAI.
             Vendor::OpenAi | Vendor::OpenRouter | Vendor::Azure => {
-                let serves = |vendor: &Vendor| route::serves(*vendor, path);
-                vendors
-                    .find(serves)
-                    .unwrap_or_else(|| Vendor::of_path(path))
+                let accounts = self.accounts.iter();
+                let mut vendors = accounts.map(|account| account.config().provider);
+                let simulated = vendors.find(|vendor| route::serves(*vendor, path));
+                simulated.unwrap_or(likely)
             }
             vendor => vendor,
         };
@@ -296,30 +321,28 @@ impl InjectedFault {
 
     fn response(self, answer: VendorAnswer, headers: HeaderMap) -> Response<Body> {
         let broken = || std::io::Error::other("a fault that was asked for");
-        let stream = |pieces: Vec<Result<bytes::Bytes, std::io::Error>>| {
-            let mut response = Response::new(Body::from_stream(futures::stream::iter(pieces)));
-            *response.status_mut() = StatusCode::OK;
-            response
-        };
         match self {
             InjectedFault::Error | InjectedFault::Overloaded | InjectedFault::Case(_) => {
                 answer.response(headers)
             }
-            InjectedFault::Malformed => VendorAnswer {
-                body: b"<html>not the answer</html>".to_vec(),
-                ..answer
+            InjectedFault::Malformed => {
+                let body = b"<html>not the answer</html>".to_vec();
+                VendorAnswer { body, ..answer }.response(headers)
             }
-            .response(headers),
-            InjectedFault::Reset | InjectedFault::Hang => stream(vec![Err(broken())]),
+            InjectedFault::Reset | InjectedFault::Hang => {
+                let pieces = stream::iter([Err::<Bytes, _>(broken())]);
+                Response::new(Body::from_stream(pieces))
+            }
             InjectedFault::Endless => {
-                let piece = bytes::Bytes::from_static(&[b' '; ENDLESS_CHUNK_BYTES]);
-                let pieces =
-                    futures::stream::repeat_with(move || Ok::<_, std::io::Error>(piece.clone()));
+                let chunk = Bytes::from_static(&[b' '; ENDLESS_CHUNK_BYTES]);
+                let pieces = stream::repeat(chunk).map(Ok::<_, std::io::Error>);
                 Response::new(Body::from_stream(pieces))
             }
             InjectedFault::Truncated => {
-                let half = answer.body[..answer.body.len() / 2].to_vec();
-                stream(vec![Ok(half.into()), Err(broken())])
+                let mut half = answer.body;
+                half.truncate(half.len() / 2);
+                let pieces = stream::iter([Ok(Bytes::from(half)), Err(broken())]);
+                Response::new(Body::from_stream(pieces))
             }
         }
     }

@@ -101,23 +101,18 @@ impl Vendor {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    headers
-        .get("authorization")?
-        .to_str()
-        .ok()?
-        .strip_prefix("Bearer ")
+    let value = headers.get("authorization")?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
 }
 
 impl FromStr for Vendor {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|vendor| vendor.name() == text)
-            .ok_or_else(|| {
-                let names: Vec<_> = Self::ALL.iter().map(|vendor| vendor.name()).collect();
-                format!("`{text}` is not one of {}", names.join(", "))
-            })
+        let vendor = Self::ALL.into_iter().find(|vendor| vendor.name() == text);
+        vendor.ok_or_else(|| {
+            let names = Self::ALL.map(Self::name);
+            format!("`{text}` is not one of {}", names.join(", "))
+        })
     }
 }

@@ -82,25 +82,42 @@ impl PeriodWindow {
         self.advance(now);
         match self.algorithm {
             WindowAlgorithm::Sliding => {
-                let mut missing = (self.used + share)
-                    .checked_sub(self.limit)
-                    .filter(|missing| *missing > 0)?;
-                let enough = self.taken.iter().find(|(_, share)| {
-                    missing = missing.saturating_sub(*share);
-                    missing == 0
-                });
-                let at = enough.map_or(now, |(at, _)| *at);
-                Some((at + self.per).saturating_duration_since(now))
+                let missing = (self.used + share).saturating_sub(self.limit);
+                let at = (missing > 0).then(|| self.time_of(missing))?;
+                let end = at.unwrap_or(now) + self.per;
+                Some(end.saturating_duration_since(now))
             }
             WindowAlgorithm::Fixed => {
-                let end = self.since.unwrap_or(now) + self.per;
-                (self.used + share > self.limit).then(|| end.saturating_duration_since(now))
+                let fits = self.used + share <= self.limit;
+                (!fits).then(|| self.fixed_rest(now))
             }
             WindowAlgorithm::Bucket => {
                 let missing = float(share) - self.level;
-                (missing > 0.0).then(|| self.per.mul_f64(missing / float(self.limit)))
+                (missing > 0.0).then(|| self.refill_time(missing))
             }
         }
+    }
+
+    /// Returns the time by which the oldest shares add up to `amount`; `None` if all shares are less.
+    fn time_of(&self, amount: u64) -> Option<Instant> {
+        let mut missing = amount;
+        let enough = self.taken.iter().find(|(_, share)| {
+            missing = missing.saturating_sub(*share);
+            missing == 0
+        });
+        enough.map(|(at, _)| *at)
+    }
+
+    /// Returns the rest of the running fixed period.
+    fn fixed_rest(&self, now: Instant) -> Duration {
+        let end = self.since.unwrap_or(now) + self.per;
+        end.saturating_duration_since(now)
+    }
+
+    /// Returns the time in which a bucket refills by `amount`.
+    fn refill_time(&self, amount: f64) -> Duration {
+        let periods = amount / float(self.limit);
+        self.per.mul_f64(periods)
     }
 
     /// Takes `share` from the limit.
@@ -113,42 +130,50 @@ impl PeriodWindow {
         }
     }
 
-    /// Counts `share` instead of `taken`, which was taken at `at`. Does nothing if `taken` no longer counts.
+    /// Counts `share` instead of `taken`, which was taken at `at`. Does nothing if `taken` no longer counts, which
+    /// happens in windows only.
     pub(super) fn amend(&mut self, at: Instant, taken: u64, share: u64) {
         if self.algorithm == WindowAlgorithm::Bucket {
-            self.level = (self.level + float(taken) - float(share)).min(float(self.limit));
-        } else if let Some(entry) = self.taken.iter_mut().find(|entry| **entry == (at, taken)) {
+            self.set_level(self.level + float(taken) - float(share));
+            return;
+        }
+        let mut entries = self.taken.iter_mut();
+        if let Some(entry) = entries.find(|entry| **entry == (at, taken)) {
             entry.1 = share;
             self.used = self.used - taken + share;
         }
     }
 
+    /// Sets the amount in the bucket, which holds no more than the limit.
+    fn set_level(&mut self, level: f64) {
+        self.level = level.min(float(self.limit));
+    }
+
     fn advance(&mut self, now: Instant) {
         let since = *self.since.get_or_insert(now);
+        let elapsed = now.saturating_duration_since(since);
         match self.algorithm {
             WindowAlgorithm::Sliding => {
                 // A share that was taken exactly one period ago still counts.
-                let over = |at: Instant| now.saturating_duration_since(at) > self.per;
-                while let Some((_, share)) = self.taken.front().copied().filter(|(at, _)| over(*at))
+                while let Some((at, share)) = self.taken.front().copied()
+                    && now.saturating_duration_since(at) > self.per
                 {
                     self.taken.pop_front();
                     self.used -= share;
                 }
             }
             WindowAlgorithm::Fixed => {
-                let elapsed = now.saturating_duration_since(since);
                 if elapsed >= self.per {
-                    let periods = elapsed.as_nanos() / self.per.as_nanos().max(1);
-                    self.since =
-                        Some(since + self.per * u32::try_from(periods).unwrap_or(u32::MAX));
+                    let period = self.per.as_nanos().max(1);
+                    let periods = u32::try_from(elapsed.as_nanos() / period);
+                    self.since = Some(since + self.per * periods.unwrap_or(u32::MAX));
                     self.taken.clear();
                     self.used = 0;
                 }
             }
             WindowAlgorithm::Bucket => {
-                let elapsed =
-                    now.saturating_duration_since(since).as_secs_f64() / self.per.as_secs_f64();
-                self.level = (self.level + elapsed * float(self.limit)).min(float(self.limit));
+                let periods = elapsed.as_secs_f64() / self.per.as_secs_f64();
+                self.set_level(self.level + periods * float(self.limit));
                 self.since = Some(now);
             }
         }
@@ -159,16 +184,10 @@ impl PeriodWindow {
         let (remaining, whole_in) = match self.algorithm {
             WindowAlgorithm::Sliding => {
                 let last = self.taken.back().map_or(now, |(at, _)| *at);
-                let whole = (last + self.per).saturating_duration_since(now);
-                (self.limit.saturating_sub(self.used), whole)
+                let whole_in = (last + self.per).saturating_duration_since(now);
+                (self.limit.saturating_sub(self.used), whole_in)
             }
-            WindowAlgorithm::Fixed => {
-                let end = self.since.unwrap_or(now) + self.per;
-                (
-                    self.limit.saturating_sub(self.used),
-                    end.saturating_duration_since(now),
-                )
-            }
+            WindowAlgorithm::Fixed => (self.limit.saturating_sub(self.used), self.fixed_rest(now)),
             WindowAlgorithm::Bucket => {
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -176,11 +195,8 @@ impl PeriodWindow {
                     reason = "a level is between 0 and the limit"
                 )]
                 let left = self.level.max(0.0) as u64;
-                (
-                    left,
-                    self.per
-                        .mul_f64((1.0 - self.level / float(self.limit)).max(0.0)),
-                )
+                let filled = self.level / float(self.limit);
+                (left, self.per.mul_f64((1.0 - filled).max(0.0)))
             }
         };
         LimitRest {
