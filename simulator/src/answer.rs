@@ -12,6 +12,8 @@ use super::field::text_field;
 pub(super) const CREATED: u64 = 1_767_225_600;
 /// The dimensions of an embedding, unless the request sets another number.
 pub(super) const DIMENSIONS: u64 = 8;
+/// The most dimensions of an embedding.
+pub(super) const MOST_DIMENSIONS: u64 = 4_096;
 
 /// An answer before it is sent.
 #[derive(Debug)]

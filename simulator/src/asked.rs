@@ -12,6 +12,16 @@ pub(super) struct RequestTool {
     pub(super) schema: Value,
 }
 
+impl RequestTool {
+    /// Returns a tool; without a schema, it accepts any arguments.
+    pub(super) fn new(name: &str, schema: Option<&Value>) -> Self {
+        Self {
+            name: name.to_owned(),
+            schema: schema.cloned().unwrap_or_else(|| json!({})),
+        }
+    }
+}
+
 /// The rule by which the model decides if it calls a tool.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum ToolSelection {
@@ -36,6 +46,13 @@ pub(super) enum AnswerForm {
     Json,
     /// JSON that this JSON Schema accepts.
     Schema(Value),
+}
+
+impl AnswerForm {
+    /// Returns the form of a JSON Schema; without one, any JSON has the form.
+    pub(super) fn of_schema(schema: Option<&Value>) -> Self {
+        AnswerForm::Schema(schema.cloned().unwrap_or_else(|| json!({})))
+    }
 }
 
 /// A chat request as the simulator reads it from any dialect.
@@ -94,6 +111,15 @@ impl AnswerCall {
         let arguments = self.arguments.to_string();
         self.name.len() + arguments.len()
     }
+}
+
+/// Encodes each call with `encode`, which gets the call's place too.
+pub(super) fn encode_calls(
+    calls: &[AnswerCall],
+    encode: impl Fn(usize, &AnswerCall) -> Value,
+) -> Vec<Value> {
+    let calls = calls.iter().enumerate();
+    calls.map(|(at, call)| encode(at, call)).collect()
 }
 
 /// The content of an answer.

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::account::Config;
 use super::answer::VendorAnswer;
 use super::field::text_field;
+use super::multipart::{self, FormPart};
 use super::route::ApiTask;
 use super::vendor::Vendor;
 
@@ -50,6 +51,12 @@ pub(super) fn wrong<T>(message: impl Into<String>) -> Result<T, RequestProblem> 
 impl VendorCall<'_> {
     pub(super) fn request(&self) -> Result<&Value, RequestProblem> {
         self.request.ok_or(RequestProblem::Unreadable)
+    }
+
+    /// Returns the parts of the body, if it is a form.
+    pub(super) fn form(&self) -> Option<Vec<FormPart<'_>>> {
+        let kind = self.headers.get("content-type")?;
+        multipart::parts(kind.to_str().ok()?, self.body)
     }
 
     /// Returns the model that a request names in its address or in its body.

@@ -65,6 +65,16 @@ fn tightest_of_day(rests: &[LimitRest], day: bool) -> Option<LimitRest> {
     tightest(&same).or_else(|| tightest(rests))
 }
 
+/// Returns an amount of a limit per minute. A limit whose period is a minute or longer stays as it is.
+fn per_minute(rest: LimitRest, amount: u64) -> u64 {
+    if rest.per >= MINUTE || rest.per.is_zero() {
+        return amount;
+    }
+    let period = rest.per.as_millis().max(1);
+    let periods = u64::try_from(MINUTE.as_millis() / period);
+    amount * periods.unwrap_or(1)
+}
+
 /// The rate-limit headers of one answer, while they are written.
 struct HeaderWriter(HeaderMap);
 
@@ -161,29 +171,21 @@ impl HeaderWriter {
 
     /// Sets Mistral's headers, which state each limit per minute even if its period is shorter.
     fn as_mistral(&mut self, admission: &Admission, cost: TokenCount) {
-        let a_minute = |rest: LimitRest, amount: u64| {
-            if rest.per >= MINUTE || rest.per.is_zero() {
-                return amount;
-            }
-            let period = rest.per.as_millis().max(1);
-            let periods = u64::try_from(MINUTE.as_millis() / period);
-            amount * periods.unwrap_or(1)
-        };
         if let Some(rest) = tightest(&admission.left.calls) {
-            self.set("x-ratelimit-limit-req-minute", a_minute(rest, rest.limit));
+            self.set("x-ratelimit-limit-req-minute", per_minute(rest, rest.limit));
             self.set(
                 "x-ratelimit-remaining-req-minute",
-                a_minute(rest, rest.remaining),
+                per_minute(rest, rest.remaining),
             );
         }
         if let Some(rest) = tightest(&admission.left.tokens) {
             self.set(
                 "x-ratelimit-limit-tokens-minute",
-                a_minute(rest, rest.limit),
+                per_minute(rest, rest.limit),
             );
             self.set(
                 "x-ratelimit-remaining-tokens-minute",
-                a_minute(rest, rest.remaining),
+                per_minute(rest, rest.remaining),
             );
             self.set("x-ratelimit-tokens-query-cost", cost.tokens);
         }

@@ -11,6 +11,13 @@ pub(super) struct FormPart<'a> {
     pub(super) bytes: Cow<'a, [u8]>,
 }
 
+impl FormPart<'_> {
+    /// Returns true if the part is a file that is not empty.
+    pub(super) fn holds_file(&self) -> bool {
+        self.file.is_some() && !self.bytes.is_empty()
+    }
+}
+
 /// Parses the parts of a form; `None` if `content_type` and `body` are no form.
 pub(super) fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<FormPart<'a>>> {
     if content_type.starts_with("application/x-www-form-urlencoded") {

@@ -11,10 +11,7 @@ use super::field::text_at;
 pub(super) fn text(content: Option<&Value>) -> Result<String, RequestProblem> {
     match content {
         Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Array(parts)) => {
-            let parts: Result<Vec<_>, _> = parts.iter().map(part).collect();
-            Ok(joined(parts?))
-        }
+        Some(Value::Array(parts)) => join(parts.iter().map(part)),
         _ => Ok(String::new()),
     }
 }
@@ -24,6 +21,14 @@ pub(super) fn joined(parts: Vec<String>) -> String {
     let mut parts = parts;
     parts.retain(|part| !part.is_empty());
     parts.join(" ")
+}
+
+/// Joins parts with spaces. Returns the problem of the first part that has one.
+pub(super) fn join(
+    parts: impl Iterator<Item = Result<String, RequestProblem>>,
+) -> Result<String, RequestProblem> {
+    let parts: Result<Vec<_>, _> = parts.collect();
+    Ok(joined(parts?))
 }
 
 fn part(part: &Value) -> Result<String, RequestProblem> {

@@ -264,7 +264,8 @@ impl SharedState {
         });
         let keyless = || {
             let mut accounts = self.accounts.iter();
-            let open = accounts.find(|account| account.config().keys.is_empty())?;
+            let is_keyless = |config: &Config| config.keys.is_empty();
+            let open = accounts.find(|account| is_keyless(account.config()))?;
             (Vendor::of_path(path) == Vendor::Ollama).then_some((open, ""))
         };
         by_key.or_else(keyless)

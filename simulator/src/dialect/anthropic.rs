@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::super::answer::{VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
-    UnifiedRequest, reply,
+    AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
+    UnifiedRequest, encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::field::{list_field, number_field, text_field};
@@ -51,10 +51,8 @@ pub(super) enum ApiVersion {
 }
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
-    let version = call
-        .headers
-        .get("anthropic-version")
-        .and_then(|value| value.to_str().ok());
+    let version = call.headers.get("anthropic-version");
+    let version = version.and_then(|value| value.to_str().ok());
     let version = match version {
         Some("2023-06-01") => ApiVersion::Of2023,
         Some("2026-10-21") => ApiVersion::Of2026,
@@ -125,13 +123,10 @@ fn blocks(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
     );
     let content = match &answer.content {
         AnswerContent::Text(text) => vec![json!({ "type": "text", "text": text })],
-        AnswerContent::Calls(calls) => {
-            let block = |(at, call): (usize, &AnswerCall)| {
-                let id = format!("toolu_{id}{at}");
-                json!({ "type": "tool_use", "id": id, "name": call.name, "input": call.arguments })
-            };
-            calls.iter().enumerate().map(block).collect()
-        }
+        AnswerContent::Calls(calls) => encode_calls(calls, |at, call| {
+            let id = format!("toolu_{id}{at}");
+            json!({ "type": "tool_use", "id": id, "name": call.name, "input": call.arguments })
+        }),
         AnswerContent::Refusal(_) => Vec::new(),
     };
     thought.into_iter().chain(content).collect()
@@ -170,7 +165,7 @@ fn read_request(request: &Value, version: ApiVersion) -> Result<UnifiedRequest, 
         tools: tools(request)?,
         choice: choice(request.get("tool_choice"))?,
         form: form(request),
-        stops: super::openai::messages::stops(request.get("stop_sequences")),
+        stops: super::openai::messages::text_list(request.get("stop_sequences")),
         max_tokens: Some(max_tokens),
         reasoning,
         single_call: request.pointer("/tool_choice/disable_parallel_tool_use")
@@ -205,28 +200,22 @@ fn thinking(request: &Value, max_tokens: u64) -> Result<bool, RequestProblem> {
 }
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
-    let tool = |(at, tool): (usize, &Value)| {
-        let Some(name) = text_field(tool, "name") else {
-            return wrong(format!("tools.{at}.custom.name: Field required"));
-        };
-        let Some(schema) = tool
-            .get("input_schema")
-            .filter(|schema| schema.get("type") == Some(&json!("object")))
-        else {
-            return wrong(format!(
-                "tools.{at}.custom.input_schema.type: Field required"
-            ));
-        };
-        Ok(RequestTool {
-            name: name.to_owned(),
-            schema: schema.clone(),
-        })
+    let tools = list_field(request, "tools").iter().enumerate();
+    tools.map(|(at, value)| tool(at, value)).collect()
+}
+
+fn tool(at: usize, tool: &Value) -> Result<RequestTool, RequestProblem> {
+    let Some(name) = text_field(tool, "name") else {
+        return wrong(format!("tools.{at}.custom.name: Field required"));
     };
-    list_field(request, "tools")
-        .iter()
-        .enumerate()
-        .map(tool)
-        .collect()
+    match tool.get("input_schema") {
+        Some(schema) if text_field(schema, "type") == Some("object") => {
+            Ok(RequestTool::new(name, Some(schema)))
+        }
+        _ => wrong(format!(
+            "tools.{at}.custom.input_schema.type: Field required"
+        )),
+    }
 }
 
 fn choice(choice: Option<&Value>) -> Result<ToolSelection, RequestProblem> {

@@ -2,17 +2,21 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use super::super::answer::{
+    DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector,
+};
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
-    UnifiedRequest, reply,
+    AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
+    UnifiedRequest, encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{filled_list_field, number_field, text_at, text_field, text_or_empty};
+use super::super::field::{
+    filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
+};
 use super::super::parts;
 use super::super::route::ApiTask;
 use super::super::signature;
-use super::openai::messages::stops;
+use super::openai::messages::text_list;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;
@@ -62,55 +66,44 @@ fn content(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
     });
     let blocks = match &answer.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
-        AnswerContent::Calls(calls) => {
-            let block = |(at, call): (usize, &AnswerCall)| {
-                let id = format!("tooluse_{id}{at}");
-                json!({ "toolUse": { "toolUseId": id, "name": call.name, "input": call.arguments } })
-            };
-            calls.iter().enumerate().map(block).collect()
-        }
+        AnswerContent::Calls(calls) => encode_calls(calls, |at, call| {
+            let id = format!("tooluse_{id}{at}");
+            json!({ "toolUse": { "toolUseId": id, "name": call.name, "input": call.arguments } })
+        }),
     };
     thought.into_iter().chain(blocks).collect()
 }
 
 fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = filled_list_field(request, "messages");
-    let Some(messages) = messages else {
+    let Some(messages) = filled_list_field(request, "messages") else {
         return wrong(
             "A conversation must start with a user message. Try again with a conversation that starts with a user message.",
         );
     };
     let extra = request.get("additionalModelRequestFields");
-    let named = |name: &str| {
-        extra
-            .and_then(|extra| extra.get(name)?.get("type"))
-            .and_then(Value::as_str)
-    };
+    let named = |name: &str| text_field(extra?.get(name)?, "type");
     let thinking = ["thinking", "reasoning_config", "reasoningConfig"]
         .into_iter()
         .find_map(named);
     let reasoning = matches!(thinking, Some("enabled" | "adaptive"));
     check(messages, request.get("toolConfig"), reasoning)?;
     let (text, result) = last(messages)?;
-    let config = request.get("inferenceConfig");
-    let choice = request.pointer("/toolConfig/toolChoice");
-    let name = choice
-        .and_then(|choice| choice.pointer("/tool/name"))
-        .and_then(Value::as_str);
+    let config = request.get("inferenceConfig").unwrap_or(&Value::Null);
+    let choice = request
+        .pointer("/toolConfig/toolChoice")
+        .unwrap_or(&Value::Null);
     Ok(UnifiedRequest {
         text,
         result,
         tools: tools(request)?,
-        choice: match name {
+        choice: match text_at(choice, "/tool/name") {
             Some(name) => ToolSelection::Named(name.to_owned()),
-            None if choice.is_some_and(|choice| choice.get("any").is_some()) => ToolSelection::Any,
+            None if choice.get("any").is_some() => ToolSelection::Any,
             None => ToolSelection::Free,
         },
         form: form(request)?,
-        stops: stops(config.and_then(|config| config.get("stopSequences"))),
-        max_tokens: config
-            .and_then(|config| config.get("maxTokens"))
-            .and_then(Value::as_u64),
+        stops: text_list(config.get("stopSequences")),
+        max_tokens: number_field(config, "maxTokens"),
         reasoning,
         single_call: false,
     })
@@ -154,9 +147,7 @@ fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(
             ));
         };
         let ids = |pointer: &str| -> Vec<String> {
-            let ids = blocks
-                .iter()
-                .filter_map(|block| block.pointer(pointer)?.as_str());
+            let ids = blocks.iter().filter_map(|block| text_at(block, pointer));
             ids.map(str::to_owned).collect()
         };
         let (calls, mut results) = (ids("/toolUse/toolUseId"), ids("/toolResult/toolUseId"));
@@ -181,10 +172,9 @@ fn check(messages: &[Value], tools: Option<&Value>, reasoning: bool) -> Result<(
 }
 
 fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProblem> {
-    for block in blocks
-        .iter()
-        .filter_map(|block| block.pointer("/reasoningContent/reasoningText"))
-    {
+    let texts = blocks.iter();
+    let texts = texts.filter_map(|block| block.pointer("/reasoningContent/reasoningText"));
+    for block in texts {
         let field = |name: &str| text_or_empty(block, name);
         if !signature::is_valid(field("text"), field("signature")) {
             return wrong(format!(
@@ -192,11 +182,9 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProb
             ));
         }
     }
-    if needed
-        && blocks
-            .first()
-            .is_none_or(|block| block.get("reasoningContent").is_none())
-    {
+    let first = blocks.first();
+    let begins_with_one = first.is_some_and(|block| block.get("reasoningContent").is_some());
+    if needed && !begins_with_one {
         return wrong(format!(
             "messages.{at}.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`."
         ));
@@ -205,94 +193,69 @@ fn thoughts(blocks: &[Value], needed: bool, at: usize) -> Result<(), RequestProb
 }
 
 fn last(messages: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
-    let blocks = |message: &Value| {
-        message
-            .get("content")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
-    let last = messages.last().map(blocks).unwrap_or_default();
-    let results: Vec<_> = last
-        .iter()
-        .filter_map(|block| block.pointer("/toolResult/content")?.as_array())
-        .collect();
+    let last = messages.last().map_or(&[][..], content_of);
+    let results = last.iter();
+    let results = results.filter_map(|block| block.pointer("/toolResult/content")?.as_array());
+    let results: Vec<_> = results.collect();
     if results.is_empty() {
-        return Ok((as_text(&last)?, None));
+        return Ok((as_text(last)?, None));
     }
-    let results: Vec<_> = results
-        .into_iter()
-        .map(|result| as_text(result))
-        .collect::<Result<_, _>>()?;
-    let result = parts::joined(results);
-    let asks = |message: &&Value| {
-        message.get("role") == Some(&json!("user"))
-            && message.pointer("/content/0/toolResult").is_none()
+    let result = parts::join(results.into_iter().map(|result| as_text(result)))?;
+    let is_question = |message: &&Value| {
+        let holds_result = message.pointer("/content/0/toolResult").is_some();
+        text_field(message, "role") == Some("user") && !holds_result
     };
-    let question = messages
-        .iter()
-        .rev()
-        .find(asks)
-        .map(blocks)
-        .unwrap_or_default();
-    Ok((as_text(&question)?, Some(result)))
+    let question = messages.iter().rfind(is_question);
+    let question = question.map_or(&[][..], content_of);
+    Ok((as_text(question)?, Some(result)))
+}
+
+fn content_of(message: &Value) -> &[Value] {
+    list_field(message, "content")
 }
 
 /// Returns the blocks as text.
 fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
-    let block = |block: &Value| {
-        if let Some(value) = block.get("json") {
-            return Ok(value.to_string());
-        }
-        for (name, kind, media) in [
-            ("image", "image", "image"),
-            ("document", "file", "application"),
-            ("audio", "audio", "audio"),
-            ("video", "video", "video"),
-        ] {
-            let Some(given) = block.get(name) else {
-                continue;
-            };
-            let field = |pointer: &str| text_at(given, pointer).unwrap_or_default();
-            if let Some(uri) = text_at(given, "/source/s3Location/uri") {
-                return parts::linked(kind, uri);
-            }
-            return parts::bytes(
-                kind,
-                &format!("{media}/{}", field("/format")),
-                field("/source/bytes"),
-            );
-        }
-        Ok(text_or_empty(block, "text").to_owned())
+    parts::join(blocks.iter().map(block_as_text))
+}
+
+fn block_as_text(block: &Value) -> Result<String, RequestProblem> {
+    if let Some(value) = block.get("json") {
+        return Ok(value.to_string());
+    }
+    let kinds = [
+        ("image", "image", "image"),
+        ("document", "file", "application"),
+        ("audio", "audio", "audio"),
+        ("video", "video", "video"),
+    ];
+    let given = kinds
+        .iter()
+        .find_map(|(name, kind, media)| Some((block.get(name)?, kind, media)));
+    let Some((given, kind, media)) = given else {
+        return Ok(text_or_empty(block, "text").to_owned());
     };
-    Ok(parts::joined(
-        blocks.iter().map(block).collect::<Result<_, _>>()?,
-    ))
+    if let Some(uri) = text_at(given, "/source/s3Location/uri") {
+        return parts::linked(kind, uri);
+    }
+    let field = |pointer: &str| text_at(given, pointer).unwrap_or_default();
+    let media = format!("{media}/{}", field("/format"));
+    parts::bytes(kind, &media, field("/source/bytes"))
 }
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
-    let tool = |tool: &Value| match text_at(tool, "/toolSpec/name") {
-        Some(name) => {
-            let schema = tool
-                .pointer("/toolSpec/inputSchema/json")
-                .cloned()
-                .unwrap_or_else(|| json!({}));
-            Ok(RequestTool {
-                name: name.to_owned(),
-                schema,
-            })
-        }
+    let config = request.get("toolConfig").unwrap_or(&Value::Null);
+    let tools = list_field(config, "tools").iter();
+    let specified = tools.filter_map(|tool| tool.get("toolSpec"));
+    specified.map(tool).collect()
+}
+
+fn tool(specification: &Value) -> Result<RequestTool, RequestProblem> {
+    let schema = specification.pointer("/inputSchema/json");
+    match text_field(specification, "name") {
+        Some(name) => Ok(RequestTool::new(name, schema)),
         None => wrong("toolConfig.tools.0.toolSpec.name: is required"),
-    };
-    let specified = request
-        .pointer("/toolConfig/tools")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    specified
-        .filter(|tool| tool.get("toolSpec").is_some())
-        .map(tool)
-        .collect()
+    }
 }
 
 /// Returns the form of the answer. Converse takes a JSON Schema as text, not as an object.
@@ -312,9 +275,10 @@ fn invoked(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let tokens = prompt_tokens(call.body);
     let body = if let Some(text) = text_field(request, "inputText") {
         let dimensions = number_field(request, "dimensions").unwrap_or(DIMENSIONS);
-        json!({ "embedding": vector(text, dimensions.clamp(1, 4096)), "inputTextTokenCount": tokens })
+        let embedding = vector(text, dimensions.clamp(1, MOST_DIMENSIONS));
+        json!({ "embedding": embedding, "inputTextTokenCount": tokens })
     } else {
-        let texts = stops(request.get("texts"));
+        let texts = text_list(request.get("texts"));
         if texts.is_empty() || request.get("input_type").is_none() {
             return wrong("Malformed input request, please reformat your input and try again.");
         }

@@ -1,21 +1,19 @@
 //! The dialect of Cohere's API, version 2.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::answer::{
-    DIMENSIONS, VendorAnswer, digest, documents, prompt_tokens, ranking, vector,
+    DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, documents, prompt_tokens, ranking, vector,
 };
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
-    reply,
+    AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
+    encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::field::{list_field, number_field, text_field};
 use super::super::parts;
 use super::super::route::ApiTask;
-use super::openai::messages;
+use super::openai::{media, messages};
 
 /// The most texts that one call may embed.
 const MOST_TEXTS: usize = 96;
@@ -65,19 +63,20 @@ fn chat(call: &VendorCall<'_>, request: &Value) -> Outcome {
 
 fn message(answer: &UnifiedAnswer, id: &str) -> Value {
     let mut message = json!({ "role": "assistant" });
-    let thought = answer
-        .thought
-        .as_ref()
-        .map(|thought| json!({ "type": "thinking", "thinking": thought }));
-    let mut content: Vec<_> = thought.into_iter().collect();
+    let mut content = Vec::new();
+    if let Some(thought) = &answer.thought {
+        content.push(json!({ "type": "thinking", "thinking": thought }));
+    }
     if let AnswerContent::Calls(calls) = &answer.content {
-        let names: Vec<_> = calls.iter().map(|call| call.name.as_str()).collect();
+        let names = calls.iter().map(|call| &*call.name);
+        let names: Vec<_> = names.collect();
         message["tool_plan"] = json!(format!("I will call {}.", names.join(" and ")));
-        let call = |(at, call): (usize, &AnswerCall)| {
+        let calls = encode_calls(calls, |at, call| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
-            json!({ "id": format!("{}_{}{at}", call.name, &id[..12]), "type": "function", "function": function })
-        };
-        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
+            let id = format!("{}_{}{at}", call.name, &id[..12]);
+            json!({ "id": id, "type": "function", "function": function })
+        });
+        message["tool_calls"] = json!(calls);
     } else {
         content.push(json!({ "type": "text", "text": answer.text() }));
     }
@@ -89,17 +88,14 @@ fn message(answer: &UnifiedAnswer, id: &str) -> Value {
 
 fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     let unified = messages::read_request(super::Vendor::Cohere, request)?;
-    let stops = messages::stops(request.get("stop_sequences"));
+    let stops = messages::text_list(request.get("stop_sequences"));
     if stops.len() > MOST_STOPS {
         return wrong(format!(
             "invalid request: at most {MOST_STOPS} stop_sequences are allowed"
         ));
     }
-    let choice = match request
-        .get("tool_choice")
-        .filter(|choice| !choice.is_null())
-    {
-        None => ToolSelection::Free,
+    let choice = match request.get("tool_choice") {
+        None | Some(Value::Null) => ToolSelection::Free,
         Some(Value::String(word)) if word == "REQUIRED" => ToolSelection::Any,
         Some(Value::String(word)) if word == "NONE" => ToolSelection::Never,
         Some(other) => {
@@ -111,15 +107,9 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
     if choice == ToolSelection::Any && unified.tools.is_empty() {
         return wrong("invalid request: tool_choice is set but no tools are given");
     }
-    let format = request.get("response_format");
-    let schema =
-        format.and_then(|format| format.get("json_schema").or_else(|| format.get("schema")));
-    let form = match (
-        format
-            .and_then(|format| format.get("type"))
-            .and_then(Value::as_str),
-        schema,
-    ) {
+    let format = request.get("response_format").unwrap_or(&Value::Null);
+    let schema = format.get("json_schema").or_else(|| format.get("schema"));
+    let form = match (text_field(format, "type"), schema) {
         (Some("json_object"), Some(schema)) => AnswerForm::Schema(schema.clone()),
         (Some("json_object"), None) => AnswerForm::Json,
         (Some("text") | None, _) => AnswerForm::Text,
@@ -156,11 +146,10 @@ fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
         ));
     }
     let dimensions = number_field(request, "output_dimension").unwrap_or(DIMENSIONS);
-    let vectors: Vec<_> = inputs
-        .iter()
-        .map(|text| vector(text, dimensions.clamp(1, 4096)))
-        .collect();
-    let mut types = messages::stops(request.get("embedding_types"));
+    let dimensions = dimensions.clamp(1, MOST_DIMENSIONS);
+    let vectors = inputs.iter().map(|text| vector(text, dimensions));
+    let vectors: Vec<_> = vectors.collect();
+    let mut types = messages::text_list(request.get("embedding_types"));
     if types.is_empty() {
         types.push("float".to_owned());
     }
@@ -180,11 +169,11 @@ fn embed(call: &VendorCall<'_>, request: &Value) -> Outcome {
 }
 
 fn inputs(request: &Value) -> Result<Vec<String>, RequestProblem> {
-    let mut inputs = messages::stops(request.get("texts"));
-    for image in messages::stops(request.get("images")) {
+    let mut inputs = messages::text_list(request.get("texts"));
+    for image in messages::text_list(request.get("images")) {
         inputs.push(parts::linked("image", &image)?);
     }
-    for input in list_field(request, "inputs").iter() {
+    for input in list_field(request, "inputs") {
         inputs.push(parts::text(input.get("content"))?);
     }
     Ok(inputs)
@@ -192,39 +181,26 @@ fn inputs(request: &Value) -> Result<Vec<String>, RequestProblem> {
 
 /// Encodes embeddings in one of Cohere's embedding types.
 fn in_type(name: &str, vectors: &[Vec<f64>]) -> Result<Value, RequestProblem> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "what is packed is less precise"
-    )]
-    let whole = |shift: f64| -> Value {
-        let number = |number: &f64| (number * 127.0 + shift).round() as i64;
-        json!(
-            vectors
-                .iter()
-                .map(|vector| vector.iter().map(number).collect())
-                .collect::<Vec<Vec<_>>>()
-        )
-    };
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "what is packed is less precise"
-    )]
-    let packed = |vector: &Vec<f64>| {
-        let bytes: Vec<u8> = vector
-            .iter()
-            .flat_map(|number| (*number as f32).to_le_bytes())
-            .collect();
-        BASE64_STANDARD.encode(&bytes)
-    };
+    let vectors = vectors.iter();
     match name {
-        "float" => Ok(json!(vectors)),
-        "int8" => Ok(whole(0.0)),
-        "uint8" => Ok(whole(128.0)),
-        "base64" => Ok(json!(vectors.iter().map(packed).collect::<Vec<_>>())),
+        "float" => Ok(vectors.map(|vector| json!(vector)).collect()),
+        "int8" => Ok(vectors.map(|vector| bytes(vector, 0.0)).collect()),
+        "uint8" => Ok(vectors.map(|vector| bytes(vector, 128.0)).collect()),
+        "base64" => Ok(vectors.map(|vector| media::pack(vector)).collect()),
         other => wrong(format!(
             "invalid request: unsupported embedding type {other}"
         )),
     }
+}
+
+/// Encodes an embedding as whole numbers of one byte each.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "what is packed is less precise"
+)]
+fn bytes(vector: &[f64], shift: f64) -> Value {
+    let byte = |number: &f64| json!((number * 127.0 + shift).round() as i64);
+    vector.iter().map(byte).collect()
 }
 
 fn rerank(call: &VendorCall<'_>, request: &Value) -> Outcome {
@@ -232,15 +208,12 @@ fn rerank(call: &VendorCall<'_>, request: &Value) -> Outcome {
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("invalid request: query and documents are required");
     };
-    let results: Vec<_> = ranking(query, &documents, number_field(request, "top_n"))
-        .into_iter()
-        .map(|(index, score)| json!({ "index": index, "relevance_score": score }))
-        .collect();
+    let result = |(index, score)| json!({ "index": index, "relevance_score": score });
+    let ranks = ranking(query, &documents, number_field(request, "top_n"));
+    let results: Vec<_> = ranks.into_iter().map(result).collect();
     let meta = json!({ "api_version": { "version": "2" }, "billed_units": { "search_units": 1 } });
-    Ok(VendorAnswer::json(
-        200,
-        &json!({ "id": digest(call.body), "results": results, "meta": meta }),
-    ))
+    let body = json!({ "id": digest(call.body), "results": results, "meta": meta });
+    Ok(VendorAnswer::json(200, &body))
 }
 
 #[cfg(test)]

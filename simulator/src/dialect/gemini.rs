@@ -4,10 +4,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::answer::{DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use super::super::answer::{
+    DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector,
+};
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
-    UnifiedRequest, reply,
+    AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
+    UnifiedRequest, encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::field::{
@@ -47,11 +49,8 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let model = call.model.unwrap_or_default();
     match call.task {
         ApiTask::Embed => {
-            let values = embedding(&request)?;
-            Ok(VendorAnswer::json(
-                200,
-                &json!({ "embedding": { "values": values } }),
-            ))
+            let embedding = embedding(&request)?;
+            Ok(VendorAnswer::json(200, &json!({ "embedding": embedding })))
         }
         ApiTask::EmbedMany => {
             let Some(requests) = filled_list_field(&request, "requests") else {
@@ -59,14 +58,9 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
                     "* BatchEmbedContentsRequest.requests: at least one request is required",
                 );
             };
-            let embeddings: Result<Vec<_>, _> = requests
-                .iter()
-                .map(|request| Ok(json!({ "values": embedding(request)? })))
-                .collect();
-            Ok(VendorAnswer::json(
-                200,
-                &json!({ "embeddings": embeddings? }),
-            ))
+            let embeddings: Result<Vec<_>, _> = requests.iter().map(embedding).collect();
+            let body = json!({ "embeddings": embeddings? });
+            Ok(VendorAnswer::json(200, &body))
         }
         _ => generate(call, &request, model),
     }
@@ -77,51 +71,45 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 fn in_camel_case(value: Value) -> Value {
     match value {
         Value::Array(list) => Value::Array(list.into_iter().map(in_camel_case).collect()),
-        Value::Object(map) => {
-            let field = |(name, value): (String, Value)| {
-                let mut words = name.split('_');
-                let mut camel_name = words.next().unwrap_or_default().to_owned();
-                for word in words {
-                    camel_name.extend(word.chars().take(1).flat_map(char::to_uppercase));
-                    camel_name.extend(word.chars().skip(1));
-                }
-                let value = if OPAQUE_FIELDS.contains(&camel_name.as_str()) {
-                    value
-                } else {
-                    in_camel_case(value)
-                };
-                (camel_name, value)
-            };
-            Value::Object(map.into_iter().map(field).collect())
-        }
+        Value::Object(map) => Value::Object(map.into_iter().map(field_in_camel_case).collect()),
         other => other,
     }
 }
 
-fn embedding(request: &Value) -> Result<Vec<f64>, RequestProblem> {
-    let text = as_text(request.pointer("/content/parts"))?;
+fn field_in_camel_case((name, value): (String, Value)) -> (String, Value) {
+    let mut words = name.split('_');
+    let mut camel_name = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        let first = letters.next().into_iter();
+        camel_name.extend(first.flat_map(char::to_uppercase));
+        camel_name.extend(letters);
+    }
+    if OPAQUE_FIELDS.contains(&&*camel_name) {
+        return (camel_name, value);
+    }
+    (camel_name, in_camel_case(value))
+}
+
+fn embedding(request: &Value) -> Result<Value, RequestProblem> {
+    let text = as_text(parts_of(request.get("content")))?;
     if text.is_empty() {
         return wrong("* EmbedContentRequest.content: contents is not specified");
     }
     let dimensions = number_field(request, "outputDimensionality");
-    Ok(vector(
-        &text,
-        dimensions.unwrap_or(DIMENSIONS).clamp(1, 4096),
-    ))
+    let dimensions = dimensions.unwrap_or(DIMENSIONS).clamp(1, MOST_DIMENSIONS);
+    Ok(json!({ "values": vector(&text, dimensions) }))
 }
 
 fn generate(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let unified = read_request(request, model)?;
     let answer = reply(&unified);
     let input = prompt_tokens(call.body);
-    let config = request.get("generationConfig");
-    let count = config
-        .and_then(|config| config.get("candidateCount"))
-        .and_then(Value::as_u64);
-    let count = count.unwrap_or(1).clamp(1, MOST_CANDIDATES);
-    let shown = unified.text.starts_with("think ")
-        || config.and_then(|config| config.pointer("/thinkingConfig/includeThoughts"))
-            == Some(&json!(true));
+    let config = request.get("generationConfig").unwrap_or(&Value::Null);
+    let count = number_field(config, "candidateCount").unwrap_or(1);
+    let count = count.clamp(1, MOST_CANDIDATES);
+    let included = config.pointer("/thinkingConfig/includeThoughts") == Some(&json!(true));
+    let shown = included || unified.text.starts_with("think ");
     let (written, thought) = (answer.tokens * count, answer.thought_tokens * count);
     let id = digest(call.body);
     let refused = matches!(answer.content, AnswerContent::Refusal(_));
@@ -142,13 +130,15 @@ fn generate(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     };
     usage["totalTokenCount"] = json!(total);
     usage["promptTokensDetails"] = json!([{ "modality": "TEXT", "tokenCount": input }]);
-    let candidates: Vec<_> = (0..count)
-        .map(|index| {
-            let content = json!({ "parts": answer_parts(&answer, shown, Some(id.as_str()).filter(|_| is_gemini_3(model))), "role": "model" });
-            let reason = if answer.end == AnswerEnd::Length { "MAX_TOKENS" } else { "STOP" };
-            json!({ "content": content, "finishReason": reason, "index": index })
-        })
-        .collect();
+    let parts = answer_parts(&answer, shown, is_gemini_3(model).then_some(id.as_str()));
+    let content = json!({ "parts": parts, "role": "model" });
+    let reason = if answer.end == AnswerEnd::Length {
+        "MAX_TOKENS"
+    } else {
+        "STOP"
+    };
+    let candidate = |index| json!({ "content": content, "finishReason": reason, "index": index });
+    let candidates: Vec<_> = (0..count).map(candidate).collect();
     let mut body = json!({ "candidates": candidates, "usageMetadata": usage });
     if refused {
         body = json!({ "promptFeedback": { "blockReason": "SAFETY" }, "usageMetadata": usage });
@@ -166,19 +156,20 @@ fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Va
     let mut parts = match &answer.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
         AnswerContent::Calls(calls) => {
-            let part = |(at, call): (usize, &AnswerCall)| {
+            encode_calls(calls, |at, call| {
                 let mut function = json!({ "name": call.name, "args": call.arguments });
                 // Older models give their tool calls no ids.
                 if let Some(id) = id {
                     function["id"] = json!(format!("call{}{at}", &id[..8]));
                 }
                 json!({ "functionCall": function })
-            };
-            calls.iter().enumerate().map(part).collect()
+            })
         }
     };
     // Of several tool calls in one answer, only the first is signed.
-    if let Some(first) = parts.first_mut().filter(|_| answer.thought.is_some()) {
+    if answer.thought.is_some()
+        && let Some(first) = parts.first_mut()
+    {
         first["thoughtSignature"] = json!(seal(first));
     }
     list.extend(parts);
@@ -203,10 +194,8 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
     let Some(fields) = request.as_object() else {
         return Err(RequestProblem::Unreadable);
     };
-    if let Some(field) = fields
-        .keys()
-        .find(|field| !FIELDS.contains(&field.as_str()))
-    {
+    let mut names = fields.keys().map(String::as_str);
+    if let Some(field) = names.find(|name| !FIELDS.contains(name)) {
         return wrong(format!(
             "Invalid JSON payload received. Unknown name \"{field}\": Cannot find field."
         ));
@@ -215,16 +204,11 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
         return wrong("* GenerateContentRequest.contents: contents is not specified");
     };
     check(contents, model)?;
-    let config = request.get("generationConfig").cloned().unwrap_or_default();
-    let thinking = config.get("thinkingConfig");
-    let budget = thinking
-        .and_then(|thinking| thinking.get("thinkingBudget"))
-        .and_then(Value::as_i64);
-    let level = thinking
-        .and_then(|thinking| thinking.get("thinkingLevel"))
-        .is_some();
-    let included =
-        thinking.and_then(|thinking| thinking.get("includeThoughts")) == Some(&json!(true));
+    let config = request.get("generationConfig").unwrap_or(&Value::Null);
+    let thinking = config.get("thinkingConfig").unwrap_or(&Value::Null);
+    let budget = thinking.get("thinkingBudget").and_then(Value::as_i64);
+    let level = thinking.get("thinkingLevel").is_some();
+    let included = thinking.get("includeThoughts") == Some(&json!(true));
     let (text, result) = last(contents)?;
     let (tools, choice) = tools(request)?;
     Ok(UnifiedRequest {
@@ -232,9 +216,9 @@ fn read_request(request: &Value, model: &str) -> Result<UnifiedRequest, RequestP
         result,
         tools,
         choice,
-        form: form(&config),
-        stops: super::openai::messages::stops(config.get("stopSequences")),
-        max_tokens: number_field(&config, "maxOutputTokens"),
+        form: form(config),
+        stops: super::openai::messages::text_list(config.get("stopSequences")),
+        max_tokens: number_field(config, "maxOutputTokens"),
         reasoning: budget.map_or(level || included, |budget| budget != 0) || is_gemini_3(model),
         single_call: false,
     })
@@ -248,8 +232,7 @@ fn check(contents: &[Value], model: &str) -> Result<(), RequestProblem> {
         if !matches!(role, "user" | "model" | "function") {
             return wrong("Please use a valid role: user, model.");
         }
-        let parts = filled_list_field(content, "parts");
-        let Some(parts) = parts else {
+        let Some(parts) = filled_list_field(content, "parts") else {
             return wrong(format!(
                 "* GenerateContentRequest.contents[{at}].parts: contents.parts must not be empty."
             ));
@@ -293,52 +276,52 @@ fn check_signature(part: &Value, first: bool, model: &str) -> Result<(), Request
 }
 
 fn last(contents: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
-    let parts = |content: Option<&Value>| content.and_then(|content| content.get("parts")).cloned();
-    let last = parts(contents.last()).unwrap_or_default();
-    let list = last.as_array().into_iter().flatten();
-    let results = list.filter_map(|part| part.pointer("/functionResponse/response"));
-    let results: Vec<_> = results
-        .map(|result| {
-            // A result that holds one text under a well-known name is that text.
-            let text = ["result", "output"]
-                .iter()
-                .find_map(|name| result.get(name)?.as_str());
-            text.map_or_else(|| result.to_string(), str::to_owned)
-        })
-        .collect();
+    let last = parts_of(contents.last());
+    let results = last.iter();
+    let results = results.filter_map(|part| part.pointer("/functionResponse/response"));
+    let results: Vec<_> = results.map(result_as_text).collect();
     if results.is_empty() {
-        return Ok((as_text(Some(&last))?, None));
+        return Ok((as_text(last)?, None));
     }
     let result = parts::joined(results);
-    let asks = |content: &&Value| {
-        text_field(content, "role").unwrap_or("user") == "user"
-            && content.pointer("/parts/0/functionResponse").is_none()
+    let is_question = |content: &&Value| {
+        let holds_result = content.pointer("/parts/0/functionResponse").is_some();
+        text_field(content, "role").unwrap_or("user") == "user" && !holds_result
     };
-    let question = parts(contents.iter().rev().find(asks));
-    Ok((as_text(question.as_ref())?, Some(result)))
+    let question = contents.iter().rfind(is_question);
+    Ok((as_text(parts_of(question))?, Some(result)))
+}
+
+fn parts_of(content: Option<&Value>) -> &[Value] {
+    content.map_or(&[], |content| list_field(content, "parts"))
+}
+
+/// Returns the result of a tool as text. A result that holds one text under a well-known name is that text.
+fn result_as_text(result: &Value) -> String {
+    let mut names = ["result", "output"].into_iter();
+    let text = names.find_map(|name| text_field(result, name));
+    text.map_or_else(|| result.to_string(), str::to_owned)
 }
 
 /// Returns the parts as text.
-fn as_text(parts: Option<&Value>) -> Result<String, RequestProblem> {
-    let part = |part: &Value| {
-        let field = |pointer: &str| text_at(part, pointer).unwrap_or_default();
-        if part.get("thought") == Some(&json!(true)) {
-            return Ok(String::new());
-        }
-        if part.get("inlineData").is_some() {
-            let media = field("/inlineData/mimeType");
-            return parts::bytes(kind(media), media, field("/inlineData/data"));
-        }
-        if part.get("fileData").is_some() {
-            return parts::linked(
-                kind(field("/fileData/mimeType")),
-                field("/fileData/fileUri"),
-            );
-        }
-        Ok(field("/text").to_owned())
-    };
-    let list = parts.and_then(Value::as_array).into_iter().flatten();
-    Ok(parts::joined(list.map(part).collect::<Result<_, _>>()?))
+fn as_text(parts: &[Value]) -> Result<String, RequestProblem> {
+    parts::join(parts.iter().map(part_as_text))
+}
+
+fn part_as_text(part: &Value) -> Result<String, RequestProblem> {
+    let field = |pointer: &str| text_at(part, pointer).unwrap_or_default();
+    if part.get("thought") == Some(&json!(true)) {
+        return Ok(String::new());
+    }
+    if part.get("inlineData").is_some() {
+        let media = field("/inlineData/mimeType");
+        return parts::bytes(kind(media), media, field("/inlineData/data"));
+    }
+    if part.get("fileData").is_some() {
+        let kind = kind(field("/fileData/mimeType"));
+        return parts::linked(kind, field("/fileData/fileUri"));
+    }
+    Ok(field("/text").to_owned())
 }
 
 fn kind(media: &str) -> &'static str {
@@ -352,31 +335,12 @@ fn kind(media: &str) -> &'static str {
 
 fn tools(request: &Value) -> Result<(Vec<RequestTool>, ToolSelection), RequestProblem> {
     let lists = list_field(request, "tools").iter();
-    let declared = lists
-        .filter_map(|tool| tool.get("functionDeclarations")?.as_array())
-        .flatten();
-    let tool = |tool: &Value| match text_field(tool, "name") {
-        Some(name) => {
-            let schema = tool
-                .get("parametersJsonSchema")
-                .or_else(|| tool.get("parameters"));
-            Ok(RequestTool {
-                name: name.to_owned(),
-                schema: schema.cloned().unwrap_or_else(|| json!({})),
-            })
-        }
-        None => wrong(
-            "* GenerateContentRequest.tools[0].function_declarations[0].name: Invalid function name.",
-        ),
-    };
+    let declared = lists.flat_map(|tool| list_field(tool, "functionDeclarations"));
     let tools: Vec<_> = declared.map(tool).collect::<Result<_, _>>()?;
     let config = request.pointer("/toolConfig/functionCallingConfig");
-    let mode = config
-        .and_then(|config| config.get("mode"))
-        .and_then(Value::as_str);
-    let allowed = config
-        .and_then(|config| config.pointer("/allowedFunctionNames/0"))
-        .and_then(Value::as_str);
+    let config = config.unwrap_or(&Value::Null);
+    let mode = text_field(config, "mode");
+    let allowed = text_at(config, "/allowedFunctionNames/0");
     let choice = match (mode, allowed) {
         (Some("NONE"), _) => ToolSelection::Never,
         (Some("ANY"), Some(name)) => ToolSelection::Named(name.to_owned()),
@@ -384,6 +348,18 @@ fn tools(request: &Value) -> Result<(Vec<RequestTool>, ToolSelection), RequestPr
         _ => ToolSelection::Free,
     };
     Ok((tools, choice))
+}
+
+fn tool(declaration: &Value) -> Result<RequestTool, RequestProblem> {
+    let schema = declaration
+        .get("parametersJsonSchema")
+        .or_else(|| declaration.get("parameters"));
+    match text_field(declaration, "name") {
+        Some(name) => Ok(RequestTool::new(name, schema)),
+        None => wrong(
+            "* GenerateContentRequest.tools[0].function_declarations[0].name: Invalid function name.",
+        ),
+    }
 }
 
 fn form(config: &Value) -> AnswerForm {

@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest, reply,
+    AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest, encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{filled_list_field, list_field, number_field, text_at, text_field};
-use super::super::multipart::{self, FormPart};
+use super::super::field::{
+    filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
+};
 use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::{media, messages};
@@ -98,112 +99,80 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let Some(fields) = request.as_object() else {
         return Err(RequestProblem::Unreadable);
     };
-    if let Some(field) = fields.keys().find(|field| !known.contains(&field.as_str())) {
+    let is_unknown = |field: &&str| !known.contains(field);
+    if let Some(field) = fields.keys().map(String::as_str).find(is_unknown) {
         return in_field(&[field], "Extra inputs are not permitted");
     }
     let Some(model) = text_field(request, "model") else {
         return in_field(&["model"], "Field required");
     };
     match call.task {
-        ApiTask::Embed => {
-            let mut request = request.clone();
-            if let Some(inputs) = request
-                .get("input")
-                .filter(|input| input.is_string())
-                .cloned()
-            {
-                request["input"] = json!([inputs]);
-            }
-            let answer = media::embeddings(&request, model)?;
-            let mut body: Value =
-                serde_json::from_slice(&answer.body).map_err(|_| RequestProblem::Unreadable)?;
-            body["id"] = json!(digest(call.body));
-            body["usage"]["completion_tokens"] = json!(0);
-            let (input, output) = answer.spent.unwrap_or_default();
-            Ok(VendorAnswer::json(200, &body).spending(input, output))
-        }
+        ApiTask::Embed => embeddings(call, request, model),
         ApiTask::Moderate => moderation(call, request, model),
         _ => chat(call, request, model),
     }
 }
 
 fn in_field<T>(path: &[&str], message: &str) -> Result<T, RequestProblem> {
-    let path = ["body"]
-        .iter()
-        .chain(path)
-        .map(|part| (*part).to_owned())
-        .collect();
+    let path = ["body"].iter().chain(path);
+    let path = path.map(|part| (*part).to_owned()).collect();
     Err(RequestProblem::Field(path, message.to_owned()))
 }
 
+fn embeddings(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
+    let answer = media::embeddings(request, model)?;
+    let body: Result<Value, _> = serde_json::from_slice(&answer.body);
+    let mut body = body.map_err(|_| RequestProblem::Unreadable)?;
+    body["id"] = json!(digest(call.body));
+    body["usage"]["completion_tokens"] = json!(0);
+    let (input, output) = answer.spent.unwrap_or_default();
+    Ok(VendorAnswer::json(200, &body).spending(input, output))
+}
+
 fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let texts = messages::stops(request.get("input"));
+    let texts = messages::text_list(request.get("input"));
     if texts.is_empty() {
         return in_field(&["input"], "Field required");
     }
-    let moderated = |text: &String| {
-        let flagged = text.starts_with("refuse ");
-        let mut result = json!({ "categories": {}, "category_scores": {} });
-        for name in CATEGORIES {
-            let hit = flagged && name == "violence_and_threats";
-            result["categories"][name] = json!(hit);
-            result["category_scores"][name] = json!(if hit { 0.9 } else { 0.01 });
-        }
-        result
-    };
-    let results: Vec<_> = texts.iter().map(moderated).collect();
-    Ok(VendorAnswer::json(
-        200,
-        &json!({ "id": digest(call.body), "model": model, "results": results }),
-    ))
+    let results: Vec<_> = texts.iter().map(|text| moderated(text)).collect();
+    let body = json!({ "id": digest(call.body), "model": model, "results": results });
+    Ok(VendorAnswer::json(200, &body))
+}
+
+/// Returns the moderation of a text. A text that begins with `refuse ` is violent, every other text is harmless.
+fn moderated(text: &str) -> Value {
+    let flagged = text.starts_with("refuse ");
+    let mut result = json!({ "categories": {}, "category_scores": {} });
+    for name in CATEGORIES {
+        let hit = flagged && name == "violence_and_threats";
+        result["categories"][name] = json!(hit);
+        result["category_scores"][name] = json!(if hit { 0.9 } else { 0.01 });
+    }
+    result
 }
 
 /// Returns the transcription of a file or a URL. The fields of a list have the same name, unlike OpenAI's.
 fn transcription(call: &VendorCall<'_>) -> Outcome {
-    let kind = call
-        .headers
-        .get("content-type")
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or_default();
-    let Some(parts) = multipart::parts(kind, call.body) else {
+    let Some(parts) = call.form() else {
         return Err(RequestProblem::Unreadable);
     };
-    if let Some(part) = parts
-        .iter()
-        .find(|part| !TRANSCRIPTION_FIELDS.contains(&part.name.as_str()))
-    {
-        return in_field(&[&part.name], "Extra inputs are not permitted");
+    let mut names = parts.iter().map(|part| part.name.as_str());
+    if let Some(name) = names.find(|name| !TRANSCRIPTION_FIELDS.contains(name)) {
+        return in_field(&[name], "Extra inputs are not permitted");
     }
     let text = |name: &str| {
-        let part = parts
-            .iter()
-            .find(|part| part.name == name && part.file.is_none())?;
-        std::str::from_utf8(&part.bytes)
-            .ok()
-            .filter(|text| !text.is_empty())
+        let mut fields = parts.iter().filter(|part| part.file.is_none());
+        let field = fields.find(|part| part.name == name)?;
+        let text = std::str::from_utf8(&field.bytes).ok()?;
+        (!text.is_empty()).then_some(text)
     };
     let Some(model) = text("model") else {
         return in_field(&["model"], "Field required");
     };
-    let file = parts
-        .iter()
-        .find(|part| part.name == "file" && part.file.is_some() && !part.bytes.is_empty());
-    let (answer, length) = match (file, text("file_url")) {
-        (
-            Some(FormPart {
-                file: Some(name),
-                bytes,
-                ..
-            }),
-            None,
-        ) => (
-            format!(
-                "You sent: {} bytes of {name} {}",
-                bytes.len(),
-                digest(bytes)
-            ),
-            bytes.len() as u64,
-        ),
+    let mut files = parts.iter().filter(|part| part.name == "file");
+    let file = files.find(|part| part.holds_file());
+    let (transcript, length) = match (file, text("file_url")) {
+        (Some(file), None) => (media::transcript(file), file.bytes.len() as u64),
         // The URL is not fetched. Its audio counts as one second long.
         (None, Some(url)) => (format!("You sent: {url}"), BYTES_A_SECOND),
         _ => {
@@ -218,12 +187,11 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
     let wants_segments = parts
         .iter()
         .any(|part| part.name == "timestamp_granularities" && *part.bytes == *b"segment");
-    let segment =
-        json!({ "type": "transcription_segment", "text": answer, "start": 0.0, "end": seconds });
-    let (input, output) = (length / 100 + 1, answer.len() as u64 / 4);
+    let segment = json!({ "type": "transcription_segment", "text": transcript, "start": 0.0, "end": seconds });
+    let (input, output) = (length / 100 + 1, transcript.len() as u64 / 4);
     let body = json!({
         "model": model,
-        "text": answer,
+        "text": transcript,
         "language": text("language"),
         "segments": if wants_segments { vec![segment] } else { Vec::new() },
         "usage": {
@@ -237,22 +205,20 @@ fn transcription(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let list = filled_list_field(request, "messages");
-    let Some(list) = list else {
+    let Some(list) = filled_list_field(request, "messages") else {
         return in_field(&["messages"], "Field required");
     };
     check(list)?;
     let mut unified = messages::read_request(call.vendor, request)?;
-    unified.reasoning |= request.get("prompt_mode") == Some(&json!("reasoning"));
+    unified.reasoning |= text_field(request, "prompt_mode") == Some("reasoning");
     if let Some(name) = forbidden(&unified) {
         return wrong(format!("Tool {name} is not among the tools of the request"));
     }
     let answer = reply(&unified);
     let count = number_field(request, "n").unwrap_or(1).clamp(1, 128);
     let id = digest(call.body);
-    let choices: Vec<_> = (0..count)
-        .map(|index| choice(&answer, &id, index))
-        .collect();
+    let choices = (0..count).map(|index| choice(&answer, &id, index));
+    let choices: Vec<_> = choices.collect();
     let (input, output) = (prompt_tokens(call.body), answer.all_tokens() * count);
     let mut usage = json!({ "prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output });
     if unified.cached(input) > 0 {
@@ -270,12 +236,11 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
 }
 
 fn forbidden(unified: &UnifiedRequest) -> Option<&str> {
-    match &unified.choice {
-        ToolSelection::Named(name) if unified.tools.iter().all(|tool| tool.name != *name) => {
-            Some(name)
-        }
-        _ => None,
-    }
+    let ToolSelection::Named(name) = &unified.choice else {
+        return None;
+    };
+    let known = unified.tools.iter().any(|tool| tool.name == *name);
+    (!known).then_some(name)
 }
 
 fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
@@ -291,13 +256,13 @@ fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
         message["content"] = json!([thinking, text]);
     }
     if let AnswerContent::Calls(calls) = &answer.content {
-        let call = |(at, call): (usize, &AnswerCall)| {
+        let calls = encode_calls(calls, |at, call| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             // The last character distinguishes the calls of one answer.
             let id = format!("{}{}", &id[..CALL_ID_LENGTH - 1], at % 10);
             json!({ "id": id, "type": "function", "function": function, "index": at })
-        };
-        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
+        });
+        message["tool_calls"] = json!(calls);
     }
     let reason = match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "tool_calls",
@@ -307,14 +272,16 @@ fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
     json!({ "index": index, "message": message, "finish_reason": reason })
 }
 
+fn is_call_id(id: &str) -> bool {
+    let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    plain && id.len() == CALL_ID_LENGTH
+}
+
 /// Checks the role of the last message, the ids of tool calls and the signatures of reasoning.
 fn check(list: &[Value]) -> Result<(), RequestProblem> {
-    let last = list.last();
-    let role = last
-        .and_then(|message| message.get("role"))
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let prefix = last.and_then(|message| message.get("prefix")) == Some(&json!(true));
+    let last = list.last().unwrap_or(&Value::Null);
+    let role = text_or_empty(last, "role");
+    let prefix = last.get("prefix") == Some(&json!(true));
     let may_end = matches!(role, "user" | "tool") || role == "assistant" && prefix;
     if !may_end {
         return wrong(format!(
@@ -322,24 +289,23 @@ fn check(list: &[Value]) -> Result<(), RequestProblem> {
         ));
     }
     for (at, message) in list.iter().enumerate() {
-        let place = at.to_string();
         let calls = list_field(message, "tool_calls").iter();
-        let ids = calls.filter_map(|call| call.get("id")?.as_str());
+        let ids = calls.filter_map(|call| text_field(call, "id"));
         for id in ids.chain(text_field(message, "tool_call_id")) {
-            if id.len() != CALL_ID_LENGTH || !id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            if !is_call_id(id) {
                 return wrong(format!(
                     "Tool call id was {id} but must be a-z, A-Z, 0-9, with a length of {CALL_ID_LENGTH}."
                 ));
             }
         }
-        for part in list_field(message, "content").iter() {
+        for part in list_field(message, "content") {
             let Some(seal) = text_field(part, "signature") else {
                 continue;
             };
             let thought = text_at(part, "/thinking/0/text").unwrap_or_default();
             if !signature::is_valid(thought, seal) {
                 return in_field(
-                    &["messages", &place, "content"],
+                    &["messages", &at.to_string(), "content"],
                     "Invalid signature of a thinking chunk",
                 );
             }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{DIMENSIONS, VendorAnswer, prompt_tokens, vector};
+use super::super::answer::{DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, prompt_tokens, vector};
 use super::super::asked::{
     AnswerCall, AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
     reply,
@@ -11,7 +11,7 @@ use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::field::{filled_list_field, list_field, number_field, text_field, text_or_empty};
 use super::super::parts;
 use super::super::route::ApiTask;
-use super::openai::messages::{stops, tools};
+use super::openai::messages::{text_list, tools};
 
 /// The creation time of every answer.
 const CREATED_AT: &str = "2026-01-01T00:00:00Z";
@@ -28,12 +28,12 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn embed(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    let texts = stops(request.get("input"));
+    let texts = text_list(request.get("input"));
     if texts.is_empty() {
         return wrong("invalid input type");
     }
     let dimensions = number_field(request, "dimensions").filter(|count| *count > 0);
-    let dimensions = dimensions.unwrap_or(DIMENSIONS).min(4096);
+    let dimensions = dimensions.unwrap_or(DIMENSIONS).min(MOST_DIMENSIONS);
     let vectors: Vec<_> = texts.iter().map(|text| vector(text, dimensions)).collect();
     let tokens = prompt_tokens(call.body);
     let body = json!({
@@ -46,28 +46,26 @@ fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
     let unified = read_request(request)?;
     let answer = reply(&unified);
     let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
-    let last = |message: Value| {
-        json!({
-            "model": model,
-            "created_at": CREATED_AT,
-            "message": message,
-            "done": true,
-            "done_reason": if answer.end == AnswerEnd::Length { "length" } else { "stop" },
-            "total_duration": 4_000_000,
-            "load_duration": 1_000_000,
-            "prompt_eval_count": input,
-            "prompt_eval_duration": 1_000_000,
-            "eval_count": output,
-            "eval_duration": 2_000_000,
-        })
-    };
+    let mut last = json!({
+        "model": model,
+        "created_at": CREATED_AT,
+        "message": message(&answer),
+        "done": true,
+        "done_reason": if answer.end == AnswerEnd::Length { "length" } else { "stop" },
+        "total_duration": 4_000_000,
+        "load_duration": 1_000_000,
+        "prompt_eval_count": input,
+        "prompt_eval_duration": 1_000_000,
+        "eval_count": output,
+        "eval_duration": 2_000_000,
+    });
     if request.get("stream") == Some(&json!(false)) {
-        return Ok(VendorAnswer::json(200, &last(message(&answer))).spending(input, output));
+        return Ok(VendorAnswer::json(200, &last).spending(input, output));
     }
     // Unless the request turns streaming off, Ollama sends an answer in pieces, one JSON line each.
     let piece = json!({ "model": model, "created_at": CREATED_AT, "message": message(&answer), "done": false });
-    let end = last(json!({ "role": "assistant", "content": "" }));
-    let lines = format!("{piece}\n{end}\n");
+    last["message"] = json!({ "role": "assistant", "content": "" });
+    let lines = format!("{piece}\n{last}\n");
     Ok(VendorAnswer::raw(200, "application/x-ndjson", lines.into_bytes()).spending(input, output))
 }
 
@@ -84,34 +82,27 @@ fn message(answer: &UnifiedAnswer) -> Value {
 }
 
 fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = filled_list_field(request, "messages");
-    let Some(messages) = messages else {
+    let Some(messages) = filled_list_field(request, "messages") else {
         return wrong("messages are required");
     };
     messages.iter().try_for_each(check)?;
-    let last = messages.last().cloned().unwrap_or_default();
-    let of_tool = last.get("role") == Some(&json!("tool"));
-    let is_user = |message: &&Value| message.get("role") == Some(&json!("user"));
-    let question = if of_tool {
-        messages
-            .iter()
-            .rev()
-            .find(is_user)
-            .cloned()
-            .unwrap_or_default()
+    let has_role = |message: &Value, role: &str| text_field(message, "role") == Some(role);
+    let mut question = messages.last();
+    let of_tool = question.is_some_and(|last| has_role(last, "tool"));
+    if of_tool {
+        question = messages.iter().rfind(|message| has_role(message, "user"));
+    }
+    let text = as_text(question.unwrap_or(&Value::Null))?;
+    let result = if of_tool {
+        super::openai::messages::last(messages)?.1
     } else {
-        last.clone()
+        None
     };
-    let options = request.get("options");
-    let most = options
-        .and_then(|options| options.get("num_predict"))
-        .and_then(Value::as_i64);
+    let options = request.get("options").unwrap_or(&Value::Null);
+    let think = request.get("think").unwrap_or(&Value::Null);
     Ok(UnifiedRequest {
-        text: as_text(&question)?,
-        result: of_tool
-            .then(|| super::openai::messages::last(messages))
-            .transpose()?
-            .and_then(|(_, result)| result),
+        text,
+        result,
         tools: tools(request)?,
         choice: ToolSelection::Free,
         form: match request.get("format") {
@@ -119,11 +110,9 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
             Some(schema) if schema.is_object() => AnswerForm::Schema(schema.clone()),
             _ => AnswerForm::Text,
         },
-        stops: stops(options.and_then(|options| options.get("stop"))),
-        max_tokens: most.and_then(|most| u64::try_from(most).ok()),
-        reasoning: request
-            .get("think")
-            .is_some_and(|think| think.is_string() || *think == json!(true)),
+        stops: text_list(options.get("stop")),
+        max_tokens: number_field(options, "num_predict"),
+        reasoning: think.is_string() || *think == json!(true),
         single_call: false,
     })
 }
@@ -134,19 +123,15 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
     if !matches!(role, "system" | "user" | "assistant" | "tool") {
         return wrong(format!("invalid role: {role}"));
     }
-    if message
-        .get("content")
-        .is_some_and(|content| !content.is_string() && !content.is_null())
-    {
+    let content = message.get("content").unwrap_or(&Value::Null);
+    if !content.is_string() && !content.is_null() {
         return wrong(
             "json: cannot unmarshal array into Go struct field ChatRequest.messages.content of type string",
         );
     }
     let calls = list_field(message, "tool_calls").iter();
-    if calls
-        .filter_map(|call| call.pointer("/function/arguments"))
-        .any(|given| !given.is_object())
-    {
+    let mut arguments = calls.filter_map(|call| call.pointer("/function/arguments"));
+    if !arguments.all(Value::is_object) {
         return wrong(
             "json: cannot unmarshal string into Go struct field ToolCallFunction.arguments of type api.ToolCallFunctionArguments",
         );
@@ -157,12 +142,9 @@ fn check(message: &Value) -> Result<(), RequestProblem> {
 /// Returns a message as text. A message does not state the media type of its images.
 fn as_text(message: &Value) -> Result<String, RequestProblem> {
     let mut list = vec![parts::text(message.get("content"))?];
-    for image in list_field(message, "images").iter() {
-        list.push(parts::bytes(
-            "image",
-            "unknown",
-            image.as_str().unwrap_or_default(),
-        )?);
+    for image in list_field(message, "images") {
+        let data = image.as_str().unwrap_or_default();
+        list.push(parts::bytes("image", "unknown", data)?);
     }
     Ok(parts::joined(list))
 }

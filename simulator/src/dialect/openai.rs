@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::asked::{
-    AnswerCall, AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, reply,
+    AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, encode_calls, reply,
 };
 use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::field::{list_field, number_field, text_or_empty};
@@ -41,18 +41,18 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
 }
 
 fn chat(call: &VendorCall<'_>, request: &Value, model: &str) -> Outcome {
-    refuse_what_this_vendor_does(call.vendor, request)?;
+    check_vendor_fields(call.vendor, request)?;
     let unified = messages::read_request(call.vendor, request)?;
     let mut answer = reply(&unified);
-    if call.vendor == Vendor::DeepSeek && model.contains("reasoner") && answer.thought.is_none() {
+    let must_reason = call.vendor == Vendor::DeepSeek && model.contains("reasoner");
+    if must_reason && answer.thought.is_none() {
         answer = reply(&UnifiedRequest {
             reasoning: true,
             ..unified.clone()
         });
     }
-    let count = number_field(request, "n")
-        .unwrap_or(1)
-        .clamp(1, MOST_CANDIDATES);
+    let count = number_field(request, "n").unwrap_or(1);
+    let count = count.clamp(1, MOST_CANDIDATES);
     let id = digest(call.body);
     let choices: Vec<_> = (0..count)
         .map(|index| choice(call.vendor, &answer, &id, index))
@@ -90,11 +90,11 @@ fn choice(vendor: Vendor, answer: &UnifiedAnswer, id: &str, index: u64) -> Value
     };
     let mut message = json!({ "role": "assistant", "content": content, "refusal": refusal });
     if let AnswerContent::Calls(calls) = &answer.content {
-        let call = |(at, call): (usize, &AnswerCall)| {
+        let calls = encode_calls(calls, |at, call| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             json!({ "id": format!("call_{id}{index}{at}"), "type": "function", "function": function })
-        };
-        message["tool_calls"] = calls.iter().enumerate().map(call).collect();
+        });
+        message["tool_calls"] = json!(calls);
     }
     if let Some(thought) = &answer.thought {
         think(vendor, &mut message, thought);
@@ -174,18 +174,14 @@ fn unfiltered() -> Value {
 }
 
 /// Refuses the fields that reasoning models do not accept: `max_tokens`, and a `temperature` other than 1.
-fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), RequestProblem> {
+fn check_reasoning_model(request: &Value) -> Result<(), RequestProblem> {
     let model = text_or_empty(request, "model");
-    if !["o1", "o3", "o4", "gpt-5"]
-        .iter()
-        .any(|start| model.starts_with(start))
-    {
+    let mut prefixes = ["o1", "o3", "o4", "gpt-5"].into_iter();
+    if !prefixes.any(|prefix| model.starts_with(prefix)) {
         return Ok(());
     }
-    if request
-        .get("max_tokens")
-        .is_some_and(|most| !most.is_null())
-    {
+    let max_tokens = request.get("max_tokens").unwrap_or(&Value::Null);
+    if !max_tokens.is_null() {
         return wrong(
             "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
         );
@@ -198,21 +194,19 @@ fn refuse_what_reasoning_models_do(request: &Value) -> Result<(), RequestProblem
     }
 }
 
-fn refuse_what_this_vendor_does(vendor: Vendor, request: &Value) -> Result<(), RequestProblem> {
+/// Refuses the fields that this vendor does not accept.
+fn check_vendor_fields(vendor: Vendor, request: &Value) -> Result<(), RequestProblem> {
     match vendor {
-        Vendor::OpenAi | Vendor::Azure => return refuse_what_reasoning_models_do(request),
+        Vendor::OpenAi | Vendor::Azure => return check_reasoning_model(request),
         Vendor::Groq => {}
         _ => return Ok(()),
     }
-    let set = |field: &&str| {
-        request
-            .get(*field)
-            .is_some_and(|value| !value.is_null() && *value != json!(false))
+    let is_set = |field: &&str| {
+        let value = request.get(*field).unwrap_or(&Value::Null);
+        !value.is_null() && *value != json!(false)
     };
-    if let Some(field) = ["logprobs", "logit_bias", "top_logprobs"]
-        .into_iter()
-        .find(|field| set(field))
-    {
+    let mut unsupported = ["logprobs", "logit_bias", "top_logprobs"].into_iter();
+    if let Some(field) = unsupported.find(is_set) {
         return wrong(format!("property '{field}' is unsupported"));
     }
     if request.get("n").is_some_and(|n| n.as_u64() != Some(1)) {
@@ -234,8 +228,7 @@ mod tests {
 
     #[test]
     fn models_that_reason_and_groq_take_less_than_others() {
-        let refused =
-            |vendor, fields: Value| refuse_what_this_vendor_does(vendor, &fields).is_err();
+        let refused = |vendor, fields: Value| check_vendor_fields(vendor, &fields).is_err();
         assert!(refused(
             Vendor::OpenAi,
             json!({ "model": "gpt-5-mini", "max_tokens": 9 })

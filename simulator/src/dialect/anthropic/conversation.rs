@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::super::super::call::{RequestProblem, wrong};
-use super::super::super::field::{text_at, text_field, text_or_empty};
+use super::super::super::field::{
+    filled_list_field, list_field, text_at, text_field, text_or_empty,
+};
 use super::super::super::parts;
 use super::super::super::signature;
 use super::ApiVersion;
@@ -17,17 +19,17 @@ pub(super) fn last(
     version: ApiVersion,
     reasoning: bool,
 ) -> Result<(String, Option<String>), RequestProblem> {
-    let messages = request.get("messages").and_then(Value::as_array);
-    let Some(messages) = messages.filter(|list| !list.is_empty()) else {
+    let Some(messages) = filled_list_field(request, "messages") else {
         return wrong("messages: at least one message is required");
     };
     check(messages, version, reasoning)?;
-    let of_user = |message: &&Value| message.get("role") == Some(&json!("user"));
-    let blocks_of = |message: Option<&Value>| {
-        message.map_or_else(|| Ok(Vec::new()), |message| blocks(message, 0))
+    let of_user = |message: &&Value| text_field(message, "role") == Some("user");
+    let blocks_of = |message: Option<&Value>| match message {
+        Some(message) => blocks(message, 0),
+        None => Ok(Vec::new()),
     };
     let last = blocks_of(messages.last())?;
-    let results = last.iter().filter(|block| kind(block) == "tool_result");
+    let results = last.iter().filter(|block| is_result(block));
     let results: Vec<_> = results
         .map(|block| content(block.get("content")))
         .collect::<Result<_, _>>()?;
@@ -35,12 +37,13 @@ pub(super) fn last(
         return Ok((as_text(&last)?, None));
     }
     let result = parts::joined(results);
-    let mut questions = messages.iter().rev().filter(of_user).skip(1);
-    let question = questions.find(|message| {
-        blocks(message, 0)
-            .is_ok_and(|blocks| blocks.iter().all(|block| kind(block) != "tool_result"))
+    let earlier = messages.iter().rev().filter(of_user).skip(1);
+    let mut questions = earlier.filter(|message| {
+        let blocks = blocks(message, 0);
+        blocks.is_ok_and(|blocks| !blocks.iter().any(is_result))
     });
-    Ok((as_text(&blocks_of(question)?)?, Some(result)))
+    let question = blocks_of(questions.next())?;
+    Ok((as_text(&question)?, Some(result)))
 }
 
 /// Checks that roles, blocks, tool calls and their results follow the rules of the API.
@@ -90,6 +93,10 @@ fn kind(block: &Value) -> &str {
     text_or_empty(block, "type")
 }
 
+fn is_result(block: &Value) -> bool {
+    kind(block) == "tool_result"
+}
+
 /// Returns the blocks of a message. A plain text is one block.
 fn blocks(message: &Value, at: usize) -> Result<Vec<Value>, RequestProblem> {
     match message.get("content") {
@@ -109,14 +116,15 @@ fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), R
     let mut left = open.clone();
     let mut others = false;
     for (place, block) in blocks.iter().enumerate() {
-        if kind(block) != "tool_result" {
+        if !is_result(block) {
             others = true;
             continue;
         }
         let id = text_or_empty(block, "tool_use_id");
         if !left.remove(id) {
+            let place = format!("messages.{at}.content.{place}");
             return wrong(format!(
-                "messages.{at}.content.{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each \
+                "{place}: unexpected `tool_use_id` found in `tool_result` blocks: {id}. Each \
                  `tool_result` block must have a corresponding `tool_use` block in the previous message."
             ));
         }
@@ -135,10 +143,8 @@ fn results(blocks: &[Value], open: &BTreeSet<String>, at: usize) -> Result<(), R
 
 fn calls(blocks: &[Value]) -> BTreeSet<String> {
     let calls = blocks.iter().filter(|block| kind(block) == "tool_use");
-    calls
-        .filter_map(|block| block.get("id")?.as_str())
-        .map(str::to_owned)
-        .collect()
+    let ids = calls.filter_map(|block| text_field(block, "id"));
+    ids.map(str::to_owned).collect()
 }
 
 /// Checks that reasoning is unchanged, and that it is present where the API requires it.
@@ -216,10 +222,7 @@ fn allowed(
 }
 
 fn cites(block: &Value) -> bool {
-    block
-        .get("citations")
-        .and_then(Value::as_array)
-        .is_some_and(|list| !list.is_empty())
+    !list_field(block, "citations").is_empty()
 }
 
 fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
@@ -232,30 +235,27 @@ fn content(content: Option<&Value>) -> Result<String, RequestProblem> {
 
 /// Returns the blocks as text.
 fn as_text(blocks: &[Value]) -> Result<String, RequestProblem> {
-    let block = |block: &Value| {
-        let field = |pointer: &str| text_at(block, pointer).unwrap_or_default();
-        let name = match kind(block) {
-            "text" => return Ok(field("/text").to_owned()),
-            "image" => "image",
-            "document" => "file",
-            _ => return Ok(String::new()),
-        };
-        match field("/source/type") {
-            "base64" => parts::bytes(name, field("/source/media_type"), field("/source/data")),
-            "url" => parts::linked(name, field("/source/url")),
-            "text" => Ok(format!(
-                "[file text/plain {} bytes]",
-                field("/source/data").len()
-            )),
-            "file" => parts::linked(name, field("/source/file_id")),
-            other => wrong(format!(
-                "source: Input tag '{other}' does not match any of the expected tags"
-            )),
-        }
+    parts::join(blocks.iter().map(block_as_text))
+}
+
+fn block_as_text(block: &Value) -> Result<String, RequestProblem> {
+    let field = |pointer: &str| text_at(block, pointer).unwrap_or_default();
+    let name = match kind(block) {
+        "text" => return Ok(field("/text").to_owned()),
+        "image" => "image",
+        "document" => "file",
+        _ => return Ok(String::new()),
     };
-    Ok(parts::joined(
-        blocks.iter().map(block).collect::<Result<_, _>>()?,
-    ))
+    let data = field("/source/data");
+    match field("/source/type") {
+        "base64" => parts::bytes(name, field("/source/media_type"), data),
+        "url" => parts::linked(name, field("/source/url")),
+        "text" => Ok(format!("[file text/plain {} bytes]", data.len())),
+        "file" => parts::linked(name, field("/source/file_id")),
+        other => wrong(format!(
+            "source: Input tag '{other}' does not match any of the expected tags"
+        )),
+    }
 }
 
 #[cfg(test)]

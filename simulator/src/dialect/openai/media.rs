@@ -6,11 +6,11 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::super::super::answer::{
-    CREATED, DIMENSIONS, VendorAnswer, digest, documents, ranking, vector,
+    CREATED, DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, documents, ranking, vector,
 };
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::field::{number_field, text_field};
-use super::super::super::multipart;
+use super::super::super::multipart::FormPart;
 
 /// The moderation categories, in OpenAI's names.
 const CATEGORIES: [&str; 13] = [
@@ -88,39 +88,34 @@ pub(crate) fn embeddings(request: &Value, model: &str) -> Outcome {
     let dimensions = request
         .get("dimensions")
         .or_else(|| request.get("output_dimension"));
-    let dimensions = dimensions
-        .and_then(Value::as_u64)
-        .unwrap_or(DIMENSIONS)
-        .clamp(1, 4096);
+    let dimensions = dimensions.and_then(Value::as_u64).unwrap_or(DIMENSIONS);
+    let dimensions = dimensions.clamp(1, MOST_DIMENSIONS);
     let packed = text_field(request, "encoding_format") == Some("base64");
-    let data: Vec<_> = texts
-        .iter()
-        .enumerate()
-        .map(|(index, text)| {
-            let numbers = vector(text, dimensions);
-            let embedding = if packed {
-                json!(pack(&numbers))
-            } else {
-                json!(numbers)
-            };
-            json!({ "object": "embedding", "index": index, "embedding": embedding })
-        })
-        .collect();
+    let mut data = Vec::new();
+    for (index, text) in texts.iter().enumerate() {
+        let numbers = vector(text, dimensions);
+        let embedding = if packed {
+            json!(pack(&numbers))
+        } else {
+            json!(numbers)
+        };
+        data.push(json!({ "object": "embedding", "index": index, "embedding": embedding }));
+    }
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let body = json!({ "object": "list", "data": data, "model": model, "usage": usage });
     Ok(VendorAnswer::json(200, &body).spending(tokens, 0))
 }
 
 /// Encodes numbers as OpenAI does: four bytes each, little-endian, in base64.
-fn pack(numbers: &[f64]) -> String {
+pub(crate) fn pack(numbers: &[f64]) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "what is packed is less precise"
     )]
-    let bytes: Vec<u8> = numbers
+    let bytes = numbers
         .iter()
-        .flat_map(|number| (*number as f32).to_le_bytes())
-        .collect();
+        .flat_map(|number| (*number as f32).to_le_bytes());
+    let bytes: Vec<u8> = bytes.collect();
     BASE64_STANDARD.encode(&bytes)
 }
 
@@ -131,10 +126,8 @@ pub(crate) fn moderation(call: &VendorCall<'_>, request: &Value, model: &str) ->
     }
     let results: Vec<_> = texts.iter().map(|text| moderated(text)).collect();
     let id = format!("modr-{}", digest(call.body));
-    Ok(VendorAnswer::json(
-        200,
-        &json!({ "id": id, "model": model, "results": results }),
-    ))
+    let body = json!({ "id": id, "model": model, "results": results });
+    Ok(VendorAnswer::json(200, &body))
 }
 
 /// Returns the moderation of a text. A text that begins with `refuse ` is violent, every other text is harmless.
@@ -156,9 +149,8 @@ pub(crate) fn image(request: &Value) -> Outcome {
     if text_field(request, "prompt").is_none_or(str::is_empty) {
         return wrong("Missing required parameter: 'prompt'.");
     }
-    let count = number_field(request, "n")
-        .unwrap_or(1)
-        .clamp(1, MOST_PICTURES);
+    let count = number_field(request, "n").unwrap_or(1);
+    let count = count.clamp(1, MOST_PICTURES);
     let data: Vec<_> = (0..count).map(|_| json!({ "b64_json": PICTURE })).collect();
     let usage = json!({
         "input_tokens": 10,
@@ -166,10 +158,8 @@ pub(crate) fn image(request: &Value) -> Outcome {
         "total_tokens": 110,
         "input_tokens_details": { "text_tokens": 10, "image_tokens": 0 },
     });
-    Ok(VendorAnswer::json(
-        200,
-        &json!({ "created": CREATED, "data": data, "usage": usage }),
-    ))
+    let body = json!({ "created": CREATED, "data": data, "usage": usage });
+    Ok(VendorAnswer::json(200, &body))
 }
 
 /// Returns bytes that only this text has and that no JSON parser accepts. They are no audio.
@@ -186,36 +176,20 @@ pub(crate) fn speech(request: &Value) -> Outcome {
 }
 
 pub(crate) fn transcription(call: &VendorCall<'_>) -> Outcome {
-    let kind = call
-        .headers
-        .get("content-type")
-        .and_then(|kind| kind.to_str().ok())
-        .unwrap_or_default();
-    let Some(parts) = multipart::parts(kind, call.body) else {
+    let Some(parts) = call.form() else {
         return wrong("Could not parse multipart form");
     };
     let part = |name: &str| parts.iter().find(|part| part.name == name);
     if part("model").is_none_or(|part| part.bytes.is_empty()) {
         return wrong("you must provide a model parameter");
     }
-    let Some(file) = part("file").filter(|part| part.file.is_some() && !part.bytes.is_empty())
-    else {
-        return Err(RequestProblem::Request(
-            "Audio file might be corrupted or unsupported".to_owned(),
-        ));
+    let Some(file) = part("file").filter(|part| part.holds_file()) else {
+        return wrong("Audio file might be corrupted or unsupported");
     };
-    let name = file.file.as_deref().unwrap_or_default();
-    let text = format!(
-        "You sent: {} bytes of {name} {}",
-        file.bytes.len(),
-        digest(&file.bytes)
-    );
+    let text = transcript(file);
     if part("response_format").is_some_and(|part| *part.bytes == *b"text") {
-        return Ok(VendorAnswer::raw(
-            200,
-            "text/plain; charset=utf-8",
-            text.into_bytes(),
-        ));
+        let plain = "text/plain; charset=utf-8";
+        return Ok(VendorAnswer::raw(200, plain, text.into_bytes()));
     }
     let (heard, written) = (file.bytes.len() as u64 / 100 + 1, text.len() as u64 / 4);
     let usage = json!({
@@ -229,10 +203,16 @@ pub(crate) fn transcription(call: &VendorCall<'_>) -> Outcome {
     Ok(VendorAnswer::json(200, &json!({ "text": text, "usage": usage })).with("x-request-id", &id))
 }
 
+/// Returns the transcript of a file, which names the file's size, name and hash.
+pub(crate) fn transcript(file: &FormPart<'_>) -> String {
+    let (size, hash) = (file.bytes.len(), digest(&file.bytes));
+    let name = file.file.as_deref().unwrap_or_default();
+    format!("You sent: {size} bytes of {name} {hash}")
+}
+
 /// Returns the model that a form names.
 pub(crate) fn model_of_form(call: &VendorCall<'_>) -> Option<String> {
-    let kind = call.headers.get("content-type")?.to_str().ok()?;
-    let parts = multipart::parts(kind, call.body)?;
+    let parts = call.form()?;
     let model = parts.iter().find(|part| part.name == "model")?;
     Some(String::from_utf8_lossy(&model.bytes).into_owned())
 }
@@ -242,18 +222,14 @@ pub(crate) fn rerank(call: &VendorCall<'_>, request: &Value, model: &str) -> Out
     let (Some(query), Some(documents)) = (query, documents(request)) else {
         return wrong("'query' and 'documents' are required");
     };
-    let most = number_field(request, "top_n");
-    let results: Vec<_> = ranking(query, &documents, most)
-        .into_iter()
-        .map(|(index, score)| {
-            json!({ "index": index, "document": { "text": documents[index] }, "relevance_score": score })
-        })
-        .collect();
+    let mut results = Vec::new();
+    for (index, score) in ranking(query, &documents, number_field(request, "top_n")) {
+        let document = json!({ "text": documents[index] });
+        results.push(json!({ "index": index, "document": document, "relevance_score": score }));
+    }
     let tokens = call.body.len() as u64 / 4;
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
     let id = format!("rerank-{}", digest(call.body));
-    Ok(VendorAnswer::json(
-        200,
-        &json!({ "id": id, "model": model, "usage": usage, "results": results }),
-    ))
+    let body = json!({ "id": id, "model": model, "usage": usage, "results": results });
+    Ok(VendorAnswer::json(200, &body))
 }

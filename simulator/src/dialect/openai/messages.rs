@@ -17,8 +17,7 @@ pub(crate) fn read_request(
     vendor: Vendor,
     request: &Value,
 ) -> Result<UnifiedRequest, RequestProblem> {
-    let messages = filled_list_field(request, "messages");
-    let Some(messages) = messages else {
+    let Some(messages) = filled_list_field(request, "messages") else {
         return wrong("Missing required parameter: 'messages'.");
     };
     check(vendor, messages)?;
@@ -27,7 +26,7 @@ pub(crate) fn read_request(
         check_thoughts(messages)?;
     }
     let effort = text_field(request, "reasoning_effort");
-    let effort = effort.or_else(|| request.pointer("/reasoning/effort")?.as_str());
+    let effort = effort.or_else(|| text_at(request, "/reasoning/effort"));
     let switched = request.pointer("/thinking/type") == Some(&json!("enabled"));
     let enabled = request.pointer("/reasoning/enabled") == Some(&json!(true));
     Ok(UnifiedRequest {
@@ -36,7 +35,7 @@ pub(crate) fn read_request(
         tools: tools(request)?,
         choice: choice(request),
         form: form(request),
-        stops: stops(request.get("stop")),
+        stops: text_list(request.get("stop")),
         max_tokens: most(request),
         reasoning: effort.is_some_and(|effort| effort != "none") || switched || enabled,
         single_call: request.get("parallel_tool_calls") == Some(&json!(false)),
@@ -97,7 +96,7 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
                 "Invalid value: '{role}'. Supported values are: 'system', 'assistant', 'user', 'function', 'tool', and 'developer'."
             ));
         }
-        for call in list_field(message, "tool_calls").iter() {
+        for call in list_field(message, "tool_calls") {
             let arguments = call.pointer("/function/arguments");
             // Mistral accepts arguments as an object too.
             let object = vendor == Vendor::Mistral && arguments.is_some_and(Value::is_object);
@@ -114,11 +113,8 @@ fn check(vendor: Vendor, messages: &[Value]) -> Result<(), RequestProblem> {
 
 /// Checks the signatures of returned reasoning.
 fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
-    let details = messages
-        .iter()
-        .filter_map(|message| message.get("reasoning_details")?.as_array())
-        .flatten();
-    for detail in details {
+    let messages = messages.iter();
+    for detail in messages.flat_map(|message| list_field(message, "reasoning_details")) {
         let field = |name: &str| text_or_empty(detail, name);
         if !signature::is_valid(field("text"), field("signature")) {
             return wrong("Invalid `signature` in `reasoning_details` block");
@@ -128,21 +124,15 @@ fn check_thoughts(messages: &[Value]) -> Result<(), RequestProblem> {
 }
 
 pub(crate) fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
-    let tool = |tool: &Value| {
-        let name = text_at(tool, "/function/name").filter(|name| !name.is_empty());
-        let Some(name) = name else {
-            return wrong("Missing required parameter: 'tools[0].function.name'.");
-        };
-        let schema = tool
-            .pointer("/function/parameters")
-            .cloned()
-            .unwrap_or_else(|| json!({}));
-        Ok(RequestTool {
-            name: name.to_owned(),
-            schema,
-        })
-    };
     list_field(request, "tools").iter().map(tool).collect()
+}
+
+fn tool(tool: &Value) -> Result<RequestTool, RequestProblem> {
+    let name = text_at(tool, "/function/name").unwrap_or_default();
+    if name.is_empty() {
+        return wrong("Missing required parameter: 'tools[0].function.name'.");
+    }
+    Ok(RequestTool::new(name, tool.pointer("/function/parameters")))
 }
 
 fn choice(request: &Value) -> ToolSelection {
@@ -158,29 +148,22 @@ fn choice(request: &Value) -> ToolSelection {
 }
 
 pub(crate) fn form(request: &Value) -> AnswerForm {
-    let format = request.get("response_format");
-    match format
-        .and_then(|format| format.get("type"))
-        .and_then(Value::as_str)
-    {
+    let format = request.get("response_format").unwrap_or(&Value::Null);
+    match text_field(format, "type") {
         Some("json_object") => AnswerForm::Json,
-        Some("json_schema") => {
-            let schema = format.and_then(|format| format.pointer("/json_schema/schema"));
-            AnswerForm::Schema(schema.cloned().unwrap_or_else(|| json!({})))
-        }
+        Some("json_schema") => AnswerForm::of_schema(format.pointer("/json_schema/schema")),
         _ => AnswerForm::Text,
     }
 }
 
 /// Returns a text, or the texts of a list, such as stop sequences.
-pub(crate) fn stops(stop: Option<&Value>) -> Vec<String> {
+pub(crate) fn text_list(stop: Option<&Value>) -> Vec<String> {
     match stop {
         Some(Value::String(one)) => vec![one.clone()],
-        Some(Value::Array(list)) => list
-            .iter()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect(),
+        Some(Value::Array(list)) => {
+            let texts = list.iter().filter_map(Value::as_str);
+            texts.map(str::to_owned).collect()
+        }
         _ => Vec::new(),
     }
 }

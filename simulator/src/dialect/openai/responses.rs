@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
 use super::super::super::asked::{
     AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
-    UnifiedRequest, reply,
+    UnifiedRequest, encode_calls, reply,
 };
 use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
 use super::super::super::field::{list_field, number_field, text_at, text_field, text_or_empty};
@@ -22,6 +22,7 @@ pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Out
     let id = digest(call.body);
     let (input, output) = (prompt_tokens(call.body), answer.all_tokens());
     let cut = answer.end == AnswerEnd::Length;
+    let given_or = |name: &str, default| request.get(name).cloned().unwrap_or(default);
     let body = json!({
         "id": format!("resp_{id}"),
         "object": "response",
@@ -32,16 +33,16 @@ pub(super) fn answer(call: &VendorCall<'_>, request: &Value, model: &str) -> Out
         "incomplete_details": if cut { json!({ "reason": "max_output_tokens" }) } else { Value::Null },
         "instructions": request.get("instructions"),
         "max_output_tokens": request.get("max_output_tokens"),
-        "metadata": request.get("metadata").cloned().unwrap_or_else(|| json!({})),
+        "metadata": given_or("metadata", json!({})),
         "model": model,
         "output": items(&answer, &id),
-        "parallel_tool_calls": request.get("parallel_tool_calls").cloned().unwrap_or(json!(true)),
+        "parallel_tool_calls": given_or("parallel_tool_calls", json!(true)),
         "previous_response_id": request.get("previous_response_id"),
-        "store": request.get("store").cloned().unwrap_or(json!(true)),
+        "store": given_or("store", json!(true)),
         "temperature": 1.0,
-        "text": request.get("text").cloned().unwrap_or_else(|| json!({ "format": { "type": "text" } })),
-        "tool_choice": request.get("tool_choice").cloned().unwrap_or(json!("auto")),
-        "tools": request.get("tools").cloned().unwrap_or_else(|| json!([])),
+        "text": given_or("text", json!({ "format": { "type": "text" } })),
+        "tool_choice": given_or("tool_choice", json!("auto")),
+        "tools": given_or("tools", json!([])),
         "top_p": 1.0,
         "truncation": "disabled",
         "usage": {
@@ -90,7 +91,7 @@ fn items(answer: &UnifiedAnswer, id: &str) -> Vec<Value> {
         AnswerContent::Refusal(text) => {
             items.push(message(json!({ "type": "refusal", "refusal": text })))
         }
-        AnswerContent::Calls(calls) => items.extend(calls.iter().enumerate().map(|(at, call)| {
+        AnswerContent::Calls(calls) => items.extend(encode_calls(calls, |at, call| {
             json!({
                 "id": format!("{prefix}{id}{at}"),
                 "type": "function_call",
@@ -135,17 +136,11 @@ fn read_request(request: &Value) -> Result<UnifiedRequest, RequestProblem> {
 fn last(items: &[Value]) -> Result<(String, Option<String>), RequestProblem> {
     let is_message =
         |item: &&Value| item.get("role").is_some() && text_field(item, "role") != Some("assistant");
-    let answer = items
-        .iter()
-        .rfind(is_message)
-        .and_then(|item| item.get("content"));
-    let text = parts::text(answer)?;
-    let of_tool = |item: &&Value| item.get("type") == Some(&json!("function_call_output"));
-    let results = items
-        .iter()
-        .rev()
-        .take_while(of_tool)
-        .map(|item| parts::text(item.get("output")));
+    let message = items.iter().rfind(is_message);
+    let text = parts::text(message.and_then(|message| message.get("content")))?;
+    let of_tool = |item: &&Value| text_field(item, "type") == Some("function_call_output");
+    let outputs = items.iter().rev().take_while(of_tool);
+    let results = outputs.map(|item| parts::text(item.get("output")));
     let mut results: Vec<_> = results.collect::<Result<_, _>>()?;
     results.reverse();
     let result = (!results.is_empty()).then(|| parts::joined(results));
@@ -194,12 +189,9 @@ fn check(items: &[Value], follows: bool) -> Result<(), RequestProblem> {
 
 fn tools(request: &Value) -> Result<Vec<RequestTool>, RequestProblem> {
     let functions = list_field(request, "tools").iter();
-    let functions = functions.filter(|tool| tool.get("type") == Some(&json!("function")));
+    let functions = functions.filter(|tool| text_field(tool, "type") == Some("function"));
     let tool = |tool: &Value| match text_field(tool, "name") {
-        Some(name) => Ok(RequestTool {
-            name: name.to_owned(),
-            schema: tool.get("parameters").cloned().unwrap_or_else(|| json!({})),
-        }),
+        Some(name) => Ok(RequestTool::new(name, tool.get("parameters"))),
         None => wrong("Missing required parameter: 'tools[0].name'."),
     };
     functions.map(tool).collect()
@@ -218,15 +210,10 @@ fn choice(choice: Option<&Value>) -> ToolSelection {
 }
 
 fn form(format: Option<&Value>) -> AnswerForm {
-    match format
-        .and_then(|format| format.get("type"))
-        .and_then(Value::as_str)
-    {
+    let format = format.unwrap_or(&Value::Null);
+    match text_field(format, "type") {
         Some("json_object") => AnswerForm::Json,
-        Some("json_schema") => {
-            let schema = format.and_then(|format| format.get("schema"));
-            AnswerForm::Schema(schema.cloned().unwrap_or_else(|| json!({})))
-        }
+        Some("json_schema") => AnswerForm::of_schema(format.get("schema")),
         _ => AnswerForm::Text,
     }
 }
