@@ -1,8 +1,8 @@
-//! What a set of jobs is going to take: calls, tokens, money, and time under the configured limits.
+//! Forecasts what a set of jobs will take: calls, tokens, money, and time under the configured limits.
 //!
-//! The ledger's own rules are played ahead of time: every call is reserved, sent and settled as it will be, only that
-//! the time between them passes at once. What cannot be known is assumed: how long a call lasts, and how many tokens
-//! its prompt has as its provider counts them. No call is taken to fail.
+//! The forecast plays the ledger's own rules ahead of time. Every call is reserved, sent and settled as a real one,
+//! but the time between these steps passes at once. Two facts are assumed, because they cannot be known: the duration
+//! of a call, and the tokens of its prompt in the provider's count. No call is assumed to fail.
 
 mod player;
 
@@ -16,39 +16,39 @@ use rust_decimal::Decimal;
 use crate::config::Config;
 use player::ForecastPlayer;
 
-/// How long a call is taken to last. It matters where limits are on calls at once, and at the very end.
+/// The assumed duration of a call. It matters for limits on calls in flight, and for the end of the last call.
 pub const CALL: Duration = Duration::from_secs(2);
 
-/// What a set of jobs is going to take.
+/// The forecast of a set of jobs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Forecast {
-    /// The jobs.
+    /// The number of jobs.
     pub jobs: usize,
-    /// Calls to providers, at each target: account and model.
+    /// The number of calls to each target, which is an account and a model.
     pub calls: BTreeMap<(String, String), usize>,
-    /// Jobs that no target can serve, because of what they ask or because they are larger than limits.
+    /// The number of jobs that no target can serve, because of their request or because they are larger than a limit.
     pub unserved: usize,
-    /// Tokens that the prompts are likely to have.
+    /// The likely number of tokens of all prompts.
     pub input_tokens: u64,
-    /// Tokens that the answers have at most, as far as that is known.
+    /// The most tokens of all answers, as far as they are known.
     pub output_tokens: u64,
-    /// Jobs of whose answers nobody says how long they may be.
+    /// The number of jobs for which neither the job nor the target states the longest answer.
     pub unbounded: usize,
-    /// Jobs whose prompt is likely to be too long for every target.
+    /// The number of jobs whose prompt is likely to be too long for every target.
     pub too_long: usize,
-    /// What the prompts are likely to cost, in US dollars, as far as prices are known.
+    /// The likely cost of the prompts, in US dollars, as far as prices are known.
     pub prompts: Decimal,
-    /// What the answers cost at most, likewise.
+    /// The highest cost of the answers, in US dollars, as far as prices are known.
     pub answers: Decimal,
-    /// Jobs whose prices are not known.
+    /// The number of jobs whose prices are not known.
     pub unpriced: usize,
-    /// Until the last answer; `None` where an account's limits are not configured.
+    /// The time until the last answer; `None` if an account would be called whose limits are not configured.
     pub takes: Option<Duration>,
-    /// Accounts that would be called and whose limits are not configured.
+    /// The accounts that would be called and whose limits are not configured.
     pub unlimited: BTreeSet<String>,
 }
 
-/// Plays `jobs`, each with its pool, of `team` ahead of time, as if they all began at `now`.
+/// Returns the forecast of the `jobs` of `team`, each with its pool, as if all of them began at `now`.
 pub fn forecast(
     config: Config,
     team: &str,

@@ -1,8 +1,8 @@
 //! An in-memory queue and provider, for deterministic runs under a paused clock.
 //!
-//! What is simulated: jobs that are published at any time, redelivery of what is given back, one
-//! completion per identity; a provider with limits over trailing windows, latencies and faults.
-//! What is not: NATS's own failures, and the disk, which is real.
+//! The queue simulates jobs that are published at any time, redelivery of nacked jobs, and one completion per
+//! identity. The provider simulates limits, latencies and faults. NATS's own failures are not simulated. Neither is
+//! the disk, which is real.
 
 pub mod queue;
 pub mod upstream;
@@ -19,12 +19,12 @@ use crate::clock::Clock;
 pub struct VirtualClock {
     origin: Instant,
     epoch: Timestamp,
-    /// How far it was set forward or back, in seconds.
+    /// The seconds by which the clock was set forward or back.
     set: AtomicI64,
 }
 
 impl VirtualClock {
-    /// A clock that shows `epoch` now.
+    /// Returns a clock that shows `epoch` now.
     pub fn new(epoch: Timestamp) -> Self {
         Self {
             origin: Instant::now(),
@@ -33,7 +33,7 @@ impl VirtualClock {
         }
     }
 
-    /// Sets it forward or back by whole seconds, as an operator or a time server does.
+    /// Sets the clock forward or back by whole seconds, as an operator or a time server does.
     pub fn set(&self, by: SignedDuration) {
         self.set.fetch_add(by.as_secs(), Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! What is kept on disk: results, and the journal of calls.
+//! The stores on disk: results, and the journal of calls.
 
 pub mod results;
 

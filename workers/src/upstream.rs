@@ -1,4 +1,4 @@
-//! One HTTP attempt: what is sent, what comes back, and whether it left at all.
+//! One HTTP attempt: the request, the reply, and the question if the request left at all.
 
 pub mod http;
 
@@ -9,12 +9,12 @@ use forebay_providers::{Reply, Request};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-/// An answer that has come.
+/// A received reply.
 #[derive(Debug)]
 pub struct ReceivedReply {
-    /// The answer.
+    /// The reply.
     pub reply: Reply,
-    /// The right of a large answer to be here; held until it is not any more.
+    /// The permit to hold a large reply in memory, kept as long as the reply; `None` for other replies.
     pub place: Option<OwnedSemaphorePermit>,
 }
 
@@ -24,26 +24,26 @@ impl From<Reply> for ReceivedReply {
     }
 }
 
-/// Why there is no whole answer. None of the texts holds a header or a body.
+/// The reason why there is no whole answer. No text of an error holds a header or a body.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The request did not leave: the provider cannot have seen it.
+    /// The request did not leave, so the provider cannot have seen it.
     #[error("not sent: {0}")]
     NotSent(String),
-    /// The request left, and the answer did not come or broke off: the provider may have served it.
+    /// The request left, and no answer came or it broke off. The provider may have served the request.
     #[error("no whole answer: {0}")]
     Unanswered(String),
-    /// No whole answer within the timeout.
+    /// No whole answer came within the timeout.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    /// The answer is larger than is taken.
+    /// The answer is larger than the configured size, which the error names in bytes.
     #[error("the answer is larger than {0} bytes")]
     TooLarge(usize),
 }
 
-/// Makes one attempt. It never retries and never follows a redirect.
+/// The way to a provider. It makes one attempt, never retries and never follows a redirect.
 pub trait Upstream: Send + Sync + 'static {
-    /// Sends `request` and calls `sent` once, when the request is handed to the network.
+    /// Sends `request`, and calls `sent` once when the request is handed to the network.
     fn send<S>(
         &self,
         request: Request,

@@ -1,4 +1,4 @@
-//! The rules of accounts and targets, played ahead of time: a call takes [`CALL`], which passes at once.
+//! Plays the rules of accounts and targets ahead of time. A call takes [`CALL`], which passes at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -21,12 +21,13 @@ use crate::pools::Pools;
 use forebay_providers::Endpoint;
 use forebay_providers::cost::CallCost;
 
-/// Of the tokens that are estimated for a prompt, which are on the safe side, those that it is likely to have.
+/// The likely share of the estimated tokens of a prompt, as numerator and denominator. Estimates are on the safe
+/// side.
 const LIKELY: (u64, u64) = (3, 4);
-/// Where nothing says when a call may start, it is tried again after so long.
+/// The pause before another attempt to start a call, if no limit states a time.
 const STEP: Duration = Duration::from_millis(1);
 
-/// Wall time as it will be when what is played comes to pass.
+/// A clock that shows the wall time of the played moment.
 #[derive(Debug)]
 struct ForecastClock {
     from: Timestamp,
@@ -40,24 +41,24 @@ impl Clock for ForecastClock {
     }
 }
 
-/// A job that waits.
+/// A waiting job.
 struct PendingJob {
     choices: Vec<CandidateState>,
     cost: CallCost,
     join: Option<MergeCandidate>,
-    /// Whether it says how long its answer may be.
+    /// True if the job states the longest answer.
     states_maximum: bool,
-    /// The service tier that it asks for.
+    /// The service tier that the job requests.
     tier: Option<String>,
 }
 
-/// Jobs that wait for the same targets, and may travel together.
+/// Jobs that wait for the same targets and may be merged into one call.
 struct ForecastLine {
     targets: Vec<usize>,
     jobs: VecDeque<Box<PendingJob>>,
 }
 
-/// A call that is under way.
+/// A call in flight.
 struct ForecastCall {
     permit: Permit,
     estimated: u64,
@@ -180,7 +181,7 @@ impl ForecastPlayer {
         let mut last = self.start;
         while !self.lines.is_empty() || !self.under_way.is_empty() {
             let mut next = None;
-            // Whoever is denied keeps its turn: who waits for the same is not asked.
+            // A job that is denied keeps its turn: later jobs for the same targets are not tried.
             let mut denied_here: Vec<Vec<usize>> = Vec::new();
             for line in 0..self.lines.len() {
                 if denied_here.contains(&self.lines[line].targets) {
@@ -233,7 +234,8 @@ impl ForecastPlayer {
         self.clock.nanos.store(passed, Ordering::Relaxed);
     }
 
-    /// Starts a call for `first` and what travels with it, or says what it waits for.
+    /// Starts a call for `first` and the jobs that are merged with it. Returns `first` and the reason if it has to
+    /// wait.
     fn start(
         &mut self,
         first: Box<PendingJob>,
@@ -321,7 +323,7 @@ impl ForecastPlayer {
         Ok(())
     }
 
-    /// A permit at the first target that has room, the lower tiers first.
+    /// Returns a permit of the first target with room. Lower tiers come first.
     fn reserve(&self, job: &PendingJob) -> Result<(usize, Permit), Denied> {
         if let Some(cap) = &self.cap {
             cap.peek(&job.cost, self.now)?;
@@ -386,12 +388,12 @@ impl ForecastPlayer {
     }
 }
 
-/// Tokens that a prompt is likely to have of which so many are estimated.
+/// Returns the likely tokens of a prompt with `estimated` tokens.
 fn likely(estimated: u64) -> u64 {
     estimated.saturating_mul(LIKELY.0) / LIKELY.1
 }
 
-/// What a job waits for that two targets deny.
+/// Returns the reason to wait of a job that two targets deny.
 fn sooner(one: Denied, other: Denied) -> Denied {
     match (one, other) {
         (Denied::Until(one), Denied::Until(other)) => Denied::Until(one.min(other)),

@@ -25,7 +25,7 @@ pub struct SimQueue {
 #[derive(Debug)]
 struct SimShared {
     state: Mutex<SimQueueState>,
-    /// Told when something waits that did not.
+    /// Notified when a delivery begins to wait.
     waiting: Notify,
     ended: watch::Sender<usize>,
 }
@@ -50,7 +50,7 @@ impl SimQueueState {
         let Some((readings, announce)) = &self.announce else {
             return;
         };
-        // What is due comes back to the flow itself.
+        // Postponed jobs return to their flow itself when they are due, so no reading is for due jobs.
         let reading = QueueReading {
             flow: flow.clone(),
             due: false,
@@ -62,7 +62,7 @@ impl SimQueueState {
 }
 
 impl SimQueue {
-    /// An empty queue.
+    /// Returns an empty queue.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         let shared = SimShared {
             state: Mutex::default(),
@@ -115,14 +115,14 @@ impl SimQueue {
         self.shared.waiting.notify_waiters();
     }
 
-    /// Waits until `count` identities have their completion.
+    /// Waits until at least `count` identities have a completion.
     pub async fn completed(&self, count: usize) {
         let mut ended = self.shared.ended.subscribe();
         // The sender lives in this queue.
         let _ = ended.wait_for(|ended| *ended >= count).await;
     }
 
-    /// All completions.
+    /// Returns all completions.
     pub fn completions(&self) -> Vec<Completion> {
         self.state()
             .completions
@@ -131,27 +131,27 @@ impl SimQueue {
             .collect()
     }
 
-    /// All dead letters.
+    /// Returns all dead letters.
     pub fn dead(&self) -> Vec<DeadLetter> {
         self.state().dead.clone()
     }
 
-    /// How many deliveries were acked.
+    /// Returns the number of acked deliveries.
     pub fn acked(&self) -> usize {
         self.state().acked
     }
 
-    /// How many deliveries were postponed; each is acked, and comes again.
+    /// Returns the number of postponed deliveries. Each is acked and delivered again.
     pub fn postponed(&self) -> usize {
         self.state().postponed
     }
 
-    /// How many jobs are neither acked nor given back.
+    /// Returns the number of deliveries that are neither acked nor nacked.
     pub fn held(&self) -> usize {
         self.state().held.len()
     }
 
-    /// How often a flow was let go.
+    /// Returns the number of times that a flow was forgotten.
     pub fn forgotten(&self) -> usize {
         self.state().forgotten
     }
@@ -307,7 +307,7 @@ impl Queue for SimQueue {
         Ok(())
     }
 
-    /// Every message here holds its job.
+    /// Returns no size: every message in this queue holds its job itself.
     async fn object_size(&self, _: &str) -> Result<Option<usize>, Error> {
         Ok(None)
     }

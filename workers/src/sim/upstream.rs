@@ -1,4 +1,4 @@
-//! A provider in memory: limits over trailing windows, latencies and faults.
+//! A provider in memory, with limits, latencies and faults.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,60 +17,61 @@ use forebay_providers::{Reply, Request};
 /// An account of the simulated provider.
 #[derive(Debug, Clone)]
 pub struct SimAccount {
-    /// The key that opens it.
+    /// The key of the account.
     pub key: String,
-    /// Calls and period.
+    /// The limits: a number of calls and its period.
     pub limits: Vec<(usize, Duration)>,
-    /// How periods are counted.
+    /// The way in which periods are counted.
     pub counting: SimCounting,
-    /// What its answers tell of its limits.
+    /// The information about limits in the account's answers.
     pub tells: Tells,
 }
 
-/// What an account's answers tell of its limits.
+/// The information about limits in an account's answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Tells {
-    /// Not even how long to wait.
+    /// No information, not even the wait after a refusal.
     Nothing,
-    /// How long to wait after a refusal.
+    /// The wait after a refusal.
     #[default]
     Waits,
-    /// The first limit too, in every answer.
+    /// The wait after a refusal, and the first limit in every answer.
     Limits,
 }
 
-/// How a provider counts a period.
+/// The way in which a provider counts a period.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SimCounting {
     /// No trailing period holds more than the limit.
     #[default]
     Sliding,
-    /// No period of a clock that starts with the first call does.
+    /// No period of a clock that starts with the first call holds more than the limit.
     Fixed,
-    /// The same, of a clock that was two fifths of a period before its next one when the provider began.
+    /// No period of an absolute clock holds more than the limit. When the provider began, the clock's next period was
+    /// two fifths of a period away.
     Clock,
-    /// A bucket of the limit's size, full at first, that refills evenly.
+    /// A bucket of the limit's size is full at first and refills evenly.
     Bucket,
 }
 
-/// How the simulated provider behaves.
+/// The behaviour of the simulated provider.
 #[derive(Debug, Clone)]
 pub struct SimBehaviour {
-    /// Its accounts.
+    /// The accounts of the provider.
     pub accounts: Vec<SimAccount>,
-    /// From the permit until the request leaves: anything up to this.
+    /// The longest time from the permit until the request leaves; the real one is random.
     pub send_delay: Duration,
-    /// From the request's leaving to its arrival: anything up to this.
+    /// The longest time from the request's leaving to its arrival; the real one is random.
     pub way: Duration,
-    /// From arrival to answer: anything between the two.
+    /// The shortest and the longest time from the arrival to the answer; the real one is random.
     pub latency: (Duration, Duration),
     /// The share of calls that end in a 500.
     pub errors: f64,
-    /// All calls end in one that arrive within this time from the beginning.
+    /// The duration of an outage from the beginning. Calls that arrive during it end in a 500.
     pub outage: Duration,
-    /// The share of calls that are never answered.
+    /// The share of calls whose connection is reset before an answer.
     pub lost: f64,
-    /// For all choices.
+    /// The seed of all random choices.
     pub seed: u64,
 }
 
@@ -91,7 +92,7 @@ struct SimUpstreamState {
 }
 
 impl SimUpstream {
-    /// A provider that was never called.
+    /// Returns a provider before its first call.
     pub fn new(behaviour: SimBehaviour) -> Self {
         let rng = SmallRng::seed_from_u64(behaviour.seed);
         let state = SimUpstreamState {
@@ -111,27 +112,27 @@ impl SimUpstream {
         self.state.lock()
     }
 
-    /// When calls arrived on an account, refused ones too.
+    /// Returns the arrival times of an account's calls, including refused ones.
     pub fn arrivals(&self, key: &str) -> Vec<Instant> {
         self.state().arrivals.get(key).cloned().unwrap_or_default()
     }
 
-    /// When the calls arrived that no limit refused.
+    /// Returns the arrival times of an account's calls that no limit refused.
     pub fn accepted(&self, key: &str) -> Vec<Instant> {
         self.state().accepted.get(key).cloned().unwrap_or_default()
     }
 
-    /// How many calls a limit refused.
+    /// Returns the number of calls that a limit refused.
     pub fn refusals(&self) -> usize {
         self.state().refusals
     }
 
-    /// Anything up to `most`.
+    /// Returns a random duration up to `most`.
     fn up_to(&self, most: Duration) -> Duration {
         most.mul_f64(self.state().rng.random::<f64>())
     }
 
-    /// Counts an arrival; returns the wait when it is one too many.
+    /// Counts an arrival. Returns the wait if a limit refuses it.
     fn admit(&self, account: &SimAccount, now: Instant) -> Option<Duration> {
         let mut state = self.state();
         let arrivals = state.arrivals.entry(account.key.clone()).or_default();
@@ -169,7 +170,7 @@ impl SimUpstream {
         refused
     }
 
-    /// The headers on an account's first limit, as OpenAI writes them.
+    /// Returns the headers about an account's first limit, in OpenAI's form.
     fn told(&self, account: &SimAccount, now: Instant) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let Some((limit, per)) = account
@@ -275,7 +276,7 @@ impl Upstream for SimUpstream {
 }
 
 impl SimCounting {
-    /// What of a limit is used at `now`, and when all of it is back.
+    /// Returns the used amount of a limit at `now`, and the time until the whole limit is available again.
     fn used(
         self,
         arrivals: &[Instant],
@@ -326,13 +327,13 @@ impl SimCounting {
     }
 }
 
-/// A moment at which a period of an absolute clock began, when the provider did at `began`.
+/// Returns a moment at which a period of the absolute clock begins, for a provider that began at `began`.
 fn clock_origin(began: Instant, per: Duration) -> Instant {
     let past = per.mul_f64(0.6);
     began.checked_sub(past).unwrap_or(began)
 }
 
-/// The wait when the last arrival is one too many for its period of a clock that starts at `origin`.
+/// Returns the wait if the last arrival exceeds the limit in its period of a clock that starts at `origin`.
 fn refused_by_clock(
     arrivals: &[Instant],
     origin: Instant,
@@ -351,18 +352,18 @@ fn refused_by_clock(
     (count > limit).then_some(rest)
 }
 
-/// The wait when the last arrival finds less than one call in a bucket that was full at the first.
+/// Returns the wait if the last arrival finds less than one call in a bucket that was full at the first arrival.
 fn refused_by_bucket(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
     let bucket = SimBucket::after(arrivals, limit, per);
     (bucket.missing > 0.0).then(|| Duration::from_secs_f64(bucket.missing / bucket.rate))
 }
 
-/// A bucket that was full at the first arrival, as the last one leaves it.
+/// A bucket that was full at the first arrival, in its state after the last one.
 struct SimBucket {
-    /// What refills in a second.
+    /// The calls that refill in a second.
     rate: f64,
     level: f64,
-    /// What the last arrival missed.
+    /// The share of a call that was missing at the last arrival.
     missing: f64,
 }
 

@@ -1,9 +1,8 @@
-//! What this process is doing, in files that outlive it: the calls under way, and the jobs whose bytes it works
-//! on. From them the next process learns of which calls nobody knows what became, and which job it may be that
-//! ends the process.
+//! The work of this process in files that outlive it: the calls in flight, and the jobs whose bytes are processed.
+//! The next process learns from them which calls have an unknown outcome, and which job may end the process.
 //!
-//! Files are written without a buffer, so that what is written survives the process. The power may take the last
-//! of it; only where a job must not be called twice, its line is synced first.
+//! Files are written without a buffer, so that each write survives the process. A power loss may lose the last
+//! writes. A line is synced first only where a job must not be called twice.
 
 mod attempts;
 mod poison;
@@ -14,7 +13,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use crate::store::journal::attempts::AttemptJournal;
 pub(crate) use crate::store::journal::poison::{PoisonPills, WorkStep};
 
-/// Why the journal cannot be opened.
+/// The reason why the journal cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("journal in {}: {problem}", path.display())]
 pub struct Error {
@@ -30,15 +29,15 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens the journal in `dir`, which is made if it is not there, and reads what a process before this one
-    /// left. Blocks.
+    /// Opens the journal in `dir`, which is created if it is missing, and reads the records of an earlier process.
+    /// Blocks.
     ///
     /// # Errors
-    /// When a file cannot be read or written.
+    /// Returns an error if a file cannot be read or written.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let open = || {
             std::fs::create_dir_all(dir)?;
-            // A new directory is there after a power loss when the one that it is in is synced.
+            // A new directory survives a power loss only after its parent is synced.
             if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
                 File::open(parent)?.sync_all()?;
             }

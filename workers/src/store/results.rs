@@ -1,9 +1,9 @@
-//! Results by identity: one sled database per day, one writer thread, group commit; large ones in files beside it.
+//! The store of results by identity: one sled database per day, one writer thread and group commit. Large results are
+//! in files beside the database.
 //!
-//! sled's own flush is not safe against a power loss (it calls `sync_file_range`), so the writer calls
-//! `sync_data` on the database's file after it. `flush_async` can deadlock and is never called.
-//! Retention deletes a day's directory: sled never gives space back. sled is never the only copy of a
-//! job that is not acked.
+//! sled's own flush is not safe against a power loss, because it calls `sync_file_range`. So the writer calls
+//! `sync_data` on the database's file after it. `flush_async` can deadlock and is never called. Retention deletes a
+//! day's directory, because sled never frees space. sled is never the only copy of a job that is not acked.
 
 mod coverage;
 mod day;
@@ -27,23 +27,23 @@ use crate::large::{LARGE, at_length, size_of};
 use crate::store::results::day::StoreDay;
 use crate::store::results::writer::{StoreWrite, StoreWriter, StoredValue};
 
-/// Why a result cannot be stored or read.
+/// The reason why a result cannot be stored or read.
 #[derive(Debug, thiserror::Error)]
 #[error("store of results in {}: {problem}", path.display())]
 pub struct Error {
     path: PathBuf,
     problem: String,
-    /// Whether it may go away by itself: too many open files, a full disk.
+    /// True if the problem may pass by itself: too many open files, a full disk.
     passing: bool,
 }
 
 impl Error {
-    /// Whether it may go away by itself.
+    /// Returns true if the problem may pass by itself.
     pub(crate) fn is_passing(&self) -> bool {
         self.passing
     }
 
-    /// The same for one more who waits for the same write.
+    /// Returns a copy of the error for another task that waits for the same write.
     fn again(&self) -> Self {
         Self {
             path: self.path.clone(),
@@ -64,16 +64,17 @@ impl Error {
 /// A stored result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ResultRecord {
-    /// What made the job the request that it was.
+    /// The fingerprint of the job's pool, url and body.
     pub fingerprint: String,
-    /// The message that it answered, as [`Delivery::unique_id`](crate::queue::Delivery) names it.
+    /// The unique id of the message that the result answered, from [`Delivery::unique_id`](crate::queue::Delivery).
+    /// `None` in records without one.
     #[serde(default)]
     pub message: Option<String>,
-    /// Its answer.
+    /// The completion of the job.
     pub completion: Completion,
 }
 
-/// What is asked, and by whom: an answer to it may serve again.
+/// A request of a team, whose cached answer may serve an identical request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RequestKey {
     pub(crate) team: String,
@@ -81,51 +82,51 @@ pub(crate) struct RequestKey {
     pub(crate) fingerprint: String,
 }
 
-/// How long results matter.
+/// The number of days for which results are stored and used.
 #[derive(Debug, Clone, Copy)]
 pub struct Retention {
-    /// Days for which a result is kept, today included.
+    /// The days for which a result is kept, including today.
     pub keep_days: u16,
-    /// Days for which an identity that was answered is not called again, today included.
+    /// The days for which an answered identity is not called again, including today.
     pub horizon_days: u16,
 }
 
-/// The store.
+/// The store of results.
 #[derive(Debug)]
 pub struct ResultStore {
     dir: PathBuf,
     retention: Retention,
     days: Mutex<BTreeMap<Date, Arc<StoreDay>>>,
-    /// Held while a day is opened: sled refuses a database that is open already. Opening takes seconds
-    /// where there is much, and look-ups must not wait for it.
+    /// The lock that is held while a day is opened, because sled refuses a database that is already open. Opening a
+    /// large day takes seconds, and look-ups must not wait for it.
     opening: Mutex<()>,
-    /// None where each record is committed at once, by its own task.
+    /// The writer thread; `None` if each task commits its own record at once.
     writer: Option<StoreWriter>,
 }
 
-/// Between the date of a day that was set aside and the process that did so.
+/// The text between the date of a day that was set aside and the id of the process that did so.
 const UNREADABLE: &str = ".unreadable-";
 
-/// The day, in UTC, under which something that happens at `now` is stored.
+/// Returns the day, in UTC, under which a record of `now` is stored.
 pub fn day_of(now: Timestamp) -> Date {
     now.to_zoned_datetime(TimeZone::UTC).date()
 }
 
 impl ResultStore {
-    /// Opens the days within the horizon in `dir`, which is made if it is not there. Blocks.
+    /// Opens the days within the horizon in `dir`, which is created if it is missing. Blocks.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// Returns an error if the directory cannot be created or read.
     pub fn open(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
         let writer = StoreWriter::start().map_err(|error| Error::new(dir, error))?;
         Self::with_writer(dir, retention, now, Some(writer))
     }
 
-    /// The same without a thread, for runs under a paused clock: it would jump ahead while a task
+    /// Opens a store without a writer thread, for runs under a paused clock. Such a clock jumps ahead while a task
     /// waits for another thread.
     ///
     /// # Errors
-    /// When the directory cannot be made or read.
+    /// Returns an error if the directory cannot be created or read.
     #[cfg(feature = "sim")]
     pub fn open_in_place(dir: &Path, retention: Retention, now: Timestamp) -> Result<Self, Error> {
         Self::with_writer(dir, retention, now, None)
@@ -155,15 +156,15 @@ impl ResultStore {
         {
             results.day(date)?;
         }
-        // The first result of the day should not wait for its database to be made.
+        // The first result of today should not wait until its database is created.
         results.day(day_of(now))?;
         Ok(results)
     }
 
-    /// Stores a record; when this returns, it survives a power loss.
+    /// Stores a record. When this returns, the record survives a power loss.
     ///
     /// # Errors
-    /// When it could not be written; it may then be there or not.
+    /// Returns an error if the record could not be written. It may be stored all the same.
     pub async fn store(
         &self,
         identity: &Identity,
@@ -211,11 +212,11 @@ impl ResultStore {
         }
     }
 
-    /// Keeps the stored answer of a job for others that ask the same. A large one is not kept: each of them would store
-    /// it again.
+    /// Caches the stored answer of a job for identical requests. A large answer is not cached, because each of these
+    /// requests would store it again.
     ///
     /// # Errors
-    /// When that could not be written.
+    /// Returns an error if the entry could not be written.
     pub(crate) async fn keep(
         &self,
         request: &RequestKey,
@@ -239,10 +240,11 @@ impl ResultStore {
         .await
     }
 
-    /// Whose answer serves a request, if one is kept since then and within the horizon.
+    /// Returns the identity whose answer serves a request, if an answer within the horizon was cached at `since` or
+    /// later.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Returns an error if the store cannot be read.
     pub(crate) fn kept(
         &self,
         request: &RequestKey,
@@ -261,18 +263,18 @@ impl ResultStore {
         Ok(None)
     }
 
-    /// What was answered before this does not count any more: the start of a day, so that the horizon is
-    /// never shorter than its days.
+    /// Returns the start of the horizon. Answers before it do not count any more. It is the start of a day, so that
+    /// the horizon is never shorter than its days.
     pub fn horizon(&self, now: Timestamp) -> Timestamp {
         let first = back(day_of(now), self.retention.horizon_days + 1);
         let midnight = TimeZone::UTC.to_timestamp(first.at(0, 0, 0, 0));
         midnight.unwrap_or(Timestamp::MIN)
     }
 
-    /// The record of an identity that was answered within the horizon. A miss costs microseconds.
+    /// Returns the record of an identity that was answered within the horizon. A miss costs microseconds.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Returns an error if the store cannot be read.
     pub fn answered(
         &self,
         identity: &Identity,
@@ -281,11 +283,11 @@ impl ResultStore {
         self.newest(identity, day_of(self.horizon(now)))
     }
 
-    /// The record of an identity, as long as it is kept. Days beyond the horizon are opened for this
-    /// and closed again, which blocks for as long as that takes.
+    /// Returns the record of an identity, as long as it is kept. Days beyond the horizon are opened and closed again,
+    /// which blocks.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Returns an error if the store cannot be read.
     pub fn get(&self, identity: &Identity) -> Result<Option<ResultRecord>, Error> {
         let _opening = self.opening.lock();
         for date in self.stored_days()?.into_iter().rev() {
@@ -300,7 +302,7 @@ impl ResultStore {
         Ok(None)
     }
 
-    /// The open days since `first`, the newest first.
+    /// Returns the open days since `first`, the newest first.
     fn days_since(&self, first: Date) -> Vec<Arc<StoreDay>> {
         let days = self.days.lock();
         days.range(first..)
@@ -318,10 +320,10 @@ impl ResultStore {
         Ok(None)
     }
 
-    /// Opens the day of a moment that is still to come, so that its first result need not wait. Blocks.
+    /// Opens the day of a future moment, so that its first result need not wait. Blocks.
     ///
     /// # Errors
-    /// When its database cannot be made.
+    /// Returns an error if the database cannot be created.
     pub fn open_ahead(&self, at: Timestamp) -> Result<(), Error> {
         self.day(day_of(at)).map(|_| ())
     }
@@ -329,7 +331,7 @@ impl ResultStore {
     /// Deletes the days that are no longer kept.
     ///
     /// # Errors
-    /// When a directory cannot be deleted.
+    /// Returns an error if a directory cannot be deleted.
     pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let first = back(day_of(now), self.retention.keep_days);
         for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
@@ -367,8 +369,8 @@ impl ResultStore {
         Ok(day)
     }
 
-    /// Opens a day. One that cannot be read is set aside: completions are in the stream as well, and a
-    /// damaged day must not stop work. A passing trouble of the system is no damage.
+    /// Opens a day. A day that cannot be read is set aside, because completions are in the stream as well and a
+    /// damaged day must not stop work. A passing problem of the system is no damage.
     fn open_day(&self, date: Date) -> Result<StoreDay, Error> {
         let path = self.dir.join(date.to_string());
         if !path.exists() {
@@ -397,14 +399,14 @@ fn record_in(day: &StoreDay, identity: &Identity) -> Result<Option<ResultRecord>
         .map_err(|error| Error::new(day.path(), error))
 }
 
-/// The first of the `days` days that end with `today`.
+/// Returns the first of the `days` days that end with `today`.
 fn back(today: Date, days: u16) -> Date {
     today
         .checked_sub(i64::from(days.max(1) - 1).days())
         .unwrap_or(Date::MIN)
 }
 
-/// Whose answer is kept for a request.
+/// The cache entry of a request: the job whose answer serves it, and the time of the entry.
 #[derive(Debug, Serialize, Deserialize)]
 struct CachedAnswer {
     batch: Option<String>,
@@ -412,7 +414,8 @@ struct CachedAnswer {
     at: Timestamp,
 }
 
-/// A team is a name of at most 64 bytes, and what follows has a fixed length.
+/// Returns the key of a request. The team is a name of at most 64 bytes, and the fingerprint after it has a fixed
+/// length.
 fn key_of_request(request: &RequestKey) -> Vec<u8> {
     [
         request.team.as_bytes(),
@@ -422,7 +425,8 @@ fn key_of_request(request: &RequestKey) -> Vec<u8> {
     .concat()
 }
 
-/// Team and batch are names of at most 64 bytes, so a length byte each keeps the parts apart.
+/// Returns the key of an identity. Team and batch are names of at most 64 bytes, so that one length byte each
+/// separates the parts.
 fn key_of(identity: &Identity) -> Vec<u8> {
     let batch = identity.batch.as_deref().unwrap_or_default();
     let mut key = Vec::with_capacity(3 + identity.team.len() + batch.len() + identity.id.len());

@@ -1,4 +1,4 @@
-//! [`Upstream`] over reqwest: connections are kept, redirects are not followed, nothing is retried.
+//! [`Upstream`] over reqwest. It keeps connections, follows no redirects and retries nothing.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -17,24 +17,26 @@ use super::{Error, ReceivedReply, Upstream};
 use crate::large::LARGE;
 use forebay_providers::{Reply, Request};
 
-/// Large answers of one account that are here at once, until they are stored and published; others wait at the
-/// provider, so that a provider whose answers are very large, or have no end, takes so much of the memory and no
-/// more.
+/// The most large answers of one account in memory, until they are stored and published. Others wait at the provider.
+/// This bounds the memory of a provider whose answers are very large or have no end.
 const LARGE_AT_ONCE: usize = 4;
-/// A large answer that comes at fewer bytes a second, after this time, gives up its place to others.
+/// The least rate of a large answer, in bytes a second. After [`SLOW_ANSWER_GRACE`], a slower one is given up, so
+/// that its place is free for others.
 const MIN_ANSWER_RATE: u64 = 64 * 1024;
+/// The time after which a slow large answer is given up. It is also the longest pause between two of its chunks.
 const SLOW_ANSWER_GRACE: Duration = Duration::from_secs(30);
+/// The error of a large answer that was given up.
 const TOO_SLOW: &str = "a large answer came too slowly";
 
-/// How calls are made.
+/// The timeouts and the size limit of calls.
 #[derive(Debug, Clone, Copy)]
 pub struct Config {
-    /// From sending to the end of the answer. Providers give up after 600 s; a shorter time makes
-    /// attempts whose fate is unknown.
+    /// The time from sending to the end of the answer. Providers give up after 600 s, so a shorter time causes
+    /// attempts with an unknown outcome.
     pub timeout: Duration,
-    /// For the connection alone.
+    /// The time for the connection alone.
     pub connect_timeout: Duration,
-    /// The largest answer that is taken, in bytes.
+    /// The size of the largest accepted answer, in bytes.
     pub max_answer: usize,
 }
 
@@ -43,15 +45,15 @@ pub struct Config {
 pub struct HttpUpstream {
     client: reqwest::Client,
     config: Config,
-    /// The places of large answers, by account.
+    /// The permits for large answers, by account.
     large: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 impl HttpUpstream {
-    /// Builds the client. The process's TLS crypto provider must be installed before.
+    /// Builds the client. The process must have installed its TLS crypto provider before.
     ///
     /// # Errors
-    /// When TLS cannot be set up.
+    /// Returns an error if TLS cannot be set up.
     pub fn new(config: Config) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
@@ -66,14 +68,14 @@ impl HttpUpstream {
         })
     }
 
-    /// A place for a large answer of an account.
+    /// Waits for a permit to hold a large answer of an account.
     async fn place(&self, account: &str) -> Option<AnswerRoom> {
         let places = {
             let mut large = self.large.lock();
             let places = large.entry(account.to_owned());
             Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
         };
-        // It is never closed.
+        // The semaphore is never closed.
         let permit = places.acquire_owned().await.ok()?;
         Some(AnswerRoom {
             permit,
@@ -96,7 +98,7 @@ impl HttpUpstream {
             left: Arc::clone(&left),
         };
         let failed = |error: reqwest::Error| {
-            // The address may hold an account's name; the cause alone is enough.
+            // The address may hold an account's name. The cause alone is enough.
             let error = describe(&error.without_url());
             if left.load(Ordering::Acquire) {
                 Error::Unanswered(error)
@@ -136,7 +138,7 @@ impl HttpUpstream {
                 break;
             };
             if is_error && body.len() + chunk.len() > LARGE {
-                // What it is about is told by its status and its beginning.
+                // The status and the beginning of the body are enough to classify an error.
                 break;
             }
             if body.len() + chunk.len() > self.config.max_answer {
@@ -166,14 +168,14 @@ impl HttpUpstream {
     }
 }
 
-/// The right of a large answer to be here.
+/// The permit to hold a large answer in memory.
 struct AnswerRoom {
     permit: OwnedSemaphorePermit,
     since: Instant,
 }
 
 impl AnswerRoom {
-    /// Whether others wait for an answer of so many bytes that hardly comes.
+    /// Returns true if an answer of `bytes` bytes so far arrives too slowly to keep its place.
     fn is_wasted(&self, bytes: usize) -> bool {
         let elapsed = self.since.elapsed();
         elapsed > SLOW_ANSWER_GRACE
@@ -181,7 +183,7 @@ impl AnswerRoom {
     }
 }
 
-/// The causes of an error in one line, outermost first.
+/// Returns the causes of an error in one line, outermost first.
 fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -203,8 +205,8 @@ impl Upstream for HttpUpstream {
 
 type OnSent = Box<dyn FnOnce(Instant) + Send>;
 
-/// A body of known length that notes when the connection takes it. That is after the connection was
-/// made, so the note tells a request that left from one that did not, and when it left.
+/// A body of known length that notes when the connection takes it. The connection is open then, so the note shows
+/// that the request left, and when.
 struct StampedBody {
     bytes: Option<Bytes>,
     sent: Mutex<Option<OnSent>>,

@@ -1,4 +1,4 @@
-//! Calls that are under way, and those before them of jobs that are not over.
+//! The journal of calls: those in flight, and the earlier calls of the same unfinished jobs.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -13,17 +13,18 @@ use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-/// The file, and what it is written anew to before it takes its place.
+/// The file of the journal.
 const FILE: &str = "attempts.jsonl";
+/// The file that replaces [`FILE`] at a rewrite.
 const NEW_FILE: &str = "attempts.jsonl.new";
-/// Beyond this the file is written anew, with what is not over alone.
+/// The size in bytes above which the file is rewritten with unfinished jobs alone.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// One line of the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum JournalLine<'a> {
-    /// A call is about to be made. It is written as what it is if nothing follows.
+    /// A call is about to be made. The attempt has the outcome that it gets if no line follows.
     Begun {
         identity: Identity,
         fingerprint: String,
@@ -31,17 +32,17 @@ enum JournalLine<'a> {
         revision: u32,
         attempt: Cow<'a, Attempt>,
     },
-    /// It ended, and its job goes on.
+    /// The call ended, and its job is not finished.
     Ended {
         identity: Identity,
         attempt: Cow<'a, Attempt>,
         counted: bool,
     },
-    /// The job's result is stored, or what is known of it is kept elsewhere.
+    /// The job's result is stored, or its attempts are kept elsewhere.
     Over { identity: Identity },
 }
 
-/// The calls of jobs that are not over.
+/// The journal of the calls of unfinished jobs.
 #[derive(Debug)]
 pub(crate) struct AttemptJournal {
     dir: PathBuf,
@@ -52,9 +53,9 @@ pub(crate) struct AttemptJournal {
 struct JournalState {
     file: Arc<File>,
     size: u64,
-    /// Its size when it was last written anew.
+    /// The size of the file in bytes after its last rewrite.
     live: u64,
-    /// Its last line may be cut off.
+    /// True if the last line of the file may be cut off.
     torn: bool,
     jobs: HashMap<Identity, JournalJob>,
 }
@@ -62,22 +63,22 @@ struct JournalState {
 #[derive(Debug)]
 struct JournalJob {
     fingerprint: String,
-    /// Which answer of its identity they are for.
+    /// The revision of the identity that the calls are for.
     revision: u32,
-    /// Each with whether it counts.
+    /// The attempts, each with true if it counts.
     attempts: Vec<(Attempt, bool)>,
-    /// Whether the last of them is under way.
+    /// True if the last attempt is in flight.
     under_way: bool,
 }
 
-/// What was done for a job before it was delivered again.
+/// The attempts for a job before its redelivery.
 #[derive(Debug)]
 pub(crate) struct PriorAttempts {
-    /// The calls that were made; the last one as one without an answer if it did not end.
+    /// The attempts. The last one has no answer if it did not end.
     pub(crate) attempts: Vec<Attempt>,
-    /// How many of them count; the last one, if it did not end, is not among them.
+    /// The number of attempts that count, without a last one that did not end.
     pub(crate) counted: u32,
-    /// Whether the last one did not end.
+    /// True if the last attempt did not end.
     pub(crate) unknown: bool,
 }
 
@@ -101,10 +102,11 @@ impl AttemptJournal {
         self.inner.lock()
     }
 
-    /// A call is about to be made; `attempt` says what it is if nothing more is ever known of it.
+    /// Records that a call is about to be made. `attempt` has the outcome that the call gets if its end is never
+    /// recorded.
     ///
     /// # Errors
-    /// When it cannot be written.
+    /// Returns an error if the line cannot be written.
     pub(crate) fn begin(
         &self,
         identity: &Identity,
@@ -128,10 +130,10 @@ impl AttemptJournal {
         Ok(())
     }
 
-    /// Has all that was written so far survive a power loss.
+    /// Syncs the file, so that all writes so far survive a power loss.
     ///
     /// # Errors
-    /// When it cannot be synced.
+    /// Returns an error if the file cannot be synced.
     pub(crate) async fn sync(&self) -> io::Result<()> {
         let file = Arc::clone(&self.inner().file);
         tokio::task::spawn_blocking(move || file.sync_data())
@@ -139,7 +141,7 @@ impl AttemptJournal {
             .map_err(io::Error::other)?
     }
 
-    /// A call ended, and its job goes on.
+    /// Records that a call ended and its job is not finished.
     pub(crate) fn end(&self, identity: &Identity, attempt: &Attempt, counted: bool) {
         let mut inner = self.inner();
         let Some(job) = inner.jobs.get_mut(identity) else {
@@ -154,7 +156,7 @@ impl AttemptJournal {
         });
     }
 
-    /// The job's result is stored, or what is known of it is kept elsewhere.
+    /// Records that the job's result is stored, or that its attempts are kept elsewhere.
     pub(crate) fn over(&self, identity: &Identity) {
         let mut inner = self.inner();
         if inner.jobs.remove(identity).is_some() {
@@ -165,7 +167,7 @@ impl AttemptJournal {
         }
     }
 
-    /// What was done for this request, in this revision, before it was delivered now.
+    /// Returns the earlier attempts for this request in this revision, if there are any.
     pub(crate) fn recall(
         &self,
         identity: &Identity,
@@ -193,7 +195,7 @@ impl AttemptJournal {
         })
     }
 
-    /// Leaves out what is over, when that is much.
+    /// Rewrites the file without finished jobs, if the file has grown much.
     fn make_small(&self, inner: &mut JournalState) {
         if inner.size <= LARGEST.max(2 * inner.live) {
             return;
@@ -208,7 +210,7 @@ impl AttemptJournal {
 }
 
 impl JournalState {
-    /// Writes what may be lost: without it, the next process takes a call for one whose fate is unknown.
+    /// Writes a line that may be lost. Without it, the next process takes the outcome of a call for unknown.
     fn tell(&mut self, line: &JournalLine<'_>) {
         if let Err(error) = self.write(line) {
             warn!(%error, "the journal cannot be written");
@@ -244,11 +246,12 @@ impl JournalJob {
         if (self.fingerprint.as_str(), self.revision) != (fingerprint, revision) {
             *self = Self::new(fingerprint, revision);
         }
-        // As in a completion, of very many the middle ones are forgotten.
+        // Of too many attempts, the middle ones are dropped, as in a completion.
         if self.attempts.len() >= MOST_ATTEMPTS {
             self.attempts.remove(MOST_ATTEMPTS / 2);
         }
-        // One that is followed by another without an end was interrupted by an end of the process: it does not count.
+        // An attempt that did not end before the next began was interrupted by an end of the process. It does not
+        // count.
         self.attempts.push((attempt, false));
         self.under_way = true;
     }
@@ -262,7 +265,7 @@ impl JournalJob {
     }
 }
 
-/// Reads a file, if it is there. A line that cannot be read is left out: the last one may be cut off.
+/// Reads a file, if it exists. A line that cannot be read is skipped, since the last one may be cut off.
 fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
     let mut jobs = HashMap::<Identity, JournalJob>::new();
     let file = match File::open(path) {
@@ -301,7 +304,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
     Ok(jobs)
 }
 
-/// Writes a file with what is not over alone, which takes the place of the one before.
+/// Writes a file with unfinished jobs alone, which replaces the file before.
 fn write_anew(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<File>, u64)> {
     let mut text = Vec::new();
     for (identity, job) in jobs {
@@ -309,7 +312,7 @@ fn write_anew(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(A
             Some((last, ended)) if job.under_way => (Some(last), ended),
             _ => (None, &job.attempts[..]),
         };
-        // A call's end needs its begin.
+        // The reader ignores an end without its begin.
         let begun = |attempt| JournalLine::Begun {
             identity: identity.clone(),
             fingerprint: job.fingerprint.clone(),

@@ -2,24 +2,25 @@
 //!
 //! # Why
 //!
-//! A message that crashes its reader comes again after the restart and crashes the next process, for ever. Nothing else is
-//! worked on any more. The message that is at fault must be found among all that were in flight.
+//! A message that crashes its reader is redelivered after the restart and crashes the next process, for ever. No
+//! other message makes progress any more. The message that is at fault must be found among all that were in flight.
 //!
 //! # How
 //!
-//! Only what a job's own bytes can cause is marked: reading it, estimating its cost, and encoding and decoding its call.
-//! The mark is a slot in a file: one byte for the step, one for the length of the message's name, and the name. It is
-//! written before the step and erased after it. Marks are not synced: they have to outlive the process, not the machine.
+//! Only the steps that depend on a job's own bytes are marked: reading it, estimating its cost, and encoding and
+//! decoding its call. The mark is a slot in a file: one byte for the step, one for the length of the message's name,
+//! and the name. It is written before the step and erased after it. Marks are not synced, because they have to
+//! outlive the process, not the machine.
 //!
-//! A process that starts reads the marks that the one before left, and counts an end for each of their messages. A message
-//! with an end is suspected: it is worked on while no other is, so that its neighbours are not blamed. A message with
-//! [`MOST`] ends at one step is set aside.
+//! A process that starts reads the marks that the process before left, and counts an end for each of their messages.
+//! A message with an end is suspected. It is processed while no other message is, so that its neighbours are not
+//! blamed. A message with [`MOST`] ends at one step is set aside.
 //!
 //! # Invariants
 //!
-//! - While a call is under way nothing is marked, so a process that is killed then blames no message.
+//! - While a call is in flight, its message is not marked. A process that is killed then does not blame the message.
 //! - A panic counts as an end of the process.
-//! - A message that reaches its end is forgotten here.
+//! - The ends of a finished message are deleted.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,27 +32,28 @@ use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use serde::{Deserialize, Serialize};
 use tracing::{error, warn};
 
-/// Marks of jobs that are worked on, in slots of so many bytes: one for what is done, one for the length of the
-/// message's name, and the name.
+/// The file of the marks of jobs that are processed.
 const FILE: &str = "working";
+/// The size of a slot in that file, in bytes.
 const SLOT: usize = 128;
-/// How often the process ended over which message.
+/// The file of the number of ends of the process for each message.
 const ENDS: &str = "ends.json";
+/// The file that replaces [`ENDS`] at a rewrite.
 const ENDS_ANEW: &str = "ends.json.new";
-/// A job over which the process ended so often is set aside.
+/// The number of ends at one step at which a job is set aside.
 const MOST: u32 = 2;
 
-/// What is done with a job's bytes.
+/// A step that processes a job's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum WorkStep {
-    /// Its message is read.
+    /// The message is read.
     Reading,
-    /// Its cost is told, it is encoded, or its answer is decoded.
+    /// The job's cost is estimated, its call is encoded, or its answer is decoded.
     Calling,
 }
 
-/// Jobs that are worked on, and those over which the process ended.
+/// The jobs that are processed, and those at which the process ended.
 #[derive(Debug)]
 pub(crate) struct PoisonPills {
     dir: PathBuf,
@@ -67,6 +69,7 @@ struct PoisonSlots {
     free: Vec<u64>,
 }
 
+/// The number of ends of the process at each step of one message.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Ends {
     reading: u32,
@@ -82,7 +85,7 @@ impl Ends {
     }
 }
 
-/// A mark that stands until this is dropped.
+/// A mark in the file. Dropping it erases the mark.
 struct PoisonMark<'a> {
     suspects: &'a PoisonPills,
     slot: u64,
@@ -90,7 +93,7 @@ struct PoisonMark<'a> {
     message: &'a str,
 }
 
-/// Held for its drop.
+/// The right to process messages: alone for a suspect, shared with others otherwise. It ends when this is dropped.
 enum PoisonTurn<'a> {
     Alone { _guard: RwLockWriteGuard<'a, ()> },
     Shared { _guard: RwLockReadGuard<'a, ()> },
@@ -139,7 +142,7 @@ impl PoisonPills {
         self.ends.lock()
     }
 
-    /// What the process ended over so often that this message is set aside.
+    /// Returns the step at which this message ended the process too often; the message is set aside then.
     pub(crate) fn guilty(&self, message: &str) -> Option<WorkStep> {
         let mut ends = *self.ends().get(message)?;
         [WorkStep::Reading, WorkStep::Calling]
@@ -147,12 +150,12 @@ impl PoisonPills {
             .find(|work| *ends.of(*work) >= MOST)
     }
 
-    /// Works on a message's bytes. A panic counts as an end of the process.
+    /// Runs `act`, which processes a message's bytes. A panic counts as an end of the process.
     pub(crate) fn around<T>(&self, work: WorkStep, message: &str, act: impl FnOnce() -> T) -> T {
         self.around_all(work, [message], act)
     }
 
-    /// Works on the bytes of several messages at once.
+    /// Runs `act`, which processes the bytes of several messages at once.
     pub(crate) fn around_all<'a, T>(
         &'a self,
         work: WorkStep,
@@ -168,13 +171,13 @@ impl PoisonPills {
         act()
     }
 
-    /// Whether the process ended over a message before.
+    /// Returns true if the process ended at this message before.
     pub(crate) fn suspects(&self, message: &str) -> bool {
         self.ends().contains_key(message)
     }
 
     fn turn(&self, messages: &[&str]) -> PoisonTurn<'_> {
-        // Asked before the turn is waited for: whoever has it may ask too.
+        // The check precedes the wait for the turn, because the holder of the turn may check too.
         match messages.iter().any(|message| self.suspects(message)) {
             true => PoisonTurn::Alone {
                 _guard: self.alone.write(),
@@ -216,7 +219,7 @@ impl PoisonPills {
         }
     }
 
-    /// A message is over.
+    /// Deletes the ends of a finished message.
     pub(crate) fn forget(&self, message: &str) {
         let mut ends = self.ends();
         if ends.remove(message).is_some() {
@@ -247,7 +250,7 @@ impl Drop for PoisonMark<'_> {
     }
 }
 
-/// The marks that stand in a file.
+/// Parses the marks of a file.
 fn marks(bytes: &[u8]) -> Vec<(WorkStep, String)> {
     let mark = |slot: &[u8]| {
         let [kind, length, name @ ..] = slot else {
@@ -273,10 +276,10 @@ fn keep(dir: &Path, ends: &HashMap<String, Ends>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Opens the marks anew after a process that ended amid `worked`.
+    /// Opens the marks again after a process that ended amid `worked`.
     fn end_amid(dir: &Path, worked: &[(WorkStep, &'static str)]) -> PoisonPills {
         let suspects = PoisonPills::open(dir).expect("opened");
-        // Each mark stays, as it does where the process ends.
+        // Each mark stays in the file, as at an end of the process.
         worked.iter().for_each(|(work, message)| {
             let mark = suspects.mark(*work, message);
             std::mem::forget(mark);
@@ -362,7 +365,7 @@ mod tests {
         std::thread::spawn(move || {
             beside.around(WorkStep::Reading, "other", || {
                 begin.send(()).expect("somebody waits");
-                // The suspect's turn is being waited for meanwhile.
+                // The other thread waits for the suspect's turn meanwhile.
                 (0..10_000).for_each(|_| {
                     beside.guilty("other");
                     std::thread::yield_now();

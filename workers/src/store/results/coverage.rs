@@ -1,5 +1,5 @@
-//! Whether the store holds all that was answered within the horizon. It does not after another worker's turn on
-//! another machine, a loss, or a backup that was put back; then the stream of completions knows more.
+//! The check that the store holds all answers within the horizon. It does not after another worker's turn on another
+//! machine, after a loss, or after the restore of a backup. The stream of completions holds more then.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -11,17 +11,18 @@ use tracing::warn;
 
 use crate::store::results::{Error, ResultStore, UNREADABLE, day_of};
 
-/// The file that names all days that there ever were.
+/// The file that lists all days that ever existed.
 const DAYS: &str = "days";
-/// The file that says until when answers were missed.
+/// The file that holds the time until which answers were missing.
 const NOTE: &str = "incomplete";
 
 impl ResultStore {
-    /// Whether all that was answered within the horizon is here, given when something was published last, and what if that is known. Each
-    /// result is stored before it is published, so that this one is here unless some are missing. Blocks.
+    /// Returns true if the store holds all answers within the horizon. `last` is the identity of the last published
+    /// completion, if it is known, and the time of its publication. Each result is stored before it is published, so
+    /// the last one is here unless some are missing. Blocks.
     ///
     /// # Errors
-    /// When the store cannot be read, or what it found cannot be noted.
+    /// Returns an error if the store cannot be read, or if the note about missing answers cannot be written.
     pub fn is_complete(
         &self,
         last: Option<(Option<&Identity>, Timestamp)>,
@@ -50,7 +51,7 @@ impl ResultStore {
         Ok(noted.is_none_or(|noted| noted < horizon))
     }
 
-    /// Notes that there is a day, before anything is stored in it.
+    /// Notes that a day exists, before its first record is stored.
     pub(crate) fn note_day(&self, date: Date) -> Result<(), Error> {
         let path = self.dir.join(DAYS);
         let noted = || {
@@ -64,7 +65,7 @@ impl ResultStore {
         })
     }
 
-    /// Whether a day that was there is not any more.
+    /// Returns true if a day since `first` existed and is missing now.
     fn lacks_a_day_since(&self, first: Date) -> Result<bool, Error> {
         let Ok(noted) = std::fs::read_to_string(self.dir.join(DAYS)) else {
             return Ok(false);
@@ -74,7 +75,7 @@ impl ResultStore {
         Ok(noted.any(|date| date >= first && !stored.contains(&date)))
     }
 
-    /// Whether a day since `first` was set aside.
+    /// Returns true if a day since `first` was set aside, or if the directory cannot be read.
     fn has_damage_since(&self, first: Date) -> bool {
         let Ok(entries) = std::fs::read_dir(&self.dir) else {
             return true;

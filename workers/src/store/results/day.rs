@@ -1,4 +1,4 @@
-//! One day's database.
+//! The database of one day.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,43 +9,46 @@ use crate::crash::{self, CrashPoint};
 use crate::store::results::{Error, large};
 use parking_lot::RwLock;
 
-/// The first byte of every value: the layout of what follows, which is a record, or the name of the file that
-/// holds one.
+/// The first byte of a value that holds a record; it is the version of the layout.
 const VERSION: u8 = 1;
+/// The first byte of a value that holds the name of a file, which holds the record.
 const IN_FILE: u8 = 2;
-/// sled moves what is larger than a quarter of a segment to files that no flush covers, and writes a
-/// leaf of up to 17 values as one: so 17 of the largest values must fit a quarter of a segment.
+/// The segment size of sled, in bytes. sled moves values larger than a quarter of a segment to files that no flush
+/// covers. It writes a leaf of up to 17 values as one. So 17 of the largest values must fit a quarter of a segment.
 const SEGMENT: usize = 4 * 1024 * 1024;
-/// The largest value that is written as one.
+/// The size of the largest piece of a record, in bytes.
 const CHUNK: usize = 48 * 1024;
-/// Records and chunks live under different first bytes.
+/// The first byte of the key of a record.
 const RECORD: u8 = b'r';
+/// The first byte of the key of a piece of a record.
 const PIECE: u8 = b'p';
-/// As are the requests whose answers are kept for others.
+/// The first byte of the key of a request whose answer is cached.
 const KEPT: u8 = b'k';
-/// What sled may keep in memory for one day, in bytes.
+/// The memory that sled may use for one day, in bytes.
 const CACHE: u64 = 16 * 1024 * 1024;
-/// How often it is looked at a database that is still open, and how long after each time.
+/// The number of retries to open a database that is still open.
 const OPEN_RETRIES: u32 = 400;
+/// The pause before each retry.
 const OPEN_RETRY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Whether a database could not be opened because it is open: sled has no kind of error for that.
+/// Returns true if a database could not be opened because it is open already. sled has no kind of error for that.
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(cause) if cause.to_string().starts_with("could not acquire lock"))
 }
 
+/// The results of one day.
 #[derive(Debug)]
 pub(crate) struct StoreDay {
     path: PathBuf,
-    /// Taken for writing to open it again alone: look-ups wait meanwhile, so that none misses what is there.
-    /// None if that failed.
+    /// The open database; `None` if it could not be reopened. Only reopening takes the lock for writing. Look-ups
+    /// wait meanwhile, so that none misses a stored record.
     open: RwLock<Option<DayDatabase>>,
 }
 
 #[derive(Debug)]
 struct DayDatabase {
     db: sled::Db,
-    /// The database's own file, for the sync that sled leaves out.
+    /// The database's own file, for the sync that sled omits.
     file: File,
 }
 
@@ -61,7 +64,7 @@ impl StoreDay {
         &self.path
     }
 
-    /// What is closed because it failed may be opened again.
+    /// Returns the error of a closed database. It is passing, because the database may be opened again.
     fn closed(&self) -> Error {
         Error {
             passing: true,
@@ -100,7 +103,7 @@ impl StoreDay {
         Ok(Some(whole))
     }
 
-    /// Whose record answers the request of this key.
+    /// Returns the cache entry of the request of this key.
     pub(crate) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let open = self.open.read();
         let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
@@ -110,12 +113,12 @@ impl StoreDay {
         Ok(found.map(|value| value.to_vec()))
     }
 
-    /// Adds to `batch` whose record answers the request of this key.
+    /// Adds the cache entry of a request to `batch`.
     pub(crate) fn put_kept(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
         batch.insert(kept_key(key), value);
     }
 
-    /// Adds a record to `batch`: its head, and pieces after it where it is large.
+    /// Adds a record to `batch`: its head, and more pieces if it is large.
     pub(crate) fn put(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
         let (head, rest) = value.split_at(value.len().min(CHUNK));
         let pieces = rest.chunks(CHUNK);
@@ -132,13 +135,13 @@ impl StoreDay {
         batch.insert(record_key(key), record);
     }
 
-    /// Puts the name of the file that holds a record into a batch.
+    /// Adds the name of the file that holds a record to `batch`.
     pub(crate) fn put_name(batch: &mut sled::Batch, key: &[u8], name: &str) {
         batch.insert(record_key(key), [&[IN_FILE], name.as_bytes()].concat());
     }
 
-    /// Writes a batch; when this returns, it survives a power loss. sled does nothing more after an error, so
-    /// that the database is opened again.
+    /// Writes a batch. When this returns, the batch survives a power loss. sled does not work after an error, so the
+    /// database is reopened then.
     pub(crate) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
         let result = {
             let open = self.open.read();
@@ -149,7 +152,7 @@ impl StoreDay {
         };
         if result.is_err() {
             let mut open = self.open.write();
-            // It is locked for as long as it is open.
+            // The database is locked as long as it is open.
             drop(open.take());
             *open = DayDatabase::open(&self.path).ok();
         }
@@ -174,7 +177,7 @@ impl DayDatabase {
         let db = loop {
             match config.open() {
                 Ok(db) => break db,
-                // sled's own threads may keep the file a moment longer than whoever closed it last.
+                // sled's own threads may hold the file a moment longer than the last owner.
                 Err(error) if is_locked(&error) && looks < OPEN_RETRIES => {
                     looks += 1;
                     thread::sleep(OPEN_RETRY_PAUSE);
@@ -206,7 +209,7 @@ impl DayDatabase {
     }
 }
 
-/// What the system says may pass; what sled says of its own is damage.
+/// Converts an error of sled. An error of the system or a lock may pass. An error of sled itself is damage.
 fn of_sled(path: &Path, error: &sled::Error) -> Error {
     let of_system = matches!(error, sled::Error::Io(cause) if cause.raw_os_error().is_some());
     Error {

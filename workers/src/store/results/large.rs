@@ -1,5 +1,5 @@
-//! Records that are too large for the database, each in a file of its own beside it: whoever writes one holds up
-//! nobody else's results.
+//! Records that are too large for the database. Each is in a file of its own beside it, so that writing one delays no
+//! other result.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use crate::store::results::Error;
 
-/// Where they are, in a day's directory.
+/// The folder of the files in a day's directory.
 const FOLDER: &str = "large";
 
-/// Writes a record; when this returns, it survives a power loss. Blocks.
+/// Writes a record. When this returns, the record survives a power loss. Blocks.
 pub(crate) fn write(day: &Path, name: &str, record: &[u8]) -> Result<(), Error> {
     let folder = day.join(FOLDER);
     let written = || -> io::Result<()> {
@@ -18,7 +18,7 @@ pub(crate) fn write(day: &Path, name: &str, record: &[u8]) -> Result<(), Error> 
             fs::create_dir_all(&folder)?;
             File::open(day)?.sync_all()?;
         }
-        // Whoever reads it meanwhile has the one before it or this one, whole.
+        // A concurrent reader gets the old record or the new one, whole.
         let anew = folder.join(format!("{name}.new"));
         let mut file = File::create(&anew)?;
         file.write_all(record)?;
@@ -26,7 +26,7 @@ pub(crate) fn write(day: &Path, name: &str, record: &[u8]) -> Result<(), Error> 
         fs::rename(&anew, folder.join(name))?;
         File::open(&folder)?.sync_all()
     };
-    // Whatever the system says may pass.
+    // Every error of the system may pass.
     written().map_err(|error| Error {
         passing: true,
         ..Error::new(&folder, error)

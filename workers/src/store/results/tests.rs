@@ -154,7 +154,7 @@ async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
         .store(&who, &record(&who, "old"), first)
         .await
         .expect("stored");
-    // Two days at the least, counted in whole days.
+    // At least two days, counted in whole days.
     assert!(
         results
             .answered(&who, at("2026-11-22T23:59:59Z"))
@@ -217,7 +217,7 @@ async fn a_day_that_is_open_elsewhere_is_waited_for_and_not_taken_for_damaged() 
         .expect("stored");
     let path = dir.path().to_owned();
     let second = tokio::task::spawn_blocking(move || ResultStore::open(&path, KEEP, now));
-    // Whether it tries before or after this, it must find the day.
+    // The other thread must find the day, before this or after it.
     drop(first);
     let second = second.await.expect("no panic").expect("opens");
     assert!(second.answered(&who, now).expect("readable").is_some());
@@ -283,7 +283,7 @@ async fn a_store_that_lacks_what_was_published_says_so_until_the_horizon_has_pas
             .await
             .expect("stored");
     }
-    // The last one is there again, but those before it may still be missing.
+    // The last answer is stored again, but earlier ones may still be missing.
     for (day, expected) in [
         ("2026-11-25", false),
         ("2026-11-26", false),

@@ -1,21 +1,22 @@
-//! Group commit: one thread writes, and whatever has gathered while it synced becomes the next group.
+//! Group commit: one thread writes, and the records that arrive while it syncs form the next group.
 //!
 //! # Why
 //!
-//! A result must be on disk before its job is acked. A sync for each result would allow some hundred results a second on a
-//! common disk. A sync for a group costs the same.
+//! A result must be on disk before its job is acked. One sync for each result would allow some hundred results a
+//! second on a common disk. One sync for a group costs the same.
 //!
 //! # How
 //!
-//! Tasks hand their records to a channel and wait. The thread takes one record, adds what else is in the channel, up to
-//! [`GROUP`] records, writes them as one batch for each day's database, and syncs once. All waiting tasks are told together.
-//! There is no delay on purpose: a group is as large as the load makes it, and a single record is written at once.
+//! Tasks send their records to a channel and wait. The thread takes one record and adds all others in the channel, up
+//! to [`GROUP`] records. It writes them as one batch for each day's database, with one sync each. Then it reports the
+//! result to all tasks of the batch. There is no deliberate delay: the load determines the size of a group, and a
+//! single record is written at once.
 //!
 //! # Invariants
 //!
-//! - A task is told of success only after the sync of the batch that holds its record.
-//! - Records of one batch are there together or not at all.
-//! - If the thread is gone, the sender's `done` is dropped: the task then knows that nothing was written.
+//! - A task gets success only after the sync of the batch that holds its record.
+//! - The records of one batch are stored together or not at all.
+//! - If the thread has ended, the `done` of a record is dropped. Its task then returns an error.
 
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -29,12 +30,12 @@ use crate::store::results::day::StoreDay;
 /// The most records of one group.
 const GROUP: usize = 512;
 
-/// What is written of a record.
+/// The value of one write.
 pub(crate) enum StoredValue {
     Record(Vec<u8>),
-    /// The name of the file that holds it.
+    /// The name of the file that holds the record.
     InFile(String),
-    /// Whose record answers the request of this key.
+    /// The cache entry of a request, which names the job whose answer serves it.
     Kept(Vec<u8>),
 }
 
@@ -63,7 +64,7 @@ impl StoreWriter {
         })
     }
 
-    /// Hands a record over; if the thread is gone, `done` is dropped, which tells the sender.
+    /// Sends a write to the thread. If the thread has ended, `done` is dropped, which the waiting task notices.
     pub(crate) fn send(&self, write: StoreWrite) {
         if let Some(sender) = &self.sender {
             let _ = sender.send(write);
@@ -106,7 +107,7 @@ fn commit(day: &StoreDay, group: Vec<StoreWrite>) {
     let result = day.commit(batch);
     for write in group {
         let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
-        // A job whose task has ended does not wait for its write any more.
+        // A task that has ended does not wait for its write any more.
         let _ = write.done.send(result);
     }
 }
