@@ -1,4 +1,4 @@
-//! A dialect: two functions, one to the wire and one back.
+//! The interface of a dialect: one function to the wire and one back.
 
 use bytes::Bytes;
 use forebay_schemas::{Job, Usage};
@@ -16,10 +16,11 @@ use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::unsupported::Unsupported;
 
-/// What is encoded of a name in a path: AWS signs it so.
+/// The characters of a name that are percent-encoded in a path, as AWS signs it: all but letters,
+/// digits, `-`, `.` and `_`.
 const IN_PATHS: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_');
 
-/// A job on its way to a model.
+/// A call of a model for a job: the input of an adapter.
 #[derive(Debug)]
 pub(crate) struct AdapterCall<'a> {
     pub(crate) kind: WorkKind,
@@ -28,45 +29,45 @@ pub(crate) struct AdapterCall<'a> {
     pub(crate) endpoint: &'a Endpoint,
 }
 
-/// An answer with a good status.
+/// A decoded answer with a good status.
 #[derive(Debug)]
 pub(crate) struct AdapterAnswer {
-    /// In OpenAI's shape.
+    /// The body in OpenAI's shape.
     pub(crate) body: Box<RawValue>,
     pub(crate) usage: Option<Usage>,
     pub(crate) said: AnswerKind,
 }
 
-/// What an answer with a good status says.
+/// The kind of an answer with a good status.
 #[derive(Debug)]
 pub(crate) enum AnswerKind {
-    /// What was asked for.
+    /// The requested work.
     Whole,
-    /// That it is refused for its content, in the provider's words.
+    /// A refusal for the content, with the provider's reason.
     Filtered(String),
-    /// That it failed.
+    /// A failure, in spite of the good status.
     Error(ErrorBody),
 }
 
 /// A wire dialect. Implementations do no I/O, read no clock and keep no state.
 pub(crate) trait Adapter: Sync {
-    /// The kinds of work that it can say.
+    /// Returns the kinds of work that the dialect can encode.
     fn kinds(&self) -> &'static [WorkKind];
 
-    /// What becomes of the fields of a chat; `None` where it goes as it is.
+    /// Returns the rules for the fields of a chat; `None` where a chat's body is sent as it is.
     fn fields(&self) -> Option<&'static chat::ChatFieldRules> {
         None
     }
 
-    /// The request, without the credential.
+    /// Encodes the request, without the credential. Fails where the job cannot be encoded.
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported>;
 
-    /// Why the job cannot be said, if it cannot.
+    /// Returns why the job cannot be encoded; `None` if it can.
     fn refusal(&self, call: &AdapterCall<'_>) -> Option<Unsupported> {
         self.encode(call).err()
     }
 
-    /// Reads an answer with a good status; `None` when it cannot be read.
+    /// Decodes an answer with a good status; `None` when it cannot be read.
     fn decode(
         &self,
         call: &AdapterCall<'_>,
@@ -76,10 +77,10 @@ pub(crate) trait Adapter: Sync {
 }
 
 impl AdapterCall<'_> {
-    /// The typed chat of its body; `fields` says what becomes of each of them.
+    /// Reads the job's body as a typed chat. `fields` decides what happens to each field.
     ///
     /// # Errors
-    /// When a field is not known, or has a value that it cannot have.
+    /// Fails when a field is not known, or has a value that it cannot have.
     pub(crate) fn chat(
         &self,
         fields: &chat::ChatFieldRules,
@@ -87,7 +88,7 @@ impl AdapterCall<'_> {
         chat::ChatRequest::read(&self.job.body, fields, &self.endpoint.provider.name)
     }
 
-    /// A request with a JSON body to `path` under the endpoint's address.
+    /// Returns a `POST` request with a JSON body to `path` under the endpoint's address.
     pub(crate) fn post(&self, path: &str, body: &impl Serialize) -> Result<Request, Unsupported> {
         let body = serde_json::to_vec(body)
             .map_err(|error| Unsupported::new("body", error.to_string()))?;
@@ -96,7 +97,7 @@ impl AdapterCall<'_> {
         Ok(self.request(path, headers, body.into()))
     }
 
-    /// The model's name in a path.
+    /// Returns the model's name, percent-encoded for a path.
     pub(crate) fn model_in_path(&self) -> String {
         percent_encoding::utf8_percent_encode(self.model, IN_PATHS).to_string()
     }

@@ -1,4 +1,4 @@
-//! Which code speaks which dialect, and what follows from that for a provider.
+//! The adapter of each dialect, and the properties of a provider that follow from its adapter.
 
 use std::collections::BTreeMap;
 
@@ -25,14 +25,14 @@ impl Dialect {
 }
 
 impl Provider {
-    /// The kinds of work that it has.
+    /// Returns the kinds of work that the provider offers: its own list, else its dialect's.
     pub fn kinds(&self) -> &[WorkKind] {
         self.kinds
             .as_deref()
             .unwrap_or_else(|| self.dialect.adapter().kinds())
     }
 
-    /// What becomes of the fields of a chat request, whichever the model.
+    /// Returns what happens to each field of a chat request, apart from quirks of single models.
     pub fn chat_fields(&'static self) -> ChatFields {
         if let Some(fields) = self.dialect.adapter().fields() {
             return fields.told();

@@ -1,4 +1,4 @@
-//! What a call is taken to cost before it is made.
+//! The cost of a call at admission, before the call is made.
 
 use forebay_schemas::Job;
 use serde_json::Value;
@@ -8,11 +8,11 @@ use super::estimate;
 use super::kind::WorkKind;
 use crate::cost::{CallCost, CountedTogether};
 
-/// The most answer tokens that are reserved: more than any model gives.
+/// The most answer tokens that are reserved: no model returns more.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
-/// The most answers that a request can ask for at once.
+/// The most answers that one request can request.
 const MOST_ANSWERS: u64 = 128;
-/// The fields of a body that make its prompt.
+/// The fields of a body that count as its prompt.
 const PROMPT: [&str; 9] = [
     "messages",
     "input",
@@ -24,20 +24,20 @@ const PROMPT: [&str; 9] = [
     "documents",
     "prompt",
 ];
-/// The fields that say how long an answer may be, by precedence.
+/// The fields that limit the length of an answer, in order of precedence.
 const LONGEST_ANSWER: [&str; 3] = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
-/// Answer tokens that are reserved where a request sets no maximum.
+/// The answer tokens that are reserved where a request sets no maximum.
 const UNSTATED_ANSWER_TOKENS: u64 = 1024;
 
-/// Whether a job says how long its answer may be.
+/// Returns true if a job limits the length of its answer.
 pub(super) fn states_maximum(job: &Job) -> bool {
     LONGEST_ANSWER
         .iter()
         .any(|field| job.body.contains_key(*field))
 }
 
-/// The tokens of a job's prompt and of the longest answers that it allows, as far as can be told. Where it allows any,
-/// a provider that is always told a maximum counts that one.
+/// Estimates the tokens of a job's prompt and of the longest answers that it allows. Some adapters
+/// always send a maximum. For those, a job without a maximum counts with the one that is sent.
 pub(super) fn cost(
     job: &Job,
     model: &str,
@@ -82,7 +82,8 @@ pub(super) fn cost(
     }
 }
 
-/// What is sent as the longest answer where a job sets none: thoughts come on top of it.
+/// Returns the maximum that an adapter sends where a job sets none. The budget of thought is added
+/// to it.
 fn sent_unstated(job: &Job) -> u64 {
     let effort = job.body.get("reasoning_effort");
     let effort: Option<ReasoningEffort> =
@@ -90,7 +91,8 @@ fn sent_unstated(job: &Job) -> u64 {
     MOST_UNSTATED + effort.map_or(0, ReasoningEffort::budget)
 }
 
-/// Tokens of a part of a request's body: as the model's tokenizer counts them, if that is here, else likely.
+/// Returns the tokens of a part of a request's body. The model's tokenizer counts them if it is
+/// built in; otherwise they are estimated.
 #[cfg_attr(
     not(feature = "exact-tokens"),
     expect(unused_variables, reason = "an estimate is the same for all models")

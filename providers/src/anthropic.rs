@@ -1,4 +1,4 @@
-//! Anthropic's Messages, in both versions of its API.
+//! Anthropic's Messages, in both versions of the API.
 
 mod answer;
 pub(super) mod request;
@@ -10,7 +10,7 @@ use super::chat::ChatFieldRules;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// The dialect's name for what it wants back.
+/// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "anthropic";
 /// The first version without sampling parameters (vendor's SDK 2.12).
 const WITHOUT_SAMPLING: &str = "2026-10-21";
@@ -29,7 +29,8 @@ pub(super) const FIELDS: ChatFieldRules = ChatFieldRules {
     ],
 };
 
-/// Whether a version takes sampling parameters. Vertex had names of its own for the older one.
+/// Returns true if a version takes sampling parameters. Vertex had its own names of the older
+/// version.
 pub(super) fn samples(version: &str) -> bool {
     version < WITHOUT_SAMPLING || version.starts_with("vertex-")
 }

@@ -9,7 +9,7 @@ use super::chat::ChatFieldRules;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// The dialect's name for what it wants back.
+/// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "bedrock";
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
@@ -39,7 +39,7 @@ impl Adapter for Bedrock {
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         let chat = call.chat(&FIELDS)?;
-        // An id may be an ARN; AWS signs the path with its colons and slashes encoded.
+        // A model's id may be an ARN. AWS signs the path with its colons and slashes encoded.
         let path = format!("/model/{}/converse", call.model_in_path());
         call.post(&path, &request::of(&chat, call.model)?)
     }

@@ -1,4 +1,4 @@
-//! What of an answer tells its price beside its tokens.
+//! The parts of an answer that decide its price beside its tokens.
 
 use forebay_schemas::{Job, Usage};
 use serde::Deserialize;
@@ -6,33 +6,36 @@ use serde_json::Value;
 
 use super::kind::WorkKind;
 
-/// The tools that cost nothing by themselves: whoever asked runs them.
+/// The types of tools that cost nothing by themselves: the publisher of the job runs them.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];
 
-/// What of an answer tells its price beside its tokens.
+/// The facts of an answer that decide its price beside its tokens.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct BilledFacts {
-    /// The service tier that it was served in, where the provider says.
+    /// The service tier that served the request; `None` where the provider does not report it.
     pub tier: Option<String>,
-    /// Whether it is paid for by something that usage does not count, or counts at a price that is not the usual
-    /// one: sound, searches, a cache that lasts long.
+    /// True if the price depends on something that usage does not count, or counts at an unusual
+    /// price. Examples are sound, searches and a cache that lasts long.
     pub has_extras: bool,
-    /// What is paid for, where that is not what the call used: Cohere counts the text alone.
+    /// The billed usage, where the provider reports it beside the actual usage: Cohere bills the
+    /// text alone.
     pub billed: Option<Usage>,
 }
 
-/// What all providers' answers may have; the names of one mean nothing else at another.
+/// The fields that decide the price, over all providers. One provider's names mean nothing else at
+/// another.
 #[derive(Deserialize, Default)]
 #[serde(default, rename_all = "camelCase")]
 struct ChargedParts {
     #[serde(rename = "service_tier")]
     tier: Option<Value>,
     usage: Option<Value>,
-    /// Gemini's.
+    /// Gemini's name of the usage.
     usage_metadata: Option<Value>,
 }
 
-/// Where sound and searches are counted, and Anthropic's longer cache.
+/// The paths inside the usage at which sound and searches are counted, and Anthropic's cache of one
+/// hour.
 const EXTRAS: [&str; 8] = [
     "/prompt_tokens_details/audio_tokens",
     "/completion_tokens_details/audio_tokens",
@@ -43,7 +46,7 @@ const EXTRAS: [&str; 8] = [
     "/num_search_queries",
     "/cache_creation/ephemeral_1h_input_tokens",
 ];
-/// Where Gemini counts tokens by what they are of, and what has the usual price there.
+/// Gemini's lists of token counts by modality, each with the modalities that have the usual price.
 const BY_MODALITY: [(&str, &[&str]); 3] = [
     (
         "promptTokensDetails",
@@ -56,12 +59,12 @@ const BY_MODALITY: [(&str, &[&str]); 3] = [
     ("candidatesTokensDetails", &["TEXT"]),
 ];
 
-/// What the answer `body` to `job` says of its price.
+/// Reads from the answer `body` to `job` the facts that decide its price beside its tokens.
 pub(super) fn charge(kind: WorkKind, job: &Job, body: &[u8]) -> BilledFacts {
     match kind {
         WorkKind::Chat | WorkKind::Responses => {}
         WorkKind::Embeddings | WorkKind::Moderation => return BilledFacts::default(),
-        // Paid for by the image, the second, the character or the search.
+        // Priced by the image, the second, the character or the search.
         WorkKind::Rerank | WorkKind::Image | WorkKind::Speech | WorkKind::Transcription => {
             return BilledFacts {
                 has_extras: true,
@@ -125,7 +128,7 @@ fn has_tokens(part: &Value) -> bool {
         .is_some_and(|count| count > 0)
 }
 
-/// Whether a job asks for tools that its provider runs, and charges.
+/// Returns true if a job requests tools that its provider runs and charges.
 fn asks_extras(job: &Job) -> bool {
     let field = |name: &str| job.body.get(name).filter(|raw| raw.get() != "null");
     let tools: Vec<Value> = field("tools")

@@ -1,7 +1,7 @@
-//! The unified chat request, which is OpenAI's, read for dialects that say it otherwise.
+//! The unified chat request, which is OpenAI's, for dialects that encode it differently.
 //!
-//! Nothing is lost in silence: a field that is not listed here is refused by name, and each dialect says which of
-//! the listed ones it maps and which it drops, see [`ChatFieldRules`].
+//! No field is lost in silence: an unknown field is refused by name. Each dialect states which of
+//! the known fields it maps and which it drops, see [`ChatFieldRules`].
 
 pub(super) mod answer;
 mod content;
@@ -56,7 +56,7 @@ pub(super) struct ChatRequest {
     pub(super) metadata: Option<Map<String, Value>>,
 }
 
-/// A message.
+/// A message of a chat.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[serde(expecting = "struct Message")]
@@ -67,18 +67,18 @@ pub(super) struct ChatMessage {
     #[serde(default, deserialize_with = "null_as_empty")]
     pub(super) tool_calls: Vec<ToolCall>,
     pub(super) tool_call_id: Option<String>,
-    /// What the model said instead of an answer.
+    /// The model's refusal in place of an answer.
     pub(super) refusal: Option<String>,
-    /// What the model thought, for people.
+    /// The model's thoughts, for people.
     pub(super) reasoning_content: Option<String>,
-    /// What the model drew: see [`answer::AnswerChoice`].
+    /// The images that the model drew: see [`answer::AnswerChoice`].
     #[serde(default, deserialize_with = "null_as_empty")]
     images: Vec<ContentPart>,
-    /// What a provider wants back as it gave it: see [`answer::Opaque`].
+    /// The values that a provider wants back unchanged: see [`answer::OpaqueValue`].
     #[serde(default, deserialize_with = "null_as_empty")]
     pub(super) reasoning_details: Vec<Value>,
-    // What follows is left out: names of speakers, which no other dialect has, and what came beside an answer that
-    // is sent back.
+    // The following fields are left out: names of speakers, which no other dialect has, and parts
+    // of an answer that is sent back.
     #[serde(rename = "name")]
     _name: Option<String>,
     #[serde(rename = "annotations")]
@@ -91,7 +91,7 @@ pub(super) struct ChatMessage {
     _reasoning: Option<Value>,
 }
 
-/// What only OpenAI can read again.
+/// Refuses any value but null: only OpenAI can read it.
 fn nothing<'de, D: serde::Deserializer<'de>>(from: D) -> Result<(), D::Error> {
     match Value::deserialize(from)? {
         Value::Null => Ok(()),
@@ -107,7 +107,7 @@ pub(super) fn null_as_empty<'de, D: serde::Deserializer<'de>, T: Deserialize<'de
     Ok(Option::<Vec<T>>::deserialize(from)?.unwrap_or_default())
 }
 
-/// Who speaks.
+/// The author of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum MessageRole {
@@ -118,7 +118,7 @@ pub(super) enum MessageRole {
     Tool,
 }
 
-/// Texts that end the answer.
+/// The texts that end an answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(untagged, expecting = "invalid type: not a text or a list of texts")]
 pub(super) enum StopWords {
@@ -139,7 +139,7 @@ impl StopWords {
 }
 
 impl ChatRequest {
-    /// Reads a job's body for a dialect that maps and drops `fields`.
+    /// Reads the request from a job's body, for a dialect with these rules for `fields`.
     pub(super) fn read(
         body: &Object,
         fields: &ChatFieldRules,
@@ -166,7 +166,7 @@ impl ChatRequest {
         Ok(chat)
     }
 
-    /// What no provider could do, found before it is asked.
+    /// Finds mistakes that every provider would refuse, before any call.
     fn check(&self) -> Result<(), Unsupported> {
         if self.messages.is_empty() {
             return Err(Unsupported::invalid("body.messages", "is empty"));
@@ -234,17 +234,17 @@ impl ChatRequest {
         }
     }
 
-    /// The longest answer that is wanted, in tokens.
+    /// Returns the maximum length of the answer, in tokens; `None` where the job sets none.
     pub(super) fn most_tokens(&self) -> Option<u64> {
         self.max_completion_tokens.or(self.max_tokens)
     }
 
-    /// Who is served, for a provider that watches for abuse.
+    /// Returns the name of the end user, for a provider that watches for abuse.
     pub(super) fn end_user(&self) -> Option<&str> {
         self.safety_identifier.as_deref().or(self.user.as_deref())
     }
 
-    /// The texts of all instructions, in their order; blank ones say nothing.
+    /// Returns the texts of all instructions in their order, without blank ones.
     pub(super) fn instructions(&self) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
         for (index, message) in self
@@ -261,7 +261,7 @@ impl ChatRequest {
         Ok(texts)
     }
 
-    /// The messages that are no instructions, each with its place.
+    /// Returns the messages that are not instructions, each with its index.
     pub(super) fn turns(&self) -> impl Iterator<Item = (usize, &ChatMessage)> {
         self.messages
             .iter()
@@ -269,9 +269,9 @@ impl ChatRequest {
             .filter(|(_, message)| message.role != MessageRole::System)
     }
 
-    /// What is said by turns, of users and of the model: what follows in the same turn joins it, and results of calls
-    /// are of the user's. `parts` says what a message is made of in a dialect; whether a turn is the model's stands
-    /// before it.
+    /// Groups the messages into alternating turns of the user and of the model. Successive messages
+    /// of one turn are joined; results of calls belong to the user. `parts` encodes a message in a
+    /// dialect. Each turn has true first if it is the model's.
     pub(super) fn by_turns(
         &self,
         parts: impl Fn(&ChatMessage, &str) -> Result<Vec<Value>, Unsupported>,
@@ -289,7 +289,7 @@ impl ChatRequest {
         Ok(turns)
     }
 
-    /// The name of the function that a result answers.
+    /// Returns the name of the function that was called with this id.
     pub(super) fn function_of(&self, call_id: &str) -> Option<&str> {
         let calls = self.messages.iter().flat_map(|message| &message.tool_calls);
         calls
@@ -300,7 +300,7 @@ impl ChatRequest {
 }
 
 impl ChatMessage {
-    /// Images that the model drew stand behind what it said.
+    /// Moves the images that the model drew behind the message's text.
     fn take_images(&mut self) {
         if self.images.is_empty() {
             return;
@@ -337,7 +337,7 @@ impl ChatMessage {
         self.content.check(&format!("{field}.content"))
     }
 
-    /// What `dialect` wants back of this message as it gave it.
+    /// Returns the values in this message that `dialect` wants back.
     pub(super) fn opaque<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
         self.kept(dialect).filter_map(|detail| detail.get("data"))
     }
@@ -348,7 +348,8 @@ impl ChatMessage {
         self.reasoning_details.iter().filter(of_dialect)
     }
 
-    /// The text with what `dialect` wants back at the places where it stood; `None` where no places are told.
+    /// Returns the text, with the values that `dialect` wants back at their former places. `None`
+    /// where no places are given.
     pub(super) fn woven<'a>(&'a self, dialect: &'a str) -> Option<Vec<Woven<'a>>> {
         let MessageContent::Text(text) = &self.content else {
             return None;
@@ -377,7 +378,7 @@ impl ChatMessage {
     }
 }
 
-/// A piece of what was said, or a thing that is wanted back.
+/// A piece of a message's text, or a value that its dialect wants back.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Woven<'a> {
     Text(&'a str),

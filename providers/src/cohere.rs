@@ -1,4 +1,4 @@
-//! Cohere's second version: chat, embed and rerank.
+//! Version 2 of Cohere's API: chat, embed and rerank.
 
 mod answer;
 mod request;
@@ -17,7 +17,7 @@ use crate::message::{Reply, Request};
 
 /// The most texts of one call (vendor's documentation).
 const MOST_TEXTS: usize = 96;
-/// What vectors are for where a job does not say; the API asks for it.
+/// The purpose of vectors where a job names none; the API requires one.
 const INPUT_TYPE: &str = "search_document";
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[
@@ -106,7 +106,7 @@ fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
         "input_type": embedding.input_type.as_deref().unwrap_or(INPUT_TYPE),
         "texts": texts,
         "embedding_types": ["float"],
-        // What is too long is refused, as at OpenAI, and not cut.
+        // A text that is too long is refused, as at OpenAI, and not cut.
         "truncate": "NONE",
     });
     if let Some(dimensions) = embedding.dimensions {
@@ -160,7 +160,7 @@ impl BilledUnits {
     }
 }
 
-/// What an answer to rerank has, so that another one is not taken for it.
+/// The required parts of an answer to rerank, so that no other answer passes for one.
 #[derive(Deserialize)]
 struct CohereRanked {
     #[serde(rename = "results")]

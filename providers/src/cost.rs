@@ -1,4 +1,4 @@
-//! What a call takes: the cost vector, and the dimensions that limits count.
+//! The cost vector of a call, and the dimensions that limits count.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::Deserialize;
 /// The cost vector of one call: what it takes of each kind of limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CallCost {
-    /// Calls; one for a single call.
+    /// The number of calls; 1 for a single call.
     pub requests: u64,
-    /// Prompt tokens.
+    /// The number of prompt tokens.
     pub input_tokens: u64,
-    /// Answer tokens.
+    /// The number of answer tokens.
     pub output_tokens: u64,
-    /// What both together take of a limit on all tokens.
+    /// The rule by which prompt and answer tokens count against a limit on all tokens.
     pub together: CountedTogether,
 }
 
-/// How a provider counts prompt and answer tokens against one limit.
+/// The rule by which a provider counts prompt and answer tokens against one limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CountedTogether {
-    /// Their sum.
+    /// The sum of both.
     #[default]
     Sum,
     /// The larger of the two.
@@ -30,7 +30,7 @@ pub enum CountedTogether {
     Input,
 }
 
-/// What a limit over a period counts.
+/// The quantity that a limit over a period counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitDimension {
@@ -56,7 +56,7 @@ impl fmt::Display for LimitDimension {
 }
 
 impl CallCost {
-    /// The least that any call takes.
+    /// The smallest cost of any call.
     pub const LEAST: CallCost = CallCost {
         requests: 1,
         input_tokens: 1,
@@ -64,7 +64,7 @@ impl CallCost {
         together: CountedTogether::Sum,
     };
 
-    /// How much of `dimension` this is.
+    /// Returns the amount of `dimension` in this cost.
     pub fn of(&self, dimension: LimitDimension) -> u64 {
         match dimension {
             LimitDimension::Requests => self.requests,

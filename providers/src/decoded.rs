@@ -1,4 +1,4 @@
-//! What a reply turned out to be.
+//! Decoded replies, and the limits that their headers report.
 
 use std::time::Duration;
 
@@ -8,56 +8,58 @@ use serde::Deserialize;
 use crate::charge::BilledFacts;
 use crate::cost::LimitDimension;
 
-/// What a reply turned out to be.
+/// A decoded reply: an answer or an error.
 #[derive(Debug, Clone)]
 pub struct DecodedReply {
-    /// `None` when it is a success.
+    /// The class of the failure; `None` for a success.
     pub class: Option<Class>,
-    /// The answer in OpenAI's shape, an error answer included; `None` when it cannot be read.
+    /// The response in OpenAI's shape, an error's included; `None` when it cannot be read.
     pub response: Option<Response>,
-    /// The provider's short name of an error.
+    /// A short name of the failure, the provider's own for an error; `None` where there is none.
     pub code: Option<String>,
-    /// The provider's words on an error.
+    /// The message of the failure, in the provider's words for an error; `None` where there is
+    /// none.
     pub message: Option<String>,
-    /// Tokens used, where the provider says.
+    /// The tokens that the call used; `None` where the provider does not report them.
     pub usage: Option<Usage>,
-    /// What else its price depends on.
+    /// The other facts that decide the price.
     pub charge: BilledFacts,
-    /// How long the provider asks to wait.
+    /// The wait that the provider requests; `None` where it requests none.
     pub retry_after: Option<Duration>,
-    /// What an error speaks of.
+    /// The subject of an error.
     pub scope: ErrorScope,
-    /// Whether the provider forbids to ask again.
+    /// True if the provider forbids a retry.
     pub is_final: bool,
-    /// Whether it is an error, with whatever status, and no answer.
+    /// True if the reply is an error, whatever its status. False for an answer, also for one that
+    /// cannot be read.
     pub is_error: bool,
 }
 
-/// What the headers of an answer say of one limit.
+/// The state of one limit, as the headers of a reply report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateLimitHeaders {
-    /// What is limited.
+    /// The quantity that is limited.
     pub dimension: LimitDimension,
-    /// The whole limit.
+    /// The whole limit, in units of `dimension`.
     pub limit: u64,
-    /// What is left of it.
+    /// The amount that is left of the limit, in units of `dimension`.
     pub remaining: u64,
-    /// When all of it is back.
+    /// The time until the whole limit is available again; `None` where no header states it.
     pub whole_in: Option<Duration>,
-    /// By how much `whole_in` may be too long or too short.
+    /// The largest error of `whole_in`, in both directions.
     pub resolution: Duration,
-    /// The period, where the provider documents it.
+    /// The period of the limit; `None` where the provider does not document it.
     pub per: Option<Duration>,
 }
 
-/// What an error speaks of.
+/// The subject of an error: the key, the model or the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorScope {
-    /// This key alone.
+    /// The key alone.
     Key,
     /// The account's use of this model.
     Model,
-    /// This request alone, as far as can be told.
+    /// This request alone, as far as the reply shows.
     Request,
 }

@@ -1,4 +1,5 @@
-//! The unified embeddings request and answer, which are OpenAI's, for dialects that say them otherwise.
+//! The unified embeddings request and answer, which are OpenAI's, for dialects that encode them
+//! differently.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,10 +10,11 @@ use serde_json::{Map, Value, json};
 
 use super::{AdapterAnswer, AnswerKind, Unsupported};
 
-/// Left out everywhere: it says who is served.
+/// The fields that no dialect copies: `model`, which is the target's, and `user`, which names the
+/// end user.
 const HINTS: [&str; 2] = ["model", "user"];
 
-/// What vectors of texts are for.
+/// The purposes of vectors that a request can name.
 const INPUT_TYPES: [&str; 4] = [
     "search_document",
     "search_query",
@@ -20,7 +22,7 @@ const INPUT_TYPES: [&str; 4] = [
     "clustering",
 ];
 
-/// What is to be embedded.
+/// A request for the vectors of texts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EmbeddingRequest {
@@ -28,7 +30,8 @@ pub(super) struct EmbeddingRequest {
     pub(super) dimensions: Option<u64>,
     #[serde(default)]
     encoding_format: VectorEncoding,
-    /// What the vectors are for, as Cohere names it, one of [`INPUT_TYPES`]. OpenAI has no such field.
+    /// The purpose of the vectors in Cohere's words, one of [`INPUT_TYPES`]. OpenAI has no such
+    /// field.
     pub(super) input_type: Option<String>,
 }
 
@@ -43,7 +46,7 @@ pub(super) enum EmbeddingInput {
     Many(Vec<String>),
 }
 
-/// How vectors are written.
+/// The encoding of vectors in an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum VectorEncoding {
@@ -53,7 +56,7 @@ enum VectorEncoding {
 }
 
 impl EmbeddingRequest {
-    /// Reads a job's body.
+    /// Reads the request from a job's body.
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
         for (name, raw) in body
@@ -94,7 +97,7 @@ impl EmbeddingRequest {
         }
     }
 
-    /// The texts.
+    /// Returns the texts to embed.
     pub(super) fn texts(&self) -> &[String] {
         match &self.input {
             EmbeddingInput::One(text) => std::slice::from_ref(text),
@@ -102,7 +105,7 @@ impl EmbeddingRequest {
         }
     }
 
-    /// OpenAI's word for how vectors are written.
+    /// Returns OpenAI's name of the encoding of vectors.
     pub(super) fn encoding(&self) -> &'static str {
         match self.encoding_format {
             VectorEncoding::Float => "float",
@@ -110,7 +113,8 @@ impl EmbeddingRequest {
         }
     }
 
-    /// A refusal of what is named, where the dialect has nothing like it.
+    /// Refuses the request if one of `fields` is given, because the provider has nothing like it.
+    /// Each item is a field's name and true if the field is given.
     pub(super) fn without(
         &self,
         fields: &[(&str, bool)],
@@ -123,7 +127,8 @@ impl EmbeddingRequest {
         })
     }
 
-    /// The answer in OpenAI's shape, for vectors in the order of the texts; `None` if they are not so many.
+    /// Builds the answer in OpenAI's shape from vectors in the order of the texts; `None` if the
+    /// number of vectors is not the number of texts.
     pub(super) fn answer(
         &self,
         model: &str,
@@ -135,7 +140,8 @@ impl EmbeddingRequest {
         }
         let item = |(index, vector): (usize, Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": self.written(&vector) });
         let data: Vec<_> = vectors.into_iter().enumerate().map(item).collect();
-        // OpenAI's always has a usage. Where the provider tells none it is null: 0 would be taken for a count.
+        // OpenAI's answer always has a usage. Where the provider reports none it is null: 0 would
+        // be read as a count.
         let tokens = usage.map(|usage| usage.input_tokens);
         let told = tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
         let body = json!({ "object": "list", "data": data, "model": model, "usage": told });
@@ -146,7 +152,7 @@ impl EmbeddingRequest {
         })
     }
 
-    /// Base64 is of little-endian 32-bit floats, as at OpenAI.
+    /// Encodes one vector. Base64 contains little-endian 32-bit floats, as at OpenAI.
     fn written(&self, vector: &[f32]) -> Value {
         match self.encoding_format {
             VectorEncoding::Float => json!(vector),

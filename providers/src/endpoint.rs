@@ -1,4 +1,5 @@
-//! Where an account's calls go: the address, the way its key is sent, and how its provider counts.
+//! The destination of an account's calls: the address, the placement of the key, and the provider's
+//! way of counting.
 
 use bytes::Bytes;
 use forebay_schemas::{Job, Usage};
@@ -14,19 +15,19 @@ use crate::registry::{KeyPlacement, Provider, TokenRules};
 use crate::secret::Secret;
 use crate::sigv4;
 
-/// Where an account's calls go.
+/// The destination of an account's calls: a provider at an address.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     /// The provider.
     pub provider: &'static Provider,
-    /// Its address, without a final slash.
+    /// The base address, without a final slash.
     pub base_url: String,
-    /// The version of its API that is asked for, where it has several.
+    /// The version of the provider's API; `None` where none is sent.
     pub api_version: Option<String>,
 }
 
 impl Endpoint {
-    /// Calls at `base_url`, with the provider's own version.
+    /// Creates an endpoint at `base_url` with the provider's default version.
     pub fn new(provider: &'static Provider, base_url: &str) -> Self {
         let base_url = base_url.trim_end_matches('/').to_owned();
         Self {
@@ -36,7 +37,7 @@ impl Endpoint {
         }
     }
 
-    /// What is wrong with the version that is asked for, or with asking for none.
+    /// Returns what is wrong with the version, or with its absence; `None` if nothing is.
     pub fn wrong_version(&self) -> Option<String> {
         let Provider {
             name,
@@ -79,10 +80,10 @@ impl Endpoint {
         }
     }
 
-    /// Adds the credential to a request that is sent at `now`.
+    /// Adds the credential to a request that is sent at `now`. An empty credential adds nothing.
     ///
     /// # Errors
-    /// When the credential cannot be sent.
+    /// Fails when the credential cannot be sent in a header, or cannot sign the request.
     pub fn authorise(
         &self,
         request: &mut Request,
@@ -108,7 +109,7 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Why no call can be made with this credential, if none can.
+    /// Returns why no call can be made with this credential; `None` if calls can be made.
     pub fn wrong_key(&self, secret: &Secret) -> Option<String> {
         let (url, account) = (self.base_url.clone(), String::new());
         let (method, headers) = (Method::POST, HeaderMap::new());
@@ -123,7 +124,7 @@ impl Endpoint {
             .err()
     }
 
-    /// What the provider takes a call to `model` to cost when it admits it.
+    /// Returns the cost that the provider counts for a call to `model` when it admits the call.
     pub fn admission_cost(&self, job: &Job, model: &str) -> CallCost {
         let TokenRules {
             together,
@@ -133,12 +134,12 @@ impl Endpoint {
         admission::cost(job, model, together, always_sets_maximum)
     }
 
-    /// Whether a job says how long its answer may be.
+    /// Returns true if a job limits the length of its answer.
     pub fn states_maximum(job: &Job) -> bool {
         admission::states_maximum(job)
     }
 
-    /// What costs so much elsewhere, as this provider counts it.
+    /// Returns the cost of a call elsewhere, as this provider counts it.
     pub fn counted(&self, cost: CallCost) -> CallCost {
         CallCost {
             together: self.provider.tokens.together,
@@ -146,7 +147,7 @@ impl Endpoint {
         }
     }
 
-    /// What a call turned out to cost.
+    /// Returns the cost of a completed call from its usage.
     pub fn spent(&self, usage: Usage, model: &str) -> CallCost {
         let together = match self.provider.tokens.together {
             CountedTogether::Input => CountedTogether::Input,
@@ -169,12 +170,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether the provider gives back what was admitted and not used.
+    /// Returns true if the provider gives back what was reserved and not used.
     pub fn settles(&self) -> bool {
         self.provider.tokens.settles
     }
 
-    /// What the headers of an answer say of limits.
+    /// Reads the state of limits from the headers of a reply.
     pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<RateLimitHeaders> {
         self.provider
             .limit_headers()
@@ -184,7 +185,7 @@ impl Endpoint {
     }
 }
 
-/// Every digit as 0, so that what is left is the form of a text.
+/// Replaces a digit by 0, so that only the form of a text remains.
 fn as_digit(char: char) -> char {
     if char.is_ascii_digit() { '0' } else { char }
 }

@@ -1,4 +1,4 @@
-//! What an error says, read from every envelope that providers use, and what it means.
+//! Errors of providers: the reading of every envelope that they use, and the meaning of an error.
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ use super::ErrorScope;
 use super::registry::{ErrorRule, Provider, ReturnRule};
 use crate::message::Reply;
 
-/// What an error says.
+/// The contents of an error.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ErrorBody {
     pub(super) message: Option<String>,
-    /// The provider's short name of it, for the completion.
+    /// The provider's short name of the error, for the completion.
     pub(super) code: Option<String>,
-    /// Every machine-readable name in it: codes, types, statuses, reasons, ids of quotas.
+    /// Every machine-readable name in the error: codes, types, statuses, reasons, ids of quotas.
     pub(super) names: Vec<String>,
-    /// How long its details ask to wait.
+    /// The wait that the details request; `None` where they request none.
     pub(super) wait: Option<Duration>,
-    /// The HTTP status that it has in itself.
+    /// The HTTP status that the body itself contains.
     pub(super) status: Option<u16>,
 }
 
-/// What an error means.
+/// The meaning of an error at a provider.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ErrorMeaning {
     pub(super) class: Class,
     pub(super) scope: ErrorScope,
-    /// Until what is spent is back, if a calendar says.
+    /// The time until a spent allowance is back; `None` where no calendar decides it.
     pub(super) back: Option<Duration>,
 }
 
 impl ErrorBody {
-    /// Reads the body of an error and the header that names AWS's.
+    /// Reads an error from its body, and from the header in which AWS names it.
     pub(super) fn read(reply: &Reply) -> Self {
         let value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let mut error = Self::of(&value);
@@ -52,7 +52,7 @@ impl ErrorBody {
         error
     }
 
-    /// An error that came with a good status, if the body is one and no answer.
+    /// Reads an error that came with a good status; `None` if the body is not an error.
     pub(super) fn within(reply: &Reply) -> Option<Self> {
         let value = serde_json::from_slice(&reply.body).ok()?;
         let first = first(&value);
@@ -64,7 +64,7 @@ impl ErrorBody {
         let is_named = ["type", "object"]
             .iter()
             .any(|field| first.get(*field).is_some_and(|name| name == "error"));
-        // Cohere has nothing else in it; its answers' message is an object.
+        // Cohere's errors have only a `message`, a text. In Cohere's answers it is an object.
         let is_flat = first.get("message").is_some_and(Value::is_string);
         (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
     }
@@ -81,9 +81,9 @@ impl ErrorBody {
             Value::String(message) => body.message = Some(message.clone()),
             _ => body.read_object(error),
         }
-        // Together has it beside the error, too.
+        // Together also puts a type beside the error.
         body.name_of(value.get("error_type"));
-        // A number is a name only where there is no word for it.
+        // A number becomes the code only where the error has no word for it.
         body.code = body.code.or_else(|| body.names.first().cloned());
         body
     }
@@ -110,7 +110,7 @@ impl ErrorBody {
         }
     }
 
-    /// One of Google's details: `ErrorInfo`, `QuotaFailure` or `RetryInfo`.
+    /// Reads one of Google's details: `ErrorInfo`, `QuotaFailure` or `RetryInfo`.
     fn read_detail(&mut self, detail: &Value) {
         self.name_of(detail.get("reason"));
         for violation in detail
@@ -150,7 +150,7 @@ impl ErrorBody {
     }
 
     fn name(&mut self, name: &str) {
-        // AWS's names may stand after a namespace.
+        // AWS may put a namespace and `#` before a name.
         let name = name.rsplit('#').next().unwrap_or(name);
         if name.is_empty() {
             return;
@@ -159,7 +159,7 @@ impl ErrorBody {
         self.names.push(name.to_owned());
     }
 
-    /// What it means at `provider` to a call for `job`.
+    /// Returns the meaning of the error at `provider`, for a call for `job`.
     pub(super) fn meaning(
         &self,
         provider: &Provider,
@@ -168,7 +168,7 @@ impl ErrorBody {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> ErrorMeaning {
-        // What comes with a good status says in itself which one is meant.
+        // An error with a good status contains the status that it means.
         let status = self.status.filter(|_| status < 300).unwrap_or(status);
         let message = self.message.as_deref().unwrap_or_default().to_lowercase();
         let Some(rule) = provider
@@ -178,7 +178,7 @@ impl ErrorBody {
             let class = by_status(status);
             let scope = match class {
                 Class::BadKey => ErrorScope::Key,
-                // A 403 without a code can be about a moderated prompt as well as about the model.
+                // A 403 without a code can concern a moderated prompt as well as the model.
                 Class::ModelNotAllowed => ErrorScope::Request,
                 _ => ErrorScope::Model,
             };
@@ -227,8 +227,9 @@ impl ErrorBody {
     }
 }
 
-/// Whether a message says certain words by itself: providers repeat values of a request that they refuse, and no
-/// job's words must stop an account or a model for the jobs of others.
+/// Returns true if a message contains `words` and the job does not. Providers repeat values of a
+/// request that they refuse. No job's words may stop an account or a model for other jobs. For
+/// classes that concern one job alone, the job's own words count too.
 fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
     let is_of_the_job = matches!(
         class,
@@ -239,7 +240,7 @@ fn says(class: Class, job: &Job, message: &str, words: &str) -> bool {
 }
 
 fn holds(name: &str, raw: &RawValue, words: &str) -> bool {
-    // A field that cannot be read may hold anything.
+    // A field that cannot be read may contain any words.
     let value = serde_json::from_str(raw.get()).unwrap_or_else(|_| Value::String(words.to_owned()));
     name.to_lowercase().contains(words) || has_words(&value, words)
 }
@@ -255,7 +256,8 @@ fn has_words(value: &Value, words: &str) -> bool {
     }
 }
 
-/// Google's errors may be the only item of an array.
+/// Returns the first item of an array, or the value itself. Google may send an error as the only
+/// item of an array.
 fn first(value: &Value) -> &Value {
     match value {
         Value::Array(items) => items.first().unwrap_or(&Value::Null),
@@ -264,7 +266,7 @@ fn first(value: &Value) -> &Value {
 }
 
 impl ReturnRule {
-    /// How long it is until then.
+    /// Returns the time until the allowance is back; `None` for an unknown time zone.
     fn wait(&self, now: Timestamp) -> Option<Duration> {
         let (ReturnRule::DayIn(zone) | ReturnRule::MonthIn(zone)) = self;
         let here = now.to_zoned_datetime(TimeZone::get(zone).ok()?);
@@ -280,14 +282,14 @@ impl ReturnRule {
     }
 }
 
-/// What a status means where nothing else tells.
+/// Returns the class of a status that no rule matches.
 fn by_status(status: u16) -> Class {
     match status {
         401 => Class::BadKey,
         402 => Class::BillingStop,
-        // Most often an address that is not there; another target has another one.
+        // Most often the address does not exist; another target has another address.
         403 | 404 => Class::ModelNotAllowed,
-        // An error with a good status that nobody knows is taken to pass.
+        // An unknown error with a good status is treated as temporary.
         ..300 | 408 | 409 | 424 | 499 | 500 | 502 | 504 | 524 => Class::ServerError,
         429 => Class::RateLimited,
         503 | 529 => Class::Overloaded,

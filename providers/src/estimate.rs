@@ -1,23 +1,24 @@
-//! How many tokens a request is likely to have, without a tokenizer.
+//! An estimate of the tokens of a request, without a tokenizer.
 //!
-//! Three bytes a token is on the safe side in every natural language and in code; digits and base64
-//! need fewer bytes a token. Data of images and sound is not text and has a flat price. What is left of
-//! the error is learned from what the provider reports: see `accounts::factor`.
+//! Three bytes per token is on the safe side in every natural language and in code. Digits and
+//! base64 have fewer bytes per token. The data of images and sounds is not text and has a flat
+//! price. The usage that providers report corrects the remaining error: see
+//! `accounts/token_correction.rs` in `workers`.
 
 use serde_json::Value;
 
-/// Bytes of text a token, on the safe side.
+/// The bytes per token of text, on the safe side.
 const TEXT: usize = 3;
-/// Tenths of bytes a token in runs of digits and of base64.
+/// The tenths of a byte per token of digits and of base64.
 const DENSE_TENTHS: usize = 15;
-/// A run of so many bytes without a space, of digits or of base64's letters, is not words.
+/// The length in bytes from which an ASCII run without a space is not words, but dense as base64.
 const RUN: usize = 40;
-/// Tokens of one image or sound.
+/// The tokens of one image or sound.
 pub(super) const MEDIA: usize = 1_000;
-/// Tokens of a message beside its text.
+/// The tokens of a message beside its text.
 const MESSAGE: usize = 4;
 
-/// Likely tokens of a part of a request's body.
+/// Estimates the tokens of a part of a request's body.
 pub(super) fn tokens(value: &Value) -> usize {
     match value {
         Value::String(text) => text_tokens(text),
@@ -25,7 +26,8 @@ pub(super) fn tokens(value: &Value) -> usize {
         Value::Object(map) => {
             let of_message = if map.contains_key("role") { MESSAGE } else { 0 };
             let of_field = |(key, value): (&String, &Value)| match key.as_str() {
-                // Sound has no mark in its data, as images have.
+                // The data of sound has no mark that distinguishes it from text, as that of images
+                // has.
                 "input_audio" => MEDIA,
                 _ => key.len().div_ceil(8) + tokens(value),
             };
@@ -56,7 +58,7 @@ fn text_tokens(text: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// Bytes for each token that is estimated.
+    /// Returns the bytes per estimated token.
     fn density(text: &str) -> f64 {
         text.len() as f64 / text_tokens(text) as f64
     }

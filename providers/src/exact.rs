@@ -1,8 +1,8 @@
-//! How many tokens a request has, by the tokenizer of its model, where that is published.
+//! The exact number of tokens of a request, by the tokenizer of its model, where that is published.
 //!
-//! Messages are framed as OpenAI's cookbook counts them ("How to count tokens with tiktoken"). Schemas of
-//! tools are counted as their JSON: how they are framed is not published, and what the provider reports
-//! corrects the rest, see `accounts::factor`.
+//! Messages are framed as in OpenAI's cookbook ("How to count tokens with tiktoken"). The schemas
+//! of tools count as their JSON, because their framing is not published. The usage that providers
+//! report corrects the rest: see `accounts/token_correction.rs` in `workers`.
 
 use std::collections::HashSet;
 
@@ -11,18 +11,21 @@ use tiktoken_rs::CoreBPE;
 
 use super::estimate::MEDIA;
 
-/// Framing of a message, and of a message's name.
+/// The framing tokens of a message.
 const MESSAGE: usize = 3;
+/// The framing tokens of a message's name.
 const NAME: usize = 1;
-/// What begins the answer.
+/// The tokens that begin the answer.
 const REPLY: usize = 3;
-/// Framing of a call to a tool.
+/// The framing tokens of a call to a tool.
 const CALL: usize = 1;
-/// Longer text is estimated: what a token more or less is worth there does not pay for the time, which is
-/// tenths of a second where text does not break into words.
+/// The longest text that is counted, in bytes; longer text is estimated. One token more or less
+/// matters little there. Counting would take tenths of a second where text does not break into
+/// words.
 const LONGEST: usize = 1 << 16;
 
-/// Tokens of the part `name` of a request's body; `None` where only an estimate can be had.
+/// Counts the tokens of the part `name` of a request's body; `None` where only an estimate is
+/// possible.
 pub(super) fn tokens(model: &str, name: &str, value: &Value) -> Option<usize> {
     let counter = Counter(tiktoken_rs::bpe_for_model(model).ok()?);
     match (name, value) {
@@ -43,12 +46,12 @@ impl Counter {
         if text.len() > LONGEST {
             return None;
         }
-        // The tokenizer gives up on some text, such as very many blanks.
+        // The tokenizer fails on some texts, such as very long runs of blanks.
         let (tokens, _) = self.0.encode(text, &HashSet::new()).ok()?;
         Some(tokens.len())
     }
 
-    /// What is embedded: a text, its tokens, or several of either.
+    /// Counts the tokens of an embedding's input: a text, its token ids, or several of either.
     fn input(&self, value: &Value) -> Option<usize> {
         match value {
             Value::String(text) => self.text(text),
@@ -101,7 +104,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts that OpenAI's cookbook prints beside those of its API.
+    /// OpenAI's cookbook prints the expected counts beside those of its API.
     #[test]
     fn messages_count_as_the_cookbook_says() {
         let messages = json!([

@@ -1,4 +1,4 @@
-//! What an endpoint is asked and what its reply means, in its provider's dialect.
+//! The request to an endpoint and the decoding of its reply, in the provider's dialect.
 
 use std::time::Duration;
 
@@ -21,9 +21,9 @@ use crate::retry_after;
 use crate::unsupported::Unsupported;
 use crate::usage::within_reason;
 
-/// Longest name of a request that is repeated, in characters.
+/// The longest request id that is kept, in characters.
 const LONGEST_REQUEST_ID: usize = 200;
-/// How providers name a request.
+/// The headers in which providers send the id of a request.
 const REQUEST_IDS: [&str; 4] = [
     "x-request-id",
     "request-id",
@@ -57,10 +57,10 @@ impl Endpoint {
         })
     }
 
-    /// The request for `job` to `model`, without the credential.
+    /// Encodes the request for `job` to `model`, without the credential.
     ///
     /// # Errors
-    /// When the job cannot be expressed; says which field.
+    /// Fails when the job cannot be expressed; the error names the field.
     pub fn encode(&self, job: &Job, model: &str) -> Result<Request, Unsupported> {
         self.provider
             .dialect
@@ -68,7 +68,7 @@ impl Endpoint {
             .encode(&self.call(job, model)?)
     }
 
-    /// Why `job` cannot be said to `model` here, if it cannot.
+    /// Returns why `job` cannot be encoded for `model` here; `None` if it can.
     pub fn refusal(&self, job: &Job, model: &str) -> Option<Unsupported> {
         match self.call(job, model) {
             Ok(call) => self.provider.dialect.adapter().refusal(&call),
@@ -76,7 +76,7 @@ impl Endpoint {
         }
     }
 
-    /// Reads the reply to `job`.
+    /// Decodes the reply to `job`.
     pub fn decode(&self, job: &Job, model: &str, reply: &Reply, now: Timestamp) -> DecodedReply {
         if !(200..300).contains(&reply.status) {
             return self.refused(job, ErrorBody::read(reply), reply, now);
@@ -98,7 +98,7 @@ impl Endpoint {
                     }
                 }
             },
-            // It may have been paid for.
+            // The provider may have charged for it.
             Some((
                 _,
                 AdapterAnswer {
@@ -177,7 +177,8 @@ impl Endpoint {
         }
     }
 
-    /// The body of an error in OpenAI's shape, the provider's own beside it; what is not JSON as a JSON string.
+    /// Returns the body of an error in OpenAI's shape, with the provider's own body as `native`. A
+    /// body that is not JSON becomes a JSON string.
     fn error_body(&self, error: &ErrorBody, reply: &Reply) -> Option<Box<RawValue>> {
         let Ok(raw) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
             return text_as_json(&reply.body);
@@ -194,13 +195,14 @@ impl Endpoint {
     }
 }
 
-/// What is said of a 404 that speaks of no model: nobody but the operator can tell whose mistake it is.
+/// Returns the message for a 404 that does not concern the model. Only the operator can find out
+/// whether the job or the address is wrong.
 fn not_found(message: Option<String>) -> String {
     let message = message.unwrap_or_else(|| "the provider answered 404".to_owned());
     format!("{message} (if every call is answered so, put `base_url` of the account right)")
 }
 
-/// Why an answer cannot be read, without a word of it.
+/// Returns why an answer cannot be read, without a word of the answer.
 fn unread(kind: Option<WorkKind>, reply: &Reply) -> String {
     let content_type = reply
         .headers
@@ -233,7 +235,7 @@ fn response(reply: &Reply, body: Box<RawValue>) -> Response {
     }
 }
 
-/// An error body that is not JSON, as a JSON string: at most its first 2,000 characters.
+/// Returns an error body that is not JSON as a JSON string: at most its first 2,000 characters.
 fn text_as_json(body: &[u8]) -> Option<Box<RawValue>> {
     let text: String = String::from_utf8_lossy(body).chars().take(2_000).collect();
     serde_json::value::to_raw_value(&text).ok()

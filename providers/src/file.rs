@@ -1,24 +1,24 @@
-//! A file that a job names instead of having its bytes.
+//! A file that a job names instead of containing its bytes.
 
 use forebay_schemas::Job;
 use serde::Deserialize;
 
 use crate::WorkKind;
 
-/// The field of a body that is a file.
+/// The field of a body that holds a file.
 pub const FILE: &str = "file";
 
-/// A file that a job names instead of having its bytes: an object, which stays its publisher's.
+/// A reference to a file whose bytes are not in the job: an object, which remains its publisher's.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileReference {
     /// The object's name.
     pub object: String,
-    /// What the provider is told that the file is called.
+    /// The name of the file that is sent to the provider; `None` for the object's own.
     pub filename: Option<String>,
 }
 
-/// The file that a job names, if it does.
+/// Returns the file that a transcription names; `None` if it names none.
 pub fn file_of(job: &Job) -> Option<FileReference> {
     let file = job
         .body

@@ -13,7 +13,7 @@ use super::embedding::EmbeddingRequest;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// The dialect's name for what it wants back.
+/// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "gemini";
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[

@@ -1,21 +1,21 @@
-//! The kinds of work, each by the path that it has at OpenAI.
+//! The kinds of work, each with the path that it has at OpenAI.
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of work: what a job's `url` means.
+/// A kind of work, as a job's `url` selects it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkKind {
     /// A chat completion.
     Chat,
-    /// OpenAI's Responses.
+    /// A response of OpenAI's Responses API.
     Responses,
     /// Vectors of texts.
     Embeddings,
-    /// What is objectionable in a text.
+    /// A judgement of the objectionable content of a text.
     Moderation,
-    /// Documents in the order of their relevance; the request and the answer as Cohere, Together and vLLM have
-    /// them, since OpenAI has none.
+    /// Documents in the order of their relevance. OpenAI has no such API; the request and the
+    /// answer are those of Cohere, Together and vLLM.
     Rerank,
     /// Images from a text.
     Image,
@@ -38,7 +38,7 @@ impl WorkKind {
         WorkKind::Transcription,
     ];
 
-    /// Its path at OpenAI, which is a job's `url`.
+    /// Returns the kind's path at OpenAI, which is a job's `url`.
     pub fn url(self) -> &'static str {
         match self {
             WorkKind::Chat => "/v1/chat/completions",
@@ -52,12 +52,12 @@ impl WorkKind {
         }
     }
 
-    /// The kind that a job's `url` means.
+    /// Returns the kind that a job's `url` selects; `None` for an unknown path.
     pub fn of(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.url() == url)
     }
 
-    /// Whether its answer has tokens of its own.
+    /// Returns true if the kind's answer has tokens of its own.
     pub(super) fn has_answer_tokens(self) -> bool {
         !matches!(
             self,

@@ -1,9 +1,10 @@
-//! The wire dialects of AI providers, as pure functions: a unified job becomes a provider's request, and a provider's
-//! reply becomes a unified answer. The unified format is OpenAI's. Nothing here does I/O, reads a clock or keeps state.
+//! The wire dialects of AI providers, as pure functions. A unified job becomes a provider's request,
+//! and a provider's reply becomes a unified answer. The unified format is OpenAI's. Nothing here
+//! does I/O, reads a clock or keeps state.
 //!
-//! [`registry`] is a table of providers: addresses, dialects, headers of limits, meanings of errors. An [`Endpoint`] is
-//! one of them at an address. It encodes a job, signs the request with a [`Secret`], and decodes the reply, together
-//! with what its headers tell of limits and what an error means.
+//! [`registry`] is a table of providers: addresses, dialects, rate-limit headers, meanings of errors.
+//! An [`Endpoint`] is a provider at an address. It encodes a job, signs the request with a [`Secret`]
+//! and decodes the reply. It also reads limits from the reply's headers, and the meaning of an error.
 //!
 //! ```
 //! use forebay_providers::registry::provider;
@@ -19,7 +20,7 @@
 //! let now: Timestamp = "2026-11-30T12:00:00Z".parse()?;
 //! endpoint.authorise(&mut request, &Secret::new("sk-ant-…"), now).map_err(|problem| problem.to_string())?;
 //! assert_eq!(request.url, "https://api.anthropic.com/v1/messages");
-//! // Send `request` with any HTTP client, and put what comes back into a `Reply`.
+//! // Send `request` with any HTTP client, and put the response into a `Reply`.
 //!
 //! let body = br#"{"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down."}}"#;
 //! let reply = Reply { status: 429, headers: Default::default(), body: body.as_slice().into() };

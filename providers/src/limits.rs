@@ -1,4 +1,4 @@
-//! What headers say of limits, in each provider's form.
+//! Rate-limit headers, in each provider's form.
 
 use std::time::Duration;
 
@@ -10,16 +10,18 @@ use super::RateLimitHeaders;
 use crate::cost::LimitDimension;
 use crate::retry_after::{LONGEST, go_duration};
 
-/// No limit is larger; a header that says so is not understood.
+/// The largest limit that is believed. A header with a larger one is ignored.
 const LARGEST_LIMIT: u64 = 1 << 40;
-/// A reset further away is a time on somebody's clock, or a mistake.
+/// The longest time to a reset that is believed. A longer one is a time on another clock, or a
+/// mistake.
 const LONGEST_RESET: Duration = Duration::from_secs(25 * 60 * 60);
-/// How exact a duration with a fraction is.
+/// The largest error of a duration with a fraction.
 const EXACT: Duration = Duration::from_millis(20);
-/// What a duration in Go's notation has in it that is not of whole seconds.
+/// The marks of a duration in Go's notation that is not in whole seconds.
 const FRACTIONS: [&str; 5] = [".", "ms", "us", "µs", "ns"];
 
-/// The headers of one limit. `x-ratelimit-reset` alone has five meanings, so the form is said, never guessed.
+/// The headers of one limit. `x-ratelimit-reset` alone has five meanings, so the table states the
+/// form and nothing guesses it.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitHeader {
@@ -29,11 +31,11 @@ pub(super) struct LimitHeader {
     reset: Option<String>,
     #[serde(default)]
     form: HeaderForm,
-    /// The period in seconds, where the provider documents it.
+    /// The period in seconds; `None` where the provider does not document it.
     per_seconds: Option<u64>,
 }
 
-/// A header that tells how long to wait.
+/// A header that contains the wait until the next call.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitHeader {
@@ -41,7 +43,7 @@ pub(super) struct WaitHeader {
     form: HeaderForm,
 }
 
-/// How a time to come is written.
+/// The form of a time in the future.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum HeaderForm {
@@ -49,7 +51,7 @@ enum HeaderForm {
     #[default]
     Duration,
     Seconds,
-    /// A time.
+    /// A point in time in RFC 3339.
     Rfc3339,
     UnixSeconds,
     UnixMillis,
@@ -73,7 +75,8 @@ impl HeaderForm {
         }
     }
 
-    /// How far off what is written may be: "59s" may have been cut off or rounded; what has a fraction was not.
+    /// Returns the largest error of a written time. "59s" may be truncated or rounded; a time with
+    /// a fraction is neither.
     fn resolution(self, text: &str) -> Duration {
         let fine = match self {
             HeaderForm::Duration | HeaderForm::Seconds => {
@@ -88,7 +91,8 @@ impl HeaderForm {
 }
 
 impl LimitHeader {
-    /// What it says; numbers may have thousands commas, and limits that are not positive are not known.
+    /// Reads the limit; `None` where a header is missing or cannot be read. Numbers may have
+    /// thousands separators. A limit that is not positive counts as unknown.
     pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<RateLimitHeaders> {
         let text = |name: &str| headers.get(name)?.to_str().ok();
         let number = |name: &str| text(name)?.replace(',', "").trim().parse::<u64>().ok();

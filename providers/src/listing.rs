@@ -1,4 +1,5 @@
-//! The list of an account's models: the request for it, which costs nothing, and what it says.
+//! The list of an account's models: the request for it, which costs nothing, and the reading of the
+//! answer.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
@@ -9,8 +10,9 @@ use super::registry::Dialect;
 use crate::message::{Reply, Request};
 
 impl Endpoint {
-    /// The request for the list of an account's models, or another that costs nothing and needs a key, without the
-    /// credential; `None` where the provider has none.
+    /// Returns the request for the list of an account's models, or for something else that costs
+    /// nothing and needs a key. The request has no credential. `None` where the provider has no
+    /// such request.
     pub fn list_models(&self) -> Option<Request> {
         let mut headers = HeaderMap::new();
         let path = match self.provider.dialect {
@@ -49,10 +51,11 @@ impl Endpoint {
     }
 }
 
-/// The models that a list names: `data[].id` of OpenAI's, `models[].name` of others'.
+/// Returns the models in a list: `data[].id` of OpenAI's, `models[].name` of others'. `None` if the
+/// reply is not a list.
 pub fn models(reply: &Reply) -> Option<Vec<String>> {
     let value: Value = serde_json::from_slice(&reply.body).ok()?;
-    // Together has the list alone.
+    // Together sends the bare list.
     let list = value
         .get("data")
         .or_else(|| value.get("models"))

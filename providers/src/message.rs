@@ -1,24 +1,24 @@
-//! What is sent to a provider, and what comes back.
+//! A request to a provider, and its reply.
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
-/// A request that is ready to leave, credential included; it is not `Debug` for that reason.
+/// A request that is ready to be sent, credential included. It is not `Debug` for that reason.
 #[derive(Clone)]
 pub struct Request {
-    /// POST for every job.
+    /// The HTTP method: `POST` for every job.
     pub method: Method,
-    /// The whole address.
+    /// The complete address.
     pub url: String,
-    /// Headers, the credential among them.
+    /// The headers, the credential among them.
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
-    /// The account that is asked.
+    /// The account that is called; adapters leave it empty.
     pub account: String,
 }
 
-/// A whole answer.
+/// A complete reply.
 #[derive(Debug)]
 pub struct Reply {
     /// The HTTP status.

@@ -1,5 +1,5 @@
-//! Mistral's chat: near to OpenAI's, but it refuses fields that it does not know, has its own ids of calls, and
-//! answers in chunks where it thinks.
+//! Mistral's chat, which resembles OpenAI's. It refuses fields that it does not know, has its own
+//! form of ids of calls, and answers in chunks where it thinks.
 
 mod answer;
 mod moderation;
@@ -14,7 +14,7 @@ use super::openai::OpenAi;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// The dialect's name for what it wants back.
+/// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "mistral";
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[

@@ -72,7 +72,7 @@ impl Adapter for Ollama {
 fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
     let embedding = EmbeddingRequest::read(&call.job.body)?;
     embedding.without(&[("input_type", embedding.input_type.is_some())], "Ollama")?;
-    // What is too long is refused, as at OpenAI, and not cut.
+    // A text that is too long is refused, as at OpenAI, and not cut.
     let mut body = json!({ "model": call.model, "input": embedding.texts(), "truncate": false });
     if let Some(dimensions) = embedding.dimensions {
         body["dimensions"] = dimensions.into();

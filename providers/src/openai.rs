@@ -1,5 +1,5 @@
-//! OpenAI's dialect, and every server that speaks it: the job's body goes as it is, but for the quirks of the
-//! provider's entry in the table, and so does the answer.
+//! OpenAI's dialect, for OpenAI and for every server that speaks it. The job's body is sent as it
+//! is, except for the quirks in the provider's entry of the table. The answer is kept as it is.
 
 mod answer;
 mod messages;
@@ -17,7 +17,7 @@ use super::registry::Dialect;
 use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// What a deployment's address begins with where Azure's API has a version.
+/// The beginning of a deployment's path, where Azure's API has a version.
 const DEPLOYMENTS: &str = "/openai/deployments/";
 
 /// OpenAI's dialect.
@@ -35,7 +35,7 @@ impl Adapter for OpenAi {
         }
         let body = body(call)?;
         if call.kind == WorkKind::Transcription {
-            // Mistral has a list's items under its plain name.
+            // Mistral takes the items of a list under the list's plain name.
             let plain_lists = call.endpoint.provider.dialect == Dialect::Mistral;
             let (content_type, bytes) = multipart::of(&body, if plain_lists { "" } else { "[]" })?;
             let mut headers = HeaderMap::new();
@@ -82,11 +82,11 @@ impl Adapter for OpenAi {
     }
 }
 
-/// The path under the base address; Azure's older form names the deployment in it.
+/// Returns the path under the base address. Azure's older API names the deployment in it.
 fn path(call: &AdapterCall<'_>) -> String {
     let path = call.kind.url().trim_start_matches("/v1");
     match &call.endpoint.api_version {
-        // Responses name no deployment.
+        // Azure's path of Responses names no deployment.
         Some(version) if call.kind == WorkKind::Responses => {
             format!("/openai{path}?api-version={version}")
         }
@@ -98,7 +98,7 @@ fn path(call: &AdapterCall<'_>) -> String {
     }
 }
 
-/// Whether a field asks for more than happens without it.
+/// Returns true if a field requests more than happens without it.
 fn asks(body: &Object, field: &str) -> bool {
     let value = body
         .get(field)
@@ -106,7 +106,7 @@ fn asks(body: &Object, field: &str) -> bool {
     value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
 }
 
-/// The job's body with the target's model and the provider's quirks.
+/// Returns the job's body with the target's model and the provider's quirks.
 fn body(call: &AdapterCall<'_>) -> Result<Object, Unsupported> {
     let mut body = call.job.body.clone();
     let model = serde_json::value::to_raw_value(call.model);
@@ -115,7 +115,7 @@ fn body(call: &AdapterCall<'_>) -> Result<Object, Unsupported> {
         model.map_err(|error| Unsupported::new("model", error.to_string()))?,
     );
     for quirks in call.endpoint.provider.quirks_of(call.model) {
-        // What is refused was not asked for, or the job were not here.
+        // A refused field that is still here requests nothing: `refusal` has found no other.
         for field in quirks.drops.iter().chain(&quirks.refuses) {
             body.remove(field);
         }

@@ -1,4 +1,4 @@
-//! What calls cost in money: a model's prices, and amounts that are exact to the last digit.
+//! The cost of calls in money: the prices of a model, and amounts that are exact to the last digit.
 
 use std::collections::BTreeMap;
 
@@ -6,57 +6,57 @@ use forebay_schemas::Usage;
 use rust_decimal::Decimal;
 use serde::{Deserialize, Serialize};
 
-/// Prices are for so many tokens.
+/// The number of tokens that a price is for.
 const TOKENS: Decimal = Decimal::from_parts(1_000_000, 0, 0, false, 0);
-/// What service tiers are called that have no prices of their own.
+/// The names of service tiers without prices of their own.
 const USUAL_TIERS: [&str; 4] = ["auto", "default", "standard", "on_demand"];
 
-/// Prices of a model, in US dollars.
+/// The prices of a model, in US dollars.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prices {
-    /// What usually holds.
+    /// The usual prices.
     #[serde(flatten)]
     pub rates: TokenRates,
-    /// What holds instead for longer prompts.
+    /// The prices that replace the usual ones for longer prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub above: Vec<PriceStep>,
-    /// Prices of service tiers that have their own, by name.
+    /// The prices of service tiers that have their own, by the tier's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tiers: BTreeMap<String, Prices>,
 }
 
-/// What holds for prompts beyond a length; what it leaves out is as usual.
+/// The prices for prompts beyond a length. A price that is `None` here is the usual one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriceStep {
     /// The length that a prompt exceeds, in tokens.
     pub tokens: u64,
-    /// What holds then.
+    /// The prices of such prompts.
     #[serde(flatten)]
     pub rates: TokenRates,
 }
 
-/// US dollars for a million tokens of each kind; absent where they are not known.
+/// The prices of each kind of token, in US dollars per million; `None` where they are not known.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRates {
-    /// Of the prompt.
+    /// The price of the prompt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Decimal>,
-    /// Of the answer.
+    /// The price of the answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Decimal>,
-    /// Of the prompt, read from the provider's cache.
+    /// The price of the part of the prompt that is read from the provider's cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cached_input: Option<Decimal>,
-    /// Of the prompt, written to the provider's cache.
+    /// The price of the part of the prompt that is written to the provider's cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache_write: Option<Decimal>,
-    /// Of the answer, spent on reasoning; as the rest of the answer where it is absent.
+    /// The price of the part of the answer that is reasoning; `None` where it is the answer's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reasoning: Option<Decimal>,
 }
 
 impl Prices {
-    /// What holds for prompts beyond a length, to be set.
+    /// Returns the prices for prompts of more than `tokens` tokens, to be set.
     pub fn beyond(&mut self, tokens: u64) -> &mut TokenRates {
         let place = self
             .above
@@ -79,7 +79,8 @@ impl Prices {
         &mut self.above[place].rates
     }
 
-    /// What a call costs that used this in a service tier; `None` where a price that it takes is not known.
+    /// Returns the cost in US dollars of a call with this usage in a service tier. `None` where a
+    /// price that it needs is not known, or the amount is too large.
     pub fn amount(&self, usage: &Usage, tier: Option<&str>) -> Option<Decimal> {
         match tier.filter(|tier| !USUAL_TIERS.contains(tier)) {
             Some(tier) => self.tiers.get(tier)?.usual_amount(usage),

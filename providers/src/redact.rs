@@ -1,7 +1,8 @@
-//! What errors repeat and nobody else is to read: credentials, the names of accounts, and the request's own words.
+//! The redaction of errors, which repeat credentials, the names of accounts, and the request's own
+//! words.
 //!
-//! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request, OpenRouter the
-//! beginning of a prompt that its moderation flagged.
+//! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request.
+//! OpenRouter repeats the beginning of a prompt that its moderation flagged.
 
 use std::collections::HashMap;
 
@@ -11,35 +12,38 @@ use serde_json::value::RawValue;
 
 use crate::secret::Secret;
 
-/// What stands where an account's name stood.
+/// The replacement of an account's name.
 const ACCOUNT: &str = "[account]";
-/// What stands where words of the request stood.
+/// The replacement of words of the request.
 const REQUEST: &str = "[request]";
-/// What names of organizations and projects begin with.
+/// The prefixes of the names of organizations and projects.
 const ACCOUNTS: [&str; 4] = ["org-", "org_", "proj_", "proj-"];
-/// Characters of such a name at least; less is a word.
+/// The fewest characters of such a name; a shorter text is a word.
 const SHORTEST_NAME: usize = 12;
-/// Bytes of a text of the request that are told from a chance likeness.
+/// The fewest bytes of a text of the request that cannot match by chance.
 const BEGINNING: usize = 24;
-/// Texts that begin alike, of which each is found whole; of more, what they have in common with these.
+/// The most texts with one beginning that are found whole. Of any more, only their common part with
+/// these is found.
 const MOST_ALIKE: usize = 8;
-/// No error repeats more bytes of a text.
+/// The most bytes of a text that an error repeats.
 const LONGEST_TEXT: usize = 4_096;
-/// Fields of an error that hold the request, or another provider's error, as they came.
+/// The fields of an error that are removed. They hold the request or another provider's error as
+/// they came, or the id of a user.
 const FIELDS: [&str; 3] = ["flagged_input", "raw", "user_id"];
-/// Fields of a job whose texts are names that an error has to repeat.
+/// The fields of a job whose texts are names that an error has to repeat.
 const NAMES: [&str; 4] = ["model", "name", "type", "role"];
 
-/// What is taken out of an error to one call.
+/// The redaction of the errors of one call.
 #[derive(Debug)]
 pub struct Redaction<'a> {
     secret: &'a Secret,
-    /// The texts of the request, by their beginnings, as they are and as they stand in JSON.
+    /// The texts of the request by their beginnings, both as they are and as escaped in JSON.
     texts: HashMap<[u8; BEGINNING], Vec<String>>,
 }
 
 impl<'a> Redaction<'a> {
-    /// A refusal by a limit repeats nothing of the request, and there may be many.
+    /// Prepares the redaction for a job. With `by_limit` it ignores the request's texts: a refusal
+    /// by a limit repeats none of them, and there may be many refusals.
     pub fn new(secret: &'a Secret, job: &Job, by_limit: bool) -> Self {
         let mut texts = HashMap::new();
         let fields = job
@@ -53,12 +57,12 @@ impl<'a> Redaction<'a> {
         Self { secret, texts }
     }
 
-    /// A text without what is not to be read.
+    /// Redacts a text.
     pub fn text(&self, text: &str) -> String {
         self.without_request(&without_accounts(&self.secret.redact(text)))
     }
 
-    /// A body without it, JSON as before.
+    /// Redacts a JSON body; `None` if it is not JSON.
     pub fn body(&self, body: &RawValue) -> Option<Box<RawValue>> {
         let mut value = serde_json::from_str(body.get()).ok()?;
         self.clean(&mut value);
@@ -77,7 +81,8 @@ impl<'a> Redaction<'a> {
         }
     }
 
-    /// `text` without what it repeats of the beginnings of the request's texts, however much that is.
+    /// Redacts in `text` every repetition of the beginning of one of the request's texts, however
+    /// long.
     fn without_request(&self, text: &str) -> String {
         let (mut clean, mut from, mut at) = (String::new(), 0, 0);
         while let Some(window) = text
@@ -112,7 +117,7 @@ fn same_bytes(one: &str, other: &str) -> usize {
         .count()
 }
 
-/// Keeps texts that are told from a chance likeness.
+/// Keeps a text that is long enough not to match by chance.
 fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
     text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
     if let Some(beginning) = text.as_bytes().first_chunk::<BEGINNING>() {
@@ -144,7 +149,7 @@ fn collect(name: &str, value: Value, texts: &mut HashMap<[u8; BEGINNING], Vec<St
     }
 }
 
-/// Where the character begins in which byte `index` is.
+/// Returns the start of the character that contains the byte `index`.
 fn boundary(text: &str, index: usize) -> usize {
     (0..=index)
         .rev()
@@ -152,7 +157,7 @@ fn boundary(text: &str, index: usize) -> usize {
         .unwrap_or(0)
 }
 
-/// `text` without names of organizations and projects.
+/// Redacts the names of organizations and projects.
 fn without_accounts(text: &str) -> String {
     let (mut clean, mut rest) = (String::new(), text);
     while let Some(at) = ACCOUNTS.iter().filter_map(|begin| rest.find(begin)).min() {
@@ -230,7 +235,7 @@ mod tests {
         let job = Job::parse(job.to_string().as_bytes()).expect("a job");
         let secret = Secret::new("sk");
         let clean = Redaction::new(&secret, &job, false).text(&texts.join(" | "));
-        // They begin alike, so that each is found, and cut where it differs from those that are kept.
+        // All texts begin alike. Each is found, and cut where it differs from the kept ones.
         assert_eq!(clean.matches(REQUEST).count(), texts.len());
         assert!(!clean.contains("the text of this number"));
     }

@@ -1,5 +1,6 @@
-//! Providers as data: addresses, dialects, the way keys are sent, limits' headers, errors' meanings and quirks.
-//! The table is `providers.toml`; a provider that speaks a known dialect is some lines there.
+//! Providers as data: addresses, dialects, the placement of keys, rate-limit headers, meanings of
+//! errors and quirks. The table is `providers.toml`. There, a provider with a known dialect takes a
+//! few lines.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -15,77 +16,78 @@ use crate::cost::CountedTogether;
 
 const TABLE: &str = include_str!("providers.toml");
 
-/// A provider that is known by name.
+/// A provider of the table.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provider {
-    /// Its name in the configuration.
+    /// The provider's name in the configuration.
     pub name: String,
-    /// Its address when the configuration gives none; absent where every account has its own.
+    /// The base address when the configuration gives none; `None` where every account has its own.
     pub base_url: Option<String>,
-    /// What an address looks like, where every account has its own.
+    /// An example of an address, where every account has its own.
     pub example_url: Option<String>,
-    /// Its dialect.
+    /// The provider's dialect.
     pub dialect: Dialect,
-    /// The environment variables that its key is usually in.
+    /// The environment variables that usually contain the provider's key.
     #[serde(default)]
     pub key_env: Vec<String>,
-    /// The environment variable that its address is usually in.
+    /// The environment variable that usually contains the provider's address.
     pub url_env: Option<String>,
-    /// The provider under whose name its models are listed, if it is another.
+    /// The provider under whose name the models are listed; `None` for this one.
     listed_as: Option<String>,
-    /// Whether it has no list of an account's models, although its dialect has.
+    /// True if the provider has no list of an account's models, although its dialect has.
     #[serde(default)]
     lists_no_models: bool,
-    /// The request that tells whether a key is accepted, where the list of models does not: it is there for everybody.
-    /// Without a path it is the smallest call.
+    /// The path of a request that shows if a key is accepted. It is for providers that list their
+    /// models without a key. An empty path means the smallest call.
     pub(super) tries_keys_at: Option<String>,
-    /// Whether models are called by names that each account chooses.
+    /// True if each account chooses the names by which models are called.
     #[serde(default)]
     pub names_deployments: bool,
-    /// How it spends limits, where it documents that: the name of an `algorithm` in the configuration.
+    /// The provider's algorithm for limits, by the name of an `algorithm` in the configuration;
+    /// `None` where it is not documented.
     pub algorithm: Option<String>,
-    /// The version of its API that is asked for when the configuration gives none.
+    /// The version of the API that is requested when the configuration gives none.
     pub api_version: Option<String>,
-    /// The versions that there are.
+    /// The versions of the API from which the configuration can choose.
     #[serde(default)]
     pub(super) api_versions: Vec<String>,
-    /// The end of addresses that need no version, where all others are asked for one by its date.
+    /// The end of addresses that need no version, where all others need a version that is a date.
     pub(super) dated_address: Option<String>,
-    /// How its keys are sent.
+    /// The placement of keys in a request.
     #[serde(default)]
     pub auth: KeyPlacement,
-    /// Whether it may be called without a key.
+    /// True if the provider may be called without a key.
     #[serde(default)]
     pub keyless: bool,
-    /// The kinds of work that it has, where they are fewer than its dialect's.
+    /// The kinds of work that the provider offers; `None` where they are its dialect's.
     pub kinds: Option<Vec<WorkKind>>,
-    /// How it counts tokens against limits.
+    /// The rules by which tokens count against limits.
     #[serde(default)]
     pub(super) tokens: TokenRules,
-    /// What of several jobs' embeddings fits one request.
+    /// The bounds of one request for several jobs' embeddings.
     #[serde(default)]
     pub merges: MergeLimits,
-    /// Headers that tell of limits, where they are not its dialect's.
+    /// The rate-limit headers; `None` where they are the dialect's.
     pub(super) limits: Option<Vec<LimitHeader>>,
-    /// A header that tells how long to wait, beside `retry-after`.
+    /// A header that contains a wait, beside `retry-after`.
     pub(super) wait: Option<WaitHeader>,
-    /// What its errors mean, before its dialect's rules.
+    /// The meanings of the provider's errors, which precede its dialect's rules.
     #[serde(default)]
     pub(super) errors: Vec<ErrorRule>,
-    /// Where it differs from OpenAI, if it speaks OpenAI's dialect.
+    /// The differences from OpenAI, if the provider speaks OpenAI's dialect.
     #[serde(default)]
     pub(super) quirks: Quirks,
-    /// The same for some of its models.
+    /// Further quirks of some of the models.
     #[serde(default)]
     pub(super) models: Vec<ModelQuirks>,
 }
 
-/// A wire family.
+/// A wire format, which several providers may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dialect {
-    /// OpenAI's chat completions and what goes with them; most providers have it.
+    /// OpenAI's chat completions and the APIs beside them; most providers speak it.
     Openai,
     /// OpenAI's Responses, also for jobs that are chats.
     Responses,
@@ -95,11 +97,11 @@ pub enum Dialect {
     Gemini,
     /// Mistral's own chat.
     Mistral,
-    /// Cohere's second version.
+    /// Version 2 of Cohere's API.
     Cohere,
     /// Bedrock's Converse.
     Bedrock,
-    /// Ollama's own.
+    /// Ollama's own API.
     Ollama,
     /// Anthropic's Messages at Vertex.
     VertexClaude,
@@ -121,47 +123,50 @@ impl std::fmt::Display for Dialect {
     }
 }
 
-/// How a key is sent.
+/// The placement of a key in a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeyPlacement {
     /// `Authorization: Bearer KEY`.
     #[default]
     Bearer,
-    /// In a header of its own.
+    /// The key alone, in the header of this name.
     Header(String),
-    /// AWS Signature Version 4; the key is `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, or with `:SESSION_TOKEN`.
+    /// A signature by AWS Signature Version 4. The key is `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, or the
+    /// same with `:SESSION_TOKEN`.
     AwsSigv4,
 }
 
-/// How tokens count against limits.
+/// The rules by which tokens count against limits.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct TokenRules {
-    /// What a limit on all tokens counts of a call when it is admitted.
+    /// The count of a call against a limit on all tokens, at admission.
     pub(super) together: CountedTogether,
-    /// Whether what was admitted and not used is given back.
+    /// True if the provider gives back what was reserved and not used.
     pub(super) settles: bool,
-    /// Whether prompt tokens that were read from the provider's cache count for nothing once it is settled.
+    /// True if prompt tokens from the provider's cache do not count once the call is settled.
     pub(super) cached_is_free: bool,
-    /// Whether the longest answer is sent also where a job sets none; see [`super::chat`].
+    /// True if the adapter sends a maximum also where a job sets none; see [`super::chat`].
     pub(super) always_sets_maximum: bool,
-    /// How many times an answer token counts when it is settled; the first entry whose text is in the model's name.
+    /// The weights of an answer token once the call is settled. The first entry whose text is in
+    /// the model's name applies.
     pub(super) burndown: Vec<(String, u64)>,
 }
 
-/// What of several jobs' embeddings fits one request.
+/// The bounds of one request for the embeddings of several jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MergeLimits {
-    /// Texts of one request; with 1 nothing is merged.
+    /// The most texts of one request; 1 means that nothing is merged.
     pub inputs: usize,
-    /// Tokens of them all.
+    /// The most tokens of all texts of one request.
     pub tokens: u64,
 }
 
 impl Default for MergeLimits {
-    /// Where nothing is documented: so few that no provider is known to refuse them.
+    /// Returns the bounds where the provider documents none. No provider is known to refuse such
+    /// small requests.
     fn default() -> Self {
         Self {
             inputs: 64,
@@ -170,28 +175,30 @@ impl Default for MergeLimits {
     }
 }
 
-/// Where a server that speaks OpenAI's dialect differs from OpenAI.
+/// The differences of a server from OpenAI, whose dialect it speaks.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Quirks {
-    /// Fields of a body that it refuses: the job goes to another target instead.
+    /// The fields of a body that the server refuses. A job that needs one is sent to another target
+    /// instead.
     #[serde(default)]
     pub(super) refuses: Vec<String>,
-    /// Fields that it refuses and that change no answer: they are left out.
+    /// The fields that the server refuses and that change no answer; they are left out.
     #[serde(default)]
     pub(super) drops: Vec<String>,
-    /// Fields that have another name there.
+    /// The fields that have another name at the server, each with that name.
     #[serde(default)]
     pub(super) renames: BTreeMap<String, String>,
-    /// Fields of messages, and of calls in them, that it refuses and that change no answer: they are left out.
+    /// The fields of messages, and of calls in them, that the server refuses and that change no
+    /// answer; they are left out.
     #[serde(default)]
     pub(super) message_drops: Vec<String>,
-    /// Roles that have another name there.
+    /// The roles that have another name at the server, each with that name.
     #[serde(default)]
     pub(super) roles: BTreeMap<String, String>,
 }
 
-/// Quirks of models whose names begin so.
+/// The quirks of the models whose names begin with one of `begin`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ModelQuirks {
@@ -199,35 +206,39 @@ pub(super) struct ModelQuirks {
     pub(super) quirks: Quirks,
 }
 
-/// What becomes of the fields of a chat request; what is in no list is refused by name.
+/// The treatment of the fields of a chat request. Unless `mapped` is `None`, a field in none of the
+/// lists is refused by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ChatFields {
-    /// Said in the provider's way. `None` where a request goes as it is, but for what the other lists name.
+    /// The fields that are encoded in the provider's form. `None` where a request is sent as it is,
+    /// except for the fields in the other lists.
     pub mapped: Option<Vec<&'static str>>,
-    /// Left out: they change what an answer costs, how fast it comes or who is told of it, not what is asked.
+    /// The fields that are left out. They change an answer's cost, its speed or the parties that learn of it,
+    /// not what is requested.
     pub dropped: Vec<&'static str>,
-    /// Refused although the rest goes as it is.
+    /// The fields that are refused although the rest is sent as it is.
     pub refused: Vec<&'static str>,
-    /// Said by another name.
+    /// The fields with another name at the provider, each with that name.
     pub renamed: Vec<(&'static str, &'static str)>,
-    /// Left out of messages.
+    /// The fields that are left out of messages.
     pub dropped_of_messages: Vec<&'static str>,
-    /// Roles by another name.
+    /// The roles with another name at the provider, each with that name.
     pub roles: Vec<(&'static str, &'static str)>,
 }
 
-/// What an error means. All that a rule names must hold; of a list, one entry.
+/// A rule for the meaning of an error. Every condition that it names must hold; of a list, one
+/// entry.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ErrorRule {
     pub(super) class: Class,
-    /// HTTP statuses.
+    /// The HTTP statuses.
     #[serde(default)]
     pub(super) status: Vec<u16>,
-    /// Codes and types: the whole name.
+    /// The codes and types, as whole names.
     #[serde(default)]
     pub(super) names: Vec<String>,
-    /// The same: a part of the name.
+    /// Parts of codes and types.
     #[serde(default)]
     pub(super) names_with: Vec<String>,
     /// Parts of the message, in lower case.
@@ -235,19 +246,19 @@ pub(super) struct ErrorRule {
     pub(super) says: Vec<String>,
     /// A header and its value.
     pub(super) header: Option<(String, String)>,
-    /// What the error speaks of, where its class does not tell.
+    /// The subject of the error; `None` where the class decides it.
     pub(super) scope: Option<ErrorScope>,
-    /// When what is spent is back, whatever wait the provider names.
+    /// The time at which a spent allowance is back, regardless of a shorter wait from the provider.
     pub(super) back: Option<ReturnRule>,
 }
 
-/// When a calendar's allowance is back, in an IANA time zone.
+/// The time at which a calendar's allowance is back, in an IANA time zone.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum ReturnRule {
-    /// At midnight.
+    /// The next midnight.
     DayIn(String),
-    /// When the month is over.
+    /// The start of the next month.
     MonthIn(String),
 }
 
@@ -260,7 +271,7 @@ struct ProviderTable {
     common: CommonRules,
 }
 
-/// Entries that are like an earlier one have its fields, but for their own.
+/// Reads the entries. One with `like` has the fields of that earlier entry, except for its own.
 fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::Error> {
     let mut entries: Vec<toml::Table> = Vec::new();
     for mut entry in Vec::<toml::Table>::deserialize(from)? {
@@ -285,7 +296,7 @@ fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::E
     entries.into_iter().map(read).collect()
 }
 
-/// A problem of an entry, with its name.
+/// Returns a problem of an entry together with the entry's name.
 fn of_entry(entry: &toml::Table, problem: &str) -> String {
     let name = entry
         .get("name")
@@ -299,7 +310,7 @@ fn of_entry(entry: &toml::Table, problem: &str) -> String {
     format!("provider {name}: {problem}{like}")
 }
 
-/// What the providers of a dialect have in common.
+/// The rules that the providers of a dialect share.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SharedRules {
@@ -309,7 +320,7 @@ pub(super) struct SharedRules {
     pub(super) errors: Vec<ErrorRule>,
 }
 
-/// What all have in common.
+/// The rules that all providers share.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CommonRules {
@@ -319,22 +330,23 @@ struct CommonRules {
 static KNOWN: LazyLock<ProviderTable> =
     LazyLock::new(|| toml::from_str(TABLE).expect("the table of providers is checked by a test"));
 
-/// Every provider that is known by name, in the order of the table.
+/// Returns every provider of the built-in table, in its order.
 pub fn providers() -> &'static [Provider] {
     &KNOWN.provider
 }
 
-/// A provider by its name.
+/// Returns a provider of the built-in table by its name; `None` if it is not there.
 pub fn provider(name: &str) -> Option<&'static Provider> {
     KNOWN.provider.iter().find(|provider| provider.name == name)
 }
 
-/// Every provider that is known by name, with those of `text`: a table of `[[provider]]` entries like the built-in
-/// one, which replace those of the same name and may be `like` them. It stays in memory as long as the process, so it
-/// is for whoever reads a configuration once.
+/// Returns the providers of the built-in table and of `text`, a table of `[[provider]]` entries of
+/// the same form. An entry of `text` replaces a built-in one of the same name, and may be `like`
+/// one. The entries stay in memory until the process ends, so the function suits a configuration
+/// that is read once.
 ///
 /// # Errors
-/// When the text is no such table; says where.
+/// Fails when the text is no such table; the error names the place.
 pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -365,7 +377,7 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     Ok(kept.chain(leaked).collect())
 }
 
-/// What an entry says in words that are others now, with those.
+/// Returns a problem for each former word of version 0.1 in an entry, with the present word.
 fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
     let name = provider
         .get("name")
@@ -390,27 +402,30 @@ fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
 }
 
 impl Provider {
-    /// The name under which its models are listed.
+    /// Returns the name of the provider under which the models are listed.
     pub fn listed_as(&self) -> &str {
         self.listed_as.as_deref().unwrap_or(&self.name)
     }
 
-    /// Whether it lists an account's models, if its dialect can, and to nobody else.
+    /// Returns true if the provider lists an account's models and needs a key for it, provided that
+    /// its dialect has a list.
     pub(super) fn lists_models(&self) -> bool {
         !self.lists_no_models && self.tries_keys_at.is_none()
     }
 
-    /// Where it tells whether a key is accepted, if its list of models does not.
+    /// Returns the path of a request that shows if a key is accepted, where the list of models does
+    /// not. An empty path means the smallest call.
     pub fn tries_keys_at(&self) -> Option<&str> {
         self.tries_keys_at.as_deref()
     }
 
-    /// Whether it gives back what was admitted and not used.
+    /// Returns true if the provider gives back what was reserved and not used.
     pub fn settles(&self) -> bool {
         self.tokens.settles
     }
 
-    /// What it has in common with others of its dialect; Responses are OpenAI's in this, and what is at Vertex is Anthropic's.
+    /// Returns the rules that the provider shares with others of its dialect. Responses have
+    /// OpenAI's rules, and Claude at Vertex has Anthropic's.
     fn shared(&self) -> Option<&'static SharedRules> {
         let dialect = match self.dialect {
             Dialect::Responses => Dialect::Openai,
@@ -420,19 +435,19 @@ impl Provider {
         KNOWN.dialect.get(&dialect)
     }
 
-    /// The headers that tell of its limits.
+    /// Returns the provider's rate-limit headers.
     pub(super) fn limit_headers(&'static self) -> &'static [LimitHeader] {
         let shared = || self.shared().map_or(&[][..], |shared| &shared.limits);
         self.limits.as_deref().unwrap_or_else(shared)
     }
 
-    /// Its own rules of errors, then its dialect's, then those of all.
+    /// Returns the rules for errors: the provider's own, then its dialect's, then those of all.
     pub(super) fn rules(&self) -> impl Iterator<Item = &ErrorRule> {
         let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
         self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
     }
 
-    /// Its quirks, with those of `model`.
+    /// Returns the provider's quirks, and then those of `model`.
     pub(super) fn quirks_of(&self, model: &str) -> impl Iterator<Item = &Quirks> {
         let of_model = self
             .models
@@ -441,7 +456,7 @@ impl Provider {
         std::iter::once(&self.quirks).chain(of_model.map(|entry| &entry.quirks))
     }
 
-    /// How many times an answer token of `model` counts when it is settled.
+    /// Returns the weight of an answer token of `model` once the call is settled.
     pub(super) fn burndown(&self, model: &str) -> u64 {
         let entry = self
             .tokens

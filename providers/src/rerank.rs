@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Unsupported;
 
-/// Documents to be put in the order of their relevance to a query.
+/// A request to order documents by their relevance to a query.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rerank {
@@ -16,7 +16,7 @@ pub(super) struct Rerank {
 }
 
 impl Rerank {
-    /// Reads a job's body.
+    /// Reads the request from a job's body.
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
         for (name, raw) in body.iter().filter(|(name, _)| *name != "model") {

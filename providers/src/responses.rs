@@ -1,4 +1,5 @@
-//! OpenAI's Responses: a job that is one goes as it is, and a chat is said as one, for models that have nothing else.
+//! OpenAI's Responses. A job that is one is sent as it is. A chat is encoded as one, for models
+//! without another API.
 
 mod answer;
 mod request;
@@ -10,7 +11,7 @@ use super::openai::OpenAi;
 use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
 use crate::message::{Reply, Request};
 
-/// The dialect's name for what it wants back.
+/// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "responses";
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[

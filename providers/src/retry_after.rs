@@ -1,15 +1,16 @@
-//! How long a provider asks to wait, read from headers and words with `now` given.
+//! The wait that a provider requests, read from headers and messages. The time of reading is an
+//! argument.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use jiff::Timestamp;
 
-/// The longest hint that is believed: 32 days.
+/// The longest wait that is believed: 32 days.
 pub const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
 
-/// The wait in `retry-after-ms` (milliseconds), else in `retry-after` (seconds, or an HTTP date).
-/// What is not a number, negative or in the past is no hint.
+/// Reads the wait from `retry-after-ms` (milliseconds), else from `retry-after` (seconds, or an
+/// HTTP date). A value that is not a number, is negative or lies in the past gives `None`.
 pub fn from_headers(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = |name| {
         headers
@@ -38,7 +39,8 @@ fn until_date(text: &str, now: Timestamp) -> Option<Duration> {
     Some(wait.min(LONGEST))
 }
 
-/// The wait in words such as `Please try again in 1m2.5s`, `try again in 120ms`, `retry in 38.2s`.
+/// Reads the wait from a message such as `Please try again in 1m2.5s`, `try again in 120ms` or
+/// `retry in 38.2s`.
 pub fn from_message(message: &str) -> Option<Duration> {
     let lower = message.to_ascii_lowercase();
     let (_, rest) = lower

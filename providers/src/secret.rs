@@ -1,12 +1,12 @@
-//! A credential that cannot be printed by accident.
+//! A credential that is not printed by accident.
 
 use zeroize::Zeroizing;
 
-/// What stands where a credential stood.
+/// The replacement of a credential.
 const REDACTED: &str = "[redacted]";
 
-/// A provider's credential. `Debug` shows nothing of it; there is no `Display` and no `Serialize`. Its memory is
-/// wiped when it is dropped.
+/// A provider's credential. `Debug` prints nothing of it; there is no `Display` and no `Serialize`.
+/// Its memory is wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -16,13 +16,13 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The credential itself; for an adapter's `authorise` alone.
+    /// Returns the credential itself, for the authorisation of a request alone.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// `text` without the credential, for errors of others that may repeat it: whole, or with stars for its
-    /// middle, as OpenAI and DeepSeek do.
+    /// Redacts the credential in the error text of another program. That may repeat it whole, or
+    /// with stars in its middle, as OpenAI and DeepSeek do.
     pub fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
@@ -46,7 +46,7 @@ impl Secret {
         clean + rest
     }
 
-    /// How many bytes at the end of `text` are the credential's first.
+    /// Returns the number of bytes at the end of `text` that are the credential's first.
     fn head_at_end_of(&self, text: &str) -> usize {
         let heads = (1..self.0.len())
             .rev()
@@ -58,7 +58,7 @@ impl Secret {
             .unwrap_or(0)
     }
 
-    /// How many bytes at the start of `text` are the credential's last.
+    /// Returns the number of bytes at the start of `text` that are the credential's last.
     fn tail_at_start_of(&self, text: &str) -> usize {
         let tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
         tails

@@ -12,11 +12,11 @@ use jiff::Timestamp;
 
 use crate::message::Request;
 
-/// The service that Bedrock's requests are signed for.
+/// The name of the service for which Bedrock's requests are signed.
 const SERVICE: &str = "bedrock";
 
-/// Signs a request with `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, perhaps with `:SESSION_TOKEN`, for the region in its
-/// address.
+/// Signs a request for the region in its address. The key is `ACCESS_KEY_ID:SECRET_ACCESS_KEY`, or
+/// the same with `:SESSION_TOKEN`.
 pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(), String> {
     let mut parts = key.splitn(3, ':');
     let (Some(id), Some(secret)) = (parts.next(), parts.next()) else {
@@ -39,7 +39,7 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
         + Duration::from_nanos(
             u64::try_from(now.as_nanosecond()).map_err(|error| error.to_string())?,
         );
-    // None of these errors repeats what was signed with.
+    // None of these errors repeats the credential.
     let params = v4::SigningParams::builder()
         .identity(&identity)
         .region(&region)
@@ -72,8 +72,8 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
     Ok(())
 }
 
-/// The region in `https://bedrock-runtime.eu-west-1.amazonaws.com/…`, also of private links and other partitions: it
-/// follows the name of the service.
+/// Returns the region in `https://bedrock-runtime.eu-west-1.amazonaws.com/…`. It follows the name
+/// of the service, also in private links and in other partitions.
 fn region(url: &str) -> Option<&str> {
     let host = url.split_once("://")?.1.split(['/', ':']).next()?;
     let mut labels = host
@@ -102,7 +102,8 @@ mod tests {
         }
     }
 
-    /// The signature that botocore 1.44.8 computes for the same request, key and time.
+    /// The expected signature is the one that botocore 1.44.8 computes for the same request, key
+    /// and time.
     #[test]
     fn a_request_is_signed_as_aws_expects_it() {
         let url =

@@ -1,31 +1,32 @@
-//! Why a job cannot be said to a provider.
+//! The reason why a job cannot be encoded for a provider.
 
-/// How serde begins to tell of mistakes.
+/// The beginnings of serde's messages about wrong or missing values.
 const MISTAKES: [&str; 2] = ["invalid ", "missing "];
 
-/// A job cannot be said to a provider: it is refused for this target before any call.
+/// The refusal of a job that cannot be encoded for a provider. It excludes the target before any
+/// call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {problem}")]
 pub struct Unsupported {
-    /// The field, for example `body.messages[0].content`.
+    /// The path of the field, for example `body.messages[0].content`.
     pub field: String,
-    /// What is wrong with it and what to do.
+    /// The problem and its remedy, for a person.
     pub problem: String,
-    /// Whose doing it is.
+    /// The origin of the problem: the provider or the job.
     pub obstacle: UnsupportedKind,
 }
 
-/// What keeps a job from being said.
+/// The origin of the problem that prevents the encoding of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnsupportedKind {
-    /// The provider has nothing like it; another one may.
+    /// The provider has nothing like it; another provider may.
     Unsupported,
-    /// The job's value is wrong, whoever is asked.
+    /// The job's value is wrong at every provider.
     InvalidValue,
 }
 
 impl UnsupportedKind {
-    /// The code of a job that ends for it.
+    /// Returns the error code of a job that ends for this reason.
     pub fn code(self) -> &'static str {
         match self {
             UnsupportedKind::Unsupported => "unsupported",
@@ -50,8 +51,8 @@ impl Unsupported {
         }
     }
 
-    /// What serde cannot read. A field or a word that is not known here may be known elsewhere; a value of the
-    /// wrong type, or none, is a mistake.
+    /// Creates a refusal from an error of serde. An unknown field or word may be known to another
+    /// provider. A value that is missing or of the wrong type is a mistake.
     pub(crate) fn unreadable(field: impl Into<String>, error: &impl std::fmt::Display) -> Self {
         let problem = error.to_string();
         match MISTAKES.iter().any(|start| problem.starts_with(start)) {

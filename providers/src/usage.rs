@@ -1,13 +1,14 @@
-//! What a call used: as OpenAI's dialect and its relatives write it, and as far as it can be true.
+//! The usage of a call: as OpenAI's dialect and its relatives encode it, and within credible
+//! bounds.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// No call has more tokens; an answer that says so is not understood.
+/// The most tokens of one call; a larger count is not believed.
 const MOST_TOKENS: u64 = 1 << 40;
 
-/// Usage as far as it can be true.
+/// Reduces a usage to credible counts.
 pub(super) fn within_reason(usage: Usage) -> Usage {
     let cached_input_tokens = usage.cached_input_tokens.min(usage.input_tokens);
     Usage {
@@ -21,7 +22,7 @@ pub(super) fn within_reason(usage: Usage) -> Usage {
     }
 }
 
-/// Usage of chats and embeddings, and of Responses with its other names.
+/// The usage of chats and embeddings, and of Responses under its other names.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct WireUsage {
@@ -33,12 +34,12 @@ pub(super) struct WireUsage {
     prompt_tokens_details: Option<PromptDetails>,
     #[serde(alias = "output_tokens_details")]
     completion_tokens_details: Option<CompletionDetails>,
-    /// DeepSeek's name for the cached part.
+    /// DeepSeek's name of the cached part.
     #[serde(deserialize_with = "count")]
     prompt_cache_hit_tokens: Option<u64>,
 }
 
-/// A count; a server that has none may say null, and some count in fractions.
+/// Reads a count. A server without one may send null, and some servers send fractions.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -66,7 +67,8 @@ struct CompletionDetails {
 }
 
 impl WireUsage {
-    /// `None` where no tokens are told: some sound is paid for by the second.
+    /// Returns the unified usage; `None` where no tokens are reported, as for sound that is priced
+    /// by the second.
     pub(super) fn unified(&self) -> Option<Usage> {
         self.prompt_tokens.or(self.completion_tokens)?;
         let prompt = self.prompt_tokens_details.as_ref();

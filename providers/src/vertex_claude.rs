@@ -1,5 +1,5 @@
-//! Anthropic's models at Vertex: their Messages, but the model stands in the address and the version in the body
-//! (vendor's SDK 2.12).
+//! Anthropic's models at Vertex. The body is that of Messages, but the address contains the model,
+//! and the body contains the version (vendor's SDK 2.12).
 
 use jiff::Timestamp;
 

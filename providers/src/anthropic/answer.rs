@@ -1,4 +1,4 @@
-//! Anthropic's message as an answer.
+//! The decoding of Anthropic's message.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ struct StopDetails {
     category: Option<String>,
 }
 
-/// `input_tokens` excludes what was read from and written to the cache.
+/// The usage. `input_tokens` excludes the tokens that are read from and written to the cache.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct AnthropicUsage {
@@ -54,7 +54,7 @@ enum AnthropicBlock {
         thinking: String,
     },
     RedactedThinking {},
-    /// Kinds that appear later say nothing that was asked for.
+    /// Kinds that appear later contain nothing that was requested.
     #[serde(other)]
     Other,
 }

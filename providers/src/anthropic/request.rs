@@ -1,4 +1,4 @@
-//! A chat as Anthropic's Messages.
+//! The encoding of a chat as Anthropic's Messages.
 
 use serde_json::{Map, Value, json};
 
@@ -9,17 +9,17 @@ use crate::chat::{
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
 
-/// The longest id of a call; no longest one is documented.
+/// The longest id of a call, in bytes; no maximum is documented.
 const LONGEST_ID: usize = 256;
-/// What may stand in an id beside letters and digits.
+/// The characters that an id may contain beside letters and digits.
 const ID_MARKS: &str = "_-";
 
-/// The body of a request.
+/// Encodes the body of a request.
 pub(crate) fn of(chat: &ChatRequest, model: &str, samples: bool) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
-    // The newer version thinks as much as it needs.
+    // The newer version has no budget: the model thinks as much as it needs.
     let share = if samples {
         chat.share()?
     } else {
@@ -97,7 +97,8 @@ fn sampling(chat: &ChatRequest, samples: bool) -> Result<Vec<(&'static str, Valu
         .collect())
 }
 
-/// The older version thinks with a budget of tokens, the newer as much as it needs.
+/// Encodes the effort. The older version has a budget of tokens; in the newer one the model thinks
+/// as much as it needs.
 fn thinking(effort: ReasoningEffort, share: EffortShare) -> Value {
     match (effort, share.thought) {
         (ReasoningEffort::None, _) => json!({ "type": "disabled" }),
@@ -154,7 +155,7 @@ fn tool_choice(chat: &ChatRequest) -> Value {
     choice
 }
 
-/// What is said by turns; the first is a user's.
+/// Encodes the messages by turns; the first turn must be a user's.
 fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
         MessageRole::Assistant => said(message, field),
@@ -175,7 +176,7 @@ fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(message).collect())
 }
 
-/// What the model said before: its thoughts as it gave them, its text, its calls.
+/// Encodes an earlier message of the model: its thoughts unchanged, its text, its calls.
 fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
@@ -212,7 +213,7 @@ fn text(text: &str) -> Value {
 
 fn blocks(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
-    // A blank text is refused by the API and says nothing.
+    // The API refuses a blank text, which has no content anyway.
     let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
@@ -236,7 +237,7 @@ fn block(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     }
 }
 
-/// PDFs as bytes, and text of every kind as text.
+/// Encodes a document: a PDF as bytes, a text of any kind as text.
 fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
     let media = file.media(&format!("{field}.file"))?;
     let source = match media.text() {

@@ -1,4 +1,4 @@
-//! What Converse answers, as an answer.
+//! The decoding of Converse's answer.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ struct BedrockMessage {
     content: Vec<BedrockBlock>,
 }
 
-/// One of the members is there.
+/// A block, in which one of the members is present.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct BedrockBlock {
@@ -43,7 +43,7 @@ struct ToolUse {
     input: Value,
 }
 
-/// `inputTokens` excludes what was read from and written to the cache.
+/// The usage. `inputTokens` excludes the tokens that are read from and written to the cache.
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct BedrockUsage {

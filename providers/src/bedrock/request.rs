@@ -1,4 +1,4 @@
-//! A chat as Bedrock's Converse.
+//! The encoding of a chat as Bedrock's Converse.
 
 use serde_json::{Map, Value, json};
 
@@ -9,15 +9,16 @@ use crate::chat::{
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
 
-/// What the names of models have in them that think with a budget and take `top_k`.
+/// The mark in the names of models that think with a budget and take `top_k`.
 const CLAUDE: &str = "claude";
-/// The longest id of a call, and what may stand in it beside letters and digits (the model of the vendor's SDK).
+/// The longest id of a call, in bytes (the model of the vendor's SDK).
 const LONGEST_ID: usize = 64;
+/// The characters that an id may contain beside letters and digits (the model of the vendor's SDK).
 const ID_MARKS: &str = "_.:-";
-/// What a document is named that has no name.
+/// The name of a document without one.
 const UNNAMED: &str = "document";
 
-/// The body of a request; the model stands in the address.
+/// Encodes the body of a request; the address contains the model.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -68,7 +69,7 @@ fn inference(
 ) -> Result<Map<String, Value>, Unsupported> {
     let mut inference = Map::new();
     let thinks = share.filter(|share| share.thought.is_some());
-    // What is not stated is the model's own, and counts in full when the call is admitted.
+    // Without a maximum the model's own applies, and counts in full when the call is admitted.
     let most = thinks
         .map(|share| share.most)
         .or(chat.most_tokens())
@@ -89,7 +90,7 @@ fn inference(
     Ok(inference)
 }
 
-/// What only Anthropic's models there understand.
+/// Returns the fields that only Anthropic's models at Bedrock understand.
 fn of_model(
     chat: &ChatRequest,
     share: Option<EffortShare>,
@@ -185,7 +186,7 @@ fn format(format: &AnswerFormat) -> Result<Option<Value>, Unsupported> {
     }
 }
 
-/// What is said, strictly by turns; the first is a user's.
+/// Encodes the messages strictly by turns; the first turn must be a user's.
 fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
         MessageRole::Assistant => said(message, field),
@@ -243,7 +244,7 @@ fn call_id(id: &str) -> String {
 
 fn blocks(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
     let pieces = content.parts(field).into_iter();
-    // A blank text is refused by the API and says nothing.
+    // The API refuses a blank text, which has no content anyway.
     let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| block(&field, piece)).collect()
 }
@@ -291,7 +292,7 @@ fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
     Ok(json!({ "document": { "format": format, "name": name, "source": { "bytes": media.data } } }))
 }
 
-/// A name of the characters that are allowed: letters, digits, blanks, hyphens and brackets.
+/// Returns a name of allowed characters: letters, digits, blanks, hyphens and brackets.
 fn document_name(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || " -()[]".contains(c);
     let name: String = name
@@ -299,7 +300,7 @@ fn document_name(name: &str) -> String {
         .map(|c| if allowed(c) { c } else { '-' })
         .take(200)
         .collect();
-    // Several blanks in a row are refused.
+    // Bedrock refuses several blanks in a row.
     name.split(' ')
         .filter(|word| !word.is_empty())
         .collect::<Vec<_>>()

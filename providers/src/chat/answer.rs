@@ -1,4 +1,4 @@
-//! The unified chat answer, which is OpenAI's, from what a provider said.
+//! The unified chat answer, which is OpenAI's, from the answer of another dialect.
 
 use forebay_schemas::Usage;
 use jiff::Timestamp;
@@ -16,25 +16,26 @@ pub(crate) struct ChatAnswer {
     pub(crate) usage: Option<Usage>,
 }
 
-/// One of the answers that were asked for.
+/// One of the requested answers.
 #[derive(Debug, Default)]
 pub(crate) struct AnswerChoice {
     pub(crate) text: Option<String>,
-    /// Images as data URLs. OpenAI's shape has no place for them; OpenRouter's `images` of a message is taken.
+    /// Images as data URLs. OpenAI's shape has no place for them, so they are put into a message's
+    /// `images`, as at OpenRouter.
     pub(crate) images: Vec<String>,
-    /// What was thought, for people.
+    /// The model's thoughts, for people.
     pub(crate) reasoning: Option<String>,
-    /// What the provider wants back as it gave it.
+    /// The values that the provider wants back unchanged.
     pub(crate) opaque: Vec<OpaqueValue>,
     pub(crate) calls: Vec<AnsweredCall>,
     pub(crate) finish: FinishReason,
-    /// The provider's word for it.
+    /// The provider's own word for the reason of the end.
     pub(crate) native_finish: String,
 }
 
-/// A thing that a provider wants back in a later turn, and that means nothing to others: a signature of thoughts.
-/// It stands in the message's `reasoning_details` as `{"format": DIALECT, "data": …}`, with `"after": N` where N
-/// characters of the text were said before it.
+/// A value that a provider wants back in a later turn and that means nothing to others, such as a
+/// signature of thoughts. The message's `reasoning_details` contain it as `{"format": DIALECT,
+/// "data": …}`. `"after": N` is added where N characters of the text precede it.
 #[derive(Debug)]
 pub(crate) struct OpaqueValue {
     dialect: &'static str,
@@ -45,30 +46,31 @@ pub(crate) struct OpaqueValue {
 /// A call of a tool.
 #[derive(Debug)]
 pub(crate) struct AnsweredCall {
-    /// Made up where the provider gives none.
+    /// The provider's id; where it is `None`, the answer gets a generated one.
     pub(crate) id: Option<String>,
     pub(crate) name: String,
-    /// JSON as text.
+    /// The arguments: JSON as text.
     pub(crate) arguments: String,
-    /// What the provider wants back with it.
+    /// The value that the provider wants back with the call.
     pub(crate) extra: Option<Value>,
 }
 
-/// Why an answer ended.
+/// The reason for the end of an answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum FinishReason {
-    /// It was whole; of an unknown reason this is taken to be so, since new ones appear often.
+    /// The answer was complete. An unknown reason counts as this one, since new reasons appear
+    /// often.
     #[default]
     Stop,
     Length,
-    /// Refused for its content.
+    /// The answer was refused for its content.
     Filtered,
     /// The model or its provider failed.
     Failed,
 }
 
 impl ChatAnswer {
-    /// The answer in OpenAI's shape; `None` where there is no choice at all.
+    /// Builds the answer in OpenAI's shape; `None` where there is no choice at all.
     pub(crate) fn unified(self, model: &str, now: Timestamp) -> Option<AdapterAnswer> {
         let said = self.said()?;
         let id = self
@@ -122,7 +124,7 @@ impl ChatAnswer {
 }
 
 impl AnswerChoice {
-    /// Keeps what `dialect` wants back at this place of the text.
+    /// Keeps a value that `dialect` wants back at this place of the text.
     pub(crate) fn keep(&mut self, dialect: &'static str, data: Value) {
         let after = self.text.as_deref().map_or(0, |text| text.chars().count());
         self.opaque.push(OpaqueValue {
@@ -132,7 +134,7 @@ impl AnswerChoice {
         });
     }
 
-    /// Whether nothing was said; a refusal's words count as nothing.
+    /// Returns true if the choice has no content. The words of a refusal do not count.
     fn is_empty(&self) -> bool {
         self.calls.is_empty()
             && self.images.is_empty()
@@ -214,7 +216,7 @@ impl AnsweredCall {
     }
 }
 
-/// Usage as OpenAI writes it.
+/// Encodes the usage in OpenAI's shape.
 pub(crate) fn wire_usage(usage: Usage) -> Value {
     json!({
         "prompt_tokens": usage.input_tokens,
@@ -225,8 +227,8 @@ pub(crate) fn wire_usage(usage: Usage) -> Value {
     })
 }
 
-/// The arguments of a call as JSON in a text, from an object, or from a text that has them already; none are an
-/// empty object.
+/// Returns the arguments of a call as JSON in a text. They are given as an object, or as such a
+/// text already. Missing arguments become an empty object.
 pub(crate) fn arguments(given: Value) -> String {
     match given {
         Value::Null => "{}".to_owned(),
@@ -236,7 +238,7 @@ pub(crate) fn arguments(given: Value) -> String {
     }
 }
 
-/// An answer's body, from JSON.
+/// Returns JSON as the body of an answer.
 pub(crate) fn raw(body: &Value) -> Option<Box<RawValue>> {
     serde_json::value::to_raw_value(body).ok()
 }

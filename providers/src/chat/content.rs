@@ -1,4 +1,4 @@
-//! What a message holds: text, images, sound, files.
+//! The content of a message: text, images, sound and files.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::{Unsupported, UnsupportedKind};
 
-/// What a message holds.
+/// The content of a message.
 #[derive(Debug, Default)]
 pub(crate) enum MessageContent {
     #[default]
@@ -16,7 +16,7 @@ pub(crate) enum MessageContent {
     Parts(Vec<ContentPart>),
 }
 
-/// A part of what a message holds.
+/// A part of a message's content.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum ContentPart {
@@ -27,7 +27,7 @@ pub(crate) enum ContentPart {
     File { file: AttachedFile },
 }
 
-/// Written by hand so that an error names the part that is wrong.
+/// Written by hand, so that an error names the wrong part.
 impl<'de> Deserialize<'de> for MessageContent {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Held;
@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for MessageContent {
 #[serde(deny_unknown_fields)]
 pub(crate) struct ImageUrl {
     pub(crate) url: String,
-    /// How closely it is looked at: a hint, which not every dialect has.
+    /// The precision with which the image is read: a hint, which some dialects lack.
     pub(crate) detail: Option<String>,
 }
 
@@ -77,13 +77,13 @@ pub(crate) struct ImageUrl {
 #[serde(deny_unknown_fields)]
 #[serde(expecting = "struct Audio")]
 pub(crate) struct InputAudio {
-    /// In base64.
+    /// The bytes in base64.
     pub(crate) data: String,
     /// `wav` or `mp3`.
     pub(crate) format: String,
 }
 
-/// A document: its bytes as a data URL, or its name at the provider.
+/// A document: its bytes as a data URL, or its id at the provider.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[serde(expecting = "struct File")]
@@ -96,11 +96,11 @@ pub(crate) struct AttachedFile {
 /// Bytes in base64, and their type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MediaContent<'a> {
-    /// For example `image/png`.
+    /// The media type, for example `image/png`.
     pub(crate) kind: &'a str,
-    /// In base64.
+    /// The bytes in base64.
     pub(crate) data: &'a str,
-    /// How closely an image is looked at.
+    /// The precision with which an image is read.
     pub(crate) detail: Option<&'a str>,
 }
 
@@ -108,9 +108,9 @@ impl<'a> MediaContent<'a> {
     /// Reads `data:image/png;base64,…`; `None` for any other address.
     pub(crate) fn of(url: &'a str) -> Option<Self> {
         let (kind, data) = url.strip_prefix("data:")?.split_once(";base64,")?;
-        // Parameters such as a character set say nothing that matters here.
+        // Parameters such as a character set do not matter here.
         let kind = match kind.split(';').next()? {
-            // Often written so, and no type.
+            // A frequent misspelling of the type.
             "image/jpg" => "image/jpeg",
             kind => kind,
         };
@@ -121,7 +121,7 @@ impl<'a> MediaContent<'a> {
         })
     }
 
-    /// Its text, if it is one.
+    /// Returns the decoded text; `None` if the type is not a text.
     pub(crate) fn text(&self) -> Option<String> {
         let bytes = self
             .kind
@@ -130,12 +130,12 @@ impl<'a> MediaContent<'a> {
         String::from_utf8(bytes.ok()?).ok()
     }
 
-    /// As a data URL.
+    /// Returns the data URL.
     pub(crate) fn url(&self) -> String {
         format!("data:{};base64,{}", self.kind, self.data)
     }
 
-    /// `png` of `image/png`.
+    /// Returns the subtype: `png` of `image/png`.
     pub(crate) fn format(&self) -> &'a str {
         self.kind
             .split_once('/')
@@ -144,7 +144,7 @@ impl<'a> MediaContent<'a> {
 }
 
 impl AttachedFile {
-    /// The document's bytes.
+    /// Returns the document's bytes.
     pub(crate) fn media(&self, field: &str) -> Result<MediaContent<'_>, Unsupported> {
         let data = self.file_data.as_deref().ok_or_else(|| {
             let problem = "names a file that only OpenAI has: send its bytes as `file_data`";
@@ -158,7 +158,7 @@ impl AttachedFile {
 }
 
 impl MessageContent {
-    /// The parts, each with its field.
+    /// Returns the parts, each with the path of its field.
     pub(crate) fn parts(&self, field: &str) -> Vec<(String, ContentPiece<'_>)> {
         match self {
             MessageContent::None => Vec::new(),
@@ -170,7 +170,7 @@ impl MessageContent {
         }
     }
 
-    /// Whether every image can be read or fetched.
+    /// Checks that every image can be read or fetched.
     pub(super) fn check(&self, field: &str) -> Result<(), Unsupported> {
         for (field, piece) in self.parts(field) {
             if matches!(piece, ContentPiece::ImageAt(image) if image.url.starts_with("data:")) {
@@ -185,7 +185,7 @@ impl MessageContent {
         Ok(())
     }
 
-    /// The texts, where nothing else may stand.
+    /// Returns the texts; any other part is refused.
     pub(crate) fn texts(&self, field: &str) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
         for (field, piece) in self.parts(field) {
@@ -198,13 +198,13 @@ impl MessageContent {
     }
 }
 
-/// A part of what a message holds, ready to be said.
+/// A part of a message's content, ready to be encoded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ContentPiece<'a> {
     Text(&'a str),
-    /// An image whose bytes are here.
+    /// An image as bytes.
     Image(MediaContent<'a>),
-    /// An image that is elsewhere.
+    /// An image at an address.
     ImageAt(&'a ImageUrl),
     Audio(&'a InputAudio),
     File(&'a AttachedFile),
@@ -228,12 +228,12 @@ impl<'a> ContentPiece<'a> {
         }
     }
 
-    /// Whether it says nothing.
+    /// Returns true for a blank text.
     pub(crate) fn is_blank(&self) -> bool {
         matches!(self, ContentPiece::Text(text) if text.trim().is_empty())
     }
 
-    /// A refusal of this part.
+    /// Returns the refusal of this part.
     pub(crate) fn unsupported(&self, field: &str, problem: &str) -> Unsupported {
         let what = match self {
             ContentPiece::Text(_) => "text",

@@ -1,19 +1,19 @@
-//! How much a model is to think, and what that takes where thoughts have a budget.
+//! The effort of reasoning, and the tokens for it where thoughts have a budget.
 
 use serde::Deserialize;
 
 use super::{ChatRequest, ToolChoice};
 use crate::Unsupported;
 
-/// The longest answer where a job names none and the API asks for one, in tokens: the smallest model that is served
-/// gives no more (recalled).
+/// The maximum length of an answer, in tokens, where a job sets none and the API needs one. The
+/// smallest model that is served allows no more (recalled).
 pub(crate) const MOST_UNSTATED: u64 = 4_096;
-/// The fewest tokens of thought that Anthropic's models can be given.
+/// The smallest budget of thought for Anthropic's models, in tokens.
 const LEAST_THOUGHT: u64 = 1_024;
-/// The least `top_p` with which they think.
+/// The smallest `top_p` with which Anthropic's models think.
 const LEAST_TOP_P: f64 = 0.95;
 
-/// How much a model thinks before it answers.
+/// The effort of reasoning before an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ReasoningEffort {
@@ -26,17 +26,17 @@ pub(crate) enum ReasoningEffort {
     Max,
 }
 
-/// What an answer of Anthropic's models may take, in tokens.
+/// The limits for an answer of Anthropic's models, in tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EffortShare {
-    /// All of it.
+    /// The maximum of the whole answer.
     pub(crate) most: u64,
-    /// Of these, what it may think with, if it thinks.
+    /// The part of the maximum for thought; `None` if the model does not think.
     pub(crate) thought: Option<u64>,
 }
 
 impl ReasoningEffort {
-    /// The tokens of thought that stand for it where a budget is asked for (LiteLLM's figures).
+    /// Returns the budget in tokens for this effort, where the API needs one (LiteLLM's figures).
     pub(crate) fn budget(self) -> u64 {
         match self {
             ReasoningEffort::None => 0,
@@ -48,7 +48,7 @@ impl ReasoningEffort {
         }
     }
 
-    /// OpenAI's word for it.
+    /// Returns OpenAI's word for the effort.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             ReasoningEffort::None => "none",
@@ -61,7 +61,8 @@ impl ReasoningEffort {
         }
     }
 
-    /// The nearest of the three that everybody has; `None` for no thought at all.
+    /// Returns the nearest of the three efforts that every provider has; `None` for no thought at
+    /// all.
     pub(crate) fn of_three(self) -> Option<&'static str> {
         match self {
             ReasoningEffort::None => None,
@@ -73,9 +74,9 @@ impl ReasoningEffort {
 }
 
 impl ChatRequest {
-    /// What an answer of Anthropic's models may take where thoughts have a budget. Where the job names a longest
-    /// answer, half of that at most is thought, so that something is left to be said; where it names none, thoughts
-    /// come on top.
+    /// Returns the limits for an answer of Anthropic's models where thoughts have a budget. Where
+    /// the job sets a maximum, at most half of that is for thought, so that tokens for the answer
+    /// remain. Where it sets none, the budget is added to the default maximum.
     pub(crate) fn share(&self) -> Result<EffortShare, Unsupported> {
         let stated = self.most_tokens();
         let Some(effort) = self
@@ -107,7 +108,7 @@ impl ChatRequest {
         }
     }
 
-    /// The same where thoughts have no budget.
+    /// Returns the same limits where thoughts have no budget.
     pub(crate) fn share_without_budget(&self) -> EffortShare {
         EffortShare {
             most: self.most_tokens().unwrap_or(MOST_UNSTATED),
@@ -115,8 +116,8 @@ impl ChatRequest {
         }
     }
 
-    /// Anthropic's models do not think where it is said how they sample or what they must call (vendor's
-    /// documentation).
+    /// Checks that Anthropic's models can think. They do not where the job sets the sampling or
+    /// forces a call (vendor's documentation).
     fn may_think(&self) -> Result<(), Unsupported> {
         let number = |number: &Option<serde_json::Number>| number.as_ref()?.as_f64();
         let is_forced = matches!(self.tool_choice, ToolChoice::Required | ToolChoice::One(_));

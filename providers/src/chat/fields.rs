@@ -1,19 +1,20 @@
-//! Which fields of a chat request a dialect says, and which it leaves out.
+//! The rules for the fields of a chat request: which ones a dialect encodes, and which ones it
+//! leaves out.
 
 use serde_json::Value;
 
 use crate::Unsupported;
 use crate::registry::ChatFields;
 
-/// What a dialect does with the fields of a request. What it does not say and is no hint is refused, unless it
-/// asks for what is so anyway.
+/// The rules of a dialect for the fields of a request. A field that is neither encoded nor a hint
+/// is refused, unless it requests only the default.
 #[derive(Debug)]
 pub(crate) struct ChatFieldRules {
-    /// Said in the provider's way, beside [`ALWAYS`].
+    /// The fields that the dialect encodes in its own form, beside [`ALWAYS`].
     pub(crate) maps: &'static [&'static str],
 }
 
-/// Said by every dialect.
+/// The fields that every dialect encodes.
 const ALWAYS: [&str; 4] = [
     "messages",
     "max_tokens",
@@ -21,8 +22,8 @@ const ALWAYS: [&str; 4] = [
     "response_format",
 ];
 
-/// Left out where a provider has nothing like it: they change what an answer costs, how fast it comes, or who is
-/// told of it, and at most how likely it is.
+/// The fields that are left out where a provider has nothing like them. They change an answer's
+/// cost, its speed or the parties that learn of it, and at most its probability.
 const HINTS: [&str; 12] = [
     "user",
     "safety_identifier",
@@ -39,7 +40,7 @@ const HINTS: [&str; 12] = [
 ];
 
 impl ChatFieldRules {
-    /// For the documents.
+    /// Returns the rules for the documentation.
     pub(crate) fn told(&self) -> ChatFields {
         let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();
         let dropped = HINTS.iter().copied();
@@ -53,7 +54,7 @@ impl ChatFieldRules {
         }
     }
 
-    /// Whether a field is read: false where it is left out.
+    /// Returns true if a field is read, and false if it is left out. Fails where it is refused.
     pub(super) fn passes(
         &self,
         name: &str,
@@ -75,7 +76,7 @@ impl ChatFieldRules {
     }
 }
 
-/// Whether a field asks for what happens without it.
+/// Returns true if a field requests what happens without it.
 pub(crate) fn is_so_anyway(name: &str, value: &Value) -> bool {
     let is_empty = value.as_array().is_some_and(Vec::is_empty)
         || value.as_object().is_some_and(|map| map.is_empty());
@@ -87,7 +88,7 @@ pub(crate) fn is_so_anyway(name: &str, value: &Value) -> bool {
             "parallel_tool_calls" => value == true,
             "presence_penalty" | "frequency_penalty" => value.as_f64() == Some(0.0),
             "tool_choice" => value == "auto",
-            // Of a transcription.
+            // A field of transcriptions.
             "response_format" => value == "json",
             "modalities" => value
                 .as_array()

@@ -1,4 +1,4 @@
-//! Tools, calls to them, and the form of the answer.
+//! Tools, calls of tools, and the format of an answer.
 
 use forebay_schemas::subjects::hex;
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::Unsupported;
 
-/// A function that the model may call.
+/// A tool that the model may call.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum OfferedTool {
@@ -32,7 +32,7 @@ pub(crate) struct ToolFunction {
 }
 
 impl ToolFunction {
-    /// The schema of its arguments; that of an empty object where there are none.
+    /// Returns the schema of the arguments; without one, the schema of an empty object.
     pub(crate) fn schema(&self) -> Value {
         let empty = || serde_json::json!({ "type": "object", "properties": {} });
         self.parameters
@@ -42,7 +42,7 @@ impl ToolFunction {
     }
 }
 
-/// Which tools the model is to call.
+/// The choice of the tools that the model calls.
 #[derive(Debug, Default, Deserialize)]
 #[serde(from = "WireChoice")]
 pub(crate) enum ToolChoice {
@@ -110,7 +110,8 @@ pub(crate) struct ToolCall {
     _index: Option<u64>,
     pub(crate) id: String,
     pub(crate) function: CalledTool,
-    /// What a provider wants back with it: Google's own surface puts a signature here.
+    /// The value that a provider wants back with the call. Google's own OpenAI surface puts a
+    /// signature here.
     pub(crate) extra_content: Option<Value>,
 }
 
@@ -119,12 +120,12 @@ pub(crate) struct ToolCall {
 #[serde(expecting = "struct Called")]
 pub(crate) struct CalledTool {
     pub(crate) name: String,
-    /// JSON as text.
+    /// The arguments: JSON as text.
     pub(crate) arguments: String,
 }
 
 impl ToolCall {
-    /// The arguments as an object; no text is none.
+    /// Returns the arguments as an object; a blank text gives an empty one.
     pub(crate) fn arguments(&self, field: &str) -> Result<Map<String, Value>, Unsupported> {
         let text = self.function.arguments.trim();
         if text.is_empty() {
@@ -136,8 +137,8 @@ impl ToolCall {
     }
 }
 
-/// An id of a call where a provider takes only some characters and lengths: another one is replaced by what its hash
-/// makes of it, the same each time.
+/// Returns an id of a call for a provider that limits its characters and its length. An id that
+/// does not fit is replaced by a part of its hash, which is the same each time.
 pub(crate) fn fitting(id: &str, longest: usize, marks: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
     if (1..=longest).contains(&id.len()) && id.chars().all(fits) {
@@ -146,7 +147,7 @@ pub(crate) fn fitting(id: &str, longest: usize, marks: &str) -> String {
     hex(&Sha256::digest(id))[..32].to_owned()
 }
 
-/// The form of the answer.
+/// The format of the answer.
 #[derive(Debug, Default, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum AnswerFormat {

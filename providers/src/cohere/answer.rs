@@ -1,4 +1,4 @@
-//! Cohere's chat response as an answer.
+//! The decoding of Cohere's chat response.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
@@ -18,7 +18,7 @@ pub(super) struct CohereChat {
 struct CohereMessage {
     content: Option<Vec<CohereItem>>,
     tool_calls: Option<Vec<CohereCall>>,
-    /// What it means to do with its tools.
+    /// The model's plan for its tools.
     tool_plan: Option<String>,
 }
 
@@ -48,11 +48,11 @@ struct CohereFunction {
     arguments: Value,
 }
 
-/// Counts come as floats.
+/// The usage; its counts are floats.
 #[derive(Deserialize)]
 struct CohereUsage {
     tokens: Option<CohereTokens>,
-    /// What is paid for, where that alone is told.
+    /// The billed tokens, which count where the response has no others.
     billed_units: Option<CohereTokens>,
     cached_tokens: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! A chat as Cohere's.
+//! The encoding of a chat for Cohere.
 
 use serde_json::{Map, Number, Value, json};
 
@@ -8,12 +8,12 @@ use crate::chat::{
     ReasoningEffort, ToolChoice,
 };
 
-/// The body of a request.
+/// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
-    // The client of the vendor says so too; without it some gateways stream.
+    // The vendor's client sends this too; without it some gateways stream.
     set("stream", false.into());
     let messages = chat.messages.iter().enumerate();
     let messages: Result<Vec<_>, _> = messages
@@ -51,7 +51,8 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     }
     if !chat.tools.is_empty() {
         let chosen = |tool: &&OfferedTool| match &chat.tool_choice {
-            // One function alone can be called if it is the only one that is known.
+            // Cohere can force a call but not choose its function. So the chosen function is the
+            // only one that is sent.
             ToolChoice::One(name) => tool.function().name == *name,
             _ => true,
         };
@@ -85,7 +86,7 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     Ok(body.into())
 }
 
-/// Numbers that have a narrower range than OpenAI's.
+/// Checks a number whose range is narrower than OpenAI's.
 fn within(field: &str, number: &Number) -> Result<Number, Unsupported> {
     let (least, most) = match field {
         "temperature" | "presence_penalty" | "frequency_penalty" => (0.0, 1.0),
@@ -130,7 +131,7 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
                 turn["content"] = text.into();
             }
             if !message.tool_calls.is_empty() {
-                // What it meant to do with its tools; the API wants it back.
+                // The API wants the model's plan for its tools back.
                 if let Some(plan) = &message.reasoning_content {
                     turn["tool_plan"] = plan.as_str().into();
                 }

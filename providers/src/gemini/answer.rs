@@ -1,4 +1,4 @@
-//! What Gemini generated, as an answer.
+//! The decoding of Gemini's answer.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
@@ -63,7 +63,7 @@ struct PromptFeedback {
     block_reason: Option<String>,
 }
 
-/// `candidates_token_count` excludes thoughts.
+/// The usage. `candidates_token_count` excludes thoughts.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct GeminiUsage {
@@ -75,7 +75,7 @@ struct GeminiUsage {
 }
 
 impl GeminiAnswer {
-    /// `None` where nothing was generated and nothing says why.
+    /// Returns the unified answer; `None` where nothing was generated and no reason is given.
     pub(super) fn unified(self) -> Option<ChatAnswer> {
         let blocked = self
             .prompt_feedback

@@ -1,4 +1,4 @@
-//! A chat as `generateContent`.
+//! The encoding of a chat as `generateContent`.
 
 use serde_json::{Map, Number, Value, json};
 
@@ -9,7 +9,7 @@ use crate::chat::{
     ReasoningEffort, ToolCall, ToolChoice, ToolFunction, Woven,
 };
 
-/// The body of a request; the model stands in the address.
+/// Encodes the body of a request; the address contains the model.
 pub(super) fn of(chat: &ChatRequest) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -52,7 +52,7 @@ fn config(chat: &ChatRequest) -> Result<Map<String, Value>, Unsupported> {
         ("frequencyPenalty", &chat.frequency_penalty),
     ];
     for (name, number) in numbers {
-        // Some models know no penalties, and refuse even none.
+        // Some models have no penalties and refuse even a penalty of 0.
         let says_nothing =
             |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
         if let Some(number) = number.as_ref().filter(|number| !says_nothing(number)) {
@@ -93,7 +93,8 @@ fn config(chat: &ChatRequest) -> Result<Map<String, Value>, Unsupported> {
     Ok(config)
 }
 
-/// A budget is understood by every model that thinks; levels only by the newest.
+/// Encodes the effort as a budget: every model that thinks understands one, and only the newest
+/// understand levels.
 fn thinking(effort: ReasoningEffort) -> Value {
     json!({ "thinkingBudget": effort.budget(), "includeThoughts": effort != ReasoningEffort::None })
 }
@@ -122,7 +123,7 @@ fn calling(choice: &ToolChoice) -> Value {
     }
 }
 
-/// Turns of users and the model by turns: the results of one turn's calls stand together.
+/// Encodes the turns of the user and of the model. The results of one turn's calls are together.
 fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     let turns = chat.by_turns(|message, field| match message.role {
         MessageRole::Assistant => said(message, field),
@@ -143,7 +144,8 @@ fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(content).collect())
 }
 
-/// What the model said before, with the signatures of its thoughts where they stood.
+/// Encodes an earlier message of the model, with the signatures of its thoughts at their former
+/// places.
 fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all = Vec::new();
     if let Some(woven) = message.woven(DIALECT) {
@@ -177,7 +179,8 @@ fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     Ok(all)
 }
 
-/// Puts a signature on what it was given with: the last part, unless that has one of its own.
+/// Adds a signature to the last part, with which it came. If that part has one already, the
+/// signature gets an empty part of its own.
 fn sign(parts: &mut Vec<Value>, signature: &Value) {
     match parts
         .last_mut()
@@ -188,14 +191,14 @@ fn sign(parts: &mut Vec<Value>, signature: &Value) {
     }
 }
 
-/// The signature that came with a call, where Google's own OpenAI surface puts it.
+/// Returns the signature of a call, from the place where Google's own OpenAI surface puts it.
 fn signature(call: &ToolCall) -> Option<&Value> {
     call.extra_content
         .as_ref()?
         .pointer("/google/thought_signature")
 }
 
-/// The result of a call; a text that is no JSON object stands in one.
+/// Encodes the result of a call. A text that is not a JSON object is put into one.
 fn result(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let id = message.tool_call_id.as_deref().unwrap_or_default();
     let name = chat.function_of(id);
@@ -208,7 +211,7 @@ fn result(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Valu
 }
 
 fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
-    // A blank text is refused by the API and says nothing.
+    // The API refuses a blank text, which has no content anyway.
     let spoken = content
         .parts(field)
         .into_iter()
@@ -237,7 +240,7 @@ fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     }
 }
 
-/// The type of an image elsewhere, which has to be said, by the ending of its path.
+/// Returns the type of an image at an address, by the ending of its path. Gemini requires the type.
 fn image_type(url: &str) -> Option<&'static str> {
     let path = url.split(['?', '#']).next()?;
     let (_, ending) = path.rsplit('/').next()?.rsplit_once('.')?;

@@ -1,4 +1,4 @@
-//! Mistral's completion as an answer.
+//! The decoding of Mistral's completion.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,7 +40,7 @@ struct MistralCall {
     function: MistralFunction,
 }
 
-/// Arguments are JSON as text, or an object.
+/// A called function. Its arguments are JSON as text, or an object.
 #[derive(Deserialize)]
 struct MistralFunction {
     name: String,
@@ -89,7 +89,7 @@ impl MistralChoice {
                 .into_iter()
                 .flatten()
                 .map(|call| answer::AnsweredCall {
-                    // Some models answer with the text "null" for an id.
+                    // Some models send the text "null" as an id.
                     id: call.id.filter(|id| id != "null"),
                     name: call.function.name,
                     arguments: answer::arguments(call.function.arguments),
@@ -100,7 +100,7 @@ impl MistralChoice {
     }
 }
 
-/// A chunk of text, or of thoughts with what signs them.
+/// Adds a chunk to the answer: text, or thoughts with their signature.
 fn take(choice: &mut answer::AnswerChoice, chunk: Value) {
     if let Some(text) = chunk.get("text").and_then(Value::as_str) {
         choice.text.get_or_insert_default().push_str(text);

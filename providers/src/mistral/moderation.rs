@@ -1,5 +1,6 @@
-//! Mistral's moderation as OpenAI's: the same shape, with Mistral's own names of categories. Most of them are
-//! wider or narrower than any of OpenAI's, so that another name would say what nobody judged.
+//! The decoding of Mistral's moderation, which has OpenAI's shape and Mistral's own names of
+//! categories. Most categories are wider or narrower than any of OpenAI's. So they keep their
+//! names: a renamed one would report a judgement that Mistral did not make.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ pub(super) struct ModerationAnswer {
     usage: Option<WireUsage>,
 }
 
-/// One text's. Without categories it judges nothing.
+/// The judgement of one text. Categories are required: without them nothing is judged.
 #[derive(Deserialize)]
 struct ModerationResult {
     categories: BTreeMap<String, bool>,

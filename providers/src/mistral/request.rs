@@ -1,4 +1,4 @@
-//! A chat as Mistral's.
+//! The encoding of a chat for Mistral.
 
 use forebay_schemas::subjects::hex;
 use serde_json::{Map, Value, json};
@@ -11,10 +11,10 @@ use crate::chat::{
     ToolChoice,
 };
 
-/// Letters and digits of the id of a call.
+/// The length of the id of a call, in letters and digits.
 const ID_LENGTH: usize = 9;
 
-/// The body of a request.
+/// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
@@ -93,7 +93,7 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
     }
 }
 
-/// What the model said before, with its thoughts as it gave them.
+/// Encodes an earlier message of the model, with its thoughts unchanged.
 fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let mut text = message.content.texts(field)?.concat();
     text.push_str(message.refusal.as_deref().unwrap_or_default());
@@ -119,7 +119,8 @@ fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     Ok(turn)
 }
 
-/// An id as Mistral takes it: another one is replaced by what its hash makes of it, the same each time.
+/// Returns an id in Mistral's form. Any other id is replaced by a part of its hash, which is the
+/// same each time.
 fn call_id(id: &str) -> String {
     if id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return id.to_owned();

@@ -1,4 +1,4 @@
-//! What Ollama answers, as an answer.
+//! The decoding of Ollama's answer.
 
 use forebay_schemas::Usage;
 use serde::Deserialize;
@@ -11,7 +11,7 @@ pub(super) struct OllamaChat {
     model: Option<String>,
     message: OllamaMessage,
     done_reason: Option<String>,
-    /// Absent where the prompt is in the cache.
+    /// The tokens of the prompt; absent where the prompt is in the cache.
     prompt_eval_count: Option<u64>,
     eval_count: Option<u64>,
 }
@@ -41,7 +41,7 @@ impl OllamaChat {
         let reason = self.done_reason.unwrap_or_default();
         let finish = match reason.as_str() {
             "length" => FinishReason::Length,
-            // The model was only loaded.
+            // The model was loaded and generated nothing.
             "load" => FinishReason::Failed,
             _ => FinishReason::Stop,
         };

@@ -1,4 +1,4 @@
-//! A chat as Ollama's.
+//! The encoding of a chat for Ollama.
 
 use serde_json::{Map, Value, json};
 
@@ -7,12 +7,12 @@ use crate::chat::{
     AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageRole, OfferedTool, ToolChoice,
 };
 
-/// The body of a request.
+/// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
-    // Without this it streams.
+    // Without this field Ollama streams.
     set("stream", false.into());
     let messages = chat.messages.iter().enumerate();
     let messages: Result<Vec<_>, _> = messages

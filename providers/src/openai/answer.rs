@@ -1,5 +1,5 @@
-//! What an answer in OpenAI's dialect says to others than whoever asked: whether it is one at all, what it used,
-//! whether it is a refusal or an error. The body itself stays as it came.
+//! The parts of an answer in OpenAI's dialect that Forebay itself reads: its shape, its usage, a
+//! refusal or an error. The body itself is kept as it came.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,10 +14,11 @@ use crate::message::Reply;
 use crate::usage::WireUsage;
 use crate::{AdapterCall, AnswerKind, WorkKind};
 
-/// The forms of a transcription that are no JSON.
+/// The forms of a transcription that are not JSON.
 const PLAIN: [&str; 3] = ["text", "srt", "vtt"];
 
-/// Parts of an answer. None of them fails it by being of another type: what matters is read by itself.
+/// The parts of an answer. A part of an unexpected type does not fail the others, since each is
+/// read by itself.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(super) struct AnswerParts<'a> {
@@ -25,14 +26,14 @@ pub(super) struct AnswerParts<'a> {
     usage: Option<&'a RawValue>,
     choices: Option<Value>,
     error: Option<Value>,
-    /// What it is; vLLM's older errors are `error` and have nothing around them.
+    /// The type of the answer. vLLM's older errors have `error` here and no object around them.
     object: Option<Value>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     results: Option<&'a RawValue>,
     text: Option<Value>,
-    /// Of Responses.
+    /// The output of Responses.
     #[serde(borrow)]
     output: Option<&'a RawValue>,
     status: Option<Value>,
@@ -40,7 +41,8 @@ pub(super) struct AnswerParts<'a> {
 }
 
 impl<'a> AnswerParts<'a> {
-    /// `None` for what is no object: no kind of work is answered by a bare value or a list.
+    /// Reads the parts of a body; `None` for anything but an object. A bare value or a list is no
+    /// answer to any kind of work. Also `None` for vLLM's older errors.
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let parts: Self = serde_json::from_str(body).ok()?;
         let is_error = parts
@@ -50,7 +52,7 @@ impl<'a> AnswerParts<'a> {
         (body.trim_start().starts_with('{') && !is_error).then_some(parts)
     }
 
-    /// Whether it has what a kind of work is answered with.
+    /// Returns true if the body has what an answer to this kind of work needs.
     pub(super) fn answers(&self, kind: WorkKind) -> bool {
         let has_items = |list: Option<&RawValue>| {
             let items = list.and_then(|list| list.get().strip_prefix('['));
@@ -66,12 +68,12 @@ impl<'a> AnswerParts<'a> {
                 .results
                 .is_some_and(|results| results.get().starts_with('[')),
             WorkKind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
-            // It is no JSON.
+            // Speech is not JSON.
             WorkKind::Speech => false,
         }
     }
 
-    /// What it used, where tokens are told.
+    /// Returns the usage; `None` where no tokens are reported.
     pub(super) fn usage(&self) -> Option<Usage> {
         serde_json::from_str::<WireUsage>(self.usage?.get())
             .ok()?
@@ -86,9 +88,9 @@ impl<'a> AnswerParts<'a> {
             .flatten()
     }
 
-    /// A refusal is what no choice has anything beside.
+    /// Returns the kind of the answer. It is a refusal only if every choice is one.
     pub(super) fn said(&self) -> AnswerKind {
-        // OpenRouter's stands in the choice, of a provider that failed after it began.
+        // OpenRouter puts the error of a provider that failed after its start into the choice.
         let of_choice = self.choices().next().and_then(|choice| choice.get("error"));
         let failed = of_choice.or(self.error.as_ref());
         if let Some(error) = failed.filter(|error| error.is_object() || error.is_string()) {
@@ -117,7 +119,7 @@ impl<'a> AnswerParts<'a> {
     }
 }
 
-/// Why a choice says nothing, if it was refused.
+/// Returns the reason of a refused choice; `None` for any other.
 fn refusal(choice: &Value) -> Option<String> {
     let words = choice
         .pointer("/message/refusal")
@@ -134,14 +136,15 @@ fn refusal(choice: &Value) -> Option<String> {
     words.map(str::to_owned).or_else(taken)
 }
 
-/// Sound as JSON; a page or an error that comes in its place is none.
+/// Returns the sound of a reply as JSON; `None` for a page or an error in its place.
 pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
     let is_text =
         content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
     (!is_text && !reply.body.is_empty()).then(|| binary(reply))?
 }
 
-/// A transcription as plain text or subtitles, where that was asked for.
+/// Returns a transcription in plain text or subtitles as JSON; `None` if the job requests no such
+/// format.
 pub(super) fn plain_text(call: &AdapterCall<'_>, reply: &Reply) -> Option<Box<RawValue>> {
     let format: String = serde_json::from_str(call.job.body.get("response_format")?.get()).ok()?;
     let is_asked = call.kind == WorkKind::Transcription && PLAIN.contains(&format.as_str());
@@ -156,7 +159,7 @@ fn content_type(reply: &Reply) -> Option<&str> {
     reply.headers.get(CONTENT_TYPE)?.to_str().ok()
 }
 
-/// A binary answer in JSON: its type and its bytes in base64.
+/// Returns a binary answer as JSON: its type, and its bytes in base64.
 fn binary(reply: &Reply) -> Option<Box<RawValue>> {
     let kind = reply
         .headers

@@ -1,4 +1,5 @@
-//! The messages of a chat for a server that speaks OpenAI's dialect and has not all that may stand in them.
+//! The messages of a chat, for a server that speaks OpenAI's dialect and does not accept all of
+//! their fields.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,11 @@ use serde_json::{Value, value};
 
 use crate::registry::Quirks;
 
-/// Where the unified answer keeps what a dialect wants back.
+/// The field of a message for values that a dialect wants back.
 const DETAILS: &str = "reasoning_details";
 
-/// Changes the messages of `body` for `quirks`. What is no list of objects stays as it is: the server says what is
-/// wrong with it.
+/// Adapts the messages of `body` to `quirks`. Anything but a list of objects is left as it is: the
+/// server reports what is wrong with it.
 pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quirks>) {
     let Some(raw) = body.get("messages") else {
         return;
@@ -27,7 +28,7 @@ pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quir
     let concerns = is_told(DETAILS)
         || drops.iter().any(|name| is_told(name))
         || roles.keys().any(|name| is_told(name));
-    // Most chats have none of this, and keep their bytes.
+    // Most chats have nothing to change, and keep their bytes.
     if !concerns {
         return;
     }
@@ -49,7 +50,7 @@ fn without(object: &mut Object, drops: &[&str]) {
     object.retain(|name, _| !drops.contains(&name.as_str()));
 }
 
-/// Takes out what other dialects want back; what the server itself gave stays.
+/// Removes the values that other dialects want back, and keeps those that the server itself gave.
 fn details(message: &mut Object) {
     let Some(raw) = message.get(DETAILS) else {
         return;

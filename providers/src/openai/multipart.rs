@@ -1,4 +1,4 @@
-//! A transcription's form: the file's bytes and the other fields as text.
+//! The form of a transcription: the bytes of the file, and the other fields as text.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -12,20 +12,20 @@ use sha2::{Digest, Sha256};
 use crate::Unsupported;
 use crate::chat::MediaContent;
 
-/// What stands for a file in a job's body.
+/// A file in a job's body.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MultipartFile {
-    /// Its bytes in base64, or a data URL.
+    /// The bytes in base64, or a data URL.
     data: String,
-    /// Its name: providers tell the format by its ending.
+    /// The name. Providers recognise the format by its ending.
     filename: Option<String>,
 }
 
-/// The form and its content type. `of_lists` follows the name of a list.
+/// Returns the form's content type and the form. `of_lists` is appended to the name of a list.
 pub(super) fn of(body: &Object, of_lists: &str) -> Result<(HeaderValue, Bytes), Unsupported> {
     let (filename, bytes) = file(body)?;
-    // Made from what it must not occur in.
+    // A boundary must not occur in the file, so it is made from the file's hash.
     let boundary = format!(
         "forebay-{}",
         forebay_schemas::subjects::hex(&Sha256::digest(&bytes)[..16])
@@ -57,7 +57,7 @@ pub(super) fn of(body: &Object, of_lists: &str) -> Result<(HeaderValue, Bytes), 
     ))
 }
 
-/// The file's name and its bytes.
+/// Reads the file's name and its bytes.
 pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     let file = body
         .get("file")
@@ -80,7 +80,7 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     Ok((name, bytes))
 }
 
-/// The ending of names of files of this type.
+/// Returns the ending of the names of files of this type.
 fn ending<'a>(media: &MediaContent<'a>) -> &'a str {
     match media.format() {
         "mpeg" => "mp3",
@@ -89,7 +89,7 @@ fn ending<'a>(media: &MediaContent<'a>) -> &'a str {
     }
 }
 
-/// A field as text; of a list one field an item.
+/// Returns a field as text; a list becomes one field for each item.
 fn fields(name: &str, raw: &str, of_lists: &str) -> Vec<(String, String)> {
     let text = |value: Value| match value {
         Value::String(text) => text,
@@ -106,7 +106,7 @@ fn fields(name: &str, raw: &str, of_lists: &str) -> Vec<(String, String)> {
     }
 }
 
-/// A name in a header, as browsers escape it.
+/// Escapes a name in a header as browsers do.
 fn quoted(name: &str) -> String {
     name.replace('"', "%22")
         .replace('\r', "%0D")

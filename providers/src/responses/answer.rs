@@ -1,4 +1,4 @@
-//! A response as an answer to a chat.
+//! The decoding of a response into an answer to a chat.
 
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -119,7 +119,7 @@ fn take(choice: &mut AnswerChoice, value: Value) {
             if !text.is_empty() {
                 choice.reasoning.get_or_insert_default().push_str(&text);
             }
-            // Without its content it is a name that only a stored answer has, and nothing is stored.
+            // Without its content it is the name of a stored item, and nothing is stored.
             if value.get("encrypted_content").is_some_and(Value::is_string) {
                 choice.keep(DIALECT, value);
             }

@@ -1,4 +1,4 @@
-//! A chat as Responses.
+//! The encoding of a chat as Responses.
 
 use serde_json::{Map, Value, json};
 
@@ -9,12 +9,12 @@ use crate::chat::{
     ReasoningEffort, ToolChoice,
 };
 
-/// The body of a request.
+/// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
     set("model", model.into());
-    // A chat leaves nothing behind at the provider.
+    // A chat leaves nothing stored at the provider.
     set("store", false.into());
     let mut input = Vec::new();
     for (index, message) in chat.messages.iter().enumerate() {
@@ -33,7 +33,7 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     if let Some(effort) = chat.reasoning_effort {
         set("reasoning", json!({ "effort": effort.as_str() }));
         if effort != ReasoningEffort::None {
-            // What is not stored there has to be sent back in the next turn.
+            // Reasoning that is not stored there has to be sent back in the next turn.
             set("include", json!(["reasoning.encrypted_content"]));
         }
     }
@@ -63,7 +63,7 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     Ok(body.into())
 }
 
-/// What one message is in Responses: a message, and an item for each call, result and thought.
+/// Encodes one message: as a message, and as an item for each call, result and thought.
 fn items(input: &mut Vec<Value>, field: &str, message: &ChatMessage) -> Result<(), Unsupported> {
     let content = format!("{field}.content");
     match message.role {
@@ -136,7 +136,7 @@ fn tool(tool: &OfferedTool) -> Value {
         "type": "function",
         "name": function.name,
         "parameters": function.schema(),
-        // Chats are not strict unless they say so; Responses are.
+        // Chats are not strict by default; Responses are.
         "strict": function.strict.unwrap_or(false),
     });
     if let Some(description) = &function.description {
