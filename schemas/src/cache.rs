@@ -1,4 +1,4 @@
-//! Whether the answer to an identical request of another job may serve a job.
+//! The cache of a job: the use of the answer to another job's identical request.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,19 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 const OFF: &str = "off";
 const COALESCE: &str = "coalesce";
 
-/// Whether the answer to an identical request (pool, url and body) of another job of the team may serve a job.
+/// The permission for a job to use the answer to an identical request of another job of the team.
+/// Requests are identical if their pool, url and body are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cache {
     /// The job has a call of its own.
     Off,
-    /// The job shares the call of an identical request that waits or is being called.
+    /// The job shares the call of an identical request that waits or is in flight.
     Coalesce,
-    /// As [`Cache::Coalesce`]; a kept answer that is at most this old serves too, and this one's is kept.
+    /// As [`Cache::Coalesce`], and a cached answer of at most this age serves too. The job's own
+    /// answer is cached.
     Within(Duration),
 }
 
 impl Cache {
-    /// The age that a kept answer may have: zero where only calls are shared, `None` where nothing is.
+    /// Returns the largest age of a cached answer: zero where only calls are shared, `None` where
+    /// nothing is shared.
     pub fn max_age(self) -> Option<Duration> {
         match self {
             Cache::Off => None,

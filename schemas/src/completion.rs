@@ -13,7 +13,8 @@ use crate::format::class_name;
 use crate::job::{Identity, Object};
 use crate::subjects::hex;
 
-/// The most attempts that a completion tells of: the first half and the last half of them.
+/// The most attempts that a completion contains. Of more attempts, it contains the first half and
+/// the last half of this number.
 pub const MOST_ATTEMPTS: usize = 100;
 
 /// The one final answer to a job.
@@ -28,34 +29,36 @@ pub struct Completion {
     pub team: String,
     /// The batch that the job belongs to, if any.
     pub batch: Option<String>,
-    /// The pool that the job asked for.
+    /// The pool that the job requested.
     pub pool: String,
     /// The job's lane.
     pub lane: Lane,
-    /// 1 for the first answer to this identity. One that no provider has worked for is followed by the
-    /// next when the job is published again.
+    /// The number of this answer to the identity, from 1. If no provider has worked for an answer,
+    /// the job can be published again, and the next answer has the next number.
     #[serde(alias = "generation")]
     pub revision: u32,
     /// How the job ended.
     pub status: Status,
-    /// The provider's last whole answer, an error answer included; null where there was none.
+    /// The provider's last complete answer, an error answer included; null where there was none.
     pub response: Option<Response>,
-    /// Why the job did not succeed; null when it did.
+    /// The reason why the job did not succeed; null when it did.
     pub error: Option<CompletionError>,
-    /// Tokens that the last attempt used, where the provider says; also where it refused for the content.
+    /// The tokens that the last attempt used, also where it was refused for the content; null where
+    /// the provider does not report them.
     pub usage: Option<Usage>,
-    /// What the last attempt cost, exactly; null where a price of it is not known, nothing where another job's answer
-    /// served.
+    /// The exact cost of the last attempt; null where one of its prices is not known. The cost is
+    /// zero where another job's answer served.
     pub cost: Option<Cost>,
-    /// Who answered, and why it was asked; null where nobody did.
+    /// The target that answered, and the reason for its choice; null where none did.
     #[serde(default)]
     pub answered_by: Option<AnsweredBy>,
-    /// Whose answer this is, where the job's `cache` or its pool's allowed that no call was made for it; else absent.
+    /// The job whose answer served, where the `cache` of this job or of its pool made a call
+    /// unnecessary; else absent.
     #[serde(default, alias = "reused", skip_serializing_if = "Option::is_none")]
     pub cached_from: Option<CachedFrom>,
-    /// Every call that was made, in order; of more than 100 the first 50 and the last 50.
+    /// Every call that was made, in order. Of more than 100 calls, the first 50 and the last 50.
     pub attempts: Vec<Attempt>,
-    /// Time between the publish and the first attempt, in milliseconds.
+    /// The time from the publish to the first attempt, in milliseconds.
     pub queued_ms: u64,
     /// The job's metadata.
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
@@ -68,16 +71,16 @@ pub struct Completion {
 pub enum Status {
     /// The provider answered.
     Succeeded,
-    /// Given up; `error` says why.
+    /// The job was given up; `error` has the reason.
     Failed,
     /// The deadline passed first.
     Expired,
-    /// Somebody cancelled it.
+    /// The job was cancelled.
     Cancelled,
 }
 
 impl Status {
-    /// The status's name on the wire.
+    /// Returns the status's name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Status::Succeeded => "succeeded",
@@ -93,39 +96,40 @@ impl Status {
 pub struct Response {
     /// The HTTP status.
     pub status_code: u16,
-    /// The provider's name for the request, if it gave one.
+    /// The provider's id of the request; null where it sent none.
     pub request_id: Option<String>,
-    /// The body, kept as the bytes it came in.
+    /// The body, kept as the bytes in which it came.
     #[schemars(with = "Value")]
     pub body: Box<RawValue>,
 }
 
-/// Why a job did not succeed.
+/// The reason why a job did not succeed.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct CompletionError {
     /// A short name of the cause, the provider's own where it has one.
     #[serde(deserialize_with = "class_name")]
     pub code: String,
-    /// What happened, for a person.
+    /// A description of the cause, for a person.
     pub message: String,
     /// The cause's class.
     pub class: Class,
 }
 
-/// Tokens that a call used.
+/// The tokens that a call used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
-    /// Prompt tokens, cached ones included.
+    /// The tokens of the prompt, cached ones included.
     pub input_tokens: u64,
-    /// Answer tokens, reasoning included.
+    /// The tokens of the answer, reasoning included.
     pub output_tokens: u64,
-    /// Of `input_tokens`, those read from the provider's cache.
+    /// The part of `input_tokens` that was read from the provider's cache.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_input_tokens: u64,
-    /// Of `input_tokens`, those written to the provider's cache, where that has a price of its own.
+    /// The part of `input_tokens` that was written to the provider's cache, where that has a price
+    /// of its own.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cache_write_tokens: u64,
-    /// Of `output_tokens`, those spent on reasoning.
+    /// The part of `output_tokens` that was spent on reasoning.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reasoning_tokens: u64,
 }
@@ -141,13 +145,13 @@ fn is_zero(count: &u64) -> bool {
 /// An exact amount of money.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Cost {
-    /// A decimal string, for example `"0.000175"`.
+    /// The amount as a decimal string, for example `"0.000175"`.
     pub amount: String,
-    /// ISO 4217.
+    /// The currency's code in ISO 4217.
     pub currency: String,
 }
 
-/// Who answered a job.
+/// The target that answered a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AnsweredBy {
     /// The account that was charged.
@@ -157,34 +161,34 @@ pub struct AnsweredBy {
     pub provider: String,
     /// The model.
     pub model: String,
-    /// Why it was asked.
+    /// The reason for the choice of the target.
     pub reason: Reason,
 }
 
-/// The job whose answer served another one.
+/// The job whose answer served another job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CachedFrom {
-    /// Its batch, if any; its team is the same.
+    /// The batch of that job, if any; its team is the same.
     pub batch: Option<String>,
-    /// Its id.
+    /// The id of that job.
     pub id: String,
-    /// When its call was made (RFC 3339).
+    /// The time of the call for that job (RFC 3339).
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub called_at: Timestamp,
 }
 
-/// Why a target was asked.
+/// The reason for the choice of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// It is of the pool's lowest tier, or of the lowest that the job's `model` leaves.
+    /// The target is in the pool's lowest tier, or in the lowest that the job's `model` leaves.
     #[default]
     Preferred,
-    /// Those of lower tiers had no room in time, or were cooling, spent or disabled.
+    /// The targets of lower tiers had no room in time, or were cooling, spent or disabled.
     Unavailable,
-    /// The job cannot be said to those of lower tiers.
+    /// The job cannot be encoded for the targets of lower tiers.
     Unsupported,
-    /// A call that was made before failed; `attempts` says how.
+    /// An earlier call failed; `attempts` has the details.
     Failed,
 }
 
@@ -194,27 +198,27 @@ pub struct Attempt {
     /// The account that was charged.
     #[serde(alias = "quota")]
     pub account: String,
-    /// The name of the key that was used, never the key.
+    /// The name of the key that was used, never the key itself.
     pub key: String,
     /// The provider's name.
     pub provider: String,
-    /// The model that was asked for.
+    /// The model that was requested.
     pub model: String,
-    /// When the call was sent (RFC 3339).
+    /// The time at which the call was sent (RFC 3339).
     #[schemars(with = "String", extend("format" = "date-time"))]
     pub started_at: Timestamp,
-    /// How long the job had waited for this call since it was published or last tried, in
+    /// The time that the job waited for this call, since it was published or last tried, in
     /// milliseconds.
     pub waited_ms: u64,
-    /// From sending to the end of the answer, in milliseconds.
+    /// The time from sending to the end of the answer, in milliseconds.
     #[serde(alias = "took_ms")]
     pub duration_ms: u64,
-    /// What it turned out to be: `succeeded`, or the failure's class.
+    /// The result: `succeeded`, or the failure's class.
     #[serde(deserialize_with = "class_name")]
     pub outcome: String,
-    /// The HTTP status, if an answer came.
+    /// The HTTP status; null where no answer came.
     pub status_code: Option<u16>,
-    /// For how many jobs together the call was made; absent where it was for this one alone.
+    /// The number of jobs in the call; absent where it was for this one alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<u32>,
 }
@@ -222,13 +226,15 @@ pub struct Attempt {
 /// A line of an OpenAI Batch output or error file.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OutputLine {
-    /// OpenAI's name for the request; made from the identity, so that it is the same in every run.
+    /// The id of the request in OpenAI's form. It is derived from the identity, so that it is the
+    /// same in every run.
     pub id: String,
     /// The job's `custom_id`.
     pub custom_id: String,
-    /// The answer, an error answer included.
+    /// The answer, an error answer included; null where there was none.
     pub response: Option<Response>,
-    /// Set where the answer is no HTTP error: there was none at all, or one with a good status that refuses.
+    /// The failure, where it is not an HTTP error: no answer came, or a refusal came with a good
+    /// status.
     pub error: Option<OutputError>,
 }
 
@@ -237,19 +243,19 @@ pub struct OutputLine {
 pub struct OutputError {
     /// A short name of the cause.
     pub code: String,
-    /// What happened, for a person.
+    /// A description of the cause, for a person.
     pub message: String,
 }
 
 impl Attempt {
-    /// How it failed; `None` where it succeeded.
+    /// Returns the class of the failure; `None` where the attempt succeeded.
     pub fn class(&self) -> Option<Class> {
         Class::named(&self.outcome)
     }
 }
 
 impl Completion {
-    /// The identity that this answers.
+    /// Returns the identity that this completion answers.
     pub fn identity(&self) -> Identity {
         Identity {
             team: self.team.clone(),
@@ -258,8 +264,9 @@ impl Completion {
         }
     }
 
-    /// Whether this is the answer that the identity keeps: a provider may have worked for it. Where none
-    /// has, or where the job was cancelled, it may be published again, as the next revision.
+    /// Returns true if the identity keeps this answer, because a provider may have worked for it.
+    /// If none has, or if the job was cancelled, the job may be published again as the next
+    /// revision.
     pub fn is_final(&self) -> bool {
         let worked = |attempt: &Attempt| !attempt.class().is_some_and(Class::is_before_work);
         match self.status {
@@ -269,10 +276,10 @@ impl Completion {
         }
     }
 
-    /// This completion as a line of OpenAI's output file, or of its error file if it did not succeed.
-    /// An HTTP error stands in `response` with `error` null; anything else in `error` with `response`
-    /// null, as at OpenAI. A refusal that came with a good status stands in both: nothing in its `response` need say
-    /// that it is one.
+    /// Returns this completion as a line of OpenAI's output file, or of its error file if the job
+    /// did not succeed. As at OpenAI, an HTTP error is put into `response`, with `error` null. Any
+    /// other failure is put into `error`, with `response` null. A refusal with a good status is put
+    /// into both, since its `response` need not show that it is one.
     pub fn output_line(&self) -> OutputLine {
         let is_told = self
             .response
@@ -292,7 +299,7 @@ impl Completion {
     }
 }
 
-/// The `id` of an output line: `batch_req_` and 24 hex digits of the identity's SHA-256.
+/// Returns the `id` of an output line: `batch_req_` and 24 hex digits of the identity's SHA-256.
 pub fn output_line_id(identity: &Identity) -> String {
     let mut hash = Sha256::new();
     for part in [

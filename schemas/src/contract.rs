@@ -1,5 +1,5 @@
-//! The contract as documents: JSON Schemas and an AsyncAPI description, made from the types and the
-//! names so that they cannot say anything else.
+//! The contract as documents: JSON Schemas and an AsyncAPI description. They are made from the
+//! types and the names, so that they cannot differ from them.
 
 use schemars::schema_for;
 
@@ -7,10 +7,10 @@ use crate::flow::{Flow, Lane};
 use crate::subjects::Names;
 use crate::{AccountEvent, Completion, Job};
 
-/// The AsyncAPI description, with `<<name>>` where a name of [`Names`] belongs.
+/// The AsyncAPI description, with `<<name>>` in place of each name of [`Names`].
 const TEMPLATE: &str = include_str!("contract/asyncapi.yaml.in");
 
-/// The documents of the contract: path below `schemas/` and text.
+/// Returns the documents of the contract: each with its path below `schemas/` and its text.
 pub fn documents() -> Vec<(&'static str, String)> {
     vec![
         ("json/job.schema.json", pretty(&schema_for!(Job))),
@@ -41,7 +41,7 @@ fn asyncapi(names: &Names) -> String {
     let job = names.job(&flow).replace("normal", "{lane}");
     let short = names.job_filters(&flow)[1].clone();
     let pool_only = short.replace(".{team}", "");
-    // Built by hand: `Names::completion` encodes its id, and braces are no id characters.
+    // Built by hand: `Names::completion` would encode the braces of an id.
     let completion = names
         .completions_of("{team}", Some("{batch}"))
         .replace('*', "{id}");

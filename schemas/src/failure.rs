@@ -1,17 +1,17 @@
-//! What can become of a call, as a closed list.
+//! The classes of failures, as a closed list.
 
 use schemars::JsonSchema;
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Serialize};
 
-/// What an attempt turned out to be, or why a job was refused. Providers' own words are mapped onto
-/// this list by their adapters; what is done about each is decided in one place of `workers`.
+/// The class of a failed attempt, or of a refused job. Adapters map the words of providers onto
+/// this list. One place in `workers` decides what is done about each class.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
-    /// A short limit: wait and the same key serves again.
+    /// A short limit is reached: after a wait the same key serves again.
     RateLimited,
     /// The rate grew faster than the provider allows.
     RampLimited,
@@ -26,33 +26,33 @@ pub enum Class {
     BadKey,
     /// The account may not use this model.
     ModelNotAllowed,
-    /// The provider has no capacity for anybody.
+    /// The provider has no capacity for any account.
     Overloaded,
     /// The provider failed.
     ServerError,
-    /// The request did not leave: no connection.
+    /// The request was not sent: there was no connection.
     NetBeforeSend,
-    /// The request left and no whole answer came: it may have been served, and billed.
+    /// The request was sent and no complete answer came: it may have been served, and billed.
     NetAfterSend,
-    /// Prompt and answer do not fit the model.
+    /// The prompt and the answer together are too long for the model.
     ContextTooLong,
-    /// Refused for its content.
+    /// The provider refused the content.
     ContentFiltered,
     /// The provider does not accept the request as it is.
     BadRequest,
-    /// An answer that cannot be read.
+    /// The answer cannot be read.
     MalformedResponse,
-    /// Forebay refused the job before any call: no such pool or model, not a job, an id that clashes.
+    /// Forebay refused the job before any call: no such pool or model, not a job, an id that
+    /// clashes.
     Rejected,
     /// The deadline passed before a call could be made.
     DeadlinePassed,
-    /// Somebody cancelled the job.
+    /// The job was cancelled.
     Cancelled,
 }
 
 impl Class {
-    /// Whether nobody has done any work on a request with this outcome: it was refused before, or did not
-    /// leave.
+    /// Returns true if no provider has worked on the request: it was refused before, or not sent.
     pub fn is_before_work(self) -> bool {
         matches!(
             self,
@@ -67,7 +67,8 @@ impl Class {
         )
     }
 
-    /// Whether a limit refused: the request was not at fault, and neither was the provider.
+    /// Returns true if a limit refused the request: neither the request nor the provider was at
+    /// fault.
     pub fn is_limit(self) -> bool {
         matches!(
             self,
@@ -75,14 +76,14 @@ impl Class {
         )
     }
 
-    /// The class that has this name, if one has.
+    /// Returns the class with this name; `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         let class: Result<Self, serde::de::value::Error> =
             Self::deserialize(name.into_deserializer());
         class.ok()
     }
 
-    /// The class's name on the wire and in metrics.
+    /// Returns the class's name on the wire and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Class::RateLimited => "rate_limited",
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(rows.collect::<Vec<_>>(), names(), "docs/failures.md");
     }
 
-    /// Every class, by its name on the wire and in the order of the code.
+    /// Returns the names of all classes on the wire, in the order of the code.
     fn names() -> Vec<String> {
         let schema = serde_json::to_value(schemars::schema_for!(Class)).expect("JSON");
         let classes = schema["oneOf"].as_array().expect("a list").iter();

@@ -1,4 +1,5 @@
-//! Whose jobs share a queue: a pool, a team and a lane, and what their names are made of.
+//! A flow is the queue of a pool, a team and a lane. This module also has the rules for their
+//! names.
 
 use std::fmt;
 
@@ -7,16 +8,16 @@ use serde::{Deserialize, Serialize};
 
 /// The team of a job whose subject names none.
 pub const DEFAULT_TEAM: &str = "default";
-/// The token that stands for "no batch" in a completion's subject.
+/// The token for "no batch" in a completion's subject.
 pub const NO_BATCH: &str = "_";
-/// Longest team, pool or batch name, in bytes.
+/// The longest name of a team, pool or batch, in bytes.
 const MAX_NAME: usize = 64;
-/// What a name is made of, for people.
+/// The rule for names, for people.
 pub(crate) const NAME_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -";
-/// What a team's name is made of, for people.
+/// The rule for names of teams, for people.
 const TEAM_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -, the first of them a letter";
 
-/// How urgent a job is.
+/// The urgency of a job.
 #[derive(
     Debug,
     Clone,
@@ -33,20 +34,20 @@ const TEAM_RULE: &str = "1 to 64 of A-Z a-z 0-9 _ -, the first of them a letter"
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Lane {
-    /// Somebody waits for the answer.
+    /// A client waits for the answer.
     Interactive,
     /// The default.
     #[default]
     Normal,
-    /// Whenever there is room; never starved.
+    /// The job is served when there is room, and is never starved.
     Bulk,
 }
 
 impl Lane {
-    /// All lanes, most urgent first.
+    /// All lanes, the most urgent first.
     pub const ALL: [Lane; 3] = [Lane::Interactive, Lane::Normal, Lane::Bulk];
 
-    /// The lane's token in subjects and on the command line.
+    /// Returns the lane's token in subjects and on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Lane::Interactive => "interactive",
@@ -73,30 +74,31 @@ impl std::str::FromStr for Lane {
     }
 }
 
-/// One (pool, team, lane): one durable pull consumer, and the unit of fairness.
+/// A pool, a team and a lane: one durable pull consumer, and the unit of fairness.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Flow {
-    /// The pool that the jobs ask for.
+    /// The pool that the jobs request.
     pub pool: String,
     /// The team that the jobs belong to.
     pub team: String,
-    /// How urgent the jobs are.
+    /// The urgency of the jobs.
     pub lane: Lane,
 }
 
 impl Flow {
-    /// Whether its pool and its team are names, so that subjects and consumers can be made of them.
+    /// Returns true if pool and team are names, so that subjects and consumers can be made of them.
     pub fn has_names(&self) -> bool {
         is_name(&self.pool) && is_name(&self.team)
     }
 
-    /// What is wrong with its pool or its team, for the publisher; `None` if both can be served.
+    /// Returns the problem of the pool's or the team's name, for the publisher; `None` if both can
+    /// be served.
     pub fn problem(&self) -> Option<String> {
         problem_of_name("pool", &self.pool).or_else(|| problem_of_team(&self.team))
     }
 
-    /// The model that a publisher may have meant whose subject ends with a model's name: a dot in the name parts it
-    /// into a pool and a team.
+    /// Returns the model that a publisher may mean by a subject that ends with a model's name. A
+    /// dot in that name separates it into a pool and a team.
     pub fn dotted_model(&self) -> String {
         format!("{}.{}", self.pool, self.team)
     }
@@ -108,7 +110,8 @@ impl fmt::Display for Flow {
     }
 }
 
-/// Whether `name` can be a team, a pool or a batch: 1 to 64 of `[A-Za-z0-9_-]`, and not `_` alone.
+/// Returns true if `name` can be a pool or a batch: 1 to 64 of `[A-Za-z0-9_-]`, and not `_` alone.
+/// A team's name has a further rule, see [`is_team`].
 pub fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name != NO_BATCH
@@ -117,18 +120,19 @@ pub fn is_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }
 
-/// Whether `name` can be a team: a name that begins with a letter. The rest of a model's name behind a dot, such as
-/// the `1-mini` of gpt-4.1-mini, often is none.
+/// Returns true if `name` can be a team: a name that begins with a letter. The part of a model's
+/// name behind a dot often does not, such as `1-mini` of gpt-4.1-mini.
 pub fn is_team(name: &str) -> bool {
     is_name(name) && name.starts_with(|first: char| first.is_ascii_alphabetic())
 }
 
-/// What is wrong with the name of a pool, a batch or another `what`, for people; `None` if it is one.
+/// Returns the problem of the name of a pool, a batch or another `what`, for people; `None` if it
+/// is a name.
 pub fn problem_of_name(what: &str, name: &str) -> Option<String> {
     (!is_name(name)).then(|| no_name(what, name, NAME_RULE, is_name))
 }
 
-/// What is wrong with a team's name, for people; `None` if it is one.
+/// Returns the problem of a team's name, for people; `None` if it is one.
 pub fn problem_of_team(name: &str) -> Option<String> {
     (!is_team(name)).then(|| no_name("team", name, TEAM_RULE, is_team))
 }
@@ -143,7 +147,8 @@ fn no_name(what: &str, name: &str, rule: &str, is_one: fn(&str) -> bool) -> Stri
     format!("`{name}` is no {what} name: use {rule}{hint}")
 }
 
-/// The pool of a model: every character that a name cannot hold becomes `_`.
+/// Returns the pool of a model: every character that a name cannot contain becomes `_`, and the
+/// rest beyond 64 characters is cut off.
 pub fn pool_of_model(model: &str) -> String {
     let name = |c: char| {
         if c.is_ascii_alphanumeric() || c == '-' {

@@ -1,8 +1,9 @@
-//! The two formats of what Forebay writes, and the words of the first one.
+//! The two formats of the data that Forebay writes, and the words of the first one.
 //!
-//! Format 1 is that of Forebay 0.1. What it left (results, journals, messages in streams) is read for as long as it lasts:
-//! fields by serde's aliases beside today's names, the rest by what stands here. Only format 2 is written. A message of a
-//! producer is of format 1 if it was published before the first start of a Forebay that writes format 2.
+//! Format 1 is that of Forebay 0.1. Its results, journals and messages in streams are read as long
+//! as they last. Its fields are serde's aliases beside today's names; this module has the rest.
+//! Only format 2 is written. A producer's message is of format 1 if it was published before the
+//! first start of a Forebay that writes format 2.
 
 use std::collections::BTreeMap;
 
@@ -13,18 +14,18 @@ use serde_json::value::{RawValue, to_raw_value};
 use crate::cache::Cache;
 use crate::subjects::Names;
 
-/// The format in which something is written.
+/// The format of written data.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Format {
-    /// That of Forebay 0.1.
+    /// The format of Forebay 0.1.
     One,
-    /// Today's.
+    /// The present format.
     #[default]
     Two,
 }
 
 impl Format {
-    /// Its number: that of a data directory's file `format`, and in messages.
+    /// Returns the format's number, as in messages and in a data directory's file `format`.
     pub fn number(self) -> u8 {
         match self {
             Format::One => 1,
@@ -32,12 +33,12 @@ impl Format {
         }
     }
 
-    /// The format of what says nothing of one, as 0.1 did not.
+    /// Returns the format of data that states none, as 0.1 did not.
     pub fn unsaid() -> Self {
         Format::One
     }
 
-    /// Whether it is the one that is written.
+    /// Returns true if this is the format that is written.
     pub fn is_newest(&self) -> bool {
         *self == Format::default()
     }
@@ -59,14 +60,14 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-/// The metadata of the stream of jobs that says up to which sequence its jobs are of format 1.
+/// The metadata of the stream of jobs that contains the last sequence with jobs of format 1.
 pub const FORMAT_1_UNTIL: &str = "forebay-format-1-until";
-/// The header of format 1 that [`crate::header::REVISION_HEADER`] took the place of.
+/// The name of [`crate::header::REVISION_HEADER`] in format 1.
 pub const FORMAT_1_REVISION_HEADER: &str = "Forebay-Generation";
-/// The header of format 1 that [`crate::header::DEAD_LETTER_HEADER`] took the place of.
+/// The name of [`crate::header::DEAD_LETTER_HEADER`] in format 1.
 pub const FORMAT_1_DEAD_LETTER_HEADER: &str = "Forebay-Letter";
 
-/// Whether a completion's message is of format 1, and so has other words than one of today.
+/// Returns true if a completion's message is of format 1, so that its words are not today's.
 pub fn is_of_format_1(completion: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct Former {
@@ -76,19 +77,19 @@ pub fn is_of_format_1(completion: &[u8]) -> bool {
     serde_json::from_slice::<Former>(completion).is_ok()
 }
 
-/// What 0.1 called streams and subjects; taken over once, and then deleted.
+/// The names of streams and subjects in 0.1. They are migrated once and then deleted.
 impl Names {
-    /// What is [`Names::scheduled_stream`] now.
+    /// Returns the former name of [`Names::scheduled_stream`].
     pub fn format_1_scheduled_stream(&self) -> String {
         self.stream("LATER")
     }
 
-    /// Its subjects, without those that [`Names::scheduled_stream`] has too.
+    /// Returns the subjects of that stream, without those that [`Names::scheduled_stream`] has too.
     pub fn format_1_scheduled_subjects(&self) -> String {
         format!("{}.later.>", self.prefix())
     }
 
-    /// The subject that a message of that stream has now.
+    /// Returns today's subject of a message of that stream.
     pub fn scheduled_since_format_1(&self, subject: &str) -> String {
         let rest = subject
             .strip_prefix(self.prefix())
@@ -99,19 +100,19 @@ impl Names {
         )
     }
 
-    /// What is [`Names::accounts_bucket`] now.
+    /// Returns the former name of [`Names::accounts_bucket`].
     pub fn format_1_accounts_bucket(&self) -> String {
         self.stream("QUOTAS")
     }
 
-    /// What is [`Names::controls_bucket`] now.
+    /// Returns the former name of [`Names::controls_bucket`].
     pub fn format_1_controls_bucket(&self) -> String {
         self.stream("ORDERS")
     }
 }
 
-/// A job of format 1 in the words of today: its `reuse` is `cache`, and a `cache` of its own, which meant nothing, is left
-/// out. `None` if it is no JSON object.
+/// Translates a job of format 1 into today's words; `None` if it is not a JSON object. Its `reuse`
+/// becomes `cache`. Its own `cache` meant nothing and is removed.
 pub(crate) fn job_of_today(job: &[u8]) -> Option<Vec<u8>> {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(job).ok()?;
     fields.remove("cache");
@@ -129,10 +130,10 @@ pub(crate) fn job_of_today(job: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&fields).ok()
 }
 
-/// Reads the name of a failure's class, or another short name of a cause, as format 2 has it.
+/// Reads the class of a failure, or another short name of a cause, in the words of format 2.
 ///
 /// # Errors
-/// When it is no text.
+/// Fails when the value is not a text.
 pub fn class_name<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
     let name = String::deserialize(from)?;
     Ok(if name == "exceeds_key_limit" {

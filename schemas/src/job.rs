@@ -15,80 +15,80 @@ use crate::flow::is_name;
 use crate::format::{Format, job_of_today};
 use crate::subjects::hex;
 
-/// What is wrong with a job that has the field `reuse`.
+/// The problem of a job with the field `reuse`.
 const RENAMED: &str = "is now `cache`: \"1h\", \"coalesce\" (was \"0s\") or \"off\"";
-/// Longest id, in bytes: it stands in every message about its job.
+/// The longest id, in bytes: every message about a job contains it.
 const MAX_ID: usize = 512;
 
-/// A JSON object whose values are kept as the bytes they came in.
+/// A JSON object whose values are kept as the bytes in which they came.
 pub type Object = BTreeMap<String, Box<RawValue>>;
 
-/// One AI call that somebody wants made. Every line of an OpenAI Batch input file is one.
+/// A request for one AI call. Every line of an OpenAI Batch input file is one.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[schemars(title = "Job")]
 pub struct Job {
-    /// The job's id within its team and batch. Without it: `custom_id`, else the `Nats-Msg-Id`
-    /// header, else one made from the stream's creation and the message's sequence.
+    /// The job's id within its team and batch. If absent: `custom_id`, else the `Nats-Msg-Id`
+    /// header, else an id made from the stream's creation and the message's sequence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// OpenAI Batch's name for `id`. Beside an `id` it is repeated in the completion and means nothing else.
+    /// OpenAI Batch's name for `id`. Beside an `id` it is only repeated in the completion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_id: Option<String>,
-    /// Which call is meant, as OpenAI's path.
+    /// The kind of call, as OpenAI's path.
     #[serde(default = "default_url")]
     pub url: String,
     /// Always `POST`; present because OpenAI Batch lines have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub method: Option<String>,
-    /// The OpenAI request, the unified format. `model` may name a target's model or the pool; absent
-    /// means any target of the pool.
+    /// The request in OpenAI's format, which is the unified one. `model` may name a target's model
+    /// or the pool; absent means any target of the pool.
     #[schemars(with = "serde_json::Map<String, Value>")]
     pub body: Object,
-    /// Which set of jobs this one belongs to: 1 to 64 of `[A-Za-z0-9_-]`.
+    /// The batch that the job belongs to: 1 to 64 of `[A-Za-z0-9_-]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = r"^[A-Za-z0-9_-]{1,64}$"))]
     pub batch: Option<String>,
-    /// A subject for a copy of the completion; must begin with `_INBOX.`, `_INBOX_<team>.` or a
-    /// prefix configured for the team. The header `Nats-Reply-To` means the same.
+    /// The subject for a copy of the completion. It must begin with `_INBOX.`, `_INBOX_<team>.` or
+    /// a prefix that is configured for the team. The header `Nats-Reply-To` means the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reply_to: Option<String>,
-    /// No call is made after this time (RFC 3339); the job then ends as `expired`.
+    /// The time after which no call is made (RFC 3339); the job then ends as `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub deadline: Option<Timestamp>,
-    /// No call is made before this time (RFC 3339).
+    /// The time before which no call is made (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", extend("format" = "date-time"))]
     pub not_before: Option<Timestamp>,
-    /// What to do with an attempt that was sent and whose fate is unknown.
+    /// The treatment of an attempt that was sent and whose result is unknown.
     #[serde(default)]
     pub on_ambiguous: OnAmbiguous,
-    /// Whether the answer to an identical request of another job of the team may serve this one; without it, as
-    /// the pool says. No answer is older than the dedupe horizon.
+    /// The permission to use the answer to an identical request of another job of the team; if
+    /// absent, the pool's setting applies. No answer is older than the dedupe horizon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Cache>,
-    /// Anything; travels to the completion unchanged.
+    /// Any data; it is copied to the completion unchanged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Map<String, Value>>")]
     pub metadata: Option<Object>,
-    /// What format 1 called `cache`: refused where it is given.
+    /// The name of `cache` in format 1: refused where it is given.
     #[serde(default, rename = "reuse", skip_serializing)]
     #[schemars(skip)]
     _reuse: FormerReuse,
 }
 
-/// What to do with an attempt that was sent and whose fate is unknown.
+/// The treatment of an attempt that was sent and whose result is unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OnAmbiguous {
-    /// Call again: the call may then be made, and billed, twice.
+    /// The job is retried: the call may then be made, and billed, twice.
     #[default]
     Retry,
-    /// Give the job up: the call is made at most once.
+    /// The job is given up: the call is made at most once.
     Fail,
 }
 
-/// The field `reuse`, whose every value is refused with the name that it has now.
+/// The field `reuse`. Every value but null is refused, with the field's present name.
 #[derive(Debug, Clone, Copy, Default)]
 struct FormerReuse;
 
@@ -105,18 +105,18 @@ fn default_url() -> String {
     "/v1/chat/completions".to_owned()
 }
 
-/// Why bytes are not a job.
+/// The reason why bytes are not a job.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
-    /// Not JSON, or not of a job's shape.
+    /// The bytes are not JSON, or do not have a job's shape.
     #[error("not a job: {0}")]
     Shape(String),
-    /// A field whose value cannot be meant.
+    /// A field has an impossible value.
     #[error("field `{field}`: {problem}")]
     Field {
         /// The field's name.
         field: String,
-        /// What is wrong with it and what is expected.
+        /// The problem and the expected value.
         problem: String,
     },
 }
@@ -131,15 +131,17 @@ impl Job {
     /// ```
     ///
     /// # Errors
-    /// When `bytes` is not a JSON object of a job's shape, or a field cannot be meant.
+    /// Fails when `bytes` is not a JSON object of a job's shape, or a field has an impossible
+    /// value.
     pub fn parse(bytes: &[u8]) -> Result<Self, ParseError> {
         Self::parse_as(bytes, Format::Two)
     }
 
-    /// As [`Job::parse`], of a message of this format.
+    /// Reads a job as [`Job::parse`] does, from a message of this format.
     ///
     /// # Errors
-    /// As [`Job::parse`]; words of format 1 are errors in format 2, which name the ones of today.
+    /// Fails as [`Job::parse`] does. Words of format 1 are errors in format 2; the error names the
+    /// present word.
     pub fn parse_as(bytes: &[u8], format: Format) -> Result<Self, ParseError> {
         let of_today = (format == Format::One)
             .then(|| job_of_today(bytes))
@@ -150,7 +152,7 @@ impl Job {
         Ok(job)
     }
 
-    /// Whether each field can be meant.
+    /// Checks that no field has an impossible value.
     fn check(&self) -> Result<(), ParseError> {
         let wrong = |field: &str, problem| {
             Err(ParseError::Field {
@@ -185,19 +187,19 @@ impl Job {
         Ok(())
     }
 
-    /// The id that the job itself gives.
+    /// Returns the id that the job itself contains.
     pub fn own_id(&self) -> Option<&str> {
         self.id.as_deref().or(self.custom_id.as_deref())
     }
 
-    /// `body.model`, if it is a string.
+    /// Returns `body.model`; `None` if it is not a string.
     pub fn model(&self) -> Option<String> {
         self.body
             .get("model")
             .and_then(|raw| serde_json::from_str(raw.get()).ok())
     }
 
-    /// Bytes of its body.
+    /// Returns the size of the body's values in bytes.
     pub fn size(&self) -> usize {
         self.body.values().map(|value| value.get().len()).sum()
     }
@@ -206,13 +208,14 @@ impl Job {
         self.body.get(field).is_some_and(|raw| raw.get() == "true")
     }
 
-    /// What makes two jobs of one identity the same request: 32 hex digits over pool, url and body.
-    /// White space and the order of keys do not count.
+    /// Returns the fingerprint of the request: 32 hex digits over pool, url and body. Two jobs of
+    /// one identity with the same fingerprint are the same request. White space and the order of
+    /// keys do not count.
     pub fn fingerprint(&self, pool: &str) -> String {
         self.fingerprint_without(pool, None)
     }
 
-    /// The same, whatever a field of the body holds.
+    /// Returns the fingerprint without one field of the body.
     pub fn fingerprint_without(&self, pool: &str, field: Option<&str>) -> String {
         let mut hash = Sha256::new();
         for part in [pool, &self.url] {
@@ -227,7 +230,8 @@ impl Job {
             feed(&mut hash, &Value::String(key.clone()));
             match serde_json::from_str(raw.get()) {
                 Ok(value) => feed(&mut hash, &value),
-                // Raw values were checked when they were read; hash the text rather than give up.
+                // Raw values were checked when they were read. If one fails all the same, its text
+                // is hashed.
                 Err(_) => hash.update(raw.get()),
             }
         }
@@ -235,12 +239,12 @@ impl Job {
     }
 }
 
-/// Whether `id` can be a job's id: any text of 1 to 512 bytes.
+/// Returns true if `id` can be a job's id: any text of 1 to 512 bytes.
 pub fn is_id(id: &str) -> bool {
     (1..=MAX_ID).contains(&id.len())
 }
 
-/// Reads once more to learn which field is wrong; only mistakes pay for that.
+/// Reads the bytes again to find the wrong field. Only wrong jobs cost this second reading.
 fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
     if !error.is_data() {
         return ParseError::Shape(format!("not valid JSON: {error}"));
@@ -267,7 +271,8 @@ fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
     }
 }
 
-/// Feeds a value to the hash with its type, so that no two different values read the same.
+/// Feeds a value to the hash together with its type, so that different values never feed the same
+/// bytes.
 fn feed(hash: &mut Sha256, value: &Value) {
     match value {
         Value::Array(items) => {
@@ -296,7 +301,7 @@ fn feed(hash: &mut Sha256, value: &Value) {
     }
 }
 
-/// What makes two publishes the same job.
+/// The identity of a job: publishes with the same identity are the same job.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     /// The team, from the subject.
@@ -408,7 +413,7 @@ mod tests {
                 .expect("json")
                 .contains(r#""cache":"coalesce""#)
         );
-        // 0.1 knew no `cache`, so that it meant nothing.
+        // 0.1 had no `cache`, so the field meant nothing.
         for cache in ["\"1h\"", "true", "\"0s\""] {
             let old = format!(r#"{{"body":{{"a":1e400}},"cache":{cache}}}"#);
             let job = Job::parse_as(old.as_bytes(), Format::One).expect("a job");

@@ -1,8 +1,9 @@
-//! What crosses the wire: jobs in, completions out, and the subjects both travel on.
+//! The data on the wire: jobs, completions, and the subjects of both.
 //!
-//! Nothing here is asynchronous and nothing here does I/O. Reading order: [`flow`] (pool, team and lane), [`header`], [`subjects`] (names and
-//! their encoding), [`job`], [`failure`] (what can go wrong, as a closed list), [`completion`], [`event`]; [`cache`] is a field
-//! of jobs and pools, [`format`] what of 0.1 is still read.
+//! Nothing here is asynchronous and nothing here does I/O. The reading order is: [`flow`] (pool, team
+//! and lane), [`header`], [`subjects`] (names and their encoding), [`job`], [`failure`] (the closed
+//! list of failures), [`completion`], [`event`]. [`cache`] is a field of jobs and pools. [`format`]
+//! has the parts of 0.1 that are still read.
 
 pub mod flow;
 

@@ -1,4 +1,4 @@
-//! Every subject, stream and consumer name, and the encoding of ids in subjects. No other file
+//! Every name of a subject, stream or consumer, and the encoding of ids in subjects. No other file
 //! spells one out.
 
 use std::fmt;
@@ -7,13 +7,13 @@ use sha2::{Digest, Sha256};
 
 use crate::flow::{DEFAULT_TEAM, Flow, Lane, NAME_RULE, NO_BATCH, is_name, pool_of_model};
 
-/// Longest encoded id, in bytes, that is put into a subject as it is.
+/// The longest encoded id, in bytes, that is put into a subject as it is.
 const MAX_ENCODED_ID: usize = 128;
-/// Longest name of a job's object, in bytes.
+/// The longest name of a job's object, in bytes.
 const MAX_OBJECT: usize = 512;
 
-/// Whether an object may hold a job of this team: its name begins with the team's and a slash, and has at most 512
-/// bytes, since it stands in a subject.
+/// Returns true if an object may hold a job of this team. Its name begins with the team's and a
+/// slash. It has at most 512 bytes and no control characters, since it becomes a part of a subject.
 pub fn is_object_of(object: &str, team: &str) -> bool {
     object.len() <= MAX_OBJECT
         && !object.contains(char::is_control)
@@ -22,9 +22,9 @@ pub fn is_object_of(object: &str, team: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// An id as one subject token: bytes outside `[A-Za-z0-9_-]` as `%XX`; when that is longer than
-/// 128 bytes, `%` and the SHA-256 of the id in hex instead. An encoded id never has a `%` that two
-/// upper-case hex digits do not follow, so the two forms cannot meet.
+/// Encodes an id as one subject token: bytes outside `[A-Za-z0-9_-]` become `%XX`. If that is
+/// longer than 128 bytes, the token is `%sha256-` and the SHA-256 of the id in hex. Every `%` of an
+/// encoded id is followed by two upper-case hex digits, so the two forms cannot collide.
 pub fn encode_id(id: &str) -> String {
     use fmt::Write as _;
     let mut token = String::with_capacity(id.len());
@@ -42,7 +42,7 @@ pub fn encode_id(id: &str) -> String {
     format!("%sha256-{}", hex(&Sha256::digest(id.as_bytes())))
 }
 
-/// Lower-case hex digits of `bytes`.
+/// Encodes `bytes` as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes
@@ -53,7 +53,7 @@ pub fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// 32 hex digits that no other bytes have.
+/// Returns the first 32 hex digits of the SHA-256 of `bytes`, which identify them.
 pub fn digest(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes)[..16])
 }
@@ -73,10 +73,10 @@ impl Default for Names {
 }
 
 impl Names {
-    /// Names under `prefix`, a single subject token.
+    /// Creates the names under `prefix`, a single subject token.
     ///
     /// # Errors
-    /// When `prefix` is not a name (see [`is_name`]).
+    /// Fails when `prefix` is not a name (see [`is_name`]).
     pub fn new(prefix: &str) -> Result<Self, String> {
         if is_name(prefix) {
             Ok(Self {
@@ -87,7 +87,7 @@ impl Names {
         }
     }
 
-    /// The prefix itself.
+    /// Returns the prefix itself.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -96,87 +96,89 @@ impl Names {
         format!("{}_{what}", self.prefix.to_uppercase().replace('-', "_"))
     }
 
-    /// The work queue of jobs.
+    /// Returns the stream of jobs, a work queue.
     pub fn jobs_stream(&self) -> String {
         self.stream("JOBS")
     }
 
-    /// Jobs that are scheduled for their own time.
+    /// Returns the stream of jobs that are scheduled for a later time.
     pub fn scheduled_stream(&self) -> String {
         self.stream("SCHEDULED")
     }
 
-    /// The final answers.
+    /// Returns the stream of completions.
     pub fn completions_stream(&self) -> String {
         self.stream("COMPLETIONS")
     }
 
-    /// Given-up jobs and messages that are none.
+    /// Returns the stream of dead letters: jobs that were given up, and messages that are not jobs.
     pub fn dead_stream(&self) -> String {
         self.stream("DEAD")
     }
 
-    /// Changes of accounts: their keys and models.
+    /// Returns the stream of events: changes of accounts' keys and models.
     pub fn events_stream(&self) -> String {
         self.stream("EVENTS")
     }
 
-    /// The key-value bucket in which nodes coordinate.
+    /// Returns the key-value bucket in which nodes coordinate.
     pub fn nodes_bucket(&self) -> String {
         self.stream("NODES")
     }
 
-    /// The key-value bucket of what of accounts outlives a process.
+    /// Returns the key-value bucket of the accounts' state that outlives a process.
     pub fn accounts_bucket(&self) -> String {
         self.stream("ACCOUNTS")
     }
 
-    /// The key-value bucket of what operators paused and cancelled.
+    /// Returns the key-value bucket of the pauses and cancellations by operators.
     pub fn controls_bucket(&self) -> String {
         self.stream("CONTROLS")
     }
 
-    /// The object store of jobs that no message can hold.
+    /// Returns the object store of jobs that no message can hold.
     pub fn requests_bucket(&self) -> String {
         self.stream("REQUESTS")
     }
 
-    /// The object store of completions that no message can hold.
+    /// Returns the object store of completions that no message can hold.
     pub fn answers_bucket(&self) -> String {
         self.stream("ANSWERS")
     }
 
-    /// The stream of an object store, which NATS clients derive from its name.
+    /// Returns the stream of an object store, as NATS clients derive it from the store's name.
     pub fn bucket_stream(bucket: &str) -> String {
         format!("OBJ_{bucket}")
     }
 
-    /// Chunks and descriptions of a bucket's objects, which NATS clients derive from its name.
+    /// Returns the subjects of the chunks and the descriptions of a bucket's objects, as NATS
+    /// clients derive them from its name.
     pub fn bucket_subjects(bucket: &str) -> [String; 2] {
         [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
     }
 
-    /// The object of a job that no message can hold.
+    /// Returns the object of a job that no message can hold.
     pub fn object(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         format!("{team}/{}/{}", batch.unwrap_or(NO_BATCH), encode_id(id))
     }
 
-    /// The object of a completion that no message can hold; no other completion's object has its name.
+    /// Returns the object of a completion that no message can hold. No other completion's object
+    /// has this name.
     pub fn answer_object(&self, team: &str, batch: Option<&str>, id: &str, whole: &[u8]) -> String {
         format!("{}/{}", self.object(team, batch, id), digest(whole))
     }
 
-    /// Every job's subject.
+    /// Returns the filter for every job's subject.
     pub fn all_jobs(&self) -> String {
         format!("{}.jobs.>", self.prefix)
     }
 
-    /// The full subject of a flow's jobs.
+    /// Returns the full subject of a flow's jobs.
     pub fn job(&self, flow: &Flow) -> String {
         format!("{}.jobs.{flow}", self.prefix)
     }
 
-    /// Every subject, short forms included, that means this flow.
+    /// Returns every subject of this flow, short forms included.
     pub fn job_filters(&self, flow: &Flow) -> Vec<String> {
         let mut filters = vec![self.job(flow)];
         if flow.lane == Lane::Normal {
@@ -188,14 +190,15 @@ impl Names {
         filters
     }
 
-    /// The flow that a job's or an announcement's subject means; `None` if it has not the form of one.
-    /// Its pool and team need not be names: see [`Flow::problem`].
+    /// Returns the flow of a job's or an announcement's subject; `None` if the subject has another
+    /// form. Its pool and team need not be names: see [`Flow::problem`].
     pub fn flow_of(&self, subject: &str) -> Option<Flow> {
         let rest = subject.strip_prefix(&self.prefix)?;
         let kinds = [".jobs.", ".seen.", ".due.", ".seen_due."];
         let rest = kinds.into_iter().find_map(|kind| rest.strip_prefix(kind))?;
         let mut tokens = rest.split('.');
-        // The server stores a publish to a literal `*`; a filter made of it would take other people's jobs.
+        // The server stores a publish to a literal `*`. A filter made of it would take other teams'
+        // jobs.
         let literal = |token: &&str| !matches!(*token, "" | "*" | ">");
         let pool = tokens.next().filter(literal)?.to_owned();
         let team = Some(tokens.next().unwrap_or(DEFAULT_TEAM))
@@ -205,7 +208,8 @@ impl Names {
         tokens.next().is_none().then_some(Flow { pool, team, lane })
     }
 
-    /// The subjects of jobs for a model, in words: to publish on, and to ask on.
+    /// Returns the subjects of jobs for a model, as text for people: the one for publishes and the
+    /// one for requests.
     pub fn subjects_of_model(&self, model: &str) -> String {
         let pool = pool_of_model(model);
         format!(
@@ -214,17 +218,18 @@ impl Names {
         )
     }
 
-    /// Where the server announces the headers of new jobs.
+    /// Returns the filter for the subjects on which the server announces the headers of new jobs.
     pub fn all_seen(&self) -> String {
         format!("{}.seen.>", self.prefix)
     }
 
-    /// Where the server announces the headers of jobs whose time has come.
+    /// Returns the filter for the subjects on which the server announces the headers of due jobs.
     pub fn all_seen_due(&self) -> String {
         format!("{}.seen_due.>", self.prefix)
     }
 
-    /// The durable consumer of a flow. Names can hold `-`, so the parts are joined by what they cannot.
+    /// Returns the durable consumer of a flow. Names can contain `-`, so the parts are joined by
+    /// `+`, which they cannot contain.
     pub fn consumer(&self, flow: &Flow) -> String {
         if !flow.has_names() {
             return format!("odd+{}", hex(&Sha256::digest(flow.to_string())[..16]));
@@ -232,7 +237,7 @@ impl Names {
         format!("{}+{}+{}", flow.pool, flow.team, flow.lane)
     }
 
-    /// Jobs that wait for their own time, and those whose time has come.
+    /// Returns the filters for jobs that wait for their scheduled time, and for due jobs.
     pub fn scheduled_subjects(&self) -> Vec<String> {
         vec![
             format!("{}.scheduled.>", self.prefix),
@@ -240,13 +245,14 @@ impl Names {
         ]
     }
 
-    /// Where a job waits for its time.
+    /// Returns the subject on which a job waits for its scheduled time.
     pub fn scheduled(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         let batch = batch.unwrap_or(NO_BATCH);
         format!("{}.scheduled.{team}.{batch}.{}", self.prefix, encode_id(id))
     }
 
-    /// Where all jobs of a batch wait for their time, or those of a team that are of none.
+    /// Returns the filter for the scheduled jobs of a batch; without one, for a team's jobs that
+    /// have no batch.
     pub fn scheduled_of(&self, team: &str, batch: Option<&str>) -> String {
         format!(
             "{}.scheduled.{team}.{}.*",
@@ -255,17 +261,17 @@ impl Names {
         )
     }
 
-    /// Where a flow's jobs come back when their time has come.
+    /// Returns the subject on which a flow's jobs come back at their scheduled time.
     pub fn due(&self, flow: &Flow) -> String {
         format!("{}.due.{flow}", self.prefix)
     }
 
-    /// Every subject of jobs whose time has come.
+    /// Returns the filter for every due job's subject.
     pub fn all_due(&self) -> String {
         format!("{}.due.>", self.prefix)
     }
 
-    /// Where a job's completion is published.
+    /// Returns the subject of a job's completion.
     pub fn completion(&self, team: &str, batch: Option<&str>, id: &str) -> String {
         let batch = batch.unwrap_or(NO_BATCH);
         format!(
@@ -275,12 +281,12 @@ impl Names {
         )
     }
 
-    /// Every completion's subject.
+    /// Returns the filter for every completion's subject.
     pub fn all_completions(&self) -> String {
         format!("{}.completions.>", self.prefix)
     }
 
-    /// The completions of a team, or of one of its batches.
+    /// Returns the filter for the completions of a team, or of one of its batches.
     pub fn completions_of(&self, team: &str, batch: Option<&str>) -> String {
         match batch {
             Some(batch) => format!("{}.completions.{team}.{batch}.*", self.prefix),
@@ -288,12 +294,13 @@ impl Names {
         }
     }
 
-    /// Every dead letter's subject.
+    /// Returns the filter for every dead letter's subject.
     pub fn all_dead(&self) -> String {
         format!("{}.dead.>", self.prefix)
     }
 
-    /// Where a pool's and team's dead letters go; of one that is no name, what a name can hold.
+    /// Returns the subject of the dead letters of a pool and a team. In a text that is not a name,
+    /// every character that a name cannot contain becomes `_`.
     pub fn dead(&self, pool: &str, team: &str) -> String {
         format!(
             "{}.dead.{}.{}",
@@ -303,43 +310,46 @@ impl Names {
         )
     }
 
-    /// The jobs of a team, in every pool and the usual lane; a lane more names the others.
+    /// Returns the filter for a team's jobs, in every pool and in the normal lane. One token more
+    /// names another lane.
     pub fn job_of_team(&self, team: &str) -> String {
         format!("{}.jobs.*.{team}", self.prefix)
     }
 
-    /// The request subject of a team, in every pool.
+    /// Returns the filter for a team's requests, in every pool.
     pub fn ask_of_team(&self, team: &str) -> String {
         format!("{}.ask.*.{team}", self.prefix)
     }
 
-    /// The prefix of a team's inboxes.
+    /// Returns the prefix of a team's inboxes.
     pub fn inbox(&self, team: &str) -> String {
         format!("_INBOX_{team}")
     }
 
-    /// The subjects of the dead letters of a pool, a team, both or all.
+    /// Returns the filter for the dead letters of a pool, a team, both or all.
     pub fn dead_of(&self, pool: Option<&str>, team: Option<&str>) -> String {
         let token = |name: Option<&str>| name.map_or_else(|| "*".to_owned(), pool_of_model);
         format!("{}.dead.{}.{}", self.prefix, token(pool), token(team))
     }
 
-    /// Every event's subject.
+    /// Returns the filter for every event's subject.
     pub fn all_events(&self) -> String {
         format!("{}.events.>", self.prefix)
     }
 
-    /// Where changes of an account are told.
+    /// Returns the subject of the events of an account.
     pub fn account_event(&self, account: &str) -> String {
         format!("{}.events.accounts.{account}", self.prefix)
     }
 
-    /// The request subject of those who wait for their completion; tokens are pool and team.
+    /// Returns the filter for requests of clients that wait for their completion. The wildcards are
+    /// pool and team.
     pub fn ask(&self) -> String {
         format!("{}.ask.*.*", self.prefix)
     }
 
-    /// Pool and team of a request on [`Names::ask`].
+    /// Returns the flow of a request on [`Names::ask`]; `None` for another subject, and where pool
+    /// or team is not a name.
     pub fn flow_of_ask(&self, subject: &str) -> Option<Flow> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".ask.")?;
         let (pool, team) = rest.split_once('.')?;
@@ -350,7 +360,7 @@ impl Names {
         })
     }
 
-    /// The request subject of an operator's verb.
+    /// Returns the request subject of an operator's verb.
     pub fn ctl(&self, verb: &str) -> String {
         format!("{}.ctl.{verb}", self.prefix)
     }
