@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::kind::WorkKind;
-use super::registry::{ChatFields, Dialect, Provider};
-use super::{
-    Adapter, anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses, vertex_claude,
+use crate::adapter::Adapter;
+use crate::kind::WorkKind;
+use crate::registry::{ChatFields, Dialect, Provider};
+use crate::{
+    anthropic, bedrock, cohere, gemini, mistral, ollama, openai, responses, vertex_claude,
 };
 
 impl Dialect {

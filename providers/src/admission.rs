@@ -3,10 +3,10 @@
 use forebay_schemas::Job;
 use serde_json::Value;
 
-use super::chat::{MOST_UNSTATED, ReasoningEffort};
-use super::estimate;
-use super::kind::WorkKind;
+use crate::chat::{MOST_UNSTATED, ReasoningEffort};
 use crate::cost::{CallCost, CountedTogether};
+use crate::estimate;
+use crate::kind::WorkKind;
 
 /// The most answer tokens that are reserved: no model returns more.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
@@ -99,7 +99,7 @@ fn sent_unstated(job: &Job) -> u64 {
 )]
 fn tokens(model: &str, name: &str, part: &Value) -> usize {
     #[cfg(feature = "exact-tokens")]
-    if let Some(exact) = super::exact::tokens(model, name, part) {
+    if let Some(exact) = crate::exact::tokens(model, name, part) {
         return exact;
     }
     estimate::tokens(part)

@@ -6,9 +6,11 @@ pub(super) mod request;
 use http::HeaderValue;
 use jiff::Timestamp;
 
-use super::chat::ChatFieldRules;
-use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
+use crate::chat::ChatFieldRules;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::unsupported::Unsupported;
 
 /// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "anthropic";

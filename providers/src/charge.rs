@@ -4,7 +4,7 @@ use forebay_schemas::{Job, Usage};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::kind::WorkKind;
+use crate::kind::WorkKind;
 
 /// The types of tools that cost nothing by themselves: the publisher of the job runs them.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];

@@ -22,7 +22,7 @@ pub(super) use effort::{EffortShare, MOST_UNSTATED, ReasoningEffort};
 pub(super) use fields::{ChatFieldRules, is_so_anyway};
 pub(super) use tools::{AnswerFormat, OfferedTool, ToolCall, ToolChoice, ToolFunction, fitting};
 
-use super::Unsupported;
+use crate::unsupported::Unsupported;
 
 /// A chat request.
 #[derive(Debug, Deserialize)]

@@ -9,11 +9,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::chat::ChatFieldRules;
-use super::embedding::EmbeddingRequest;
-use super::rerank::Rerank;
-use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
+use crate::chat::ChatFieldRules;
+use crate::embedding::EmbeddingRequest;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::rerank::Rerank;
+use crate::unsupported::Unsupported;
 
 /// The most texts of one call (vendor's documentation).
 const MOST_TEXTS: usize = 96;

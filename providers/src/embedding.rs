@@ -8,7 +8,8 @@ use forebay_schemas::job::Object;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{AdapterAnswer, AnswerKind, Unsupported};
+use crate::adapter::{AdapterAnswer, AnswerKind};
+use crate::unsupported::Unsupported;
 
 /// The fields that no dialect copies: `model`, which is the target's, and `user`, which names the
 /// end user.

@@ -7,13 +7,12 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use jiff::Timestamp;
 
-use crate::admission;
 use crate::cost::{CallCost, CountedTogether};
 use crate::decoded::RateLimitHeaders;
 use crate::message::Request;
 use crate::registry::{KeyPlacement, Provider, TokenRules};
 use crate::secret::Secret;
-use crate::sigv4;
+use crate::{admission, sigv4};
 
 /// The destination of an account's calls: a provider at an address.
 #[derive(Debug, Clone)]

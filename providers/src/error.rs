@@ -9,9 +9,9 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::ErrorScope;
-use super::registry::{ErrorRule, Provider, ReturnRule};
+use crate::decoded::ErrorScope;
 use crate::message::Reply;
+use crate::registry::{ErrorRule, Provider, ReturnRule};
 
 /// The contents of an error.
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 use tiktoken_rs::CoreBPE;
 
-use super::estimate::MEDIA;
+use crate::estimate::MEDIA;
 
 /// The framing tokens of a message.
 const MESSAGE: usize = 3;

@@ -3,7 +3,7 @@
 use forebay_schemas::Job;
 use serde::Deserialize;
 
-use crate::WorkKind;
+use crate::kind::WorkKind;
 
 /// The field of a body that holds a file.
 pub const FILE: &str = "file";

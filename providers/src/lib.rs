@@ -87,6 +87,3 @@ pub use message::{Reply, Request};
 pub use redact::Redaction;
 pub use secret::Secret;
 pub use unsupported::{Unsupported, UnsupportedKind};
-
-use adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
-use error::ErrorBody;

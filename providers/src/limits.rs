@@ -6,8 +6,8 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use serde::Deserialize;
 
-use super::RateLimitHeaders;
 use crate::cost::LimitDimension;
+use crate::decoded::RateLimitHeaders;
 use crate::retry_after::{LONGEST, go_duration};
 
 /// The largest limit that is believed. A header with a larger one is ignored.

@@ -5,9 +5,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
-use super::Endpoint;
-use super::registry::Dialect;
+use crate::endpoint::Endpoint;
 use crate::message::{Reply, Request};
+use crate::registry::Dialect;
 
 impl Endpoint {
     /// Returns the request for the list of an account's models, or for something else that costs

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::chat::ChatFieldRules;
-use super::embedding::EmbeddingRequest;
-use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
+use crate::chat::ChatFieldRules;
+use crate::embedding::EmbeddingRequest;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::unsupported::Unsupported;
 
 const FIELDS: ChatFieldRules = ChatFieldRules {
     maps: &[

@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::chat::is_so_anyway;
-use super::registry::Dialect;
-use super::{Adapter, AdapterAnswer, AdapterCall, AnswerKind, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
+use crate::chat::is_so_anyway;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::registry::Dialect;
+use crate::unsupported::Unsupported;
 
 /// The beginning of a deployment's path, where Azure's API has a version.
 const DEPLOYMENTS: &str = "/openai/deployments/";

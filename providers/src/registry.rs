@@ -9,10 +9,10 @@ use forebay_schemas::Class;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::ErrorScope;
-use super::kind::WorkKind;
-use super::limits::{LimitHeader, WaitHeader};
 use crate::cost::CountedTogether;
+use crate::decoded::ErrorScope;
+use crate::kind::WorkKind;
+use crate::limits::{LimitHeader, WaitHeader};
 
 const TABLE: &str = include_str!("providers.toml");
 
@@ -147,7 +147,7 @@ pub(super) struct TokenRules {
     pub(super) settles: bool,
     /// True if prompt tokens from the provider's cache do not count once the call is settled.
     pub(super) cached_is_free: bool,
-    /// True if the adapter sends a maximum also where a job sets none; see [`super::chat`].
+    /// True if the adapter sends a maximum also where a job sets none; see [`crate::chat`].
     pub(super) always_sets_maximum: bool,
     /// The weights of an answer token once the call is settled. The first entry whose text is in
     /// the model's name applies.

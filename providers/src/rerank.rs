@@ -4,7 +4,7 @@ use forebay_schemas::job::Object;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Unsupported;
+use crate::unsupported::Unsupported;
 
 /// A request to order documents by their relevance to a query.
 #[derive(Debug, Deserialize)]

@@ -6,10 +6,12 @@ mod request;
 
 use jiff::Timestamp;
 
-use super::chat::ChatFieldRules;
-use super::openai::OpenAi;
-use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
+use crate::chat::ChatFieldRules;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::openai::OpenAi;
+use crate::unsupported::Unsupported;
 
 /// The dialect's name in `reasoning_details`.
 const DIALECT: &str = "responses";

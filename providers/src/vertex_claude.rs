@@ -3,10 +3,12 @@
 
 use jiff::Timestamp;
 
-use super::anthropic::{Anthropic, FIELDS, request, samples};
-use super::chat::ChatFieldRules;
-use super::{Adapter, AdapterAnswer, AdapterCall, Unsupported, WorkKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
+use crate::anthropic::{Anthropic, FIELDS, request, samples};
+use crate::chat::ChatFieldRules;
+use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::unsupported::Unsupported;
 
 /// The dialect of Anthropic's models at Vertex.
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::DIALECT;
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare,
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
+use crate::unsupported::Unsupported;
 
 /// The longest id of a call, in bytes; no maximum is documented.
 const LONGEST_ID: usize = 256;

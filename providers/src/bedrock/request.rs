@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::DIALECT;
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare, MOST_UNSTATED,
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
 };
+use crate::unsupported::Unsupported;
 
 /// The mark in the names of models that think with a budget and take `top_k`.
 const CLAUDE: &str = "claude";

@@ -5,7 +5,8 @@ use jiff::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use crate::{AdapterAnswer, AnswerKind, ErrorBody};
+use crate::adapter::{AdapterAnswer, AnswerKind};
+use crate::error::ErrorBody;
 
 /// An answer to a chat.
 #[derive(Debug, Default)]

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::{Unsupported, UnsupportedKind};
+use crate::unsupported::{Unsupported, UnsupportedKind};
 
 /// The content of a message.
 #[derive(Debug, Default)]

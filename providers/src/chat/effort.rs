@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{ChatRequest, ToolChoice};
-use crate::Unsupported;
+use crate::unsupported::Unsupported;
 
 /// The maximum length of an answer, in tokens, where a job sets none and the API needs one. The
 /// smallest model that is served allows no more (recalled).

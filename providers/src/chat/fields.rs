@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use crate::Unsupported;
 use crate::registry::ChatFields;
+use crate::unsupported::Unsupported;
 
 /// The rules of a dialect for the fields of a request. A field that is neither encoded nor a hint
 /// is refused, unless it requests only the default.

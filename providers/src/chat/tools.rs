@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::Unsupported;
+use crate::unsupported::Unsupported;
 
 /// A tool that the model may call.
 #[derive(Debug, Deserialize)]

@@ -3,11 +3,11 @@
 use serde_json::{Map, Number, Value, json};
 
 use super::DIALECT;
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole,
     ReasoningEffort, ToolCall, ToolChoice, ToolFunction, Woven,
 };
+use crate::unsupported::Unsupported;
 
 /// Encodes the body of a request; the address contains the model.
 pub(super) fn of(chat: &ChatRequest) -> Result<Value, Unsupported> {

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Number, Value, json};
 
+use crate::adapter::{AdapterAnswer, AnswerKind};
 use crate::usage::WireUsage;
-use crate::{AdapterAnswer, AnswerKind};
 
 #[derive(Deserialize)]
 pub(super) struct ModerationAnswer {

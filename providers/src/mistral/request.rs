@@ -5,11 +5,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::DIALECT;
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
     ToolChoice,
 };
+use crate::unsupported::Unsupported;
 
 /// The length of the id of a call, in letters and digits.
 const ID_LENGTH: usize = 9;

@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageRole, OfferedTool, ToolChoice,
 };
+use crate::unsupported::Unsupported;
 
 /// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {

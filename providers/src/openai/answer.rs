@@ -9,10 +9,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::adapter::{AdapterCall, AnswerKind};
 use crate::error::ErrorBody;
+use crate::kind::WorkKind;
 use crate::message::Reply;
 use crate::usage::WireUsage;
-use crate::{AdapterCall, AnswerKind, WorkKind};
 
 /// The forms of a transcription that are not JSON.
 const PLAIN: [&str; 3] = ["text", "srt", "vtt"];

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::Unsupported;
 use crate::chat::MediaContent;
+use crate::unsupported::Unsupported;
 
 /// A file in a job's body.
 #[derive(Deserialize)]

@@ -5,9 +5,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::DIALECT;
+use crate::adapter::{AdapterAnswer, AnswerKind};
 use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, raw};
+use crate::error::ErrorBody;
 use crate::usage::WireUsage;
-use crate::{AdapterAnswer, AnswerKind, ErrorBody};
 
 #[derive(Deserialize)]
 pub(super) struct ResponsesAnswer {

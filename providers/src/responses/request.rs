@@ -3,11 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::DIALECT;
-use crate::Unsupported;
 use crate::chat::{
     AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
     ReasoningEffort, ToolChoice,
 };
+use crate::unsupported::Unsupported;
 
 /// Encodes the body of a request.
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
