@@ -9,11 +9,12 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::chat;
+use crate::chat::{ChatFieldRules, ChatRequest};
 use crate::endpoint::Endpoint;
 use crate::error::ErrorBody;
 use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
+use crate::registry::Quirks;
 use crate::unsupported::Unsupported;
 
 /// The characters of a name that are percent-encoded in a path, as AWS signs it: all but letters,
@@ -55,7 +56,7 @@ pub(crate) trait Adapter: Sync {
     fn kinds(&self) -> &'static [WorkKind];
 
     /// Returns the rules for the fields of a chat; `None` where a chat's body is sent as it is.
-    fn fields(&self) -> Option<&'static chat::ChatFieldRules> {
+    fn fields(&self) -> Option<&'static ChatFieldRules> {
         None
     }
 
@@ -81,11 +82,9 @@ impl AdapterCall<'_> {
     ///
     /// # Errors
     /// Fails when a field is not known, or has a value that it cannot have.
-    pub(crate) fn chat(
-        &self,
-        fields: &chat::ChatFieldRules,
-    ) -> Result<chat::ChatRequest, Unsupported> {
-        chat::ChatRequest::read(&self.job.body, fields, &self.endpoint.provider.name)
+    pub(crate) fn chat(&self, fields: &ChatFieldRules) -> Result<ChatRequest, Unsupported> {
+        let provider = &self.endpoint.provider.name;
+        ChatRequest::read(&self.job.body, fields, provider)
     }
 
     /// Returns a `POST` request with a JSON body to `path` under the endpoint's address.
@@ -95,6 +94,12 @@ impl AdapterCall<'_> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(self.request(path, headers, body.into()))
+    }
+
+    /// Returns the provider's quirks, and then those of the model.
+    pub(crate) fn quirks(&self) -> impl Iterator<Item = &Quirks> {
+        let provider = self.endpoint.provider;
+        provider.quirks_of(self.model)
     }
 
     /// Returns the model's name, percent-encoded for a path.

@@ -28,23 +28,15 @@ impl Dialect {
 impl Provider {
     /// Returns the kinds of work that the provider offers: its own list, else its dialect's.
     pub fn kinds(&self) -> &[WorkKind] {
-        self.kinds
-            .as_deref()
-            .unwrap_or_else(|| self.dialect.adapter().kinds())
+        let of_dialect = || self.dialect.adapter().kinds();
+        self.kinds.as_deref().unwrap_or_else(of_dialect)
     }
 
     /// Returns what happens to each field of a chat request, apart from quirks of single models.
     pub fn chat_fields(&'static self) -> ChatFields {
         if let Some(fields) = self.dialect.adapter().fields() {
-            return fields.told();
+            return fields.documented();
         }
-        let names = |names: &'static [String]| names.iter().map(String::as_str).collect();
-        let pairs = |pairs: &'static BTreeMap<String, String>| {
-            pairs
-                .iter()
-                .map(|(one, other)| (one.as_str(), other.as_str()))
-                .collect()
-        };
         ChatFields {
             mapped: None,
             dropped: names(&self.quirks.drops),
@@ -54,4 +46,15 @@ impl Provider {
             roles: pairs(&self.quirks.roles),
         }
     }
+}
+
+fn names(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+fn pairs(pairs: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(one, other)| (one.as_str(), other.as_str()))
+        .collect()
 }

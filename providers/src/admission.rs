@@ -44,42 +44,46 @@ pub(super) fn cost(
     together: CountedTogether,
     always_sets_maximum: bool,
 ) -> CallCost {
-    let number = |field: &&str| {
-        job.body
-            .get(*field)
-            .and_then(|raw| raw.get().parse::<u64>().ok())
-    };
-    let parts = job
-        .body
-        .iter()
-        .filter(|(key, _)| PROMPT.contains(&key.as_str()));
-    let parts =
-        parts.filter_map(|(key, raw)| Some((key, serde_json::from_str::<Value>(raw.get()).ok()?)));
-    let prompt: usize = parts.map(|(key, part)| tokens(model, key, &part)).sum();
-    let answer = match WorkKind::of(&job.url) {
-        Some(kind) if !kind.has_answer_tokens() => 0,
-        _ => {
-            let stated = LONGEST_ANSWER.iter().find_map(number);
-            let unstated = || {
-                if always_sets_maximum {
-                    sent_unstated(job)
-                } else {
-                    UNSTATED_ANSWER_TOKENS
-                }
-            };
-            let answers = number(&"n").unwrap_or(1).clamp(1, MOST_ANSWERS);
-            stated
-                .unwrap_or_else(unstated)
-                .saturating_mul(answers)
-                .min(MOST_ANSWER_TOKENS)
-        }
-    };
     CallCost {
         requests: 1,
-        input_tokens: prompt as u64,
-        output_tokens: answer,
+        input_tokens: prompt_tokens(job, model) as u64,
+        output_tokens: answer_tokens(job, always_sets_maximum),
         together,
     }
+}
+
+fn prompt_tokens(job: &Job, model: &str) -> usize {
+    let mut sum = 0;
+    for (name, raw) in &job.body {
+        if !PROMPT.contains(&name.as_str()) {
+            continue;
+        }
+        if let Ok(part) = serde_json::from_str::<Value>(raw.get()) {
+            sum += tokens(model, name, &part);
+        }
+    }
+    sum
+}
+
+fn answer_tokens(job: &Job, always_sets_maximum: bool) -> u64 {
+    let kind = WorkKind::of(&job.url);
+    if kind.is_some_and(|kind| !kind.has_answer_tokens()) {
+        return 0;
+    }
+    let stated = LONGEST_ANSWER.iter().find_map(|field| number(job, field));
+    let longest = match stated {
+        Some(stated) => stated,
+        None if always_sets_maximum => sent_unstated(job),
+        None => UNSTATED_ANSWER_TOKENS,
+    };
+    let answers = number(job, "n").unwrap_or(1).clamp(1, MOST_ANSWERS);
+    longest.saturating_mul(answers).min(MOST_ANSWER_TOKENS)
+}
+
+/// Returns a field of the body; `None` where it is missing or not a whole number.
+fn number(job: &Job, field: &str) -> Option<u64> {
+    let raw = job.body.get(field)?;
+    raw.get().parse().ok()
 }
 
 /// Returns the maximum that an adapter sends where a job sets none. The budget of thought is added

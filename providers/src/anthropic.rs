@@ -52,7 +52,7 @@ impl Adapter for Anthropic {
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         let chat = call.chat(&FIELDS)?;
-        let version = call.endpoint.api_version.as_deref().unwrap_or_default();
+        let version = call.endpoint.version();
         let body = request::of(&chat, call.model, samples(version))?;
         let mut request = call.post("/v1/messages", &body)?;
         let version = HeaderValue::try_from(version)

@@ -74,31 +74,38 @@ pub(super) fn charge(kind: WorkKind, job: &Job, body: &[u8]) -> BilledFacts {
     }
     let parts: ChargedParts = serde_json::from_slice(body).unwrap_or_default();
     let usage = parts.usage.unwrap_or_default();
-    let counts = |path: &str| {
-        usage
-            .pointer(path)
-            .and_then(Value::as_f64)
-            .is_some_and(|count| count > 0.0)
-    };
-    let of_usage = EXTRAS.into_iter().any(counts);
     let metadata = parts.usage_metadata.unwrap_or_default();
-    let of_modality = BY_MODALITY.iter().any(|(field, usual)| {
-        let parts = metadata
-            .get(field)
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        parts.filter(|part| has_tokens(part)).any(|part| {
-            let modality = part.get("modality").and_then(Value::as_str);
-            modality.is_some_and(|modality| !usual.contains(&modality))
-        })
-    });
-    let tier = parts.tier.as_ref().or_else(|| usage.get("service_tier"));
+    let counts = |path: &str| count_at(&usage, path).is_some_and(|count| count > 0.0);
+    let tier_of_usage = usage.get("service_tier");
+    let tier = parts.tier.as_ref().or(tier_of_usage);
     BilledFacts {
         tier: tier.and_then(Value::as_str).map(str::to_owned),
-        has_extras: of_usage || of_modality || asks_extras(job),
+        has_extras: EXTRAS.into_iter().any(counts)
+            || has_unusual_modality(&metadata)
+            || asks_extras(job),
         billed: billed(&usage),
     }
+}
+
+fn count_at(usage: &Value, path: &str) -> Option<f64> {
+    usage.pointer(path).and_then(Value::as_f64)
+}
+
+/// Returns true if Gemini counts tokens of a modality without the usual price.
+fn has_unusual_modality(metadata: &Value) -> bool {
+    for (field, usual) in BY_MODALITY {
+        let parts = metadata.get(field).and_then(Value::as_array);
+        let mut parts = parts.into_iter().flatten();
+        if parts.any(|part| is_unusual(part, usual)) {
+            return true;
+        }
+    }
+    false
+}
+
+fn is_unusual(part: &Value, usual: &[&str]) -> bool {
+    let modality = part.get("modality").and_then(Value::as_str);
+    has_tokens(part) && modality.is_some_and(|modality| !usual.contains(&modality))
 }
 
 #[expect(
@@ -107,12 +114,7 @@ pub(super) fn charge(kind: WorkKind, job: &Job, body: &[u8]) -> BilledFacts {
     reason = "a count that comes as a float"
 )]
 fn billed(usage: &Value) -> Option<Usage> {
-    let count = |path: &str| {
-        usage
-            .pointer(path)
-            .and_then(Value::as_f64)
-            .map(|count| count as u64)
-    };
+    let count = |path: &str| count_at(usage, path).map(|count| count as u64);
     let input_tokens = count("/billed_units/input_tokens")?;
     let output_tokens = count("/billed_units/output_tokens")?;
     Some(Usage {
@@ -130,16 +132,22 @@ fn has_tokens(part: &Value) -> bool {
 
 /// Returns true if a job requests tools that its provider runs and charges.
 fn asks_extras(job: &Job) -> bool {
-    let field = |name: &str| job.body.get(name).filter(|raw| raw.get() != "null");
-    let tools: Vec<Value> = field("tools")
-        .and_then(|raw| serde_json::from_str(raw.get()).ok())
+    let tools: Vec<Value> = given(job, "tools")
+        .and_then(|raw| serde_json::from_str(raw).ok())
         .unwrap_or_default();
-    let is_own = |tool: &Value| {
-        tool.get("type")
-            .and_then(Value::as_str)
-            .is_none_or(|kind| OWN_TOOLS.contains(&kind))
-    };
-    !tools.iter().all(is_own) || field("web_search_options").is_some() || field("plugins").is_some()
+    let has = |field: &str| given(job, field).is_some();
+    !tools.iter().all(is_own_tool) || has("web_search_options") || has("plugins")
+}
+
+/// Returns the text of a field of the body; `None` where it is missing or null.
+fn given<'a>(job: &'a Job, field: &str) -> Option<&'a str> {
+    let raw = job.body.get(field)?.get();
+    (raw != "null").then_some(raw)
+}
+
+fn is_own_tool(tool: &Value) -> bool {
+    let kind = tool.get("type").and_then(Value::as_str);
+    kind.is_none_or(|kind| OWN_TOOLS.contains(&kind))
 }
 
 #[cfg(test)]

@@ -17,10 +17,11 @@ use serde::de::Error as _;
 use serde_json::{Map, Number, Value};
 
 use content::ContentPart;
-pub(super) use content::{AttachedFile, ContentPiece, MediaContent, MessageContent};
+pub(super) use content::{AttachedFile, ContentPiece, MediaContent, MessageContent, is_blank};
 pub(super) use effort::{EffortShare, MOST_UNSTATED, ReasoningEffort};
 pub(super) use fields::{ChatFieldRules, is_so_anyway};
-pub(super) use tools::{AnswerFormat, OfferedTool, ToolCall, ToolChoice, ToolFunction, fitting};
+use tools::OfferedTool;
+pub(super) use tools::{AnswerFormat, CalledTool, ToolCall, ToolChoice, ToolFunction, fitting};
 
 use crate::unsupported::Unsupported;
 
@@ -30,7 +31,7 @@ use crate::unsupported::Unsupported;
 pub(super) struct ChatRequest {
     pub(super) messages: Vec<ChatMessage>,
     #[serde(default)]
-    pub(super) tools: Vec<OfferedTool>,
+    tools: Vec<OfferedTool>,
     #[serde(default)]
     pub(super) tool_choice: ToolChoice,
     pub(super) parallel_tool_calls: Option<bool>,
@@ -154,13 +155,7 @@ impl ChatRequest {
             }
         }
         let mut chat: ChatRequest = serde_path_to_error::deserialize(Value::Object(known))
-            .map_err(|error| {
-                let path = match error.path().to_string() {
-                    path if path == "." => "body".to_owned(),
-                    path => format!("body.{path}"),
-                };
-                Unsupported::unreadable(path, error.inner())
-            })?;
+            .map_err(|error| unreadable(&error))?;
         chat.messages.iter_mut().for_each(ChatMessage::take_images);
         chat.check()?;
         Ok(chat)
@@ -193,19 +188,18 @@ impl ChatRequest {
         let mut called = HashSet::new();
         for (index, message) in self.messages.iter().enumerate() {
             message.check(&format!("body.messages[{index}]"), &called)?;
-            called.extend(message.tool_calls.iter().map(|call| call.id.as_str()));
+            for call in &message.tool_calls {
+                called.insert(call.id.as_str());
+            }
         }
         Ok(())
     }
 
     fn check_names(&self) -> Result<(), Unsupported> {
         let mut names = HashSet::new();
-        let mut tools = self
-            .tools
-            .iter()
-            .map(|tool| &tool.function().name)
-            .enumerate();
-        let Some((index, name)) = tools.find(|(_, name)| !names.insert(*name)) else {
+        let mut functions = self.functions().enumerate();
+        let repeated = functions.find(|(_, function)| !names.insert(&function.name));
+        let Some((index, ToolFunction { name, .. })) = repeated else {
             return Ok(());
         };
         let problem = format!("`{name}` is the name of an earlier tool, too");
@@ -217,13 +211,11 @@ impl ChatRequest {
 
     fn check_choice(&self) -> Result<(), Unsupported> {
         match &self.tool_choice {
-            ToolChoice::Required if self.tools.is_empty() => Err(Unsupported::invalid(
+            ToolChoice::Required if !self.has_tools() => Err(Unsupported::invalid(
                 "body.tool_choice",
                 "asks for a call, and there are no `tools`",
             )),
-            ToolChoice::One(name)
-                if !self.tools.iter().any(|tool| tool.function().name == *name) =>
-            {
+            ToolChoice::One(name) if !self.has_function(name) => {
                 let problem = format!("`{name}` is none of the `tools`");
                 Err(Unsupported::invalid(
                     "body.tool_choice.function.name",
@@ -234,6 +226,19 @@ impl ChatRequest {
         }
     }
 
+    /// Returns the functions that the model may call.
+    pub(super) fn functions(&self) -> impl Iterator<Item = &ToolFunction> {
+        self.tools.iter().map(OfferedTool::function)
+    }
+
+    pub(super) fn has_tools(&self) -> bool {
+        !self.tools.is_empty()
+    }
+
+    fn has_function(&self, name: &str) -> bool {
+        self.functions().any(|function| function.name == name)
+    }
+
     /// Returns the maximum length of the answer, in tokens; `None` where the job sets none.
     pub(super) fn most_tokens(&self) -> Option<u64> {
         self.max_completion_tokens.or(self.max_tokens)
@@ -241,22 +246,20 @@ impl ChatRequest {
 
     /// Returns the name of the end user, for a provider that watches for abuse.
     pub(super) fn end_user(&self) -> Option<&str> {
-        self.safety_identifier.as_deref().or(self.user.as_deref())
+        let identifier = self.safety_identifier.as_deref();
+        identifier.or(self.user.as_deref())
     }
 
     /// Returns the texts of all instructions in their order, without blank ones.
     pub(super) fn instructions(&self) -> Result<Vec<&str>, Unsupported> {
         let mut texts = Vec::new();
-        for (index, message) in self
-            .messages
-            .iter()
-            .enumerate()
-            .filter(|(_, m)| m.role == MessageRole::System)
-        {
-            let given = message
-                .content
-                .texts(&format!("body.messages[{index}].content"))?;
-            texts.extend(given.into_iter().filter(|text| !text.trim().is_empty()));
+        for (index, message) in self.messages.iter().enumerate() {
+            if message.role != MessageRole::System {
+                continue;
+            }
+            let field = format!("body.messages[{index}].content");
+            let given = message.content.texts(&field)?;
+            texts.extend(given.into_iter().filter(|text| !is_blank(text)));
         }
         Ok(texts)
     }
@@ -291,11 +294,10 @@ impl ChatRequest {
 
     /// Returns the name of the function that was called with this id.
     pub(super) fn function_of(&self, call_id: &str) -> Option<&str> {
-        let calls = self.messages.iter().flat_map(|message| &message.tool_calls);
-        calls
-            .into_iter()
-            .find(|call| call.id == call_id)
-            .map(|call| call.function.name.as_str())
+        let messages = self.messages.iter();
+        let mut calls = messages.flat_map(|message| &message.tool_calls);
+        let call = calls.find(|call| call.id == call_id)?;
+        Some(&call.function.name)
     }
 }
 
@@ -337,6 +339,15 @@ impl ChatMessage {
         self.content.check(&format!("{field}.content"))
     }
 
+    /// Returns the message's text, with the model's refusal behind it.
+    pub(super) fn text_and_refusal(&self, field: &str) -> Result<String, Unsupported> {
+        let mut text = self.content.texts(field)?.concat();
+        if let Some(refusal) = &self.refusal {
+            text.push_str(refusal);
+        }
+        Ok(text)
+    }
+
     /// Returns the values in this message that `dialect` wants back.
     pub(super) fn opaque<'a>(&'a self, dialect: &'a str) -> impl Iterator<Item = &'a Value> {
         self.kept(dialect).filter_map(|detail| detail.get("data"))
@@ -360,10 +371,9 @@ impl ChatMessage {
         for detail in self.kept(dialect) {
             let after = detail.get("after").and_then(Value::as_u64).unwrap_or(0);
             let after = usize::try_from(after).unwrap_or(usize::MAX);
-            let place = rest
-                .char_indices()
-                .nth(after.saturating_sub(said))
-                .map_or(rest.len(), |(at, _)| at);
+            let mut places = rest.char_indices();
+            let place = places.nth(after.saturating_sub(said));
+            let place = place.map_or(rest.len(), |(at, _)| at);
             let (before, behind) = rest.split_at(place);
             if !before.is_empty() {
                 woven.push(Woven::Text(before));
@@ -376,6 +386,14 @@ impl ChatMessage {
         }
         Some(woven)
     }
+}
+
+fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> Unsupported {
+    let path = match error.path().to_string() {
+        path if path == "." => "body".to_owned(),
+        path => format!("body.{path}"),
+    };
+    Unsupported::unreadable(path, error.inner())
 }
 
 /// A piece of a message's text, or a value that its dialect wants back.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
 use crate::chat::ChatFieldRules;
-use crate::embedding::EmbeddingRequest;
+use crate::embedding::{EmbeddingRequest, usage_of_prompt};
 use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::rerank::Rerank;
@@ -70,11 +70,10 @@ impl Adapter for Cohere {
             WorkKind::Embeddings => {
                 let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
                 let embedded: CohereEmbedded = serde_json::from_slice(&reply.body).ok()?;
-                let usage = embedded
-                    .meta
-                    .and_then(|meta| meta.billed_units)
-                    .and_then(BilledUnits::usage);
-                embedding.answer(call.model, embedded.embeddings.float, usage)
+                let billed = embedded.meta.and_then(|meta| meta.billed_units);
+                let usage = billed.and_then(BilledUnits::usage);
+                let vectors = embedded.embeddings.float;
+                embedding.answer(call.model, vectors, usage)
             }
             WorkKind::Rerank => {
                 let body: Box<RawValue> = serde_json::from_slice(&reply.body).ok()?;
@@ -155,10 +154,7 @@ struct BilledUnits {
 )]
 impl BilledUnits {
     fn usage(self) -> Option<Usage> {
-        Some(Usage {
-            input_tokens: self.input_tokens? as u64,
-            ..Usage::default()
-        })
+        Some(usage_of_prompt(self.input_tokens? as u64))
     }
 }
 

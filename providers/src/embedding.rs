@@ -47,6 +47,14 @@ pub(super) enum EmbeddingInput {
     Many(Vec<String>),
 }
 
+/// Returns the usage of a call without an answer of its own, such as one for embeddings.
+pub(super) fn usage_of_prompt(input_tokens: u64) -> Usage {
+    Usage {
+        input_tokens,
+        ..Usage::default()
+    }
+}
+
 /// The encoding of vectors in an answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -60,10 +68,10 @@ impl EmbeddingRequest {
     /// Reads the request from a job's body.
     pub(super) fn read(body: &Object) -> Result<Self, Unsupported> {
         let mut known = Map::new();
-        for (name, raw) in body
-            .iter()
-            .filter(|(name, _)| !HINTS.contains(&name.as_str()))
-        {
+        for (name, raw) in body {
+            if HINTS.contains(&name.as_str()) {
+                continue;
+            }
             let value: Value = serde_json::from_str(raw.get())
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             if !value.is_null() {
@@ -82,19 +90,13 @@ impl EmbeddingRequest {
         if self.texts().is_empty() {
             return Err(Unsupported::invalid("body.input", "is empty"));
         }
-        match self
-            .input_type
-            .as_deref()
-            .filter(|kind| !INPUT_TYPES.contains(kind))
-        {
-            None => Ok(()),
-            Some(other) => {
-                let problem = format!(
-                    "`{other}` is not known, use one of {}",
-                    INPUT_TYPES.join(", ")
-                );
+        match self.input_type.as_deref() {
+            Some(other) if !INPUT_TYPES.contains(&other) => {
+                let known = INPUT_TYPES.join(", ");
+                let problem = format!("`{other}` is not known, use one of {known}");
                 Err(Unsupported::invalid("body.input_type", problem))
             }
+            _ => Ok(()),
         }
     }
 
@@ -121,11 +123,11 @@ impl EmbeddingRequest {
         fields: &[(&str, bool)],
         provider: &str,
     ) -> Result<(), Unsupported> {
-        let given = fields.iter().find(|(_, given)| *given);
-        given.map_or(Ok(()), |(name, _)| {
-            let problem = format!("{provider} has nothing like it, leave it out");
-            Err(Unsupported::new(format!("body.{name}"), problem))
-        })
+        let Some((name, _)) = fields.iter().find(|(_, given)| *given) else {
+            return Ok(());
+        };
+        let problem = format!("{provider} has nothing like it, leave it out");
+        Err(Unsupported::new(format!("body.{name}"), problem))
     }
 
     /// Builds the answer in OpenAI's shape from vectors in the order of the texts; `None` if the
@@ -140,7 +142,8 @@ impl EmbeddingRequest {
             return None;
         }
         let item = |(index, vector): (usize, Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": self.written(&vector) });
-        let data: Vec<_> = vectors.into_iter().enumerate().map(item).collect();
+        let vectors = vectors.into_iter().enumerate();
+        let data: Vec<_> = vectors.map(item).collect();
         // OpenAI's answer always has a usage. Where the provider reports none it is null: 0 would
         // be read as a count.
         let tokens = usage.map(|usage| usage.input_tokens);
@@ -158,10 +161,8 @@ impl EmbeddingRequest {
         match self.encoding_format {
             VectorEncoding::Float => json!(vector),
             VectorEncoding::Base64 => {
-                let bytes: Vec<u8> = vector
-                    .iter()
-                    .flat_map(|number| number.to_le_bytes())
-                    .collect();
+                let bytes = vector.iter().flat_map(|number| number.to_le_bytes());
+                let bytes: Vec<u8> = bytes.collect();
                 BASE64_STANDARD.encode(bytes).into()
             }
         }

@@ -36,23 +36,24 @@ impl Endpoint {
         }
     }
 
+    /// Returns the version of the provider's API, or an empty text where none is sent.
+    pub(crate) fn version(&self) -> &str {
+        self.api_version.as_deref().unwrap_or_default()
+    }
+
     /// Returns what is wrong with the version, or with its absence; `None` if nothing is.
     pub fn wrong_version(&self) -> Option<String> {
         let Provider {
             name,
             api_versions,
             dated_address,
+            example_url,
             ..
         } = self.provider;
-        let undated = dated_address
-            .as_ref()
-            .map(|end| self.base_url.ends_with(end.as_str()));
-        let shape: String = self
-            .api_version
-            .iter()
-            .flat_map(|version| version.chars())
-            .map(as_digit)
-            .collect();
+        let is_at = |end: &String| self.base_url.ends_with(end.as_str());
+        let undated = dated_address.as_ref().map(is_at);
+        let version = self.version();
+        let shape: String = version.chars().map(as_digit).collect();
         match (undated, &self.api_version) {
             (None, Some(_)) if api_versions.is_empty() => Some(format!(
                 "{name} has no versions to choose from, leave it out"
@@ -66,7 +67,7 @@ impl Endpoint {
             }
             (Some(false), None) => Some(format!(
                 "is missing: this address needs one, for example \"2024-10-21\"; the newer address, {}, needs none",
-                self.provider.example_url.as_deref().unwrap_or_default()
+                example_url.as_deref().unwrap_or_default()
             )),
             (Some(false), Some(version))
                 if !matches!(shape.as_str(), "0000-00-00" | "0000-00-00-preview") =>
@@ -152,9 +153,8 @@ impl Endpoint {
             CountedTogether::Input => CountedTogether::Input,
             CountedTogether::Sum | CountedTogether::Larger => CountedTogether::Sum,
         };
-        let output_tokens = usage
-            .output_tokens
-            .saturating_mul(self.provider.burndown(model));
+        let weight = self.provider.burndown(model);
+        let output_tokens = usage.output_tokens.saturating_mul(weight);
         let free = if self.provider.tokens.cached_is_free {
             usage.cached_input_tokens
         } else {

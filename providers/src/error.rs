@@ -10,7 +10,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::decoded::ErrorScope;
-use crate::message::Reply;
+use crate::message::{Reply, header};
 use crate::registry::{ErrorRule, Provider, ReturnRule};
 
 /// The contents of an error.
@@ -41,13 +41,10 @@ impl ErrorBody {
     pub(super) fn read(reply: &Reply) -> Self {
         let value = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
         let mut error = Self::of(&value);
-        let name = reply
-            .headers
-            .get("x-amzn-errortype")
-            .and_then(|name| name.to_str().ok());
-        if let Some(name) = name {
+        if let Some(name) = reply.header("x-amzn-errortype") {
             // `ThrottlingException:http://…` names the shape and where it is defined.
-            error.name(name.split(':').next().unwrap_or(name));
+            let shape = name.split(':').next().unwrap_or(name);
+            error.name(shape);
         }
         error
     }
@@ -56,14 +53,10 @@ impl ErrorBody {
     pub(super) fn within(reply: &Reply) -> Option<Self> {
         let value = serde_json::from_slice(&reply.body).ok()?;
         let first = first(&value);
-        let has = |field: &str| {
-            first
-                .get(field)
-                .is_some_and(|value| value.is_object() || value.is_string())
-        };
-        let is_named = ["type", "object"]
-            .iter()
-            .any(|field| first.get(*field).is_some_and(|name| name == "error"));
+        let is_stated = |value: &Value| value.is_object() || value.is_string();
+        let has = |field: &str| first.get(field).is_some_and(is_stated);
+        let is_error = |field: &str| first.get(field).is_some_and(|name| name == "error");
+        let is_named = is_error("type") || is_error("object");
         // Cohere's errors have only a `message`, a text. In Cohere's answers it is an object.
         let is_flat = first.get("message").is_some_and(Value::is_string);
         (has("error") || has("detail") || is_named || is_flat).then(|| Self::read(reply))
@@ -84,7 +77,8 @@ impl ErrorBody {
         // Together also puts a type beside the error.
         body.name_of(value.get("error_type"));
         // A number becomes the code only where the error has no word for it.
-        body.code = body.code.or_else(|| body.names.first().cloned());
+        let first_name = body.names.first().cloned();
+        body.code = body.code.or(first_name);
         body
     }
 
@@ -92,10 +86,7 @@ impl ErrorBody {
         let message = ["message", "Message", "detail", "msg"]
             .iter()
             .find_map(|field| error.get(field));
-        self.message = message.map(|message| match message {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        });
+        self.message = message.map(as_text);
         for field in ["code", "type", "status", "error_type", "__type"] {
             self.name_of(error.get(field));
         }
@@ -113,24 +104,15 @@ impl ErrorBody {
     /// Reads one of Google's details: `ErrorInfo`, `QuotaFailure` or `RetryInfo`.
     fn read_detail(&mut self, detail: &Value) {
         self.name_of(detail.get("reason"));
-        for violation in detail
-            .get("violations")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        let violations = detail.get("violations").and_then(Value::as_array);
+        for violation in violations.into_iter().flatten() {
             self.name_of(violation.get("quotaId"));
-            if violation
-                .get("quotaValue")
-                .is_some_and(|value| value == "0" || value == 0)
-            {
+            let quota = violation.get("quotaValue");
+            if quota.is_some_and(|value| value == "0" || value == 0) {
                 self.name("quotaValue=0");
             }
         }
-        let delay = detail.get("retryDelay").and_then(Value::as_str);
-        let seconds = delay.and_then(|delay| delay.strip_suffix('s')?.parse().ok());
-        let wait = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-        self.wait = self.wait.max(wait);
+        self.wait = self.wait.max(retry_delay(detail));
     }
 
     fn name_of(&mut self, value: Option<&Value>) {
@@ -140,9 +122,8 @@ impl ErrorBody {
                 let status = number
                     .as_u64()
                     .and_then(|number| u16::try_from(number).ok());
-                self.status = self
-                    .status
-                    .or(status.filter(|status| (400..600).contains(status)));
+                let failed = status.filter(|status| (400..600).contains(status));
+                self.status = self.status.or(failed);
                 self.names.push(number.to_string());
             }
             _ => {}
@@ -164,17 +145,16 @@ impl ErrorBody {
         &self,
         provider: &Provider,
         job: &Job,
-        status: u16,
-        headers: &HeaderMap,
+        reply: &Reply,
         now: Timestamp,
     ) -> ErrorMeaning {
         // An error with a good status contains the status that it means.
-        let status = self.status.filter(|_| status < 300).unwrap_or(status);
-        let message = self.message.as_deref().unwrap_or_default().to_lowercase();
-        let Some(rule) = provider
-            .rules()
-            .find(|rule| self.is(rule, job, status, headers, &message))
-        else {
+        let own_status = self.status.filter(|_| reply.status < 300);
+        let status = own_status.unwrap_or(reply.status);
+        let message = self.message.as_deref().unwrap_or_default();
+        let message = message.to_lowercase();
+        let is_met = |rule: &&ErrorRule| self.is(rule, job, status, &reply.headers, &message);
+        let Some(rule) = provider.rules().find(is_met) else {
             let class = by_status(status);
             let scope = match class {
                 Class::BadKey => ErrorScope::Key,
@@ -193,7 +173,8 @@ impl ErrorBody {
         } else {
             ErrorScope::Model
         };
-        let back = rule.back.as_ref().and_then(|back| back.wait(now));
+        let wait = |back: &ReturnRule| back.wait(now);
+        let back = rule.back.as_ref().and_then(wait);
         ErrorMeaning {
             class: rule.class,
             scope: rule.scope.unwrap_or(scope),
@@ -209,22 +190,42 @@ impl ErrorBody {
         headers: &HeaderMap,
         message: &str,
     ) -> bool {
-        let named = |wanted: &String| self.names.iter().any(|name| name == wanted);
-        let in_name =
-            |wanted: &String| self.names.iter().any(|name| name.contains(wanted.as_str()));
-        let header = |(name, value): &(String, String)| {
-            headers.get(name).and_then(|found| found.to_str().ok()) == Some(value)
+        let has_name = |wanted: &String| self.names.contains(wanted);
+        let has_name_with = |part: &String| self.has_name_with(part);
+        let has_words = |words: &String| says(rule.class, job, message, words);
+        let has_header = |(name, value): &(String, String)| {
+            header(headers, name).is_some_and(|found| found == value)
         };
-        (rule.status.is_empty() || rule.status.contains(&status))
-            && (rule.names.is_empty() || rule.names.iter().any(named))
-            && (rule.names_with.is_empty() || rule.names_with.iter().any(in_name))
-            && rule.header.as_ref().is_none_or(header)
-            && (rule.says.is_empty()
-                || rule
-                    .says
-                    .iter()
-                    .any(|words| says(rule.class, job, message, words)))
+        is_met(&rule.status, |wanted| *wanted == status)
+            && is_met(&rule.names, has_name)
+            && is_met(&rule.names_with, has_name_with)
+            && rule.header.as_ref().is_none_or(has_header)
+            && is_met(&rule.says, has_words)
     }
+
+    fn has_name_with(&self, part: &str) -> bool {
+        let mut names = self.names.iter();
+        names.any(|name| name.contains(part))
+    }
+}
+
+/// Returns true if a condition of a rule is absent, or one of its entries holds.
+fn is_met<T>(entries: &[T], holds: impl Fn(&T) -> bool) -> bool {
+    entries.is_empty() || entries.iter().any(holds)
+}
+
+fn as_text(message: &Value) -> String {
+    match message {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Reads the wait in Google's `RetryInfo`, such as `3.5s`.
+fn retry_delay(detail: &Value) -> Option<Duration> {
+    let delay = detail.get("retryDelay")?.as_str()?;
+    let seconds = delay.strip_suffix('s')?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Returns true if a message contains `words` and the job does not. Providers repeat values of a

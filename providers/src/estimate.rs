@@ -25,15 +25,18 @@ pub(super) fn tokens(value: &Value) -> usize {
         Value::Array(items) => items.iter().map(tokens).sum(),
         Value::Object(map) => {
             let of_message = if map.contains_key("role") { MESSAGE } else { 0 };
-            let of_field = |(key, value): (&String, &Value)| match key.as_str() {
-                // The data of sound has no mark that distinguishes it from text, as that of images
-                // has.
-                "input_audio" => MEDIA,
-                _ => key.len().div_ceil(8) + tokens(value),
-            };
-            of_message + map.iter().map(of_field).sum::<usize>()
+            let of_fields = map.iter().map(|(name, value)| field_tokens(name, value));
+            of_message + of_fields.sum::<usize>()
         }
         Value::Number(_) | Value::Bool(_) | Value::Null => 1,
+    }
+}
+
+fn field_tokens(name: &str, value: &Value) -> usize {
+    match name {
+        // Unlike the data of images, that of sound has no mark that distinguishes it from text.
+        "input_audio" => MEDIA,
+        _ => name.len().div_ceil(8) + tokens(value),
     }
 }
 

@@ -55,7 +55,10 @@ impl Counter {
     fn input(&self, value: &Value) -> Option<usize> {
         match value {
             Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter().map(|item| self.input(item)).sum(),
+            Value::Array(items) => {
+                let counts = items.iter().map(|item| self.input(item));
+                counts.sum()
+            }
             Value::Number(_) => Some(1),
             _ => None,
         }

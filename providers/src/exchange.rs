@@ -9,7 +9,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::adapter::{AdapterAnswer, AdapterCall, AnswerKind};
+use crate::adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
 use crate::charge::{self, BilledFacts};
 use crate::decoded::{DecodedReply, ErrorScope};
 use crate::endpoint::Endpoint;
@@ -32,29 +32,32 @@ const REQUEST_IDS: [&str; 4] = [
 ];
 
 impl Endpoint {
+    /// Returns the adapter of the provider's dialect.
+    fn adapter(&self) -> &'static dyn Adapter {
+        self.provider.dialect.adapter()
+    }
+
     fn call<'a>(&'a self, job: &'a Job, model: &'a str) -> Result<AdapterCall<'a>, Unsupported> {
-        let has = |kind: &WorkKind| self.provider.kinds().contains(kind);
-        let kind = WorkKind::of(&job.url).filter(has).ok_or_else(|| {
-            let urls: Vec<_> = self
-                .provider
-                .kinds()
-                .iter()
-                .map(|kind| kind.url())
-                .collect();
-            let name = &self.provider.name;
-            let problem = format!(
-                "`{}` is nothing that {name} has, use one of {}",
-                job.url,
-                urls.join(", ")
-            );
-            Unsupported::new("url", problem)
-        })?;
-        Ok(AdapterCall {
-            kind,
-            job,
-            model,
-            endpoint: self,
-        })
+        let kinds = self.provider.kinds();
+        match WorkKind::of(&job.url) {
+            Some(kind) if kinds.contains(&kind) => Ok(AdapterCall {
+                kind,
+                job,
+                model,
+                endpoint: self,
+            }),
+            _ => {
+                let urls = kinds.iter().map(|kind| kind.url());
+                let urls: Vec<_> = urls.collect();
+                let problem = format!(
+                    "`{}` is nothing that {} has, use one of {}",
+                    job.url,
+                    self.provider.name,
+                    urls.join(", ")
+                );
+                Err(Unsupported::new("url", problem))
+            }
+        }
     }
 
     /// Encodes the request for `job` to `model`, without the credential.
@@ -62,16 +65,14 @@ impl Endpoint {
     /// # Errors
     /// Fails when the job cannot be expressed; the error names the field.
     pub fn encode(&self, job: &Job, model: &str) -> Result<Request, Unsupported> {
-        self.provider
-            .dialect
-            .adapter()
-            .encode(&self.call(job, model)?)
+        let call = self.call(job, model)?;
+        self.adapter().encode(&call)
     }
 
     /// Returns why `job` cannot be encoded for `model` here; `None` if it can.
     pub fn refusal(&self, job: &Job, model: &str) -> Option<Unsupported> {
         match self.call(job, model) {
-            Ok(call) => self.provider.dialect.adapter().refusal(&call),
+            Ok(call) => self.adapter().refusal(&call),
             Err(unsupported) => Some(unsupported),
         }
     }
@@ -81,55 +82,49 @@ impl Endpoint {
         if !(200..300).contains(&reply.status) {
             return self.refused(job, ErrorBody::read(reply), reply, now);
         }
-        let answer = self.call(job, model).ok().and_then(|call| {
-            let adapter = self.provider.dialect.adapter();
-            Some((call.kind, adapter.decode(&call, reply, now)?))
-        });
-        match answer {
-            None => match ErrorBody::within(reply) {
-                Some(error) => self.refused(job, error, reply, now),
-                None => {
-                    let message = unread(WorkKind::of(&job.url), reply);
-                    let blank = self.blank(reply, now);
-                    DecodedReply {
-                        class: Some(Class::MalformedResponse),
-                        message: Some(message),
-                        ..blank
-                    }
-                }
-            },
+        let Ok(call) = self.call(job, model) else {
+            return self.unreadable(job, reply, now);
+        };
+        let Some(answer) = self.adapter().decode(&call, reply, now) else {
+            return self.unreadable(job, reply, now);
+        };
+        let AdapterAnswer { body, usage, said } = answer;
+        let usage = usage.map(within_reason);
+        let (class, message) = match said {
+            AnswerKind::Whole => (None, None),
+            AnswerKind::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
             // The provider may have charged for it.
-            Some((
-                _,
-                AdapterAnswer {
-                    said: AnswerKind::Error(error),
+            AnswerKind::Error(error) => {
+                return DecodedReply {
                     usage,
-                    ..
-                },
-            )) => DecodedReply {
-                usage: usage.map(within_reason),
-                ..self.refused(job, error, reply, now)
-            },
-            Some((kind, AdapterAnswer { body, usage, said })) => {
-                let (class, message) = match said {
-                    AnswerKind::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
-                    _ => (None, None),
+                    ..self.refused(job, error, reply, now)
                 };
-                DecodedReply {
-                    class,
-                    response: Some(response(reply, body)),
-                    code: class.map(|_| "content_filter".to_owned()),
-                    message,
-                    usage: usage.map(within_reason),
-                    charge: charge::charge(kind, job, &reply.body),
-                    ..self.blank(reply, now)
-                }
             }
+        };
+        DecodedReply {
+            class,
+            response: Some(response(reply, body)),
+            code: class.map(|_| "content_filter".to_owned()),
+            message,
+            usage,
+            charge: charge::charge(call.kind, job, &reply.body),
+            ..self.blank(reply, now)
+        }
+    }
+
+    /// Decodes a reply with a good status that the adapter cannot read.
+    fn unreadable(&self, job: &Job, reply: &Reply, now: Timestamp) -> DecodedReply {
+        if let Some(error) = ErrorBody::within(reply) {
+            return self.refused(job, error, reply, now);
+        }
+        DecodedReply {
+            class: Some(Class::MalformedResponse),
+            message: Some(unread(WorkKind::of(&job.url), reply)),
+            ..self.blank(reply, now)
         }
     }
 
     fn blank(&self, reply: &Reply, now: Timestamp) -> DecodedReply {
-        let own = || self.provider.wait.as_ref()?.read(&reply.headers, now);
         DecodedReply {
             class: None,
             response: None,
@@ -137,26 +132,28 @@ impl Endpoint {
             message: None,
             usage: None,
             charge: BilledFacts::default(),
-            retry_after: retry_after::from_headers(&reply.headers, now).or_else(own),
+            retry_after: self.wait_in_headers(reply, now),
             scope: ErrorScope::Model,
             is_final: false,
             is_error: false,
         }
     }
 
+    fn wait_in_headers(&self, reply: &Reply, now: Timestamp) -> Option<Duration> {
+        let usual = retry_after::from_headers(&reply.headers, now);
+        if usual.is_some() {
+            return usual;
+        }
+        let own = self.provider.wait.as_ref()?;
+        own.read(&reply.headers, now)
+    }
+
     fn refused(&self, job: &Job, error: ErrorBody, reply: &Reply, now: Timestamp) -> DecodedReply {
-        let ErrorMeaning { class, scope, back } =
-            error.meaning(self.provider, job, reply.status, &reply.headers, now);
-        let hint = |wait: Option<Duration>| {
-            wait.or(error.wait)
-                .or_else(|| retry_after::from_message(error.message.as_deref()?))
-        };
+        let ErrorMeaning { class, scope, back } = error.meaning(self.provider, job, reply, now);
         let blank = self.blank(reply, now);
-        let retry_after = back.into_iter().chain(hint(blank.retry_after)).max();
-        let is_final = reply
-            .headers
-            .get("x-should-retry")
-            .is_some_and(|value| value == "false");
+        let in_message = || retry_after::from_message(error.message.as_deref()?);
+        let stated = blank.retry_after.or(error.wait);
+        let requested = stated.or_else(in_message);
         let response = self
             .error_body(&error, reply)
             .map(|body| response(reply, body));
@@ -169,9 +166,9 @@ impl Endpoint {
             response,
             code: error.code,
             message,
-            retry_after,
+            retry_after: back.max(requested),
             scope,
-            is_final,
+            is_final: reply.header("x-should-retry") == Some("false"),
             is_error: true,
             ..blank
         }
@@ -204,10 +201,7 @@ fn not_found(message: Option<String>) -> String {
 
 /// Returns why an answer cannot be read, without a word of the answer.
 fn unread(kind: Option<WorkKind>, reply: &Reply) -> String {
-    let content_type = reply
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
+    let content_type = reply.header(CONTENT_TYPE);
     let reason = match serde_json::from_slice::<IgnoredAny>(&reply.body) {
         _ if reply.body.is_empty() => "it is empty".to_owned(),
         _ if content_type.is_some_and(|kind| kind.contains("html")) => {
@@ -224,10 +218,9 @@ fn unread(kind: Option<WorkKind>, reply: &Reply) -> String {
 }
 
 fn response(reply: &Reply, body: Box<RawValue>) -> Response {
-    let id = REQUEST_IDS
-        .iter()
-        .find_map(|name| reply.headers.get(*name)?.to_str().ok());
-    let request_id = id.map(|id| id.chars().take(LONGEST_REQUEST_ID).collect());
+    let id = REQUEST_IDS.iter().find_map(|name| reply.header(*name));
+    let shortened = |id: &str| id.chars().take(LONGEST_REQUEST_ID).collect();
+    let request_id = id.map(shortened);
     Response {
         status_code: reply.status,
         request_id,
@@ -237,6 +230,7 @@ fn response(reply: &Reply, body: Box<RawValue>) -> Response {
 
 /// Returns an error body that is not JSON as a JSON string: at most its first 2,000 characters.
 fn text_as_json(body: &[u8]) -> Option<Box<RawValue>> {
-    let text: String = String::from_utf8_lossy(body).chars().take(2_000).collect();
+    let text = String::from_utf8_lossy(body);
+    let text: String = text.chars().take(2_000).collect();
     serde_json::value::to_raw_value(&text).ok()
 }

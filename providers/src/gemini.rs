@@ -3,14 +3,13 @@
 mod answer;
 mod request;
 
-use forebay_schemas::Usage;
 use jiff::Timestamp;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
 use crate::chat::ChatFieldRules;
-use crate::embedding::EmbeddingRequest;
+use crate::embedding::{EmbeddingRequest, usage_of_prompt};
 use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::unsupported::Unsupported;
@@ -64,45 +63,34 @@ impl Adapter for Gemini {
         if call.kind == WorkKind::Embeddings {
             let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
             let embedded: GeminiEmbedded = serde_json::from_slice(&reply.body).ok()?;
-            let tokens = embedded
-                .usage_metadata
-                .and_then(|usage| usage.prompt_token_count);
-            let usage = tokens.map(|input_tokens| Usage {
-                input_tokens,
-                ..Usage::default()
-            });
-            let vectors = embedded
-                .embeddings
-                .into_iter()
-                .map(|vector| vector.values)
-                .collect();
-            return embedding.answer(call.model, vectors, usage);
+            let metadata = embedded.usage_metadata;
+            let tokens = metadata.and_then(|usage| usage.prompt_token_count);
+            let vectors = embedded.embeddings.into_iter();
+            let vectors = vectors.map(|vector| vector.values).collect();
+            return embedding.answer(call.model, vectors, tokens.map(usage_of_prompt));
         }
         let generated: answer::GeminiAnswer = serde_json::from_slice(&reply.body).ok()?;
         generated.unified()?.unified(call.model, now)
     }
 }
 
-fn embed(call: &AdapterCall<'_>) -> Result<serde_json::Value, Unsupported> {
+fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
     let embedding = EmbeddingRequest::read(&call.job.body)?;
     let task = embedding.input_type.as_deref().and_then(task);
-    let requests: Vec<_> = embedding
-        .texts()
-        .iter()
-        .map(|text| {
-            let mut request = json!({
-                "model": format!("models/{}", call.model),
-                "content": { "parts": [{ "text": text }] },
-            });
-            if let Some(dimensions) = embedding.dimensions {
-                request["outputDimensionality"] = dimensions.into();
-            }
-            if let Some(task) = task {
-                request["taskType"] = task.into();
-            }
-            request
-        })
-        .collect();
+    let mut requests = Vec::new();
+    for text in embedding.texts() {
+        let mut request = json!({
+            "model": format!("models/{}", call.model),
+            "content": { "parts": [{ "text": text }] },
+        });
+        if let Some(dimensions) = embedding.dimensions {
+            request["outputDimensionality"] = dimensions.into();
+        }
+        if let Some(task) = task {
+            request["taskType"] = task.into();
+        }
+        requests.push(request);
+    }
     Ok(json!({ "requests": requests }))
 }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use crate::cost::LimitDimension;
 use crate::decoded::RateLimitHeaders;
+use crate::message::header;
 use crate::retry_after::{LONGEST, go_duration};
 
 /// The largest limit that is believed. A header with a larger one is ignored.
@@ -94,11 +95,13 @@ impl LimitHeader {
     /// Reads the limit; `None` where a header is missing or cannot be read. Numbers may have
     /// thousands separators. A limit that is not positive counts as unknown.
     pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<RateLimitHeaders> {
-        let text = |name: &str| headers.get(name)?.to_str().ok();
-        let number = |name: &str| text(name)?.replace(',', "").trim().parse::<u64>().ok();
-        let limit = number(&self.limit).filter(|limit| (1..=LARGEST_LIMIT).contains(limit))?;
-        let remaining = number(&self.remaining)?.min(limit);
-        let reset = self.reset.as_deref().and_then(text);
+        let limit = number(headers, &self.limit)?;
+        if !(1..=LARGEST_LIMIT).contains(&limit) {
+            return None;
+        }
+        let remaining = number(headers, &self.remaining)?.min(limit);
+        let text = |name: &String| header(headers, name);
+        let reset = self.reset.as_ref().and_then(text);
         let whole_in = reset.and_then(|reset| self.form.read(reset, now));
         Some(RateLimitHeaders {
             dimension: self.counts,
@@ -111,9 +114,15 @@ impl LimitHeader {
     }
 }
 
+/// Reads a whole number, with thousands separators or without.
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    let plain = header(headers, name)?.replace(',', "");
+    plain.trim().parse().ok()
+}
+
 impl WaitHeader {
     pub(super) fn read(&self, headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-        let text = headers.get(&self.header)?.to_str().ok()?;
+        let text = header(headers, &self.header)?;
         Some(self.form.read(text, now)?.min(LONGEST))
     }
 }

@@ -15,15 +15,9 @@ impl Endpoint {
     /// such request.
     pub fn list_models(&self) -> Option<Request> {
         let mut headers = HeaderMap::new();
+        let tried_at = self.provider.tries_keys_at().unwrap_or_default();
         let path = match self.provider.dialect {
-            _ if self
-                .provider
-                .tries_keys_at
-                .as_ref()
-                .is_some_and(|path| !path.is_empty()) =>
-            {
-                self.provider.tries_keys_at.clone()?
-            }
+            _ if !tried_at.is_empty() => tried_at.to_owned(),
             _ if !self.provider.lists_models() => return None,
             Dialect::Openai | Dialect::Responses => match &self.api_version {
                 Some(version) => format!("/openai/models?api-version={version}"),
@@ -31,8 +25,8 @@ impl Endpoint {
             },
             Dialect::Mistral => "/models".to_owned(),
             Dialect::Anthropic => {
-                let version = self.api_version.as_deref().unwrap_or_default();
-                headers.insert("anthropic-version", HeaderValue::try_from(version).ok()?);
+                let version = HeaderValue::try_from(self.version()).ok()?;
+                headers.insert("anthropic-version", version);
                 "/v1/models?limit=1000".to_owned()
             }
             Dialect::Gemini => "/models?pageSize=1000".to_owned(),
@@ -56,14 +50,14 @@ impl Endpoint {
 pub fn models(reply: &Reply) -> Option<Vec<String>> {
     let value: Value = serde_json::from_slice(&reply.body).ok()?;
     // Together sends the bare list.
-    let list = value
-        .get("data")
-        .or_else(|| value.get("models"))
-        .unwrap_or(&value)
-        .as_array()?;
-    let name = |model: &Value| {
-        let name = model.get("id").or_else(|| model.get("name"))?.as_str()?;
-        Some(name.strip_prefix("models/").unwrap_or(name).to_owned())
-    };
-    Some(list.iter().filter_map(name).collect())
+    let list = value.get("data").or_else(|| value.get("models"));
+    let models = list.unwrap_or(&value).as_array()?;
+    Some(models.iter().filter_map(name).collect())
+}
+
+fn name(model: &Value) -> Option<String> {
+    let name = model.get("id").or_else(|| model.get("name"))?;
+    let name = name.as_str()?;
+    let plain = name.strip_prefix("models/").unwrap_or(name);
+    Some(plain.to_owned())
 }

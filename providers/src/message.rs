@@ -1,6 +1,7 @@
 //! A request to a provider, and its reply.
 
 use bytes::Bytes;
+use http::header::AsHeaderName;
 use http::{HeaderMap, Method};
 
 /// A request that is ready to be sent, credential included. It is not `Debug` for that reason.
@@ -27,4 +28,16 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+}
+
+impl Reply {
+    /// Returns the value of a header; `None` where it is missing or not text.
+    pub(crate) fn header(&self, name: impl AsHeaderName) -> Option<&str> {
+        header(&self.headers, name)
+    }
+}
+
+/// Returns the value of a header; `None` where it is missing or not text.
+pub(crate) fn header(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }

@@ -6,7 +6,7 @@ mod moderation;
 mod request;
 
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
 use crate::chat::ChatFieldRules;
@@ -88,7 +88,7 @@ impl Adapter for Mistral {
     }
 }
 
-fn embed(call: &AdapterCall<'_>) -> Result<serde_json::Value, Unsupported> {
+fn embed(call: &AdapterCall<'_>) -> Result<Value, Unsupported> {
     let embedding = EmbeddingRequest::read(&call.job.body)?;
     embedding.without(&[("input_type", embedding.input_type.is_some())], "Mistral")?;
     let mut body = json!({

@@ -3,14 +3,13 @@
 mod answer;
 mod request;
 
-use forebay_schemas::Usage;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::adapter::{Adapter, AdapterAnswer, AdapterCall};
 use crate::chat::ChatFieldRules;
-use crate::embedding::EmbeddingRequest;
+use crate::embedding::{EmbeddingRequest, usage_of_prompt};
 use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
 use crate::unsupported::Unsupported;
@@ -60,10 +59,7 @@ impl Adapter for Ollama {
         if call.kind == WorkKind::Embeddings {
             let embedding = EmbeddingRequest::read(&call.job.body).ok()?;
             let embedded: OllamaEmbedded = serde_json::from_slice(&reply.body).ok()?;
-            let usage = embedded.prompt_eval_count.map(|input_tokens| Usage {
-                input_tokens,
-                ..Usage::default()
-            });
+            let usage = embedded.prompt_eval_count.map(usage_of_prompt);
             return embedding.answer(call.model, embedded.embeddings, usage);
         }
         let chat: answer::OllamaChat = serde_json::from_slice(&reply.body).ok()?;

@@ -10,13 +10,13 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::adapter::{Adapter, AdapterAnswer, AdapterCall, AnswerKind};
 use crate::chat::is_so_anyway;
 use crate::kind::WorkKind;
 use crate::message::{Reply, Request};
-use crate::registry::Dialect;
+use crate::registry::{Dialect, Quirks};
 use crate::unsupported::Unsupported;
 
 /// The beginning of a deployment's path, where Azure's API has a version.
@@ -38,8 +38,11 @@ impl Adapter for OpenAi {
         let body = body(call)?;
         if call.kind == WorkKind::Transcription {
             // Mistral takes the items of a list under the list's plain name.
-            let plain_lists = call.endpoint.provider.dialect == Dialect::Mistral;
-            let (content_type, bytes) = multipart::of(&body, if plain_lists { "" } else { "[]" })?;
+            let of_lists = match call.endpoint.provider.dialect {
+                Dialect::Mistral => "",
+                _ => "[]",
+            };
+            let (content_type, bytes) = multipart::of(&body, of_lists)?;
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, content_type);
             return Ok(call.request(&path(call), headers, bytes));
@@ -48,10 +51,10 @@ impl Adapter for OpenAi {
     }
 
     fn refusal(&self, call: &AdapterCall<'_>) -> Option<Unsupported> {
-        let quirks = call.endpoint.provider.quirks_of(call.model);
-        let mut refused = quirks.flat_map(|quirks| &quirks.refuses);
+        let mut refused = call.quirks().flat_map(|quirks| &quirks.refuses);
         if let Some(field) = refused.find(|field| asks(&call.job.body, field)) {
-            let problem = format!("{} refuses it, leave it out", call.endpoint.provider.name);
+            let provider = &call.endpoint.provider.name;
+            let problem = format!("{provider} refuses it, leave it out");
             return Some(Unsupported::new(format!("body.{field}"), problem));
         }
         if call.kind == WorkKind::Transcription {
@@ -102,31 +105,36 @@ fn path(call: &AdapterCall<'_>) -> String {
 
 /// Returns true if a field requests more than happens without it.
 fn asks(body: &Object, field: &str) -> bool {
-    let value = body
-        .get(field)
-        .and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    value.is_some_and(|value| !value.is_null() && !is_so_anyway(field, &value))
+    let Some(raw) = body.get(field) else {
+        return false;
+    };
+    serde_json::from_str::<Value>(raw.get())
+        .is_ok_and(|value| !value.is_null() && !is_so_anyway(field, &value))
 }
 
 /// Returns the job's body with the target's model and the provider's quirks.
 fn body(call: &AdapterCall<'_>) -> Result<Object, Unsupported> {
     let mut body = call.job.body.clone();
-    let model = serde_json::value::to_raw_value(call.model);
-    body.insert(
-        "model".to_owned(),
-        model.map_err(|error| Unsupported::new("model", error.to_string()))?,
-    );
-    for quirks in call.endpoint.provider.quirks_of(call.model) {
+    let model =
+        to_raw_value(call.model).map_err(|error| Unsupported::new("model", error.to_string()))?;
+    body.insert("model".to_owned(), model);
+    for quirks in call.quirks() {
+        let Quirks {
+            drops,
+            refuses,
+            renames,
+            ..
+        } = quirks;
         // A refused field that is still here requests nothing: `refusal` has found no other.
-        for field in quirks.drops.iter().chain(&quirks.refuses) {
+        for field in drops.iter().chain(refuses) {
             body.remove(field);
         }
-        for (field, name) in &quirks.renames {
+        for (field, name) in renames {
             if let Some(value) = body.remove(field) {
                 body.entry(name.clone()).or_insert(value);
             }
         }
     }
-    messages::adapt(&mut body, call.endpoint.provider.quirks_of(call.model));
+    messages::adapt(&mut body, call.quirks());
     Ok(body)
 }

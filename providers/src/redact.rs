@@ -157,10 +157,16 @@ fn boundary(text: &str, index: usize) -> usize {
         .unwrap_or(0)
 }
 
+/// Returns the place of the first text that begins like the name of an organization or a project.
+fn first_prefix(text: &str) -> Option<usize> {
+    let places = ACCOUNTS.iter().filter_map(|prefix| text.find(prefix));
+    places.min()
+}
+
 /// Redacts the names of organizations and projects.
 fn without_accounts(text: &str) -> String {
     let (mut clean, mut rest) = (String::new(), text);
-    while let Some(at) = ACCOUNTS.iter().filter_map(|begin| rest.find(begin)).min() {
+    while let Some(at) = first_prefix(rest) {
         let (before, found) = rest.split_at(at);
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let length = found.find(|c| !is_name(c)).unwrap_or(found.len());

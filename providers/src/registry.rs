@@ -206,6 +206,13 @@ pub(super) struct ModelQuirks {
     pub(super) quirks: Quirks,
 }
 
+impl ModelQuirks {
+    fn concerns(&self, model: &str) -> bool {
+        let mut begins = self.begin.iter();
+        begins.any(|begin| model.starts_with(begin))
+    }
+}
+
 /// The treatment of the fields of a chat request. Unless `mapped` is `None`, a field in none of the
 /// lists is refused by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -287,13 +294,13 @@ fn like_others<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Provider>, D::E
         }
         entries.push(entry);
     }
-    let read = |entry: toml::Table| {
-        let named = entry.clone();
-        entry
-            .try_into()
-            .map_err(|error: toml::de::Error| D::Error::custom(of_entry(&named, error.message())))
-    };
+    let read = |entry| read_entry(entry).map_err(D::Error::custom);
     entries.into_iter().map(read).collect()
+}
+
+fn read_entry(entry: toml::Table) -> Result<Provider, String> {
+    let problem = |error: toml::de::Error| of_entry(&entry, error.message());
+    Provider::deserialize(entry.clone()).map_err(problem)
 }
 
 /// Returns a problem of an entry together with the entry's name.
@@ -337,7 +344,8 @@ pub fn providers() -> &'static [Provider] {
 
 /// Returns a provider of the built-in table by its name; `None` if it is not there.
 pub fn provider(name: &str) -> Option<&'static Provider> {
-    KNOWN.provider.iter().find(|provider| provider.name == name)
+    let mut known = providers().iter();
+    known.find(|provider| provider.name == name)
 }
 
 /// Returns the providers of the built-in table and of `text`, a table of `[[provider]]` entries of
@@ -358,7 +366,8 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
         provider: Vec<toml::Table>,
     }
     let added: AddedProviders = toml::from_str(text).map_err(|error| error.to_string())?;
-    let former: Vec<_> = added.provider.iter().flat_map(words_of_0_1).collect();
+    let former = added.provider.iter().flat_map(words_of_0_1);
+    let former: Vec<_> = former.collect();
     if !former.is_empty() {
         return Err(former.join("; "));
     }
@@ -368,10 +377,10 @@ pub fn providers_with(text: &str) -> Result<Vec<&'static Provider>, String> {
     let all = like_others(toml::Value::from(provider))
         .map_err(|error: toml::de::Error| error.to_string())?;
     let (built_in, added) = all.split_at(known);
-    let replaced = |one: &&Provider| added.iter().any(|other| other.name == one.name);
+    let is_added = |name: &str| added.iter().any(|provider| provider.name == name);
     let kept = built_in
         .iter()
-        .filter(|one| !replaced(one))
+        .filter(|one| !is_added(&one.name))
         .filter_map(|one| self::provider(&one.name));
     let leaked = added.iter().cloned().map(|one| &*Box::leak(Box::new(one)));
     Ok(kept.chain(leaked).collect())
@@ -404,7 +413,8 @@ fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
 impl Provider {
     /// Returns the name of the provider under which the models are listed.
     pub fn listed_as(&self) -> &str {
-        self.listed_as.as_deref().unwrap_or(&self.name)
+        let other = self.listed_as.as_deref();
+        other.unwrap_or(&self.name)
     }
 
     /// Returns true if the provider lists an account's models and needs a key for it, provided that
@@ -443,17 +453,20 @@ impl Provider {
 
     /// Returns the rules for errors: the provider's own, then its dialect's, then those of all.
     pub(super) fn rules(&self) -> impl Iterator<Item = &ErrorRule> {
-        let shared = self.shared().into_iter().flat_map(|shared| &shared.errors);
-        self.errors.iter().chain(shared).chain(&KNOWN.common.errors)
+        let shared = self.shared().into_iter();
+        let of_dialect = shared.flat_map(|shared| &shared.errors);
+        let of_all = &KNOWN.common.errors;
+        let own = self.errors.iter();
+        own.chain(of_dialect).chain(of_all)
     }
 
     /// Returns the provider's quirks, and then those of `model`.
     pub(super) fn quirks_of(&self, model: &str) -> impl Iterator<Item = &Quirks> {
-        let of_model = self
-            .models
-            .iter()
-            .filter(move |entry| entry.begin.iter().any(|begin| model.starts_with(begin)));
-        std::iter::once(&self.quirks).chain(of_model.map(|entry| &entry.quirks))
+        let models = self.models.iter();
+        let of_model = models
+            .filter(move |entry| entry.concerns(model))
+            .map(|entry| &entry.quirks);
+        std::iter::once(&self.quirks).chain(of_model)
     }
 
     /// Returns the weight of an answer token of `model` once the call is settled.

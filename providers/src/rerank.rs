@@ -24,9 +24,11 @@ impl Rerank {
                 .map_err(|error| Unsupported::invalid(format!("body.{name}"), error.to_string()))?;
             known.insert(name.clone(), value);
         }
-        serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| {
-            let path = error.path().to_string();
-            Unsupported::unreadable(format!("body.{path}"), error.inner())
-        })
+        serde_path_to_error::deserialize(Value::Object(known)).map_err(|error| unreadable(&error))
     }
+}
+
+fn unreadable(error: &serde_path_to_error::Error<serde_json::Error>) -> Unsupported {
+    let field = format!("body.{}", error.path());
+    Unsupported::unreadable(field, error.inner())
 }

@@ -6,22 +6,20 @@ use std::time::Duration;
 use http::HeaderMap;
 use jiff::Timestamp;
 
+use crate::message::header;
+
 /// The longest wait that is believed: 32 days.
 pub const LONGEST: Duration = Duration::from_secs(32 * 24 * 60 * 60);
 
 /// Reads the wait from `retry-after-ms` (milliseconds), else from `retry-after` (seconds, or an
 /// HTTP date). A value that is not a number, is negative or lies in the past gives `None`.
 pub fn from_headers(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = |name| {
-        headers
-            .get(name)
-            .and_then(|value: &http::HeaderValue| value.to_str().ok())
-    };
-    let millis = text("retry-after-ms").and_then(|text| seconds(text, 1e-3));
-    millis.or_else(|| {
-        let text = text("retry-after")?;
-        seconds(text, 1.0).or_else(|| until_date(text, now))
-    })
+    let millis = header(headers, "retry-after-ms").and_then(|text| seconds(text, 1e-3));
+    if millis.is_some() {
+        return millis;
+    }
+    let text = header(headers, "retry-after")?;
+    seconds(text, 1.0).or_else(|| until_date(text, now))
 }
 
 fn seconds(text: &str, unit: f64) -> Option<Duration> {

@@ -35,10 +35,8 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
         "configuration",
     )
     .into();
-    let time = SystemTime::UNIX_EPOCH
-        + Duration::from_nanos(
-            u64::try_from(now.as_nanosecond()).map_err(|error| error.to_string())?,
-        );
+    let nanos = u64::try_from(now.as_nanosecond()).map_err(|error| error.to_string())?;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos);
     // None of these errors repeats the credential.
     let params = v4::SigningParams::builder()
         .identity(&identity)
@@ -48,10 +46,7 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
         .settings(SigningSettings::default())
         .build()
         .map_err(|error| error.to_string())?;
-    let headers = request
-        .headers
-        .iter()
-        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    let headers = request.headers.iter().filter_map(as_text);
     let signable = SignableRequest::new(
         request.method.as_str(),
         &request.url,
@@ -70,6 +65,11 @@ pub(super) fn sign(request: &mut Request, key: &str, now: Timestamp) -> Result<(
         request.headers.insert(name, value);
     }
     Ok(())
+}
+
+/// Returns a header as text; `None` where its value is not.
+fn as_text<'a>((name, value): (&'a HeaderName, &'a HeaderValue)) -> Option<(&'a str, &'a str)> {
+    Some((name.as_str(), value.to_str().ok()?))
 }
 
 /// Returns the region in `https://bedrock-runtime.eu-west-1.amazonaws.com/…`. It follows the name

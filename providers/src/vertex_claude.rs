@@ -25,7 +25,7 @@ impl Adapter for VertexClaude {
 
     fn encode(&self, call: &AdapterCall<'_>) -> Result<Request, Unsupported> {
         let chat = call.chat(&FIELDS)?;
-        let version = call.endpoint.api_version.as_deref().unwrap_or_default();
+        let version = call.endpoint.version();
         let mut body = request::of(&chat, call.model, samples(version))?;
         if let Some(body) = body.as_object_mut() {
             body.remove("model");

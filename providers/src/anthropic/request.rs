@@ -1,11 +1,12 @@
 //! The encoding of a chat as Anthropic's Messages.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Number, Value, json};
 
 use super::DIALECT;
 use crate::chat::{
     AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare,
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
+    is_blank,
 };
 use crate::unsupported::Unsupported;
 
@@ -26,7 +27,8 @@ pub(crate) fn of(chat: &ChatRequest, model: &str, samples: bool) -> Result<Value
         chat.share_without_budget()
     };
     set("max_tokens", share.most.into());
-    let system: Vec<_> = chat.instructions()?.into_iter().map(text).collect();
+    let instructions = chat.instructions()?.into_iter();
+    let system: Vec<_> = instructions.map(text).collect();
     if !system.is_empty() {
         set("system", system.into());
     }
@@ -37,14 +39,8 @@ pub(crate) fn of(chat: &ChatRequest, model: &str, samples: bool) -> Result<Value
     if !chat.stop.list().is_empty() {
         set("stop_sequences", json!(chat.stop.list()));
     }
-    if !chat.tools.is_empty() {
-        set(
-            "tools",
-            chat.tools
-                .iter()
-                .map(|tool| tool_of(tool.function()))
-                .collect(),
-        );
+    if chat.has_tools() {
+        set("tools", chat.functions().map(tool).collect());
         set("tool_choice", tool_choice(chat));
     }
     if let Some(user) = chat.end_user() {
@@ -72,29 +68,22 @@ fn sampling(chat: &ChatRequest, samples: bool) -> Result<Vec<(&'static str, Valu
         ("top_p", &chat.top_p),
         ("top_k", &chat.top_k),
     ];
-    let given: Vec<_> = given
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.as_ref()?)))
-        .collect();
-    if let Some((name, _)) = given.first().filter(|_| !samples) {
+    let mut sampling = Vec::new();
+    for (name, value) in given {
+        if let Some(value) = value {
+            sampling.push((name, value.clone().into()));
+        }
+    }
+    if let Some((name, _)) = sampling.first().filter(|_| !samples) {
         let problem = "this version of Anthropic's API takes none; set api_version = \"2023-06-01\" or leave it out";
         return Err(Unsupported::new(format!("body.{name}"), problem));
     }
-    if chat
-        .temperature
-        .as_ref()
-        .and_then(serde_json::Number::as_f64)
-        .is_some_and(|number| number > 1.0)
-    {
-        return Err(Unsupported::new(
-            "body.temperature",
-            "Anthropic takes 0 to 1",
-        ));
+    let temperature = chat.temperature.as_ref().and_then(Number::as_f64);
+    if temperature.is_some_and(|number| number > 1.0) {
+        let problem = "Anthropic takes 0 to 1";
+        return Err(Unsupported::new("body.temperature", problem));
     }
-    Ok(given
-        .into_iter()
-        .map(|(name, value)| (name, value.clone().into()))
-        .collect())
+    Ok(sampling)
 }
 
 /// Encodes the effort. The older version has a budget of tokens; in the newer one the model thinks
@@ -131,7 +120,7 @@ fn format(format: &AnswerFormat) -> Result<Option<Value>, Unsupported> {
     }
 }
 
-fn tool_of(function: &ToolFunction) -> Value {
+fn tool(function: &ToolFunction) -> Value {
     let mut tool = json!({ "name": function.name, "input_schema": function.schema() });
     if let Some(description) = &function.description {
         tool["description"] = description.as_str().into();
@@ -157,13 +146,7 @@ fn tool_choice(chat: &ChatRequest) -> Value {
 
 /// Encodes the messages by turns; the first turn must be a user's.
 fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
-    let turns = chat.by_turns(|message, field| match message.role {
-        MessageRole::Assistant => said(message, field),
-        MessageRole::Tool => Ok(vec![result(message, field)?]),
-        MessageRole::User | MessageRole::System => {
-            blocks(&message.content, &format!("{field}.content"))
-        }
-    })?;
+    let turns = chat.by_turns(turn)?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
         return Err(Unsupported::new(
             "body.messages",
@@ -176,25 +159,41 @@ fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(message).collect())
 }
 
+fn turn(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
+    match message.role {
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            blocks(&message.content, &format!("{field}.content"))
+        }
+    }
+}
+
 /// Encodes an earlier message of the model: its thoughts unchanged, its text, its calls.
 fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
-        Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
-            Woven::Opaque(thought) => Some(thought.clone()),
-            Woven::Text(words) => (!words.trim().is_empty()).then(|| text(words)),
-        })),
+        Some(woven) => all.extend(woven.into_iter().filter_map(woven_block)),
         None => {
             all.extend(message.opaque(DIALECT).cloned());
             all.extend(blocks(&message.content, &format!("{field}.content"))?);
         }
     }
-    all.extend(message.refusal.as_deref().map(text));
+    let refusal = message.refusal.as_deref();
+    all.extend(refusal.map(text));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        all.push(json!({ "type": "tool_use", "id": call_id(&call.id), "name": call.function.name, "input": input }));
+        let (id, name) = (call_id(&call.id), &call.function.name);
+        all.push(json!({ "type": "tool_use", "id": id, "name": name, "input": input }));
     }
     Ok(all)
+}
+
+fn woven_block(piece: Woven<'_>) -> Option<Value> {
+    match piece {
+        Woven::Opaque(thought) => Some(thought.clone()),
+        Woven::Text(words) => (!is_blank(words)).then(|| text(words)),
+    }
 }
 
 fn result(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
@@ -254,7 +253,8 @@ fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
         }
     };
     let mut block = json!({ "type": "document", "source": source });
-    if let Some(name) = file.filename.as_deref().filter(|name| !name.is_empty()) {
+    let name = file.filename.as_deref().unwrap_or_default();
+    if !name.is_empty() {
         block["title"] = name.into();
     }
     Ok(block)

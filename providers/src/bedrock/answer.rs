@@ -93,10 +93,8 @@ impl BedrockBlock {
             });
         }
         if let Some(content) = self.reasoning_content {
-            if let Some(text) = content
-                .pointer("/reasoningText/text")
-                .and_then(Value::as_str)
-            {
+            let text = content.pointer("/reasoningText/text");
+            if let Some(text) = text.and_then(Value::as_str) {
                 choice.reasoning.get_or_insert_default().push_str(text);
             }
             let data = serde_json::json!({ "reasoningContent": content });

@@ -6,6 +6,7 @@ use super::DIALECT;
 use crate::chat::{
     AnswerFormat, AttachedFile, ChatMessage, ChatRequest, ContentPiece, EffortShare, MOST_UNSTATED,
     MessageContent, MessageRole, ReasoningEffort, ToolChoice, ToolFunction, Woven, fitting,
+    is_blank,
 };
 use crate::unsupported::Unsupported;
 
@@ -22,16 +23,14 @@ const UNNAMED: &str = "document";
 pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    let system: Vec<_> = chat
-        .instructions()?
-        .into_iter()
-        .map(|text| json!({ "text": text }))
-        .collect();
+    let instructions = chat.instructions()?.into_iter();
+    let system: Vec<_> = instructions.map(text).collect();
     if !system.is_empty() {
         set("system", system.into());
     }
     set("messages", messages(chat)?.into());
-    let share = model.contains(CLAUDE).then(|| chat.share()).transpose()?;
+    let is_claude = model.contains(CLAUDE);
+    let share = if is_claude { Some(chat.share()?) } else { None };
     let inference = inference(chat, share)?;
     if !inference.is_empty() {
         set("inferenceConfig", inference.into());
@@ -50,11 +49,8 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     if let Some(format) = format(&chat.response_format)? {
         output.insert("textFormat".to_owned(), format);
     }
-    if let Some(word) = chat
-        .reasoning_effort
-        .and_then(ReasoningEffort::of_three)
-        .filter(|_| !model.contains(CLAUDE))
-    {
+    let effort = chat.reasoning_effort.and_then(ReasoningEffort::of_three);
+    if let Some(word) = effort.filter(|_| !is_claude) {
         output.insert("effort".to_owned(), word.into());
     }
     if !output.is_empty() {
@@ -68,24 +64,25 @@ fn inference(
     share: Option<EffortShare>,
 ) -> Result<Map<String, Value>, Unsupported> {
     let mut inference = Map::new();
+    let mut set = |name: &str, value: Value| inference.insert(name.to_owned(), value);
     let thinks = share.filter(|share| share.thought.is_some());
     // Without a maximum the model's own applies, and counts in full when the call is admitted.
-    let most = thinks
-        .map(|share| share.most)
-        .or(chat.most_tokens())
-        .unwrap_or(MOST_UNSTATED);
-    inference.insert("maxTokens".to_owned(), most.into());
+    let most = match thinks {
+        Some(share) => share.most,
+        None => chat.most_tokens().unwrap_or(MOST_UNSTATED),
+    };
+    set("maxTokens", most.into());
     if let Some(temperature) = &chat.temperature {
         if temperature.as_f64().is_some_and(|number| number > 1.0) {
             return Err(Unsupported::new("body.temperature", "Bedrock takes 0 to 1"));
         }
-        inference.insert("temperature".to_owned(), temperature.clone().into());
+        set("temperature", temperature.clone().into());
     }
     if let Some(top_p) = &chat.top_p {
-        inference.insert("topP".to_owned(), top_p.clone().into());
+        set("topP", top_p.clone().into());
     }
     if !chat.stop.list().is_empty() {
-        inference.insert("stopSequences".to_owned(), json!(chat.stop.list()));
+        set("stopSequences", json!(chat.stop.list()));
     }
     Ok(inference)
 }
@@ -96,20 +93,21 @@ fn of_model(
     share: Option<EffortShare>,
 ) -> Result<Map<String, Value>, Unsupported> {
     let mut own = Map::new();
+    let mut set = |name: &str, value: Value| own.insert(name.to_owned(), value);
     if let Some(top_k) = &chat.top_k {
         if share.is_none() {
             let problem = "only Anthropic's models have it at Bedrock, leave it out";
             return Err(Unsupported::new("body.top_k", problem));
         }
-        own.insert("top_k".to_owned(), top_k.clone().into());
+        set("top_k", top_k.clone().into());
     }
     if let Some(budget) = share.and_then(|share| share.thought) {
-        own.insert(
-            "thinking".to_owned(),
+        set(
+            "thinking",
             json!({ "type": "enabled", "budget_tokens": budget }),
         );
     } else if share.is_some() && chat.reasoning_effort == Some(ReasoningEffort::None) {
-        own.insert("thinking".to_owned(), json!({ "type": "disabled" }));
+        set("thinking", json!({ "type": "disabled" }));
     }
     Ok(own)
 }
@@ -121,11 +119,9 @@ fn tier(name: &str) -> Option<&str> {
 }
 
 fn tools(chat: &ChatRequest) -> Result<Option<Value>, Unsupported> {
-    let called = chat
-        .messages
-        .iter()
-        .any(|message| !message.tool_calls.is_empty());
-    if chat.tools.is_empty() {
+    let mut messages = chat.messages.iter();
+    let called = messages.any(|message| !message.tool_calls.is_empty());
+    if !chat.has_tools() {
         let problem = "Bedrock wants the tools again that messages call";
         return if called {
             Err(Unsupported::new("body.tools", problem))
@@ -133,11 +129,7 @@ fn tools(chat: &ChatRequest) -> Result<Option<Value>, Unsupported> {
             Ok(None)
         };
     }
-    let specs: Vec<_> = chat
-        .tools
-        .iter()
-        .map(|tool| spec(tool.function()))
-        .collect();
+    let specs: Vec<_> = chat.functions().map(spec).collect();
     let choice = match &chat.tool_choice {
         ToolChoice::Auto => json!({ "auto": {} }),
         ToolChoice::Required => json!({ "any": {} }),
@@ -153,11 +145,8 @@ fn tools(chat: &ChatRequest) -> Result<Option<Value>, Unsupported> {
 
 fn spec(function: &ToolFunction) -> Value {
     let mut spec = json!({ "name": function.name, "inputSchema": { "json": function.schema() } });
-    if let Some(description) = function
-        .description
-        .as_deref()
-        .filter(|text| !text.is_empty())
-    {
+    let description = function.description.as_deref().unwrap_or_default();
+    if !description.is_empty() {
         spec["description"] = description.into();
     }
     if let Some(strict) = function.strict {
@@ -188,13 +177,7 @@ fn format(format: &AnswerFormat) -> Result<Option<Value>, Unsupported> {
 
 /// Encodes the messages strictly by turns; the first turn must be a user's.
 fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
-    let turns = chat.by_turns(|message, field| match message.role {
-        MessageRole::Assistant => said(message, field),
-        MessageRole::Tool => Ok(vec![result(message, field)?]),
-        MessageRole::User | MessageRole::System => {
-            blocks(&message.content, &format!("{field}.content"))
-        }
-    })?;
+    let turns = chat.by_turns(turn)?;
     if turns.first().is_none_or(|(of_model, _)| *of_model) {
         return Err(Unsupported::new(
             "body.messages",
@@ -207,29 +190,44 @@ fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(message).collect())
 }
 
+fn turn(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
+    match message.role {
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            blocks(&message.content, &format!("{field}.content"))
+        }
+    }
+}
+
 fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
-        Some(woven) => all.extend(woven.into_iter().filter_map(|piece| match piece {
-            Woven::Opaque(thought) => Some(thought.clone()),
-            Woven::Text(words) => (!words.trim().is_empty()).then(|| json!({ "text": words })),
-        })),
+        Some(woven) => all.extend(woven.into_iter().filter_map(woven_block)),
         None => {
             all.extend(message.opaque(DIALECT).cloned());
             all.extend(blocks(&message.content, &format!("{field}.content"))?);
         }
     }
-    all.extend(
-        message
-            .refusal
-            .as_deref()
-            .map(|text| json!({ "text": text })),
-    );
+    let refusal = message.refusal.as_deref();
+    all.extend(refusal.map(text));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let input = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        all.push(json!({ "toolUse": { "toolUseId": call_id(&call.id), "name": call.function.name, "input": input } }));
+        let (id, name) = (call_id(&call.id), &call.function.name);
+        all.push(json!({ "toolUse": { "toolUseId": id, "name": name, "input": input } }));
     }
     Ok(all)
+}
+
+fn woven_block(piece: Woven<'_>) -> Option<Value> {
+    match piece {
+        Woven::Opaque(thought) => Some(thought.clone()),
+        Woven::Text(words) => (!is_blank(words)).then(|| text(words)),
+    }
+}
+
+fn text(text: &str) -> Value {
+    json!({ "text": text })
 }
 
 fn result(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
@@ -252,7 +250,7 @@ fn blocks(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupport
 fn block(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     let source = |data: &str| json!({ "bytes": data });
     match piece {
-        ContentPiece::Text(text) => Ok(json!({ "text": text })),
+        ContentPiece::Text(words) => Ok(text(words)),
         ContentPiece::Image(media) => match media.format() {
             format @ ("png" | "jpeg" | "gif" | "webp") => {
                 Ok(json!({ "image": { "format": format, "source": source(media.data) } }))
@@ -295,14 +293,9 @@ fn document(field: &str, file: &AttachedFile) -> Result<Value, Unsupported> {
 /// Returns a name of allowed characters: letters, digits, blanks, hyphens and brackets.
 fn document_name(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || " -()[]".contains(c);
-    let name: String = name
-        .chars()
-        .map(|c| if allowed(c) { c } else { '-' })
-        .take(200)
-        .collect();
+    let replaced = name.chars().map(|c| if allowed(c) { c } else { '-' });
+    let name: String = replaced.take(200).collect();
     // Bedrock refuses several blanks in a row.
-    name.split(' ')
-        .filter(|word| !word.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+    let words = name.split(' ').filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }

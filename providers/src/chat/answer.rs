@@ -100,17 +100,15 @@ impl ChatAnswer {
 
     fn said(&self) -> Option<AnswerKind> {
         let first = self.choices.first()?;
-        let all = |finish: FinishReason| {
-            let is = |choice: &AnswerChoice| choice.finish == finish && choice.is_empty();
-            self.choices.iter().all(is)
-        };
         let words = first.native_finish.clone();
-        if all(FinishReason::Filtered) {
-            let said = first.text.clone().filter(|text| !text.is_empty());
-            let reason = || format!("the provider refused for the content: {words}");
-            return Some(AnswerKind::Filtered(said.unwrap_or_else(reason)));
+        if self.is_empty_by(&FinishReason::Filtered) {
+            let reason = match first.text.as_deref() {
+                None | Some("") => format!("the provider refused for the content: {words}"),
+                Some(text) => text.to_owned(),
+            };
+            return Some(AnswerKind::Filtered(reason));
         }
-        if all(FinishReason::Failed) {
+        if self.is_empty_by(&FinishReason::Failed) {
             let message = Some(format!("the provider ended the answer with {words}"));
             let names = vec![words.clone()];
             return Some(AnswerKind::Error(ErrorBody {
@@ -122,12 +120,19 @@ impl ChatAnswer {
         }
         Some(AnswerKind::Whole)
     }
+
+    /// Returns true if every choice is empty and ended for this reason.
+    fn is_empty_by(&self, finish: &FinishReason) -> bool {
+        let is = |choice: &AnswerChoice| choice.finish == *finish && choice.is_empty();
+        self.choices.iter().all(is)
+    }
 }
 
 impl AnswerChoice {
     /// Keeps a value that `dialect` wants back at this place of the text.
     pub(crate) fn keep(&mut self, dialect: &'static str, data: Value) {
-        let after = self.text.as_deref().map_or(0, |text| text.chars().count());
+        let text = self.text.as_deref().unwrap_or_default();
+        let after = text.chars().count();
         self.opaque.push(OpaqueValue {
             dialect,
             data,
@@ -151,34 +156,32 @@ impl AnswerChoice {
             FinishReason::Stop | FinishReason::Failed => "stop",
         };
         let mut message = Map::new();
-        message.insert("role".to_owned(), "assistant".into());
+        let mut set = |name: &str, value: Value| message.insert(name.to_owned(), value);
+        set("role", "assistant".into());
         let refused = self.finish == FinishReason::Filtered;
         let (content, refusal) = if refused {
             (None, self.text)
         } else {
             (self.text, None)
         };
-        message.insert("content".to_owned(), content.into());
-        message.insert("refusal".to_owned(), refusal.into());
+        set("content", content.into());
+        set("refusal", refusal.into());
         if let Some(reasoning) = self.reasoning {
-            message.insert("reasoning_content".to_owned(), reasoning.into());
+            set("reasoning_content", reasoning.into());
         }
         if !self.images.is_empty() {
             let image = |url: String| json!({ "type": "image_url", "image_url": { "url": url } });
-            let images: Vec<_> = self.images.into_iter().map(image).collect();
-            message.insert("images".to_owned(), images.into());
+            let images = self.images.into_iter().map(image);
+            set("images", images.collect());
         }
         if !self.opaque.is_empty() {
-            let details = self.opaque.into_iter();
-            let details: Vec<_> = details.map(OpaqueValue::unified).collect();
-            message.insert("reasoning_details".to_owned(), details.into());
+            let details = self.opaque.into_iter().map(OpaqueValue::unified);
+            set("reasoning_details", details.collect());
         }
         if !self.calls.is_empty() {
             let calls = self.calls.into_iter().enumerate();
-            let calls: Vec<_> = calls
-                .map(|(place, call)| call.unified(id, index, place))
-                .collect();
-            message.insert("tool_calls".to_owned(), calls.into());
+            let calls = calls.map(|(place, call)| call.unified(id, index, place));
+            set("tool_calls", calls.collect());
         }
         json!({
             "index": index,

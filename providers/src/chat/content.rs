@@ -146,14 +146,15 @@ impl<'a> MediaContent<'a> {
 impl AttachedFile {
     /// Returns the document's bytes.
     pub(crate) fn media(&self, field: &str) -> Result<MediaContent<'_>, Unsupported> {
-        let data = self.file_data.as_deref().ok_or_else(|| {
+        let Some(data) = &self.file_data else {
             let problem = "names a file that only OpenAI has: send its bytes as `file_data`";
-            Unsupported::new(format!("{field}.file_id"), problem)
-        })?;
-        MediaContent::of(data).ok_or_else(|| {
+            return Err(Unsupported::new(format!("{field}.file_id"), problem));
+        };
+        let Some(media) = MediaContent::of(data) else {
             let problem = "is no data URL, write for example \"data:application/pdf;base64,…\"";
-            Unsupported::invalid(format!("{field}.file_data"), problem)
-        })
+            return Err(Unsupported::invalid(format!("{field}.file_data"), problem));
+        };
+        Ok(media)
     }
 }
 
@@ -165,7 +166,8 @@ impl MessageContent {
             MessageContent::Text(text) => vec![(field.to_owned(), ContentPiece::Text(text))],
             MessageContent::Parts(parts) => {
                 let piece = |(index, part)| (format!("{field}[{index}]"), ContentPiece::of(part));
-                parts.iter().enumerate().map(piece).collect()
+                let parts = parts.iter().enumerate();
+                parts.map(piece).collect()
             }
         }
     }
@@ -196,6 +198,11 @@ impl MessageContent {
         }
         Ok(texts)
     }
+}
+
+/// Returns true for a text without a word.
+pub(crate) fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 /// A part of a message's content, ready to be encoded.
@@ -230,7 +237,7 @@ impl<'a> ContentPiece<'a> {
 
     /// Returns true for a blank text.
     pub(crate) fn is_blank(&self) -> bool {
-        matches!(self, ContentPiece::Text(text) if text.trim().is_empty())
+        matches!(self, ContentPiece::Text(text) if is_blank(text))
     }
 
     /// Returns the refusal of this part.

@@ -41,8 +41,9 @@ const HINTS: [&str; 12] = [
 
 impl ChatFieldRules {
     /// Returns the rules for the documentation.
-    pub(crate) fn told(&self) -> ChatFields {
-        let mapped: Vec<_> = ALWAYS.iter().chain(self.maps).copied().collect();
+    pub(crate) fn documented(&self) -> ChatFields {
+        let mapped = ALWAYS.iter().chain(self.maps);
+        let mapped: Vec<_> = mapped.copied().collect();
         let dropped = HINTS.iter().copied();
         let dropped = dropped
             .filter(|name| *name != "model" && !mapped.contains(name))

@@ -2,7 +2,7 @@
 
 use forebay_schemas::subjects::hex;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::unsupported::Unsupported;
@@ -34,7 +34,7 @@ pub(crate) struct ToolFunction {
 impl ToolFunction {
     /// Returns the schema of the arguments; without one, the schema of an empty object.
     pub(crate) fn schema(&self) -> Value {
-        let empty = || serde_json::json!({ "type": "object", "properties": {} });
+        let empty = || json!({ "type": "object", "properties": {} });
         self.parameters
             .clone()
             .filter(|schema| !schema.is_null())
@@ -125,6 +125,13 @@ pub(crate) struct CalledTool {
 }
 
 impl ToolCall {
+    /// Encodes the call in OpenAI's shape, with this id.
+    pub(crate) fn with_id(&self, id: &str) -> Value {
+        let CalledTool { name, arguments } = &self.function;
+        let function = json!({ "name": name, "arguments": arguments });
+        json!({ "id": id, "type": "function", "function": function })
+    }
+
     /// Returns the arguments as an object; a blank text gives an empty one.
     pub(crate) fn arguments(&self, field: &str) -> Result<Map<String, Value>, Unsupported> {
         let text = self.function.arguments.trim();
@@ -141,7 +148,8 @@ impl ToolCall {
 /// does not fit is replaced by a part of its hash, which is the same each time.
 pub(crate) fn fitting(id: &str, longest: usize, marks: &str) -> String {
     let fits = |c: char| c.is_ascii_alphanumeric() || marks.contains(c);
-    if (1..=longest).contains(&id.len()) && id.chars().all(fits) {
+    let is_short = (1..=longest).contains(&id.len());
+    if is_short && id.chars().all(fits) {
         return id.to_owned();
     }
     hex(&Sha256::digest(id))[..32].to_owned()

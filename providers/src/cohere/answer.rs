@@ -4,7 +4,7 @@ use forebay_schemas::Usage;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::chat::answer::{self, AnswerChoice, ChatAnswer, FinishReason};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 
 #[derive(Deserialize)]
 pub(super) struct CohereChat {
@@ -77,8 +77,13 @@ impl CohereChat {
             native_finish: self.finish_reason,
             ..AnswerChoice::default()
         };
-        choice.reasoning = self.message.tool_plan;
-        for item in self.message.content.into_iter().flatten() {
+        let CohereMessage {
+            content,
+            tool_calls,
+            tool_plan,
+        } = self.message;
+        choice.reasoning = tool_plan;
+        for item in content.into_iter().flatten() {
             match item {
                 CohereItem::Text { text } => choice.text.get_or_insert_default().push_str(&text),
                 CohereItem::Thinking { thinking } => {
@@ -87,24 +92,25 @@ impl CohereChat {
                 CohereItem::Other => {}
             }
         }
-        let calls =
-            self.message
-                .tool_calls
-                .into_iter()
-                .flatten()
-                .map(|call| answer::AnsweredCall {
-                    id: call.id,
-                    name: call.function.name,
-                    arguments: answer::arguments(call.function.arguments),
-                    extra: None,
-                });
-        choice.calls = calls.collect();
+        let calls = tool_calls.into_iter().flatten();
+        choice.calls = calls.map(CohereCall::unified).collect();
         let usage = self.usage.and_then(CohereUsage::unified);
         ChatAnswer {
             id: Some(self.id),
             model: None,
             choices: vec![choice],
             usage,
+        }
+    }
+}
+
+impl CohereCall {
+    fn unified(self) -> AnsweredCall {
+        AnsweredCall {
+            id: self.id,
+            name: self.function.name,
+            arguments: arguments(self.function.arguments),
+            extra: None,
         }
     }
 }

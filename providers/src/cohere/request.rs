@@ -3,8 +3,8 @@
 use serde_json::{Map, Number, Value, json};
 
 use crate::chat::{
-    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
-    ReasoningEffort, ToolChoice,
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole,
+    ReasoningEffort, ToolCall, ToolChoice, ToolFunction,
 };
 use crate::unsupported::Unsupported;
 
@@ -49,22 +49,12 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     if !chat.stop.list().is_empty() {
         set("stop_sequences", json!(chat.stop.list()));
     }
-    if !chat.tools.is_empty() {
-        let chosen = |tool: &&OfferedTool| match &chat.tool_choice {
-            // Cohere can force a call but not choose its function. So the chosen function is the
-            // only one that is sent.
-            ToolChoice::One(name) => tool.function().name == *name,
-            _ => true,
-        };
-        set(
-            "tools",
-            chat.tools.iter().filter(chosen).map(tool).collect(),
-        );
-        if chat
-            .tools
-            .iter()
-            .any(|tool| tool.function().strict == Some(true))
-        {
+    if chat.has_tools() {
+        let is_sent = |function: &&ToolFunction| is_sent(function, &chat.tool_choice);
+        let sent = chat.functions().filter(is_sent);
+        set("tools", sent.map(tool).collect());
+        let is_strict = |function: &ToolFunction| function.strict == Some(true);
+        if chat.functions().any(is_strict) {
             set("strict_tools", true.into());
         }
         match chat.tool_choice {
@@ -84,6 +74,15 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
         set("thinking", thinking(effort));
     }
     Ok(body.into())
+}
+
+/// Returns true if a function is sent. Cohere can force a call but not choose its function. So a
+/// chosen function is the only one that is sent.
+fn is_sent(function: &ToolFunction, choice: &ToolChoice) -> bool {
+    match choice {
+        ToolChoice::One(name) => function.name == *name,
+        _ => true,
+    }
 }
 
 /// Checks a number whose range is narrower than OpenAI's.
@@ -124,8 +123,7 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
             Ok(json!({ "role": "tool", "tool_call_id": message.tool_call_id, "content": text }))
         }
         MessageRole::Assistant => {
-            let mut text = message.content.texts(&field)?.concat();
-            text.push_str(message.refusal.as_deref().unwrap_or_default());
+            let text = message.text_and_refusal(&field)?;
             let mut turn = json!({ "role": "assistant" });
             if !text.is_empty() || message.tool_calls.is_empty() {
                 turn["content"] = text.into();
@@ -135,31 +133,35 @@ fn turn(index: usize, message: &ChatMessage) -> Result<Value, Unsupported> {
                 if let Some(plan) = &message.reasoning_content {
                     turn["tool_plan"] = plan.as_str().into();
                 }
-                let calls = message.tool_calls.iter().map(|call| {
-                    let function =
-                        json!({ "name": call.function.name, "arguments": call.function.arguments });
-                    json!({ "id": call.id, "type": "function", "function": function })
-                });
-                turn["tool_calls"] = calls.collect();
+                let calls = message.tool_calls.iter();
+                turn["tool_calls"] = calls.map(call).collect();
             }
             Ok(turn)
         }
     }
 }
 
+fn call(call: &ToolCall) -> Value {
+    call.with_id(&call.id)
+}
+
 fn content(content: &MessageContent, field: &str) -> Result<Value, Unsupported> {
     if let MessageContent::Text(text) = content {
         return Ok(text.as_str().into());
     }
-    let part = |(field, piece): (String, ContentPiece<'_>)| match piece {
+    let pieces = content.parts(field).into_iter();
+    pieces.map(|(field, piece)| part(&field, piece)).collect()
+}
+
+fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
+    match piece {
         ContentPiece::Text(text) => Ok(json!({ "type": "text", "text": text })),
         ContentPiece::Image(media) => Ok(image(&media.url(), media.detail)),
         ContentPiece::ImageAt(at) => Ok(image(&at.url, at.detail.as_deref())),
         ContentPiece::Audio(_) | ContentPiece::File(_) => {
-            Err(piece.unsupported(&field, "Cohere reads text and images"))
+            Err(piece.unsupported(field, "Cohere reads text and images"))
         }
-    };
-    content.parts(field).into_iter().map(part).collect()
+    }
 }
 
 fn image(url: &str, detail: Option<&str>) -> Value {
@@ -170,8 +172,7 @@ fn image(url: &str, detail: Option<&str>) -> Value {
     json!({ "type": "image_url", "image_url": image })
 }
 
-fn tool(tool: &OfferedTool) -> Value {
-    let function = tool.function();
+fn tool(function: &ToolFunction) -> Value {
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {
         wire["description"] = description.as_str().into();

@@ -77,16 +77,10 @@ struct GeminiUsage {
 impl GeminiAnswer {
     /// Returns the unified answer; `None` where nothing was generated and no reason is given.
     pub(super) fn unified(self) -> Option<ChatAnswer> {
-        let blocked = self
-            .prompt_feedback
-            .and_then(|feedback| feedback.block_reason);
-        let mut choices: Vec<_> = self
-            .candidates
-            .into_iter()
-            .map(GeminiCandidate::choice)
-            .collect();
+        let candidates = self.candidates.into_iter();
+        let mut choices: Vec<_> = candidates.map(GeminiCandidate::choice).collect();
         if choices.is_empty() {
-            let native_finish = blocked?;
+            let native_finish = self.prompt_feedback?.block_reason?;
             choices.push(AnswerChoice {
                 finish: FinishReason::Filtered,
                 native_finish,
@@ -111,7 +105,8 @@ impl GeminiCandidate {
             native_finish: reason,
             ..AnswerChoice::default()
         };
-        for part in self.content.into_iter().flat_map(|content| content.parts) {
+        let parts = self.content.map(|content| content.parts);
+        for part in parts.into_iter().flatten() {
             part.take(&mut choice);
         }
         choice
@@ -137,10 +132,8 @@ impl GeminiPart {
                 .images
                 .push(format!("data:{mime_type};base64,{data}"));
         }
-        let Some(text) = self
-            .text
-            .or(self.thought_signature.is_some().then(String::new))
-        else {
+        let is_signed = self.thought_signature.is_some();
+        let Some(text) = self.text.or(is_signed.then(String::new)) else {
             return;
         };
         if self.thought {

@@ -1,6 +1,6 @@
 //! The encoding of a chat as `generateContent`.
 
-use serde_json::{Map, Number, Value, json};
+use serde_json::{Map, Value, json};
 
 use super::DIALECT;
 use crate::chat::{
@@ -13,11 +13,8 @@ use crate::unsupported::Unsupported;
 pub(super) fn of(chat: &ChatRequest) -> Result<Value, Unsupported> {
     let mut body = Map::new();
     let mut set = |name: &str, value: Value| body.insert(name.to_owned(), value);
-    let system: Vec<_> = chat
-        .instructions()?
-        .into_iter()
-        .map(|text| json!({ "text": text }))
-        .collect();
+    let instructions = chat.instructions()?.into_iter();
+    let system: Vec<_> = instructions.map(text).collect();
     if !system.is_empty() {
         set("systemInstruction", json!({ "parts": system }));
     }
@@ -26,12 +23,8 @@ pub(super) fn of(chat: &ChatRequest) -> Result<Value, Unsupported> {
     if !config.is_empty() {
         set("generationConfig", config.into());
     }
-    if !chat.tools.is_empty() {
-        let functions: Vec<_> = chat
-            .tools
-            .iter()
-            .map(|tool| declaration(tool.function()))
-            .collect();
+    if chat.has_tools() {
+        let functions: Vec<_> = chat.functions().map(declaration).collect();
         set("tools", json!([{ "functionDeclarations": functions }]));
         set(
             "toolConfig",
@@ -52,10 +45,11 @@ fn config(chat: &ChatRequest) -> Result<Map<String, Value>, Unsupported> {
         ("frequencyPenalty", &chat.frequency_penalty),
     ];
     for (name, number) in numbers {
+        let Some(number) = number else {
+            continue;
+        };
         // Some models have no penalties and refuse even a penalty of 0.
-        let says_nothing =
-            |number: &Number| name.ends_with("Penalty") && number.as_f64() == Some(0.0);
-        if let Some(number) = number.as_ref().filter(|number| !says_nothing(number)) {
+        if !name.ends_with("Penalty") || number.as_f64() != Some(0.0) {
             set(name, number.clone().into());
         }
     }
@@ -104,11 +98,8 @@ fn declaration(function: &ToolFunction) -> Value {
     if let Some(description) = &function.description {
         declaration["description"] = description.as_str().into();
     }
-    if let Some(schema) = function
-        .parameters
-        .as_ref()
-        .filter(|schema| !schema.is_null())
-    {
+    let schema = function.parameters.as_ref();
+    if let Some(schema) = schema.filter(|schema| !schema.is_null()) {
         declaration["parametersJsonSchema"] = schema.clone();
     }
     declaration
@@ -125,13 +116,7 @@ fn calling(choice: &ToolChoice) -> Value {
 
 /// Encodes the turns of the user and of the model. The results of one turn's calls are together.
 fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
-    let turns = chat.by_turns(|message, field| match message.role {
-        MessageRole::Assistant => said(message, field),
-        MessageRole::Tool => Ok(vec![result(chat, message, field)?]),
-        MessageRole::User | MessageRole::System => {
-            parts(&message.content, &format!("{field}.content"))
-        }
-    })?;
+    let turns = chat.by_turns(|message, field| turn(chat, message, field))?;
     if turns.is_empty() {
         return Err(Unsupported::new(
             "body.messages",
@@ -144,6 +129,16 @@ fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
     Ok(turns.into_iter().map(content).collect())
 }
 
+fn turn(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
+    match message.role {
+        MessageRole::Assistant => said(message, field),
+        MessageRole::Tool => Ok(vec![result(chat, message, field)?]),
+        MessageRole::User | MessageRole::System => {
+            parts(&message.content, &format!("{field}.content"))
+        }
+    }
+}
+
 /// Encodes an earlier message of the model, with the signatures of its thoughts at their former
 /// places.
 fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
@@ -151,7 +146,7 @@ fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     if let Some(woven) = message.woven(DIALECT) {
         for piece in woven {
             match piece {
-                Woven::Text(text) => all.push(json!({ "text": text })),
+                Woven::Text(words) => all.push(text(words)),
                 Woven::Opaque(signature) => sign(&mut all, signature),
             }
         }
@@ -161,16 +156,12 @@ fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
             .opaque(DIALECT)
             .for_each(|signature| sign(&mut all, signature));
     }
-    all.extend(
-        message
-            .refusal
-            .as_deref()
-            .map(|text| json!({ "text": text })),
-    );
+    let refusal = message.refusal.as_deref();
+    all.extend(refusal.map(text));
     for (index, call) in message.tool_calls.iter().enumerate() {
         let args = call.arguments(&format!("{field}.tool_calls[{index}].function.arguments"))?;
-        let mut part =
-            json!({ "functionCall": { "id": call.id, "name": call.function.name, "args": args } });
+        let (id, name) = (&call.id, &call.function.name);
+        let mut part = json!({ "functionCall": { "id": id, "name": name, "args": args } });
         if let Some(signature) = signature(call) {
             part["thoughtSignature"] = signature.clone();
         }
@@ -182,10 +173,8 @@ fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
 /// Adds a signature to the last part, with which it came. If that part has one already, the
 /// signature gets an empty part of its own.
 fn sign(parts: &mut Vec<Value>, signature: &Value) {
-    match parts
-        .last_mut()
-        .filter(|part| part.get("thoughtSignature").is_none())
-    {
+    let last = parts.last_mut();
+    match last.filter(|part| part.get("thoughtSignature").is_none()) {
         Some(part) => part["thoughtSignature"] = signature.clone(),
         None => parts.push(json!({ "text": "", "thoughtSignature": signature })),
     }
@@ -210,12 +199,14 @@ fn result(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Valu
     Ok(json!({ "functionResponse": { "id": id, "name": name, "response": response } }))
 }
 
+fn text(text: &str) -> Value {
+    json!({ "text": text })
+}
+
 fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
+    let pieces = content.parts(field).into_iter();
     // The API refuses a blank text, which has no content anyway.
-    let spoken = content
-        .parts(field)
-        .into_iter()
-        .filter(|(_, piece)| !piece.is_blank());
+    let spoken = pieces.filter(|(_, piece)| !piece.is_blank());
     spoken.map(|(field, piece)| part(&field, piece)).collect()
 }
 
@@ -223,7 +214,7 @@ fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     let inline =
         |kind: &str, data: &str| json!({ "inlineData": { "mimeType": kind, "data": data } });
     match piece {
-        ContentPiece::Text(text) => Ok(json!({ "text": text })),
+        ContentPiece::Text(words) => Ok(text(words)),
         ContentPiece::Image(media) => Ok(inline(media.kind, media.data)),
         ContentPiece::ImageAt(image) => match image_type(&image.url) {
             Some(kind) => Ok(json!({ "fileData": { "mimeType": kind, "fileUri": image.url } })),
@@ -243,7 +234,8 @@ fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
 /// Returns the type of an image at an address, by the ending of its path. Gemini requires the type.
 fn image_type(url: &str) -> Option<&'static str> {
     let path = url.split(['?', '#']).next()?;
-    let (_, ending) = path.rsplit('/').next()?.rsplit_once('.')?;
+    let file = path.rsplit('/').next()?;
+    let (_, ending) = file.rsplit_once('.')?;
     match ending.to_ascii_lowercase().as_str() {
         "png" => Some("image/png"),
         "jpg" | "jpeg" => Some("image/jpeg"),

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::DIALECT;
-use crate::chat::answer::{self, ChatAnswer, FinishReason};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 use crate::usage::WireUsage;
 
 #[derive(Deserialize)]
@@ -50,58 +50,62 @@ struct MistralFunction {
 
 impl MistralCompletion {
     pub(super) fn unified(self) -> ChatAnswer {
+        let choices = self.choices.into_iter();
         ChatAnswer {
             id: Some(self.id),
             model: self.model,
-            choices: self
-                .choices
-                .into_iter()
-                .map(MistralChoice::unified)
-                .collect(),
+            choices: choices.map(MistralChoice::unified).collect(),
             usage: self.usage.as_ref().and_then(WireUsage::unified),
         }
     }
 }
 
 impl MistralChoice {
-    fn unified(self) -> answer::AnswerChoice {
+    fn unified(self) -> AnswerChoice {
         let reason = self.finish_reason.unwrap_or_default();
         let finish = match reason.as_str() {
             "length" | "model_length" => FinishReason::Length,
             "error" => FinishReason::Failed,
             _ => FinishReason::Stop,
         };
-        let mut choice = answer::AnswerChoice {
+        let mut choice = AnswerChoice {
             finish,
             native_finish: reason,
-            ..answer::AnswerChoice::default()
+            ..AnswerChoice::default()
         };
-        match self.message.content {
+        let MistralMessage {
+            content,
+            tool_calls,
+        } = self.message;
+        match content {
             Some(MistralContent::Text(text)) => choice.text = Some(text),
-            Some(MistralContent::Chunks(chunks)) => chunks
-                .into_iter()
-                .for_each(|chunk| take(&mut choice, chunk)),
+            Some(MistralContent::Chunks(chunks)) => {
+                for chunk in chunks {
+                    take(&mut choice, chunk);
+                }
+            }
             None => {}
         }
-        let calls =
-            self.message
-                .tool_calls
-                .into_iter()
-                .flatten()
-                .map(|call| answer::AnsweredCall {
-                    // Some models send the text "null" as an id.
-                    id: call.id.filter(|id| id != "null"),
-                    name: call.function.name,
-                    arguments: answer::arguments(call.function.arguments),
-                    extra: None,
-                });
-        choice.calls = calls.collect();
+        let calls = tool_calls.into_iter().flatten();
+        choice.calls = calls.map(MistralCall::unified).collect();
         choice
     }
 }
 
+impl MistralCall {
+    fn unified(self) -> AnsweredCall {
+        AnsweredCall {
+            // Some models send the text "null" as an id.
+            id: self.id.filter(|id| id != "null"),
+            name: self.function.name,
+            arguments: arguments(self.function.arguments),
+            extra: None,
+        }
+    }
+}
+
 /// Adds a chunk to the answer: text, or thoughts with their signature.
-fn take(choice: &mut answer::AnswerChoice, chunk: Value) {
+fn take(choice: &mut AnswerChoice, chunk: Value) {
     if let Some(text) = chunk.get("text").and_then(Value::as_str) {
         choice.text.get_or_insert_default().push_str(text);
         return;

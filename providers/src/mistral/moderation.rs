@@ -28,10 +28,11 @@ struct ModerationResult {
 
 impl ModerationAnswer {
     pub(super) fn unified(self, model: &str) -> Option<AdapterAnswer> {
+        let results = self.results.iter().map(ModerationResult::unified);
         let body = json!({
             "id": self.id,
             "model": self.model.as_deref().unwrap_or(model),
-            "results": self.results.iter().map(ModerationResult::unified).collect::<Vec<_>>(),
+            "results": results.collect::<Vec<_>>(),
         });
         let body = serde_json::value::to_raw_value(&body).ok()?;
         let usage = self.usage.as_ref().and_then(WireUsage::unified);

@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 use super::DIALECT;
 use crate::chat::{
-    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
-    ToolChoice,
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, ToolCall,
+    ToolChoice, ToolFunction,
 };
 use crate::unsupported::Unsupported;
 
@@ -48,8 +48,8 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
     if !chat.stop.list().is_empty() {
         set("stop", json!(chat.stop.list()));
     }
-    if !chat.tools.is_empty() {
-        set("tools", chat.tools.iter().map(tool).collect());
+    if chat.has_tools() {
+        set("tools", chat.functions().map(tool).collect());
         set("tool_choice", choice(&chat.tool_choice));
         if let Some(parallel) = chat.parallel_tool_calls {
             set("parallel_tool_calls", parallel.into());
@@ -95,8 +95,7 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
 
 /// Encodes an earlier message of the model, with its thoughts unchanged.
 fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
-    let mut text = message.content.texts(field)?.concat();
-    text.push_str(message.refusal.as_deref().unwrap_or_default());
+    let text = message.text_and_refusal(field)?;
     let mut chunks: Vec<_> = message.opaque(DIALECT).cloned().collect();
     let content = match chunks.is_empty() {
         true => text.into(),
@@ -109,20 +108,21 @@ fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     };
     let mut turn = json!({ "role": "assistant", "content": content });
     if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().map(|call| {
-            let function =
-                json!({ "name": call.function.name, "arguments": call.function.arguments });
-            json!({ "id": call_id(&call.id), "type": "function", "function": function })
-        });
-        turn["tool_calls"] = calls.collect();
+        let calls = message.tool_calls.iter();
+        turn["tool_calls"] = calls.map(call).collect();
     }
     Ok(turn)
+}
+
+fn call(call: &ToolCall) -> Value {
+    call.with_id(&call_id(&call.id))
 }
 
 /// Returns an id in Mistral's form. Any other id is replaced by a part of its hash, which is the
 /// same each time.
 fn call_id(id: &str) -> String {
-    if id.len() == ID_LENGTH && id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+    let is_plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_plain && id.len() == ID_LENGTH {
         return id.to_owned();
     }
     hex(&Sha256::digest(id))[..ID_LENGTH].to_owned()
@@ -132,11 +132,8 @@ fn content(content: &MessageContent, field: &str) -> Result<Value, Unsupported> 
     if let MessageContent::Text(text) = content {
         return Ok(text.as_str().into());
     }
-    content
-        .parts(field)
-        .into_iter()
-        .map(|(field, piece)| chunk(&field, piece))
-        .collect()
+    let pieces = content.parts(field).into_iter();
+    pieces.map(|(field, piece)| chunk(&field, piece)).collect()
 }
 
 fn chunk(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
@@ -165,8 +162,7 @@ fn image(url: &str, detail: Option<&str>) -> Value {
     }
 }
 
-fn tool(tool: &OfferedTool) -> Value {
-    let function = tool.function();
+fn tool(function: &ToolFunction) -> Value {
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {
         wire["description"] = description.as_str().into();

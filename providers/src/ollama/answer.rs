@@ -4,7 +4,7 @@ use forebay_schemas::Usage;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::chat::answer::{self, AnswerChoice, ChatAnswer, FinishReason};
+use crate::chat::answer::{AnswerChoice, AnsweredCall, ChatAnswer, FinishReason, arguments};
 
 #[derive(Deserialize)]
 pub(super) struct OllamaChat {
@@ -38,6 +38,7 @@ struct OllamaFunction {
 
 impl OllamaChat {
     pub(super) fn unified(self) -> ChatAnswer {
+        let usage = self.usage();
         let reason = self.done_reason.unwrap_or_default();
         let finish = match reason.as_str() {
             "length" => FinishReason::Length,
@@ -45,36 +46,44 @@ impl OllamaChat {
             "load" => FinishReason::Failed,
             _ => FinishReason::Stop,
         };
-        let calls =
-            self.message
-                .tool_calls
-                .into_iter()
-                .flatten()
-                .map(|call| answer::AnsweredCall {
-                    id: call.id,
-                    name: call.function.name,
-                    arguments: answer::arguments(call.function.arguments),
-                    extra: None,
-                });
+        let OllamaMessage {
+            content,
+            thinking,
+            tool_calls,
+        } = self.message;
+        let calls = tool_calls.into_iter().flatten();
         let choice = AnswerChoice {
-            text: self.message.content,
-            reasoning: self.message.thinking,
-            calls: calls.collect(),
+            text: content,
+            reasoning: thinking,
+            calls: calls.map(OllamaCall::unified).collect(),
             finish,
             native_finish: reason,
             ..AnswerChoice::default()
         };
-        let told = self.prompt_eval_count.or(self.eval_count).is_some();
-        let usage = told.then(|| Usage {
-            input_tokens: self.prompt_eval_count.unwrap_or(0),
-            output_tokens: self.eval_count.unwrap_or(0),
-            ..Usage::default()
-        });
         ChatAnswer {
             id: None,
             model: self.model,
             choices: vec![choice],
             usage,
+        }
+    }
+    fn usage(&self) -> Option<Usage> {
+        self.prompt_eval_count.or(self.eval_count)?;
+        Some(Usage {
+            input_tokens: self.prompt_eval_count.unwrap_or(0),
+            output_tokens: self.eval_count.unwrap_or(0),
+            ..Usage::default()
+        })
+    }
+}
+
+impl OllamaCall {
+    fn unified(self) -> AnsweredCall {
+        AnsweredCall {
+            id: self.id,
+            name: self.function.name,
+            arguments: arguments(self.function.arguments),
+            extra: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::chat::{
-    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageRole, OfferedTool, ToolChoice,
+    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageRole, ToolChoice, ToolFunction,
 };
 use crate::unsupported::Unsupported;
 
@@ -33,8 +33,8 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
         }
     }
     match &chat.tool_choice {
-        ToolChoice::Auto if !chat.tools.is_empty() => {
-            set("tools", chat.tools.iter().map(tool).collect());
+        ToolChoice::Auto if chat.has_tools() => {
+            set("tools", chat.functions().map(tool).collect());
         }
         ToolChoice::Auto | ToolChoice::None => {}
         ToolChoice::Required | ToolChoice::One(_) => {
@@ -43,16 +43,15 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
         }
     }
     if let Some(effort) = chat.reasoning_effort {
-        set(
-            "think",
-            effort.of_three().map_or_else(|| false.into(), Value::from),
-        );
+        let word = effort.of_three();
+        set("think", word.map_or_else(|| false.into(), Value::from));
     }
     Ok(body.into())
 }
 
 fn options(chat: &ChatRequest) -> Map<String, Value> {
     let mut options = Map::new();
+    let mut set = |name: &str, value: Value| options.insert(name.to_owned(), value);
     let numbers = [
         ("temperature", &chat.temperature),
         ("top_p", &chat.top_p),
@@ -62,17 +61,17 @@ fn options(chat: &ChatRequest) -> Map<String, Value> {
     ];
     for (name, number) in numbers {
         if let Some(number) = number {
-            options.insert(name.to_owned(), number.clone().into());
+            set(name, number.clone().into());
         }
     }
     if let Some(most) = chat.most_tokens() {
-        options.insert("num_predict".to_owned(), most.into());
+        set("num_predict", most.into());
     }
     if let Some(seed) = chat.seed {
-        options.insert("seed".to_owned(), seed.into());
+        set("seed", seed.into());
     }
     if !chat.stop.list().is_empty() {
-        options.insert("stop".to_owned(), json!(chat.stop.list()));
+        set("stop", json!(chat.stop.list()));
     }
     options
 }
@@ -95,7 +94,9 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
             }
         }
     }
-    text.push_str(message.refusal.as_deref().unwrap_or_default());
+    if let Some(refusal) = &message.refusal {
+        text.push_str(refusal);
+    }
     let role = match message.role {
         MessageRole::System => "system",
         MessageRole::User => "user",
@@ -106,33 +107,29 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
     if !images.is_empty() {
         turn["images"] = json!(images);
     }
-    if let Some(thoughts) = message
-        .reasoning_content
-        .as_deref()
-        .filter(|_| message.role == MessageRole::Assistant)
+    if message.role == MessageRole::Assistant
+        && let Some(thoughts) = message.reasoning_content.as_deref()
     {
         turn["thinking"] = thoughts.into();
     }
-    if let Some(name) = message
-        .tool_call_id
-        .as_deref()
-        .and_then(|id| chat.function_of(id))
-    {
+    let called = message.tool_call_id.as_deref();
+    if let Some(name) = called.and_then(|id| chat.function_of(id)) {
         turn["tool_name"] = name.into();
     }
-    if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().enumerate().map(|(place, call)| {
-            let arguments =
-                call.arguments(&format!("{field}.tool_calls[{place}].function.arguments"))?;
-            Ok(json!({ "function": { "name": call.function.name, "arguments": arguments } }))
-        });
-        turn["tool_calls"] = calls.collect::<Result<_, Unsupported>>()?;
+    let mut calls = Vec::new();
+    for (place, call) in message.tool_calls.iter().enumerate() {
+        let arguments =
+            call.arguments(&format!("{field}.tool_calls[{place}].function.arguments"))?;
+        let name = &call.function.name;
+        calls.push(json!({ "function": { "name": name, "arguments": arguments } }));
+    }
+    if !calls.is_empty() {
+        turn["tool_calls"] = calls.into();
     }
     Ok(turn)
 }
 
-fn tool(tool: &OfferedTool) -> Value {
-    let function = tool.function();
+fn tool(function: &ToolFunction) -> Value {
     let mut wire = json!({ "name": function.name, "parameters": function.schema() });
     if let Some(description) = &function.description {
         wire["description"] = description.as_str().into();

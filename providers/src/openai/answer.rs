@@ -46,28 +46,18 @@ impl<'a> AnswerParts<'a> {
     /// answer to any kind of work. Also `None` for vLLM's older errors.
     pub(super) fn read(body: &'a str) -> Option<Self> {
         let parts: Self = serde_json::from_str(body).ok()?;
-        let is_error = parts
-            .object
-            .as_ref()
-            .is_some_and(|object| object == "error");
+        let object = parts.object.as_ref();
+        let is_error = object.is_some_and(|object| object == "error");
         (body.trim_start().starts_with('{') && !is_error).then_some(parts)
     }
 
     /// Returns true if the body has what an answer to this kind of work needs.
     pub(super) fn answers(&self, kind: WorkKind) -> bool {
-        let has_items = |list: Option<&RawValue>| {
-            let items = list.and_then(|list| list.get().strip_prefix('['));
-            items.is_some_and(|items| !items.trim_start().starts_with(']'))
-        };
         match kind {
             WorkKind::Chat => self.choices().next().is_some(),
-            WorkKind::Responses => self
-                .output
-                .is_some_and(|output| output.get().starts_with('[')),
-            WorkKind::Embeddings | WorkKind::Image => has_items(self.data),
-            WorkKind::Moderation | WorkKind::Rerank => self
-                .results
-                .is_some_and(|results| results.get().starts_with('[')),
+            WorkKind::Responses => self.output.is_some_and(is_list),
+            WorkKind::Embeddings | WorkKind::Image => self.data.is_some_and(has_items),
+            WorkKind::Moderation | WorkKind::Rerank => self.results.is_some_and(is_list),
             WorkKind::Transcription => self.text.as_ref().is_some_and(Value::is_string),
             // Speech is not JSON.
             WorkKind::Speech => false,
@@ -76,23 +66,20 @@ impl<'a> AnswerParts<'a> {
 
     /// Returns the usage; `None` where no tokens are reported.
     pub(super) fn usage(&self) -> Option<Usage> {
-        serde_json::from_str::<WireUsage>(self.usage?.get())
-            .ok()?
-            .unified()
+        let usage: WireUsage = serde_json::from_str(self.usage?.get()).ok()?;
+        usage.unified()
     }
 
     fn choices(&self) -> impl Iterator<Item = &Value> {
-        self.choices
-            .as_ref()
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
+        let choices = self.choices.as_ref().and_then(Value::as_array);
+        choices.into_iter().flatten()
     }
 
     /// Returns the kind of the answer. It is a refusal only if every choice is one.
     pub(super) fn said(&self) -> AnswerKind {
         // OpenRouter puts the error of a provider that failed after its start into the choice.
-        let of_choice = self.choices().next().and_then(|choice| choice.get("error"));
+        let first = self.choices().next();
+        let of_choice = first.and_then(|choice| choice.get("error"));
         let failed = of_choice.or(self.error.as_ref());
         if let Some(error) = failed.filter(|error| error.is_object() || error.is_string()) {
             return AnswerKind::Error(ErrorBody::of(error));
@@ -101,10 +88,8 @@ impl<'a> AnswerParts<'a> {
         if is("failed") || is("cancelled") {
             return AnswerKind::Error(ErrorBody::default());
         }
-        let cut = self
-            .incomplete_details
-            .as_ref()
-            .and_then(|details| details.get("reason"));
+        let details = self.incomplete_details.as_ref();
+        let cut = details.and_then(|details| details.get("reason"));
         if is("incomplete") && cut.is_some_and(|reason| reason == "content_filter") {
             return AnswerKind::Filtered(
                 "the provider's content filter cut the answer off".to_owned(),
@@ -120,6 +105,15 @@ impl<'a> AnswerParts<'a> {
     }
 }
 
+fn is_list(value: &RawValue) -> bool {
+    value.get().starts_with('[')
+}
+
+fn has_items(list: &RawValue) -> bool {
+    let items = list.get().strip_prefix('[');
+    items.is_some_and(|items| !items.trim_start().starts_with(']'))
+}
+
 /// Returns the reason of a refused choice; `None` for any other.
 fn refusal(choice: &Value) -> Option<String> {
     let words = choice
@@ -128,44 +122,38 @@ fn refusal(choice: &Value) -> Option<String> {
         .filter(|words| !words.is_empty());
     let content = choice.pointer("/message/content");
     let is_empty = content.is_none_or(|content| content.is_null() || content == "");
-    let filtered = is_empty
-        && choice
-            .get("finish_reason")
-            .is_some_and(|reason| reason == "content_filter");
-    let taken =
-        || filtered.then(|| "the provider's content filter took the answer away".to_owned());
-    words.map(str::to_owned).or_else(taken)
+    if let Some(words) = words {
+        return Some(words.to_owned());
+    }
+    let finish = choice.get("finish_reason");
+    let is_filtered = is_empty && finish.is_some_and(|reason| reason == "content_filter");
+    is_filtered.then(|| "the provider's content filter took the answer away".to_owned())
 }
 
 /// Returns the sound of a reply as JSON; `None` for a page or an error in its place.
 pub(super) fn sound(reply: &Reply) -> Option<Box<RawValue>> {
-    let is_text =
-        content_type(reply).is_some_and(|kind| kind.contains("json") || kind.contains("html"));
+    let content_type = reply.header(CONTENT_TYPE);
+    let is_text = content_type.is_some_and(|kind| kind.contains("json") || kind.contains("html"));
     (!is_text && !reply.body.is_empty()).then(|| binary(reply))?
 }
 
 /// Returns a transcription in plain text or subtitles as JSON; `None` if the job requests no such
 /// format.
 pub(super) fn plain_text(call: &AdapterCall<'_>, reply: &Reply) -> Option<Box<RawValue>> {
-    let format: String = serde_json::from_str(call.job.body.get("response_format")?.get()).ok()?;
-    let is_asked = call.kind == WorkKind::Transcription && PLAIN.contains(&format.as_str());
-    let is_page = content_type(reply).is_some_and(|kind| kind.contains("html"));
+    let format = call.job.body.get("response_format")?;
+    let format: String = serde_json::from_str(format.get()).ok()?;
+    let is_requested = call.kind == WorkKind::Transcription && PLAIN.contains(&format.as_str());
+    let content_type = reply.header(CONTENT_TYPE);
+    let is_page = content_type.is_some_and(|kind| kind.contains("html"));
     let text = std::str::from_utf8(&reply.body)
         .ok()
-        .filter(|_| is_asked && !is_page)?;
+        .filter(|_| is_requested && !is_page)?;
     serde_json::value::to_raw_value(&json!({ "text": text })).ok()
-}
-
-fn content_type(reply: &Reply) -> Option<&str> {
-    reply.headers.get(CONTENT_TYPE)?.to_str().ok()
 }
 
 /// Returns a binary answer as JSON: its type, and its bytes in base64.
 fn binary(reply: &Reply) -> Option<Box<RawValue>> {
-    let kind = reply
-        .headers
-        .get(CONTENT_TYPE)
-        .and_then(|kind| kind.to_str().ok());
+    let kind = reply.header(CONTENT_TYPE);
     let body = json!({ "content_type": kind, "data": BASE64_STANDARD.encode(&reply.body) });
     serde_json::value::to_raw_value(&body).ok()
 }

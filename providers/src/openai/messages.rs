@@ -21,13 +21,14 @@ pub(super) fn adapt<'a>(body: &mut Object, quirks: impl Iterator<Item = &'a Quir
     let mut drops: Vec<&str> = Vec::new();
     let mut roles = BTreeMap::new();
     for quirks in quirks {
-        drops.extend(quirks.message_drops.iter().map(String::as_str));
+        let names = quirks.message_drops.iter();
+        drops.extend(names.map(String::as_str));
         roles.extend(&quirks.roles);
     }
-    let is_told = |name: &str| raw.get().contains(&format!("\"{name}\""));
-    let concerns = is_told(DETAILS)
-        || drops.iter().any(|name| is_told(name))
-        || roles.keys().any(|name| is_told(name));
+    let has = |name: &str| raw.get().contains(&format!("\"{name}\""));
+    let has_drop = || drops.iter().any(|name| has(name));
+    let has_role = || roles.keys().any(|name| has(name));
+    let concerns = has(DETAILS) || has_drop() || has_role();
     // Most chats have nothing to change, and keep their bytes.
     if !concerns {
         return;
@@ -58,19 +59,20 @@ fn details(message: &mut Object) {
     let Ok(mut details) = serde_json::from_str::<Vec<Value>>(raw.get()) else {
         return;
     };
-    let ours = |detail: &Value| {
-        let fields = detail.as_object();
-        fields.is_some_and(|fields| {
-            fields.contains_key("format")
-                && fields.contains_key("data")
-                && !fields.contains_key("type")
-        })
-    };
-    details.retain(|detail| !ours(detail));
+    details.retain(|detail| !is_ours(detail));
     match value::to_raw_value(&details) {
         Ok(raw) if !details.is_empty() => message.insert(DETAILS.to_owned(), raw),
         _ => message.remove(DETAILS),
     };
+}
+
+/// Returns true for a value that a Forebay adapter kept for its dialect.
+fn is_ours(detail: &Value) -> bool {
+    let Some(fields) = detail.as_object() else {
+        return false;
+    };
+    let has = |name: &str| fields.contains_key(name);
+    has("format") && has("data") && !has("type")
 }
 
 fn role(message: &mut Object, roles: &BTreeMap<&String, &String>) {

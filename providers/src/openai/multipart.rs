@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use forebay_schemas::job::Object;
+use forebay_schemas::subjects::hex;
 use http::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
@@ -26,10 +27,8 @@ struct MultipartFile {
 pub(super) fn of(body: &Object, of_lists: &str) -> Result<(HeaderValue, Bytes), Unsupported> {
     let (filename, bytes) = file(body)?;
     // A boundary must not occur in the file, so it is made from the file's hash.
-    let boundary = format!(
-        "forebay-{}",
-        forebay_schemas::subjects::hex(&Sha256::digest(&bytes)[..16])
-    );
+    let hash = Sha256::digest(&bytes);
+    let boundary = format!("forebay-{}", hex(&hash[..16]));
     let mut form = Vec::with_capacity(bytes.len() + 1024);
     for (name, value) in body.iter().filter(|(name, _)| *name != "file") {
         for (name, text) in fields(name, value.get(), of_lists) {
@@ -65,15 +64,14 @@ pub(super) fn file(body: &Object) -> Result<(String, Vec<u8>), Unsupported> {
     let file: MultipartFile =
         serde_json::from_str(file.get()).map_err(|error| wrong(&error.to_string()))?;
     let media = MediaContent::of(&file.data);
-    let name = file
-        .filename
-        .or_else(|| media.map(|media| format!("audio.{}", ending(&media))));
-    let name = name.ok_or_else(|| {
+    let data = media.map_or(&*file.data, |media| media.data);
+    let bytes = BASE64_STANDARD.decode(data);
+    let of_type = || media.map(|media| format!("audio.{}", ending(&media)));
+    let Some(name) = file.filename.or_else(of_type) else {
         let problem =
             "is missing: providers tell the sound's format by the ending, such as `a.mp3`";
-        Unsupported::invalid("body.file.filename", problem)
-    })?;
-    let bytes = BASE64_STANDARD.decode(media.map_or(&*file.data, |media| media.data));
+        return Err(Unsupported::invalid("body.file.filename", problem));
+    };
     let bytes = bytes.map_err(|error| {
         Unsupported::invalid("body.file.data", format!("is not base64: {error}"))
     })?;
@@ -91,18 +89,21 @@ fn ending<'a>(media: &MediaContent<'a>) -> &'a str {
 
 /// Returns a field as text; a list becomes one field for each item.
 fn fields(name: &str, raw: &str, of_lists: &str) -> Vec<(String, String)> {
-    let text = |value: Value| match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
     match serde_json::from_str(raw) {
         Ok(Value::Null) => Vec::new(),
         Ok(Value::Array(items)) => items
             .into_iter()
-            .map(|item| (format!("{name}{of_lists}"), text(item)))
+            .map(|item| (format!("{name}{of_lists}"), as_text(item)))
             .collect(),
-        Ok(value) => vec![(name.to_owned(), text(value))],
+        Ok(value) => vec![(name.to_owned(), as_text(value))],
         Err(_) => vec![(name.to_owned(), raw.to_owned())],
+    }
+}
+
+fn as_text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
     }
 }
 

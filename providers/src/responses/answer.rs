@@ -56,7 +56,8 @@ impl ResponsesAnswer {
     pub(super) fn unified(self, model: &str, now: Timestamp) -> Option<AdapterAnswer> {
         let usage = self.usage.as_ref().and_then(WireUsage::unified);
         let error = self.error.filter(|error| !error.is_null());
-        if error.is_some() || !["completed", "incomplete"].contains(&self.status.as_str()) {
+        let is_answered = ["completed", "incomplete"].contains(&self.status.as_str());
+        if error.is_some() || !is_answered {
             let error = error.unwrap_or_else(|| json!({ "code": self.status }));
             return Some(AdapterAnswer {
                 body: raw(&error)?,

@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::DIALECT;
 use crate::chat::{
-    AnswerFormat, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole, OfferedTool,
-    ReasoningEffort, ToolChoice,
+    AnswerFormat, CalledTool, ChatMessage, ChatRequest, ContentPiece, MessageContent, MessageRole,
+    ReasoningEffort, ToolCall, ToolChoice, ToolFunction,
 };
 use crate::unsupported::Unsupported;
 
@@ -37,8 +37,8 @@ pub(super) fn of(chat: &ChatRequest, model: &str) -> Result<Value, Unsupported> 
             set("include", json!(["reasoning.encrypted_content"]));
         }
     }
-    if !chat.tools.is_empty() {
-        set("tools", chat.tools.iter().map(tool).collect());
+    if chat.has_tools() {
+        set("tools", chat.functions().map(tool).collect());
         set("tool_choice", choice(&chat.tool_choice));
         if let Some(parallel) = chat.parallel_tool_calls {
             set("parallel_tool_calls", parallel.into());
@@ -84,26 +84,25 @@ fn items(input: &mut Vec<Value>, field: &str, message: &ChatMessage) -> Result<(
         }
         MessageRole::Assistant => {
             input.extend(message.opaque(DIALECT).cloned());
-            let mut text = message.content.texts(&content)?.concat();
-            text.push_str(message.refusal.as_deref().unwrap_or_default());
+            let text = message.text_and_refusal(&content)?;
             if !text.is_empty() {
                 input.push(json!({ "type": "message", "role": "assistant", "content": text }));
             }
-            input.extend(message.tool_calls.iter().map(|call| {
-                let (name, arguments) = (&call.function.name, &call.function.arguments);
-                json!({ "type": "function_call", "call_id": call.id, "name": name, "arguments": arguments })
-            }));
+            let calls = message.tool_calls.iter();
+            input.extend(calls.map(call));
         }
     }
     Ok(())
 }
 
+fn call(call: &ToolCall) -> Value {
+    let CalledTool { name, arguments } = &call.function;
+    json!({ "type": "function_call", "call_id": call.id, "name": name, "arguments": arguments })
+}
+
 fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupported> {
-    content
-        .parts(field)
-        .into_iter()
-        .map(|(field, piece)| part(&field, piece))
-        .collect()
+    let pieces = content.parts(field).into_iter();
+    pieces.map(|(field, piece)| part(&field, piece)).collect()
 }
 
 fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
@@ -130,8 +129,7 @@ fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
     })
 }
 
-fn tool(tool: &OfferedTool) -> Value {
-    let function = tool.function();
+fn tool(function: &ToolFunction) -> Value {
     let mut wire = json!({
         "type": "function",
         "name": function.name,
@@ -156,10 +154,11 @@ fn choice(choice: &ToolChoice) -> Value {
 
 fn text_config(chat: &ChatRequest) -> Map<String, Value> {
     let mut text = Map::new();
+    let mut set = |name: &str, value: Value| text.insert(name.to_owned(), value);
     match &chat.response_format {
         AnswerFormat::Text => {}
         AnswerFormat::JsonObject => {
-            text.insert("format".to_owned(), json!({ "type": "json_object" }));
+            set("format", json!({ "type": "json_object" }));
         }
         AnswerFormat::JsonSchema {
             json_schema: schema,
@@ -172,11 +171,11 @@ fn text_config(chat: &ChatRequest) -> Map<String, Value> {
             if let Some(strict) = schema.strict {
                 wire["strict"] = strict.into();
             }
-            text.insert("format".to_owned(), wire);
+            set("format", wire);
         }
     }
     if let Some(verbosity) = &chat.verbosity {
-        text.insert("verbosity".to_owned(), verbosity.as_str().into());
+        set("verbosity", verbosity.as_str().into());
     }
     text
 }
