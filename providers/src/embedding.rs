@@ -47,7 +47,7 @@ pub(super) enum EmbeddingInput {
     Many(Vec<String>),
 }
 
-/// Returns the usage of a call without an answer of its own, such as one for embeddings.
+/// Returns the usage of a call with prompt tokens alone, such as one for embeddings.
 pub(super) fn usage_of_prompt(input_tokens: u64) -> Usage {
     Usage {
         input_tokens,
@@ -147,8 +147,9 @@ impl EmbeddingRequest {
         // OpenAI's answer always has a usage. Where the provider reports none it is null: 0 would
         // be read as a count.
         let tokens = usage.map(|usage| usage.input_tokens);
-        let told = tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
-        let body = json!({ "object": "list", "data": data, "model": model, "usage": told });
+        let wire_usage =
+            tokens.map(|tokens| json!({ "prompt_tokens": tokens, "total_tokens": tokens }));
+        let body = json!({ "object": "list", "data": data, "model": model, "usage": wire_usage });
         Some(AdapterAnswer {
             body: serde_json::value::to_raw_value(&body).ok()?,
             usage,

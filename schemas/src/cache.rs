@@ -44,11 +44,11 @@ impl std::str::FromStr for Cache {
             COALESCE => return Ok(Cache::Coalesce),
             _ => {}
         }
-        let age = humantime::parse_duration(text).map_err(|_| {
-            format!(
+        let Ok(age) = humantime::parse_duration(text) else {
+            return Err(format!(
                 "`{text}` is no duration: write for example \"1h\", or \"{COALESCE}\", or \"{OFF}\""
-            )
-        })?;
+            ));
+        };
         if age.is_zero() {
             return Err(format!("`{text}` is now \"{COALESCE}\""));
         }

@@ -247,6 +247,15 @@ pub struct OutputError {
     pub message: String,
 }
 
+impl OutputError {
+    fn of(error: &CompletionError) -> Self {
+        Self {
+            code: error.code.clone(),
+            message: error.message.clone(),
+        }
+    }
+}
+
 impl Attempt {
     /// Returns the class of the failure; `None` where the attempt succeeded.
     pub fn class(&self) -> Option<Class> {
@@ -281,20 +290,14 @@ impl Completion {
     /// other failure is put into `error`, with `response` null. A refusal with a good status is put
     /// into both, since its `response` need not show that it is one.
     pub fn output_line(&self) -> OutputLine {
-        let is_told = self
-            .response
-            .as_ref()
-            .is_some_and(|response| response.status_code >= 400);
-        let error = self.error.as_ref().filter(|_| !is_told);
-        let error = error.map(|error| OutputError {
-            code: error.code.clone(),
-            message: error.message.clone(),
-        });
+        let response = self.response.as_ref();
+        let is_http_error = response.is_some_and(|response| response.status_code >= 400);
+        let error = self.error.as_ref().filter(|_| !is_http_error);
         OutputLine {
             id: output_line_id(&self.identity()),
             custom_id: self.custom_id.clone(),
             response: self.response.clone(),
-            error,
+            error: error.map(OutputError::of),
         }
     }
 }

@@ -150,14 +150,16 @@ fn no_name(what: &str, name: &str, rule: &str, is_one: fn(&str) -> bool) -> Stri
 /// Returns the pool of a model: every character that a name cannot contain becomes `_`, and the
 /// rest beyond 64 characters is cut off.
 pub fn pool_of_model(model: &str) -> String {
-    let name = |c: char| {
-        if c.is_ascii_alphanumeric() || c == '-' {
-            c
-        } else {
-            '_'
-        }
-    };
-    model.chars().map(name).take(MAX_NAME).collect()
+    let name = model.chars().map(of_name);
+    name.take(MAX_NAME).collect()
+}
+
+fn of_name(c: char) -> char {
+    match c {
+        '-' => c,
+        _ if c.is_ascii_alphanumeric() => c,
+        _ => '_',
+    }
 }
 
 #[cfg(test)]

@@ -154,12 +154,6 @@ impl Job {
 
     /// Checks that no field has an impossible value.
     fn check(&self) -> Result<(), ParseError> {
-        let wrong = |field: &str, problem| {
-            Err(ParseError::Field {
-                field: field.to_owned(),
-                problem,
-            })
-        };
         if let Some(method) = self.method.as_deref().filter(|method| *method != "POST") {
             return wrong("method", format!("`{method}` is not supported, use POST"));
         }
@@ -189,23 +183,26 @@ impl Job {
 
     /// Returns the id that the job itself contains.
     pub fn own_id(&self) -> Option<&str> {
-        self.id.as_deref().or(self.custom_id.as_deref())
+        let id = self.id.as_deref();
+        id.or(self.custom_id.as_deref())
     }
 
     /// Returns `body.model`; `None` if it is not a string.
     pub fn model(&self) -> Option<String> {
-        self.body
-            .get("model")
-            .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        let model = self.body.get("model")?;
+        serde_json::from_str(model.get()).ok()
     }
 
     /// Returns the size of the body's values in bytes.
     pub fn size(&self) -> usize {
-        self.body.values().map(|value| value.get().len()).sum()
+        let values = self.body.values();
+        let sizes = values.map(|value| value.get().len());
+        sizes.sum()
     }
 
     fn is_true(&self, field: &str) -> bool {
-        self.body.get(field).is_some_and(|raw| raw.get() == "true")
+        let value = self.body.get(field);
+        value.is_some_and(|raw| raw.get() == "true")
     }
 
     /// Returns the fingerprint of the request: 32 hex digits over pool, url and body. Two jobs of
@@ -222,11 +219,10 @@ impl Job {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
-        for (key, raw) in self
-            .body
-            .iter()
-            .filter(|(key, _)| field != Some(key.as_str()))
-        {
+        for (key, raw) in &self.body {
+            if field == Some(key.as_str()) {
+                continue;
+            }
             feed(&mut hash, &Value::String(key.clone()));
             match serde_json::from_str(raw.get()) {
                 Ok(value) => feed(&mut hash, &value),
@@ -237,6 +233,13 @@ impl Job {
         }
         hex(&hash.finalize()[..16])
     }
+}
+
+fn wrong(field: &str, problem: String) -> Result<(), ParseError> {
+    Err(ParseError::Field {
+        field: field.to_owned(),
+        problem,
+    })
 }
 
 /// Returns true if `id` can be a job's id: any text of 1 to 512 bytes.
@@ -255,20 +258,22 @@ fn name_field(bytes: &[u8], error: &serde_json::Error) -> ParseError {
         );
     }
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    match serde_path_to_error::deserialize::<_, Job>(&mut json) {
-        Err(found) if found.path().iter().next().is_some() => {
-            let field = found.path().to_string();
-            let problem = match field.as_str() {
-                "deadline" | "not_before" => {
-                    "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
-                }
-                "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
-                _ => found.inner().to_string(),
-            };
-            ParseError::Field { field, problem }
-        }
-        _ => ParseError::Shape(error.to_string()),
+    let Err(found) = serde_path_to_error::deserialize::<_, Job>(&mut json) else {
+        return ParseError::Shape(error.to_string());
+    };
+    let mut path = found.path().iter();
+    if path.next().is_none() {
+        return ParseError::Shape(error.to_string());
     }
+    let field = found.path().to_string();
+    let problem = match field.as_str() {
+        "deadline" | "not_before" => {
+            "expected a time in RFC 3339, for example \"2030-01-31T09:30:00Z\"".to_owned()
+        }
+        "body" | "metadata" => format!("expected a JSON object; {}", found.inner()),
+        _ => found.inner().to_string(),
+    };
+    ParseError::Field { field, problem }
 }
 
 /// Feeds a value to the hash together with its type, so that different values never feed the same

@@ -45,12 +45,12 @@ pub fn encode_id(id: &str) -> String {
 /// Encodes `bytes` as lower-case hex digits.
 pub fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
 }
 
 /// Returns the first 32 hex digits of the SHA-256 of `bytes`, which identify them.
@@ -180,11 +180,13 @@ impl Names {
 
     /// Returns every subject of this flow, short forms included.
     pub fn job_filters(&self, flow: &Flow) -> Vec<String> {
+        let prefix = &self.prefix;
+        let Flow { pool, team, lane } = flow;
         let mut filters = vec![self.job(flow)];
-        if flow.lane == Lane::Normal {
-            filters.push(format!("{}.jobs.{}.{}", self.prefix, flow.pool, flow.team));
-            if flow.team == DEFAULT_TEAM {
-                filters.push(format!("{}.jobs.{}", self.prefix, flow.pool));
+        if *lane == Lane::Normal {
+            filters.push(format!("{prefix}.jobs.{pool}.{team}"));
+            if team == DEFAULT_TEAM {
+                filters.push(format!("{prefix}.jobs.{pool}"));
             }
         }
         filters
@@ -353,7 +355,10 @@ impl Names {
     pub fn flow_of_ask(&self, subject: &str) -> Option<Flow> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".ask.")?;
         let (pool, team) = rest.split_once('.')?;
-        (is_name(pool) && is_name(team)).then(|| Flow {
+        if !is_name(pool) || !is_name(team) {
+            return None;
+        }
+        Some(Flow {
             pool: pool.to_owned(),
             team: team.to_owned(),
             lane: Lane::Interactive,
