@@ -178,7 +178,8 @@ impl ChatRequest {
         }
         self.check_names()?;
         self.check_choice()?;
-        if matches!(&self.response_format, AnswerFormat::JsonSchema { json_schema } if json_schema.schema.is_null())
+        if let AnswerFormat::JsonSchema { json_schema } = &self.response_format
+            && json_schema.schema.is_null()
         {
             return Err(Unsupported::invalid(
                 "body.response_format.json_schema.schema",

@@ -141,9 +141,9 @@ impl EmbeddingRequest {
         if vectors.len() != self.texts().len() {
             return None;
         }
-        let item = |(index, vector): (usize, Vec<f32>)| json!({ "object": "embedding", "index": index, "embedding": self.written(&vector) });
         let vectors = vectors.into_iter().enumerate();
-        let data: Vec<_> = vectors.map(item).collect();
+        let data = vectors.map(|(index, vector)| self.item(index, &vector));
+        let data: Vec<_> = data.collect();
         // OpenAI's answer always has a usage. Where the provider reports none it is null: 0 would
         // be read as a count.
         let tokens = usage.map(|usage| usage.input_tokens);
@@ -155,6 +155,11 @@ impl EmbeddingRequest {
             usage,
             said: AnswerKind::Whole,
         })
+    }
+
+    fn item(&self, index: usize, vector: &[f32]) -> Value {
+        let embedding = self.written(vector);
+        json!({ "object": "embedding", "index": index, "embedding": embedding })
     }
 
     /// Encodes one vector. Base64 contains little-endian 32-bit floats, as at OpenAI.

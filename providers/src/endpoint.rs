@@ -176,11 +176,9 @@ impl Endpoint {
 
     /// Reads the state of limits from the headers of a reply.
     pub fn observe(&self, headers: &HeaderMap, now: Timestamp) -> Vec<RateLimitHeaders> {
-        self.provider
-            .limit_headers()
-            .iter()
-            .filter_map(|limit| limit.read(headers, now))
-            .collect()
+        let limits = self.provider.limit_headers().iter();
+        let read = limits.filter_map(|limit| limit.read(headers, now));
+        read.collect()
     }
 }
 

@@ -29,11 +29,10 @@ const LONGEST: usize = 1 << 16;
 pub(super) fn tokens(model: &str, name: &str, value: &Value) -> Option<usize> {
     let counter = Counter(tiktoken_rs::bpe_for_model(model).ok()?);
     match (name, value) {
-        ("messages", Value::Array(messages)) => messages
-            .iter()
-            .map(|message| counter.message(message))
-            .sum::<Option<usize>>()
-            .map(|sum| sum + REPLY),
+        ("messages", Value::Array(messages)) => {
+            let counts = messages.iter().map(|message| counter.message(message));
+            Some(counts.sum::<Option<usize>>()? + REPLY)
+        }
         ("input", _) => counter.input(value),
         _ => counter.text(&value.to_string()),
     }

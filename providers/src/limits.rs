@@ -64,11 +64,10 @@ impl HeaderForm {
         let until = |at: Timestamp| Duration::try_from(at.duration_since(now)).ok();
         let seconds = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
         match self {
-            HeaderForm::Duration => text
-                .parse()
-                .ok()
-                .map(Duration::from_secs)
-                .or_else(|| go_duration(text)),
+            HeaderForm::Duration => match text.parse() {
+                Ok(seconds) => Some(Duration::from_secs(seconds)),
+                Err(_) => go_duration(text),
+            },
             HeaderForm::Seconds => seconds(text),
             HeaderForm::Rfc3339 => until(text.parse().ok()?),
             HeaderForm::UnixSeconds => until(Timestamp::from_second(text.parse().ok()?).ok()?),

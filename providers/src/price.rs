@@ -58,23 +58,13 @@ pub struct TokenRates {
 impl Prices {
     /// Returns the prices for prompts of more than `tokens` tokens, to be set.
     pub fn beyond(&mut self, tokens: u64) -> &mut TokenRates {
-        let place = self
-            .above
-            .iter()
-            .position(|step| step.tokens >= tokens)
-            .unwrap_or(self.above.len());
-        if self
-            .above
-            .get(place)
-            .is_none_or(|step| step.tokens != tokens)
-        {
-            self.above.insert(
-                place,
-                PriceStep {
-                    tokens,
-                    rates: TokenRates::default(),
-                },
-            );
+        let mut steps = self.above.iter();
+        let place = steps.position(|step| step.tokens >= tokens);
+        let place = place.unwrap_or(self.above.len());
+        let found = self.above.get(place);
+        if found.is_none_or(|step| step.tokens != tokens) {
+            let rates = TokenRates::default();
+            self.above.insert(place, PriceStep { tokens, rates });
         }
         &mut self.above[place].rates
     }
@@ -89,13 +79,10 @@ impl Prices {
     }
 
     fn usual_amount(&self, usage: &Usage) -> Option<Decimal> {
-        let exceeded = self
-            .above
-            .iter()
-            .filter(|step| step.tokens < usage.input_tokens);
-        let longer = exceeded
-            .max_by_key(|step| step.tokens)
-            .map(|step| &step.rates);
+        let steps = self.above.iter();
+        let exceeded = steps.filter(|step| step.tokens < usage.input_tokens);
+        let longest = exceeded.max_by_key(|step| step.tokens);
+        let longer = longest.map(|step| &step.rates);
         let rate = |of: fn(&TokenRates) -> Option<Decimal>| {
             longer.and_then(of).or_else(|| of(&self.rates))
         };
@@ -103,21 +90,15 @@ impl Prices {
         let special = usage
             .cached_input_tokens
             .saturating_add(usage.cache_write_tokens);
+        let usual_input = usage.input_tokens.saturating_sub(special);
+        let usual_output = usage.output_tokens.saturating_sub(usage.reasoning_tokens);
+        let reasoning = rate(|rates| rates.reasoning).or(output);
         let parts = [
-            (
-                usage.input_tokens.saturating_sub(special),
-                rate(|rates| rates.input),
-            ),
+            (usual_input, rate(|rates| rates.input)),
             (usage.cached_input_tokens, rate(|rates| rates.cached_input)),
             (usage.cache_write_tokens, rate(|rates| rates.cache_write)),
-            (
-                usage.output_tokens.saturating_sub(usage.reasoning_tokens),
-                output,
-            ),
-            (
-                usage.reasoning_tokens,
-                rate(|rates| rates.reasoning).or(output),
-            ),
+            (usual_output, output),
+            (usage.reasoning_tokens, reasoning),
         ];
         let mut sum = Decimal::ZERO;
         for (tokens, rate) in parts.into_iter().filter(|(tokens, _)| *tokens > 0) {

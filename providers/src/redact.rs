@@ -85,21 +85,14 @@ impl<'a> Redaction<'a> {
     /// long.
     fn without_request(&self, text: &str) -> String {
         let (mut clean, mut from, mut at) = (String::new(), 0, 0);
-        while let Some(window) = text
-            .as_bytes()
-            .get(at..)
-            .and_then(|rest| rest.first_chunk::<BEGINNING>())
-        {
-            let Some(said) = self.texts.get(window) else {
+        while let Some(beginning) = beginning(text, at) {
+            let Some(said) = self.texts.get(beginning) else {
                 at += 1;
                 continue;
             };
             let found = &text[at..];
-            let same = said
-                .iter()
-                .map(|said| same_bytes(found, said))
-                .max()
-                .unwrap_or(BEGINNING);
+            let same = said.iter().map(|said| same_bytes(found, said));
+            let same = same.max().unwrap_or(BEGINNING);
             clean.push_str(&text[from..at]);
             clean.push_str(REQUEST);
             at += boundary(found, same);
@@ -108,6 +101,11 @@ impl<'a> Redaction<'a> {
         clean.push_str(&text[from..]);
         clean
     }
+}
+
+fn beginning(text: &str, at: usize) -> Option<&[u8; BEGINNING]> {
+    let rest = text.as_bytes().get(at..)?;
+    rest.first_chunk()
 }
 
 fn same_bytes(one: &str, other: &str) -> usize {
@@ -120,7 +118,7 @@ fn same_bytes(one: &str, other: &str) -> usize {
 /// Keeps a text that is long enough not to match by chance.
 fn keep(mut text: String, texts: &mut HashMap<[u8; BEGINNING], Vec<String>>) {
     text.truncate(boundary(&text, LONGEST_TEXT.min(text.len())));
-    if let Some(beginning) = text.as_bytes().first_chunk::<BEGINNING>() {
+    if let Some(beginning) = beginning(&text, 0) {
         let known = texts.entry(*beginning).or_default();
         if known.len() < MOST_ALIKE {
             known.push(text);

@@ -392,11 +392,8 @@ fn words_of_0_1(provider: &toml::Table) -> Vec<String> {
         .get("name")
         .and_then(toml::Value::as_str)
         .unwrap_or_default();
-    let rules = provider
-        .get("errors")
-        .and_then(toml::Value::as_array)
-        .into_iter()
-        .flatten();
+    let rules = provider.get("errors").and_then(toml::Value::as_array);
+    let rules = rules.into_iter().flatten();
     let mut classes = rules.filter_map(|rule| rule.get("class")?.as_str());
     let mut found = Vec::new();
     if provider.contains_key("joins") {
@@ -471,11 +468,8 @@ impl Provider {
 
     /// Returns the weight of an answer token of `model` once the call is settled.
     pub(super) fn burndown(&self, model: &str) -> u64 {
-        let entry = self
-            .tokens
-            .burndown
-            .iter()
-            .find(|(text, _)| model.contains(text.as_str()));
+        let mut entries = self.tokens.burndown.iter();
+        let entry = entries.find(|(text, _)| model.contains(text.as_str()));
         entry.map_or(1, |(_, times)| *times)
     }
 }

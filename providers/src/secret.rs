@@ -48,24 +48,17 @@ impl Secret {
 
     /// Returns the number of bytes at the end of `text` that are the credential's first.
     fn head_at_end_of(&self, text: &str) -> usize {
-        let heads = (1..self.0.len())
-            .rev()
-            .filter_map(|length| self.0.get(..length));
-        heads
-            .filter(|head| text.ends_with(head))
-            .map(str::len)
-            .next()
-            .unwrap_or(0)
+        let lengths = (1..self.0.len()).rev();
+        let mut heads = lengths.filter_map(|length| self.0.get(..length));
+        let head = heads.find(|head| text.ends_with(head));
+        head.map_or(0, str::len)
     }
 
     /// Returns the number of bytes at the start of `text` that are the credential's last.
     fn tail_at_start_of(&self, text: &str) -> usize {
-        let tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
-        tails
-            .filter(|tail| text.starts_with(tail))
-            .map(str::len)
-            .next()
-            .unwrap_or(0)
+        let mut tails = (1..self.0.len()).filter_map(|start| self.0.get(start..));
+        let tail = tails.find(|tail| text.starts_with(tail));
+        tail.map_or(0, str::len)
     }
 }
 

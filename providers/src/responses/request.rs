@@ -106,7 +106,6 @@ fn parts(content: &MessageContent, field: &str) -> Result<Vec<Value>, Unsupporte
 }
 
 fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
-    let image = |url: &str, detail: Option<&str>| json!({ "type": "input_image", "image_url": url, "detail": detail.unwrap_or("auto") });
     Ok(match piece {
         ContentPiece::Text(text) => json!({ "type": "input_text", "text": text }),
         ContentPiece::Image(media) => image(&media.url(), media.detail),
@@ -127,6 +126,11 @@ fn part(field: &str, piece: ContentPiece<'_>) -> Result<Value, Unsupported> {
             part
         }
     })
+}
+
+fn image(url: &str, detail: Option<&str>) -> Value {
+    let detail = detail.unwrap_or("auto");
+    json!({ "type": "input_image", "image_url": url, "detail": detail })
 }
 
 fn tool(function: &ToolFunction) -> Value {
