@@ -2,8 +2,8 @@
 //!
 //! Nothing here is asynchronous and nothing here does I/O. The reading order is: [`flow`] (pool, team
 //! and lane), [`header`], [`subjects`] (names and their encoding), [`job`], [`failure`] (the closed
-//! list of failures), [`completion`], [`event`]. [`cache`] is a field of jobs and pools. [`format`]
-//! has the parts of 0.1 that are still read.
+//! list of failures), [`completion`], [`event`]. [`cache`] is a field of jobs and pools.
+//! [`format`](mod@format) has the parts of 0.1 that are still read.
 
 pub mod flow;
 
