@@ -1,4 +1,4 @@
-//! Where jobs come from and completions go: fetch, complete, ack.
+//! The [`Queue`] trait, which delivers jobs and takes completions, and the types that it exchanges.
 
 pub mod jetstream;
 mod readings;
@@ -16,64 +16,65 @@ use tokio::sync::mpsc;
 
 pub use readings::ActiveReadings;
 
-/// The right to acknowledge one delivery.
+/// A token that acknowledges one delivery. On JetStream it is the delivery's reply subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct DeliveryReceipt(pub String);
 
 /// One delivery of one published message.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The message.
+    /// The message's payload.
     pub payload: Bytes,
-    /// The subject it was published on.
+    /// The subject on which the message was published.
     pub subject: String,
-    /// Its `Nats-Msg-Id`.
+    /// The header `Nats-Msg-Id`.
     pub message_id: Option<String>,
-    /// Its `Nats-Reply-To`.
+    /// The header `Nats-Reply-To`.
     pub reply_to: Option<String>,
-    /// Its `traceparent`.
+    /// The header `traceparent`.
     pub traceparent: Option<String>,
-    /// Its `Forebay-Object`: the object that holds the job, if the message does not.
+    /// The header `Forebay-Object`: the name of the object that holds the job, if the payload does not.
     pub object: Option<String>,
-    /// Its `Forebay-Revision`: which answer of its identity is asked for, where the one before failed.
+    /// The header `Forebay-Revision`: the revision that the publisher requests where the one before failed.
     pub revision: Option<u32>,
-    /// What is wrong with its headers, for its publisher.
+    /// The error in the message's headers, worded for its publisher; `None` if there is none.
     pub problem: Option<String>,
     /// A name for the message that no other message of the stream has or had.
     pub unique_id: String,
-    /// When it was published.
+    /// The time at which the message was published.
     pub published: Timestamp,
-    /// Whether it was delivered before.
+    /// True if the job was delivered before. This is so for every job that was postponed.
     pub redelivered: bool,
-    /// What was known of the job when it was postponed, if it was.
+    /// The state with which the job was postponed; `None` if it was not, or if the state cannot be decoded.
     pub state: Option<PostponedState>,
-    /// The format in which it was published.
+    /// The format in which the job was published.
     pub format: Format,
-    /// For its acknowledgement.
+    /// The token that acknowledges the delivery.
     pub receipt: DeliveryReceipt,
 }
 
-/// What is read by itself: a flow's jobs, or those of them whose time has come.
+/// One thing that is read by itself: a flow's jobs, or the flow's postponed jobs whose time has come.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueReading {
     /// The flow.
     pub flow: Flow,
-    /// Whether those whose time has come are meant.
+    /// True for the postponed jobs whose time has come, false for the other jobs.
     pub due: bool,
 }
 
-/// A flow that is being read for as many deliveries as there is credit.
+/// A flow that is being read. Each delivery uses one unit of credit.
 #[derive(Debug)]
 pub struct DeliverySource {
-    /// The deliveries, as they come; closed when the queue is gone for good.
+    /// The deliveries in the order of their arrival. The channel closes when the feed ends: the queue is gone for good,
+    /// or no credit can be added any more.
     pub deliveries: mpsc::UnboundedReceiver<Delivery>,
-    /// Whoever feeds it; ends with the credit that is left.
+    /// The task that fetches the deliveries. It returns the credit that is left.
     pub feed: tokio::task::JoinHandle<Credit>,
 }
 
 impl DeliverySource {
-    /// Ends reading: no more is fetched when this returns. What was fetched and not taken is returned,
-    /// to be given back, and the credit that is left, if the feed has ended well.
+    /// Stops reading: nothing is fetched after this returns. Returns the deliveries that were fetched and not taken,
+    /// which the caller must give back, and the credit that is left. The credit is `None` if the feed's task failed.
     pub async fn close(mut self) -> (Vec<Delivery>, Option<Credit>) {
         self.deliveries.close();
         let mut credit = self.feed.await.ok();
@@ -88,22 +89,22 @@ impl DeliverySource {
     }
 }
 
-/// How many more deliveries are wanted. It goes from one source of a flow to the next.
+/// The number of further deliveries that are wanted. It passes from one source of a flow to the next.
 #[derive(Debug)]
 pub struct Credit {
-    /// Wanted now.
+    /// The number that is wanted now.
     pub open: usize,
     more: mpsc::UnboundedReceiver<usize>,
 }
 
 impl Credit {
-    /// Credit for `open` deliveries, and what adds to it.
+    /// Returns credit for `open` deliveries, and the sender whose numbers are added to it.
     pub fn new(open: usize) -> (mpsc::UnboundedSender<usize>, Self) {
         let (sender, more) = mpsc::unbounded_channel();
         (sender, Self { open, more })
     }
 
-    /// Waits until there is more; false when there will be none any more.
+    /// Waits until credit is added. Returns false if none can be added any more.
     pub async fn grows(&mut self) -> bool {
         let Some(more) = self.more.recv().await else {
             return false;
@@ -116,26 +117,26 @@ impl Credit {
     }
 }
 
-/// What is known of a job beside its message, and travels with it while it waits for its time.
+/// The state of a job beside its message. It travels with the job while the job waits for its time.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PostponedState {
-    /// Its id: the message of a job that names none does not tell.
+    /// The job's id. The message does not hold it if its publisher gave the job none.
     pub id: String,
-    /// Which request it is.
+    /// The fingerprint of the job's request.
     #[serde(default)]
     pub fingerprint: String,
-    /// Which answer of its identity it will have.
+    /// The revision that the job's answer will have.
     #[serde(default = "first_revision", alias = "generation")]
     pub revision: u32,
-    /// When it was published first.
+    /// The time at which the job was first published.
     pub published: Timestamp,
-    /// The calls that were made for it.
+    /// The calls that were made for the job.
     pub attempts: Vec<Attempt>,
-    /// How many of them count.
+    /// The number of `attempts` that count against the job's limit of attempts.
     pub counted: u32,
-    /// Who wants a copy of its completion.
+    /// The subjects that get a copy of the job's completion.
     pub replies: Vec<String>,
-    /// The format of its message.
+    /// The format of the job's message.
     #[serde(default = "Format::unsaid")]
     pub format: Format,
 }
@@ -144,22 +145,22 @@ fn first_revision() -> u32 {
     1
 }
 
-/// A job that is to wait for its time outside of its flow.
+/// A job that waits for its time outside of its flow.
 #[derive(Debug, Clone)]
 pub struct PostponedJob {
-    /// The flow that it comes back to.
+    /// The flow to which it returns.
     pub flow: Flow,
-    /// Whose wait it is: postponed again, it comes back once.
+    /// The identity under which it waits. A job that is postponed again under its identity returns once.
     pub identity: Identity,
-    /// When it comes back.
+    /// The time at which it returns.
     pub at: Timestamp,
-    /// What is known of it.
+    /// The state that travels with it.
     pub state: PostponedState,
-    /// Its message.
+    /// The payload of its message.
     pub payload: Bytes,
-    /// The object that holds the job, if the message does not.
+    /// The name of the object that holds the job, if the payload does not.
     pub object: Option<String>,
-    /// The message's `traceparent`.
+    /// The header `traceparent` of its message.
     pub traceparent: Option<String>,
 }
 
@@ -168,138 +169,138 @@ pub struct PostponedJob {
 pub struct CompletionPublication<'a> {
     /// The completion.
     pub completion: &'a Completion,
-    /// Which request it answers.
+    /// The fingerprint of the request that it answers.
     pub fingerprint: &'a str,
-    /// Which message it answers, as [`Delivery::unique_id`] names it.
+    /// The [`Delivery::unique_id`] of the message that it answers; `None` if that is not known.
     pub message: Option<&'a str>,
     /// The job's `traceparent`.
     pub traceparent: Option<&'a str>,
-    /// The sequence of the message that it replaces; 0 where there must be none.
+    /// The stream sequence of the message that it replaces; 0 if its subject must be empty.
     pub replaces: u64,
 }
 
-/// What came of publishing a completion.
+/// The outcome of publishing a completion.
 #[derive(Debug)]
 pub enum PublishOutcome {
-    /// It is the answer.
+    /// The completion is stored on its subject.
     First,
-    /// Another message was there first, and stands.
+    /// The subject already holds another message, so the completion is not stored.
     Already(Box<ExistingCompletion>),
-    /// The message that it was to replace has gone; there is none.
+    /// The completion is not stored: its subject is empty, and the message to replace is gone.
     Gone,
 }
 
-/// The message that stands on a completion's subject.
+/// The message that is stored on a completion's subject.
 #[derive(Debug, Clone)]
 pub struct ExistingCompletion {
-    /// The completion; `None` if the message cannot be read as one.
+    /// The completion; `None` if the message cannot be decoded, or the object that holds the completion is gone.
     pub completion: Option<Completion>,
-    /// Which request it answers, if it says so.
+    /// The fingerprint of the request that it answers; `None` if the message does not state it.
     pub fingerprint: Option<String>,
-    /// Which message it answers, if it says so.
+    /// The [`Delivery::unique_id`] of the message that it answers; `None` if the message does not state it.
     pub message: Option<String>,
-    /// When it was published.
+    /// The time at which it was published.
     pub published: Timestamp,
-    /// Its sequence.
+    /// Its sequence in the stream.
     pub sequence: u64,
 }
 
-/// A message that is given up, for operators.
+/// A message that is given up and kept for operators.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// What is known of it.
+    /// The facts about the message.
     pub letter: DeadLetterMeta,
     /// The delivery as it came.
     pub delivery: Delivery,
 }
 
-/// What is known of a message that is given up.
+/// The facts about a message that is given up.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DeadLetterMeta {
-    /// The pool that its subject names, a name or not.
+    /// The pool part of its subject, which need not be a valid name.
     pub pool: String,
-    /// The team that its subject names, a name or not.
+    /// The team part of its subject, which need not be a valid name.
     pub team: String,
-    /// Its batch, if it is of one.
+    /// The job's batch; `None` if it has none.
     pub batch: Option<String>,
-    /// Its id.
+    /// The job's id.
     pub id: String,
-    /// Which answer of its identity it had.
+    /// The revision of the job's answer.
     #[serde(alias = "generation")]
     pub revision: u32,
-    /// A short name of the cause.
+    /// The cause, as a short name.
     #[serde(deserialize_with = "class_name")]
     pub code: String,
-    /// What happened, for a person.
+    /// A description of the cause, for a person.
     pub message: String,
-    /// The calls that were made for it.
+    /// The calls that were made for the job.
     pub attempts: Vec<Attempt>,
-    /// The format of the message; told where it is an earlier one.
+    /// The format of the message; encoded only if it is not the newest one.
     #[serde(default, skip_serializing_if = "Format::is_newest")]
     pub format: Format,
 }
 
 impl DeadLetterMeta {
-    /// The cause and what happened, in a line.
+    /// Returns the cause and its description, separated by a colon.
     pub fn reason(&self) -> String {
         format!("{}: {}", self.code, self.message)
     }
 }
 
-/// Why the queue did not do something.
+/// A failure of the queue, with its reason.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Error(pub String);
 
-/// Where jobs come from and completions go.
+/// A queue that delivers jobs and takes their completions.
 pub trait Queue: Send + Sync + 'static {
-    /// What there is to read, as it is found: what holds jobs now and what gets some later. Nothing that
-    /// is open in `readings` is told again.
+    /// Returns a channel of the readings that hold jobs now, and of those that get jobs later. A reading that is
+    /// open in `readings` is not sent again.
     fn find(
         &self,
         readings: Arc<ActiveReadings>,
     ) -> impl Future<Output = Result<mpsc::UnboundedReceiver<QueueReading>, Error>> + Send;
 
-    /// Makes what is needed to read.
+    /// Creates the server's side of `reading`; on JetStream, a durable consumer.
     fn prepare(&self, reading: &QueueReading) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Starts to read what was prepared.
+    /// Starts to read what [`Queue::prepare`] prepared.
     fn open(&self, reading: &QueueReading, credit: Credit) -> DeliverySource;
 
-    /// Deletes what was made to read, if nothing waits there and nothing of it is unacknowledged; returns
-    /// whether that is so.
+    /// Deletes what [`Queue::prepare`] created, if no job waits there and no delivery is unacknowledged. Returns true
+    /// if it is deleted, or did not exist.
     fn forget(&self, reading: &QueueReading) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Deletes what was made to read although more waits there. Whoever asks holds nothing of it any more;
-    /// what is delivered after that does not say that it was delivered before.
+    /// Deletes what [`Queue::prepare`] created although jobs wait there. The caller must hold no delivery of the
+    /// reading. Later deliveries of the same messages are not marked as redelivered.
     fn leave(&self, reading: &QueueReading) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Whether a job of so many bytes can be kept with what is known of it.
+    /// Returns true if a job of `size` bytes can be postponed together with its state.
     fn can_postpone(&self, size: usize) -> bool;
 
-    /// Keeps a job until its time comes. Doing it again for an identity replaces the first; who wanted a
-    /// copy then still gets one. False if another request waits there under the same identity.
+    /// Keeps a job until its time comes. Postponing an identity again replaces its first job, and keeps the subjects
+    /// that get a copy of the completion. Returns false if another request waits under the same identity.
     fn postpone(&self, job: PostponedJob) -> impl Future<Output = Result<bool, Error>> + Send;
 
-    /// Says that these deliveries are still being worked on.
+    /// Reports that these deliveries are still in progress, so that they are not delivered again.
     fn keep(&self, receipts: Vec<DeliveryReceipt>) -> impl Future<Output = ()> + Send;
 
-    /// Gives a delivery back, to be delivered again at once.
+    /// Nacks a delivery, which is then delivered again at once.
     fn give_back(&self, receipt: DeliveryReceipt) -> impl Future<Output = ()> + Send;
 
-    /// Publishes a completion, unless its identity has another than the one that it replaces.
+    /// Publishes a completion, unless its subject holds another message than the one that it replaces.
     fn complete(
         &self,
         publication: CompletionPublication<'_>,
     ) -> impl Future<Output = Result<PublishOutcome, Error>> + Send;
 
-    /// What stands on the subject of an identity's completion.
+    /// Returns the message on the subject of an identity's completion; `None` if there is none.
     fn completion(
         &self,
         identity: &Identity,
     ) -> impl Future<Output = Result<Option<ExistingCompletion>, Error>> + Send;
 
-    /// Sends copies of a completion to `subjects`, to whoever listens now.
+    /// Sends copies of a completion to `subjects`. Only subscribers of this moment receive them.
     fn copy(
         &self,
         subjects: BTreeSet<String>,
@@ -307,21 +308,21 @@ pub trait Queue: Send + Sync + 'static {
         traceparent: Option<&str>,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// How many bytes the object of a job has; `None` if there is no such object.
+    /// Returns the size of a job's object in bytes; `None` if there is no such object.
     fn object_size(
         &self,
         object: &str,
     ) -> impl Future<Output = Result<Option<usize>, Error>> + Send;
 
-    /// The object of a job; `None` if there is none any more.
+    /// Returns the object of a job; `None` if it is gone or damaged.
     fn object(&self, object: &str) -> impl Future<Output = Result<Option<Bytes>, Error>> + Send;
 
     /// Deletes the object of a job.
     fn drop_object(&self, object: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Keeps a message that is given up.
+    /// Keeps a dead letter.
     fn bury(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Ends a delivery for good; returns when that is confirmed.
+    /// Acknowledges a delivery for good. Returns when the server has confirmed it.
     fn ack(&self, receipt: DeliveryReceipt) -> impl Future<Output = Result<(), Error>> + Send;
 }

@@ -1,4 +1,4 @@
-//! [`Queue`] on JetStream. The streams exist before this is built.
+//! The [`Queue`] on JetStream. Its streams must exist before it is built.
 
 mod dead;
 mod discovery;
@@ -41,43 +41,44 @@ use super::{
     QueueReading,
 };
 
-/// A delivery that is not acknowledged, nor kept by a progress ack, is delivered again after this.
+/// Time after which the server delivers again what is neither acknowledged nor reported in progress.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Deliveries of one flow that may be unacknowledged at once. Flow control is the stage's, not the
-/// server's, so this is only a bound.
+/// Limit of unacknowledged deliveries of one flow. The worker's stage controls the flow, not the server, so this is
+/// only an upper bound.
 const MAX_ACK_PENDING: i64 = 20_000;
-/// Consumers that are made or deleted at once.
+/// Limit of consumers that are created or deleted at once.
 const TURNS: usize = 16;
-/// The header that carries a trace through.
+/// The header that holds the context of a job's trace.
 const TRACEPARENT: &str = "traceparent";
-/// Longest trace that is carried through, in bytes; the standard's has 55.
+/// Longest `traceparent` that is passed on, in bytes; the standard's has 55.
 const LONGEST_TRACE: usize = 512;
-/// Room for what is known of a postponed job, which travels in a header.
+/// Bytes of a message that are reserved for the state of a postponed job, which travels in a header.
 const STATE_ROOM: usize = 64 * 1024;
-/// Room for a message's headers beside its payload.
+/// Bytes of a message that are reserved for its headers.
 const HEADER_ROOM: usize = 4 * 1024;
 
-/// The header that what is known of a postponed job travels in.
+/// The header that holds the state of a postponed job.
 const STATE: &str = "Forebay-State";
 
-/// Jobs and completions on JetStream streams.
+/// A queue of jobs and completions on JetStream streams.
 #[derive(Debug, Clone)]
 pub struct JetStreamQueue {
     client: async_nats::Client,
     context: Context,
     names: Names,
-    /// When the streams that are read were created, in Unix seconds: sequences start again with them.
+    /// The creation times of the streams of jobs and of postponed jobs, in Unix seconds. The sequences of a stream that is
+    /// created again start again.
     created: Arc<[AtomicI64; 2]>,
-    /// The sequence of the last job that is of format 1.
+    /// The sequence of the last job in format 1; 0 if there is none.
     format_1_until: Arc<AtomicU64>,
-    /// Consumers that are made or deleted at once: of thousands, each would wait for all the others.
+    /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
     turns: Arc<Semaphore>,
     requests: Objects,
     answers: Objects,
 }
 
 impl JetStreamQueue {
-    /// A queue over the streams named by `names`.
+    /// Builds a queue over the streams that `names` names.
     pub fn new(client: async_nats::Client, names: Names) -> Self {
         let context = jetstream::new(client.clone());
         let max_payload = client.max_payload();
@@ -100,7 +101,7 @@ impl JetStreamQueue {
             .map_err(unavailable)
     }
 
-    /// Makes the durable consumer of what `reading` reads, if it is not there.
+    /// Creates the durable consumer of `reading`, if it does not exist.
     async fn consumer(&self, reading: &QueueReading) -> Result<(), Error> {
         let filters = match reading.due {
             false => self.names.job_filters(&reading.flow),
@@ -136,7 +137,7 @@ impl JetStreamQueue {
         Ok(())
     }
 
-    /// Deletes the consumer of what `reading` reads, if `may` says so; returns whether it is gone.
+    /// Deletes the consumer of `reading`, if `may` allows it. Returns true if the consumer does not exist any more.
     async fn delete_consumer(
         &self,
         reading: &QueueReading,
@@ -163,7 +164,8 @@ impl JetStreamQueue {
         }
     }
 
-    /// A message as a delivery. The state of a job is believed only where nobody but Forebay publishes.
+    /// Decodes a message as a delivery; `None` if it is not one of a consumer. The state of a job is read only from
+    /// postponed jobs, because Forebay alone publishes those.
     fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
         let message = jetstream::Message {
             message,
@@ -223,10 +225,11 @@ impl JetStreamQueue {
         })
     }
 
-    /// When a completion was published last, and whose it is, unless it is not in the stream any more.
+    /// Returns the identity and the time of the last published completion; `None` if none was published. The identity is
+    /// `None` if the completion has left the stream or cannot be decoded.
     ///
     /// # Errors
-    /// When the stream cannot be read.
+    /// Fails if the stream cannot be read.
     pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
         let stream = self
             .context
@@ -250,24 +253,24 @@ impl JetStreamQueue {
         )))
     }
 
-    /// Ends the wait of jobs that wait for their time: they come back to their flows at once. Returns how many.
+    /// Ends the wait of postponed jobs, which return to their flows at once. Returns their number.
     ///
     /// # Errors
-    /// When they cannot be read or written.
+    /// Fails if the jobs cannot be read or written.
     pub async fn hasten(&self, which: &CancelledJobs, now: Timestamp) -> Result<usize, Error> {
         scheduled::hasten(self, which, now).await
     }
 
-    /// What the server takes of one message's payload.
+    /// Returns the size of the largest payload that the server takes beside the headers, in bytes.
     fn room(&self) -> usize {
         self.client.max_payload().saturating_sub(HEADER_ROOM)
     }
 
-    /// A completion as a message: whole, or where no message can hold it without its body, which the object
-    /// that its header names holds.
+    /// Encodes a completion as the headers and the payload of a message. If no message can hold it, an object holds the
+    /// whole completion, the payload leaves out its body, and a header names the object.
     ///
     /// # Errors
-    /// When the object cannot be kept.
+    /// Fails if the completion cannot be encoded, or the object cannot be kept.
     pub async fn message(
         &self,
         completion: &Completion,
@@ -285,7 +288,7 @@ impl JetStreamQueue {
         let mut rest = objects::without_body(completion);
         let mut payload = json(&rest)?;
         if payload.len() > self.room() {
-            // Of a server that takes next to nothing: the object tells of the calls.
+            // The server takes only very small messages. The object still holds the calls.
             rest.attempts.clear();
             payload = json(&rest)?;
         }
@@ -293,8 +296,8 @@ impl JetStreamQueue {
     }
 }
 
-/// The id of a job that has none of its own, by when its stream was made, in seconds since 1970, and by its place
-/// there.
+/// Returns the id of a job that has none of its own. It holds the creation time of the job's stream, in Unix seconds,
+/// and the job's sequence there.
 pub fn given_id(created: i64, sequence: u64) -> String {
     format!("s{created}-{sequence}")
 }
@@ -317,7 +320,7 @@ fn traced(traceparent: Option<&str>) -> HeaderMap {
     headers
 }
 
-/// Header values end at a line break.
+/// Replaces line breaks, at which the value of a header would end.
 fn one_line(text: &str) -> String {
     text.replace(['\r', '\n'], " ")
 }
@@ -360,13 +363,13 @@ impl Queue for JetStreamQueue {
 
     async fn keep(&self, receipts: Vec<DeliveryReceipt>) {
         for receipt in receipts {
-            // A progress ack that is lost is followed by the next one in time.
+            // If a progress ack is lost, the next one still comes within the ack wait.
             let _ = self.client.publish(receipt.0, "+WPI".into()).await;
         }
     }
 
     async fn give_back(&self, receipt: DeliveryReceipt) {
-        // One that is lost is delivered again after the ack wait.
+        // If the nack is lost, the message is delivered again after the ack wait.
         let _ = self.client.publish(receipt.0, "-NAK".into()).await;
     }
 
@@ -412,7 +415,7 @@ impl Queue for JetStreamQueue {
             Ok(message) => {
                 let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
                 let completion = match serde_json::from_slice(&message.payload).ok() {
-                    // An answer that is gone is none.
+                    // A completion whose object is gone counts as none.
                     Some(completion) => {
                         self.answers
                             .whole(completion, header(OBJECT_HEADER).as_deref())

@@ -1,11 +1,11 @@
-//! Which readings are open, so that each is opened once, and again when something comes after its end.
+//! The readings that are open. Each is opened once, and once more when something comes after its end.
 
 use std::collections::HashMap;
 
 use super::QueueReading;
 use parking_lot::{Mutex, MutexGuard};
 
-/// Which readings are open.
+/// The set of open readings.
 #[derive(Debug, Default)]
 pub struct ActiveReadings {
     open: Mutex<HashMap<QueueReading, ReadingsState>>,
@@ -14,7 +14,7 @@ pub struct ActiveReadings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReadingsState {
     Open,
-    /// It will be closed unless something comes meanwhile.
+    /// The reading will be closed, unless something comes meanwhile.
     Closing,
 }
 
@@ -23,7 +23,7 @@ impl ActiveReadings {
         self.open.lock()
     }
 
-    /// Notes that there is something to read; true if nobody reads it, who then must.
+    /// Notes that `reading` has something to read. Returns true if no task reads it; the caller must then start one.
     pub fn see(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
         match open.get_mut(reading) {
@@ -35,12 +35,12 @@ impl ActiveReadings {
         }
     }
 
-    /// All that are open.
+    /// Returns all open readings.
     pub(crate) fn open(&self) -> Vec<QueueReading> {
         self.lock().keys().cloned().collect()
     }
 
-    /// Whoever reads holds this: if that ends by a panic, somebody else may read.
+    /// Returns a guard for the reading task. If the task panics, another task may open the reading.
     pub(crate) fn guard<'a>(&'a self, reading: &'a QueueReading) -> ReadingGuard<'a> {
         ReadingGuard {
             readings: self,
@@ -48,12 +48,13 @@ impl ActiveReadings {
         }
     }
 
-    /// Says that a reading is about to close.
+    /// Marks a reading as about to close.
     pub(crate) fn closing(&self, reading: &QueueReading) {
         self.lock().insert(reading.clone(), ReadingsState::Closing);
     }
 
-    /// Closes a reading, unless something came meanwhile: then it is false, and the reading goes on.
+    /// Closes a reading and returns true, unless something came since [`ActiveReadings::closing`]. The reading must then
+    /// continue.
     pub(crate) fn close(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
         let closes = open.get(reading) != Some(&ReadingsState::Open);
@@ -64,7 +65,7 @@ impl ActiveReadings {
     }
 }
 
-/// Ends a reading whose reader panics.
+/// Removes a reading when its task panics.
 #[derive(Debug)]
 pub(crate) struct ReadingGuard<'a> {
     readings: &'a ActiveReadings,

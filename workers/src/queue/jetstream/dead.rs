@@ -1,4 +1,4 @@
-//! Dead letters: the message as it came, and what is known of it in headers.
+//! Dead letters: the message as it came, with the facts about it in headers.
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
@@ -11,14 +11,14 @@ use futures::TryFutureExt;
 use super::{JetStreamQueue, one_line, traced, unavailable};
 use crate::queue::{DeadLetter, DeadLetterMeta, Error};
 
-/// Longest reason that stands in a header by itself, in characters.
+/// Longest reason in the header of its own, in characters.
 const LONGEST_REASON: usize = 500;
 
-/// Of what the server takes of a message, the part that a dead letter's own message may have: to show it,
-/// it must fit an answer, where some bytes are written as six.
+/// The server's largest payload divided by this is the largest message that a dead letter holds itself. To be shown,
+/// the message must fit in an answer, where some bytes are encoded as six.
 const SHARE: usize = 8;
 
-/// Keeps a message that is given up: the message as it came, or, where that is large, the object that holds it.
+/// Keeps a dead letter: the message as it came or, if that is large, the object that holds it.
 pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
     let DeadLetter {
         mut letter,
@@ -31,10 +31,10 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     headers.insert(SUBJECT_HEADER, one_line(&delivery.subject));
     headers.insert("Forebay-Attempts", letter.attempts.len().to_string());
     headers.insert(DEAD_LETTER_HEADER, json(&letter)?);
-    // Burying the same delivery again leaves one letter.
+    // The server keeps one letter of several for the same delivery.
     headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
     let mut payload = delivery.payload;
-    // One that is another team's is not this letter's to show or drop.
+    // This letter must neither show nor delete the object of another team.
     let mut object = delivery
         .object
         .filter(|object| is_object_of(object, &letter.team));
@@ -55,7 +55,7 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     if publish(queue, &subject, &headers, payload.clone()).await? {
         return Ok(());
     }
-    // Of a server that takes next to nothing: the completion tells of the calls too.
+    // The server takes only very small messages. The completion holds the calls as well.
     letter.attempts.clear();
     headers.insert(DEAD_LETTER_HEADER, json(&letter)?);
     match publish(queue, &subject, &headers, payload).await? {
@@ -68,7 +68,7 @@ fn json(letter: &DeadLetterMeta) -> Result<String, Error> {
     serde_json::to_string(letter).map_err(unavailable)
 }
 
-/// False if it is larger than the server takes.
+/// Publishes a dead letter. Returns false if it is larger than the server takes.
 async fn publish(
     queue: &JetStreamQueue,
     subject: &str,

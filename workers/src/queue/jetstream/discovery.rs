@@ -1,5 +1,5 @@
-//! Finding what there is to read: the server announces each new job's subject, and its list of subjects
-//! is read at the start and now and then, for announcements that were missed.
+//! Finds what there is to read. The server announces the subject of each new job. Its list of subjects is read at the
+//! start and in intervals, because announcements can be missed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use tracing::warn;
 use super::{JetStreamQueue, unavailable};
 use crate::queue::{ActiveReadings, Error, QueueReading};
 
-/// How often the list of subjects is read again.
+/// Time between two reads of the list of subjects.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(15);
-/// Subjects whose meaning is remembered at most.
+/// Limit of subjects whose readings are cached.
 const SUBJECTS: usize = 10_000;
 
 pub(super) async fn start(
@@ -62,7 +62,8 @@ pub(super) async fn start(
 
 struct QueueFinder {
     queue: JetStreamQueue,
-    /// What subjects mean: nearly every announcement is of one that was seen before.
+    /// The reading of each subject that was seen; `None` for a subject that cannot be served. Nearly every announcement is
+    /// of a subject that was seen before.
     known: HashMap<String, Option<QueueReading>>,
     readings: Arc<ActiveReadings>,
     sender: mpsc::UnboundedSender<QueueReading>,
@@ -88,7 +89,8 @@ impl QueueFinder {
         Ok(())
     }
 
-    /// Flows that were read before: those that are idle are let go then.
+    /// Finds the flows that have a consumer because they were read before. Those that are idle are closed later, which
+    /// deletes their consumers.
     async fn read_consumers(&mut self) -> Result<(), Error> {
         let names = self.queue.names.clone();
         for (stream, due) in [
@@ -106,8 +108,8 @@ impl QueueFinder {
         Ok(())
     }
 
-    /// Looks at a subject. The server takes a publish to a literal `*`, which no consumer could filter
-    /// without taking other people's jobs; such a message stays where it is.
+    /// Notes that `subject` has jobs. The server accepts a publish to a literal `*`. No consumer could filter such a
+    /// subject without taking the jobs of others, so its messages stay where they are.
     fn see(&mut self, subject: &str, due: bool) {
         if !self.known.contains_key(subject) {
             let flow = self.queue.names.flow_of(subject);
@@ -129,7 +131,7 @@ impl QueueFinder {
             return;
         };
         if self.readings.see(reading) {
-            // Nobody receives any more only when the process ends.
+            // The receiver is gone only when the process ends.
             let _ = self.sender.send(reading.clone());
         }
     }

@@ -1,9 +1,11 @@
-//! Jobs that Forebay 0.1 had scheduled move to today's stream.
+//! Moves the jobs that Forebay 0.1 had scheduled to today's stream.
 //!
-//! The two streams cannot both have the subjects of jobs whose time has come: whoever makes today's stream has the old one
-//! give those up first ([`Names::format_1_scheduled_subjects`]). What waits for its time is copied under a subject of its
-//! own, so that copying it again changes nothing. What has come back is copied and then deleted: a process that ends in
-//! between, or a schedule that fires while it is copied, leaves a job there twice, as two publishes of it would.
+//! Only one of the two streams can have the subjects of jobs whose time has come. Before today's stream is created, the
+//! old one must give those subjects up ([`Names::format_1_scheduled_subjects`]).
+//!
+//! A job that waits for its time is copied under a subject of its own, so that copying it again changes nothing. A job
+//! whose time has come is copied and then deleted. If the process ends in between, or a schedule fires while it is
+//! copied, the job is there twice, as if it were published twice.
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
@@ -21,17 +23,17 @@ use tracing::info;
 use super::{STATE, TRACEPARENT, unavailable};
 use crate::queue::Error;
 
-/// Jobs that are moved at once.
+/// Limit of subjects whose jobs are moved at once.
 const AT_ONCE: usize = 64;
-/// The headers of a schedule that make it one.
+/// The headers that make a message a schedule.
 const SCHEDULE: [&str; 2] = ["Nats-Schedule", "Nats-Schedule-Target"];
-/// The headers that tell of the job.
+/// The headers that belong to the job.
 const OF_JOB: [&str; 3] = [STATE, TRACEPARENT, OBJECT_HEADER];
 
-/// Moves all jobs that 0.1 had scheduled to today's stream, which is there, and deletes the old one.
+/// Moves all jobs that Forebay 0.1 had scheduled to today's stream, which must exist. Deletes the old stream.
 ///
 /// # Errors
-/// When the server does not answer or does not do it; done again, it goes on where it was.
+/// Fails if the server does not answer or refuses a request. The next call continues where this one ended.
 pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(), Error> {
     let stream = match context.get_stream(names.format_1_scheduled_stream()).await {
         Ok(stream) => stream,
@@ -45,7 +47,7 @@ pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(),
         names,
         stream: &stream,
     };
-    // Schedules first: one that fires before it is copied has come back by then.
+    // Schedules come first: one that fires before it is copied is then among the jobs whose time has come.
     for filter in [names.format_1_scheduled_subjects(), names.all_due()] {
         let subjects = stream
             .info_with_subjects(filter)
@@ -69,7 +71,7 @@ fn is_no_stream(kind: &GetStreamErrorKind) -> bool {
     matches!(kind, GetStreamErrorKind::JetStream(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Moves messages of the old stream.
+/// Moves the messages of the old stream.
 struct ScheduleMover<'a> {
     context: &'a Context,
     names: &'a Names,
@@ -105,7 +107,7 @@ impl ScheduleMover<'_> {
         }
         let is_schedule = message.headers.get(SCHEDULE[0]).is_some();
         if is_schedule {
-            // One that is there was copied before.
+            // If the subject already holds a message, the schedule was copied before.
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
         let subject = self.names.scheduled_since_format_1(&message.subject);
@@ -122,7 +124,7 @@ impl ScheduleMover<'_> {
     }
 
     /// Deletes a message that is copied. Its bytes are not overwritten, which would take the server many times as long.
-    /// What the server answers does not matter: one that has fired is gone, and the stream is deleted in the end.
+    /// The answer's content does not matter: a schedule that has fired is gone, and the stream is deleted in the end.
     async fn delete(&self, sequence: u64) -> Result<(), Error> {
         let subject = format!(
             "STREAM.MSG.DELETE.{}",

@@ -1,4 +1,5 @@
-//! Jobs and completions that no message can hold: kept in NATS object stores, and named by a message's header.
+//! Jobs and completions that no message can hold. NATS object stores keep them, and a header of the message names the
+//! object.
 
 use std::collections::HashSet;
 use std::io;
@@ -23,16 +24,16 @@ use tracing::warn;
 use super::unavailable;
 use crate::queue::Error;
 
-/// Bytes of one message of an object, where the server takes so many.
+/// Size of an object's chunks in bytes, if the server takes messages of that size.
 const CHUNK: usize = 128 * 1024;
-/// What an object takes beside its bytes: its description, and what is put at the same time.
+/// Bytes that are reserved beside an object's own: for its description, and for objects that are put at the same time.
 const MARGIN: usize = 64 * 1024;
-/// A chunk that does not come for so long is waited for no more.
+/// Longest wait for an object's next bytes.
 const SILENCE: Duration = Duration::from_secs(15);
-/// How often an object is fetched whose chunks do not come.
+/// Limit of attempts to fetch an object whose chunks do not come.
 const TRIES: usize = 2;
 
-/// An object store.
+/// A NATS object store.
 #[derive(Debug, Clone)]
 pub struct Objects {
     context: Context,
@@ -42,12 +43,13 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// The jobs that no message can hold. `max_payload` is the server's.
+    /// Returns the store of the jobs that no message can hold. `max_payload` is the server's largest payload, in bytes.
     pub fn of_requests(context: &Context, names: &Names, max_payload: usize) -> Self {
         Self::new(context, names.requests_bucket(), max_payload)
     }
 
-    /// The completions that no message can hold.
+    /// Returns the store of the completions that no message can hold. `max_payload` is the server's largest payload, in
+    /// bytes.
     pub fn of_answers(context: &Context, names: &Names, max_payload: usize) -> Self {
         Self::new(context, names.answers_bucket(), max_payload)
     }
@@ -69,10 +71,10 @@ impl Objects {
             .map_err(unavailable)
     }
 
-    /// Keeps an object; it replaces one of the same name.
+    /// Stores an object, which replaces one of the same name.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// Fails if the store is full, or the server does not take the object.
     pub async fn put(&self, name: &str, bytes: &Bytes) -> Result<(), Error> {
         let meta = ObjectMetadata {
             name: name.to_owned(),
@@ -88,7 +90,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Looks before anything is put: what was put of an object that did not fit would stay.
+    /// Fails if the store has no room for an object of `size` bytes. This is checked first, because the chunks of an object
+    /// that does not fit would stay.
     async fn has_room(&self, size: usize) -> Result<(), Error> {
         let stream = self
             .context
@@ -107,23 +110,23 @@ impl Objects {
         Ok(())
     }
 
-    /// How many bytes an object has; `None` if there is none of this name.
+    /// Returns the size of an object in bytes; `None` if there is none of this name.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not answer.
     pub async fn size(&self, name: &str) -> Result<Option<usize>, Error> {
         Ok(described(&self.store().await?, name)
             .await?
             .map(|info| info.size))
     }
 
-    /// A whole object; `None` if there is none of this name, or it is damaged.
+    /// Returns a whole object; `None` if there is none of this name, or it is damaged.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not answer.
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let store = self.store().await?;
-        // Chunks that do not come may be on their way for long once, or be gone.
+        // Chunks that do not come in time may be slow once, or be gone.
         for _ in 0..TRIES {
             let Some(info) = described(&store, name).await? else {
                 return Ok(None);
@@ -139,11 +142,11 @@ impl Objects {
         Ok(None)
     }
 
-    /// Deletes what was put of objects that never became whole, if the last of it came before `before`; returns of how
-    /// many. Whoever puts an object may have ended meanwhile.
+    /// Deletes the chunks of objects that were never completed, if their last chunk came before `before`. A publisher that
+    /// ends while it puts an object leaves such chunks. Returns the number of these objects.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not answer.
     pub async fn sweep(&self, before: Timestamp) -> Result<usize, Error> {
         let stream = self
             .context
@@ -162,7 +165,7 @@ impl Objects {
                 .await
                 .map_err(unavailable)
         };
-        // Chunks first: what becomes whole meanwhile is described by then.
+        // Chunks are listed first: an object that is completed meanwhile has a description by then.
         let chunks = subjects(&chunks).await?;
         let mut whole = HashSet::new();
         for description in subjects(&descriptions).await? {
@@ -189,10 +192,10 @@ impl Objects {
         Ok(swept)
     }
 
-    /// Deletes an object, if it is there.
+    /// Deletes an object, if it exists.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not answer.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
         match self.store().await?.delete(name).await {
             Ok(()) => Ok(()),
@@ -201,10 +204,10 @@ impl Objects {
         }
     }
 
-    /// Keeps a completion, under a name that no other has; returns the name.
+    /// Stores a completion under a name that no other completion has. Returns the name.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// Fails if the store is full, or the server does not take the object.
     pub(super) async fn keep(
         &self,
         names: &Names,
@@ -217,17 +220,18 @@ impl Objects {
             } = completion;
             names.answer_object(team, batch.as_deref(), id, whole)
         };
-        // One that is there is not put again: somebody may be reading it.
+        // An object that exists is not put again, because it may be read at this moment.
         if self.size(&name).await? != Some(whole.len()) {
             self.put(&name, whole).await?;
         }
         Ok(name)
     }
 
-    /// The whole completion of a message that may name an object; `None` if the object is gone.
+    /// Returns the whole completion of a message that may name an object. `None` if the object is gone or damaged, or holds
+    /// the completion of another identity.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// Fails if the server does not answer.
     pub async fn whole(
         &self,
         completion: Completion,
@@ -240,12 +244,12 @@ impl Objects {
             .get(object)
             .await?
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        // What is put where another's message points to is no answer to this.
+        // An object can be put under a name that this message has, and still be of another identity.
         Ok(whole.filter(|whole: &Completion| whole.identity() == completion.identity()))
     }
 }
 
-/// The object that a message names.
+/// Returns the name of the object that a message's headers name; `None` if they name none.
 pub fn object_of(headers: Option<&HeaderMap>) -> Option<String> {
     Some(headers?.get(OBJECT_HEADER)?.as_str().to_owned())
 }
@@ -259,9 +263,9 @@ async fn last_on(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMess
 }
 
 enum FetchedObject {
-    /// The object, or nothing if it is damaged.
+    /// The whole object; `None` if it is gone or damaged.
     All(Option<Bytes>),
-    /// It stopped coming.
+    /// The next bytes did not come in time.
     Stalled,
 }
 
@@ -281,7 +285,7 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, 
                     (bytes.len() == info.size).then(|| bytes.into()),
                 ));
             }
-            // It is not what it is described as.
+            // The object is longer than its description states.
             Ok(Ok(_)) if bytes.len() > info.size => return Ok(FetchedObject::All(None)),
             Ok(Ok(_)) => {}
             Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
@@ -293,7 +297,8 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, 
     }
 }
 
-/// What is known of an object. A link is none: it would read what another name stands for.
+/// Returns the description of an object; `None` if there is none. A link counts as none, because it would return the
+/// object of another name.
 async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>, Error> {
     match store.info(name).await {
         Ok(info)
@@ -314,13 +319,13 @@ async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>
         {
             Ok(None)
         }
-        // It describes nothing, and would not the next time. The client has no kind of its own for this.
+        // The description cannot be decoded, and a retry would not change that. The client has no error kind for this.
         Err(error) if error.to_string().contains("failed to decode") => Ok(None),
         Err(error) => Err(unavailable(error)),
     }
 }
 
-/// What a message can hold of a completion that is larger: all but the answer's body and the metadata.
+/// Returns the part of a large completion that a message can hold: all but the answer's body and the metadata.
 pub(super) fn without_body(completion: &Completion) -> Completion {
     let mut rest = Completion {
         metadata: None,

@@ -1,4 +1,4 @@
-//! Postponing a job: a message schedule, which the server fires back to the job's flow.
+//! Postponed jobs. Each is a message schedule, which the server fires back to the job's flow.
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
@@ -13,13 +13,13 @@ use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
 use crate::controls::CancelledJobs;
 use crate::queue::{Error, PostponedJob, PostponedState};
 
-/// What the subjects that want a copy of a postponed job's completion may have together, in bytes.
+/// Largest total size of the subjects that get a copy of a postponed job's completion, in bytes.
 const MOST_REPLIES: usize = 24 * 1024;
-/// Jobs whose wait is ended at once.
+/// Limit of jobs whose wait is ended at once.
 const AT_ONCE: usize = 64;
 
-/// Publishes the schedule. There is one per subject, so that doing it again, after a crash between this
-/// and the ack of the job's delivery, replaces it and it fires once. False if another request waits there.
+/// Publishes the schedule of a job. There is one per subject: after a crash between this and the ack of the job's
+/// delivery, the next schedule replaces it, and the job fires once. Returns false if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> Result<bool, Error> {
     let identity = &job.identity;
     let subject = queue
@@ -38,9 +38,9 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> R
         job.state.published = job.state.published.min(before.published);
     }
     shorten(&mut job.state.replies, &subject);
-    // Headers of the job's message are left behind: a copied id would make the server drop it.
+    // The headers of the job's message are not copied: with its message id the server would drop the schedule.
     let mut headers = traced(job.traceparent.as_deref());
-    // What came between the look and this would be replaced unseen; refused, it is looked at again.
+    // A schedule that came since it was read would be replaced unseen. The server refuses that, and the caller retries.
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
     headers.insert("Nats-Schedule", format!("@at {}", job.at));
     headers.insert("Nats-Schedule-Target", queue.names.due(&job.flow));
@@ -66,8 +66,8 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> R
     Ok(true)
 }
 
-/// Whoever publishes an identity very often, each time with another `reply_to`, must not make it larger than a
-/// message.
+/// Sorts the subjects and drops those beyond [`MOST_REPLIES`]. A publisher can publish an identity very often, each time
+/// with another `reply_to`; the job must still fit in a message.
 fn shorten(replies: &mut Vec<String>, subject: &str) {
     replies.sort();
     replies.dedup();
@@ -87,7 +87,7 @@ fn shorten(replies: &mut Vec<String>, subject: &str) {
     }
 }
 
-/// The last sequence on `subject`, 0 if there is none, and what is known of the job that waits there.
+/// Returns the last sequence on `subject`, 0 if there is none, and the state of the job that waits there.
 async fn scheduled(
     queue: &JetStreamQueue,
     subject: &str,
@@ -106,7 +106,8 @@ async fn scheduled(
     }
 }
 
-/// Ends the wait of jobs, each by the same message for now; one that has just come back is left alone.
+/// Ends the wait of jobs: the schedule of each is replaced by the same one for `now`. A job that has just come back is
+/// left alone. Returns the number of jobs.
 pub(super) async fn hasten(
     queue: &JetStreamQueue,
     which: &CancelledJobs,

@@ -1,4 +1,4 @@
-//! Reading one flow: pull requests as large as the credit that is open, on one long-lived inbox.
+//! Reads one flow, by pull requests as large as the open credit, on one long-lived inbox.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use tracing::{debug, warn};
 use super::{JetStreamQueue, unavailable};
 use crate::queue::{Credit, Delivery, DeliverySource, Error, QueueReading};
 
-/// How long the server holds a pull request that it cannot fill.
+/// Time for which the server holds a pull request that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// How often the server says that it still holds one.
+/// Time between two heartbeats of the server while it holds a pull request.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// After this without a word the request is taken to be lost.
+/// Time without any message of the server after which a pull request counts as lost.
 const MAX_SILENCE: Duration = Duration::from_secs(11);
-/// How often it is looked whether the connection was lost, and all requests with it.
+/// Time between two checks for a lost connection, which loses all requests.
 const CONNECTION_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) fn start(
@@ -57,11 +57,11 @@ struct DeliveryFeed {
     reading: QueueReading,
     inbox: String,
     credit: Credit,
-    /// Of the open credit, what a pull request at the server stands for.
+    /// The part of the open credit for which there are pull requests at the server.
     asked: usize,
-    /// When the server last said something.
+    /// The time of the server's last message, or of the last pull request.
     heard: Instant,
-    /// How often the client had connected when the requests were made.
+    /// The number of connections that the client had made when the requests were sent.
     connects: u64,
 }
 
@@ -84,7 +84,7 @@ impl DeliveryFeed {
                     None => return self.credit,
                 },
                 _ = look.tick() => if self.is_deaf() {
-                    // What the old inbox still gets is not counted on any more.
+                    // The requests on the old inbox count as lost; what it still gets is given back.
                     let fresh = self.listen().await;
                     let old = std::mem::replace(&mut subscriber, fresh);
                     self.asked = 0;
@@ -96,7 +96,7 @@ impl DeliveryFeed {
         self.credit
     }
 
-    /// Listens on a new inbox.
+    /// Subscribes to a new inbox, and retries until that succeeds.
     async fn listen(&mut self) -> Subscriber {
         loop {
             match inbox(&self.queue).await {
@@ -110,7 +110,7 @@ impl DeliveryFeed {
         }
     }
 
-    /// Whether requests are lost: with a connection, or for a reason that nobody told.
+    /// Returns true if requests are lost: with a connection, or because the server is silent.
     fn is_deaf(&mut self) -> bool {
         let connects = self
             .queue
@@ -128,15 +128,15 @@ impl DeliveryFeed {
 
     async fn give_back(&self, message: Message) {
         if let (None, Some(reply)) = (message.status, message.reply) {
-            // One that is lost is delivered again after the ack wait.
+            // If the nack is lost, the message is delivered again after the ack wait.
             let _ = self.queue.client.publish(reply, "-NAK".into()).await;
         }
     }
 
-    /// What comes on an inbox that is not read any more goes back now, not after the ack wait.
+    /// Nacks what comes on an inbox that is not read any more. It is delivered again now, not after the ack wait.
     async fn give_back_rest(&self, mut subscriber: Subscriber) {
         let rest = async {
-            // What is on its way comes first; without a connection nothing does.
+            // Messages on their way still come before the inbox closes; without a connection none do.
             let _ = subscriber.drain().await;
             while let Some(message) = subscriber.next().await {
                 self.give_back(message).await;
@@ -183,7 +183,7 @@ impl DeliveryFeed {
             };
             self.credit.open -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
-                // The turn ended just now; the next one wants it still.
+                // The turn ended just now. The credit passes to the next turn, which still wants the delivery.
                 self.credit.open += 1;
                 let _ = self
                     .queue
@@ -212,14 +212,14 @@ impl DeliveryFeed {
         }
     }
 
-    /// The consumer is gone: somebody deleted it, or the server lost it. It is made again.
+    /// Creates the consumer again after it was deleted or the server lost it.
     async fn restore(&mut self) {
         warn!(queue = %self.reading.flow, "the consumer is gone, making it again");
         match self.queue.consumer(&self.reading).await {
             Ok(()) => self.asked = 0,
             Err(error) => {
                 warn!(queue = %self.reading.flow, %error, "the consumer cannot be made");
-                // The next try waits until the request counts as lost.
+                // The next attempt waits until the request counts as lost.
                 self.asked = self.credit.open;
             }
         }
