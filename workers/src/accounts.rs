@@ -1,8 +1,7 @@
 //! An account at a provider: its limits, and the keys that share them.
 //!
-//! All meters of an account are asked together and taken together, under one lock. Division of labour:
-//! this ledger counts what is taken and when it returns; governor ([`pacer`]) spaces the starts and is
-//! asked last, so that nothing it granted has to be taken back.
+//! A call reserves from all meters of an account together, under one lock. The meters count what is taken and when it
+//! returns. Governor ([`pacer`]) spaces the starts. It is asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
 mod circuit;
@@ -48,40 +47,40 @@ use forebay_providers::Endpoint;
 use forebay_providers::Secret;
 use forebay_providers::cost::CallCost;
 
-/// Calls at once to one model where limits are learned.
+/// Limit of calls at once to one model whose limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
-/// A limit that a call may start under again sooner is not worth telling of.
+/// A spent limit is shown only if no call may start for longer than this.
 const SHORTEST_TOLD_WAIT: Duration = Duration::from_secs(5);
 
 /// One credential of an account.
 #[derive(Debug, Clone)]
 pub struct AccountKey {
-    /// Its name, for people.
+    /// The key's name, for people.
     pub name: String,
     /// The credential.
     pub secret: Secret,
 }
 
-/// What an account is made of.
+/// The configuration of an account.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its name, for people.
+    /// The account's name, for people.
     pub name: String,
-    /// Where its calls go.
+    /// The provider's endpoint, to which its calls are sent.
     pub endpoint: Endpoint,
-    /// Its credentials, at least one.
+    /// The account's credentials, at least one.
     pub keys: Vec<AccountKey>,
-    /// Its limits; where there are none, they are learned.
+    /// The account's limits. If the list is empty, they are learned.
     pub limits: Vec<Limit>,
 }
 
 impl Config {
-    /// Whether `model` has a limit in common with others.
+    /// Returns true if `model` shares a limit with other models.
     pub(crate) fn shares_limits(&self, model: &str) -> bool {
         self.limits_of(model).any(|limit| limit.models.is_some())
     }
 
-    /// The limits that bear on `model`, in their order.
+    /// Returns the limits that cover `model`, in their order.
     fn limits_of(&self, model: &str) -> impl Iterator<Item = &Limit> {
         self.limits.iter().filter(move |limit| limit.covers(model))
     }
@@ -91,7 +90,7 @@ impl Config {
 #[derive(Debug)]
 pub struct Account {
     config: Config,
-    /// Whether its limits are learned.
+    /// True if its limits are learned.
     learns: bool,
     ledger: Mutex<AccountLedger>,
     wake: Arc<Wake>,
@@ -99,16 +98,16 @@ pub struct Account {
     clock: Arc<dyn Clock>,
 }
 
-/// Why no call may be made now.
+/// The reason for which no call may be made now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Denied {
-    /// It may at this time, if nothing else takes the room first.
+    /// The call may be made at this time, if no other call takes the room first.
     Until(Instant),
-    /// Only after a call that is under way has been sent or has ended.
+    /// The call may be made after something is released: a call is sent or ends, or spending is written down.
     ForRelease,
-    /// Never: the call alone is larger than a limit.
+    /// The call can never be made: it alone is larger than a limit.
     TooLarge,
-    /// Not until an operator acts.
+    /// The call may not be made until an operator acts. `None` if an operator disabled the account.
     Shut(Option<Class>),
 }
 
@@ -123,58 +122,60 @@ impl From<MeterWait> for Denied {
 }
 
 impl Denied {
-    /// Whether it ends, by itself or by an operator's act: only a call that is too large waits in vain.
+    /// Returns true if the denial can end, by itself or by an operator's act. Only a call that is too large waits in
+    /// vain.
     pub(crate) fn is_temporary(self) -> bool {
         self != Denied::TooLarge
     }
 }
 
-/// What an account has done since it was built.
+/// The totals of an account since it was built.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AccountTotals {
-    /// Calls that were sent.
+    /// The number of calls that were sent.
     pub calls: u64,
-    /// Calls under way.
+    /// The number of calls under way.
     pub in_flight: u64,
-    /// Calls that a limit refused.
+    /// The number of calls that a limit refused.
     pub refusals: u64,
 }
 
-/// An account as an operator sees it.
+/// The state of an account, as operators see it.
 #[derive(Debug, Clone)]
 pub struct AccountSnapshot {
     /// The account's name.
     pub name: String,
     /// The provider's name.
     pub provider: String,
-    /// Name and state of each key.
+    /// The name and the state of each key.
     pub keys: Vec<(String, ReadyState)>,
-    /// Each model that was called.
+    /// The models that the account was asked about, in order of their names.
     pub models: Vec<ModelSnapshot>,
-    /// Calls a second that its limits on calls allow to one model; `None` if they say nothing of calls.
+    /// The calls per second that its limits on calls allow to one model; `None` if it has no limit on calls.
     pub requests_per_second: Option<f64>,
-    /// What it has done.
+    /// The totals since the account was built.
     pub totals: AccountTotals,
-    /// What was said when a call was last not accepted.
+    /// The message of the last call that was not accepted.
     pub last_problem: Option<String>,
 }
 
-/// A model at an account, as an operator sees it.
+/// The state of a model at an account, as operators see it.
 #[derive(Debug, Clone)]
 pub struct ModelSnapshot {
-    /// Its name.
+    /// The model's name.
     pub name: String,
-    /// Its state.
+    /// The model's state.
     pub state: ReadyState,
-    /// A limit that is spent for more than some seconds, and when a call may start again.
+    /// The limit that is spent for the longest time, and the time at which a call may start again. `None` if no limit
+    /// is spent for more than five seconds.
     pub spent: Option<(String, Instant)>,
-    /// What its limits are taken to be, where they are learned: `trying …` while one is searched.
+    /// The learned limits as they are assumed now. The text begins with `trying` while a limit is searched.
     pub learned: Vec<String>,
 }
 
 impl Account {
-    /// Builds an account; `wake` is told whenever a call that had to wait might now start, and `circuits` are
-    /// shared with the other accounts. A process before this one may have spent its limits up to `spent_at`.
+    /// Builds an account. It releases `wake` whenever a call that had to wait might now start, and shares `circuits`
+    /// with the other accounts. A process before this one may have spent its limits up to `spent_at`.
     pub(crate) fn new(
         mut config: Config,
         wake: Arc<Wake>,
@@ -212,12 +213,12 @@ impl Account {
         })
     }
 
-    /// Its name.
+    /// Returns the account's name.
     pub fn name(&self) -> &str {
         &self.config.name
     }
 
-    /// What it was built from.
+    /// Returns the configuration from which it was built.
     pub fn config(&self) -> &Config {
         &self.config
     }
@@ -227,10 +228,10 @@ impl Account {
         self.ledger.lock()
     }
 
-    /// Takes `cost` from all meters that bear on `model`, or from none.
+    /// Reserves `cost` on all meters that cover `model`, or on none.
     ///
     /// # Errors
-    /// Says what the call has to wait for.
+    /// Returns what the call has to wait for.
     pub fn reserve(
         self: &Arc<Self>,
         model: &str,
@@ -309,12 +310,12 @@ impl Account {
         ))
     }
 
-    /// Whether its limits are learned.
+    /// Returns true if its limits are learned.
     pub(crate) fn learns(&self) -> bool {
         self.learns
     }
 
-    /// Whether any limit on `model` counts calls: then what travels in one of them saves others.
+    /// Returns true if a limit on `model` counts calls. Jobs that travel in one call then save other calls.
     pub(crate) fn counts_calls(&self, model: &str) -> bool {
         self.learns
             || self
@@ -323,8 +324,7 @@ impl Account {
                 .any(|limit| !limit.counts_tokens())
     }
 
-    /// The part of the tightest limit on `model` that is free, 0 to 1; below zero where calls cannot
-    /// be made now.
+    /// Returns the free part of the tightest limit on `model`, 0 to 1, or a negative number if no call can be made now.
     pub fn headroom(&self, model: &str, now: Instant) -> f64 {
         let mut ledger = self.ledger();
         let ledger = &mut *ledger;
@@ -364,14 +364,14 @@ impl Account {
         self.wake.release();
     }
 
-    /// Stops all calls with a key, or with all of them, until [`Account::enable`]. False if there is no such
-    /// key.
+    /// Stops all calls with `key`, or with every key if that is `None`, until [`Account::enable`]. Returns false if
+    /// there is no such key.
     pub fn disable_by_hand(&self, key: Option<&str>) -> bool {
         self.each_key(key, |state| *state = ReadyState::Disabled { reason: None })
     }
 
-    /// Lets a key be used again that was disabled, or all of them; with all, models too that were not
-    /// allowed. A cooldown stays.
+    /// Enables a disabled key, or every key if `key` is `None`. The latter also enables the models that were not
+    /// allowed. A cooldown stays. Returns false if there is no such key.
     pub fn enable(&self, key: Option<&str>) -> bool {
         let found = self.each_key(key, |state| {
             if matches!(state, ReadyState::Disabled { .. }) {
@@ -401,12 +401,12 @@ impl Account {
         states.map(|(_, state)| act(state)).count() > 0
     }
 
-    /// Notes what was said when a call was not accepted.
+    /// Notes the message of a call that was not accepted.
     pub fn note_problem(&self, problem: &str) {
         self.ledger().last_problem = Some(problem.to_owned());
     }
 
-    /// What it is doing at `now`.
+    /// Returns the account's state at `now`.
     pub fn snapshot(&self, now: Instant) -> AccountSnapshot {
         let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| key.name.clone());
@@ -441,13 +441,13 @@ impl Account {
         }
     }
 
-    /// Whether any of its limits counts tokens.
+    /// Returns true if a limit counts tokens, or the limits are learned.
     pub(crate) fn counts_tokens(&self) -> bool {
         self.learns || self.config.limits.iter().any(Limit::counts_tokens)
     }
 
-    /// Calls a second that the limits of periods up to a minute allow to `model`; longer ones say
-    /// nothing of how fast calls go.
+    /// Returns the calls per second that the limits for periods of up to a minute allow to `model`; `None` if none of
+    /// them counts calls. Limits for longer periods do not bound the rate of calls.
     pub(crate) fn short_rate(&self, model: &str) -> Option<f64> {
         let short = |limit: &&Limit| limit.covers(model) && limit.is_short();
         self.config
@@ -458,8 +458,8 @@ impl Account {
             .reduce(f64::min)
     }
 
-    /// Calls a second that the tightest limit on calls allows to one model: of those for periods up to
-    /// a minute, if there are any.
+    /// Returns the calls per second that the tightest limit on calls allows to one model; `None` if there is no such
+    /// limit. Limits for periods of more than a minute count only if there is none for a shorter period.
     pub fn requests_per_second(&self) -> Option<f64> {
         let limits = &self.config.limits;
         let short = limits

@@ -1,4 +1,4 @@
-//! Which subjects are served, and what the publishers of the others are told.
+//! The rules for which subjects are served, and the refusals of jobs on other subjects.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,19 +8,20 @@ use forebay_schemas::{Flow, Format, Names};
 
 use crate::outcome::outcome::Rejection;
 
-/// What decides whether jobs of a pool and a team are taken.
+/// The rules that decide whether jobs of a pool and a team are served.
 #[derive(Debug, Clone, Default)]
 pub struct SubjectRules {
     /// The names under which jobs are published.
     pub names: Names,
-    /// The known models that a subject could part into a pool and a team: their names have one dot.
+    /// The known models whose names have one dot. A subject can part such a name into a pool and a team.
     pub dotted_models: Arc<HashSet<String>>,
-    /// Whether only teams that are configured are served, and the team of jobs that name none.
+    /// True if only configured teams are served, and the default team, which is that of jobs without a team.
     pub refuses_unknown_teams: bool,
 }
 
 impl SubjectRules {
-    /// Why a flow's jobs are refused, if they are. What was published before these rules is served.
+    /// Returns the refusal of a flow's jobs; `None` if they are served. Jobs in format 1 with valid names are served,
+    /// because they were published before these rules.
     pub(crate) fn refusal<T>(
         &self,
         flow: &Flow,
@@ -41,7 +42,7 @@ impl SubjectRules {
             return Some(("invalid_subject", problem));
         }
         if let Some(mut problem) = flow.problem() {
-            // Who names no team has not parted a model's name by its dot.
+            // A subject without a team has not parted a model's name by its dot.
             if flow.team != DEFAULT_TEAM {
                 let subjects = self.names.subjects_of_model(&model);
                 problem.push_str(&format!("; if {model} is a model, use {subjects}"));
@@ -54,14 +55,14 @@ impl SubjectRules {
         None
     }
 
-    /// The teams that are served, if others are refused.
+    /// Returns the teams that are served; `None` if all are.
     pub(crate) fn served<T>(&self, teams: &HashMap<String, T>) -> Option<BTreeSet<String>> {
         let names = || teams.keys().cloned().chain([DEFAULT_TEAM.to_owned()]);
         self.refuses_unknown_teams.then(|| names().collect())
     }
 }
 
-/// What is wrong with a team that is not configured where only those are served.
+/// Returns the message for a team that is not configured, where only configured teams are served.
 pub fn unknown_team(team: &str) -> String {
     format!(
         "there is no team `{team}`: add [team.{team}] to the configuration, or set [nats] unknown_teams = \"serve\""

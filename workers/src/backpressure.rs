@@ -1,21 +1,21 @@
-//! Calls stop while results cannot be stored, since what they bring would be lost with the process, and while many
-//! completions cannot be published, since they would fill the memory.
+//! Stops calls while results cannot be stored, because the answers would be lost with the process. Stops them too while
+//! many completions cannot be published, because they would fill the memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
-/// Completions that cannot be published and stop all calls together: one alone may have a reason of its own.
+/// Number of completions that cannot be published from which all calls stop. One alone may have a reason of its own.
 const MANY: usize = 64;
 
-/// Held by every result that cannot be stored and every completion that cannot be published.
+/// The results that cannot be stored and the completions that cannot be published, each of which holds a guard.
 #[derive(Debug)]
 pub(crate) struct StoreBackpressure {
     weight: AtomicUsize,
     changed: watch::Sender<()>,
 }
 
-/// A result that cannot be stored, or a completion that cannot be published, until this is dropped.
+/// The guard of one result that cannot be stored, or one completion that cannot be published.
 #[derive(Debug)]
 pub(crate) struct BackpressureGuard<'a> {
     brake: &'a StoreBackpressure,
@@ -50,12 +50,12 @@ impl StoreBackpressure {
         }
     }
 
-    /// Whether no call may be made.
+    /// Returns true if no call may be made.
     pub(crate) fn is_on(&self) -> bool {
         self.weight.load(Ordering::Acquire) >= MANY
     }
 
-    /// Is told when calls may be made again.
+    /// Returns a receiver that is notified when calls may be made again.
     pub(crate) fn releases(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

@@ -1,13 +1,13 @@
 //! Wall-clock time as a dependency, so that a run can be played back under a paused clock.
 //!
-//! Durations and deadlines inside the process use tokio's clock, which tests pause. Wall-clock time,
-//! which crosses the wire, comes from a [`Clock`]; leaves take `now` as an argument.
+//! Durations and deadlines inside the process use tokio's clock, which tests pause. Wall-clock time, which crosses the
+//! wire, comes from a [`Clock`]. Leaf functions take `now` as an argument.
 
 use jiff::Timestamp;
 
-/// Where wall-clock time comes from.
+/// A source of wall-clock time.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
-    /// The time now.
+    /// Returns the current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -25,7 +25,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Milliseconds from `from` to `to`, zero if `to` is earlier.
+/// Returns the milliseconds from `from` to `to`, or zero if `to` is earlier.
 pub(crate) fn millis_between(from: Timestamp, to: Timestamp) -> u64 {
     u64::try_from(to.as_millisecond().saturating_sub(from.as_millisecond())).unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! What operators ordered: pools, accounts and teams that pause, and jobs that are cancelled.
+//! The orders of operators: pools, accounts and teams that are paused, and jobs that are cancelled.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-/// What can pause: no call is made for it, and what is under way goes on.
+/// A target of a pause: no new call is made for it, and calls under way continue.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "name", rename_all = "lowercase")]
 pub enum PauseTarget {
@@ -21,18 +21,18 @@ pub enum PauseTarget {
     Team(String),
 }
 
-/// What is cancelled, if it was published before that.
+/// The jobs that one order cancels, if they were published before it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct CancelledJobs {
     /// The team.
     pub team: String,
-    /// The batch, if the jobs are of one.
+    /// The batch; `None` for a job without a batch.
     pub batch: Option<String>,
-    /// The job; all of the batch, if none is named.
+    /// The id of the job; `None` for all jobs of the batch.
     pub id: Option<String>,
 }
 
-/// What operators ordered. Clones share it.
+/// The orders of operators. Clones share them.
 #[derive(Debug, Clone)]
 pub struct WorkerControls {
     inner: Arc<RwLock<ControlsState>>,
@@ -64,33 +64,33 @@ impl WorkerControls {
         self.changed.send_replace(());
     }
 
-    /// Is told of every order that is given or taken back.
+    /// Returns a receiver that is notified of every order that is given or withdrawn.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// Makes no call for `what` until that is taken back.
+    /// Pauses `what`: no call is made for it until it is resumed.
     pub fn pause(&self, what: PauseTarget) {
         self.change(|inner| {
             inner.paused.insert(what);
         });
     }
 
-    /// Makes calls for `what` again.
+    /// Resumes `what`: calls are made for it again.
     pub fn resume(&self, what: &PauseTarget) {
         self.change(|inner| {
             inner.paused.remove(what);
         });
     }
 
-    /// What pauses, in order.
+    /// Returns the targets that are paused, in order.
     pub fn paused(&self) -> Vec<PauseTarget> {
         let mut paused: Vec<_> = self.inner().paused.iter().cloned().collect();
         paused.sort();
         paused
     }
 
-    /// Whether no call may be made for a flow's jobs.
+    /// Returns true if no call may be made for a flow's jobs.
     pub(crate) fn pauses(&self, flow: &Flow) -> bool {
         let inner = self.inner();
         !inner.paused.is_empty()
@@ -98,7 +98,7 @@ impl WorkerControls {
                 || inner.paused.contains(&PauseTarget::Team(flow.team.clone())))
     }
 
-    /// Whether no call may be made through an account.
+    /// Returns true if no call may be made through an account.
     pub(crate) fn pauses_account(&self, account: &str) -> bool {
         let inner = self.inner();
         !inner.paused.is_empty()
@@ -107,7 +107,7 @@ impl WorkerControls {
                 .contains(&PauseTarget::Account(account.to_owned()))
     }
 
-    /// Cancels what was published until `at`.
+    /// Cancels the jobs of `what` that were published until `at`.
     pub fn cancel(&self, what: CancelledJobs, at: Timestamp) {
         self.change(|inner| {
             let latest = inner.cancelled.entry(what).or_insert(at);
@@ -115,7 +115,7 @@ impl WorkerControls {
         });
     }
 
-    /// Whether a job that was published then is cancelled.
+    /// Returns true if a job that was published at `published` is cancelled.
     pub(crate) fn cancels(&self, identity: &Identity, published: Timestamp) -> bool {
         let inner = self.inner();
         if inner.cancelled.is_empty() {

@@ -1,11 +1,11 @@
-//! How many jobs have which end, wait, and are being called.
+//! The counts of jobs by end, of jobs that wait, and of jobs in flight.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use forebay_schemas::{Completion, Status};
 
-/// What has become of jobs since the worker started.
+/// The counts of jobs since the worker started.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     ended: [AtomicU64; 4],
@@ -13,7 +13,7 @@ pub(crate) struct Counters {
     in_flight: Arc<AtomicU64>,
 }
 
-/// Jobs that are counted as in flight until this is dropped, however their task ends.
+/// A number of jobs that count as in flight until this is dropped, however their task ends.
 #[derive(Debug)]
 pub(crate) struct InFlightCount(Arc<AtomicU64>, u64);
 
@@ -28,13 +28,13 @@ impl Counters {
         self.ended[completion.status as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts so many more jobs in flight.
+    /// Counts `jobs` more jobs as in flight.
     pub(crate) fn in_flight(&self, jobs: usize) -> InFlightCount {
         self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
         InFlightCount(Arc::clone(&self.in_flight), jobs as u64)
     }
 
-    /// How many jobs are in flight.
+    /// Returns the number of jobs in flight.
     pub(crate) fn jobs_in_flight(&self) -> u64 {
         self.in_flight.load(Ordering::Relaxed)
     }

@@ -8,29 +8,29 @@ use tracing::debug;
 /// A point between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
-    /// A delivery came; nothing of it is read.
+    /// A delivery came, and is not decoded yet.
     Delivered,
     /// The object that holds the job is fetched.
     Fetched,
-    /// It is a job that will be called.
+    /// The job is admitted, and will be called.
     Admitted,
-    /// It has its permit.
+    /// The job has its permit.
     Permitted,
     /// The call is journalled.
     Journalled,
     /// The connection takes the request.
     Sending,
-    /// The answer is here; nothing of it is read.
+    /// The answer came, and is not decoded yet.
     Answered,
-    /// It is known what the answer means.
+    /// The answer is decoded and classified.
     Classified,
-    /// It is known what is done about it, and the permit is settled.
+    /// The verdict is reached, and the permit is settled.
     Decided,
-    /// The result is handed to the store, and not synced.
+    /// The result is handed to the store, and not synced yet.
     Written,
     /// The result is stored.
     Stored,
-    /// What no message can hold of the completion is kept.
+    /// The completion is encoded, and its object is stored if it needs one.
     Kept,
     /// The completion is published.
     Completed,
@@ -42,11 +42,11 @@ pub enum CrashPoint {
     Acked,
     /// The object that held the job is deleted.
     Dropped,
-    /// The job is to be postponed.
+    /// The job is about to be postponed.
     Postponing,
-    /// Its schedule is published.
+    /// The job's schedule is published.
     Scheduled,
-    /// It is postponed, and its delivery acknowledged.
+    /// The job is postponed, and its delivery is acknowledged.
     Postponed,
 }
 
@@ -79,7 +79,7 @@ impl fmt::Display for CrashPoint {
 
 #[cfg(feature = "crash-points")]
 impl CrashPoint {
-    /// All of them, in the order of the way.
+    /// All points, in the order of a job's way.
     pub const ALL: [CrashPoint; 20] = [
         CrashPoint::Delivered,
         CrashPoint::Fetched,
@@ -104,17 +104,17 @@ impl CrashPoint {
     ];
 }
 
-/// The environment variable that names the point at which the process ends, as `Point` prints it, and
-/// after a colon at which passage, the first being 1.
+/// The environment variable that names the [`CrashPoint`] at which the process ends. After a colon it may hold the
+/// number of the passage at which it ends; the first is 1, and the default.
 #[cfg(feature = "crash-points")]
 pub const AT: &str = "FOREBAY_CRASH_AT";
 
-/// The environment variable that names what of a job ends the process, `reading` or `calling`, and after a colon
-/// a text that the job's message has in it.
+/// The environment variable that names the step over which the process ends, `reading` or `calling`. After a colon it
+/// holds a text that the job's message contains.
 #[cfg(feature = "crash-points")]
 pub const OVER: &str = "FOREBAY_CRASH_OVER";
 
-/// Ends the process, if it is to end over this message.
+/// Ends the process, if [`OVER`] names this step and a text of this message.
 #[cfg(feature = "crash-points")]
 pub(crate) fn over(work: &str, message: &[u8]) {
     use std::sync::OnceLock;
@@ -135,7 +135,7 @@ pub(crate) fn over(work: &str, message: &[u8]) {
     }
 }
 
-/// No message ends the process.
+/// Does nothing: without the feature no message ends the process.
 #[cfg(not(feature = "crash-points"))]
 pub(crate) const fn over(_: &str, _: &[u8]) {}
 

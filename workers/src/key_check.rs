@@ -1,4 +1,4 @@
-//! Whether a provider accepts a key, found out by the list of its models, or where there is none by the smallest call.
+//! Checks that a provider accepts a key: by its list of models or, if it has none, by the smallest call.
 
 use std::time::Duration;
 
@@ -13,31 +13,31 @@ use crate::upstream::{self, Upstream};
 use forebay_providers::{Endpoint, RateLimitHeaders, WorkKind, models};
 use forebay_providers::{Reply, Request};
 
-/// How long a provider may take; a list of models is there at once.
+/// Time that a provider has to answer. A list of models comes at once, a call may take longer.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a provider said to a key.
+/// The result of checking a key.
 #[derive(Debug)]
 pub struct KeyCheck {
-    /// Why it is not accepted; `None` if it is.
+    /// The reason for which the key is not accepted; `None` if it is.
     pub problem: Option<KeyProblem>,
-    /// The models that the account has, where the provider lists them.
+    /// The models of the account; `None` if the provider does not list them.
     pub models: Option<Vec<String>>,
-    /// What the answer's headers say of limits.
+    /// The rate-limit headers of the answer.
     pub limits: Vec<RateLimitHeaders>,
 }
 
-/// Why a key is not accepted.
+/// The reason for which a key is not accepted.
 #[derive(Debug)]
 pub struct KeyProblem {
     /// The class of the failure.
     pub class: Class,
-    /// The provider's words, without the key.
+    /// The provider's message, without the key.
     pub message: String,
 }
 
-/// Asks the provider of `account` for its models with `key`; where it lists none, for the smallest answer of `model`.
-/// `None` where neither can be asked.
+/// Requests the list of models from the provider of `account` with `key`. If the provider has no such list, requests
+/// the smallest answer of `model`. Returns `None` if neither can be requested.
 pub async fn probe(
     upstream: &impl Upstream,
     account: &accounts::Config,
@@ -93,7 +93,7 @@ pub async fn probe(
     })
 }
 
-/// What a list says of a key that is asked for with it.
+/// Checks a key by the list of models that was requested with it.
 fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> KeyCheck {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = models(reply);
@@ -118,7 +118,7 @@ async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstr
     Ok(received.await.unwrap_or_else(late)?.reply)
 }
 
-/// A job that costs as little as any that the provider takes.
+/// Returns a job that costs as little as any that the provider takes.
 fn smallest(account: &accounts::Config) -> Option<Job> {
     let body = match account.endpoint.provider.kinds().first()? {
         WorkKind::Embeddings => r#"{"input":"."}"#.to_owned(),

@@ -1,12 +1,13 @@
-//! Many bytes: what is done with them takes long, and others must not wait for it; and texts that must not be many.
+//! Large data, whose processing must not delay other tasks, and texts whose length must be bounded.
 
 use forebay_schemas::Completion;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-/// Bytes are many from here on.
+/// Size from which data counts as large, in bytes.
 pub(crate) const LARGE: usize = 1 << 20;
 
-/// Does something with so many bytes; if they are many, the thread's other tasks go on elsewhere meanwhile.
+/// Runs `act` on data of `bytes` bytes. If the data is large, the thread's other tasks move to another thread
+/// meanwhile. Without a runtime of several threads they wait.
 pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     let has_threads = || {
         Handle::try_current()
@@ -19,7 +20,7 @@ pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     }
 }
 
-/// How many bytes a completion has, as far as they may be many.
+/// Returns the size of a completion's body in bytes, the only part that can be large; 0 without a response.
 pub(crate) fn size_of(completion: &Completion) -> usize {
     completion
         .response
@@ -27,10 +28,10 @@ pub(crate) fn size_of(completion: &Completion) -> usize {
         .map_or(0, |response| response.body.get().len())
 }
 
-/// Longest message of an error, in characters: what it quotes may be anything.
+/// Longest message of an error, in characters. A message can quote text of any length.
 const LONGEST_MESSAGE: usize = 2_000;
 
-/// A text that fits every message.
+/// Returns the beginning of a text, at most [`LONGEST_MESSAGE`] characters.
 pub(crate) fn short(text: &str) -> String {
     text.chars().take(LONGEST_MESSAGE).collect()
 }

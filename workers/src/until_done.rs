@@ -1,16 +1,16 @@
-//! What has to be done is tried until it is.
+//! Retries work that must be done until it is done.
 
 use std::future::Future;
 use std::time::Duration;
 
 use tracing::warn;
 
-/// The first pause before the store or NATS is tried again; it doubles up to [`LONGEST_PAUSE`].
+/// The pause before the first retry of the store or of NATS. It doubles up to [`LONGEST_PAUSE`].
 pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// The longest pause before the store or NATS is tried again.
+/// The longest pause before a retry of the store or of NATS.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Does something until it is done: what is held is not acked meanwhile, so nothing is lost.
+/// Runs `act` until it succeeds, and returns its value. Held deliveries are not acked meanwhile, so nothing is lost.
 pub(crate) async fn retry_until_done<T, E, F>(what: &str, mut act: impl FnMut() -> F) -> T
 where
     E: std::fmt::Display,

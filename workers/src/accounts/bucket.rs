@@ -1,10 +1,10 @@
-//! A token bucket, as the provider keeps it: full at first, refilled evenly, no fuller than its size.
+//! A token bucket, as the provider keeps it: it starts full and refills evenly, up to its size.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// What the provider's bucket holds at least.
+/// A lower bound of what the provider's bucket holds.
 #[derive(Debug)]
 pub(super) struct TokenBucket {
     size: f64,
@@ -14,9 +14,9 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A bucket of `limit` that refills within `per`. What refills within `guard` is left in it: a call
-    /// that reaches the provider so much sooner than another still finds its share.
-    /// It was empty at `spent_at`, if that is given.
+    /// Builds a bucket of `limit` that refills within `per`. The part that refills within `guard` is never used, so a
+    /// call that reaches the provider earlier than another by `guard` still finds its share. The bucket was empty at
+    /// `spent_at`; with `None` it is full.
     pub(super) fn new(
         limit: u64,
         per: Duration,
@@ -38,7 +38,7 @@ impl TokenBucket {
         bucket
     }
 
-    /// Takes another guard into account.
+    /// Changes the size to `limit` less the part that refills within `guard`.
     pub(super) fn resize(&mut self, limit: u64, guard: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
         let limit = limit as f64;
@@ -47,7 +47,7 @@ impl TokenBucket {
         self.size = size;
     }
 
-    /// Per second; the provider refills the whole limit, so this is a little less than its rate.
+    /// Returns the refill per second. The provider refills the whole limit, so this is slightly less than its rate.
     fn rate(&self) -> f64 {
         self.size / self.per.as_secs_f64()
     }
@@ -58,8 +58,8 @@ impl TokenBucket {
         self.at = self.at.max(now);
     }
 
-    /// Whether `share` can be taken at `now`, or when it can. What is larger than the bucket can be
-    /// taken when it is full, and leaves a debt.
+    /// Checks that `share` can be taken at `now`; the error is the time at which it can. A share that is larger than
+    /// the bucket can be taken when the bucket is full, and leaves a debt.
     pub(super) fn peek(&mut self, share: u64, now: Instant) -> Result<(), Instant> {
         self.refill(now);
         #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
@@ -82,13 +82,13 @@ impl TokenBucket {
         self.level = (self.level + share).min(self.size);
     }
 
-    /// A call left `delay` after it was taken. If the provider's bucket was full meanwhile, it did not
-    /// refill as this one did.
+    /// Notes that a call left `delay` after its share was taken. If the provider's bucket was full in that time, it did
+    /// not refill as this one did.
     pub(super) fn sent(&mut self, delay: Duration) {
         self.level -= delay.as_secs_f64() * self.rate();
     }
 
-    /// When it is full, if `more` is taken now.
+    /// Returns the time at which the bucket is full, if `more` is taken now.
     pub(super) fn full_at(&mut self, more: u64, now: Instant) -> Instant {
         self.refill(now);
         #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
@@ -96,7 +96,7 @@ impl TokenBucket {
         now + Duration::from_secs_f64(missing.max(0.0) / self.rate())
     }
 
-    /// Takes it to be full at `at`, and no sooner.
+    /// Lowers the level so that the bucket is full no sooner than `at`.
     pub(super) fn empty_until(&mut self, at: Instant, now: Instant) {
         self.refill(now);
         self.level = self
@@ -104,7 +104,7 @@ impl TokenBucket {
             .min(self.size - at.saturating_duration_since(now).as_secs_f64() * self.rate());
     }
 
-    /// The part of it that is free, 0 to 1.
+    /// Returns the free part of the bucket, 0 to 1.
     pub(super) fn headroom(&mut self, now: Instant) -> f64 {
         self.refill(now);
         (self.level / self.size).max(0.0)

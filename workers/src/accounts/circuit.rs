@@ -2,23 +2,23 @@
 //!
 //! # Why
 //!
-//! A provider that is down should not get all waiting jobs at once, use up their attempts, or keep them from a target that
-//! works. Backing off each job by itself is not enough: new jobs would be called all the time.
+//! A provider that is down should not get all waiting jobs at once, use up their attempts, or keep them from a target
+//! that works. Backing off each job by itself is not enough: new jobs would be called all the time.
 //!
 //! # How
 //!
-//! The last 20 calls of the last 60 seconds are looked at. When at least 10 have ended and half of them failed, calls stop
-//! for one second. Then a single call is let through as a probe. If it fails, the next break is twice as long, up to 30
-//! seconds. If it succeeds, calls start again at a rate that doubles, until there is no bound.
+//! The breaker considers the last 20 calls of the last 60 seconds. When at least 10 have ended and half of them failed,
+//! calls stop for one second. Then a single call is let through as a probe. If it fails, the next break is twice as
+//! long, up to 30 seconds. If it succeeds, calls start again at a rate that doubles, until there is no bound.
 //!
 //! All accounts at one address share the breaker of a model, because what is broken there is broken for all of them.
 //!
 //! # Invariants
 //!
 //! - A refusal is no failure: a provider that answers 429 works.
-//! - A call that began before the last break says nothing about the state after it.
+//! - A call that began before the last break proves nothing about the state after it.
 //! - There is one probe at a time. A probe that is dropped without an outcome leaves the state as it was.
-//! - The length of a break returns to one second only after calls have gone well again.
+//! - The length of a break returns to one second only after most calls have succeeded again.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,38 +31,39 @@ use tokio::time::Instant;
 use super::Denied;
 use super::state::{CallGate, ReadyState};
 
-/// Calls that are looked back on,
+/// Limit of recent calls that are considered.
 const CALLS: usize = 20;
-/// unless they are older than this.
+/// Age at which an ended call is no longer considered.
 const LOOK_BACK: Duration = Duration::from_secs(60);
-/// Nothing is concluded from fewer, and if less than half of them failed.
+/// Least number of ended calls from which anything is concluded.
 const FEWEST: usize = 10;
-/// How long calls stop; each time that follows without a sound run of calls between doubles it.
+/// Length of the first break. It doubles with each further one, until most calls succeed again.
 const FIRST_BREAK: Duration = Duration::from_secs(1);
+/// Longest break, however many follow each other.
 const LONGEST_BREAK: Duration = Duration::from_secs(30);
 
-/// The circuits of all providers, by address and model. Accounts at one provider share them: what is broken
-/// there is broken for all of them.
+/// The circuit breakers of all providers, by address and model. The accounts at one address share them, because what is
+/// broken there is broken for all.
 #[derive(Debug, Default)]
 pub(crate) struct CircuitBreakers(Mutex<HashMap<(String, String), Arc<CircuitBreaker>>>);
 
-/// Whether calls to a model of a provider make sense now, whichever account pays.
+/// The circuit breaker of one model at a provider, for all accounts there.
 #[derive(Debug, Default)]
 pub(super) struct CircuitBreaker(Mutex<CircuitState>);
 
 #[derive(Debug, Default)]
 struct CircuitState {
     state: ReadyState,
-    /// When the last calls ended, and whether they failed.
+    /// The time at which each recent call ended, and true if it failed.
     ended: VecDeque<(Instant, bool)>,
-    /// How often calls were stopped since they last went well.
+    /// The number of breaks since most calls last succeeded.
     breaks: u32,
     next_call: u64,
-    /// The last call that was made before calls were stopped: those up to it have nothing new to say.
+    /// The number of the last call before the last break. The outcomes of calls up to this one are ignored.
     last_before: u64,
 }
 
-/// One call's passage. Dropping it without a word of how the call ended says nothing of the provider.
+/// The permit of a circuit breaker for one call. If it is dropped without an outcome, the call does not count.
 #[derive(Debug)]
 pub(super) struct BreakerPermit {
     circuit: Arc<CircuitBreaker>,
@@ -70,7 +71,7 @@ pub(super) struct BreakerPermit {
 }
 
 impl CircuitBreakers {
-    /// The circuit of `model` at the provider with this address.
+    /// Returns the circuit breaker of `model` at the provider with this address.
     pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<CircuitBreaker> {
         let mut circuits = self.0.lock();
         Arc::clone(
@@ -97,7 +98,7 @@ impl CircuitBreaker {
     /// Lets a call pass, if one may.
     ///
     /// # Errors
-    /// Says what it has to wait for.
+    /// Returns what the call has to wait for.
     pub(super) fn enter(self: &Arc<Self>, now: Instant) -> Result<BreakerPermit, Denied> {
         let mut inner = self.inner();
         let gate = inner.state.gate(now).pass()?;
@@ -115,7 +116,7 @@ impl CircuitBreaker {
 }
 
 impl CircuitState {
-    /// Whether most of the last calls failed; `None` if there were too few.
+    /// Returns true if at least half of the recent calls failed; `None` if there were too few.
     fn fails(&mut self, now: Instant) -> Option<bool> {
         while self
             .ended
@@ -139,7 +140,7 @@ impl CircuitState {
 }
 
 impl BreakerPermit {
-    /// The provider did what it is for, be it to refuse.
+    /// Notes that the provider works, even if it refused the call.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
         if self.call <= inner.last_before {
@@ -152,7 +153,7 @@ impl BreakerPermit {
         inner.state.probe_ended(self.call, true, now);
     }
 
-    /// The provider failed.
+    /// Notes that the provider failed.
     pub(super) fn failed(&self, reason: Class, now: Instant) {
         let mut inner = self.circuit.inner();
         if self.call <= inner.last_before {
@@ -186,7 +187,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Fails or answers one call after the other while it may; returns how many.
+    /// Fails or answers one call after the other while the breaker lets them pass. Returns their number.
     fn call(
         circuit: &Arc<CircuitBreaker>,
         at: Instant,

@@ -1,4 +1,4 @@
-//! Calendar days: what is spent of one returns at midnight in the provider's time zone.
+//! Calendar days. The limit of a day returns at midnight in the provider's time zone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use super::saved::ClockPair;
 use crate::clock::Clock;
 
-/// How far the provider's clock may be from this machine's: a call counts for the new day so much sooner,
-/// and the new day begins so much later.
+/// Largest difference that is assumed between the provider's clock and this machine's. A call counts for the new day
+/// this much sooner, and the new day begins this much later.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// The days of a time zone.
@@ -26,8 +26,8 @@ impl Days {
         Self { zone, clock }
     }
 
-    /// When the day of a call that was sent at `at` is over. The wall's clock is read each time: a machine
-    /// that slept has lost count.
+    /// Returns the end of the day of a call that was sent at `at`. The wall clock is read each time, because the
+    /// process's clock does not run while the machine sleeps.
     pub(super) fn end(&self, at: Instant, now: Instant) -> Instant {
         let moment = ClockPair {
             instant: now,
@@ -37,7 +37,7 @@ impl Days {
     }
 }
 
-/// The first midnight after `at`; a day later where the calendar ends.
+/// Returns the first midnight after `at`, or the last timestamp where the calendar ends.
 fn midnight_after(at: Timestamp, zone: &TimeZone) -> Timestamp {
     let midnight = at
         .to_zoned_datetime(zone.clone())

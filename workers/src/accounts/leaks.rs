@@ -1,4 +1,4 @@
-//! Whatever calls turn out to be, and however they are given up, everything that they took comes back.
+//! A property test: every call gives back all that it took, whatever its outcome.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use forebay_providers::{ErrorScope, RateLimitHeaders};
 const SECOND: Duration = Duration::from_secs(1);
 const MODELS: [&str; 2] = ["m", "n"];
 
-/// What can happen next. A permit is named by its place among those that are out.
+/// One step of a run. A permit is named by its place among those that are held.
 #[derive(Debug, Clone)]
 enum Step {
     Reserve {
@@ -48,11 +48,11 @@ enum Step {
         remaining: u64,
         rest: Duration,
     },
-    /// The call ended or was cancelled, or its task was.
+    /// The call ended, or it or its task was cancelled.
     Dropped(usize),
     Enable,
     Advance(Duration),
-    /// All calls at once.
+    /// All permits are dropped at once.
     Shutdown,
 }
 
@@ -101,7 +101,7 @@ fn per(dimension: LimitDimension, limit: u64, per: Duration, algorithm: Algorith
     }
 }
 
-/// Limits of every kind; none, where they are to be learned.
+/// Returns limits of some kinds. If there are none, limits are learned.
 fn limits() -> impl Strategy<Value = Vec<Limit>> {
     let shared = Limit {
         models: Some(MODELS.map(str::to_owned).to_vec()),
@@ -141,7 +141,7 @@ fn cost(input_tokens: u64, output_tokens: u64) -> CallCost {
     }
 }
 
-/// An account, a team with limits, and the calls that are under way.
+/// An account, a team with limits, and the permits of the calls under way.
 struct World {
     account: Arc<Account>,
     cap: Arc<TeamLimits>,
@@ -256,14 +256,14 @@ impl World {
         }
     }
 
-    /// No more calls are under way than may be, and each of them has its permit.
+    /// Checks that each call under way has its permit, and that they are no more than the team's limit.
     fn holds(&self) {
         let under_way = self.account.snapshot(Instant::now()).totals.in_flight;
         assert_eq!(under_way, self.permits.len() as u64);
         assert!(self.permits.len() <= 3, "the team's calls at once");
     }
 
-    /// Long after all calls have ended nothing is taken, and calls may be made.
+    /// Checks that nothing is taken long after all calls have ended, and that calls may be made.
     async fn ends(mut self) {
         self.permits.clear();
         self.account.enable(None);

@@ -1,23 +1,23 @@
-//! Limits that nobody configured: read from the provider's headers, or found by trying.
+//! Limits that are not configured: read from the provider's headers, or found by trying.
 //!
 //! # Why
 //!
-//! Most users do not know the limits of their accounts, and providers change them. A fixed guess is either too slow or is
+//! Most users do not know the limits of their accounts, and providers change them. A fixed guess is too slow, or is
 //! refused all the time.
 //!
 //! # How
 //!
-//! Headers that name a limit are believed at once: each becomes a meter of its own. While no header speaks of calls, a
-//! search finds their rate. It starts at one call a second and doubles every five seconds until a call is refused. One
-//! probe then tells whether a minute's allowance is spent or the rate is too high. After that the search keeps a rate
-//! slightly below the refused one, and tries a little more from time to time.
+//! Headers that state a limit are believed at once: each becomes a meter of its own. While no header states a limit on
+//! calls, a search finds their rate. It starts at one call a second and doubles every five seconds until a call is
+//! refused. One probe then shows which of two is so: a minute's allowance is spent, or the rate is too high. After that
+//! the search keeps a rate slightly below the refused one, and tries a little more from time to time.
 //!
 //! # Invariants
 //!
-//! - The searched limit counts only as long as no header tells of calls.
+//! - The searched limit counts only while no header states a limit on calls for a period of up to a minute.
 //! - A rate that was used fully without a refusal is a floor: the search falls below it only if a refusal proves otherwise.
 //! - Refusals in the 15 s after a step back change nothing at first: the provider's window still contains the excess.
-//! - What was found outlives the process.
+//! - A limit that was found outlives the process.
 
 mod period;
 mod search;
@@ -34,16 +34,16 @@ use forebay_providers::cost::LimitDimension;
 use period::Period;
 use search::LimitSearch;
 
-/// What is learned of one model's limits. Its meters stand in the account's ledger.
+/// The learned limits of one model. Their meters are in the account's ledger.
 #[derive(Debug)]
 pub(super) struct LearnedLimits {
     search: LimitSearch,
-    /// The meter of what is searched.
+    /// The index of the meter of the searched limit.
     searched: usize,
     told: Vec<ToldLimits>,
 }
 
-/// A limit that headers tell of.
+/// A limit that headers state, with the index of its meter.
 #[derive(Debug)]
 struct ToldLimits {
     period: Period,
@@ -51,8 +51,8 @@ struct ToldLimits {
 }
 
 impl LearnedLimits {
-    /// Begins to learn; the meter that this adds to `meters` is the first one's. A process before this one
-    /// may have called up to `spent_at`.
+    /// Begins to learn, and adds the meter of the searched limit to `meters`. A process before this one may have called
+    /// up to `spent_at`.
     pub(super) fn new(meters: &mut Vec<Meter>, now: Instant, spent_at: Option<Instant>) -> Self {
         let search = LimitSearch::new(now);
         meters.push(Meter::new(search.amount(), now, spent_at));
@@ -63,7 +63,7 @@ impl LearnedLimits {
         }
     }
 
-    /// Its meters: the searched one counts only while no header tells of calls.
+    /// Returns the indices of the meters that count. The searched one counts only while [`Self::is_told`] is false.
     pub(super) fn meters(&self) -> Vec<usize> {
         let searched = (!self.is_told()).then_some(self.searched);
         searched
@@ -72,7 +72,7 @@ impl LearnedLimits {
             .collect()
     }
 
-    /// The limits as they are taken to be.
+    /// Returns the limits as they are assumed now.
     pub(super) fn amounts(&self) -> Vec<Amount> {
         let searched = (!self.is_told()).then(|| self.search.amount());
         searched
@@ -81,14 +81,14 @@ impl LearnedLimits {
             .collect()
     }
 
-    /// Whether the limit on calls of a short period is known from headers: then nothing is searched.
+    /// Returns true if headers state a limit on calls for a period of up to a minute. Nothing is searched then.
     pub(super) fn is_told(&self) -> bool {
         self.told.iter().any(|told| {
             told.period.dimension() == LimitDimension::Requests && told.period.is_short()
         })
     }
 
-    /// The limits, for people.
+    /// Returns a description of each limit, for people.
     pub(super) fn describe(&self) -> Vec<String> {
         let searching = !self.is_told() && self.search.found().is_none();
         let trying = |index| {
@@ -104,7 +104,7 @@ impl LearnedLimits {
             .collect()
     }
 
-    /// What was found, where no header tells.
+    /// Returns the limit that the search found; `None` if it is still searching, or headers state the limit.
     pub(super) fn found(&self) -> Option<FoundLimit> {
         if self.is_told() {
             None
@@ -113,21 +113,21 @@ impl LearnedLimits {
         }
     }
 
-    /// Goes on from what a process before this one found.
+    /// Continues from the limit that a process before this one found.
     pub(super) fn resume(&mut self, found: FoundLimit, meters: &mut [Meter], now: Instant) {
         self.search.resume(found, now);
         self.resize(meters, now);
     }
 
-    /// Lets the limit that is searched grow, if it is time.
+    /// Lets the searched limit grow, if it is time.
     pub(super) fn grow(&mut self, meters: &mut [Meter], now: Instant) {
         if !self.is_told() && self.search.grow(now) {
             self.resize(meters, now);
         }
     }
 
-    /// `meter` makes a call wait; true if it may go all the same, as the probe that tells a spent minute from
-    /// a rate that was too high.
+    /// Notes that `meter` makes a call wait. Returns true if the call may be sent all the same, as the probe. The probe
+    /// tells a spent minute from a rate that was too high.
     pub(super) fn held_back(
         &mut self,
         meter: usize,
@@ -138,12 +138,12 @@ impl LearnedLimits {
         meter == self.searched && self.search.held_back(wait, now, probing)
     }
 
-    /// `call` goes as that probe.
+    /// Notes that `call` is sent as that probe.
     pub(super) fn probes(&mut self, call: u64) {
         self.search.probes(call);
     }
 
-    /// `call`, permitted at `granted`, was accepted.
+    /// Notes that `call`, permitted at `granted`, was accepted.
     pub(super) fn accepted(
         &mut self,
         call: u64,
@@ -157,7 +157,7 @@ impl LearnedLimits {
         }
     }
 
-    /// A limit refused a call that was permitted at `granted`, perhaps with a hint of how long to wait.
+    /// Notes that a limit refused a call that was permitted at `granted`. `hint` is the wait that the provider stated.
     pub(super) fn refused(
         &mut self,
         granted: Instant,
@@ -177,8 +177,8 @@ impl LearnedLimits {
         meters[self.searched].resize(self.search.amount(), now);
     }
 
-    /// Takes in what the headers of an answer said to a call that is `age` old; the meters of limits that are
-    /// new are added.
+    /// Applies the rate-limit headers of the answer to a call that is `age` old. Adds a meter to `meters` for each new
+    /// limit.
     pub(super) fn observe(
         &mut self,
         figures: &[RateLimitHeaders],
@@ -213,7 +213,7 @@ impl LearnedLimits {
             meters[told.meter].used_elsewhere(used, &told.period.returns(figures, age), now);
         }
         if self.is_told() {
-            // Calls under way would be missed when they end, while it does not count.
+            // While the searched meter does not count, it would miss the end of the calls under way.
             meters[self.searched].forget();
         }
     }

@@ -1,4 +1,4 @@
-//! What an account allows, as configured, and what a call takes of it.
+//! The limits of an account, as configured.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use jiff::tz::TimeZone;
 
 use forebay_providers::cost::LimitDimension;
 
-/// How the provider counts a period, as far as it is known.
+/// The way in which a provider counts a period, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// Evenly spaced, which every algorithm permits. The default for periods up to a minute.
+    /// Calls are evenly spaced, which every algorithm permits. The default for periods up to a minute.
     Smooth,
-    /// Counted over the trailing period and spent as calls come. The default for longer periods.
+    /// Calls are counted over the trailing period, and spent as they come. The default for longer periods.
     Counted,
-    /// The same, until answers tell when the provider's fixed window ends.
+    /// As [`Algorithm::Counted`], until answers state when the provider's fixed window ends.
     Fixed,
     /// A bucket of the limit's size that refills evenly.
     Bucket,
@@ -23,29 +23,29 @@ pub enum Algorithm {
 /// One limit of an account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {
-    /// What is limited.
+    /// The quantity that is limited.
     pub amount: Amount,
     /// The models that share this limit; `None` means that each model has its own.
     pub models: Option<Vec<String>>,
 }
 
-/// What is limited, and to how much.
+/// The quantity that is limited, and its limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Amount {
-    /// So much per period.
+    /// A number of calls or tokens per period.
     PerPeriod {
-        /// What is counted.
+        /// The dimension that is counted.
         dimension: LimitDimension,
-        /// How many, at least one.
+        /// The number per period, at least one.
         limit: u64,
-        /// Per how long.
+        /// The length of the period.
         per: Duration,
-        /// How the provider counts.
+        /// The way in which the provider counts.
         algorithm: Algorithm,
-        /// Where the period is a calendar day, whose.
+        /// The time zone, if the period is a calendar day.
         day_in: Option<TimeZone>,
     },
-    /// So many calls at once.
+    /// A number of calls at once.
     Concurrent(u64),
 }
 
@@ -98,15 +98,15 @@ impl fmt::Display for Amount {
 }
 
 impl Limit {
-    /// Whether this limit bears on `model`.
+    /// Returns true if this limit covers `model`.
     pub fn covers(&self, model: &str) -> bool {
         self.models
             .as_ref()
             .is_none_or(|models| models.iter().any(|name| name == model))
     }
 
-    /// What is counted over which period, and for whom, however many that are: what is spent of it stays
-    /// spent when the configuration says another number.
+    /// Returns a name of the limit by its dimension, its period and its models, but not by its number. The spent part
+    /// of a limit thus stays spent when the configuration changes the number.
     pub(super) fn key(&self) -> String {
         let shared = self
             .models
@@ -124,7 +124,7 @@ impl Limit {
         }
     }
 
-    /// Whether this limit counts tokens.
+    /// Returns true if this limit counts tokens.
     pub fn counts_tokens(&self) -> bool {
         match self.amount {
             Amount::PerPeriod { dimension, .. } => dimension != LimitDimension::Requests,
@@ -132,17 +132,17 @@ impl Limit {
         }
     }
 
-    /// Whether this limit is on calls at once.
+    /// Returns true if this limit is on calls at once.
     pub fn is_on_calls_at_once(&self) -> bool {
         matches!(self.amount, Amount::Concurrent(_))
     }
 
-    /// Whether this limit is for a period up to a minute.
+    /// Returns true if this limit is for a period of up to a minute.
     pub fn is_short(&self) -> bool {
         self.amount.is_short()
     }
 
-    /// Calls a second that this limit allows in the long run; `None` if it does not speak of calls.
+    /// Returns the calls per second that this limit allows in the long run; `None` if it does not count calls.
     pub fn requests_per_second(&self) -> Option<f64> {
         self.amount.requests_per_second()
     }

@@ -1,4 +1,4 @@
-//! Even spacing: governor decides when the next call may start, on the time that the ledger gives it.
+//! Even spacing: governor decides when the next call may start, by the time that the ledger gives it.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use tokio::time::Instant;
 
-/// A governor clock that shows the time it was set to: the ledger asks all of its meters about one
-/// moment, and governor must answer for that moment too. Under a paused clock it stands still.
+/// A governor clock that shows the time to which it was set. The ledger asks all of its meters about one moment, and
+/// governor must answer for that moment too. It does not advance under a paused clock.
 #[derive(Debug, Clone, Default)]
 struct LedgerClock(Arc<AtomicU64>);
 
@@ -25,9 +25,9 @@ impl Clock for LedgerClock {
     }
 }
 
-/// Spaces calls `interval` apart, burst one. A call that starts late by no more than `catch_up` does
-/// not push the next one back, so that timer ticks and queueing do not add up to lost calls; the guard
-/// within `interval` pays for it.
+/// A pacer that spaces calls `interval` apart, with a burst of one. A call that starts late by no more than `catch_up`
+/// does not push the next one back. Timer ticks and queueing therefore do not add up to lost calls. The guard within
+/// `interval` pays for it.
 #[derive(Debug)]
 pub(super) struct CallPacer {
     limiter: RateLimiter<NotKeyed, InMemoryState, LedgerClock, NoOpMiddleware<Nanos>>,
@@ -35,13 +35,13 @@ pub(super) struct CallPacer {
     origin: Instant,
     interval: Duration,
     catch_up: Duration,
-    /// Nothing starts before this.
+    /// The time before which no call starts.
     due: Instant,
 }
 
 impl CallPacer {
-    /// Spacing so that `limit` calls fit a period of `per` at the server, although each may reach it up
-    /// to `guard` later than another; the first no sooner than an interval after `spent_at`.
+    /// Builds a pacer with which `limit` calls fit in a period of `per` at the server. Each call may reach the server
+    /// up to `guard` later than another. The first call starts no sooner than an interval after `spent_at`.
     pub(super) fn new(
         limit: u64,
         per: Duration,
@@ -63,7 +63,7 @@ impl CallPacer {
         }
     }
 
-    /// When the next call may start.
+    /// Returns the time at which the next call may start.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
@@ -71,7 +71,7 @@ impl CallPacer {
     /// Starts a call at `now`.
     ///
     /// # Errors
-    /// With the time at which it may start, when governor does not admit it yet.
+    /// Returns the time at which the call may start, if governor does not admit it yet.
     pub(super) fn start(&mut self, now: Instant) -> Result<(), Instant> {
         let slot = self
             .due
@@ -94,7 +94,7 @@ impl CallPacer {
         }
     }
 
-    /// Takes the same calls at another spacing, nothing before what was already due.
+    /// Returns a pacer with another spacing. Its next call is due when the next call of this pacer is due.
     pub(super) fn respaced(&self, limit: u64, per: Duration, guard: Duration) -> Self {
         let mut pace = Self::new(limit, per, guard, self.due, None);
         pace.due = self.due;

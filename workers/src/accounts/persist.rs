@@ -1,5 +1,5 @@
-//! What of accounts and of teams' limits outlives a process: how far long limits are spent, what keys and
-//! models wait for, and what was found out.
+//! The state of accounts and of teams' limits that outlives a process. It holds the spent part of long limits, the pauses
+//! of keys and models, and the limits that were found.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::accounts::state::ReadyState;
 use crate::accounts::{Account, TeamLimits};
 
 impl TeamLimits {
-    /// As [`Account::standing`].
+    /// Returns the team's state that outlives this process, as [`Account::standing`] does.
     pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut inner = self.inner();
         let limits = self.limits.iter().zip(&mut inner.meters);
@@ -23,18 +23,18 @@ impl TeamLimits {
         }
     }
 
-    /// As [`Account::keep`].
+    /// Holds back spending that is not written down yet, as [`Account::keep`] does.
     pub fn keep(&self) {
         self.inner().meters.iter_mut().for_each(Meter::keep);
     }
 
-    /// As [`Account::confirm`].
+    /// Notes that the last state is written down, as [`Account::confirm`] does.
     pub fn confirm(&self) {
         self.inner().meters.iter_mut().for_each(Meter::confirm);
         self.wake.release();
     }
 
-    /// As [`Account::resume`].
+    /// Continues from the state that a process before this one left, as [`Account::resume`] does.
     pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
         for (limit, meter) in self.limits.iter().zip(&mut self.inner().meters) {
             if let Some(parts) = standing.spent.get(&limit.key()) {
@@ -45,8 +45,8 @@ impl TeamLimits {
 }
 
 impl Account {
-    /// What outlives this process; with `ahead` what may be spent before it is asked for again counts as
-    /// spent.
+    /// Returns the state that outlives this process. With `ahead`, the amount that may be spent before the next call of
+    /// this method counts as spent.
     pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut ledger = self.ledger();
         let names = self.config.keys.iter().map(|key| &key.name);
@@ -55,7 +55,7 @@ impl Account {
             .filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?)))
             .collect();
         let AccountLedger { models, meters, .. } = &mut *ledger;
-        // What several models share is told with the first of them alone.
+        // A limit that several models share is returned with the first of them alone.
         let mut told = BTreeSet::new();
         let models = models.iter().filter_map(|(name, model)| {
             let mut spent = BTreeMap::new();
@@ -81,19 +81,19 @@ impl Account {
         }
     }
 
-    /// From now on nothing is spent of long limits that is not written down: who calls this asks for
-    /// [`Account::standing`] again and again, and says when it stands.
+    /// Holds back, from now on, spending of long limits that is not written down yet. The caller writes down
+    /// [`Account::standing`] in intervals, and reports each write by [`Account::confirm`].
     pub fn keep(&self) {
         self.ledger().kept = true;
     }
 
-    /// What [`Account::standing`] said last is written down.
+    /// Notes that the last result of [`Account::standing`] is written down.
     pub fn confirm(&self) {
         self.ledger().meters.iter_mut().for_each(Meter::confirm);
         self.wake.release();
     }
 
-    /// Goes on from what a process before this one left.
+    /// Continues from the state that a process before this one left.
     pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
         let mut ledger = self.ledger();
         for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {

@@ -1,4 +1,4 @@
-//! What of an account, or of a team's limits, outlives a process, as it is written down.
+//! The state of an account, or of a team's limits, that outlives a process, in the form in which it is written down.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,64 +8,65 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// What is spent of limits over more than a minute, by limit, and when each part of it returns.
+/// The spent parts of limits over more than a minute, by limit. Each part has the time at which it returns, and its
+/// amount.
 pub type SpentLimits = BTreeMap<String, Vec<(Timestamp, u64)>>;
 
-/// What of an account, or of a team's limits, outlives its process.
+/// The state of an account, or of a team's limits, that outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AccountState {
-    /// Its keys that may not be used, by name.
+    /// The account's keys that may not be used, by name.
     #[serde(default)]
     pub keys: BTreeMap<String, PausedState>,
-    /// Its models that were called, by name.
+    /// The account's models with a state worth saving, by name.
     #[serde(default)]
     pub models: BTreeMap<String, ModelState>,
-    /// What a team has spent of its limits; an account's are its models'.
+    /// The spent parts of a team's limits. Those of an account are in its models.
     #[serde(default)]
     pub spent: SpentLimits,
 }
 
-/// What of a model at an account outlives its process.
+/// The state of a model at an account that outlives its process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelState {
-    /// Why it may not be called, if it may not.
+    /// The reason and the end of its pause; `None` if it may be called.
     pub paused: Option<PausedState>,
-    /// What is spent of its limits.
+    /// The spent parts of its limits.
     #[serde(default)]
     pub spent: SpentLimits,
-    /// The limit that was found where none is told.
+    /// The limit that a search found; `None` if it found none, or headers state the limit.
     pub found: Option<FoundLimit>,
 }
 
 /// A key or a model that may not be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PausedState {
-    /// When it returns by itself; never, if an operator disabled it.
+    /// The time at which it returns by itself; `None` if an operator disabled it.
     pub until: Option<Timestamp>,
-    /// What happened, if it was not an operator's act.
+    /// The class of the failure; `None` if an operator disabled it.
     pub reason: Option<Class>,
 }
 
-/// A limit on calls that was found.
+/// A limit on calls that a search found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FoundLimit {
-    /// Calls.
+    /// The number of calls per minute.
     pub calls_per_minute: u64,
-    /// Whether it is a minute that holds so many, and not a rate.
+    /// True if it limits the calls of a minute, and false if it limits their rate.
     pub window: bool,
 }
 
 /// One moment on both clocks.
 #[derive(Debug, Clone, Copy)]
 pub struct ClockPair {
-    /// On the process's clock.
+    /// The moment on the process's clock.
     pub instant: Instant,
-    /// On the wall.
+    /// The moment on the wall clock.
     pub wall: Timestamp,
 }
 
 impl ClockPair {
-    /// When `at` is, on the wall.
+    /// Returns the time `at` on the wall clock.
     pub(super) fn wall(&self, at: Instant) -> Timestamp {
         let after = at.saturating_duration_since(self.instant);
         let before = self.instant.saturating_duration_since(at);
@@ -75,12 +76,12 @@ impl ClockPair {
             .unwrap_or(Timestamp::MAX)
     }
 
-    /// When `at` is, on the process's clock; now, if it has passed.
+    /// Returns the time `at` on the process's clock, or this moment if `at` has passed.
     pub(super) fn instant(&self, at: Timestamp) -> Instant {
         self.instant + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
     }
 
-    /// `at` on the wall, put off to the next whole multiple of `step`: so that what is written down does not
+    /// Returns the time `at` on the wall clock, rounded up to a whole multiple of `step`. The saved state then does not
     /// change all the time.
     pub(super) fn wall_in_steps(&self, at: Instant, step: Duration) -> Timestamp {
         let (at, step) = (

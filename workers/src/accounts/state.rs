@@ -1,4 +1,4 @@
-//! The states of a key, and of an account × model.
+//! The states of a key, and of a model at an account.
 
 use std::time::Duration;
 
@@ -9,61 +9,61 @@ use super::Denied;
 use super::saved::{ClockPair, PausedState};
 use forebay_providers::retry_after;
 
-/// What is over so soon need not be written down.
+/// A cooldown with less time left than this is not saved.
 const SHORTEST_SAVED_WAIT: Duration = Duration::from_secs(5);
 const SECOND: Duration = Duration::from_secs(1);
-/// After a probe, twice as many calls may begin with each step, for so many steps.
+/// Length of a step of the ramp that follows a probe. Twice as many calls may begin in all after each step.
 const RAMP_STEP: Duration = Duration::from_millis(250);
+/// A ramp ends once 2 to the power of this number of calls have begun.
 const RAMP_STEPS: u32 = 10;
-/// A probe that has no answer after so long may be a long call, or hang: another may be made.
+/// Time after which another probe may follow one that has no answer. That one may be a long call, or hang.
 const PROBE: Duration = Duration::from_secs(30);
 
-/// Whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
+/// The state that decides whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
 /// and a ramp.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum ReadyState {
     /// Calls may be made.
     #[default]
     Ready,
-    /// Calls are accepted again since then: so many were made, and in each step of time twice as many may
-    /// be, until there is no end to it.
+    /// Calls are accepted again. After each step of time twice as many may have begun in all, until there is no bound.
     Ramping {
-        /// When the probe came back.
+        /// The time at which the probe was answered.
         since: Instant,
-        /// Calls since then.
+        /// The number of calls since then.
         calls: u32,
     },
-    /// No calls until then: a limit was met, or the provider failed.
+    /// No calls may be made until some time: a limit was met, or the provider failed.
     Cooling {
-        /// When a probe may be made.
+        /// The time at which a probe may be made.
         until: Instant,
-        /// What happened.
+        /// The class of the failure.
         reason: Class,
     },
-    /// A day's or a month's allowance is spent.
+    /// The allowance of a day or a month is spent.
     Exhausted {
-        /// When it returns.
+        /// The time at which it returns.
         until: Instant,
     },
-    /// One call is under way to see whether calls are accepted again, or some that took long and one more.
+    /// A probe is under way to see whether calls are accepted again. If it takes long, further probes follow.
     Probing {
-        /// The first of them.
+        /// The number of the first probe.
         first: u64,
-        /// The last.
+        /// The number of the last probe.
         call: u64,
-        /// When it began.
+        /// The time at which the last probe began.
         since: Instant,
-        /// What had happened.
+        /// The class of the failure before the probes.
         reason: Class,
     },
-    /// No calls until an operator acts.
+    /// No calls may be made until an operator acts.
     Disabled {
-        /// What happened; nothing, if an operator disabled it.
+        /// The class of the failure; `None` if an operator disabled it.
         reason: Option<Class>,
     },
 }
 
-/// What a state says about one more call.
+/// The answer of a state to one more call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallGate {
     Open,
@@ -74,7 +74,7 @@ pub(super) enum CallGate {
 }
 
 impl CallGate {
-    /// The gate if one more call may pass, or why it may not.
+    /// Returns the gate if one more call may pass, or the reason why it may not.
     pub(super) fn pass(self) -> Result<Self, Denied> {
         match self {
             CallGate::Open | CallGate::Probe => Ok(self),
@@ -89,7 +89,7 @@ impl ReadyState {
         match *self {
             ReadyState::Ready => CallGate::Open,
             ReadyState::Ramping { since, calls } => {
-                // One call at once, a second with it, and then the first power of two that is more.
+                // Two calls may begin at once, and 2^(n + 1) in all once n steps are over.
                 let steps = calls.checked_ilog2().unwrap_or_default();
                 let next = since + RAMP_STEP * steps;
                 if next <= now || steps >= RAMP_STEPS {
@@ -110,7 +110,8 @@ impl ReadyState {
         }
     }
 
-    /// Cools for `wait` from `now`. A cooldown is extended, never shortened; what is disabled stays so.
+    /// Cools for `wait` from `now`, at most for [`retry_after::LONGEST`]. A cooldown is extended, never shortened. A
+    /// disabled state stays.
     pub(super) fn cool(&mut self, reason: Class, wait: Duration, now: Instant) {
         let until = now + wait.min(retry_after::LONGEST);
         let until = match *self {
@@ -127,7 +128,7 @@ impl ReadyState {
         };
     }
 
-    /// The provider's word shuts it; an operator's act stays what it was.
+    /// Disables it because of the provider's answer. A state that an operator disabled stays.
     pub(super) fn shut(&mut self, reason: Class) {
         if *self != (ReadyState::Disabled { reason: None }) {
             *self = ReadyState::Disabled {
@@ -136,7 +137,7 @@ impl ReadyState {
         }
     }
 
-    /// A call may begin.
+    /// Counts a call that begins.
     pub(super) fn begin(&mut self) {
         if let ReadyState::Ramping { calls, .. } = self {
             *calls += 1;
@@ -161,8 +162,8 @@ impl ReadyState {
         };
     }
 
-    /// A call ended that may have been a probe. If nothing has cooled the state since, it is ready bit by bit;
-    /// but if the provider never said a word, the next call is a probe again.
+    /// Notes that a call ended which may have been a probe. If the provider answered a probe, the ramp begins, unless
+    /// something has cooled the state since. If it did not answer the last probe, the next call is a probe again.
     pub(super) fn probe_ended(&mut self, ended: u64, answered: bool, now: Instant) {
         let ReadyState::Probing {
             first,
@@ -183,8 +184,9 @@ impl ReadyState {
         }
     }
 
-    /// What of it outlives the process. What an operator mends and then starts Forebay again does not, be it a
-    /// key or the name of a model, and neither does what is over in a moment.
+    /// Returns the part of the state that outlives the process; `None` if there is none. An operator corrects a key or
+    /// the name of a model and then restarts Forebay, so their failures do not outlive it. A cooldown that soon ends
+    /// does not either.
     pub(super) fn paused(&self, moment: ClockPair) -> Option<PausedState> {
         match *self {
             ReadyState::Cooling {
@@ -214,7 +216,7 @@ impl ReadyState {
         }
     }
 
-    /// The state that a process before this one left.
+    /// Returns the state that a process before this one left.
     pub(super) fn resumed(paused: &PausedState, moment: ClockPair) -> Self {
         match (paused.until, paused.reason) {
             (Some(until), Some(Class::QuotaExhausted)) => ReadyState::Exhausted {
@@ -229,7 +231,7 @@ impl ReadyState {
         }
     }
 
-    /// The state's name.
+    /// Returns the state's name.
     pub fn name(&self) -> &'static str {
         match self {
             ReadyState::Ready | ReadyState::Ramping { .. } => "ready",
@@ -240,7 +242,7 @@ impl ReadyState {
         }
     }
 
-    /// What happened, if something did.
+    /// Returns the class of the failure behind the state; `None` if there is none, or an operator disabled it.
     pub fn reason(&self) -> Option<Class> {
         match *self {
             ReadyState::Ready | ReadyState::Ramping { .. } => None,
@@ -250,7 +252,7 @@ impl ReadyState {
         }
     }
 
-    /// When it ends by itself.
+    /// Returns the time at which the cooldown or the spent allowance ends by itself; `None` in other states.
     pub fn until(&self) -> Option<Instant> {
         match *self {
             ReadyState::Cooling { until, .. } | ReadyState::Exhausted { until } => Some(until),

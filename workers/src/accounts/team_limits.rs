@@ -1,4 +1,4 @@
-//! What one team may use, whatever accounts serve it.
+//! The limits of one team, whichever accounts serve it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub(super) struct TeamMeters {
     pub(super) meters: Vec<Meter>,
 }
 
-/// What one call takes of its team's limits. Dropping it gives back what the call has not used.
+/// The share that one call takes of its team's limits. Dropping it gives back the part that the call has not used.
 #[derive(Debug)]
 pub struct TeamShare {
     cap: Arc<TeamLimits>,
@@ -35,7 +35,7 @@ pub struct TeamShare {
 }
 
 impl TeamLimits {
-    /// The limits of a team; `wake` is told whenever a call that had to wait might now start. A process
+    /// Builds the limits of a team. They release `wake` whenever a call that had to wait might now start. A process
     /// before this one may have spent them up to `spent_at`.
     pub fn new(
         limits: &[Limit],
@@ -61,10 +61,10 @@ impl TeamLimits {
         self.inner.lock()
     }
 
-    /// Whether a call of this cost may start at `now`; takes nothing.
+    /// Checks that a call of this cost may start at `now`, and takes nothing.
     ///
     /// # Errors
-    /// Says what the call has to wait for.
+    /// Returns what the call has to wait for.
     pub fn peek(&self, cost: &CallCost, now: Instant) -> Result<(), Denied> {
         for meter in &mut self.inner().meters {
             meter.peek(cost, now)?;
@@ -75,7 +75,7 @@ impl TeamLimits {
     /// Takes a call's cost, which [`TeamLimits::peek`] allowed at the same moment.
     ///
     /// # Errors
-    /// With the time at which it may start, if its spacing says otherwise.
+    /// Returns the time at which the call may start, if its spacing does not allow it yet.
     pub fn take(self: &Arc<Self>, cost: &CallCost, now: Instant) -> Result<TeamShare, Denied> {
         let mut inner = self.inner();
         for meter in &mut inner.meters {
@@ -93,7 +93,7 @@ impl TeamLimits {
         })
     }
 
-    /// The call left at `at`, `delay` after its permit.
+    /// Notes that the call left at `at`, `delay` after its permit.
     pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
         self.inner()
             .meters
@@ -103,12 +103,12 @@ impl TeamLimits {
 }
 
 impl TeamShare {
-    /// The team's limits, and the call's number there.
+    /// Returns the team's limits and the number of the call there.
     pub(super) fn send_marker(&self) -> (Arc<TeamLimits>, u64) {
         (Arc::clone(&self.cap), self.call)
     }
 
-    /// Takes more tokens for the call, from all limits or from none; returns whether they were free.
+    /// Takes more tokens for the call, from all limits or from none. Returns true if they were free.
     pub(super) fn extend(&self, more: &CallCost, now: Instant) -> bool {
         let mut inner = self.cap.inner();
         let is_free = inner
@@ -124,7 +124,7 @@ impl TeamShare {
         is_free
     }
 
-    /// What the call took of tokens, both ways: a team is charged what it used.
+    /// Corrects the tokens of the call, up or down: a team is charged what it used.
     pub(super) fn settle(&self, actual: &CallCost) {
         self.cap
             .inner()
@@ -133,7 +133,7 @@ impl TeamShare {
             .for_each(|meter| meter.correct(self.call, actual, true));
     }
 
-    /// The call may run on until then.
+    /// Notes that the call may run on at the provider until then.
     pub(super) fn abandoned(&mut self, until: Instant) {
         self.runs_until = Some(until);
     }

@@ -630,7 +630,8 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
     });
 }
 
-/// Counts strictly, in windows of ten seconds on a clock of its own, and tells their ends as `round` rounds.
+/// Plays a provider that counts strictly in windows of ten seconds, on a clock of its own. It states their ends as
+/// `round` rounds them. Returns the number of refused calls.
 async fn refused_by_a_clock_that_tells(
     round: fn(Duration) -> Duration,
     resolution: Duration,

@@ -1,25 +1,25 @@
-//! How long after its period a call still counts, because travel times vary.
+//! The time for which a call still counts after its period, because travel times vary.
 //!
 //! # Why
 //!
-//! Two calls that leave one period apart can arrive closer together than that, if the first travelled slowly. A provider
-//! with a sliding window then counts both and refuses the second. A margin after each period prevents this; a margin that
-//! is too wide wastes the limit.
+//! Two calls that leave one period apart can arrive closer together than that, if the first travelled slowly. A
+//! provider with a sliding window then counts both and refuses the second. A margin after each period prevents this; a
+//! margin that is too wide wastes the limit.
 //!
 //! # How
 //!
-//! The part of the way that can be measured is from the permit to the network. On a busy machine it varies as much as the
-//! part that cannot be measured. The margin is the spread of this delay over the last [`CALLS`] calls, within bounds:
+//! The part of the way from the permit to the network can be measured. On a busy machine it varies as much as the
+//! rest, which cannot be measured. The margin is the spread of this delay over the last [`CALLS`] calls, within bounds:
 //!
 //! - never less than 5 ms, nor than 1/500 of the period;
 //! - at least 20 ms until [`CALLS`] calls and two periods have shown the spread;
-//! - at most 1/50 of the period by measurement.
+//! - at most 1/50 of the period, unless refusals or the first bound demand more.
 //!
 //! A refusal that the margin should have prevented doubles it, up to 1/20 of the period. That part is not forgotten.
 //!
 //! # Invariants
 //!
-//! - Refusals of calls that were under way together teach once.
+//! - Refusals of calls that were under way together count once.
 //! - The margin changes in whole milliseconds, so that it does not move with each call.
 
 use std::collections::VecDeque;
@@ -27,34 +27,32 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least that they are taken to vary: clocks, timers and other people's load differ by that much.
+/// Shortest margin: clocks, timers and the load of other processes vary by this much.
 const SHORTEST: Duration = Duration::from_millis(5);
-/// A guard is never less than this part of its period; what it costs is too little to see.
+/// A margin is never less than its period divided by this. The cost of that is too small to notice.
 const LEAST_SHARE: u32 = 500;
-/// What it is at least until so many calls as count were measured and two periods are over: a spread that
-/// few calls have shown is not yet that of the way. No more than [`MEASURED_SHARE`] of the period.
+/// Least margin until [`CALLS`] calls were measured and two periods are over. The spread of a few calls is not yet that
+/// of the way. It is no more than the period divided by [`MEASURED_SHARE`].
 const UNPROVEN: Duration = Duration::from_millis(20);
-/// What is measured here widens a guard to this part of its period at most.
+/// Measurements widen a margin up to its period divided by this.
 const MEASURED_SHARE: u32 = 50;
-/// What refusals teach widens it to this part of its period at most.
+/// Refusals widen a margin up to its period divided by this.
 const TAUGHT_SHARE: u32 = 20;
-/// Calls whose delays count.
+/// Number of the last calls whose delays count.
 const CALLS: usize = 64;
 
-/// The guard of one period.
-///
-/// The part of the way that can be measured is the one from the permit to the network; on a busy
-/// machine it varies, and so does the part that cannot. Its spread over the last calls is the guard.
+/// The margin after one period. Other modules call it the guard.
 #[derive(Debug)]
 pub(super) struct TimingMargin {
     per: Duration,
     delays: VecDeque<Duration>,
-    /// What refusals taught; it is not forgotten.
+    /// The least margin that refusals have shown. It never shrinks.
     taught: Duration,
-    /// When that was.
+    /// The time of the last refusal that widened the margin.
     taught_at: Option<Instant>,
-    /// When the first call left.
+    /// The time at which the first call left.
     first: Option<Instant>,
+    /// True once the spread is that of [`CALLS`] calls over two periods.
     proven: bool,
     width: Duration,
 }
@@ -78,8 +76,8 @@ impl TimingMargin {
         self.width
     }
 
-    /// Notes how long a call took from its permit to the network, which it reached at `at`; true if the
-    /// guard changed.
+    /// Notes the delay of a call from its permit to the network, which it reached at `at`. Returns true if the margin
+    /// changed.
     pub(super) fn measure(&mut self, delay: Duration, at: Instant) -> bool {
         if self.delays.len() == CALLS {
             self.delays.pop_front();
@@ -90,8 +88,9 @@ impl TimingMargin {
         self.adjust()
     }
 
-    /// A limit refused a call, permitted at `granted`, that this guard should have kept within it: it doubles.
-    /// Calls that were under way together are refused together, which counts once.
+    /// Doubles the margin, because a limit refused a call, permitted at `granted`, that the margin should have kept
+    /// within the limit. Calls that were under way together are refused together, which counts once. Returns true if
+    /// the margin changed.
     pub(super) fn refused(&mut self, granted: Instant, now: Instant) -> bool {
         if self.taught_at.is_some_and(|at| granted < at) {
             return false;
@@ -107,7 +106,7 @@ impl TimingMargin {
         let spread = most
             .zip(least)
             .map_or(Duration::ZERO, |(most, least)| *most - *least);
-        // In whole milliseconds, so that it does not change with every call.
+        // The spread is in whole milliseconds, so that it does not change with every call.
         let spread =
             Duration::from_millis(u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) + 1);
         let unproven = if self.proven {
@@ -132,7 +131,7 @@ mod tests {
     const MILLI: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// A guard of a second that has measured as many calls as count, all alike, and when the last was.
+    /// Returns the margin of a second after [`CALLS`] equal delays, and the time of the last of them.
     fn proven() -> (TimingMargin, Instant) {
         let mut guard = TimingMargin::new(SECOND);
         let start = Instant::now();

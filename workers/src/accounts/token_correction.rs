@@ -1,19 +1,19 @@
-//! What estimates of prompt tokens have to be multiplied with, learned per model.
+//! The factor that corrects estimates of prompt tokens, learned per model.
 
-/// How much one more answer counts at least against all before; the first ones count as much as each other.
+/// Least weight of one more answer against all before. The first answers have equal weights.
 const WEIGHT: f64 = 0.05;
-/// How far answers are taken to deviate from the mean as long as there is only one, as a part of it.
+/// Assumed deviation of answers from the mean after the first answer, as a part of it.
 const FIRST_DEVIATION: f64 = 0.2;
-/// Estimates are wrong by no more than this.
+/// Bounds of the reported tokens of one answer, as multiples of the estimate.
 const BOUNDS: (f64, f64) = (0.25, 4.0);
-/// How far above the mean is reserved, in mean deviations: so that prompts that are denser than most still
-/// fit, though it is only their sum over a period that must.
+/// Reserve above the mean, in mean deviations. Prompts that are denser than most then still fit, though only their sum
+/// over a period must.
 const DEVIATIONS: f64 = 2.0;
-/// The same at least and at most, as parts of the mean.
+/// Bounds of this reserve, as parts of the mean.
 const MARGIN: (f64, f64) = (0.01, 0.1);
 
-/// Moving averages of what was estimated and reported. Large prompts count for more, as they do against a
-/// limit.
+/// Moving averages of estimated and reported tokens; `None` before the first answer. Large prompts have more weight, as
+/// they do against a limit.
 #[derive(Debug)]
 pub(super) struct TokenCorrection(Option<Means>);
 
@@ -21,7 +21,7 @@ pub(super) struct TokenCorrection(Option<Means>);
 struct Means {
     estimated: f64,
     reported: f64,
-    /// Of what was reported from what the mean made of the estimate.
+    /// The mean deviation of the reported tokens from the corrected estimate.
     deviation: f64,
     answers: u32,
 }
@@ -37,7 +37,7 @@ impl TokenCorrection {
         Self(None)
     }
 
-    /// Learns from an answer.
+    /// Learns from the tokens that were estimated for a prompt, and those that its answer reported.
     pub(super) fn learn(&mut self, estimated: u64, reported: u64) {
         if estimated == 0 || reported == 0 {
             return;
@@ -72,7 +72,7 @@ impl TokenCorrection {
         });
     }
 
-    /// An estimate, corrected by what was learned.
+    /// Returns an estimate, corrected by the learned factor and the reserve.
     pub(super) fn apply(&self, estimated: u64) -> u64 {
         let Some(means) = self.0 else {
             return estimated;

@@ -1,11 +1,11 @@
-//! Waking whoever waits for a permit, and nobody else.
+//! Wakes a task that waits for a permit, and only if one waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
 
-/// Told by accounts whenever a call that had to wait might now start; passes that on only while
-/// somebody waits, because every call of an account that is far from its limits says so twice.
+/// A signal of the accounts that a call which had to wait might now start. It is passed on only while a task waits,
+/// because every call of an account far from its limits signals twice.
 #[derive(Debug, Default)]
 pub struct Wake {
     waiting: AtomicBool,
@@ -13,24 +13,24 @@ pub struct Wake {
 }
 
 impl Wake {
-    /// Room came back.
+    /// Signals that room came back.
     pub(super) fn release(&self) {
         if self.waiting.swap(false, Ordering::AcqRel) {
             self.notify.notify_one();
         }
     }
 
-    /// To be called before accounts are asked: what is released from now on wakes [`Wake::released`].
+    /// Begins to wait. The caller asks the accounts after this, and a release from now on wakes [`Wake::released`].
     pub(crate) fn listen(&self) {
         self.waiting.store(true, Ordering::Release);
     }
 
-    /// Nobody was denied anything, so nobody waits.
+    /// Ends waiting, because no call was denied.
     pub(crate) fn ignore(&self) {
         self.waiting.store(false, Ordering::Release);
     }
 
-    /// Returns when room came back since [`Wake::listen`].
+    /// Waits until room has come back since [`Wake::listen`].
     pub(crate) async fn released(&self) {
         self.notify.notified().await;
     }

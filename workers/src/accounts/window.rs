@@ -1,25 +1,25 @@
-//! The window of a provider's clock: where it ends, as far as answers tell.
+//! A fixed window of the provider's clock: its end, as far as answers state it.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A fixed window of the provider's. What is sent in it is back when it ends, however late it was sent.
+/// A fixed window of the provider. Calls that are sent in it are back when it ends, however late they were sent.
 ///
-/// An answer tells the rest of the window as of some moment between the call and the answer. So each says
-/// of the end that it is not before one time and not after another, and together they say it more exactly.
+/// An answer states the rest of the window as of some moment between the call and the answer. Each answer therefore
+/// bounds the end from both sides, and several answers bound it more tightly.
 #[derive(Debug, Default)]
 pub(super) struct Window {
+    /// The earliest and the latest time at which the window ends; `None` before an answer states it.
     end: Option<(Instant, Instant)>,
 }
 
 impl Window {
-    /// The window that is open ends at `earliest` or later, and at `latest` or sooner. False if that is nothing
-    /// new.
+    /// Notes that the open window ends between `earliest` and `latest`. Returns false if that is nothing new.
     pub(super) fn ends(&mut self, earliest: Instant, latest: Instant) -> bool {
         let before = self.end;
         self.end = match before {
-            // An answer that was long under way speaks of a window before.
+            // An answer that was under way for long is about an earlier window.
             Some(known) if latest < known.0 => Some(known),
             Some(known) if earliest <= known.1 => {
                 Some((earliest.max(known.0), latest.min(known.1)))
@@ -29,13 +29,13 @@ impl Window {
         self.end != before
     }
 
-    /// When all that was sent in it is back at the latest.
+    /// Returns the time at which all calls of the window are back at the latest; `None` if its end is not known.
     pub(super) fn latest(&self, guard: Duration) -> Option<Instant> {
         self.end.map(|(_, latest)| latest + guard)
     }
 
-    /// When what was sent at `sent` is back, if that is known: calls that may reach the next window are not
-    /// spoken of, since they may be counted there.
+    /// Returns the time at which a call that was sent at `sent` is back; `None` if that is not known. It is not known
+    /// for a call that may reach the next window, since it may be counted there.
     pub(super) fn back(&self, sent: Instant, guard: Duration) -> Option<Instant> {
         let (earliest, _) = self.end?;
         self.latest(guard).filter(|_| sent + guard < earliest)

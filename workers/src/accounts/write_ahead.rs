@@ -1,26 +1,26 @@
-//! What of a long limit is written down, and so may be spent whatever becomes of the process.
+//! The part of a long limit that is written down as spent. It may be spent even if the process is killed.
 
-/// How far spending is covered by what is written down.
+/// The amounts of a limit that are spent and that are written down as spent.
 #[derive(Debug, Default)]
 pub(super) struct WriteAhead {
-    /// Spent since the process began.
+    /// The amount that is spent since the process began.
     spent: u64,
-    /// Written down; nothing is spent beyond.
+    /// The amount that is written down. Nothing is spent beyond it.
     written: u64,
-    /// What the last writing down covers once it is confirmed.
+    /// The amount that is written down once the last offer is confirmed.
     offered: u64,
-    /// What a call needs that had to wait, or will soon.
+    /// The amount that a call needs which has to wait, or will soon; 0 if there is none.
     wanted: u64,
 }
 
 impl WriteAhead {
-    /// What was offered last is written down.
+    /// Notes that the last offer is written down.
     pub(super) fn confirm(&mut self) {
         self.written = self.written.max(self.offered);
         self.wanted = 0;
     }
 
-    /// Whether so much more may be spent; if not, it is wanted.
+    /// Returns true if `share` more may be spent. If not, it is wanted.
     pub(super) fn admits(&mut self, share: u64) -> bool {
         let admits = self.spent + share <= self.written;
         if !admits {
@@ -29,7 +29,8 @@ impl WriteAhead {
         admits
     }
 
-    /// So much more is spent; what covers it is written down, a `block` at a time, before it is needed.
+    /// Notes that `share` more is spent. Once no more than half a `block` is left, the next one is wanted, before it is
+    /// needed.
     pub(super) fn spend(&mut self, share: u64, block: u64) {
         self.spent += share;
         if self.written.saturating_sub(self.spent) <= block / 2 {
@@ -37,8 +38,8 @@ impl WriteAhead {
         }
     }
 
-    /// What is to be written down beyond what is spent, if anything: what a call waits for, or else what is
-    /// left of what was written before.
+    /// Returns the amount to write down beyond what is spent. With `ahead` that is at least a `block` if something is
+    /// wanted, and else the unspent rest of what is written down. Without `ahead` it is 0.
     pub(super) fn offer(&mut self, ahead: bool, block: u64) -> u64 {
         let more = match ahead {
             false => 0,

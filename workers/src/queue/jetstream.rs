@@ -66,8 +66,8 @@ pub struct JetStreamQueue {
     client: async_nats::Client,
     context: Context,
     names: Names,
-    /// The creation times of the streams of jobs and of postponed jobs, in Unix seconds. The sequences of a stream that is
-    /// created again start again.
+    /// The creation times of the streams of jobs and of postponed jobs, in Unix seconds. The sequences of a stream that
+    /// is created again start again.
     created: Arc<[AtomicI64; 2]>,
     /// The sequence of the last job in format 1; 0 if there is none.
     format_1_until: Arc<AtomicU64>,
@@ -225,8 +225,8 @@ impl JetStreamQueue {
         })
     }
 
-    /// Returns the identity and the time of the last published completion; `None` if none was published. The identity is
-    /// `None` if the completion has left the stream or cannot be decoded.
+    /// Returns the identity and the time of the last published completion; `None` if none was published. The identity
+    /// is `None` if the completion has left the stream or cannot be decoded.
     ///
     /// # Errors
     /// Fails if the stream cannot be read.

@@ -53,8 +53,8 @@ impl ActiveReadings {
         self.lock().insert(reading.clone(), ReadingsState::Closing);
     }
 
-    /// Closes a reading and returns true, unless something came since [`ActiveReadings::closing`]. The reading must then
-    /// continue.
+    /// Closes a reading and returns true, unless something came since [`ActiveReadings::closing`]. The reading must
+    /// then continue.
     pub(crate) fn close(&self, reading: &QueueReading) -> bool {
         let mut open = self.lock();
         let closes = open.get(reading) != Some(&ReadingsState::Open);

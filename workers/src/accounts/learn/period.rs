@@ -1,4 +1,5 @@
-//! Headers tell a limit and when all of it is back, but not the period: that follows from how the two move.
+//! The period of a limit. Headers state a limit and the time until all of it is back, but not the period. It follows
+//! from how the two move.
 
 use std::time::Duration;
 
@@ -9,30 +10,32 @@ use forebay_providers::cost::LimitDimension;
 
 /// The periods that providers use, in seconds.
 const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];
-/// What is meant where nothing tells.
+/// The index of the period that is assumed while nothing shows another.
 const MINUTE: usize = 1;
-/// What is inferred stands on at least so many answers over so long a time, longer than most windows.
+/// Least number of recent answers that replace all earlier ones.
 const ANSWERS: u32 = 20;
+/// Least time that these answers must span, which is longer than most windows.
 const LATELY: Duration = Duration::from_secs(120);
-/// How far a bucket's refill may be from what its period makes of it.
+/// Largest deviation of a bucket's refill time from the one that its period implies, as a part of the latter.
 const TOLERANCE: f64 = 0.25;
 
 /// The period of one limit.
 ///
 /// A bucket is whole again after the used part of its period; a window a period after its last call, or
-/// its first. Each answer rules out the buckets that do not fit it. The longest that fits all of them is
-/// taken, since a period that is too long costs time and one that is too short refusals; if none does, it
-/// is the shortest window that fits.
+/// its first. Each answer rules out the buckets that do not fit it. The longest bucket that fits all answers is taken:
+/// a period that is too long costs time, and one that is too short costs refusals. If no bucket fits, the shortest
+/// window that fits is taken.
 #[derive(Debug)]
 pub(super) struct Period {
     dimension: LimitDimension,
     limit: u64,
-    /// The period that the provider documents, as an index; then nothing is inferred.
+    /// The index of the period that the provider documents; `None` if it is inferred.
     said: Option<usize>,
+    /// True for each period whose bucket fits all answers.
     buckets: [bool; PERIODS.len()],
-    /// The longest time to the whole limit that was seen.
+    /// The longest time until the whole limit is back that an answer stated.
     longest: Option<Duration>,
-    /// The same since some time ago: one odd answer is not believed for ever.
+    /// The same for recent answers alone, so that one odd answer is not believed for ever.
     lately: Lately,
 }
 
@@ -102,12 +105,12 @@ impl Period {
         Duration::from_secs(u64::from(PERIODS[self.index()]))
     }
 
-    /// Whether it is a minute or less.
+    /// Returns true if the period is a minute or less.
     pub(super) fn is_short(&self) -> bool {
         self.index() <= MINUTE
     }
 
-    /// Takes in an answer's figures; true if the limit or its period is another one now.
+    /// Applies the figures of an answer. Returns true if the limit or its period changes.
     pub(super) fn observe(&mut self, figures: &RateLimitHeaders, now: Instant) -> bool {
         let before = (self.limit, self.per());
         if figures.limit != self.limit {
@@ -141,8 +144,8 @@ impl Period {
         }
     }
 
-    /// When what is used by now is back: of a window at once, of a bucket bit by bit.
-    /// The answer is `age` younger than what it tells.
+    /// Returns the waits after which the used part is back: one for a window, ten equal parts for a bucket. The figures
+    /// are up to `age` old.
     pub(super) fn returns(&self, figures: &RateLimitHeaders, age: Duration) -> Vec<Duration> {
         let whole_in = figures
             .whole_in

@@ -1,4 +1,4 @@
-//! Finding a rate that nobody tells: double it until a call is refused, and learn from the refusal.
+//! Finds a rate that no header states: it doubles until a call is refused, and the search learns from the refusal.
 
 use std::time::Duration;
 
@@ -9,43 +9,48 @@ use crate::accounts::meter::MeterWait;
 use crate::accounts::saved::FoundLimit;
 use forebay_providers::cost::LimitDimension;
 
-/// What is searched is a number of calls per this.
+/// The period of the searched limit.
 const PERIOD: Duration = Duration::from_secs(60);
-/// The first: a call a second.
+/// The first limit, in calls per period: one call a second.
 const FIRST: u64 = 60;
-/// The most that is tried.
+/// The largest limit that is tried, in calls per period.
 const MOST: u64 = 600_000;
-/// How long each rate is kept before it is doubled.
+/// Time for which a rate is kept before it is doubled.
 const STEP: Duration = Duration::from_secs(5);
-/// Once a rate was found: how long it is kept before more is tried.
+/// Time for which a found rate is kept before more is tried.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The same once trying more was refused, and the calls that must have been accepted meanwhile.
+/// The same after more was tried and refused.
 const LONG_PAUSE: Duration = Duration::from_secs(30);
+/// Largest number of calls that must be accepted in [`LONG_PAUSE`] before more is tried.
 const LONG_PAUSE_CALLS: u64 = 200;
-/// How much more is tried where nothing is known of what is above, and where it was refused.
+/// Growth of a limit above which nothing was refused, as a part of it.
 const MORE: f64 = 0.25;
+/// Least growth of a found limit, as a part of it.
 const A_LITTLE_MORE: f64 = 0.02;
-/// How much less a limit is taken to be than one that was refused.
+/// The part that is left of a limit at most after a refusal.
 const LESS: f64 = 0.98;
+/// The part that is left of a limit which was refused after it had held for [`PAUSE`].
 const MUCH_LESS: f64 = 0.9;
-/// So soon after more was refused, so many refusals say nothing new: what was too much still counts there.
+/// Time after a refused increase in which refusals teach nothing, because the provider still counts the excess.
 const SETTLING: Duration = Duration::from_secs(15);
+/// Limit of the refusals that teach nothing in that time.
 const SETTLING_REFUSALS: u8 = 3;
-/// A probe shows something only where the window would let nothing through for so much longer.
+/// A longer wait is that of a spent minute, and a shorter one that of a rate which is too high.
 const TELLING: Duration = Duration::from_secs(5);
-/// So many accepted calls, over such a time, measure a rate.
+/// Least number of accepted calls that measure a rate.
 const MEASURED: u64 = 5;
+/// Least time over which a rate is measured.
 const MEASURING: Duration = Duration::from_millis(500);
 
-/// How far the search is.
+/// The phase of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SearchPhase {
     /// The rate doubles.
     Doubling,
-    /// A call was refused: is a minute's allowance spent, or was the rate too high? One call tells, sent
-    /// while a spent minute would let none through.
+    /// A call was refused: a minute's allowance is spent, or the rate was too high. One call shows which, the probe. It
+    /// is sent while a spent minute would let no call through.
     Doubtful { probe: Option<u64> },
-    /// The limit is about this: of a minute's calls, or of the rate.
+    /// The limit is found. With `window` it limits the calls of a minute, else their rate.
     Found { window: bool },
 }
 
@@ -53,21 +58,21 @@ enum SearchPhase {
 #[derive(Debug)]
 pub(super) struct LimitSearch {
     phase: SearchPhase,
-    /// Calls per minute that are allowed now.
+    /// The limit that is assumed now, in calls per minute.
     limit: u64,
-    /// The highest that was used fully and not refused.
+    /// The limit before the last increase, which was used fully and not refused; 0 if there is none.
     survived: u64,
-    /// What was tried last and refused.
+    /// The limit that was tried last and refused.
     ceiling: Option<u64>,
-    /// So many refusals soon after more was refused say nothing new.
+    /// The number of further refusals that teach nothing.
     settling: u8,
-    /// Since when the limit is what it is.
+    /// The time at which `limit` was set.
     since: Instant,
-    /// Whether a call had to wait for it since then.
+    /// True if a call had to wait for the limit since then.
     was_full: bool,
-    /// Calls accepted since then.
+    /// The number of calls that were accepted since then.
     accepted: u64,
-    /// Whether a call was ever refused.
+    /// True if a call was ever refused.
     refused: bool,
 }
 
@@ -86,7 +91,7 @@ impl LimitSearch {
         }
     }
 
-    /// What is allowed now.
+    /// Returns the limit that is assumed now.
     pub(super) fn amount(&self) -> Amount {
         Amount::PerPeriod {
             dimension: LimitDimension::Requests,
@@ -97,7 +102,7 @@ impl LimitSearch {
         }
     }
 
-    /// What was found, if something was.
+    /// Returns the limit that was found; `None` while it is searched.
     pub(super) fn found(&self) -> Option<FoundLimit> {
         match self.phase {
             SearchPhase::Found { window } => Some(FoundLimit {
@@ -108,7 +113,7 @@ impl LimitSearch {
         }
     }
 
-    /// Goes on from what was found before.
+    /// Continues from a limit that was found before.
     pub(super) fn resume(&mut self, found: FoundLimit, now: Instant) {
         self.phase = SearchPhase::Found {
             window: found.window,
@@ -124,7 +129,7 @@ impl LimitSearch {
         self.accepted = 0;
     }
 
-    /// Raises the limit if it was used fully for long enough; true if it did.
+    /// Raises the limit, if it was used fully for long enough. Returns true if it was.
     pub(super) fn grow(&mut self, now: Instant) -> bool {
         let (pause, calls) = match self.phase {
             SearchPhase::Doubling => (STEP, 1),
@@ -143,7 +148,8 @@ impl LimitSearch {
         due
     }
 
-    /// What is tried next: twice as much at first, then halfway to what was refused, or a little beyond.
+    /// Returns the limit to try next. While doubling it is twice as large, and then a quarter larger. Below a limit
+    /// that was refused it is halfway there, or a little more than now.
     fn more(&self) -> u64 {
         let least = self.limit + times(self.limit, A_LITTLE_MORE).max(1);
         match (self.phase, self.ceiling) {
@@ -153,20 +159,20 @@ impl LimitSearch {
         }
     }
 
-    /// A call has to wait. True if it is to go all the same, as the probe.
+    /// Notes that a call has to wait. Returns true if the call is to be sent all the same, as the probe.
     pub(super) fn held_back(&mut self, wait: MeterWait, now: Instant, probing: bool) -> bool {
         self.was_full = true;
         let tells = matches!(wait, MeterWait::Until(at) if at > now + TELLING);
         probing && tells && self.phase == SearchPhase::Doubtful { probe: None }
     }
 
-    /// `call` goes as the probe.
+    /// Notes that `call` is sent as the probe.
     pub(super) fn probes(&mut self, call: u64) {
         self.phase = SearchPhase::Doubtful { probe: Some(call) };
     }
 
-    /// `call`, permitted at `granted`, was accepted. True if it was the probe: what was sent before does not
-    /// count any more.
+    /// Notes that `call`, permitted at `granted`, was accepted. Returns true if it was the probe. Calls that were sent
+    /// before do not count any more then.
     pub(super) fn accepted(&mut self, call: u64, granted: Instant, now: Instant) -> bool {
         self.accepted += 1;
         match self.phase {
@@ -174,7 +180,7 @@ impl LimitSearch {
                 self.set_rate(now);
                 true
             }
-            // The minute had room again before a probe could tell, or the probe was lost on its way.
+            // The minute had room again before a probe had an answer, or the probe was lost on its way.
             SearchPhase::Doubtful { .. } if granted >= self.since => {
                 self.set_window(now);
                 false
@@ -183,8 +189,8 @@ impl LimitSearch {
         }
     }
 
-    /// A call that was permitted at `granted` was refused, with `taken` calls counted in the last minute and
-    /// perhaps a hint of how long to wait.
+    /// Notes that a call was refused which was permitted at `granted`. `taken` is the number of calls in the last
+    /// minute, and `hint` the wait that the provider stated.
     pub(super) fn refused(
         &mut self,
         granted: Instant,
@@ -193,7 +199,7 @@ impl LimitSearch {
         now: Instant,
     ) {
         if self.refused && granted < self.since {
-            // It was under way when another was refused, and counted as accepted then.
+            // The call was under way when another was refused, and counted as accepted then.
             if matches!(self.phase, SearchPhase::Doubtful { .. }) {
                 self.limit = (self.limit - 1).max(1);
             }
@@ -207,7 +213,7 @@ impl LimitSearch {
                 self.phase = SearchPhase::Doubtful { probe: None };
                 self.set(accepted, now);
                 match hint {
-                    // A minute's allowance does not come back so soon, and a rate does not take so long.
+                    // A minute's allowance does not return as soon as this, and a rate does not take as long.
                     Some(wait) if wait < TELLING => self.set_rate(now),
                     Some(_) => self.set_window(now),
                     None => {}
@@ -218,7 +224,7 @@ impl LimitSearch {
         }
     }
 
-    /// Whether it is a rate that was found, for which it does not matter how much a minute holds.
+    /// Returns true if a rate was found. The number of calls in a minute does not matter then.
     pub(super) fn is_rate(&self) -> bool {
         self.phase == SearchPhase::Found { window: false }
     }
@@ -234,7 +240,7 @@ impl LimitSearch {
         self.set(self.limit.max(self.survived), now);
     }
 
-    /// Something above the true limit was allowed.
+    /// Lowers a found limit after a refusal: it is above the true one.
     fn lower(&mut self, hint: Option<Duration>, now: Instant) {
         if self.settling > 0 && now < self.since + SETTLING {
             self.settling -= 1;
@@ -261,12 +267,12 @@ impl LimitSearch {
             );
         }
         self.survived = 0;
-        // Far below what was refused once, that says nothing of what is just above.
+        // Far below a limit that was refused once, that refusal shows nothing about the limits just above.
         self.ceiling = self.ceiling.filter(|ceiling| self.limit > ceiling / 2);
     }
 
-    /// Calls per minute that were accepted at this rate, if they are enough to tell. Who says how long to
-    /// wait says when one more would have been accepted.
+    /// Returns the calls per minute that were accepted at this rate; `None` if they are too few to measure it. A
+    /// provider that states a wait thereby states when one more call would have been accepted.
     fn measured(&self, hint: Option<Duration>, now: Instant) -> Option<u64> {
         let (calls, least, lasted) = match hint {
             Some(wait) => (self.accepted + 1, 2, now.duration_since(self.since) + wait),
@@ -280,7 +286,7 @@ impl LimitSearch {
     }
 }
 
-/// `factor` times `number`, rounded.
+/// Returns `factor` times `number`, rounded.
 fn times(number: u64, factor: f64) -> u64 {
     #[expect(
         clippy::cast_precision_loss,

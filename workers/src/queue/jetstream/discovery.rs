@@ -62,8 +62,8 @@ pub(super) async fn start(
 
 struct QueueFinder {
     queue: JetStreamQueue,
-    /// The reading of each subject that was seen; `None` for a subject that cannot be served. Nearly every announcement is
-    /// of a subject that was seen before.
+    /// The reading of each subject that was seen; `None` for a subject that cannot be served. Nearly every announcement
+    /// is of a subject that was seen before.
     known: HashMap<String, Option<QueueReading>>,
     readings: Arc<ActiveReadings>,
     sender: mpsc::UnboundedSender<QueueReading>,

@@ -90,8 +90,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Fails if the store has no room for an object of `size` bytes. This is checked first, because the chunks of an object
-    /// that does not fit would stay.
+    /// Fails if the store has no room for an object of `size` bytes. This is checked first, because the chunks of an
+    /// object that does not fit would stay.
     async fn has_room(&self, size: usize) -> Result<(), Error> {
         let stream = self
             .context
@@ -142,8 +142,8 @@ impl Objects {
         Ok(None)
     }
 
-    /// Deletes the chunks of objects that were never completed, if their last chunk came before `before`. A publisher that
-    /// ends while it puts an object leaves such chunks. Returns the number of these objects.
+    /// Deletes the chunks of objects that were never completed, if their last chunk came before `before`. A publisher
+    /// that ends while it puts an object leaves such chunks. Returns the number of these objects.
     ///
     /// # Errors
     /// Fails if the server does not answer.
@@ -227,8 +227,8 @@ impl Objects {
         Ok(name)
     }
 
-    /// Returns the whole completion of a message that may name an object. `None` if the object is gone or damaged, or holds
-    /// the completion of another identity.
+    /// Returns the whole completion of a message that may name an object. `None` if the object is gone or damaged, or
+    /// holds the completion of another identity.
     ///
     /// # Errors
     /// Fails if the server does not answer.

@@ -18,7 +18,7 @@ const MOST_REPLIES: usize = 24 * 1024;
 /// Limit of jobs whose wait is ended at once.
 const AT_ONCE: usize = 64;
 
-/// Publishes the schedule of a job. There is one per subject: after a crash between this and the ack of the job's
+/// Publishes the schedule of a job. There is one per subject. After a crash between this and the ack of the job's
 /// delivery, the next schedule replaces it, and the job fires once. Returns false if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> Result<bool, Error> {
     let identity = &job.identity;
@@ -66,8 +66,8 @@ pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> R
     Ok(true)
 }
 
-/// Sorts the subjects and drops those beyond [`MOST_REPLIES`]. A publisher can publish an identity very often, each time
-/// with another `reply_to`; the job must still fit in a message.
+/// Sorts the subjects and drops those beyond [`MOST_REPLIES`]. A publisher can publish an identity very often, each
+/// time with another `reply_to`; the job must still fit in a message.
 fn shorten(replies: &mut Vec<String>, subject: &str) {
     replies.sort();
     replies.dedup();
