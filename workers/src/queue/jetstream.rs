@@ -1,5 +1,6 @@
 //! The [`Queue`] on JetStream. Its streams must exist before it is built.
 
+mod completions;
 mod dead;
 mod discovery;
 mod format_1;
@@ -13,24 +14,17 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
-use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishErrorKind};
-use async_nats::jetstream::stream::DirectGetErrorKind;
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{self, Context};
 use bytes::Bytes;
 use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
-use forebay_schemas::header::{
-    FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER,
-};
+use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
 use forebay_schemas::{Completion, Format, Identity, Names};
-use futures::TryFutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::controls::CancelledJobs;
-use crate::crash::{self, CrashPoint};
-use crate::large::{at_length, size_of};
 
 pub use format_1::take_over_schedules;
 pub use objects::{Objects, object_of};
@@ -54,8 +48,6 @@ const TRACEPARENT: &str = "traceparent";
 const LONGEST_TRACE: usize = 512;
 /// Bytes of a message that are reserved for the state of a postponed job, which travels in a header.
 const STATE_ROOM: usize = 64 * 1024;
-/// Bytes of a message that are reserved for its headers.
-const HEADER_ROOM: usize = 4 * 1024;
 
 /// The header that holds the state of a postponed job.
 const STATE: &str = "Forebay-State";
@@ -225,74 +217,12 @@ impl JetStreamQueue {
         })
     }
 
-    /// Returns the identity and the time of the last published completion; `None` if none was published. The identity
-    /// is `None` if the completion has left the stream or cannot be decoded.
-    ///
-    /// # Errors
-    /// Fails if the stream cannot be read.
-    pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
-        let stream = self
-            .context
-            .get_stream(self.names.completions_stream())
-            .await
-            .map_err(unavailable)?;
-        let state = &stream.cached_info().state;
-        if state.last_sequence == 0 {
-            return Ok(None);
-        }
-        let published = Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos())
-            .map_err(unavailable)?;
-        let completion = match stream.direct_get(state.last_sequence).await {
-            Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
-            Err(error) => return Err(unavailable(error)),
-        };
-        Ok(Some((
-            completion.map(|completion| completion.identity()),
-            published,
-        )))
-    }
-
     /// Ends the wait of postponed jobs, which return to their flows at once. Returns their number.
     ///
     /// # Errors
     /// Fails if the jobs cannot be read or written.
     pub async fn hasten(&self, which: &CancelledJobs, now: Timestamp) -> Result<usize, Error> {
         scheduled::hasten(self, which, now).await
-    }
-
-    /// Returns the size of the largest payload that the server takes beside the headers, in bytes.
-    fn room(&self) -> usize {
-        self.client.max_payload().saturating_sub(HEADER_ROOM)
-    }
-
-    /// Encodes a completion as the headers and the payload of a message. If no message can hold it, an object holds the
-    /// whole completion, the payload leaves out its body, and a header names the object.
-    ///
-    /// # Errors
-    /// Fails if the completion cannot be encoded, or the object cannot be kept.
-    pub async fn message(
-        &self,
-        completion: &Completion,
-        traceparent: Option<&str>,
-    ) -> Result<(HeaderMap, Bytes), Error> {
-        let mut headers = traced(traceparent);
-        let whole = at_length(size_of(completion), || json(completion))?;
-        if whole.len() <= self.room() {
-            return Ok((headers, whole));
-        }
-        headers.insert(
-            OBJECT_HEADER,
-            self.answers.keep(&self.names, completion, &whole).await?,
-        );
-        let mut rest = objects::without_body(completion);
-        let mut payload = json(&rest)?;
-        if payload.len() > self.room() {
-            // The server takes only very small messages. The object still holds the calls.
-            rest.attempts.clear();
-            payload = json(&rest)?;
-        }
-        Ok((headers, payload))
     }
 }
 
@@ -304,12 +234,6 @@ pub fn given_id(created: i64, sequence: u64) -> String {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     Error(error.to_string())
-}
-
-fn json(completion: &Completion) -> Result<Bytes, Error> {
-    serde_json::to_vec(completion)
-        .map(Bytes::from)
-        .map_err(unavailable)
 }
 
 fn traced(traceparent: Option<&str>) -> HeaderMap {
@@ -377,64 +301,11 @@ impl Queue for JetStreamQueue {
         &self,
         publication: CompletionPublication<'_>,
     ) -> Result<PublishOutcome, Error> {
-        let completion = publication.completion;
-        let subject = self.names.completion(
-            &completion.team,
-            completion.batch.as_deref(),
-            &completion.id,
-        );
-        let (mut headers, payload) = self.message(completion, publication.traceparent).await?;
-        crash::at(CrashPoint::Kept);
-        headers.insert(
-            NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
-            publication.replaces.to_string(),
-        );
-        headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
-        if let Some(message) = publication.message {
-            headers.insert(MESSAGE_HEADER, message);
-        }
-        let ack = self.context.publish_with_headers(subject, headers, payload);
-        match ack.and_then(|ack| ack.into_future()).await {
-            Ok(_) => Ok(PublishOutcome::First),
-            Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-                let standing = self.completion(&completion.identity()).await?;
-                Ok(standing.map_or(PublishOutcome::Gone, |standing| {
-                    PublishOutcome::Already(Box::new(standing))
-                }))
-            }
-            Err(error) => Err(unavailable(error)),
-        }
+        completions::publish(self, publication).await
     }
 
     async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
-        let subject =
-            self.names
-                .completion(&identity.team, identity.batch.as_deref(), &identity.id);
-        let stream = self.stream(self.names.completions_stream()).await?;
-        match stream.direct_get_last_for_subject(subject).await {
-            Ok(message) => {
-                let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
-                let completion = match serde_json::from_slice(&message.payload).ok() {
-                    // A completion whose object is gone counts as none.
-                    Some(completion) => {
-                        self.answers
-                            .whole(completion, header(OBJECT_HEADER).as_deref())
-                            .await?
-                    }
-                    None => None,
-                };
-                Ok(Some(ExistingCompletion {
-                    completion,
-                    fingerprint: header(FINGERPRINT_HEADER),
-                    message: header(MESSAGE_HEADER),
-                    published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
-                        .map_err(unavailable)?,
-                    sequence: message.sequence,
-                }))
-            }
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(unavailable(error)),
-        }
+        completions::read(self, identity).await
     }
 
     async fn copy(

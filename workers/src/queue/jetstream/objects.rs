@@ -17,7 +17,6 @@ use forebay_schemas::header::OBJECT_HEADER;
 use forebay_schemas::{Completion, Names};
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use serde_json::value::RawValue;
 use tokio::io::AsyncReadExt;
 use tracing::warn;
 
@@ -323,16 +322,4 @@ async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>
         Err(error) if error.to_string().contains("failed to decode") => Ok(None),
         Err(error) => Err(unavailable(error)),
     }
-}
-
-/// Returns the part of a large completion that a message can hold: all but the answer's body and the metadata.
-pub(super) fn without_body(completion: &Completion) -> Completion {
-    let mut rest = Completion {
-        metadata: None,
-        ..completion.clone()
-    };
-    if let Some(response) = &mut rest.response {
-        response.body = RawValue::NULL.to_owned();
-    }
-    rest
 }

@@ -1,0 +1,174 @@
+//! Completions as messages: encoded, published unless another is there, and read back.
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::stream::DirectGetErrorKind;
+use bytes::Bytes;
+use forebay_schemas::header::{FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER};
+use forebay_schemas::{Completion, Identity};
+use futures::TryFutureExt;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::{JetStreamQueue, traced, unavailable};
+use crate::crash::{self, CrashPoint};
+use crate::large::{at_length, size_of};
+use crate::queue::{CompletionPublication, Error, ExistingCompletion, PublishOutcome};
+
+/// Bytes of a message that are reserved for its headers.
+const HEADER_ROOM: usize = 4 * 1024;
+
+impl JetStreamQueue {
+    /// Returns the identity and the time of the last published completion; `None` if none was published. The identity
+    /// is `None` if the completion has left the stream or cannot be decoded.
+    ///
+    /// # Errors
+    /// Fails if the stream cannot be read.
+    pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
+        let stream = self
+            .context
+            .get_stream(self.names.completions_stream())
+            .await
+            .map_err(unavailable)?;
+        let state = &stream.cached_info().state;
+        if state.last_sequence == 0 {
+            return Ok(None);
+        }
+        let published = Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos())
+            .map_err(unavailable)?;
+        let completion = match stream.direct_get(state.last_sequence).await {
+            Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
+            Err(error) => return Err(unavailable(error)),
+        };
+        Ok(Some((
+            completion.map(|completion| completion.identity()),
+            published,
+        )))
+    }
+
+    /// Returns the size of the largest payload that the server takes beside the headers, in bytes.
+    fn room(&self) -> usize {
+        self.client.max_payload().saturating_sub(HEADER_ROOM)
+    }
+
+    /// Encodes a completion as the headers and the payload of a message. If no message can hold it, an object holds the
+    /// whole completion, the payload leaves out its body, and a header names the object.
+    ///
+    /// # Errors
+    /// Fails if the completion cannot be encoded, or the object cannot be kept.
+    pub async fn message(
+        &self,
+        completion: &Completion,
+        traceparent: Option<&str>,
+    ) -> Result<(HeaderMap, Bytes), Error> {
+        let mut headers = traced(traceparent);
+        let whole = at_length(size_of(completion), || json(completion))?;
+        if whole.len() <= self.room() {
+            return Ok((headers, whole));
+        }
+        headers.insert(
+            OBJECT_HEADER,
+            self.answers.keep(&self.names, completion, &whole).await?,
+        );
+        let mut rest = without_body(completion);
+        let mut payload = json(&rest)?;
+        if payload.len() > self.room() {
+            // The server takes only very small messages. The object still holds the calls.
+            rest.attempts.clear();
+            payload = json(&rest)?;
+        }
+        Ok((headers, payload))
+    }
+}
+
+/// Publishes a completion, unless its subject holds another message than the one that it replaces.
+pub(super) async fn publish(
+    queue: &JetStreamQueue,
+    publication: CompletionPublication<'_>,
+) -> Result<PublishOutcome, Error> {
+    let completion = publication.completion;
+    let subject = queue.names.completion(
+        &completion.team,
+        completion.batch.as_deref(),
+        &completion.id,
+    );
+    let (mut headers, payload) = queue.message(completion, publication.traceparent).await?;
+    crash::at(CrashPoint::Kept);
+    headers.insert(
+        NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+        publication.replaces.to_string(),
+    );
+    headers.insert(FINGERPRINT_HEADER, publication.fingerprint);
+    if let Some(message) = publication.message {
+        headers.insert(MESSAGE_HEADER, message);
+    }
+    let ack = queue
+        .context
+        .publish_with_headers(subject, headers, payload);
+    match ack.and_then(|ack| ack.into_future()).await {
+        Ok(_) => Ok(PublishOutcome::First),
+        Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
+            let standing = read(queue, &completion.identity()).await?;
+            Ok(standing.map_or(PublishOutcome::Gone, |standing| {
+                PublishOutcome::Already(Box::new(standing))
+            }))
+        }
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+/// Returns the message on the subject of an identity's completion; `None` if there is none.
+pub(super) async fn read(
+    queue: &JetStreamQueue,
+    identity: &Identity,
+) -> Result<Option<ExistingCompletion>, Error> {
+    let subject = queue
+        .names
+        .completion(&identity.team, identity.batch.as_deref(), &identity.id);
+    let stream = queue.stream(queue.names.completions_stream()).await?;
+    match stream.direct_get_last_for_subject(subject).await {
+        Ok(message) => {
+            let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
+            let completion = match serde_json::from_slice(&message.payload).ok() {
+                // A completion whose object is gone counts as none.
+                Some(completion) => {
+                    queue
+                        .answers
+                        .whole(completion, header(OBJECT_HEADER).as_deref())
+                        .await?
+                }
+                None => None,
+            };
+            Ok(Some(ExistingCompletion {
+                completion,
+                fingerprint: header(FINGERPRINT_HEADER),
+                message: header(MESSAGE_HEADER),
+                published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
+                    .map_err(unavailable)?,
+                sequence: message.sequence,
+            }))
+        }
+        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unavailable(error)),
+    }
+}
+
+fn json(completion: &Completion) -> Result<Bytes, Error> {
+    serde_json::to_vec(completion)
+        .map(Bytes::from)
+        .map_err(unavailable)
+}
+
+/// Returns the part of a large completion that a message can hold: all but the answer's body and the metadata.
+fn without_body(completion: &Completion) -> Completion {
+    let mut rest = Completion {
+        metadata: None,
+        ..completion.clone()
+    };
+    if let Some(response) = &mut rest.response {
+        response.body = RawValue::NULL.to_owned();
+    }
+    rest
+}
