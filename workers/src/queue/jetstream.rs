@@ -15,14 +15,16 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::{self, AckPolicy, pull};
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::context::{ConsumerInfoErrorKind, PublishError};
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context};
+use async_nats::subject::ToSubject;
 use bytes::Bytes;
 use forebay_schemas::format::{FORMAT_1_REVISION_HEADER, FORMAT_1_UNTIL};
 use forebay_schemas::header::{OBJECT_HEADER, REPLY_TO_HEADER, REVISION_HEADER};
 use forebay_schemas::{Completion, Format, Identity, Names};
 use jiff::Timestamp;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use crate::controls::CancelledJobs;
 
@@ -48,9 +50,15 @@ const TRACEPARENT: &str = "traceparent";
 const LONGEST_TRACE: usize = 512;
 /// Bytes of a message that are reserved for the state of a postponed job, which travels in a header.
 const STATE_ROOM: usize = 64 * 1024;
-
 /// The header that holds the state of a postponed job.
 const STATE: &str = "Forebay-State";
+
+/// The payload that acknowledges a delivery.
+const ACK: Bytes = Bytes::from_static(b"+ACK");
+/// The payload that nacks a delivery.
+const NACK: Bytes = Bytes::from_static(b"-NAK");
+/// The payload that reports a delivery in progress.
+const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 /// A queue of jobs and completions on JetStream streams.
 #[derive(Debug, Clone)]
@@ -86,6 +94,12 @@ impl JetStreamQueue {
         }
     }
 
+    /// Waits until one more consumer may be created or deleted.
+    async fn consumer_slot(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let slot = self.turns.acquire().await;
+        slot.map_err(unavailable)
+    }
+
     async fn stream(&self, name: String) -> Result<jetstream::stream::Stream<()>, Error> {
         self.context
             .get_stream_no_info(name)
@@ -107,21 +121,19 @@ impl JetStreamQueue {
             filter_subjects: filters,
             ..pull::Config::default()
         };
-        let _turn = self.turns.acquire().await.map_err(unavailable)?;
+        let _slot = self.consumer_slot().await?;
         let stream = self
             .context
             .get_stream(self.stream_of(reading))
             .await
             .map_err(unavailable)?;
         let info = stream.cached_info();
-        self.created[usize::from(reading.due)]
-            .store(info.created.unix_timestamp(), Ordering::Relaxed);
+        let created = info.created.unix_timestamp();
+        self.created_of(reading.due)
+            .store(created, Ordering::Relaxed);
         if !reading.due {
-            let until = info
-                .config
-                .metadata
-                .get(FORMAT_1_UNTIL)
-                .and_then(|until| until.parse().ok());
+            let until = info.config.metadata.get(FORMAT_1_UNTIL);
+            let until = until.and_then(|until| until.parse().ok());
             self.format_1_until
                 .store(until.unwrap_or_default(), Ordering::Relaxed);
         }
@@ -135,7 +147,7 @@ impl JetStreamQueue {
         reading: &QueueReading,
         may: impl Fn(&consumer::Info) -> bool,
     ) -> Result<bool, Error> {
-        let _turn = self.turns.acquire().await.map_err(unavailable)?;
+        let _slot = self.consumer_slot().await?;
         let stream = self.stream(self.stream_of(reading)).await?;
         let name = self.names.consumer(&reading.flow);
         match stream.consumer_info(&name).await {
@@ -148,6 +160,18 @@ impl JetStreamQueue {
         Ok(true)
     }
 
+    /// Returns the creation time of the stream of the postponed jobs if `due` is true, else of that of the other jobs.
+    fn created_of(&self, due: bool) -> &AtomicI64 {
+        let [jobs, scheduled] = &*self.created;
+        if due { scheduled } else { jobs }
+    }
+
+    /// Asks the server to deliver again at once the message with this reply subject.
+    async fn nack(&self, reply: impl ToSubject) {
+        // If the nack is lost, the message is delivered again after the ack wait.
+        let _ = self.client.publish(reply, NACK).await;
+    }
+
     fn stream_of(&self, reading: &QueueReading) -> String {
         if reading.due {
             self.names.scheduled_stream()
@@ -156,7 +180,7 @@ impl JetStreamQueue {
         }
     }
 
-    /// Decodes a message as a delivery; `None` if it is not one of a consumer. The state of a job is read only from
+    /// Decodes a message of a consumer as a delivery; `None` if it is not such a message. The state of a job is read only from
     /// postponed jobs, because Forebay alone publishes those.
     fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
         let message = jetstream::Message {
@@ -179,11 +203,12 @@ impl JetStreamQueue {
             headers,
             ..
         } = message.message;
-        let created = self.created[usize::from(due)].load(Ordering::Relaxed);
-        let header = |name: &str| Some(headers.as_ref()?.get(name)?.as_str().to_owned());
-        let state: Option<PostponedState> = header(STATE)
-            .filter(|_| due)
-            .and_then(|state| serde_json::from_str(&state).ok());
+        let created = self.created_of(due).load(Ordering::Relaxed);
+        let headers = headers.unwrap_or_default();
+        let header = |name: &str| text_of(&headers, name);
+        let state = header(STATE).filter(|_| due);
+        let state: Option<PostponedState> =
+            state.and_then(|state| serde_json::from_str(&state).ok());
         let format = match &state {
             Some(state) => state.format,
             None if sequence <= self.format_1_until.load(Ordering::Relaxed) => Format::One,
@@ -230,6 +255,23 @@ impl JetStreamQueue {
 /// and the job's sequence there.
 pub fn given_id(created: i64, sequence: u64) -> String {
     format!("s{created}-{sequence}")
+}
+
+/// Returns the text of a header; `None` if it is missing.
+fn text_of(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?;
+    Some(value.as_str().to_owned())
+}
+
+/// Publishes a message to a stream, and waits until the stream has stored it.
+async fn publish_stored(
+    context: &Context,
+    subject: String,
+    headers: HeaderMap,
+    payload: Bytes,
+) -> Result<PublishAck, PublishError> {
+    let ack = context.publish_with_headers(subject, headers, payload);
+    ack.await?.await
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
@@ -288,13 +330,14 @@ impl Queue for JetStreamQueue {
     async fn keep(&self, receipts: Vec<DeliveryReceipt>) {
         for receipt in receipts {
             // If a progress ack is lost, the next one still comes within the ack wait.
-            let _ = self.client.publish(receipt.0, "+WPI".into()).await;
+            let DeliveryReceipt(reply) = receipt;
+            let _ = self.client.publish(reply, IN_PROGRESS).await;
         }
     }
 
     async fn give_back(&self, receipt: DeliveryReceipt) {
-        // If the nack is lost, the message is delivered again after the ack wait.
-        let _ = self.client.publish(receipt.0, "-NAK".into()).await;
+        let DeliveryReceipt(reply) = receipt;
+        self.nack(reply).await;
     }
 
     async fn complete(
@@ -341,10 +384,9 @@ impl Queue for JetStreamQueue {
     }
 
     async fn ack(&self, receipt: DeliveryReceipt) -> Result<(), Error> {
-        self.client
-            .request(receipt.0, "+ACK".into())
-            .await
-            .map_err(unavailable)?;
+        let DeliveryReceipt(reply) = receipt;
+        let confirmation = self.client.request(reply, ACK);
+        confirmation.await.map_err(unavailable)?;
         Ok(())
     }
 }

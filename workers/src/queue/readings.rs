@@ -37,7 +37,8 @@ impl ActiveReadings {
 
     /// Returns all open readings.
     pub(crate) fn open(&self) -> Vec<QueueReading> {
-        self.lock().keys().cloned().collect()
+        let open = self.lock();
+        open.keys().cloned().collect()
     }
 
     /// Returns a guard for the reading task. If the task panics, another task may open the reading.
@@ -75,7 +76,8 @@ pub(crate) struct ReadingGuard<'a> {
 impl Drop for ReadingGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.readings.lock().remove(self.reading);
+            let mut open = self.readings.lock();
+            open.remove(self.reading);
         }
     }
 }

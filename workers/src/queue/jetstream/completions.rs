@@ -3,15 +3,15 @@
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::DirectGetErrorKind;
 use bytes::Bytes;
 use forebay_schemas::header::{FINGERPRINT_HEADER, MESSAGE_HEADER, OBJECT_HEADER};
 use forebay_schemas::{Completion, Identity};
-use futures::TryFutureExt;
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::{JetStreamQueue, traced, unavailable};
+use super::{JetStreamQueue, publish_stored, text_of, traced, unavailable};
 use crate::crash::{self, CrashPoint};
 use crate::large::{at_length, size_of};
 use crate::queue::{CompletionPublication, Error, ExistingCompletion, PublishOutcome};
@@ -26,26 +26,22 @@ impl JetStreamQueue {
     /// # Errors
     /// Fails if the stream cannot be read.
     pub async fn last_completion(&self) -> Result<Option<(Option<Identity>, Timestamp)>, Error> {
-        let stream = self
-            .context
-            .get_stream(self.names.completions_stream())
-            .await
-            .map_err(unavailable)?;
+        let name = self.names.completions_stream();
+        let stream = self.context.get_stream(name).await;
+        let stream = stream.map_err(unavailable)?;
         let state = &stream.cached_info().state;
         if state.last_sequence == 0 {
             return Ok(None);
         }
-        let published = Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos())
-            .map_err(unavailable)?;
+        let published = state.last_timestamp.unix_timestamp_nanos();
+        let published = Timestamp::from_nanosecond(published).map_err(unavailable)?;
         let completion = match stream.direct_get(state.last_sequence).await {
             Ok(message) => serde_json::from_slice::<Completion>(&message.payload).ok(),
             Err(error) if error.kind() == DirectGetErrorKind::NotFound => None,
             Err(error) => return Err(unavailable(error)),
         };
-        Ok(Some((
-            completion.map(|completion| completion.identity()),
-            published,
-        )))
+        let identity = completion.map(|completion| completion.identity());
+        Ok(Some((identity, published)))
     }
 
     /// Returns the size of the largest payload that the server takes beside the headers, in bytes.
@@ -68,10 +64,8 @@ impl JetStreamQueue {
         if whole.len() <= self.room() {
             return Ok((headers, whole));
         }
-        headers.insert(
-            OBJECT_HEADER,
-            self.answers.keep(&self.names, completion, &whole).await?,
-        );
+        let object = self.answers.keep(&self.names, completion, &whole);
+        headers.insert(OBJECT_HEADER, object.await?);
         let mut rest = without_body(completion);
         let mut payload = json(&rest)?;
         if payload.len() > self.room() {
@@ -89,11 +83,8 @@ pub(super) async fn publish(
     publication: CompletionPublication<'_>,
 ) -> Result<PublishOutcome, Error> {
     let completion = publication.completion;
-    let subject = queue.names.completion(
-        &completion.team,
-        completion.batch.as_deref(),
-        &completion.id,
-    );
+    let identity = completion.identity();
+    let subject = subject_of(queue, &identity);
     let (mut headers, payload) = queue.message(completion, publication.traceparent).await?;
     crash::at(CrashPoint::Kept);
     headers.insert(
@@ -104,16 +95,13 @@ pub(super) async fn publish(
     if let Some(message) = publication.message {
         headers.insert(MESSAGE_HEADER, message);
     }
-    let ack = queue
-        .context
-        .publish_with_headers(subject, headers, payload);
-    match ack.and_then(|ack| ack.into_future()).await {
+    match publish_stored(&queue.context, subject, headers, payload).await {
         Ok(_) => Ok(PublishOutcome::First),
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => {
-            let standing = read(queue, &completion.identity()).await?;
-            Ok(standing.map_or(PublishOutcome::Gone, |standing| {
-                PublishOutcome::Already(Box::new(standing))
-            }))
+            Ok(match read(queue, &identity).await? {
+                Some(existing) => PublishOutcome::Already(Box::new(existing)),
+                None => PublishOutcome::Gone,
+            })
         }
         Err(error) => Err(unavailable(error)),
     }
@@ -124,35 +112,44 @@ pub(super) async fn read(
     queue: &JetStreamQueue,
     identity: &Identity,
 ) -> Result<Option<ExistingCompletion>, Error> {
-    let subject = queue
-        .names
-        .completion(&identity.team, identity.batch.as_deref(), &identity.id);
-    let stream = queue.stream(queue.names.completions_stream()).await?;
+    let name = queue.names.completions_stream();
+    let stream = queue.stream(name).await?;
+    let subject = subject_of(queue, identity);
     match stream.direct_get_last_for_subject(subject).await {
-        Ok(message) => {
-            let header = |name: &str| Some(message.headers.get(name)?.as_str().to_owned());
-            let completion = match serde_json::from_slice(&message.payload).ok() {
-                // A completion whose object is gone counts as none.
-                Some(completion) => {
-                    queue
-                        .answers
-                        .whole(completion, header(OBJECT_HEADER).as_deref())
-                        .await?
-                }
-                None => None,
-            };
-            Ok(Some(ExistingCompletion {
-                completion,
-                fingerprint: header(FINGERPRINT_HEADER),
-                message: header(MESSAGE_HEADER),
-                published: Timestamp::from_nanosecond(message.time.unix_timestamp_nanos())
-                    .map_err(unavailable)?,
-                sequence: message.sequence,
-            }))
-        }
+        Ok(message) => decode(queue, &message).await.map(Some),
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
         Err(error) => Err(unavailable(error)),
     }
+}
+
+/// Returns the subject of an identity's completion.
+fn subject_of(queue: &JetStreamQueue, identity: &Identity) -> String {
+    let Identity { team, batch, id } = identity;
+    queue.names.completion(team, batch.as_deref(), id)
+}
+
+async fn decode(
+    queue: &JetStreamQueue,
+    message: &StreamMessage,
+) -> Result<ExistingCompletion, Error> {
+    let header = |name: &str| text_of(&message.headers, name);
+    let completion = match serde_json::from_slice(&message.payload).ok() {
+        // A completion whose object is gone counts as none.
+        Some(completion) => {
+            let object = header(OBJECT_HEADER);
+            let whole = queue.answers.whole(completion, object.as_deref());
+            whole.await?
+        }
+        None => None,
+    };
+    let published = message.time.unix_timestamp_nanos();
+    Ok(ExistingCompletion {
+        completion,
+        fingerprint: header(FINGERPRINT_HEADER),
+        message: header(MESSAGE_HEADER),
+        published: Timestamp::from_nanosecond(published).map_err(unavailable)?,
+        sequence: message.sequence,
+    })
 }
 
 fn json(completion: &Completion) -> Result<Bytes, Error> {

@@ -6,9 +6,8 @@ use async_nats::jetstream::context::PublishErrorKind;
 use bytes::Bytes;
 use forebay_schemas::header::{DEAD_LETTER_HEADER, OBJECT_HEADER, SUBJECT_HEADER};
 use forebay_schemas::subjects::is_object_of;
-use futures::TryFutureExt;
 
-use super::{JetStreamQueue, one_line, traced, unavailable};
+use super::{JetStreamQueue, one_line, publish_stored, traced, unavailable};
 use crate::queue::{DeadLetter, DeadLetterMeta, Error};
 
 /// Longest reason in the header of its own, in characters.
@@ -24,12 +23,15 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
         mut letter,
         delivery,
     } = dead;
-    let subject = queue.names.dead(&letter.pool, &letter.team);
+    let names = &queue.names;
+    let subject = names.dead(&letter.pool, &letter.team);
     let mut headers = traced(delivery.traceparent.as_deref());
-    let reason: String = letter.reason().chars().take(LONGEST_REASON).collect();
+    let reason = letter.reason();
+    let reason: String = reason.chars().take(LONGEST_REASON).collect();
+    let attempts = letter.attempts.len();
     headers.insert("Forebay-Reason", one_line(&reason));
     headers.insert(SUBJECT_HEADER, one_line(&delivery.subject));
-    headers.insert("Forebay-Attempts", letter.attempts.len().to_string());
+    headers.insert("Forebay-Attempts", attempts.to_string());
     headers.insert(DEAD_LETTER_HEADER, json(&letter)?);
     // The server keeps one letter of several for the same delivery.
     headers.insert(NATS_MESSAGE_ID, delivery.unique_id.as_str());
@@ -40,10 +42,8 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
         .filter(|object| is_object_of(object, &letter.team));
     if payload.len() > queue.client.max_payload() / SHARE {
         if object.is_none() {
-            let name =
-                queue
-                    .names
-                    .object(&letter.team, None, &format!("dead-{}", delivery.unique_id));
+            let id = format!("dead-{}", delivery.unique_id);
+            let name = names.object(&letter.team, None, &id);
             queue.requests.put(&name, &payload).await?;
             object = Some(name);
         }
@@ -75,10 +75,8 @@ async fn publish(
     headers: &HeaderMap,
     payload: Bytes,
 ) -> Result<bool, Error> {
-    let ack = queue
-        .context
-        .publish_with_headers(subject.to_owned(), headers.clone(), payload);
-    match ack.and_then(|ack| ack.into_future()).await {
+    let (subject, headers) = (subject.to_owned(), headers.clone());
+    match publish_stored(&queue.context, subject, headers, payload).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => Ok(false),
         Err(error) => Err(unavailable(error)),

@@ -22,16 +22,11 @@ pub(super) async fn start(
     queue: JetStreamQueue,
     readings: Arc<ActiveReadings>,
 ) -> Result<mpsc::UnboundedReceiver<QueueReading>, Error> {
-    let jobs = queue
-        .client
-        .subscribe(queue.names.all_seen())
-        .await
-        .map_err(unavailable)?;
-    let due = queue
-        .client
-        .subscribe(queue.names.all_seen_due())
-        .await
-        .map_err(unavailable)?;
+    let (client, names) = (&queue.client, &queue.names);
+    let jobs = client.subscribe(names.all_seen()).await;
+    let jobs = jobs.map_err(unavailable)?;
+    let due = client.subscribe(names.all_seen_due()).await;
+    let due = due.map_err(unavailable)?;
     let marked = |due: bool| move |message: Message| (message, due);
     let mut announced = stream::select(jobs.map(marked(false)), due.map(marked(true)));
     let (sender, found) = mpsc::unbounded_channel();
@@ -44,14 +39,14 @@ pub(super) async fn start(
     finder.read_all().await?;
     finder.read_consumers().await?;
     tokio::spawn(async move {
-        let mut again = tokio::time::interval(DISCOVERY_INTERVAL);
+        let mut interval = tokio::time::interval(DISCOVERY_INTERVAL);
         while !finder.sender.is_closed() {
             tokio::select! {
                 message = announced.next() => match message {
                     Some((message, due)) => finder.see(&message.subject, due),
                     None => break,
                 },
-                _ = again.tick() => if let Err(error) = finder.read_all().await {
+                _ = interval.tick() => if let Err(error) = finder.read_all().await {
                     warn!(%error, "the subjects of waiting jobs cannot be read");
                 },
             }
@@ -77,10 +72,8 @@ impl QueueFinder {
             (names.scheduled_stream(), names.all_due(), true),
         ] {
             let stream = self.queue.stream(stream).await?;
-            let mut listed = stream
-                .info_with_subjects(filter)
-                .await
-                .map_err(unavailable)?;
+            let listed = stream.info_with_subjects(filter).await;
+            let mut listed = listed.map_err(unavailable)?;
             while let Some(entry) = listed.next().await {
                 let (subject, _) = entry.map_err(unavailable)?;
                 self.see(&subject, due);

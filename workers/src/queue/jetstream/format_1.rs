@@ -16,11 +16,11 @@ use async_nats::jetstream::stream::{DeleteStatus, RawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use forebay_schemas::Names;
 use forebay_schemas::header::OBJECT_HEADER;
-use futures::{StreamExt, TryFutureExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use serde_json::json;
 use tracing::info;
 
-use super::{STATE, TRACEPARENT, unavailable};
+use super::{STATE, TRACEPARENT, publish_stored, unavailable};
 use crate::queue::Error;
 
 /// Limit of subjects whose jobs are moved at once.
@@ -49,20 +49,16 @@ pub async fn take_over_schedules(context: &Context, names: &Names) -> Result<(),
     };
     // Schedules come first: one that fires before it is copied is then among the jobs whose time has come.
     for filter in [names.format_1_scheduled_subjects(), names.all_due()] {
-        let subjects = stream
-            .info_with_subjects(filter)
-            .await
-            .map_err(unavailable)?;
+        let subjects = stream.info_with_subjects(filter).await;
+        let subjects = subjects.map_err(unavailable)?;
         let moved = subjects.map_err(unavailable).map(async |subject| {
             let (subject, _) = subject?;
             mover.move_all(&subject).await
         });
         moved.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
     }
-    context
-        .delete_stream(names.format_1_scheduled_stream())
-        .await
-        .map_err(unavailable)?;
+    let deleted = context.delete_stream(names.format_1_scheduled_stream());
+    deleted.await.map_err(unavailable)?;
     info!(jobs, "the scheduled jobs of Forebay 0.1 are taken over");
     Ok(())
 }
@@ -83,11 +79,8 @@ impl ScheduleMover<'_> {
     async fn move_all(&self, subject: &str) -> Result<(), Error> {
         let mut next = 1;
         loop {
-            let message = match self
-                .stream
-                .get_first_raw_message_by_subject(subject, next)
-                .await
-            {
+            let message = self.stream.get_first_raw_message_by_subject(subject, next);
+            let message = match message.await {
                 Ok(message) => message,
                 Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => return Ok(()),
                 Err(error) => return Err(unavailable(error)),
@@ -111,10 +104,8 @@ impl ScheduleMover<'_> {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
         }
         let subject = self.names.scheduled_since_format_1(&message.subject);
-        let ack = self
-            .context
-            .publish_with_headers(subject, headers, message.payload.clone());
-        match ack.and_then(|ack| ack.into_future()).await {
+        let payload = message.payload.clone();
+        match publish_stored(self.context, subject, headers, payload).await {
             Ok(_) => Ok(()),
             Err(error) if is_schedule && error.kind() == PublishErrorKind::WrongLastSequence => {
                 Ok(())
@@ -131,11 +122,8 @@ impl ScheduleMover<'_> {
             self.names.format_1_scheduled_stream()
         );
         let request = json!({ "seq": sequence, "no_erase": true });
-        let _: Response<DeleteStatus> = self
-            .context
-            .request(subject, &request)
-            .await
-            .map_err(unavailable)?;
+        let response = self.context.request(subject, &request);
+        let _: Response<DeleteStatus> = response.await.map_err(unavailable)?;
         Ok(())
     }
 }

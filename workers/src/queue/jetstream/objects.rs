@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use tokio::io::AsyncReadExt;
 use tracing::warn;
 
-use super::unavailable;
+use super::{text_of, unavailable};
 use crate::queue::Error;
 
 /// Size of an object's chunks in bytes, if the server takes messages of that size.
@@ -38,7 +38,7 @@ pub struct Objects {
     context: Context,
     bucket: String,
     stream: String,
-    chunk: usize,
+    chunk_size: usize,
 }
 
 impl Objects {
@@ -59,15 +59,13 @@ impl Objects {
             context: context.clone(),
             bucket,
             stream,
-            chunk: CHUNK.min(max_payload),
+            chunk_size: CHUNK.min(max_payload),
         }
     }
 
     async fn store(&self) -> Result<ObjectStore, Error> {
-        self.context
-            .get_object_store(&self.bucket)
-            .await
-            .map_err(unavailable)
+        let store = self.context.get_object_store(&self.bucket);
+        store.await.map_err(unavailable)
     }
 
     /// Stores an object, which replaces one of the same name.
@@ -77,30 +75,25 @@ impl Objects {
     pub async fn put(&self, name: &str, bytes: &Bytes) -> Result<(), Error> {
         let meta = ObjectMetadata {
             name: name.to_owned(),
-            chunk_size: Some(self.chunk),
+            chunk_size: Some(self.chunk_size),
             ..ObjectMetadata::default()
         };
         self.has_room(bytes.len()).await?;
-        self.store()
-            .await?
-            .put(meta, &mut bytes.as_ref())
-            .await
-            .map_err(unavailable)?;
-        Ok(())
+        let store = self.store().await?;
+        let mut content = bytes.as_ref();
+        let stored = store.put(meta, &mut content).await;
+        stored.map(drop).map_err(unavailable)
     }
 
     /// Fails if the store has no room for an object of `size` bytes. This is checked first, because the chunks of an
     /// object that does not fit would stay.
     async fn has_room(&self, size: usize) -> Result<(), Error> {
-        let stream = self
-            .context
-            .get_stream(&self.stream)
-            .await
-            .map_err(unavailable)?;
-        let (config, state) = (&stream.cached_info().config, &stream.cached_info().state);
-        let needed = state.bytes + (size + size / 50 + MARGIN) as u64;
-        let most = u64::try_from(config.max_bytes).unwrap_or(u64::MAX);
-        if config.discard == DiscardPolicy::New && needed > most {
+        let stream = self.context.get_stream(&self.stream);
+        let stream = stream.await.map_err(unavailable)?;
+        let info = stream.cached_info();
+        let needed = info.state.bytes + (size + size / 50 + MARGIN) as u64;
+        let most = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
+        if info.config.discard == DiscardPolicy::New && needed > most {
             return Err(unavailable(format!(
                 "the object store {} is full ({most} bytes)",
                 self.bucket
@@ -114,9 +107,9 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn size(&self, name: &str) -> Result<Option<usize>, Error> {
-        Ok(described(&self.store().await?, name)
-            .await?
-            .map(|info| info.size))
+        let store = self.store().await?;
+        let info = described(&store, name).await?;
+        Ok(info.map(|info| info.size))
     }
 
     /// Returns a whole object; `None` if there is none of this name, or it is damaged.
@@ -147,27 +140,13 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn sweep(&self, before: Timestamp) -> Result<usize, Error> {
-        let stream = self
-            .context
-            .get_stream_no_info(&self.stream)
-            .await
-            .map_err(unavailable)?;
+        let stream = self.context.get_stream_no_info(&self.stream);
+        let stream = stream.await.map_err(unavailable)?;
         let [chunks, descriptions] = Names::bucket_subjects(&self.bucket);
-        let subjects = async |filter: &str| {
-            let subjects = stream
-                .info_with_subjects(filter)
-                .await
-                .map_err(unavailable)?;
-            subjects
-                .map_ok(|(subject, _)| subject)
-                .try_collect::<Vec<_>>()
-                .await
-                .map_err(unavailable)
-        };
         // Chunks are listed first: an object that is completed meanwhile has a description by then.
-        let chunks = subjects(&chunks).await?;
+        let chunks = subjects(&stream, &chunks).await?;
         let mut whole = HashSet::new();
-        for description in subjects(&descriptions).await? {
+        for description in subjects(&stream, &descriptions).await? {
             let Some(message) = last_on(&stream, &description).await? else {
                 continue;
             };
@@ -176,15 +155,16 @@ impl Objects {
         }
         let mut swept = 0;
         for subject in chunks {
-            let name = subject.rsplit('.').next().unwrap_or_default();
-            if whole.contains(name) {
+            let name = subject.rsplit('.').next();
+            if whole.contains(name.unwrap_or_default()) {
                 continue;
             }
             let Some(last) = last_on(&stream, &subject).await? else {
                 continue;
             };
             if last.time.unix_timestamp() < before.as_second() {
-                stream.purge().filter(&subject).await.map_err(unavailable)?;
+                let purged = stream.purge().filter(&subject);
+                purged.await.map_err(unavailable)?;
                 swept += 1;
             }
         }
@@ -196,7 +176,8 @@ impl Objects {
     /// # Errors
     /// Fails if the server does not answer.
     pub async fn delete(&self, name: &str) -> Result<(), Error> {
-        match self.store().await?.delete(name).await {
+        let store = self.store().await?;
+        match store.delete(name).await {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == DeleteErrorKind::NotFound => Ok(()),
             Err(error) => Err(unavailable(error)),
@@ -213,12 +194,10 @@ impl Objects {
         completion: &Completion,
         whole: &Bytes,
     ) -> Result<String, Error> {
-        let name = {
-            let Completion {
-                team, batch, id, ..
-            } = completion;
-            names.answer_object(team, batch.as_deref(), id, whole)
-        };
+        let Completion {
+            team, batch, id, ..
+        } = completion;
+        let name = names.answer_object(team, batch.as_deref(), id, whole);
         // An object that exists is not put again, because it may be read at this moment.
         if self.size(&name).await? != Some(whole.len()) {
             self.put(&name, whole).await?;
@@ -239,10 +218,8 @@ impl Objects {
         let Some(object) = object else {
             return Ok(Some(completion));
         };
-        let whole = self
-            .get(object)
-            .await?
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let whole = self.get(object).await?;
+        let whole = whole.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         // An object can be put under a name that this message has, and still be of another identity.
         Ok(whole.filter(|whole: &Completion| whole.identity() == completion.identity()))
     }
@@ -250,9 +227,17 @@ impl Objects {
 
 /// Returns the name of the object that a message's headers name; `None` if they name none.
 pub fn object_of(headers: Option<&HeaderMap>) -> Option<String> {
-    Some(headers?.get(OBJECT_HEADER)?.as_str().to_owned())
+    text_of(headers?, OBJECT_HEADER)
 }
 
+/// Returns the subjects of a stream that match `filter`.
+async fn subjects(stream: &Stream<()>, filter: &str) -> Result<Vec<String>, Error> {
+    let listed = stream.info_with_subjects(filter).await;
+    let subjects = listed.map_err(unavailable)?.map_ok(|(subject, _)| subject);
+    subjects.try_collect().await.map_err(unavailable)
+}
+
+/// Returns the last message on `subject`; `None` if there is none.
 async fn last_on(stream: &Stream<()>, subject: &str) -> Result<Option<StreamMessage>, Error> {
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => Ok(Some(message)),
@@ -280,9 +265,8 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, 
     loop {
         match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
             Ok(Ok(0)) => {
-                return Ok(FetchedObject::All(
-                    (bytes.len() == info.size).then(|| bytes.into()),
-                ));
+                let is_whole = bytes.len() == info.size;
+                return Ok(FetchedObject::All(is_whole.then(|| bytes.into())));
             }
             // The object is longer than its description states.
             Ok(Ok(_)) if bytes.len() > info.size => return Ok(FetchedObject::All(None)),
@@ -300,16 +284,12 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, 
 /// object of another name.
 async fn described(store: &ObjectStore, name: &str) -> Result<Option<ObjectInfo>, Error> {
     match store.info(name).await {
-        Ok(info)
-            if info.deleted
-                || info
-                    .options
-                    .as_ref()
-                    .is_some_and(|options| options.link.is_some()) =>
-        {
-            Ok(None)
+        Ok(info) => {
+            let options = info.options.as_ref();
+            let is_link = options.is_some_and(|options| options.link.is_some());
+            let is_there = !info.deleted && !is_link;
+            Ok(is_there.then_some(info))
         }
-        Ok(info) => Ok(Some(info)),
         Err(error)
             if matches!(
                 error.kind(),

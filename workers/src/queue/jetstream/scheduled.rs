@@ -4,12 +4,15 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::stream::{DirectGetErrorKind, Stream};
+use forebay_schemas::Identity;
 use forebay_schemas::header::OBJECT_HEADER;
-use futures::{TryFutureExt, TryStreamExt};
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use tracing::warn;
 
-use super::{JetStreamQueue, STATE, TRACEPARENT, one_line, traced, unavailable};
+use super::{
+    JetStreamQueue, STATE, TRACEPARENT, one_line, publish_stored, text_of, traced, unavailable,
+};
 use crate::controls::CancelledJobs;
 use crate::queue::{Error, PostponedJob, PostponedState};
 
@@ -21,49 +24,54 @@ const AT_ONCE: usize = 64;
 /// Publishes the schedule of a job. There is one per subject. After a crash between this and the ack of the job's
 /// delivery, the next schedule replaces it, and the job fires once. Returns false if another request waits there.
 pub(super) async fn postpone(queue: &JetStreamQueue, mut job: PostponedJob) -> Result<bool, Error> {
-    let identity = &job.identity;
-    let subject = queue
-        .names
-        .scheduled(&identity.team, identity.batch.as_deref(), &identity.id);
+    let Identity { team, batch, id } = &job.identity;
+    let subject = queue.names.scheduled(team, batch.as_deref(), id);
     let (last, before) = scheduled(queue, &subject).await?;
+    let state = &mut job.state;
     if let Some(before) = before {
-        if before.fingerprint != job.state.fingerprint {
+        if before.fingerprint != state.fingerprint {
             return Ok(false);
         }
-        job.state.replies.extend(before.replies);
-        if before.attempts.len() > job.state.attempts.len() {
-            job.state.attempts = before.attempts;
-        }
-        job.state.counted = job.state.counted.max(before.counted);
-        job.state.published = job.state.published.min(before.published);
+        merge(state, before);
     }
-    shorten(&mut job.state.replies, &subject);
+    shorten(&mut state.replies, &subject);
     // The headers of the job's message are not copied: with its message id the server would drop the schedule.
     let mut headers = traced(job.traceparent.as_deref());
     // A schedule that came since it was read would be replaced unseen. The server refuses that, and the caller retries.
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
     headers.insert("Nats-Schedule", format!("@at {}", job.at));
-    headers.insert("Nats-Schedule-Target", queue.names.due(&job.flow));
+    let target = queue.names.due(&job.flow);
+    headers.insert("Nats-Schedule-Target", target);
     if let Some(object) = &job.object {
         headers.insert(OBJECT_HEADER, one_line(object));
     }
-    headers.insert(
-        STATE,
-        serde_json::to_string(&job.state).map_err(unavailable)?,
-    );
-    let ack = queue
-        .context
-        .publish_with_headers(subject, headers, job.payload);
-    let ack = ack
-        .and_then(|ack| ack.into_future())
-        .await
-        .map_err(unavailable)?;
+    let state = serde_json::to_string(&job.state).map_err(unavailable)?;
+    headers.insert(STATE, state);
+    let ack = publish_stored(&queue.context, subject, headers, job.payload);
+    let ack = ack.await.map_err(unavailable)?;
     if ack.duplicate {
         return Err(unavailable(
             "the server took the schedule for one that it had",
         ));
     }
     Ok(true)
+}
+
+/// Merges the state of a job that is postponed again with its state from `before`.
+fn merge(state: &mut PostponedState, before: PostponedState) {
+    let PostponedState {
+        replies,
+        attempts,
+        counted,
+        published,
+        ..
+    } = before;
+    state.replies.extend(replies);
+    if attempts.len() > state.attempts.len() {
+        state.attempts = attempts;
+    }
+    state.counted = state.counted.max(counted);
+    state.published = state.published.min(published);
 }
 
 /// Sorts the subjects and drops those beyond [`MOST_REPLIES`]. A publisher can publish an identity very often, each
@@ -92,14 +100,13 @@ async fn scheduled(
     queue: &JetStreamQueue,
     subject: &str,
 ) -> Result<(u64, Option<PostponedState>), Error> {
-    let stream = queue.stream(queue.names.scheduled_stream()).await?;
+    let name = queue.names.scheduled_stream();
+    let stream = queue.stream(name).await?;
     match stream.direct_get_last_for_subject(subject).await {
         Ok(message) => {
-            let state = message.headers.get(STATE).map(|state| state.as_str());
-            Ok((
-                message.sequence,
-                state.and_then(|state| serde_json::from_str(state).ok()),
-            ))
+            let state = text_of(&message.headers, STATE);
+            let state = state.and_then(|state| serde_json::from_str(&state).ok());
+            Ok((message.sequence, state))
         }
         Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok((0, None)),
         Err(error) => Err(unavailable(error)),
@@ -118,20 +125,18 @@ pub(super) async fn hasten(
         Some(id) => queue.names.scheduled(team, batch.as_deref(), id),
         None => queue.names.scheduled_of(team, batch.as_deref()),
     };
-    let stream = queue.stream(queue.names.scheduled_stream()).await?;
-    let subjects = stream
-        .info_with_subjects(filter)
-        .await
-        .map_err(unavailable)?;
-    let hastened = subjects
-        .map_err(unavailable)
-        .map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
+    let name = queue.names.scheduled_stream();
+    let stream = queue.stream(name).await?;
+    let subjects = stream.info_with_subjects(filter).await;
+    let subjects = subjects.map_err(unavailable)?.map_err(unavailable);
+    let hastened = subjects.map_ok(|(subject, _)| hasten_one(queue, &stream, subject, now));
     hastened
         .try_buffer_unordered(AT_ONCE)
         .try_fold(0, |sum, one| async move { Ok(sum + usize::from(one)) })
         .await
 }
 
+/// Ends the wait of one job. Returns false if it has just come back.
 async fn hasten_one(
     queue: &JetStreamQueue,
     stream: &Stream<()>,
@@ -154,10 +159,7 @@ async fn hasten_one(
         NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
         message.sequence.to_string(),
     );
-    let ack = queue
-        .context
-        .publish_with_headers(subject, headers, message.payload);
-    match ack.and_then(|ack| ack.into_future()).await {
+    match publish_stored(&queue.context, subject, headers, message.payload).await {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == PublishErrorKind::WrongLastSequence => Ok(false),
         Err(error) => Err(unavailable(error)),

@@ -3,14 +3,14 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Message, StatusCode, Subscriber};
+use async_nats::{Client, Message, StatusCode, Subscriber};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{JetStreamQueue, unavailable};
-use crate::queue::{Credit, Delivery, DeliverySource, Error, QueueReading};
+use super::{JetStreamQueue, text_of, unavailable};
+use crate::queue::{Credit, Delivery, DeliveryReceipt, DeliverySource, Error, QueueReading};
 
 /// Time for which the server holds a pull request that it cannot fill.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ pub(super) fn start(
     credit: Credit,
 ) -> DeliverySource {
     let (sender, deliveries) = mpsc::unbounded_channel();
-    let connects = queue.client.statistics().connects.load(Ordering::Relaxed);
+    let connects = connects_of(&queue.client);
     let inbox = String::new();
     let feed = DeliveryFeed {
         queue,
@@ -42,13 +42,16 @@ pub(super) fn start(
     DeliverySource { deliveries, feed }
 }
 
+/// Returns the number of connections that the client has made.
+fn connects_of(client: &Client) -> u64 {
+    let statistics = client.statistics();
+    statistics.connects.load(Ordering::Relaxed)
+}
+
 async fn inbox(queue: &JetStreamQueue) -> Result<(String, Subscriber), Error> {
     let inbox = queue.client.new_inbox();
-    let subscriber = queue
-        .client
-        .subscribe(inbox.clone())
-        .await
-        .map_err(unavailable)?;
+    let subscriber = queue.client.subscribe(inbox.clone());
+    let subscriber = subscriber.await.map_err(unavailable)?;
     Ok((inbox, subscriber))
 }
 
@@ -73,7 +76,8 @@ impl DeliveryFeed {
         };
         let mut look = tokio::time::interval(CONNECTION_CHECK_INTERVAL);
         loop {
-            if self.asked * 2 <= self.credit.open && self.credit.open > self.asked {
+            let wanted = self.credit.open;
+            if self.asked * 2 <= wanted && wanted > self.asked {
                 self.pull().await;
             }
             tokio::select! {
@@ -112,12 +116,7 @@ impl DeliveryFeed {
 
     /// Returns true if requests are lost: with a connection, or because the server is silent.
     fn is_deaf(&mut self) -> bool {
-        let connects = self
-            .queue
-            .client
-            .statistics()
-            .connects
-            .load(Ordering::Relaxed);
+        let connects = connects_of(&self.queue.client);
         let silent = self.asked > 0 && self.heard.elapsed() > MAX_SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
@@ -128,8 +127,7 @@ impl DeliveryFeed {
 
     async fn give_back(&self, message: Message) {
         if let (None, Some(reply)) = (message.status, message.reply) {
-            // If the nack is lost, the message is delivered again after the ack wait.
-            let _ = self.queue.client.publish(reply, "-NAK".into()).await;
+            self.queue.nack(reply).await;
         }
     }
 
@@ -158,11 +156,10 @@ impl DeliveryFeed {
             EXPIRES.as_nanos(),
             HEARTBEAT.as_nanos()
         );
-        let sent = self
-            .queue
-            .client
-            .publish_with_reply(subject, self.inbox.clone(), request.into())
-            .await;
+        let inbox = self.inbox.clone();
+        let client = &self.queue.client;
+        let sent = client.publish_with_reply(subject, inbox, request.into());
+        let sent = sent.await;
         if let Err(error) = sent {
             warn!(queue = %self.reading.flow, %error, "cannot ask for jobs");
         }
@@ -178,36 +175,30 @@ impl DeliveryFeed {
                 self.give_back(message).await;
                 return;
             }
-            let Some(delivery) = self.queue.delivery(message, self.reading.due) else {
+            let due = self.reading.due;
+            let Some(delivery) = self.queue.delivery(message, due) else {
                 return;
             };
             self.credit.open -= 1;
             if let Err(mpsc::error::SendError(delivery)) = deliveries.send(delivery) {
                 // The turn ended just now. The credit passes to the next turn, which still wants the delivery.
                 self.credit.open += 1;
-                let _ = self
-                    .queue
-                    .client
-                    .publish(delivery.receipt.0, "-NAK".into())
-                    .await;
+                let DeliveryReceipt(reply) = delivery.receipt;
+                self.queue.nack(reply).await;
             }
             return;
         };
         if status == StatusCode::IDLE_HEARTBEAT {
             return;
         }
-        let left = message
-            .headers
-            .as_ref()
-            .and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok())
-            .unwrap_or(self.asked);
+        let headers = message.headers.as_ref();
+        let left = headers.and_then(|headers| text_of(headers, "Nats-Pending-Messages"));
+        let left = left.and_then(|left| left.parse().ok());
+        let left = left.unwrap_or(self.asked);
         self.asked = self.asked.saturating_sub(left);
-        let gone = status == StatusCode::NO_RESPONDERS
-            || message
-                .description
-                .as_deref()
-                .is_some_and(|text| text.contains("Deleted"));
-        if gone {
+        let description = message.description.as_deref();
+        let is_deleted = description.is_some_and(|text| text.contains("Deleted"));
+        if status == StatusCode::NO_RESPONDERS || is_deleted {
             self.restore().await;
         }
     }
@@ -215,7 +206,8 @@ impl DeliveryFeed {
     /// Creates the consumer again after it was deleted or the server lost it.
     async fn restore(&mut self) {
         warn!(queue = %self.reading.flow, "the consumer is gone, making it again");
-        match self.queue.consumer(&self.reading).await {
+        let restored = self.queue.consumer(&self.reading);
+        match restored.await {
             Ok(()) => self.asked = 0,
             Err(error) => {
                 warn!(queue = %self.reading.flow, %error, "the consumer cannot be made");
