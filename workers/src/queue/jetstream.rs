@@ -43,7 +43,7 @@ pub const ACK_WAIT: Duration = Duration::from_secs(30);
 /// only an upper bound.
 const MAX_ACK_PENDING: i64 = 20_000;
 /// Limit of consumers that are created or deleted at once.
-const TURNS: usize = 16;
+const CONSUMER_SLOTS: usize = 16;
 /// The header that holds the context of a job's trace.
 const TRACEPARENT: &str = "traceparent";
 /// Longest `traceparent` that is passed on, in bytes; the standard's has 55.
@@ -72,7 +72,7 @@ pub struct JetStreamQueue {
     /// The sequence of the last job in format 1; 0 if there is none.
     format_1_until: Arc<AtomicU64>,
     /// Limits the consumers that are created or deleted at once. Of thousands, each would wait for all the others.
-    turns: Arc<Semaphore>,
+    consumer_slots: Arc<Semaphore>,
     requests: Objects,
     answers: Objects,
 }
@@ -90,13 +90,13 @@ impl JetStreamQueue {
             names,
             created: Arc::default(),
             format_1_until: Arc::default(),
-            turns: Arc::new(Semaphore::new(TURNS)),
+            consumer_slots: Arc::new(Semaphore::new(CONSUMER_SLOTS)),
         }
     }
 
     /// Waits until one more consumer may be created or deleted.
     async fn consumer_slot(&self) -> Result<SemaphorePermit<'_>, Error> {
-        let slot = self.turns.acquire().await;
+        let slot = self.consumer_slots.acquire().await;
         slot.map_err(unavailable)
     }
 
@@ -141,17 +141,17 @@ impl JetStreamQueue {
         Ok(())
     }
 
-    /// Deletes the consumer of `reading`, if `may` allows it. Returns true if the consumer does not exist any more.
+    /// Deletes the consumer of `reading`, if `may_delete` allows it. Returns true if the consumer does not exist any more.
     async fn delete_consumer(
         &self,
         reading: &QueueReading,
-        may: impl Fn(&consumer::Info) -> bool,
+        may_delete: impl Fn(&consumer::Info) -> bool,
     ) -> Result<bool, Error> {
         let _slot = self.consumer_slot().await?;
         let stream = self.stream(self.stream_of(reading)).await?;
         let name = self.names.consumer(&reading.flow);
         match stream.consumer_info(&name).await {
-            Ok(info) if !may(&info) => return Ok(false),
+            Ok(info) if !may_delete(&info) => return Ok(false),
             Ok(_) => {}
             Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => return Ok(true),
             Err(error) => return Err(unavailable(error)),

@@ -15,7 +15,7 @@ const LONGEST_REASON: usize = 500;
 
 /// The server's largest payload divided by this is the largest message that a dead letter holds itself. To be shown,
 /// the message must fit in an answer, where some bytes are encoded as six.
-const SHARE: usize = 8;
+const PAYLOAD_DIVISOR: usize = 8;
 
 /// Keeps a dead letter: the message as it came or, if that is large, the object that holds it.
 pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
@@ -40,7 +40,7 @@ pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(),
     let mut object = delivery
         .object
         .filter(|object| is_object_of(object, &letter.team));
-    if payload.len() > queue.client.max_payload() / SHARE {
+    if payload.len() > queue.client.max_payload() / PAYLOAD_DIVISOR {
         if object.is_none() {
             let id = format!("dead-{}", delivery.unique_id);
             let name = names.object(&letter.team, None, &id);

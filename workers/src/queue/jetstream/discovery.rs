@@ -16,7 +16,7 @@ use crate::queue::{ActiveReadings, Error, QueueReading};
 /// Time between two reads of the list of subjects.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(15);
 /// Limit of subjects whose readings are cached.
-const SUBJECTS: usize = 10_000;
+const MAX_KNOWN_SUBJECTS: usize = 10_000;
 
 pub(super) async fn start(
     queue: JetStreamQueue,
@@ -112,7 +112,7 @@ impl QueueFinder {
                     "a job's subject holds a wildcard; its messages are not served, delete them"
                 );
             }
-            if self.known.len() == SUBJECTS {
+            if self.known.len() == MAX_KNOWN_SUBJECTS {
                 self.known.clear();
             }
             self.known.insert(

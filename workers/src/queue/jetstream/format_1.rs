@@ -26,9 +26,9 @@ use crate::queue::Error;
 /// Limit of subjects whose jobs are moved at once.
 const AT_ONCE: usize = 64;
 /// The headers that make a message a schedule.
-const SCHEDULE: [&str; 2] = ["Nats-Schedule", "Nats-Schedule-Target"];
+const SCHEDULE_HEADERS: [&str; 2] = ["Nats-Schedule", "Nats-Schedule-Target"];
 /// The headers that belong to the job.
-const OF_JOB: [&str; 3] = [STATE, TRACEPARENT, OBJECT_HEADER];
+const JOB_HEADERS: [&str; 3] = [STATE, TRACEPARENT, OBJECT_HEADER];
 
 /// Moves all jobs that Forebay 0.1 had scheduled to today's stream, which must exist. Deletes the old stream.
 ///
@@ -93,12 +93,12 @@ impl ScheduleMover<'_> {
 
     async fn copy(&self, message: &StreamMessage) -> Result<(), Error> {
         let mut headers = HeaderMap::new();
-        for name in SCHEDULE.into_iter().chain(OF_JOB) {
+        for name in SCHEDULE_HEADERS.into_iter().chain(JOB_HEADERS) {
             if let Some(value) = message.headers.get(name) {
                 headers.insert(name, value.clone());
             }
         }
-        let is_schedule = message.headers.get(SCHEDULE[0]).is_some();
+        let is_schedule = message.headers.get(SCHEDULE_HEADERS[0]).is_some();
         if is_schedule {
             // If the subject already holds a message, the schedule was copied before.
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");

@@ -24,13 +24,13 @@ use super::{text_of, unavailable};
 use crate::queue::Error;
 
 /// Size of an object's chunks in bytes, if the server takes messages of that size.
-const CHUNK: usize = 128 * 1024;
+const CHUNK_SIZE: usize = 128 * 1024;
 /// Bytes that are reserved beside an object's own: for its description, and for objects that are put at the same time.
-const MARGIN: usize = 64 * 1024;
+const RESERVED_BYTES: usize = 64 * 1024;
 /// Longest wait for an object's next bytes.
-const SILENCE: Duration = Duration::from_secs(15);
+const MAX_CHUNK_WAIT: Duration = Duration::from_secs(15);
 /// Limit of attempts to fetch an object whose chunks do not come.
-const TRIES: usize = 2;
+const FETCH_ATTEMPTS: usize = 2;
 
 /// A NATS object store.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ impl Objects {
             context: context.clone(),
             bucket,
             stream,
-            chunk_size: CHUNK.min(max_payload),
+            chunk_size: CHUNK_SIZE.min(max_payload),
         }
     }
 
@@ -78,7 +78,7 @@ impl Objects {
             chunk_size: Some(self.chunk_size),
             ..ObjectMetadata::default()
         };
-        self.has_room(bytes.len()).await?;
+        self.check_room(bytes.len()).await?;
         let store = self.store().await?;
         let mut content = bytes.as_ref();
         let stored = store.put(meta, &mut content).await;
@@ -87,11 +87,11 @@ impl Objects {
 
     /// Fails if the store has no room for an object of `size` bytes. This is checked first, because the chunks of an
     /// object that does not fit would stay.
-    async fn has_room(&self, size: usize) -> Result<(), Error> {
+    async fn check_room(&self, size: usize) -> Result<(), Error> {
         let stream = self.context.get_stream(&self.stream);
         let stream = stream.await.map_err(unavailable)?;
         let info = stream.cached_info();
-        let needed = info.state.bytes + (size + size / 50 + MARGIN) as u64;
+        let needed = info.state.bytes + (size + size / 50 + RESERVED_BYTES) as u64;
         let most = u64::try_from(info.config.max_bytes).unwrap_or(u64::MAX);
         if info.config.discard == DiscardPolicy::New && needed > most {
             return Err(unavailable(format!(
@@ -119,7 +119,7 @@ impl Objects {
     pub async fn get(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let store = self.store().await?;
         // Chunks that do not come in time may be slow once, or be gone.
-        for _ in 0..TRIES {
+        for _ in 0..FETCH_ATTEMPTS {
             let Some(info) = described(&store, name).await? else {
                 return Ok(None);
             };
@@ -263,7 +263,7 @@ async fn fetch(store: &ObjectStore, info: &ObjectInfo) -> Result<FetchedObject, 
     };
     let mut bytes = Vec::with_capacity(info.size);
     loop {
-        match tokio::time::timeout(SILENCE, object.read_buf(&mut bytes)).await {
+        match tokio::time::timeout(MAX_CHUNK_WAIT, object.read_buf(&mut bytes)).await {
             Ok(Ok(0)) => {
                 let is_whole = bytes.len() == info.size;
                 return Ok(FetchedObject::All(is_whole.then(|| bytes.into())));

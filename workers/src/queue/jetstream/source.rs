@@ -34,8 +34,8 @@ pub(super) fn start(
         reading,
         inbox,
         credit,
-        asked: 0,
-        heard: Instant::now(),
+        requested: 0,
+        last_heard: Instant::now(),
         connects,
     };
     let feed = tokio::spawn(feed.run(sender));
@@ -61,9 +61,9 @@ struct DeliveryFeed {
     inbox: String,
     credit: Credit,
     /// The part of the open credit for which there are pull requests at the server.
-    asked: usize,
+    requested: usize,
     /// The time of the server's last message, or of the last pull request.
-    heard: Instant,
+    last_heard: Instant,
     /// The number of connections that the client had made when the requests were sent.
     connects: u64,
 }
@@ -74,10 +74,10 @@ impl DeliveryFeed {
             subscriber = self.listen() => subscriber,
             () = deliveries.closed() => return self.credit,
         };
-        let mut look = tokio::time::interval(CONNECTION_CHECK_INTERVAL);
+        let mut check = tokio::time::interval(CONNECTION_CHECK_INTERVAL);
         loop {
             let wanted = self.credit.open;
-            if self.asked * 2 <= wanted && wanted > self.asked {
+            if self.requested * 2 <= wanted && wanted > self.requested {
                 self.pull().await;
             }
             tokio::select! {
@@ -87,11 +87,11 @@ impl DeliveryFeed {
                     Some(message) => self.take(message, &deliveries).await,
                     None => return self.credit,
                 },
-                _ = look.tick() => if self.is_deaf() {
+                _ = check.tick() => if self.has_lost_requests() {
                     // The requests on the old inbox count as lost; what it still gets is given back.
                     let fresh = self.listen().await;
                     let old = std::mem::replace(&mut subscriber, fresh);
-                    self.asked = 0;
+                    self.requested = 0;
                     self.give_back_rest(old).await;
                 },
             }
@@ -115,9 +115,9 @@ impl DeliveryFeed {
     }
 
     /// Returns true if requests are lost: with a connection, or because the server is silent.
-    fn is_deaf(&mut self) -> bool {
+    fn has_lost_requests(&mut self) -> bool {
         let connects = connects_of(&self.queue.client);
-        let silent = self.asked > 0 && self.heard.elapsed() > MAX_SILENCE;
+        let silent = self.requested > 0 && self.last_heard.elapsed() > MAX_SILENCE;
         let lost = std::mem::replace(&mut self.connects, connects) != connects || silent;
         if lost {
             debug!(queue = %self.reading.flow, "requests for jobs are lost, asking again");
@@ -144,7 +144,7 @@ impl DeliveryFeed {
     }
 
     async fn pull(&mut self) {
-        let batch = self.credit.open - self.asked;
+        let batch = self.credit.open - self.requested;
         let names = &self.queue.names;
         let subject = format!(
             "$JS.API.CONSUMER.MSG.NEXT.{}.{}",
@@ -163,14 +163,14 @@ impl DeliveryFeed {
         if let Err(error) = sent {
             warn!(queue = %self.reading.flow, %error, "cannot ask for jobs");
         }
-        self.asked = self.credit.open;
-        self.heard = Instant::now();
+        self.requested = self.credit.open;
+        self.last_heard = Instant::now();
     }
 
     async fn take(&mut self, message: Message, deliveries: &mpsc::UnboundedSender<Delivery>) {
-        self.heard = Instant::now();
+        self.last_heard = Instant::now();
         let Some(status) = message.status else {
-            self.asked = self.asked.saturating_sub(1);
+            self.requested = self.requested.saturating_sub(1);
             if self.credit.open == 0 {
                 self.give_back(message).await;
                 return;
@@ -194,8 +194,8 @@ impl DeliveryFeed {
         let headers = message.headers.as_ref();
         let left = headers.and_then(|headers| text_of(headers, "Nats-Pending-Messages"));
         let left = left.and_then(|left| left.parse().ok());
-        let left = left.unwrap_or(self.asked);
-        self.asked = self.asked.saturating_sub(left);
+        let left = left.unwrap_or(self.requested);
+        self.requested = self.requested.saturating_sub(left);
         let description = message.description.as_deref();
         let is_deleted = description.is_some_and(|text| text.contains("Deleted"));
         if status == StatusCode::NO_RESPONDERS || is_deleted {
@@ -208,11 +208,11 @@ impl DeliveryFeed {
         warn!(queue = %self.reading.flow, "the consumer is gone, making it again");
         let restored = self.queue.consumer(&self.reading);
         match restored.await {
-            Ok(()) => self.asked = 0,
+            Ok(()) => self.requested = 0,
             Err(error) => {
                 warn!(queue = %self.reading.flow, %error, "the consumer cannot be made");
                 // The next attempt waits until the request counts as lost.
-                self.asked = self.credit.open;
+                self.requested = self.credit.open;
             }
         }
     }
