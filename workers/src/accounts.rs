@@ -14,6 +14,7 @@ mod pacer;
 mod permit;
 mod persist;
 mod saved;
+mod snapshot;
 mod state;
 mod team_limits;
 mod timing_margin;
@@ -32,12 +33,12 @@ use tokio::time::Instant;
 
 pub use crate::accounts::team_limits::{TeamLimits, TeamShare};
 pub(crate) use circuit::CircuitBreakers;
-use learn::LearnedLimits;
 use ledger::{AccountLedger, ModelLedger, choose_key};
 pub use limit::{Algorithm, Amount, Limit};
 use meter::MeterWait;
 pub use permit::{Permit, SendMarker};
 pub use saved::{AccountState, ClockPair, FoundLimit, ModelState, PausedState, SpentLimits};
+pub use snapshot::{AccountSnapshot, ModelSnapshot};
 use state::CallGate;
 pub use state::ReadyState;
 pub use wake::Wake;
@@ -49,8 +50,6 @@ use forebay_providers::cost::CallCost;
 
 /// Limit of calls at once to one model whose limits are learned.
 const CONCURRENT_WHILE_LEARNING: u64 = 256;
-/// A spent limit is shown only if no call may start for longer than this.
-const SHORTEST_TOLD_WAIT: Duration = Duration::from_secs(5);
 
 /// One credential of an account.
 #[derive(Debug, Clone)]
@@ -138,39 +137,6 @@ pub struct AccountTotals {
     pub in_flight: u64,
     /// The number of calls that a limit refused.
     pub refusals: u64,
-}
-
-/// The state of an account, as operators see it.
-#[derive(Debug, Clone)]
-pub struct AccountSnapshot {
-    /// The account's name.
-    pub name: String,
-    /// The provider's name.
-    pub provider: String,
-    /// The name and the state of each key.
-    pub keys: Vec<(String, ReadyState)>,
-    /// The models that the account was asked about, in order of their names.
-    pub models: Vec<ModelSnapshot>,
-    /// The calls per second that its limits on calls allow to one model; `None` if it has no limit on calls.
-    pub requests_per_second: Option<f64>,
-    /// The totals since the account was built.
-    pub totals: AccountTotals,
-    /// The message of the last call that was not accepted.
-    pub last_problem: Option<String>,
-}
-
-/// The state of a model at an account, as operators see it.
-#[derive(Debug, Clone)]
-pub struct ModelSnapshot {
-    /// The model's name.
-    pub name: String,
-    /// The model's state.
-    pub state: ReadyState,
-    /// The limit that is spent for the longest time, and the time at which a call may start again. `None` if no limit
-    /// is spent for more than five seconds.
-    pub spent: Option<(String, Instant)>,
-    /// The learned limits as they are assumed now. The text begins with `trying` while a limit is searched.
-    pub learned: Vec<String>,
 }
 
 impl Account {
@@ -404,41 +370,6 @@ impl Account {
     /// Notes the message of a call that was not accepted.
     pub fn note_problem(&self, problem: &str) {
         self.ledger().last_problem = Some(problem.to_owned());
-    }
-
-    /// Returns the account's state at `now`.
-    pub fn snapshot(&self, now: Instant) -> AccountSnapshot {
-        let mut ledger = self.ledger();
-        let names = self.config.keys.iter().map(|key| key.name.clone());
-        let AccountLedger { models, meters, .. } = &mut *ledger;
-        let mut models: Vec<_> = models
-            .iter()
-            .map(|(name, model)| ModelSnapshot {
-                name: name.clone(),
-                state: model.shown(),
-                spent: model
-                    .meters
-                    .iter()
-                    .filter_map(|meter| meters[*meter].spent(now, now + SHORTEST_TOLD_WAIT))
-                    .max_by_key(|(_, at)| *at),
-                learned: model
-                    .learned
-                    .iter()
-                    .flat_map(LearnedLimits::describe)
-                    .collect(),
-            })
-            .collect();
-        models.sort_by(|left, right| left.name.cmp(&right.name));
-        let learned = ledger.learned_rate();
-        AccountSnapshot {
-            name: self.config.name.clone(),
-            provider: self.config.endpoint.provider.name.clone(),
-            keys: names.zip(ledger.keys.iter().cloned()).collect(),
-            models,
-            requests_per_second: self.requests_per_second().or(learned),
-            totals: ledger.totals,
-            last_problem: ledger.last_problem.clone(),
-        }
     }
 
     /// Returns true if a limit counts tokens, or the limits are learned.

@@ -1,0 +1,97 @@
+//! The state of an account and of its models, as operators see it.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::learn::LearnedLimits;
+use super::ledger::{AccountLedger, ModelLedger};
+use super::meter::Meter;
+use super::state::ReadyState;
+use super::{Account, AccountTotals, Config};
+
+/// A spent limit is shown only if no call may start for longer than this.
+const SHORTEST_TOLD_WAIT: Duration = Duration::from_secs(5);
+
+/// The state of an account, as operators see it.
+#[derive(Debug, Clone)]
+pub struct AccountSnapshot {
+    /// The account's name.
+    pub name: String,
+    /// The provider's name.
+    pub provider: String,
+    /// The name and the state of each key.
+    pub keys: Vec<(String, ReadyState)>,
+    /// The models that the account was asked about, in order of their names.
+    pub models: Vec<ModelSnapshot>,
+    /// The calls per second that its limits on calls allow to one model; `None` if it has no limit on calls.
+    pub requests_per_second: Option<f64>,
+    /// The totals since the account was built.
+    pub totals: AccountTotals,
+    /// The message of the last call that was not accepted.
+    pub last_problem: Option<String>,
+}
+
+/// The state of a model at an account, as operators see it.
+#[derive(Debug, Clone)]
+pub struct ModelSnapshot {
+    /// The model's name.
+    pub name: String,
+    /// The model's state.
+    pub state: ReadyState,
+    /// The limit that is spent for the longest time, and the time at which a call may start again. `None` if no limit
+    /// is spent for more than five seconds.
+    pub spent: Option<(String, Instant)>,
+    /// The learned limits as they are assumed now. The text begins with `trying` while a limit is searched.
+    pub learned: Vec<String>,
+}
+
+impl Account {
+    /// Returns the account's state at `now`.
+    pub fn snapshot(&self, now: Instant) -> AccountSnapshot {
+        let mut ledger = self.ledger();
+        let AccountLedger { models, meters, .. } = &mut *ledger;
+        let mut models: Vec<_> = models.iter().collect();
+        models.sort_by_key(|(name, _)| *name);
+        let models = models.into_iter();
+        let models = models.map(|(name, model)| snapshot_of(name, model, meters, now));
+        let models = models.collect();
+        let Config {
+            name,
+            endpoint,
+            keys,
+            ..
+        } = &self.config;
+        let keys = keys.iter().zip(&ledger.keys);
+        let keys = keys.map(|(key, state)| (key.name.clone(), state.clone()));
+        let learned = ledger.learned_rate();
+        AccountSnapshot {
+            name: name.clone(),
+            provider: endpoint.provider.name.clone(),
+            keys: keys.collect(),
+            models,
+            requests_per_second: self.requests_per_second().or(learned),
+            totals: ledger.totals,
+            last_problem: ledger.last_problem.clone(),
+        }
+    }
+}
+
+fn snapshot_of(
+    name: &str,
+    model: &ModelLedger,
+    meters: &mut [Meter],
+    now: Instant,
+) -> ModelSnapshot {
+    let soon = now + SHORTEST_TOLD_WAIT;
+    let spent = model.meters.iter();
+    let spent = spent.filter_map(|meter| meters[*meter].spent(now, soon));
+    let spent = spent.max_by_key(|(_, at)| *at);
+    let learned = model.learned.iter();
+    ModelSnapshot {
+        name: name.to_owned(),
+        state: model.shown(),
+        spent,
+        learned: learned.flat_map(LearnedLimits::describe).collect(),
+    }
+}
