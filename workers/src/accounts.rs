@@ -76,12 +76,13 @@ pub struct Config {
 impl Config {
     /// Returns true if `model` shares a limit with other models.
     pub(crate) fn shares_limits(&self, model: &str) -> bool {
-        self.limits_of(model).any(|limit| limit.models.is_some())
+        self.limits_of(model).any(Limit::is_shared)
     }
 
     /// Returns the limits that cover `model`, in their order.
     fn limits_of(&self, model: &str) -> impl Iterator<Item = &Limit> {
-        self.limits.iter().filter(move |limit| limit.covers(model))
+        let limits = self.limits.iter();
+        limits.filter(move |limit| limit.covers(model))
     }
 }
 
@@ -229,20 +230,19 @@ impl Account {
         let model_gate = state.gate(now).pass()?;
         let circuit_gate = circuit.gate(now).pass()?;
         let (key, key_gate) = choose_key(&ledger.keys, ledger.next_key, now)?;
+        let probing = [model_gate, circuit_gate].contains(&CallGate::Probe);
         let mut passed_over = None;
         for meter in used.iter() {
             let Err(wait) = meters[*meter].peek(&cost, now) else {
                 continue;
             };
-            let probing = [model_gate, circuit_gate].contains(&CallGate::Probe);
-            if learned
+            let is_held_back = learned
                 .as_mut()
-                .is_some_and(|learned| learned.held_back(*meter, wait, now, probing))
-            {
-                passed_over = Some(*meter);
-                continue;
+                .is_some_and(|learned| learned.held_back(*meter, wait, now, probing));
+            if !is_held_back {
+                return Err(wait.into());
             }
-            return Err(wait.into());
+            passed_over = Some(*meter);
         }
         let passage = circuit.enter(now)?;
         for meter in used.iter().filter(|meter| passed_over != Some(**meter)) {
@@ -283,11 +283,8 @@ impl Account {
 
     /// Returns true if a limit on `model` counts calls. Jobs that travel in one call then save other calls.
     pub(crate) fn counts_calls(&self, model: &str) -> bool {
-        self.learns
-            || self
-                .config
-                .limits_of(model)
-                .any(|limit| !limit.counts_tokens())
+        let mut limits = self.config.limits_of(model);
+        self.learns || limits.any(|limit| !limit.counts_tokens())
     }
 
     /// Returns the free part of the tightest limit on `model`, 0 to 1, or a negative number if no call can be made now.
@@ -358,10 +355,8 @@ impl Account {
     fn each_key(&self, key: Option<&str>, mut act: impl FnMut(&mut ReadyState)) -> bool {
         let mut ledger = self.ledger();
         let chosen = |name: &str| key.is_none_or(|key| key == name);
-        let states = self
-            .config
-            .keys
-            .iter()
+        let keys = self.config.keys.iter();
+        let states = keys
             .zip(&mut ledger.keys)
             .filter(|(key, _)| chosen(&key.name));
         states.map(|(_, state)| act(state)).count() > 0
@@ -374,16 +369,16 @@ impl Account {
 
     /// Returns true if a limit counts tokens, or the limits are learned.
     pub(crate) fn counts_tokens(&self) -> bool {
-        self.learns || self.config.limits.iter().any(Limit::counts_tokens)
+        let limits = &self.config.limits;
+        self.learns || limits.iter().any(Limit::counts_tokens)
     }
 
     /// Returns the calls per second that the limits for periods of up to a minute allow to `model`; `None` if none of
     /// them counts calls. Limits for longer periods do not bound the rate of calls.
     pub(crate) fn short_rate(&self, model: &str) -> Option<f64> {
         let short = |limit: &&Limit| limit.covers(model) && limit.is_short();
-        self.config
-            .limits
-            .iter()
+        let limits = self.config.limits.iter();
+        limits
             .filter(short)
             .filter_map(Limit::requests_per_second)
             .reduce(f64::min)

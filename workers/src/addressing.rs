@@ -57,8 +57,12 @@ impl SubjectRules {
 
     /// Returns the teams that are served; `None` if all are.
     pub(crate) fn served<T>(&self, teams: &HashMap<String, T>) -> Option<BTreeSet<String>> {
-        let names = || teams.keys().cloned().chain([DEFAULT_TEAM.to_owned()]);
-        self.refuses_unknown_teams.then(|| names().collect())
+        if !self.refuses_unknown_teams {
+            return None;
+        }
+        let mut served: BTreeSet<_> = teams.keys().cloned().collect();
+        served.insert(DEFAULT_TEAM.to_owned());
+        Some(served)
     }
 }
 

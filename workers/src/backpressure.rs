@@ -63,9 +63,10 @@ impl StoreBackpressure {
 
 impl Drop for BackpressureGuard<'_> {
     fn drop(&mut self) {
-        let before = self.brake.weight.fetch_sub(self.weight, Ordering::AcqRel);
+        let StoreBackpressure { weight, changed } = self.brake;
+        let before = weight.fetch_sub(self.weight, Ordering::AcqRel);
         if before >= MANY && before - self.weight < MANY {
-            self.brake.changed.send_replace(());
+            changed.send_replace(());
         }
     }
 }

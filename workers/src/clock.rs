@@ -27,5 +27,6 @@ impl Clock for SystemClock {
 
 /// Returns the milliseconds from `from` to `to`, or zero if `to` is earlier.
 pub(crate) fn millis_between(from: Timestamp, to: Timestamp) -> u64 {
-    u64::try_from(to.as_millisecond().saturating_sub(from.as_millisecond())).unwrap_or(0)
+    let (from, to) = (from.as_millisecond(), to.as_millisecond());
+    u64::try_from(to.saturating_sub(from)).unwrap_or(0)
 }

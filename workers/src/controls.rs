@@ -85,7 +85,9 @@ impl WorkerControls {
 
     /// Returns the targets that are paused, in order.
     pub fn paused(&self) -> Vec<PauseTarget> {
-        let mut paused: Vec<_> = self.inner().paused.iter().cloned().collect();
+        let inner = self.inner();
+        let paused = &inner.paused;
+        let mut paused: Vec<_> = paused.iter().cloned().collect();
         paused.sort();
         paused
     }
@@ -93,18 +95,20 @@ impl WorkerControls {
     /// Returns true if no call may be made for a flow's jobs.
     pub(crate) fn pauses(&self, flow: &Flow) -> bool {
         let inner = self.inner();
-        !inner.paused.is_empty()
-            && (inner.paused.contains(&PauseTarget::Pool(flow.pool.clone()))
-                || inner.paused.contains(&PauseTarget::Team(flow.team.clone())))
+        let paused = &inner.paused;
+        if paused.is_empty() {
+            return false;
+        }
+        let pool = PauseTarget::Pool(flow.pool.clone());
+        let team = PauseTarget::Team(flow.team.clone());
+        paused.contains(&pool) || paused.contains(&team)
     }
 
     /// Returns true if no call may be made through an account.
     pub(crate) fn pauses_account(&self, account: &str) -> bool {
         let inner = self.inner();
-        !inner.paused.is_empty()
-            && inner
-                .paused
-                .contains(&PauseTarget::Account(account.to_owned()))
+        let paused = &inner.paused;
+        !paused.is_empty() && paused.contains(&PauseTarget::Account(account.to_owned()))
     }
 
     /// Cancels the jobs of `what` that were published until `at`.
@@ -121,19 +125,14 @@ impl WorkerControls {
         if inner.cancelled.is_empty() {
             return false;
         }
-        let whole = identity.batch.is_some().then_some(None);
-        let ids = whole.into_iter().chain([Some(identity.id.clone())]);
-        ids.map(|id| CancelledJobs {
-            team: identity.team.clone(),
-            batch: identity.batch.clone(),
-            id,
-        })
-        .any(|what| {
-            inner
-                .cancelled
-                .get(&what)
-                .is_some_and(|at| published <= *at)
-        })
+        let Identity { team, batch, id } = identity;
+        let cancels = |id: Option<String>| {
+            let (team, batch) = (team.clone(), batch.clone());
+            let until = inner.cancelled.get(&CancelledJobs { team, batch, id });
+            until.is_some_and(|until| published <= *until)
+        };
+        let cancels_batch = batch.is_some() && cancels(None);
+        cancels_batch || cancels(Some(id.clone()))
     }
 }
 

@@ -120,19 +120,22 @@ pub(crate) fn over(work: &str, message: &[u8]) {
     use std::sync::OnceLock;
 
     static CHOSEN: OnceLock<Option<(String, String)>> = OnceLock::new();
-    let chosen = CHOSEN.get_or_init(|| {
-        let text = std::env::var(OVER).ok()?;
-        let (work, mark) = text.split_once(':')?;
-        Some((work.to_owned(), mark.to_owned()))
-    });
-    if let Some((chosen, mark)) = chosen
+    if let Some((chosen, mark)) = CHOSEN.get_or_init(chosen_work)
         && chosen == work
-        && message
-            .windows(mark.len())
-            .any(|part| part == mark.as_bytes())
     {
-        std::process::abort();
+        let mark = mark.as_bytes();
+        if message.windows(mark.len()).any(|part| part == mark) {
+            std::process::abort();
+        }
     }
+}
+
+/// Returns the step and the text that [`OVER`] names.
+#[cfg(feature = "crash-points")]
+fn chosen_work() -> Option<(String, String)> {
+    let text = std::env::var(OVER).ok()?;
+    let (work, mark) = text.split_once(':')?;
+    Some((work.to_owned(), mark.to_owned()))
 }
 
 /// Does nothing: without the feature no message ends the process.
@@ -153,15 +156,18 @@ fn abort_if_chosen(point: CrashPoint) {
 
     static CHOSEN: OnceLock<Option<(String, u64)>> = OnceLock::new();
     static PASSED: AtomicU64 = AtomicU64::new(0);
-    let chosen = CHOSEN.get_or_init(|| {
-        let text = std::env::var(AT).ok()?;
-        let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
-        Some((name.to_owned(), passage.parse().ok()?))
-    });
-    if let Some((name, passage)) = chosen
+    if let Some((name, passage)) = CHOSEN.get_or_init(chosen_point)
         && format!("{point:?}") == *name
         && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *passage
     {
         std::process::abort();
     }
+}
+
+/// Returns the name of the point and the number of the passage that [`AT`] names.
+#[cfg(feature = "crash-points")]
+fn chosen_point() -> Option<(String, u64)> {
+    let text = std::env::var(AT).ok()?;
+    let (name, passage) = text.split_once(':').unwrap_or((&text, "1"));
+    Some((name.to_owned(), passage.parse().ok()?))
 }

@@ -52,27 +52,13 @@ pub async fn probe(
         (None, model) => (endpoint.encode(&job, model?).ok()?, model),
     };
     request.account.clone_from(&account.name);
-    let outcome = |outcome: &CallOutcome| {
-        outcome.class.map(|class| KeyProblem {
-            class,
-            message: outcome.message.clone(),
-        })
-    };
-    let failed = |problem: Option<KeyProblem>| KeyCheck {
-        problem,
-        models: None,
-        limits: Vec::new(),
-    };
     if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
-        return Some(failed(outcome(&CallOutcome::local(
-            Class::BadKey,
-            "unusable_key",
-            problem,
-        ))));
+        let outcome = CallOutcome::local(Class::BadKey, "unusable_key", problem);
+        return Some(called(&outcome, Vec::new()));
     }
     let reply = match send(upstream, request).await {
         Ok(reply) => reply,
-        Err(error) => return Some(failed(outcome(&CallOutcome::of_error(&error)))),
+        Err(error) => return Some(called(&CallOutcome::of_error(&error), Vec::new())),
     };
     let now = clock.now();
     let limits = endpoint.observe(&reply.headers, now);
@@ -80,31 +66,35 @@ pub async fn probe(
         return Some(listed(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
-    let problem = outcome(&CallOutcome::of_reply(
-        decoded,
-        reply.status,
-        (&key.secret, None),
-        &job,
-    ));
-    Some(KeyCheck {
+    let outcome = CallOutcome::of_reply(decoded, reply.status, (&key.secret, None), &job);
+    Some(called(&outcome, limits))
+}
+
+/// Checks a key by the outcome of a call with it.
+fn called(outcome: &CallOutcome, limits: Vec<RateLimitHeaders>) -> KeyCheck {
+    let problem = outcome.class.map(|class| KeyProblem {
+        class,
+        message: outcome.message.clone(),
+    });
+    KeyCheck {
         problem,
         models: None,
         limits,
-    })
+    }
 }
 
 /// Checks a key by the list of models that was requested with it.
 fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> KeyCheck {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = models(reply);
-    let problem = (!is_json || (models.is_none() && endpoint.provider.tries_keys_at().is_none()))
-        .then(|| {
-            let message = "what is answered is no list of models: is `base_url` right?".to_owned();
-            KeyProblem {
-                class: Class::MalformedResponse,
-                message,
-            }
-        });
+    // A provider whose keys are tried at another address answers there with no list.
+    let tries_keys = endpoint.provider.tries_keys_at().is_some();
+    let is_expected = models.is_some() || tries_keys;
+    let is_accepted = is_json && is_expected;
+    let problem = (!is_accepted).then(|| KeyProblem {
+        class: Class::MalformedResponse,
+        message: "what is answered is no list of models: is `base_url` right?".to_owned(),
+    });
     KeyCheck {
         problem,
         models,
@@ -120,11 +110,13 @@ async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstr
 
 /// Returns a job that costs as little as any that the provider takes.
 fn smallest(account: &accounts::Config) -> Option<Job> {
-    let body = match account.endpoint.provider.kinds().first()? {
+    let provider = &account.endpoint.provider;
+    let kind = provider.kinds().first()?;
+    let body = match kind {
         WorkKind::Embeddings => r#"{"input":"."}"#.to_owned(),
         _ => r#"{"messages":[{"role":"user","content":"."}],"max_tokens":1}"#.to_owned(),
     };
-    let url = account.endpoint.provider.kinds().first()?.url();
+    let url = kind.url();
     Job::parse(format!(r#"{{"id":"check","url":"{url}","body":{body}}}"#).as_bytes()).ok()
 }
 

@@ -9,10 +9,6 @@ pub(crate) const LARGE: usize = 1 << 20;
 /// Runs `act` on data of `bytes` bytes. If the data is large, the thread's other tasks move to another thread
 /// meanwhile. Without a runtime of several threads they wait.
 pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
-    let has_threads = || {
-        Handle::try_current()
-            .is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
-    };
     if bytes >= LARGE && has_threads() {
         tokio::task::block_in_place(act)
     } else {
@@ -20,12 +16,18 @@ pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     }
 }
 
+/// Returns true inside a runtime that has several threads.
+fn has_threads() -> bool {
+    let runtime = Handle::try_current();
+    runtime.is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread)
+}
+
 /// Returns the size of a completion's body in bytes, the only part that can be large; 0 without a response.
 pub(crate) fn size_of(completion: &Completion) -> usize {
-    completion
-        .response
-        .as_ref()
-        .map_or(0, |response| response.body.get().len())
+    let Some(response) = &completion.response else {
+        return 0;
+    };
+    response.body.get().len()
 }
 
 /// Longest message of an error, in characters. A message can quote text of any length.

@@ -42,7 +42,8 @@ impl TokenBucket {
     pub(super) fn resize(&mut self, limit: u64, guard: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
         let limit = limit as f64;
-        let size = (limit * (1.0 - guard.as_secs_f64() / self.per.as_secs_f64())).max(1.0);
+        let unused = guard.as_secs_f64() / self.per.as_secs_f64();
+        let size = (limit * (1.0 - unused)).max(1.0);
         self.level -= (self.size - size).max(0.0);
         self.size = size;
     }
@@ -54,7 +55,8 @@ impl TokenBucket {
 
     fn refill(&mut self, now: Instant) {
         let since = now.saturating_duration_since(self.at).as_secs_f64();
-        self.level = (self.level + since * self.rate()).min(self.size);
+        let refilled = self.level + since * self.rate();
+        self.level = refilled.min(self.size);
         self.at = self.at.max(now);
     }
 
@@ -79,7 +81,8 @@ impl TokenBucket {
     pub(super) fn give_back(&mut self, share: u64) {
         #[expect(clippy::cast_precision_loss, reason = "shares are far below 2^52")]
         let share = share as f64;
-        self.level = (self.level + share).min(self.size);
+        let returned = self.level + share;
+        self.level = returned.min(self.size);
     }
 
     /// Notes that a call left `delay` after its share was taken. If the provider's bucket was full in that time, it did
@@ -99,9 +102,9 @@ impl TokenBucket {
     /// Lowers the level so that the bucket is full no sooner than `at`.
     pub(super) fn empty_until(&mut self, at: Instant, now: Instant) {
         self.refill(now);
-        self.level = self
-            .level
-            .min(self.size - at.saturating_duration_since(now).as_secs_f64() * self.rate());
+        let wait = at.saturating_duration_since(now);
+        let highest = self.size - wait.as_secs_f64() * self.rate();
+        self.level = self.level.min(highest);
     }
 
     /// Returns the free part of the bucket, 0 to 1.

@@ -74,11 +74,9 @@ impl CircuitBreakers {
     /// Returns the circuit breaker of `model` at the provider with this address.
     pub(super) fn of(&self, base_url: &str, model: &str) -> Arc<CircuitBreaker> {
         let mut circuits = self.0.lock();
-        Arc::clone(
-            circuits
-                .entry((base_url.to_owned(), model.to_owned()))
-                .or_default(),
-        )
+        let name = (base_url.to_owned(), model.to_owned());
+        let circuit = circuits.entry(name).or_default();
+        Arc::clone(circuit)
     }
 }
 
@@ -118,16 +116,13 @@ impl CircuitBreaker {
 impl CircuitState {
     /// Returns true if at least half of the recent calls failed; `None` if there were too few.
     fn fails(&mut self, now: Instant) -> Option<bool> {
-        while self
-            .ended
-            .front()
-            .is_some_and(|(at, _)| *at + LOOK_BACK < now)
-            || self.ended.len() > CALLS
-        {
-            self.ended.pop_front();
+        let ended = &mut self.ended;
+        let is_old = |(at, _): &(Instant, bool)| *at + LOOK_BACK < now;
+        while ended.len() > CALLS || ended.front().is_some_and(is_old) {
+            ended.pop_front();
         }
-        let failed = self.ended.iter().filter(|(_, failed)| *failed).count();
-        (self.ended.len() >= FEWEST).then_some(failed * 2 >= self.ended.len())
+        let failed = ended.iter().filter(|(_, failed)| *failed).count();
+        (ended.len() >= FEWEST).then_some(failed * 2 >= ended.len())
     }
 
     fn stop(&mut self, reason: Class, now: Instant) {
@@ -174,10 +169,8 @@ impl BreakerPermit {
 
 impl Drop for BreakerPermit {
     fn drop(&mut self) {
-        self.circuit
-            .inner()
-            .state
-            .probe_ended(self.call, false, Instant::now());
+        let mut inner = self.circuit.inner();
+        inner.state.probe_ended(self.call, false, Instant::now());
     }
 }
 

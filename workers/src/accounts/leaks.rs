@@ -231,7 +231,8 @@ impl World {
                 permit.observe(&[figures], now);
             }),
             Step::Dropped(place) if !self.permits.is_empty() => {
-                drop(self.permits.swap_remove(place % self.permits.len()));
+                let place = place % self.permits.len();
+                drop(self.permits.swap_remove(place));
             }
             Step::Dropped(_) => {}
         }
@@ -258,8 +259,8 @@ impl World {
 
     /// Checks that each call under way has its permit, and that they are no more than the team's limit.
     fn holds(&self) {
-        let under_way = self.account.snapshot(Instant::now()).totals.in_flight;
-        assert_eq!(under_way, self.permits.len() as u64);
+        let snapshot = self.account.snapshot(Instant::now());
+        assert_eq!(snapshot.totals.in_flight, self.permits.len() as u64);
         assert!(self.permits.len() <= 3, "the team's calls at once");
     }
 
@@ -271,7 +272,8 @@ impl World {
         let now = Instant::now();
         let mut ledger = self.account.ledger();
         let mut inner = self.cap.inner();
-        for meter in ledger.meters.iter_mut().chain(&mut inner.meters) {
+        let meters = ledger.meters.iter_mut();
+        for meter in meters.chain(&mut inner.meters) {
             assert_eq!(meter.taken(now), 0, "{meter:?}");
             assert!(meter.headroom(now) > 0.999, "{meter:?}");
             assert!(meter.is_empty(), "{meter:?}");

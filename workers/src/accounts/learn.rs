@@ -30,7 +30,6 @@ use super::limit::{Algorithm, Amount};
 use super::meter::{Meter, MeterWait};
 use super::saved::FoundLimit;
 use forebay_providers::RateLimitHeaders;
-use forebay_providers::cost::LimitDimension;
 use period::Period;
 use search::LimitSearch;
 
@@ -66,42 +65,43 @@ impl LearnedLimits {
     /// Returns the indices of the meters that count. The searched one counts only while [`Self::is_told`] is false.
     pub(super) fn meters(&self) -> Vec<usize> {
         let searched = (!self.is_told()).then_some(self.searched);
-        searched
-            .into_iter()
-            .chain(self.told.iter().map(|told| told.meter))
-            .collect()
+        let told = self.told.iter();
+        let told = told.map(|told| told.meter);
+        searched.into_iter().chain(told).collect()
     }
 
     /// Returns the limits as they are assumed now.
     pub(super) fn amounts(&self) -> Vec<Amount> {
-        let searched = (!self.is_told()).then(|| self.search.amount());
-        searched
-            .into_iter()
-            .chain(self.told.iter().map(|told| amount(&told.period)))
-            .collect()
+        let searched = self.search.amount();
+        let searched = (!self.is_told()).then_some(searched);
+        let told = self.periods().map(amount);
+        searched.into_iter().chain(told).collect()
+    }
+
+    /// Returns the periods of the limits that headers state.
+    fn periods(&self) -> impl Iterator<Item = &Period> {
+        let told = self.told.iter();
+        told.map(|told| &told.period)
     }
 
     /// Returns true if headers state a limit on calls for a period of up to a minute. Nothing is searched then.
     pub(super) fn is_told(&self) -> bool {
-        self.told.iter().any(|told| {
-            told.period.dimension() == LimitDimension::Requests && told.period.is_short()
-        })
+        self.periods().any(Period::limits_short_calls)
     }
 
     /// Returns a description of each limit, for people.
     pub(super) fn describe(&self) -> Vec<String> {
-        let searching = !self.is_told() && self.search.found().is_none();
-        let trying = |index| {
-            if searching && index == 0 {
-                "trying "
-            } else {
-                ""
-            }
-        };
-        let amounts = self.amounts().into_iter().enumerate();
-        amounts
-            .map(|(index, amount)| format!("{}{amount}", trying(index)))
-            .collect()
+        let amounts = self.amounts();
+        let mut limits: Vec<_> = amounts.iter().map(Amount::to_string).collect();
+        let is_found = self.search.found().is_some();
+        // The searched limit comes first.
+        if let Some(searched) = limits.first_mut()
+            && !self.is_told()
+            && !is_found
+        {
+            searched.insert_str(0, "trying ");
+        }
+        limits
     }
 
     /// Returns the limit that the search found; `None` if it is still searching, or headers state the limit.
@@ -174,7 +174,8 @@ impl LearnedLimits {
     }
 
     fn resize(&self, meters: &mut [Meter], now: Instant) {
-        meters[self.searched].resize(self.search.amount(), now);
+        let amount = self.search.amount();
+        meters[self.searched].resize(amount, now);
     }
 
     /// Applies the rate-limit headers of the answer to a call that is `age` old. Adds a meter to `meters` for each new
@@ -187,49 +188,54 @@ impl LearnedLimits {
         now: Instant,
     ) {
         for figures in figures.iter().filter(|figures| figures.limit > 0) {
-            let known = self
-                .told
-                .iter_mut()
-                .find(|told| told.period.dimension() == figures.dimension);
-            let told = match known {
-                Some(told) => {
-                    if told.period.observe(figures, now) {
-                        meters[told.meter].resize(amount(&told.period), now);
-                    }
-                    told
-                }
-                None => {
-                    let period = Period::new(figures, now);
-                    meters.push(Meter::new(amount(&period), now, None));
-                    self.told.push(ToldLimits {
-                        period,
-                        meter: meters.len() - 1,
-                    });
-                    let last = self.told.len() - 1;
-                    &mut self.told[last]
-                }
-            };
+            let told = self.update(figures, meters, now);
             let used = figures.limit.saturating_sub(figures.remaining);
-            meters[told.meter].used_elsewhere(used, &told.period.returns(figures, age), now);
+            let waits = told.period.returns(figures, age);
+            meters[told.meter].used_elsewhere(used, &waits, now);
         }
         if self.is_told() {
             // While the searched meter does not count, it would miss the end of the calls under way.
             meters[self.searched].forget();
         }
     }
+
+    /// Updates the limit that `figures` state. Adds it and its meter, if it is new.
+    fn update(
+        &mut self,
+        figures: &RateLimitHeaders,
+        meters: &mut Vec<Meter>,
+        now: Instant,
+    ) -> &ToldLimits {
+        let dimension = figures.dimension;
+        let known = self
+            .periods()
+            .position(|period| period.dimension() == dimension);
+        if let Some(index) = known {
+            let ToldLimits { period, meter } = &mut self.told[index];
+            if period.observe(figures, now) {
+                meters[*meter].resize(amount(period), now);
+            }
+            return &self.told[index];
+        }
+        let period = Period::new(figures, now);
+        let meter = meters.len();
+        meters.push(Meter::new(amount(&period), now, None));
+        self.told.push(ToldLimits { period, meter });
+        &self.told[self.told.len() - 1]
+    }
 }
 
 fn amount(period: &Period) -> Amount {
-    let smooth = period.is_short() && period.dimension() == LimitDimension::Requests;
+    let algorithm = if period.limits_short_calls() {
+        Algorithm::Smooth
+    } else {
+        Algorithm::Counted
+    };
     Amount::PerPeriod {
         dimension: period.dimension(),
         limit: period.limit(),
         per: period.per(),
-        algorithm: if smooth {
-            Algorithm::Smooth
-        } else {
-            Algorithm::Counted
-        },
+        algorithm,
         day_in: None,
     }
 }

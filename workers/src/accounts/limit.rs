@@ -100,19 +100,20 @@ impl fmt::Display for Amount {
 impl Limit {
     /// Returns true if this limit covers `model`.
     pub fn covers(&self, model: &str) -> bool {
-        self.models
-            .as_ref()
-            .is_none_or(|models| models.iter().any(|name| name == model))
+        let models = self.models.as_ref();
+        models.is_none_or(|models| models.iter().any(|name| name == model))
+    }
+
+    /// Returns true if several models share this limit.
+    pub(super) fn is_shared(&self) -> bool {
+        self.models.is_some()
     }
 
     /// Returns a name of the limit by its dimension, its period and its models, but not by its number. The spent part
     /// of a limit thus stays spent when the configuration changes the number.
     pub(super) fn key(&self) -> String {
-        let shared = self
-            .models
-            .iter()
-            .flatten()
-            .fold(String::new(), |names, name| format!("{names} {name}"));
+        let models = self.models.iter().flatten();
+        let shared = models.fold(String::new(), |names, name| format!("{names} {name}"));
         match &self.amount {
             Amount::PerPeriod {
                 dimension,

@@ -17,6 +17,14 @@ use tokio::time::Instant;
 #[derive(Debug, Clone, Default)]
 struct LedgerClock(Arc<AtomicU64>);
 
+impl LedgerClock {
+    /// Sets the time, as the time since the pacer's origin.
+    fn set(&self, since_origin: Duration) {
+        let nanos = u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX);
+        self.0.store(nanos, Ordering::Relaxed);
+    }
+}
+
 impl Clock for LedgerClock {
     type Instant = Nanos;
 
@@ -73,15 +81,10 @@ impl CallPacer {
     /// # Errors
     /// Returns the time at which the call may start, if governor does not admit it yet.
     pub(super) fn start(&mut self, now: Instant) -> Result<(), Instant> {
-        let slot = self
-            .due
-            .max(now.checked_sub(self.catch_up).unwrap_or(now))
-            .min(now);
+        let caught_up = now.checked_sub(self.catch_up).unwrap_or(now);
+        let slot = self.due.max(caught_up).min(now);
         let since_origin = slot.saturating_duration_since(self.origin);
-        self.clock.0.store(
-            u64::try_from(since_origin.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.clock.set(since_origin);
         match self.limiter.check() {
             Ok(()) => {
                 self.due = slot + self.interval;

@@ -1,7 +1,7 @@
 //! The state of accounts and of teams' limits that outlives a process. It holds the spent part of long limits, the pauses
 //! of keys and models, and the limits that were found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::accounts::learn::LearnedLimits;
 use crate::accounts::ledger::AccountLedger;
@@ -14,29 +14,35 @@ impl TeamLimits {
     /// Returns the team's state that outlives this process, as [`Account::standing`] does.
     pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut inner = self.inner();
-        let limits = self.limits.iter().zip(&mut inner.meters);
-        let spent = limits
-            .filter_map(|(limit, meter)| Some((limit.key(), meter.spent_until(ahead, moment)?)));
+        let meters = inner.meters.iter_mut();
+        let mut spent = SpentLimits::new();
+        for (limit, meter) in self.limits.iter().zip(meters) {
+            if let Some(parts) = meter.spent_until(ahead, moment) {
+                spent.insert(limit.key(), parts);
+            }
+        }
         AccountState {
-            spent: spent.collect(),
+            spent,
             ..AccountState::default()
         }
     }
 
     /// Holds back spending that is not written down yet, as [`Account::keep`] does.
     pub fn keep(&self) {
-        self.inner().meters.iter_mut().for_each(Meter::keep);
+        self.each_meter(Meter::keep);
     }
 
     /// Notes that the last state is written down, as [`Account::confirm`] does.
     pub fn confirm(&self) {
-        self.inner().meters.iter_mut().for_each(Meter::confirm);
+        self.each_meter(Meter::confirm);
         self.wake.release();
     }
 
     /// Continues from the state that a process before this one left, as [`Account::resume`] does.
     pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
-        for (limit, meter) in self.limits.iter().zip(&mut self.inner().meters) {
+        let mut inner = self.inner();
+        let meters = inner.meters.iter_mut();
+        for (limit, meter) in self.limits.iter().zip(meters) {
             if let Some(parts) = standing.spent.get(&limit.key()) {
                 meter.resume(parts, moment);
             }
@@ -49,36 +55,43 @@ impl Account {
     /// this method counts as spent.
     pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut ledger = self.ledger();
-        let names = self.config.keys.iter().map(|key| &key.name);
-        let keys = names.zip(&ledger.keys);
-        let keys = keys
-            .filter_map(|(name, state)| Some((name.clone(), state.paused(moment)?)))
-            .collect();
-        let AccountLedger { models, meters, .. } = &mut *ledger;
+        let AccountLedger {
+            keys,
+            models,
+            meters,
+            ..
+        } = &mut *ledger;
+        let mut saved = AccountState::default();
+        let configured = self.config.keys.iter();
+        for (key, state) in configured.zip(keys) {
+            if let Some(paused) = state.paused(moment) {
+                let name = key.name.clone();
+                saved.keys.insert(name, paused);
+            }
+        }
         // A limit that several models share is returned with the first of them alone.
         let mut told = BTreeSet::new();
-        let models = models.iter().filter_map(|(name, model)| {
-            let mut spent = BTreeMap::new();
-            for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
+        for (name, model) in models {
+            let mut spent = SpentLimits::new();
+            let limits = self.config.limits_of(name);
+            for (limit, meter) in limits.zip(&model.meters) {
                 if told.insert(*meter)
                     && let Some(parts) = meters[*meter].spent_until(ahead, moment)
                 {
                     spent.insert(limit.key(), parts);
                 }
             }
-            let found = model.learned.as_ref().and_then(LearnedLimits::found);
-            let standing = ModelState {
+            let learned = model.learned.as_ref();
+            let state = ModelState {
                 paused: model.state.paused(moment),
                 spent,
-                found,
+                found: learned.and_then(LearnedLimits::found),
             };
-            standing.says_something().then(|| (name.clone(), standing))
-        });
-        AccountState {
-            keys,
-            models: models.collect(),
-            spent: SpentLimits::new(),
+            if state.says_something() {
+                saved.models.insert(name.clone(), state);
+            }
         }
+        saved
     }
 
     /// Holds back, from now on, spending of long limits that is not written down yet. The caller writes down
@@ -89,14 +102,17 @@ impl Account {
 
     /// Notes that the last result of [`Account::standing`] is written down.
     pub fn confirm(&self) {
-        self.ledger().meters.iter_mut().for_each(Meter::confirm);
+        let mut ledger = self.ledger();
+        ledger.meters.iter_mut().for_each(Meter::confirm);
+        drop(ledger);
         self.wake.release();
     }
 
     /// Continues from the state that a process before this one left.
     pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
         let mut ledger = self.ledger();
-        for (key, state) in self.config.keys.iter().zip(&mut ledger.keys) {
+        let keys = self.config.keys.iter();
+        for (key, state) in keys.zip(&mut ledger.keys) {
             if let Some(paused) = standing.keys.get(&key.name) {
                 *state = ReadyState::resumed(paused, moment);
             }
@@ -110,12 +126,13 @@ impl Account {
             if let Some(paused) = &before.paused {
                 model.state = ReadyState::resumed(paused, moment);
             }
-            for (limit, meter) in self.config.limits_of(name).zip(&model.meters) {
+            let limits = self.config.limits_of(name);
+            for (limit, meter) in limits.zip(&model.meters) {
                 if let Some(parts) = before.spent.get(&limit.key()) {
                     meters[*meter].resume(parts, moment);
                 }
             }
-            if let Some((learned, found)) = model.learned.as_mut().zip(before.found) {
+            if let (Some(learned), Some(found)) = (&mut model.learned, before.found) {
                 learned.resume(found, meters, moment.instant);
             }
         }

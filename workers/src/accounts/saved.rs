@@ -78,16 +78,15 @@ impl ClockPair {
 
     /// Returns the time `at` on the process's clock, or this moment if `at` has passed.
     pub(super) fn instant(&self, at: Timestamp) -> Instant {
-        self.instant + Duration::try_from(at.duration_since(self.wall)).unwrap_or_default()
+        let wait = at.duration_since(self.wall);
+        self.instant + Duration::try_from(wait).unwrap_or_default()
     }
 
     /// Returns the time `at` on the wall clock, rounded up to a whole multiple of `step`. The saved state then does not
     /// change all the time.
     pub(super) fn wall_in_steps(&self, at: Instant, step: Duration) -> Timestamp {
-        let (at, step) = (
-            self.wall(at).as_millisecond(),
-            i64::try_from(step.as_millis()).unwrap_or(i64::MAX),
-        );
+        let at = self.wall(at).as_millisecond();
+        let step = i64::try_from(step.as_millis()).unwrap_or(i64::MAX);
         let steps = at.saturating_add(step - 1) / step.max(1);
         Timestamp::from_millisecond(steps.saturating_mul(step)).unwrap_or(Timestamp::MAX)
     }
@@ -95,8 +94,12 @@ impl ClockPair {
 
 impl ModelState {
     pub(super) fn says_something(&self) -> bool {
-        self.paused.is_some()
-            || self.found.is_some()
-            || self.spent.values().any(|parts| !parts.is_empty())
+        let Self {
+            paused,
+            spent,
+            found,
+        } = self;
+        let is_spent = spent.values().any(|parts| !parts.is_empty());
+        paused.is_some() || found.is_some() || is_spent
     }
 }

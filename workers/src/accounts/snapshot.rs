@@ -62,13 +62,13 @@ impl Account {
             keys,
             ..
         } = &self.config;
-        let keys = keys.iter().zip(&ledger.keys);
-        let keys = keys.map(|(key, state)| (key.name.clone(), state.clone()));
+        let names = keys.iter().map(|key| &key.name);
+        let states = ledger.keys.clone();
         let learned = ledger.learned_rate();
         AccountSnapshot {
             name: name.clone(),
             provider: endpoint.provider.name.clone(),
-            keys: keys.collect(),
+            keys: names.cloned().zip(states).collect(),
             models,
             requests_per_second: self.requests_per_second().or(learned),
             totals: ledger.totals,

@@ -61,6 +61,12 @@ impl TeamLimits {
         self.inner.lock()
     }
 
+    /// Applies `act` to the meter of each limit.
+    pub(super) fn each_meter(&self, act: impl FnMut(&mut Meter)) {
+        let mut inner = self.inner();
+        inner.meters.iter_mut().for_each(act);
+    }
+
     /// Checks that a call of this cost may start at `now`, and takes nothing.
     ///
     /// # Errors
@@ -95,10 +101,7 @@ impl TeamLimits {
 
     /// Notes that the call left at `at`, `delay` after its permit.
     pub(super) fn sent(&self, call: u64, at: Instant, delay: Duration) {
-        self.inner()
-            .meters
-            .iter_mut()
-            .for_each(|meter| meter.sent(call, at, delay));
+        self.each_meter(|meter| meter.sent(call, at, delay));
     }
 }
 
@@ -111,15 +114,12 @@ impl TeamShare {
     /// Takes more tokens for the call, from all limits or from none. Returns true if they were free.
     pub(super) fn extend(&self, more: &CallCost, now: Instant) -> bool {
         let mut inner = self.cap.inner();
-        let is_free = inner
-            .meters
-            .iter_mut()
-            .all(|meter| meter.has_room_for(more, now));
+        let mut meters = inner.meters.iter_mut();
+        let is_free = meters.all(|meter| meter.has_room_for(more, now));
         if is_free {
-            inner
-                .meters
-                .iter_mut()
-                .for_each(|meter| meter.extend(self.call, more));
+            for meter in &mut inner.meters {
+                meter.extend(self.call, more);
+            }
         }
         is_free
     }
@@ -127,10 +127,7 @@ impl TeamShare {
     /// Corrects the tokens of the call, up or down: a team is charged what it used.
     pub(super) fn settle(&self, actual: &CallCost) {
         self.cap
-            .inner()
-            .meters
-            .iter_mut()
-            .for_each(|meter| meter.correct(self.call, actual, true));
+            .each_meter(|meter| meter.correct(self.call, actual, true));
     }
 
     /// Notes that the call may run on at the provider until then.
@@ -142,11 +139,7 @@ impl TeamShare {
 impl Drop for TeamShare {
     fn drop(&mut self) {
         let (call, until) = (self.call, self.runs_until);
-        self.cap
-            .inner()
-            .meters
-            .iter_mut()
-            .for_each(|meter| meter.release(call, until));
+        self.cap.each_meter(|meter| meter.release(call, until));
         self.cap.wake.release();
     }
 }

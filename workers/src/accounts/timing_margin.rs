@@ -84,7 +84,8 @@ impl TimingMargin {
         }
         self.delays.push_back(delay);
         let first = *self.first.get_or_insert(at);
-        self.proven |= self.delays.len() == CALLS && at >= first + self.per * 2;
+        let is_full = self.delays.len() == CALLS;
+        self.proven |= is_full && at >= first + self.per * 2;
         self.adjust()
     }
 
@@ -101,14 +102,19 @@ impl TimingMargin {
         self.adjust()
     }
 
+    /// Returns the difference between the longest and the shortest delay of the last calls.
+    fn spread(&self) -> Duration {
+        let delays = self.delays.iter();
+        match (delays.clone().min(), delays.max()) {
+            (Some(least), Some(most)) => *most - *least,
+            _ => Duration::ZERO,
+        }
+    }
+
     fn adjust(&mut self) -> bool {
-        let (least, most) = (self.delays.iter().min(), self.delays.iter().max());
-        let spread = most
-            .zip(least)
-            .map_or(Duration::ZERO, |(most, least)| *most - *least);
+        let spread = self.spread().as_millis();
         // The spread is in whole milliseconds, so that it does not change with every call.
-        let spread =
-            Duration::from_millis(u64::try_from(spread.as_millis()).unwrap_or(u64::MAX) + 1);
+        let spread = Duration::from_millis(u64::try_from(spread).unwrap_or(u64::MAX) + 1);
         let unproven = if self.proven {
             Duration::ZERO
         } else {

@@ -16,7 +16,7 @@ pub(super) struct WriteAhead {
 impl WriteAhead {
     /// Notes that the last offer is written down.
     pub(super) fn confirm(&mut self) {
-        self.written = self.written.max(self.offered);
+        self.written = u64::max(self.written, self.offered);
         self.wanted = 0;
     }
 

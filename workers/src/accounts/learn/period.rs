@@ -60,12 +60,11 @@ impl Lately {
 
 impl Period {
     pub(super) fn new(figures: &RateLimitHeaders, now: Instant) -> Self {
+        let is_documented = |per: &u32| figures.per == Some(Duration::from_secs((*per).into()));
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
-            said: PERIODS
-                .iter()
-                .position(|per| figures.per == Some(Duration::from_secs((*per).into()))),
+            said: PERIODS.iter().position(is_documented),
             buckets: [true; PERIODS.len()],
             longest: None,
             lately: Lately::new(now),
@@ -89,15 +88,10 @@ impl Period {
         let Some(longest) = self.longest else {
             return MINUTE;
         };
-        let window = || {
-            PERIODS
-                .iter()
-                .position(|per| longest.as_secs_f64() <= f64::from(*per) * 1.02)
-        };
-        self.buckets
-            .iter()
-            .rposition(|fits| *fits)
-            .or_else(window)
+        let is_window = |per: &u32| longest.as_secs_f64() <= f64::from(*per) * 1.02;
+        let bucket = self.buckets.iter().rposition(|fits| *fits);
+        bucket
+            .or_else(|| PERIODS.iter().position(is_window))
             .unwrap_or(PERIODS.len() - 1)
     }
 
@@ -105,8 +99,13 @@ impl Period {
         Duration::from_secs(u64::from(PERIODS[self.index()]))
     }
 
+    /// Returns true if the limit is on calls, for a period of up to a minute.
+    pub(super) fn limits_short_calls(&self) -> bool {
+        self.dimension == LimitDimension::Requests && self.is_short()
+    }
+
     /// Returns true if the period is a minute or less.
-    pub(super) fn is_short(&self) -> bool {
+    fn is_short(&self) -> bool {
         self.index() <= MINUTE
     }
 
@@ -139,19 +138,19 @@ impl Period {
         }
         lately.answers += 1;
         if lately.answers >= ANSWERS && now >= lately.since + LATELY {
-            let lately = std::mem::replace(lately, Lately::new(now));
-            (self.buckets, self.longest) = (lately.buckets, lately.longest);
+            let Lately {
+                buckets, longest, ..
+            } = std::mem::replace(lately, Lately::new(now));
+            (self.buckets, self.longest) = (buckets, longest);
         }
     }
 
     /// Returns the waits after which the used part is back: one for a window, ten equal parts for a bucket. The figures
     /// are up to `age` old.
     pub(super) fn returns(&self, figures: &RateLimitHeaders, age: Duration) -> Vec<Duration> {
-        let whole_in = figures
-            .whole_in
-            .unwrap_or_else(|| self.per())
-            .min(self.per())
-            .saturating_sub(age);
+        let per = self.per();
+        let whole_in = figures.whole_in.unwrap_or(per).min(per);
+        let whole_in = whole_in.saturating_sub(age);
         if whole_in.is_zero() {
             return Vec::new();
         }

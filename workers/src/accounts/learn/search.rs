@@ -237,7 +237,8 @@ impl LimitSearch {
 
     fn set_rate(&mut self, now: Instant) {
         self.phase = SearchPhase::Found { window: false };
-        self.set(self.limit.max(self.survived), now);
+        let limit = self.limit.max(self.survived);
+        self.set(limit, now);
     }
 
     /// Lowers a found limit after a refusal: it is above the true one.
@@ -257,18 +258,15 @@ impl LimitSearch {
             } else {
                 self.limit / 2
             };
+            let least = self.limit / 4;
             let most = times(self.limit, LESS).min(self.limit - 1);
-            self.set(
-                self.measured(hint, now)
-                    .unwrap_or(guess)
-                    .max(self.limit / 4)
-                    .min(most),
-                now,
-            );
+            let limit = self.measured(hint, now).unwrap_or(guess);
+            self.set(limit.max(least).min(most), now);
         }
         self.survived = 0;
         // Far below a limit that was refused once, that refusal shows nothing about the limits just above.
-        self.ceiling = self.ceiling.filter(|ceiling| self.limit > ceiling / 2);
+        let limit = self.limit;
+        self.ceiling = self.ceiling.filter(|ceiling| limit > ceiling / 2);
     }
 
     /// Returns the calls per minute that were accepted at this rate; `None` if they are too few to measure it. A
