@@ -259,7 +259,7 @@ impl Account {
             state.probe(call, now);
         }
         if let Some(learned) = learned.as_mut().filter(|_| passed_over.is_some()) {
-            learned.probes(call);
+            learned.begin_probe(call);
         }
         if key_gate == CallGate::Probe {
             ledger.keys[key].probe(call, now);

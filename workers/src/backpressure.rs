@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// Number of completions that cannot be published from which all calls stop. One alone may have a reason of its own.
-const MANY: usize = 64;
+const STOPPING_WEIGHT: usize = 64;
 
 /// The results that cannot be stored and the completions that cannot be published, each of which holds a guard.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(crate) struct StoreBackpressure {
 /// The guard of one result that cannot be stored, or one completion that cannot be published.
 #[derive(Debug)]
 pub(crate) struct BackpressureGuard<'a> {
-    brake: &'a StoreBackpressure,
+    backpressure: &'a StoreBackpressure,
     weight: usize,
 }
 
@@ -34,7 +34,7 @@ impl Default for StoreBackpressure {
 impl StoreBackpressure {
     /// Stops calls: a result cannot be stored.
     pub(crate) fn cannot_store(&self) -> BackpressureGuard<'_> {
-        self.hold(MANY)
+        self.hold(STOPPING_WEIGHT)
     }
 
     /// Stops calls if there are many of these: a completion cannot be published.
@@ -45,14 +45,14 @@ impl StoreBackpressure {
     fn hold(&self, weight: usize) -> BackpressureGuard<'_> {
         self.weight.fetch_add(weight, Ordering::AcqRel);
         BackpressureGuard {
-            brake: self,
+            backpressure: self,
             weight,
         }
     }
 
     /// Returns true if no call may be made.
     pub(crate) fn is_on(&self) -> bool {
-        self.weight.load(Ordering::Acquire) >= MANY
+        self.weight.load(Ordering::Acquire) >= STOPPING_WEIGHT
     }
 
     /// Returns a receiver that is notified when calls may be made again.
@@ -63,9 +63,9 @@ impl StoreBackpressure {
 
 impl Drop for BackpressureGuard<'_> {
     fn drop(&mut self) {
-        let StoreBackpressure { weight, changed } = self.brake;
+        let StoreBackpressure { weight, changed } = self.backpressure;
         let before = weight.fetch_sub(self.weight, Ordering::AcqRel);
-        if before >= MANY && before - self.weight < MANY {
+        if before >= STOPPING_WEIGHT && before - self.weight < STOPPING_WEIGHT {
             changed.send_replace(());
         }
     }
@@ -77,18 +77,20 @@ mod tests {
 
     #[test]
     fn one_result_or_many_completions_stop_calls() {
-        let brake = StoreBackpressure::default();
-        let mut told = brake.releases();
-        let stored = brake.cannot_store();
-        assert!(brake.is_on());
+        let backpressure = StoreBackpressure::default();
+        let mut released = backpressure.releases();
+        let stored = backpressure.cannot_store();
+        assert!(backpressure.is_on());
         drop(stored);
-        assert!(!brake.is_on() && told.has_changed().expect("open"));
-        told.mark_unchanged();
-        let mut published: Vec<_> = (1..MANY).map(|_| brake.cannot_publish()).collect();
-        assert!(!brake.is_on());
-        published.push(brake.cannot_publish());
-        assert!(brake.is_on());
+        assert!(!backpressure.is_on() && released.has_changed().expect("open"));
+        released.mark_unchanged();
+        let mut published: Vec<_> = (1..STOPPING_WEIGHT)
+            .map(|_| backpressure.cannot_publish())
+            .collect();
+        assert!(!backpressure.is_on());
+        published.push(backpressure.cannot_publish());
+        assert!(backpressure.is_on());
         published.pop();
-        assert!(!brake.is_on() && told.has_changed().expect("open"));
+        assert!(!backpressure.is_on() && released.has_changed().expect("open"));
     }
 }

@@ -15,11 +15,14 @@ pub(crate) struct Counters {
 
 /// A number of jobs that count as in flight until this is dropped, however their task ends.
 #[derive(Debug)]
-pub(crate) struct InFlightCount(Arc<AtomicU64>, u64);
+pub(crate) struct InFlightCount {
+    in_flight: Arc<AtomicU64>,
+    jobs: u64,
+}
 
 impl Drop for InFlightCount {
     fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
+        self.in_flight.fetch_sub(self.jobs, Ordering::Relaxed);
     }
 }
 
@@ -30,8 +33,12 @@ impl Counters {
 
     /// Counts `jobs` more jobs as in flight.
     pub(crate) fn in_flight(&self, jobs: usize) -> InFlightCount {
-        self.in_flight.fetch_add(jobs as u64, Ordering::Relaxed);
-        InFlightCount(Arc::clone(&self.in_flight), jobs as u64)
+        let jobs = jobs as u64;
+        self.in_flight.fetch_add(jobs, Ordering::Relaxed);
+        InFlightCount {
+            in_flight: Arc::clone(&self.in_flight),
+            jobs,
+        }
     }
 
     /// Returns the number of jobs in flight.

@@ -45,7 +45,7 @@ pub async fn probe(
     model: Option<&str>,
     clock: &dyn Clock,
 ) -> Option<KeyCheck> {
-    let job = smallest(account)?;
+    let job = smallest_job(account)?;
     let endpoint = &account.endpoint;
     let (mut request, model) = match (endpoint.list_models(), model) {
         (Some(list), _) => (list, None),
@@ -54,24 +54,24 @@ pub async fn probe(
     request.account.clone_from(&account.name);
     if let Err(problem) = endpoint.authorise(&mut request, &key.secret, clock.now()) {
         let outcome = CallOutcome::local(Class::BadKey, "unusable_key", problem);
-        return Some(called(&outcome, Vec::new()));
+        return Some(check_call(&outcome, Vec::new()));
     }
     let reply = match send(upstream, request).await {
         Ok(reply) => reply,
-        Err(error) => return Some(called(&CallOutcome::of_error(&error), Vec::new())),
+        Err(error) => return Some(check_call(&CallOutcome::of_error(&error), Vec::new())),
     };
     let now = clock.now();
     let limits = endpoint.observe(&reply.headers, now);
     if model.is_none() && (200..300).contains(&reply.status) {
-        return Some(listed(endpoint, &reply, limits));
+        return Some(check_list(endpoint, &reply, limits));
     }
     let decoded = endpoint.decode(&job, model.unwrap_or_default(), &reply, now);
     let outcome = CallOutcome::of_reply(decoded, reply.status, (&key.secret, None), &job);
-    Some(called(&outcome, limits))
+    Some(check_call(&outcome, limits))
 }
 
 /// Checks a key by the outcome of a call with it.
-fn called(outcome: &CallOutcome, limits: Vec<RateLimitHeaders>) -> KeyCheck {
+fn check_call(outcome: &CallOutcome, limits: Vec<RateLimitHeaders>) -> KeyCheck {
     let problem = outcome.class.map(|class| KeyProblem {
         class,
         message: outcome.message.clone(),
@@ -84,7 +84,7 @@ fn called(outcome: &CallOutcome, limits: Vec<RateLimitHeaders>) -> KeyCheck {
 }
 
 /// Checks a key by the list of models that was requested with it.
-fn listed(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> KeyCheck {
+fn check_list(endpoint: &Endpoint, reply: &Reply, limits: Vec<RateLimitHeaders>) -> KeyCheck {
     let is_json = serde_json::from_slice::<IgnoredAny>(&reply.body).is_ok();
     let models = models(reply);
     // A provider whose keys are tried at another address answers there with no list.
@@ -109,7 +109,7 @@ async fn send(upstream: &impl Upstream, request: Request) -> Result<Reply, upstr
 }
 
 /// Returns a job that costs as little as any that the provider takes.
-fn smallest(account: &accounts::Config) -> Option<Job> {
+fn smallest_job(account: &accounts::Config) -> Option<Job> {
     let provider = &account.endpoint.provider;
     let kind = provider.kinds().first()?;
     let body = match kind {
@@ -141,7 +141,7 @@ mod tests {
             };
             let KeyCheck {
                 problem, models, ..
-            } = listed(&endpoint, &reply, Vec::new());
+            } = check_list(&endpoint, &reply, Vec::new());
             (
                 problem.map(|problem| problem.class),
                 models.map(|models| models.len()),

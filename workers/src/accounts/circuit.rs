@@ -32,11 +32,11 @@ use super::Denied;
 use super::state::{CallGate, ReadyState};
 
 /// Limit of recent calls that are considered.
-const CALLS: usize = 20;
+const RECENT_CALLS: usize = 20;
 /// Age at which an ended call is no longer considered.
-const LOOK_BACK: Duration = Duration::from_secs(60);
+const MAX_AGE: Duration = Duration::from_secs(60);
 /// Least number of ended calls from which anything is concluded.
-const FEWEST: usize = 10;
+const MIN_CALLS: usize = 10;
 /// Length of the first break. It doubles with each further one, until most calls succeed again.
 const FIRST_BREAK: Duration = Duration::from_secs(1);
 /// Longest break, however many follow each other.
@@ -60,7 +60,7 @@ struct CircuitState {
     breaks: u32,
     next_call: u64,
     /// The number of the last call before the last break. The outcomes of calls up to this one are ignored.
-    last_before: u64,
+    last_call_before_break: u64,
 }
 
 /// The permit of a circuit breaker for one call. If it is dropped without an outcome, the call does not count.
@@ -115,20 +115,20 @@ impl CircuitBreaker {
 
 impl CircuitState {
     /// Returns true if at least half of the recent calls failed; `None` if there were too few.
-    fn fails(&mut self, now: Instant) -> Option<bool> {
+    fn is_failing(&mut self, now: Instant) -> Option<bool> {
         let ended = &mut self.ended;
-        let is_old = |(at, _): &(Instant, bool)| *at + LOOK_BACK < now;
-        while ended.len() > CALLS || ended.front().is_some_and(is_old) {
+        let is_old = |(at, _): &(Instant, bool)| *at + MAX_AGE < now;
+        while ended.len() > RECENT_CALLS || ended.front().is_some_and(is_old) {
             ended.pop_front();
         }
         let failed = ended.iter().filter(|(_, failed)| *failed).count();
-        (ended.len() >= FEWEST).then_some(failed * 2 >= ended.len())
+        (ended.len() >= MIN_CALLS).then_some(failed * 2 >= ended.len())
     }
 
-    fn stop(&mut self, reason: Class, now: Instant) {
+    fn trip(&mut self, reason: Class, now: Instant) {
         let pause = (FIRST_BREAK * 2u32.saturating_pow(self.breaks)).min(LONGEST_BREAK);
         self.breaks += 1;
-        self.last_before = self.next_call;
+        self.last_call_before_break = self.next_call;
         self.ended.clear();
         self.state.cool(reason, pause, now);
     }
@@ -138,11 +138,11 @@ impl BreakerPermit {
     /// Notes that the provider works, even if it refused the call.
     pub(super) fn answered(&self, now: Instant) {
         let mut inner = self.circuit.inner();
-        if self.call <= inner.last_before {
+        if self.call <= inner.last_call_before_break {
             return;
         }
         inner.ended.push_back((now, false));
-        if inner.fails(now) == Some(false) {
+        if inner.is_failing(now) == Some(false) {
             inner.breaks = 0;
         }
         inner.state.probe_ended(self.call, true, now);
@@ -151,15 +151,15 @@ impl BreakerPermit {
     /// Notes that the provider failed.
     pub(super) fn failed(&self, reason: Class, now: Instant) {
         let mut inner = self.circuit.inner();
-        if self.call <= inner.last_before {
+        if self.call <= inner.last_call_before_break {
             return;
         }
         match inner.state {
-            ReadyState::Probing { call, .. } if call == self.call => inner.stop(reason, now),
+            ReadyState::Probing { call, .. } if call == self.call => inner.trip(reason, now),
             ReadyState::Ready | ReadyState::Ramping { .. } => {
                 inner.ended.push_back((now, true));
-                if inner.fails(now) == Some(true) {
-                    inner.stop(reason, now);
+                if inner.is_failing(now) == Some(true) {
+                    inner.trip(reason, now);
                 }
             }
             _ => {}
@@ -188,12 +188,12 @@ mod tests {
         fails: impl Fn(usize) -> bool,
     ) -> usize {
         for index in 0..most {
-            let Ok(passage) = circuit.enter(at) else {
+            let Ok(permit) = circuit.enter(at) else {
                 return index;
             };
             match fails(index) {
-                true => passage.failed(Class::ServerError, at),
-                false => passage.answered(at),
+                true => permit.failed(Class::ServerError, at),
+                false => permit.answered(at),
             }
         }
         most
@@ -212,14 +212,14 @@ mod tests {
         for minute in 0..10 {
             let at = start + 61 * SECOND * minute;
             assert_eq!(
-                call(&circuit, at, FEWEST - 1, |_| true),
-                FEWEST - 1,
+                call(&circuit, at, MIN_CALLS - 1, |_| true),
+                MIN_CALLS - 1,
                 "too few in a minute"
             );
         }
         assert_eq!(
             call(&circuit, start + 3_600 * SECOND, 100, |_| true),
-            FEWEST
+            MIN_CALLS
         );
     }
 
@@ -269,7 +269,7 @@ mod tests {
         let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();
         under_way
             .iter()
-            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
+            .for_each(|permit| permit.failed(Class::NetAfterSend, at));
         assert_eq!(
             circuit.enter(at).err(),
             Some(Denied::Until(at + SECOND)),
@@ -284,7 +284,7 @@ mod tests {
         let before: Vec<_> = (0..40).map(|_| circuit.enter(at).expect("open")).collect();
         before[..10]
             .iter()
-            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
+            .for_each(|permit| permit.failed(Class::NetAfterSend, at));
         for pause in [1, 2, 4] {
             at += pause * SECOND;
             circuit
@@ -292,9 +292,7 @@ mod tests {
                 .expect("a probe")
                 .failed(Class::ServerError, at);
         }
-        before[10..20]
-            .iter()
-            .for_each(|passage| passage.answered(at));
+        before[10..20].iter().for_each(|permit| permit.answered(at));
         assert_eq!(
             circuit.enter(at).err(),
             Some(Denied::Until(at + 8 * SECOND)),
@@ -308,7 +306,7 @@ mod tests {
         assert_eq!(circuit.state(), ReadyState::Ready);
         before[20..]
             .iter()
-            .for_each(|passage| passage.failed(Class::NetAfterSend, at));
+            .for_each(|permit| permit.failed(Class::NetAfterSend, at));
         assert_eq!(circuit.state(), ReadyState::Ready);
     }
 

@@ -144,7 +144,7 @@ fn cost(input_tokens: u64, output_tokens: u64) -> CallCost {
 /// An account, a team with limits, and the permits of the calls under way.
 struct World {
     account: Arc<Account>,
-    cap: Arc<TeamLimits>,
+    team_limits: Arc<TeamLimits>,
     permits: Vec<Permit>,
 }
 
@@ -163,10 +163,10 @@ impl World {
             },
         ];
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let cap = TeamLimits::new(&team, Arc::default(), None, &clock);
+        let team_limits = TeamLimits::new(&team, Arc::default(), None, &clock);
         Self {
             account: account(limits, 2),
-            cap,
+            team_limits,
             permits: Vec::new(),
         }
     }
@@ -239,11 +239,11 @@ impl World {
     }
 
     fn reserve(&mut self, model: &str, cost: CallCost, now: Instant) {
-        if self.cap.peek(&cost, now).is_err() {
+        if self.team_limits.peek(&cost, now).is_err() {
             return;
         }
         if let Ok(mut permit) = self.account.reserve(model, cost, now)
-            && let Ok(share) = self.cap.take(&cost, now)
+            && let Ok(share) = self.team_limits.take(&cost, now)
         {
             permit.charge(share);
             self.permits.push(permit);
@@ -271,7 +271,7 @@ impl World {
         advance(7_200 * SECOND).await;
         let now = Instant::now();
         let mut ledger = self.account.ledger();
-        let mut inner = self.cap.inner();
+        let mut inner = self.team_limits.inner();
         let meters = ledger.meters.iter_mut();
         for meter in meters.chain(&mut inner.meters) {
             assert_eq!(meter.taken(now), 0, "{meter:?}");
@@ -282,7 +282,7 @@ impl World {
         for model in MODELS {
             let permit = self.account.reserve(model, cost(1, 1), now);
             assert!(permit.is_ok(), "{model}: {permit:?}");
-            assert!(self.cap.peek(&cost(1, 1), now).is_ok());
+            assert!(self.team_limits.peek(&cost(1, 1), now).is_ok());
         }
     }
 }

@@ -39,12 +39,12 @@ pub(super) struct LearnedLimits {
     search: LimitSearch,
     /// The index of the meter of the searched limit.
     searched: usize,
-    told: Vec<ToldLimits>,
+    stated: Vec<HeaderLimit>,
 }
 
 /// A limit that headers state, with the index of its meter.
 #[derive(Debug)]
-struct ToldLimits {
+struct HeaderLimit {
     period: Period,
     meter: usize,
 }
@@ -58,30 +58,30 @@ impl LearnedLimits {
         Self {
             search,
             searched: meters.len() - 1,
-            told: Vec::new(),
+            stated: Vec::new(),
         }
     }
 
     /// Returns the indices of the meters that count. The searched one counts only while [`Self::is_told`] is false.
     pub(super) fn meters(&self) -> Vec<usize> {
         let searched = (!self.is_told()).then_some(self.searched);
-        let told = self.told.iter();
-        let told = told.map(|told| told.meter);
-        searched.into_iter().chain(told).collect()
+        let stated = self.stated.iter();
+        let stated = stated.map(|stated| stated.meter);
+        searched.into_iter().chain(stated).collect()
     }
 
     /// Returns the limits as they are assumed now.
     pub(super) fn amounts(&self) -> Vec<Amount> {
         let searched = self.search.amount();
         let searched = (!self.is_told()).then_some(searched);
-        let told = self.periods().map(amount);
-        searched.into_iter().chain(told).collect()
+        let stated = self.periods().map(amount);
+        searched.into_iter().chain(stated).collect()
     }
 
     /// Returns the periods of the limits that headers state.
     fn periods(&self) -> impl Iterator<Item = &Period> {
-        let told = self.told.iter();
-        told.map(|told| &told.period)
+        let stated = self.stated.iter();
+        stated.map(|stated| &stated.period)
     }
 
     /// Returns true if headers state a limit on calls for a period of up to a minute. Nothing is searched then.
@@ -139,8 +139,8 @@ impl LearnedLimits {
     }
 
     /// Notes that `call` is sent as that probe.
-    pub(super) fn probes(&mut self, call: u64) {
-        self.search.probes(call);
+    pub(super) fn begin_probe(&mut self, call: u64) {
+        self.search.begin_probe(call);
     }
 
     /// Notes that `call`, permitted at `granted`, was accepted.
@@ -188,10 +188,10 @@ impl LearnedLimits {
         now: Instant,
     ) {
         for figures in figures.iter().filter(|figures| figures.limit > 0) {
-            let told = self.update(figures, meters, now);
+            let stated = self.update(figures, meters, now);
             let used = figures.limit.saturating_sub(figures.remaining);
-            let waits = told.period.returns(figures, age);
-            meters[told.meter].used_elsewhere(used, &waits, now);
+            let waits = stated.period.returns(figures, age);
+            meters[stated.meter].used_elsewhere(used, &waits, now);
         }
         if self.is_told() {
             // While the searched meter does not count, it would miss the end of the calls under way.
@@ -205,23 +205,23 @@ impl LearnedLimits {
         figures: &RateLimitHeaders,
         meters: &mut Vec<Meter>,
         now: Instant,
-    ) -> &ToldLimits {
+    ) -> &HeaderLimit {
         let dimension = figures.dimension;
         let known = self
             .periods()
             .position(|period| period.dimension() == dimension);
         if let Some(index) = known {
-            let ToldLimits { period, meter } = &mut self.told[index];
+            let HeaderLimit { period, meter } = &mut self.stated[index];
             if period.observe(figures, now) {
                 meters[*meter].resize(amount(period), now);
             }
-            return &self.told[index];
+            return &self.stated[index];
         }
         let period = Period::new(figures, now);
         let meter = meters.len();
         meters.push(Meter::new(amount(&period), now, None));
-        self.told.push(ToldLimits { period, meter });
-        &self.told[self.told.len() - 1]
+        self.stated.push(HeaderLimit { period, meter });
+        &self.stated[self.stated.len() - 1]
     }
 }
 

@@ -1,5 +1,5 @@
-//! The state of accounts and of teams' limits that outlives a process. It holds the spent part of long limits, the pauses
-//! of keys and models, and the limits that were found.
+//! The state of accounts and of teams' limits that outlives a process. It holds the spent part of long limits, the
+//! pauses of keys and models, and the limits that were found.
 
 use std::collections::BTreeSet;
 
@@ -39,11 +39,11 @@ impl TeamLimits {
     }
 
     /// Continues from the state that a process before this one left, as [`Account::resume`] does.
-    pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
+    pub fn resume(&self, saved: &AccountState, moment: ClockPair) {
         let mut inner = self.inner();
         let meters = inner.meters.iter_mut();
         for (limit, meter) in self.limits.iter().zip(meters) {
-            if let Some(parts) = standing.spent.get(&limit.key()) {
+            if let Some(parts) = saved.spent.get(&limit.key()) {
                 meter.resume(parts, moment);
             }
         }
@@ -70,12 +70,12 @@ impl Account {
             }
         }
         // A limit that several models share is returned with the first of them alone.
-        let mut told = BTreeSet::new();
+        let mut saved_meters = BTreeSet::new();
         for (name, model) in models {
             let mut spent = SpentLimits::new();
             let limits = self.config.limits_of(name);
             for (limit, meter) in limits.zip(&model.meters) {
-                if told.insert(*meter)
+                if saved_meters.insert(*meter)
                     && let Some(parts) = meters[*meter].spent_until(ahead, moment)
                 {
                     spent.insert(limit.key(), parts);
@@ -87,7 +87,7 @@ impl Account {
                 spent,
                 found: learned.and_then(LearnedLimits::found),
             };
-            if state.says_something() {
+            if state.is_worth_saving() {
                 saved.models.insert(name.clone(), state);
             }
         }
@@ -109,15 +109,15 @@ impl Account {
     }
 
     /// Continues from the state that a process before this one left.
-    pub fn resume(&self, standing: &AccountState, moment: ClockPair) {
+    pub fn resume(&self, saved: &AccountState, moment: ClockPair) {
         let mut ledger = self.ledger();
         let keys = self.config.keys.iter();
         for (key, state) in keys.zip(&mut ledger.keys) {
-            if let Some(paused) = standing.keys.get(&key.name) {
+            if let Some(paused) = saved.keys.get(&key.name) {
                 *state = ReadyState::resumed(paused, moment);
             }
         }
-        for (name, before) in &standing.models {
+        for (name, before) in &saved.models {
             ledger.ensure_model(name, self, moment.instant);
             let AccountLedger { models, meters, .. } = &mut *ledger;
             let Some(model) = models.get_mut(name) else {

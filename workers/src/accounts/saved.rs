@@ -93,7 +93,7 @@ impl ClockPair {
 }
 
 impl ModelState {
-    pub(super) fn says_something(&self) -> bool {
+    pub(super) fn is_worth_saving(&self) -> bool {
         let Self {
             paused,
             spent,

@@ -11,7 +11,7 @@ use super::state::ReadyState;
 use super::{Account, AccountTotals, Config};
 
 /// A spent limit is shown only if no call may start for longer than this.
-const SHORTEST_TOLD_WAIT: Duration = Duration::from_secs(5);
+const SHORTEST_SHOWN_WAIT: Duration = Duration::from_secs(5);
 
 /// The state of an account, as operators see it.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ fn snapshot_of(
     meters: &mut [Meter],
     now: Instant,
 ) -> ModelSnapshot {
-    let soon = now + SHORTEST_TOLD_WAIT;
+    let soon = now + SHORTEST_SHOWN_WAIT;
     let spent = model.meters.iter();
     let spent = spent.filter_map(|meter| meters[*meter].spent(now, soon));
     let spent = spent.max_by_key(|(_, at)| *at);

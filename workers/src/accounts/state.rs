@@ -17,7 +17,7 @@ const RAMP_STEP: Duration = Duration::from_millis(250);
 /// A ramp ends once 2 to the power of this number of calls have begun.
 const RAMP_STEPS: u32 = 10;
 /// Time after which another probe may follow one that has no answer. That one may be a long call, or hang.
-const PROBE: Duration = Duration::from_secs(30);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The state that decides whether calls may be made now. Every state but `Disabled` ends by itself, through one probe
 /// and a ramp.
@@ -102,8 +102,8 @@ impl ReadyState {
                 CallGate::Until(until)
             }
             ReadyState::Cooling { .. } | ReadyState::Exhausted { .. } => CallGate::Probe,
-            ReadyState::Probing { since, .. } if since + PROBE > now => {
-                CallGate::Until(since + PROBE)
+            ReadyState::Probing { since, .. } if since + PROBE_TIMEOUT > now => {
+                CallGate::Until(since + PROBE_TIMEOUT)
             }
             ReadyState::Probing { .. } => CallGate::Probe,
             ReadyState::Disabled { reason } => CallGate::Shut(reason),

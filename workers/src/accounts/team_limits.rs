@@ -29,7 +29,7 @@ pub(super) struct TeamMeters {
 /// The share that one call takes of its team's limits. Dropping it gives back the part that the call has not used.
 #[derive(Debug)]
 pub struct TeamShare {
-    cap: Arc<TeamLimits>,
+    limits: Arc<TeamLimits>,
     call: u64,
     runs_until: Option<Instant>,
 }
@@ -93,7 +93,7 @@ impl TeamLimits {
             meter.take(call, cost);
         }
         Ok(TeamShare {
-            cap: Arc::clone(self),
+            limits: Arc::clone(self),
             call,
             runs_until: None,
         })
@@ -108,12 +108,12 @@ impl TeamLimits {
 impl TeamShare {
     /// Returns the team's limits and the number of the call there.
     pub(super) fn send_marker(&self) -> (Arc<TeamLimits>, u64) {
-        (Arc::clone(&self.cap), self.call)
+        (Arc::clone(&self.limits), self.call)
     }
 
     /// Takes more tokens for the call, from all limits or from none. Returns true if they were free.
     pub(super) fn extend(&self, more: &CallCost, now: Instant) -> bool {
-        let mut inner = self.cap.inner();
+        let mut inner = self.limits.inner();
         let mut meters = inner.meters.iter_mut();
         let is_free = meters.all(|meter| meter.has_room_for(more, now));
         if is_free {
@@ -126,7 +126,7 @@ impl TeamShare {
 
     /// Corrects the tokens of the call, up or down: a team is charged what it used.
     pub(super) fn settle(&self, actual: &CallCost) {
-        self.cap
+        self.limits
             .each_meter(|meter| meter.correct(self.call, actual, true));
     }
 
@@ -139,7 +139,7 @@ impl TeamShare {
 impl Drop for TeamShare {
     fn drop(&mut self) {
         let (call, until) = (self.call, self.runs_until);
-        self.cap.each_meter(|meter| meter.release(call, until));
-        self.cap.wake.release();
+        self.limits.each_meter(|meter| meter.release(call, until));
+        self.limits.wake.release();
     }
 }

@@ -1,16 +1,16 @@
 //! The factor that corrects estimates of prompt tokens, learned per model.
 
 /// Least weight of one more answer against all before. The first answers have equal weights.
-const WEIGHT: f64 = 0.05;
+const MIN_WEIGHT: f64 = 0.05;
 /// Assumed deviation of answers from the mean after the first answer, as a part of it.
 const FIRST_DEVIATION: f64 = 0.2;
 /// Bounds of the reported tokens of one answer, as multiples of the estimate.
-const BOUNDS: (f64, f64) = (0.25, 4.0);
+const REPORTED_BOUNDS: (f64, f64) = (0.25, 4.0);
 /// Reserve above the mean, in mean deviations. Prompts that are denser than most then still fit, though only their sum
 /// over a period must.
-const DEVIATIONS: f64 = 2.0;
+const RESERVED_DEVIATIONS: f64 = 2.0;
 /// Bounds of this reserve, as parts of the mean.
-const MARGIN: (f64, f64) = (0.01, 0.1);
+const RESERVE_BOUNDS: (f64, f64) = (0.01, 0.1);
 
 /// Moving averages of estimated and reported tokens; `None` before the first answer. Large prompts have more weight, as
 /// they do against a limit.
@@ -47,7 +47,7 @@ impl TokenCorrection {
             reason = "token counts are far below 2^52"
         )]
         let (estimated, reported) = (estimated as f64, reported as f64);
-        let reported = reported.clamp(estimated * BOUNDS.0, estimated * BOUNDS.1);
+        let reported = reported.clamp(estimated * REPORTED_BOUNDS.0, estimated * REPORTED_BOUNDS.1);
         let Some(before) = self.0 else {
             let deviation = reported * FIRST_DEVIATION;
             self.0 = Some(Means {
@@ -59,7 +59,7 @@ impl TokenCorrection {
             return;
         };
         let answers = before.answers.saturating_add(1);
-        let weight = WEIGHT.max(1.0 / f64::from(answers));
+        let weight = MIN_WEIGHT.max(1.0 / f64::from(answers));
         let mean = |before: f64, now: f64| before + weight * (now - before);
         self.0 = Some(Means {
             answers,
@@ -77,7 +77,8 @@ impl TokenCorrection {
         let Some(means) = self.0 else {
             return estimated;
         };
-        let margin = (DEVIATIONS * means.deviation / means.reported).clamp(MARGIN.0, MARGIN.1);
+        let margin = (RESERVED_DEVIATIONS * means.deviation / means.reported)
+            .clamp(RESERVE_BOUNDS.0, RESERVE_BOUNDS.1);
         #[expect(
             clippy::cast_precision_loss,
             clippy::cast_possible_truncation,

@@ -141,7 +141,8 @@ impl JetStreamQueue {
         Ok(())
     }
 
-    /// Deletes the consumer of `reading`, if `may_delete` allows it. Returns true if the consumer does not exist any more.
+    /// Deletes the consumer of `reading`, if `may_delete` allows it. Returns true if the consumer does not exist any
+    /// more.
     async fn delete_consumer(
         &self,
         reading: &QueueReading,
@@ -180,8 +181,8 @@ impl JetStreamQueue {
         }
     }
 
-    /// Decodes a message of a consumer as a delivery; `None` if it is not such a message. The state of a job is read only from
-    /// postponed jobs, because Forebay alone publishes those.
+    /// Decodes a message of a consumer as a delivery; `None` if it is not such a message. The state of a job is read
+    /// only from postponed jobs, because Forebay alone publishes those.
     fn delivery(&self, message: async_nats::Message, due: bool) -> Option<Delivery> {
         let message = jetstream::Message {
             message,

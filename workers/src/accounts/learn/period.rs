@@ -11,11 +11,11 @@ use forebay_providers::cost::LimitDimension;
 /// The periods that providers use, in seconds.
 const PERIODS: [u32; 4] = [1, 60, 3_600, 86_400];
 /// The index of the period that is assumed while nothing shows another.
-const MINUTE: usize = 1;
+const MINUTE_INDEX: usize = 1;
 /// Least number of recent answers that replace all earlier ones.
-const ANSWERS: u32 = 20;
+const MIN_ANSWERS: u32 = 20;
 /// Least time that these answers must span, which is longer than most windows.
-const LATELY: Duration = Duration::from_secs(120);
+const MIN_SPAN: Duration = Duration::from_secs(120);
 /// Largest deviation of a bucket's refill time from the one that its period implies, as a part of the latter.
 const TOLERANCE: f64 = 0.25;
 
@@ -30,24 +30,24 @@ pub(super) struct Period {
     dimension: LimitDimension,
     limit: u64,
     /// The index of the period that the provider documents; `None` if it is inferred.
-    said: Option<usize>,
+    documented: Option<usize>,
     /// True for each period whose bucket fits all answers.
     buckets: [bool; PERIODS.len()],
     /// The longest time until the whole limit is back that an answer stated.
     longest: Option<Duration>,
     /// The same for recent answers alone, so that one odd answer is not believed for ever.
-    lately: Lately,
+    recent: RecentAnswers,
 }
 
 #[derive(Debug)]
-struct Lately {
+struct RecentAnswers {
     since: Instant,
     answers: u32,
     buckets: [bool; PERIODS.len()],
     longest: Option<Duration>,
 }
 
-impl Lately {
+impl RecentAnswers {
     fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -64,12 +64,12 @@ impl Period {
         let mut period = Self {
             dimension: figures.dimension,
             limit: figures.limit,
-            said: PERIODS.iter().position(is_documented),
+            documented: PERIODS.iter().position(is_documented),
             buckets: [true; PERIODS.len()],
             longest: None,
-            lately: Lately::new(now),
+            recent: RecentAnswers::new(now),
         };
-        period.see(figures, now);
+        period.apply(figures, now);
         period
     }
 
@@ -82,11 +82,11 @@ impl Period {
     }
 
     fn index(&self) -> usize {
-        if let Some(said) = self.said {
-            return said;
+        if let Some(documented) = self.documented {
+            return documented;
         }
         let Some(longest) = self.longest else {
-            return MINUTE;
+            return MINUTE_INDEX;
         };
         let is_window = |per: &u32| longest.as_secs_f64() <= f64::from(*per) * 1.02;
         let bucket = self.buckets.iter().rposition(|fits| *fits);
@@ -106,7 +106,7 @@ impl Period {
 
     /// Returns true if the period is a minute or less.
     fn is_short(&self) -> bool {
-        self.index() <= MINUTE
+        self.index() <= MINUTE_INDEX
     }
 
     /// Applies the figures of an answer. Returns true if the limit or its period changes.
@@ -115,32 +115,32 @@ impl Period {
         if figures.limit != self.limit {
             *self = Self::new(figures, now);
         } else {
-            self.see(figures, now);
+            self.apply(figures, now);
         }
         before != (self.limit, self.per())
     }
 
-    fn see(&mut self, figures: &RateLimitHeaders, now: Instant) {
+    fn apply(&mut self, figures: &RateLimitHeaders, now: Instant) {
         let used = figures.limit.saturating_sub(figures.remaining);
         let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else {
             return;
         };
-        let lately = &mut self.lately;
+        let recent = &mut self.recent;
         self.longest = self.longest.max(Some(whole_in));
-        lately.longest = lately.longest.max(Some(whole_in));
+        recent.longest = recent.longest.max(Some(whole_in));
         for (index, per) in PERIODS.into_iter().enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
             let expected = used as f64 / figures.limit as f64 * f64::from(per);
             let allowed = expected * TOLERANCE + figures.resolution.as_secs_f64();
             let fits = (whole_in.as_secs_f64() - expected).abs() <= allowed;
             self.buckets[index] &= fits;
-            lately.buckets[index] &= fits;
+            recent.buckets[index] &= fits;
         }
-        lately.answers += 1;
-        if lately.answers >= ANSWERS && now >= lately.since + LATELY {
-            let Lately {
+        recent.answers += 1;
+        if recent.answers >= MIN_ANSWERS && now >= recent.since + MIN_SPAN {
+            let RecentAnswers {
                 buckets, longest, ..
-            } = std::mem::replace(lately, Lately::new(now));
+            } = std::mem::replace(recent, RecentAnswers::new(now));
             (self.buckets, self.longest) = (buckets, longest);
         }
     }

@@ -12,35 +12,35 @@ use forebay_providers::cost::LimitDimension;
 /// The period of the searched limit.
 const PERIOD: Duration = Duration::from_secs(60);
 /// The first limit, in calls per period: one call a second.
-const FIRST: u64 = 60;
+const FIRST_LIMIT: u64 = 60;
 /// The largest limit that is tried, in calls per period.
-const MOST: u64 = 600_000;
+const MAX_LIMIT: u64 = 600_000;
 /// Time for which a rate is kept before it is doubled.
-const STEP: Duration = Duration::from_secs(5);
+const DOUBLING_TIME: Duration = Duration::from_secs(5);
 /// Time for which a found rate is kept before more is tried.
-const PAUSE: Duration = Duration::from_secs(10);
+const GROWTH_PAUSE: Duration = Duration::from_secs(10);
 /// The same after more was tried and refused.
-const LONG_PAUSE: Duration = Duration::from_secs(30);
-/// Largest number of calls that must be accepted in [`LONG_PAUSE`] before more is tried.
-const LONG_PAUSE_CALLS: u64 = 200;
+const LONG_GROWTH_PAUSE: Duration = Duration::from_secs(30);
+/// Largest number of calls that must be accepted in [`LONG_GROWTH_PAUSE`] before more is tried.
+const LONG_GROWTH_PAUSE_CALLS: u64 = 200;
 /// Growth of a limit above which nothing was refused, as a part of it.
-const MORE: f64 = 0.25;
+const GROWTH: f64 = 0.25;
 /// Least growth of a found limit, as a part of it.
-const A_LITTLE_MORE: f64 = 0.02;
+const MIN_GROWTH: f64 = 0.02;
 /// The part that is left of a limit at most after a refusal.
-const LESS: f64 = 0.98;
-/// The part that is left of a limit which was refused after it had held for [`PAUSE`].
-const MUCH_LESS: f64 = 0.9;
+const REFUSED_PART: f64 = 0.98;
+/// The part that is left of a limit which was refused after it had held for [`GROWTH_PAUSE`].
+const PROVEN_REFUSED_PART: f64 = 0.9;
 /// Time after a refused increase in which refusals teach nothing, because the provider still counts the excess.
-const SETTLING: Duration = Duration::from_secs(15);
+const SETTLING_TIME: Duration = Duration::from_secs(15);
 /// Limit of the refusals that teach nothing in that time.
 const SETTLING_REFUSALS: u8 = 3;
 /// A longer wait is that of a spent minute, and a shorter one that of a rate which is too high.
-const TELLING: Duration = Duration::from_secs(5);
+const WINDOW_WAIT: Duration = Duration::from_secs(5);
 /// Least number of accepted calls that measure a rate.
-const MEASURED: u64 = 5;
+const MIN_MEASURED_CALLS: u64 = 5;
 /// Least time over which a rate is measured.
-const MEASURING: Duration = Duration::from_millis(500);
+const MIN_MEASURED_TIME: Duration = Duration::from_millis(500);
 
 /// The phase of a search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl LimitSearch {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             phase: SearchPhase::Doubling,
-            limit: FIRST,
+            limit: FIRST_LIMIT,
             survived: 0,
             ceiling: None,
             settling: 0,
@@ -122,7 +122,7 @@ impl LimitSearch {
     }
 
     fn set(&mut self, limit: u64, now: Instant) {
-        self.limit = limit.clamp(1, MOST);
+        self.limit = limit.clamp(1, MAX_LIMIT);
         self.settling = 0;
         self.since = now;
         self.was_full = false;
@@ -132,29 +132,30 @@ impl LimitSearch {
     /// Raises the limit, if it was used fully for long enough. Returns true if it was.
     pub(super) fn grow(&mut self, now: Instant) -> bool {
         let (pause, calls) = match self.phase {
-            SearchPhase::Doubling => (STEP, 1),
+            SearchPhase::Doubling => (DOUBLING_TIME, 1),
             SearchPhase::Doubtful { .. } => return false,
             SearchPhase::Found { window: true } => (PERIOD, 1),
-            SearchPhase::Found { .. } if self.ceiling.is_some() => {
-                (LONG_PAUSE, LONG_PAUSE_CALLS.min(self.limit / 4).max(1))
-            }
-            SearchPhase::Found { .. } => (PAUSE, 1),
+            SearchPhase::Found { .. } if self.ceiling.is_some() => (
+                LONG_GROWTH_PAUSE,
+                LONG_GROWTH_PAUSE_CALLS.min(self.limit / 4).max(1),
+            ),
+            SearchPhase::Found { .. } => (GROWTH_PAUSE, 1),
         };
         let due = self.was_full && self.accepted >= calls && now >= self.since + pause;
-        if due && self.limit < MOST {
+        if due && self.limit < MAX_LIMIT {
             self.survived = self.limit;
-            self.set(self.more(), now);
+            self.set(self.next_limit(), now);
         }
         due
     }
 
     /// Returns the limit to try next. While doubling it is twice as large, and then a quarter larger. Below a limit
     /// that was refused it is halfway there, or a little more than now.
-    fn more(&self) -> u64 {
-        let least = self.limit + times(self.limit, A_LITTLE_MORE).max(1);
+    fn next_limit(&self) -> u64 {
+        let least = self.limit + times(self.limit, MIN_GROWTH).max(1);
         match (self.phase, self.ceiling) {
             (SearchPhase::Doubling, _) => 2 * self.limit,
-            (_, None) => least.max(self.limit + times(self.limit, MORE)),
+            (_, None) => least.max(self.limit + times(self.limit, GROWTH)),
             (_, Some(ceiling)) => least.max(self.limit.midpoint(ceiling)),
         }
     }
@@ -162,12 +163,12 @@ impl LimitSearch {
     /// Notes that a call has to wait. Returns true if the call is to be sent all the same, as the probe.
     pub(super) fn held_back(&mut self, wait: MeterWait, now: Instant, probing: bool) -> bool {
         self.was_full = true;
-        let tells = matches!(wait, MeterWait::Until(at) if at > now + TELLING);
-        probing && tells && self.phase == SearchPhase::Doubtful { probe: None }
+        let is_window = matches!(wait, MeterWait::Until(at) if at > now + WINDOW_WAIT);
+        probing && is_window && self.phase == SearchPhase::Doubtful { probe: None }
     }
 
     /// Notes that `call` is sent as the probe.
-    pub(super) fn probes(&mut self, call: u64) {
+    pub(super) fn begin_probe(&mut self, call: u64) {
         self.phase = SearchPhase::Doubtful { probe: Some(call) };
     }
 
@@ -214,7 +215,7 @@ impl LimitSearch {
                 self.set(accepted, now);
                 match hint {
                     // A minute's allowance does not return as soon as this, and a rate does not take as long.
-                    Some(wait) if wait < TELLING => self.set_rate(now),
+                    Some(wait) if wait < WINDOW_WAIT => self.set_rate(now),
                     Some(_) => self.set_window(now),
                     None => {}
                 }
@@ -243,23 +244,23 @@ impl LimitSearch {
 
     /// Lowers a found limit after a refusal: it is above the true one.
     fn lower(&mut self, hint: Option<Duration>, now: Instant) {
-        if self.settling > 0 && now < self.since + SETTLING {
+        if self.settling > 0 && now < self.since + SETTLING_TIME {
             self.settling -= 1;
             return;
         }
         if self.limit > self.survived && self.survived > 0 {
             self.ceiling = Some(self.limit);
-            self.set(times(self.survived, LESS), now);
+            self.set(times(self.survived, REFUSED_PART), now);
             self.settling = SETTLING_REFUSALS;
         } else {
-            let proven = now >= self.since + PAUSE;
+            let proven = now >= self.since + GROWTH_PAUSE;
             let guess = if proven {
-                times(self.limit, MUCH_LESS)
+                times(self.limit, PROVEN_REFUSED_PART)
             } else {
                 self.limit / 2
             };
             let least = self.limit / 4;
-            let most = times(self.limit, LESS).min(self.limit - 1);
+            let most = times(self.limit, REFUSED_PART).min(self.limit - 1);
             let limit = self.measured(hint, now).unwrap_or(guess);
             self.set(limit.max(least).min(most), now);
         }
@@ -274,13 +275,18 @@ impl LimitSearch {
     fn measured(&self, hint: Option<Duration>, now: Instant) -> Option<u64> {
         let (calls, least, lasted) = match hint {
             Some(wait) => (self.accepted + 1, 2, now.duration_since(self.since) + wait),
-            None => (self.accepted, MEASURED, now.duration_since(self.since)),
+            None => (
+                self.accepted,
+                MIN_MEASURED_CALLS,
+                now.duration_since(self.since),
+            ),
         };
         #[expect(clippy::cast_precision_loss, reason = "a count of calls")]
         let per_second = calls as f64 / lasted.as_secs_f64();
         let pushed = self.is_rate() && self.was_full;
-        let tells = pushed && calls >= least && lasted >= MEASURING && lasted < 2 * PERIOD;
-        tells.then(|| times(60, per_second))
+        let is_measured =
+            pushed && calls >= least && lasted >= MIN_MEASURED_TIME && lasted < 2 * PERIOD;
+        is_measured.then(|| times(60, per_second))
     }
 }
 
