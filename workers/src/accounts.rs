@@ -1,7 +1,7 @@
 //! An account at a provider: its limits, and the keys that share them.
 //!
 //! A call reserves from all meters of an account together, under one lock. The meters count what is taken and when it
-//! returns. Governor ([`pacer`]) spaces the starts. It is asked last, so that nothing it granted has to be taken back.
+//! returns. Governor (`pacer`) spaces the starts. It is asked last, so that nothing it granted has to be taken back.
 
 mod bucket;
 mod circuit;
@@ -236,10 +236,10 @@ impl Account {
             let Err(wait) = meters[*meter].peek(&cost, now) else {
                 continue;
             };
-            let is_held_back = learned
+            let passes_as_probe = learned
                 .as_mut()
-                .is_some_and(|learned| learned.held_back(*meter, wait, now, probing));
-            if !is_held_back {
+                .is_some_and(|learned| learned.may_pass_as_probe(*meter, wait, now, probing));
+            if !passes_as_probe {
                 return Err(wait.into());
             }
             passed_over = Some(*meter);

@@ -1,4 +1,4 @@
-//! The circuit breaker of a provider's model: when most calls fail, calls stop until a probe succeeds.
+//! The circuit breaker of a provider's model: when half of the recent calls fail, calls stop until a probe succeeds.
 //!
 //! # Why
 //!

@@ -128,14 +128,14 @@ impl LearnedLimits {
 
     /// Notes that `meter` makes a call wait. Returns true if the call may be sent all the same, as the probe. The probe
     /// tells a spent minute from a rate that was too high.
-    pub(super) fn held_back(
+    pub(super) fn may_pass_as_probe(
         &mut self,
         meter: usize,
         wait: MeterWait,
         now: Instant,
         probing: bool,
     ) -> bool {
-        meter == self.searched && self.search.held_back(wait, now, probing)
+        meter == self.searched && self.search.may_pass_as_probe(wait, now, probing)
     }
 
     /// Notes that `call` is sent as that probe.

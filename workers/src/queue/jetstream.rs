@@ -122,11 +122,8 @@ impl JetStreamQueue {
             ..pull::Config::default()
         };
         let _slot = self.consumer_slot().await?;
-        let stream = self
-            .context
-            .get_stream(self.stream_of(reading))
-            .await
-            .map_err(unavailable)?;
+        let stream = self.context.get_stream(self.stream_of(reading));
+        let stream = stream.await.map_err(unavailable)?;
         let info = stream.cached_info();
         let created = info.created.unix_timestamp();
         self.created_of(reading.due)

@@ -161,7 +161,12 @@ impl LimitSearch {
     }
 
     /// Notes that a call has to wait. Returns true if the call is to be sent all the same, as the probe.
-    pub(super) fn held_back(&mut self, wait: MeterWait, now: Instant, probing: bool) -> bool {
+    pub(super) fn may_pass_as_probe(
+        &mut self,
+        wait: MeterWait,
+        now: Instant,
+        probing: bool,
+    ) -> bool {
         self.was_full = true;
         let is_window = matches!(wait, MeterWait::Until(at) if at > now + WINDOW_WAIT);
         probing && is_window && self.phase == SearchPhase::Doubtful { probe: None }
@@ -325,7 +330,7 @@ mod tests {
         for second in 0..1_200u64 {
             now += Duration::from_secs(1);
             for call in 0..search.limit.div_ceil(60) {
-                search.held_back(MeterWait::Until(now), now, false);
+                search.may_pass_as_probe(MeterWait::Until(now), now, false);
                 search.accepted(second * 1_000 + call, now, now);
             }
             search.grow(now);
