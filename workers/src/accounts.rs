@@ -104,18 +104,18 @@ pub enum Denied {
     /// The call may be made at this time, if no other call takes the room first.
     Until(Instant),
     /// The call may be made after something is released: a call is sent or ends, or spending is written down.
-    ForRelease,
+    UntilRelease,
     /// The call can never be made: it alone is larger than a limit.
     TooLarge,
     /// The call may not be made until an operator acts. `None` if an operator disabled the account.
-    Shut(Option<Class>),
+    Disabled(Option<Class>),
 }
 
 impl From<MeterWait> for Denied {
     fn from(wait: MeterWait) -> Self {
         match wait {
             MeterWait::Until(at) => Denied::Until(at),
-            MeterWait::ForRelease => Denied::ForRelease,
+            MeterWait::UntilRelease => Denied::UntilRelease,
             MeterWait::TooLarge => Denied::TooLarge,
         }
     }
@@ -218,7 +218,7 @@ impl Account {
             ..
         }) = models.get_mut(model)
         else {
-            return Err(Denied::Shut(None));
+            return Err(Denied::Disabled(None));
         };
         if let Some(learned) = learned {
             learned.grow(meters, now);
@@ -322,7 +322,7 @@ impl Account {
     /// Stops all calls with every key until an operator acts.
     pub fn disable(&self, reason: Class) {
         for key in &mut self.ledger().keys {
-            key.shut(reason);
+            key.disable(reason);
         }
         self.wake.release();
     }

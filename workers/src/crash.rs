@@ -134,7 +134,7 @@ pub(crate) fn over(work: &str, message: &[u8]) {
 #[cfg(feature = "crash-points")]
 fn chosen_work() -> Option<(String, String)> {
     let text = std::env::var(OVER).ok()?;
-    let (work, mark) = text.split_once(':')?;
+    let (work, mark) = text.split_once(':').filter(|(_, mark)| !mark.is_empty())?;
     Some((work.to_owned(), mark.to_owned()))
 }
 

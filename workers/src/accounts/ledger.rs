@@ -227,7 +227,7 @@ pub(super) fn choose_key(
             }
         }
     }
-    Err(soonest.unwrap_or(Denied::Shut(None)))
+    Err(soonest.unwrap_or(Denied::Disabled(None)))
 }
 
 /// Of two waits, the one that may end first.
@@ -236,8 +236,8 @@ fn sooner(left: Denied, right: Denied) -> Denied {
         (Denied::Until(left), Denied::Until(right)) => Denied::Until(left.min(right)),
         // A release wakes by itself; a time must be waited for.
         (Denied::Until(at), _) | (_, Denied::Until(at)) => Denied::Until(at),
-        (Denied::ForRelease, _) | (_, Denied::ForRelease) => Denied::ForRelease,
-        (Denied::Shut(reason), _) | (_, Denied::Shut(reason)) => Denied::Shut(reason),
+        (Denied::UntilRelease, _) | (_, Denied::UntilRelease) => Denied::UntilRelease,
+        (Denied::Disabled(reason), _) | (_, Denied::Disabled(reason)) => Denied::Disabled(reason),
         (Denied::TooLarge, Denied::TooLarge) => Denied::TooLarge,
     }
 }

@@ -52,7 +52,7 @@ pub(super) enum MeterWait {
     /// It will at this time, if nothing else takes the room first.
     Until(Instant),
     /// Only after a call in flight ends, or after more of the limit is persisted.
-    ForRelease,
+    UntilRelease,
     /// Never: the call alone is larger than the limit.
     TooLarge,
 }
@@ -196,7 +196,7 @@ impl Meter {
         if self.write_ahead.as_mut().is_none_or(admits) {
             return Ok(());
         }
-        Err(MeterWait::ForRelease)
+        Err(MeterWait::UntilRelease)
     }
 
     /// The same, whatever is persisted.
@@ -247,7 +247,7 @@ impl Meter {
                 return MeterWait::Until(*at);
             }
         }
-        MeterWait::ForRelease
+        MeterWait::UntilRelease
     }
 
     fn return_until(&mut self, now: Instant) {

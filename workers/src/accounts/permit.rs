@@ -202,7 +202,7 @@ impl Permit {
 
     /// Stops all calls with the key until an operator enables it: the provider does not accept it.
     pub fn disable_key(&self, reason: Class) {
-        self.account.ledger().keys[self.key].shut(reason);
+        self.account.ledger().keys[self.key].disable(reason);
     }
 
     /// Reports that the call was given up on at `now`, and may run on at the provider for `rest`: it counts among the calls

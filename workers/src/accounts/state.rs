@@ -70,7 +70,7 @@ pub(super) enum CallGate {
     /// Open, for one call alone.
     Probe,
     Until(Instant),
-    Shut(Option<Class>),
+    Disabled(Option<Class>),
 }
 
 impl CallGate {
@@ -79,7 +79,7 @@ impl CallGate {
         match self {
             CallGate::Open | CallGate::Probe => Ok(self),
             CallGate::Until(at) => Err(Denied::Until(at)),
-            CallGate::Shut(reason) => Err(Denied::Shut(reason)),
+            CallGate::Disabled(reason) => Err(Denied::Disabled(reason)),
         }
     }
 }
@@ -106,7 +106,7 @@ impl ReadyState {
                 CallGate::Until(since + PROBE_TIMEOUT)
             }
             ReadyState::Probing { .. } => CallGate::Probe,
-            ReadyState::Disabled { reason } => CallGate::Shut(reason),
+            ReadyState::Disabled { reason } => CallGate::Disabled(reason),
         }
     }
 
@@ -129,7 +129,7 @@ impl ReadyState {
     }
 
     /// Disables it because of the provider's answer. A state that an operator disabled stays.
-    pub(super) fn shut(&mut self, reason: Class) {
+    pub(super) fn disable(&mut self, reason: Class) {
         if *self != (ReadyState::Disabled { reason: None }) {
             *self = ReadyState::Disabled {
                 reason: Some(reason),

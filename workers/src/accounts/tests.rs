@@ -73,7 +73,7 @@ async fn a_slot_returns_a_period_after_the_call_was_sent_not_after_it_was_grante
     let sent = start + 5 * SECOND;
     assert_eq!(
         account.reserve("m", ONE, sent).err(),
-        Some(Denied::ForRelease)
+        Some(Denied::UntilRelease)
     );
     permit.send_marker().sent(sent);
     let Err(Denied::Until(free)) = account.reserve("m", ONE, sent) else {
@@ -102,7 +102,7 @@ async fn a_permit_that_was_never_sent_gives_everything_back() {
         let permit = account.reserve("m", ONE, now).expect("room");
         assert_eq!(
             account.reserve("n", ONE, now).err(),
-            Some(Denied::ForRelease),
+            Some(Denied::UntilRelease),
             "m and n share one place"
         );
         drop(permit);
@@ -321,7 +321,7 @@ async fn a_disabled_key_ends_calls_until_an_operator_acts() {
     let later = now + 100 * 24 * 3600 * SECOND;
     assert_eq!(
         account.reserve("m", ONE, later).err(),
-        Some(Denied::Shut(Some(Class::BadKey)))
+        Some(Denied::Disabled(Some(Class::BadKey)))
     );
 }
 
@@ -520,7 +520,7 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
             }
             assert_eq!(
                 account.reserve("m", ONE, moment.instant).err(),
-                Some(Denied::ForRelease)
+                Some(Denied::UntilRelease)
             );
             written = account.standing(true, moment);
             account.confirm();

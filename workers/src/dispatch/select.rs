@@ -65,8 +65,8 @@ impl EarliestStart {
     fn or_after(self, denied: Denied, now: Instant) -> Self {
         let at = match denied {
             Denied::Until(at) => at,
-            Denied::ForRelease => now,
-            Denied::TooLarge | Denied::Shut(_) => return self,
+            Denied::UntilRelease => now,
+            Denied::TooLarge | Denied::Disabled(_) => return self,
         };
         self.earlier(EarliestStart::At(at))
     }
@@ -248,7 +248,7 @@ impl TargetSelector {
         }
         let target = state.target(candidate.target);
         let granted = match state.controls.pauses_account(target.account.name()) {
-            true => Err(Denied::ForRelease),
+            true => Err(Denied::UntilRelease),
             false => target
                 .account
                 .reserve(&target.model, candidate.cost, self.now),

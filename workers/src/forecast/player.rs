@@ -192,8 +192,8 @@ impl ForecastPlayer {
                         continue;
                     };
                     match denied {
-                        Denied::TooLarge | Denied::Shut(_) => self.forecast.unserved += 1,
-                        Denied::Until(_) | Denied::ForRelease => {
+                        Denied::TooLarge | Denied::Disabled(_) => self.forecast.unserved += 1,
+                        Denied::Until(_) | Denied::UntilRelease => {
                             self.lines[line].jobs.push_front(first);
                             denied_here.push(self.lines[line].targets.clone());
                             let until = if let Denied::Until(at) = denied {
@@ -397,7 +397,7 @@ fn likely(estimated: u64) -> u64 {
 fn sooner(one: Denied, other: Denied) -> Denied {
     match (one, other) {
         (Denied::Until(one), Denied::Until(other)) => Denied::Until(one.min(other)),
-        (Denied::TooLarge | Denied::Shut(_), other) => other,
+        (Denied::TooLarge | Denied::Disabled(_), other) => other,
         (one, _) => one,
     }
 }
