@@ -10,7 +10,7 @@ use crate::kind::WorkKind;
 
 /// The most answer tokens that are reserved: no model returns more.
 const MOST_ANSWER_TOKENS: u64 = 10_000_000;
-/// The most answers that one request can request.
+/// The largest number of answers in one request.
 const MOST_ANSWERS: u64 = 128;
 /// The fields of a body that count as its prompt.
 const PROMPT: [&str; 9] = [

@@ -25,7 +25,6 @@ pub(super) use tools::{AnswerFormat, CalledTool, ToolCall, ToolChoice, ToolFunct
 
 use crate::unsupported::Unsupported;
 
-/// A chat request.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "struct Chat")]
 pub(super) struct ChatRequest {
@@ -275,7 +274,7 @@ impl ChatRequest {
 
     /// Groups the messages into alternating turns of the user and of the model. Successive messages
     /// of one turn are joined; results of calls belong to the user. `parts` encodes a message in a
-    /// dialect. Each turn has true first if it is the model's.
+    /// dialect. The first item of a turn is true if the turn is the model's.
     pub(super) fn by_turns(
         &self,
         parts: impl Fn(&ChatMessage, &str) -> Result<Vec<Value>, Unsupported>,

@@ -130,7 +130,7 @@ impl EmbeddingRequest {
         Err(Unsupported::new(format!("body.{name}"), problem))
     }
 
-    /// Builds the answer in OpenAI's shape from vectors in the order of the texts; `None` if the
+    /// Builds the answer in OpenAI's shape from vectors in the order of the texts. `None` if the
     /// number of vectors is not the number of texts.
     pub(super) fn answer(
         &self,

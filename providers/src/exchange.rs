@@ -174,8 +174,9 @@ impl Endpoint {
         }
     }
 
-    /// Returns the body of an error in OpenAI's shape, with the provider's own body as `native`. A
-    /// body that is not JSON becomes a JSON string.
+    /// Returns the body of an error in OpenAI's shape. OpenAI's dialects have that shape already;
+    /// for others the provider's own body is added as `native`. A body that is not JSON becomes a
+    /// JSON string.
     fn error_body(&self, error: &ErrorBody, reply: &Reply) -> Option<Box<RawValue>> {
         let Ok(raw) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
             return text_as_json(&reply.body);

@@ -1,4 +1,4 @@
-//! The redaction of errors, which repeat credentials, the names of accounts, and the request's own
+//! The redaction of errors. They repeat credentials, the names of accounts, and the request's own
 //! words.
 //!
 //! OpenAI repeats the ends of a wrong key, Groq the organization, Cohere values of the request.

@@ -220,8 +220,8 @@ pub struct ChatFields {
     /// The fields that are encoded in the provider's form. `None` where a request is sent as it is,
     /// except for the fields in the other lists.
     pub mapped: Option<Vec<&'static str>>,
-    /// The fields that are left out. They change an answer's cost, its speed or the parties that learn of it,
-    /// not what is requested.
+    /// The fields that are left out. They change an answer's cost, its speed or the parties that
+    /// learn of it, not what is requested.
     pub dropped: Vec<&'static str>,
     /// The fields that are refused although the rest is sent as it is.
     pub refused: Vec<&'static str>,

@@ -37,7 +37,7 @@ pub struct Completion {
     /// the job can be published again, and the next answer has the next number.
     #[serde(alias = "generation")]
     pub revision: u32,
-    /// How the job ended.
+    /// The outcome of the job.
     pub status: Status,
     /// The provider's last complete answer, an error answer included; null where there was none.
     pub response: Option<Response>,
@@ -65,7 +65,7 @@ pub struct Completion {
     pub metadata: Option<Object>,
 }
 
-/// How a job ended.
+/// The outcome of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {

@@ -60,7 +60,7 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
-/// The metadata of the stream of jobs that contains the last sequence with jobs of format 1.
+/// The metadata key of the stream of jobs for the last sequence whose jobs are of format 1.
 pub const FORMAT_1_UNTIL: &str = "forebay-format-1-until";
 /// The name of [`crate::header::REVISION_HEADER`] in format 1.
 pub const FORMAT_1_REVISION_HEADER: &str = "Forebay-Generation";

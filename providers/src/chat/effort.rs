@@ -76,7 +76,8 @@ impl ReasoningEffort {
 impl ChatRequest {
     /// Returns the limits for an answer of Anthropic's models where thoughts have a budget. Where
     /// the job sets a maximum, at most half of that is for thought, so that tokens for the answer
-    /// remain. Where it sets none, the budget is added to the default maximum.
+    /// remain. The budget is never less than 1,024 tokens, though, which is more than half of a
+    /// small maximum. Where the job sets none, the budget is added to the default maximum.
     pub(crate) fn share(&self) -> Result<EffortShare, Unsupported> {
         let stated = self.most_tokens();
         let Some(effort) = self
@@ -116,8 +117,8 @@ impl ChatRequest {
         }
     }
 
-    /// Checks that Anthropic's models can think. They do not where the job sets the sampling or
-    /// forces a call (vendor's documentation).
+    /// Checks that Anthropic's models can think. They do not where the job restricts the sampling
+    /// or forces a call (vendor's documentation).
     fn may_think(&self) -> Result<(), Unsupported> {
         let number = |number: &Option<serde_json::Number>| number.as_ref()?.as_f64();
         let is_forced = matches!(self.tool_choice, ToolChoice::Required | ToolChoice::One(_));
