@@ -8,7 +8,7 @@ pub(crate) const LARGE: usize = 1 << 20;
 
 /// Runs `act` on data of `bytes` bytes. If the data is large, the thread's other tasks move to another thread
 /// meanwhile. Without a runtime of several threads they wait.
-pub(crate) fn at_length<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
+pub(crate) fn run_blocking_if_large<T>(bytes: usize, act: impl FnOnce() -> T) -> T {
     if bytes >= LARGE && has_threads() {
         tokio::task::block_in_place(act)
     } else {

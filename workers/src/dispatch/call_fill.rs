@@ -43,7 +43,7 @@ impl<'a, Q, U> CallFill<'a, Q, U> {
             return None;
         }
         let limits: MergeLimits = permit.endpoint().provider.merges;
-        // A part of a call that was split is not filled up to the learned size: that would split it once more.
+        // A part of a split call may be larger than the learned size, which its split has just halved.
         let max_inputs = match merge.part {
             Some(_) => limits.inputs,
             None => state.merge_sizes.most(target, limits),

@@ -16,10 +16,11 @@
 //!
 //! # Invariants
 //!
-//! - A key is here exactly as long as it has a leader.
+//! - A key is here exactly as long as it has a leader: the leader reports when it is dropped, and the dispatcher then takes
+//!   the followers out.
 //! - `len` is the number of all followers.
-//! - A failure is shared with no follower: each of them is called by itself.
-//! - An answer of 1 MiB or more is shared with no follower: there is no room for many copies of it.
+//! - A failure is shared with no follower: the dispatcher lets each of them make its own call.
+//! - An answer of 1 MiB or more is shared with no follower (`CoalesceLeader::ended`): there is no room for many copies.
 
 use std::collections::HashMap;
 

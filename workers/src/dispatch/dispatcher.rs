@@ -104,14 +104,14 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         }
     }
 
-    /// Runs until `stop`, then gives back the jobs that have not begun.
+    /// Runs until `stop`, then has the waiting jobs given back.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut deadlines = tokio::time::interval(DEADLINE_CHECK_INTERVAL);
         let mut controls = self.state.controls.changes();
-        let mut stored = self.state.backpressure.releases();
+        let mut releases = self.state.backpressure.releases();
         loop {
             self.drain_inbox();
-            let wake = self.run_pass();
+            let next_start = self.run_pass();
             let state = Arc::clone(&self.state);
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -123,11 +123,11 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
                     self.resolve_followers(&key, outcome);
                 }
                 () = state.wake.released() => {}
-                () = sleep_until(wake) => {}
+                () = sleep_until(next_start) => {}
                 _ = deadlines.tick() => self.expire(),
                 // It cannot fail: the sender lives in the worker's state.
                 _ = controls.changed() => self.cancel(),
-                _ = stored.changed() => {}
+                _ = releases.changed() => {}
             }
         }
         self.give_back_all();
@@ -335,7 +335,7 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
         others
     }
 
-    /// Puts the next job behind a head that leaves into its place.
+    /// Queues the next job behind a head that leaves.
     fn promote_next_head(&mut self, head: &mut AdmittedJob) {
         if let Some(next) = self.merger.promote_next(head) {
             self.enqueue(next);
@@ -356,8 +356,8 @@ impl<Q: Queue, U: Upstream> Dispatcher<Q, U> {
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
+async fn sleep_until(at: Option<Instant>) {
+    match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }

@@ -1,4 +1,5 @@
-//! Which waiting item is next: lanes by weight, then teams by weight, then retries before new items, then age.
+//! Which waiting item is next: lanes by weight, then teams by weight; within a team the latest
+//! retry first, then new items by age.
 //!
 //! # Why
 //!
@@ -25,8 +26,8 @@ use forebay_schemas::Lane;
 /// What one unit of cost counts in a `start`, so that the division by a weight keeps enough digits.
 const UNIT: u64 = 1 << 10;
 
-/// Teams without items that are remembered at most.
-const MAX_IDLE_TEAMS: usize = 256;
+/// From this number of teams on, those without items are forgotten.
+const MAX_REMEMBERED_TEAMS: usize = 256;
 
 /// The answer to an offered item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl<T> TeamQueues<T> {
     /// Forgets teams without items. A team whose start is ahead of the virtual time is remembered: otherwise its next item
     /// would come first again.
     fn forget_idle(&mut self) {
-        if self.teams.len() > MAX_IDLE_TEAMS {
+        if self.teams.len() > MAX_REMEMBERED_TEAMS {
             let virtual_time = self.virtual_time;
             self.teams
                 .retain(|_, team| !team.is_idle() || team.start > virtual_time);

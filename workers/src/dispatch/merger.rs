@@ -12,7 +12,8 @@
 //! and then in the fair queue; an interactive head does not wait for others. The others wait here. When the head has a
 //! permit, as many of the others join its call as the provider, the limits and the learned size of a request allow.
 //!
-//! When a head leaves the fair queue, with a permit or without, the next job behind it becomes the head.
+//! When a head leaves, with a permit or without, the next job behind it becomes the head. It is queued at once: it has
+//! waited already.
 //!
 //! # Invariants
 //!
@@ -106,7 +107,7 @@ impl CallMerger {
         joined
     }
 
-    /// Makes the next job behind a head that leaves the head. Returns that job, if there is one.
+    /// Promotes the next job behind a head that leaves, and returns it; `None` if there is none.
     pub(crate) fn promote_next(&mut self, head: &mut AdmittedJob) -> Option<AdmittedJob> {
         if !is_head(head) {
             return None;

@@ -32,8 +32,8 @@ use crate::job::admitted_job::AdmittedJob;
 use crate::job::candidates::{CandidateRank, CandidateState};
 use crate::worker_state::WorkerState;
 
-/// The most that one call counts in its team's and lane's turn, in tokens: a wrong estimate must not cost them more turns
-/// than the largest call is worth.
+/// The most that a job counts in its team's and lane's turn, in tokens: a wrong estimate must not cost them more turns than
+/// the largest call is worth. The jobs that are merged into a call count this much again at most.
 pub(crate) const MAX_COST_PER_TURN: u64 = 1_000_000;
 
 /// One pass over the fair queue.
@@ -55,7 +55,7 @@ pub(crate) struct TargetSelector {
 /// When the targets of some ranks may serve a job, as far as they were asked.
 #[derive(Clone, Copy)]
 enum EarliestStart {
-    /// None of them can ever serve it.
+    /// None of them, unless an operator enables one.
     Never,
     At(Instant),
 }
@@ -65,6 +65,7 @@ impl EarliestStart {
     fn or_after(self, denied: Denied, now: Instant) -> Self {
         let at = match denied {
             Denied::Until(at) => at,
+            // It may be any moment.
             Denied::UntilRelease => now,
             Denied::TooLarge | Denied::Disabled(_) => return self,
         };
@@ -153,7 +154,7 @@ impl TargetSelector {
             scan.reach(candidate.rank());
             if let Err(at) = self.may_ask(state, admitted, candidate, &scan) {
                 self.wake_at(at);
-                scan.this_rank = scan.this_rank.or_after(Denied::Until(at), self.now);
+                scan.this_rank = scan.this_rank.earlier(EarliestStart::At(at));
                 can_ever_start = true;
                 continue;
             }

@@ -16,14 +16,15 @@ use crate::clock::millis_between;
 use crate::crash::{self, CrashPoint};
 use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
-use crate::large::at_length;
+use crate::large::run_blocking_if_large;
 use crate::outcome::outcome::CallOutcome;
 use crate::store::journal::WorkStep;
 use crate::until_done::retry_until_done;
 use crate::upstream::{self, ReceivedReply, Upstream};
 use crate::worker_state::WorkerState;
 
-/// Makes the permitted call. Adds the attempt to each of the call's jobs, unless no call was made, and returns its outcome.
+/// Makes the permitted call and returns its outcome. Adds the attempt to each of the call's jobs, unless it was journalled too
+/// late to be made.
 pub(crate) async fn attempt<Q, U: Upstream>(
     state: &WorkerState<Q, U>,
     call: &mut MergedCall,
@@ -41,10 +42,10 @@ pub(crate) async fn attempt<Q, U: Upstream>(
     async {
         let received = send(state, call, permit, started).await;
         crash::at(CrashPoint::Answered);
-        let (outcome, received) = classify(state, call, target, permit, received);
+        let (outcome, answer_permit) = classify(state, call, target, permit, received);
         Span::current().record("outcome", outcome.name());
         crash::at(CrashPoint::Classified);
-        add_attempt(state, call, permit, started, &outcome, received);
+        add_attempt(state, call, permit, started, &outcome, answer_permit);
         outcome
     }
     .instrument(span)
@@ -58,9 +59,9 @@ async fn send<Q, U: Upstream>(
     permit: &Permit,
     started: Timestamp,
 ) -> Result<ReceivedReply, SendFailure> {
-    let (endpoint, job) = (permit.endpoint(), call.request());
+    let (endpoint, job) = (permit.endpoint(), call.job());
     let encode = || endpoint.encode(job, permit.model());
-    let encoded = at_length(job.size(), || guarded(state, call, encode));
+    let encoded = run_blocking_if_large(job.size(), || guarded(state, call, encode));
     let mut request = encoded.map_err(SendFailure::Unsupported)?;
     permit.account().name().clone_into(&mut request.account);
     endpoint
@@ -74,11 +75,11 @@ async fn send<Q, U: Upstream>(
     }
     crash::at(CrashPoint::Journalled);
     let (marker, span) = (permit.send_marker(), Span::current());
-    let sent = move |at| {
+    let on_send = move |at| {
         marker.sent(at);
         span.in_scope(|| crash::at(CrashPoint::Sending));
     };
-    let sending = state.upstream.send(request, sent);
+    let sending = state.upstream.send(request, on_send);
     sending.await.map_err(SendFailure::Upstream)
 }
 
@@ -98,8 +99,8 @@ async fn begin<Q, U>(
     attempt: &Attempt,
 ) -> JournalTiming {
     let attempts = &state.journal.attempts;
-    let request = (admitted.fingerprint.as_str(), admitted.revision);
-    let write = || attempts.begin(&admitted.identity, request, attempt);
+    let answered = (admitted.fingerprint.as_str(), admitted.revision);
+    let write = || attempts.begin(&admitted.identity, answered, attempt);
     if admitted.job.on_ambiguous == OnAmbiguous::Retry {
         if let Err(error) = write() {
             warn!(%error, "a call cannot be journalled");
@@ -135,6 +136,8 @@ enum SendFailure {
 type AnswerPermit = Option<Arc<tokio::sync::OwnedSemaphorePermit>>;
 
 /// Reads the reply. Returns the outcome, and the permit for the answer's memory if the answer is kept.
+///
+/// The reply also teaches: its headers the account's limits, its size the number of texts of later calls.
 fn classify<Q, U>(
     state: &WorkerState<Q, U>,
     call: &MergedCall,
@@ -152,7 +155,7 @@ fn classify<Q, U>(
         Ok(reply) => read_reply(state, call, prices, permit, &reply),
         Err(failure) => outcome_of_failure(failure),
     };
-    let outcome = at_length(answer_bytes + call.request().size(), || {
+    let outcome = run_blocking_if_large(answer_bytes + call.job().size(), || {
         guarded(state, call, read)
     });
     let sample = call.size_sample(&outcome, answer_bytes);
@@ -169,7 +172,7 @@ fn read_reply<Q, U>(
     permit: &Permit,
     reply: &Reply,
 ) -> CallOutcome {
-    let (job, now) = (call.request(), state.now());
+    let (job, now) = (call.job(), state.now());
     let endpoint = permit.endpoint();
     permit.observe(&endpoint.observe(&reply.headers, now), Instant::now());
     let decoded = endpoint.decode(job, permit.model(), reply, now);
@@ -210,7 +213,7 @@ fn guarded<Q, U, T>(state: &WorkerState<Q, U>, call: &MergedCall, act: impl FnOn
     })
 }
 
-/// Adds the attempt to each job of the call, unless no call was made.
+/// Adds the attempt to each job of the call, unless it was journalled too late to be made.
 fn add_attempt<Q, U>(
     state: &WorkerState<Q, U>,
     call: &mut MergedCall,

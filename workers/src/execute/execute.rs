@@ -14,10 +14,10 @@ use crate::crash::{self, CrashPoint};
 use crate::execute::attempt::attempt;
 use crate::execute::merged_call::MergedCall;
 use crate::job::admitted_job::AdmittedJob;
-use crate::large::at_length;
+use crate::large::run_blocking_if_large;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::CallOutcome;
-use crate::outcome::policy::{AccountAction, JobVerdict, failure};
+use crate::outcome::policy::{AccountAction, JobVerdict, breaker_failure};
 use crate::queue::Queue;
 use crate::upstream::Upstream;
 use crate::worker_state::WorkerState;
@@ -40,7 +40,7 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
         .iter()
         .map(|admitted| decide(&state, admitted, &permit, &outcome))
         .unzip();
-    // The actions differ in their jitter alone. The account takes that of the head.
+    // The actions of merged jobs differ in the length of a cooldown alone. The account takes that of the head.
     let action = actions.first().copied().unwrap_or(AccountAction::None);
     settle_account(&mut permit, &outcome, action, call.input_tokens());
     drop(permit);
@@ -52,7 +52,7 @@ pub(crate) async fn execute<Q: Queue, U: Upstream>(
         }
         return;
     }
-    let divided = at_length(outcome.answer_size(), || call.divide_outcome(outcome));
+    let divided = run_blocking_if_large(outcome.answer_size(), || call.divide_outcome(outcome));
     let settled = divided
         .into_iter()
         .zip(verdicts)
@@ -91,11 +91,11 @@ async fn settle_job<Q: Queue, U: Upstream>(
 ) {
     debug!(?verdict, "settled");
     let candidates = &mut admitted.candidates;
-    let class = outcome.class.filter(|_| !outcome.was_not_made());
-    if let Some(class) = class {
+    let failed_as = outcome.class.filter(|_| !outcome.was_not_made());
+    if let Some(class) = failed_as {
         candidates.record_failure(target, class);
     }
-    match (verdict, class) {
+    match (verdict, failed_as) {
         (JobVerdict::Retry { counted, backoff }, _) => {
             candidates.back_off(target, Instant::now() + backoff);
             retry(state, admitted, counted);
@@ -113,7 +113,7 @@ async fn settle_job<Q: Queue, U: Upstream>(
     }
 }
 
-/// Hands a job to the dispatcher for its next call.
+/// Journals the end of a job's last attempt, and hands the job to the dispatcher for its next call.
 fn retry<Q, U>(state: &WorkerState<Q, U>, mut admitted: AdmittedJob, counted: bool) {
     admitted.counted += u32::from(counted);
     admitted.not_before = admitted.candidates.backs_off_until(Instant::now());
@@ -134,23 +134,28 @@ fn settle_account(
 ) {
     let now = Instant::now();
     if let Some(usage) = outcome.usage {
+        // Later estimates are corrected, and so is what this call took of the limits on tokens.
         permit.record_prompt_tokens(estimated_tokens, usage.input_tokens);
         let endpoint = permit.endpoint().clone();
         permit.settle(endpoint.spent(usage, permit.model()), endpoint.settles());
     }
     if let Some(rest) = outcome.runs_on {
+        // It still counts among the calls at once.
         permit.abandoned(now, rest);
     }
-    if outcome.status_code.is_some() {
+    let is_answered = outcome.status_code.is_some();
+    if is_answered {
+        // A call that probed a cooled key or model has shown something.
         permit.mark_answered();
     }
-    match failure(outcome) {
+    match breaker_failure(outcome) {
         Some(class) => permit.record_failure(class, now),
-        None if outcome.status_code.is_some() => permit.record_success(now),
+        None if is_answered => permit.record_success(now),
         None => {}
     }
     if action == AccountAction::None {
-        if outcome.status_code.is_some() {
+        if is_answered {
+            // No limit refused it.
             permit.accepted(now);
         }
         return;

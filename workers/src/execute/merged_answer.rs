@@ -50,6 +50,7 @@ impl MergedAnswer {
 /// The outcome of each job of a merged call. A failure is that of every job.
 pub(crate) fn outcomes(jobs: &[AdmittedJob], mut outcome: CallOutcome) -> Vec<CallOutcome> {
     let inputs: Vec<_> = jobs.iter().map(inputs_of).collect();
+    // The answer is taken out, so that the clones below do not copy it.
     let whole = outcome.response.take_if(|_| outcome.class.is_none());
     let answer = whole
         .as_ref()

@@ -1,4 +1,4 @@
-//! The jobs of one call: nearly always one job, or several whose embeddings share a request.
+//! The jobs of one call: usually one job; otherwise several whose embeddings share a request.
 //!
 //! Where a limit counts calls, a request of a thousand texts costs as little of it as one of a single text. If such a
 //! request is refused, its jobs are split into halves until the bad job is alone, so that it fails no other.
@@ -32,8 +32,8 @@ impl MergedCall {
         Self { jobs, merged }
     }
 
-    /// The job that is encoded for the provider.
-    pub(crate) fn request(&self) -> &Job {
+    /// The job that is encoded for the provider: the only one, or all texts in one.
+    pub(crate) fn job(&self) -> &Job {
         self.merged.as_ref().unwrap_or(&self.jobs[0].job)
     }
 

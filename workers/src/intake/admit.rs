@@ -22,7 +22,7 @@ use crate::job::admitted_job::AdmittedJob;
 use crate::job::candidates::CandidateSet;
 use crate::job::delivery::{HeldDelivery, PrefetchBuffer};
 use crate::job::in_flight::RegistrationOutcome;
-use crate::large::at_length;
+use crate::large::run_blocking_if_large;
 use crate::outcome::end::JobResult;
 use crate::outcome::outcome::Rejection;
 use crate::queue::{Delivery, Queue, QueueReading};
@@ -148,7 +148,7 @@ fn read_guarded<Q: Queue, U: Upstream>(
             crash::over("reading", payload.of(&delivery));
         }
         let size = payload.of(&delivery).len();
-        at_length(size, || {
+        run_blocking_if_large(size, || {
             read(state, flow, delivery, held, payload, poisoned_at)
         })
     })

@@ -6,7 +6,7 @@ use crate::intake::route::{JobRoute, route};
 use crate::job::admitted_job::AdmittedJob;
 use crate::job::merge_key::MergeCandidate;
 use crate::job::share::CoalesceRequest;
-use crate::large::at_length;
+use crate::large::run_blocking_if_large;
 use crate::outcome::outcome::Rejection;
 use crate::store::journal::WorkStep;
 use crate::worker_state::WorkerState;
@@ -22,7 +22,7 @@ pub(crate) fn choose_candidates<Q, U>(
     let size = admitted.job.size();
     let suspects = &state.journal.suspects;
     suspects.around(WorkStep::Calling, &name, || {
-        at_length(size, || choose(state, admitted))
+        run_blocking_if_large(size, || choose(state, admitted))
     })
 }
 

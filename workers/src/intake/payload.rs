@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::to_raw_value;
 
 use crate::job::delivery::HeldDelivery;
-use crate::large::{at_length, short};
+use crate::large::{run_blocking_if_large, short};
 use crate::outcome::outcome::Rejection;
 use crate::queue::{Delivery, Queue};
 use crate::until_done::retry_until_done;
@@ -112,7 +112,7 @@ pub(crate) async fn attach<Q: Queue, U>(
     };
     let bytes = bytes_of(state, team, &object, held, in_base64).await?;
     let named = object.rsplit('/').next().unwrap_or_default().to_owned();
-    let file = at_length(bytes.len(), || {
+    let file = run_blocking_if_large(bytes.len(), || {
         let data = BASE64_STANDARD.encode(&bytes);
         to_raw_value(&json!({ "data": data, "filename": filename.unwrap_or(named) }))
     });

@@ -221,7 +221,7 @@ impl RetryPolicy {
 
 /// Returns the class of a failure that counts for the circuit breaker: one of the provider, not of the job, the key or a
 /// limit. An answer that is too large is the job's failure; it has no status code here.
-pub(crate) fn failure(outcome: &CallOutcome) -> Option<Class> {
+pub(crate) fn breaker_failure(outcome: &CallOutcome) -> Option<Class> {
     outcome
         .class
         .filter(|_| !outcome.was_not_made())

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::large::{LARGE, at_length, size_of};
+use crate::large::{LARGE, run_blocking_if_large, size_of};
 use crate::store::results::day::StoreDay;
 use crate::store::results::writer::{StoreWrite, StoreWriter, StoredValue};
 
@@ -173,7 +173,8 @@ impl ResultStore {
     ) -> Result<(), Error> {
         let day = self.day(day_of(now))?;
         let key = key_of(identity);
-        let json = at_length(size_of(&record.completion), || serde_json::to_vec(record));
+        let json =
+            run_blocking_if_large(size_of(&record.completion), || serde_json::to_vec(record));
         let json = json.map_err(|error| Error::new(&self.dir, error))?;
         let value = if json.len() < LARGE || self.writer.is_none() {
             StoredValue::Record(json)

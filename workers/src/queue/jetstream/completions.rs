@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{JetStreamQueue, publish_stored, text_of, traced, unavailable};
 use crate::crash::{self, CrashPoint};
-use crate::large::{at_length, size_of};
+use crate::large::{run_blocking_if_large, size_of};
 use crate::queue::{CompletionPublication, Error, ExistingCompletion, PublishOutcome};
 
 /// Bytes of a message that are reserved for its headers.
@@ -60,7 +60,7 @@ impl JetStreamQueue {
         traceparent: Option<&str>,
     ) -> Result<(HeaderMap, Bytes), Error> {
         let mut headers = traced(traceparent);
-        let whole = at_length(size_of(completion), || json(completion))?;
+        let whole = run_blocking_if_large(size_of(completion), || json(completion))?;
         if whole.len() <= self.room() {
             return Ok((headers, whole));
         }
