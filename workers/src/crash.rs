@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use tracing::debug;
+use tracing::{Span, debug};
 
 /// A point between two steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl fmt::Display for CrashPoint {
             CrashPoint::Decided => "verdict reached",
             CrashPoint::Written => "result written",
             CrashPoint::Stored => "result synced",
-            CrashPoint::Kept => "completion object stored",
+            CrashPoint::Kept => "completion fits its message",
             CrashPoint::Completed => "completion published",
             CrashPoint::Buried => "dead letter published",
             CrashPoint::Copied => "copies sent",
@@ -145,6 +145,15 @@ pub(crate) const fn over(_: &str, _: &[u8]) {}
 /// Logs that a job reached `point`, and ends the process if it is to end here.
 pub(crate) fn at(point: CrashPoint) {
     debug!("{point}");
+    #[cfg(feature = "crash-points")]
+    abort_if_chosen(point);
+}
+
+/// Logs in each span that its job reached `point`, and ends the process if it is to end here: several jobs reach it together.
+pub(crate) fn at_in<'a>(point: CrashPoint, spans: impl IntoIterator<Item = &'a Span>) {
+    for span in spans {
+        span.in_scope(|| debug!("{point}"));
+    }
     #[cfg(feature = "crash-points")]
     abort_if_chosen(point);
 }

@@ -15,7 +15,7 @@ use crate::worker_state::WorkerState;
 /// Lets the journal forget a job: its result is stored.
 pub(crate) fn forget<Q, U>(state: &WorkerState<Q, U>, admitted: &AdmittedJob) {
     state.journal.attempts.over(&admitted.identity);
-    state.journal.suspects.forget(admitted.message_id());
+    state.journal.poison_pills.forget(admitted.message_id());
 }
 
 /// Stores a result, however long that takes. While it cannot be stored, no calls are made.

@@ -204,8 +204,8 @@ fn outcome_of_failure(failure: SendFailure) -> CallOutcome {
 /// jobs it may have been.
 fn guarded<Q, U, T>(state: &WorkerState<Q, U>, call: &MergedCall, act: impl FnOnce() -> T) -> T {
     let messages = call.jobs().iter().map(AdmittedJob::message_id);
-    let suspects = &state.journal.suspects;
-    suspects.around_all(WorkStep::Calling, messages, || {
+    let poison_pills = &state.journal.poison_pills;
+    poison_pills.guarded_all(WorkStep::Calling, messages, || {
         for admitted in call.jobs() {
             crash::over("calling", &admitted.delivery.payload);
         }

@@ -141,9 +141,9 @@ fn read_guarded<Q: Queue, U: Upstream>(
     payload: JobPayload,
 ) -> ReadMessage {
     let name = delivery.unique_id.clone();
-    let suspects = &state.journal.suspects;
-    let poisoned_at = suspects.guilty(&name);
-    suspects.around(WorkStep::Reading, &name, || {
+    let poison_pills = &state.journal.poison_pills;
+    let poisoned_at = poison_pills.poisoned_at(&name);
+    poison_pills.guarded(WorkStep::Reading, &name, || {
         if poisoned_at != Some(WorkStep::Reading) {
             crash::over("reading", payload.of(&delivery));
         }

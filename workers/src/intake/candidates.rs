@@ -20,8 +20,8 @@ pub(crate) fn choose_candidates<Q, U>(
 ) -> Option<Rejection> {
     let name = admitted.delivery.unique_id.clone();
     let size = admitted.job.size();
-    let suspects = &state.journal.suspects;
-    suspects.around(WorkStep::Calling, &name, || {
+    let poison_pills = &state.journal.poison_pills;
+    poison_pills.guarded(WorkStep::Calling, &name, || {
         run_blocking_if_large(size, || choose(state, admitted))
     })
 }
@@ -65,9 +65,9 @@ fn merge_candidate<Q, U>(
     state: &WorkerState<Q, U>,
     admitted: &AdmittedJob,
 ) -> Option<MergeCandidate> {
-    let suspects = &state.journal.suspects;
+    let poison_pills = &state.journal.poison_pills;
     // A job over which the process may have ended is worked on alone.
-    if suspects.suspects(admitted.message_id()) {
+    if poison_pills.is_suspect(admitted.message_id()) {
         return None;
     }
     let merge = MergeCandidate::of(&admitted.job, &admitted.flow.pool)?;

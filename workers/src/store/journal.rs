@@ -25,7 +25,7 @@ pub struct Error {
 #[derive(Debug)]
 pub struct Journal {
     pub(crate) attempts: AttemptJournal,
-    pub(crate) suspects: PoisonPills,
+    pub(crate) poison_pills: PoisonPills,
 }
 
 impl Journal {
@@ -43,7 +43,7 @@ impl Journal {
             }
             Ok(Self {
                 attempts: AttemptJournal::open(dir)?,
-                suspects: PoisonPills::open(dir)?,
+                poison_pills: PoisonPills::open(dir)?,
             })
         };
         open().map_err(|problem| Error {

@@ -21,7 +21,7 @@ use jiff::{Timestamp, ToSpan, tz::TimeZone};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use crate::large::{LARGE, run_blocking_if_large, size_of};
 use crate::store::results::day::StoreDay;
@@ -205,6 +205,7 @@ impl ResultStore {
             day,
             key,
             value,
+            span: Span::current(),
             done,
         });
         match written.await {

@@ -87,7 +87,7 @@ impl Ends {
 
 /// A mark in the file. Dropping it erases the mark.
 struct PoisonMark<'a> {
-    suspects: &'a PoisonPills,
+    pills: &'a PoisonPills,
     slot: u64,
     work: WorkStep,
     message: &'a str,
@@ -143,7 +143,7 @@ impl PoisonPills {
     }
 
     /// Returns the step at which this message ended the process too often; the message is set aside then.
-    pub(crate) fn guilty(&self, message: &str) -> Option<WorkStep> {
+    pub(crate) fn poisoned_at(&self, message: &str) -> Option<WorkStep> {
         let mut ends = *self.ends().get(message)?;
         [WorkStep::Reading, WorkStep::Calling]
             .into_iter()
@@ -151,19 +151,19 @@ impl PoisonPills {
     }
 
     /// Runs `act`, which processes a message's bytes. A panic counts as an end of the process.
-    pub(crate) fn around<T>(&self, work: WorkStep, message: &str, act: impl FnOnce() -> T) -> T {
-        self.around_all(work, [message], act)
+    pub(crate) fn guarded<T>(&self, work: WorkStep, message: &str, act: impl FnOnce() -> T) -> T {
+        self.guarded_all(work, [message], act)
     }
 
     /// Runs `act`, which processes the bytes of several messages at once.
-    pub(crate) fn around_all<'a, T>(
+    pub(crate) fn guarded_all<'a, T>(
         &'a self,
         work: WorkStep,
         messages: impl IntoIterator<Item = &'a str>,
         act: impl FnOnce() -> T,
     ) -> T {
         let messages: Vec<_> = messages.into_iter().collect();
-        let _turn = self.turn(&messages);
+        let _turn = self.take_turn(&messages);
         let _marks: Vec<_> = messages
             .into_iter()
             .map(|message| self.mark(work, message))
@@ -172,13 +172,13 @@ impl PoisonPills {
     }
 
     /// Returns true if the process ended at this message before.
-    pub(crate) fn suspects(&self, message: &str) -> bool {
+    pub(crate) fn is_suspect(&self, message: &str) -> bool {
         self.ends().contains_key(message)
     }
 
-    fn turn(&self, messages: &[&str]) -> PoisonTurn<'_> {
+    fn take_turn(&self, messages: &[&str]) -> PoisonTurn<'_> {
         // The check precedes the wait for the turn, because the holder of the turn may check too.
-        match messages.iter().any(|message| self.suspects(message)) {
+        match messages.iter().any(|message| self.is_suspect(message)) {
             true => PoisonTurn::Alone {
                 _guard: self.alone.write(),
             },
@@ -206,7 +206,7 @@ impl PoisonPills {
         bytes.extend_from_slice(name);
         self.write(slot, &bytes);
         PoisonMark {
-            suspects: self,
+            pills: self,
             slot,
             work,
             message,
@@ -238,15 +238,15 @@ impl Drop for PoisonMark<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             error!(message = self.message, work = ?self.work, "a panic while this message was worked on");
-            let mut ends = self.suspects.ends();
+            let mut ends = self.pills.ends();
             *ends
                 .entry(self.message.to_owned())
                 .or_default()
                 .of(self.work) += 1;
-            self.suspects.keep(&ends);
+            self.pills.keep(&ends);
         }
-        self.suspects.write(self.slot, &[0]);
-        self.suspects.free.lock().free.push(self.slot);
+        self.pills.write(self.slot, &[0]);
+        self.pills.free.lock().free.push(self.slot);
     }
 }
 
@@ -278,13 +278,13 @@ mod tests {
 
     /// Opens the marks again after a process that ended amid `worked`.
     fn end_amid(dir: &Path, worked: &[(WorkStep, &'static str)]) -> PoisonPills {
-        let suspects = PoisonPills::open(dir).expect("opened");
+        let pills = PoisonPills::open(dir).expect("opened");
         // Each mark stays in the file, as at an end of the process.
         worked.iter().for_each(|(work, message)| {
-            let mark = suspects.mark(*work, message);
+            let mark = pills.mark(*work, message);
             std::mem::forget(mark);
         });
-        drop(suspects);
+        drop(pills);
         PoisonPills::open(dir).expect("opened")
     }
 
@@ -292,15 +292,17 @@ mod tests {
     fn a_message_over_which_the_process_ended_twice_is_guilty() {
         let dir = tempfile::tempdir().expect("a directory");
         let both = [(WorkStep::Calling, "bad"), (WorkStep::Calling, "beside it")];
-        let suspects = end_amid(dir.path(), &both);
-        assert_eq!(suspects.guilty("bad"), None);
-        let suspects = end_amid(dir.path(), &both[..1]);
-        assert_eq!(suspects.guilty("bad"), Some(WorkStep::Calling));
-        assert_eq!(suspects.guilty("beside it"), None);
-        suspects.forget("bad");
-        drop(suspects);
+        let pills = end_amid(dir.path(), &both);
+        assert_eq!(pills.poisoned_at("bad"), None);
+        let pills = end_amid(dir.path(), &both[..1]);
+        assert_eq!(pills.poisoned_at("bad"), Some(WorkStep::Calling));
+        assert_eq!(pills.poisoned_at("beside it"), None);
+        pills.forget("bad");
+        drop(pills);
         assert_eq!(
-            PoisonPills::open(dir.path()).expect("opened").guilty("bad"),
+            PoisonPills::open(dir.path())
+                .expect("opened")
+                .poisoned_at("bad"),
             None
         );
     }
@@ -308,36 +310,38 @@ mod tests {
     #[test]
     fn work_that_is_done_blames_nobody_and_its_place_is_used_again() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = PoisonPills::open(dir.path()).expect("opened");
+        let pills = PoisonPills::open(dir.path()).expect("opened");
         for _ in 0..100 {
-            assert_eq!(suspects.around(WorkStep::Reading, "good", || 7), 7);
+            assert_eq!(pills.guarded(WorkStep::Reading, "good", || 7), 7);
         }
-        drop(suspects);
+        drop(pills);
         assert!(
             std::fs::metadata(dir.path().join(FILE))
                 .expect("there")
                 .len()
                 <= SLOT as u64
         );
-        let suspects = PoisonPills::open(dir.path()).expect("opened");
-        assert!(suspects.ends().is_empty());
+        let pills = PoisonPills::open(dir.path()).expect("opened");
+        assert!(pills.ends().is_empty());
     }
 
     #[test]
     fn a_panic_counts_and_the_next_message_is_worked_on() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = PoisonPills::open(dir.path()).expect("opened");
+        let pills = PoisonPills::open(dir.path()).expect("opened");
         for _ in 0..MOST {
             let panics = std::panic::AssertUnwindSafe(|| {
-                suspects.around(WorkStep::Reading, "bad", || panic!("on purpose"));
+                pills.guarded(WorkStep::Reading, "bad", || panic!("on purpose"));
             });
             assert!(std::panic::catch_unwind(panics).is_err());
         }
-        assert_eq!(suspects.guilty("bad"), Some(WorkStep::Reading));
-        assert_eq!(suspects.around(WorkStep::Reading, "good", || 7), 7);
-        drop(suspects);
+        assert_eq!(pills.poisoned_at("bad"), Some(WorkStep::Reading));
+        assert_eq!(pills.guarded(WorkStep::Reading, "good", || 7), 7);
+        drop(pills);
         assert_eq!(
-            PoisonPills::open(dir.path()).expect("opened").guilty("bad"),
+            PoisonPills::open(dir.path())
+                .expect("opened")
+                .poisoned_at("bad"),
             Some(WorkStep::Reading)
         );
     }
@@ -345,36 +349,36 @@ mod tests {
     #[test]
     fn a_suspect_is_worked_on_while_no_other_is() {
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]);
-        suspects.around(WorkStep::Calling, "suspect", || {
-            assert!(suspects.alone.try_read().is_none())
+        let pills = end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]);
+        pills.guarded(WorkStep::Calling, "suspect", || {
+            assert!(pills.alone.try_read().is_none())
         });
-        suspects.around(WorkStep::Calling, "other", || {
-            assert!(suspects.alone.try_read().is_some())
+        pills.guarded(WorkStep::Calling, "other", || {
+            assert!(pills.alone.try_read().is_some())
         });
     }
 
     #[test]
-    fn who_works_beside_a_suspect_may_ask_about_suspects() {
+    fn work_beside_a_suspect_may_ask_about_suspects() {
         use std::sync::{Arc, mpsc};
 
         let dir = tempfile::tempdir().expect("a directory");
-        let suspects = Arc::new(end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]));
+        let pills = Arc::new(end_amid(dir.path(), &[(WorkStep::Calling, "suspect")]));
         let ((begin, begun), (end, ended)) = (mpsc::channel(), mpsc::channel());
-        let beside = Arc::clone(&suspects);
+        let beside = Arc::clone(&pills);
         std::thread::spawn(move || {
-            beside.around(WorkStep::Reading, "other", || {
+            beside.guarded(WorkStep::Reading, "other", || {
                 begin.send(()).expect("somebody waits");
                 // The other thread waits for the suspect's turn meanwhile.
                 (0..10_000).for_each(|_| {
-                    beside.guilty("other");
+                    beside.poisoned_at("other");
                     std::thread::yield_now();
                 });
             });
         });
         std::thread::spawn(move || {
             begun.recv().expect("it begins");
-            suspects.around(WorkStep::Calling, "suspect", || ());
+            pills.guarded(WorkStep::Calling, "suspect", || ());
             end.send(()).expect("somebody waits");
         });
         ended

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::crash::{self, CrashPoint};
 use crate::store::results::{Error, large};
 use parking_lot::RwLock;
+use tracing::Span;
 
 /// The first byte of a value that holds a record; it is the version of the layout.
 const VERSION: u8 = 1;
@@ -142,11 +143,15 @@ impl StoreDay {
 
     /// Writes a batch. When this returns, the batch survives a power loss. sled does not work after an error, so the
     /// database is reopened then.
-    pub(crate) fn commit(&self, batch: sled::Batch) -> Result<(), Error> {
+    pub(crate) fn commit<'a>(
+        &self,
+        batch: sled::Batch,
+        spans: impl IntoIterator<Item = &'a Span>,
+    ) -> Result<(), Error> {
         let result = {
             let open = self.open.read();
             match open.as_ref() {
-                Some(open) => open.commit(&self.path, batch),
+                Some(open) => open.commit(&self.path, batch, spans),
                 None => Err(self.closed()),
             }
         };
@@ -196,11 +201,16 @@ impl DayDatabase {
         Ok(Self { db, file })
     }
 
-    fn commit(&self, path: &Path, batch: sled::Batch) -> Result<(), Error> {
+    fn commit<'a>(
+        &self,
+        path: &Path,
+        batch: sled::Batch,
+        spans: impl IntoIterator<Item = &'a Span>,
+    ) -> Result<(), Error> {
         self.db
             .apply_batch(batch)
             .map_err(|error| of_sled(path, &error))?;
-        crash::at(CrashPoint::Written);
+        crash::at_in(CrashPoint::Written, spans);
         self.db.flush().map_err(|error| of_sled(path, &error))?;
         self.file.sync_data().map_err(|error| Error {
             passing: true,

@@ -23,6 +23,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use crate::store::results::Error;
 use crate::store::results::day::StoreDay;
@@ -43,6 +44,8 @@ pub(crate) struct StoreWrite {
     pub(crate) day: Arc<StoreDay>,
     pub(crate) key: Vec<u8>,
     pub(crate) value: StoredValue,
+    /// The span of the job whose record it is.
+    pub(crate) span: Span,
     pub(crate) done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -104,7 +107,8 @@ fn commit(day: &StoreDay, group: Vec<StoreWrite>) {
     group
         .iter()
         .for_each(|write| put(&mut batch, &write.key, &write.value));
-    let result = day.commit(batch);
+    let spans = group.iter().map(|write| &write.span);
+    let result = day.commit(batch, spans);
     for write in group {
         let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
         // A task that has ended does not wait for its write any more.
@@ -124,5 +128,5 @@ fn put(batch: &mut sled::Batch, key: &[u8], value: &StoredValue) {
 pub(crate) fn write_one(day: &StoreDay, key: &[u8], value: &StoredValue) -> Result<(), Error> {
     let mut batch = sled::Batch::default();
     put(&mut batch, key, value);
-    day.commit(batch)
+    day.commit(batch, [&Span::current()])
 }
