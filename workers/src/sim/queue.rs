@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_schemas::{Completion, Flow, Format, Identity};
@@ -104,11 +105,8 @@ impl SimQueue {
             state: known,
             receipt: DeliveryReceipt(name),
         };
-        state
-            .waiting
-            .entry(flow.clone())
-            .or_default()
-            .push_back(delivery);
+        let waiting = state.waiting.entry(flow.clone()).or_default();
+        waiting.push_back(delivery);
         state.flows.insert(flow.clone());
         state.announce(flow);
         drop(state);
@@ -124,9 +122,9 @@ impl SimQueue {
 
     /// Returns all completions.
     pub fn completions(&self) -> Vec<Completion> {
-        self.state()
-            .completions
-            .values()
+        let state = self.state();
+        let completions = state.completions.values();
+        completions
             .map(|(completion, _)| completion.clone())
             .collect()
     }
@@ -159,9 +157,9 @@ impl SimQueue {
     fn take(&self, flow: &Flow) -> Option<Delivery> {
         let mut state = self.state();
         let delivery = state.waiting.get_mut(flow)?.pop_front()?;
-        state
-            .held
-            .insert(delivery.receipt.0.clone(), (flow.clone(), delivery.clone()));
+        let name = delivery.receipt.0.clone();
+        let held = (flow.clone(), delivery.clone());
+        state.held.insert(name, held);
         Some(delivery)
     }
 }
@@ -189,13 +187,14 @@ impl Queue for SimQueue {
     }
 
     async fn postpone(&self, job: PostponedJob) -> Result<bool, Error> {
-        let wait = job.at.duration_since(self.clock.now());
-        let wait = std::time::Duration::try_from(wait).unwrap_or_default();
+        let now = self.clock.now();
+        let wait = Duration::try_from(job.at.duration_since(now)).unwrap_or_default();
         self.state().postponed += 1;
         let queue = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(wait).await;
-            queue.enqueue(&job.flow, job.payload, Some(job.state));
+            let state = Some(job.state);
+            queue.enqueue(&job.flow, job.payload, state);
         });
         Ok(true)
     }
@@ -229,11 +228,10 @@ impl Queue for SimQueue {
 
     async fn forget(&self, reading: &QueueReading) -> Result<bool, Error> {
         let mut state = self.state();
-        let waits = state
-            .waiting
-            .get(&reading.flow)
-            .is_some_and(|waiting| !waiting.is_empty());
-        let idle = !waits && state.held.values().all(|(flow, _)| *flow != reading.flow);
+        let waiting = state.waiting.get(&reading.flow);
+        let waits = waiting.is_some_and(|waiting| !waiting.is_empty());
+        let mut held = state.held.values();
+        let idle = !waits && held.all(|(flow, _)| *flow != reading.flow);
         state.forgotten += usize::from(idle);
         Ok(idle)
     }
@@ -248,7 +246,8 @@ impl Queue for SimQueue {
         let mut state = self.state();
         if let Some((flow, mut delivery)) = state.held.remove(&receipt.0) {
             delivery.redelivered = true;
-            state.waiting.entry(flow).or_default().push_front(delivery);
+            let waiting = state.waiting.entry(flow).or_default();
+            waiting.push_front(delivery);
         }
         drop(state);
         self.shared.waiting.notify_waiters();
@@ -283,11 +282,9 @@ impl Queue for SimQueue {
     }
 
     async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
-        Ok(self
-            .state()
-            .completions
-            .get(identity)
-            .map(|(_, standing)| standing.clone()))
+        let state = self.state();
+        let found = state.completions.get(identity);
+        Ok(found.map(|(_, standing)| standing.clone()))
     }
 
     async fn copy(
@@ -299,11 +296,10 @@ impl Queue for SimQueue {
         let completion =
             serde_json::to_vec(completion).map_err(|error| Error(error.to_string()))?;
         let completion = Bytes::from(completion);
-        self.state().copies.extend(
-            subjects
-                .into_iter()
-                .map(|subject| (subject, completion.clone())),
-        );
+        let copies = subjects
+            .into_iter()
+            .map(|subject| (subject, completion.clone()));
+        self.state().copies.extend(copies);
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use ::http::{HeaderMap, HeaderValue};
 use parking_lot::{Mutex, MutexGuard};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::upstream::{Error, ReceivedReply, Upstream};
 use forebay_providers::{Reply, Request};
@@ -114,12 +114,16 @@ impl SimUpstream {
 
     /// Returns the arrival times of an account's calls, including refused ones.
     pub fn arrivals(&self, key: &str) -> Vec<Instant> {
-        self.state().arrivals.get(key).cloned().unwrap_or_default()
+        let state = self.state();
+        let arrivals = state.arrivals.get(key);
+        arrivals.cloned().unwrap_or_default()
     }
 
     /// Returns the arrival times of an account's calls that no limit refused.
     pub fn accepted(&self, key: &str) -> Vec<Instant> {
-        self.state().accepted.get(key).cloned().unwrap_or_default()
+        let state = self.state();
+        let accepted = state.accepted.get(key);
+        accepted.cloned().unwrap_or_default()
     }
 
     /// Returns the number of calls that a limit refused.
@@ -129,80 +133,70 @@ impl SimUpstream {
 
     /// Returns a random duration up to `most`.
     fn up_to(&self, most: Duration) -> Duration {
-        most.mul_f64(self.state().rng.random::<f64>())
+        let share: f64 = self.state().rng.random();
+        most.mul_f64(share)
     }
 
     /// Counts an arrival. Returns the wait if a limit refuses it.
     fn admit(&self, account: &SimAccount, now: Instant) -> Option<Duration> {
         let mut state = self.state();
-        let arrivals = state.arrivals.entry(account.key.clone()).or_default();
+        let key = account.key.clone();
+        let arrivals = state.arrivals.entry(key.clone()).or_default();
         arrivals.push(now);
-        let refused = account.limits.iter().filter_map(|(limit, per)| {
-            match account.counting {
-                SimCounting::Sliding => {}
-                SimCounting::Fixed => return refused_by_clock(arrivals, arrivals[0], *limit, *per),
-                SimCounting::Clock => {
-                    return refused_by_clock(
-                        arrivals,
-                        clock_origin(self.began, *per),
-                        *limit,
-                        *per,
-                    );
-                }
-                SimCounting::Bucket => return refused_by_bucket(arrivals, *limit, *per),
-            }
-            let in_window = arrivals
-                .iter()
-                .rev()
-                .take_while(|at| now.duration_since(**at) <= *per);
-            let count = in_window.count();
-            (count > *limit).then(|| *per - now.duration_since(arrivals[arrivals.len() - count]))
-        });
-        let refused = refused.max();
-        match refused {
-            Some(_) => state.refusals += 1,
-            None => state
-                .accepted
-                .entry(account.key.clone())
-                .or_default()
-                .push(now),
+        let refused = account
+            .limits
+            .iter()
+            .filter_map(|(limit, per)| self.refused(account.counting, arrivals, *limit, *per))
+            .max();
+        if refused.is_some() {
+            state.refusals += 1;
+        } else {
+            let accepted = state.accepted.entry(key).or_default();
+            accepted.push(now);
         }
         refused
     }
 
+    /// Returns the wait if the last arrival exceeds a limit.
+    fn refused(
+        &self,
+        counting: SimCounting,
+        arrivals: &[Instant],
+        limit: usize,
+        per: Duration,
+    ) -> Option<Duration> {
+        match counting {
+            SimCounting::Sliding => refused_by_window(arrivals, limit, per),
+            SimCounting::Fixed => refused_by_clock(arrivals, *arrivals.first()?, limit, per),
+            SimCounting::Clock => {
+                refused_by_clock(arrivals, clock_origin(self.began, per), limit, per)
+            }
+            SimCounting::Bucket => refused_by_bucket(arrivals, limit, per),
+        }
+    }
+
     /// Returns the headers about an account's first limit, in OpenAI's form.
-    fn told(&self, account: &SimAccount, now: Instant) -> HeaderMap {
+    fn limit_headers(&self, account: &SimAccount, now: Instant) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let Some((limit, per)) = account
-            .limits
-            .first()
-            .filter(|_| account.tells == Tells::Limits)
-        else {
+        let first = account.limits.first();
+        let Some((limit, per)) = first.filter(|_| account.tells == Tells::Limits) else {
             return headers;
         };
         let state = self.state();
-        let arrivals = state
-            .arrivals
-            .get(&account.key)
-            .map_or(&[][..], Vec::as_slice);
+        let arrivals = state.arrivals.get(&account.key);
+        let arrivals = arrivals.map_or(&[][..], Vec::as_slice);
         let origin = match account.counting {
             SimCounting::Clock => Some(clock_origin(self.began, *per)),
             _ => arrivals.first().copied(),
         };
-        let (used, whole_in) =
-            account
-                .counting
-                .used(arrivals, origin.unwrap_or(now), *limit, *per, now);
+        let origin = origin.unwrap_or(now);
+        let (used, whole_in) = account.counting.used(arrivals, origin, *limit, *per, now);
+        let remaining = limit.saturating_sub(used);
+        let reset = whole_in.as_millis();
         for (part, value) in [
             ("x-ratelimit-limit-requests", limit.to_string()),
-            (
-                "x-ratelimit-remaining-requests",
-                limit.saturating_sub(used).to_string(),
-            ),
-            (
-                "x-ratelimit-reset-requests",
-                format!("{}ms", whole_in.as_millis()),
-            ),
+            ("x-ratelimit-remaining-requests", remaining.to_string()),
+            ("x-ratelimit-reset-requests", format!("{reset}ms")),
         ] {
             if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(part, value);
@@ -227,25 +221,19 @@ impl Upstream for SimUpstream {
     where
         S: FnOnce(Instant) + Send + 'static,
     {
-        tokio::time::sleep(self.up_to(self.behaviour.send_delay)).await;
+        let behaviour = &*self.behaviour;
+        sleep(self.up_to(behaviour.send_delay)).await;
         sent(Instant::now());
-        tokio::time::sleep(self.up_to(self.behaviour.way)).await;
-        let key = request
-            .headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
-        let account = self
-            .behaviour
-            .accounts
-            .iter()
-            .find(|account| Some(account.key.as_str()) == key);
-        let Some(account) = account else {
+        sleep(self.up_to(behaviour.way)).await;
+        let key = bearer(&request.headers);
+        let mut accounts = behaviour.accounts.iter();
+        let Some(account) = accounts.find(|account| Some(&*account.key) == key) else {
             let body =
                 r#"{"error":{"message":"Incorrect API key provided.","code":"invalid_api_key"}}"#;
             return Ok(self.answer(401, HeaderMap::new(), body));
         };
         if let Some(wait) = self.admit(account, Instant::now()) {
-            let mut headers = self.told(account, Instant::now());
+            let mut headers = self.limit_headers(account, Instant::now());
             if let Ok(value) = HeaderValue::from_str(&wait.as_millis().to_string())
                 && account.tells != Tells::Nothing
             {
@@ -254,24 +242,25 @@ impl Upstream for SimUpstream {
             let body = r#"{"error":{"message":"Rate limit reached.","type":"requests","code":"rate_limit_exceeded"}}"#;
             return Ok(self.answer(429, headers, body));
         }
-        let told = self.told(account, Instant::now());
-        let broken = self.began.elapsed() < self.behaviour.outage;
-        let (least, most) = self.behaviour.latency;
+        let headers = self.limit_headers(account, Instant::now());
+        let broken = self.began.elapsed() < behaviour.outage;
+        let (least, most) = behaviour.latency;
         let latency = least + self.up_to(most.saturating_sub(least));
-        tokio::time::sleep(latency).await;
+        sleep(latency).await;
         let fate: f64 = self.state().rng.random();
-        if fate < self.behaviour.lost {
+        if fate < behaviour.lost {
             return Err(Error::Unanswered("the connection was reset".to_owned()));
         }
-        if broken || fate < self.behaviour.lost + self.behaviour.errors {
-            return Ok(self.answer(
-                500,
-                HeaderMap::new(),
-                r#"{"error":{"message":"oops","type":"server_error"}}"#,
-            ));
+        if broken || fate < behaviour.lost + behaviour.errors {
+            let body = r#"{"error":{"message":"oops","type":"server_error"}}"#;
+            return Ok(self.answer(500, HeaderMap::new(), body));
         }
         let body = String::from_utf8_lossy(&request.body).into_owned();
-        Ok(self.answer(200, told, &format!(r#"{{"choices":[{{}}],"echo":{body}}}"#)))
+        Ok(self.answer(
+            200,
+            headers,
+            &format!(r#"{{"choices":[{{}}],"echo":{body}}}"#),
+        ))
     }
 }
 
@@ -290,26 +279,13 @@ impl SimCounting {
         };
         match self {
             SimCounting::Sliding => {
-                let used = arrivals
-                    .iter()
-                    .rev()
-                    .take_while(|at| now.duration_since(**at) <= per)
-                    .count();
-                (used, (*last + per).saturating_duration_since(now))
+                let whole_at = *last + per;
+                let used = arrivals_within(arrivals, per, now);
+                (used, whole_at.saturating_duration_since(now))
             }
             SimCounting::Fixed | SimCounting::Clock => {
-                let period =
-                    |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
-                let used = arrivals
-                    .iter()
-                    .rev()
-                    .take_while(|at| period(**at) == period(now))
-                    .count();
-                let elapsed = now.duration_since(origin).as_nanos() % per.as_nanos().max(1);
-                (
-                    used,
-                    per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX)),
-                )
+                let clock = PeriodClock { origin, per };
+                (clock.arrivals_with(arrivals, now), clock.rest(now))
             }
             SimCounting::Bucket => {
                 let bucket = SimBucket::after(arrivals, limit, per);
@@ -341,21 +317,67 @@ fn refused_by_clock(
     per: Duration,
 ) -> Option<Duration> {
     let last = *arrivals.last()?;
-    let period = |at: Instant| at.duration_since(origin).as_nanos() / per.as_nanos().max(1);
-    let count = arrivals
-        .iter()
-        .rev()
-        .take_while(|at| period(**at) == period(last))
-        .count();
-    let elapsed = last.duration_since(origin).as_nanos() % per.as_nanos().max(1);
-    let rest = per - Duration::from_nanos(u64::try_from(elapsed).unwrap_or(u64::MAX));
-    (count > limit).then_some(rest)
+    let clock = PeriodClock { origin, per };
+    let count = clock.arrivals_with(arrivals, last);
+    (count > limit).then(|| clock.rest(last))
+}
+
+/// A clock of periods of length `per`, of which one starts at `origin`.
+struct PeriodClock {
+    origin: Instant,
+    per: Duration,
+}
+
+impl PeriodClock {
+    /// Returns the number of the period that holds `at`, and the nanoseconds since its start.
+    fn place(&self, at: Instant) -> (u128, u128) {
+        let since = at.duration_since(self.origin).as_nanos();
+        let period = self.per.as_nanos().max(1);
+        (since / period, since % period)
+    }
+
+    /// Returns the time from `at` until the end of its period.
+    fn rest(&self, at: Instant) -> Duration {
+        let (_, elapsed) = self.place(at);
+        let elapsed = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        self.per - Duration::from_nanos(elapsed)
+    }
+
+    /// Returns the number of the latest arrivals in the period of `at`.
+    fn arrivals_with(&self, arrivals: &[Instant], at: Instant) -> usize {
+        let (period, _) = self.place(at);
+        let arrivals = arrivals.iter().rev();
+        let same = arrivals.take_while(|arrival| self.place(**arrival).0 == period);
+        same.count()
+    }
+}
+
+/// Returns the number of arrivals that are at most `per` before `now`.
+fn arrivals_within(arrivals: &[Instant], per: Duration, now: Instant) -> usize {
+    let arrivals = arrivals.iter().rev();
+    let within = arrivals.take_while(|at| now.duration_since(**at) <= per);
+    within.count()
+}
+
+/// Returns the wait if the last arrival exceeds the limit in the period that ends with it.
+fn refused_by_window(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
+    let now = *arrivals.last()?;
+    let count = arrivals_within(arrivals, per, now);
+    let oldest = arrivals[arrivals.len() - count];
+    (count > limit).then(|| per - now.duration_since(oldest))
+}
+
+/// Returns the key of a request.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
+    value.strip_prefix("Bearer ")
 }
 
 /// Returns the wait if the last arrival finds less than one call in a bucket that was full at the first arrival.
 fn refused_by_bucket(arrivals: &[Instant], limit: usize, per: Duration) -> Option<Duration> {
     let bucket = SimBucket::after(arrivals, limit, per);
-    (bucket.missing > 0.0).then(|| Duration::from_secs_f64(bucket.missing / bucket.rate))
+    let wait = bucket.missing / bucket.rate;
+    (bucket.missing > 0.0).then(|| Duration::from_secs_f64(wait))
 }
 
 /// A bucket that was full at the first arrival, in its state after the last one.
@@ -379,7 +401,8 @@ impl SimBucket {
         let mut before = arrivals.first().copied();
         for at in arrivals {
             let since = at.duration_since(before.replace(*at).unwrap_or(*at));
-            bucket.level = (bucket.level + since.as_secs_f64() * bucket.rate).min(size);
+            let refilled = since.as_secs_f64() * bucket.rate;
+            bucket.level = (bucket.level + refilled).min(size);
             bucket.missing = (1.0 - bucket.level).max(0.0);
             // A refused call takes nothing.
             if bucket.missing <= 1e-9 {
