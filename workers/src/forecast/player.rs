@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use forebay_schemas::{Job, Usage};
 use jiff::Timestamp;
+use rust_decimal::Decimal;
 use tokio::time::Instant;
 
 use super::{CALL, Forecast};
@@ -17,7 +18,7 @@ use crate::intake::route::route;
 use crate::job::candidates::CandidateState;
 use crate::job::merge_key::MergeCandidate;
 use crate::job::share::CoalesceRequest;
-use crate::pools::Pools;
+use crate::pools::{PoolTarget, Pools};
 use forebay_providers::Endpoint;
 use forebay_providers::cost::CallCost;
 
@@ -52,10 +53,78 @@ struct PendingJob {
     tier: Option<String>,
 }
 
+impl PendingJob {
+    /// Returns the number of inputs that the job adds to a merged call.
+    fn inputs(&self) -> usize {
+        self.join.as_ref().map_or(1, |join| join.inputs)
+    }
+
+    /// Returns the likely usage of the job.
+    fn likely_usage(&self) -> Usage {
+        Usage {
+            input_tokens: likely(self.cost.input_tokens),
+            output_tokens: self.cost.output_tokens,
+            ..Usage::default()
+        }
+    }
+
+    /// Returns the most tokens of the answer; `None` if neither the job nor the target states a maximum.
+    fn max_output(&self, target: &PoolTarget) -> Option<u64> {
+        let is_bound = self.states_maximum || self.cost.output_tokens == 0;
+        if is_bound {
+            Some(self.cost.output_tokens)
+        } else {
+            target.max_output
+        }
+    }
+
+    /// Returns the prices of the prompt and of the answer of a call with this usage, if they are known.
+    fn prices(&self, used: &Usage, target: &PoolTarget) -> Option<(Decimal, Decimal)> {
+        let prices = target.prices.as_ref()?;
+        let tier = self.tier.as_deref();
+        let prompt = Usage {
+            output_tokens: 0,
+            ..*used
+        };
+        let prompt = prices.amount(&prompt, tier)?;
+        let both = prices.amount(used, tier)?;
+        Some((prompt, both.checked_sub(prompt)?))
+    }
+}
+
+impl Forecast {
+    /// Adds the longest answer of a job with the usage `used`, and the prices of the job.
+    fn add_answer(&mut self, job: &PendingJob, used: Usage, target: &PoolTarget) {
+        let most = job.max_output(target);
+        self.unbounded += usize::from(most.is_none());
+        let longest = Usage {
+            output_tokens: most.unwrap_or(used.output_tokens),
+            ..used
+        };
+        self.output_tokens += longest.output_tokens;
+        let sums = job.prices(&longest, target).and_then(|(prompt, answer)| {
+            let prompts = self.prompts.checked_add(prompt)?;
+            Some((prompts, self.answers.checked_add(answer)?))
+        });
+        if let Some((prompts, answers)) = sums {
+            self.prompts = prompts;
+            self.answers = answers;
+        } else {
+            self.unpriced += 1;
+        }
+    }
+}
+
 /// Jobs that wait for the same targets and may be merged into one call.
 struct ForecastLine {
     targets: Vec<usize>,
     jobs: VecDeque<Box<PendingJob>>,
+}
+
+impl ForecastLine {
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
 }
 
 /// A call in flight.
@@ -84,26 +153,17 @@ impl ForecastPlayer {
             from: now,
             nanos: AtomicU64::new(0),
         });
-        let (wake, circuits) = (
-            Arc::new(Wake::default()),
-            Arc::new(CircuitBreakers::default()),
-        );
+        let wake = Arc::new(Wake::default());
+        let circuits = Arc::new(CircuitBreakers::default());
         let shown: Arc<dyn Clock> = Arc::<ForecastClock>::clone(&clock);
-        let account = |account| {
-            Account::new(
-                account,
-                Arc::clone(&wake),
-                Arc::clone(&circuits),
-                None,
-                Arc::clone(&shown),
-            )
-        };
-        let accounts: Vec<_> = config.accounts.into_iter().map(account).collect();
-        let limits = config
-            .teams
-            .get(team)
-            .map(|team| team.limits.clone())
-            .unwrap_or_default();
+        let mut accounts = Vec::new();
+        for account in config.accounts {
+            let (wake, circuits) = (Arc::clone(&wake), Arc::clone(&circuits));
+            let clock = Arc::clone(&shown);
+            accounts.push(Account::new(account, wake, circuits, None, clock));
+        }
+        let team = config.teams.get(team);
+        let limits = team.map(|team| team.limits.clone()).unwrap_or_default();
         let cap =
             (!limits.is_empty()).then(|| TeamLimits::new(&limits, Arc::clone(&wake), None, &shown));
         let start = Instant::now();
@@ -128,110 +188,119 @@ impl ForecastPlayer {
         team: &str,
         seen: &mut HashSet<(String, String)>,
     ) {
-        let found = route(&self.pools, pool, job, true)
-            .ok()
-            .filter(|found| found.rejection.is_none());
-        let Some(found) = found else {
-            self.forecast.unserved += 1;
-            return;
+        let found = match route(&self.pools, pool, job, true) {
+            Ok(found) if found.rejection.is_none() => found,
+            _ => {
+                self.forecast.unserved += 1;
+                return;
+            }
         };
         let is_shared = CoalesceRequest::of(job, found.pool.cache).is_some();
         if is_shared && !seen.insert((team.to_owned(), job.fingerprint(pool))) {
             return;
         }
         let choices = found.candidates.left().to_vec();
-        let is_too_long = found
-            .candidates
-            .are_too_small_for(likely(found.cost.input_tokens));
+        let prompt = likely(found.cost.input_tokens);
+        let is_too_long = found.candidates.are_too_small_for(prompt);
         self.forecast.too_long += usize::from(is_too_long);
-        let join = found
-            .pool
-            .merge
-            .then(|| MergeCandidate::of(job, pool))
-            .flatten();
-        let join = join.filter(|join| join.inputs > 1 || !is_too_long);
-        let tier = job
-            .body
-            .get("service_tier")
-            .and_then(|raw| serde_json::from_str(raw.get()).ok());
-        let states_maximum = Endpoint::states_maximum(job);
-        let targets: Vec<_> = choices.iter().map(|choice| choice.target).collect();
-        let key = (
-            targets.clone(),
-            join.as_ref().map(|join| Arc::clone(&join.key)),
-        );
-        let lines = &mut self.lines;
-        let place = *self.places.entry(key).or_insert_with(|| {
-            lines.push(ForecastLine {
+        let join = if found.pool.merge {
+            MergeCandidate::of(job, pool)
+        } else {
+            None
+        };
+        let tier = job.body.get("service_tier");
+        let job = Box::new(PendingJob {
+            choices,
+            cost: found.cost,
+            join: join.filter(|join| join.inputs > 1 || !is_too_long),
+            states_maximum: Endpoint::states_maximum(job),
+            tier: tier.and_then(|raw| serde_json::from_str(raw.get()).ok()),
+        });
+        let line = self.line_of(&job);
+        line.jobs.push_back(job);
+    }
+
+    /// Returns the line of the jobs that wait for the same targets and may be merged with `job`.
+    fn line_of(&mut self, job: &PendingJob) -> &mut ForecastLine {
+        let targets = job.choices.iter().map(|choice| choice.target);
+        let targets: Vec<_> = targets.collect();
+        let join = job.join.as_ref().map(|join| Arc::clone(&join.key));
+        let new = self.lines.len();
+        let place = *self.places.entry((targets.clone(), join)).or_insert(new);
+        if place == new {
+            self.lines.push(ForecastLine {
                 targets,
                 jobs: VecDeque::new(),
             });
-            lines.len() - 1
-        });
-        self.lines[place].jobs.push_back(Box::new(PendingJob {
-            choices,
-            cost: found.cost,
-            join,
-            states_maximum,
-            tier,
-        }));
+        }
+        &mut self.lines[place]
     }
 
     pub(super) fn play(mut self) -> Forecast {
         let mut last = self.start;
-        while !self.lines.is_empty() || !self.under_way.is_empty() {
-            let mut next = None;
-            // A job that is denied keeps its turn: later jobs for the same targets are not tried.
-            let mut denied_here: Vec<Vec<usize>> = Vec::new();
-            for line in 0..self.lines.len() {
-                if denied_here.contains(&self.lines[line].targets) {
-                    continue;
-                }
-                while let Some(first) = self.lines[line].jobs.pop_front() {
-                    let Err((first, denied)) = self.start(first, line) else {
-                        continue;
-                    };
-                    match denied {
-                        Denied::TooLarge | Denied::Disabled(_) => self.forecast.unserved += 1,
-                        Denied::Until(_) | Denied::UntilRelease => {
-                            self.lines[line].jobs.push_front(first);
-                            denied_here.push(self.lines[line].targets.clone());
-                            let until = if let Denied::Until(at) = denied {
-                                Some(at)
-                            } else {
-                                None
-                            };
-                            next = next.into_iter().chain(until).min();
-                            break;
-                        }
-                    }
-                }
-            }
-            self.lines.retain(|line| !line.jobs.is_empty());
+        loop {
+            let next = self.start_all();
             let ends = self.under_way.first_key_value().map(|((at, _), _)| *at);
             let Some(at) = next.into_iter().chain(ends).min() else {
                 break;
             };
             self.pass(at.max(self.now + STEP));
-            while let Some(entry) = self
-                .under_way
-                .first_entry()
-                .filter(|entry| entry.key().0 <= self.now)
+            while let Some(entry) = self.under_way.first_entry()
+                && entry.key().0 <= self.now
             {
                 last = last.max(entry.key().0);
                 end(entry.remove(), self.now);
             }
         }
+        let is_limited = self.forecast.unlimited.is_empty();
         let takes = last.saturating_duration_since(self.start);
-        self.forecast.takes = self.forecast.unlimited.is_empty().then_some(takes);
+        self.forecast.takes = is_limited.then_some(takes);
         self.forecast
+    }
+
+    /// Starts all calls that can start now. Returns the earliest time that a limit states for another one.
+    fn start_all(&mut self) -> Option<Instant> {
+        let mut next: Option<Instant> = None;
+        // A job that is denied keeps its turn: later jobs for the same targets are not tried.
+        let mut denied_here: Vec<Vec<usize>> = Vec::new();
+        for line in 0..self.lines.len() {
+            if denied_here.contains(&self.lines[line].targets) {
+                continue;
+            }
+            let Some(denied) = self.start_line(line) else {
+                continue;
+            };
+            let targets = self.lines[line].targets.clone();
+            denied_here.push(targets);
+            if let Denied::Until(at) = denied {
+                next = Some(next.map_or(at, |next| next.min(at)));
+            }
+        }
+        self.lines.retain(|line| !line.is_empty());
+        next
+    }
+
+    /// Starts the calls of a line, until a job of it has to wait. Returns the reason then.
+    fn start_line(&mut self, line: usize) -> Option<Denied> {
+        while let Some(first) = self.lines[line].jobs.pop_front() {
+            match self.start(first, line) {
+                Ok(()) => {}
+                Err((_, Denied::TooLarge | Denied::Disabled(_))) => self.forecast.unserved += 1,
+                Err((first, denied @ (Denied::Until(_) | Denied::UntilRelease))) => {
+                    let jobs = &mut self.lines[line].jobs;
+                    jobs.push_front(first);
+                    return Some(denied);
+                }
+            }
+        }
+        None
     }
 
     fn pass(&mut self, at: Instant) {
         self.now = at;
-        let passed =
-            u64::try_from(at.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX);
-        self.clock.nanos.store(passed, Ordering::Relaxed);
+        let passed = at.saturating_duration_since(self.start);
+        let nanos = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
+        self.clock.nanos.store(nanos, Ordering::Relaxed);
     }
 
     /// Starts a call for `first` and the jobs that are merged with it. Returns `first` and the reason if it has to
@@ -245,81 +314,34 @@ impl ForecastPlayer {
             Ok(reserved) => reserved,
             Err(denied) => return Err((first, denied)),
         };
-        let mut party = vec![*first];
-        self.join(&mut party, line, target, &permit);
+        let mut merged = vec![*first];
+        self.join(&mut merged, line, target, &permit);
         let place = self.pools.target(target);
         let account = &place.account;
+        let name = account.name().to_owned();
         if account.learns() {
-            self.forecast.unlimited.insert(account.name().to_owned());
+            self.forecast.unlimited.insert(name.clone());
         }
-        let mut all = ForecastCall {
+        let mut call = ForecastCall {
             permit,
             estimated: 0,
             used: Usage::default(),
         };
-        for PendingJob {
-            cost,
-            states_maximum,
-            tier,
-            ..
-        } in &party
-        {
-            let input_tokens = likely(cost.input_tokens);
-            let is_bound = *states_maximum || cost.output_tokens == 0;
-            let most = if is_bound {
-                Some(cost.output_tokens)
-            } else {
-                place.max_output
-            };
-            self.forecast.unbounded += usize::from(most.is_none());
-            let used = Usage {
-                input_tokens,
-                output_tokens: cost.output_tokens,
-                ..Usage::default()
-            };
-            let longest = Usage {
-                output_tokens: most.unwrap_or(cost.output_tokens),
-                ..used
-            };
-            self.forecast.output_tokens += longest.output_tokens;
-            let prompt = Usage {
-                output_tokens: 0,
-                ..used
-            };
-            let price = |used| {
-                place
-                    .prices
-                    .as_ref()
-                    .and_then(|prices| prices.amount(used, tier.as_deref()))
-            };
-            let priced = price(&prompt)
-                .zip(price(&longest))
-                .and_then(|(prompt, both)| {
-                    let prompts = self.forecast.prompts.checked_add(prompt)?;
-                    Some((
-                        prompts,
-                        self.forecast
-                            .answers
-                            .checked_add(both.checked_sub(prompt)?)?,
-                    ))
-                });
-            match priced {
-                Some(sums) => (self.forecast.prompts, self.forecast.answers) = sums,
-                None => self.forecast.unpriced += 1,
-            }
-            all.estimated += cost.input_tokens;
-            all.used.input_tokens += input_tokens;
-            all.used.output_tokens += cost.output_tokens;
+        for job in &merged {
+            let used = job.likely_usage();
+            self.forecast.add_answer(job, used, place);
+            call.estimated += job.cost.input_tokens;
+            call.used.input_tokens += used.input_tokens;
+            call.used.output_tokens += used.output_tokens;
         }
-        self.forecast.input_tokens += all.used.input_tokens;
-        *self
-            .forecast
-            .calls
-            .entry((account.name().to_owned(), place.model.clone()))
-            .or_default() += 1;
-        all.permit.send_marker().sent(self.now);
+        self.forecast.input_tokens += call.used.input_tokens;
+        let calls = &mut self.forecast.calls;
+        *calls.entry((name, place.model.clone())).or_default() += 1;
+        let marker = call.permit.send_marker();
+        marker.sent(self.now);
         self.sent += 1;
-        self.under_way.insert((self.now + CALL, self.sent), all);
+        let end = (self.now + CALL, self.sent);
+        self.under_way.insert(end, call);
         Ok(())
     }
 
@@ -330,17 +352,14 @@ impl ForecastPlayer {
         }
         let room = |choice: &CandidateState| {
             let target = self.pools.target(choice.target);
-            target.account.headroom(&target.model, self.now) * choice.weight
+            let (account, model) = (&target.account, &target.model);
+            account.headroom(model, self.now) * choice.weight
         };
-        let mut order: Vec<_> = job
-            .choices
-            .iter()
-            .map(|choice| (choice, room(choice)))
-            .collect();
+        let choices = job.choices.iter();
+        let mut order: Vec<_> = choices.map(|choice| (choice, room(choice))).collect();
         order.sort_by(|(one, one_room), (other, other_room)| {
-            one.rank()
-                .cmp(&other.rank())
-                .then(other_room.total_cmp(one_room))
+            let by_rank = one.rank().cmp(&other.rank());
+            by_rank.then(other_room.total_cmp(one_room))
         });
         let mut denied: Option<Denied> = None;
         for (choice, _) in order {
@@ -350,10 +369,12 @@ impl ForecastPlayer {
                 continue;
             }
             let target = self.pools.target(choice.target);
-            match target.account.reserve(&target.model, choice.cost, self.now) {
+            let (account, model) = (&target.account, &target.model);
+            match account.reserve(model, choice.cost, self.now) {
                 Ok(mut permit) => {
                     if let Some(cap) = &self.cap {
-                        permit.charge(cap.take(&job.cost, self.now)?);
+                        let share = cap.take(&job.cost, self.now)?;
+                        permit.charge(share);
                     }
                     return Ok((choice.target, permit));
                 }
@@ -363,27 +384,27 @@ impl ForecastPlayer {
         Err(denied.unwrap_or(Denied::TooLarge))
     }
 
-    fn join(&mut self, party: &mut Vec<PendingJob>, line: usize, target: usize, permit: &Permit) {
+    /// Adds jobs of the line to `merged` and to its permit, as long as limits and the provider's maximum allow.
+    fn join(&mut self, merged: &mut Vec<PendingJob>, line: usize, target: usize, permit: &Permit) {
         let account = permit.account();
-        if party[0].join.is_none() || !account.counts_calls(permit.model()) {
+        if merged[0].join.is_none() || !account.counts_calls(permit.model()) {
             return;
         }
-        let joins = account.config().endpoint.provider.merges;
-        let size = |job: &PendingJob| job.join.as_ref().map_or(1, |join| join.inputs);
-        let (mut inputs, mut tokens) = (size(&party[0]), party[0].cost.input_tokens);
-        while let Some(next) = self.lines[line].jobs.front() {
-            let cost = next
-                .choices
-                .iter()
-                .find(|choice| choice.target == target)
-                .map(|choice| choice.cost);
-            let (all, all_tokens) = (inputs + size(next), tokens + next.cost.input_tokens);
-            let fits = all <= joins.inputs && all_tokens <= joins.tokens;
-            if !fits || !cost.is_some_and(|cost| permit.extend(&cost, self.now)) {
+        let provider = &account.config().endpoint.provider;
+        let most = provider.merges;
+        let (mut inputs, mut tokens) = (merged[0].inputs(), merged[0].cost.input_tokens);
+        let jobs = &mut self.lines[line].jobs;
+        while let Some(next) = jobs.front() {
+            let mut choices = next.choices.iter();
+            let choice = choices.find(|choice| choice.target == target);
+            inputs += next.inputs();
+            tokens += next.cost.input_tokens;
+            let fits = inputs <= most.inputs && tokens <= most.tokens;
+            let is_taken = |choice: &CandidateState| permit.extend(&choice.cost, self.now);
+            if !fits || !choice.is_some_and(is_taken) {
                 break;
             }
-            (inputs, tokens) = (all, all_tokens);
-            party.extend(self.lines[line].jobs.pop_front().map(|job| *job));
+            merged.extend(jobs.pop_front().map(|job| *job));
         }
     }
 }
@@ -411,7 +432,8 @@ fn end(call: ForecastCall, now: Instant) {
     let account = Arc::clone(permit.account());
     let endpoint = &account.config().endpoint;
     permit.record_prompt_tokens(estimated, used.input_tokens);
-    permit.settle(endpoint.spent(used, permit.model()), endpoint.settles());
+    let spent = endpoint.spent(used, permit.model());
+    permit.settle(spent, endpoint.settles());
     permit.mark_answered();
     permit.record_success(now);
     permit.accepted(now);
