@@ -56,7 +56,10 @@ struct PendingJob {
 impl PendingJob {
     /// Returns the number of inputs that the job adds to a merged call.
     fn inputs(&self) -> usize {
-        self.join.as_ref().map_or(1, |join| join.inputs)
+        match &self.join {
+            Some(join) => join.inputs,
+            None => 1,
+        }
     }
 
     /// Returns the likely usage of the job.
@@ -121,12 +124,6 @@ struct ForecastLine {
     jobs: VecDeque<Box<PendingJob>>,
 }
 
-impl ForecastLine {
-    fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
-    }
-}
-
 /// A call in flight.
 struct ForecastCall {
     permit: Permit,
@@ -163,7 +160,7 @@ impl ForecastPlayer {
             accounts.push(Account::new(account, wake, circuits, None, clock));
         }
         let team = config.teams.get(team);
-        let limits = team.map(|team| team.limits.clone()).unwrap_or_default();
+        let limits = team.map_or_else(Vec::new, |team| team.limits.clone());
         let cap =
             (!limits.is_empty()).then(|| TeamLimits::new(&limits, Arc::clone(&wake), None, &shown));
         let start = Instant::now();
@@ -226,7 +223,8 @@ impl ForecastPlayer {
         let targets: Vec<_> = targets.collect();
         let join = job.join.as_ref().map(|join| Arc::clone(&join.key));
         let new = self.lines.len();
-        let place = *self.places.entry((targets.clone(), join)).or_insert(new);
+        let key = (targets.clone(), join);
+        let place = *self.places.entry(key).or_insert(new);
         if place == new {
             self.lines.push(ForecastLine {
                 targets,
@@ -276,7 +274,8 @@ impl ForecastPlayer {
                 next = Some(next.map_or(at, |next| next.min(at)));
             }
         }
-        self.lines.retain(|line| !line.is_empty());
+        self.lines
+            .retain(|ForecastLine { jobs, .. }| !jobs.is_empty());
         next
     }
 
@@ -335,8 +334,9 @@ impl ForecastPlayer {
             call.used.output_tokens += used.output_tokens;
         }
         self.forecast.input_tokens += call.used.input_tokens;
+        let of_target = (name, place.model.clone());
         let calls = &mut self.forecast.calls;
-        *calls.entry((name, place.model.clone())).or_default() += 1;
+        *calls.entry(of_target).or_default() += 1;
         let marker = call.permit.send_marker();
         marker.sent(self.now);
         self.sent += 1;
@@ -387,7 +387,8 @@ impl ForecastPlayer {
     /// Adds jobs of the line to `merged` and to its permit, as long as limits and the provider's maximum allow.
     fn join(&mut self, merged: &mut Vec<PendingJob>, line: usize, target: usize, permit: &Permit) {
         let account = permit.account();
-        if merged[0].join.is_none() || !account.counts_calls(permit.model()) {
+        let may_join = merged[0].join.is_some();
+        if !may_join || !account.counts_calls(permit.model()) {
             return;
         }
         let provider = &account.config().endpoint.provider;

@@ -140,7 +140,7 @@ impl SimUpstream {
     /// Counts an arrival. Returns the wait if a limit refuses it.
     fn admit(&self, account: &SimAccount, now: Instant) -> Option<Duration> {
         let mut state = self.state();
-        let key = account.key.clone();
+        let key = &account.key;
         let arrivals = state.arrivals.entry(key.clone()).or_default();
         arrivals.push(now);
         let refused = account
@@ -151,7 +151,7 @@ impl SimUpstream {
         if refused.is_some() {
             state.refusals += 1;
         } else {
-            let accepted = state.accepted.entry(key).or_default();
+            let accepted = state.accepted.entry(key.clone()).or_default();
             accepted.push(now);
         }
         refused

@@ -35,20 +35,23 @@ impl Journal {
     /// # Errors
     /// Returns an error if a file cannot be read or written.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let open = || {
-            std::fs::create_dir_all(dir)?;
-            // A new directory survives a power loss only after its parent is synced.
-            if let Some(parent) = dir.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                File::open(parent)?.sync_all()?;
-            }
-            Ok(Self {
-                attempts: AttemptJournal::open(dir)?,
-                poison_pills: PoisonPills::open(dir)?,
-            })
-        };
-        open().map_err(|problem| Error {
+        Self::open_in(dir).map_err(|problem| Error {
             path: dir.to_owned(),
             problem,
+        })
+    }
+
+    fn open_in(dir: &Path) -> std::io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        // A new directory survives a power loss only after its parent is synced.
+        if let Some(parent) = dir.parent()
+            && !parent.as_os_str().is_empty()
+        {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(Self {
+            attempts: AttemptJournal::open(dir)?,
+            poison_pills: PoisonPills::open(dir)?,
         })
     }
 }

@@ -149,11 +149,9 @@ impl ResultStore {
 
         results.forget_old(now)?;
         let first = day_of(results.horizon(now));
-        for date in results
-            .stored_days()?
-            .into_iter()
-            .filter(|date| *date >= first)
-        {
+        let mut dates = results.stored_days()?;
+        dates.retain(|date| *date >= first);
+        for date in dates {
             results.day(date)?;
         }
         // The first result of today should not wait until its database is created.
@@ -234,12 +232,8 @@ impl ResultStore {
             at: now,
         };
         let kept = serde_json::to_vec(&kept).map_err(|error| Error::new(&self.dir, error))?;
-        self.write(
-            self.day(day_of(now))?,
-            key_of_request(request),
-            StoredValue::Kept(kept),
-        )
-        .await
+        let (day, key) = (self.day(day_of(now))?, key_of_request(request));
+        self.write(day, key, StoredValue::Kept(kept)).await
     }
 
     /// Returns the identity whose answer serves a request, if an answer within the horizon was cached at `since` or
@@ -307,10 +301,8 @@ impl ResultStore {
     /// Returns the open days since `first`, the newest first.
     fn days_since(&self, first: Date) -> Vec<Arc<StoreDay>> {
         let days = self.days.lock();
-        days.range(first..)
-            .rev()
-            .map(|(_, day)| Arc::clone(day))
-            .collect()
+        let days = days.range(first..).rev();
+        days.map(|(_, day)| Arc::clone(day)).collect()
     }
 
     fn newest(&self, identity: &Identity, first: Date) -> Result<Option<ResultRecord>, Error> {
@@ -336,7 +328,9 @@ impl ResultStore {
     /// Returns an error if a directory cannot be deleted.
     pub fn forget_old(&self, now: Timestamp) -> Result<(), Error> {
         let first = back(day_of(now), self.retention.keep_days);
-        for date in self.stored_days()?.into_iter().filter(|date| *date < first) {
+        let mut dates = self.stored_days()?;
+        dates.retain(|date| *date < first);
+        for date in dates {
             self.days.lock().remove(&date);
             let path = self.dir.join(date.to_string());
             std::fs::remove_dir_all(&path).map_err(|error| Error::new(&path, error))?;
@@ -347,15 +341,18 @@ impl ResultStore {
 
     fn stored_days(&self) -> Result<Vec<Date>, Error> {
         let entries = std::fs::read_dir(&self.dir).map_err(|error| Error::new(&self.dir, error))?;
-        let mut dates: Vec<Date> = entries
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-            .collect();
+        let date = |entry: std::io::Result<std::fs::DirEntry>| {
+            let name = entry.ok()?.file_name();
+            name.to_str()?.parse().ok()
+        };
+        let mut dates: Vec<Date> = entries.filter_map(date).collect();
         dates.sort();
         Ok(dates)
     }
 
     fn opened(&self, date: Date) -> Option<Arc<StoreDay>> {
-        self.days.lock().get(&date).cloned()
+        let days = self.days.lock();
+        days.get(&date).cloned()
     }
 
     fn day(&self, date: Date) -> Result<Arc<StoreDay>, Error> {
@@ -383,9 +380,8 @@ impl ResultStore {
             Err(error) if error.passing => return Err(error),
             Err(error) => error,
         };
-        let aside = self
-            .dir
-            .join(format!("{date}{UNREADABLE}{}", std::process::id()));
+        let process = std::process::id();
+        let aside = self.dir.join(format!("{date}{UNREADABLE}{process}"));
         warn!(%error, aside = %aside.display(), "a day of results cannot be opened and is set aside");
         std::fs::rename(&path, &aside).map_err(|_| error)?;
         StoreDay::open(&path)
@@ -430,13 +426,14 @@ fn key_of_request(request: &RequestKey) -> Vec<u8> {
 /// Returns the key of an identity. Team and batch are names of at most 64 bytes, so that one length byte each
 /// separates the parts.
 fn key_of(identity: &Identity) -> Vec<u8> {
-    let batch = identity.batch.as_deref().unwrap_or_default();
-    let mut key = Vec::with_capacity(3 + identity.team.len() + batch.len() + identity.id.len());
-    for part in [identity.team.as_str(), batch] {
+    let Identity { team, batch, id } = identity;
+    let batch = batch.as_deref().unwrap_or_default();
+    let mut key = Vec::with_capacity(2 + team.len() + batch.len() + id.len());
+    for part in [team, batch] {
         key.push(u8::try_from(part.len()).unwrap_or(u8::MAX));
         key.extend_from_slice(part.as_bytes());
     }
-    key.extend_from_slice(identity.id.as_bytes());
+    key.extend_from_slice(id.as_bytes());
     key
 }
 

@@ -97,19 +97,17 @@ impl HttpUpstream {
             sent: Mutex::new(Some(Box::new(sent))),
             left: Arc::clone(&left),
         };
-        let failed = |error: reqwest::Error| {
-            // The address may hold an account's name. The cause alone is enough.
-            let error = describe(&error.without_url());
-            if left.load(Ordering::Acquire) {
-                Error::Unanswered(error)
-            } else {
-                Error::NotSent(error)
-            }
-        };
-        let mut deadline = Instant::now() + self.config.timeout;
-        let late = |_| match left.load(Ordering::Acquire) {
-            true => Error::TimedOut(self.config.timeout),
-            false => Error::NotSent(format!("no connection within {:?}", self.config.timeout)),
+        let Config {
+            timeout,
+            max_answer,
+            ..
+        } = self.config;
+        let has_left = || left.load(Ordering::Acquire);
+        let failed = |error| failure(error, has_left());
+        let mut deadline = Instant::now() + timeout;
+        let late = |_| match has_left() {
+            true => Error::TimedOut(timeout),
+            false => Error::NotSent(format!("no connection within {timeout:?}")),
         };
         let call = self
             .client
@@ -125,10 +123,8 @@ impl HttpUpstream {
         let mut body = BytesMut::new();
         let mut place: Option<AnswerRoom> = None;
         loop {
-            let patience = place
-                .as_ref()
-                .map(|_| Instant::now() + SLOW_ANSWER_GRACE)
-                .filter(|at| *at < deadline);
+            let patience = place.as_ref().map(|_| Instant::now() + SLOW_ANSWER_GRACE);
+            let patience = patience.filter(|at| *at < deadline);
             let chunk = timeout_at(patience.unwrap_or(deadline), response.chunk()).await;
             let chunk = chunk.map_err(|elapsed| match patience {
                 Some(_) => Error::Unanswered(TOO_SLOW.to_owned()),
@@ -141,8 +137,8 @@ impl HttpUpstream {
                 // The status and the beginning of the body are enough to classify an error.
                 break;
             }
-            if body.len() + chunk.len() > self.config.max_answer {
-                return Err(Error::TooLarge(self.config.max_answer));
+            if body.len() + chunk.len() > max_answer {
+                return Err(Error::TooLarge(max_answer));
             }
             body.extend_from_slice(&chunk);
             match &place {
@@ -180,6 +176,17 @@ impl AnswerRoom {
         let elapsed = self.since.elapsed();
         elapsed > SLOW_ANSWER_GRACE
             && ((bytes - LARGE) as u64) < MIN_ANSWER_RATE * elapsed.as_secs()
+    }
+}
+
+/// Returns the error of a call that failed after or before the request left.
+fn failure(error: reqwest::Error, has_left: bool) -> Error {
+    // The address may hold an account's name. The cause alone is enough.
+    let error = describe(&error.without_url());
+    if has_left {
+        Error::Unanswered(error)
+    } else {
+        Error::NotSent(error)
     }
 }
 
@@ -233,6 +240,7 @@ impl Body for StampedBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+        let length = self.bytes.as_ref().map_or(0, Bytes::len);
+        SizeHint::with_exact(length as u64)
     }
 }

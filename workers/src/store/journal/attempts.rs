@@ -121,10 +121,8 @@ impl AttemptJournal {
         };
         let mut inner = self.inner();
         inner.write(&line)?;
-        let job = inner
-            .jobs
-            .entry(identity.clone())
-            .or_insert_with(|| JournalJob::new(fingerprint, revision));
+        let job = inner.jobs.entry(identity.clone());
+        let job = job.or_insert_with(|| JournalJob::new(fingerprint, revision));
         job.begin(fingerprint, revision, attempt.clone());
         self.make_small(&mut inner);
         Ok(())
@@ -180,16 +178,11 @@ impl AttemptJournal {
             return None;
         }
         let ended = job.attempts.len() - usize::from(job.under_way);
-        let counted = job.attempts[..ended]
-            .iter()
-            .filter(|(_, counted)| *counted)
-            .count();
+        let ended = job.attempts[..ended].iter();
+        let counted = ended.filter(|(_, counted)| *counted).count();
+        let attempts = job.attempts.iter().map(|(attempt, _)| attempt.clone());
         Some(PriorAttempts {
-            attempts: job
-                .attempts
-                .iter()
-                .map(|(attempt, _)| attempt.clone())
-                .collect(),
+            attempts: attempts.collect(),
             counted: u32::try_from(counted).unwrap_or(u32::MAX),
             unknown: job.under_way,
         })
@@ -201,15 +194,21 @@ impl AttemptJournal {
             return;
         }
         match write_anew(&self.dir, &inner.jobs) {
-            Ok((file, size)) => {
-                (inner.file, inner.size, inner.live, inner.torn) = (file, size, size, false);
-            }
+            Ok((file, size)) => inner.replace(file, size),
             Err(error) => warn!(%error, "the journal cannot be written anew"),
         }
     }
 }
 
 impl JournalState {
+    /// Continues with a rewritten file of `size` bytes.
+    fn replace(&mut self, file: Arc<File>, size: u64) {
+        self.file = file;
+        self.size = size;
+        self.live = size;
+        self.torn = false;
+    }
+
     /// Writes a line that may be lost. Without it, the next process takes the outcome of a call for unknown.
     fn tell(&mut self, line: &JournalLine<'_>) {
         if let Err(error) = self.write(line) {

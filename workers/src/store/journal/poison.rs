@@ -197,12 +197,11 @@ impl PoisonPills {
             })
         };
         let name = &message.as_bytes()[..message.len().min(SLOT - 2)];
-        let mut bytes = vec![if work == WorkStep::Reading {
-            b'r'
-        } else {
-            b'c'
-        }];
-        bytes.push(u8::try_from(name.len()).unwrap_or_default());
+        let kind = match work {
+            WorkStep::Reading => b'r',
+            WorkStep::Calling => b'c',
+        };
+        let mut bytes = vec![kind, u8::try_from(name.len()).unwrap_or_default()];
         bytes.extend_from_slice(name);
         self.write(slot, &bytes);
         PoisonMark {
@@ -239,32 +238,33 @@ impl Drop for PoisonMark<'_> {
         if std::thread::panicking() {
             error!(message = self.message, work = ?self.work, "a panic while this message was worked on");
             let mut ends = self.pills.ends();
-            *ends
-                .entry(self.message.to_owned())
-                .or_default()
-                .of(self.work) += 1;
+            let of_message = ends.entry(self.message.to_owned()).or_default();
+            *of_message.of(self.work) += 1;
             self.pills.keep(&ends);
         }
         self.pills.write(self.slot, &[0]);
-        self.pills.free.lock().free.push(self.slot);
+        let mut slots = self.pills.free.lock();
+        slots.free.push(self.slot);
     }
 }
 
 /// Parses the marks of a file.
 fn marks(bytes: &[u8]) -> Vec<(WorkStep, String)> {
-    let mark = |slot: &[u8]| {
-        let [kind, length, name @ ..] = slot else {
-            return None;
-        };
-        let work = match kind {
-            b'r' => WorkStep::Reading,
-            b'c' => WorkStep::Calling,
-            _ => return None,
-        };
-        let name = name.get(..usize::from(*length))?;
-        Some((work, String::from_utf8_lossy(name).into_owned()))
-    };
     bytes.chunks(SLOT).filter_map(mark).collect()
+}
+
+/// Parses the mark of a slot, if it holds one.
+fn mark(slot: &[u8]) -> Option<(WorkStep, String)> {
+    let [kind, length, name @ ..] = slot else {
+        return None;
+    };
+    let work = match kind {
+        b'r' => WorkStep::Reading,
+        b'c' => WorkStep::Calling,
+        _ => return None,
+    };
+    let name = name.get(..usize::from(*length))?;
+    Some((work, String::from_utf8_lossy(name).into_owned()))
 }
 
 fn keep(dir: &Path, ends: &HashMap<String, Ends>) -> io::Result<()> {

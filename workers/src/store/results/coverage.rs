@@ -30,11 +30,10 @@ impl ResultStore {
     ) -> Result<bool, Error> {
         let horizon = self.horizon(now);
         let note = self.dir.join(NOTE);
-        let noted = std::fs::read_to_string(&note).ok();
-        let noted: Option<Timestamp> = noted.and_then(|text| text.trim().parse().ok());
-        let last = last
-            .filter(|(_, published)| *published >= horizon)
-            .map(|(identity, _)| identity);
+        let noted = std::fs::read_to_string(&note).unwrap_or_default();
+        let noted: Option<Timestamp> = noted.trim().parse().ok();
+        let last = last.filter(|(_, published)| *published >= horizon);
+        let last = last.map(|(identity, _)| identity);
         let is_missing = match last {
             Some(Some(identity)) => self.answered(identity, now)?.is_none(),
             Some(None) => true,
@@ -71,8 +70,8 @@ impl ResultStore {
             return Ok(false);
         };
         let stored = self.stored_days()?;
-        let mut noted = noted.lines().filter_map(|line| line.parse::<Date>().ok());
-        Ok(noted.any(|date| date >= first && !stored.contains(&date)))
+        let mut dates = noted.lines().flat_map(str::parse::<Date>);
+        Ok(dates.any(|date| date >= first && !stored.contains(&date)))
     }
 
     /// Returns true if a day since `first` was set aside, or if the directory cannot be read.
@@ -80,12 +79,14 @@ impl ResultStore {
         let Ok(entries) = std::fs::read_dir(&self.dir) else {
             return true;
         };
-        entries.flatten().any(|entry| {
-            let name = entry.file_name();
-            let date = name
-                .to_str()
-                .and_then(|name| name.split_once(UNREADABLE)?.0.parse::<Date>().ok());
-            date.is_some_and(|date| date >= first)
-        })
+        let names = entries.flatten().map(|entry| entry.file_name());
+        let mut dates = names.filter_map(|name| damaged_day(name.to_str()?));
+        dates.any(|date| date >= first)
     }
+}
+
+/// Returns the date of a day that was set aside under this name.
+fn damaged_day(name: &str) -> Option<Date> {
+    let (date, _) = name.split_once(UNREADABLE)?;
+    date.parse().ok()
 }

@@ -76,11 +76,8 @@ impl StoreDay {
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let failed = |problem: &dyn std::fmt::Display| Error::new(&self.path, problem);
         let open = self.open.read();
-        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
-        let Some(value) = db
-            .get(record_key(key))
-            .map_err(|error| of_sled(&self.path, &error))?
-        else {
+        let open = open.as_ref().ok_or_else(|| self.closed())?;
+        let Some(value) = open.get(&self.path, record_key(key))? else {
             return Ok(None);
         };
         if let [IN_FILE, name @ ..] = value.as_ref() {
@@ -94,12 +91,9 @@ impl StoreDay {
         };
         let mut whole = head.to_vec();
         for index in 0..u32::from_be_bytes([*a, *b, *c, *d]) {
-            let piece = db
-                .get(piece_key(key, index))
-                .map_err(|error| of_sled(&self.path, &error))?;
-            whole.extend_from_slice(
-                &piece.ok_or_else(|| failed(&"a piece of a record is missing"))?,
-            );
+            let piece = open.get(&self.path, piece_key(key, index))?;
+            let piece = piece.ok_or_else(|| failed(&"a piece of a record is missing"))?;
+            whole.extend_from_slice(&piece);
         }
         Ok(Some(whole))
     }
@@ -107,10 +101,8 @@ impl StoreDay {
     /// Returns the cache entry of the request of this key.
     pub(crate) fn kept(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let open = self.open.read();
-        let db = &open.as_ref().ok_or_else(|| self.closed())?.db;
-        let found = db
-            .get(kept_key(key))
-            .map_err(|error| of_sled(&self.path, &error))?;
+        let open = open.as_ref().ok_or_else(|| self.closed())?;
+        let found = open.get(&self.path, kept_key(key))?;
         Ok(found.map(|value| value.to_vec()))
     }
 
@@ -123,12 +115,9 @@ impl StoreDay {
     pub(crate) fn put(batch: &mut sled::Batch, key: &[u8], value: &[u8]) {
         let (head, rest) = value.split_at(value.len().min(CHUNK));
         let pieces = rest.chunks(CHUNK);
+        let count = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
         let mut record = vec![VERSION];
-        record.extend_from_slice(
-            &u32::try_from(pieces.len())
-                .unwrap_or(u32::MAX)
-                .to_be_bytes(),
-        );
+        record.extend_from_slice(&count.to_be_bytes());
         record.extend_from_slice(head);
         for (index, piece) in (0..).zip(pieces) {
             batch.insert(piece_key(key, index), piece);
@@ -199,6 +188,10 @@ impl DayDatabase {
             }
         }
         Ok(Self { db, file })
+    }
+
+    fn get(&self, path: &Path, key: Vec<u8>) -> Result<Option<sled::IVec>, Error> {
+        self.db.get(key).map_err(|error| of_sled(path, &error))
     }
 
     fn commit<'a>(

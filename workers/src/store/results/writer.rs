@@ -110,7 +110,10 @@ fn commit(day: &StoreDay, group: Vec<StoreWrite>) {
     let spans = group.iter().map(|write| &write.span);
     let result = day.commit(batch, spans);
     for write in group {
-        let result = result.as_ref().map(|&()| ()).map_err(|error| error.again());
+        let result = match &result {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.again()),
+        };
         // A task that has ended does not wait for its write any more.
         let _ = write.done.send(result);
     }
