@@ -104,11 +104,11 @@ impl App {
         Box::pin(upgrade::take_over(&connection)).await?;
         // Up to this point, an older Forebay could still use the directory.
         dir.begin_format().map_err(directory_error)?;
-        let standings = AccountStates::read(&connection, workers.standing_names()).await?;
+        let states = AccountStates::read(&connection, workers.saved_names()).await?;
         let book = OrderBook::read(&connection).await?;
         let workers = forebay_workers::Config {
             idle: dir.idle(),
-            standings: standings.known(),
+            saved_states: states.known(),
             orders: book.orders().clone(),
             ..workers
         };
@@ -120,7 +120,7 @@ impl App {
             .map(WorkerLease::loss_token)
             .unwrap_or_default();
         let (writer, flush_requests) = account_state::writer();
-        let state_writing = standings.keep(
+        let state_writing = states.keep(
             Arc::clone(&worker),
             flush_requests,
             stop_writing.clone(),

@@ -388,7 +388,7 @@ impl Config {
             },
             lane_weights: self.lanes,
             idle: None,
-            standings: std::collections::HashMap::new(),
+            saved_states: std::collections::HashMap::new(),
             kept: true,
             orders: forebay_workers::WorkerControls::default(),
             results_are_complete: true,

@@ -155,7 +155,7 @@ impl AccountStates {
     /// Returns false if a state could not be written.
     async fn write(&mut self, worker: &JetStreamWorker, ahead: bool) -> bool {
         let mut all = true;
-        for (name, state) in worker.standings(ahead) {
+        for (name, state) in worker.saved_states(ahead) {
             let entry = self.written.entry(name.clone());
             let written = entry.or_default();
             if written.state.as_ref() == Some(&state) {

@@ -116,7 +116,7 @@ impl Tiers {
             policy: RetryPolicy { max_attempts: 5 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
-            standings: HashMap::new(),
+            saved_states: HashMap::new(),
             kept: false,
             orders: forebay_workers::WorkerControls::default(),
             addressing: SubjectRules::default(),

@@ -183,13 +183,13 @@ impl Schedule {
             horizon_days: 2,
         };
         let now = forebay_workers::clock::Clock::now(&*clock);
-        let start = async |standings, restart: usize| {
+        let start = async |saved_states, restart: usize| {
             // Two workers cannot have one store at once; what the first has answered, its completions tell.
             let folder = dir.path().join(restart.to_string());
             let results = ResultStore::open_in_place(&folder, retention, now).expect("a store");
             let idle = (restart > 0).then_some(Duration::ZERO);
             let config = Config {
-                standings,
+                saved_states,
                 idle,
                 ..self.config(&keys)
             };
@@ -212,8 +212,8 @@ impl Schedule {
                 .completed(self.jobs * restart / (self.restarts + 1))
                 .await;
             worker.stop(Duration::from_secs(3_600), true).await;
-            let standings = worker.standings(false).into_iter().collect();
-            worker = start(standings, restart).await;
+            let saved_states = worker.saved_states(false).into_iter().collect();
+            worker = start(saved_states, restart).await;
         }
         queue.completed(self.jobs).await;
         worker.stop(Duration::from_secs(3_600), true).await;
@@ -296,7 +296,7 @@ impl Schedule {
             policy: RetryPolicy { max_attempts: 6 },
             lane_weights: [(Lane::Interactive, 16), (Lane::Normal, 4), (Lane::Bulk, 1)],
             idle: None,
-            standings: HashMap::new(),
+            saved_states: HashMap::new(),
             kept: false,
             orders: forebay_workers::WorkerControls::default(),
             addressing: SubjectRules::default(),

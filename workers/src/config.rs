@@ -30,8 +30,8 @@ pub struct Config {
     pub lane_weights: [(Lane, u64); 3],
     /// The time since another process may last have spent the limits; `None` if none did.
     pub idle: Option<Duration>,
-    /// The saved state of accounts and teams, by [`Config::standing_names`].
-    pub standings: HashMap<String, AccountState>,
+    /// The saved state of accounts and teams, by [`Config::saved_names`].
+    pub saved_states: HashMap<String, AccountState>,
     /// True if the state is saved. Then nothing is spent of a limit over more than a minute that is not saved.
     pub kept: bool,
     /// The pauses and cancellations of operators.
@@ -44,12 +44,12 @@ pub struct Config {
 
 impl Config {
     /// The names under which state is saved: an account's own, and `team.<team>` for a team with limits.
-    pub fn standing_names(&self) -> Vec<String> {
+    pub fn saved_names(&self) -> Vec<String> {
         let capped = self
             .teams
             .iter()
             .filter(|(_, team)| !team.limits.is_empty());
-        let teams = capped.map(|(name, _)| standing_of_team(name));
+        let teams = capped.map(|(name, _)| saved_name_of_team(name));
         self.accounts
             .iter()
             .map(|account| account.name.clone())
@@ -59,7 +59,7 @@ impl Config {
 }
 
 /// The name under which the state of a team's limits is saved. An account's name has no dot.
-pub(crate) fn standing_of_team(team: &str) -> String {
+pub(crate) fn saved_name_of_team(team: &str) -> String {
     format!("team.{team}")
 }
 

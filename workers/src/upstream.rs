@@ -15,12 +15,15 @@ pub struct ReceivedReply {
     /// The reply.
     pub reply: Reply,
     /// The permit to hold a large reply in memory, kept as long as the reply; `None` for other replies.
-    pub place: Option<OwnedSemaphorePermit>,
+    pub permit: Option<OwnedSemaphorePermit>,
 }
 
 impl From<Reply> for ReceivedReply {
     fn from(reply: Reply) -> Self {
-        Self { reply, place: None }
+        Self {
+            reply,
+            permit: None,
+        }
     }
 }
 

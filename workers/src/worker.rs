@@ -15,7 +15,7 @@ use tracing::{debug, warn};
 
 use crate::accounts::{self, Account, AccountState, ClockPair};
 use crate::clock::Clock;
-use crate::config::{Config, standing_of_team};
+use crate::config::{Config, saved_name_of_team};
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::intake::consumer;
 use crate::intake::read::may_reply;
@@ -147,24 +147,24 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
     }
 
     /// The state of each account and of each team's limits that outlives this process, by the names of
-    /// [`Config::standing_names`]. With `ahead`, what may be spent before the next call of this counts as spent.
-    pub fn standings(&self, ahead: bool) -> Vec<(String, AccountState)> {
+    /// [`Config::saved_names`]. With `ahead`, what may be spent before the next call of this counts as spent.
+    pub fn saved_states(&self, ahead: bool) -> Vec<(String, AccountState)> {
         let moment = ClockPair {
             instant: Instant::now(),
             wall: self.state.now(),
         };
         let mut states = Vec::new();
         for account in &self.state.accounts {
-            let state = account.standing(ahead, moment);
+            let state = account.saved_state(ahead, moment);
             states.push((account.name().to_owned(), state));
         }
         for (team, limits) in &self.state.team_limits {
-            states.push((standing_of_team(team), limits.standing(ahead, moment)));
+            states.push((saved_name_of_team(team), limits.saved_state(ahead, moment)));
         }
         states
     }
 
-    /// Reports that the last state under `name` of [`Worker::standings`] is persisted.
+    /// Reports that the last state under `name` of [`Worker::saved_states`] is persisted.
     pub fn confirm(&self, name: &str) {
         for account in &self.state.accounts {
             if account.name() == name {
@@ -172,7 +172,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
             }
         }
         for (team, limits) in &self.state.team_limits {
-            if standing_of_team(team) == name {
+            if saved_name_of_team(team) == name {
                 limits.confirm();
             }
         }

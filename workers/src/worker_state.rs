@@ -14,7 +14,7 @@ use crate::accounts::{Account, AccountState, CircuitBreakers, ClockPair, TeamLim
 use crate::addressing::SubjectRules;
 use crate::backpressure::StoreBackpressure;
 use crate::clock::Clock;
-use crate::config::{Config, TeamConfig, standing_of_team};
+use crate::config::{Config, TeamConfig, saved_name_of_team};
 use crate::controls::WorkerControls;
 use crate::counters::Counters;
 use crate::job::in_flight::InFlightJobs;
@@ -104,12 +104,12 @@ impl<Q, U> WorkerState<Q, U> {
             accounts.iter().for_each(|account| account.keep());
             team_limits.values().for_each(|limits| limits.keep());
         }
-        let saved = &config.standings;
+        let saved = &config.saved_states;
         for account in &accounts {
             resume_account(account, &pools, saved.get(account.name()), moment);
         }
         for (team, limits) in &team_limits {
-            if let Some(saved) = saved.get(&standing_of_team(team)) {
+            if let Some(saved) = saved.get(&saved_name_of_team(team)) {
                 limits.resume(saved, moment);
             }
         }

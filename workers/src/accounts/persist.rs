@@ -11,8 +11,8 @@ use crate::accounts::state::ReadyState;
 use crate::accounts::{Account, TeamLimits};
 
 impl TeamLimits {
-    /// Returns the team's state that outlives this process, as [`Account::standing`] does.
-    pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
+    /// Returns the team's state that outlives this process, as [`Account::saved_state`] does.
+    pub fn saved_state(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut inner = self.inner();
         let meters = inner.meters.iter_mut();
         let mut spent = SpentLimits::new();
@@ -53,7 +53,7 @@ impl TeamLimits {
 impl Account {
     /// Returns the state that outlives this process. With `ahead`, the amount that may be spent before the next call of
     /// this method counts as spent.
-    pub fn standing(&self, ahead: bool, moment: ClockPair) -> AccountState {
+    pub fn saved_state(&self, ahead: bool, moment: ClockPair) -> AccountState {
         let mut ledger = self.ledger();
         let AccountLedger {
             keys,
@@ -95,12 +95,12 @@ impl Account {
     }
 
     /// Holds back, from now on, spending of long limits that is not written down yet. The caller writes down
-    /// [`Account::standing`] in intervals, and reports each write by [`Account::confirm`].
+    /// [`Account::saved_state`] in intervals, and reports each write by [`Account::confirm`].
     pub fn keep(&self) {
         self.ledger().kept = true;
     }
 
-    /// Notes that the last result of [`Account::standing`] is written down.
+    /// Notes that the last result of [`Account::saved_state`] is written down.
     pub fn confirm(&self) {
         let mut ledger = self.ledger();
         ledger.meters.iter_mut().for_each(Meter::confirm);

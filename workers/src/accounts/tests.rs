@@ -445,10 +445,10 @@ async fn what_outlives_a_process_is_taken_up_by_the_next() {
         3_600 * SECOND,
         moment.instant,
     );
-    let json = |ahead| serde_json::to_string(&before.standing(ahead, moment)).expect("JSON");
+    let json = |ahead| serde_json::to_string(&before.saved_state(ahead, moment)).expect("JSON");
     let resumed = |text: &str, moment| {
         let after = account(vec![day.clone()], 3);
-        after.resume(&serde_json::from_str(text).expect("a standing"), moment);
+        after.resume(&serde_json::from_str(text).expect("a state"), moment);
         after
     };
     let left = |account: &Arc<Account>, now| {
@@ -522,7 +522,7 @@ async fn nothing_is_spent_of_a_day_that_is_not_written_down() {
                 account.reserve("m", ONE, moment.instant).err(),
                 Some(Denied::UntilRelease)
             );
-            written = account.standing(true, moment);
+            written = account.saved_state(true, moment);
             account.confirm();
         }
     }
@@ -557,7 +557,7 @@ async fn a_days_bucket_goes_on_as_full_as_it_was() {
         wall: wall + start.elapsed(),
     };
     let after = account(vec![per_day(24, Algorithm::Bucket)], 1);
-    after.resume(&before.standing(false, moment), moment);
+    after.resume(&before.saved_state(false, moment), moment);
     let _first = after
         .reserve("m", ONE, moment.instant)
         .expect("it is nearly full");

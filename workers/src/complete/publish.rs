@@ -38,8 +38,8 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
                 replaces = 0;
                 continue;
             }
-            Ok(PublishOutcome::Already(standing)) => {
-                match judge(*standing, &record, state.results.horizon(state.now())) {
+            Ok(PublishOutcome::Already(existing)) => {
+                match judge(*existing, &record, state.results.horizon(state.now())) {
                     CompletionJudgement::Replace { sequence, revision } => {
                         replaces = sequence;
                         if record.completion.revision != revision {
@@ -48,12 +48,12 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
                         }
                         continue;
                     }
-                    CompletionJudgement::Keep(standing) => {
+                    CompletionJudgement::Keep(existing) => {
                         // A newer answer may be stored by now where this one is not final.
-                        if standing.completion.is_final() {
-                            persist(state, admitted, &standing).await;
+                        if existing.completion.is_final() {
+                            persist(state, admitted, &existing).await;
                         }
-                        return (standing.fingerprint == record.fingerprint).then_some(*standing);
+                        return (existing.fingerprint == record.fingerprint).then_some(*existing);
                     }
                 }
             }
@@ -79,27 +79,27 @@ enum CompletionJudgement {
 /// A completion is replaced if it is older than the dedupe horizon, if it is not final and answers another message, or if
 /// it cannot be read: then the identity may be called again, as its next revision.
 fn judge(
-    standing: ExistingCompletion,
+    existing: ExistingCompletion,
     ours: &ResultRecord,
     horizon: Timestamp,
 ) -> CompletionJudgement {
-    let (sequence, revision) = (standing.sequence, ours.completion.revision);
-    let Some(completion) = standing.completion else {
+    let (sequence, revision) = (existing.sequence, ours.completion.revision);
+    let Some(completion) = existing.completion else {
         return CompletionJudgement::Replace { sequence, revision };
     };
-    let same_message = ours.message.is_some() && standing.message == ours.message;
+    let same_message = ours.message.is_some() && existing.message == ours.message;
     let repeats_ours = same_message && !ours.completion.is_final();
     // A completion of another identity that was published here is no answer to this one.
     let ours_by_name = completion.identity() == ours.completion.identity();
-    let counts = ours_by_name && standing.published >= horizon && completion.revision >= revision;
+    let counts = ours_by_name && existing.published >= horizon && completion.revision >= revision;
     if counts && (completion.is_final() || repeats_ours) {
         // Without a fingerprint, it is taken for an answer to our request.
-        let fingerprint = standing
+        let fingerprint = existing
             .fingerprint
             .unwrap_or_else(|| ours.fingerprint.clone());
         return CompletionJudgement::Keep(Box::new(ResultRecord {
             fingerprint,
-            message: standing.message,
+            message: existing.message,
             completion,
         }));
     }

@@ -146,7 +146,7 @@ fn classify<Q, U>(
     received: Result<ReceivedReply, SendFailure>,
 ) -> (CallOutcome, AnswerPermit) {
     let (reply, answer_permit) = match received {
-        Ok(ReceivedReply { reply, place }) => (Ok(reply), place),
+        Ok(ReceivedReply { reply, permit }) => (Ok(reply), permit),
         Err(failure) => (Err(failure), None),
     };
     let answer_bytes = reply.as_ref().map_or(0, |reply| reply.body.len());

@@ -259,13 +259,13 @@ impl Queue for SimQueue {
     ) -> Result<PublishOutcome, Error> {
         let mut state = self.state();
         let identity = publication.completion.identity();
-        if let Some((_, standing)) = state.completions.get(&identity)
-            && standing.sequence != publication.replaces
+        if let Some((_, existing)) = state.completions.get(&identity)
+            && existing.sequence != publication.replaces
         {
-            return Ok(PublishOutcome::Already(Box::new(standing.clone())));
+            return Ok(PublishOutcome::Already(Box::new(existing.clone())));
         }
         state.sequence += 1;
-        let standing = ExistingCompletion {
+        let existing = ExistingCompletion {
             completion: Some(publication.completion.clone()),
             fingerprint: Some(publication.fingerprint.to_owned()),
             message: publication.message.map(str::to_owned),
@@ -274,7 +274,7 @@ impl Queue for SimQueue {
         };
         state
             .completions
-            .insert(identity, (publication.completion.clone(), standing));
+            .insert(identity, (publication.completion.clone(), existing));
         let count = state.completions.len();
         drop(state);
         self.shared.ended.send_replace(count);
@@ -284,7 +284,7 @@ impl Queue for SimQueue {
     async fn completion(&self, identity: &Identity) -> Result<Option<ExistingCompletion>, Error> {
         let state = self.state();
         let found = state.completions.get(identity);
-        Ok(found.map(|(_, standing)| standing.clone()))
+        Ok(found.map(|(_, existing)| existing.clone()))
     }
 
     async fn copy(

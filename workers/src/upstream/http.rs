@@ -69,14 +69,14 @@ impl HttpUpstream {
     }
 
     /// Waits for a permit to hold a large answer of an account.
-    async fn place(&self, account: &str) -> Option<AnswerRoom> {
-        let places = {
+    async fn room_for_answer(&self, account: &str) -> Option<AnswerRoom> {
+        let permits = {
             let mut large = self.large.lock();
-            let places = large.entry(account.to_owned());
-            Arc::clone(places.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
+            let permits = large.entry(account.to_owned());
+            Arc::clone(permits.or_insert_with(|| Arc::new(Semaphore::new(LARGE_AT_ONCE))))
         };
         // The semaphore is never closed.
-        let permit = places.acquire_owned().await.ok()?;
+        let permit = permits.acquire_owned().await.ok()?;
         Some(AnswerRoom {
             permit,
             since: Instant::now(),
@@ -121,9 +121,9 @@ impl HttpUpstream {
         let status = response.status();
         let is_error = status.is_client_error() || status.is_server_error();
         let mut body = BytesMut::new();
-        let mut place: Option<AnswerRoom> = None;
+        let mut room: Option<AnswerRoom> = None;
         loop {
-            let patience = place.as_ref().map(|_| Instant::now() + SLOW_ANSWER_GRACE);
+            let patience = room.as_ref().map(|_| Instant::now() + SLOW_ANSWER_GRACE);
             let patience = patience.filter(|at| *at < deadline);
             let chunk = timeout_at(patience.unwrap_or(deadline), response.chunk()).await;
             let chunk = chunk.map_err(|elapsed| match patience {
@@ -141,13 +141,13 @@ impl HttpUpstream {
                 return Err(Error::TooLarge(max_answer));
             }
             body.extend_from_slice(&chunk);
-            match &place {
-                Some(place) if place.is_wasted(body.len()) => {
+            match &room {
+                Some(room) if room.is_wasted(body.len()) => {
                     return Err(Error::Unanswered(TOO_SLOW.to_owned()));
                 }
                 None if body.len() > LARGE => {
                     let asked = Instant::now();
-                    place = self.place(&request.account).await;
+                    room = self.room_for_answer(&request.account).await;
                     deadline += asked.elapsed();
                 }
                 _ => {}
@@ -159,7 +159,7 @@ impl HttpUpstream {
                 headers: std::mem::take(response.headers_mut()),
                 body: body.freeze(),
             },
-            place: place.map(|place| place.permit),
+            permit: room.map(|room| room.permit),
         })
     }
 }
