@@ -4,7 +4,7 @@ use futures::StreamExt;
 use serde_json::json;
 
 use crate::program;
-use crate::support::{Forebay, chat, copy_in, provider, said, simple, soon};
+use crate::support::{Forebay, chat, copy_in, provider, said, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_call() {
@@ -58,16 +58,15 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
     );
     assert!(provider.calls().is_empty());
     forebay.drained().await;
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider) + "[team.acme]\n";
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::over(&provider)
+        .config("[team.acme]\n")
+        .start()
+        .await;
     let mut dead = forebay
         .connection
         .client
@@ -99,7 +98,7 @@ async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not
     assert_eq!(provider.calls().len(), 2);
 
     // What can be refused before it is published is.
-    let dir = forebay.dir.path();
+    let dir = forebay.dir();
     std::fs::write(dir.join("jobs.jsonl"), chat("b", "hello").to_string()).expect("written");
     let line = json!({ "custom_id": "b", "body": chat("b", "hello")["body"] });
     std::fs::write(dir.join("in.jsonl"), line.to_string()).expect("written");
@@ -129,5 +128,4 @@ async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not
     }
     let pool = program::run(dir, &["publish", "jobs.jsonl", "--pool", "gpt-4.1-mini"]).await;
     assert!(pool.stderr.contains("write `gpt-4_1-mini`"), "{pool:?}");
-    forebay.stop().await;
 }

@@ -8,14 +8,16 @@ use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
-use crate::support::{Forebay, chat, ctl, limited, pool, provider, said, simple, soon};
+use crate::support::{Account, Forebay, chat, ctl, provider, said, soon};
 
 /// A Forebay whose pool `chat` says what may be cached.
 async fn forebay(cache: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider) + cache;
-    (Forebay::start(dir, &text).await, provider)
+    let chat = format!("[pool.chat]\n{cache}");
+    (
+        Forebay::over(&provider).config(&chat).start().await,
+        provider,
+    )
 }
 
 async fn ask(forebay: &Forebay, subject: &str, job: &Value) -> Completion {
@@ -81,7 +83,6 @@ async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_i
         );
     }
     assert_eq!(provider.calls().len(), 5);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +107,6 @@ async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
         );
     }
     assert_eq!(provider.calls().len(), 3);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,7 +124,7 @@ async fn jobs_under_way_together_share_one_call() {
         .publish("ai.jobs.chat", &chat("another", "good day"))
         .await;
     soon("all to be here", async {
-        while forebay.app.worker().snapshot().prefetched < 21 {
+        while forebay.worker().snapshot().prefetched < 21 {
             tokio::task::yield_now().await;
         }
     })
@@ -167,7 +167,6 @@ async fn jobs_under_way_together_share_one_call() {
         None
     );
     forebay.drained().await;
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,15 +183,14 @@ async fn a_failure_is_not_shared() {
     }
     assert_eq!(provider.calls().len(), 3);
     forebay.drained().await;
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kept_answer_outlives_the_process() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider) + "cache = \"1h\"\n";
-    std::fs::write(dir.path().join("forebay.toml"), text).expect("written");
+    let dir = Forebay::over(&provider)
+        .config("[pool.chat]\ncache = \"1h\"\n")
+        .write();
     for id in ["one", "two"] {
         let serve = Serve::start(dir.path()).await;
         let line = json!({ "custom_id": id, "body": chat(id, "hello")["body"] });
@@ -225,7 +223,7 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
             .await;
     }
     soon("all to be here", async {
-        while forebay.app.worker().snapshot().prefetched < 50 {
+        while forebay.worker().snapshot().prefetched < 50 {
             tokio::task::yield_now().await;
         }
     })
@@ -244,7 +242,6 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
         50,
         "each was asked itself, since nothing was shared"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,16 +267,17 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
         20
     );
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text =
-        limited(dir.path(), &provider, "{ requests = 5, per = \"1s\" }") + "cache = \"coalesce\"\n";
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &provider).limits("{ requests = 5, per = \"1s\" }"))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .config("[pool.chat]\ncache = \"coalesce\"\n")
+        .start()
+        .await;
     for index in 0..30 {
         forebay
             .publish(
@@ -304,23 +302,17 @@ async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
         "{} calls before it",
         provider.calls().len()
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_another_pool_serves_nobody() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let cache = "cache = \"1h\"\n";
-    let good = pool("good", "fail-server_error", &["one"]);
-    let text = [
-        &simple(dir.path(), &provider),
-        cache,
-        &good,
-        cache,
-        "[call]\nattempts = 1\n",
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::over(&provider)
+        .pool("good", "fail-server_error", &["one"])
+        .config("[pool.chat]\ncache = \"1h\"\n[pool.good]\ncache = \"1h\"\n")
+        .config("[call]\nattempts = 1\n")
+        .start()
+        .await;
     let failed = ask(&forebay, "ai.jobs.good", &chat("x", "hello")).await;
     assert_eq!(failed.status, Status::Failed);
     // Its letter is there before it is acknowledged.
@@ -341,5 +333,4 @@ async fn an_answer_of_another_pool_serves_nobody() {
         (asked_in_good.status, asked_in_good.cached_from),
         (Status::Failed, None)
     );
-    forebay.stop().await;
 }

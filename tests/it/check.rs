@@ -1,23 +1,23 @@
 //! `forebay check`: keys at their providers.
 
-use std::fs;
-
 use serde_json::{Value, json};
 
 use crate::program::{Output, run};
-use crate::support::{UNLIMITED, account, head, pool, provider};
+use crate::support::{Account, Forebay, provider};
 
 /// `forebay check` on accounts, each of a provider, at an address, with keys, and with a pool for a model.
 async fn check(accounts: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value>) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut text = head(dir.path());
+    let mut builder = Forebay::builder();
     for (index, (provider, url, keys, model)) in accounts.iter().enumerate() {
         let name = format!("q{index}");
-        let account = account(dir.path(), &name, url, keys, UNLIMITED);
-        text.push_str(&account.replace("\"openai\"", &format!("\"{provider}\"")));
-        text.push_str(&pool(&format!("p{index}"), model, &[&name]));
+        let account = Account::at_url(&name, url)
+            .provider(provider, "")
+            .keys(keys);
+        builder = builder
+            .account(account)
+            .pool(&format!("p{index}"), model, &[&name]);
     }
-    fs::write(dir.path().join("forebay.toml"), text).expect("written");
+    let dir = builder.write();
     let output = run(dir.path(), &["check", "--json"]).await;
     let report: Value = serde_json::from_str(&output.stdout).expect("a report");
     let tried = report["tried"].as_array().expect("a list").clone();

@@ -5,7 +5,7 @@ use forebay_schemas::{Class, Lane, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, chat, copy_in, provider, said, simple};
+use crate::support::{Forebay, chat, copy_in, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
@@ -42,7 +42,6 @@ async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 4);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +76,6 @@ async fn a_job_without_an_id_takes_the_message_id_or_one_of_its_own() {
         forebay.completion("default", None, &id).await.status,
         Status::Succeeded
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +148,6 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
     assert_eq!(completion.error.expect("an error").code, "invalid_job");
     forebay.drained().await;
     assert_eq!(provider.calls(), [], "nothing was called");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,23 +187,18 @@ async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
         refused.expect("sent").await.is_err(),
         "no stream takes a lane that is none"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider);
-    let forebay = Forebay::start(dir, &text).await;
+    let (forebay, _provider) = Forebay::simple().await;
     for subject in ["ai.jobs.*", "ai.jobs.chat.*"] {
         forebay
             .publish_bytes(subject, b"mine".to_vec(), HeaderMap::new())
             .await;
     }
     // A start reads the list of all subjects.
-    let dir = forebay.leave().await;
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     for (subject, team) in [("ai.jobs.chat", "default"), ("ai.jobs.chat.acme", "acme")] {
         forebay.publish(subject, &chat("1", "hello")).await;
         assert_eq!(
@@ -218,7 +210,6 @@ async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
         forebay.count(forebay.connection.names.dead_stream()).await,
         0
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -251,7 +242,6 @@ async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
             .await,
         0
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,7 +257,6 @@ async fn a_deadline_that_has_passed_expires_without_a_call() {
         Class::DeadlinePassed
     );
     assert_eq!(provider.calls(), []);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -288,7 +277,6 @@ async fn embeddings_are_answered_by_their_own_vector() {
     };
     let (one, two) = (vector("one").await, vector("two").await);
     assert!(one.contains("embedding") && one != two);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -333,7 +321,6 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
         assert_eq!(said(&copy_in(inbox).await), "You said: hello");
     }
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -353,10 +340,7 @@ async fn a_job_for_later_survives_a_restart() {
     forebay
         .postponed(&format!("ai.scheduled.acme._.{id}"))
         .await;
-    let dir = forebay.leave().await;
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = simple(dir.path(), &provider);
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     let completion = forebay.completion("acme", None, &id).await;
     assert_eq!(
         completion.status,
@@ -364,5 +348,4 @@ async fn a_job_for_later_survives_a_restart() {
         "under the id that it had from the start"
     );
     assert!(completion.attempts[0].started_at >= at);
-    forebay.stop().await;
 }

@@ -6,7 +6,7 @@ use forebay_schemas::completion::OutputLine;
 use serde_json::{Value, json};
 
 use crate::program::run;
-use crate::support::{Forebay, UNLIMITED, account, chat, head, pool, provider};
+use crate::support::{Account, Forebay, chat, provider};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completion_says_its_cost_or_that_it_is_not_known() {
@@ -35,32 +35,22 @@ async fn a_completion_says_its_cost_or_that_it_is_not_known() {
         completion.usage.is_some() && completion.cost.is_none(),
         "searches cost extra: {completion:?}"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_ends_with_what_all_its_lines_used_and_cost() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Forebay::builder()
+        .account(Account::at("one", &provider))
+        .pool("ours", "ours", &["one"])
+        .pool("unpriced", "unpriced", &["one"])
+        .config("[catalogue]\nmodels = [\"prices.json\"]\n")
+        .write();
     fs::write(
         dir.path().join("prices.json"),
         r#"{"models":[{"provider":"openai","name":"ours","kind":"chat","input":"1000000","output":"0"}]}"#,
     )
     .expect("written");
-    let text = [
-        head(dir.path()),
-        "[catalogue]\nmodels = [\"prices.json\"]\n".to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("ours", "ours", &["one"]),
-        pool("unpriced", "unpriced", &["one"]),
-    ];
-    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
     let line = |model: &str, index: usize| {
         let body = json!({ "model": model, "messages": [{ "role": "user", "content": "hello" }] });
         json!({ "custom_id": format!("r-{index}"), "url": "/v1/chat/completions", "body": body })

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use forebay::config::Config;
 use forebay::nats::connection::Connection;
 use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
@@ -20,10 +19,13 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{account, chat, install_crypto, pool, provider};
+use crate::support::{Account, Forebay, chat, install_crypto, provider};
 
 /// Jobs of each kind: that succeed, that fail, and that wait for their time first.
 const EACH: usize = 4;
+/// All cases share a server, whose store must hold the most of every stream.
+const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n\
+    objects_max_bytes = \"32MiB\"\n";
 /// More than a message holds.
 const LARGE: usize = 9 << 20;
 /// A job that waits so long does so in the stream of postponed jobs.
@@ -71,21 +73,14 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
 impl Case {
     async fn new(url: &str, point: CrashPoint, name: String, at_once: usize) -> Self {
         let provider = provider(&["name=one,key=sk-one"], "").await;
-        let dir = tempfile::tempdir().expect("a directory");
         let limits = format!("{{ concurrent = {at_once} }}");
-        let text = [
-            format!(
-                "[nats]\nurl = {url:?}\nprefix = \"{name}\"\n[data]\ndir = {:?}\n",
-                dir.path().join("data")
-            ),
-            // All cases share a server, whose store must hold the most of every stream.
-            "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n".to_owned(),
-            account(dir.path(), "one", &provider.base_url(), &["sk-one"], &limits),
-            pool("chat", "gpt-4o-mini", &["one"]),
-        ]
-        .concat();
-        std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-        let config = Config::parse(&text).expect("a configuration");
+        let builder = Forebay::builder()
+            .account(Account::at("one", &provider).limits(&limits))
+            .pool("chat", "gpt-4o-mini", &["one"])
+            .nats(url)
+            .config(&format!("[nats]\nprefix = {name:?}\n"))
+            .config(SHARED_STREAMS);
+        let config = builder.parse();
         let connection = Connection::open(url, &config).await.expect("connected");
         streams::establish(&connection.context, &connection.names, &config.streams)
             .await
@@ -95,7 +90,7 @@ impl Case {
             name,
             connection,
             provider,
-            dir,
+            dir: builder.write(),
         };
         for index in 0..EACH {
             let text = if point == CrashPoint::Kept && index == 0 {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use forebay::config::Config;
 use forebay::nats::connection::Connection;
 use forebay::nats::server::NatsServer;
 use forebay::nats::streams;
@@ -14,12 +13,15 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{Serve, command};
-use crate::support::{UNLIMITED, account, chat, install_crypto, provider, said};
+use crate::support::{Forebay, chat, install_crypto, provider, said};
 
 /// Jobs whose embeddings travel together, and as many that ask the same as each other.
 const EACH: usize = 10;
 /// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
+/// All cases share a server, whose store must hold the most of every stream.
+const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n\
+    objects_max_bytes = \"32MiB\"\n";
 const MODEL: &str = "text-embedding-3-small";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,20 +56,15 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
 
 async fn case(url: String, point: CrashPoint, passage: usize) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
     let name = format!("together-{point:?}");
-    let text = [
-        format!("[nats]\nurl = {url:?}\nprefix = {name:?}\n[data]\ndir = {:?}\n", dir.path().join("data")),
-        // All cases share a server, whose store must hold the most of every stream.
-        "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"32MiB\"\n"
-            .to_owned(),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        format!("[pool.vectors]\ntargets = [{{ account = \"one\", model = {MODEL:?} }}]\n"),
-        "[pool.chat]\ncache = \"1h\"\ntargets = [{ account = \"one\", model = \"gpt-4o-mini\" }]\n".to_owned(),
-    ]
-    .concat();
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-    let config = Config::parse(&text).expect("a configuration");
+    let builder = Forebay::over(&provider)
+        .pool("vectors", MODEL, &["one"])
+        .nats(&url)
+        .config(&format!("[nats]\nprefix = {name:?}\n"))
+        .config(SHARED_STREAMS)
+        .config("[pool.chat]\ncache = \"1h\"\n");
+    let config = builder.parse();
+    let dir = builder.write();
     let connection = Connection::open(&url, &config).await.expect("connected");
     streams::establish(&connection.context, &connection.names, &config.streams)
         .await

@@ -5,26 +5,15 @@ use forebay_simulator::fault::FaultPlan;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
-use crate::support::{Forebay, UNLIMITED, account, chat, ctl, head, pool, provider, said, soon};
+use crate::support::{Forebay, chat, ctl, provider, said, soon};
 
 /// A configuration with pools `chat` and `other`.
 async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "error=1").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        "[call]\nattempts = 2\n".to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-        pool("other", "gpt-4o", &["one"]),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let dir = Forebay::over(&provider)
+        .pool("other", "gpt-4o", &["one"])
+        .config("[call]\nattempts = 2\n")
+        .write();
     (dir, provider)
 }
 
@@ -184,5 +173,4 @@ async fn what_cannot_be_replayed_says_why_and_stays() {
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 2);
     let first = forebay.completion("default", None, "one").await;
     assert_eq!((first.revision, first.status), (1, Status::Succeeded));
-    forebay.stop().await;
 }

@@ -7,7 +7,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use jiff::SignedDuration;
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, head, provider};
+use crate::support::{Account, Forebay, provider};
 
 /// What is asked of each: the simulated provider's name of it, ours, its path under the address, and more of its
 /// account.
@@ -37,33 +37,23 @@ struct Speaker {
     _simulated: forebay_simulator::Provider,
 }
 
-/// A Forebay whose pool `chat` is served by one account of a simulated provider, with these models.
-async fn speaker(
-    (simulated, name, path, more): (&str, &str, &str, &str),
-    models: &[&str],
-) -> Speaker {
+/// A Forebay whose pool `chat` is served by one account of a simulated provider, with this model.
+async fn speaker((simulated, name, path, more): (&str, &str, &str, &str), model: &str) -> Speaker {
     let account = match simulated {
         "ollama" => "provider=ollama,name=one".to_owned(),
         _ => format!("provider={simulated},name=one,key=sk-a-key-of-some-length"),
     };
     let simulated = provider(&[&account], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let key = dir.path().join("one.key");
-    std::fs::write(&key, "sk-a-key-of-some-length").expect("a file");
-    let url = simulated.url();
-    let account = format!(
-        "[account.one]\nprovider = \"{name}\"\nbase_url = \"{url}{path}\"\n{more}keys = [{{ file = {key:?} }}]\n\
-         limits = [{{ concurrent = 64 }}]\n"
-    );
-    let targets: Vec<_> = models
-        .iter()
-        .map(|model| format!("{{ account = \"one\", model = \"{model}\" }}"))
-        .collect();
-    let pool = format!("[pool.chat]\ntargets = [{}]\n", targets.join(", "));
-    let call = "[call]\nattempts = 1\n";
-    let text = [head(dir.path()), call.to_owned(), account, pool].concat();
+    let account = Account::at("one", &simulated)
+        .provider(name, path)
+        .keys(&["sk-a-key-of-some-length"]);
+    let forebay = Forebay::builder()
+        .account(account)
+        .pool("chat", model, &["one"])
+        .config(&format!("[account.one]\n{more}"))
+        .config("[call]\nattempts = 1\n");
     Speaker {
-        forebay: Forebay::start(dir, &text).await,
+        forebay: forebay.start().await,
         _simulated: simulated,
     }
 }
@@ -101,7 +91,7 @@ fn tools() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dialect_answers_a_chat_in_one_shape() {
     for spoken in SPOKEN {
-        let speaker = speaker(spoken, &[MODEL]).await;
+        let speaker = speaker(spoken, MODEL).await;
         let answer = speaker.chat("plain", question("hello")).await;
         assert_eq!(answer["object"], "chat.completion", "{spoken:?}: {answer}");
         assert_eq!(
@@ -116,7 +106,6 @@ async fn every_dialect_answers_a_chat_in_one_shape() {
             answer["usage"]["total_tokens"].as_u64() > Some(0),
             "{spoken:?}: {answer}"
         );
-        speaker.forebay.stop().await;
     }
 }
 
@@ -126,7 +115,7 @@ const UNSIGNED: [&str; 3] = ["mistral", "cohere", "ollama"];
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_fails_the_job_where_the_provider_has_a_sign_of_it() {
     for spoken in SPOKEN {
-        let speaker = speaker(spoken, &[MODEL]).await;
+        let speaker = speaker(spoken, MODEL).await;
         let completion = speaker
             .ask("refused", "/v1/chat/completions", question("refuse this"))
             .await;
@@ -137,14 +126,13 @@ async fn a_refusal_fails_the_job_where_the_provider_has_a_sign_of_it() {
             completion.response.is_some(),
             "{spoken:?}: the answer is told: {completion:?}"
         );
-        speaker.forebay.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_dialect_calls_tools_and_takes_their_results() {
     for spoken in SPOKEN {
-        let speaker = speaker(spoken, &[MODEL]).await;
+        let speaker = speaker(spoken, MODEL).await;
         let mut body = question("call weather");
         body["tools"] = tools();
         let answer = speaker.chat("call", body.clone()).await;
@@ -170,7 +158,6 @@ async fn every_dialect_calls_tools_and_takes_their_results() {
             .as_str()
             .expect("text");
         assert!(said.contains("blue"), "{spoken:?}: {answer}");
-        speaker.forebay.stop().await;
     }
 }
 
@@ -180,7 +167,7 @@ const SIGNED: [usize; 4] = [1, 4, 6, 9];
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
     for spoken in SIGNED.map(|index| SPOKEN[index]) {
-        let speaker = speaker(spoken, &["a-claude-model"]).await;
+        let speaker = speaker(spoken, "a-claude-model").await;
         let mut body = question("think about it");
         body["reasoning_effort"] = "low".into();
         body["max_completion_tokens"] = 4_000.into();
@@ -207,7 +194,6 @@ async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
             Class::BadRequest,
             "{spoken:?}"
         );
-        speaker.forebay.stop().await;
     }
 }
 
@@ -292,7 +278,6 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
             );
         }
     }
-    forebay.stop().await;
     (cases.len(), mistaken)
 }
 
@@ -317,17 +302,14 @@ async fn failing(
     };
     let accounts: Vec<_> = accounts.iter().map(String::as_str).collect();
     let simulated = provider(&accounts, "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let mut text = head(dir.path()) + "[call]\nattempts = 1\n";
+    let mut builder = Forebay::builder().config("[call]\nattempts = 1\n");
     for VendorFailure { case, .. } in cases {
-        let file = dir.path().join(format!("{case}.key"));
-        std::fs::write(&file, key(case)).expect("a file");
-        text += &format!(
-            "[account.{case}]\nprovider = \"{name}\"\nbase_url = \"{}{path}\"\nkeys = [{{ file = {file:?} }}]\n\
-             limits = [{{ concurrent = 64 }}]\n[pool.{case}]\n\
-             targets = [{{ account = \"{case}\", model = \"fail-{case}\" }}]\n",
-            simulated.url()
-        );
+        let account = Account::at(case, &simulated)
+            .provider(name, path)
+            .keys(&[&key(case)]);
+        builder = builder
+            .account(account)
+            .pool(case, &format!("fail-{case}"), &[case]);
     }
-    (Forebay::start(dir, &text).await, simulated)
+    (builder.start().await, simulated)
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::program;
-use crate::support::{SMALL_STREAMS, account, install_crypto, pool, provider, soon};
+use crate::support::{Account, Forebay, install_crypto, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -21,30 +21,17 @@ const FULL: u64 = 6 << 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_without_a_restart() {
     install_crypto();
-    let dir = tempfile::tempdir().expect("a directory");
+    let server_dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
-    let nats = dir.path().join("nats");
-    let server = NatsServer::start(&nats, listen, Duration::from_millis(100))
+    let server = NatsServer::start(server_dir.path(), listen, Duration::from_millis(100))
         .await
         .expect("it starts");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = [
-        format!(
-            "[nats]\nurl = {:?}\n[data]\ndir = {:?}\n",
-            server.url(),
-            dir.path().join("data")
-        ),
-        SMALL_STREAMS.to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            &format!("{{ concurrent = {AT_ONCE} }}"),
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let dir = Forebay::builder()
+        .account(Account::at("one", &provider).limits(&format!("{{ concurrent = {AT_ONCE} }}")))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .nats(server.url())
+        .write();
     let text = "x".repeat(60_000);
     let line = |index: usize| {
         json!({ "id": format!("r-{index}"), "body": { "messages": [{ "role": "user", "content": text }] } })
@@ -114,13 +101,13 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
     serve.kill().await.expect("killed");
 }
 
-/// What `forebay queues` tells once no job waits.
+/// What `forebay queues` tells once no job waits, nor is on its way.
 async fn drained(dir: &std::path::Path) -> serde_json::Value {
     soon("the rest", async {
         loop {
             let told = program::run(dir, &["queues", "--json"]).await.stdout;
             let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-            if told["queues"] == json!([]) {
+            if told["queues"] == json!([]) && told["in_flight"] == 0 {
                 return told;
             }
         }

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::program::{Output, run};
-use crate::support::{account, head, provider};
+use crate::support::{Account, Forebay, provider};
 
 const HOUR: f64 = 3_600.0;
 
@@ -18,13 +18,11 @@ async fn told(
     json: bool,
 ) -> (Output, Value) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
-        format!("[pool.work]\n{more}targets = [{{ account = \"one\", model = {model:?} }}]\n"),
-    ];
-    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let dir = Forebay::builder()
+        .account(Account::at("one", &provider).limits(limits))
+        .pool("work", model, &["one"])
+        .config(&format!("[pool.work]\n{more}"))
+        .write();
     let lines: Vec<_> = lines
         .iter()
         .enumerate()

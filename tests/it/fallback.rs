@@ -3,7 +3,7 @@
 use forebay_schemas::{Class, Completion, Reason, Status};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, account, head, provider};
+use crate::support::{Account, Forebay, UNLIMITED, provider};
 
 /// A pool over `main`, and over `spare` where that cannot serve within an hour.
 const POOL: &str = "[pool.chat]\ntargets = [
@@ -15,20 +15,13 @@ const POOL: &str = "[pool.chat]\ntargets = [
 async fn forebay(faults: &str, limits: &str) -> (Forebay, [forebay_simulator::Provider; 2]) {
     let main = provider(&["name=main,key=sk-main"], faults).await;
     let spare = provider(&["name=spare,key=sk-spare"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(dir.path(), "main", &main.base_url(), &["sk-main"], limits),
-        account(
-            dir.path(),
-            "spare",
-            &spare.base_url(),
-            &["sk-spare"],
-            UNLIMITED,
-        ),
-        POOL.to_owned(),
-    ];
-    (Forebay::start(dir, &text.concat()).await, [main, spare])
+    let forebay = Forebay::builder()
+        .account(Account::at("main", &main).limits(limits))
+        .account(Account::at("spare", &spare))
+        .config(POOL)
+        .start()
+        .await;
+    (forebay, [main, spare])
 }
 
 async fn ask(forebay: &Forebay, id: &str) -> Completion {
@@ -77,7 +70,6 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
                 .collect::<Vec<_>>(),
             [1, 1]
         );
-        forebay.stop().await;
     }
 }
 
@@ -98,7 +90,6 @@ async fn what_is_spent_for_longer_than_the_pool_waits_is_not_waited_for() {
         second.answered_by.expect("somebody answered").reason,
         Reason::Unavailable
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -120,7 +111,6 @@ async fn what_has_room_soon_is_waited_for() {
         );
     }
     assert_eq!((main.calls().len(), spare.calls().len()), (3, 0));
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -136,7 +126,6 @@ async fn an_address_where_nobody_listens_is_not_waited_for() {
             .map(|attempt| attempt.account.as_str()),
         Some("spare")
     );
-    forebay.stop().await;
 }
 
 /// What one target answers that fails so goes to another of these, if to any.
@@ -146,7 +135,6 @@ async fn served_by(
     windows: [Option<u64>; 3],
 ) -> (Completion, Vec<String>) {
     let simulated = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
     let models = [
         format!("fail-{failure}"),
         "small".to_owned(),
@@ -163,20 +151,12 @@ async fn served_by(
         })
         .collect();
     let pool = format!("[pool.chat]\ntargets = [{}]\n{more}", targets.join(", "));
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &simulated.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool,
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &simulated))
+        .config(&pool)
+        .start()
+        .await;
     let completion = ask(&forebay, "a").await;
-    forebay.stop().await;
     let asked = completion
         .attempts
         .iter()
@@ -229,23 +209,22 @@ async fn what_the_request_itself_is_wrong_about_goes_nowhere() {
 async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_its_field() {
     let simulated = provider(
         &[
-            "provider=anthropic,name=a,key=sk-a",
-            "provider=openai,name=b,key=sk-b",
+            "provider=anthropic,name=claude,key=sk-a",
+            "provider=openai,name=gpt,key=sk-b",
         ],
         "",
     )
     .await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let claude = account(dir.path(), "claude", &simulated.url(), &["sk-a"], UNLIMITED);
-    let text = [
-        head(dir.path()),
-        claude.replace("\"openai\"", "\"anthropic\""),
-        account(dir.path(), "gpt", &simulated.base_url(), &["sk-b"], UNLIMITED),
-        "[pool.chat]\ntargets = [{ account = \"claude\", model = \"c\" }, { account = \"gpt\", model = \"g\", tier = 1 }]\n"
-            .to_owned(),
-        "[pool.claude]\ntargets = [{ account = \"claude\", model = \"c\" }]\n".to_owned(),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::builder()
+        .account(Account::at("claude", &simulated).provider("anthropic", ""))
+        .account(Account::at("gpt", &simulated))
+        .pool("claude", "c", &["claude"])
+        .config(
+            "[pool.chat]\ntargets = [\n{ account = \"claude\", model = \"c\" },\n\
+             { account = \"gpt\", model = \"g\", tier = 1 },\n]\n",
+        )
+        .start()
+        .await;
     let body = json!({ "logprobs": true, "messages": [{ "role": "user", "content": "hi" }] });
     forebay
         .publish("ai.jobs.chat", &json!({ "id": "a", "body": body }))
@@ -283,8 +262,7 @@ async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_it
     assert_eq!(error.code, "invalid_value");
     assert!(error.message.contains("`body.temperature`"), "{error:?}");
     assert!(
-        simulated.calls().iter().all(|call| call.account == "b"),
+        simulated.calls().iter().all(|call| call.account == "gpt"),
         "nothing was asked that cannot be said"
     );
-    forebay.stop().await;
 }

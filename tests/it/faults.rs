@@ -78,7 +78,7 @@ async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt(
         ),
         ("first", "second")
     );
-    let keys = forebay.app.worker().snapshot().accounts;
+    let keys = forebay.worker().snapshot().accounts;
     let state = &keys[0].models[0].state;
     assert_eq!(
         (state.name(), state.reason()),
@@ -127,7 +127,6 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
     assert_eq!(wrong.len(), 2, "each wrong key was used once: {outcomes:?}");
     assert_eq!(provider.calls().len(), 10);
     let states: BTreeSet<_> = forebay
-        .app
         .worker()
         .snapshot()
         .accounts
@@ -199,7 +198,7 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
             .await;
     }
     let stopped = || {
-        let accounts = forebay.app.worker().snapshot().accounts;
+        let accounts = forebay.worker().snapshot().accounts;
         let mut states = accounts
             .iter()
             .flat_map(|account| &account.models)

@@ -330,6 +330,5 @@ async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
         tokio::time::timeout(patience, first).await.is_ok(),
         "a slow one gives up its place"
     );
-    let stop = forebay.app.stop(std::time::Duration::ZERO);
-    soon("the stop", stop).await;
+    forebay.stop_within(std::time::Duration::ZERO).await;
 }

@@ -54,7 +54,7 @@ async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Fore
 async fn succeeded(forebay: &Forebay, jobs: usize) {
     let ended = async {
         loop {
-            let ended = forebay.app.worker().snapshot().ended;
+            let ended = forebay.worker().snapshot().ended;
             if ended.contains(&(Status::Succeeded, jobs as u64)) {
                 return;
             }
@@ -123,7 +123,7 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     let refused = refused.await.expect_err("refused").to_string();
     assert!(refused.contains("insufficient resources"), "{refused}");
     soon("many unpublished completions", async {
-        while forebay.app.worker().snapshot().in_flight < MANY {
+        while forebay.worker().snapshot().in_flight < MANY {
             tokio::task::yield_now().await;
         }
     })

@@ -2,14 +2,12 @@
 
 use std::fs;
 
-use forebay::app::{App, Started};
-use forebay::config::Config;
 use forebay_schemas::Status;
 use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 use serde_json::json;
 
 use crate::program::{Output, command, finish};
-use crate::support::{Forebay, UNLIMITED, account, head, install_crypto, provider, said};
+use crate::support::{Account, Forebay, provider, said};
 
 /// `forebay run` on these lines, with nothing but a key and an address in the environment.
 async fn run(lines: &[String], key: &str, url: &str) -> (Output, tempfile::TempDir) {
@@ -67,20 +65,9 @@ async fn without_a_key_a_run_says_what_to_set() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pools_are_made_as_models_are_asked_for() {
-    install_crypto();
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-    ];
-    let mut config = Config::parse(&text.concat()).expect("a configuration");
+    let builder = Forebay::builder().account(Account::at("one", &provider));
+    let mut config = builder.parse();
     let serve = |wanted: WantedModel<'_>| {
         let model = match wanted {
             WantedModel::Model(name) | WantedModel::AnyOf(name) => name,
@@ -92,14 +79,7 @@ async fn pools_are_made_as_models_are_asked_for() {
         }
     };
     config.on_demand = Some(OnDemand::new(serve));
-    let Started::Here(app) = App::start(&config).await.expect("it starts") else {
-        panic!("held by another")
-    };
-    let forebay = Forebay {
-        connection: app.connection.clone(),
-        app,
-        dir,
-    };
+    let forebay = builder.start_with(&config).await;
     let ask = async |id: &str, pool: &str, model: Option<&str>| {
         let mut job =
             json!({ "id": id, "body": { "messages": [{ "role": "user", "content": id }] } });
@@ -128,5 +108,4 @@ async fn pools_are_made_as_models_are_asked_for() {
         let completion = ask(id, pool, model).await;
         assert_eq!(completion.error.expect("a refusal").code, code);
     }
-    forebay.stop().await;
 }

@@ -269,7 +269,7 @@ async fn an_answer_whose_object_is_gone_comes_from_the_store() {
     let text = simple(dir.path(), &provider);
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let forebay = Forebay::start(dir, &text).await;
-    let dir = forebay.dir.path();
+    let dir = forebay.dir();
     let body = json!({ "messages": [{ "role": "user", "content": "x".repeat(LARGE) }] });
     let line = json!({ "custom_id": "r", "body": body });
     std::fs::write(dir.join("in.jsonl"), line.to_string()).expect("written");
@@ -413,7 +413,7 @@ async fn a_batch_larger_than_the_object_stores_flows_through_them() {
     .concat();
     std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
     let forebay = Forebay::start(dir, &text).await;
-    let dir = forebay.dir.path();
+    let dir = forebay.dir();
     // Twice the server's max_payload, and all of them more than twice what both stores hold.
     let line = |index: usize| {
         let text = format!("{index} {}", "x".repeat(2 << 20));

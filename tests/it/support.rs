@@ -1,5 +1,7 @@
 //! A running Forebay with a simulated provider, and what tests ask of them.
 
+mod builder;
+
 use std::future::Future;
 use std::path::Path;
 use std::process::Stdio;
@@ -8,9 +10,9 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use forebay::app::{App, Started};
-use forebay::config::Config;
+use forebay::app::App;
 use forebay::nats::connection::Connection;
+use forebay::worker::Worker;
 use forebay_schemas::Completion;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
@@ -18,6 +20,9 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+
+pub(crate) use builder::{Account, ForebayBuilder, UNLIMITED};
 
 /// No signal that a test waits for takes longer; only a failure does.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,9 +63,6 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     Provider::start(config, listener).expect("it starts")
 }
-
-/// Limits that no test reaches.
-pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
 
 /// An account of a configuration; its key stands in a file.
 pub(crate) fn account(
@@ -116,44 +118,72 @@ pub(crate) fn limited(dir: &Path, provider: &Provider, limits: &str) -> String {
     [head(dir), account, pool("chat", "gpt-4o-mini", &["one"])].concat()
 }
 
-/// A running Forebay.
+/// How long a Forebay may go on with what is under way when it is told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(20);
+
+/// A running Forebay. It stops when this is dropped.
 pub(crate) struct Forebay {
-    pub(crate) app: Box<App>,
     pub(crate) connection: Connection,
-    pub(crate) dir: tempfile::TempDir,
+    /// None once it is told to stop.
+    running: Option<(Box<App>, ForebayBuilder)>,
 }
 
 impl Forebay {
+    /// One with a data directory of its own and nobody to call.
+    pub(crate) fn builder() -> ForebayBuilder {
+        ForebayBuilder::new()
+    }
+
+    /// One whose pool `chat` is served by the account `one` at this provider.
+    pub(crate) fn over(provider: &Provider) -> ForebayBuilder {
+        Self::builder()
+            .account(Account::at("one", provider))
+            .pool("chat", "gpt-4o-mini", &["one"])
+    }
+
     /// Starts one whose pool `chat` is served by one account without limits.
     pub(crate) async fn simple() -> (Self, Provider) {
         let provider = provider(&["name=one,key=sk-one"], "").await;
-        let dir = tempfile::tempdir().expect("a directory");
-        let text = simple(dir.path(), &provider);
-        (Self::start(dir, &text).await, provider)
+        (Self::over(&provider).start().await, provider)
     }
 
     pub(crate) async fn start(dir: tempfile::TempDir, config: &str) -> Self {
-        install_crypto();
-        let config = Config::parse(config).expect("a configuration");
-        match App::start(&config).await.expect("it starts") {
-            Started::Here(app) => Self {
-                connection: app.connection.clone(),
-                app,
-                dir,
-            },
-            Started::Elsewhere(by) => panic!("held by {by:?}"),
-        }
+        Self::builder().in_dir(dir).config(config).start().await
     }
 
-    /// Stops it; its directory stays.
+    fn running(&self) -> &(Box<App>, ForebayBuilder) {
+        self.running.as_ref().expect("it runs")
+    }
+
+    /// Its worker.
+    pub(crate) fn worker(&self) -> &Worker {
+        self.running().0.worker()
+    }
+
+    /// Its directory, in which programs find its configuration.
+    pub(crate) fn dir(&self) -> &Path {
+        self.running().1.dir()
+    }
+
+    /// Stops it; whoever keeps what it was made of can start it again.
+    pub(crate) async fn stop(self) -> ForebayBuilder {
+        self.stop_within(STOP_GRACE).await
+    }
+
+    /// Stops it, and gives what is under way so long.
+    pub(crate) async fn stop_within(mut self, grace: Duration) -> ForebayBuilder {
+        let (app, builder) = self.running.take().expect("it runs");
+        soon("the stop", app.stop(grace)).await;
+        builder
+    }
+
     pub(crate) async fn leave(self) -> tempfile::TempDir {
-        let Self { app, dir, .. } = self;
-        soon("the stop", app.stop(Duration::from_secs(20))).await;
-        dir
+        self.stop().await.write()
     }
 
-    pub(crate) async fn stop(self) {
-        drop(self.leave().await);
+    /// Stops it and starts it again, with the same configuration in the same directory.
+    pub(crate) async fn restart(self) -> Self {
+        self.stop().await.start().await
     }
 
     pub(crate) async fn publish(&self, subject: &str, job: &Value) {
@@ -261,6 +291,20 @@ impl Forebay {
             .cached_info()
             .state
             .messages
+    }
+}
+
+impl Drop for Forebay {
+    fn drop(&mut self) {
+        let Some((app, _builder)) = self.running.take() else {
+            return;
+        };
+        // A test that failed has said why; a second panic would end all the others.
+        if std::thread::panicking() {
+            return;
+        }
+        let stop = soon("the stop", app.stop(STOP_GRACE));
+        tokio::task::block_in_place(|| Handle::current().block_on(stop));
     }
 }
 

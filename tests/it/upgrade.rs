@@ -216,8 +216,8 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     assert_eq!(refused.attempts[0].class(), Some(Class::ExceedsLimit));
     assert_eq!(provider.calls().len(), 0, "all that was answered");
 
-    std::fs::write(forebay.dir.path().join("forebay.toml"), &text).expect("written");
-    tail_tells_in_the_words_of_today(forebay.dir.path()).await;
+    std::fs::write(forebay.dir().join("forebay.toml"), &text).expect("written");
+    tail_tells_in_the_words_of_today(forebay.dir()).await;
     waits_until_it_may_go(&forebay, &provider).await;
     let (dir, day) = (forebay.leave().await, "{ requests = 30, per = \"day\" }");
     a_higher_limit_lets_the_day_go_on(dir, &provider, &address, day).await;
@@ -450,7 +450,7 @@ async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
     nodes.purge("worker").await.expect("purged");
     let forebay = Forebay::start(dir, &text).await;
     forebay.postponed("ai.scheduled.default._.later-2100").await;
-    assert!(forebay.dir.path().join("data/format").exists());
+    assert!(forebay.dir().join("data/format").exists());
     forebay.stop().await;
 }
 
