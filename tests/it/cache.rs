@@ -8,7 +8,7 @@ use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
-use crate::support::{Account, Forebay, chat, ctl, provider, said, soon};
+use crate::support::{Forebay, chat, ctl, provider, said, soon};
 
 /// A Forebay whose pool `chat` says what may be cached.
 async fn forebay(cache: &str) -> (Forebay, forebay_simulator::Provider) {
@@ -272,9 +272,7 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::builder()
-        .account(Account::at("one", &provider).limits("{ requests = 5, per = \"1s\" }"))
-        .pool("chat", "gpt-4o-mini", &["one"])
+    let forebay = Forebay::limited(&provider, "{ requests = 5, per = \"1s\" }")
         .config("[pool.chat]\ncache = \"coalesce\"\n")
         .start()
         .await;

@@ -19,7 +19,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{Account, Forebay, chat, install_crypto, provider};
+use crate::support::{Forebay, chat, install_crypto, provider};
 
 /// Jobs of each kind: that succeed, that fail, and that wait for their time first.
 const EACH: usize = 4;
@@ -74,9 +74,7 @@ impl Case {
     async fn new(url: &str, point: CrashPoint, name: String, at_once: usize) -> Self {
         let provider = provider(&["name=one,key=sk-one"], "").await;
         let limits = format!("{{ concurrent = {at_once} }}");
-        let builder = Forebay::builder()
-            .account(Account::at("one", &provider).limits(&limits))
-            .pool("chat", "gpt-4o-mini", &["one"])
+        let builder = Forebay::limited(&provider, &limits)
             .nats(url)
             .config(&format!("[nats]\nprefix = {name:?}\n"))
             .config(SHARED_STREAMS);

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::program;
-use crate::support::{Account, Forebay, install_crypto, provider, soon};
+use crate::support::{Forebay, install_crypto, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -27,9 +27,7 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
         .await
         .expect("it starts");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = Forebay::builder()
-        .account(Account::at("one", &provider).limits(&format!("{{ concurrent = {AT_ONCE} }}")))
-        .pool("chat", "gpt-4o-mini", &["one"])
+    let dir = Forebay::limited(&provider, &format!("{{ concurrent = {AT_ONCE} }}"))
         .nats(server.url())
         .write();
     let text = "x".repeat(60_000);

@@ -6,7 +6,7 @@ use forebay_schemas::{Class, OnAmbiguous, Status};
 use forebay_simulator::fault::FaultPlan;
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, soon};
+use crate::support::{Account, Forebay, UNLIMITED, called, chat, provider, said, soon};
 
 /// A Forebay over two accounts at one provider, each account with its own keys and limits.
 async fn two_accounts(
@@ -16,17 +16,18 @@ async fn two_accounts(
     second: (&[&str], &str),
 ) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(accounts, faults).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let url = provider.base_url();
-    let text = [
-        head(dir.path()),
+    let account = |name, (keys, limits): (&[&str], &str)| {
+        Account::at(name, &provider).keys(keys).limits(limits)
+    };
+    let forebay = Forebay::builder()
+        .account(account("first", first))
+        .account(account("second", second))
+        .pool("chat", "gpt-4o-mini", &["first", "second"])
         // No job runs out of them by chance.
-        "[call]\nattempts = 20\n".to_owned(),
-        account(dir.path(), "first", &url, first.0, first.1),
-        account(dir.path(), "second", &url, second.0, second.1),
-        pool("chat", "gpt-4o-mini", &["first", "second"]),
-    ];
-    (Forebay::start(dir, &text.concat()).await, provider)
+        .config("[call]\nattempts = 20\n")
+        .start()
+        .await;
+    (forebay, provider)
 }
 
 async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Completion> {
@@ -89,7 +90,6 @@ async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt(
         "ready",
         "the refusal spoke of the limit, not of the key"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -147,7 +147,6 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
             state("second", "key-1", "disabled"),
         ])
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,7 +176,6 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
         "every call is an attempt of some completion"
     );
     assert!(attempts > 40, "there were faults");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +227,6 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
         "what shows it, and the eight in flight then: {failed}"
     );
     assert_eq!(calls.len(), failed + JOBS);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,7 +252,6 @@ async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
         Class::NetAfterSend
     );
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -287,7 +283,6 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
         "OpenAI's shape of an HTTP error"
     );
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -321,35 +316,21 @@ async fn one_request_that_is_not_found_does_not_fail_the_others() {
         forebay.completion("default", None, "greedy").await.status,
         Status::Succeeded
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tier_is_entered_after_its_wait() {
     let hangs = provider(&["name=one,key=sk-one"], "hang=1").await;
     let answers = provider(&["name=two,key=sk-two"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let pool = "[pool.chat]\ntargets = [{ account = \"one\", model = \"m\" }, \
-                { account = \"two\", model = \"m\", tier = 1, after = \"1s\" }]\n";
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &hangs.base_url(),
-            &["sk-one"],
-            "{ concurrent = 1 }",
-        ),
-        account(
-            dir.path(),
-            "two",
-            &answers.base_url(),
-            &["sk-two"],
-            UNLIMITED,
-        ),
-        pool.to_owned(),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &hangs).limits("{ concurrent = 1 }"))
+        .account(Account::at("two", &answers))
+        .config(
+            "[pool.chat]\ntargets = [\n{ account = \"one\", model = \"m\" },\n\
+             { account = \"two\", model = \"m\", tier = 1, after = \"1s\" },\n]\n",
+        )
+        .start()
+        .await;
     forebay
         .publish("ai.jobs.chat", &chat("hangs", "hello"))
         .await;
@@ -363,21 +344,15 @@ async fn a_tier_is_entered_after_its_wait() {
         attempt.account == "two" && attempt.waited_ms >= 1_000,
         "{completion:?}"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_teams_limits_hold_up_its_own_jobs_alone() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        pool("chat", "m", &["one"]),
-        "[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n[team.large]\n"
-            .to_owned(),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::over(&provider)
+        .config("[team.large]\n[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n")
+        .start()
+        .await;
     for id in 0..4 {
         forebay
             .publish("ai.jobs.chat.small", &chat(&id.to_string(), "hello"))
@@ -401,5 +376,4 @@ async fn a_teams_limits_hold_up_its_own_jobs_alone() {
         tokio::task::yield_now().await;
     }
     assert_eq!(forebay.count(jobs).await, 2, "the team's others wait");
-    forebay.stop().await;
 }

@@ -6,16 +6,14 @@ use forebay_schemas::{Flow, Lane, Names};
 use forebay_workers::queue::jetstream::JetStreamQueue;
 use forebay_workers::queue::{ActiveReadings, Credit, Queue, QueueReading};
 
-use crate::support::{Forebay, SMALL_STREAMS, chat, soon};
+use crate::support::{Forebay, chat, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = forebay::config::Config::parse(SMALL_STREAMS)
-        .expect("a configuration")
-        .streams;
+    let sizes = Forebay::builder().parse().streams;
     forebay::nats::streams::establish(&connection.context, &names, &sizes)
         .await
         .expect("established");
@@ -58,7 +56,6 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
         queue.forget(&reading).await.expect("asked"),
         "it has gone already"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,5 +75,4 @@ async fn more_teams_than_are_read_at_once_all_have_their_turn() {
             .await,
         TEAMS as u64
     );
-    forebay.stop().await;
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Forebay, UNLIMITED, account, chat, head, pool, said, soon};
+use crate::support::{Account, Forebay, chat, said, soon};
 
 /// A server that answers every request with the same bytes; and the requests.
 async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -43,14 +43,12 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
             "HTTP/1.1 {status}\r\nlocation: {elsewhere}/v1/chat/completions\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
         ))
         .await;
-        let dir = tempfile::tempdir().expect("a directory");
-        let text = [
-            head(dir.path()),
-            "[call]\nattempts = 1\n".to_owned(),
-            account(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
-            pool("chat", "gpt-4o-mini", &["one"]),
-        ];
-        let forebay = Forebay::start(dir, &text.concat()).await;
+        let forebay = Forebay::builder()
+            .account(Account::at_url("one", &address))
+            .pool("chat", "gpt-4o-mini", &["one"])
+            .config("[call]\nattempts = 1\n")
+            .start()
+            .await;
         forebay
             .publish("ai.jobs.chat", &chat("led", "astray"))
             .await;
@@ -64,7 +62,6 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
             asked.lock()[0].contains("authorization: Bearer sk-one"),
             "{status}"
         );
-        forebay.stop().await;
     }
     assert_eq!(*requests.lock(), Vec::<String>::new());
 }
@@ -89,14 +86,12 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
             let _ = socket.write_all(answer.as_bytes()).await;
         }
     });
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        "[call]\nattempts = 1\nmax_answer = \"16MiB\"\n".to_owned(),
-        account(dir.path(), "one", &address, &["sk-one"], UNLIMITED),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::builder()
+        .account(Account::at_url("one", &address))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .config("[call]\nattempts = 1\nmax_answer = \"16MiB\"\n")
+        .start()
+        .await;
     forebay
         .publish("ai.jobs.chat", &chat("refused", "hello"))
         .await;
@@ -110,7 +105,6 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
         (completion.status, outcomes.as_slice()),
         (Status::Succeeded, &["rate_limited", "succeeded"][..])
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -141,7 +135,6 @@ async fn no_job_says_where_its_call_goes() {
         assert_eq!(error.code, "unsupported", "{url}: {error:?}");
     }
     assert_eq!((requests.lock().len(), provider.calls().len()), (0, 0));
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -197,7 +190,6 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
             "{names:?}"
         );
     }
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +246,6 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
         "two deep ones, one with numbers, one after"
     );
     forebay.drained().await;
-    forebay.stop().await;
 }
 
 /// Answers one call: whole, or its first part and then next to nothing.
@@ -292,16 +283,14 @@ async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
             tokio::spawn(answer_or_drip(socket));
         }
     });
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        "[call]\nattempts = 1\n".to_owned(),
-        account(dir.path(), "slow", &address, &["sk-slow"], UNLIMITED),
-        account(dir.path(), "fast", &address, &["sk-fast"], UNLIMITED),
-        pool("slow", "gpt-4o-mini", &["slow"]),
-        pool("fast", "gpt-4o-mini", &["fast"]),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::builder()
+        .account(Account::at_url("slow", &address))
+        .account(Account::at_url("fast", &address))
+        .pool("slow", "gpt-4o-mini", &["slow"])
+        .pool("fast", "gpt-4o-mini", &["fast"])
+        .config("[call]\nattempts = 1\n")
+        .start()
+        .await;
     for index in 0..SLOW {
         forebay
             .publish("ai.jobs.slow", &chat(&format!("slow-{index}"), "hello"))

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use forebay::config::Config;
 use forebay::nats::streams;
 use forebay_schemas::{Completion, Flow, Format, Identity, Lane, Names, Status};
 use forebay_workers::clock::{Clock, SystemClock};
@@ -11,10 +10,7 @@ use forebay_workers::queue::{PostponedJob, PostponedState, Queue};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, chat, copy_in, head, limited, pool, provider, said,
-    simple, soon,
-};
+use crate::support::{Account, Forebay, chat, copy_in, provider, said, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -44,7 +40,6 @@ async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
     );
     let copy = copy_in(&mut inbox).await;
     assert_eq!(said(&copy), "You said: hello");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -82,7 +77,6 @@ async fn another_request_under_a_used_identity_is_set_aside() {
         said(&forebay.completion("default", None, "used").await),
         "You said: first"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,22 +102,17 @@ async fn the_same_id_in_another_team_or_batch_is_another_job() {
         "You said: of a batch"
     );
     assert_eq!(provider.calls().len(), 3);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_before_a_restart_is_not_called_again() {
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider);
-    let forebay = Forebay::start(dir, &text).await;
+    let (forebay, provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("kept", "hello"))
         .await;
     forebay.completion("default", None, "kept").await;
     forebay.drained().await;
-    let dir = forebay.leave().await;
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     forebay
         .publish("ai.jobs.chat", &chat("kept", "hello"))
         .await;
@@ -135,27 +124,17 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
             .await,
         1
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn flows_whose_names_run_together_keep_their_jobs_apart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("gpt-4o", "gpt-4o", &["one"]),
-        pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
-    ]
-    .concat();
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &provider))
+        .pool("gpt-4o", "gpt-4o", &["one"])
+        .pool("gpt-4o-mini", "gpt-4o-mini", &["one"])
+        .start()
+        .await;
     for round in 0..3 {
         let id = format!("r-{round}");
         forebay
@@ -173,7 +152,6 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
             "You said: of x"
         );
     }
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,7 +180,6 @@ async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
         .expect("a message");
     let completion = serde_json::from_slice(&last.payload).expect("a completion");
     assert_eq!(said(&completion), "You said: hello");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,11 +189,9 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
         .publish("ai.jobs.chat", &chat("lost", "first"))
         .await;
     forebay.drained().await;
-    let dir = forebay.leave().await;
-    std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = simple(dir.path(), &provider);
-    let forebay = Forebay::start(dir, &text).await;
+    let stopped = forebay.stop().await;
+    std::fs::remove_dir_all(stopped.dir().join("data/results")).expect("deleted");
+    let forebay = stopped.start().await;
     let mut inbox = forebay
         .connection
         .client
@@ -236,7 +211,6 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
         said(&forebay.completion("default", None, "lost").await),
         "You said: first"
     );
-    forebay.stop().await;
 }
 
 /// The completion of this revision, whenever it comes.
@@ -310,22 +284,18 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
         ),
         (4, 1)
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_first() {
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider);
-    let forebay = Forebay::start(dir, &text).await;
+    let (forebay, _provider) = Forebay::simple().await;
     let mut wrong = chat("lost", "hello");
     wrong["body"]["model"] = json!("gpt-9");
     forebay.publish("ai.jobs.chat", &wrong).await;
     forebay.drained().await;
-    let dir = forebay.leave().await;
-    std::fs::remove_dir_all(dir.path().join("data/results")).expect("deleted");
-    let forebay = Forebay::start(dir, &text).await;
+    let stopped = forebay.stop().await;
+    std::fs::remove_dir_all(stopped.dir().join("data/results")).expect("deleted");
+    let forebay = stopped.start().await;
     forebay
         .publish("ai.jobs.chat", &chat("lost", "hello"))
         .await;
@@ -333,7 +303,6 @@ async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_firs
         said(&revision(&forebay, "lost", 2).await),
         "You said: hello"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,16 +318,14 @@ async fn a_mended_job_that_comes_while_the_refused_one_ends_is_called() {
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 20);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_does_not_expire_with_another_one_of_its_id() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let limits = "{ requests = 1, per = \"3s\", }";
-    let text = limited(dir.path(), &provider, limits);
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, "{ requests = 1, per = \"3s\" }")
+        .start()
+        .await;
     forebay
         .publish("ai.jobs.chat", &chat("first", "hello"))
         .await;
@@ -381,16 +348,13 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
         said(&revision(&forebay, "same", 2).await),
         "You said: hello"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repetitions_of_a_job_that_expires_end_with_it() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
     let limits = "{ requests = 1, per = \"1h\" }, { requests = 100, per = \"1s\" }";
-    let text = limited(dir.path(), &provider, limits);
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, limits).start().await;
     forebay
         .publish("ai.jobs.chat", &chat("first", "hello"))
         .await;
@@ -408,7 +372,6 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
     }
     forebay.drained().await;
     assert_eq!(revision(&forebay, "same", 1).await.status, Status::Expired);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -441,7 +404,6 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
         "You said: first"
     );
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -449,9 +411,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
-    let sizes = Config::parse(SMALL_STREAMS)
-        .expect("a configuration")
-        .streams;
+    let sizes = Forebay::builder().parse().streams;
     streams::establish(&connection.context, &names, &sizes)
         .await
         .expect("established");
@@ -497,7 +457,6 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
             "round {round}: the other is a conflict, or is tried again"
         );
     }
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -544,5 +503,4 @@ async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
         2 * ids.len(),
         "all of them are conflicts"
     );
-    forebay.stop().await;
 }

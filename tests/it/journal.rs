@@ -12,27 +12,16 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{UNLIMITED, account, called, chat, head, pool, provider};
+use crate::support::{Forebay, called, chat, provider};
 
 /// What a dead process held is delivered again after 30 s.
 const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
 
 async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], faults).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        "[call]\ntimeout = \"50s\"\n".to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let dir = Forebay::over(&provider)
+        .config("[call]\ntimeout = \"50s\"\n")
+        .write();
     (dir, provider)
 }
 

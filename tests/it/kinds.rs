@@ -5,22 +5,19 @@ use base64::prelude::BASE64_STANDARD;
 use forebay_schemas::{Completion, Status};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, account, head, provider};
+use crate::support::{Account, Forebay, provider};
 
 /// A Forebay whose pool `work` is served by one account of a provider.
 async fn forebay(name: &str, path: &str) -> (Forebay, forebay_simulator::Provider) {
     // A server of one's own has what OpenAI has not.
     let simulated = if name == "vllm" { "openai" } else { name };
     let simulated = provider(&[&format!("provider={simulated},name=one,key=sk-one")], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let url = format!("{}{path}", simulated.url());
-    let one = account(dir.path(), "one", &url, &["sk-one"], UNLIMITED);
-    let text = [
-        head(dir.path()),
-        one.replace("\"openai\"", &format!("\"{name}\"")),
-        "[pool.work]\ntargets = [{ account = \"one\", model = \"a-model\" }]\n".to_owned(),
-    ];
-    (Forebay::start(dir, &text.concat()).await, simulated)
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &simulated).provider(name, path))
+        .pool("work", "a-model", &["one"])
+        .start()
+        .await;
+    (forebay, simulated)
 }
 
 async fn ask(forebay: &Forebay, id: &str, url: &str, body: Value) -> Completion {
@@ -83,7 +80,6 @@ async fn embeddings_have_one_shape_and_the_order_of_their_texts() {
             both["data"][0]["embedding"], both["data"][1]["embedding"],
             "{name}"
         );
-        forebay.stop().await;
     }
 }
 
@@ -102,7 +98,6 @@ async fn documents_are_put_in_their_order() {
             ranked["results"][0]["relevance_score"].is_number(),
             "{name}: {ranked}"
         );
-        forebay.stop().await;
     }
 }
 
@@ -123,7 +118,6 @@ async fn moderations_have_one_shape() {
                 "{name}: {judged}"
             );
         }
-        forebay.stop().await;
     }
 }
 
@@ -165,7 +159,6 @@ async fn responses_moderations_images_and_sound_are_answered() {
         .decode(speech["data"].as_str().expect("base64"))
         .expect("base64");
     assert!(!sound.is_empty());
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,7 +188,6 @@ async fn mistral_transcribes_what_it_has_a_field_for() {
         .error
         .expect("refused");
     assert!(error.message.contains("body.prompt"), "{error:?}");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,5 +226,4 @@ async fn a_file_is_transcribed_from_the_job_and_from_an_object_alike() {
             .expect("refused");
         assert_eq!(error.code, code);
     }
-    forebay.stop().await;
 }

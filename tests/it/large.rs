@@ -13,9 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{
-    Forebay, UNLIMITED, account, called, chat, head, pool, provider, said, simple, soon,
-};
+use crate::support::{Account, Forebay, called, chat, provider, said, soon};
 
 /// More than the 8 MiB that the minded server takes of a message.
 const LARGE: usize = 9 << 20;
@@ -77,13 +75,8 @@ async fn opened(forebay: &Forebay, payload: &[u8], headers: Option<&HeaderMap>) 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_with_large_lines_runs_like_any_other() {
-    let dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    std::fs::write(
-        dir.path().join("forebay.toml"),
-        simple(dir.path(), &provider),
-    )
-    .expect("written");
+    let dir = Forebay::over(&provider).write();
     let serve = Serve::start(dir.path()).await;
     let text = |index: usize| {
         if index == 1 {
@@ -237,7 +230,6 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
     assert!(said(&opened(&forebay, &reply.payload, reply.headers.as_ref()).await) == said(&whole));
     assert_eq!(provider.calls().len(), 2);
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 0);
-    forebay.stop().await;
 }
 
 /// Puts an object whose description is a server's answer to a publish, which others can aim at any subject.
@@ -272,12 +264,10 @@ async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_work() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = format!(
-        "{}[call]\nmax_request = \"1KiB\"\n",
-        simple(dir.path(), &provider)
-    );
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::over(&provider)
+        .config("[call]\nmax_request = \"1KiB\"\n")
+        .start()
+        .await;
     publish_name(
         &forebay,
         "ai.jobs.chat",
@@ -364,18 +354,12 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
         "You said: hello"
     );
     forebay.drained().await;
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
-    let dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    std::fs::write(
-        dir.path().join("forebay.toml"),
-        simple(dir.path(), &provider),
-    )
-    .expect("written");
+    let dir = Forebay::over(&provider).write();
     let serve = Serve::start(dir.path()).await;
     let bad = |id: &str, size: usize| {
         json!({ "id": id, "body": { "messages": [], "pad": "x".repeat(size) } }).to_string()
@@ -450,30 +434,15 @@ fn jobs(dir: &Path, name: &str, prefix: &str, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_an_end_take_little_memory_and_hold_up_nobody_else() {
     const AT_ONCE: usize = 128;
-    let dir = tempfile::tempdir().expect("a directory");
     let endless = provider(&["name=bad,key=sk-bad"], "endless=1").await;
     let good = provider(&["name=good,key=sk-good"], "").await;
-    let text = [
-        head(dir.path()),
-        format!("[call]\nmax_answer = \"{MAX_ANSWER_MIB}MiB\"\n"),
-        account(
-            dir.path(),
-            "bad",
-            &endless.base_url(),
-            &["sk-bad"],
-            UNLIMITED,
-        ),
-        account(
-            dir.path(),
-            "good",
-            &good.base_url(),
-            &["sk-good"],
-            UNLIMITED,
-        ),
-        pool("bad", "gpt-4o-mini", &["bad"]),
-        pool("good", "gpt-4o-mini", &["good"]),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
+    let dir = Forebay::builder()
+        .account(Account::at("bad", &endless))
+        .account(Account::at("good", &good))
+        .pool("bad", "gpt-4o-mini", &["bad"])
+        .pool("good", "gpt-4o-mini", &["good"])
+        .config(&format!("[call]\nmax_answer = \"{MAX_ANSWER_MIB}MiB\"\n"))
+        .write();
     jobs(dir.path(), "bad.jsonl", "bad", AT_ONCE);
     jobs(dir.path(), "good.jsonl", "good", AT_ONCE);
     let serve = Serve::start(dir.path()).await;

@@ -7,7 +7,7 @@ use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, account, ctl, head, provider};
+use crate::support::{Account, Forebay, ctl, provider};
 
 const MODEL: &str = "text-embedding-3-small";
 /// Longer than a text may be.
@@ -20,24 +20,15 @@ async fn forebay() -> (Forebay, forebay_simulator::Provider) {
         "name=alone,key=sk-alone",
     ];
     let provider = provider(&accounts, "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let url = provider.base_url();
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "joined",
-            &url,
-            &["sk-joined"],
-            "{ requests = 20, per = \"1s\" }",
-        ),
-        account(dir.path(), "alone", &url, &["sk-alone"], UNLIMITED),
-        format!("[pool.joined]\ntargets = [{{ account = \"joined\", model = {MODEL:?} }}]\n"),
-        format!(
-            "[pool.alone]\nmerge = false\ntargets = [{{ account = \"alone\", model = {MODEL:?} }}]\n"
-        ),
-    ];
-    (Forebay::start(dir, &text.concat()).await, provider)
+    let forebay = Forebay::builder()
+        .account(Account::at("joined", &provider).limits("{ requests = 20, per = \"1s\" }"))
+        .account(Account::at("alone", &provider))
+        .pool("joined", MODEL, &["joined"])
+        .pool("alone", MODEL, &["alone"])
+        .config("[pool.alone]\nmerge = false\n")
+        .start()
+        .await;
+    (forebay, provider)
 }
 
 fn embed(id: &str, body: Value) -> Value {
@@ -128,7 +119,6 @@ async fn each_job_has_its_own_vectors_and_its_share_of_tokens_and_cost() {
         let cost = format!("{}.{}", &cost[..1], cost[1..].trim_end_matches('0'));
         assert_eq!(completion.cost.as_ref().expect("a price").amount, cost);
     }
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,7 +154,6 @@ async fn a_text_that_is_refused_fails_no_other() {
         .filter(|call| call.account == "joined")
         .count();
     assert!(calls < bodies.len(), "{calls} calls");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +178,6 @@ async fn a_text_that_is_known_to_be_too_long_travels_alone() {
         );
     }
     assert!(provider.calls().len() < 40);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,5 +226,4 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
         assert_eq!(completion.status, expected(index), "{completion:?}");
     }
     forebay.drained().await;
-    forebay.stop().await;
 }

@@ -10,9 +10,7 @@ use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{
-    Forebay, SMALL_STREAMS, account, called, chat, nats_server, pool, provider, soon,
-};
+use crate::support::{Forebay, SMALLEST_STREAMS, called, chat, nats_server, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -30,24 +28,12 @@ async fn forebay(address: &str, streams: &str) -> (Forebay, Provider) {
 }
 
 async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Forebay {
-    let dir = tempfile::tempdir().expect("a directory");
     let limits = format!("{{ concurrent = {AT_ONCE} }}");
-    let text = [
-        format!(
-            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
-            dir.path().join("data")
-        ),
-        streams.to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            &limits,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    Forebay::start(dir, &text.concat()).await
+    Forebay::limited(provider, &limits)
+        .nats(address)
+        .config(streams)
+        .start()
+        .await
 }
 
 /// Waits until so many jobs succeeded.
@@ -103,8 +89,7 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     let store = dir.path().join("store");
     let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
     let (_server, address) = nats_server(dir.path(), &jetstream, &[]).await;
-    let streams = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"16MiB\"\n";
-    let (forebay, provider) = forebay(&address, streams).await;
+    let (forebay, provider) = forebay(&address, SMALLEST_STREAMS).await;
     for job in 0..JOBS {
         forebay
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
@@ -145,7 +130,6 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
         .expect("deleted");
     succeeded(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was lost");
-    forebay.stop().await;
 }
 
 fn port(address: &str) -> &str {
@@ -166,7 +150,7 @@ async fn start(dir: &Path, port: &str) -> (tokio::process::Child, String) {
 async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_call() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut server, address) = start(dir.path(), "-1").await;
-    let (forebay, provider) = forebay(&address, SMALL_STREAMS).await;
+    let (forebay, provider) = forebay(&address, "").await;
     for job in 0..JOBS {
         forebay
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
@@ -179,7 +163,6 @@ async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_
     let (_server, _) = start(dir.path(), port(&address)).await;
     succeeded(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
-    forebay.stop().await;
 }
 
 /// A way to a server that can be cut.
@@ -229,7 +212,7 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let provider = Provider::start(config, listener).expect("it starts");
-    let forebay = forebay_with(&way.address, SMALL_STREAMS, &provider).await;
+    let forebay = forebay_with(&way.address, "", &provider).await;
     for job in 0..AT_ONCE {
         forebay
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
@@ -243,5 +226,4 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     succeeded(&forebay, AT_ONCE).await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), AT_ONCE, "no call was made twice");
-    forebay.stop().await;
 }

@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, limited, nats_server,
-    pool, provider, said, simple, soon,
+    Forebay, SMALLEST_STREAMS, called, chat, copy_in, ctl, nats_server, provider, said, soon,
 };
 
 /// More than the 8 MiB that the minded server takes of a message.
@@ -59,9 +58,7 @@ fn large(id: &str, text: &str) -> Value {
 /// A Forebay that calls one job at a time, with some to do.
 async fn busy() -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = limited(dir.path(), &provider, ONE_AT_A_TIME);
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, ONE_AT_A_TIME).start().await;
     for index in 0..3 {
         forebay
             .publish("ai.jobs.chat", &chat(&format!("before-{index}"), "hello"))
@@ -96,7 +93,6 @@ async fn a_large_job_that_is_cancelled_and_published_again_is_called() {
         (Status::Succeeded, "You said: first")
     );
     assert_eq!(provider.calls().len(), 4);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +123,6 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
         .expect("there");
     assert!(String::from_utf8_lossy(&kept).contains("\"second\""));
     assert_eq!(provider.calls().len(), 4);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +177,6 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
         "You said: hello"
     );
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -223,7 +217,6 @@ async fn an_object_without_its_chunks_ends_its_job() {
         .expect("an error");
     assert_eq!(error.code, "object_gone");
     assert_eq!(provider.calls(), []);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,16 +252,11 @@ async fn what_is_left_of_an_object_that_never_became_whole_is_swept() {
     );
     // Its one chunk and its description.
     assert_eq!(forebay.count("OBJ_AI_REQUESTS".to_owned()).await, 2);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_whose_object_is_gone_comes_from_the_store() {
-    let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = simple(dir.path(), &provider);
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-    let forebay = Forebay::start(dir, &text).await;
+    let (forebay, provider) = Forebay::simple().await;
     let dir = forebay.dir();
     let body = json!({ "messages": [{ "role": "user", "content": "x".repeat(LARGE) }] });
     let line = json!({ "custom_id": "r", "body": body });
@@ -299,36 +287,17 @@ async fn an_answer_whose_object_is_gone_comes_from_the_store() {
     stream.purge().await.expect("purged");
     assert!(run().await == first, "the same bytes");
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_of_any_length_stop_nothing() {
     const JOBS: usize = 70;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (server_dir, dir) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
+    let server_dir = tempfile::tempdir().expect("a directory");
     let store = server_dir.path().join("store");
     let config = format!("max_payload: 131072\njetstream {{ store_dir: {store:?} }}\n");
     let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
-    let text = [
-        format!(
-            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
-            dir.path().join("data")
-        ),
-        SMALL_STREAMS.to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    let forebay = Forebay::start(dir, &text.concat()).await;
+    let forebay = Forebay::over(&provider).nats(&address).start().await;
     let connects = || {
         forebay
             .connection
@@ -379,40 +348,21 @@ async fn texts_of_any_length_stop_nothing() {
         2 * JOBS as u64 + 2
     );
     assert_eq!(connects(), before, "no message broke the connection");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_larger_than_the_object_stores_flows_through_them() {
     const LINES: usize = 40;
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (server_dir, dir) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
+    let server_dir = tempfile::tempdir().expect("a directory");
     let store = server_dir.path().join("store");
     let config = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
     let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
-    let text = [
-        format!(
-            "[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n",
-            dir.path().join("data")
-        ),
-        SMALL_STREAMS
-            .replace("64MiB", "16MiB")
-            .replace("256MiB", "16MiB"),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            "{ requests = 10, per = \"1s\" }",
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ]
-    .concat();
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, "{ requests = 10, per = \"1s\" }")
+        .nats(&address)
+        .config(SMALLEST_STREAMS)
+        .start()
+        .await;
     let dir = forebay.dir();
     // Twice the server's max_payload, and all of them more than twice what both stores hold.
     let line = |index: usize| {
@@ -452,5 +402,4 @@ async fn a_batch_larger_than_the_object_stores_flows_through_them() {
         (output.lines().count(), provider.calls().len()),
         (LINES, LINES)
     );
-    forebay.stop().await;
 }

@@ -9,22 +9,19 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, UNLIMITED, account, called, chat, ctl, head, pool, provider, said};
+use crate::support::{Account, Forebay, called, chat, ctl, provider, said};
 
 /// Pools `chat` and `other`, each over an account of its own at one provider.
-async fn two_pools(faults: &str) -> (Forebay, Provider, String) {
+async fn two_pools(faults: &str) -> (Forebay, Provider) {
     let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], faults).await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let url = provider.base_url();
-    let text = [
-        head(dir.path()),
-        account(dir.path(), "one", &url, &["sk-one"], UNLIMITED),
-        account(dir.path(), "two", &url, &["sk-two"], UNLIMITED),
-        pool("chat", "gpt-4o-mini", &["one"]),
-        pool("other", "gpt-4o-mini", &["two"]),
-    ]
-    .concat();
-    (Forebay::start(dir, &text).await, provider, text)
+    let forebay = Forebay::builder()
+        .account(Account::at("one", &provider))
+        .account(Account::at("two", &provider))
+        .pool("chat", "gpt-4o-mini", &["one"])
+        .pool("other", "gpt-4o-mini", &["two"])
+        .start()
+        .await;
+    (forebay, provider)
 }
 
 async fn pause(forebay: &Forebay, what: &PauseTarget) -> Result<OrdersReply, String> {
@@ -54,7 +51,7 @@ fn of_batch(id: &str, batch: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
-    let (mut forebay, provider, text) = two_pools("").await;
+    let (mut forebay, provider) = two_pools("").await;
     let kinds = [
         PauseTarget::Pool("chat".to_owned()),
         PauseTarget::Account("one".to_owned()),
@@ -77,7 +74,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
             said(&forebay.completion("default", None, &goes).await),
             "You said: hello"
         );
-        forebay = Forebay::start(forebay.leave().await, &text).await;
+        forebay = forebay.restart().await;
         let again = format!("{goes}-again");
         forebay
             .publish("ai.jobs.other", &chat(&again, "hello"))
@@ -112,16 +109,15 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
     ] {
         assert_eq!(pause(&forebay, &what).await.expect_err("unknown"), problem);
     }
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
-    let (forebay, provider, text) = two_pools("").await;
+    let (forebay, provider) = two_pools("").await;
     pause(&forebay, &PauseTarget::Pool("chat".to_owned()))
         .await
         .expect("paused");
-    for id in ["staged-1", "staged-2"] {
+    for id in ["waits-1", "waits-2"] {
         forebay.publish("ai.jobs.chat", &of_batch(id, "b")).await;
     }
     forebay
@@ -139,7 +135,7 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     let ended = async |forebay: &Forebay, id| -> Completion {
         forebay.completion("default", Some("b"), id).await
     };
-    for id in ["staged-1", "staged-2", "later"] {
+    for id in ["waits-1", "waits-2", "later"] {
         let completion = ended(&forebay, id).await;
         assert_eq!(completion.status, Status::Cancelled, "{id}");
         assert_eq!(
@@ -150,19 +146,19 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
     assert!(provider.calls().is_empty());
 
     // What is published after it is not cancelled, over a restart too.
-    let forebay = Forebay::start(forebay.leave().await, &text).await;
+    let forebay = forebay.restart().await;
     let _: OrdersReply = ctl(&forebay, "resume", &PauseTarget::Pool("chat".to_owned()))
         .await
         .expect("resumed");
     forebay
-        .publish("ai.jobs.chat", &of_batch("staged-1", "b"))
+        .publish("ai.jobs.chat", &of_batch("waits-1", "b"))
         .await;
     assert_eq!(
         said(&forebay.completion("default", Some("c"), "beside").await),
         "You said: hello"
     );
     forebay.drained().await;
-    let request = json!({ "team": "default", "batch": "b", "id": "staged-1" });
+    let request = json!({ "team": "default", "batch": "b", "id": "waits-1" });
     let again: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
     let again = again.expect("a result");
     assert_eq!(
@@ -170,12 +166,11 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
         (2, "You said: hello")
     );
     assert_eq!(provider.calls().len(), 2);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
-    let (forebay, provider, _) = two_pools("overloaded=1").await;
+    let (forebay, provider) = two_pools("overloaded=1").await;
     forebay.publish("ai.jobs.chat", &chat("one", "hello")).await;
     called(&provider, 1).await;
     cancel(&forebay, None, Some("one")).await;
@@ -183,12 +178,11 @@ async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
     assert_eq!(completion.status, Status::Cancelled);
     assert_eq!(completion.attempts.len(), provider.calls().len());
     assert_eq!(completion.attempts[0].outcome, "overloaded");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called() {
-    let (forebay, provider, _) = two_pools("").await;
+    let (forebay, provider) = two_pools("").await;
     let what = PauseTarget::Pool("chat".to_owned());
     pause(&forebay, &what).await.expect("paused");
     forebay
@@ -211,5 +205,4 @@ async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called(
     let stored: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
     assert_eq!(said(&stored.expect("a result")), "You said: hello");
     assert_eq!(provider.calls().len(), 1);
-    forebay.stop().await;
 }

@@ -13,8 +13,7 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALL_STREAMS, UNLIMITED, account, called, chat, copy_in, ctl, install_crypto,
-    nats_server, pool, provider, said, soon,
+    Forebay, called, chat, copy_in, ctl, install_crypto, nats_server, provider, said, soon,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -173,32 +172,21 @@ impl Team {
 /// A Forebay at that server, and the simulated provider.
 async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let text = [
-        format!(
-            "[nats]\nurl = \"nats://operator:secret@{address}\"\n[data]\ndir = {:?}\n",
-            dir.path().join("data")
-        ),
-        SMALL_STREAMS.to_owned(),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ]
-    .concat();
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
-    (Forebay::start(dir, &text).await, provider)
+    let forebay = Forebay::over(&provider)
+        .in_dir(dir)
+        .nats(&format!("operator:secret@{address}"))
+        .start()
+        .await;
+    (forebay, provider)
 }
 
 /// Two teams at a server, and a Forebay that serves them.
 struct Site {
-    _server: Child,
+    // Dropped first, since it needs the server to stop.
     forebay: Forebay,
     provider: forebay_simulator::Provider,
     acme: Team,
+    _server: Child,
 }
 
 async fn site() -> Site {
@@ -218,10 +206,10 @@ async fn site_at(dir: tempfile::TempDir, (server, address): (Child, String)) -> 
     let (forebay, provider) = forebay(dir, &address).await;
     let acme = Team::connect(&address, "acme").await;
     Site {
-        _server: server,
         forebay,
         provider,
         acme,
+        _server: server,
     }
 }
 
@@ -236,13 +224,7 @@ async fn a_team_with_an_account_of_its_own_does_so_too() {
 }
 
 async fn publishes_and_reads(site: Site) {
-    let Site {
-        forebay,
-        acme,
-        provider,
-        _server,
-        ..
-    } = site;
+    let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     let mut copies = acme
         .client
         .subscribe("_INBOX_acme.copies")
@@ -318,18 +300,12 @@ async fn publishes_and_reads(site: Site) {
         problem.is_some_and(|problem| problem.as_str().contains("names no pool")),
         "{problem:?}"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_team_crosses_over_nowhere() {
-    let Site {
-        forebay,
-        acme,
-        provider,
-        _server,
-        ..
-    } = site().await;
+    let site = site().await;
+    let (acme, provider) = (&site.acme, &site.provider);
     let job = chat("intruder", "hello").to_string();
     for subject in FOREIGN {
         acme.publish(subject, job.clone(), HeaderMap::new()).await;
@@ -351,17 +327,12 @@ async fn a_team_crosses_over_nowhere() {
             .await;
     }
     assert!(provider.calls().is_empty(), "no call for an intruder");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
-    let Site {
-        forebay,
-        acme,
-        provider,
-        _server,
-    } = site().await;
+    let site = site().await;
+    let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     let job = chat("intruder", "hello").to_string();
     forebay
         .publish("ai.jobs.chat.acme2", &chat("stays", "hello"))
@@ -404,17 +375,12 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
     );
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 2, "no call for an intruder");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_does_harm() {
-    let Site {
-        forebay,
-        acme,
-        provider,
-        _server,
-    } = site().await;
+    let site = site().await;
+    let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     forebay
         .publish("ai.jobs.chat.acme2", &chat("order-1", "hello"))
         .await;
@@ -470,7 +436,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
         forebay.drained().await;
         let request = json!({ "team": "acme2", "batch": null, "id": id });
         let stored: Option<Completion> =
-            ctl(&forebay, "results", &request).await.expect("an answer");
+            ctl(forebay, "results", &request).await.expect("an answer");
         let stored = stored.expect("a result");
         assert_eq!(
             (stored.team.as_str(), said(&stored).as_str()),
@@ -481,17 +447,12 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
     assert_eq!(theirs.revision, 1);
     let of_acme = provider.calls().len() - 2;
     assert!(of_acme <= 1 + 2 * TARGETS.len(), "{of_acme}");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers() {
-    let Site {
-        forebay,
-        acme,
-        provider,
-        _server,
-    } = site_with_accounts().await;
+    let site = site_with_accounts().await;
+    let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     for subject in FOREIGN {
         let job = chat("intruder", "hello").to_string();
         match acme.client.request(subject, job.into()).await {
@@ -524,7 +485,7 @@ async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers(
         .await
         .expect("kept");
     let jobs = 2 * TARGETS.len() + 1;
-    called(&provider, jobs).await;
+    called(provider, jobs).await;
     forebay.drained().await;
     // Every message in a stream is of the team's own jobs.
     assert_eq!(
@@ -547,5 +508,4 @@ async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers(
         assert_eq!(forebay.count(stream.to_owned()).await, 0, "{stream}");
     }
     assert_eq!(provider.calls().len(), jobs);
-    forebay.stop().await;
 }

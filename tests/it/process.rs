@@ -8,26 +8,13 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{UNLIMITED, account, head, nats_server, pool, provider, soon};
+use crate::support::{Forebay, nats_server, provider, soon};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
 async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-do-not-print-this"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-do-not-print-this"],
-            UNLIMITED,
-        ),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    std::fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
-    (dir, provider)
+    (Forebay::over(&provider).write(), provider)
 }
 
 /// Publishes a job and reads its stored completion, both with the command line.
@@ -240,15 +227,11 @@ async fn clients_say_when_nothing_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole() {
-    let (dir, _provider) = configured().await;
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let dir = Forebay::over(&provider)
+        .config("[data]\ndir = \"data\"\n")
+        .write();
     let dir = dir.path().canonicalize().expect("a path");
-    let path = dir.join("forebay.toml");
-    let text = std::fs::read_to_string(&path).expect("there");
-    std::fs::write(
-        &path,
-        text.replace(&format!("{:?}", dir.join("data")), "\"data\""),
-    )
-    .expect("written");
     let whole = format!("{} ([data] dir)", dir.join("data").display());
     let nobody = program::run(&dir, &["accounts"]).await;
     assert!(
@@ -297,15 +280,10 @@ async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_jetstream_does_not_pass_the_check() {
-    let (dir, _provider) = configured().await;
-    let (_server, address) = nats_server(dir.path(), "", &[]).await;
-    let path = dir.path().join("forebay.toml");
-    let text = std::fs::read_to_string(&path).expect("there");
-    let text = text.replace(
-        "listen = \"127.0.0.1:0\"",
-        &format!("url = \"nats://{address}\""),
-    );
-    std::fs::write(&path, text).expect("written");
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let server_dir = tempfile::tempdir().expect("a directory");
+    let (_server, address) = nats_server(server_dir.path(), "", &[]).await;
+    let dir = Forebay::over(&provider).nats(&address).write();
     let checked = program::run(dir.path(), &["check"]).await;
     assert_eq!(checked.code, Some(3), "{checked:?}");
     assert!(checked.stderr.contains("has no JetStream"), "{checked:?}");

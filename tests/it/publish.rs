@@ -7,19 +7,13 @@ use forebay_simulator::Provider;
 use serde_json::Value;
 
 use crate::program::{Output, Serve, run};
-use crate::support::{nats_server, provider, simple, soon};
+use crate::support::{Forebay, nats_server, provider, soon};
 
 const BODY: &str = r#""body":{"messages":[{"role":"user","content":"hello"}]}"#;
 
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    fs::write(
-        dir.path().join("forebay.toml"),
-        simple(dir.path(), &provider),
-    )
-    .expect("written");
-    (dir, provider)
+    (Forebay::over(&provider).write(), provider)
 }
 
 /// Publishes these lines.
@@ -100,19 +94,12 @@ async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
-    let (dir, _provider) = configured().await;
-    let store = format!(
-        "jetstream {{ store_dir: {:?} }}\n",
-        dir.path().join("store")
-    );
-    let (_server, address) = nats_server(dir.path(), &store, &[]).await;
-    let path = dir.path().join("forebay.toml");
-    let text = fs::read_to_string(&path).expect("there");
-    let text = text.replace(
-        "listen = \"127.0.0.1:0\"",
-        &format!("url = \"nats://{address}\""),
-    );
-    fs::write(&path, text).expect("written");
+    let provider = provider(&["name=one,key=sk-one"], "").await;
+    let server_dir = tempfile::tempdir().expect("a directory");
+    let store = server_dir.path().join("store");
+    let store = format!("jetstream {{ store_dir: {store:?} }}\n");
+    let (_server, address) = nats_server(server_dir.path(), &store, &[]).await;
+    let dir = Forebay::over(&provider).nats(&address).write();
     let lines = [format!(r#"{{"id":"early",{BODY}}}"#)];
     let none = publish(dir.path(), &lines, &["--pool", "chat"]).await;
     assert_eq!(none.code, Some(3), "{none:?}");

@@ -34,7 +34,6 @@ async fn copies_go_to_the_fields_and_the_headers_subject() {
     }
     subjects.sort();
     assert_eq!(subjects, ["_INBOX.field", "_INBOX.header"]);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,5 +78,4 @@ async fn nobody_makes_forebay_publish_where_it_must_not() {
             .await,
         10
     );
-    forebay.stop().await;
 }

@@ -13,21 +13,20 @@ use forebay_workers::store::results::{ResultStore, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{UNLIMITED, account, called, head, pool, provider, soon};
+use crate::support::{Account, Forebay, ForebayBuilder, called, provider, soon};
 
 /// A directory with a configuration of two accounts of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
+    (over(&provider).write(), provider)
+}
+
+fn over(provider: &Provider) -> ForebayBuilder {
     let limits = "{ concurrent = 2 }";
-    let text = [
-        head(dir.path()),
-        account(dir.path(), "one", &provider.base_url(), &["sk-one"], limits),
-        account(dir.path(), "two", &provider.base_url(), &["sk-two"], limits),
-        pool("gpt-4o-mini", "gpt-4o-mini", &["one", "two"]),
-    ];
-    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
-    (dir, provider)
+    Forebay::builder()
+        .account(Account::at("one", provider).limits(limits))
+        .account(Account::at("two", provider).limits(limits))
+        .pool("gpt-4o-mini", "gpt-4o-mini", &["one", "two"])
 }
 
 fn input(dir: &Path, name: &str, lines: usize, text: &str) {
@@ -121,15 +120,10 @@ async fn a_line_that_is_refused_for_its_content_says_so_beside_the_providers_wor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others() {
-    let (dir, provider) = configured().await;
+    let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
+    let provider = provider(&accounts, "error=0.4,malformed=0.4").await;
+    let dir = over(&provider).config("[call]\nattempts = 1\n").write();
     input(dir.path(), "in.jsonl", 10, "hello");
-    provider.fail("error=0.4,malformed=0.4".parse().expect("faults"));
-    let config = fs::read_to_string(dir.path().join("forebay.toml")).expect("there");
-    fs::write(
-        dir.path().join("forebay.toml"),
-        format!("[call]\nattempts = 1\n{config}"),
-    )
-    .expect("written");
     let first = run(dir.path(), &RUN).await;
     assert_eq!(first.code, Some(1), "{first:?}");
     let failed = fs::read_to_string(dir.path().join("out.errors.jsonl"))
@@ -361,7 +355,8 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
     };
     wrong_model(&[]).await;
     // Where the configuration names no pools the worker is asked.
-    fs::write(dir.path().join("client.toml"), head(dir.path())).expect("written");
+    let data = format!("[data]\ndir = {:?}\n", dir.path().join("data"));
+    fs::write(dir.path().join("client.toml"), data).expect("written");
     let serve = Serve::start(dir.path()).await;
     wrong_model(&["--config", "client.toml"]).await;
     serve.terminate().await;
@@ -687,12 +682,11 @@ async fn a_run_beside_a_worker_that_ends_takes_its_place() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended() {
     let (dir, provider) = configured().await;
+    let dir = over(&provider)
+        .pool("gpt-4o-mini", "no-such-model", &["one", "two"])
+        .in_dir(dir)
+        .write();
     input(dir.path(), "in.jsonl", 30, "hello");
-    let path = dir.path().join("forebay.toml");
-    let right = fs::read_to_string(&path).expect("there");
-    let model = "model = \"gpt-4o-mini\"";
-    assert!(right.contains(model));
-    fs::write(&path, right.replace(model, "model = \"no-such-model\"")).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
     assert!(
@@ -702,7 +696,7 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
         "{output:?}"
     );
     assert!(!provider.calls().is_empty());
-    fs::write(&path, right).expect("written");
+    let dir = over(&provider).in_dir(dir).write();
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     whole(&dir.path().join("out.jsonl"), 30, "hello");
@@ -716,20 +710,11 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let dir = Forebay::builder()
+        .account(Account::at_url("one", "http://no-such-host.invalid/v1"))
+        .pool("gpt-4o-mini", "gpt-4o-mini", &["one"])
+        .write();
     input(dir.path(), "in.jsonl", 5, "hello");
-    let text = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            "http://no-such-host.invalid/v1",
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("gpt-4o-mini", "gpt-4o-mini", &["one"]),
-    ];
-    fs::write(dir.path().join("forebay.toml"), text.concat()).expect("written");
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(3), "{output:?}");
     assert!(

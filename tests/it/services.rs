@@ -38,7 +38,6 @@ async fn a_request_waits_for_its_completion() {
             .code,
         "invalid_job"
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +99,6 @@ async fn operators_see_queues_keys_and_results() {
             .get("Nats-Service-Error")
             .is_some()
     );
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,5 +130,4 @@ async fn the_services_show_in_discovery() {
             "{subject} not in {subjects:?}"
         );
     }
-    forebay.stop().await;
 }

@@ -8,14 +8,14 @@ use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, UNLIMITED, account, chat, ctl, head, limited, pool, provider, said};
+use crate::support::{Forebay, chat, ctl, provider, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = limited(dir.path(), &provider, "{ requests = 2, per = \"1h\" }");
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, "{ requests = 2, per = \"1h\" }")
+        .start()
+        .await;
     for id in ["first", "second"] {
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
         assert_eq!(
@@ -23,9 +23,8 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
             "You said: hello"
         );
     }
-    let dir = forebay.leave().await;
 
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     let shown = accounts(&forebay, "accounts", None).await.expect("keys");
     let spent = shown.accounts[0].models[0]
         .spent
@@ -38,16 +37,13 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
         Status::Expired
     );
     assert_eq!(provider.calls().len(), 2);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_team_has_spent_stays_spent_over_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
     let team = "[team.acme]\nlimits = [{ requests = 2, per = \"1h\" }]\n";
-    let text = limited(dir.path(), &provider, "{ concurrent = 256 }") + team;
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::over(&provider).config(team).start().await;
     for id in ["first", "second"] {
         forebay
             .publish("ai.jobs.chat.acme", &chat(id, "hello"))
@@ -57,9 +53,8 @@ async fn what_a_team_has_spent_stays_spent_over_a_restart() {
             "You said: hello"
         );
     }
-    let dir = forebay.leave().await;
 
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     forebay
         .publish("ai.jobs.chat.acme", &in_a_hurry("third"))
         .await;
@@ -75,15 +70,14 @@ async fn what_a_team_has_spent_stays_spent_over_a_restart() {
         "You said: hello"
     );
     assert_eq!(provider.calls().len(), 3);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let text = limited(dir.path(), &provider, "{ requests = 3, per = \"1h\" }");
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::limited(&provider, "{ requests = 3, per = \"1h\" }")
+        .start()
+        .await;
     for id in ["first", "second", "third"] {
         // Each of so few calls is written down before it is made.
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
@@ -98,7 +92,6 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
             .await
             .expect("deleted");
     }
-    forebay.stop().await;
 }
 
 /// A job that has a second.
@@ -115,21 +108,7 @@ fn in_a_hurry(id: &str) -> serde_json::Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
     let provider = provider(&["name=one,key=sk-one,key=sk-two"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let account = account(
-        dir.path(),
-        "one",
-        &provider.base_url(),
-        &["sk-one", "sk-two"],
-        UNLIMITED,
-    );
-    let text = [
-        head(dir.path()),
-        account,
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ]
-    .concat();
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::over(&provider).start().await;
     forebay
         .connection
         .context
@@ -150,7 +129,7 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         .await
         .expect("read")
         .expect("written before it was answered");
-    let written: AccountState = serde_json::from_slice(&written).expect("a standing");
+    let written: AccountState = serde_json::from_slice(&written).expect("the state of an account");
     assert!(written.keys.contains_key("key-1"));
     for id in 0..4 {
         forebay
@@ -190,9 +169,8 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         .await
         .expect_err("no such account");
     assert_eq!(wrong, "there is no account `two`; known accounts: one");
-    let dir = forebay.leave().await;
 
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = forebay.restart().await;
     let after = accounts(&forebay, "accounts", None).await.expect("keys");
     assert!(
         after.accounts[0]
@@ -211,7 +189,6 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         said(&forebay.completion("default", None, "waits").await),
         "You said: hello"
     );
-    forebay.stop().await;
 }
 
 async fn accounts(

@@ -7,27 +7,22 @@ use forebay_simulator::Provider;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{UNLIMITED, account, chat, head, pool, provider};
+use crate::support::{Forebay, chat, provider};
 
 /// A directory whose configuration has its data in `data`, and keeps it for long.
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = tempfile::tempdir().expect("a directory");
-    configure(dir.path(), &provider);
-    (dir, provider)
+    (configure(dir, &provider), provider)
 }
 
-fn configure(dir: &Path, provider: &Provider) {
-    let text = [
+fn configure(dir: tempfile::TempDir, provider: &Provider) -> tempfile::TempDir {
+    Forebay::over(provider)
+        .in_dir(dir)
         // What a fixture holds counts however old it is.
-        head(dir).replace(
-            "[streams]",
-            "keep_days = 10000\ndedupe_days = 9000\n[streams]\ncompletions_max_age = \"10000d\"",
-        ),
-        account(dir, "one", &provider.base_url(), &["sk-one"], UNLIMITED),
-        pool("chat", "gpt-4o-mini", &["one"]),
-    ];
-    std::fs::write(dir.join("forebay.toml"), text.concat()).expect("written");
+        .config("[data]\nkeep_days = 10000\ndedupe_days = 9000\n")
+        .config("[streams]\ncompletions_max_age = \"10000d\"\n")
+        .write()
 }
 
 /// Runs a batch of one job; returns its answer.
@@ -157,8 +152,8 @@ async fn a_copied_data_directory_goes_on_where_the_first_one_stopped() {
         .status();
     assert!(copied.expect("it runs").success());
     std::fs::remove_dir_all(dir.join("data")).expect("removed");
+    let other = configure(other, &provider);
     let dir = other.path();
-    configure(dir, &provider);
     let serve = Serve::start(dir).await;
     assert!(result(dir, "answered").await.contains("I am answered"));
     let queues = program::run(dir, &["queues", "--json"]).await.stdout;

@@ -22,7 +22,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
-pub(crate) use builder::{Account, ForebayBuilder, UNLIMITED};
+pub(crate) use builder::{Account, ForebayBuilder, SMALLEST_STREAMS, UNLIMITED};
 
 /// No signal that a test waits for takes longer; only a failure does.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -64,60 +64,6 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
     Provider::start(config, listener).expect("it starts")
 }
 
-/// An account of a configuration; its key stands in a file.
-pub(crate) fn account(
-    dir: &Path,
-    name: &str,
-    base_url: &str,
-    keys: &[&str],
-    limits: &str,
-) -> String {
-    let mut entries = Vec::new();
-    for (index, key) in keys.iter().enumerate() {
-        let file = dir.join(format!("{name}-{index}.key"));
-        std::fs::write(&file, key).expect("written");
-        entries.push(format!(
-            "{{ name = \"key-{}\", file = {file:?} }}",
-            index + 1
-        ));
-    }
-    format!(
-        "[account.{name}]\nprovider = \"openai\"\nbase_url = \"{base_url}\"\nkeys = [{}]\nlimits = [{limits}]\n",
-        entries.join(", ")
-    )
-}
-
-/// Streams that need little of a disk: a server keeps room for the most that they may hold.
-pub(crate) const SMALL_STREAMS: &str = "[streams]\njobs_max_bytes = \"64MiB\"\ncompletions_max_bytes = \"64MiB\"\nobjects_max_bytes = \"256MiB\"\n";
-
-/// The head of a configuration: a minded server on any free port.
-pub(crate) fn head(dir: &Path) -> String {
-    format!(
-        "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\ndir = {:?}\n{SMALL_STREAMS}",
-        dir.join("data")
-    )
-}
-
-/// A pool over accounts, all for one model.
-pub(crate) fn pool(name: &str, model: &str, accounts: &[&str]) -> String {
-    let targets: Vec<_> = accounts
-        .iter()
-        .map(|account| format!("{{ account = \"{account}\", model = \"{model}\" }}"))
-        .collect();
-    format!("[pool.{name}]\ntargets = [{}]\n", targets.join(", "))
-}
-
-/// A configuration whose pool `chat` is served by one account without limits.
-pub(crate) fn simple(dir: &Path, provider: &Provider) -> String {
-    limited(dir, provider, UNLIMITED)
-}
-
-/// The same by one account with these limits.
-pub(crate) fn limited(dir: &Path, provider: &Provider, limits: &str) -> String {
-    let account = account(dir, "one", &provider.base_url(), &["sk-one"], limits);
-    [head(dir), account, pool("chat", "gpt-4o-mini", &["one"])].concat()
-}
-
 /// How long a Forebay may go on with what is under way when it is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
@@ -136,8 +82,13 @@ impl Forebay {
 
     /// One whose pool `chat` is served by the account `one` at this provider.
     pub(crate) fn over(provider: &Provider) -> ForebayBuilder {
+        Self::limited(provider, UNLIMITED)
+    }
+
+    /// The same, and the account has these limits.
+    pub(crate) fn limited(provider: &Provider, limits: &str) -> ForebayBuilder {
         Self::builder()
-            .account(Account::at("one", provider))
+            .account(Account::at("one", provider).limits(limits))
             .pool("chat", "gpt-4o-mini", &["one"])
     }
 
@@ -145,10 +96,6 @@ impl Forebay {
     pub(crate) async fn simple() -> (Self, Provider) {
         let provider = provider(&["name=one,key=sk-one"], "").await;
         (Self::over(&provider).start().await, provider)
-    }
-
-    pub(crate) async fn start(dir: tempfile::TempDir, config: &str) -> Self {
-        Self::builder().in_dir(dir).config(config).start().await
     }
 
     fn running(&self) -> &(Box<App>, ForebayBuilder) {
@@ -175,10 +122,6 @@ impl Forebay {
         let (app, builder) = self.running.take().expect("it runs");
         soon("the stop", app.stop(grace)).await;
         builder
-    }
-
-    pub(crate) async fn leave(self) -> tempfile::TempDir {
-        self.stop().await.write()
     }
 
     /// Stops it and starts it again, with the same configuration in the same directory.

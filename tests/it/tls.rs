@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::program::{Output, command, finish};
-use crate::support::{UNLIMITED, account, head, install_crypto, pool, provider, soon};
+use crate::support::{Account, Forebay, install_crypto, provider, soon};
 
 /// A certificate authority in `ca.pem`, and a certificate of its for localhost.
 fn certificate(dir: &Path) -> (rcgen::Certificate, KeyPair) {
@@ -27,8 +27,7 @@ fn certificate(dir: &Path) -> (rcgen::Certificate, KeyPair) {
     (server.signed_by(&key, &issuer).expect("signed"), key)
 }
 
-async fn run_one(dir: &Path, config: &str, trusted: bool) -> Output {
-    std::fs::write(dir.join("forebay.toml"), config).expect("written");
+async fn run_one(dir: &Path, trusted: bool) -> Output {
     let line =
         r#"{"custom_id":"a","body":{"model":"m","messages":[{"role":"user","content":"hello"}]}}"#;
     std::fs::write(dir.join("in.jsonl"), line).expect("written");
@@ -71,18 +70,13 @@ async fn the_provider_is_called_over_tls() {
             });
         }
     });
-    let config = [
-        head(dir.path()),
-        account(
-            dir.path(),
-            "one",
-            &format!("https://localhost:{port}/v1"),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("m", "m", &["one"]),
-    ];
-    let output = run_one(dir.path(), &config.concat(), true).await;
+    let url = format!("https://localhost:{port}/v1");
+    let dir = Forebay::builder()
+        .account(Account::at_url("one", &url))
+        .pool("m", "m", &["one"])
+        .in_dir(dir)
+        .write();
+    let output = run_one(dir.path(), true).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     let answer = std::fs::read_to_string(dir.path().join("out.jsonl")).expect("there");
     assert!(answer.contains("over-tls"), "{answer}");
@@ -129,24 +123,14 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
     .await;
 
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let head = head(dir.path()).replace(
-        "listen = \"127.0.0.1:0\"",
-        &format!("url = \"tls://localhost:{port}\""),
-    );
-    let config = [
-        head,
-        account(
-            dir.path(),
-            "one",
-            &provider.base_url(),
-            &["sk-one"],
-            UNLIMITED,
-        ),
-        pool("m", "m", &["one"]),
-    ];
-    let config = config.concat();
-    let distrusted = run_one(dir.path(), &config, false).await;
+    let dir = Forebay::builder()
+        .account(Account::at("one", &provider))
+        .pool("m", "m", &["one"])
+        .nats(&format!("tls://localhost:{port}"))
+        .in_dir(dir)
+        .write();
+    let distrusted = run_one(dir.path(), false).await;
     assert_eq!(distrusted.code, Some(3), "{distrusted:?}");
-    let output = run_one(dir.path(), &config, true).await;
+    let output = run_one(dir.path(), true).await;
     assert_eq!(output.code, Some(0), "{output:?}");
 }

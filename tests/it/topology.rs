@@ -10,8 +10,7 @@ use forebay::nats::streams;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Forebay, UNLIMITED, account, chat, ctl, head, install_crypto, nats_server, pool, provider,
-    said, soon,
+    Account, Forebay, chat, ctl, install_crypto, nats_server, provider, said, soon,
 };
 
 async fn server(dir: &std::path::Path) -> (NatsServer, jetstream::Context) {
@@ -134,45 +133,33 @@ fn work_queue() -> stream::Config {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_worker_at_a_time_serves_a_prefix() {
     let dir = tempfile::tempdir().expect("a directory");
-    let (server, context) = server(&dir.path().join("nats")).await;
-    let text = |data: &str| {
-        let head = head(dir.path())
-            .replace(
-                "listen = \"127.0.0.1:0\"",
-                &format!("url = {:?}", server.url()),
-            )
-            .replace("/data\"", &format!("/{data}\""));
-        let account = account(
-            dir.path(),
-            "one",
-            "http://127.0.0.1:1/v1",
-            &["sk-one"],
-            UNLIMITED,
-        );
-        Config::parse(&[head, account, pool("chat", "m", &["one"])].concat())
-            .expect("a configuration")
+    let (server, context) = server(dir.path()).await;
+    let worker = || {
+        Forebay::builder()
+            .account(Account::at_url("one", "http://127.0.0.1:1/v1"))
+            .pool("chat", "m", &["one"])
+            .nats(server.url())
     };
-    let Ok(forebay::app::Started::Here(first)) = App::start(&text("one")).await else {
-        panic!("it starts")
-    };
-    let second = App::start(&text("two"))
+    let first = worker().start().await;
+    let second = worker();
+    let refused = App::start(&second.parse())
         .await
         .err()
-        .expect("the seat is taken")
+        .expect("another worker is there")
         .to_string();
     assert!(
-        second.contains("another worker serves the prefix `ai`"),
-        "{second}"
+        refused.contains("another worker serves the prefix `ai`"),
+        "{refused}"
     );
-    assert!(second.contains(&std::process::id().to_string()), "{second}");
-    first.stop(Duration::from_secs(5)).await;
-    let third = App::start(&text("two")).await;
-    let Ok(forebay::app::Started::Here(third)) = third else {
-        panic!("the seat is free again")
-    };
+    assert!(
+        refused.contains(&std::process::id().to_string()),
+        "{refused}"
+    );
+    first.stop().await;
+    let _second = second.start().await;
     // The key goes by itself, also if its owner dies before it has renewed it once.
-    let seat = context.get_key_value("AI_NODES").await.expect("the bucket");
-    let entry = seat.entry("worker").await.expect("asked").expect("taken");
+    let nodes = context.get_key_value("AI_NODES").await.expect("the bucket");
+    let entry = nodes.entry("worker").await.expect("asked").expect("taken");
     let subject = "$KV.AI_NODES.worker";
     let stream = context.get_stream("KV_AI_NODES").await.expect("the stream");
     let message = stream
@@ -185,7 +172,6 @@ async fn one_worker_at_a_time_serves_a_prefix() {
         "{:?}",
         message.headers
     );
-    third.stop(Duration::from_secs(5)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,26 +201,15 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
         "You said: hello again"
     );
     assert_eq!(provider.calls().len(), 2);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = tempfile::tempdir().expect("a directory");
-    let account = account(
-        dir.path(),
-        "one",
-        &provider.base_url(),
-        &["sk-one"],
-        UNLIMITED,
-    );
-    let head = head(dir.path()).replace(
-        "jobs_max_bytes = \"64MiB\"",
-        "jobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2",
-    );
-    let text = [head, account, pool("chat", "gpt-4o-mini", &["one"])].concat();
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = Forebay::over(&provider)
+        .config("[streams]\njobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2\n")
+        .start()
+        .await;
     let what = forebay_workers::PauseTarget::Pool("chat".to_owned());
     let _: forebay::control::messages::OrdersReply =
         ctl(&forebay, "pause", &what).await.expect("paused");
@@ -282,7 +257,6 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
         .expect("there is room again");
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 6);
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

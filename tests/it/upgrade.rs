@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program;
 use crate::support::{
-    Forebay, UNLIMITED, account, called, chat, ctl, install_crypto, nats_server, pool, provider,
+    Account, Forebay, ForebayBuilder, called, chat, ctl, install_crypto, nats_server, provider,
     said, soon,
 };
 
@@ -28,28 +28,30 @@ const NATS_FORMAT_1: &str = concat!(
 /// The streams that are taken over.
 const FORMER: [&str; 3] = ["AI_LATER", "KV_AI_QUOTAS", "KV_AI_ORDERS"];
 
-/// The configuration of today for what 0.1 was configured with.
-fn configuration(dir: &Path, provider: &Provider, address: &str, daily: &str) -> String {
-    let url = provider.base_url();
-    [
-        format!("[nats]\nurl = \"nats://{address}\"\n[data]\ndir = {:?}\n", dir.join("data")),
-        // What the fixture holds counts however old it is.
-        "keep_days = 40000\ndedupe_days = 36500\n[streams]\njobs_max_bytes = \"64MiB\"\n".to_owned(),
-        "completions_max_bytes = \"64MiB\"\nobjects_max_bytes = \"64MiB\"\ncompletions_max_age = \"40000d\"\n"
-            .to_owned(),
-        account(dir, "daily", &url, &["sk-one"], daily),
-        account(dir, "off", &url, &["sk-one"], UNLIMITED),
-        account(dir, "free", &url, &["sk-one"], UNLIMITED),
-        pool("daily", "gpt-4o-mini", &["daily"]),
-        pool("off", "gpt-4o-mini", &["off"]),
-        pool("chat", "gpt-4o-mini", &["free"]),
-        pool("again", "fail-bad_request", &["free"]),
-        pool("large", "fail-exceeds_limit", &["free"]),
-        format!("[team.acme]\nlimits = [{}]\n", daily.replace('3', "1")),
-    ]
-    .concat()
+/// So many requests of the day are spent in the store of 0.1.
+const SPENT: u32 = 3;
+/// More than that.
+const HIGHER: u32 = 30;
+
+/// The configuration of today for what 0.1 was configured with, and so many requests a day.
+fn configured(provider: &Provider, address: &str, daily: u32) -> ForebayBuilder {
     // The keys of 0.1 had this name.
-    .replace("key-1", "a")
+    let account = |name| Account::at(name, provider).key("a", "sk-one");
+    let limit = |requests| format!("{{ requests = {requests}, per = \"day\" }}");
+    Forebay::builder()
+        .account(account("daily").limits(&limit(daily)))
+        .account(account("off"))
+        .account(account("free"))
+        .pool("daily", "gpt-4o-mini", &["daily"])
+        .pool("off", "gpt-4o-mini", &["off"])
+        .pool("chat", "gpt-4o-mini", &["free"])
+        .pool("again", "fail-bad_request", &["free"])
+        .pool("large", "fail-exceeds_limit", &["free"])
+        .config(&format!("[team.acme]\nlimits = [{}]\n", limit(daily / 3)))
+        .nats(address)
+        // What the fixture holds counts however old it is.
+        .config("[data]\nkeep_days = 40000\ndedupe_days = 36500\n")
+        .config("[streams]\nobjects_max_bytes = \"64MiB\"\ncompletions_max_age = \"40000d\"\n")
 }
 
 /// Moves the days that are spent in the store to the day on which this runs.
@@ -117,9 +119,9 @@ async fn completed(forebay: &Forebay, team: &str, id: &str) -> Completion {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (_server, address, context) = server_of_format_1(dir.path()).await;
+    let (_server, address, context) = server_of_format_1(server_dir.path()).await;
     spend_today(&context).await;
     let before = streams(&context).await;
     assert!(
@@ -129,13 +131,7 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
         "{before:?}"
     );
 
-    let text = configuration(
-        dir.path(),
-        &provider,
-        &address,
-        "{ requests = 3, per = \"day\" }",
-    );
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = configured(&provider, &address, SPENT).start().await;
     let after = streams(&context).await;
     assert!(
         FORMER
@@ -216,11 +212,14 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     assert_eq!(refused.attempts[0].class(), Some(Class::ExceedsLimit));
     assert_eq!(provider.calls().len(), 0, "all that was answered");
 
-    std::fs::write(forebay.dir().join("forebay.toml"), &text).expect("written");
     tail_tells_in_the_words_of_today(forebay.dir()).await;
     waits_until_it_may_go(&forebay, &provider).await;
-    let (dir, day) = (forebay.leave().await, "{ requests = 30, per = \"day\" }");
-    a_higher_limit_lets_the_day_go_on(dir, &provider, &address, day).await;
+    let dir = forebay.stop().await.write();
+    let forebay = configured(&provider, &address, HIGHER)
+        .in_dir(dir)
+        .start()
+        .await;
+    a_higher_limit_lets_the_day_go_on(&forebay, &provider).await;
 }
 
 /// The first completions of the stream are of 0.1.
@@ -338,27 +337,19 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
 }
 
 /// What is spent of a day counts against another limit too.
-async fn a_higher_limit_lets_the_day_go_on(
-    dir: tempfile::TempDir,
-    provider: &Provider,
-    address: &str,
-    daily: &str,
-) {
-    let text = configuration(dir.path(), provider, address, daily);
-    let forebay = Forebay::start(dir, &text).await;
-    completed(&forebay, "default", "waits-day").await;
-    completed(&forebay, "acme", "waits-acme").await;
+async fn a_higher_limit_lets_the_day_go_on(forebay: &Forebay, provider: &Provider) {
+    completed(forebay, "default", "waits-day").await;
+    completed(forebay, "acme", "waits-acme").await;
     forebay.drained().await;
     assert_eq!(forebay.count("AI_SCHEDULED".to_owned()).await, 0);
     assert_eq!(provider.calls().len(), 13, "every job that waited, once");
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_takeover_that_was_cut_short_goes_on() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (_server, address, context) = server_of_format_1(dir.path()).await;
+    let (_server, address, context) = server_of_format_1(server_dir.path()).await;
     // As it stands after the first steps: the old stream has given up a subject, one entry of each bucket is copied.
     let later = context.get_stream("AI_LATER").await.expect("there");
     let mut config = later.cached_info().config.clone();
@@ -381,13 +372,7 @@ async fn a_takeover_that_was_cut_short_goes_on() {
         .await
         .expect("written");
 
-    let text = configuration(
-        dir.path(),
-        &provider,
-        &address,
-        "{ requests = 30, per = \"day\" }",
-    );
-    let forebay = Forebay::start(dir, &text).await;
+    let forebay = configured(&provider, &address, HIGHER).start().await;
     let after = streams(&context).await;
     assert!(
         FORMER
@@ -406,27 +391,20 @@ async fn a_takeover_that_was_cut_short_goes_on() {
         "the newer one counts"
     );
     forebay.postponed("ai.scheduled.default._.later-2100").await;
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
-    let dir = tempfile::tempdir().expect("a directory");
+    let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let (_server, address, context) = server_of_format_1(dir.path()).await;
+    let (_server, address, context) = server_of_format_1(server_dir.path()).await;
     let taken = stream::Config {
         name: "SOMEBODYS".to_owned(),
         subjects: vec!["ai.scheduled.>".to_owned()],
         ..stream::Config::default()
     };
     context.create_stream(taken).await.expect("made");
-    let text = configuration(
-        dir.path(),
-        &provider,
-        &address,
-        "{ requests = 30, per = \"day\" }",
-    );
-    std::fs::write(dir.path().join("forebay.toml"), &text).expect("written");
+    let dir = configured(&provider, &address, HIGHER).write();
     let refused = program::run(dir.path(), &["serve"]).await;
     assert_eq!(refused.code, Some(3), "{refused:?}");
     assert!(
@@ -448,10 +426,10 @@ async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
     // What that process held it would else hold for some seconds.
     let nodes = context.get_key_value("AI_NODES").await.expect("the bucket");
     nodes.purge("worker").await.expect("purged");
-    let forebay = Forebay::start(dir, &text).await;
+    let builder = configured(&provider, &address, HIGHER).in_dir(dir);
+    let forebay = builder.start().await;
     forebay.postponed("ai.scheduled.default._.later-2100").await;
     assert!(forebay.dir().join("data/format").exists());
-    forebay.stop().await;
 }
 
 /// What was published after the first start of today's Forebay is of today.
@@ -477,7 +455,6 @@ async fn words_of_0_1_in_a_job_are_refused_with_those_of_today() {
         );
     }
     assert!(provider.calls().is_empty());
-    forebay.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,10 @@ pub(crate) const UNLIMITED: &str = "{ concurrent = 256 }";
 const DEFAULTS: &str = "[nats]\nlisten = \"127.0.0.1:0\"\n[data]\n[streams]\njobs_max_bytes = \"64MiB\"\n\
     completions_max_bytes = \"64MiB\"\nobjects_max_bytes = \"256MiB\"\n";
 
+/// The smallest streams, for tests whose server has little room.
+pub(crate) const SMALLEST_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\n\
+    completions_max_bytes = \"16MiB\"\nobjects_max_bytes = \"16MiB\"\n";
+
 /// An account of a configuration, without limits unless some are given.
 #[derive(Clone)]
 pub(crate) struct Account {
@@ -25,7 +29,8 @@ pub(crate) struct Account {
     provider: String,
     address: String,
     path: String,
-    keys: Vec<String>,
+    /// Of each its name and what it is.
+    keys: Vec<(String, String)>,
     limits: String,
 }
 
@@ -39,11 +44,10 @@ impl Account {
             [only] => Some(only),
             all => all.iter().find(|account| account.name == name),
         };
-        Self {
-            path: "/v1".to_owned(),
-            keys: same.map(|account| account.keys.clone()).unwrap_or_default(),
-            ..Self::at_url(name, &provider.url())
-        }
+        let keys = same.map(|account| account.keys.as_slice());
+        let keys: Vec<_> = keys.into_iter().flatten().map(String::as_str).collect();
+        let account = Self::at_url(name, &provider.url()).keys(&keys);
+        account.provider("openai", "/v1")
     }
 
     /// An account at any address, whose only key is `sk-` and its name.
@@ -53,7 +57,7 @@ impl Account {
             provider: "openai".to_owned(),
             address: url.to_owned(),
             path: String::new(),
-            keys: vec![format!("sk-{name}")],
+            keys: vec![("key-1".to_owned(), format!("sk-{name}"))],
             limits: UNLIMITED.to_owned(),
         }
     }
@@ -66,7 +70,16 @@ impl Account {
 
     /// Other keys.
     pub(crate) fn keys(mut self, keys: &[&str]) -> Self {
-        self.keys = keys.iter().map(|&key| key.to_owned()).collect();
+        let numbered = keys.iter().enumerate();
+        self.keys = numbered
+            .map(|(index, &key)| (format!("key-{}", index + 1), key.to_owned()))
+            .collect();
+        self
+    }
+
+    /// A single key of this name.
+    pub(crate) fn key(mut self, name: &str, key: &str) -> Self {
+        self.keys = vec![(name.to_owned(), key.to_owned())];
         self
     }
 
@@ -83,10 +96,11 @@ impl Account {
 
     fn section(&self, dir: &Path) -> String {
         assert!(!self.keys.is_empty(), "which keys has `{}`?", self.name);
-        let keys: Vec<_> = (0..self.keys.len())
-            .map(|index| {
+        let numbered = self.keys.iter().enumerate();
+        let keys: Vec<_> = numbered
+            .map(|(index, (name, _))| {
                 let file = self.key_file(dir, index);
-                format!("{{ name = \"key-{}\", file = {file:?} }}", index + 1)
+                format!("{{ name = {name:?}, file = {file:?} }}")
             })
             .collect();
         format!(
@@ -142,8 +156,13 @@ impl ForebayBuilder {
     }
 
     /// At a NATS server that others run.
-    pub(crate) fn nats(self, url: &str) -> Self {
-        self.config(&format!("[nats]\nurl = {url:?}\n"))
+    pub(crate) fn nats(self, address: &str) -> Self {
+        let scheme = if address.contains("://") {
+            ""
+        } else {
+            "nats://"
+        };
+        self.config(&format!("[nats]\nurl = \"{scheme}{address}\"\n"))
     }
 
     /// In a directory that holds something already.
@@ -190,7 +209,7 @@ impl ForebayBuilder {
         // Whoever has a configuration is about to make a connection.
         install_crypto();
         for account in &self.accounts {
-            for (index, key) in account.keys.iter().enumerate() {
+            for (index, (_, key)) in account.keys.iter().enumerate() {
                 let file = account.key_file(self.dir(), index);
                 std::fs::write(file, key).expect("written");
             }
