@@ -8,7 +8,7 @@ use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
-use crate::support::{Forebay, chat, ctl, provider, said, soon};
+use crate::support::{Forebay, called, chat, ctl, provider, said, until};
 
 /// A Forebay whose pool `chat` says what may be cached.
 async fn forebay(cache: &str) -> (Forebay, forebay_simulator::Provider) {
@@ -123,10 +123,8 @@ async fn jobs_under_way_together_share_one_call() {
     forebay
         .publish("ai.jobs.chat", &chat("another", "good day"))
         .await;
-    soon("all to be here", async {
-        while forebay.worker().snapshot().prefetched < 21 {
-            tokio::task::yield_now().await;
-        }
+    until("all to be here", async || {
+        forebay.worker().snapshot().prefetched >= 21
     })
     .await;
     // The first of them is the one that would be called.
@@ -222,10 +220,8 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
             )
             .await;
     }
-    soon("all to be here", async {
-        while forebay.worker().snapshot().prefetched < 50 {
-            tokio::task::yield_now().await;
-        }
+    until("all to be here", async || {
+        forebay.worker().snapshot().prefetched >= 50
     })
     .await;
     ctl::<Value>(&forebay, "resume", &chats)
@@ -319,12 +315,7 @@ async fn an_answer_of_another_pool_serves_nobody() {
     let _: Value = ctl(&forebay, "dead.replay", &replay)
         .await
         .expect("replayed");
-    soon("its second answer", async {
-        while provider.calls().len() < 2 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    called(&provider, 2).await;
     forebay.drained().await;
     let asked_in_good = ask(&forebay, "ai.jobs.good", &chat("y", "hello")).await;
     assert_eq!(

@@ -294,7 +294,7 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
     job["reply_to"] = json!("_INBOX.later");
     job["batch"] = json!("b");
     forebay.publish("ai.jobs.chat.acme.bulk", &job).await;
-    let waiting = forebay.postponed("ai.scheduled.acme.b.later").await;
+    let waiting = forebay.scheduled("ai.scheduled.acme.b.later").await;
     let schedule = waiting.headers.get("Nats-Schedule");
     assert!(schedule.is_some_and(|schedule| schedule.as_str().starts_with("@at ")));
     forebay.drained().await;
@@ -338,7 +338,7 @@ async fn a_job_for_later_survives_a_restart() {
         .expect("the stream");
     let id = format!("s{}-1", stream.cached_info().created.unix_timestamp());
     forebay
-        .postponed(&format!("ai.scheduled.acme._.{id}"))
+        .scheduled(&format!("ai.scheduled.acme._.{id}"))
         .await;
     let forebay = forebay.restart().await;
     let completion = forebay.completion("acme", None, &id).await;

@@ -19,7 +19,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{Forebay, chat, install_crypto, provider};
+use crate::support::{Forebay, chat, eventually_within, install_crypto, provider, within};
 
 /// Jobs of each kind: that succeed, that fail, and that wait for their time first.
 const EACH: usize = 4;
@@ -61,9 +61,8 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
         Box::pin(async move {
             let case = Case::new(&url, point, format!("{point:?}-{passage}"), at_once).await;
             case.crash(&format!("{point:?}:{passage}")).await;
-            let ended = tokio::time::timeout(RECOVERY_TIMEOUT, case.go_on()).await;
-            let (completions, unstored) =
-                ended.unwrap_or_else(|_| panic!("{}: waited in vain for the rest", case.name));
+            let rest = format!("{}: the rest", case.name);
+            let (completions, unstored) = within(RECOVERY_TIMEOUT, &rest, case.go_on()).await;
             case.check(&completions, unstored).await;
         })
     }))
@@ -145,10 +144,13 @@ impl Case {
     async fn crash(&self, at: &str) {
         let mut child = command(self.dir.path(), &["serve"]);
         let child = child.env(AT, at).stderr(std::process::Stdio::null());
-        let ended = tokio::time::timeout(RECOVERY_TIMEOUT, child.status()).await;
-        let status = ended
-            .unwrap_or_else(|_| panic!("{at} was never reached"))
-            .expect("it ran");
+        let ended = within(
+            RECOVERY_TIMEOUT,
+            &format!("a crash at {at}"),
+            child.status(),
+        )
+        .await;
+        let status = ended.expect("it ran");
         assert_eq!(status.signal(), Some(SIGABRT), "{at}: {status}");
     }
 
@@ -185,9 +187,8 @@ impl Case {
             completions.push(whole.expect("a completion"));
         }
         for stream in [names.jobs_stream(), names.scheduled_stream()] {
-            while self.messages_and_last(&stream).await.0 > 0 {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+            let is_empty = async || (self.messages_and_last(&stream).await.0 == 0).then_some(());
+            eventually_within(RECOVERY_TIMEOUT, "an empty stream", is_empty).await;
         }
         self.stored_as_published(&completions).await;
         let (status, log) = serve.terminate().await;

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{Serve, command};
-use crate::support::{Forebay, chat, install_crypto, provider, said};
+use crate::support::{Forebay, chat, eventually_within, install_crypto, provider, said, within};
 
 /// Jobs whose embeddings travel together, and as many that ask the same as each other.
 const EACH: usize = 10;
@@ -47,8 +47,7 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
         let case = case(url, point, passage);
         // Boxed, or all of them would be moved over the stack of the test's thread.
         Box::pin(async move {
-            let ended = tokio::time::timeout(RECOVERY_TIMEOUT, case).await;
-            ended.unwrap_or_else(|_| panic!("{point:?}: waited in vain"));
+            within(RECOVERY_TIMEOUT, &format!("{point:?}"), case).await;
         })
     });
     futures::future::join_all(cases).await;
@@ -162,15 +161,14 @@ async fn all(connection: &Connection) -> BTreeMap<String, Completion> {
 }
 
 async fn drained(connection: &Connection) {
-    loop {
+    eventually_within(RECOVERY_TIMEOUT, "an empty stream of jobs", async || {
+        let jobs = connection.names.jobs_stream();
         let stream = connection
             .context
-            .get_stream(connection.names.jobs_stream())
+            .get_stream(jobs)
             .await
             .expect("the stream");
-        if stream.cached_info().state.messages == 0 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        (stream.cached_info().state.messages == 0).then_some(())
+    })
+    .await;
 }

@@ -5,7 +5,7 @@ use forebay_simulator::fault::FaultPlan;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
-use crate::support::{Forebay, chat, ctl, provider, said, soon};
+use crate::support::{Forebay, chat, ctl, eventually, provider, said};
 
 /// A configuration with pools `chat` and `other`.
 async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
@@ -23,14 +23,10 @@ async fn dead(dir: &std::path::Path, args: &[&str]) -> Output {
 
 /// All letters, once there are so many.
 async fn letters(dir: &std::path::Path, count: usize) -> Vec<Value> {
-    soon("dead letters", async {
-        loop {
-            let listed = dead(dir, &["list", "--json"]).await;
-            let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
-            if letters.len() >= count {
-                return letters;
-            }
-        }
+    eventually("dead letters", async || {
+        let listed = dead(dir, &["list", "--json"]).await;
+        let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+        (letters.len() >= count).then_some(letters)
     })
     .await
 }
@@ -103,13 +99,11 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
         (Some(0), "1 replayed"),
         "{replayed:?}"
     );
-    soon("the next revision", async {
-        while result(dir, "tried").await["revision"] != 2 {
-            tokio::task::yield_now().await;
-        }
+    let result = eventually("the next revision", async || {
+        let result = result(dir, "tried").await;
+        (result["revision"] == 2).then_some(result)
     })
     .await;
-    let result = result(dir, "tried").await;
     assert_eq!(
         (&result["status"], &result["pool"]),
         (&json!("succeeded"), &json!("other"))

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::program;
-use crate::support::{Forebay, install_crypto, provider, soon};
+use crate::support::{Forebay, eventually, install_crypto, provider, soon};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -101,14 +101,10 @@ async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_wit
 
 /// What `forebay queues` tells once no job waits, nor is on its way.
 async fn drained(dir: &std::path::Path) -> serde_json::Value {
-    soon("the rest", async {
-        loop {
-            let told = program::run(dir, &["queues", "--json"]).await.stdout;
-            let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
-            if told["queues"] == json!([]) && told["in_flight"] == 0 {
-                return told;
-            }
-        }
+    eventually("the end of all jobs", async || {
+        let told = program::run(dir, &["queues", "--json"]).await.stdout;
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        (told["queues"] == json!([]) && told["in_flight"] == 0).then_some(told)
     })
     .await
 }

@@ -6,7 +6,7 @@ use forebay_schemas::{Class, OnAmbiguous, Status};
 use forebay_simulator::fault::FaultPlan;
 use serde_json::json;
 
-use crate::support::{Account, Forebay, UNLIMITED, called, chat, provider, said, soon};
+use crate::support::{Account, Forebay, UNLIMITED, called, chat, provider, said, until};
 
 /// A Forebay over two accounts at one provider, each account with its own keys and limits.
 async fn two_accounts(
@@ -204,12 +204,7 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
         accounts.iter().all(|account| !account.models.is_empty())
             && states.all(|state| state.name() == "cooling")
     };
-    soon("both accounts to stop", async {
-        while !stopped() {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("both accounts to stop", async || stopped()).await;
     provider.fail(FaultPlan::default());
     for job in 0..JOBS {
         assert_eq!(
@@ -372,8 +367,9 @@ async fn a_teams_limits_hold_up_its_own_jobs_alone() {
     }
     assert_eq!(provider.calls().len(), 12);
     let jobs = forebay.connection.names.jobs_stream();
-    while forebay.count(jobs.clone()).await > 2 {
-        tokio::task::yield_now().await;
-    }
+    until("all but two jobs", async || {
+        forebay.count(jobs.clone()).await <= 2
+    })
+    .await;
     assert_eq!(forebay.count(jobs).await, 2, "the team's others wait");
 }

@@ -1,6 +1,7 @@
 //! Producers and providers that mean ill.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use forebay_schemas::Status;
@@ -9,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Account, Forebay, chat, said, soon};
+use crate::support::{Account, Forebay, chat, eventually_within, said, until};
 
 /// A server that answers every request with the same bytes; and the requests.
 async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -229,8 +230,8 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
         .publish_bytes("ai.jobs.chat", huge.into_bytes(), HeaderMap::new())
         .await;
     forebay.completion("default", None, "huge").await;
-    soon("all letters", async {
-        while forebay.count("AI_DEAD".to_owned()).await < count + 3 {}
+    until("all letters", async || {
+        forebay.count("AI_DEAD".to_owned()).await >= count + 3
     })
     .await;
     forebay
@@ -267,7 +268,8 @@ async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
         if sent.is_err() {
             return;
         }
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        // A byte a second is the slowness that is tested.
+        tokio::time::sleep(Duration::from_secs(1)).await;
         sent = socket.write_all(&[*byte]).await;
     }
 }
@@ -309,15 +311,10 @@ async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
         SLOW as u64,
         "none of the slow ones yet"
     );
-    let first = async {
-        while forebay.count("AI_COMPLETIONS".to_owned()).await == SLOW as u64 {
-            tokio::task::yield_now().await;
-        }
+    let another = async || {
+        let completions = forebay.count("AI_COMPLETIONS".to_owned()).await;
+        (completions > SLOW as u64).then_some(())
     };
-    let patience = std::time::Duration::from_secs(60);
-    assert!(
-        tokio::time::timeout(patience, first).await.is_ok(),
-        "a slow one gives up its place"
-    );
-    forebay.stop_within(std::time::Duration::ZERO).await;
+    eventually_within(Duration::from_secs(60), "a slow one to give up", another).await;
+    forebay.stop_within(Duration::ZERO).await;
 }

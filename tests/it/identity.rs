@@ -10,7 +10,7 @@ use forebay_workers::queue::{PostponedJob, PostponedState, Queue};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Account, Forebay, chat, copy_in, provider, said, soon};
+use crate::support::{Account, Forebay, chat, copy_in, eventually, provider, said, soon};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
@@ -214,26 +214,18 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
 }
 
 /// The completion of this revision, whenever it comes.
-async fn revision(forebay: &Forebay, id: &str, wanted: u32) -> forebay_schemas::Completion {
-    soon("the next revision", async {
-        loop {
-            let subject = format!("ai.completions.default._.{id}");
-            let stream = forebay
-                .connection
-                .context
-                .get_stream("AI_COMPLETIONS")
-                .await
-                .expect("the stream");
-            let last = stream.direct_get_last_for_subject(subject).await;
-            let found = last.ok().map(|last| {
-                serde_json::from_slice::<forebay_schemas::Completion>(&last.payload)
-                    .expect("a completion")
-            });
-            if let Some(found) = found.filter(|found| found.revision == wanted) {
-                return found;
-            }
-            tokio::task::yield_now().await;
-        }
+async fn revision(forebay: &Forebay, id: &str, wanted: u32) -> Completion {
+    let stream = forebay
+        .connection
+        .context
+        .get_stream("AI_COMPLETIONS")
+        .await
+        .expect("the stream");
+    eventually("the next revision", async || {
+        let subject = format!("ai.completions.default._.{id}");
+        let last = stream.direct_get_last_for_subject(subject).await.ok()?;
+        let found: Completion = serde_json::from_slice(&last.payload).expect("a completion");
+        (found.revision == wanted).then_some(found)
     })
     .await
 }
@@ -393,7 +385,7 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
         job
     };
     forebay.publish("ai.jobs.chat", &later("first")).await;
-    forebay.postponed("ai.scheduled.default._.later").await;
+    forebay.scheduled("ai.scheduled.default._.later").await;
     let mut other = later("second");
     other["reply_to"] = json!("_INBOX.later");
     forebay.publish("ai.jobs.chat", &other).await;

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{Forebay, called, chat, provider};
+use crate::support::{Forebay, called, chat, eventually_within, provider};
 
 /// What a dead process held is delivered again after 30 s.
 const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
@@ -33,16 +33,12 @@ async fn publish(dir: &Path, jobs: &[Value]) {
 }
 
 async fn result(dir: &Path, id: &str) -> Value {
-    let got = tokio::time::timeout(REDELIVERY_TIMEOUT, async {
-        loop {
-            let got = program::run(dir, &["results", "get", id]).await;
-            if got.code == Some(0) {
-                return serde_json::from_str(&got.stdout).expect("JSON");
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    });
-    got.await.unwrap_or_else(|_| panic!("no result of {id}"))
+    let what = format!("the result of {id}");
+    eventually_within(REDELIVERY_TIMEOUT, &what, async || {
+        let got = program::run(dir, &["results", "get", id]).await;
+        (got.code == Some(0)).then(|| serde_json::from_str(&got.stdout).expect("JSON"))
+    })
+    .await
 }
 
 fn outcomes(result: &Value) -> Vec<&str> {
@@ -98,16 +94,11 @@ async fn a_job_that_ends_the_process_twice_is_set_aside_and_its_neighbours_are_a
             .env(OVER, "calling:ends the process")
             .spawn()
             .expect("it starts");
-        let ended = tokio::time::timeout(REDELIVERY_TIMEOUT, async {
-            loop {
-                program::run(dir, &["resume", "pool", "chat"]).await;
-                if let Some(status) = child.try_wait().expect("a child") {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+        let ended = eventually_within(REDELIVERY_TIMEOUT, "the end of it", async || {
+            program::run(dir, &["resume", "pool", "chat"]).await;
+            child.try_wait().expect("a child")
         });
-        assert_eq!(ended.await.expect("it ends").signal(), Some(6));
+        assert_eq!(ended.await.signal(), Some(6));
     }
     let serve = Serve::start(dir).await;
     program::run(dir, &["resume", "pool", "chat"]).await;
@@ -140,7 +131,7 @@ async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joi
         .and_then(Pid::from_raw)
         .expect("a process");
     kill_process(pid, Signal::STOP).expect("stopped");
-    // The server goes on, and has another worker's ear only when this one is continued.
+    // The ack wait that passes is what is tested: the server delivers again when this process is continued.
     tokio::time::sleep(ACK_WAIT + Duration::from_secs(2)).await;
     provider.fail(FaultPlan::default());
     kill_process(pid, Signal::CONT).expect("continued");

@@ -13,7 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{Account, Forebay, called, chat, provider, said, soon};
+use crate::support::{Account, Forebay, called, chat, eventually, provider, said, soon, until};
 
 /// More than the 8 MiB that the minded server takes of a message.
 const LARGE: usize = 9 << 20;
@@ -185,8 +185,8 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
     assert!(said(&opened(&forebay, &copy.payload, copy.headers.as_ref()).await) == said(&whole));
     // The object was this job's, and goes with it.
     let requests = bucket(&forebay, "AI_REQUESTS").await;
-    soon("an empty bucket", async {
-        while !objects(&requests).await.is_empty() {}
+    until("an empty bucket", async || {
+        objects(&requests).await.is_empty()
     })
     .await;
 
@@ -348,7 +348,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
         &json!({ "id": "other" }),
     )
     .await;
-    forebay.postponed("ai.scheduled.default.b.missing").await;
+    forebay.scheduled("ai.scheduled.default.b.missing").await;
     assert_eq!(
         said(&forebay.completion("default", Some("b"), "missing").await),
         "You said: hello"
@@ -370,14 +370,10 @@ async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
     assert_eq!(published.code, Some(0), "{published:?}");
     let dead = async |args: &[&str]| program::run(dir.path(), &[&["dead"], args].concat()).await;
     let letters = async |count: usize| {
-        soon("dead letters", async {
-            loop {
-                let listed = dead(&["list", "--json"]).await;
-                let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
-                if letters.len() == count {
-                    return letters;
-                }
-            }
+        eventually("dead letters", async || {
+            let listed = dead(&["list", "--json"]).await;
+            let letters: Vec<Value> = serde_json::from_str(&listed.stdout).expect("JSON");
+            (letters.len() == count).then_some(letters)
         })
         .await
     };

@@ -1,16 +1,20 @@
 //! A NATS server that has no storage left, and one that is away.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use forebay_schemas::Status;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
+use futures::StreamExt;
 use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::support::{Forebay, SMALLEST_STREAMS, called, chat, nats_server, provider, soon};
+use crate::support::{
+    Forebay, SMALLEST_STREAMS, called, chat, eventually_within, nats_server, provider, soon, until,
+};
 
 const JOBS: usize = 300;
 /// Calls at once.
@@ -38,26 +42,33 @@ async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Fore
 
 /// Waits until so many jobs succeeded.
 async fn succeeded(forebay: &Forebay, jobs: usize) {
-    let ended = async {
-        loop {
-            let ended = forebay.worker().snapshot().ended;
-            if ended.contains(&(Status::Succeeded, jobs as u64)) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(
-        tokio::time::timeout(REDELIVERY_TIMEOUT, ended)
-            .await
-            .is_ok(),
-        "waited in vain for {jobs} jobs"
-    );
+    eventually_within(REDELIVERY_TIMEOUT, &format!("{jobs} jobs"), async || {
+        let ended = forebay.worker().snapshot().ended;
+        ended
+            .contains(&(Status::Succeeded, jobs as u64))
+            .then_some(())
+    })
+    .await;
     assert_eq!(
         forebay.count("AI_COMPLETIONS".to_owned()).await,
         jobs as u64,
         "each once"
     );
+}
+
+/// Waits until so many completions were tried again, each of which the server refuses.
+async fn published_in_vain(forebay: &Forebay, completions: usize) {
+    // A subscriber hears of what no stream keeps, too.
+    let client = &forebay.connection.client;
+    let mut tried = client
+        .subscribe("ai.completions.>")
+        .await
+        .expect("subscribed");
+    let mut subjects = BTreeSet::new();
+    while subjects.len() < completions {
+        let message = soon("a completion", tried.next()).await.expect("open");
+        subjects.insert(message.subject);
+    }
 }
 
 /// Publishes to a stream of somebody else's until the server has no room left.
@@ -107,15 +118,12 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     };
     let refused = refused.await.expect_err("refused").to_string();
     assert!(refused.contains("insufficient resources"), "{refused}");
-    soon("many unpublished completions", async {
-        while forebay.worker().snapshot().in_flight < MANY {
-            tokio::task::yield_now().await;
-        }
+    until("many unpublished completions", async || {
+        forebay.worker().snapshot().in_flight >= MANY
     })
     .await;
     let calls = provider.calls().len();
-    // Their completions are tried again every 5 s at the latest.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    published_in_vain(&forebay, MANY as usize).await;
     let later = provider.calls().len();
     // Some of the many were still under way.
     assert!(
@@ -158,11 +166,13 @@ async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_
     }
     called(&provider, JOBS / 10).await;
     server.kill().await.expect("killed");
-    // This wait is what is tested.
+    // This time is what is tested.
     tokio::time::sleep(AWAY).await;
     let (_server, _) = start(dir.path(), port(&address)).await;
     succeeded(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
+    // While its server is there.
+    forebay.stop().await;
 }
 
 /// A way to a server that can be cut.
@@ -220,7 +230,7 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     }
     called(&provider, AT_ONCE).await;
     way.is_cut.send_replace(true);
-    // This wait is what is tested.
+    // This time is what is tested.
     tokio::time::sleep(AWAY).await;
     way.is_cut.send_replace(false);
     succeeded(&forebay, AT_ONCE).await;

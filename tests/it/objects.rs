@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALLEST_STREAMS, called, chat, copy_in, ctl, nats_server, provider, said, soon,
+    Forebay, SMALLEST_STREAMS, called, chat, copy_in, ctl, eventually, eventually_within,
+    nats_server, provider, said,
 };
 
 /// More than the 8 MiB that the minded server takes of a message.
@@ -142,7 +143,7 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
         .await
         .expect("put");
     publish_named(&forebay, "ai.jobs.chat.acme", "acme/x", "victim").await;
-    forebay.postponed("ai.scheduled.acme._.victim").await;
+    forebay.scheduled("ai.scheduled.acme._.victim").await;
     publish_named(&forebay, "ai.jobs.chat.evil", "acme/x", "garbage").await;
     assert_eq!(
         forebay
@@ -153,15 +154,11 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
             .code,
         "invalid_object"
     );
-    let letters = soon("a letter", async {
-        loop {
-            let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
-                .await
-                .expect("letters");
-            if !letters.is_empty() {
-                return letters;
-            }
-        }
+    let letters = eventually("a letter", async || {
+        let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
+            .await
+            .expect("letters");
+        (!letters.is_empty()).then_some(letters)
     })
     .await;
     assert_eq!(letters[0].object, None);
@@ -201,15 +198,8 @@ async fn an_object_without_its_chunks_ends_its_job() {
         .await
         .expect("purged");
     publish_named(&forebay, "ai.jobs.chat", "default/damaged", "damaged").await;
-    let drained = async {
-        while forebay.count("AI_DEAD".to_owned()).await == 0 {
-            tokio::task::yield_now().await;
-        }
-    };
-    assert!(
-        tokio::time::timeout(OBJECT_TIMEOUT, drained).await.is_ok(),
-        "waited in vain for a letter"
-    );
+    let letter = async || (forebay.count("AI_DEAD".to_owned()).await > 0).then_some(());
+    eventually_within(OBJECT_TIMEOUT, "a letter", letter).await;
     let error = forebay
         .completion("default", None, "damaged")
         .await

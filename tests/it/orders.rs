@@ -130,7 +130,7 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
         .expect("soon");
     later["not_before"] = json!(hour.to_string());
     forebay.publish("ai.jobs.other", &later).await;
-    forebay.postponed("ai.scheduled.default.b.later").await;
+    forebay.scheduled("ai.scheduled.default.b.later").await;
     assert_eq!(cancel(&forebay, Some("b"), None).await.rescheduled, 1);
     let ended = async |forebay: &Forebay, id| -> Completion {
         forebay.completion("default", Some("b"), id).await

@@ -13,7 +13,7 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, called, chat, copy_in, ctl, install_crypto, nats_server, provider, said, soon,
+    Forebay, called, chat, copy_in, ctl, install_crypto, nats_server, provider, said, until,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -148,14 +148,9 @@ impl Team {
     /// Waits until the server has refused something that names `subject`.
     async fn is_refused(&self, subject: &str) {
         let subject = subject.to_lowercase();
-        soon(&format!("a refusal of {subject}"), async {
-            loop {
-                let refused = self.refused.lock().join("\n").to_lowercase();
-                if refused.contains(&subject) {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
+        until(&format!("a refusal of {subject}"), async || {
+            let refused = self.refused.lock().join("\n").to_lowercase();
+            refused.contains(&subject)
         })
         .await;
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program::{self, Serve};
-use crate::support::{Forebay, nats_server, provider, soon};
+use crate::support::{Forebay, eventually, nats_server, provider, soon, until};
 
 const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"hello"}]}}"#;
 
@@ -22,13 +22,9 @@ async fn answered(dir: &Path, id: &str) -> Value {
     std::fs::write(dir.join("job.jsonl"), JOB.replace("ID", id)).expect("written");
     let published = program::run(dir, &["publish", "job.jsonl", "--pool", "chat"]).await;
     assert_eq!(published.code, Some(0), "{published:?}");
-    soon("a result", async {
-        loop {
-            let got = program::run(dir, &["results", "get", id]).await;
-            if got.code == Some(0) {
-                return serde_json::from_str(&got.stdout).expect("JSON");
-            }
-        }
+    eventually("a result", async || {
+        let got = program::run(dir, &["results", "get", id]).await;
+        (got.code == Some(0)).then(|| serde_json::from_str(&got.stdout).expect("JSON"))
     })
     .await
 }
@@ -86,12 +82,7 @@ async fn the_server_goes_with_its_process_and_the_next_one_starts_on_the_same_st
     assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
     let pid = server_pid(dir.path());
     serve.kill().await;
-    soon("the end of the server", async {
-        while runs(pid) {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    until("the end of the server", async || !runs(pid)).await;
     let serve = Serve::start(dir.path()).await;
     assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
     assert_eq!(
@@ -133,13 +124,11 @@ async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
         .kill_on_drop(true)
         .spawn()
         .expect("started");
-    soon("the orphan's pid", async {
-        let file = dir.path().join("data/nats/nats-server.pid");
-        let pid = orphan.id().expect("it runs").to_string();
-        // The file of the server before it may be there still.
-        while std::fs::read_to_string(&file).unwrap_or_default().trim() != pid {
-            tokio::task::yield_now().await;
-        }
+    let file = dir.path().join("data/nats/nats-server.pid");
+    let pid = orphan.id().expect("it runs").to_string();
+    // The file of the server before it may be there still.
+    until("the orphan's pid", async || {
+        std::fs::read_to_string(&file).unwrap_or_default().trim() == pid
     })
     .await;
     let (serve, _) = tokio::join!(

@@ -7,7 +7,7 @@ use forebay_simulator::Provider;
 use serde_json::Value;
 
 use crate::program::{Output, Serve, run};
-use crate::support::{Forebay, nats_server, provider, soon};
+use crate::support::{Forebay, nats_server, provider, until};
 
 const BODY: &str = r#""body":{"messages":[{"role":"user","content":"hello"}]}"#;
 
@@ -82,10 +82,8 @@ async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
     .await;
     let json: Value = serde_json::from_str(&json.stdout).expect("JSON");
     for id in [&id, json["id"].as_str().expect("an id")] {
-        soon("its result", async {
-            while run(dir.path(), &["results", "get", id]).await.code != Some(0) {
-                tokio::task::yield_now().await;
-            }
+        until("its result", async || {
+            run(dir.path(), &["results", "get", id]).await.code == Some(0)
         })
         .await;
     }
@@ -175,13 +173,9 @@ async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
         ),
     ] {
         let code = if words.is_empty() { 0 } else { 1 };
-        soon(&format!("{args:?}: {words}"), async {
-            loop {
-                let got = run(dir, &[&["results", "get"], args].concat()).await;
-                if got.code == Some(code) && got.stderr.contains(words) {
-                    return;
-                }
-            }
+        until(&format!("{args:?}: {words}"), async || {
+            let got = run(dir, &[&["results", "get"], args].concat()).await;
+            got.code == Some(code) && got.stderr.contains(words)
         })
         .await;
     }

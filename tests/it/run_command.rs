@@ -13,7 +13,7 @@ use forebay_workers::store::results::{ResultStore, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{Account, Forebay, ForebayBuilder, called, provider, soon};
+use crate::support::{Account, Forebay, ForebayBuilder, called, provider, soon, until, within};
 
 /// A directory with a configuration of two accounts of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
@@ -387,14 +387,9 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
     );
     // Before that a worker says what is to be done.
     let serve = Serve::start(dir.path()).await;
-    soon("a key that is not accepted", async {
-        while !run(dir.path(), &["accounts"])
-            .await
-            .stdout
-            .contains("one: key key-1 is not accepted: put it right")
-        {
-            tokio::task::yield_now().await;
-        }
+    until("a key that is not accepted", async || {
+        let told = run(dir.path(), &["accounts"]).await.stdout;
+        told.contains("one: key key-1 is not accepted: put it right")
     })
     .await;
     serve.terminate().await;
@@ -581,12 +576,9 @@ async fn a_run_survives_the_restart_of_its_server() {
         .and_then(rustix::process::Pid::from_raw)
         .expect("a process");
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
-    let output = tokio::time::timeout(
-        std::time::Duration::from_secs(120),
-        child.wait_with_output(),
-    )
-    .await;
-    let output = output.expect("it ends").expect("it ended");
+    let limit = std::time::Duration::from_secs(120);
+    let output = within(limit, "the end of the run", child.wait_with_output()).await;
+    let output = output.expect("it ended");
     assert_eq!(
         output.status.code(),
         Some(0),
@@ -651,12 +643,7 @@ async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
             .expect("it ended")
             .success()
     );
-    soon("all calls", async {
-        while provider.calls().len() < 50 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    called(&provider, 50).await;
     serve.terminate().await;
 }
 

@@ -7,7 +7,7 @@ use forebay_simulator::Provider;
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{Forebay, chat, provider};
+use crate::support::{Forebay, chat, provider, until};
 
 /// A directory whose configuration has its data in `data`, and keeps it for long.
 async fn configured() -> (tempfile::TempDir, Provider) {
@@ -51,12 +51,9 @@ async fn publish_again(dir: &Path, id: &str) {
     std::fs::write(dir.join("jobs.jsonl"), job.to_string()).expect("written");
     let published = program::run(dir, &["publish", "jobs.jsonl", "--pool", "chat"]).await;
     assert_eq!(published.code, Some(0), "{published:?}");
-    crate::support::soon("an empty stream", async {
-        while !program::run(dir, &["queues", "--json"])
-            .await
-            .stdout
-            .contains("\"queues\":[]")
-        {}
+    until("an empty stream", async || {
+        let told = program::run(dir, &["queues", "--json"]).await.stdout;
+        told.contains("\"queues\":[]")
     })
     .await;
 }

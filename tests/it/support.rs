@@ -1,8 +1,8 @@
 //! A running Forebay with a simulated provider, and what tests ask of them.
 
 mod builder;
+mod waits;
 
-use std::future::Future;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,22 +23,12 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
 pub(crate) use builder::{Account, ForebayBuilder, SMALLEST_STREAMS, UNLIMITED};
-
-/// No signal that a test waits for takes longer; only a failure does.
-const SIGNAL_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) use waits::{eventually, eventually_within, soon, until, within};
 
 /// The crypto provider that `main` installs for the program.
 pub(crate) fn install_crypto() {
     // Another test of this binary may have done it.
     let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// Waits for a signal, and fails if it never comes.
-pub(crate) async fn soon<T>(what: &str, signal: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(SIGNAL_TIMEOUT, signal).await {
-        Ok(value) => value,
-        Err(_) => panic!("waited in vain for {what}"),
-    }
 }
 
 /// A simulated provider.
@@ -172,22 +162,16 @@ impl Forebay {
     }
 
     /// A job that waits for its time, as soon as it does.
-    pub(crate) async fn postponed(
+    pub(crate) async fn scheduled(
         &self,
         subject: &str,
     ) -> async_nats::jetstream::message::StreamMessage {
-        let stream = self
-            .connection
-            .context
-            .get_stream("AI_SCHEDULED")
-            .await
-            .expect("the stream");
-        soon(subject, async {
-            loop {
-                if let Ok(message) = stream.direct_get_last_for_subject(subject).await {
-                    return message;
-                }
-            }
+        let name = self.connection.names.scheduled_stream();
+        let context = &self.connection.context;
+        let stream = context.get_stream(name).await.expect("the stream");
+        // A consumer would take it away, so there is no signal.
+        eventually(subject, async || {
+            stream.direct_get_last_for_subject(subject).await.ok()
         })
         .await
     }
@@ -206,20 +190,9 @@ impl Forebay {
 
     /// Waits until no job is left in the stream.
     pub(crate) async fn drained(&self) {
-        let name = self.connection.names.jobs_stream();
-        soon("an empty stream of jobs", async {
-            loop {
-                let stream = self
-                    .connection
-                    .context
-                    .get_stream(name.clone())
-                    .await
-                    .expect("the stream");
-                if stream.cached_info().state.messages == 0 {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
+        let jobs = self.connection.names.jobs_stream();
+        until("an empty stream of jobs", async || {
+            self.count(jobs.clone()).await == 0
         })
         .await;
     }
@@ -278,15 +251,11 @@ pub(crate) async fn nats_server(
         "nats-server_{}.ports",
         child.id().expect("it runs")
     ));
-    let address = soon("its port", async {
-        loop {
-            let ports = std::fs::read_to_string(&ports).ok();
-            let ports = ports.and_then(|text| serde_json::from_str::<Value>(&text).ok());
-            if let Some(url) = ports.as_ref().and_then(|ports| ports["nats"][0].as_str()) {
-                return url.trim_start_matches("nats://").to_owned();
-            }
-            tokio::task::yield_now().await;
-        }
+    let address = eventually("the server's port", async || {
+        let ports = std::fs::read_to_string(&ports).ok()?;
+        let ports: Value = serde_json::from_str(&ports).ok()?;
+        let url = ports["nats"][0].as_str()?;
+        Some(url.trim_start_matches("nats://").to_owned())
     })
     .await;
     (child, address)
@@ -322,10 +291,8 @@ pub(crate) async fn copy_in(inbox: &mut async_nats::Subscriber) -> Completion {
 
 /// Waits until a provider was called so often.
 pub(crate) async fn called(provider: &Provider, calls: usize) {
-    soon("some calls", async {
-        while provider.calls().len() < calls {
-            tokio::task::yield_now().await;
-        }
+    until(&format!("{calls} calls"), async || {
+        provider.calls().len() >= calls
     })
     .await;
 }

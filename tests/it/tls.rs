@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::program::{Output, command, finish};
-use crate::support::{Account, Forebay, install_crypto, provider, soon};
+use crate::support::{Account, Forebay, eventually, install_crypto, provider};
 
 /// A certificate authority in `ca.pem`, and a certificate of its for localhost.
 fn certificate(dir: &Path) -> (rcgen::Certificate, KeyPair) {
@@ -107,18 +107,13 @@ async fn nats_is_reached_over_tls_and_only_if_its_certificate_is_trusted() {
         "nats-server_{}.ports",
         server.id().expect("it runs")
     ));
-    let port = soon("the server's port", async {
-        loop {
-            let text = std::fs::read_to_string(&ports).unwrap_or_default();
-            let ports: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let first = ports.pointer("/nats/0").or_else(|| ports.pointer("/tls/0"));
-            if let Some(port) =
-                first.and_then(|url| url.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok())
-            {
-                return port;
-            }
-            tokio::task::yield_now().await;
-        }
+    let port = eventually("the server's port", async || {
+        let text = std::fs::read_to_string(&ports).ok()?;
+        let ports: serde_json::Value = serde_json::from_str(&text).ok()?;
+        let first = ports
+            .pointer("/nats/0")
+            .or_else(|| ports.pointer("/tls/0"))?;
+        first.as_str()?.rsplit_once(':')?.1.parse::<u16>().ok()
     })
     .await;
 

@@ -10,7 +10,7 @@ use forebay::nats::streams;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Account, Forebay, chat, ctl, install_crypto, nats_server, provider, said, soon,
+    Account, Forebay, chat, ctl, install_crypto, nats_server, provider, said, until,
 };
 
 async fn server(dir: &std::path::Path) -> (NatsServer, jetstream::Context) {
@@ -185,12 +185,9 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
     for stream in ["AI_JOBS", "AI_COMPLETIONS"] {
         context.delete_stream(stream).await.expect("deleted");
     }
-    soon("the streams", async {
-        while context.get_stream("AI_JOBS").await.is_err()
-            || context.get_stream("AI_COMPLETIONS").await.is_err()
-        {
-            tokio::task::yield_now().await;
-        }
+    until("the streams", async || {
+        context.get_stream("AI_JOBS").await.is_ok()
+            && context.get_stream("AI_COMPLETIONS").await.is_ok()
     })
     .await;
     forebay

@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program;
 use crate::support::{
-    Account, Forebay, ForebayBuilder, called, chat, ctl, install_crypto, nats_server, provider,
-    said, soon,
+    Account, Forebay, ForebayBuilder, called, chat, ctl, eventually, install_crypto, nats_server,
+    provider, said, soon,
 };
 
 /// The store of a NATS server on which Forebay 0.1 worked: see `make_nats_format_1.py`, which made it.
@@ -180,15 +180,11 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
             format!("I am {id}")
         };
         forebay.publish(subject, &chat(id, &text)).await;
-        let stored = soon("a stored result", async {
-            loop {
-                let request = json!({ "team": team, "batch": null, "id": id });
-                let stored: Option<Value> =
-                    ctl(&forebay, "results", &request).await.expect("an answer");
-                if let Some(stored) = stored {
-                    return stored;
-                }
-            }
+        let request = json!({ "team": team, "batch": null, "id": id });
+        let stored: Value = eventually("a stored result", async || {
+            ctl::<Option<Value>>(&forebay, "results", &request)
+                .await
+                .expect("an answer")
         })
         .await;
         assert_eq!(stored["revision"], 1, "{stored}");
@@ -305,20 +301,16 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     // Key, pool, bulk, own field, two later ones, digit, object, and the three for two or again.
     called(provider, 11).await;
     let request = json!({ "team": "default", "batch": null, "id": "failed" });
-    let again: Completion = soon("the second revision", async {
-        loop {
-            let stored: Option<Completion> =
-                ctl(forebay, "results", &request).await.expect("an answer");
-            if let Some(stored) = stored.filter(|stored| stored.revision == 2) {
-                return stored;
-            }
-        }
+    let again = eventually("the second revision", async || {
+        let stored: Option<Completion> =
+            ctl(forebay, "results", &request).await.expect("an answer");
+        stored.filter(|stored| stored.revision == 2)
     })
     .await;
     assert_eq!((again.status, again.attempts.len()), (Status::Failed, 1));
 
     // What waits till 2100 has a subject of today, and can be cancelled.
-    forebay.postponed("ai.scheduled.default._.later-2100").await;
+    forebay.scheduled("ai.scheduled.default._.later-2100").await;
     let what = json!({ "team": "default", "batch": null, "id": "later-2100" });
     let reply: CancelReply = ctl(forebay, "cancel", &what).await.expect("cancelled");
     assert_eq!(reply.rescheduled, 1);
@@ -390,7 +382,7 @@ async fn a_takeover_that_was_cut_short_goes_on() {
         (json!("disabled"), json!("disabled")),
         "the newer one counts"
     );
-    forebay.postponed("ai.scheduled.default._.later-2100").await;
+    forebay.scheduled("ai.scheduled.default._.later-2100").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -428,7 +420,7 @@ async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
     nodes.purge("worker").await.expect("purged");
     let builder = configured(&provider, &address, HIGHER).in_dir(dir);
     let forebay = builder.start().await;
-    forebay.postponed("ai.scheduled.default._.later-2100").await;
+    forebay.scheduled("ai.scheduled.default._.later-2100").await;
     assert!(forebay.dir().join("data/format").exists());
 }
 
