@@ -4,6 +4,7 @@ CARGO ?= cargo
 TOOLS := $(CURDIR)/.tools
 DENY_VERSION := 0.20.2
 FUZZ_VERSION := 0.13.2
+TEST_SECONDS := $(abspath $(or $(CARGO_TARGET_DIR),target))/test-seconds
 FUZZ_TARGETS := job answer batch config subjects
 export PATH := $(TOOLS):$(PATH)
 
@@ -14,13 +15,16 @@ demo: nats-server
 	$(CARGO) build --release --locked
 	target/release/forebay demo
 
-## test: format, lints, dependency policy, and every test, on a real nats-server
+## test: format, lints, dependency policy, and every test, on a real nats-server; tells the slowest
 test: nats-server $(TOOLS)/cargo-deny
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(TOOLS)/cargo-deny --all-features check bans licenses sources
-	$(CARGO) test --locked
+	@rm -f $(TEST_SECONDS)
+	TEST_SECONDS=$(TEST_SECONDS) $(CARGO) test --locked
 	$(CARGO) test --locked -p forebay-providers --features exact-tokens exact
+	@echo "The ten slowest tests of tests/it, in seconds:"
+	@LC_ALL=C sort -rn $(TEST_SECONDS) | head -n 10
 
 ## build: the release binary
 build:

@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 
-use crate::support::soon;
+use crate::support::{measure_this_test, soon};
 
 /// What a command printed, and how it ended.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(crate) struct Output {
 
 /// A command in a directory, without the environment's configuration.
 pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
+    measure_this_test();
     let mut command = Command::new(env!("CARGO_BIN_EXE_forebay"));
     command
         .args(args)
@@ -39,6 +40,7 @@ pub(crate) async fn run(dir: &Path, args: &[&str]) -> Output {
 
 /// Runs a command to its end.
 pub(crate) async fn finish(command: &mut Command) -> Output {
+    measure_this_test();
     let output = soon("the end of a command", command.output())
         .await
         .expect("it runs");

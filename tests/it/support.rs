@@ -1,6 +1,7 @@
 //! A running Forebay with a simulated provider, and what tests ask of them.
 
 mod builder;
+mod stopwatch;
 mod waits;
 
 use std::path::Path;
@@ -23,16 +24,19 @@ use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
 pub(crate) use builder::{Account, ForebayBuilder, SMALLEST_STREAMS, UNLIMITED};
+pub(crate) use stopwatch::measure_this_test;
 pub(crate) use waits::{eventually, eventually_within, soon, until, within};
 
 /// The crypto provider that `main` installs for the program.
 pub(crate) fn install_crypto() {
+    measure_this_test();
     // Another test of this binary may have done it.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// A simulated provider.
 pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
+    measure_this_test();
     let accounts = accounts
         .iter()
         .map(|text| text.parse().expect("an account"))
@@ -230,6 +234,7 @@ pub(crate) async fn nats_server(
     config: &str,
     env: &[(String, String)],
 ) -> (Child, String) {
+    measure_this_test();
     let port = if config.contains("port: ") {
         ""
     } else {
