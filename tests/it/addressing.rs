@@ -4,10 +4,10 @@ use futures::StreamExt;
 use serde_json::json;
 
 use crate::program;
-use crate::support::{Forebay, chat, copy_in, provider, said, soon};
+use crate::support::{Forebay, answer_text, chat, next_copy, provider, soon};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_call() {
+async fn a_model_name_in_a_subject_is_refused_and_the_error_names_the_right_subject() {
     let (forebay, provider) = Forebay::simple().await;
     for (subject, team, right) in [
         ("ai.jobs.gpt-4.1-mini", "1-mini", "`ai.jobs.gpt-4_1-mini`"),
@@ -38,7 +38,7 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
     let mut job = chat("c", "hello");
     job["reply_to"] = json!("_INBOX.copies");
     forebay.publish("ai.jobs.amazon.nova-lite-v1:0", &job).await;
-    let error = copy_in(&mut inbox).await.error.expect("refused");
+    let error = next_copy(&mut inbox).await.error.expect("refused");
     assert!(
         error.message.contains("`ai.jobs.amazon_nova-lite-v1_0`"),
         "{}",
@@ -50,7 +50,7 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
         .publish_with_reply("ai.ask.gpt-4.1-mini", "_INBOX.asks", job.into())
         .await
         .expect("sent");
-    let error = copy_in(&mut inbox).await.error.expect("refused");
+    let error = next_copy(&mut inbox).await.error.expect("refused");
     assert!(
         error.message.contains("`ai.ask.gpt-4_1-mini.default`"),
         "{}",
@@ -61,9 +61,9 @@ async fn a_models_name_in_a_subject_is_refused_with_the_right_subject_and_no_cal
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not() {
+async fn once_teams_are_configured_unknown_ones_are_refused_but_the_default_team_is_not() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .config("[team.acme]\n")
         .start()
         .await;
@@ -91,7 +91,7 @@ async fn once_a_team_is_configured_others_are_refused_and_the_default_one_is_not
     for (subject, team) in [("ai.jobs.chat.acme", "acme"), ("ai.jobs.chat", "default")] {
         forebay.publish(subject, &chat("a", "hello")).await;
         assert_eq!(
-            said(&forebay.completion(team, None, "a").await),
+            answer_text(&forebay.completion(team, None, "a").await),
             "You said: hello"
         );
     }

@@ -8,14 +8,14 @@ use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
 use crate::program::{Serve, run};
-use crate::support::{Forebay, called, chat, ctl, provider, said, until};
+use crate::support::{Forebay, answer_text, chat, control, provider, until, wait_for_calls};
 
 /// A Forebay whose pool `chat` says what may be cached.
 async fn forebay(cache: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let chat = format!("[pool.chat]\n{cache}");
     (
-        Forebay::over(&provider).config(&chat).start().await,
+        Forebay::calling(&provider).config(&chat).start().await,
         provider,
     )
 }
@@ -34,7 +34,7 @@ fn with(mut job: Value, field: &str, value: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_is() {
+async fn a_cached_answer_serves_identical_jobs_of_its_team_and_names_its_origin() {
     let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let first = ask(&forebay, "ai.jobs.chat", &chat("first", "hello")).await;
     assert_eq!(
@@ -49,8 +49,8 @@ async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_i
         ("first", first.attempts[0].started_at)
     );
     assert_eq!(
-        (said(&again), &again.answered_by),
-        (said(&first), &first.answered_by)
+        (answer_text(&again), &again.answered_by),
+        (answer_text(&first), &first.answered_by)
     );
     assert_eq!((again.attempts.len(), again.usage), (0, None));
     assert_eq!(again.cost.as_ref().expect("known").amount, "0");
@@ -86,7 +86,7 @@ async fn an_answer_serves_the_same_request_of_its_team_again_and_says_whose_it_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
+async fn no_answer_is_reused_unless_the_job_or_its_pool_asks_for_it() {
     let (forebay, provider) = forebay("").await;
     for (id, cache) in [
         ("a", Value::Null),
@@ -110,10 +110,10 @@ async fn nothing_is_reused_unless_a_job_or_its_pool_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_under_way_together_share_one_call() {
+async fn identical_jobs_in_flight_share_one_call() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = PauseTarget::Pool("chat".to_owned());
-    ctl::<Value>(&forebay, "pause", &chats)
+    control::<Value>(&forebay, "pause", &chats)
         .await
         .expect("paused");
     for index in 0..20 {
@@ -134,7 +134,7 @@ async fn jobs_under_way_together_share_one_call() {
             batch: None,
             id: Some(id.to_owned()),
         };
-        ctl::<Value>(&forebay, "cancel", &what)
+        control::<Value>(&forebay, "cancel", &what)
             .await
             .expect("cancelled");
         assert_eq!(
@@ -142,7 +142,7 @@ async fn jobs_under_way_together_share_one_call() {
             Status::Cancelled
         );
     }
-    ctl::<Value>(&forebay, "resume", &chats)
+    control::<Value>(&forebay, "resume", &chats)
         .await
         .expect("resumed");
     let mut leaders = BTreeSet::new();
@@ -151,7 +151,7 @@ async fn jobs_under_way_together_share_one_call() {
             .completion("default", None, &format!("s-{index}"))
             .await;
         assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
-        assert!(said(&completion).contains("hello"));
+        assert!(answer_text(&completion).contains("hello"));
         leaders.insert(completion.cached_from.map_or(completion.id, |from| from.id));
     }
     assert_eq!(leaders.len(), 1, "{leaders:?}");
@@ -168,7 +168,7 @@ async fn jobs_under_way_together_share_one_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_not_shared() {
+async fn a_failure_is_not_cached() {
     let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let body = json!({ "messages": [] });
     for id in ["a", "b", "c"] {
@@ -184,9 +184,9 @@ async fn a_failure_is_not_shared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kept_answer_outlives_the_process() {
+async fn a_cached_answer_survives_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = Forebay::over(&provider)
+    let dir = Forebay::calling(&provider)
         .config("[pool.chat]\ncache = \"1h\"\n")
         .write();
     for id in ["one", "two"] {
@@ -206,10 +206,10 @@ async fn a_kept_answer_outlives_the_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
+async fn when_a_shared_call_fails_each_job_that_waited_for_it_is_called() {
     let (forebay, provider) = forebay("cache = \"coalesce\"\n").await;
     let chats = PauseTarget::Pool("chat".to_owned());
-    ctl::<Value>(&forebay, "pause", &chats)
+    control::<Value>(&forebay, "pause", &chats)
         .await
         .expect("paused");
     for index in 0..50 {
@@ -224,7 +224,7 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
         forebay.worker().snapshot().prefetched >= 50
     })
     .await;
-    ctl::<Value>(&forebay, "resume", &chats)
+    control::<Value>(&forebay, "resume", &chats)
         .await
         .expect("resumed");
     for index in 0..50 {
@@ -241,7 +241,7 @@ async fn a_failure_that_is_shared_holds_nobody_up_one_after_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
+async fn a_job_for_now_does_not_wait_for_identical_jobs_scheduled_later() {
     let (forebay, provider) = forebay("cache = \"1h\"\n").await;
     let later = SystemClock.now() + jiff::SignedDuration::from_hours(1);
     for index in 0..20 {
@@ -266,7 +266,7 @@ async fn whoever_may_go_now_waits_for_nobody_who_may_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
+async fn an_interactive_job_does_not_wait_for_an_identical_bulk_job() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let forebay = Forebay::limited(&provider, "{ requests = 5, per = \"1s\" }")
         .config("[pool.chat]\ncache = \"coalesce\"\n")
@@ -299,9 +299,9 @@ async fn who_is_in_a_hurry_does_not_wait_behind_bulk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_another_pool_serves_nobody() {
+async fn a_cached_answer_of_one_pool_does_not_serve_another() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .pool("good", "fail-server_error", &["one"])
         .config("[pool.chat]\ncache = \"1h\"\n[pool.good]\ncache = \"1h\"\n")
         .config("[call]\nattempts = 1\n")
@@ -312,10 +312,10 @@ async fn an_answer_of_another_pool_serves_nobody() {
     // Its letter is there before it is acknowledged.
     forebay.drained().await;
     let replay = json!({ "sequence": 1, "pool": "chat" });
-    let _: Value = ctl(&forebay, "dead.replay", &replay)
+    let _: Value = control(&forebay, "dead.replay", &replay)
         .await
         .expect("replayed");
-    called(&provider, 2).await;
+    wait_for_calls(&provider, 2).await;
     forebay.drained().await;
     let asked_in_good = ask(&forebay, "ai.jobs.good", &chat("y", "hello")).await;
     assert_eq!(

@@ -31,7 +31,7 @@ async fn check(accounts: &[(&str, String, &[&str], &str)]) -> (Output, Vec<Value
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_key_is_tried_at_its_provider_and_none_is_told() {
+async fn every_key_is_tried_at_its_provider_and_no_key_is_printed() {
     for (name, path) in [
         ("openai", "/v1"),
         ("azure", "/openai/v1"),
@@ -82,7 +82,7 @@ async fn each_key_is_tried_at_its_provider_and_none_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_where_nobody_is_is_told() {
+async fn an_unreachable_address_is_reported() {
     let (output, tried) = check(&[(
         "openai",
         "http://127.0.0.1:1/v1".to_owned(),

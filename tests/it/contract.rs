@@ -5,10 +5,10 @@ use forebay_schemas::{Class, Lane, Status};
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, chat, copy_in, said};
+use crate::support::{Forebay, answer_text, chat, next_copy};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
+async fn every_form_of_subject_gets_one_completion_on_its_own_subject() {
     let (forebay, provider) = Forebay::simple().await;
     let forms = [
         ("ai.jobs.chat", "default", Lane::Normal),
@@ -31,7 +31,7 @@ async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
             (completion.id.as_str(), completion.custom_id.as_str()),
             (id.as_str(), id.as_str())
         );
-        assert_eq!(said(&completion), format!("You said: hello {index}"));
+        assert_eq!(answer_text(&completion), format!("You said: hello {index}"));
         assert_eq!(completion.attempts.len(), 1);
         assert_eq!(completion.attempts[0].outcome, "succeeded");
         assert_eq!(
@@ -45,7 +45,7 @@ async fn every_form_of_subject_is_answered_once_on_its_completion_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_without_an_id_takes_the_message_id_or_one_of_its_own() {
+async fn a_job_without_an_id_gets_the_message_id_or_a_generated_one() {
     let (forebay, _provider) = Forebay::simple().await;
     let job = json!({ "body": { "messages": [{ "role": "user", "content": "hi" }] } });
     let mut headers = HeaderMap::new();
@@ -79,7 +79,7 @@ async fn a_job_without_an_id_takes_the_message_id_or_one_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter() {
+async fn a_job_that_cannot_be_called_gets_an_error_completion_and_a_dead_letter() {
     let (forebay, provider) = Forebay::simple().await;
     let mut unknown_model = chat("no-model", "x");
     unknown_model["body"]["model"] = json!("gpt-9");
@@ -151,7 +151,7 @@ async fn what_cannot_be_called_gets_a_completion_that_says_why_and_a_dead_letter
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
+async fn an_invalid_pool_name_is_refused_and_the_error_suggests_a_valid_one() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.llama3:8b", &chat("odd", "x"))
@@ -190,7 +190,7 @@ async fn a_pool_that_is_no_name_is_refused_with_the_name_that_it_could_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
+async fn a_wildcard_in_a_subject_does_not_take_other_jobs() {
     let (forebay, _provider) = Forebay::simple().await;
     for subject in ["ai.jobs.*", "ai.jobs.chat.*"] {
         forebay
@@ -202,7 +202,7 @@ async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
     for (subject, team) in [("ai.jobs.chat", "default"), ("ai.jobs.chat.acme", "acme")] {
         forebay.publish(subject, &chat("1", "hello")).await;
         assert_eq!(
-            said(&forebay.completion(team, None, "1").await),
+            answer_text(&forebay.completion(team, None, "1").await),
             "You said: hello"
         );
     }
@@ -213,7 +213,7 @@ async fn a_wildcard_in_a_subject_takes_nobodys_jobs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
+async fn an_invalid_team_name_gets_a_dead_letter_and_a_copy_of_its_completion() {
     let (forebay, _provider) = Forebay::simple().await;
     let mut inbox = forebay
         .connection
@@ -224,7 +224,7 @@ async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
     let mut job = chat("odd", "x");
     job["reply_to"] = json!("_INBOX.odd");
     forebay.publish("ai.jobs.chat.a:b", &job).await;
-    let copy = copy_in(&mut inbox).await;
+    let copy = next_copy(&mut inbox).await;
     assert_eq!(
         (
             copy.team.as_str(),
@@ -245,7 +245,7 @@ async fn a_team_that_is_no_name_gets_a_dead_letter_and_whoever_asked_a_copy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_that_has_passed_expires_without_a_call() {
+async fn a_job_past_its_deadline_expires_without_a_call() {
     let (forebay, provider) = Forebay::simple().await;
     let mut late = chat("late", "x");
     late["deadline"] = json!("2020-01-01T00:00:00Z");
@@ -260,7 +260,7 @@ async fn a_deadline_that_has_passed_expires_without_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn embeddings_are_answered_by_their_own_vector() {
+async fn each_embedding_job_gets_its_own_vector() {
     let (forebay, _provider) = Forebay::simple().await;
     for text in ["one", "two"] {
         let job = json!({ "custom_id": text, "url": "/v1/embeddings", "body": { "input": text, "dimensions": 4 } });
@@ -280,7 +280,7 @@ async fn embeddings_are_answered_by_their_own_vector() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_comes() {
+async fn a_scheduled_job_waits_in_its_own_stream_and_is_called_when_its_time_comes() {
     let (forebay, provider) = Forebay::simple().await;
     let mut inbox = forebay
         .connection
@@ -318,13 +318,13 @@ async fn a_job_for_later_waits_in_its_own_stream_and_is_answered_when_its_time_c
         "not before its time"
     );
     for inbox in [&mut inbox, &mut other] {
-        assert_eq!(said(&copy_in(inbox).await), "You said: hello");
+        assert_eq!(answer_text(&next_copy(inbox).await), "You said: hello");
     }
     assert_eq!(provider.calls().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_for_later_survives_a_restart() {
+async fn a_scheduled_job_survives_a_restart() {
     let (forebay, _provider) = Forebay::simple().await;
     let at = SystemClock.now() + jiff::SignedDuration::from_secs(7);
     let mut job = json!({ "body": { "messages": [{ "role": "user", "content": "hello" }] } });

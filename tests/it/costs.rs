@@ -9,7 +9,7 @@ use crate::program::run;
 use crate::support::{Account, Forebay, chat, provider};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_completion_says_its_cost_or_that_it_is_not_known() {
+async fn a_completion_has_its_exact_cost_or_none() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("priced", "How much?"))
@@ -38,7 +38,7 @@ async fn a_completion_says_its_cost_or_that_it_is_not_known() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_ends_with_what_all_its_lines_used_and_cost() {
+async fn a_run_reports_the_usage_and_cost_of_all_its_lines() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let dir = Forebay::builder()
         .account(Account::at("one", &provider))

@@ -30,7 +30,7 @@ const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions
 const LARGE: usize = 9 << 20;
 /// A job that waits so long does so in the stream of postponed jobs.
 const WAIT: Duration = Duration::from_secs(20);
-/// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
+/// What a dead process held is delivered again after 30 s, and its place as the worker is free after 9 s.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The signal of `abort`.
 const SIGABRT: i32 = 6;
@@ -45,7 +45,7 @@ struct Case {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_and_few_calls() {
+async fn after_a_crash_at_any_step_every_job_has_one_completion_one_result_and_few_calls() {
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
@@ -62,7 +62,7 @@ async fn whatever_step_a_crash_comes_at_every_job_has_one_completion_one_result_
             let case = Case::new(&url, point, format!("{point:?}-{passage}"), at_once).await;
             case.crash(&format!("{point:?}:{passage}")).await;
             let rest = format!("{}: the rest", case.name);
-            let (completions, unstored) = within(RECOVERY_TIMEOUT, &rest, case.go_on()).await;
+            let (completions, unstored) = within(RECOVERY_TIMEOUT, &rest, case.recover()).await;
             case.check(&completions, unstored).await;
         })
     }))
@@ -156,10 +156,10 @@ impl Case {
 
     /// Works until nothing is left to do; returns all completions, and how many calls had been made at the
     /// crash whose results were not stored.
-    async fn go_on(&self) -> (Vec<Completion>, usize) {
+    async fn recover(&self) -> (Vec<Completion>, usize) {
         let stored = self.stored();
         let mut serve = Serve::spawn(self.dir.path());
-        // It works when the dead process's seat is free, seconds later; whatever that one sent has arrived.
+        // It works when the dead process's place is free, seconds later; whatever that one sent has arrived.
         serve.wait_for("connected to NATS").await;
         let unstored = self.provider.calls().len() - stored;
         serve.wait_for("ready:").await;
@@ -190,7 +190,7 @@ impl Case {
             let is_empty = async || (self.messages_and_last(&stream).await.0 == 0).then_some(());
             eventually_within(RECOVERY_TIMEOUT, "an empty stream", is_empty).await;
         }
-        self.stored_as_published(&completions).await;
+        self.check_stored_as_published(&completions).await;
         let (status, log) = serve.terminate().await;
         assert!(status.success(), "{}: {log}", self.name);
         (completions, unstored)
@@ -217,7 +217,7 @@ impl Case {
             .count()
     }
 
-    async fn stored_as_published(&self, completions: &[Completion]) {
+    async fn check_stored_as_published(&self, completions: &[Completion]) {
         for completion in completions {
             let got = program::run(self.dir.path(), &["results", "get", &completion.id]).await;
             let stored: Value = serde_json::from_str(&got.stdout).expect("JSON");

@@ -13,11 +13,13 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 
 use crate::program::{Serve, command};
-use crate::support::{Forebay, chat, eventually_within, install_crypto, provider, said, within};
+use crate::support::{
+    Forebay, answer_text, chat, eventually_within, install_crypto, provider, within,
+};
 
 /// Jobs whose embeddings travel together, and as many that ask the same as each other.
 const EACH: usize = 10;
-/// What a dead process held is delivered again after 30 s, and its seat is free after 9 s.
+/// What a dead process held is delivered again after 30 s, and its place as the worker is free after 9 s.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 /// All cases share a server, whose store must hold the most of every stream.
 const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions_max_bytes = \"16MiB\"\n\
@@ -25,7 +27,7 @@ const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions
 const MODEL: &str = "text-embedding-3-small";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended() {
+async fn after_a_crash_each_job_of_a_shared_call_has_its_own_completion() {
     install_crypto();
     let dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");
@@ -56,7 +58,7 @@ async fn each_of_several_jobs_has_its_own_completion_wherever_their_call_ended()
 async fn case(url: String, point: CrashPoint, passage: usize) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let name = format!("together-{point:?}");
-    let builder = Forebay::over(&provider)
+    let builder = Forebay::calling(&provider)
         .pool("vectors", MODEL, &["one"])
         .nats(&url)
         .config(&format!("[nats]\nprefix = {name:?}\n"))
@@ -109,7 +111,7 @@ async fn case(url: String, point: CrashPoint, passage: usize) {
         assert_eq!(body["data"].as_array().map(Vec::len), Some(1));
         let chat = &completions[&format!("chat-{index}")];
         assert_eq!(
-            (chat.status, said(chat).as_str()),
+            (chat.status, answer_text(chat).as_str()),
             (Status::Succeeded, "You said: hello"),
             "{point:?}"
         );

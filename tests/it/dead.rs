@@ -5,12 +5,12 @@ use forebay_simulator::fault::FaultPlan;
 use serde_json::{Value, json};
 
 use crate::program::{self, Output, Serve};
-use crate::support::{Forebay, chat, ctl, eventually, provider, said};
+use crate::support::{Forebay, answer_text, chat, control, eventually, provider};
 
 /// A configuration with pools `chat` and `other`.
 async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "error=1").await;
-    let dir = Forebay::over(&provider)
+    let dir = Forebay::calling(&provider)
         .pool("other", "gpt-4o", &["one"])
         .config("[call]\nattempts = 2\n")
         .write();
@@ -38,7 +38,7 @@ async fn result(dir: &std::path::Path, id: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dropped() {
+async fn a_dead_letter_is_listed_shown_replayed_to_another_pool_and_dropped() {
     let (dir, provider) = configured().await;
     let dir = dir.path();
     let serve = Serve::start(dir).await;
@@ -130,26 +130,26 @@ async fn a_job_that_was_given_up_is_listed_shown_replayed_to_another_pool_and_dr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_replayed_says_why_and_stays() {
+async fn a_dead_letter_that_cannot_be_replayed_says_why_and_stays() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
         .publish_bytes("ai.jobs.chat", b"no job".to_vec(), Default::default())
         .await;
     forebay.publish("ai.jobs.chat", &chat("one", "hello")).await;
     assert_eq!(
-        said(&forebay.completion("default", None, "one").await),
+        answer_text(&forebay.completion("default", None, "one").await),
         "You said: hello"
     );
     forebay
         .publish("ai.jobs.chat", &chat("one", "something else"))
         .await;
     forebay.drained().await;
-    let letters: Vec<Value> = ctl(&forebay, "dead.list", &json!({}))
+    let letters: Vec<Value> = control(&forebay, "dead.list", &json!({}))
         .await
         .expect("letters");
     assert_eq!(letters.len(), 2);
     for letter in letters {
-        let replay: Result<Value, _> = ctl(
+        let replay: Result<Value, _> = control(
             &forebay,
             "dead.replay",
             &json!({ "sequence": letter["sequence"] }),

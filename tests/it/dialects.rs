@@ -113,7 +113,7 @@ async fn every_dialect_answers_a_chat_in_one_shape() {
 const UNSIGNED: [&str; 3] = ["mistral", "cohere", "ollama"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_fails_the_job_where_the_provider_has_a_sign_of_it() {
+async fn a_refusal_fails_the_job_where_the_provider_marks_refusals() {
     for spoken in SPOKEN {
         let speaker = speaker(spoken, MODEL).await;
         let completion = speaker
@@ -165,7 +165,7 @@ async fn every_dialect_calls_tools_and_takes_their_results() {
 const SIGNED: [usize; 4] = [1, 4, 6, 9];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
+async fn reasoning_signatures_go_back_to_the_provider_that_made_them() {
     for spoken in SIGNED.map(|index| SPOKEN[index]) {
         let speaker = speaker(spoken, "a-claude-model").await;
         let mut body = question("think about it");
@@ -187,7 +187,7 @@ async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
             "{spoken:?}: {answer}"
         );
         // What was changed on the way is refused there, which shows that it was sent at all.
-        spoil(&mut body["messages"][2]["reasoning_details"][0]["data"]);
+        change_signatures(&mut body["messages"][2]["reasoning_details"][0]["data"]);
         let completion = speaker.ask("spoiled", "/v1/chat/completions", body).await;
         assert_eq!(
             completion.error.expect("refused").class,
@@ -198,7 +198,7 @@ async fn signatures_of_thoughts_come_back_to_where_they_were_made() {
 }
 
 /// Changes every signature in a value.
-fn spoil(value: &mut Value) {
+fn change_signatures(value: &mut Value) {
     match value {
         Value::String(text) => text.insert(0, 'A'),
         Value::Object(map) => {
@@ -211,7 +211,7 @@ fn spoil(value: &mut Value) {
                 ]
                 .contains(&name.as_str())
                 {
-                    spoil(value);
+                    change_signatures(value);
                 }
             }
         }
@@ -223,9 +223,9 @@ fn spoil(value: &mut Value) {
 const REFUSAL_WINDOW: SignedDuration = SignedDuration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_error_of_every_provider_is_taken_for_what_it_is() {
+async fn every_error_of_every_provider_gets_the_right_class() {
     let spoken = SPOKEN.into_iter().filter(|spoken| spoken.3.is_empty());
-    let tried = futures::future::join_all(spoken.map(mistaken)).await;
+    let tried = futures::future::join_all(spoken.map(misread_failures)).await;
     let all: usize = tried.iter().map(|(all, _)| all).sum();
     let mistaken: Vec<_> = tried
         .into_iter()
@@ -236,7 +236,7 @@ async fn every_error_of_every_provider_is_taken_for_what_it_is() {
 }
 
 /// How many failures a provider has, and which of them are taken for something else.
-async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<String>) {
+async fn misread_failures(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<String>) {
     let is_responses = spoken.1 == "openai-responses";
     let failures = failures()
         .into_iter()
@@ -245,7 +245,7 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
         .filter(|failure| is_responses || failure.task == "chat")
         .collect();
     assert!(cases.len() > 5, "{spoken:?}");
-    let (forebay, _simulated) = failing(spoken, &cases).await;
+    let (forebay, _simulated) = forebay_for_failures(spoken, &cases).await;
     for failure in &cases {
         let deadline = SystemClock.now() + REFUSAL_WINDOW;
         let said = "a prompt that is longer than a name is";
@@ -282,7 +282,7 @@ async fn mistaken(spoken: (&'static str, &str, &str, &str)) -> (usize, Vec<Strin
 }
 
 /// A Forebay with an account and a pool for each failure, since some stop a whole account.
-async fn failing(
+async fn forebay_for_failures(
     (simulated, name, path, _): (&str, &str, &str, &str),
     cases: &[VendorFailure],
 ) -> (Forebay, forebay_simulator::Provider) {

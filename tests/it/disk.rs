@@ -19,7 +19,7 @@ const AT_ONCE: usize = 4;
 const FULL: u64 = 6 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_results_cannot_be_stored_no_call_is_made_and_then_all_goes_on_without_a_restart() {
+async fn on_a_full_disk_no_call_is_made_and_work_resumes_without_a_restart() {
     install_crypto();
     let server_dir = tempfile::tempdir().expect("a directory");
     let listen = "127.0.0.1:0".parse().expect("an address");

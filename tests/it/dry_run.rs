@@ -67,7 +67,7 @@ fn seconds(told: &Value) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn time_follows_from_limits_of_each_kind() {
+async fn the_forecast_time_follows_from_limits_of_each_kind() {
     for (limits, lines, expected) in [
         ("{ requests = 10, per = \"1s\" }", 100, 10.0),
         (
@@ -95,7 +95,7 @@ async fn time_follows_from_limits_of_each_kind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn calls_tokens_and_cost_are_told() {
+async fn the_forecast_has_tokens_and_cost() {
     let (_, chat) = told("{ concurrent = 4 }", "gpt-4o-mini", "", &chats(10), true).await;
     let tokens = chat["input_tokens"].as_u64().expect("a count");
     assert!((700..900).contains(&tokens), "300 bytes each: {chat}");
@@ -116,7 +116,7 @@ async fn calls_tokens_and_cost_are_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_no_call_of_its_own_is_not_counted_as_one() {
+async fn the_forecast_counts_merged_lines_together_and_identical_lines_once() {
     let texts: Vec<_> = (0..5_000)
         .map(|index| json!({ "url": "/v1/embeddings", "body": { "input": format!("text {index}") } }))
         .collect();
@@ -138,7 +138,7 @@ async fn what_needs_no_call_of_its_own_is_not_counted_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_person_is_told_in_some_lines() {
+async fn the_forecast_for_people_is_a_few_lines() {
     let mut lines = chats(1_200);
     lines.push(json!({ "url": "/v1/rerank", "body": { "query": "q", "documents": ["d"] } }));
     let (output, _) = told(

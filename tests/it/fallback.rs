@@ -39,7 +39,7 @@ fn outcomes(completion: &Completion) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
+async fn a_job_that_fails_at_one_provider_goes_to_the_next_at_once() {
     for (fault, class) in [
         ("overloaded=1", Class::Overloaded),
         ("error=1", Class::ServerError),
@@ -74,7 +74,7 @@ async fn a_failure_of_one_provider_goes_to_the_next_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_spent_for_longer_than_the_pool_waits_is_not_waited_for() {
+async fn a_target_whose_limit_is_spent_for_longer_than_the_pool_waits_is_skipped() {
     let (forebay, _providers) = forebay("", "{ requests = 1, per = \"1d\" }").await;
     let first = ask(&forebay, "a")
         .await
@@ -93,7 +93,7 @@ async fn what_is_spent_for_longer_than_the_pool_waits_is_not_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_room_soon_is_waited_for() {
+async fn a_preferred_target_with_room_soon_is_waited_for() {
     let (forebay, [main, spare]) = forebay("", "{ requests = 5, per = \"1s\" }").await;
     for id in ["a", "b", "c"] {
         let job = json!({ "id": id, "body": { "messages": [{ "role": "user", "content": id }] } });
@@ -114,7 +114,7 @@ async fn what_has_room_soon_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_where_nobody_listens_is_not_waited_for() {
+async fn an_unreachable_target_is_skipped() {
     let (forebay, [main, _spare]) = forebay("", UNLIMITED).await;
     drop(main);
     let completion = ask(&forebay, "a").await;
@@ -166,7 +166,7 @@ async fn served_by(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_long_goes_to_a_larger_window_alone() {
+async fn a_job_too_long_for_its_target_goes_only_to_a_larger_context_window() {
     let windows = [Some(8_000), Some(8_000), Some(1_000_000)];
     let (completion, asked) = served_by("context_too_long", "", windows).await;
     assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
@@ -181,7 +181,7 @@ async fn what_is_too_long_goes_to_a_larger_window_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_refused_for_its_content_goes_elsewhere_only_where_the_pool_says_so() {
+async fn a_job_refused_for_its_content_goes_to_another_target_only_if_the_pool_says_so() {
     let (completion, asked) = served_by("content_filtered", "", [None; 3]).await;
     assert_eq!(
         completion.error.map(|error| error.class),
@@ -195,7 +195,7 @@ async fn what_is_refused_for_its_content_goes_elsewhere_only_where_the_pool_says
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_request_itself_is_wrong_about_goes_nowhere() {
+async fn an_invalid_request_goes_to_no_other_target() {
     let (completion, asked) =
         served_by("bad_request", "content_fallback = true\n", [None; 3]).await;
     assert_eq!(
@@ -206,7 +206,7 @@ async fn what_the_request_itself_is_wrong_about_goes_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_said_to_one_provider_is_said_to_another_or_refused_by_its_field() {
+async fn a_field_that_one_provider_lacks_goes_to_another_or_is_refused_by_name() {
     let simulated = provider(
         &[
             "provider=anthropic,name=claude,key=sk-a",

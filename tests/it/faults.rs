@@ -6,7 +6,9 @@ use forebay_schemas::{Class, OnAmbiguous, Status};
 use forebay_simulator::fault::FaultPlan;
 use serde_json::json;
 
-use crate::support::{Account, Forebay, UNLIMITED, called, chat, provider, said, until};
+use crate::support::{
+    Account, Forebay, UNLIMITED, answer_text, chat, provider, until, wait_for_calls,
+};
 
 /// A Forebay over two accounts at one provider, each account with its own keys and limits.
 async fn two_accounts(
@@ -44,7 +46,7 @@ async fn answer_all(forebay: &Forebay, jobs: usize) -> Vec<forebay_schemas::Comp
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt() {
+async fn a_429_cools_the_account_and_its_jobs_go_elsewhere_without_losing_attempts() {
     let accounts = [
         "name=tight,key=sk-tight,limit=2/1h",
         "name=wide,key=sk-wide",
@@ -93,7 +95,7 @@ async fn a_429_cools_the_account_while_jobs_go_elsewhere_without_a_lost_attempt(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() {
+async fn a_rejected_key_is_disabled_and_its_job_is_answered() {
     let accounts = ["name=good,key=sk-good"];
     let first: (&[&str], &str) = (&["sk-wrong", "sk-good"], "{ concurrent = 1 }");
     let (forebay, provider) = two_accounts(
@@ -150,7 +152,7 @@ async fn a_key_that_is_not_accepted_is_not_used_again_and_its_job_is_answered() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
+async fn provider_faults_are_retried_until_an_answer_comes() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let faults = "error=0.1,overloaded=0.05,reset=0.1,truncated=0.03";
     let (forebay, provider) = two_accounts(
@@ -179,7 +181,7 @@ async fn faults_of_the_provider_are_tried_again_until_an_answer_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it_is_well() {
+async fn a_failing_provider_is_left_alone_by_every_account_until_it_recovers() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let four = "{ concurrent = 4 }";
     let (forebay, provider) = two_accounts(
@@ -225,7 +227,7 @@ async fn a_provider_that_fails_all_calls_is_left_alone_by_every_account_until_it
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
+async fn an_ambiguous_call_is_not_repeated_when_the_job_says_so() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, provider) = two_accounts(
         &accounts,
@@ -250,7 +252,7 @@ async fn a_call_whose_fate_is_unknown_is_not_repeated_when_the_job_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
+async fn a_request_that_the_provider_refuses_fails_with_the_providers_answer() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, provider) = two_accounts(
         &accounts,
@@ -281,7 +283,7 @@ async fn a_request_that_the_provider_refuses_fails_with_its_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_that_is_not_found_does_not_fail_the_others() {
+async fn one_bad_request_does_not_fail_the_others() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let (forebay, _provider) = two_accounts(
         &accounts,
@@ -314,7 +316,7 @@ async fn one_request_that_is_not_found_does_not_fail_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tier_is_entered_after_its_wait() {
+async fn a_fallback_tier_is_used_after_its_wait() {
     let hangs = provider(&["name=one,key=sk-one"], "hang=1").await;
     let answers = provider(&["name=two,key=sk-two"], "").await;
     let forebay = Forebay::builder()
@@ -329,7 +331,7 @@ async fn a_tier_is_entered_after_its_wait() {
     forebay
         .publish("ai.jobs.chat", &chat("hangs", "hello"))
         .await;
-    called(&hangs, 1).await;
+    wait_for_calls(&hangs, 1).await;
     forebay
         .publish("ai.jobs.chat", &chat("waits", "hello"))
         .await;
@@ -342,9 +344,9 @@ async fn a_tier_is_entered_after_its_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_teams_limits_hold_up_its_own_jobs_alone() {
+async fn a_teams_limits_delay_only_its_own_jobs() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .config("[team.large]\n[team.small]\nlimits = [{ requests = 2, per = \"1h\" }, { concurrent = 1 }]\n")
         .start()
         .await;
@@ -361,7 +363,7 @@ async fn a_teams_limits_hold_up_its_own_jobs_alone() {
             .publish("ai.jobs.chat.large", &chat(&id.to_string(), "hello"))
             .await;
         assert_eq!(
-            said(&forebay.completion("large", None, &id.to_string()).await),
+            answer_text(&forebay.completion("large", None, &id.to_string()).await),
             "You said: hello"
         );
     }

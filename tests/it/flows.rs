@@ -9,7 +9,7 @@ use forebay_workers::queue::{ActiveReadings, Credit, Queue, QueueReading};
 use crate::support::{Forebay, chat, soon};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
+async fn a_flows_consumer_is_deleted_only_when_no_job_waits_or_is_held() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
@@ -59,7 +59,7 @@ async fn a_flows_consumer_goes_only_when_nothing_waits_and_nothing_is_held() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn more_teams_than_are_read_at_once_all_have_their_turn() {
+async fn more_teams_than_are_read_at_once_are_all_served() {
     const TEAMS: usize = 1_200;
     let (forebay, provider) = Forebay::simple().await;
     for team in 0..TEAMS {

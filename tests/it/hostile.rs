@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::support::{Account, Forebay, chat, eventually_within, said, until};
+use crate::support::{Account, Forebay, answer_text, chat, eventually_within, until};
 
 /// A server that answers every request with the same bytes; and the requests.
 async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
@@ -33,7 +33,7 @@ async fn server(answer: String) -> (String, Arc<Mutex<Vec<String>>>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
+async fn a_redirect_is_not_followed_with_the_credential() {
     let (elsewhere, requests) = server(String::new()).await;
     for status in [
         "302 Found",
@@ -68,7 +68,7 @@ async fn a_provider_that_redirects_is_not_followed_with_the_credential() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_with_a_large_body_is_a_refusal() {
+async fn a_429_with_a_large_body_counts_as_a_429() {
     let large = "x".repeat(20 << 20);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
@@ -109,7 +109,7 @@ async fn a_refusal_with_a_large_body_is_a_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_job_says_where_its_call_goes() {
+async fn a_job_cannot_choose_the_address_of_its_call() {
     let (elsewhere, requests) = server(String::new()).await;
     let (forebay, provider) = Forebay::simple().await;
     let host = elsewhere.trim_start_matches("http://");
@@ -139,7 +139,7 @@ async fn no_job_says_where_its_call_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
+async fn ids_and_headers_cannot_inject_subjects_or_headers() {
     let (forebay, _provider) = Forebay::simple().await;
     let ids = [
         "a.b",
@@ -177,7 +177,7 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
         let completion: forebay_schemas::Completion =
             serde_json::from_slice(&message.payload).expect("one");
         assert_eq!(
-            (completion.id.as_str(), said(&completion).as_str()),
+            (completion.id.as_str(), answer_text(&completion).as_str()),
             (id, "You said: hello")
         );
         let names: Vec<_> = message
@@ -194,7 +194,7 @@ async fn what_ids_and_headers_hold_becomes_no_subject_and_no_header() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
+async fn malformed_jobs_become_dead_letters_and_harm_no_other_job() {
     let (forebay, provider) = Forebay::simple().await;
     let bytes: [Vec<u8>; 5] = [
         b"{\"id\":\"\xff\xfe\",\"body\":{}}".to_vec(),
@@ -238,7 +238,7 @@ async fn bytes_that_are_no_job_are_told_and_harm_nobody() {
         .publish("ai.jobs.chat", &chat("after", "hello"))
         .await;
     assert_eq!(
-        said(&forebay.completion("default", None, "after").await),
+        answer_text(&forebay.completion("default", None, "after").await),
         "You said: hello"
     );
     assert_eq!(
@@ -275,7 +275,7 @@ async fn answer_or_drip(mut socket: tokio::net::TcpStream) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_answers_that_hardly_come_hold_up_no_other_account_and_give_up() {
+async fn slow_large_answers_do_not_hold_up_other_accounts_and_are_given_up() {
     // More than may be here at once.
     const SLOW: usize = 6;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

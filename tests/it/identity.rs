@@ -10,10 +10,10 @@ use forebay_workers::queue::{PostponedJob, PostponedState, Queue};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Account, Forebay, chat, copy_in, eventually, provider, said, soon};
+use crate::support::{Account, Forebay, answer_text, chat, eventually, next_copy, provider, soon};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
+async fn a_repeated_publish_joins_the_job_or_gets_its_stored_answer() {
     let (forebay, provider) = Forebay::simple().await;
     let mut inbox = forebay
         .connection
@@ -38,18 +38,18 @@ async fn a_repeated_publish_joins_or_is_given_the_stored_answer() {
             .await,
         1
     );
-    let copy = copy_in(&mut inbox).await;
-    assert_eq!(said(&copy), "You said: hello");
+    let copy = next_copy(&mut inbox).await;
+    assert_eq!(answer_text(&copy), "You said: hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_request_under_a_used_identity_is_set_aside() {
+async fn another_request_under_a_used_id_is_an_id_conflict() {
     let (forebay, provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("used", "first"))
         .await;
     assert_eq!(
-        said(&forebay.completion("default", None, "used").await),
+        answer_text(&forebay.completion("default", None, "used").await),
         "You said: first"
     );
     let mut inbox = forebay
@@ -61,7 +61,7 @@ async fn another_request_under_a_used_identity_is_set_aside() {
     let mut other = chat("used", "second");
     other["reply_to"] = json!("_INBOX.conflict");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = copy_in(&mut inbox).await;
+    let copy = next_copy(&mut inbox).await;
     assert_eq!(
         (copy.status, copy.error.expect("an error").code.as_str()),
         (Status::Failed, "id_conflict")
@@ -74,7 +74,7 @@ async fn another_request_under_a_used_identity_is_set_aside() {
         .await;
     assert_eq!(letter.payload, other.to_string().as_bytes());
     assert_eq!(
-        said(&forebay.completion("default", None, "used").await),
+        answer_text(&forebay.completion("default", None, "used").await),
         "You said: first"
     );
 }
@@ -90,22 +90,22 @@ async fn the_same_id_in_another_team_or_batch_is_another_job() {
     of_batch["batch"] = json!("b");
     forebay.publish("ai.jobs.chat", &of_batch).await;
     assert_eq!(
-        said(&forebay.completion("default", None, "1").await),
+        answer_text(&forebay.completion("default", None, "1").await),
         "You said: alone"
     );
     assert_eq!(
-        said(&forebay.completion("acme", None, "1").await),
+        answer_text(&forebay.completion("acme", None, "1").await),
         "You said: of a team"
     );
     assert_eq!(
-        said(&forebay.completion("default", Some("b"), "1").await),
+        answer_text(&forebay.completion("default", Some("b"), "1").await),
         "You said: of a batch"
     );
     assert_eq!(provider.calls().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_answered_before_a_restart_is_not_called_again() {
+async fn a_job_answered_before_a_restart_is_not_called_again() {
     let (forebay, provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("kept", "hello"))
@@ -127,7 +127,7 @@ async fn what_was_answered_before_a_restart_is_not_called_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn flows_whose_names_run_together_keep_their_jobs_apart() {
+async fn flows_with_similar_names_keep_their_jobs_apart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let forebay = Forebay::builder()
         .account(Account::at("one", &provider))
@@ -144,18 +144,18 @@ async fn flows_whose_names_run_together_keep_their_jobs_apart() {
             .publish("ai.jobs.gpt-4o-mini.x", &chat(&id, "of x"))
             .await;
         assert_eq!(
-            said(&forebay.completion("mini-x", None, &id).await),
+            answer_text(&forebay.completion("mini-x", None, &id).await),
             "You said: of mini-x"
         );
         assert_eq!(
-            said(&forebay.completion("x", None, &id).await),
+            answer_text(&forebay.completion("x", None, &id).await),
             "You said: of x"
         );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
+async fn junk_on_a_completions_subject_is_replaced_by_the_completion() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
         .publish_bytes(
@@ -179,11 +179,11 @@ async fn what_is_no_completion_on_a_completions_subject_is_replaced() {
         .await
         .expect("a message");
     let completion = serde_json::from_slice(&last.payload).expect("a completion");
-    assert_eq!(said(&completion), "You said: hello");
+    assert_eq!(answer_text(&completion), "You said: hello");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
+async fn after_a_lost_store_another_request_does_not_get_the_first_ones_answer() {
     let (forebay, _provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("lost", "first"))
@@ -201,14 +201,14 @@ async fn another_requests_answer_is_not_given_where_the_store_has_lost_it() {
     let mut other = chat("lost", "second");
     other["reply_to"] = json!("_INBOX.lost");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = copy_in(&mut inbox).await;
+    let copy = next_copy(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
     forebay
         .publish("ai.jobs.chat", &chat("lost", "first"))
         .await;
     forebay.drained().await;
     assert_eq!(
-        said(&forebay.completion("default", None, "lost").await),
+        answer_text(&forebay.completion("default", None, "lost").await),
         "You said: first"
     );
 }
@@ -231,7 +231,7 @@ async fn revision(forebay: &Forebay, id: &str, wanted: u32) -> Completion {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
+async fn a_refused_job_can_be_corrected_under_the_same_id() {
     let (forebay, provider) = Forebay::simple().await;
     let with = |change: &dyn Fn(&mut serde_json::Value)| {
         let mut job = chat("again", "hello");
@@ -258,7 +258,7 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
     let right = with(&|_| {});
     forebay.publish("ai.jobs.chat", &right).await;
     assert_eq!(
-        said(&revision(&forebay, "again", 4).await),
+        answer_text(&revision(&forebay, "again", 4).await),
         "You said: hello"
     );
 
@@ -279,7 +279,7 @@ async fn a_job_that_was_refused_is_put_right_under_its_own_id() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_first() {
+async fn after_a_lost_store_a_corrected_job_gets_the_next_revision() {
     let (forebay, _provider) = Forebay::simple().await;
     let mut wrong = chat("lost", "hello");
     wrong["body"]["model"] = json!("gpt-9");
@@ -292,13 +292,13 @@ async fn a_refused_jobs_next_revision_is_found_where_the_store_has_lost_the_firs
         .publish("ai.jobs.chat", &chat("lost", "hello"))
         .await;
     assert_eq!(
-        said(&revision(&forebay, "lost", 2).await),
+        answer_text(&revision(&forebay, "lost", 2).await),
         "You said: hello"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mended_job_that_comes_while_the_refused_one_ends_is_called() {
+async fn a_corrected_job_that_comes_while_the_refused_one_ends_is_called() {
     let (forebay, provider) = Forebay::simple().await;
     for round in 0..20 {
         let id = format!("mended-{round}");
@@ -306,14 +306,17 @@ async fn a_mended_job_that_comes_while_the_refused_one_ends_is_called() {
         wrong["body"]["model"] = json!("gpt-9");
         forebay.publish("ai.jobs.chat", &wrong).await;
         forebay.publish("ai.jobs.chat", &chat(&id, "hello")).await;
-        assert_eq!(said(&revision(&forebay, &id, 2).await), "You said: hello");
+        assert_eq!(
+            answer_text(&revision(&forebay, &id, 2).await),
+            "You said: hello"
+        );
     }
     forebay.drained().await;
     assert_eq!(provider.calls().len(), 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_does_not_expire_with_another_one_of_its_id() {
+async fn a_job_does_not_expire_with_an_earlier_one_of_the_same_id() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let forebay = Forebay::limited(&provider, "{ requests = 1, per = \"3s\" }")
         .start()
@@ -337,13 +340,13 @@ async fn a_job_does_not_expire_with_another_one_of_its_id() {
     let expired = forebay.completion("default", None, "same").await;
     assert_eq!(expired.status, Status::Expired);
     assert_eq!(
-        said(&revision(&forebay, "same", 2).await),
+        answer_text(&revision(&forebay, "same", 2).await),
         "You said: hello"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn repetitions_of_a_job_that_expires_end_with_it() {
+async fn repeated_publishes_of_a_job_that_expires_end_with_it() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let limits = "{ requests = 1, per = \"1h\" }, { requests = 100, per = \"1s\" }";
     let forebay = Forebay::limited(&provider, limits).start().await;
@@ -367,7 +370,7 @@ async fn repetitions_of_a_job_that_expires_end_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_aside() {
+async fn another_request_under_the_id_of_a_scheduled_job_is_an_id_conflict() {
     let (forebay, provider) = Forebay::simple().await;
     let mut inbox = forebay
         .connection
@@ -389,17 +392,17 @@ async fn another_request_under_the_id_of_one_that_waits_for_its_time_is_set_asid
     let mut other = later("second");
     other["reply_to"] = json!("_INBOX.later");
     forebay.publish("ai.jobs.chat", &other).await;
-    let copy = copy_in(&mut inbox).await;
+    let copy = next_copy(&mut inbox).await;
     assert_eq!(copy.error.expect("an error").code, "id_conflict");
     assert_eq!(
-        said(&forebay.completion("default", None, "later").await),
+        answer_text(&forebay.completion("default", None, "later").await),
         "You said: first"
     );
     assert_eq!(provider.calls().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
+async fn of_two_requests_scheduled_under_one_id_at_once_only_one_waits() {
     let (forebay, _provider) = Forebay::simple().await;
     let connection = &forebay.connection;
     let names = Names::new("other").expect("a name");
@@ -452,7 +455,7 @@ async fn of_two_requests_that_are_postponed_under_one_id_at_once_one_waits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_asks_for_another_answer_as_soon_as_one_has_failed_gets_it() {
+async fn a_next_revision_that_is_asked_for_right_after_a_failure_is_called() {
     let (forebay, provider) = Forebay::simple().await;
     let mut live = forebay
         .connection

@@ -12,14 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve, command};
-use crate::support::{Forebay, called, chat, eventually_within, provider};
+use crate::support::{Forebay, chat, eventually_within, provider, wait_for_calls};
 
 /// What a dead process held is delivered again after 30 s.
 const REDELIVERY_TIMEOUT: Duration = Duration::from_secs(100);
 
 async fn configured(faults: &str) -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], faults).await;
-    let dir = Forebay::over(&provider)
+    let dir = Forebay::calling(&provider)
         .config("[call]\ntimeout = \"50s\"\n")
         .write();
     (dir, provider)
@@ -57,7 +57,7 @@ async fn a_call_that_the_process_did_not_outlive_is_made_again_or_not_as_the_job
     let mut once = chat("once", "hello");
     once["on_ambiguous"] = json!("fail");
     publish(dir, &[chat("again", "hello"), once]).await;
-    called(&provider, 2).await;
+    wait_for_calls(&provider, 2).await;
     serve.kill().await;
     provider.fail(FaultPlan::default());
     let serve = Serve::start(dir).await;
@@ -125,7 +125,7 @@ async fn a_process_that_was_stopped_for_longer_than_a_delivery_is_waited_for_joi
     let serve = Serve::start(dir).await;
     provider.fail("hang=1".parse().expect("faults"));
     publish(dir, &[chat("slow", "hello")]).await;
-    called(&provider, 1).await;
+    wait_for_calls(&provider, 1).await;
     let pid = i32::try_from(serve.pid())
         .ok()
         .and_then(Pid::from_raw)

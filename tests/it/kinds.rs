@@ -84,7 +84,7 @@ async fn embeddings_have_one_shape_and_the_order_of_their_texts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn documents_are_put_in_their_order() {
+async fn documents_are_reranked() {
     for (name, path) in [("vllm", "/v1"), ("cohere", "")] {
         let (forebay, _simulated) = forebay(name, path).await;
         let body = json!({ "query": "one", "documents": ["two", "one"], "top_n": 1 });
@@ -162,7 +162,7 @@ async fn responses_moderations_images_and_sound_are_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistral_transcribes_what_it_has_a_field_for() {
+async fn mistral_transcribes_and_refuses_fields_that_it_lacks() {
     let (forebay, _simulated) = forebay("mistral", "/v1").await;
     let file = json!({ "data": BASE64_STANDARD.encode(b"some sound"), "filename": "a.mp3" });
     let body = json!({ "file": file, "language": "en", "response_format": "json",

@@ -13,7 +13,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
 use crate::program::{self, Serve};
-use crate::support::{Account, Forebay, called, chat, eventually, provider, said, soon, until};
+use crate::support::{
+    Account, Forebay, answer_text, chat, eventually, provider, soon, until, wait_for_calls,
+};
 
 /// More than the 8 MiB that the minded server takes of a message.
 const LARGE: usize = 9 << 20;
@@ -65,7 +67,11 @@ async fn publish_name(forebay: &Forebay, subject: &str, object: &str, message: &
 }
 
 /// The whole completion of a message.
-async fn opened(forebay: &Forebay, payload: &[u8], headers: Option<&HeaderMap>) -> Completion {
+async fn whole_completion(
+    forebay: &Forebay,
+    payload: &[u8],
+    headers: Option<&HeaderMap>,
+) -> Completion {
     forebay
         .connection
         .open_completion(payload, headers)
@@ -76,7 +82,7 @@ async fn opened(forebay: &Forebay, payload: &[u8], headers: Option<&HeaderMap>) 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_with_large_lines_runs_like_any_other() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = Forebay::over(&provider).write();
+    let dir = Forebay::calling(&provider).write();
     let serve = Serve::start(dir.path()).await;
     let text = |index: usize| {
         if index == 1 {
@@ -139,7 +145,7 @@ async fn a_batch_with_large_lines_runs_like_any_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name() {
+async fn any_client_publishes_large_jobs_and_gets_large_answers_as_objects() {
     let (forebay, provider) = Forebay::simple().await;
     let inbox = forebay.connection.client.new_inbox();
     let mut copies = forebay
@@ -179,10 +185,13 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
             .as_str()
             .starts_with("default/_/large/")
     );
-    let whole = opened(&forebay, &message.payload, message.headers.as_ref()).await;
-    assert!(said(&whole) == format!("You said: {text}"));
+    let whole = whole_completion(&forebay, &message.payload, message.headers.as_ref()).await;
+    assert!(answer_text(&whole) == format!("You said: {text}"));
     let copy = soon("a copy", copies.next()).await.expect("open");
-    assert!(said(&opened(&forebay, &copy.payload, copy.headers.as_ref()).await) == said(&whole));
+    assert!(
+        answer_text(&whole_completion(&forebay, &copy.payload, copy.headers.as_ref()).await)
+            == answer_text(&whole)
+    );
     // The object was this job's, and goes with it.
     let requests = bucket(&forebay, "AI_REQUESTS").await;
     until("an empty bucket", async || {
@@ -198,7 +207,10 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
         .publish_with("ai.jobs.chat", &json!({ "id": "large" }), headers)
         .await;
     let copy = soon("a copy", copies.next()).await.expect("open");
-    assert!(said(&opened(&forebay, &copy.payload, copy.headers.as_ref()).await) == said(&whole));
+    assert!(
+        answer_text(&whole_completion(&forebay, &copy.payload, copy.headers.as_ref()).await)
+            == answer_text(&whole)
+    );
     let request = ResultsRequest {
         team: "default".to_owned(),
         batch: None,
@@ -211,7 +223,10 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
         .request("ai.ctl.results", request.into())
         .await
         .expect("an answer");
-    assert!(said(&opened(&forebay, &reply.payload, reply.headers.as_ref()).await) == said(&whole));
+    assert!(
+        answer_text(&whole_completion(&forebay, &reply.payload, reply.headers.as_ref()).await)
+            == answer_text(&whole)
+    );
     let mut headers = HeaderMap::new();
     headers.insert(OBJECT_HEADER, "default/asked");
     requests
@@ -227,13 +242,16 @@ async fn any_client_publishes_large_jobs_by_name_and_gets_large_answers_by_name(
             .client
             .request_with_headers("ai.ask.chat.default", headers, "{}".into());
     let reply = soon("an answer", asked).await.expect("an answer");
-    assert!(said(&opened(&forebay, &reply.payload, reply.headers.as_ref()).await) == said(&whole));
+    assert!(
+        answer_text(&whole_completion(&forebay, &reply.payload, reply.headers.as_ref()).await)
+            == answer_text(&whole)
+    );
     assert_eq!(provider.calls().len(), 2);
     assert_eq!(forebay.count("AI_DEAD".to_owned()).await, 0);
 }
 
 /// Puts an object whose description is a server's answer to a publish, which others can aim at any subject.
-async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
+async fn put_damaged(forebay: &Forebay, requests: &ObjectStore, name: &str) {
     let subjects = async || {
         let stream = forebay
             .connection
@@ -262,9 +280,9 @@ async fn put_spoilt(forebay: &Forebay, requests: &ObjectStore, name: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_work() {
+async fn missing_foreign_and_oversized_objects_are_refused_and_small_ones_work() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .config("[call]\nmax_request = \"1KiB\"\n")
         .start()
         .await;
@@ -306,7 +324,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
         &json!({ "id": "linked" }),
     )
     .await;
-    put_spoilt(&forebay, &requests, "default/spoilt").await;
+    put_damaged(&forebay, &requests, "default/spoilt").await;
     publish_name(
         &forebay,
         "ai.jobs.chat",
@@ -350,7 +368,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
     .await;
     forebay.scheduled("ai.scheduled.default.b.missing").await;
     assert_eq!(
-        said(&forebay.completion("default", Some("b"), "missing").await),
+        answer_text(&forebay.completion("default", Some("b"), "missing").await),
         "You said: hello"
     );
     forebay.drained().await;
@@ -359,7 +377,7 @@ async fn objects_that_are_missing_anothers_or_too_large_are_told_and_small_ones_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = Forebay::over(&provider).write();
+    let dir = Forebay::calling(&provider).write();
     let serve = Serve::start(dir.path()).await;
     let bad = |id: &str, size: usize| {
         json!({ "id": id, "body": { "messages": [], "pad": "x".repeat(size) } }).to_string()
@@ -396,7 +414,7 @@ async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
     }
     let replayed = dead(&["replay", "--all"]).await;
     assert_eq!(replayed.code, Some(0), "{replayed:?}");
-    called(&provider, 4).await;
+    wait_for_calls(&provider, 4).await;
     // Dropped for good, an object goes too.
     letters(2).await;
     let dropped = dead(&["drop", "--all"]).await;
@@ -407,7 +425,7 @@ async fn a_dead_letter_of_a_large_message_is_shown_whole_and_replayed() {
 }
 
 /// The most memory that a process ever had, in MiB.
-fn peak(pid: u32) -> usize {
+fn peak_memory_mib(pid: u32) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line = status
         .lines()
@@ -465,7 +483,7 @@ async fn answers_without_an_end_take_little_memory_and_hold_up_nobody_else() {
         "an answer that is too large is not asked for again"
     );
     // 4 at once are read beyond their first MiB; without that it would be 2 GiB.
-    let most = peak(serve.pid());
+    let most = peak_memory_mib(serve.pid());
     assert!(most < 4 * MAX_ANSWER_MIB + AT_ONCE + 256, "{most} MiB");
     let (status, log) = serve.terminate().await;
     assert!(status.success(), "{log}");

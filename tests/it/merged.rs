@@ -7,7 +7,7 @@ use forebay_workers::clock::{Clock as _, SystemClock};
 use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Account, Forebay, ctl, provider};
+use crate::support::{Account, Forebay, control, provider};
 
 const MODEL: &str = "text-embedding-3-small";
 /// Longer than a text may be.
@@ -122,7 +122,7 @@ async fn each_job_has_its_own_vectors_and_its_share_of_tokens_and_cost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_is_refused_fails_no_other() {
+async fn a_refused_text_fails_no_other_job() {
     let (forebay, provider) = forebay().await;
     let bad = [5, 6, 30];
     let body = |index: usize| match bad.contains(&index) {
@@ -157,7 +157,7 @@ async fn a_text_that_is_refused_fails_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_text_that_is_known_to_be_too_long_travels_alone() {
+async fn a_text_known_to_be_too_long_is_sent_alone() {
     let (forebay, provider) = forebay().await;
     let body = |index: usize| match index % 10 {
         3 => json!({ "input": "too long ".repeat(TOO_LONG / 9) }),
@@ -181,10 +181,10 @@ async fn a_text_that_is_known_to_be_too_long_travels_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
+async fn jobs_that_wait_to_be_merged_can_be_cancelled_and_expire() {
     let (forebay, _provider) = forebay().await;
     let pool = PauseTarget::Pool("joined".to_owned());
-    ctl::<Value>(&forebay, "pause", &pool)
+    control::<Value>(&forebay, "pause", &pool)
         .await
         .expect("paused");
     let deadline = SystemClock.now() + jiff::SignedDuration::from_millis(300);
@@ -201,7 +201,7 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
             batch: None,
             id: Some(id.to_owned()),
         };
-        ctl::<Value>(&forebay, "cancel", &what)
+        control::<Value>(&forebay, "cancel", &what)
             .await
             .expect("cancelled");
     }
@@ -216,7 +216,7 @@ async fn jobs_that_wait_to_travel_can_be_cancelled_and_expire() {
             .await;
         assert_eq!(completion.status, expected(index), "{completion:?}");
     }
-    ctl::<Value>(&forebay, "resume", &pool)
+    control::<Value>(&forebay, "resume", &pool)
         .await
         .expect("resumed");
     for index in [2, 5] {

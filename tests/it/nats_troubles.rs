@@ -1,4 +1,4 @@
-//! A NATS server that has no storage left, and one that is away.
+//! A NATS server that has no storage left, and one that is aproxy.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,7 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use crate::support::{
-    Forebay, SMALLEST_STREAMS, called, chat, eventually_within, nats_server, provider, soon, until,
+    Forebay, SMALLEST_STREAMS, chat, eventually_within, nats_server, provider, soon, until,
+    wait_for_calls,
 };
 
 const JOBS: usize = 300;
@@ -41,7 +42,7 @@ async fn forebay_with(address: &str, streams: &str, provider: &Provider) -> Fore
 }
 
 /// Waits until so many jobs succeeded.
-async fn succeeded(forebay: &Forebay, jobs: usize) {
+async fn wait_for_successes(forebay: &Forebay, jobs: usize) {
     eventually_within(REDELIVERY_TIMEOUT, &format!("{jobs} jobs"), async || {
         let ended = forebay.worker().snapshot().ended;
         ended
@@ -57,7 +58,7 @@ async fn succeeded(forebay: &Forebay, jobs: usize) {
 }
 
 /// Waits until so many completions were tried again, each of which the server refuses.
-async fn published_in_vain(forebay: &Forebay, completions: usize) {
+async fn wait_for_refused_completions(forebay: &Forebay, completions: usize) {
     // A subscriber hears of what no stream keeps, too.
     let client = &forebay.connection.client;
     let mut tried = client
@@ -95,7 +96,7 @@ async fn fill(forebay: &Forebay) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothing() {
+async fn a_nats_server_without_storage_refuses_publishers_stops_calls_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = dir.path().join("store");
     let jetstream = format!("jetstream {{ store_dir: {store:?}, max_file_store: 80MB }}\n");
@@ -123,9 +124,9 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
     })
     .await;
     let calls = provider.calls().len();
-    published_in_vain(&forebay, MANY as usize).await;
+    wait_for_refused_completions(&forebay, MANY as usize).await;
     let later = provider.calls().len();
-    // Some of the many were still under way.
+    // Some of the many were still under proxy.
     assert!(
         later <= calls + 4 * AT_ONCE && later < JOBS,
         "{calls} calls, and then {later}"
@@ -136,7 +137,7 @@ async fn a_server_without_storage_refuses_publishers_stops_calls_and_loses_nothi
         .delete_stream("FILL")
         .await
         .expect("deleted");
-    succeeded(&forebay, JOBS).await;
+    wait_for_successes(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was lost");
 }
 
@@ -155,7 +156,7 @@ async fn start(dir: &Path, port: &str) -> (tokio::process::Child, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_call() {
+async fn a_nats_server_away_for_longer_than_the_ack_wait_costs_no_job_and_no_call() {
     let dir = tempfile::tempdir().expect("a directory");
     let (mut server, address) = start(dir.path(), "-1").await;
     let (forebay, provider) = forebay(&address, "").await;
@@ -164,24 +165,24 @@ async fn a_server_that_is_away_for_longer_than_the_ack_wait_costs_no_job_and_no_
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
             .await;
     }
-    called(&provider, JOBS / 10).await;
+    wait_for_calls(&provider, JOBS / 10).await;
     server.kill().await.expect("killed");
     // This time is what is tested.
     tokio::time::sleep(AWAY).await;
     let (_server, _) = start(dir.path(), port(&address)).await;
-    succeeded(&forebay, JOBS).await;
+    wait_for_successes(&forebay, JOBS).await;
     assert_eq!(provider.calls().len(), JOBS, "no call was made twice");
     // While its server is there.
     forebay.stop().await;
 }
 
-/// A way to a server that can be cut.
-struct Way {
+/// A proxy in front of a server, whose connections can be cut.
+struct CuttableProxy {
     address: String,
     is_cut: watch::Sender<bool>,
 }
 
-impl Way {
+impl CuttableProxy {
     async fn to(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -206,10 +207,10 @@ impl Way {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twice() {
+async fn a_connection_cut_for_longer_than_the_ack_wait_makes_no_call_twice() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, address) = start(dir.path(), "-1").await;
-    let way = Way::to(address).await;
+    let proxy = CuttableProxy::to(address).await;
     // Calls are under way from before the cut until after what is not kept is delivered again.
     let latency = (AWAY + Duration::from_secs(5), AWAY + Duration::from_secs(5));
     let accounts = vec!["name=one,key=sk-one".parse().expect("an account")];
@@ -222,18 +223,18 @@ async fn a_connection_that_is_cut_for_longer_than_the_ack_wait_makes_no_call_twi
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let provider = Provider::start(config, listener).expect("it starts");
-    let forebay = forebay_with(&way.address, "", &provider).await;
+    let forebay = forebay_with(&proxy.address, "", &provider).await;
     for job in 0..AT_ONCE {
         forebay
             .publish("ai.jobs.chat", &chat(&job.to_string(), "hello"))
             .await;
     }
-    called(&provider, AT_ONCE).await;
-    way.is_cut.send_replace(true);
+    wait_for_calls(&provider, AT_ONCE).await;
+    proxy.is_cut.send_replace(true);
     // This time is what is tested.
     tokio::time::sleep(AWAY).await;
-    way.is_cut.send_replace(false);
-    succeeded(&forebay, AT_ONCE).await;
+    proxy.is_cut.send_replace(false);
+    wait_for_successes(&forebay, AT_ONCE).await;
     forebay.drained().await;
     assert_eq!(provider.calls().len(), AT_ONCE, "no call was made twice");
 }

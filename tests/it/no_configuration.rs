@@ -7,7 +7,7 @@ use forebay_workers::{OnDemand, TargetConfig, WantedModel};
 use serde_json::json;
 
 use crate::program::{Output, command, finish};
-use crate::support::{Account, Forebay, provider, said};
+use crate::support::{Account, Forebay, answer_text, provider};
 
 /// `forebay run` on these lines, with nothing but a key and an address in the environment.
 async fn run(lines: &[String], key: &str, url: &str) -> (Output, tempfile::TempDir) {
@@ -64,7 +64,7 @@ async fn without_a_key_a_run_says_what_to_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pools_are_made_as_models_are_asked_for() {
+async fn pools_are_made_for_the_models_that_jobs_ask_for() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let builder = Forebay::builder().account(Account::at("one", &provider));
     let mut config = builder.parse();
@@ -97,7 +97,7 @@ async fn pools_are_made_as_models_are_asked_for() {
     ] {
         let completion = ask(id, pool, model).await;
         assert_eq!(completion.status, Status::Succeeded, "{completion:?}");
-        assert!(said(&completion).contains(id));
+        assert!(answer_text(&completion).contains(id));
         assert_eq!(completion.answered_by.expect("an account").model, asked);
     }
     for (id, pool, model, code) in [

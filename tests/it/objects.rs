@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use crate::program;
 use crate::support::{
-    Forebay, SMALLEST_STREAMS, called, chat, copy_in, ctl, eventually, eventually_within,
-    nats_server, provider, said,
+    Forebay, SMALLEST_STREAMS, answer_text, chat, control, eventually, eventually_within,
+    nats_server, next_copy, provider, wait_for_calls,
 };
 
 /// More than the 8 MiB that the minded server takes of a message.
@@ -77,7 +77,9 @@ async fn a_large_job_that_is_cancelled_and_published_again_is_called() {
         batch: None,
         id: Some("again".to_owned()),
     };
-    let _: Value = ctl(&forebay, "cancel", &which).await.expect("cancelled");
+    let _: Value = control(&forebay, "cancel", &which)
+        .await
+        .expect("cancelled");
     let inbox = forebay.connection.client.new_inbox();
     let mut copies = forebay
         .connection
@@ -88,9 +90,9 @@ async fn a_large_job_that_is_cancelled_and_published_again_is_called() {
     let mut job = large("again", "first");
     job["reply_to"] = json!(inbox);
     publish_enclosed(&forebay, "again", &job).await;
-    let copy = copy_in(&mut copies).await;
+    let copy = next_copy(&mut copies).await;
     assert_eq!(
-        (copy.status, said(&copy).as_str()),
+        (copy.status, answer_text(&copy).as_str()),
         (Status::Succeeded, "You said: first")
     );
     assert_eq!(provider.calls().len(), 4);
@@ -103,11 +105,11 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
         publish_enclosed(&forebay, "twice", &large("twice", text)).await;
     }
     assert_eq!(
-        said(&forebay.completion("default", None, "twice").await),
+        answer_text(&forebay.completion("default", None, "twice").await),
         "You said: first"
     );
     forebay.drained().await;
-    let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
+    let letters: Vec<DeadLetterEntry> = control(&forebay, "dead.list", &json!({}))
         .await
         .expect("letters");
     assert_eq!(
@@ -127,7 +129,7 @@ async fn two_large_jobs_under_one_identity_conflict_and_neither_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
+async fn a_dead_letter_cannot_show_or_drop_another_teams_object() {
     let (forebay, provider) = Forebay::simple().await;
     let mut job = chat("victim", "hello");
     let later = SystemClock
@@ -155,14 +157,14 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
         "invalid_object"
     );
     let letters = eventually("a letter", async || {
-        let letters: Vec<DeadLetterEntry> = ctl(&forebay, "dead.list", &json!({}))
+        let letters: Vec<DeadLetterEntry> = control(&forebay, "dead.list", &json!({}))
             .await
             .expect("letters");
         (!letters.is_empty()).then_some(letters)
     })
     .await;
     assert_eq!(letters[0].object, None);
-    let _: Value = ctl(
+    let _: Value = control(
         &forebay,
         "dead.drop",
         &json!({ "sequence": letters[0].sequence }),
@@ -170,14 +172,14 @@ async fn a_letter_that_names_another_teams_object_neither_shows_nor_drops_it() {
     .await
     .expect("dropped");
     assert_eq!(
-        said(&forebay.completion("acme", None, "victim").await),
+        answer_text(&forebay.completion("acme", None, "victim").await),
         "You said: hello"
     );
     assert_eq!(provider.calls().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_object_without_its_chunks_ends_its_job() {
+async fn a_job_whose_object_lost_its_chunks_fails() {
     let (forebay, provider) = Forebay::simple().await;
     let job = chat("damaged", "hello").to_string().into();
     forebay
@@ -210,7 +212,7 @@ async fn an_object_without_its_chunks_ends_its_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_of_an_object_that_never_became_whole_is_swept() {
+async fn chunks_of_an_incomplete_object_are_swept() {
     let (forebay, _provider) = Forebay::simple().await;
     let requests = forebay.connection.requests();
     let whole = "whole".to_owned().into();
@@ -287,7 +289,7 @@ async fn texts_of_any_length_stop_nothing() {
     let store = server_dir.path().join("store");
     let config = format!("max_payload: 131072\njetstream {{ store_dir: {store:?} }}\n");
     let (_server, address) = nats_server(server_dir.path(), &config, &[]).await;
-    let forebay = Forebay::over(&provider).nats(&address).start().await;
+    let forebay = Forebay::calling(&provider).nats(&address).start().await;
     let connects = || {
         forebay
             .connection
@@ -328,10 +330,10 @@ async fn texts_of_any_length_stop_nothing() {
         .publish("ai.jobs.chat.acme", &chat("after", "hello"))
         .await;
     assert_eq!(
-        said(&forebay.completion("acme", None, "after").await),
+        answer_text(&forebay.completion("acme", None, "after").await),
         "You said: hello"
     );
-    called(&provider, JOBS + 1).await;
+    wait_for_calls(&provider, JOBS + 1).await;
     forebay.drained().await;
     assert_eq!(
         forebay.count("AI_COMPLETIONS".to_owned()).await,

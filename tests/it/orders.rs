@@ -9,7 +9,7 @@ use forebay_workers::clock::{Clock, SystemClock};
 use forebay_workers::{CancelledJobs, PauseTarget};
 use serde_json::{Value, json};
 
-use crate::support::{Account, Forebay, called, chat, ctl, provider, said};
+use crate::support::{Account, Forebay, answer_text, chat, control, provider, wait_for_calls};
 
 /// Pools `chat` and `other`, each over an account of its own at one provider.
 async fn two_pools(faults: &str) -> (Forebay, Provider) {
@@ -25,12 +25,12 @@ async fn two_pools(faults: &str) -> (Forebay, Provider) {
 }
 
 async fn pause(forebay: &Forebay, what: &PauseTarget) -> Result<OrdersReply, String> {
-    ctl(forebay, "pause", what).await
+    control(forebay, "pause", what).await
 }
 
 async fn cancel(forebay: &Forebay, batch: Option<&str>, id: Option<&str>) -> CancelReply {
     let (batch, id) = (batch.map(str::to_owned), id.map(str::to_owned));
-    ctl(
+    control(
         forebay,
         "cancel",
         &CancelledJobs {
@@ -50,7 +50,7 @@ fn of_batch(id: &str, batch: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
+async fn a_paused_target_gets_no_call_until_it_is_resumed_even_over_a_restart() {
     let (mut forebay, provider) = two_pools("").await;
     let kinds = [
         PauseTarget::Pool("chat".to_owned()),
@@ -71,7 +71,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
             .publish("ai.jobs.other", &chat(&goes, "hello"))
             .await;
         assert_eq!(
-            said(&forebay.completion("default", None, &goes).await),
+            answer_text(&forebay.completion("default", None, &goes).await),
             "You said: hello"
         );
         forebay = forebay.restart().await;
@@ -80,16 +80,16 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
             .publish("ai.jobs.other", &chat(&again, "hello"))
             .await;
         assert_eq!(
-            said(&forebay.completion("default", None, &again).await),
+            answer_text(&forebay.completion("default", None, &again).await),
             "You said: hello"
         );
         assert_eq!(provider.calls().len(), calls + 2, "{what:?}");
-        let queues: QueuesReport = ctl(&forebay, "queues", &()).await.expect("queues");
+        let queues: QueuesReport = control(&forebay, "queues", &()).await.expect("queues");
         assert_eq!(queues.paused, std::slice::from_ref(&what));
-        let reply: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
+        let reply: OrdersReply = control(&forebay, "resume", &what).await.expect("resumed");
         assert!(reply.paused.is_empty());
         assert_eq!(
-            said(&forebay.completion("acme", None, &waits).await),
+            answer_text(&forebay.completion("acme", None, &waits).await),
             "You said: hello"
         );
     }
@@ -112,7 +112,7 @@ async fn what_pauses_makes_no_call_until_it_is_resumed_over_a_restart_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
+async fn a_cancelled_batch_ends_at_once_and_can_be_published_again() {
     let (forebay, provider) = two_pools("").await;
     pause(&forebay, &PauseTarget::Pool("chat".to_owned()))
         .await
@@ -147,32 +147,34 @@ async fn a_cancelled_batch_ends_where_it_waits_and_can_be_published_again() {
 
     // What is published after it is not cancelled, over a restart too.
     let forebay = forebay.restart().await;
-    let _: OrdersReply = ctl(&forebay, "resume", &PauseTarget::Pool("chat".to_owned()))
+    let _: OrdersReply = control(&forebay, "resume", &PauseTarget::Pool("chat".to_owned()))
         .await
         .expect("resumed");
     forebay
         .publish("ai.jobs.chat", &of_batch("waits-1", "b"))
         .await;
     assert_eq!(
-        said(&forebay.completion("default", Some("c"), "beside").await),
+        answer_text(&forebay.completion("default", Some("c"), "beside").await),
         "You said: hello"
     );
     forebay.drained().await;
     let request = json!({ "team": "default", "batch": "b", "id": "waits-1" });
-    let again: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
+    let again: Option<Completion> = control(&forebay, "results", &request)
+        .await
+        .expect("an answer");
     let again = again.expect("a result");
     assert_eq!(
-        (again.revision, said(&again).as_str()),
+        (again.revision, answer_text(&again).as_str()),
         (2, "You said: hello")
     );
     assert_eq!(provider.calls().len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
+async fn a_job_cancelled_during_an_attempt_is_not_tried_again() {
     let (forebay, provider) = two_pools("overloaded=1").await;
     forebay.publish("ai.jobs.chat", &chat("one", "hello")).await;
-    called(&provider, 1).await;
+    wait_for_calls(&provider, 1).await;
     cancel(&forebay, None, Some("one")).await;
     let completion = forebay.completion("default", None, "one").await;
     assert_eq!(completion.status, Status::Cancelled);
@@ -181,7 +183,7 @@ async fn a_job_that_is_being_tried_is_not_tried_again_once_it_is_cancelled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called() {
+async fn a_job_published_again_while_its_cancelled_predecessor_waits_is_called() {
     let (forebay, provider) = two_pools("").await;
     let what = PauseTarget::Pool("chat".to_owned());
     pause(&forebay, &what).await.expect("paused");
@@ -199,10 +201,12 @@ async fn what_is_published_again_while_its_cancelled_forerunner_waits_is_called(
     forebay
         .publish("ai.jobs.chat", &chat("again", "hello"))
         .await;
-    let _: OrdersReply = ctl(&forebay, "resume", &what).await.expect("resumed");
+    let _: OrdersReply = control(&forebay, "resume", &what).await.expect("resumed");
     forebay.drained().await;
     let request = json!({ "team": "default", "batch": null, "id": "again" });
-    let stored: Option<Completion> = ctl(&forebay, "results", &request).await.expect("an answer");
-    assert_eq!(said(&stored.expect("a result")), "You said: hello");
+    let stored: Option<Completion> = control(&forebay, "results", &request)
+        .await
+        .expect("an answer");
+    assert_eq!(answer_text(&stored.expect("a result")), "You said: hello");
     assert_eq!(provider.calls().len(), 1);
 }

@@ -13,7 +13,8 @@ use tokio::process::Child;
 
 use crate::program;
 use crate::support::{
-    Forebay, called, chat, copy_in, ctl, install_crypto, nats_server, provider, said, until,
+    Forebay, answer_text, chat, control, install_crypto, nats_server, next_copy, provider, until,
+    wait_for_calls,
 };
 
 /// Subjects that are not a team's to publish on.
@@ -167,7 +168,7 @@ impl Team {
 /// A Forebay at that server, and the simulated provider.
 async fn forebay(dir: tempfile::TempDir, address: &str) -> (Forebay, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .in_dir(dir)
         .nats(&format!("operator:secret@{address}"))
         .start()
@@ -214,7 +215,7 @@ async fn a_team_publishes_its_jobs_and_reads_its_completions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_team_with_an_account_of_its_own_does_so_too() {
+async fn a_team_with_its_own_nats_account_publishes_and_reads_too() {
     publishes_and_reads(site_with_accounts().await).await;
 }
 
@@ -233,7 +234,10 @@ async fn publishes_and_reads(site: Site) {
         .expect("sent")
         .await
         .expect("kept");
-    assert_eq!(said(&copy_in(&mut copies).await), "You said: hello");
+    assert_eq!(
+        answer_text(&next_copy(&mut copies).await),
+        "You said: hello"
+    );
     let mut live = acme
         .client
         .subscribe("ai.completions.acme.>")
@@ -269,7 +273,7 @@ async fn publishes_and_reads(site: Site) {
         .await
         .expect("kept");
     assert_eq!(
-        said(&forebay.completion("acme", None, "mine").await),
+        answer_text(&forebay.completion("acme", None, "mine").await),
         "You said: hello"
     );
     let asked = acme
@@ -298,7 +302,7 @@ async fn publishes_and_reads(site: Site) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_team_crosses_over_nowhere() {
+async fn a_team_cannot_use_the_subjects_of_others() {
     let site = site().await;
     let (acme, provider) = (&site.acme, &site.provider);
     let job = chat("intruder", "hello").to_string();
@@ -325,7 +329,7 @@ async fn a_team_crosses_over_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
+async fn privileged_headers_give_a_team_no_power() {
     let site = site().await;
     let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     let job = chat("intruder", "hello").to_string();
@@ -333,7 +337,7 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
         .publish("ai.jobs.chat.acme2", &chat("stays", "hello"))
         .await;
     assert_eq!(
-        said(&forebay.completion("acme2", None, "stays").await),
+        answer_text(&forebay.completion("acme2", None, "stays").await),
         "You said: hello"
     );
     for (name, value) in [
@@ -365,7 +369,7 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
         .await;
     ack.expect("sent").await.expect("kept");
     assert_eq!(
-        said(&forebay.completion("acme", None, "own").await),
+        answer_text(&forebay.completion("acme", None, "own").await),
         "You said: hello"
     );
     forebay.drained().await;
@@ -373,7 +377,7 @@ async fn headers_that_the_server_or_forebay_acts_on_do_a_team_no_good() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_does_harm() {
+async fn a_foreign_reply_subject_makes_nobody_publish_harmful_messages() {
     let site = site().await;
     let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     forebay
@@ -411,7 +415,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
         .await
         .expect("kept");
     assert_eq!(
-        said(&forebay.completion("acme", None, "last").await),
+        answer_text(&forebay.completion("acme", None, "last").await),
         "You said: of acme"
     );
     forebay.drained().await;
@@ -430,11 +434,12 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
             .await;
         forebay.drained().await;
         let request = json!({ "team": "acme2", "batch": null, "id": id });
-        let stored: Option<Completion> =
-            ctl(forebay, "results", &request).await.expect("an answer");
+        let stored: Option<Completion> = control(forebay, "results", &request)
+            .await
+            .expect("an answer");
         let stored = stored.expect("a result");
         assert_eq!(
-            (stored.team.as_str(), said(&stored).as_str()),
+            (stored.team.as_str(), answer_text(&stored).as_str()),
             ("acme2", "You said: hello"),
             "{id}"
         );
@@ -445,7 +450,7 @@ async fn a_reply_subject_that_is_not_the_teams_makes_nobody_publish_there_what_d
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers() {
+async fn separate_nats_accounts_leak_nothing_not_even_server_replies() {
     let site = site_with_accounts().await;
     let (forebay, acme, provider) = (&site.forebay, &site.acme, &site.provider);
     for subject in FOREIGN {
@@ -480,7 +485,7 @@ async fn between_accounts_nothing_crosses_over_not_even_what_the_server_answers(
         .await
         .expect("kept");
     let jobs = 2 * TARGETS.len() + 1;
-    called(provider, jobs).await;
+    wait_for_calls(provider, jobs).await;
     forebay.drained().await;
     // Every message in a stream is of the team's own jobs.
     assert_eq!(

@@ -14,7 +14,7 @@ const JOB: &str = r#"{"id":"ID","body":{"messages":[{"role":"user","content":"he
 
 async fn configured() -> (tempfile::TempDir, forebay_simulator::Provider) {
     let provider = provider(&["name=one,key=sk-do-not-print-this"], "").await;
-    (Forebay::over(&provider).write(), provider)
+    (Forebay::calling(&provider).write(), provider)
 }
 
 /// Publishes a job and reads its stored completion, both with the command line.
@@ -62,7 +62,7 @@ async fn a_second_serve_on_the_same_data_directory_names_the_holder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_dies_is_started_again_and_work_goes_on() {
+async fn a_nats_server_that_dies_is_restarted_and_work_goes_on() {
     let (dir, _provider) = configured().await;
     let mut serve = Serve::start(dir.path()).await;
     assert_eq!(answered(dir.path(), "before").await["status"], "succeeded");
@@ -76,7 +76,7 @@ async fn a_server_that_dies_is_started_again_and_work_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_goes_with_its_process_and_the_next_one_starts_on_the_same_store() {
+async fn the_nats_server_ends_with_its_process_and_the_next_one_uses_the_same_store() {
     let (dir, provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     assert_eq!(answered(dir.path(), "first").await["status"], "succeeded");
@@ -107,7 +107,7 @@ fn server_pid_or(dir: &Path, other: Pid) -> Pid {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_orphan_on_the_store_is_stopped_before_the_server_starts() {
+async fn an_orphaned_nats_server_is_stopped_before_a_new_one_starts() {
     let (dir, _provider) = configured().await;
     Serve::start(dir.path()).await.terminate().await;
     // The same server on the same store, as a crash can leave it where the kernel does not end it.
@@ -215,9 +215,9 @@ async fn clients_say_when_nothing_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole() {
+async fn a_relative_data_directory_is_printed_as_an_absolute_path() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let dir = Forebay::over(&provider)
+    let dir = Forebay::calling(&provider)
         .config("[data]\ndir = \"data\"\n")
         .write();
     let dir = dir.path().canonicalize().expect("a path");
@@ -243,7 +243,7 @@ async fn a_data_directory_that_is_named_from_the_working_directory_is_told_whole
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
+async fn tailing_completions_over_a_restart_misses_none() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     let mut tail = program::command(dir.path(), &["results", "tail", "--all"])
@@ -268,11 +268,11 @@ async fn completions_are_tailed_over_a_restart_and_none_is_missed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_jetstream_does_not_pass_the_check() {
+async fn the_check_fails_on_a_nats_server_without_jetstream() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let server_dir = tempfile::tempdir().expect("a directory");
     let (_server, address) = nats_server(server_dir.path(), "", &[]).await;
-    let dir = Forebay::over(&provider).nats(&address).write();
+    let dir = Forebay::calling(&provider).nats(&address).write();
     let checked = program::run(dir.path(), &["check"]).await;
     assert_eq!(checked.code, Some(3), "{checked:?}");
     assert!(checked.stderr.contains("has no JetStream"), "{checked:?}");

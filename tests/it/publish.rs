@@ -13,7 +13,7 @@ const BODY: &str = r#""body":{"messages":[{"role":"user","content":"hello"}]}"#;
 
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    (Forebay::over(&provider).write(), provider)
+    (Forebay::calling(&provider).write(), provider)
 }
 
 /// Publishes these lines.
@@ -23,7 +23,7 @@ async fn publish(dir: &Path, lines: &[String], args: &[&str]) -> Output {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_url_that_no_provider_has_is_refused_with_its_line() {
+async fn an_unknown_url_is_refused_with_its_line_number() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     let lines = [
@@ -49,7 +49,7 @@ async fn a_url_that_no_provider_has_is_refused_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_that_no_worker_has_is_refused_with_those_that_there_are() {
+async fn an_unknown_pool_is_refused_and_the_known_ones_are_listed() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "nopool"]).await;
@@ -68,7 +68,7 @@ async fn a_pool_that_no_worker_has_is_refused_with_those_that_there_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
+async fn a_job_without_an_id_is_found_by_its_printed_id() {
     let (dir, _provider) = configured().await;
     let serve = Serve::start(dir.path()).await;
     let output = publish(dir.path(), &[format!("{{{BODY}}}")], &["--pool", "chat"]).await;
@@ -91,13 +91,13 @@ async fn a_job_without_an_id_is_found_by_the_id_that_was_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
+async fn jobs_are_published_without_a_worker_and_publish_says_so() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let server_dir = tempfile::tempdir().expect("a directory");
     let store = server_dir.path().join("store");
     let store = format!("jetstream {{ store_dir: {store:?} }}\n");
     let (_server, address) = nats_server(server_dir.path(), &store, &[]).await;
-    let dir = Forebay::over(&provider).nats(&address).write();
+    let dir = Forebay::calling(&provider).nats(&address).write();
     let lines = [format!(r#"{{"id":"early",{BODY}}}"#)];
     let none = publish(dir.path(), &lines, &["--pool", "chat"]).await;
     assert_eq!(none.code, Some(3), "{none:?}");
@@ -121,7 +121,7 @@ async fn jobs_wait_for_a_worker_where_none_answers_and_publish_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_is_not_there_is_told_from_one_that_is_not_there_yet() {
+async fn a_missing_result_is_told_apart_from_a_pending_one() {
     let (dir, _provider) = configured().await;
     let dir = dir.path();
     let missing = run(dir, &["results", "get", "never"]).await;

@@ -5,10 +5,10 @@ use forebay_schemas::{Completion, Status};
 use futures::StreamExt;
 use serde_json::json;
 
-use crate::support::{Forebay, chat, said, soon};
+use crate::support::{Forebay, answer_text, chat, soon};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn copies_go_to_the_fields_and_the_headers_subject() {
+async fn copies_go_to_the_reply_subjects_of_the_field_and_of_the_header() {
     let (forebay, _provider) = Forebay::simple().await;
     let mut inboxes = forebay
         .connection
@@ -28,7 +28,7 @@ async fn copies_go_to_the_fields_and_the_headers_subject() {
         if let "_INBOX.field" | "_INBOX.header" = copy.subject.as_str() {
             let completion: Completion =
                 serde_json::from_slice(&copy.payload).expect("a completion");
-            assert_eq!(said(&completion), "You said: hello");
+            assert_eq!(answer_text(&completion), "You said: hello");
             subjects.push(copy.subject.to_string());
         }
     }
@@ -37,7 +37,7 @@ async fn copies_go_to_the_fields_and_the_headers_subject() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_makes_forebay_publish_where_it_must_not() {
+async fn a_forbidden_reply_subject_is_refused() {
     let (forebay, provider) = Forebay::simple().await;
     let hostile = [
         "$JS.API.STREAM.DELETE.AI_JOBS",

@@ -13,15 +13,17 @@ use forebay_workers::store::results::{ResultStore, Retention};
 use serde_json::json;
 
 use crate::program::{self, Serve, command, run};
-use crate::support::{Account, Forebay, ForebayBuilder, called, provider, soon, until, within};
+use crate::support::{
+    Account, Forebay, ForebayBuilder, provider, soon, until, wait_for_calls, within,
+};
 
 /// A directory with a configuration of two accounts of two calls at once each.
 async fn configured() -> (tempfile::TempDir, Provider) {
     let provider = provider(&["name=one,key=sk-one", "name=two,key=sk-two"], "").await;
-    (over(&provider).write(), provider)
+    (configuration(&provider).write(), provider)
 }
 
-fn over(provider: &Provider) -> ForebayBuilder {
+fn configuration(provider: &Provider) -> ForebayBuilder {
     let limits = "{ concurrent = 2 }";
     Forebay::builder()
         .account(Account::at("one", provider).limits(limits))
@@ -60,7 +62,7 @@ fn whole(path: &Path, lines: usize, text: &str) {
 const RUN: [&str; 4] = ["run", "in.jsonl", "--output", "out.jsonl"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_is_answered_in_order_and_its_failures_apart() {
+async fn a_file_is_answered_in_order_and_its_failures_go_to_a_file_of_their_own() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 40, "hello");
     let bad = r#"{"custom_id":"bad","url":"/v1/chat/completions","body":{"model":"gpt-4o-mini","messages":[]}}"#;
@@ -100,7 +102,7 @@ async fn a_file_is_answered_in_order_and_its_failures_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_line_that_is_refused_for_its_content_says_so_beside_the_providers_words() {
+async fn a_line_refused_for_its_content_has_an_error_beside_the_providers_words() {
     let (dir, _provider) = configured().await;
     input(dir.path(), "in.jsonl", 1, "refuse hello");
     assert_eq!(run(dir.path(), &RUN).await.code, Some(1));
@@ -119,10 +121,12 @@ async fn a_line_that_is_refused_for_its_content_says_so_beside_the_providers_wor
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_failed_are_called_again_when_that_is_asked_for_and_no_others() {
+async fn retry_failed_calls_only_the_failed_lines_again() {
     let accounts = ["name=one,key=sk-one", "name=two,key=sk-two"];
     let provider = provider(&accounts, "error=0.4,malformed=0.4").await;
-    let dir = over(&provider).config("[call]\nattempts = 1\n").write();
+    let dir = configuration(&provider)
+        .config("[call]\nattempts = 1\n")
+        .write();
     input(dir.path(), "in.jsonl", 10, "hello");
     let first = run(dir.path(), &RUN).await;
     assert_eq!(first.code, Some(1), "{first:?}");
@@ -175,14 +179,14 @@ fn stored(dir: &Path, lines: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_is_killed_goes_on_to_the_same_bytes() {
+async fn a_killed_run_resumes_to_the_same_bytes() {
     const LINES: usize = 120;
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", LINES, "hello");
     let mut in_flight = 0;
     for part in [LINES / 3, LINES * 2 / 3] {
         let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
-        called(&provider, part).await;
+        wait_for_calls(&provider, part).await;
         child.kill().await.expect("killed");
         assert!(!dir.path().join("out.jsonl").exists());
         // Every call so far that has no stored answer: those in flight at this kill, and those that were
@@ -209,7 +213,7 @@ async fn a_run_that_is_killed_goes_on_to_the_same_bytes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_share_custom_ids_get_their_own_answers_at_once_and_in_turn() {
+async fn files_with_the_same_custom_ids_get_their_own_answers_at_once_and_in_turn() {
     let (dir, provider) = configured().await;
     input(dir.path(), "a.jsonl", 60, "first");
     input(dir.path(), "b.jsonl", 60, "second");
@@ -240,7 +244,7 @@ async fn files_that_share_custom_ids_get_their_own_answers_at_once_and_in_turn()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_output_that_is_not_the_batchs_is_left_alone() {
+async fn an_output_file_of_something_else_is_not_overwritten() {
     let (dir, _provider) = configured().await;
     input(dir.path(), "in.jsonl", 3, "hello");
     fs::write(dir.path().join("out.jsonl"), "my only copy\n").expect("written");
@@ -261,11 +265,11 @@ async fn an_output_that_is_not_the_batchs_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interrupt_ends_the_run_and_the_same_command_goes_on() {
+async fn an_interrupt_ends_the_run_and_the_same_command_resumes_it() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 200, "hello");
     let mut child = command(dir.path(), &RUN).spawn().expect("it starts");
-    called(&provider, 20).await;
+    wait_for_calls(&provider, 20).await;
     let pid = child
         .id()
         .and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?));
@@ -285,7 +289,7 @@ async fn an_interrupt_ends_the_run_and_the_same_command_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_run_says_why_and_publishes_nothing() {
+async fn an_input_that_cannot_be_run_says_why_and_publishes_nothing() {
     let (dir, provider) = configured().await;
     let good = r#"{"custom_id":"a","body":{"model":"gpt-4o-mini","messages":[{"role":"user","content":"x"}]}}"#;
     let cases: [(&str, String, &[&str]); 7] = [
@@ -371,7 +375,7 @@ async fn what_cannot_be_run_says_why_and_publishes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
+async fn a_pool_whose_keys_are_all_rejected_ends_the_run_with_the_reason() {
     let (dir, _provider) = configured().await;
     for key in ["one-0.key", "two-0.key"] {
         fs::write(dir.path().join(key), "sk-wrong").expect("written");
@@ -405,7 +409,7 @@ async fn a_pool_whose_keys_are_all_refused_ends_the_run_with_the_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
+async fn missing_configurations_and_servers_have_their_exit_codes() {
     let dir = tempfile::tempdir().expect("a directory");
     fs::write(
         dir.path().join("in.jsonl"),
@@ -459,7 +463,7 @@ async fn configurations_and_servers_that_are_not_there_have_their_exit_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_command_explains_itself() {
+async fn every_command_has_help() {
     let dir = tempfile::tempdir().expect("a directory");
     let top = run(dir.path(), &["--help"]).await.stdout;
     let commands: BTreeSet<_> = [
@@ -490,7 +494,7 @@ async fn every_command_explains_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_file_that_is_not_the_batchs_is_written_over_or_deleted() {
+async fn files_that_are_not_the_batchs_are_never_overwritten_or_deleted() {
     let (dir, provider) = configured().await;
     let path = |name: &str| dir.path().join(name);
     input(dir.path(), "in.jsonl", 2, "hello");
@@ -551,7 +555,7 @@ async fn a_second_run_of_the_same_output_is_refused_and_harms_nothing() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 200, "hello");
     let first = command(dir.path(), &RUN).spawn().expect("it starts");
-    called(&provider, 20).await;
+    wait_for_calls(&provider, 20).await;
     let second = run(dir.path(), &RUN).await;
     assert_eq!(second.code, Some(2), "{second:?}");
     assert!(second.stderr.contains("another run writes"), "{second:?}");
@@ -567,7 +571,7 @@ async fn a_run_survives_the_restart_of_its_server() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 400, "hello");
     let child = command(dir.path(), &RUN).spawn().expect("it starts");
-    called(&provider, 40).await;
+    wait_for_calls(&provider, 40).await;
     let pid = fs::read_to_string(dir.path().join("data/nats/nats-server.pid")).expect("a pid");
     let pid = pid
         .trim()
@@ -643,17 +647,17 @@ async fn publishing_goes_on_when_nobody_reads_what_it_prints() {
             .expect("it ended")
             .success()
     );
-    called(&provider, 50).await;
+    wait_for_calls(&provider, 50).await;
     serve.terminate().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_beside_a_worker_that_ends_takes_its_place() {
+async fn a_run_takes_the_place_of_a_worker_that_ends() {
     let (dir, provider) = configured().await;
     input(dir.path(), "in.jsonl", 300, "hello");
     let serve = Serve::start(dir.path()).await;
     let (output, ()) = tokio::join!(run(dir.path(), &RUN), async {
-        called(&provider, 20).await;
+        wait_for_calls(&provider, 20).await;
         assert!(serve.terminate().await.0.success());
     });
     assert_eq!(output.code, Some(0), "{output:?}");
@@ -667,9 +671,9 @@ async fn a_run_beside_a_worker_that_ends_takes_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended() {
+async fn lines_that_no_account_could_serve_are_called_again_once_that_is_fixed() {
     let (dir, provider) = configured().await;
-    let dir = over(&provider)
+    let dir = configuration(&provider)
         .pool("gpt-4o-mini", "no-such-model", &["one", "two"])
         .in_dir(dir)
         .write();
@@ -683,7 +687,7 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
         "{output:?}"
     );
     assert!(!provider.calls().is_empty());
-    let dir = over(&provider).in_dir(dir).write();
+    let dir = configuration(&provider).in_dir(dir).write();
     let output = run(dir.path(), &RUN).await;
     assert_eq!(output.code, Some(0), "{output:?}");
     whole(&dir.path().join("out.jsonl"), 30, "hello");
@@ -696,7 +700,7 @@ async fn lines_that_no_account_would_serve_are_called_again_when_that_is_mended(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_wrong_ends_the_run_with_the_cause() {
+async fn a_wrong_address_ends_the_run_with_the_cause() {
     let dir = Forebay::builder()
         .account(Account::at_url("one", "http://no-such-host.invalid/v1"))
         .pool("gpt-4o-mini", "gpt-4o-mini", &["one"])

@@ -5,10 +5,10 @@ use forebay_schemas::{Completion, Status};
 use futures::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::{Forebay, chat, said, soon};
+use crate::support::{Forebay, answer_text, chat, soon};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_waits_for_its_completion() {
+async fn a_request_is_answered_with_its_completion() {
     let (forebay, provider) = Forebay::simple().await;
     let client = &forebay.connection.client;
     let ask = async |job: Value| {
@@ -18,11 +18,11 @@ async fn a_request_waits_for_its_completion() {
     };
     let completion = ask(chat("asked", "hello")).await;
     assert_eq!(
-        (said(&completion).as_str(), completion.team.as_str()),
+        (answer_text(&completion).as_str(), completion.team.as_str()),
         ("You said: hello", "acme")
     );
     assert_eq!(
-        said(&ask(chat("asked", "hello")).await),
+        answer_text(&ask(chat("asked", "hello")).await),
         "You said: hello",
         "again, from the store"
     );
@@ -84,7 +84,7 @@ async fn operators_see_queues_keys_and_results() {
         serde_json::from_slice::<ResultsReply>(&reply.payload).expect("a result")
     };
     assert_eq!(
-        said(&result("seen").await.expect("stored")),
+        answer_text(&result("seen").await.expect("stored")),
         "You said: hello"
     );
     assert!(result("unseen").await.is_none());

@@ -8,10 +8,10 @@ use forebay_workers::accounts::AccountState;
 use forebay_workers::clock::{Clock, SystemClock};
 use serde_json::json;
 
-use crate::support::{Forebay, chat, ctl, provider, said};
+use crate::support::{Forebay, answer_text, chat, control, provider};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
+async fn a_spent_long_limit_stays_spent_over_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let forebay = Forebay::limited(&provider, "{ requests = 2, per = \"1h\" }")
         .start()
@@ -19,7 +19,7 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
     for id in ["first", "second"] {
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
         assert_eq!(
-            said(&forebay.completion("default", None, id).await),
+            answer_text(&forebay.completion("default", None, id).await),
             "You said: hello"
         );
     }
@@ -31,7 +31,9 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
         .as_ref()
         .expect("it is spent");
     assert_eq!(spent.limit, "2 requests per 3600s");
-    forebay.publish("ai.jobs.chat", &in_a_hurry("third")).await;
+    forebay
+        .publish("ai.jobs.chat", &with_deadline_in_a_second("third"))
+        .await;
     assert_eq!(
         forebay.completion("default", None, "third").await.status,
         Status::Expired
@@ -40,23 +42,23 @@ async fn what_a_long_limit_has_spent_stays_spent_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_team_has_spent_stays_spent_over_a_restart() {
+async fn a_teams_spent_limit_stays_spent_over_a_restart() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let team = "[team.acme]\nlimits = [{ requests = 2, per = \"1h\" }]\n";
-    let forebay = Forebay::over(&provider).config(team).start().await;
+    let forebay = Forebay::calling(&provider).config(team).start().await;
     for id in ["first", "second"] {
         forebay
             .publish("ai.jobs.chat.acme", &chat(id, "hello"))
             .await;
         assert_eq!(
-            said(&forebay.completion("acme", None, id).await),
+            answer_text(&forebay.completion("acme", None, id).await),
             "You said: hello"
         );
     }
 
     let forebay = forebay.restart().await;
     forebay
-        .publish("ai.jobs.chat.acme", &in_a_hurry("third"))
+        .publish("ai.jobs.chat.acme", &with_deadline_in_a_second("third"))
         .await;
     assert_eq!(
         forebay.completion("acme", None, "third").await.status,
@@ -66,14 +68,14 @@ async fn what_a_team_has_spent_stays_spent_over_a_restart() {
         .publish("ai.jobs.chat", &chat("fourth", "hello"))
         .await;
     assert_eq!(
-        said(&forebay.completion("default", None, "fourth").await),
+        answer_text(&forebay.completion("default", None, "fourth").await),
         "You said: hello"
     );
     assert_eq!(provider.calls().len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
+async fn account_state_is_written_again_after_its_bucket_is_deleted() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let forebay = Forebay::limited(&provider, "{ requests = 3, per = \"1h\" }")
         .start()
@@ -82,7 +84,7 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
         // Each of so few calls is written down before it is made.
         forebay.publish("ai.jobs.chat", &chat(id, "hello")).await;
         assert_eq!(
-            said(&forebay.completion("default", None, id).await),
+            answer_text(&forebay.completion("default", None, id).await),
             "You said: hello"
         );
         forebay
@@ -95,7 +97,7 @@ async fn what_is_known_is_written_down_again_when_somebody_deletes_it() {
 }
 
 /// A job that has a second.
-fn in_a_hurry(id: &str) -> serde_json::Value {
+fn with_deadline_in_a_second(id: &str) -> serde_json::Value {
     let mut job = chat(id, "hello");
     let deadline = SystemClock
         .now()
@@ -106,9 +108,9 @@ fn in_a_hurry(id: &str) -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
+async fn a_key_disabled_by_an_operator_is_not_used_until_it_is_enabled() {
     let provider = provider(&["name=one,key=sk-one,key=sk-two"], "").await;
-    let forebay = Forebay::over(&provider).start().await;
+    let forebay = Forebay::calling(&provider).start().await;
     forebay
         .connection
         .context
@@ -186,7 +188,7 @@ async fn a_key_that_an_operator_disabled_is_not_used_until_it_is_enabled() {
         .await
         .expect("enabled");
     assert_eq!(
-        said(&forebay.completion("default", None, "waits").await),
+        answer_text(&forebay.completion("default", None, "waits").await),
         "You said: hello"
     );
 }
@@ -200,5 +202,5 @@ async fn accounts(
         account: account.to_owned(),
         key: key.map(str::to_owned),
     });
-    ctl(forebay, verb, &request).await
+    control(forebay, verb, &request).await
 }

@@ -17,7 +17,7 @@ async fn configured() -> (tempfile::TempDir, Provider) {
 }
 
 fn configure(dir: tempfile::TempDir, provider: &Provider) -> tempfile::TempDir {
-    Forebay::over(provider)
+    Forebay::calling(provider)
         .in_dir(dir)
         // What a fixture holds counts however old it is.
         .config("[data]\nkeep_days = 10000\ndedupe_days = 9000\n")
@@ -108,7 +108,7 @@ async fn a_damaged_or_lost_store_is_told_stops_nothing_and_costs_no_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_directory_that_cannot_be_used_is_told() {
+async fn an_unusable_data_directory_is_reported() {
     let (dir, _provider) = configured().await;
     std::fs::create_dir(dir.path().join("data")).expect("made");
     std::fs::write(dir.path().join("data/results"), "a file").expect("written");

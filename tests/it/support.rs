@@ -58,7 +58,7 @@ pub(crate) async fn provider(accounts: &[&str], faults: &str) -> Provider {
     Provider::start(config, listener).expect("it starts")
 }
 
-/// How long a Forebay may go on with what is under way when it is told to stop.
+/// How long the calls in flight may take when a Forebay is told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(20);
 
 /// A running Forebay. It stops when this is dropped.
@@ -69,13 +69,13 @@ pub(crate) struct Forebay {
 }
 
 impl Forebay {
-    /// One with a data directory of its own and nobody to call.
+    /// One with a data directory of its own, without an account or a pool.
     pub(crate) fn builder() -> ForebayBuilder {
         ForebayBuilder::new()
     }
 
     /// One whose pool `chat` is served by the account `one` at this provider.
-    pub(crate) fn over(provider: &Provider) -> ForebayBuilder {
+    pub(crate) fn calling(provider: &Provider) -> ForebayBuilder {
         Self::limited(provider, UNLIMITED)
     }
 
@@ -89,7 +89,7 @@ impl Forebay {
     /// Starts one whose pool `chat` is served by one account without limits.
     pub(crate) async fn simple() -> (Self, Provider) {
         let provider = provider(&["name=one,key=sk-one"], "").await;
-        (Self::over(&provider).start().await, provider)
+        (Self::calling(&provider).start().await, provider)
     }
 
     fn running(&self) -> &(Box<App>, ForebayBuilder) {
@@ -106,12 +106,12 @@ impl Forebay {
         self.running().1.dir()
     }
 
-    /// Stops it; whoever keeps what it was made of can start it again.
+    /// Stops it, and returns its configuration and directory, which can be started again.
     pub(crate) async fn stop(self) -> ForebayBuilder {
         self.stop_within(STOP_GRACE).await
     }
 
-    /// Stops it, and gives what is under way so long.
+    /// Stops it, and leaves so much time to the calls that are in flight.
     pub(crate) async fn stop_within(mut self, grace: Duration) -> ForebayBuilder {
         let (app, builder) = self.running.take().expect("it runs");
         soon("the stop", app.stop(grace)).await;
@@ -219,7 +219,7 @@ impl Drop for Forebay {
         let Some((app, _builder)) = self.running.take() else {
             return;
         };
-        // A test that failed has said why; a second panic would end all the others.
+        // The test failed already; a second panic would end the whole run.
         if std::thread::panicking() {
             return;
         }
@@ -267,7 +267,7 @@ pub(crate) async fn nats_server(
 }
 
 /// The answer of a service, or what it says is wrong.
-pub(crate) async fn ctl<T: serde::de::DeserializeOwned>(
+pub(crate) async fn control<T: serde::de::DeserializeOwned>(
     forebay: &Forebay,
     verb: &str,
     request: &impl serde::Serialize,
@@ -289,13 +289,13 @@ pub(crate) async fn ctl<T: serde::de::DeserializeOwned>(
 }
 
 /// The next completion that is copied to an inbox.
-pub(crate) async fn copy_in(inbox: &mut async_nats::Subscriber) -> Completion {
+pub(crate) async fn next_copy(inbox: &mut async_nats::Subscriber) -> Completion {
     let copy = soon("a copy", inbox.next()).await.expect("open");
     serde_json::from_slice(&copy.payload).expect("a completion")
 }
 
-/// Waits until a provider was called so often.
-pub(crate) async fn called(provider: &Provider, calls: usize) {
+/// Waits until a provider got so many calls.
+pub(crate) async fn wait_for_calls(provider: &Provider, calls: usize) {
     until(&format!("{calls} calls"), async || {
         provider.calls().len() >= calls
     })
@@ -308,7 +308,7 @@ pub(crate) fn chat(id: &str, text: &str) -> Value {
 }
 
 /// What a chat completion says.
-pub(crate) fn said(completion: &Completion) -> String {
+pub(crate) fn answer_text(completion: &Completion) -> String {
     let response = completion
         .response
         .as_ref()

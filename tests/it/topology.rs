@@ -10,7 +10,7 @@ use forebay::nats::streams;
 use forebay_schemas::Names;
 
 use crate::support::{
-    Account, Forebay, chat, ctl, install_crypto, nats_server, provider, said, until,
+    Account, Forebay, answer_text, chat, control, install_crypto, nats_server, provider, until,
 };
 
 async fn server(dir: &std::path::Path) -> (NatsServer, jetstream::Context) {
@@ -64,7 +64,7 @@ async fn streams_are_made_once_and_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_would_break_a_promise_is_refused_with_the_reason() {
+async fn an_existing_stream_with_unsafe_settings_is_refused_with_the_reason() {
     let dir = tempfile::tempdir().expect("a directory");
     let (_server, context) = server(dir.path()).await;
     let breaking = [
@@ -175,7 +175,7 @@ async fn one_worker_at_a_time_serves_a_prefix() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
+async fn streams_deleted_while_serving_are_recreated_and_read() {
     let (forebay, provider) = Forebay::simple().await;
     forebay
         .publish("ai.jobs.chat", &chat("before", "hello"))
@@ -194,7 +194,7 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
         .publish("ai.jobs.chat", &chat("after", "hello again"))
         .await;
     assert_eq!(
-        said(&forebay.completion("default", None, "after").await),
+        answer_text(&forebay.completion("default", None, "after").await),
         "You said: hello again"
     );
     assert_eq!(provider.calls().len(), 2);
@@ -203,13 +203,13 @@ async fn streams_that_are_deleted_while_serving_are_made_again_and_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
     let provider = provider(&["name=one,key=sk-one"], "").await;
-    let forebay = Forebay::over(&provider)
+    let forebay = Forebay::calling(&provider)
         .config("[streams]\njobs_max_bytes = \"16MiB\"\njobs_max_per_queue = 2\n")
         .start()
         .await;
     let what = forebay_workers::PauseTarget::Pool("chat".to_owned());
     let _: forebay::control::messages::OrdersReply =
-        ctl(&forebay, "pause", &what).await.expect("paused");
+        control(&forebay, "pause", &what).await.expect("paused");
     let publish = async |subject: &'static str, id: usize, text: &str| {
         let job = chat(&id.to_string(), text).to_string();
         let ack = forebay
@@ -247,7 +247,7 @@ async fn a_full_backlog_refuses_its_publishers_with_the_reason_and_no_others() {
         .expect_err("too much");
     assert!(refused.contains("maximum bytes exceeded"), "{refused}");
     let _: forebay::control::messages::OrdersReply =
-        ctl(&forebay, "resume", &what).await.expect("resumed");
+        control(&forebay, "resume", &what).await.expect("resumed");
     forebay.drained().await;
     publish("ai.jobs.chat.acme", 2, "hello")
         .await

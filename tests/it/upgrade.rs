@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::program;
 use crate::support::{
-    Account, Forebay, ForebayBuilder, called, chat, ctl, eventually, install_crypto, nats_server,
-    provider, said, soon,
+    Account, Forebay, ForebayBuilder, answer_text, chat, control, eventually, install_crypto,
+    nats_server, provider, soon, wait_for_calls,
 };
 
 /// The store of a NATS server on which Forebay 0.1 worked: see `make_nats_format_1.py`, which made it.
@@ -55,7 +55,7 @@ fn configured(provider: &Provider, address: &str, daily: u32) -> ForebayBuilder 
 }
 
 /// Moves the days that are spent in the store to the day on which this runs.
-async fn spend_today(context: &Context) {
+async fn move_spent_days_to_today(context: &Context) {
     let today = SystemClock.now().to_zoned_datetime(TimeZone::UTC).date();
     let tomorrow = today.tomorrow().expect("a day").at(0, 0, 0, 0);
     let ends = TimeZone::UTC.to_timestamp(tomorrow).expect("a time");
@@ -118,11 +118,11 @@ async fn completed(forebay: &Forebay, team: &str, id: &str) -> Completion {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
+async fn the_nats_store_of_0_1_is_taken_over_under_todays_names() {
     let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let (_server, address, context) = server_of_format_1(server_dir.path()).await;
-    spend_today(&context).await;
+    move_spent_days_to_today(&context).await;
     let before = streams(&context).await;
     assert!(
         FORMER
@@ -141,13 +141,13 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     );
 
     // What operators said, and what is spent, still holds.
-    let queues: QueuesReport = ctl(&forebay, "queues", &()).await.expect("queues");
+    let queues: QueuesReport = control(&forebay, "queues", &()).await.expect("queues");
     let paused = serde_json::to_value(&queues.paused).expect("JSON");
     assert_eq!(
         paused,
         json!([{ "kind": "pool", "name": "chat" }, { "kind": "account", "name": "free" }])
     );
-    let accounts: Value = ctl(&forebay, "accounts", &()).await.expect("accounts");
+    let accounts: Value = control(&forebay, "accounts", &()).await.expect("accounts");
     let named = |name: &str| {
         let found = accounts["accounts"]
             .as_array()
@@ -182,7 +182,7 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
         forebay.publish(subject, &chat(id, &text)).await;
         let request = json!({ "team": team, "batch": null, "id": id });
         let stored: Value = eventually("a stored result", async || {
-            ctl::<Option<Value>>(&forebay, "results", &request)
+            control::<Option<Value>>(&forebay, "results", &request)
                 .await
                 .expect("an answer")
         })
@@ -208,18 +208,18 @@ async fn the_nats_store_of_0_1_goes_on_in_the_words_of_today() {
     assert_eq!(refused.attempts[0].class(), Some(Class::ExceedsLimit));
     assert_eq!(provider.calls().len(), 0, "all that was answered");
 
-    tail_tells_in_the_words_of_today(forebay.dir()).await;
-    waits_until_it_may_go(&forebay, &provider).await;
+    tail_shows_todays_names(forebay.dir()).await;
+    each_waiting_job_runs_when_released(&forebay, &provider).await;
     let dir = forebay.stop().await.write();
     let forebay = configured(&provider, &address, HIGHER)
         .in_dir(dir)
         .start()
         .await;
-    a_higher_limit_lets_the_day_go_on(&forebay, &provider).await;
+    a_higher_limit_releases_the_rest(&forebay, &provider).await;
 }
 
 /// The first completions of the stream are of 0.1.
-async fn tail_tells_in_the_words_of_today(dir: &Path) {
+async fn tail_shows_todays_names(dir: &Path) {
     let mut tail = program::command(dir, &["results", "tail", "--all"])
         .spawn()
         .expect("it starts");
@@ -241,8 +241,8 @@ async fn tail_tells_in_the_words_of_today(dir: &Path) {
 }
 
 /// Each job that waited goes when what it waits for is lifted, and no earlier.
-async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
-    let _: Value = ctl(forebay, "accounts.enable", &json!({ "account": "off" }))
+async fn each_waiting_job_runs_when_released(forebay: &Forebay, provider: &Provider) {
+    let _: Value = control(forebay, "accounts.enable", &json!({ "account": "off" }))
         .await
         .expect("enabled");
     completed(forebay, "default", "waits-key").await;
@@ -255,7 +255,7 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
         json!({ "kind": "pool", "name": "chat" }),
         json!({ "kind": "account", "name": "free" }),
     ] {
-        let _: Value = ctl(forebay, "resume", &what).await.expect("resumed");
+        let _: Value = control(forebay, "resume", &what).await.expect("resumed");
     }
     // 0.1 knew no `cache`: what a job said there meant nothing.
     for id in [
@@ -266,16 +266,16 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
         "later-overdue",
     ] {
         assert_eq!(
-            said(&completed(forebay, "default", id).await),
+            answer_text(&completed(forebay, "default", id).await),
             format!("You said: I am {id}")
         );
     }
     assert_eq!(
-        said(&completed(forebay, "9lives", "waits-digit").await),
+        answer_text(&completed(forebay, "9lives", "waits-digit").await),
         "You said: I am waits-digit"
     );
     assert_eq!(
-        said(&completed(forebay, "default", "waits-object").await),
+        answer_text(&completed(forebay, "default", "waits-object").await),
         "You said: I am waits-object"
     );
     let refused = forebay.completion("default", None, "failed").await;
@@ -299,11 +299,12 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
         assert_eq!(served, 1, "one call for both of {pair:?}");
     }
     // Key, pool, bulk, own field, two later ones, digit, object, and the three for two or again.
-    called(provider, 11).await;
+    wait_for_calls(provider, 11).await;
     let request = json!({ "team": "default", "batch": null, "id": "failed" });
     let again = eventually("the second revision", async || {
-        let stored: Option<Completion> =
-            ctl(forebay, "results", &request).await.expect("an answer");
+        let stored: Option<Completion> = control(forebay, "results", &request)
+            .await
+            .expect("an answer");
         stored.filter(|stored| stored.revision == 2)
     })
     .await;
@@ -312,7 +313,7 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
     // What waits till 2100 has a subject of today, and can be cancelled.
     forebay.scheduled("ai.scheduled.default._.later-2100").await;
     let what = json!({ "team": "default", "batch": null, "id": "later-2100" });
-    let reply: CancelReply = ctl(forebay, "cancel", &what).await.expect("cancelled");
+    let reply: CancelReply = control(forebay, "cancel", &what).await.expect("cancelled");
     assert_eq!(reply.rescheduled, 1);
     assert_eq!(
         forebay
@@ -329,7 +330,7 @@ async fn waits_until_it_may_go(forebay: &Forebay, provider: &Provider) {
 }
 
 /// What is spent of a day counts against another limit too.
-async fn a_higher_limit_lets_the_day_go_on(forebay: &Forebay, provider: &Provider) {
+async fn a_higher_limit_releases_the_rest(forebay: &Forebay, provider: &Provider) {
     completed(forebay, "default", "waits-day").await;
     completed(forebay, "acme", "waits-acme").await;
     forebay.drained().await;
@@ -338,7 +339,7 @@ async fn a_higher_limit_lets_the_day_go_on(forebay: &Forebay, provider: &Provide
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_takeover_that_was_cut_short_goes_on() {
+async fn an_interrupted_takeover_is_completed() {
     let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let (_server, address, context) = server_of_format_1(server_dir.path()).await;
@@ -372,7 +373,7 @@ async fn a_takeover_that_was_cut_short_goes_on() {
             .all(|former| after.iter().all(|stream| stream != former)),
         "{after:?}"
     );
-    let accounts: Value = ctl(&forebay, "accounts", &()).await.expect("accounts");
+    let accounts: Value = control(&forebay, "accounts", &()).await.expect("accounts");
     let state = |name: &str| {
         let accounts = accounts["accounts"].as_array().expect("a list");
         accounts.iter().find(|one| one["name"] == name).expect(name)["keys"][0]["state"].clone()
@@ -386,7 +387,7 @@ async fn a_takeover_that_was_cut_short_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
+async fn a_failed_first_start_leaves_the_store_usable_by_0_1() {
     let server_dir = tempfile::tempdir().expect("a directory");
     let provider = provider(&["name=one,key=sk-one"], "").await;
     let (_server, address, context) = server_of_format_1(server_dir.path()).await;
@@ -426,7 +427,7 @@ async fn a_first_start_that_fails_leaves_the_way_back_to_0_1() {
 
 /// What was published after the first start of today's Forebay is of today.
 #[tokio::test(flavor = "multi_thread")]
-async fn words_of_0_1_in_a_job_are_refused_with_those_of_today() {
+async fn job_fields_of_0_1_are_refused_with_todays_names() {
     let (forebay, provider) = Forebay::simple().await;
     let mut reuse = chat("reuse", "hello");
     reuse["reuse"] = json!("0s");
@@ -450,7 +451,7 @@ async fn words_of_0_1_in_a_job_are_refused_with_those_of_today() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_of_0_1_on_the_command_line_are_refused_with_those_of_today() {
+async fn commands_of_0_1_are_refused_with_todays_names() {
     let dir = tempfile::tempdir().expect("a directory");
     for (args, now) in [
         (&["keys"][..], "`forebay accounts`"),

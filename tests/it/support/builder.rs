@@ -1,4 +1,4 @@
-//! The configuration of a test's Forebay: what a test does not say has a default that is in nobody's way.
+//! The configuration of a test's Forebay. Whatever a test does not say has a default.
 
 use std::path::Path;
 
@@ -206,7 +206,7 @@ impl ForebayBuilder {
 
     /// Writes the configuration and its keys; returns the configuration's text.
     fn write_files(&self) -> String {
-        // Whoever has a configuration is about to make a connection.
+        // What comes next is a connection, and that needs it.
         install_crypto();
         for account in &self.accounts {
             for (index, (_, key)) in account.keys.iter().enumerate() {
@@ -229,7 +229,7 @@ impl ForebayBuilder {
         for section in &self.sections {
             merge(&mut whole, table(section));
         }
-        // Who has a server minds none.
+        // A Forebay at another's server has none of its own.
         let nats = whole["nats"].as_table_mut().expect("a section");
         if nats.contains_key("url") {
             nats.remove("listen");

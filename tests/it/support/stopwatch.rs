@@ -1,4 +1,4 @@
-//! How long each test takes; `make test` tells the slowest.
+//! How long each test takes. `make test` prints the slowest.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
