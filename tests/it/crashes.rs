@@ -28,8 +28,10 @@ const SHARED_STREAMS: &str = "[streams]\njobs_max_bytes = \"16MiB\"\ncompletions
     objects_max_bytes = \"32MiB\"\n";
 /// More than a message holds.
 const LARGE: usize = 9 << 20;
-/// A job that waits so long does so in the stream of postponed jobs.
+/// A job that waits so long does so in the stream of scheduled jobs.
 const WAIT: Duration = Duration::from_secs(20);
+/// The same where a crash needs that stream, and a busy machine may take long to come there.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 /// What a dead process held is delivered again after 30 s, and its place as the worker is free after 9 s.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The signal of `abort`.
@@ -89,6 +91,10 @@ impl Case {
             provider,
             dir: builder.write(),
         };
+        let wait = match point {
+            CrashPoint::Postponing | CrashPoint::Scheduled | CrashPoint::Postponed => LONG_WAIT,
+            _ => WAIT,
+        };
         for index in 0..EACH {
             let text = if point == CrashPoint::Kept && index == 0 {
                 "x".repeat(LARGE)
@@ -102,7 +108,7 @@ impl Case {
             later["not_before"] = json!(
                 SystemClock
                     .now()
-                    .checked_add(WAIT)
+                    .checked_add(wait)
                     .expect("soon")
                     .to_string()
             );

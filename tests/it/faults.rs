@@ -1,6 +1,7 @@
 //! Limits, faults and keys that are not accepted.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use forebay_schemas::{Class, OnAmbiguous, Status};
 use forebay_simulator::fault::FaultPlan;
@@ -341,6 +342,8 @@ async fn a_fallback_tier_is_used_after_its_wait() {
         attempt.account == "two" && attempt.waited_ms >= 1_000,
         "{completion:?}"
     );
+    // The call that hangs is not waited for.
+    forebay.stop_within(Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
