@@ -13,7 +13,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use forebay::app::App;
 use forebay::nats::connection::Connection;
-use forebay::worker::Worker;
+use forebay::worker::JetStreamWorker;
 use forebay_schemas::Completion;
 use forebay_simulator::Provider;
 use forebay_simulator::fault::FaultPlan;
@@ -97,7 +97,7 @@ impl Forebay {
     }
 
     /// Its worker.
-    pub(crate) fn worker(&self) -> &Worker {
+    pub(crate) fn worker(&self) -> &JetStreamWorker {
         self.running().0.worker()
     }
 
