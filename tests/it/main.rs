@@ -22,6 +22,7 @@ mod identity;
 mod journal;
 mod kinds;
 mod large;
+mod logs;
 mod merged;
 mod nats_troubles;
 mod no_configuration;
@@ -33,8 +34,9 @@ mod program;
 mod publish;
 mod replies;
 mod run_command;
+mod saved_state;
 mod services;
-mod standing;
+
 mod store;
 mod tls;
 mod topology;
