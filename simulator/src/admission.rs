@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::account::{Config, PeriodLimit};
 use super::cost::TokenCount;
-use super::window::{LimitRest, PeriodWindow};
+use super::window::{PeriodWindow, RemainingLimit};
 use parking_lot::{Mutex, MutexGuard};
 
 /// An account that counts its calls.
@@ -32,24 +32,24 @@ pub(super) struct Admission {
     at: Instant,
     cost: TokenCount,
     /// The rest of each limit after the decision.
-    pub(super) left: LeftOfLimits,
+    pub(super) left: RemainingLimits,
     /// The reason of a refusal; `None` if the call is admitted.
     pub(super) refused: Option<RefusalReason>,
     /// The limit that refuses the call; `None` without a refusal and for a refusal by calls in flight.
-    pub(super) by: Option<LimitRest>,
+    pub(super) refusing_limit: Option<RemainingLimit>,
 }
 
 /// The rest of each limit of an account.
 #[derive(Debug, Default)]
-pub(super) struct LeftOfLimits {
-    pub(super) calls: Vec<LimitRest>,
-    pub(super) tokens: Vec<LimitRest>,
-    pub(super) input: Vec<LimitRest>,
-    pub(super) output: Vec<LimitRest>,
+pub(super) struct RemainingLimits {
+    pub(super) calls: Vec<RemainingLimit>,
+    pub(super) tokens: Vec<RemainingLimit>,
+    pub(super) input: Vec<RemainingLimit>,
+    pub(super) output: Vec<RemainingLimit>,
 }
 
 /// Returns the limit with the least rest.
-pub(super) fn tightest(rests: &[LimitRest]) -> Option<LimitRest> {
+pub(super) fn tightest(rests: &[RemainingLimit]) -> Option<RemainingLimit> {
     let tightest = rests.iter().min_by_key(|rest| rest.remaining);
     tightest.copied()
 }
@@ -90,7 +90,7 @@ fn longest_wait(
     windows: &mut [PeriodWindow],
     share: u64,
     now: Instant,
-) -> Option<(Duration, LimitRest)> {
+) -> Option<(Duration, RemainingLimit)> {
     let waits = windows.iter_mut().filter_map(|window| {
         let wait = window.wait(share, now)?;
         Some((wait, window.rest(now)))
@@ -110,12 +110,12 @@ fn exceeds(limits: &[PeriodLimit], share: u64) -> bool {
 }
 
 impl AccountUsage {
-    fn rests(&self, now: Instant) -> LeftOfLimits {
+    fn rests(&self, now: Instant) -> RemainingLimits {
         let rests = |windows: &[PeriodWindow]| {
             let rests = windows.iter().map(|window| window.rest(now));
             rests.collect()
         };
-        LeftOfLimits {
+        RemainingLimits {
             calls: rests(&self.calls),
             tokens: rests(&self.tokens),
             input: rests(&self.input),
@@ -129,7 +129,7 @@ impl AccountUsage {
         config: &Config,
         cost: TokenCount,
         now: Instant,
-    ) -> Option<(RefusalReason, Option<LimitRest>)> {
+    ) -> Option<(RefusalReason, Option<RemainingLimit>)> {
         // Every window advances to now, so that the rest of each is current.
         let calls = longest_wait(&mut self.calls, 1, now);
         let tokens = longest_wait(&mut self.tokens, cost.tokens, now);
@@ -140,8 +140,8 @@ impl AccountUsage {
             exceeds(&config.tokens, cost.tokens) || exceeds(&config.input_tokens, cost.input);
         let busy = config.concurrent.is_some_and(|most| self.running >= most);
         if too_large {
-            let by = tokens.or(input).map(|(_, rest)| rest);
-            Some((RefusalReason::TooLarge, by))
+            let refusing_limit = tokens.or(input).map(|(_, rest)| rest);
+            Some((RefusalReason::TooLarge, refusing_limit))
         } else if let Some((wait, rest)) = calls {
             Some((RefusalReason::Calls(wait), Some(rest)))
         } else if let Some((wait, rest)) = tokens {
@@ -209,15 +209,15 @@ impl LimitedAccount {
             state.running += 1;
         }
         let left = state.rests(now);
-        let (refused, by) = refused.unzip();
-        let by = by.flatten();
+        let (refused, refusing_limit) = refused.unzip();
+        let refusing_limit = refusing_limit.flatten();
         Admission {
             account: Arc::clone(self),
             at: now,
             cost,
             left,
             refused,
-            by,
+            refusing_limit,
         }
     }
 }

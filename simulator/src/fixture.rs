@@ -146,7 +146,10 @@ mod tests {
         assert_eq!(admitted(&azure, start, 0, 12).len(), 10);
         let refused = azure.admit(TokenCount::default(), start);
         assert_eq!(
-            (refused.refused, refused.by.map(|rest| rest.limit)),
+            (
+                refused.refused,
+                refused.refusing_limit.map(|rest| rest.limit)
+            ),
             (Some(RefusalReason::Calls(second)), Some(10))
         );
         let azure = account("fixture=azure-600");
@@ -173,7 +176,7 @@ mod tests {
             );
         }
         let refused = gemini.admit(TokenCount::default(), start + minute * 4);
-        assert_eq!(refused.by.map(|rest| rest.limit), Some(20));
+        assert_eq!(refused.refusing_limit.map(|rest| rest.limit), Some(20));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::account::{Config, LimitHeaders};
 use super::admission::{Admission, tightest};
 use super::cost::TokenCount;
 use super::vendor::Vendor;
-use super::window::LimitRest;
+use super::window::RemainingLimit;
 
 const MINUTE: Duration = Duration::from_secs(60);
 pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -51,7 +51,7 @@ pub(super) fn headers(
             writer.wait(vendor, wait, now);
         }
         if account.headers == LimitHeaders::Limits && vendor == Vendor::OpenRouter {
-            writer.as_openrouter(admission.by, wait, now);
+            writer.as_openrouter(admission.refusing_limit, wait, now);
         }
     }
     writer.0
@@ -59,14 +59,14 @@ pub(super) fn headers(
 
 /// Returns the tightest limit whose period is a day or longer, or of those whose period is shorter. If there is none,
 /// returns the tightest of all.
-fn tightest_of_day(rests: &[LimitRest], day: bool) -> Option<LimitRest> {
+fn tightest_of_day(rests: &[RemainingLimit], day: bool) -> Option<RemainingLimit> {
     let mut same = rests.to_vec();
     same.retain(|rest| (rest.per >= DAY) == day);
     tightest(&same).or_else(|| tightest(rests))
 }
 
 /// Returns an amount of a limit per minute. A limit whose period is a minute or longer stays as it is.
-fn per_minute(rest: LimitRest, amount: u64) -> u64 {
+fn per_minute(rest: RemainingLimit, amount: u64) -> u64 {
     if rest.per >= MINUTE || rest.per.is_zero() {
         return amount;
     }
@@ -87,9 +87,9 @@ impl HeaderWriter {
 
     fn as_openai(
         &mut self,
-        calls: Option<LimitRest>,
-        tokens: Option<LimitRest>,
-        reset_in: fn(Duration) -> String,
+        calls: Option<RemainingLimit>,
+        tokens: Option<RemainingLimit>,
+        format_wait: fn(Duration) -> String,
     ) {
         let names = [
             (
@@ -113,7 +113,7 @@ impl HeaderWriter {
             if let Some(rest) = rest {
                 self.set(limit, rest.limit);
                 self.set(remaining, rest.remaining);
-                self.set(reset, reset_in(rest.whole_in));
+                self.set(reset, format_wait(rest.reset_in));
             }
         }
     }
@@ -164,7 +164,7 @@ impl HeaderWriter {
                 self.set(limit, rest.limit);
                 let rounded = (rest.remaining + rounding / 2) / rounding * rounding;
                 self.set(remaining, rounded);
-                self.set(reset, rfc3339(now + rest.whole_in));
+                self.set(reset, rfc3339(now + rest.reset_in));
             }
         }
     }
@@ -191,9 +191,12 @@ impl HeaderWriter {
         }
     }
 
-    fn as_openrouter(&mut self, by: Option<LimitRest>, wait: Duration, now: SystemTime) {
-        self.set("x-ratelimit-limit", by.map_or(0, |rest| rest.limit));
-        self.set("x-ratelimit-remaining", by.map_or(0, |rest| rest.remaining));
+    fn as_openrouter(&mut self, limit: Option<RemainingLimit>, wait: Duration, now: SystemTime) {
+        self.set("x-ratelimit-limit", limit.map_or(0, |rest| rest.limit));
+        self.set(
+            "x-ratelimit-remaining",
+            limit.map_or(0, |rest| rest.remaining),
+        );
         self.set("x-ratelimit-reset", unix_time(now + wait).as_millis());
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde_json::{Value, json};
 
 use super::account::{Config, LimitHeaders};
-use super::admission::{Admission, LeftOfLimits, RefusalReason, tightest};
+use super::admission::{Admission, RefusalReason, RemainingLimits, tightest};
 use super::answer::{VendorAnswer, digest};
 use super::cost::TokenCount;
 use super::limits::{DAY, go_duration, go_duration_rounded, unix_time};
@@ -37,7 +37,7 @@ pub(super) fn answer(
     model: Option<&str>,
     now: SystemTime,
 ) -> VendorAnswer {
-    let LeftOfLimits {
+    let RemainingLimits {
         calls,
         tokens,
         input,
@@ -55,7 +55,7 @@ pub(super) fn answer(
     let rest = if account.provider == Vendor::OpenAi {
         None
     } else {
-        admission.by
+        admission.refusing_limit
     };
     let rest = rest.or_else(|| tightest(rests));
     let refusal = LimitRefusal {

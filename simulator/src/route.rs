@@ -13,8 +13,8 @@ pub(super) enum ApiTask {
     EmbedMany,
     Rerank,
     Moderate,
-    Draw,
-    Speak,
+    Image,
+    Speech,
     Transcribe,
     Models,
     /// OpenRouter's report on a key.
@@ -141,8 +141,8 @@ fn as_openai(path: &str) -> Option<ApiTask> {
         "/embeddings" => Some(ApiTask::Embed),
         "/rerank" => Some(ApiTask::Rerank),
         "/moderations" => Some(ApiTask::Moderate),
-        "/images/generations" => Some(ApiTask::Draw),
-        "/audio/speech" => Some(ApiTask::Speak),
+        "/images/generations" => Some(ApiTask::Image),
+        "/audio/speech" => Some(ApiTask::Speech),
         "/audio/transcriptions" => Some(ApiTask::Transcribe),
         _ => None,
     }

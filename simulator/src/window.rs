@@ -36,13 +36,13 @@ pub(super) struct PeriodWindow {
 
 /// The rest of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LimitRest {
+pub(super) struct RemainingLimit {
     /// The amount of the whole limit.
     pub(super) limit: u64,
     /// The amount that is left.
     pub(super) remaining: u64,
     /// The time until the whole limit is available again.
-    pub(super) whole_in: Duration,
+    pub(super) reset_in: Duration,
     /// The period as it is configured, which may be longer than the real one.
     pub(super) per: Duration,
 }
@@ -180,12 +180,12 @@ impl PeriodWindow {
     }
 
     /// Returns the rest of the limit at `now`.
-    pub(super) fn rest(&self, now: Instant) -> LimitRest {
-        let (remaining, whole_in) = match self.algorithm {
+    pub(super) fn rest(&self, now: Instant) -> RemainingLimit {
+        let (remaining, reset_in) = match self.algorithm {
             WindowAlgorithm::Sliding => {
                 let last = self.taken.back().map_or(now, |(at, _)| *at);
-                let whole_in = (last + self.per).saturating_duration_since(now);
-                (self.limit.saturating_sub(self.used), whole_in)
+                let reset_in = (last + self.per).saturating_duration_since(now);
+                (self.limit.saturating_sub(self.used), reset_in)
             }
             WindowAlgorithm::Fixed => (self.limit.saturating_sub(self.used), self.fixed_rest(now)),
             WindowAlgorithm::Bucket => {
@@ -199,10 +199,10 @@ impl PeriodWindow {
                 (left, self.per.mul_f64((1.0 - filled).max(0.0)))
             }
         };
-        LimitRest {
+        RemainingLimit {
             limit: self.limit,
             remaining,
-            whole_in,
+            reset_in,
             per: self.written,
         }
     }

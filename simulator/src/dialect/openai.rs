@@ -32,8 +32,8 @@ pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
         ApiTask::Responses => responses::answer(call, request, model)?,
         ApiTask::Embed => media::embeddings(request, model)?,
         ApiTask::Moderate => media::moderation(call, request, model)?,
-        ApiTask::Draw => media::image(request)?,
-        ApiTask::Speak => media::speech(request)?,
+        ApiTask::Image => media::image(request)?,
+        ApiTask::Speech => media::speech(request)?,
         ApiTask::Rerank => media::rerank(call, request, model)?,
         _ => chat(call, request, model)?,
     };
