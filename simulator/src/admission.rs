@@ -25,7 +25,7 @@ struct AccountUsage {
     running: u64,
 }
 
-/// The decision of an account about one call. While an admission lives, its call is in flight.
+/// The decision of an account about one call. An admitted call is in flight until this is dropped.
 #[derive(Debug)]
 pub(super) struct Admission {
     account: Arc<LimitedAccount>,

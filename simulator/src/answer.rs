@@ -21,8 +21,8 @@ pub(super) struct VendorAnswer {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
-    /// The tokens of the prompt and of the answer, for limits that count them after the answer. `None` if the answer
-    /// used no tokens.
+    /// The tokens of the prompt and of the answer, for limits that count them after the answer. `None` if they are
+    /// not counted.
     pub(super) spent: Option<(u64, u64)>,
 }
 

@@ -1,4 +1,5 @@
-//! The request and the answer of a chat in a form that no dialect has, and the answer that a request gets.
+//! Chat requests as the simulator reads them from all dialects, and the answers to them before a dialect encodes
+//! them.
 
 use serde_json::{Value, json};
 
@@ -58,9 +59,10 @@ impl AnswerForm {
 /// A chat request as the simulator reads it from any dialect.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct UnifiedRequest {
-    /// The text of the last message of the user; parts that are not text are described.
+    /// The text of the last message, or of the question before the results of tools. Parts that are not text are
+    /// described.
     pub(super) text: String,
-    /// The results of tools; `None` where the conversation does not end with results.
+    /// The results of tools; `None` if the conversation does not end with results.
     pub(super) result: Option<String>,
     pub(super) tools: Vec<RequestTool>,
     pub(super) choice: ToolSelection,

@@ -12,7 +12,7 @@ use super::failure;
 pub enum InjectedFault {
     /// The vendor's failure `server_error`, a 500.
     Error,
-    /// The vendor's failure `overloaded`: a 503 at most vendors, a 529 at Anthropic.
+    /// The vendor's failure `overloaded`: a 503 at most vendors.
     Overloaded,
     /// A connection that ends after the headers.
     Reset,

@@ -82,8 +82,8 @@ impl Provider {
     /// Starts a provider that serves on `listener`.
     ///
     /// # Errors
-    /// Returns an error if the record's file cannot be opened or the listener has no address. Also returns one if two
-    /// accounts share a key, or if more than one account has no key.
+    /// Returns an error if the record's file cannot be opened or the listener has no address. Also returns one if a
+    /// key is given twice, or if more than one account has no key.
     pub fn start(config: Config, listener: TcpListener) -> std::io::Result<Self> {
         if let Some(conflict) = account::conflict(&config.accounts) {
             return Err(std::io::Error::other(conflict));

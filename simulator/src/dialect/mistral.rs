@@ -14,7 +14,7 @@ use super::super::route::ApiTask;
 use super::super::signature;
 use super::openai::{media, messages};
 
-/// The fields that a request may have, for each task.
+/// The fields that a chat request may have. The lists below are those of the other tasks.
 const CHAT_FIELDS: [&str; 30] = [
     "model",
     "messages",

@@ -17,7 +17,7 @@ use tracing::warn;
 const FILE: &str = "attempts.jsonl";
 /// The file that replaces [`FILE`] at a rewrite.
 const NEW_FILE: &str = "attempts.jsonl.new";
-/// The size in bytes above which the file is rewritten with unfinished jobs alone.
+/// The size in bytes up to which the file is not rewritten. A rewrite keeps unfinished jobs alone.
 const LARGEST: u64 = 16 * 1024 * 1024;
 
 /// One line of the file.
@@ -188,7 +188,8 @@ impl AttemptJournal {
         })
     }
 
-    /// Rewrites the file without finished jobs, if the file has grown much.
+    /// Rewrites the file without finished jobs, if it is larger than [`LARGEST`] and than twice its size after the
+    /// last rewrite.
     fn make_small(&self, inner: &mut JournalState) {
         if inner.size <= LARGEST.max(2 * inner.live) {
             return;
