@@ -1,4 +1,4 @@
-//! What an attempt turned out to be, what is done about it, and how a job ends.
+//! The outcome of an attempt, the decision about it, and the result of a job.
 
 #[expect(clippy::module_inception, reason = "what the folder is named after")]
 pub(crate) mod outcome;

@@ -28,7 +28,7 @@ pub struct PoolConfig {
     pub content_fallback: bool,
     /// True if embeddings of several jobs share a call.
     pub merge: bool,
-    /// Whether another job's answer may serve a job that does not set `cache`.
+    /// The `cache` of jobs that do not set it.
     pub cache: Cache,
 }
 
@@ -153,7 +153,7 @@ pub(crate) struct Pool {
     pub(crate) content_fallback: bool,
     /// True if embeddings of several jobs share a call.
     pub(crate) merge: bool,
-    /// Whether another job's answer may serve a job that does not set `cache`.
+    /// The `cache` of jobs that do not set it.
     pub(crate) cache: Cache,
 }
 

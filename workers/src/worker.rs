@@ -213,9 +213,9 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
         self.state.results.get(identity)
     }
 
-    /// Takes no more jobs, gives back those that have not begun, and finishes those in flight max_age
-    /// `grace`. What is left is given back, unless somebody else has the work by now, whose it is then; returns how
-    /// many that were.
+    /// Takes no more jobs, gives back those that have not begun, and completes those in flight within `grace`. The jobs that
+    /// are left are given back if `leaves`. Otherwise another process has the work by now, and with it those jobs. Returns
+    /// how many were left.
     pub async fn stop(&self, grace: Duration, leaves: bool) -> u64 {
         self.stop_fetching.cancel();
         self.readers.close();
@@ -243,7 +243,7 @@ impl<Q: Queue, U: Upstream> Worker<Q, U> {
 
 impl<Q: Queue, U: Upstream> Worker<Q, U> {
     /// Gives back the unacked deliveries and deletes this process's consumers. A server that stops together with this process
-    /// would forget what was given back, and the next process would have to wait for the ack wait.
+    /// would forget what was given back. The next process would then have to wait for the ack wait.
     async fn leave_queues(&self) {
         let queue = &self.state.queue;
         for receipt in self.state.unacked.receipts() {

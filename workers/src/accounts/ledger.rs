@@ -32,14 +32,14 @@ pub(super) struct AccountLedger {
     pub(super) last_problem: Option<String>,
     /// Until then a process before this one may have spent the limits.
     pub(super) spent_at: Option<Instant>,
-    /// Whether what is spent of long limits is written down.
+    /// True if spending of limits over more than a minute is persisted.
     pub(super) kept: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct ModelLedger {
     pub(super) state: ReadyState,
-    /// Of this model at the provider, whoever pays.
+    /// The breaker of this model at the provider. All accounts there share it.
     pub(super) circuit: Arc<CircuitBreaker>,
     pub(super) factor: TokenCorrection,
     /// The meters that bear on it: first those of what is configured, then those of what was learned.

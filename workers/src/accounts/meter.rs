@@ -168,7 +168,7 @@ impl Meter {
         }
     }
 
-    /// What a call of this cost takes of this limit.
+    /// The part of this limit that a call of this cost takes.
     fn share(&self, cost: &CallCost) -> u64 {
         match self.amount {
             Amount::PerPeriod { dimension, .. } => cost.of(dimension),
@@ -374,7 +374,7 @@ impl Meter {
         self.check();
     }
 
-    /// What is taken now.
+    /// The part of the limit that is taken now.
     pub(super) fn taken(&mut self, now: Instant) -> u64 {
         self.return_until(now);
         self.taken

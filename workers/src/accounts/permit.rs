@@ -29,7 +29,7 @@ pub struct Permit {
     answered: bool,
     /// Until when a call that was given up on may run on at the provider.
     runs_until: Option<Instant>,
-    /// What it takes of its team's limits, if the team has some.
+    /// Its part of its team's limits, if the team has some.
     share: Option<TeamShare>,
 }
 

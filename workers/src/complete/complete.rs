@@ -2,8 +2,8 @@
 //!
 //! # Why
 //!
-//! The process can end between any two steps. Whatever the step, the job must have one completion in the end, its answer
-//! must be on disk, and it must not be called a second time for an answer that is already known.
+//! The process can end between any two steps. Whatever the step, the job must have one completion in the end, and
+//! its answer must be on disk. It must not be called a second time for an answer that is known already.
 //!
 //! # How
 //!

@@ -68,7 +68,7 @@ pub(crate) async fn publish<Q: Queue, U: Upstream>(
     }
 }
 
-/// What to do about the message that is on a completion's subject already.
+/// The decision about the message that is on a completion's subject already.
 enum CompletionJudgement {
     /// It does not count: replace it by this revision.
     Replace { sequence: u64, revision: u32 },
@@ -76,8 +76,8 @@ enum CompletionJudgement {
     Keep(Box<ResultRecord>),
 }
 
-/// A completion is replaced if it is older than the dedupe horizon, if it is not final and answers another message, or if
-/// it cannot be read: then the identity may be called again, as its next revision.
+/// A completion is replaced if it is older than the dedupe horizon, or cannot be read, or is not final and answers another
+/// message. The identity is then called again, as its next revision.
 fn judge(
     existing: ExistingCompletion,
     ours: &ResultRecord,

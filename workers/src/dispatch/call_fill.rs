@@ -81,7 +81,7 @@ impl<'a, Q, U> CallFill<'a, Q, U> {
         MergeFit::Join
     }
 
-    /// What the merged jobs cost their team and lane beyond the head, in tokens.
+    /// The tokens that the merged jobs cost their team and lane beyond the head.
     pub(crate) fn extra_cost(&self) -> u64 {
         (self.tokens - self.head_tokens).min(MAX_COST_PER_TURN)
     }

@@ -2,8 +2,8 @@
 //!
 //! # Why
 //!
-//! Identical requests of one team that may share an answer should cost one call, and not only after the first of them has
-//! been answered and stored.
+//! Identical requests of one team that may share an answer should cost one call, also while the first of them is still being
+//! called.
 //!
 //! # How
 //!

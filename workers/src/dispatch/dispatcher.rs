@@ -17,8 +17,8 @@
 //! - outside of this process: a delay of more than [`MAX_IN_MEMORY_DELAY`] is postponed to the queue, if the queue can
 //!   hold the job.
 //!
-//! Each turn of the loop takes in what has come, starts every job that may start, and sleeps until the next time at which
-//! something can change. Calls, look-ups and the ends of jobs run as tasks: the loop itself never waits for the network or
+//! Each turn of the loop takes in what has come and starts every job that may start. Then it sleeps until the next time at
+//! which something can change. Calls, look-ups and the ends of jobs run as tasks: the loop itself never waits for the network or
 //! the disk.
 //!
 //! # Invariants

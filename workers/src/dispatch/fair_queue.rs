@@ -23,7 +23,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use forebay_schemas::Lane;
 
-/// What one unit of cost counts in a `start`, so that the division by a weight keeps enough digits.
+/// One unit of cost in a `start`. It is this large so that the division by a weight keeps enough digits.
 const UNIT: u64 = 1 << 10;
 
 /// From this number of teams on, those without items are forgotten.

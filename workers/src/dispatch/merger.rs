@@ -10,7 +10,7 @@
 //! Jobs that can share a request have the same [`MergeKey`]: queue, everything in the body but the texts, and the part of
 //! a split request that they belong to. The first of them is the head. It waits for [`LINGER`] so that others can come,
 //! and then in the fair queue; an interactive head does not wait for others. The others wait here. When the head has a
-//! permit, as many of the others join its call as the provider, the limits and the learned size of a request allow.
+//! permit, the others join its call, as far as the provider, the limits and the learned size of a request allow.
 //!
 //! When a head leaves, with a permit or without, the next job behind it becomes the head. It is queued at once: it has
 //! waited already.
@@ -32,11 +32,11 @@ use crate::job::admitted_job::AdmittedJob;
 /// How long a head waits so that its call can fill, unless its lane is interactive.
 pub(crate) const LINGER: Duration = Duration::from_millis(25);
 
-/// What the jobs of one merged call have in common: queue, everything in the body but the texts, and the part of a split
-/// call that they belong to.
+/// The key of jobs that can share a call: queue, everything in the body but the texts, and the part of a split call that
+/// they belong to.
 type MergeKey = (Flow, Arc<str>, Option<u64>);
 
-/// Whether a job shares the call of its head.
+/// The decision whether a job shares the call of its head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MergeFit {
     /// It does.

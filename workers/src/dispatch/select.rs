@@ -2,8 +2,8 @@
 //!
 //! # Why
 //!
-//! A job may be served by several accounts, in tiers. The candidate must fill each account to its limit, prefer the lower
-//! tiers, and never let a small job take the capacity that a larger one ahead of it waits for.
+//! A job may be served by several accounts, in tiers. The selection must fill each account to its limit and prefer the
+//! lower tiers. It must never let a small job take the capacity that a larger one ahead of it waits for.
 //!
 //! # How
 //!

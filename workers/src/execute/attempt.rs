@@ -83,7 +83,7 @@ async fn send<Q, U: Upstream>(
     sending.await.map_err(SendFailure::Upstream)
 }
 
-/// Whether a call was journalled in time.
+/// When a call was journalled.
 #[derive(PartialEq, Eq)]
 enum JournalTiming {
     InTime,

@@ -90,7 +90,7 @@ impl MergedCall {
         self.jobs.len() > 1 && outcome.class.is_some_and(may_be_of_one)
     }
 
-    /// What this call shows about the size of later calls. `bytes` is the size of the answer.
+    /// Returns the sample from which the size of later calls is learned. `bytes` is the size of the answer.
     pub(crate) fn size_sample(&self, outcome: &CallOutcome, bytes: usize) -> SizedCall {
         let head = self.jobs[0].merge.as_ref();
         let outcome = match outcome.class {

@@ -154,7 +154,7 @@ fn read_guarded<Q: Queue, U: Upstream>(
     })
 }
 
-/// What is done with a job.
+/// The step that follows admission.
 #[derive(Debug)]
 enum AdmissionStep {
     Call,

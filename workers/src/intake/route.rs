@@ -16,7 +16,7 @@ use forebay_providers::Unsupported;
 pub(crate) struct JobRoute {
     pub(crate) pool: Arc<Pool>,
     pub(crate) candidates: CandidateSet,
-    /// What the job costs at the first of them.
+    /// The cost of the job at the first of them.
     pub(crate) cost: CallCost,
     /// Why none of them can be called, if none can.
     pub(crate) rejection: Option<Rejection>,
@@ -72,7 +72,7 @@ pub(crate) fn route(
     })
 }
 
-/// Whether a job can be expressed at each kind of target: targets that are spoken to alike are checked once.
+/// Checks whether targets can express a job. Targets that are spoken to alike are checked once.
 #[derive(Default)]
 struct SupportChecks<'a> {
     checked: Vec<(&'a PoolTarget, Option<Unsupported>)>,
@@ -139,7 +139,7 @@ fn unknown_pool(pools: &Pools, pool: &str, model: Option<&str>) -> Rejection {
     ("unknown_pool", message)
 }
 
-/// What a job costs at `target`. Where no limit counts tokens, their number is a rough guess from its size, since only the
+/// Returns the cost of a job at `target`. Where no limit counts tokens, their number is a rough guess from its size, since only the
 /// fair queue uses it.
 fn cost_at(target: &PoolTarget, job: &Job, counts_tokens: bool) -> CallCost {
     if counts_tokens {

@@ -52,7 +52,7 @@ pub(crate) struct AdmittedJob {
     pub(crate) first_queued_at: Option<Instant>,
     /// True if the process ended during its last call, so that the outcome is unknown.
     pub(crate) interrupted: bool,
-    /// What a call costs at the first of its targets, as estimated.
+    /// The estimated cost of a call at the first of its targets.
     pub(crate) cost: CallCost,
     pub(crate) attempts: Vec<Attempt>,
     /// Attempts that count against the retry policy's maximum.

@@ -23,7 +23,7 @@ pub(crate) struct CandidateState {
     pub(crate) target: usize,
     /// Its share where several targets of a tier have room.
     pub(crate) weight: f64,
-    /// What a call for the job costs there.
+    /// The estimated cost of a call for the job there.
     pub(crate) cost: CallCost,
     tier: u32,
     after: Duration,
@@ -228,7 +228,7 @@ impl CandidateSet {
     }
 }
 
-/// Whether a target that the retry policy gives up on after a failure of `class` would fail the same way again.
+/// Returns true if a target that the retry policy gives up on after a failure of `class` would fail the same way again.
 fn is_given_up_after(class: Class) -> bool {
     matches!(
         class,

@@ -1,4 +1,4 @@
-//! Whether a job's embeddings can share a call with those of other jobs, and of which.
+//! Which embeddings jobs can share a call.
 
 use std::sync::Arc;
 

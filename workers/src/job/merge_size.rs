@@ -11,7 +11,7 @@ const MAX_MERGED_ANSWER: usize = 32 << 20;
 /// The assumed size of one embedding until the first answer is seen, in bytes (about 2,000 numbers).
 const ASSUMED_EMBEDDING: usize = 24 << 10;
 
-/// What a call shows about the number of texts of later calls.
+/// A call from which the number of texts of later calls is learned.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SizedCall {
     /// Texts of all jobs.

@@ -9,7 +9,7 @@ use crate::large::{LARGE, size_of};
 use crate::store::results::RequestKey;
 use forebay_providers::file_of;
 
-/// What coalesced jobs have in common. The lane is a part of it: an interactive job must not wait for a bulk one.
+/// The key of coalesced jobs. The lane is a part of it: an interactive job must not wait for a bulk one.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct CoalesceKey {
     pub(crate) request: RequestKey,

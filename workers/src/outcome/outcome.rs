@@ -34,7 +34,7 @@ pub(crate) struct CallOutcome {
     pub(crate) response: Option<Response>,
     /// A short name of an error.
     pub(crate) code: String,
-    /// What happened, for a person.
+    /// A description of the outcome, for people.
     pub(crate) message: String,
     /// The tokens used, if the provider reports them.
     pub(crate) usage: Option<Usage>,
@@ -42,7 +42,7 @@ pub(crate) struct CallOutcome {
     pub(crate) cost: Option<Decimal>,
     /// The wait that the provider asks for.
     pub(crate) retry_after: Option<Duration>,
-    /// Whether an error is about the request, the key or the model.
+    /// The subject of an error: the request, the key or the model.
     pub(crate) scope: ErrorScope,
     /// True if the provider asks not to retry.
     pub(crate) is_final: bool,

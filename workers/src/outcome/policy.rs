@@ -25,7 +25,7 @@ const NOT_ALLOWED: Duration = Duration::from_secs(60 * 60);
 /// Calls to one target for a job whose answers cannot be read.
 const MAX_MALFORMED: u32 = 2;
 
-/// What is done with the job.
+/// The decision about the job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum JobVerdict {
     /// It ends, by success or failure.
@@ -46,7 +46,7 @@ pub(crate) enum JobVerdict {
 
 const TRY_OTHER_TARGET: JobVerdict = JobVerdict::TryOtherTarget { counted: false };
 
-/// What is done with the account that was called.
+/// The decision about the account that was called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AccountAction {
     /// Nothing.
@@ -345,7 +345,7 @@ mod tests {
         }
     }
 
-    /// What is done about each class, as a first outcome without a hint: the whole policy at a glance.
+    /// The decision about each class, as a first outcome without a hint: the whole policy at a glance.
     #[test]
     fn each_class_has_its_action() {
         let mut rng = SmallRng::seed_from_u64(1);

@@ -1,4 +1,4 @@
-//! What the provider's headers report about a limit: the end of a fixed window, and what is used elsewhere.
+//! Rate-limit headers of the provider: the end of a fixed window, and use by others.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What of a meter outlives the process: limits over more than a minute.
+//! The part of a meter that outlives the process: limits over more than a minute.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
