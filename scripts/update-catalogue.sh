@@ -23,5 +23,5 @@ PYTHON
 )
 UPDATE_CATALOGUE=$work/models.json CATALOGUE_NOTICE=$work/LICENSE \
   CATALOGUE_SOURCE="LiteLLM $version" CATALOGUE_DATE=$(date -u +%F) \
-  cargo test --locked --quiet --lib -- catalogue::tests::the_built_in_list_is_read_and_written_anew_when_asked
+  cargo test --locked --quiet --lib -- catalogue::tests::the_built_in_list_is_read_and_rewritten_on_request
 ls -l src/catalogue/models.json.gz NOTICE

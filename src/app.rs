@@ -109,7 +109,7 @@ impl App {
         let workers = forebay_workers::Config {
             idle: dir.idle(),
             saved_states: states.known(),
-            orders: book.orders().clone(),
+            controls: book.controls().clone(),
             ..workers
         };
         let heartbeat = dir.keep_alive();

@@ -3,11 +3,11 @@
 mod accounts;
 mod check;
 mod client;
+mod controls;
 mod dead;
 mod demo;
 mod init;
 mod models;
-mod orders;
 mod permissions;
 mod print;
 mod publish;
@@ -87,11 +87,11 @@ enum Command {
     Dead(dead::DeadCommand),
     /// Stop calls for a pool, an account or a team until it is resumed. The pause outlives a
     /// restart.
-    Pause(orders::PauseArgs),
+    Pause(controls::PauseArgs),
     /// Resume calls for a paused pool, account or team.
-    Resume(orders::PauseArgs),
+    Resume(controls::PauseArgs),
     /// Cancel jobs. Waiting jobs end as cancelled; jobs in flight get their answer.
-    Cancel(orders::CancelArgs),
+    Cancel(controls::CancelArgs),
     /// Write a commented forebay.toml from the keys in the environment.
     Init(init::Args),
     /// Check the configuration, the NATS server, and each key at its provider. Nothing is changed.
@@ -154,9 +154,9 @@ async fn dispatch(cli: Cli) -> Result<u8, Error> {
         Command::Models(args) => models::models(&global, &args),
         Command::Providers(args) => models::providers(&global, &args),
         Command::Dead(command) => dead::dead(&global, command).await,
-        Command::Pause(args) => orders::pause(&global, args, "pause").await,
-        Command::Resume(args) => orders::pause(&global, args, "resume").await,
-        Command::Cancel(args) => orders::cancel(&global, args).await,
+        Command::Pause(args) => controls::pause(&global, args, "pause").await,
+        Command::Resume(args) => controls::pause(&global, args, "resume").await,
+        Command::Cancel(args) => controls::cancel(&global, args).await,
         Command::Init(args) => init::init(&global, &args),
         Command::Check(args) => check::check(&global, &args).await,
         Command::NatsPermissions(args) => permissions::permissions(&global, &args),

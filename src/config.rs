@@ -390,7 +390,7 @@ impl Config {
             idle: None,
             saved_states: std::collections::HashMap::new(),
             kept: true,
-            orders: forebay_workers::WorkerControls::default(),
+            controls: forebay_workers::WorkerControls::default(),
             results_are_complete: true,
             max_request: self.call.max_request,
         })

@@ -106,8 +106,8 @@ async fn copy(
 }
 
 fn account_entry(key: &str, value: &[u8]) -> serde_json::Result<BucketEntry> {
-    let standing: AccountState = serde_json::from_slice(value)?;
-    Ok((key.to_owned(), serde_json::to_vec(&standing)?))
+    let state: AccountState = serde_json::from_slice(value)?;
+    Ok((key.to_owned(), serde_json::to_vec(&state)?))
 }
 
 /// The target of a pause, in the words of 0.1.

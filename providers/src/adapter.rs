@@ -36,7 +36,7 @@ pub(crate) struct AdapterAnswer {
     /// The body in OpenAI's shape.
     pub(crate) body: Box<RawValue>,
     pub(crate) usage: Option<Usage>,
-    pub(crate) said: AnswerKind,
+    pub(crate) answer_kind: AnswerKind,
 }
 
 /// The kind of an answer with a good status.

@@ -367,19 +367,19 @@ impl ChatMessage {
         };
         self.kept(dialect)
             .find(|detail| detail.get("after").is_some())?;
-        let (mut woven, mut rest, mut said) = (Vec::new(), text.as_str(), 0);
+        let (mut woven, mut rest, mut from) = (Vec::new(), text.as_str(), 0);
         for detail in self.kept(dialect) {
             let after = detail.get("after").and_then(Value::as_u64).unwrap_or(0);
             let after = usize::try_from(after).unwrap_or(usize::MAX);
             let mut places = rest.char_indices();
-            let place = places.nth(after.saturating_sub(said));
+            let place = places.nth(after.saturating_sub(from));
             let place = place.map_or(rest.len(), |(at, _)| at);
             let (before, behind) = rest.split_at(place);
             if !before.is_empty() {
                 woven.push(Woven::Text(before));
             }
             woven.extend(detail.get("data").map(Woven::Opaque));
-            (rest, said) = (behind, said.max(after));
+            (rest, from) = (behind, from.max(after));
         }
         if !rest.is_empty() {
             woven.push(Woven::Text(rest));

@@ -81,7 +81,7 @@ impl Adapter for Cohere {
                 Some(AdapterAnswer {
                     body,
                     usage: None,
-                    said: AnswerKind::Whole,
+                    answer_kind: AnswerKind::Whole,
                 })
             }
             _ => {

@@ -153,7 +153,7 @@ impl EmbeddingRequest {
         Some(AdapterAnswer {
             body: serde_json::value::to_raw_value(&body).ok()?,
             usage,
-            said: AnswerKind::Whole,
+            answer_kind: AnswerKind::Whole,
         })
     }
 

@@ -88,9 +88,13 @@ impl Endpoint {
         let Some(answer) = self.adapter().decode(&call, reply, now) else {
             return self.unreadable(job, reply, now);
         };
-        let AdapterAnswer { body, usage, said } = answer;
+        let AdapterAnswer {
+            body,
+            usage,
+            answer_kind,
+        } = answer;
         let usage = usage.map(within_reason);
-        let (class, message) = match said {
+        let (class, message) = match answer_kind {
             AnswerKind::Whole => (None, None),
             AnswerKind::Filtered(reason) => (Some(Class::ContentFiltered), Some(reason)),
             // The provider may have charged for it.

@@ -69,7 +69,7 @@ impl Adapter for OpenAi {
             return Some(AdapterAnswer {
                 body,
                 usage: None,
-                said: AnswerKind::Whole,
+                answer_kind: AnswerKind::Whole,
             });
         }
         let Ok(body) = serde_json::from_slice::<Box<RawValue>>(&reply.body) else {
@@ -77,13 +77,17 @@ impl Adapter for OpenAi {
             return Some(AdapterAnswer {
                 body,
                 usage: None,
-                said: AnswerKind::Whole,
+                answer_kind: AnswerKind::Whole,
             });
         };
         let parts = answer::AnswerParts::read(body.get())?;
-        let (said, usage) = (parts.said(), parts.usage());
-        let is_answer = matches!(said, AnswerKind::Error(_)) || parts.answers(call.kind);
-        is_answer.then_some(AdapterAnswer { body, usage, said })
+        let (answer_kind, usage) = (parts.answer_kind(), parts.usage());
+        let is_answer = matches!(answer_kind, AnswerKind::Error(_)) || parts.answers(call.kind);
+        is_answer.then_some(AdapterAnswer {
+            body,
+            usage,
+            answer_kind,
+        })
     }
 }
 

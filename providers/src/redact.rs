@@ -86,12 +86,12 @@ impl<'a> Redaction<'a> {
     fn without_request(&self, text: &str) -> String {
         let (mut clean, mut from, mut at) = (String::new(), 0, 0);
         while let Some(beginning) = beginning(text, at) {
-            let Some(said) = self.texts.get(beginning) else {
+            let Some(known) = self.texts.get(beginning) else {
                 at += 1;
                 continue;
             };
             let found = &text[at..];
-            let same = said.iter().map(|said| same_bytes(found, said));
+            let same = known.iter().map(|known| same_bytes(found, known));
             let same = same.max().unwrap_or(BEGINNING);
             clean.push_str(&text[from..at]);
             clean.push_str(REQUEST);

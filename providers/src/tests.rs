@@ -325,7 +325,7 @@ fn what_a_call_cost_is_settled_as_its_provider_settles() {
 }
 
 #[test]
-fn words_that_the_job_has_said_itself_mean_nothing_of_an_account() {
+fn words_of_the_job_itself_mean_nothing_about_an_account() {
     let job =
         Job::parse(br#"{"body":{"messages":[{"role":"Insufficient Balance"}]}}"#).expect("a job");
     let said = r#"{"error":{"message":"unknown variant `Insufficient Balance`","type":"invalid_request_error"}}"#;

@@ -34,7 +34,7 @@ impl Format {
     }
 
     /// Returns the format of data that states none, as 0.1 did not.
-    pub fn unsaid() -> Self {
+    pub fn of_unmarked_data() -> Self {
         Format::One
     }
 

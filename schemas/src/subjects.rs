@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_team_begins_with_a_letter_and_the_rest_of_a_models_name_is_told_as_such() {
+    fn a_team_begins_with_a_letter_and_the_rest_of_a_models_name_is_reported() {
         for team in ["acme", "A-1", "b_2"] {
             assert!(is_team(team), "{team}");
         }

@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fixed_window_begins_anew() {
+    fn a_fixed_window_begins_again() {
         let account = account("limit=3/1s,algorithm=fixed");
         let start = Instant::now();
         assert_eq!(admitted(&account, start + SECOND / 2, 4), 3);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_refused_for_calls_is_told_what_is_left_of_tokens_now() {
+    fn a_refusal_for_calls_reports_the_tokens_that_are_left() {
         let account = account("limit=1/1m,tokens=100/1s");
         let now = Instant::now();
         assert_eq!(account.admit(of(60), now).refused, None);
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_is_told_as_it_is_written_and_counted_as_it_is_scaled() {
+    fn a_period_is_reported_as_written_and_counted_as_scaled() {
         let account = account("limit=1/1m,scale=60,algorithm=fixed");
         let now = Instant::now();
         assert_eq!(admitted(&account, now, 2), 1);

@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_follows_what_is_asked() {
+    fn an_answer_follows_its_request() {
         let tool = |name: &str| RequestTool {
             name: name.to_owned(),
             schema: json!({ "type": "object" }),

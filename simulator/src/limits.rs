@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn every_vendor_tells_limits_in_its_own_way() {
+    fn every_vendor_reports_limits_in_its_own_way() {
         let openai = "limit=1/1m,tokens=9000/1m";
         assert_eq!(
             of(openai, "x-ratelimit-reset-requests").as_deref(),

@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stranger_is_told_so_in_the_dialect_of_the_path() {
+    async fn an_unknown_key_is_refused_in_the_dialect_of_the_path() {
         let mistral = shared(&["name=m,key=k,provider=mistral"], "");
         let wrong = ("authorization", "Bearer sk-wrong");
         let expected = (401, r#"{"detail":"Unauthorized"}"#.to_owned());
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fault_is_told_in_the_dialect_of_the_account() {
+    async fn a_fault_is_reported_in_the_dialect_of_the_account() {
         let key = ("x-api-key", "k");
         for (fault, status, expected) in [
             ("error=1", 500, "api_error"),

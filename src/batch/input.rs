@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn all_lines_that_cannot_be_sent_are_told_with_their_numbers() {
+    fn all_lines_that_cannot_be_sent_are_reported_with_their_numbers() {
         let other = r#"{"id":"z","custom_id":"a","body":{"model":"gpt-4.1"}}"#;
         let elsewhere = r#"{"id":"y","url":"/v1/nonsense","body":{"model":"gpt-4.1"}}"#;
         let text = format!(

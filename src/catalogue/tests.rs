@@ -9,7 +9,7 @@ use super::*;
 
 /// Writes the built-in list from a published one: see `scripts/update-catalogue.sh`.
 #[test]
-fn the_built_in_list_is_read_and_written_anew_when_asked() {
+fn the_built_in_list_is_read_and_rewritten_on_request() {
     if let Ok(from) = std::env::var("UPDATE_CATALOGUE") {
         let told = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
         let text = std::fs::read_to_string(&from).expect("a published list");

@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn an_account_that_cannot_pay_is_told_of_once() {
+    fn an_account_that_cannot_pay_is_reported_once() {
         let stopped = |name| condition(name, "disabled", "billing_stop");
         assert_eq!(
             hints_of(vec![stopped("a"), stopped("b")], Vec::new()).len(),

@@ -1,7 +1,7 @@
 //! The command `forebay queues`.
 
 use super::client::{ask, connect};
-use super::orders::target_in_words;
+use super::controls::target_in_words;
 use super::{GlobalOptions, print};
 use crate::config::Config;
 use crate::control::messages::{QueueDepth, QueuesReport};

@@ -34,16 +34,23 @@ pub(super) struct Args {
     /// The listen address. Port 0 takes any free port.
     #[arg(long, default_value = "127.0.0.1:9001")]
     listen: String,
-    /// An account: name=NAME,key=KEY (Ollama needs no key) and any of
-    /// provider=openai|azure|anthropic|gemini|mistral|cohere|bedrock|ollama|groq|deepseek|openrouter,
-    /// limit=CALLS/PERIOD, tokens=TOKENS/PERIOD, input_tokens=… and output_tokens=… (each can be
-    /// given several times), algorithm=sliding|fixed|bucket, tokens_algorithm=…, concurrent=CALLS,
-    /// headers=limits|waits|none (the headers of responses: all limits, only the time to wait after
-    /// a refusal, or nothing), scale=N (all periods are N times shorter than written), and
-    /// fixture=openai-t1|anthropic-legacy-t1|gemini-free|groq-free|azure-600|deepseek|bedrock|mistral-rps
-    /// (a real account at that provider, whose fields the other fields replace).
+    /// An account: name=NAME,key=KEY (Ollama needs no key), and any of these fields.
+    ///
+    /// provider=NAME: openai, azure, anthropic, gemini, mistral, cohere, bedrock, ollama,
+    /// groq, deepseek or openrouter.
+    /// limit=CALLS/PERIOD, tokens=TOKENS/PERIOD, input_tokens=…, output_tokens=…: its limits.
+    /// Each can be given several times.
+    /// algorithm=sliding|fixed|bucket, tokens_algorithm=…: how they are counted.
+    /// concurrent=CALLS: the most calls at once.
+    /// headers=limits|waits|none: responses report all limits, only the wait after a
+    /// refusal, or nothing.
+    /// scale=N: all periods are N times shorter than written.
+    /// fixture=NAME: a real account, whose fields the other fields replace. One of
+    /// openai-t1, anthropic-legacy-t1, gemini-free, groq-free, azure-600, deepseek, bedrock
+    /// and mistral-rps.
     #[arg(
         long = "account",
+        verbatim_doc_comment,
         value_name = "ACCOUNT",
         required_unless_present = "list_failures"
     )]

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_told_by_its_variable_and_what_is_secret_in_it_is_not() {
+    fn an_invalid_address_is_reported_by_its_variable_without_its_secret() {
         for url in [
             "not a url",
             "proxy.example/v1",
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_goes_to_those_who_have_it() {
+    fn a_model_goes_to_the_accounts_that_have_it() {
         let both = found(&[("OPENAI_API_KEY", "1"), ("ANTHROPIC_API_KEY", "2")]);
         assert_eq!(serve(&both, "gpt-4o-mini"), ["openai"]);
         assert_eq!(serve(&both, "claude-sonnet-4-5"), ["anthropic"]);

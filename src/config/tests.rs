@@ -223,7 +223,7 @@ fn a_key_that_no_call_can_be_signed_with_is_a_mistake_that_does_not_repeat_it() 
 }
 
 #[test]
-fn a_value_of_another_type_is_told_in_the_words_of_toml_and_only_once() {
+fn a_value_of_another_type_is_reported_once_in_the_words_of_toml() {
     let found = mistakes(
         "[account.q]\nprovider = \"openai\"\nkeys = [\"sk\"]\nlimits = [{ requests = \"many\", per = \"1m\" }, 5]\n",
     );

@@ -22,7 +22,7 @@ const ORDER_MAX_AGE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 #[derive(Debug, Clone)]
 pub struct OrderBook {
     store: Store,
-    orders: WorkerControls,
+    controls: WorkerControls,
 }
 
 /// An order as it is stored.
@@ -54,7 +54,7 @@ impl OrderBook {
         let store = make(connection)
             .await
             .map_err(|error| failed(error.to_string()))?;
-        let orders = WorkerControls::default();
+        let controls = WorkerControls::default();
         let keys = store
             .keys()
             .await
@@ -69,18 +69,18 @@ impl OrderBook {
                 .await
                 .map_err(|error| failed(error.to_string()))?;
             match value.as_deref().map(serde_json::from_slice) {
-                Some(Ok(ControlOrder::Pause(what))) => orders.pause(what),
-                Some(Ok(ControlOrder::Cancel { what, at })) => orders.cancel(what, at),
+                Some(Ok(ControlOrder::Pause(what))) => controls.pause(what),
+                Some(Ok(ControlOrder::Cancel { what, at })) => controls.cancel(what, at),
                 Some(Err(error)) => warn!(key, %error, "an order is not understood"),
                 None => {}
             }
         }
-        Ok(Self { store, orders })
+        Ok(Self { store, controls })
     }
 
     /// Returns the orders that the worker follows.
-    pub fn orders(&self) -> &WorkerControls {
-        &self.orders
+    pub fn controls(&self) -> &WorkerControls {
+        &self.controls
     }
 
     /// Stops calls for `what` until [`OrderBook::resume`].
@@ -88,7 +88,7 @@ impl OrderBook {
     /// # Errors
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn pause(&self, what: PauseTarget) -> Result<(), String> {
-        self.orders.pause(what.clone());
+        self.controls.pause(what.clone());
         self.store_order(&ControlOrder::Pause(what)).await
     }
 
@@ -98,7 +98,7 @@ impl OrderBook {
     /// Returns why the stored pause cannot be deleted. The order is in force all the same until a
     /// restart.
     pub async fn resume(&self, what: &PauseTarget) -> Result<(), String> {
-        self.orders.resume(what);
+        self.controls.resume(what);
         self.store
             .purge(ControlOrder::Pause(what.clone()).key())
             .await
@@ -110,7 +110,7 @@ impl OrderBook {
     /// # Errors
     /// Returns why the order cannot be stored. It is in force all the same until a restart.
     pub async fn cancel(&self, what: CancelledJobs, at: Timestamp) -> Result<(), String> {
-        self.orders.cancel(what.clone(), at);
+        self.controls.cancel(what.clone(), at);
         self.store_order(&ControlOrder::Cancel { what, at }).await
     }
 

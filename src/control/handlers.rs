@@ -83,7 +83,7 @@ impl ControlHandlers {
         let queues = depths(&self.connection)
             .await
             .map_err(|problem| failed(503, problem))?;
-        let paused = self.book.orders().paused();
+        let paused = self.book.controls().paused();
         let forebay_workers::WorkerSnapshot {
             prefetched,
             in_flight,
@@ -154,7 +154,7 @@ impl ControlHandlers {
     }
 
     fn paused(&self) -> ControlAnswer {
-        let paused = self.book.orders().paused();
+        let paused = self.book.controls().paused();
         json(&OrdersReply { paused })
     }
 

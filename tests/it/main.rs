@@ -6,6 +6,7 @@ mod addressing;
 mod cache;
 mod check;
 mod contract;
+mod controls;
 mod costs;
 mod crashes;
 mod crashes_together;
@@ -27,7 +28,7 @@ mod merged;
 mod nats_troubles;
 mod no_configuration;
 mod objects;
-mod orders;
+
 mod permissions;
 mod process;
 mod program;

@@ -118,7 +118,7 @@ impl Tiers {
             idle: None,
             saved_states: HashMap::new(),
             kept: false,
-            orders: forebay_workers::WorkerControls::default(),
+            controls: forebay_workers::WorkerControls::default(),
             addressing: SubjectRules::default(),
             results_are_complete: true,
             max_request: usize::MAX,

@@ -4,5 +4,6 @@ mod budgets;
 mod circles;
 mod documents;
 mod names;
+mod prose;
 mod rooms;
 mod sources;

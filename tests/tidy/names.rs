@@ -34,11 +34,18 @@ const PRIVATE_WORDS: [&str; 15] = [
     "Suspects",
 ];
 
-/// The names that a file declares.
+/// Parts of names of variables, fields and functions that the field has a term for.
+const PRIVATE_PARTS: [&str; 18] = [
+    "anew", "brake", "bury", "company", "desk", "engine", "errand", "guilty", "kin", "orders",
+    "party", "said", "seat", "standing", "told", "unsaid", "unseated", "whoever",
+];
+
+/// The names that a file declares or uses.
 #[derive(Default)]
 struct Names {
     types: Vec<String>,
     constants: Vec<String>,
+    identifiers: BTreeSet<String>,
 }
 
 impl Names {
@@ -48,12 +55,18 @@ impl Names {
 }
 
 impl<'ast> Visit<'ast> for Names {
+    fn visit_ident(&mut self, ident: &'ast Ident) {
+        self.identifiers.insert(ident.to_string());
+    }
+
     fn visit_item_struct(&mut self, item: &'ast ItemStruct) {
         self.add_type(&item.ident);
+        visit::visit_item_struct(self, item);
     }
 
     fn visit_item_enum(&mut self, item: &'ast ItemEnum) {
         self.add_type(&item.ident);
+        visit::visit_item_enum(self, item);
     }
 
     fn visit_item_trait(&mut self, item: &'ast ItemTrait) {
@@ -74,14 +87,16 @@ impl<'ast> Visit<'ast> for Names {
     }
 }
 
-/// Of each crate its types, with the files that declare them; and all constants, with their file.
+/// The types of each crate with the files that declare them; all constants and all identifiers with their file.
 struct Declared {
     types: BTreeMap<(&'static str, String), Vec<String>>,
     constants: BTreeSet<(String, String)>,
+    identifiers: BTreeSet<(String, String)>,
 }
 
 fn declared() -> Declared {
-    let (mut types, mut constants) = (BTreeMap::<_, Vec<_>>::new(), BTreeSet::new());
+    let mut types = BTreeMap::<_, Vec<_>>::new();
+    let (mut constants, mut identifiers) = (BTreeSet::new(), BTreeSet::new());
     for source in sources() {
         let path = source.path.display().to_string();
         let mut names = Names::default();
@@ -95,9 +110,15 @@ fn declared() -> Declared {
                 .or_default()
                 .push(path.clone());
         }
-        constants.extend(names.constants.into_iter().map(|name| (name, path.clone())));
+        let with_path = |name: String| (name, path.clone());
+        constants.extend(names.constants.into_iter().map(with_path));
+        identifiers.extend(names.identifiers.into_iter().map(with_path));
     }
-    Declared { types, constants }
+    Declared {
+        types,
+        constants,
+        identifiers,
+    }
 }
 
 #[test]
@@ -132,6 +153,18 @@ fn a_type_is_named_in_the_fields_words() {
         .types
         .into_iter()
         .filter(|((_, name), _)| PRIVATE_WORDS.contains(&name.as_str()))
+        .collect();
+    assert!(private.is_empty(), "{private:#?}");
+}
+
+#[test]
+fn variables_and_functions_are_named_in_the_fields_words() {
+    let identifiers = declared().identifiers;
+    assert!(identifiers.len() > 5_000, "all were read");
+    let is_private = |name: &str| name.split('_').any(|part| PRIVATE_PARTS.contains(&part));
+    let private: Vec<_> = identifiers
+        .into_iter()
+        .filter(|(name, _)| is_private(name))
         .collect();
     assert!(private.is_empty(), "{private:#?}");
 }

@@ -35,7 +35,7 @@ pub struct Config {
     /// True if the state is saved. Then nothing is spent of a limit over more than a minute that is not saved.
     pub kept: bool,
     /// The pauses and cancellations of operators.
-    pub orders: WorkerControls,
+    pub controls: WorkerControls,
     /// True if the store has every answer within the dedupe horizon. Otherwise the stream of completions is searched too.
     pub results_are_complete: bool,
     /// The largest job that is fetched from an object store, in bytes.

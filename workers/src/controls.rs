@@ -165,37 +165,37 @@ mod tests {
 
     #[test]
     fn what_was_published_before_is_cancelled_and_what_comes_after_is_not() {
-        let orders = WorkerControls::default();
-        orders.cancel(cancelled(Some("b"), None), at(10));
-        assert!(orders.cancels(&identity(Some("b"), "1"), at(10)));
+        let controls = WorkerControls::default();
+        controls.cancel(cancelled(Some("b"), None), at(10));
+        assert!(controls.cancels(&identity(Some("b"), "1"), at(10)));
         assert!(
-            !orders.cancels(&identity(Some("b"), "1"), at(11)),
+            !controls.cancels(&identity(Some("b"), "1"), at(11)),
             "it was published again"
         );
-        assert!(!orders.cancels(&identity(Some("c"), "1"), at(10)));
-        assert!(!orders.cancels(&identity(None, "b"), at(10)));
-        orders.cancel(cancelled(Some("b"), None), at(5));
+        assert!(!controls.cancels(&identity(Some("c"), "1"), at(10)));
+        assert!(!controls.cancels(&identity(None, "b"), at(10)));
+        controls.cancel(cancelled(Some("b"), None), at(5));
         assert!(
-            orders.cancels(&identity(Some("b"), "1"), at(10)),
+            controls.cancels(&identity(Some("b"), "1"), at(10)),
             "an earlier order takes nothing back"
         );
     }
 
     #[test]
     fn one_job_can_be_cancelled_alone() {
-        let orders = WorkerControls::default();
-        orders.cancel(cancelled(None, Some("1")), at(10));
-        assert!(orders.cancels(&identity(None, "1"), at(10)));
-        assert!(!orders.cancels(&identity(None, "2"), at(10)));
+        let controls = WorkerControls::default();
+        controls.cancel(cancelled(None, Some("1")), at(10));
+        assert!(controls.cancels(&identity(None, "1"), at(10)));
+        assert!(!controls.cancels(&identity(None, "2"), at(10)));
         assert!(
-            !orders.cancels(&identity(Some("b"), "1"), at(10)),
+            !controls.cancels(&identity(Some("b"), "1"), at(10)),
             "that one is of a batch"
         );
     }
 
     #[test]
     fn a_flow_pauses_with_its_pool_and_with_its_team() {
-        let orders = WorkerControls::default();
+        let controls = WorkerControls::default();
         let flow = Flow {
             pool: "chat".to_owned(),
             team: "acme".to_owned(),
@@ -205,13 +205,13 @@ mod tests {
             PauseTarget::Pool("chat".to_owned()),
             PauseTarget::Team("acme".to_owned()),
         ] {
-            orders.pause(what.clone());
-            assert!(orders.pauses(&flow));
-            assert!(!orders.pauses_account("chat"));
-            orders.resume(&what);
-            assert!(!orders.pauses(&flow));
+            controls.pause(what.clone());
+            assert!(controls.pauses(&flow));
+            assert!(!controls.pauses_account("chat"));
+            controls.resume(&what);
+            assert!(!controls.pauses(&flow));
         }
-        orders.pause(PauseTarget::Account("one".to_owned()));
-        assert!(orders.pauses_account("one") && !orders.pauses(&flow));
+        controls.pause(PauseTarget::Account("one".to_owned()));
+        assert!(controls.pauses_account("one") && !controls.pauses(&flow));
     }
 }

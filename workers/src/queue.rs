@@ -137,7 +137,7 @@ pub struct PostponedState {
     /// The subjects that get a copy of the job's completion.
     pub replies: Vec<String>,
     /// The format of the job's message.
-    #[serde(default = "Format::unsaid")]
+    #[serde(default = "Format::of_unmarked_data")]
     pub format: Format,
 }
 
@@ -321,7 +321,10 @@ pub trait Queue: Send + Sync + 'static {
     fn drop_object(&self, object: &str) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Keeps a dead letter.
-    fn bury(&self, letter: DeadLetter) -> impl Future<Output = Result<(), Error>> + Send;
+    fn publish_dead_letter(
+        &self,
+        letter: DeadLetter,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Acknowledges a delivery for good. Returns when the server has confirmed it.
     fn ack(&self, receipt: DeliveryReceipt) -> impl Future<Output = Result<(), Error>> + Send;

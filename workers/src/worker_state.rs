@@ -127,7 +127,7 @@ impl<Q, U> WorkerState<Q, U> {
             teams: config.teams,
             addressing: config.addressing,
             policy: config.policy,
-            controls: config.orders,
+            controls: config.controls,
             results_are_complete: config.results_are_complete,
             max_request: config.max_request,
             unacked: Arc::default(),

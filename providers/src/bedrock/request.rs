@@ -192,7 +192,7 @@ fn messages(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
 
 fn turn(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     match message.role {
-        MessageRole::Assistant => said(message, field),
+        MessageRole::Assistant => assistant_content(message, field),
         MessageRole::Tool => Ok(vec![result(message, field)?]),
         MessageRole::User | MessageRole::System => {
             blocks(&message.content, &format!("{field}.content"))
@@ -200,7 +200,7 @@ fn turn(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     }
 }
 
-fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn assistant_content(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all: Vec<Value> = Vec::new();
     match message.woven(DIALECT) {
         Some(woven) => all.extend(woven.into_iter().filter_map(woven_block)),

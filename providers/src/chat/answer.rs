@@ -73,7 +73,7 @@ pub(crate) enum FinishReason {
 impl ChatAnswer {
     /// Builds the answer in OpenAI's shape; `None` where there is no choice at all.
     pub(crate) fn unified(self, model: &str, now: Timestamp) -> Option<AdapterAnswer> {
-        let said = self.said()?;
+        let answer_kind = self.answer_kind()?;
         let id = self
             .id
             .unwrap_or_else(|| format!("chatcmpl-{}", now.as_nanosecond()));
@@ -94,11 +94,11 @@ impl ChatAnswer {
         Some(AdapterAnswer {
             body: serde_json::value::to_raw_value(&body).ok()?,
             usage: self.usage,
-            said,
+            answer_kind,
         })
     }
 
-    fn said(&self) -> Option<AnswerKind> {
+    fn answer_kind(&self) -> Option<AnswerKind> {
         let first = self.choices.first()?;
         let words = first.native_finish.clone();
         if self.is_empty_by(&FinishReason::Filtered) {

@@ -131,7 +131,7 @@ fn contents(chat: &ChatRequest) -> Result<Vec<Value>, Unsupported> {
 
 fn turn(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     match message.role {
-        MessageRole::Assistant => said(message, field),
+        MessageRole::Assistant => assistant_content(message, field),
         MessageRole::Tool => Ok(vec![result(chat, message, field)?]),
         MessageRole::User | MessageRole::System => {
             parts(&message.content, &format!("{field}.content"))
@@ -141,7 +141,7 @@ fn turn(chat: &ChatRequest, message: &ChatMessage, field: &str) -> Result<Vec<Va
 
 /// Encodes an earlier message of the model, with the signatures of its thoughts at their former
 /// places.
-fn said(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
+fn assistant_content(message: &ChatMessage, field: &str) -> Result<Vec<Value>, Unsupported> {
     let mut all = Vec::new();
     if let Some(woven) = message.woven(DIALECT) {
         for piece in woven {

@@ -39,7 +39,7 @@ impl ModerationAnswer {
         Some(AdapterAnswer {
             body,
             usage,
-            said: AnswerKind::Whole,
+            answer_kind: AnswerKind::Whole,
         })
     }
 }

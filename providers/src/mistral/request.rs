@@ -79,7 +79,7 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
         MessageRole::User => {
             Ok(json!({ "role": "user", "content": content(&message.content, &field)? }))
         }
-        MessageRole::Assistant => said(message, &field),
+        MessageRole::Assistant => assistant_content(message, &field),
         MessageRole::Tool => {
             let id = message.tool_call_id.as_deref().unwrap_or_default();
             let text = message.content.texts(&field)?.concat();
@@ -94,7 +94,7 @@ fn turn(chat: &ChatRequest, index: usize, message: &ChatMessage) -> Result<Value
 }
 
 /// Encodes an earlier message of the model, with its thoughts unchanged.
-fn said(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
+fn assistant_content(message: &ChatMessage, field: &str) -> Result<Value, Unsupported> {
     let text = message.text_and_refusal(field)?;
     let mut chunks: Vec<_> = message.opaque(DIALECT).cloned().collect();
     let content = match chunks.is_empty() {

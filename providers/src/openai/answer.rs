@@ -76,7 +76,7 @@ impl<'a> AnswerParts<'a> {
     }
 
     /// Returns the kind of the answer. It is a refusal only if every choice is one.
-    pub(super) fn said(&self) -> AnswerKind {
+    pub(super) fn answer_kind(&self) -> AnswerKind {
         // OpenRouter puts the error of a provider that failed after its start into the choice.
         let first = self.choices().next();
         let of_choice = first.and_then(|choice| choice.get("error"));

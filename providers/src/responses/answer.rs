@@ -62,7 +62,7 @@ impl ResponsesAnswer {
             return Some(AdapterAnswer {
                 body: raw(&error)?,
                 usage,
-                said: AnswerKind::Error(ErrorBody::of(&error)),
+                answer_kind: AnswerKind::Error(ErrorBody::of(&error)),
             });
         }
         let reason = self.incomplete_details.and_then(|details| details.reason);

@@ -14,13 +14,13 @@ pub(super) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Builds a bucket of `limit` that refills within `per`. The part that refills within `guard` is never used, so a
-    /// call that reaches the provider earlier than another by `guard` still finds its share. The bucket was empty at
+    /// Builds a bucket of `limit` that refills within `per`. The part that refills within `margin` is never used, so a
+    /// call that reaches the provider earlier than another by `margin` still finds its share. The bucket was empty at
     /// `spent_at`; with `None` it is full.
     pub(super) fn new(
         limit: u64,
         per: Duration,
-        guard: Duration,
+        margin: Duration,
         now: Instant,
         spent_at: Option<Instant>,
     ) -> Self {
@@ -30,7 +30,7 @@ impl TokenBucket {
             level: 0.0,
             at: spent_at.unwrap_or(now),
         };
-        bucket.resize(limit, guard);
+        bucket.resize(limit, margin);
         if spent_at.is_none() {
             bucket.level = bucket.size;
         }
@@ -38,11 +38,11 @@ impl TokenBucket {
         bucket
     }
 
-    /// Changes the size to `limit` less the part that refills within `guard`.
-    pub(super) fn resize(&mut self, limit: u64, guard: Duration) {
+    /// Changes the size to `limit` less the part that refills within `margin`.
+    pub(super) fn resize(&mut self, limit: u64, margin: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
         let limit = limit as f64;
-        let unused = guard.as_secs_f64() / self.per.as_secs_f64();
+        let unused = margin.as_secs_f64() / self.per.as_secs_f64();
         let size = (limit * (1.0 - unused)).max(1.0);
         self.level -= (self.size - size).max(0.0);
         self.size = size;

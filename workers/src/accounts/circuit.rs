@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn calls_that_were_under_way_say_nothing_new() {
+    async fn calls_that_were_in_flight_prove_nothing_new() {
         let circuit = Arc::new(CircuitBreaker::default());
         let at = Instant::now();
         let under_way: Vec<_> = (0..100).map(|_| circuit.enter(at).expect("open")).collect();

@@ -220,7 +220,7 @@ impl World {
                 remaining,
                 rest,
             } => self.with(permit, |permit| {
-                let figures = RateLimitHeaders {
+                let headers = RateLimitHeaders {
                     dimension: LimitDimension::Requests,
                     limit,
                     remaining,
@@ -228,7 +228,7 @@ impl World {
                     resolution: Duration::from_millis(1),
                     per: None,
                 };
-                permit.observe(&[figures], now);
+                permit.observe(&[headers], now);
             }),
             Step::Dropped(place) if !self.permits.is_empty() => {
                 let place = place % self.permits.len();

@@ -62,9 +62,9 @@ impl LearnedLimits {
         }
     }
 
-    /// Returns the indices of the meters that count. The searched one counts only while [`Self::is_told`] is false.
+    /// Returns the indices of the meters that count. The searched one counts only while [`Self::follows_headers`] is false.
     pub(super) fn meters(&self) -> Vec<usize> {
-        let searched = (!self.is_told()).then_some(self.searched);
+        let searched = (!self.follows_headers()).then_some(self.searched);
         let stated = self.stated.iter();
         let stated = stated.map(|stated| stated.meter);
         searched.into_iter().chain(stated).collect()
@@ -73,7 +73,7 @@ impl LearnedLimits {
     /// Returns the limits as they are assumed now.
     pub(super) fn amounts(&self) -> Vec<Amount> {
         let searched = self.search.amount();
-        let searched = (!self.is_told()).then_some(searched);
+        let searched = (!self.follows_headers()).then_some(searched);
         let stated = self.periods().map(amount);
         searched.into_iter().chain(stated).collect()
     }
@@ -85,7 +85,7 @@ impl LearnedLimits {
     }
 
     /// Returns true if headers state a limit on calls for a period of up to a minute. Nothing is searched then.
-    pub(super) fn is_told(&self) -> bool {
+    pub(super) fn follows_headers(&self) -> bool {
         self.periods().any(Period::limits_short_calls)
     }
 
@@ -96,7 +96,7 @@ impl LearnedLimits {
         let is_found = self.search.found().is_some();
         // The searched limit comes first.
         if let Some(searched) = limits.first_mut()
-            && !self.is_told()
+            && !self.follows_headers()
             && !is_found
         {
             searched.insert_str(0, "trying ");
@@ -106,7 +106,7 @@ impl LearnedLimits {
 
     /// Returns the limit that the search found; `None` if it is still searching, or headers state the limit.
     pub(super) fn found(&self) -> Option<FoundLimit> {
-        if self.is_told() {
+        if self.follows_headers() {
             None
         } else {
             self.search.found()
@@ -121,7 +121,7 @@ impl LearnedLimits {
 
     /// Lets the searched limit grow, if it is time.
     pub(super) fn grow(&mut self, meters: &mut [Meter], now: Instant) {
-        if !self.is_told() && self.search.grow(now) {
+        if !self.follows_headers() && self.search.grow(now) {
             self.resize(meters, now);
         }
     }
@@ -182,42 +182,42 @@ impl LearnedLimits {
     /// limit.
     pub(super) fn observe(
         &mut self,
-        figures: &[RateLimitHeaders],
+        headers: &[RateLimitHeaders],
         age: Duration,
         meters: &mut Vec<Meter>,
         now: Instant,
     ) {
-        for figures in figures.iter().filter(|figures| figures.limit > 0) {
-            let stated = self.update(figures, meters, now);
-            let used = figures.limit.saturating_sub(figures.remaining);
-            let waits = stated.period.returns(figures, age);
+        for headers in headers.iter().filter(|headers| headers.limit > 0) {
+            let stated = self.update(headers, meters, now);
+            let used = headers.limit.saturating_sub(headers.remaining);
+            let waits = stated.period.returns(headers, age);
             meters[stated.meter].used_elsewhere(used, &waits, now);
         }
-        if self.is_told() {
+        if self.follows_headers() {
             // While the searched meter does not count, it would miss the end of the calls under way.
             meters[self.searched].forget();
         }
     }
 
-    /// Updates the limit that `figures` state. Adds it and its meter, if it is new.
+    /// Updates the limit that `headers` state. Adds it and its meter, if it is new.
     fn update(
         &mut self,
-        figures: &RateLimitHeaders,
+        headers: &RateLimitHeaders,
         meters: &mut Vec<Meter>,
         now: Instant,
     ) -> &HeaderLimit {
-        let dimension = figures.dimension;
+        let dimension = headers.dimension;
         let known = self
             .periods()
             .position(|period| period.dimension() == dimension);
         if let Some(index) = known {
             let HeaderLimit { period, meter } = &mut self.stated[index];
-            if period.observe(figures, now) {
+            if period.observe(headers, now) {
                 meters[*meter].resize(amount(period), now);
             }
             return &self.stated[index];
         }
-        let period = Period::new(figures, now);
+        let period = Period::new(headers, now);
         let meter = meters.len();
         meters.push(Meter::new(amount(&period), now, None));
         self.stated.push(HeaderLimit { period, meter });

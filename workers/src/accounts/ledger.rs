@@ -128,7 +128,7 @@ impl AccountLedger {
             return;
         };
         match &mut model.learned {
-            Some(learned) if !learned.is_told() => {
+            Some(learned) if !learned.follows_headers() => {
                 learned.refused(granted, hint, &mut self.meters, now);
             }
             // They trust the way to the server too much.

@@ -34,7 +34,7 @@ impl Clock for LedgerClock {
 }
 
 /// A pacer that spaces calls `interval` apart, with a burst of one. A call that starts late by no more than `catch_up`
-/// does not push the next one back. Timer ticks and queueing therefore do not add up to lost calls. The guard within
+/// does not push the next one back. Timer ticks and queueing therefore do not add up to lost calls. The margin within
 /// `interval` pays for it.
 #[derive(Debug)]
 pub(super) struct CallPacer {
@@ -49,16 +49,16 @@ pub(super) struct CallPacer {
 
 impl CallPacer {
     /// Builds a pacer with which `limit` calls fit in a period of `per` at the server. Each call may reach the server
-    /// up to `guard` later than another. The first call starts no sooner than an interval after `spent_at`.
+    /// up to `margin` later than another. The first call starts no sooner than an interval after `spent_at`.
     pub(super) fn new(
         limit: u64,
         per: Duration,
-        guard: Duration,
+        margin: Duration,
         now: Instant,
         spent_at: Option<Instant>,
     ) -> Self {
         let limit = u32::try_from(limit.max(1)).unwrap_or(u32::MAX);
-        let interval = ((per + guard) / limit).max(Duration::from_nanos(1));
+        let interval = ((per + margin) / limit).max(Duration::from_nanos(1));
         let clock = LedgerClock::default();
         let one_each = Quota::with_period(interval).unwrap_or(Quota::per_second(NonZeroU32::MIN));
         Self {
@@ -66,7 +66,7 @@ impl CallPacer {
             clock,
             origin: now,
             interval,
-            catch_up: guard / 2,
+            catch_up: margin / 2,
             due: spent_at.map_or(now, |at| now.max(at + interval)),
         }
     }
@@ -98,8 +98,8 @@ impl CallPacer {
     }
 
     /// Returns a pacer with another spacing. Its next call is due when the next call of this pacer is due.
-    pub(super) fn respaced(&self, limit: u64, per: Duration, guard: Duration) -> Self {
-        let mut pace = Self::new(limit, per, guard, self.due, None);
+    pub(super) fn respaced(&self, limit: u64, per: Duration, margin: Duration) -> Self {
+        let mut pace = Self::new(limit, per, margin, self.due, None);
         pace.due = self.due;
         pace
     }

@@ -632,7 +632,7 @@ async fn a_calendar_day_returns_whole_at_midnight_of_its_zone() {
 
 /// Plays a provider that counts strictly in windows of ten seconds, on a clock of its own. It states their ends as
 /// `round` rounds them. Returns the number of refused calls.
-async fn refused_by_a_clock_that_tells(
+async fn refusals_by_a_clock_that_reports(
     round: fn(Duration) -> Duration,
     resolution: Duration,
 ) -> usize {
@@ -675,7 +675,7 @@ async fn refused_by_a_clock_that_tells(
             calls += 1;
             refused += usize::from(calls > limit);
             let end = per * u32::try_from(this + 1).expect("few windows");
-            let figures = RateLimitHeaders {
+            let headers = RateLimitHeaders {
                 dimension: LimitDimension::Requests,
                 limit,
                 remaining: limit.saturating_sub(calls),
@@ -683,7 +683,7 @@ async fn refused_by_a_clock_that_tells(
                 per: None,
                 resolution,
             };
-            permit.observe(&[figures], now);
+            permit.observe(&[headers], now);
         }
         tokio::time::advance(Duration::from_millis(1)).await;
     }
@@ -691,22 +691,22 @@ async fn refused_by_a_clock_that_tells(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_window_that_is_told_in_whole_seconds_is_not_exceeded_however_they_are_rounded() {
+async fn a_window_that_is_reported_in_whole_seconds_is_not_exceeded_however_they_are_rounded() {
     let up =
         |rest: Duration| Duration::from_secs(rest.as_secs() + u64::from(rest.subsec_nanos() > 0));
     let down = |rest: Duration| Duration::from_secs(rest.as_secs());
     assert_eq!(
-        refused_by_a_clock_that_tells(up, SECOND).await,
+        refusals_by_a_clock_that_reports(up, SECOND).await,
         0,
         "rounded up"
     );
     assert_eq!(
-        refused_by_a_clock_that_tells(down, SECOND).await,
+        refusals_by_a_clock_that_reports(down, SECOND).await,
         0,
         "cut off"
     );
     assert_eq!(
-        refused_by_a_clock_that_tells(|rest| rest, Duration::ZERO).await,
+        refusals_by_a_clock_that_reports(|rest| rest, Duration::ZERO).await,
         0,
         "exact"
     );

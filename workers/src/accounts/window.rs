@@ -30,15 +30,15 @@ impl Window {
     }
 
     /// Returns the time at which all calls of the window are back at the latest; `None` if its end is not known.
-    pub(super) fn latest(&self, guard: Duration) -> Option<Instant> {
-        self.end.map(|(_, latest)| latest + guard)
+    pub(super) fn latest(&self, margin: Duration) -> Option<Instant> {
+        self.end.map(|(_, latest)| latest + margin)
     }
 
     /// Returns the time at which a call that was sent at `sent` is back; `None` if that is not known. It is not known
     /// for a call that may reach the next window, since it may be counted there.
-    pub(super) fn back(&self, sent: Instant, guard: Duration) -> Option<Instant> {
+    pub(super) fn back(&self, sent: Instant, margin: Duration) -> Option<Instant> {
         let (earliest, _) = self.end?;
-        self.latest(guard).filter(|_| sent + guard < earliest)
+        self.latest(margin).filter(|_| sent + margin < earliest)
     }
 }
 
@@ -49,7 +49,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn answers_narrow_the_end_until_another_window_is_told() {
+    fn answers_narrow_the_end_until_another_window_is_reported() {
         let start = Instant::now();
         let at = |seconds| start + seconds * SECOND;
         let mut window = Window::default();

@@ -37,5 +37,8 @@ pub(crate) async fn publish_dead_letter<Q: Queue, U: Upstream>(
         letter,
         delivery: admitted.delivery.clone(),
     };
-    retry_until_done("keeping a dead letter", || state.queue.bury(dead.clone())).await;
+    retry_until_done("keeping a dead letter", || {
+        state.queue.publish_dead_letter(dead.clone())
+    })
+    .await;
 }

@@ -10,7 +10,7 @@
 //! Jobs that can share a request have the same [`MergeKey`]: queue, everything in the body but the texts, and the part of
 //! a split request that they belong to. The first of them is the head. It waits for [`LINGER`] so that others can come,
 //! and then in the fair queue; an interactive head does not wait for others. The others wait here. When the head has a
-//! permit, the others join its call, as far as the provider, the limits and the learned size of a request allow.
+//! permit, the others join its call, as far as the provider, the limits and the learned size allow.
 //!
 //! When a head leaves, with a permit or without, the next job behind it becomes the head. It is queued at once: it has
 //! waited already.

@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_as_people_say_it() {
+    fn a_wait_is_shown_in_units_for_people() {
         for (nanos, expected) in [
             (508_410_724_162_546, "cools for 5days 21h 13m 31s"),
             (2_000_000_000, "cools for 2s"),

@@ -377,8 +377,8 @@ impl Queue for JetStreamQueue {
         self.requests.delete(object).await
     }
 
-    async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
-        dead::bury(self, letter).await
+    async fn publish_dead_letter(&self, letter: DeadLetter) -> Result<(), Error> {
+        dead::publish_dead_letter(self, letter).await
     }
 
     async fn ack(&self, receipt: DeliveryReceipt) -> Result<(), Error> {

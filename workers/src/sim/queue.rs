@@ -316,7 +316,7 @@ impl Queue for SimQueue {
         Ok(())
     }
 
-    async fn bury(&self, letter: DeadLetter) -> Result<(), Error> {
+    async fn publish_dead_letter(&self, letter: DeadLetter) -> Result<(), Error> {
         self.state().dead.push(letter);
         Ok(())
     }

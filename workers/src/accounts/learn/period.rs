@@ -59,17 +59,17 @@ impl RecentAnswers {
 }
 
 impl Period {
-    pub(super) fn new(figures: &RateLimitHeaders, now: Instant) -> Self {
-        let is_documented = |per: &u32| figures.per == Some(Duration::from_secs((*per).into()));
+    pub(super) fn new(headers: &RateLimitHeaders, now: Instant) -> Self {
+        let is_documented = |per: &u32| headers.per == Some(Duration::from_secs((*per).into()));
         let mut period = Self {
-            dimension: figures.dimension,
-            limit: figures.limit,
+            dimension: headers.dimension,
+            limit: headers.limit,
             documented: PERIODS.iter().position(is_documented),
             buckets: [true; PERIODS.len()],
             longest: None,
             recent: RecentAnswers::new(now),
         };
-        period.apply(figures, now);
+        period.apply(headers, now);
         period
     }
 
@@ -109,20 +109,20 @@ impl Period {
         self.index() <= MINUTE_INDEX
     }
 
-    /// Applies the figures of an answer. Returns true if the limit or its period changes.
-    pub(super) fn observe(&mut self, figures: &RateLimitHeaders, now: Instant) -> bool {
+    /// Applies the headers of an answer. Returns true if the limit or its period changes.
+    pub(super) fn observe(&mut self, headers: &RateLimitHeaders, now: Instant) -> bool {
         let before = (self.limit, self.per());
-        if figures.limit != self.limit {
-            *self = Self::new(figures, now);
+        if headers.limit != self.limit {
+            *self = Self::new(headers, now);
         } else {
-            self.apply(figures, now);
+            self.apply(headers, now);
         }
         before != (self.limit, self.per())
     }
 
-    fn apply(&mut self, figures: &RateLimitHeaders, now: Instant) {
-        let used = figures.limit.saturating_sub(figures.remaining);
-        let Some(whole_in) = figures.whole_in.filter(|_| used > 0) else {
+    fn apply(&mut self, headers: &RateLimitHeaders, now: Instant) {
+        let used = headers.limit.saturating_sub(headers.remaining);
+        let Some(whole_in) = headers.whole_in.filter(|_| used > 0) else {
             return;
         };
         let recent = &mut self.recent;
@@ -130,8 +130,8 @@ impl Period {
         recent.longest = recent.longest.max(Some(whole_in));
         for (index, per) in PERIODS.into_iter().enumerate() {
             #[expect(clippy::cast_precision_loss, reason = "limits are far below 2^52")]
-            let expected = used as f64 / figures.limit as f64 * f64::from(per);
-            let allowed = expected * TOLERANCE + figures.resolution.as_secs_f64();
+            let expected = used as f64 / headers.limit as f64 * f64::from(per);
+            let allowed = expected * TOLERANCE + headers.resolution.as_secs_f64();
             let fits = (whole_in.as_secs_f64() - expected).abs() <= allowed;
             self.buckets[index] &= fits;
             recent.buckets[index] &= fits;
@@ -145,11 +145,11 @@ impl Period {
         }
     }
 
-    /// Returns the waits after which the used part is back: one for a window, ten equal parts for a bucket. The figures
+    /// Returns the waits after which the used part is back: one for a window, ten equal parts for a bucket. The headers
     /// are up to `age` old.
-    pub(super) fn returns(&self, figures: &RateLimitHeaders, age: Duration) -> Vec<Duration> {
+    pub(super) fn returns(&self, headers: &RateLimitHeaders, age: Duration) -> Vec<Duration> {
         let per = self.per();
-        let whole_in = figures.whole_in.unwrap_or(per).min(per);
+        let whole_in = headers.whole_in.unwrap_or(per).min(per);
         let whole_in = whole_in.saturating_sub(age);
         if whole_in.is_zero() {
             return Vec::new();
@@ -163,7 +163,7 @@ impl Period {
 mod tests {
     use super::*;
 
-    fn figures(limit: u64, used: u64, whole_in: f64) -> RateLimitHeaders {
+    fn headers(limit: u64, used: u64, whole_in: f64) -> RateLimitHeaders {
         RateLimitHeaders {
             dimension: LimitDimension::Requests,
             limit,
@@ -177,17 +177,17 @@ mod tests {
     fn period(seen: &[(u64, u64, f64)]) -> u64 {
         let mut seen = seen
             .iter()
-            .map(|(limit, used, whole_in)| figures(*limit, *used, *whole_in));
+            .map(|(limit, used, whole_in)| headers(*limit, *used, *whole_in));
         let now = Instant::now();
         let mut period = Period::new(&seen.next().expect("an answer"), now);
-        seen.for_each(|figures| {
-            period.observe(&figures, now);
+        seen.for_each(|headers| {
+            period.observe(&headers, now);
         });
         period.per().as_secs()
     }
 
     #[test]
-    fn a_bucket_tells_its_period_with_one_answer() {
+    fn a_bucket_reveals_its_period_with_one_answer() {
         assert_eq!(period(&[(60, 1, 1.0)]), 60);
         assert_eq!(period(&[(500, 1, 0.12)]), 60);
         assert_eq!(period(&[(200, 1, 432.0)]), 86_400);
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_tells_it_with_two() {
+    fn a_window_reveals_its_period_with_two_answers() {
         assert_eq!(period(&[(600, 1, 60.0)]), 60);
         assert_eq!(
             period(&[(60, 1, 60.0)]),
@@ -211,10 +211,10 @@ mod tests {
     #[test]
     fn one_odd_answer_is_not_believed_for_ever() {
         let start = Instant::now();
-        let mut period = Period::new(&figures(500, 1, 86_400.0), start);
+        let mut period = Period::new(&headers(500, 1, 86_400.0), start);
         for answer in 0..100 {
             period.observe(
-                &figures(500, 1, 0.12),
+                &headers(500, 1, 0.12),
                 start + Duration::from_secs(3 * answer),
             );
         }
@@ -222,11 +222,11 @@ mod tests {
     }
 
     #[test]
-    fn another_limit_begins_anew_and_no_reset_means_a_minute() {
+    fn another_limit_begins_again_and_no_reset_means_a_minute() {
         assert_eq!(period(&[(60, 1, 60.0), (120, 1, 0.5)]), 60);
         let silent = RateLimitHeaders {
             whole_in: None,
-            ..figures(60, 1, 0.0)
+            ..headers(60, 1, 0.0)
         };
         assert_eq!(Period::new(&silent, Instant::now()).per().as_secs(), 60);
     }

@@ -18,7 +18,10 @@ const LONGEST_REASON: usize = 500;
 const PAYLOAD_DIVISOR: usize = 8;
 
 /// Keeps a dead letter: the message as it came or, if that is large, the object that holds it.
-pub(super) async fn bury(queue: &JetStreamQueue, dead: DeadLetter) -> Result<(), Error> {
+pub(super) async fn publish_dead_letter(
+    queue: &JetStreamQueue,
+    dead: DeadLetter,
+) -> Result<(), Error> {
     let DeadLetter {
         mut letter,
         delivery,

@@ -85,7 +85,7 @@ pub(crate) struct PriorAttempts {
 impl AttemptJournal {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
         let jobs = read(&dir.join(FILE))?;
-        let (file, size) = write_anew(dir, &jobs)?;
+        let (file, size) = rewrite(dir, &jobs)?;
         Ok(Self {
             dir: dir.to_owned(),
             inner: Mutex::new(JournalState {
@@ -147,7 +147,7 @@ impl AttemptJournal {
         };
         job.end(attempt.clone(), counted);
         let attempt = Cow::Borrowed(attempt);
-        inner.tell(&JournalLine::Ended {
+        inner.write_or_warn(&JournalLine::Ended {
             identity: identity.clone(),
             attempt,
             counted,
@@ -158,7 +158,7 @@ impl AttemptJournal {
     pub(crate) fn over(&self, identity: &Identity) {
         let mut inner = self.inner();
         if inner.jobs.remove(identity).is_some() {
-            inner.tell(&JournalLine::Over {
+            inner.write_or_warn(&JournalLine::Over {
                 identity: identity.clone(),
             });
             self.make_small(&mut inner);
@@ -194,7 +194,7 @@ impl AttemptJournal {
         if inner.size <= LARGEST.max(2 * inner.live) {
             return;
         }
-        match write_anew(&self.dir, &inner.jobs) {
+        match rewrite(&self.dir, &inner.jobs) {
             Ok((file, size)) => inner.replace(file, size),
             Err(error) => warn!(%error, "the journal cannot be written anew"),
         }
@@ -211,7 +211,7 @@ impl JournalState {
     }
 
     /// Writes a line that may be lost. Without it, the next process takes the outcome of a call for unknown.
-    fn tell(&mut self, line: &JournalLine<'_>) {
+    fn write_or_warn(&mut self, line: &JournalLine<'_>) {
         if let Err(error) = self.write(line) {
             warn!(%error, "the journal cannot be written");
         }
@@ -305,7 +305,7 @@ fn read(path: &Path) -> io::Result<HashMap<Identity, JournalJob>> {
 }
 
 /// Writes a file with unfinished jobs alone, which replaces the file before.
-fn write_anew(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<File>, u64)> {
+fn rewrite(dir: &Path, jobs: &HashMap<Identity, JournalJob>) -> io::Result<(Arc<File>, u64)> {
     let mut text = Vec::new();
     for (identity, job) in jobs {
         let (last, ended) = match job.attempts.split_last() {

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_which_the_process_ended_twice_is_guilty() {
+    fn a_message_over_which_the_process_ended_twice_is_a_poison_pill() {
         let dir = tempfile::tempdir().expect("a directory");
         let both = [(WorkStep::Calling, "bad"), (WorkStep::Calling, "beside it")];
         let pills = end_amid(dir.path(), &both);

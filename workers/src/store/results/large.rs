@@ -19,11 +19,11 @@ pub(crate) fn write(day: &Path, name: &str, record: &[u8]) -> Result<(), Error> 
             File::open(day)?.sync_all()?;
         }
         // A concurrent reader gets the old record or the new one, whole.
-        let anew = folder.join(format!("{name}.new"));
-        let mut file = File::create(&anew)?;
+        let temporary = folder.join(format!("{name}.new"));
+        let mut file = File::create(&temporary)?;
         file.write_all(record)?;
         file.sync_all()?;
-        fs::rename(&anew, folder.join(name))?;
+        fs::rename(&temporary, folder.join(name))?;
         File::open(&folder)?.sync_all()
     };
     // Every error of the system may pass.

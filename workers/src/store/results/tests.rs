@@ -179,7 +179,7 @@ async fn an_answer_counts_within_the_horizon_and_is_kept_for_longer() {
 }
 
 #[tokio::test]
-async fn many_writers_share_groups_and_all_are_told() {
+async fn many_writers_share_groups_and_each_gets_its_result() {
     let dir = tempfile::tempdir().expect("a directory");
     let now = at("2026-11-24T10:00:00Z");
     let results = Arc::new(ResultStore::open(dir.path(), KEEP, now).expect("opens"));
@@ -333,7 +333,7 @@ async fn a_day_that_is_gone_is_missed() {
 }
 
 #[tokio::test]
-async fn an_answer_is_kept_for_others_for_as_long_as_they_say_and_not_if_it_is_large() {
+async fn an_answer_is_cached_for_as_long_as_jobs_ask_and_not_if_it_is_large() {
     let dir = tempfile::tempdir().expect("a directory");
     let now: Timestamp = "2026-11-24T10:00:00Z".parse().expect("a time");
     let later: Timestamp = "2026-11-25T09:00:00Z".parse().expect("a time");
