@@ -262,16 +262,14 @@ impl Config {
             file: Some(file.to_owned()),
             ..mistakes
         };
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let problem = format!("cannot be read: {error}");
-            in_file(ConfigErrors {
-                file: None,
-                all: vec![ConfigError {
-                    path: String::new(),
-                    problem,
-                }],
-            })
-        })?;
+        let unreadable = |error: std::io::Error| ConfigErrors {
+            file: Some(file.to_owned()),
+            all: vec![ConfigError {
+                path: String::new(),
+                problem: format!("cannot be read: {error}"),
+            }],
+        };
+        let text = std::fs::read_to_string(file).map_err(unreadable)?;
         let config = Self {
             file: Some(file.to_owned()),
             ..Self::parse(&text).map_err(in_file)?
@@ -525,30 +523,25 @@ impl AccountConfig {
 impl KeyConfig {
     fn read(&self) -> Result<Secret, (&'static str, String)> {
         let (field, text) = match &self.source {
-            KeySource::Env(variable) => {
-                let text = std::env::var(variable).map_err(|_| {
-                    (
-                        "env",
-                        format!("the environment variable {variable} is not set"),
-                    )
-                })?;
-                ("env", text)
-            }
-            KeySource::File(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    (
-                        "file",
-                        format!("{} cannot be read: {error}", path.display()),
-                    )
-                })?;
-                ("file", text)
-            }
+            KeySource::Env(variable) => ("env", text_of_variable(variable)),
+            KeySource::File(path) => ("file", text_of_file(path)),
         };
+        let text = text.map_err(|problem| (field, problem))?;
         match text.trim() {
             "" => Err((field, "the key is empty".to_owned())),
             key => Ok(Secret::new(key)),
         }
     }
+}
+
+fn text_of_variable(variable: &str) -> Result<String, String> {
+    let unset = format!("the environment variable {variable} is not set");
+    std::env::var(variable).map_err(|_| unset)
+}
+
+fn text_of_file(path: &Path) -> Result<String, String> {
+    let unreadable = |error| format!("{} cannot be read: {error}", path.display());
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 #[cfg(test)]

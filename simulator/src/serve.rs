@@ -256,12 +256,13 @@ impl SharedState {
         headers: &'a HeaderMap,
         path: &str,
     ) -> Option<(&'a Arc<LimitedAccount>, &'a str)> {
-        let by_key = self.accounts.iter().find_map(|account| {
+        let with_key = |account: &'a Arc<LimitedAccount>| {
             let config = account.config();
             let key = config.provider.key(headers)?;
             let known = config.keys.iter().any(|known| known == key);
             known.then_some((account, key))
-        });
+        };
+        let by_key = self.accounts.iter().find_map(with_key);
         let keyless = || {
             let mut accounts = self.accounts.iter();
             let is_keyless = |config: &Config| config.keys.is_empty();

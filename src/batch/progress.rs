@@ -30,17 +30,19 @@ pub struct RunProgress {
     note: String,
 }
 
+fn progress_bar(lines: usize) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
 impl RunProgress {
     /// Creates a bar if stderr is a terminal, and plain lines otherwise. With `quiet`, nothing is
     /// shown.
     pub fn new(lines: usize, quiet: bool) -> Self {
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar =
-                ProgressBar::with_draw_target(Some(lines as u64), ProgressDrawTarget::stderr());
-            let style = ProgressStyle::with_template("{bar:32} {pos}/{len} {msg}");
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
+        let shows_bar = !quiet && std::io::stderr().is_terminal();
+        let bar = shows_bar.then(|| progress_bar(lines));
         let now = Instant::now();
         Self {
             bar,

@@ -61,12 +61,13 @@ fn write(path: &Path, text: &str, force: bool) -> anyhow::Result<()> {
     } else {
         options.create_new(true)
     };
-    let mut file = options.open(path).map_err(|error| match error.kind() {
+    let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             anyhow!("{} is there already; --force replaces it", path.display())
         }
         _ => anyhow!("{}: {error}", path.display()),
-    })?;
+    };
+    let mut file = options.open(path).map_err(failed)?;
     file.write_all(text.as_bytes())
         .with_context(|| path.display().to_string())
 }

@@ -69,7 +69,7 @@ pub(super) fn models(global: &GlobalOptions, args: &ModelsArgs) -> Result<u8, Er
             Some(provider.ok_or_else(unknown)?.listed_as())
         }
     };
-    let found = config.catalogue.models().filter(|model| {
+    let is_wanted = |model: &&std::sync::Arc<CatalogueModel>| {
         listed_as.is_none_or(|provider| model.provider == provider)
             && args.kind.is_none_or(|kind| model.kind == kind)
             && args
@@ -77,7 +77,8 @@ pub(super) fn models(global: &GlobalOptions, args: &ModelsArgs) -> Result<u8, Er
                 .iter()
                 .all(|ability| model.abilities.contains(ability))
             && has_words(&model.name, &args.words)
-    });
+    };
+    let found = config.catalogue.models().filter(is_wanted);
     if global.json {
         print::json(&found.map(AsRef::as_ref).collect::<Vec<&CatalogueModel>>());
         return Ok(0);

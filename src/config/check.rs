@@ -164,14 +164,17 @@ impl ConfigChecker<'_> {
         }
     }
 
+    fn listen_address(&mut self, text: &str) -> Option<SocketAddr> {
+        let address = text.parse().ok();
+        if address.is_none() {
+            let problem = format!("`{text}` is no address, write for example \"127.0.0.1:4222\"");
+            self.wrong("nats.listen", problem);
+        }
+        address
+    }
+
     fn nats(&mut self, raw: raw::RawNats, has_teams: bool) -> NatsConfig {
-        let listen = raw.listen.and_then(|listen| {
-            let problem = format!("`{listen}` is no address, write for example \"127.0.0.1:4222\"");
-            listen
-                .parse::<SocketAddr>()
-                .map_err(|_| self.wrong("nats.listen", problem))
-                .ok()
-        });
+        let listen = raw.listen.and_then(|listen| self.listen_address(&listen));
         if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
             self.wrong(
                 "nats.listen",

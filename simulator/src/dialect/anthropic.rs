@@ -4,14 +4,14 @@ mod conversation;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{VendorAnswer, digest, prompt_tokens};
-use super::super::asked::{
+use crate::answer::{VendorAnswer, digest, prompt_tokens};
+use crate::asked::{
     AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, encode_calls, reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{list_field, number_field, text_field};
-use super::super::signature;
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{list_field, number_field, text_field};
+use crate::signature;
 
 /// The fields that a request may have in every version. The fields of `SAMPLING` exist in the older version only.
 const FIELDS: [&str; 20] = [

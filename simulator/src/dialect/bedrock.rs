@@ -2,21 +2,19 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{
-    DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector,
-};
-use super::super::asked::{
+use super::openai::messages::text_list;
+use crate::answer::{DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use crate::asked::{
     AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, encode_calls, reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{
     filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
 };
-use super::super::parts;
-use super::super::route::ApiTask;
-use super::super::signature;
-use super::openai::messages::text_list;
+use crate::parts;
+use crate::route::ApiTask;
+use crate::signature;
 
 pub(super) fn answer(call: &VendorCall<'_>) -> Outcome {
     let request = call.request()?;

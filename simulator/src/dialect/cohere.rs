@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{
+use super::openai::{media, messages};
+use crate::answer::{
     DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, documents, prompt_tokens, ranking, vector,
 };
-use super::super::asked::{
+use crate::asked::{
     AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
     encode_calls, reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{list_field, number_field, text_field};
-use super::super::parts;
-use super::super::route::ApiTask;
-use super::openai::{media, messages};
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{list_field, number_field, text_field};
+use crate::parts;
+use crate::route::ApiTask;
 
 /// The most texts that one call may embed.
 const MOST_TEXTS: usize = 96;

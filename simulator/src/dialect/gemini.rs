@@ -4,20 +4,18 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::answer::{
-    DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector,
-};
-use super::super::asked::{
-    AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
+use crate::answer::{DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, prompt_tokens, vector};
+use crate::asked::{
+    AnswerCall, AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, encode_calls, reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{
     filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
 };
-use super::super::parts;
-use super::super::route::ApiTask;
-use super::super::signature;
+use crate::parts;
+use crate::route::ApiTask;
+use crate::signature;
 
 const FIELDS: [&str; 10] = [
     "model",
@@ -153,18 +151,17 @@ fn answer_parts(answer: &UnifiedAnswer, shown: bool, id: Option<&str>) -> Vec<Va
     if let Some(thought) = answer.thought.as_ref().filter(|_| shown) {
         list.push(json!({ "text": thought, "thought": true }));
     }
+    let encode_call = |at, call: &AnswerCall| {
+        let mut function = json!({ "name": call.name, "args": call.arguments });
+        // Older models give their tool calls no ids.
+        if let Some(id) = id {
+            function["id"] = json!(format!("call{}{at}", &id[..8]));
+        }
+        json!({ "functionCall": function })
+    };
     let mut parts = match &answer.content {
         AnswerContent::Text(text) | AnswerContent::Refusal(text) => vec![json!({ "text": text })],
-        AnswerContent::Calls(calls) => {
-            encode_calls(calls, |at, call| {
-                let mut function = json!({ "name": call.name, "args": call.arguments });
-                // Older models give their tool calls no ids.
-                if let Some(id) = id {
-                    function["id"] = json!(format!("call{}{at}", &id[..8]));
-                }
-                json!({ "functionCall": function })
-            })
-        }
+        AnswerContent::Calls(calls) => encode_calls(calls, encode_call),
     };
     // Of several tool calls in one answer, only the first is signed.
     if answer.thought.is_some()

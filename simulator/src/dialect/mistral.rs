@@ -2,17 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
-use super::super::asked::{
-    AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest, encode_calls, reply,
+use super::openai::{media, messages};
+use crate::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use crate::asked::{
+    AnswerCall, AnswerContent, AnswerEnd, ToolSelection, UnifiedAnswer, UnifiedRequest,
+    encode_calls, reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{
     filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
 };
-use super::super::route::ApiTask;
-use super::super::signature;
-use super::openai::{media, messages};
+use crate::route::ApiTask;
+use crate::signature;
 
 /// The fields that a chat request may have. The lists below are those of the other tasks.
 const CHAT_FIELDS: [&str; 30] = [
@@ -256,13 +257,13 @@ fn choice(answer: &UnifiedAnswer, id: &str, index: u64) -> Value {
         message["content"] = json!([thinking, text]);
     }
     if let AnswerContent::Calls(calls) = &answer.content {
-        let calls = encode_calls(calls, |at, call| {
+        let encode = |at, call: &AnswerCall| {
             let function = json!({ "name": call.name, "arguments": call.arguments.to_string() });
             // The last character distinguishes the calls of one answer.
             let id = format!("{}{}", &id[..CALL_ID_LENGTH - 1], at % 10);
             json!({ "id": id, "type": "function", "function": function, "index": at })
-        });
-        message["tool_calls"] = json!(calls);
+        };
+        message["tool_calls"] = json!(encode_calls(calls, encode));
     }
     let reason = match (&answer.content, &answer.end) {
         (AnswerContent::Calls(_), _) => "tool_calls",

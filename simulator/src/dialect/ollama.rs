@@ -2,16 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::super::answer::{DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, prompt_tokens, vector};
-use super::super::asked::{
+use super::openai::messages::{text_list, tools};
+use crate::answer::{DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, prompt_tokens, vector};
+use crate::asked::{
     AnswerCall, AnswerContent, AnswerEnd, AnswerForm, ToolSelection, UnifiedAnswer, UnifiedRequest,
     reply,
 };
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{filled_list_field, list_field, number_field, text_field, text_or_empty};
-use super::super::parts;
-use super::super::route::ApiTask;
-use super::openai::messages::{text_list, tools};
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{filled_list_field, list_field, number_field, text_field, text_or_empty};
+use crate::parts;
+use crate::route::ApiTask;
 
 /// The creation time of every answer.
 const CREATED_AT: &str = "2026-01-01T00:00:00Z";

@@ -6,15 +6,13 @@ mod responses;
 
 use serde_json::{Value, json};
 
-use super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
-use super::super::asked::{
-    AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, encode_calls, reply,
-};
-use super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::field::{list_field, number_field, text_or_empty};
-use super::super::route::ApiTask;
-use super::super::signature;
-use super::super::vendor::Vendor;
+use crate::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use crate::asked::{AnswerContent, AnswerEnd, UnifiedAnswer, UnifiedRequest, encode_calls, reply};
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{list_field, number_field, text_or_empty};
+use crate::route::ApiTask;
+use crate::signature;
+use crate::vendor::Vendor;
 
 /// The most candidates of one answer.
 const MOST_CANDIDATES: u64 = 128;

@@ -200,15 +200,17 @@ impl World {
                 permit,
                 of_key,
                 wait,
-            } => self.with(permit, |permit| {
-                permit.mark_answered();
+            } => {
                 let scope = if of_key {
                     ErrorScope::Key
                 } else {
                     ErrorScope::Model
                 };
-                permit.refused(scope, Class::RateLimited, wait, now);
-            }),
+                self.with(permit, |permit| {
+                    permit.mark_answered();
+                    permit.refused(scope, Class::RateLimited, wait, now);
+                });
+            }
             Step::Failed(place) => self.with(place, |permit| {
                 permit.record_failure(Class::ServerError, now)
             }),
@@ -219,7 +221,7 @@ impl World {
                 limit,
                 remaining,
                 rest,
-            } => self.with(permit, |permit| {
+            } => {
                 let headers = RateLimitHeaders {
                     dimension: LimitDimension::Requests,
                     limit,
@@ -228,8 +230,8 @@ impl World {
                     resolution: Duration::from_millis(1),
                     per: None,
                 };
-                permit.observe(&[headers], now);
-            }),
+                self.with(permit, |permit| permit.observe(&[headers], now));
+            }
             Step::Dropped(place) if !self.permits.is_empty() => {
                 let place = place % self.permits.len();
                 drop(self.permits.swap_remove(place));

@@ -205,12 +205,13 @@ fn outcome_of_failure(failure: SendFailure) -> CallOutcome {
 fn guarded<Q, U, T>(state: &WorkerState<Q, U>, call: &MergedCall, act: impl FnOnce() -> T) -> T {
     let messages = call.jobs().iter().map(AdmittedJob::message_id);
     let poison_pills = &state.journal.poison_pills;
-    poison_pills.guarded_all(WorkStep::Calling, messages, || {
+    let act = || {
         for admitted in call.jobs() {
             crash::over("calling", &admitted.delivery.payload);
         }
         act()
-    })
+    };
+    poison_pills.guarded_all(WorkStep::Calling, messages, act)
 }
 
 /// Adds the attempt to each job of the call, unless it was journalled too late to be made.

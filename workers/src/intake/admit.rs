@@ -143,15 +143,16 @@ fn read_guarded<Q: Queue, U: Upstream>(
     let name = delivery.unique_id.clone();
     let poison_pills = &state.journal.poison_pills;
     let poisoned_at = poison_pills.poisoned_at(&name);
-    poison_pills.guarded(WorkStep::Reading, &name, || {
+    let read = || {
+        let bytes = payload.of(&delivery);
         if poisoned_at != Some(WorkStep::Reading) {
-            crash::over("reading", payload.of(&delivery));
+            crash::over("reading", bytes);
         }
-        let size = payload.of(&delivery).len();
-        run_blocking_if_large(size, || {
+        run_blocking_if_large(bytes.len(), || {
             read(state, flow, delivery, held, payload, poisoned_at)
         })
-    })
+    };
+    poison_pills.guarded(WorkStep::Reading, &name, read)
 }
 
 /// The step that follows admission.

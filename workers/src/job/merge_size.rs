@@ -73,7 +73,7 @@ impl MergeSizes {
 
     /// Learns from a call to `target`.
     pub(crate) fn learn(&self, target: usize, call: &SizedCall) {
-        self.change(target, |size| {
+        let learn = |size: &mut MergeSize| {
             if let SizedOutcome::Answered { bytes } = call.outcome {
                 size.embedding = size.embedding.max(Some((bytes / call.texts.max(1)).max(1)));
             }
@@ -86,6 +86,7 @@ impl MergeSizes {
                 SizedOutcome::MustSplit => size.most = (call.texts / 2).max(1),
                 SizedOutcome::Failed => {}
             }
-        });
+        };
+        self.change(target, learn);
     }
 }

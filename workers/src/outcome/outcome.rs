@@ -70,15 +70,12 @@ impl CallOutcome {
             Some(redaction) => redaction.text(&text),
             None => text,
         };
-        let response = decoded.response.map(|mut response| {
-            if let Some(body) = redaction
-                .as_ref()
-                .and_then(|redaction| redaction.body(&response.body))
-            {
-                response.body = body;
-            }
-            response
-        });
+        let mut response = decoded.response;
+        if let (Some(redaction), Some(response)) = (&redaction, &mut response)
+            && let Some(body) = redaction.body(&response.body)
+        {
+            response.body = body;
+        }
         let default = class.map_or("succeeded", Class::as_str);
         Self {
             class,

@@ -222,16 +222,13 @@ impl RetryPolicy {
 /// Returns the class of a failure that counts for the circuit breaker: one of the provider, not of the job, the key or a
 /// limit. An answer that is too large is the job's failure; it has no status code here.
 pub(crate) fn breaker_failure(outcome: &CallOutcome) -> Option<Class> {
-    outcome
-        .class
-        .filter(|_| !outcome.was_not_made())
-        .filter(|class| match class {
-            Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => {
-                true
-            }
-            Class::MalformedResponse => outcome.status_code.is_some(),
-            _ => false,
-        })
+    let class = outcome.class.filter(|_| !outcome.was_not_made())?;
+    let counts = match class {
+        Class::ServerError | Class::Overloaded | Class::NetBeforeSend | Class::NetAfterSend => true,
+        Class::MalformedResponse => outcome.status_code.is_some(),
+        _ => false,
+    };
+    counts.then_some(class)
 }
 
 /// A back-off with full jitter: between zero and a bound that doubles.

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::super::super::call::{RequestProblem, wrong};
-use super::super::super::field::{
-    filled_list_field, list_field, text_at, text_field, text_or_empty,
-};
-use super::super::super::parts;
-use super::super::super::signature;
 use super::ApiVersion;
+use crate::call::{RequestProblem, wrong};
+use crate::field::{filled_list_field, list_field, text_at, text_field, text_or_empty};
+use crate::parts;
+use crate::signature;
 
 /// Returns the text of the last message. If it holds results of tools, returns the text of the question before them,
 /// and the results.

@@ -5,12 +5,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use super::super::super::answer::{
+use crate::answer::{
     CREATED, DIMENSIONS, MOST_DIMENSIONS, VendorAnswer, digest, documents, ranking, vector,
 };
-use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::super::field::{number_field, text_field};
-use super::super::super::multipart::FormPart;
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{number_field, text_field};
+use crate::multipart::FormPart;
 
 /// The moderation categories, in OpenAI's names.
 const CATEGORIES: [&str; 13] = [

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::super::super::asked::{AnswerForm, RequestTool, ToolSelection, UnifiedRequest};
-use super::super::super::call::{RequestProblem, wrong};
-use super::super::super::field::{
+use crate::asked::{AnswerForm, RequestTool, ToolSelection, UnifiedRequest};
+use crate::call::{RequestProblem, wrong};
+use crate::field::{
     filled_list_field, list_field, number_field, text_at, text_field, text_or_empty,
 };
-use super::super::super::parts;
-use super::super::super::signature;
-use super::super::super::vendor::Vendor;
+use crate::parts;
+use crate::signature;
+use crate::vendor::Vendor;
 
 pub(crate) fn read_request(
     vendor: Vendor,

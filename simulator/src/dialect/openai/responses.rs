@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
-use super::super::super::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
-use super::super::super::asked::{
+use crate::answer::{CREATED, VendorAnswer, digest, prompt_tokens};
+use crate::asked::{
     AnswerContent, AnswerEnd, AnswerForm, RequestTool, ToolSelection, UnifiedAnswer,
     UnifiedRequest, encode_calls, reply,
 };
-use super::super::super::call::{Outcome, RequestProblem, VendorCall, wrong};
-use super::super::super::field::{list_field, number_field, text_at, text_field, text_or_empty};
-use super::super::super::parts;
-use super::super::super::signature;
+use crate::call::{Outcome, RequestProblem, VendorCall, wrong};
+use crate::field::{list_field, number_field, text_at, text_field, text_or_empty};
+use crate::parts;
+use crate::signature;
 
 /// The prefix of the id of a tool call that follows reasoning. Such a call is not accepted again without its
 /// reasoning.
