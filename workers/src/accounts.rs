@@ -253,6 +253,10 @@ impl Account {
         for meter in used.iter() {
             meters[*meter].take(call, &cost);
         }
+        debug_assert!(
+            used.iter().all(|meter| meters[*meter].has_open(call)),
+            "a permit takes from all meters"
+        );
         state.begin();
         ledger.keys[key].begin();
         if model_gate == CallGate::Probe {

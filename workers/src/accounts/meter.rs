@@ -380,6 +380,11 @@ impl Meter {
         self.taken
     }
 
+    /// Returns true if what `call` took has not begun to return.
+    pub(super) fn has_open(&self, call: u64) -> bool {
+        self.open.contains_key(&call)
+    }
+
     /// Checks the invariants while that is cheap.
     fn check(&self) {
         debug_assert!(

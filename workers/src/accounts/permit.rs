@@ -245,7 +245,10 @@ impl Drop for Permit {
         let mut ledger = self.account.ledger();
         ledger.totals.in_flight -= 1;
         let (call, until) = (self.call, self.runs_until);
-        ledger.each_meter_of(&self.model, |meter| meter.release(call, until));
+        ledger.each_meter_of(&self.model, |meter| {
+            meter.release(call, until);
+            debug_assert!(!meter.has_open(call), "a dropped permit holds nothing");
+        });
         let now = Instant::now();
         if let Some(model) = ledger.models.get_mut(&self.model) {
             model.state.probe_ended(call, self.answered, now);

@@ -66,6 +66,7 @@ pub(crate) async fn finish<Q: Queue, U: Upstream>(
     let Some(record) = publish(state, &admitted, record).await else {
         return conflict(state, admitted).await;
     };
+    debug_assert_eq!(record.completion.identity(), admitted.identity);
     crash::at(CrashPoint::Completed);
     if let Some(leader) = admitted
         .coalesce

@@ -90,6 +90,10 @@ async fn settle_job<Q: Queue, U: Upstream>(
     verdict: JobVerdict,
 ) {
     debug!(?verdict, "settled");
+    debug_assert!(
+        !(verdict.counts() && outcome.class.is_some_and(Class::is_limit)),
+        "a limit uses up no attempt: {verdict:?}"
+    );
     let candidates = &mut admitted.candidates;
     let failed_as = outcome.class.filter(|_| !outcome.was_not_made());
     if let Some(class) = failed_as {

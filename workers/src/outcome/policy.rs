@@ -44,6 +44,16 @@ pub(crate) enum JobVerdict {
     },
 }
 
+impl JobVerdict {
+    /// Returns true if the attempt counts against the maximum.
+    pub(crate) fn counts(self) -> bool {
+        match self {
+            JobVerdict::Finish => false,
+            JobVerdict::Retry { counted, .. } | JobVerdict::TryOtherTarget { counted } => counted,
+        }
+    }
+}
+
 const TRY_OTHER_TARGET: JobVerdict = JobVerdict::TryOtherTarget { counted: false };
 
 /// The decision about the account that was called.
