@@ -3,25 +3,28 @@
 //! A call reserves from all meters of an account together, under one lock. The meters count what is taken and when it
 //! returns. Governor (`pacer`) spaces the starts. It is asked last, so that nothing it granted has to be taken back.
 
-mod bucket;
-mod circuit;
-mod day;
-mod learn;
-mod ledger;
+// One limit: how much of it is taken, and when each part returns.
 mod limit;
 mod meter;
-mod pacer;
+
+// The right to make one call, taken from all meters at once.
+mod ledger;
 mod permit;
+mod team_limits;
+mod wake;
+
+// Whether a key and a model may be called at all.
+mod circuit;
+mod state;
+
+// What is learned from answers: limits, and how far estimates of tokens are off.
+mod learn;
+mod token_correction;
+
+// The state of an account, for operators and for the process after this one.
 mod persist;
 mod saved;
 mod snapshot;
-mod state;
-mod team_limits;
-mod timing_margin;
-mod token_correction;
-mod wake;
-mod window;
-mod write_ahead;
 
 use std::collections::HashMap;
 use std::sync::Arc;

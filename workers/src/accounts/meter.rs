@@ -20,9 +20,20 @@
 //! - Nothing is granted beyond the amount, except what a provider's own headers report as taken elsewhere.
 //! - What is spent of a persisted limit never exceeds what is persisted.
 
-mod headers;
-mod persisted;
+// How the provider counts, and so when what a call took returns.
+mod bucket;
+mod day;
+mod pacer;
 mod strategy;
+mod timing_margin;
+mod window;
+
+// What the provider's headers report.
+mod headers;
+
+// What outlives the process.
+mod persisted;
+mod write_ahead;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -31,10 +42,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::strategy::MeterStrategy;
-use super::day::Days;
 use super::limit::Amount;
-use crate::accounts::timing_margin::TimingMargin;
-use crate::accounts::write_ahead::WriteAhead;
+use crate::accounts::meter::day::Days;
+use crate::accounts::meter::timing_margin::TimingMargin;
+use crate::accounts::meter::write_ahead::WriteAhead;
 use crate::clock::Clock;
 use forebay_providers::cost::{CallCost, LimitDimension};
 

@@ -7,8 +7,8 @@ use jiff::Timestamp;
 
 use super::{LONGEST_SPENT_AT_START, Meter, MeterStrategy, NO_CALL};
 use crate::accounts::limit::Amount;
+use crate::accounts::meter::write_ahead::WriteAhead;
 use crate::accounts::saved::ClockPair;
-use crate::accounts::write_ahead::WriteAhead;
 
 /// The resolution of what is persisted: this part of the period,
 const PERIOD_PARTS: u32 = 48;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::accounts::bucket::TokenBucket;
-use crate::accounts::day::Days;
 use crate::accounts::limit::{Algorithm, Amount};
-use crate::accounts::pacer::CallPacer;
-use crate::accounts::window::Window;
+use crate::accounts::meter::bucket::TokenBucket;
+use crate::accounts::meter::day::Days;
+use crate::accounts::meter::pacer::CallPacer;
+use crate::accounts::meter::window::FixedWindow;
 use forebay_providers::cost::LimitDimension;
 
 /// How the provider counts a limit.
@@ -20,7 +20,7 @@ pub(super) enum MeterStrategy {
     /// The same, and calls are spaced evenly.
     Paced(CallPacer),
     /// In fixed windows. What was taken returns when the window ends, as far as headers report that.
-    Windowed(Window),
+    Windowed(FixedWindow),
     /// In calendar days. What was taken returns at midnight.
     Daily(Days),
     /// In a bucket that refills evenly. Its level decides instead of what was taken.
@@ -52,7 +52,7 @@ impl MeterStrategy {
             Algorithm::Bucket => {
                 MeterStrategy::Bucket(TokenBucket::new(limit, per, margin, now, spent_at))
             }
-            Algorithm::Fixed => MeterStrategy::Windowed(Window::default()),
+            Algorithm::Fixed => MeterStrategy::Windowed(FixedWindow::default()),
             Algorithm::Smooth | Algorithm::Counted => MeterStrategy::Trailing,
         }
     }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use tokio::time::Instant;
 
-use super::saved::ClockPair;
+use crate::accounts::saved::ClockPair;
 use crate::clock::Clock;
 
 /// Largest difference that is assumed between the provider's clock and this machine's. A call counts for the new day

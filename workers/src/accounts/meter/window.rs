@@ -9,12 +9,12 @@ use tokio::time::Instant;
 /// An answer states the rest of the window as of some moment between the call and the answer. Each answer therefore
 /// bounds the end from both sides, and several answers bound it more tightly.
 #[derive(Debug, Default)]
-pub(super) struct Window {
+pub(super) struct FixedWindow {
     /// The earliest and the latest time at which the window ends; `None` before an answer states it.
     end: Option<(Instant, Instant)>,
 }
 
-impl Window {
+impl FixedWindow {
     /// Notes that the open window ends between `earliest` and `latest`. Returns false if that is nothing new.
     pub(super) fn ends(&mut self, earliest: Instant, latest: Instant) -> bool {
         let before = self.end;
@@ -52,7 +52,7 @@ mod tests {
     fn answers_narrow_the_end_until_another_window_is_reported() {
         let start = Instant::now();
         let at = |seconds| start + seconds * SECOND;
-        let mut window = Window::default();
+        let mut window = FixedWindow::default();
         assert_eq!(window.back(at(0), SECOND), None);
         window.ends(at(50), at(60));
         window.ends(at(55), at(70));
