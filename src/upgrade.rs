@@ -4,8 +4,7 @@
 //! and streams are then deleted. Completions, dead letters and waiting jobs stay where they are and
 //! are read in their own format: see [`forebay_schemas::format`].
 //!
-//! # Errors
-//! ach step can be repeated, so a process that ends in the middle loses nothing.
+//! Each step can be repeated, so a process that ends in the middle loses nothing.
 
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::kv::{self, Store};

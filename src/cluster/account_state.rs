@@ -102,8 +102,7 @@ impl AccountStates {
 
     /// Writes changed states until `stop`, and then the rest. Writes all states on each request.
     ///
-    /// # Errors
-    /// nds at once when another process took over the work: its states must not be overwritten.
+    /// Ends at once when another process took over the work: its states must not be overwritten.
     pub async fn keep(
         mut self,
         worker: Arc<JetStreamWorker>,
